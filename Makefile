@@ -1,0 +1,55 @@
+# Needs python3 (3.11 to 3.13), make, a package index; uses uv where it is installed.
+
+ACCELERATOR ?= cpu # cpu (Apple silicon, Linux), cuda12 or cuda13
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+LOCKED = requirements/$(strip $(ACCELERATOR)).txt requirements/dev.txt
+READY = .venv/.ready-$(strip $(ACCELERATOR))
+RUN = .venv/bin/
+
+.PHONY: setup demo test serve check bench lock clean
+
+setup: $(READY)
+
+$(READY): $(LOCKED) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON=…"; exit 2; }
+	@rm -f .venv/.ready-*
+	@if command -v uv >/dev/null; then \
+		uv venv -q --clear --python "$(PYTHON)" .venv && \
+		VIRTUAL_ENV=.venv uv pip install --no-deps --require-hashes $(LOCKED:%=-r %) && \
+		VIRTUAL_ENV=.venv uv pip install -q --no-deps --no-build-isolation -e . ; \
+	else \
+		"$(PYTHON)" -m venv --clear .venv && \
+		$(RUN)pip install --no-deps --require-hashes $(LOCKED:%=-r %) && \
+		$(RUN)pip install -q --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+demo: setup
+	$(RUN)moshi-bridge demo
+
+serve: setup
+	$(RUN)moshi-bridge serve
+
+test: setup
+	$(RUN)pytest
+
+check: setup
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy
+
+bench: setup
+	$(RUN)moshi-bridge bench line
+	$(RUN)moshi-bridge bench engine
+
+# Resolve the locked requirements anew; needs uv.
+COMPILE = uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11
+lock:
+	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
+	for a in cuda12 cuda13; do \
+		$(COMPILE) --extra $$a -c requirements/cpu.txt pyproject.toml -o requirements/$$a.txt || exit; done
+	$(COMPILE) --group dev -c requirements/cpu.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv demo out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
