@@ -1,0 +1,87 @@
+import pickle
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from workers.messages import (
+    Attach,
+    Close,
+    Codes,
+    ControlMessage,
+    Direction,
+    Epoch,
+    Failed,
+    Frame,
+    Located,
+    Open,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Refused,
+    RingMessage,
+    Slot,
+    Span,
+    Stage,
+    WorkerConfig,
+)
+
+SPANS = (Span(Stage.ENCODE, 1.0, 1.5), Span(Stage.STEP, 1.5, 2.0))
+CONFIG = WorkerConfig(
+    stage=Stage.DECODE,
+    index=1,
+    count=2,
+    downstream_count=1,
+    slots=4,
+    engine="mlx",
+    codec="mimi",
+    checkpoint="hf://kyutai/moshiko-mlx-q4",
+    quantize=4,
+    cache=Path("/cache"),
+    greeting_frames=25,
+    max_call_s=3_600,
+    mimi=Path("/mimi"),
+)
+EVERY_KIND = [
+    Open(Slot(1), Epoch(2), 3, np.arange(24, dtype=np.int32).reshape(3, 8)),
+    Open(Slot(1), Epoch(2)),
+    Close(Slot(1), Epoch(2)),
+    Frame(Slot(1), Epoch(2), 3, np.linspace(-1, 1, 1_920, dtype=np.float32), " hi", 4, SPANS),
+    Frame(Slot(1), Epoch(2), 3, None),
+    Codes(Slot(1), Epoch(2), 3, np.arange(8, dtype=np.int32), " hi", 4, SPANS),
+    Failed(Slot(1), Epoch(2), Stage.STEP, "reason"),
+    CONFIG,
+    Attach(Direction.UPSTREAM, 1),
+    Progress("loading", 1, 2),
+    Located(Path("/mimi")),
+    Located(None),
+    Ready("on a CPU"),
+    Refused("MOSHI_CHECKPOINT is not there"),
+    Ping(1),
+    Pong(1),
+]
+
+
+def test_every_kind_of_message_is_here() -> None:
+    assert {type(message) for message in EVERY_KIND} == {*get_args(RingMessage), *get_args(ControlMessage)}
+
+
+@pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
+def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: RingMessage | ControlMessage) -> None:
+    back = pickle.loads(pickle.dumps(message, protocol=5))
+    assert type(back) is type(message)
+    for field in fields(message):
+        np.testing.assert_equal(getattr(back, field.name), getattr(message, field.name))
+
+
+@pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
+def test_a_message_cannot_be_changed(message: RingMessage | ControlMessage) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(message, fields(message)[0].name, None)
+
+
+def test_codes_are_small_on_the_wire() -> None:
+    assert len(pickle.dumps(EVERY_KIND[5], protocol=5)) < 1_000

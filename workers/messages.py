@@ -1,0 +1,200 @@
+"""Every message that passes between processes: the whole contract.
+
+Ring messages name a `slot` and an `epoch`. The app raises the epoch each time it gives a slot out; a message of an
+earlier epoch belongs to a call that is over and is dropped wherever it is met.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 24_000
+FRAME_SAMPLES = 1_920
+FRAME_S = 0.08
+CODEBOOKS = 8
+
+Slot = NewType("Slot", int)
+Epoch = NewType("Epoch", int)
+Pcm = NDArray[np.float32]
+"""Mono samples in [-1, 1] at 24 kHz; one frame has the shape (1920,)."""
+CodeArray = NDArray[np.int32]
+"""Codes of one frame, shape (8,), each in 0..2047; of many frames, shape (frames, 8)."""
+Payload = CodeArray | Pcm
+"""What travels as codes: between loopback stages it is the PCM itself."""
+
+
+class Stage(StrEnum):
+    """The stations of a frame on its way round the ring."""
+
+    ENCODE = "encode"
+    STEP = "step"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When one stage worked on one frame, in seconds of the machine-wide monotonic clock."""
+
+    stage: Stage
+    started_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Give a slot to a new call: every stage forgets the last one.
+
+    `greeting_frames` frames of silence stand in for the caller before his first frame; the encoder adds the
+    `silence` codes that belong to them, shape (greeting_frames, 8).
+    """
+
+    slot: Slot
+    epoch: Epoch
+    greeting_frames: int = 0
+    silence: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The call in this slot is over."""
+
+    slot: Slot
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of PCM: from the caller (app to encoder) or to the caller (decoder to app).
+
+    Outbound, `seq` is the step that brought the frame about and `text` the piece Moshi thought in that step ("" for
+    none). `pcm` is None for the first steps of a call, which yield no sound yet because of the acoustic delay.
+    `dropped` counts the caller's frames that were dropped on the way because newer ones had arrived.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    seq: int
+    pcm: Pcm | None
+    text: str = ""
+    dropped: int = 0
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """One frame as codes: the caller's (encoder to engine) or Moshi's (engine to decoder); otherwise as `Frame`."""
+
+    slot: Slot
+    epoch: Epoch
+    seq: int
+    codes: Payload | None
+    text: str = ""
+    dropped: int = 0
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A stage could not go on with this call; the call must end, the others go on."""
+
+    slot: Slot
+    epoch: Epoch
+    stage: Stage
+    reason: str
+
+
+RingMessage = Open | Close | Frame | Codes | Failed
+
+
+# Between the supervisor and one worker, over that worker's control link.
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """The first message to a worker: everything it may know, since workers never read the environment.
+
+    Worker `index` of `count` in its stage serves the slots whose number leaves the remainder `index`, and so does
+    each of the `downstream_count` workers after it; `slots` counts all slots of the service. `checkpoint` is as in
+    MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
+    `max_call_s` seconds at most.
+    """
+
+    stage: Stage
+    index: int
+    count: int
+    downstream_count: int
+    slots: int
+    engine: str
+    codec: str
+    checkpoint: str
+    quantize: int | None
+    cache: Path
+    greeting_frames: int
+    max_call_s: float
+    mimi: Path | None = None
+
+
+class Direction(StrEnum):
+    """Which neighbour on the ring a link leads to."""
+
+    UPSTREAM = "upstream"
+    DOWNSTREAM = "downstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """A new link to neighbour `index`; its socket travels with this message and replaces an earlier one."""
+
+    direction: Direction
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long piece of work has come; `total` 0 when unknown."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The engine has the checkpoint's files on disk; the codec's weights are at `mimi`."""
+
+    mimi: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker is warm. `note` says in one line what it runs on."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The worker cannot start as configured; `reason` is one line that names the setting."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks a worker whether its loop still turns."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to the ping of that number."""
+
+    number: int
+
+
+ControlMessage = WorkerConfig | Attach | Progress | Located | Ready | Refused | Ping | Pong
