@@ -1,0 +1,61 @@
+"""Kyutai's own code on a checkpoint folder: `moshi_mlx.models.Lm` and `LmGen`, untouched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.nn.layers.quantized import quantize
+from mlx.utils import tree_flatten
+from moshi_mlx.models import Lm, LmConfig, LmGen
+from moshi_mlx.utils import Sampler
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int32]
+_GROUPS = {4: 32, 8: 64}
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """Return config.json."""
+    return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
+
+
+def load(folder: Path, context: int | None = None) -> Lm:
+    """Load the model as `moshi_mlx.run_inference` does; with `context`, make its KV cache wrap after as many steps."""
+    settings = LmConfig.from_config_dict(config(folder))
+    if context is not None:
+        settings.transformer.context = settings.transformer.max_seq_len = context
+    lm, path = Lm(settings), folder / config(folder)["moshi_name"]
+    for bits, group in _GROUPS.items():
+        if path.name.endswith(f".q{bits}.safetensors"):
+            quantize(lm, bits=bits, group_size=group)
+    lm.load_weights(str(path), strict=True)
+    return lm
+
+
+def parameters_of(lm: Lm) -> dict[str, mx.array]:
+    """Return all weights by name."""
+    return dict(tree_flatten(lm.parameters()))
+
+
+def quantise(lm: Lm, bits: int) -> None:
+    """Quantise at run time."""
+    quantize(lm, bits=bits, group_size=_GROUPS[bits])
+
+
+def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int], Codes]:
+    """Feed the caller's codes, shape (frames, 8), one frame a step.
+
+    Return the text token of every step, and the frame that every step but the first completes, (frames - 1, 8).
+    """
+    sampler = Sampler(temp=temperature)
+    generator = LmGen(lm, max_steps=len(caller) + 1, text_sampler=sampler, audio_sampler=sampler)
+    tokens, frames = [], []
+    for frame in caller:
+        text, _ = generator.step(mx.array(frame[None]))
+        tokens.append(int(text.item()))
+        last = generator.last_audio_tokens()
+        if last is not None:
+            frames.append(np.array(last)[0])
+    return tokens, np.array(frames, np.int32)

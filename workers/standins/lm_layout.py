@@ -1,0 +1,99 @@
+"""The shape of a Moshi: its `config.json`, and the tensors of its checkpoint with moshi_mlx's names."""
+
+from dataclasses import dataclass
+
+from workers.messages import CODEBOOKS
+
+Shape = tuple[int, ...]
+
+CARD = 2_048
+STREAMS = 2 * CODEBOOKS
+DELAYS = [0, *([0] + [1] * 7) * 2]
+"""In steps: the text's, then Moshi's 8 codebooks, then the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What tells one Moshi from another; widths in numbers, `context` in steps.
+
+    `depformer_gate` is the hidden width of the depformer's MLP. Widths of 64 n, 256 n for `dim`, can be quantised.
+    """
+
+    dim: int
+    heads: int
+    layers: int
+    depformer_dim: int
+    depformer_heads: int
+    depformer_layers: int
+    depformer_gate: int
+    text_card: int
+    context: int = 3_000
+
+    @property
+    def gate(self) -> int:
+        """The hidden width of the main MLP, as moshi_mlx derives it from a feed-forward width of 4 dim."""
+        return 11 * self.dim // 4
+
+
+TINY = Shapes(256, 4, 2, 64, 2, 2, 128, text_card=1_000)
+MID = Shapes(1024, 16, 8, 512, 8, 4, 1408, text_card=4_000)
+FULL = Shapes(4096, 32, 32, 1024, 16, 6, 2816, text_card=32_000)
+"""The 7B model: `moshi_mlx.models.config_v0_1`."""
+
+
+def config_of(shapes: Shapes) -> dict[str, object]:
+    """Return what `moshi_mlx.models.LmConfig.from_config_dict` reads."""
+    return {
+        "model_type": "moshi",
+        "dim": shapes.dim,
+        "num_heads": shapes.heads,
+        "num_layers": shapes.layers,
+        "causal": True,
+        "layer_scale": None,
+        "context": shapes.context,
+        "max_period": 10_000,
+        "positional_embedding": "rope",
+        "depformer_dim": shapes.depformer_dim,
+        "depformer_num_heads": shapes.depformer_heads,
+        "depformer_num_layers": shapes.depformer_layers,
+        "depformer_dim_feedforward": 3 * shapes.depformer_gate // 2,
+        "depformer_pos_emb": "none",
+        "dep_q": CODEBOOKS,
+        "n_q": STREAMS,
+        "card": CARD,
+        "text_card": shapes.text_card,
+        "delays": DELAYS,
+    }
+
+
+def _layers(name: str, dim: int, gate: int, layers: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for layer in range(layers):
+        at = f"{name}.layers.{layer}"
+        shapes |= {f"{at}.norm1.weight": (dim,), f"{at}.norm2.weight": (dim,)}
+        shapes |= {f"{at}.self_attn.in_proj.weight": (3 * dim, dim), f"{at}.self_attn.out_proj.weight": (dim, dim)}
+        shapes |= {f"{at}.gating.linear_in.weight": (2 * gate, dim), f"{at}.gating.linear_out.weight": (dim, gate)}
+    return shapes
+
+
+def _slice(shapes: Shapes, index: int) -> dict[str, Shape]:
+    name, dim = f"depformer.slices.{index}", shapes.depformer_dim
+    return {
+        f"{name}.emb.weight": (shapes.text_card + 1 if index == 0 else CARD + 1, dim),
+        f"{name}.linear_in.weight": (dim, shapes.dim),
+        f"{name}.linear_out.weight": (CARD, dim),
+    } | _layers(f"{name}.transformer", dim, shapes.depformer_gate, shapes.depformer_layers)
+
+
+def tensors_of(shapes: Shapes) -> dict[str, Shape]:
+    """Return every tensor's name and shape, (outputs, inputs) or (rows, width)."""
+    tensors: dict[str, Shape] = {
+        "text_emb.weight": (shapes.text_card + 1, shapes.dim),
+        "text_linear.weight": (shapes.text_card, shapes.dim),
+        "out_norm.weight": (shapes.dim,),
+    }
+    tensors |= {f"audio_embs.{stream}.weight": (CARD + 1, shapes.dim) for stream in range(STREAMS)}
+    tensors |= _layers("transformer", shapes.dim, shapes.gate, shapes.layers)
+    for index in range(CODEBOOKS):
+        tensors |= _slice(shapes, index)
+    return tensors

@@ -1,0 +1,65 @@
+"""What the script stand-in can say: the recordings, and when each word begins."""
+
+import json
+import wave
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
+
+FOLDER = Path(__file__).parent / "phrases"
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """One recording: `pcm` at 24 kHz, shape (frames * 1920,).
+
+    `words` are (frame in which it begins, word), at most one a frame.
+    """
+
+    name: str
+    pcm: Pcm
+    words: tuple[tuple[int, str], ...]
+
+    @property
+    def frames(self) -> int:
+        """How long it is."""
+        return len(self.pcm) // FRAME_SAMPLES
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return " ".join(word for _, word in self.words)
+
+
+def _read(path: Path) -> Pcm:
+    """Return the recording at 24 kHz, filled up to whole frames."""
+    with wave.open(str(path)) as file:
+        samples, rate_hz = file.readframes(file.getnframes()), file.getframerate()
+    pcm = soxr.resample(np.frombuffer(samples, "<i2").astype(np.float32) / 32_768, rate_hz, SAMPLE_RATE_HZ, "VHQ")
+    return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
+
+
+def _frames(onsets_ms: list[int]) -> list[int]:
+    """Return the frame of each onset; of two words that begin in one frame the second is moved to the next."""
+    frames: list[int] = []
+    for onset_ms in onsets_ms:
+        frame = onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES
+        frames.append(max(frame, frames[-1] + 1) if frames else frame)
+    return frames
+
+
+def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
+    words = zip(_frames(onsets_ms), text.split(), strict=True)
+    return Phrase(name, _read(FOLDER / f"{name}.wav"), tuple(words))
+
+
+@cache
+def phrases() -> tuple[Phrase, ...]:
+    """Return the greeting, then the replies in their order."""
+    listed = json.loads((FOLDER / "phrases.json").read_text())
+    return tuple(_phrase(**entry) for entry in listed)
