@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import signal
+
+from app.audio.resample import LOOP_DELAY_SAMPLES, RATIO, TAPS, Decimator, Interpolator
+
+LENGTH = 240
+lengths = st.lists(st.integers(1, LENGTH), max_size=12)
+
+
+def noise(samples: int, seed: int = 1) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).uniform(-1, 1, samples).astype(np.float32)
+
+
+def parts(line: NDArray[np.float32], sizes: list[int]) -> list[NDArray[np.float32]]:
+    """Cut a line after these sizes, as far as it goes; no part is empty."""
+    ends = [end for end in np.cumsum(sizes) if end < len(line)]
+    return np.split(line, ends)
+
+
+def response_db(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, response = signal.freqz(TAPS.astype(np.float64), worN=hertz, fs=24_000)
+    level: NDArray[np.float64] = 20 * np.log10(np.maximum(np.abs(response), 1e-12))
+    return level
+
+
+def test_the_taps_are_the_equiripple_design_that_the_docstring_names() -> None:
+    design = signal.remez(71, [0, 3400, 4600, 12_000], [1, 0], weight=[1, 10], fs=24_000)
+    np.testing.assert_allclose(TAPS, [*design, 0.0], atol=1e-7)
+
+
+def test_the_voice_passes_and_what_would_alias_does_not() -> None:
+    passed = response_db(np.linspace(0, 3_400, 400))
+    stopped = response_db(np.linspace(4_600, 12_000, 900))
+    assert np.abs(passed).max() < 0.03
+    assert stopped.max() < -71.5
+
+
+def test_up_is_zero_stuffing_and_one_filter() -> None:
+    line = noise(LENGTH)
+    whole = signal.upfirdn(RATIO * TAPS.astype(np.float64), line, up=RATIO)[: RATIO * LENGTH]
+    np.testing.assert_allclose(Interpolator().push(line), whole, atol=1e-6)
+
+
+def test_down_is_one_filter_and_every_third_sample() -> None:
+    line = noise(RATIO * LENGTH)
+    whole = signal.lfilter(TAPS.astype(np.float64), [1.0], line)[1::RATIO]
+    np.testing.assert_allclose(Decimator().push(line), whole, atol=1e-6)
+
+
+@given(lengths)
+@settings(deadline=None)
+def test_any_split_goes_up_to_the_same_samples(sizes: list[int]) -> None:
+    line, interpolator = noise(LENGTH), Interpolator()
+    pieces = [interpolator.push(part) for part in parts(line, sizes)]
+    np.testing.assert_allclose(np.concatenate(pieces), Interpolator().push(line), atol=1e-6)
+
+
+@given(lengths)
+@settings(deadline=None)
+def test_any_split_goes_down_to_the_same_samples(sizes: list[int]) -> None:
+    line, decimator = noise(RATIO * LENGTH), Decimator()
+    pieces = [decimator.push(part) for part in parts(line, [RATIO * size for size in sizes])]
+    np.testing.assert_allclose(np.concatenate(pieces), Decimator().push(line), atol=1e-6)
+
+
+def test_up_and_down_again_is_a_delay_of_23_samples_to_the_sample() -> None:
+    time_s = np.arange(800) / 8_000
+    line = sum(np.sin(2 * np.pi * hertz * time_s) for hertz in (310, 1_130, 2_870)).astype(np.float32) / 3
+    back = Decimator().push(Interpolator().push(line))
+    assert LOOP_DELAY_SAMPLES == 23
+    settled = slice(100, None)
+    np.testing.assert_allclose(back[settled], line[100 - LOOP_DELAY_SAMPLES : -LOOP_DELAY_SAMPLES], atol=0.01)
+
+
+def test_a_click_up_and_down_again_is_highest_after_23_samples_and_even_on_both_sides() -> None:
+    click = np.zeros(100, np.float32)
+    click[0] = 1
+    back = Decimator().push(Interpolator().push(click))
+    assert int(np.argmax(back)) == LOOP_DELAY_SAMPLES
+    around = back[: 2 * LOOP_DELAY_SAMPLES + 1]
+    np.testing.assert_allclose(around, around[::-1], atol=1e-7)
+
+
+def test_silence_stays_silence() -> None:
+    assert not Interpolator().push(np.zeros(160, np.float32)).any()
+    assert not Decimator().push(np.zeros(480, np.float32)).any()
+
+
+def test_the_type_stays_float32() -> None:
+    assert Interpolator().push(noise(5)).dtype == np.float32
+    assert Decimator().push(noise(6)).dtype == np.float32
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4, 1_919])
+def test_a_third_of_a_sample_is_refused(samples: int) -> None:
+    with pytest.raises(ValueError, match="no whole number"):
+        Decimator().push(noise(samples))
