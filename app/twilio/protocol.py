@@ -1,0 +1,131 @@
+"""Our side of Twilio's media stream, without I/O.
+
+Theory of operation. Twilio is the WebSocket client. It says `connected`, then `start` once, then `media`, `dtmf` and
+`mark` in any order, then `stop`, and closes. `NEXT` says so; what it does not allow is a violation. Kinds of message
+that we do not know are allowed everywhere, so that Twilio may grow. From `start` on we may send media, marks and
+clear; each names the stream, which is why none can go out earlier. What crosses with `stop` on the way is lost
+without harm, so it is no mistake.
+
+Three duties lie with the shell: hand every message to `receive` in order; end the call on `ProtocolViolation`; send
+what `media`, `mark` and `clear` return as text, unchanged, in order.
+"""
+
+from enum import Enum, auto
+
+from app.twilio.events import Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped, Unknown, parse_event
+from app.twilio.wire import (
+    Fields,
+    ProtocolMisuse,
+    ProtocolViolation,
+    Reason,
+    read_count,
+    read_message,
+    read_text,
+    write_message,
+    write_payload,
+)
+
+__all__ = [
+    "Connected",
+    "DtmfPressed",
+    "Event",
+    "MarkPlayed",
+    "Media",
+    "ProtocolMisuse",
+    "ProtocolViolation",
+    "Reason",
+    "Started",
+    "State",
+    "Stopped",
+    "StreamProtocol",
+    "Unknown",
+]
+
+MAX_MESSAGE_BYTES = 65_536
+
+
+class State(Enum):
+    """How far the stream has come."""
+
+    NEW = auto()
+    CONNECTED = auto()
+    STREAMING = auto()
+    STOPPED = auto()
+
+
+NEXT: dict[State, dict[type[Event], State]] = {
+    State.NEW: {Connected: State.CONNECTED},
+    State.CONNECTED: {Started: State.STREAMING},
+    State.STREAMING: {
+        Media: State.STREAMING,
+        DtmfPressed: State.STREAMING,
+        MarkPlayed: State.STREAMING,
+        Stopped: State.STOPPED,
+    },
+    State.STOPPED: {},
+}
+
+
+class StreamProtocol:
+    """Read Twilio's messages as events, write ours; one object for one socket.
+
+    `state` and `stream_sid` (None before the start) tell where the stream is; `sequence_gaps` counts the messages
+    whose sequenceNumber does not follow the one before: a curiosity, not an error.
+    """
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        """Refuse messages longer than `max_message_bytes`."""
+        self.max_message_bytes = max_message_bytes
+        self.state = State.NEW
+        self.stream_sid: str | None = None
+        self.sequence_gaps = 0
+        self._sequence = 0
+
+    def receive(self, message: str | bytes) -> Event:
+        """Return the event that one WebSocket message stands for.
+
+        Raises `ProtocolViolation`, and nothing else, whatever the message is; the state is then as before, and the
+        caller must end the call.
+        """
+        fields = read_message(message, self.max_message_bytes)
+        event = parse_event(fields)
+        if isinstance(event, Unknown):
+            self._sequence += "sequenceNumber" in fields
+        else:
+            self._advance(event, fields)
+        return event
+
+    def media(self, payload: bytes) -> str:
+        """Serialize audio for the caller: mu-law at 8 kHz without header, best in multiples of 160 bytes."""
+        return self._serialize("media", media={"payload": write_payload(payload)})
+
+    def mark(self, name: str) -> str:
+        """Serialize a mark: it comes back as `MarkPlayed` once all audio before it has been played, or cleared."""
+        return self._serialize("mark", mark={"name": name})
+
+    def clear(self) -> str:
+        """Serialize the order to empty Twilio's buffer; every outstanding mark comes back at once."""
+        return self._serialize("clear")
+
+    def _serialize(self, kind: str, **body: Fields) -> str:
+        if self.stream_sid is None:
+            raise ProtocolMisuse(f"{kind} cannot be sent in state {self.state.name}.")
+        return write_message({"event": kind, "streamSid": self.stream_sid, **body})
+
+    def _advance(self, event: Event, fields: Fields) -> None:
+        following = NEXT[self.state].get(type(event))
+        if following is None:
+            sentence = f"{type(event).__name__} is not allowed in state {self.state.name}."
+            raise ProtocolViolation(Reason.OUT_OF_ORDER, sentence)
+        if not isinstance(event, Connected):
+            self._note_stream(event, fields)
+        self.state = following
+
+    def _note_stream(self, event: Event, fields: Fields) -> None:
+        sequence = read_count(fields, "sequenceNumber")
+        stream_sid = event.stream_sid if isinstance(event, Started) else self.stream_sid
+        if read_text(fields, "streamSid") != stream_sid:
+            raise ProtocolViolation(Reason.WRONG_STREAM, "The message belongs to another stream.")
+        self.stream_sid = stream_sid
+        self.sequence_gaps += sequence != self._sequence + 1
+        self._sequence = sequence

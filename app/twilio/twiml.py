@@ -1,0 +1,118 @@
+"""The TwiML that we answer with, and its counterpart that reads it as Twilio does.
+
+`<Connect>` blocks until our side closes the socket; Twilio then asks the `action` URL what to do next. There is no
+`<Say>`: the only voice on the line is Moshi's. https://www.twilio.com/docs/voice/twiml/stream
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from twilio.twiml.voice_response import Connect as ConnectVerb  # type: ignore[import-untyped]
+from twilio.twiml.voice_response import VoiceResponse
+
+MAX_PARAMETER_LENGTH = 500
+"""Twilio cuts off where the name and the value of a parameter are longer than this together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a bidirectional stream to `url`; ask `action` when our side has closed it."""
+
+    url: str
+    action: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Do not answer the call."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """End the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A verb that we never send."""
+
+    name: str
+
+
+Verb = Connect | Reject | Hangup | Other
+
+
+class TwimlError(ValueError):
+    """The answer is not TwiML, or not such as Twilio would follow."""
+
+
+def connect(stream_url: str, action_url: str, parameters: Mapping[str, str]) -> str:
+    """Return the TwiML that puts the caller through to our socket.
+
+    Raises `TwimlError` for what Twilio would lose: a query string in `stream_url`, or a parameter of more than 500
+    characters.
+    """
+    if "?" in stream_url:
+        raise TwimlError("Twilio strips the query string of a stream URL")
+    verb = ConnectVerb(action=action_url, method="POST")
+    stream = verb.stream(url=stream_url)
+    for name, value in parameters.items():
+        if len(name) + len(value) >= MAX_PARAMETER_LENGTH:
+            raise TwimlError(f"parameter {name!r} is too long")
+        stream.parameter(name=name, value=value)
+    return _serialize(verb)
+
+
+def reject_busy() -> str:
+    """Return the TwiML that leaves the call unanswered, and unbilled."""
+    response = VoiceResponse()
+    response.reject(reason="busy")
+    return str(response)
+
+
+def hangup() -> str:
+    """Return the TwiML that ends the call."""
+    response = VoiceResponse()
+    response.hangup()
+    return str(response)
+
+
+def parse(twiml: str) -> tuple[Verb, ...]:
+    """Return the verbs of an answer, in the order in which Twilio follows them; raises `TwimlError`."""
+    try:
+        response = ElementTree.fromstring(twiml)  # noqa: S314 - our own server's answer
+    except (ElementTree.ParseError, ValueError) as error:
+        raise TwimlError("the answer is not XML") from error
+    if response.tag != "Response":
+        raise TwimlError(f"the answer is a <{response.tag}>, not a <Response>")
+    return tuple(_parse_verb(element) for element in response)
+
+
+def _serialize(verb: ConnectVerb) -> str:
+    response = VoiceResponse()
+    response.append(verb)
+    return str(response)
+
+
+def _parse_verb(element: ElementTree.Element) -> Verb:
+    match element.tag:
+        case "Connect":
+            return _parse_connect(element)
+        case "Reject":
+            return Reject(element.get("reason", "rejected"))
+        case "Hangup":
+            return Hangup()
+        case name:
+            return Other(name)
+
+
+def _parse_connect(element: ElementTree.Element) -> Connect:
+    stream = element.find("Stream")
+    if stream is None or not stream.get("url", "").startswith(("ws://", "wss://")):
+        raise TwimlError("<Connect> without a <Stream> to a ws or wss URL")
+    parameters = {item.get("name", ""): item.get("value", "") for item in stream.findall("Parameter")}
+    return Connect(stream.get("url", ""), element.get("action"), parameters)

@@ -1,0 +1,206 @@
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.twilio.protocol import (
+    Connected,
+    MarkPlayed,
+    Media,
+    ProtocolMisuse,
+    ProtocolViolation,
+    Reason,
+    State,
+    Stopped,
+    StreamProtocol,
+    Unknown,
+)
+from tests.app.twilio.transcript import BY_KIND, CONNECTED, DTMF, MARK, MEDIA, START, STOP, STREAM_SID, changed
+
+
+def streaming() -> StreamProtocol:
+    protocol = StreamProtocol()
+    protocol.receive(CONNECTED)
+    protocol.receive(START)
+    return protocol
+
+
+def test_a_whole_stream() -> None:
+    protocol = StreamProtocol()
+    kinds = [type(protocol.receive(message)).__name__ for message in (CONNECTED, START, MEDIA, MARK, DTMF, STOP)]
+    assert kinds == ["Connected", "Started", "Media", "MarkPlayed", "DtmfPressed", "Stopped"]
+    assert protocol.state is State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ([], START),
+        ([], MEDIA),
+        ([], STOP),
+        ([CONNECTED], CONNECTED),
+        ([CONNECTED], MEDIA),
+        ([CONNECTED, START], START),
+        ([CONNECTED, START], CONNECTED),
+        ([CONNECTED, START, STOP], STOP),
+        ([CONNECTED, START, STOP], MEDIA),
+    ],
+)
+def test_messages_out_of_order_are_refused_and_change_nothing(before: list[str], message: str) -> None:
+    protocol = StreamProtocol()
+    for earlier in before:
+        protocol.receive(earlier)
+    state = protocol.state
+    with pytest.raises(ProtocolViolation) as caught:
+        protocol.receive(message)
+    assert caught.value.reason is Reason.OUT_OF_ORDER
+    assert protocol.state is state
+
+
+@pytest.mark.parametrize("message", [MEDIA, MARK, DTMF, STOP])
+@pytest.mark.parametrize("stream_sid", ["MZother", None, ...])
+def test_a_message_of_another_stream_is_refused(message: str, stream_sid: object) -> None:
+    protocol = streaming()
+    with pytest.raises(ProtocolViolation) as caught:
+        protocol.receive(changed(message, "streamSid", stream_sid))
+    assert caught.value.reason in (Reason.WRONG_STREAM, Reason.BAD_FIELD)
+
+
+def test_a_start_that_names_two_streams_is_refused_and_starts_nothing() -> None:
+    protocol = StreamProtocol()
+    protocol.receive(CONNECTED)
+    with pytest.raises(ProtocolViolation) as caught:
+        protocol.receive(changed(START, "streamSid", "MZother"))
+    assert caught.value.reason is Reason.WRONG_STREAM
+    assert (protocol.state, protocol.stream_sid) == (State.CONNECTED, None)
+
+
+def test_unknown_messages_are_let_pass_in_every_state() -> None:
+    protocol = StreamProtocol()
+    for message in (CONNECTED, START, STOP):
+        assert protocol.receive('{"event": "novelty"}') == Unknown("novelty")
+        protocol.receive(message)
+    assert protocol.receive('{"event": "novelty"}') == Unknown("novelty")
+
+
+def test_gaps_in_the_sequence_are_counted_and_let_pass() -> None:
+    protocol = streaming()
+    for sequence in ("2", "3", "7", "8", "8"):
+        protocol.receive(changed(MEDIA, "sequenceNumber", sequence))
+    assert protocol.sequence_gaps == 2
+
+
+def test_binary_and_long_messages_are_refused() -> None:
+    protocol = StreamProtocol(max_message_bytes=100)
+    with pytest.raises(ProtocolViolation) as caught:
+        protocol.receive(CONNECTED.encode())
+    assert caught.value.reason is Reason.BINARY_FRAME
+    with pytest.raises(ProtocolViolation) as caught:
+        protocol.receive(CONNECTED.ljust(101))
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert protocol.receive(CONNECTED.ljust(100)) == Connected()
+
+
+def test_our_messages_have_the_documented_shape_and_nothing_more() -> None:
+    protocol = streaming()
+    assert json.loads(protocol.media(b"\x9e\x8f\x89")) == {
+        "event": "media",
+        "streamSid": STREAM_SID,
+        "media": {"payload": "no+J"},
+    }
+    assert json.loads(protocol.mark("my label")) == {
+        "event": "mark",
+        "streamSid": STREAM_SID,
+        "mark": {"name": "my label"},
+    }
+    assert json.loads(protocol.clear()) == {"event": "clear", "streamSid": STREAM_SID}
+
+
+@pytest.mark.parametrize("before", [[], [CONNECTED]])
+@pytest.mark.parametrize(
+    "send", [lambda protocol: protocol.media(b""), lambda protocol: protocol.mark("m"), StreamProtocol.clear]
+)
+def test_sending_before_the_stream_is_our_own_mistake(before: list[str], send: Callable[[StreamProtocol], str]) -> None:
+    protocol = StreamProtocol()
+    for message in before:
+        protocol.receive(message)
+    with pytest.raises(ProtocolMisuse):
+        send(protocol)
+
+
+def test_what_crosses_with_the_stop_is_no_mistake() -> None:
+    protocol = streaming()
+    protocol.receive(STOP)
+    assert protocol.media(b"")
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.sampled_from(list(BY_KIND)), max_size=12))
+def test_any_order_follows_the_rules_or_is_a_violation(kinds: list[str]) -> None:
+    """The rules once more, as a person would say them."""
+    protocol = StreamProtocol()
+    connected = started = stopped = False
+    for kind in kinds:
+        allowed = {"connected": not connected, "start": connected and not started}.get(kind, started and not stopped)
+        try:
+            protocol.receive(BY_KIND[kind])
+        except ProtocolViolation:
+            assert not allowed
+            continue
+        assert allowed
+        connected, started, stopped = (
+            connected or kind == "connected",
+            started or kind == "start",
+            stopped or kind == "stop",
+        )
+
+
+def places(fields: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in fields.items():
+        found.append(prefix + key)
+        found += places(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+    return found
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    message = draw(st.sampled_from(list(BY_KIND.values())))
+    path = draw(st.sampled_from(places(json.loads(message))))
+    return changed(message, path, draw(ANY_JSON | st.just(...)))
+
+
+@given(
+    st.lists(damaged() | ANY_JSON.map(json.dumps) | st.text() | st.binary() | st.sampled_from(list(BY_KIND.values())))
+)
+def test_no_garbage_raises_anything_but_a_violation(messages: list[str | bytes]) -> None:
+    for protocol in (StreamProtocol(), streaming()):
+        for message in messages:
+            before = copy.copy(vars(protocol))
+            try:
+                protocol.receive(message)
+            except ProtocolViolation:
+                assert vars(protocol) == before
+
+
+@given(st.text(alphabet='{}[]":,0123456789.eE+-\\u"dntfrasl ', max_size=200))
+def test_no_json_like_text_is_a_message(message: str) -> None:
+    with pytest.raises(ProtocolViolation):
+        StreamProtocol().receive(message)
+
+
+def test_events_are_plain_values() -> None:
+    protocol = streaming()
+    assert protocol.receive(MEDIA) == Media(5, b"\x9e\x8f\x89\x86\x86\x89\x8e\x9c", 3)
+    assert protocol.receive(MARK) == MarkPlayed("my label")
+    assert protocol.receive(STOP) == Stopped()

@@ -1,0 +1,152 @@
+import base64
+import hashlib
+import hmac
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.twilio.signature import SignatureCheck, sign, socket_url
+
+TOKEN = "12345"
+DOCUMENTED_PATH = "/myapp.php?foo=1&bar=2"
+DOCUMENTED_FORM = [
+    ("CallSid", "CA1234567890ABCDE"),
+    ("Caller", "+12349013030"),
+    ("Digits", "1234"),
+    ("From", "+12349013030"),
+    ("To", "+18005551212"),
+]
+
+
+def by_hand(token: str, text: str) -> str:
+    return base64.b64encode(hmac.new(token.encode(), text.encode(), hashlib.sha1).digest()).decode()
+
+
+def check(public_url: str = "https://mycompany.com", *tokens: str) -> SignatureCheck:
+    return SignatureCheck(public_url, tokens or (TOKEN,))
+
+
+def test_the_known_answer_of_twilios_own_libraries() -> None:
+    assert sign(TOKEN, "https://mycompany.com" + DOCUMENTED_PATH, DOCUMENTED_FORM) == "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
+    assert check().webhook_valid(DOCUMENTED_PATH, DOCUMENTED_FORM, "0/KCTR6DLpKmkAf8muzZqo1nDgQ=")
+
+
+def test_the_known_answer_of_the_documentation() -> None:
+    form = [(name, "+14158675310" if name in ("Caller", "From") else value) for name, value in DOCUMENTED_FORM]
+    assert check().webhook_valid(DOCUMENTED_PATH, form, "GvWf1cFY/Q7PnoempGyD5oXAezc=")
+
+
+def test_a_signature_is_the_hmac_of_url_and_sorted_form() -> None:
+    form = [("To", "+2"), ("From", "+1"), ("Empty", "")]
+    expected = by_hand(TOKEN, "https://mycompany.com/voiceEmptyFrom+1To+2")
+    assert sign(TOKEN, "https://mycompany.com/voice", form) == expected
+
+
+def test_the_order_of_the_form_does_not_matter_but_every_value_does() -> None:
+    signature = "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
+    assert check().webhook_valid(DOCUMENTED_PATH, reversed(DOCUMENTED_FORM), signature)
+    assert not check().webhook_valid(DOCUMENTED_PATH, DOCUMENTED_FORM[:-1], signature)
+    assert not check().webhook_valid(DOCUMENTED_PATH, [*DOCUMENTED_FORM, ("New", "")], signature)
+    assert not check().webhook_valid("/myapp.php?foo=1", DOCUMENTED_FORM, signature)
+
+
+def test_repeated_parameters_are_sorted_and_counted_once() -> None:
+    form = [("MediaUrl", "b"), ("MediaUrl", "a"), ("MediaUrl", "b")]
+    signature = by_hand(TOKEN, "https://mycompany.com/voiceMediaUrlaMediaUrlb")
+    assert sign(TOKEN, "https://mycompany.com/voice", form) == signature
+    assert check().webhook_valid("/voice", form, signature)
+
+
+@pytest.mark.parametrize("signature", [None, "", "0/KCTR6DLpKmkAf8muzZqo1nDgQ", "x" * 28, "ä" * 28, "\ud800"])
+def test_a_missing_or_wrong_signature_is_refused(signature: str | None) -> None:
+    assert not check().webhook_valid(DOCUMENTED_PATH, DOCUMENTED_FORM, signature)
+    assert not check().socket_valid("/media/t", signature)
+
+
+def test_primary_and_secondary_token_are_both_good() -> None:
+    signature = by_hand("old", "https://mycompany.com/voice")
+    assert check("https://mycompany.com", "new", "old").webhook_valid("/voice", [], signature)
+    assert not check("https://mycompany.com", "new").webhook_valid("/voice", [], signature)
+
+
+@pytest.mark.parametrize("tokens", [[], [""], ["good", ""]])
+def test_a_token_that_anybody_knows_stops_the_start(tokens: list[str]) -> None:
+    with pytest.raises(ValueError, match="token"):
+        SignatureCheck("https://mycompany.com", tokens)
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        "wss://mycompany.com/media/t",
+        "wss://mycompany.com/media/t/",
+        "wss://mycompany.com:443/media/t",
+        "wss://mycompany.com:443/media/t/",
+    ],
+)
+@pytest.mark.parametrize("path", ["/media/t", "/media/t/"])
+def test_every_form_of_the_socket_url_that_twilio_may_sign(signed: str, path: str) -> None:
+    assert check().socket_valid(path, by_hand(TOKEN, signed))
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        "wss://mycompany.com/media/t//",
+        "wss://mycompany.com/media/other",
+        "wss://mycompany.com:8443/media/t",
+        "wss://evil.com/media/t",
+        "https://mycompany.com/media/t",
+        "ws://mycompany.com/media/t",
+    ],
+)
+def test_any_other_url_is_refused(signed: str) -> None:
+    assert not check().socket_valid("/media/t", by_hand(TOKEN, signed))
+
+
+def test_the_public_url_may_be_written_in_capitals_with_a_slash_and_a_prefix() -> None:
+    assert check("https://MyCompany.COM/Bridge/").webhook_valid(
+        "/Voice", [], by_hand(TOKEN, "https://mycompany.com/Bridge/Voice")
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5001", "localhost:5001", "[::1]:5001"])
+def test_everything_works_on_loopback(host: str) -> None:
+    loopback = check(f"http://{host}")
+    assert loopback.webhook_valid("/voice", [("a", "b")], by_hand(TOKEN, f"http://{host}/voiceab"))
+    assert loopback.socket_valid("/media/t", by_hand(TOKEN, f"ws://{host}/media/t"))
+
+
+def test_twilio_may_leave_a_standard_port_out_or_write_it() -> None:
+    for url in ("https://mycompany.com", "https://mycompany.com:443"):
+        for signed in ("https://mycompany.com/voice", "https://mycompany.com:443/voice"):
+            assert check(url).webhook_valid("/voice", [], by_hand(TOKEN, signed))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "mycompany.com", "wss://mycompany.com", "https://", "https://a?b=c", "https://a#b", "https://a:port"]
+)
+def test_a_bad_public_url_stops_the_start(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
+        SignatureCheck(url, [TOKEN])
+
+
+def test_a_socket_url_has_the_scheme_of_its_security() -> None:
+    assert socket_url("https://a.b/c") == "wss://a.b/c"
+    assert socket_url("http://a.b:1/c") == "ws://a.b:1/c"
+
+
+@given(st.text(), st.lists(st.tuples(st.text(), st.text())), st.none() | st.text())
+def test_no_request_raises(path: str, form: list[tuple[str, str]], signature: str | None) -> None:
+    assert not check().webhook_valid(path, form, signature)
+    assert not check().socket_valid(path, signature)
+
+
+def test_half_a_surrogate_pair_is_refused_not_raised() -> None:
+    assert not check().webhook_valid("/\ud800", [("\udfff", "\ud800")], "x" * 28)
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text())))
+def test_what_the_simulator_signs_the_server_accepts(form: list[tuple[str, str]]) -> None:
+    assert check().webhook_valid("/voice", form, sign(TOKEN, "https://mycompany.com/voice", form))
