@@ -1,0 +1,52 @@
+"""mlx multiplies with numpy's OpenBLAS, where it can be had; both run in a process of their own."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.engine import blas
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from workers.engine.blas import use_openblas
+print(use_openblas(Path(sys.argv[1])))
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+x = mx.arange(12.0).reshape(3, 4)
+print((x @ x.T).tolist())
+print(any("for-mlx" in line for line in open("/proc/self/maps")))
+"""
+PRODUCTS = "[[14.0, 38.0, 62.0], [38.0, 126.0, 214.0], [62.0, 214.0, 366.0]]"
+
+
+def run(cache: Path, **environment: str) -> list[str]:
+    command = [sys.executable, "-c", PROGRAM, str(cache)]
+    return subprocess.check_output(command, text=True, env=environment or None).splitlines()
+
+
+needs_openblas = pytest.mark.skipif(
+    blas._openblas() is None or shutil.which("cc") is None, reason="Linux with numpy's wheel and a C compiler"
+)
+
+
+@needs_openblas
+def test_products_are_right_and_the_library_is_kept(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run(tmp_path / "cache") == ["True", PRODUCTS, "True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_without_a_compiler_mlx_computes_by_itself(tmp_path: Path) -> None:
+    said = run(tmp_path, PATH="/nonexistent")
+    assert (said[0], said[2]) == ("False", "False")
+
+
+def test_it_is_too_late_once_mlx_is_imported(tmp_path: Path) -> None:
+    import mlx.core
+
+    assert mlx.core is not None
+    assert not blas.use_openblas(tmp_path)

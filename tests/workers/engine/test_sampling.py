@@ -1,0 +1,87 @@
+"""One token out of many."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from workers.engine.sampling import MEMORY, Manner, Sampling, discourage, pick
+from workers.engine.streams import TEXT_PADDING
+
+DRAWS = 4000
+
+
+def drawn(logits: list[float], temperature: float, most: int, top_k: int | None = None) -> NDArray[np.float64]:
+    """Return how often each token comes when the chances are spread evenly over [0, 1)."""
+    rows = mx.array(np.tile(np.array(logits, np.float32), (DRAWS, 1)))
+    chances = mx.arange(DRAWS)[:, None] / DRAWS
+    heat, fewer = mx.full((DRAWS, 1), temperature), mx.full((DRAWS, 1), float(top_k or most))
+    manner = Manner(most, most, cold=temperature == 0, warm=most > 1, uneven=top_k is not None, plain=True)
+    tokens = np.array(pick(rows, chances, heat, fewer, most, manner))
+    shares: NDArray[np.float64] = np.array([np.mean(tokens == token) for token in range(len(logits))])
+    return shares
+
+
+def softmax(logits: list[float], temperature: float, keep: int) -> NDArray[np.float64]:
+    scores = np.array(logits) / temperature
+    scores[np.argsort(-scores)[keep:]] = -np.inf
+    weights: NDArray[np.float64] = np.exp(scores - scores.max())
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+LOGITS = [0.3, -1.0, 2.0, 1.5, 0.0, 1.9, -3.0]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("keep", [2, 4, 7, 100])
+def test_tokens_come_as_often_as_they_should(temperature: float, keep: int) -> None:
+    assert drawn(LOGITS, temperature, keep) == pytest.approx(softmax(LOGITS, temperature, keep), abs=2e-3)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_a_row_may_draw_from_fewer_than_the_others(top_k: int) -> None:
+    assert drawn(LOGITS, 1.0, 6, top_k) == pytest.approx(softmax(LOGITS, 1.0, top_k), abs=2e-3)
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_temperature_0_takes_the_first_of_the_best(most: int) -> None:
+    assert drawn([0.0, 5.0, 5.0, 1.0], 0.0, most).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("chance", [0.0, 1 - 2**-24])
+def test_the_ends_of_chance_name_a_likely_token(chance: float) -> None:
+    logits = mx.array([[0.0, -200.0, 1.0, -200.0]])
+    manner = Manner(4, 4, cold=False, warm=True, uneven=False, plain=True)
+    token = pick(logits, mx.array([[chance]]), mx.ones((1, 1)), mx.full((1, 1), 4.0), 4, manner).item()
+    assert token in (0, 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_nothing_is_a_number_some_token_is_taken(temperature: float) -> None:
+    assert drawn([mx.nan, 1.0, mx.nan, mx.inf, 0.0, mx.nan], temperature, 3).sum() == 1
+
+
+def said(*tokens: int) -> mx.array:
+    return mx.array([[*tokens, *[TEXT_PADDING] * (MEMORY - len(tokens))]])
+
+
+def test_what_was_said_lately_is_scored_down_and_padding_is_not() -> None:
+    logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0, 0.0]])
+    scored = discourage(logits, said(1, 2, 1), mx.array([[2.0]]), mx.array([[0.0]]))
+    assert scored.tolist() == [[1.0, 1.0, -4.0, 4.0, 8.0, 0.0]]
+
+
+def test_padding_may_be_scored_up_and_down() -> None:
+    logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0], [1.0, 2.0, -2.0, 4.0, 8.0]])
+    bias = mx.array([[0.5], [-3.0]])
+    scored = discourage(logits, mx.concatenate([said(), said()]), mx.ones((2, 1)), bias)
+    assert scored.tolist() == [[1.0, 2.0, -2.0, 4.5, 8.0], [1.0, 2.0, -2.0, 1.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text_temperature": -1.0}, {"audio_top_k": 0}, {"repetition_penalty": 0.0}], ids=lambda w: next(iter(w))
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"temperature|top_k|penalty"):
+        Sampling(**wrong)  # type: ignore[arg-type]

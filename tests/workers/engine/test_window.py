@@ -1,0 +1,104 @@
+"""Calls longer than the window, and calls rebuilt from their log.
+
+The official cache cannot serve here (MOSHI.md §3), so the model is computed anew over the whole call, every position at
+once, with a mask that lets each see itself and the `context` - 1 before it.
+"""
+
+import mlx.core as mx
+import numpy as np
+from moshi_mlx.models import Lm
+from moshi_mlx.utils import Sampler
+
+from tests.workers.engine.small import TINY, build, speech
+from workers.engine.engine import Engine, Step
+from workers.engine.sampling import ARGMAX, Sampling
+from workers.engine.streams import LogArray
+from workers.messages import Slot
+
+CONTEXT = 16
+STEPS = 40
+SLOT = Slot(1)
+
+
+def call(engine: Engine, slot: Slot, steps: int, start: int = 0) -> list[Step]:
+    return [engine.step({slot: frame})[slot] for frame in speech(3, STEPS)[start:steps]]
+
+
+def log_of(steps: list[Step]) -> LogArray:
+    return np.stack([step.log for step in steps])
+
+
+def tokens_read(log: LogArray) -> LogArray:
+    """Return what each step read, from the delays and the log alone."""
+    delays = TINY["delays"][1:]
+    read = np.full((len(log), 17), 2048, np.int32)
+    for step in range(len(log)):
+        read[step, 0] = log[step - 1, 0] if step else 400
+        for codebook, delay in enumerate(delays):
+            own, frame = codebook < 8, step - delay
+            if own and step - 1 >= delay:
+                read[step, 1 + codebook] = log[step - 1, 1 + codebook]
+            if not own and frame >= 1:
+                read[step, 1 + codebook] = log[frame, 1 + codebook]
+    return read
+
+
+def recomputed(lm: Lm, read: LogArray) -> LogArray:
+    """Return what each step samples under argmax, shape (steps, 9)."""
+    x = lm.text_emb(mx.array(read[None, :, 0]))
+    for codebook, table in enumerate(lm.audio_embs):
+        x = x + table(mx.array(read[None, :, 1 + codebook]))
+    lag = mx.arange(len(read))[:, None] - mx.arange(len(read))[None]
+    mask = (lag >= 0) & (lag < CONTEXT)
+    for layer in lm.transformer.layers:
+        attention = layer.self_attn
+        qkv = attention.in_proj(layer.norm1(x)).reshape(1, len(read), 3, 4, 32).transpose(2, 0, 3, 1, 4)
+        q, k, v = attention.rope(qkv[0]), attention.rope(qkv[1]), qkv[2]
+        seen = mx.fast.scaled_dot_product_attention(q, k, v, scale=attention.scale, mask=mask)
+        x = x + attention.out_proj(seen.swapaxes(1, 2).reshape(x.shape))
+        x = x + layer.gating(layer.norm2(x))
+    hidden = lm.out_norm(x)
+    text = mx.argmax(lm.text_linear(hidden), axis=-1)[0].astype(mx.int32)
+    greedy = Sampler(temp=0.0)
+    rows = []
+    for step in range(len(read)):
+        start = text[step : step + 1, None]
+        codes = lm.depformer.sample(hidden[:, step : step + 1], greedy, start, lm.depformer_cache)
+        rows.append(np.concatenate([np.array(start)[0], np.array(codes).reshape(-1)]))
+    return np.stack(rows).astype(np.int32)
+
+
+def test_past_the_window_the_ring_holds_exactly_the_last_context_steps() -> None:
+    lm = build(context=CONTEXT)
+    engine = Engine(lm, 2, ARGMAX)
+    engine.open(SLOT)
+    log = log_of(call(engine, SLOT, STEPS))
+    assert log[:, :9].tolist() == recomputed(lm, tokens_read(log)).tolist()
+
+
+def test_a_call_goes_on_from_its_log() -> None:
+    lm = build(context=CONTEXT)
+    first, second = (Engine(lm, 2, Sampling(repetition_penalty=1.3)) for _ in range(2))
+    first.open(SLOT, seed=5)
+    steps = call(first, SLOT, STEPS)
+    log = log_of(steps)
+    for known in (1, 9, 31):
+        second.open(SLOT, seed=5)
+        second.prefill(SLOT, log[: known // 2])
+        second.prefill(SLOT, log[known // 2 : known])
+        rest = call(second, SLOT, STEPS, start=known)
+        second.close(SLOT)
+        assert log_of(rest).tolist() == log[known:].tolist()
+        assert [s.codes is None for s in rest] == [s.codes is None for s in steps[known:]]
+
+
+def test_rebuilding_one_call_leaves_the_others_alone() -> None:
+    lm = build(context=CONTEXT)
+    engine = Engine(lm, 2, ARGMAX)
+    engine.open(Slot(0))
+    before = call(engine, Slot(0), 20)
+    engine.open(SLOT)
+    engine.prefill(SLOT, log_of(before))
+    after = call(engine, Slot(0), STEPS, start=20)
+    log = log_of(before + after)
+    assert log[:, :9].tolist() == recomputed(lm, tokens_read(log)).tolist()
