@@ -1,0 +1,114 @@
+"""One measurement, in a process of its own: `python -m workers.codec.bench_one JSON`, which answers in JSON.
+
+Memory, threads and the state of a heap are a process's; measured one after the other in one process, the paths would
+spoil each other's figures.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from workers.codec.choose import Library, make_decoder, make_encoder
+from workers.messages import CODEBOOKS, FRAME_SAMPLES, Slot
+
+_SETTLE = 5
+_CODES = 2_048
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame."""
+
+    path: str
+    direction: str
+    rows: int
+    threads: int
+    frames: int
+    mimi: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodecTime:
+    """Times of one frame of all rows, in milliseconds: `cpu_ms` is what all threads used.
+
+    `process_mib` is the whole process at the end, `call_mib` what each further call adds.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    cpu_ms: float
+    process_mib: float
+    call_mib: float
+
+
+def measure(case: Case) -> CodecTime:
+    """Make the codec and time it."""
+    empty = psutil.Process().memory_info().rss
+    step, call_bytes = (_rustymimi if case.path == "rustymimi" else _ours)(case)
+    times, cpu_s = _timed(step, case.frames)
+    full = psutil.Process().memory_info().rss
+    p50, p95 = np.percentile(times, [50, 95]) * 1e3
+    call_mib = (call_bytes or (full - empty) / case.rows) / _MIB
+    return CodecTime(float(p50), float(p95), cpu_s * 1e3 / case.frames, full / _MIB, call_mib)
+
+
+def _ours(case: Case) -> tuple[Callable[[], object], int]:
+    library: Library = "mlx" if case.path == "mlx" else "numpy"
+    mimi, slots = Path(case.mimi), [Slot(row) for row in range(case.rows)]
+    if case.direction == "encode":
+        encoder, pcm = make_encoder(library, mimi, case.rows, case.threads), dict(zip(slots, _pcm(case), strict=True))
+        return lambda: encoder.encode(pcm), encoder.bytes_per_call
+    decoder, codes = make_decoder(library, mimi, case.rows, case.threads), dict(zip(slots, _codes(case), strict=True))
+    return lambda: decoder.decode(codes), decoder.bytes_per_call
+
+
+def _rustymimi(case: Case) -> tuple[Callable[[], object], int]:
+    """Rows in turn, each with a `Tokenizer`; with two threads, two at a time."""
+    import rustymimi
+
+    def step(row: int) -> object:
+        if case.direction == "encode":
+            return tokenizers[row].encode_step(pcm[row][None, None])
+        return tokenizers[row].decode_step(codes[row].astype(np.uint32)[None, :, None])
+
+    tokenizers = [rustymimi.Tokenizer(case.mimi, num_codebooks=CODEBOOKS) for _ in range(case.rows)]
+    pcm, codes, pool = _pcm(case), _codes(case), ThreadPoolExecutor(case.threads)
+    return lambda: list(pool.map(step, range(case.rows))), 0
+
+
+def _pcm(case: Case) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.random.default_rng(0).standard_normal((case.rows, FRAME_SAMPLES), np.float32) * np.float32(0.1)
+
+
+def _codes(case: Case) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    return np.random.default_rng(0).integers(0, _CODES, (case.rows, CODEBOOKS), np.int32)
+
+
+def _timed(step: Callable[[], object], frames: int) -> tuple[list[float], float]:
+    """Return the seconds of each frame, and those of CPU for all of them, after a few to settle."""
+    for _ in range(_SETTLE):
+        step()
+    times, cpu_s = [], -_cpu_s()
+    for _ in range(frames):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return times, cpu_s + _cpu_s()
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure(Case(**json.loads(sys.argv[1]))))))

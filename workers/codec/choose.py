@@ -1,0 +1,60 @@
+"""Which library computes Mimi's step."""
+
+import platform
+import sys
+from pathlib import Path
+from typing import Literal
+
+from workers.codec.calls import Decoder, Encoder, Step
+from workers.codec.heap import give_back_freed_memory
+from workers.codec.prepare import load_decoder, load_encoder
+from workers.codec.weights import DecoderWeights, EncoderWeights
+
+Library = Literal["numpy", "mlx"]
+
+
+def fastest_library() -> Library:
+    """Return what suits this machine: MLX where it has a GPU, else numpy."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mlx"
+    return "mlx" if _has_cuda() else "numpy"
+
+
+def library_for(codec: str) -> Library:
+    """Return the library that CODEC names; `auto` is the fastest."""
+    return "mlx" if codec == "mlx" else "numpy" if codec == "numpy" else fastest_library()
+
+
+def make_encoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> Encoder:
+    """Return the caller's direction for `slots` calls, with the weights in the file `mimi`. Raises WeightsError.
+
+    `threads` share the rows of a step; they are numpy's alone.
+    """
+    encoder = Encoder(_step(library, load_encoder(mimi), slots, threads))
+    give_back_freed_memory()
+    return encoder
+
+
+def make_decoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> Decoder:
+    """Return Moshi's direction for `slots` calls, otherwise as `make_encoder`."""
+    decoder = Decoder(_step(library, load_decoder(mimi), slots, threads))
+    give_back_freed_memory()
+    return decoder
+
+
+def _step(library: Library, weights: EncoderWeights | DecoderWeights, slots: int, threads: int) -> Step:
+    if library == "mlx":
+        from workers.codec.mlx_step import MlxStep
+
+        return MlxStep(weights, slots)
+    from workers.codec.numpy_step import NumpyStep
+
+    return NumpyStep(weights, slots, threads)
+
+
+def _has_cuda() -> bool:
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return False
+    return bool(mx.cuda.is_available())
