@@ -6,6 +6,7 @@ in whatever has arrived, so that a station always knows of the newest frame.
 
 import logging
 import selectors
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,9 +22,8 @@ class Station(Protocol):
     def receive(self, message: RingMessage) -> list[RingMessage]:
         """Take a message in; return what must go on at once."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether `work` has something to do."""
+    def due_s(self) -> float | None:
+        """When on the monotonic clock `work` is to be called: 0 for at once, None for not before the next message."""
 
     def work(self) -> list[RingMessage]:
         """Do one unit of work, a frame or a tick; return what goes on to the next stage."""
@@ -50,11 +50,16 @@ class WorkerLoop:
             return
 
     def _turn(self) -> None:
-        ready = self._selector.select(0 if self.station.busy else None)
+        ready = self._selector.select(self._wait_s())
         for key, _ in sorted(ready, key=lambda item: item[0].fileobj is not self.control):  # new links before messages
             key.data()
-        if self.station.busy:
+        due_s = self.station.due_s()
+        if due_s is not None and time.monotonic() >= due_s:
             self._send_on(self.station.work())
+
+    def _wait_s(self) -> float | None:
+        due_s = self.station.due_s()
+        return None if due_s is None else max(0.0, due_s - time.monotonic())
 
     def _read_control(self) -> None:
         try:

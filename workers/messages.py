@@ -70,9 +70,10 @@ class Close:
 class Frame:
     """One frame of PCM: from the caller (app to encoder) or to the caller (decoder to app).
 
-    Outbound, `seq` is the step that brought the frame about and `text` the piece Moshi thought in that step ("" for
-    none). `pcm` is None for the first steps of a call, which yield no sound yet because of the acoustic delay.
-    `dropped` counts the caller's frames that were dropped on the way because newer ones had arrived.
+    `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame heard in the
+    step that brought this one about, and `text` the piece Moshi thought in that step ("" for none). `pcm` is None for
+    the first steps of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's
+    frames that were dropped on the way because newer ones had arrived.
     """
 
     slot: Slot
@@ -120,7 +121,7 @@ class WorkerConfig:
     Worker `index` of `count` in its stage serves the slots whose number leaves the remainder `index`, and so does
     each of the `downstream_count` workers after it; `slots` counts all slots of the service. `checkpoint` is as in
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
-    `max_call_s` seconds at most.
+    `max_call_s` seconds at most. The codec may use so many `threads`.
     """
 
     stage: Stage
@@ -135,7 +136,13 @@ class WorkerConfig:
     cache: Path
     greeting_frames: int
     max_call_s: float
+    threads: int = 1
     mimi: Path | None = None
+
+    @property
+    def own_slots(self) -> list[Slot]:
+        """The slots that this worker serves."""
+        return [Slot(slot) for slot in range(self.index, self.slots, self.count)]
 
 
 class Direction(StrEnum):

@@ -1,8 +1,8 @@
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from workers.link import BACKLOG, Link, LinkClosed, pair
 from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, RingMessage, Slot, Stage
+
+MANY_READS = 2_000
 
 
 @dataclass
@@ -54,12 +56,13 @@ def frame(seq: int, slot: int = 0) -> Frame:
 def everything(line: Line) -> list[object]:
     """Flush the left end and read the right one until nothing is left."""
     messages: list[object] = []
-    while True:
+    for _ in range(MANY_READS):
         line.left.flush()
         arrived = line.right.receive()
         messages += arrived
         if not arrived and not line.left.blocked:
             return messages
+    raise AssertionError("the line never ran empty")
 
 
 def test_messages_arrive_in_order_and_as_they_were(line: Line) -> None:
@@ -150,7 +153,7 @@ def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[Ring
         m for m in sent if not isinstance(m, Frame | Codes)
     ]
     assert len(arrived) == len(sent) - line.left.dropped
-    remaining = iter(sent)
+    remaining: Iterator[object] = iter(sent)
     assert all(message in remaining for message in arrived), "what arrives keeps its order"
 
 
@@ -192,7 +195,7 @@ def test_a_descriptor_waits_with_its_message(narrow: Line) -> None:
 
 
 def open_descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def test_closing_leaves_no_descriptor_open() -> None:

@@ -44,6 +44,9 @@ class Conveyor:
     def busy(self) -> bool:
         return bool(self.belt)
 
+    def due_s(self) -> float | None:
+        return 0.0 if self.busy else None
+
     def receive(self, message: RingMessage) -> list[RingMessage]:
         if not isinstance(message, Codes):
             return [message]
@@ -277,5 +280,3 @@ def test_a_loop_runs_until_its_control_link_closes() -> None:
     worker.join(timeout=10)
     assert not worker.is_alive()
     control.close()
-
-

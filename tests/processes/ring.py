@@ -1,0 +1,121 @@
+"""A supervised ring of real worker processes, with what comes of it in queues."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, Stage, WorkerConfig
+from workers.ring import WorkerName
+from workers.supervisor import Supervisor
+
+PATIENCE_S = 30.0
+"""A guard against a test that would wait for ever; nothing is measured by it."""
+
+LOOPBACK = WorkerConfig(
+    stage=Stage.STEP,
+    index=0,
+    count=1,
+    downstream_count=1,
+    slots=2,
+    engine="loopback",
+    codec="loopback",
+    checkpoint="",
+    quantize=None,
+    cache=Path("/nonexistent"),
+    greeting_frames=0,
+    max_call_s=60.0,
+)
+
+
+class Ring:
+    """A supervisor with everything it reports."""
+
+    def __init__(self, config: WorkerConfig, codecs: int) -> None:
+        self.arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
+        self.lost: asyncio.Queue[WorkerName] = asyncio.Queue()
+        self.supervisor = Supervisor(config, codecs, self.arrived.put_nowait, self.lost.put_nowait, lambda _: None)
+
+    async def next_message(self) -> RingMessage:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.arrived.get()
+
+    async def next_lost(self) -> WorkerName:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.lost.get()
+
+    async def next_frame(self) -> Frame:
+        while not isinstance(message := await self.next_message(), Frame):
+            pass
+        return message
+
+    async def until_ready(self) -> None:
+        """Wait until every worker is warm, for the first time or again."""
+        async with asyncio.timeout(PATIENCE_S), log_lines("workers.supervisor") as lines:
+            while not self.supervisor.ready:
+                await lines.get()
+
+    async def go_round(self, slot: int, epoch: int, frames: int = 3) -> list[tuple[int, float]]:
+        """Open a slot, send frames round the ring one by one, close it; return number and first sample of each."""
+        self.supervisor.send(Open(Slot(slot), Epoch(epoch)))
+        came = []
+        for seq in range(frames):
+            self.supervisor.send(frame(slot, epoch, seq))
+            back = await self.next_frame()
+            assert back.pcm is not None
+            assert (back.slot, back.epoch) == (slot, epoch)
+            came.append((back.seq, float(back.pcm[0])))
+        self.supervisor.send(Close(Slot(slot), Epoch(epoch)))
+        return came
+
+
+class _ToQueue(logging.Handler):
+    def __init__(self, lines: asyncio.Queue[str]) -> None:
+        super().__init__(logging.INFO)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.put_nowait(record.getMessage())
+
+
+@contextlib.asynccontextmanager
+async def log_lines(name: str) -> AsyncIterator[asyncio.Queue[str]]:
+    """What a logger says while the block lasts, as something to wait for."""
+    logger, lines = logging.getLogger(name), asyncio.Queue[str]()
+    before, handler = logger.level, _ToQueue(lines)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def frame(slot: int, epoch: int, seq: int) -> Frame:
+    return Frame(Slot(slot), Epoch(epoch), seq, np.full(FRAME_SAMPLES, seq / 10, np.float32))
+
+
+@contextlib.asynccontextmanager
+async def running(config: WorkerConfig = LOOPBACK, codecs: int = 2) -> AsyncIterator[Ring]:
+    """Run a ring until the block ends; it is warm when the block begins."""
+    ring = Ring(config, codecs)
+    supervising = asyncio.create_task(ring.supervisor.run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await ring.supervisor.wait_ready()
+        yield ring
+    finally:
+        supervising.cancel()
+        await asyncio.wait({supervising})
+
+
+async def all_gone(process_ids: list[int]) -> None:
+    """Return once none of these processes is left."""
+    processes = [psutil.Process(pid) for pid in process_ids if psutil.pid_exists(pid)]
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, PATIENCE_S)
+    assert alive == []

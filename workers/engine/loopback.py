@@ -1,0 +1,39 @@
+"""The engine's twin for the line test: the caller's frame comes back in its own step, and nothing is said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workers.messages import CodeArray, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackStep:
+    """The frame that went in."""
+
+    codes: CodeArray
+    text_token: int = 3
+    fault: str = ""
+
+
+class LoopbackEngine:
+    """Any number of slots, no state."""
+
+    def open(self, slot: Slot) -> None:
+        """Nothing to prepare."""
+
+    def close(self, slot: Slot) -> None:
+        """Nothing to forget."""
+
+    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
+        """Everything goes back as it came."""
+        return {}
+
+    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
+        return {slot: LoopbackStep(frame) for slot, frame in codes.items()}
+
+
+class NoPieces:
+    """No text."""
+
+    def push(self, token: int) -> str:
+        return ""

@@ -1,0 +1,157 @@
+"""The engine's station: one tick steps every slot that has a frame waiting.
+
+A tick runs as soon as every live call has a frame waiting, or when the oldest frame has waited for `PATIENCE_S`. A call
+without a frame is left out of the tick. A call counts as live while its frames come; the silence of a greeting never
+holds up those who listen: it is stepped between their frames.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from workers.beat import Beat
+from workers.messages import (
+    Close,
+    CodeArray,
+    Codes,
+    Epoch,
+    Failed,
+    Frame,
+    Open,
+    Payload,
+    RingMessage,
+    Slot,
+    Span,
+    Stage,
+)
+
+PATIENCE_S = 0.015
+
+
+class Step(Protocol):
+    """What one step of one slot yields."""
+
+    @property
+    def text_token(self) -> int: ...
+
+    @property
+    def codes(self) -> Payload | None: ...
+
+    @property
+    def fault(self) -> str: ...
+
+
+class Engine(Protocol):
+    """The batched model, or its loopback twin."""
+
+    def open(self, slot: Slot) -> None: ...
+
+    def close(self, slot: Slot) -> None: ...
+
+    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]: ...
+
+    def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Step]: ...
+
+
+class Pieces(Protocol):
+    """One call's text tokens as strings."""
+
+    def push(self, token: int) -> str: ...
+
+
+@dataclass
+class _Row:
+    """One live slot: what waits for its next step. The silence of its greeting goes before what the caller sends."""
+
+    epoch: Epoch
+    pieces: Pieces
+    greeting: deque[Payload]
+    greeted: int = 0
+    frame: Codes | None = None
+
+    def take(self, slot: Slot) -> Codes | None:
+        if self.greeting:
+            self.greeted += 1
+            return Codes(slot, self.epoch, self.greeted - 1, self.greeting.popleft())
+        frame, self.frame = self.frame, None
+        return frame
+
+
+class EngineStation:
+    """Of each call at most one frame waits for the tick; an older one is dropped and counted."""
+
+    def __init__(
+        self, engine: Engine, pieces: Callable[[], Pieces], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._pieces = pieces
+        self._clock = clock
+        self._beat = Beat(PATIENCE_S, clock)
+        self._rows: dict[Slot, _Row] = {}
+
+    def due_s(self) -> float | None:
+        waiting = [slot for slot, row in self._rows.items() if row.frame]
+        if not waiting and any(row.greeting for row in self._rows.values()):
+            return 0.0
+        return self._beat.due_s(waiting)
+
+    def receive(self, message: RingMessage) -> list[RingMessage]:
+        match message:
+            case Codes(slot, epoch):
+                row = self._rows.get(slot)
+                if row and row.epoch == epoch:
+                    self._wait(row, message)
+                return []
+            case Open(slot, epoch):
+                self._open(message)
+                return [replace(message, silence=None)]
+            case Close(slot, epoch) | Failed(slot, epoch):
+                self._close(slot, epoch)
+                return [message]
+            case Frame():
+                raise TypeError("frames of PCM are not for the engine")
+
+    def work(self) -> list[RingMessage]:
+        taken = {slot: frame for slot, row in self._rows.items() if (frame := row.take(slot))}
+        codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in taken.items()}  # type: ignore[misc]
+        refused = self._engine.check(codes)
+        failures = [self._fail(slot, reason) for slot, reason in refused.items()]
+        started_s = self._clock()
+        steps = self._engine.step({slot: frame for slot, frame in codes.items() if slot not in refused})
+        span = Span(Stage.STEP, started_s, self._clock())
+        return [*failures, *(self._outcome(slot, taken[slot], step, span) for slot, step in steps.items())]
+
+    def _open(self, message: Open) -> None:
+        if self._rows.pop(message.slot, None):
+            self._engine.close(message.slot)
+            self._beat.forget(message.slot)
+        self._engine.open(message.slot)
+        greeting = deque(message.silence if message.silence is not None else ())
+        self._rows[message.slot] = _Row(message.epoch, self._pieces(), greeting)
+
+    def _close(self, slot: Slot, epoch: Epoch) -> None:
+        row = self._rows.get(slot)
+        if row and row.epoch == epoch:
+            del self._rows[slot]
+            self._beat.forget(slot)
+            self._engine.close(slot)
+
+    def _wait(self, row: _Row, frame: Codes) -> None:
+        if row.frame:
+            frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
+        row.frame = frame
+        self._beat.note(frame.slot)
+
+    def _fail(self, slot: Slot, reason: str) -> Failed:
+        epoch = self._rows[slot].epoch
+        self._close(slot, epoch)
+        return Failed(slot, epoch, Stage.STEP, reason)
+
+    def _outcome(self, slot: Slot, frame: Codes, step: Step, span: Span) -> Codes | Failed:
+        if step.fault:
+            return self._fail(slot, step.fault)
+        row = self._rows[slot]
+        text = row.pieces.push(step.text_token)
+        return Codes(slot, row.epoch, frame.seq, step.codes, text, frame.dropped, (*frame.spans, span))

@@ -1,0 +1,109 @@
+"""A worker's life: get its configuration, build its station, say so, run the loop until the supervisor goes away."""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+
+from workers.checkpoint_files import CheckpointError, locate
+from workers.codec.tensors import WeightsError
+from workers.link import Link, LinkClosed
+from workers.loop import Station, WorkerLoop
+from workers.memory import MemoryShort
+from workers.messages import Located, Progress, Ready, Refused, Stage, WorkerConfig
+
+log = logging.getLogger(__name__)
+
+EXIT_REFUSED = 2
+
+
+def main(descriptor: int) -> int:
+    """Run one worker over the socket `descriptor`; return the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    control = Link(socket.socket(fileno=descriptor))
+    config = _wait_for_config(control)
+    logging.basicConfig(format=f"%(asctime)s {config.stage}-{config.index} %(levelname)s %(message)s", level="INFO")
+    try:
+        station, note = _build(config, control)
+    except (CheckpointError, MemoryShort, WeightsError) as error:
+        control.send(Refused(str(error)))
+        return EXIT_REFUSED
+    except LinkClosed:  # told to stop while loading
+        return 0
+    with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
+        control.send(Ready(note))
+        WorkerLoop(config, control, station).run()
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Standard input is the lifeline: it ends when the parent dies, however it dies."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)
+
+
+def _wait_for_config(control: Link) -> WorkerConfig:
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.select()
+    config, *attach = control.receive()
+    assert isinstance(config, WorkerConfig)
+    assert not attach, "the supervisor attaches neighbours to ready workers only"
+    return config
+
+
+def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
+    match config.stage:
+        case Stage.ENCODE:
+            return _encoder(config)
+        case Stage.DECODE:
+            return _decoder(config)
+        case Stage.STEP:
+            return _engine(config, control)
+
+
+def _encoder(config: WorkerConfig) -> tuple[Station, str]:
+    from workers.codec.door import open_encoder, silence_codes
+    from workers.codec.stations import EncoderStation
+
+    encoder = open_encoder(config)
+    silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
+    return EncoderStation(encoder, silence), config.codec
+
+
+def _decoder(config: WorkerConfig) -> tuple[Station, str]:
+    from workers.codec.door import open_decoder
+    from workers.codec.stations import DecoderStation
+
+    return DecoderStation(open_decoder(config)), config.codec
+
+
+def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
+    from workers.engine.station import EngineStation
+
+    def progress(what: str, done: int, total: int) -> None:
+        control.send(Progress(what, done, total))
+
+    if config.engine == "loopback" and config.codec == "loopback":
+        files = None
+    else:
+        files = locate(config.checkpoint, config.cache, progress, config.quantize)
+    control.send(Located(files.mimi if files else None))
+    if config.engine == "loopback":
+        from workers.engine.loopback import LoopbackEngine, NoPieces
+
+        return EngineStation(LoopbackEngine(), NoPieces), "loopback"
+    assert files is not None
+    from workers.engine.blas import use_openblas
+
+    use_openblas(config.cache)  # before anything imports mlx
+    from workers.engine.start import start_engine
+
+    engine, pieces, note = start_engine(files, config, progress)
+    return EngineStation(engine, pieces), note
