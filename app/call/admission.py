@@ -1,0 +1,70 @@
+"""Who gets a slot.
+
+A slot is reserved when the phone rings, for `ttl_s` seconds; the reservation is claimed once, by the socket that
+presents its token; the slot comes free when the call ends or the reservation expires. The lowest free slot is given
+out, because a step costs as much as the highest one taken. `now` is in seconds, monotonic.
+"""
+
+import heapq
+import secrets
+from dataclasses import dataclass
+
+from app.twilio.events import CallSid
+from workers.messages import Epoch, Slot
+
+TTL_S = 20.0
+"""How long Twilio may take from our TwiML to its socket; seen are one or two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A slot held for one call. `token` is the secret last part of the socket's path, good for one use."""
+
+    slot: Slot
+    epoch: Epoch
+    call_sid: CallSid
+    token: str
+    expires_s: float
+
+
+class Admission:
+    """The slots of this machine, and who holds them."""
+
+    def __init__(self, slots: int, ttl_s: float = TTL_S) -> None:
+        self._free = [Slot(slot) for slot in range(slots)]  # a heap
+        self._epoch = 0
+        self._ttl_s = ttl_s
+        self._held: dict[Slot, Reservation] = {}
+        self._unclaimed: dict[str, Reservation] = {}
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._free)
+
+    def reserve(self, call_sid: CallSid, now: float) -> Reservation | None:
+        """Hold a slot for this call, or return None when all are taken."""
+        if not self._free:
+            return None
+        self._epoch += 1
+        slot = heapq.heappop(self._free)
+        reservation = Reservation(slot, Epoch(self._epoch), call_sid, secrets.token_urlsafe(24), now + self._ttl_s)
+        self._held[slot] = self._unclaimed[reservation.token] = reservation
+        return reservation
+
+    def unclaimed(self, call_sid: CallSid) -> Reservation | None:
+        """Return what this call has reserved already: Twilio repeats a webhook that it thinks was lost."""
+        return next((held for held in self._unclaimed.values() if held.call_sid == call_sid), None)
+
+    def claim(self, token: str, now: float) -> Reservation | None:
+        """Use the token up; None if it is unknown, used or expired."""
+        reservation = self._unclaimed.get(token)
+        if reservation is None or now >= reservation.expires_s:
+            return None
+        return self._unclaimed.pop(token)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give the slot back; once is enough, twice does no harm."""
+        if self._held.get(reservation.slot) == reservation:
+            del self._held[reservation.slot]
+            self._unclaimed.pop(reservation.token, None)
+            heapq.heappush(self._free, reservation.slot)

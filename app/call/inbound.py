@@ -1,0 +1,135 @@
+"""The caller's packets become frames, one every 80 ms whatever the line does.
+
+Theory of operation. `media.timestamp` is the caller's clock. How much later than that a packet comes is its lateness;
+the least lateness seen is the line's own, and creeps up a little so that a slow clock of the caller's is followed.
+
+A frame is complete when its last sample has come. If it is not complete `patience_s` after it should have been, what
+is missing is filled with silence: nobody may have spoken (some lines send nothing then) or the line is stalled, and in
+both cases Moshi must go on. What comes for a time that has been filled is too late and is dropped; so a stall never
+becomes a backlog. Patience grows with the lateness that the line shows. Where the clock jumps by more than a line can
+explain, or stays behind for seconds, it is taken to have been set anew.
+"""
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.audio import mulaw
+from app.audio.resample import Interpolator
+from workers.messages import FRAME_S, Pcm
+
+FRAME_SAMPLES_8K = 640
+RATE_HZ = mulaw.SAMPLE_RATE_HZ
+TOLERANCE_SAMPLES = 80
+"""A jump of the clock by less than this is taken for a rounded timestamp."""
+PATIENCE_S = (0.04, 0.1)
+PATIENCE_FADING = 0.9998
+"""By how much the memory of a late packet fades with each later one: by half in a minute."""
+CREEP = 0.001
+"""How fast, in seconds a second, the least lateness may rise."""
+MAX_JUMP_SAMPLES = 2 * RATE_HZ
+ALL_LATE_S = 3.0
+"""After so long in which everything came too late it is the clock that has changed."""
+_FULL_SCALE = np.float32(1 / 32768)
+
+
+class Inbound:
+    """Cut one call's packets into frames, beginning `start_s` after the first packet; `now` in seconds, monotonic."""
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self.counts: Counter[str] = Counter()
+        """`ms_filled`: silence put in; `ms_late`: audio dropped because its time had been filled."""
+        self._interpolator = Interpolator()
+        self._start = self._position = round(start_s * RATE_HZ)
+        """The next sample of the caller's clock that a frame needs."""
+        self._waiting = np.zeros(0, np.int16)
+        self._origin = 0
+        self._lateness_s: float | None = None
+        self._seen_s = 0.0
+        self._late_s = 0.0
+        self._all_late_since_s: float | None = None
+
+    def start(self, now: float, phase_s: float | None = None) -> None:
+        """The stream starts: its clock is 0 now.
+
+        With `phase_s` the first frame begins up to 80 ms earlier, such that frames become complete at that moment of
+        our clock, give or take whole frames: as those of the other calls do.
+        """
+        self._lateness_s = self._seen_s = now
+        if phase_s is not None:
+            early_s = (self.complete_s(now) - phase_s) % FRAME_S
+            self._start = self._position = self._position - round(early_s * RATE_HZ)
+
+    def complete_s(self, now: float) -> float:
+        """Return when on our clock the frame that is being filled becomes complete if nothing is late."""
+        end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
+        return end / RATE_HZ + (now if self._lateness_s is None else self._lateness_s)
+
+    @property
+    def start_s(self) -> float:
+        """When on the caller's clock his first frame begins."""
+        return self._start / RATE_HZ
+
+    @property
+    def patience_s(self) -> float:
+        """How long after its time a frame may still become complete."""
+        return min(max(PATIENCE_S[0], 1.5 * self._late_s), PATIENCE_S[1])
+
+    def push(self, timestamp_ms: int, payload: bytes, now: float) -> list[Pcm]:
+        """Take one packet, return the frames it completes, each float32 (1920,) at 24 kHz."""
+        samples = mulaw.decode(payload)
+        begin = self._place(timestamp_ms * RATE_HZ // 1000, now)
+        self._note_lateness(now - (begin + len(samples)) / RATE_HZ, now)
+        return self._frames(self._on_time(begin, samples))
+
+    def get_timer(self) -> float | None:
+        """Return when the next frame must be filled up; None before the start."""
+        return None if self._lateness_s is None else self.complete_s(0.0) + self.patience_s
+
+    def handle_timer(self, now: float) -> list[Pcm]:
+        """Return the frames that have waited long enough, filled up with silence."""
+        frames: list[Pcm] = []
+        while (due_s := self.get_timer()) is not None and now >= due_s:
+            missing = FRAME_SAMPLES_8K - len(self._waiting)
+            self.counts["ms_filled"] += missing * 1000 // RATE_HZ
+            frames += self._frames(np.zeros(missing, np.int16))
+        return frames
+
+    def _place(self, stamp: int, now: float) -> int:
+        """Return where a packet begins on the caller's clock, in samples; `stamp` is what it says itself."""
+        ahead = stamp - self._origin - self._position
+        if ahead >= -TOLERANCE_SAMPLES or self._position == self._start:
+            self._all_late_since_s = None
+        elif self._all_late_since_s is None:
+            self._all_late_since_s = now
+        all_late = self._all_late_since_s is not None and now - self._all_late_since_s > ALL_LATE_S
+        if ahead > MAX_JUMP_SAMPLES + self._start or all_late:
+            self._origin, self._all_late_since_s, self._lateness_s = stamp - self._position, None, None
+            self.counts["clock_resets"] += 1
+        return stamp - self._origin
+
+    def _note_lateness(self, lateness_s: float, now: float) -> None:
+        crept_s = lateness_s if self._lateness_s is None else self._lateness_s + CREEP * (now - self._seen_s)
+        self._lateness_s, self._seen_s = min(lateness_s, crept_s), now
+        late_s = lateness_s - self._lateness_s
+        self._late_s = max(self._late_s * PATIENCE_FADING, min(late_s, PATIENCE_S[1]))
+
+    def _on_time(self, begin: int, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Return what of a packet is not too late, with silence before it where the caller's clock jumped."""
+        ahead = begin - self._position
+        if ahead > TOLERANCE_SAMPLES:
+            self.counts["ms_filled"] += ahead * 1000 // RATE_HZ
+            return np.concatenate([np.zeros(ahead, np.int16), samples])
+        if ahead < -TOLERANCE_SAMPLES:
+            if begin >= self._start:
+                self.counts["ms_late"] += min(-ahead, len(samples)) * 1000 // RATE_HZ
+            return samples[-ahead:]
+        return samples
+
+    def _frames(self, samples: NDArray[np.int16]) -> list[Pcm]:
+        self._position += len(samples)
+        line = np.concatenate([self._waiting, samples])
+        whole = len(line) // FRAME_SAMPLES_8K * FRAME_SAMPLES_8K
+        self._waiting = line[whole:]
+        return [self._interpolator.push(block * _FULL_SCALE) for block in line[:whole].reshape(-1, FRAME_SAMPLES_8K)]

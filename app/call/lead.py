@@ -1,0 +1,114 @@
+"""How far Twilio's buffer is ahead of what it has played.
+
+Theory. Audio that arrives is played when the audio before it ends, or at once when there is none; so its end can be
+foretold from when it was sent. A mark behind it comes back when it has been played. Both are told on our clock, and
+between them lies the round trip of the line, which is the least time ever seen between sending audio and the return of
+its mark, less the audio's own length: the first audio of a call finds the buffer empty.
+
+A mark is news that can come late (the line, our own event loop) but not early, so it lowers the forecast at once and
+raises it only when three in a row say so.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+RATE_HZ = 8_000
+SURE_MARKS = 3
+FIRST_SWAY_S = 0.003
+SWAY_MEMORY_S = 60.0
+ONE_EVENT_S = 1.0
+"""Frames late within so short a time have one cause."""
+
+
+@dataclass
+class LeadMeter:
+    """Foretells the play-out of one call; `now` in seconds, audio in samples at 8 kHz."""
+
+    round_trip_s: float = 0.0
+    underruns: int = 0
+    _end_s: float | None = None
+    _sent: int = 0
+    _known: bool = False
+    _marks: dict[int, tuple[float, int, int]] = field(default_factory=dict)
+    _later_s: deque[float] = field(default_factory=lambda: deque(maxlen=SURE_MARKS))
+    _number: int = 0
+
+    def lead_s(self, now: float) -> float:
+        """Return what audio sent now would find unplayed when it arrives; below 0 by how much it would be too late."""
+        return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s
+
+    def send(self, samples: int, now: float) -> int:
+        """Note that so much audio goes out; return the number for the mark behind it."""
+        lead_s = self.lead_s(now)
+        self.underruns += self._end_s is not None and lead_s < 0
+        self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
+        self._sent += samples
+        self._number += 1
+        self._marks[self._number] = (now, samples, self._sent)
+        return self._number
+
+    def mark_returned(self, number: int, now: float) -> None:
+        """Note that the mark of that number has come back."""
+        if number not in self._marks or self._end_s is None:
+            return
+        sent_s, samples, position = self._marks[number]
+        for earlier in [mark for mark in self._marks if mark <= number]:
+            del self._marks[earlier]
+        self._note_round_trip(now - sent_s - samples / RATE_HZ)
+        self._correct(now + (self._sent - position) / RATE_HZ)
+
+    def clear(self, now: float) -> None:
+        """Note that the buffer is being emptied."""
+        self._end_s = now + self.round_trip_s
+        self._marks.clear()
+        self._later_s.clear()
+
+    @property
+    def unreturned_s(self) -> float:
+        """How long the oldest mark still out has audio before it, in seconds of audio."""
+        return sum(samples for _, samples, _ in self._marks.values()) / RATE_HZ
+
+    def _note_round_trip(self, least_s: float) -> None:
+        before_s = self.round_trip_s
+        self.round_trip_s = max(0.0, min(before_s, least_s) if self._known else least_s)
+        if not self._known and self._end_s is not None:
+            self._end_s += self.round_trip_s - before_s
+        self._known = True
+
+    def _correct(self, end_s: float) -> None:
+        assert self._end_s is not None
+        later_s = end_s - self._end_s
+        self._later_s.append(later_s)
+        if later_s < 0 or len(self._later_s) == SURE_MARKS:
+            shift_s = later_s if later_s < 0 else max(0.0, min(self._later_s))
+            self._end_s += shift_s
+            self._later_s = deque((other - shift_s for other in self._later_s), maxlen=SURE_MARKS)
+
+
+class Sway:
+    """How much later than on average a frame must be expected to come.
+
+    The second largest lateness of the last minute, late frames in a row being one event: what happens once (a stall)
+    is not the line's habit.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[float, float]] = deque()
+        self._last_s = -ONE_EVENT_S
+
+    @property
+    def size_s(self) -> float:
+        """The lateness to expect, in seconds."""
+        sizes = sorted(late_s for _, late_s in self._events)
+        return sizes[-2] if len(sizes) > 1 else FIRST_SWAY_S
+
+    def note(self, late_s: float, now: float) -> None:
+        """Take by how much a frame was later than the average; below 0 if it was early."""
+        while self._events and self._events[0][0] < now - SWAY_MEMORY_S:
+            self._events.popleft()
+        if now - self._last_s < ONE_EVENT_S and self._events:
+            began_s, so_far_s = self._events.pop()
+            self._events.append((began_s, max(so_far_s, late_s)))
+        else:
+            self._events.append((now, max(0.0, late_s)))
+            self._last_s = now

@@ -1,0 +1,238 @@
+"""One call, from the reservation of its slot to its end: events in, commands out, time as an argument.
+
+Theory of operation. A session is RESERVED while the phone rings; Moshi's greeting is computed meanwhile and kept. Its
+socket CONNECTs it, Twilio's `start` makes it LIVE, anything can END it. While it is live the caller's packets become
+frames for the workers (`Inbound`), and the workers' frames become packets for the caller (`Playout`). At the time limit
+it DRAINs: what Moshi has said is heard to its end.
+
+The greeting was computed ahead, so it plays for a while in which Moshi is not listening yet. The caller's frames take
+over so early that the first answer to them arrives as the greeting's last frame is being played: `_takeover_s`.
+
+`session.receive(event)`, `session.take_frame(frame)`, `session.handle_timer()` return commands; the shell carries them
+out in order. `session.get_timer()` is when it next wants `handle_timer`. After an `End` command there are none.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from app.audio.outbound import Outbound
+from app.call.inbound import Inbound
+from app.call.playout import ClearAudio, Playout, SendAudio
+from app.call.record import CallRecord, EndReason
+from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
+from workers.messages import FRAME_S, Frame, Pcm
+
+START_WITHIN_S = 10.0
+"""How long a socket may stay silent before its `start`."""
+DRAIN_WITHIN_S = 3.0
+FILLED_KEPT = 16
+LEAD_S = 0.02
+"""What Twilio's buffer should still hold when the first answer to the caller arrives."""
+SILENT_STEPS = 1
+"""Steps of a greeting that yield no sound: Moshi's acoustic delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Pass one frame of the caller's, float32 (1920,), to the workers."""
+
+    seq: int
+    pcm: Pcm
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Close the socket if there is one, give the slot back, log the reason."""
+
+    reason: EndReason
+    detail: str = ""
+
+
+Command = SendAudio | ClearAudio | Listen | End
+
+
+class State(Enum):
+    """How far the call has come."""
+
+    RESERVED = auto()
+    CONNECTED = auto()
+    LIVE = auto()
+    DRAINING = auto()
+    ENDED = auto()
+
+
+class Change(Enum):
+    """What moves a call on."""
+
+    SOCKET = auto()
+    START = auto()
+    DRAIN = auto()
+    END = auto()
+
+
+NEXT: dict[State, dict[Change, State]] = {
+    State.RESERVED: {Change.SOCKET: State.CONNECTED, Change.END: State.ENDED},
+    State.CONNECTED: {Change.START: State.LIVE, Change.END: State.ENDED},
+    State.LIVE: {Change.DRAIN: State.DRAINING, Change.END: State.ENDED},
+    State.DRAINING: {Change.END: State.ENDED},
+    State.ENDED: {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers."""
+
+    greeting_frames: int
+    socket_within_s: float
+    max_call_s: float
+    processing_s: float
+
+
+class CallSession:
+    """The rules of one call. `account_sid` "" accepts any account."""
+
+    def __init__(self, call_sid: CallSid, account_sid: str, limits: CallLimits, now: float) -> None:
+        self.record = CallRecord(call_sid, now, limits.greeting_frames, _takeover_s(limits))
+        self.state = State.RESERVED
+        self._account_sid = account_sid
+        self._limits = limits
+        self._inbound = Inbound(self.record.takeover_s)
+        self._outbound = Outbound()
+        self._playout = Playout()
+        self._greeting: list[Frame] = []
+        self._last_mark = ""
+        self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
+        self._seq = limits.greeting_frames
+        self._deadline_s = now + limits.socket_within_s
+
+    def socket_opened(self, now: float) -> None:
+        """The call's socket is there. Raises KeyError if the call cannot have one now."""
+        self._move(Change.SOCKET)
+        self.record.connected_s = now
+        self._deadline_s = now + START_WITHIN_S
+
+    def receive(self, event: Event, now: float, phase_s: float | None = None) -> list[Command]:
+        """Take one of Twilio's events; `phase_s` is a moment at which the frames of other calls become complete."""
+        match event:
+            case Media(timestamp_ms, payload) if self.state is State.LIVE:
+                self.record.counts["packets_in"] += 1
+                return self._listen(self._inbound.push(timestamp_ms, payload, now))
+            case MarkPlayed(name):
+                return self._take_mark(name, now)
+            case Started() if self.state is State.CONNECTED:
+                return self._start(event, now, phase_s)
+            case Stopped():
+                return self.end(EndReason.CALLER_HUNG_UP, now)
+            case DtmfPressed():
+                self.record.counts["dtmf"] += 1
+        return []
+
+    def take_frame(self, frame: Frame, now: float) -> list[Command]:
+        """Take one of Moshi's frames."""
+        if self.state is State.ENDED:
+            return []
+        self.record.note_frame(frame, now)
+        if self.state is State.LIVE:
+            return self._speak(frame, now)
+        if self.state is not State.DRAINING:
+            self._greeting.append(frame)
+        return []
+
+    def phase_s(self, now: float) -> float | None:
+        """Return when the caller's next frame becomes complete, None while the call is not live."""
+        return self._inbound.complete_s(now) if self.state is State.LIVE else None
+
+    def get_timer(self) -> float:
+        """When `handle_timer` wants to be called next."""
+        due_s = [self._deadline_s, self._playout.get_timer()]
+        if self.state is State.LIVE:
+            due_s.append(self._inbound.get_timer())
+        return min(moment for moment in due_s if moment is not None)
+
+    def handle_timer(self, now: float) -> list[Command]:
+        """Do what is due: fill up a frame that is late, send audio that has waited, end what has lasted too long."""
+        commands: list[Command] = []
+        if self.state is State.LIVE:
+            commands += self._fill(now)
+        if self.state in (State.LIVE, State.DRAINING):
+            commands += self._play(now)
+        return commands + (self._run_out(now) if now >= self._deadline_s else [])
+
+    def end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
+        """End the call, whatever its state; once ended it stays so."""
+        if self.state is State.ENDED:
+            return []
+        self._move(Change.END)
+        self.record.counts.update(self._inbound.counts + self._playout.counts)
+        self.record.ended_s, self.record.end, self.record.detail = now, reason, detail
+        return [End(reason, detail)]
+
+    def _start(self, event: Started, now: float, phase_s: float | None) -> list[Command]:
+        if event.call_sid != self.record.call_sid or self._account_sid not in ("", event.account_sid):
+            return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
+        self._move(Change.START)
+        self.record.started_s = now
+        self._deadline_s = now + self._limits.max_call_s
+        self._inbound.start(now, phase_s)
+        self.record.takeover_s = self._inbound.start_s
+        greeting, self._greeting = self._greeting, []
+        return [command for frame in greeting for command in self._speak(frame, now)]
+
+    def _listen(self, frames: list[Pcm]) -> list[Command]:
+        first, self._seq = self._seq, self._seq + len(frames)
+        return [Listen(seq, pcm) for seq, pcm in enumerate(frames, first)]
+
+    def _fill(self, now: float) -> list[Command]:
+        commands = self._listen(self._inbound.handle_timer(now))
+        self._filled.extend(command.seq for command in commands if isinstance(command, Listen))
+        return commands
+
+    def _speak(self, frame: Frame, now: float) -> list[Command]:
+        if frame.pcm is None:
+            return []
+        ahead, filled = frame.seq < self._limits.greeting_frames, frame.seq in self._filled
+        commands = self._playout.push(frame.seq, self._outbound.push(frame.pcm), now, ahead, filled)
+        return [*commands, *self._play(now)]
+
+    def _play(self, now: float) -> list[Command]:
+        commands = self._playout.advance(now)
+        if commands:
+            self.record.first_sound_s = self.record.first_sound_s or now
+        for command in commands:
+            if isinstance(command, SendAudio):
+                self._last_mark = command.mark
+        return list(commands)
+
+    def _take_mark(self, name: str, now: float) -> list[Command]:
+        self._playout.take_mark(name, now)
+        drained = self.state is State.DRAINING and self._playout.empty and name == self._last_mark
+        return self.end(EndReason.TIME_LIMIT, now) if drained else []
+
+    def _run_out(self, now: float) -> list[Command]:
+        """End what has lasted too long; a live call ends once all has been heard."""
+        match self.state:
+            case State.LIVE if self._last_mark:
+                self._move(Change.DRAIN)
+                self._deadline_s = now + DRAIN_WITHIN_S
+                return []
+            case State.RESERVED:
+                return self.end(EndReason.NO_SOCKET, now)
+            case State.CONNECTED:
+                return self.end(EndReason.NO_START, now)
+            case _:
+                return self.end(EndReason.TIME_LIMIT, now)
+
+    def _move(self, change: Change) -> None:
+        self.state = NEXT[self.state][change]
+
+
+def _takeover_s(limits: CallLimits) -> float:
+    """When on the caller's clock his first frame begins that Moshi hears.
+
+    The greeting's sound lasts `played_s`; the answer to a frame comes 80 ms and the processing after its beginning and
+    should find `LEAD_S` of the greeting still unplayed.
+    """
+    played_s = max(0, limits.greeting_frames - SILENT_STEPS) * FRAME_S
+    return max(0.0, played_s - FRAME_S - limits.processing_s - LEAD_S)
