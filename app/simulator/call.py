@@ -1,0 +1,225 @@
+"""A Twilio of our own: ring the webhook, follow its TwiML, conduct the streams. A thin shell.
+
+What the caller does and hears is decided in `stream.py` and `playout.py`; the socket is in `line.py`, the form
+requests in `webhook.py`. Here is what lies between them: one call from ringing to the status callback.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+from urllib.parse import urljoin
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from app.audio import mulaw
+from app.simulator.address import dialled
+from app.simulator.line import Gone, HungUp, LineEnding, Refused, converse, dial
+from app.simulator.measure import level_dbfs
+from app.simulator.options import CallOptions, read_script
+from app.simulator.pace import Realtime
+from app.simulator.playout import Playout
+from app.simulator.progress import (
+    PULSE_S,
+    Ended,
+    OnProgress,
+    Pulse,
+    Ringing,
+    StreamClosed,
+    StreamOpened,
+    ignore_progress,
+)
+from app.simulator.report import CallReport, Outcome, StreamRecord
+from app.simulator.stream import CallerStream, Script
+from app.simulator.wav import Samples
+from app.simulator.webhook import Webhook, WebhookError, signature_header
+from app.twilio import twiml
+from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
+
+CLOSED_NORMALLY = 1000
+AS_INTENDED = {Outcome.CALLER_HUNG_UP, Outcome.SERVER_HUNG_UP, Outcome.REJECTED}
+
+
+async def simulate(options: CallOptions, on_progress: OnProgress = ignore_progress) -> CallReport:
+    """Run one call and report it; a server that misbehaves shows in `CallReport.outcome`, not as an exception.
+
+    Raises `ValueError` for options that make no call, and whatever reading the audio file raises.
+    """
+    script = await asyncio.to_thread(read_script, options)
+    async with Webhook.open(options.auth_token, options.dial_url) as webhook:
+        return await _Call(options, script, webhook, on_progress).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the call ended, with the HTTP status that ended it, if one did."""
+
+    outcome: Outcome
+    sentence: str
+    status: int | None = None
+
+
+class _Call:
+    """One call: its play-out and its clock run on through all its streams."""
+
+    def __init__(self, options: CallOptions, script: Script, webhook: Webhook, on_progress: OnProgress) -> None:
+        self._options, self._script, self._webhook, self._tell = options, script, webhook, on_progress
+        self._call_sid = CallSid(options.call_sid or f"CA{secrets.token_hex(16)}")
+        self._playout = Playout()
+        self._streams: list[StreamRecord] = []
+        self._pace: Realtime | None = None
+        self._now_s = 0.0
+        self._pulses = 0
+
+    async def run(self) -> CallReport:
+        ending = await self._ring()
+        if self._options.status_path is not None:
+            ending = await self._post_status(self._options.status_path, ending)
+        self._tell(Ended(self._now_s, ending.outcome, ending.sentence))
+        return self._report(ending)
+
+    async def _ring(self) -> _Ending:
+        url = self._url(self._options.voice_path)
+        self._tell(Ringing(self._call_sid, url))
+        try:
+            return await self._follow(await self._ask(url, "ringing"))
+        except WebhookError as error:
+            return _Ending(Outcome.WEBHOOK_FAILED, str(error), error.status)
+        except twiml.TwimlError as error:
+            return _Ending(Outcome.BAD_TWIML, str(error))
+
+    async def _follow(self, verbs: Sequence[twiml.Verb]) -> _Ending:
+        """Follow TwiML until a verb or a stream ends the call, or no verb is left."""
+        left = deque(verbs)
+        while left:
+            match left.popleft():
+                case twiml.Reject(reason):
+                    return _Ending(Outcome.REJECTED, reason)
+                case twiml.Hangup():
+                    return _Ending(Outcome.SERVER_HUNG_UP, "<Hangup>")
+                case twiml.Connect() as verb:
+                    if ending := await self._connect(verb):
+                        return ending
+                    if verb.action is not None:
+                        left = deque(await self._ask(self._action_url(verb.action), "in-progress"))
+                case twiml.Other():
+                    continue
+                case unreachable:
+                    assert_never(unreachable)
+        return _Ending(Outcome.SERVER_HUNG_UP, "no TwiML left")
+
+    async def _ask(self, url: str, call_status: str) -> Sequence[twiml.Verb]:
+        return twiml.parse(await self._webhook.post(url, self._form(call_status)))
+
+    async def _connect(self, verb: twiml.Connect) -> _Ending | None:
+        """Conduct one stream; None when the server closed it and the TwiML goes on."""
+        if len(self._streams) >= self._options.max_streams:
+            return _Ending(Outcome.TOO_MANY_STREAMS, f"gave up after {len(self._streams)} streams")
+        url = verb.url.split("?")[0]
+        signature = signature_header(self._options.auth_token, url)
+        try:
+            socket = await dial(dialled(url, self._options.dial_url), signature)
+        except (WebSocketException, OSError) as error:
+            status = error.response.status_code if isinstance(error, InvalidStatus) else None
+            return _Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
+        async with socket:
+            return _ending(await self._conduct(socket, url, verb))
+
+    async def _conduct(self, socket: ClientConnection, url: str, verb: twiml.Connect) -> LineEnding:
+        pace = self._pace = self._pace or Realtime(time.monotonic)
+        started = self._started(verb)
+        opened_s = pace.now_s(self._now_s) if self._streams else 0.0
+        stream = CallerStream(started, self._script, self._playout, opened_s)
+        self._tell(StreamOpened(started.stream_sid, url, stream.opened_s))
+        ending = await converse(socket, stream, pace, lambda: self._beat(stream.now_s))
+        self._now_s = pace.now_s(stream.now_s) if isinstance(ending, Gone) else stream.now_s
+        self._playout.clear(self._now_s)
+        self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.tally), ending)
+        return ending
+
+    def _keep(self, record: StreamRecord, ending: LineEnding) -> None:
+        gone = ending if isinstance(ending, Gone) else Gone(CLOSED_NORMALLY, "")
+        self._streams.append(replace(record, close_code=gone.code, close_reason=gone.reason))
+        self._tell(StreamClosed(record.stream_sid, self._now_s, gone.code, gone.reason))
+
+    def _beat(self, now_s: float) -> None:
+        """Tell the levels once a quarter of a second."""
+        if now_s < (self._pulses + 1) * PULSE_S:
+            return
+        self._pulses, since_s = int(now_s / PULSE_S), max(now_s - PULSE_S, 0.0)
+        said = mulaw.decode(self._script.said[round(since_s * RATE_HZ) : round(now_s * RATE_HZ)])
+        heard = mulaw.decode(self._playout.heard(now_s, since_s))
+        lead_s, underruns = self._playout.lead_s(now_s), len(self._playout.underruns)
+        self._tell(Pulse(now_s, lead_s, underruns, level_dbfs(said), level_dbfs(heard)))
+
+    async def _post_status(self, path: str, ending: _Ending) -> _Ending:
+        status = "busy" if ending.outcome is Outcome.REJECTED else "completed"
+        form = self._form(status) | {"CallDuration": str(round(self._now_s))}
+        try:
+            await self._webhook.post(self._url(path), form)
+        except WebhookError as error:
+            failed = _Ending(Outcome.STATUS_FAILED, str(error), error.status)
+            return failed if ending.outcome in AS_INTENDED else ending
+        return ending
+
+    def _url(self, path: str) -> str:
+        return self._options.base_url.rstrip("/") + path
+
+    def _action_url(self, action: str) -> str:
+        """Return the URL of an action, which may be relative to the document that it stands in."""
+        return urljoin(self._url(self._options.voice_path), action)
+
+    def _form(self, call_status: str) -> dict[str, str]:
+        return {
+            "CallSid": self._call_sid,
+            "AccountSid": self._options.account_sid,
+            "From": self._options.from_number,
+            "To": self._options.to_number,
+            "CallStatus": call_status,
+            "Direction": "inbound",
+            "ApiVersion": "2010-04-01",
+        }
+
+    def _started(self, verb: twiml.Connect) -> Started:
+        stream_sid = StreamSid(f"MZ{secrets.token_hex(16)}")
+        return Started(stream_sid, self._call_sid, self._options.account_sid, verb.parameters)
+
+    def _report(self, ending: _Ending) -> CallReport:
+        heard = mulaw.decode(self._playout.heard(self._now_s))
+        return CallReport(
+            self._call_sid,
+            ending.outcome,
+            ending.sentence,
+            ending.status,
+            self._now_s,
+            _fitted(mulaw.decode(self._script.said), len(heard)),
+            heard,
+            tuple(self._streams),
+            tuple(self._playout.underruns),
+            tuple(self._playout.leads),
+            tuple(self._playout.returned),
+            self._playout.discarded_samples / RATE_HZ,
+        )
+
+
+def _ending(ending: LineEnding) -> _Ending | None:
+    """Return how the end of a stream ends the call, None when it does not."""
+    match ending:
+        case HungUp():
+            return _Ending(Outcome.CALLER_HUNG_UP, "the caller hung up")
+        case Refused(sentence):
+            return _Ending(Outcome.PROTOCOL_VIOLATION, sentence)
+        case Gone():
+            return None
+        case _:
+            assert_never(ending)
+
+
+def _fitted(samples: Samples, length: int) -> Samples:
+    """Cut the samples off at `length`, or end them in silence."""
+    return np.pad(samples[:length], (0, max(length - len(samples), 0)))

@@ -1,0 +1,208 @@
+"""Measure a line by what was said and what was heard: delay, fidelity, speech. Pure functions of int16 at 8 kHz.
+
+Delay is found by cross-correlation, fidelity by moving what was said onto what was heard (to a thousandth of a
+sample, since resampling delays by no whole number of samples), scaling it to fit, and comparing the rest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.simulator.wav import Samples
+from app.twilio.events import RATE_HZ
+
+Signal = NDArray[np.float64]
+FULL_SCALE = 32_768.0
+FLOOR_DBFS = -120.0
+QUIET_DBFS = -45.0
+LEVEL_WINDOW_SAMPLES = 80
+TELEPHONE_BAND_HZ = (200.0, 3_300.0)
+EDGE_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of time, in seconds from the start of the recording."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DelayWindow:
+    """The delay found in one window; `match` is the correlation there, 1 for a perfect copy."""
+
+    at_s: float
+    delay_ms: float
+    match: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Mouth-to-ear delay over a call; the percentiles are None when no window could be matched."""
+
+    windows: tuple[DelayWindow, ...]
+
+    @property
+    def p50_ms(self) -> float | None:
+        """Return the median."""
+        return self.percentile_ms(50)
+
+    @property
+    def p99_ms(self) -> float | None:
+        """Return the 99th percentile."""
+        return self.percentile_ms(99)
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """Return any percentile."""
+        return float(np.percentile([w.delay_ms for w in self.windows], percent)) if self.windows else None
+
+
+def mouth_to_ear_ms(
+    said: Samples, heard: Samples, window_s: float = 1.0, max_delay_s: float = 1.0, min_match: float = 0.5
+) -> Delay:
+    """Find when what was said was heard, window by window, to a whole sample (0.125 ms).
+
+    Windows quieter than -45 dB, or without a match of at least `min_match`, say nothing and are left out.
+    """
+    length = round(window_s * RATE_HZ)
+    starts = range(0, len(said) - length + 1, length)
+    windows = (_delay_window(said, heard, start, length, round(max_delay_s * RATE_HZ)) for start in starts)
+    return Delay(tuple(window for window in windows if window is not None and window.match >= min_match))
+
+
+def snr_db(said: Samples, heard: Samples, max_delay_s: float = 1.0) -> float:
+    """Return how far the noise lies below the signal in what was heard, in the telephone band.
+
+    What was said is moved by its (fractional) delay and scaled to fit; what is left over is noise. The two must be
+    one undisturbed stretch: an underrun or a jump in between counts as noise.
+    """
+    sent, received = _aligned(_signal(said), _signal(heard), max_delay_s)
+    gain = np.dot(sent, received) / max(np.dot(sent, sent), 1e-12)
+    noise = received - gain * sent
+    return _db(np.dot(gain * sent, gain * sent), np.dot(noise, noise))
+
+
+def window_snr_db(said: Samples, heard: Samples, delay: Delay, window_s: float = 1.0) -> tuple[float, ...]:
+    """Return `snr_db` for each window of `delay`: what a call is like whose play-out moved in between."""
+    length = round(window_s * RATE_HZ)
+    pairs = ((round(w.at_s * RATE_HZ), round(w.delay_ms * RATE_HZ / 1000)) for w in delay.windows)
+    return tuple(
+        snr_db(said[start : start + length], heard[start + lag : start + lag + length], max_delay_s=0.0)
+        for start, lag in pairs
+    )
+
+
+def fractional_delay_samples(said: Samples, heard: Samples, max_delay_s: float = 1.0) -> float:
+    """Return the delay of the whole recording, to a thousandth of a sample."""
+    sent, received = _signal(said), _signal(heard)
+    whole = _whole_delay(sent, received, round(max_delay_s * RATE_HZ))
+    return whole + _fraction(*_overlap(sent, received, whole))
+
+
+def level_dbfs(samples: Samples) -> float:
+    """Return the level of all samples together, in dB below full scale, at least -120."""
+    return float(_levels_dbfs(samples, max(len(samples), 1))[0]) if len(samples) else FLOOR_DBFS
+
+
+def speech_segments(samples: Samples, quiet_dbfs: float = QUIET_DBFS, bridge_s: float = 0.2) -> tuple[Segment, ...]:
+    """Return where there is sound, to 10 ms; pauses shorter than `bridge_s` are part of it."""
+    loud = np.flatnonzero(_levels_dbfs(samples, LEVEL_WINDOW_SAMPLES) > quiet_dbfs)
+    breaks = np.flatnonzero(np.diff(loud) * LEVEL_WINDOW_SAMPLES > bridge_s * RATE_HZ) + 1
+    return tuple(_segment(run[0], run[-1] + 1) for run in np.split(loud, breaks) if len(run))
+
+
+def silence_segments(samples: Samples, quiet_dbfs: float = QUIET_DBFS, bridge_s: float = 0.2) -> tuple[Segment, ...]:
+    """Return where there is no sound: what lies between the speech segments."""
+    speech = speech_segments(samples, quiet_dbfs, bridge_s)
+    starts = [0.0, *(segment.end_s for segment in speech)]
+    ends = [*(segment.start_s for segment in speech), len(samples) / RATE_HZ]
+    return tuple(Segment(start, end) for start, end in zip(starts, ends, strict=True) if end > start)
+
+
+def _segment(first: int, after: int) -> Segment:
+    return Segment(first * LEVEL_WINDOW_SAMPLES / RATE_HZ, after * LEVEL_WINDOW_SAMPLES / RATE_HZ)
+
+
+def _signal(samples: Samples) -> Signal:
+    return samples.astype(np.float64) / FULL_SCALE
+
+
+def _db(signal: float, noise: float) -> float:
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+
+
+def _levels_dbfs(samples: Samples, window: int) -> Signal:
+    whole = len(samples) // window * window
+    power = np.mean(_signal(samples[:whole]).reshape(-1, window) ** 2, axis=1)
+    levels: Signal = 10 * np.log10(np.maximum(power, 10 ** (FLOOR_DBFS / 10)))
+    return levels
+
+
+def _delay_window(said: Samples, heard: Samples, start: int, length: int, max_delay: int) -> DelayWindow | None:
+    window = said[start : start + length]
+    if level_dbfs(window) < QUIET_DBFS:
+        return None
+    matches = _matches(_signal(window), _signal(heard[start : start + length + max_delay]))
+    if not len(matches):
+        return None
+    delay = int(np.argmax(matches))
+    return DelayWindow(start / RATE_HZ, delay * 1000 / RATE_HZ, float(matches[delay]))
+
+
+def _matches(window: Signal, heard: Signal) -> Signal:
+    """Return the normalised correlation of the window with `heard` from each of its samples on."""
+    places = len(heard) - len(window) + 1
+    if places < 1:
+        return np.zeros(0)
+    products = _correlate(window, heard)[:places]
+    sums = np.concatenate([[0.0], np.cumsum(heard**2)])
+    energy = np.dot(window, window) * (sums[len(window) :] - sums[:places])
+    matches: Signal = products / np.sqrt(np.maximum(energy, 1e-12))
+    return matches
+
+
+def _correlate(sent: Signal, received: Signal) -> Signal:
+    """Return sum(sent[i] * received[i + delay]) for every delay from 0 on."""
+    size = 1 << (len(sent) + len(received) - 1).bit_length()
+    spectrum = np.conj(np.fft.rfft(sent, size)) * np.fft.rfft(received, size)
+    return np.fft.irfft(spectrum, size)
+
+
+def _whole_delay(sent: Signal, received: Signal, max_delay: int) -> int:
+    return int(np.argmax(_correlate(sent, received)[: max_delay + 1]))
+
+
+def _overlap(sent: Signal, received: Signal, delay: int) -> tuple[Signal, Signal]:
+    """Return the parts that belong together once the whole delay is taken out."""
+    length = min(len(sent), len(received) - delay)
+    return sent[:length], received[delay : delay + length]
+
+
+def _aligned(sent: Signal, received: Signal, max_delay_s: float) -> tuple[Signal, Signal]:
+    """Move `sent` onto `received`, both in the telephone band; the edges, which the moving blurs, are cut off."""
+    sent, received = _overlap(sent, received, _whole_delay(sent, received, round(max_delay_s * RATE_HZ)))
+    moved = _moved(sent, _fraction(sent, received))
+    inner = slice(EDGE_SAMPLES, len(sent) - EDGE_SAMPLES)
+    return moved[inner], _moved(received, 0.0)[inner]
+
+
+def _fraction(sent: Signal, received: Signal) -> float:
+    """Return the rest of the delay, in samples: where the correlation, read between the samples, is highest."""
+    cross = np.conj(np.fft.rfft(sent)) * np.fft.rfft(received)
+    angles = 2 * np.pi * np.fft.rfftfreq(len(sent))
+    best = 0.0
+    for step in (0.1, 0.01, 0.001):
+        tries = best + step * np.arange(-10, 11)
+        best = float(tries[np.argmax([np.sum((cross * np.exp(1j * angles * delay)).real) for delay in tries])])
+    return best
+
+
+def _moved(samples: Signal, delay: float) -> Signal:
+    """Delay by any number of samples, and keep the telephone band alone."""
+    spectrum = np.fft.rfft(samples)
+    turns = np.fft.rfftfreq(len(samples))
+    low, high = TELEPHONE_BAND_HZ
+    spectrum[(turns * RATE_HZ < low) | (turns * RATE_HZ > high)] = 0
+    return np.fft.irfft(spectrum * np.exp(-2j * np.pi * turns * delay), len(samples))

@@ -1,0 +1,57 @@
+"""What a simulated call is to be like."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.audio import mulaw
+from app.simulator.stream import KeyPress, Script, Stall
+from app.simulator.wav import Samples, read_audio
+from app.twilio.events import RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """One call to simulate; times are in seconds since its first stream starts.
+
+    `base_url` is the server's public URL, which the signatures are for; `dial_url` is where to find it, when elsewhere.
+    Without `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller
+    hangs up after `duration_s`, by default when the audio ends. `status_path` is told when the call is over. A call
+    with more than `max_streams` streams, one reconnect after the other, is given up.
+    """
+
+    base_url: str
+    auth_token: str | None
+    account_sid: str
+    audio: Path | Samples | None = None
+    duration_s: float | None = None
+    from_number: str = "+15550100001"
+    to_number: str = "+15550100000"
+    voice_path: str = "/twilio/voice"
+    status_path: str | None = None
+    call_sid: str | None = None
+    dial_url: str | None = None
+    keys: tuple[KeyPress, ...] = ()
+    stalls: tuple[Stall, ...] = ()
+    skip_silence: bool = False
+    max_streams: int = 10
+
+
+def read_script(options: CallOptions) -> Script:
+    """Return what the caller does; reads the audio file. Raises `ValueError` for a call of no length."""
+    said = _audio(options)
+    ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
+    if ends_s <= 0:
+        raise ValueError("a call needs audio or a duration")
+    return Script(mulaw.encode(said), ends_s, options.keys, options.stalls, options.skip_silence)
+
+
+def _audio(options: CallOptions) -> Samples:
+    match options.audio:
+        case None:
+            return np.zeros(0, np.int16)
+        case Path() as path:
+            return read_audio(path)
+        case samples:
+            return samples

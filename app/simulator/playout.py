@@ -1,0 +1,127 @@
+"""What the caller hears: a model of Twilio's play-out buffer, exact to the sample.
+
+Theory of operation. Play-out is first in, first out, at 8 kHz, and never stops by itself: what has been received is
+heard from the moment it arrives or from where the audio before it ends, whichever is later. So everything received can
+be laid down on the caller's time line at once, `now` is a cursor on that line, a mark is a position, and `clear` cuts
+the line off at the cursor.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from app.audio.mulaw import SILENCE
+from app.twilio.events import RATE_HZ
+
+MAX_BUFFERED_S = 600
+"""Twilio discards what would make the buffer longer (warning 31931)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underrun:
+    """A gap heard between two sounds: the audio after it came too late."""
+
+    start_s: float
+    length_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How far the buffer was ahead, in seconds, when more audio arrived."""
+
+    at_s: float
+    lead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnedMark:
+    """A mark on its way back: played, or `cleared`, which the server cannot tell apart."""
+
+    name: str
+    received_s: float
+    returned_s: float
+    cleared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    name: str
+    position: int
+    received_s: float
+
+
+class Playout:
+    """The buffer of one call, on a clock whose zero is the start of the call.
+
+    `now` is in seconds and never goes back; where it does, the latest `now` counts.
+    """
+
+    def __init__(self) -> None:
+        """Begin in silence."""
+        self.underruns: list[Underrun] = []
+        self.leads: list[Lead] = []
+        self.returned: list[ReturnedMark] = []
+        self.discarded_samples = 0
+        self._line = bytearray()
+        self._cursor = 0
+        self._gap_counts = False
+        self._marks: deque[_Mark] = deque()
+
+    def receive(self, payload: bytes, now: float) -> None:
+        """Take mu-law audio to be heard after everything before it."""
+        lead = len(self._line) - self._move(now)
+        if lead + len(payload) > MAX_BUFFERED_S * RATE_HZ:
+            self.discarded_samples += len(payload)
+            return
+        self.leads.append(Lead(now, max(lead, 0) / RATE_HZ))
+        self._fill_gap(-lead)
+        self._line += payload
+        self._gap_counts = True
+
+    def mark(self, name: str, now: float) -> None:
+        """Take a mark; the next `advance` returns it when nothing lies before it."""
+        position = max(len(self._line), self._move(now))
+        self._marks.append(_Mark(name, position, now))
+
+    def clear(self, now: float) -> list[str]:
+        """Forget what has not been heard; return every outstanding mark.
+
+        The silence that follows is wanted and no underrun, unless there was nothing to forget.
+        """
+        self._gap_counts &= self.lead_s(now) == 0
+        del self._line[self._move(now) :]
+        return self._return(len(self._marks), now, cleared=True)
+
+    def advance(self, now: float) -> list[str]:
+        """Play up to `now`; return the marks reached, in order."""
+        cursor = self._move(now)
+        return self._return(sum(mark.position <= cursor for mark in self._marks), now, cleared=False)
+
+    def next_mark_s(self) -> float | None:
+        """Return when the next mark will be reached, None without one."""
+        return self._marks[0].position / RATE_HZ if self._marks else None
+
+    def lead_s(self, now: float) -> float:
+        """Return how much audio the buffer still holds."""
+        return max(len(self._line) - self._move(now), 0) / RATE_HZ
+
+    def heard(self, now: float, since_s: float = 0.0) -> bytes:
+        """Return what has been heard from `since_s` to `now`, as mu-law at 8 kHz, silence included."""
+        cursor, start = self._move(now), math.floor(since_s * RATE_HZ + 1e-6)
+        return bytes(self._line[start:cursor]).ljust(cursor - start, bytes([SILENCE]))
+
+    def _move(self, now: float) -> int:
+        self._cursor = max(self._cursor, math.floor(now * RATE_HZ + 1e-6))
+        return self._cursor
+
+    def _fill_gap(self, samples: int) -> None:
+        if samples <= 0:
+            return
+        if self._gap_counts:
+            self.underruns.append(Underrun(len(self._line) / RATE_HZ, samples / RATE_HZ))
+        self._line += bytes([SILENCE]) * samples
+
+    def _return(self, count: int, now: float, cleared: bool) -> list[str]:
+        marks = [self._marks.popleft() for _ in range(count)]
+        self.returned += [ReturnedMark(mark.name, mark.received_s, now, cleared) for mark in marks]
+        return [mark.name for mark in marks]

@@ -1,0 +1,141 @@
+"""What a simulated call was like, in figures, as JSON and as a stereo WAV."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from app.simulator.playout import Lead, ReturnedMark, Underrun
+from app.simulator.stream import StreamTally
+from app.simulator.wav import Samples, write_stereo
+from app.twilio.events import RATE_HZ
+
+AUDIBLE = 64
+"""A sample louder than this (-54 dB below full scale) is a sound."""
+
+
+class Outcome(StrEnum):
+    """How a call ended."""
+
+    CALLER_HUNG_UP = "caller-hung-up"
+    SERVER_HUNG_UP = "server-hung-up"
+    REJECTED = "rejected"
+    WEBHOOK_FAILED = "webhook-failed"
+    BAD_TWIML = "bad-twiml"
+    HANDSHAKE_FAILED = "handshake-failed"
+    PROTOCOL_VIOLATION = "protocol-violation"
+    TOO_MANY_STREAMS = "too-many-streams"
+    STATUS_FAILED = "status-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """One stream of the call; the close code is the server's, 1000 when the caller hung up first."""
+
+    url: str
+    stream_sid: str
+    opened_s: float
+    closed_s: float
+    tally: StreamTally
+    close_code: int = 1000
+    close_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """One call; times are seconds since its first stream started.
+
+    `said` and `heard` are int16 at 8 kHz on one clock and equally long: what the caller spoke, after mu-law, and what
+    he heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
+    Twilio's buffer.
+    """
+
+    call_sid: str
+    outcome: Outcome
+    sentence: str
+    status: int | None
+    ended_s: float
+    said: Samples = field(repr=False)
+    heard: Samples = field(repr=False)
+    streams: tuple[StreamRecord, ...] = ()
+    underruns: tuple[Underrun, ...] = ()
+    leads: tuple[Lead, ...] = field(default=(), repr=False)
+    marks: tuple[ReturnedMark, ...] = field(default=(), repr=False)
+    discarded_s: float = 0.0
+
+    @property
+    def first_packet_s(self) -> float | None:
+        """Return when the first audio of the server's arrived, silent or not."""
+        return self.leads[0].at_s if self.leads else None
+
+    @property
+    def first_sound_s(self) -> float | None:
+        """Return when the caller heard the first sound."""
+        audible = np.abs(self.heard.astype(np.int32)) > AUDIBLE
+        return float(np.argmax(audible)) / RATE_HZ if audible.any() else None
+
+    @property
+    def close_code(self) -> int | None:
+        """Return the close code of the last stream."""
+        return self.streams[-1].close_code if self.streams else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """Return the close reason of the last stream."""
+        return self.streams[-1].close_reason if self.streams else None
+
+    @property
+    def underrun_s(self) -> float:
+        """Return the sum of all gaps heard."""
+        return sum(underrun.length_s for underrun in self.underruns)
+
+    def lead_percentile_ms(self, percent: float) -> float | None:
+        """Return a percentile of the lead that arriving audio found."""
+        return percentile_ms([lead.lead_s for lead in self.leads], percent)
+
+    def lateness_percentile_ms(self, percent: float) -> float | None:
+        """Return a percentile of how late this simulator itself sent its packets."""
+        return percentile_ms([late_s for stream in self.streams for late_s in stream.tally.lateness_s], percent)
+
+    def to_json(self) -> str:
+        """Return all figures, without the audio, as JSON with an indent."""
+        figures = {
+            "call_sid": self.call_sid,
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "status": self.status,
+            "ended_s": self.ended_s,
+            "first_packet_s": self.first_packet_s,
+            "first_sound_s": self.first_sound_s,
+            "underrun_s": self.underrun_s,
+            "discarded_s": self.discarded_s,
+            "lead_ms": {f"p{percent}": self.lead_percentile_ms(percent) for percent in (0, 50, 99, 100)},
+            "lateness_ms": {f"p{percent}": self.lateness_percentile_ms(percent) for percent in (50, 99, 100)},
+            "underruns": [asdict(underrun) for underrun in self.underruns],
+            "streams": [_figures(stream) for stream in self.streams],
+            "marks": [asdict(mark) for mark in self.marks],
+            "leads": [[lead.at_s, lead.lead_s * 1000] for lead in self.leads],
+        }
+        return json.dumps(figures, indent=2)
+
+    def save_json(self, path: Path) -> None:
+        """Write the figures."""
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def save_wav(self, path: Path) -> None:
+        """Write what was said (left) and heard (right)."""
+        write_stereo(path, self.said, self.heard)
+
+
+def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
+    """Return a percentile in milliseconds, None of nothing."""
+    return float(np.percentile(seconds, percent)) * 1000 if seconds else None
+
+
+def _figures(stream: StreamRecord) -> dict[str, object]:
+    """Return a stream without its tally's long list."""
+    tally = {name: value for name, value in asdict(stream.tally).items() if name != "lateness_s"}
+    return asdict(stream) | {"tally": tally}

@@ -1,0 +1,174 @@
+"""How Twilio conducts one stream, without I/O: packets out on the caller's clock, marks back when they are heard.
+
+Theory of operation. `now` is in seconds since the call's first stream started; `due_s` says when the stream wants to
+be woken next. A packet leaves when its last sample is spoken, at a time counted in samples since the stream opened, so
+nothing drifts. What the server sends goes into the call's `Playout`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.audio.mulaw import SILENCE
+from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
+from app.simulator.playout import Playout
+from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
+from app.twilio.protocol import State
+
+PACKET_SAMPLES = 160
+PACKET_MS = 20
+NEVER = math.inf
+ROUNDING_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Send this text on the socket."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSocket:
+    """Close the socket: the call has left the stream."""
+
+
+Command = SendMessage | CloseSocket
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPress:
+    """The caller presses a key at this time of the call."""
+
+    at_s: float
+    digit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """The line to the server holds packets back for this long, then delivers them all at once."""
+
+    at_s: float
+    length_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What the caller does: `said` is mu-law from the start of the call, silence follows; he hangs up at `ends_s`.
+
+    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls.
+    """
+
+    said: bytes
+    ends_s: float
+    keys: Sequence[KeyPress] = ()
+    stalls: Sequence[Stall] = ()
+    skip_silence: bool = False
+
+
+@dataclass(slots=True)
+class StreamTally:
+    """What one stream counted."""
+
+    packets_sent: int = 0
+    bytes_received: int = 0
+    ragged_packets: int = 0
+    lateness_s: list[float] = field(default_factory=list)
+
+
+class CallerStream:
+    """One stream of a call; `tally` counts, `over` tells that the caller has hung up.
+
+    `tally.ragged_packets` counts payloads that are no multiple of 160 bytes, `tally.lateness_s` how late each packet
+    was handed out: how far this simulator itself can be trusted.
+    """
+
+    def __init__(self, started: Started, script: Script, playout: Playout, opened_s: float) -> None:
+        """Begin a stream that opens at `opened_s` of the call."""
+        self.tally = StreamTally()
+        self.opened_s = opened_s
+        self.now_s = opened_s
+        self._carrier = CarrierProtocol()
+        self._started, self._script, self._playout = started, script, playout
+        self._packet = 0
+        self._keys = sorted((key for key in script.keys if key.at_s >= opened_s), key=lambda key: key.at_s)
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the caller has hung up."""
+        return self._carrier.state is State.STOPPED
+
+    def open(self) -> list[Command]:
+        """Introduce the stream."""
+        return self._send(Connected(), self._started)
+
+    def due_s(self) -> float:
+        """Return when `advance` has something to do."""
+        return min(self._mark_due_s(), self._key_due_s(), self._packet_due_s(), self._end_due_s())
+
+    def advance(self, now: float) -> list[Command]:
+        """Do all that is due by `now`, in the order in which it fell due."""
+        self.now_s = max(self.now_s, now)
+        commands: list[Command] = []
+        while not self.over and (due := self.due_s()) <= self.now_s:
+            commands += self._act(due)
+        return commands
+
+    def receive(self, message: str | bytes, now: float) -> list[Command]:
+        """Take one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
+        commands = self.advance(now)
+        if self.over:
+            return commands
+        return commands + self._obey(self._carrier.receive(message)) + self._return(self._playout.advance(self.now_s))
+
+    def _obey(self, wanted: ServerEvent) -> list[Command]:
+        match wanted:
+            case Play(payload):
+                self._playout.receive(payload, self.now_s)
+                self.tally.bytes_received += len(payload)
+                self.tally.ragged_packets += len(payload) % PACKET_SAMPLES != 0
+            case SetMark(name):
+                self._playout.mark(name, self.now_s)
+            case ClearBuffer():
+                return self._return(self._playout.clear(self.now_s))
+        return []
+
+    def _act(self, due: float) -> list[Command]:
+        if due == self._mark_due_s():
+            return self._return(self._playout.advance(due))
+        if due == self._key_due_s():
+            return self._send(DtmfPressed(self._keys.pop(0).digit))
+        if due == self._packet_due_s():
+            return self._speak(due)
+        return [*self._send(Stopped()), CloseSocket()]
+
+    def _speak(self, due: float) -> list[Command]:
+        start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES
+        payload = self._script.said[start : start + PACKET_SAMPLES].ljust(PACKET_SAMPLES, bytes([SILENCE]))
+        self._packet += 1
+        if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
+            return []
+        self.tally.packets_sent += 1
+        self.tally.lateness_s.append(self.now_s - due)
+        return self._send(Media(self._packet * PACKET_MS, payload))
+
+    def _mark_due_s(self) -> float:
+        due = self._playout.next_mark_s()
+        return NEVER if due is None else due
+
+    def _key_due_s(self) -> float:
+        return self._keys[0].at_s if self._keys else NEVER
+
+    def _packet_due_s(self) -> float:
+        due = self.opened_s + (self._packet + 1) * PACKET_SAMPLES / RATE_HZ
+        held_until = (stall.at_s + stall.length_s for stall in self._script.stalls if stall.at_s <= due)
+        return max([due, *held_until])
+
+    def _end_due_s(self) -> float:
+        return self._script.ends_s + ROUNDING_S
+
+    def _return(self, names: Sequence[str]) -> list[Command]:
+        return self._send(*(MarkPlayed(name) for name in names))
+
+    def _send(self, *events: Event) -> list[Command]:
+        return [SendMessage(self._carrier.send(event)) for event in events]

@@ -1,0 +1,89 @@
+"""What can go wrong on a line, as data: one scenario, from a small JSON file or from the list of known ones."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `at_s` on, for `length_s` seconds of the call."""
+
+    at_s: float
+    length_s: float
+
+    def delay(self, moment_s: float) -> float:
+        """Return `moment_s`, or the end of the window if it lies within."""
+        end_s = self.at_s + self.length_s
+        return end_s if self.at_s <= moment_s < end_s else moment_s
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A line and what happens on it; all times in seconds.
+
+    A packet takes `travel_s` each way and up to twice `jitter_s` more towards us; packets leave in groups of `grouped`.
+    `stalls` hold the caller's packets back, `unread` Twilio's reading of ours; in `held` our event loop does nothing,
+    in `engine_late` the workers. `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says
+    nothing, and no packets are sent if `suppressed`. The workers take `step_s` for a frame.
+    """
+
+    name: str = "steady"
+    seconds: float = 60.0
+    travel_s: float = 0.01
+    jitter_s: float = 0.0
+    grouped: int = 1
+    stalls: tuple[Window, ...] = ()
+    unread: tuple[Window, ...] = ()
+    held: tuple[Window, ...] = ()
+    engine_late: tuple[Window, ...] = ()
+    drift_ppm: float = 0.0
+    silent: tuple[Window, ...] = ()
+    suppressed: bool = False
+    step_s: float = 0.002
+    seed: int = 1
+
+    @property
+    def troubles(self) -> tuple[Window, ...]:
+        """Return everything that stops the flow for a while."""
+        return tuple(sorted((*self.stalls, *self.unread, *self.held, *self.engine_late), key=lambda one: one.at_s))
+
+
+KNOWN = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(),
+        *(Scenario(f"stall-{length_s}", stalls=(Window(20, length_s),)) for length_s in (0.2, 0.6, 2.0, 5.0)),
+        Scenario("engine-late", engine_late=(Window(20, 1.0),)),
+        Scenario("loop-held", held=(Window(20, 0.5),)),
+        Scenario("socket-unread", unread=(Window(20, 2.0),)),
+        Scenario("jitter", seconds=300, jitter_s=0.03),
+        Scenario("pairs", grouped=2),
+        Scenario("triples", grouped=3),
+        Scenario("fast-clock", seconds=3600, drift_ppm=200),
+        Scenario("slow-clock", seconds=3600, drift_ppm=-200),
+        Scenario("suppressed", silent=(Window(10, 5), Window(25, 10)), suppressed=True),
+    )
+}
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Read a scenario from a JSON object of the fields of `Scenario`. Raises ValueError that names what is wrong."""
+    try:
+        wanted = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    known = {field.name for field in fields(Scenario)}
+    if not isinstance(wanted, dict) or not set(wanted) <= known:
+        raise ValueError(f"{path} must be an object with these fields only: {', '.join(sorted(known))}")
+    windows = {"stalls", "unread", "held", "engine_late", "silent"}
+    try:
+        values: dict[str, Any] = {name: _windows(value) if name in windows else value for name, value in wanted.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path}: a window is {{"at_s": 20, "length_s": 0.6}} ({error!r})') from error
+    return Scenario(**values)
+
+
+def _windows(wanted: list[dict[str, Any]]) -> tuple[Window, ...]:
+    return tuple(Window(float(one["at_s"]), float(one["length_s"])) for one in wanted)

@@ -1,0 +1,216 @@
+"""A call in virtual time: the session and Twilio's play-out buffer, without I/O, as fast as they compute.
+
+Theory of operation. A queue of moments, each with what happens then. The caller's packets set out on his clock, arrive
+as the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`;
+its audio goes into the model of Twilio's buffer, whose marks travel back. The delay of a frame is read off the
+buffer: where its first sample is heard, less where it was spoken.
+"""
+
+import heapq
+import itertools
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.audio import mulaw
+from app.call.playout import ClearAudio, SendAudio
+from app.call.record import CallRecord
+from app.call.session import CallLimits, CallSession, Command, End, Listen
+from app.demo.conversation import talk
+from app.simulator.playout import Playout, Underrun
+from app.simulator.trouble import Scenario, Window
+from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
+from workers.messages import Epoch, Frame, Slot
+
+PACKET_S = 0.02
+PACKET = 160
+CALL = CallSid("CAvirtual")
+STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A frame as the caller heard it: spoken, and heard so much later."""
+
+    spoken_s: float
+    delay_s: float
+
+
+@dataclass
+class VirtualReport:
+    """What came of it; times in seconds of the call."""
+
+    scenario: Scenario
+    record: CallRecord
+    heard: list[Heard] = field(default_factory=list)
+    sound: bytes = b""
+    """Mu-law from the start of the call on."""
+    leads: list[tuple[float, float]] = field(default_factory=list)
+    underruns: list[Underrun] = field(default_factory=list)
+
+    def delay_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
+        """Return a percentile of the mouth-to-ear delay of what was spoken in that time."""
+        delays = [one.delay_s for one in self.heard if from_s <= one.spoken_s < to_s]
+        return float(np.percentile(delays, percent)) * 1000
+
+    def underruns_after(self, moment_s: float) -> int:
+        """Return how many gaps were heard from then on."""
+        return sum(underrun.start_s >= moment_s for underrun in self.underruns)
+
+
+def echo(frame: Frame) -> Frame:
+    """Be the workers of a line test."""
+    return frame
+
+
+class _VirtualCall:
+    def __init__(self, scenario: Scenario, said: bytes, workers: Callable[[Frame], Frame]) -> None:
+        self._scenario = scenario
+        self._said = said
+        self._workers = workers
+        self._random = random.Random(scenario.seed)  # noqa: S311 - trouble, not secrets
+        self._moments: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = itertools.count()
+        self._session = CallSession(CALL, "", CallLimits(0, 60.0, 1e9, 0.0), 0.0)
+        self._playout = Playout()
+        self._report = VirtualReport(scenario, self._session.record)
+        self._spoken_s: dict[int, float] = {}
+        self._arrived_s = self._sent_s = self._worker_free_s = 0.0
+        self._timer_s: float | None = None
+
+    def run(self) -> VirtualReport:
+        self._session.socket_opened(0.0)
+        self._do(self._session.receive(STARTED, 0.0), 0.0)
+        self._speak(0)
+        while self._moments and self._moments[0][0] < self._scenario.seconds:
+            moment_s, _, act = heapq.heappop(self._moments)
+            act(moment_s)
+        self._report.sound = self._playout.heard(self._scenario.seconds)
+        self._report.underruns = self._playout.underruns
+        self._report.leads = [(lead.at_s, lead.lead_s) for lead in self._playout.leads]
+        return self._report
+
+    def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self._moments, (moment_s, next(self._order), act))
+
+    def _speak(self, number: int) -> None:
+        """Send the packet of that number on its way, when its last sample is spoken."""
+        scenario = self._scenario
+        packet_s = PACKET_S / (1 + scenario.drift_ppm * 1e-6)
+        leaves_s = (number // scenario.grouped + 1) * scenario.grouped * packet_s
+        travel_s = scenario.travel_s + self._random.uniform(0, 2 * scenario.jitter_s)
+        self._arrived_s = max(self._arrived_s, _through(scenario.stalls, leaves_s + travel_s))
+        spoken_s = number * packet_s
+        self._at(spoken_s + packet_s, lambda _: self._speak(number + 1))
+        if not (scenario.suppressed and any(one.delay(spoken_s) != spoken_s for one in scenario.silent)):
+            self._at(self._read_s(self._arrived_s), lambda now: self._hear(number, now))
+
+    def _read_s(self, moment_s: float) -> float:
+        """Return when our event loop gets to it."""
+        return _through(self._scenario.held, moment_s)
+
+    def _hear(self, number: int, now: float) -> None:
+        place = number * PACKET % len(self._said)
+        media = Media(number * 20, self._said[place : place + PACKET])
+        self._do(self._session.receive(media, now), now)
+
+    def _do(self, commands: list[Command], now: float) -> None:
+        for command in commands:
+            match command:
+                case Listen():
+                    self._work(command, now)
+                case SendAudio():
+                    self._send(command, now)
+                case ClearAudio():
+                    self._at(now + self._scenario.travel_s, self._clear)
+                case End():
+                    self._moments.clear()
+                    return
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        due_s = self._read_s(max(now, self._session.get_timer()))
+        if self._timer_s is None or due_s < self._timer_s:
+            self._timer_s = due_s
+            self._at(due_s, self._handle_timer)
+
+    def _handle_timer(self, now: float) -> None:
+        if self._timer_s is not None and now >= self._timer_s:
+            self._timer_s = None
+        self._do(self._session.handle_timer(now), now)
+
+    def _work(self, listen: Listen, now: float) -> None:
+        """Echo one frame. At most one waits: a newer one takes its place, as in the workers."""
+        began_s = _through(self._scenario.engine_late, max(now, self._worker_free_s))
+        if began_s > now + self._scenario.step_s and began_s == self._worker_free_s:
+            return
+        self._worker_free_s = began_s + self._scenario.step_s
+        spoken_s = listen.seq * 0.08 / (1 + self._scenario.drift_ppm * 1e-6)
+        frame = self._workers(Frame(Slot(0), Epoch(1), listen.seq, listen.pcm))
+        self._at(self._read_s(self._worker_free_s), lambda moment_s: self._answer(frame, spoken_s, moment_s))
+
+    def _answer(self, frame: Frame, spoken_s: float, now: float) -> None:
+        self._spoken_s[frame.seq] = spoken_s
+        self._do(self._session.take_frame(frame, now), now)
+
+    def _send(self, audio: SendAudio, now: float) -> None:
+        arrives_s = _through(self._scenario.unread, now + self._scenario.travel_s)
+        self._sent_s = max(self._sent_s, arrives_s)
+        self._at(self._sent_s, lambda moment_s: self._play(audio, moment_s))
+
+    def _play(self, audio: SendAudio, now: float) -> None:
+        spoken_s, starts_s = self._spoken_s.pop(audio.seq), now + self._playout.lead_s(now)
+        self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
+        self._playout.receive(audio.payload, now)
+        self._playout.mark(audio.mark, now)
+        self._at(starts_s + len(audio.payload) / mulaw.SAMPLE_RATE_HZ, self._return_marks)
+
+    def _clear(self, now: float) -> None:
+        self._return(self._playout.clear(now), now)
+
+    def _return_marks(self, now: float) -> None:
+        self._return(self._playout.advance(now), now)
+
+    def _return(self, names: list[str], now: float) -> None:
+        for name in names:
+            arrives_s = self._read_s(_through(self._scenario.stalls, now + self._scenario.travel_s))
+            self._at(arrives_s, lambda moment_s, name=name: self._take_mark(name, moment_s))  # type: ignore[misc]
+
+    def _take_mark(self, name: str, now: float) -> None:
+        self._do(self._session.receive(MarkPlayed(name), now), now)
+
+
+def _through(windows: tuple[Window, ...], moment_s: float) -> float:
+    for window in windows:
+        moment_s = window.delay(moment_s)
+    return moment_s
+
+
+def run_virtual(
+    scenario: Scenario, said: bytes | None = None, workers: Callable[[Frame], Frame] = echo
+) -> VirtualReport:
+    """Run one call in virtual time, by default a line test.
+
+    The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
+    in virtual time that takes `step_s`, however long it really takes.
+    """
+    return _VirtualCall(scenario, said or _speech(), workers).run()
+
+
+def _speech() -> bytes:
+    return mulaw.encode(np.resize(talk(), 60 * mulaw.SAMPLE_RATE_HZ))
+
+
+def as_json(report: VirtualReport) -> str:
+    """Return the figures of a run as JSON."""
+    figures = {
+        "scenario": report.scenario.name,
+        "delay_ms": {f"p{percent}": round(report.delay_ms(percent), 1) for percent in (0, 50, 99, 100)},
+        "underruns": len(report.underruns),
+        "underruns_after_10_s": report.underruns_after(10),
+        "counts": dict(report.record.counts),
+    }
+    return json.dumps(figures)

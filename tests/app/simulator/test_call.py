@@ -1,0 +1,245 @@
+"""Whole calls against a small server, in real time and therefore short; no test asks how long anything took."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.audio import mulaw
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.progress import Ended, Progress, Pulse, Ringing, StreamClosed, StreamOpened
+from app.simulator.report import Outcome
+from app.simulator.stream import KeyPress
+from app.twilio import twiml
+from app.twilio.events import DtmfPressed, MarkPlayed, Started, Stopped
+from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, Line, SmallServer, connect, echo, leave, serving
+
+WAVE = np.sin(np.arange(8_000) * 0.3 + 0.1)
+SAID = (3_000 * WAVE + np.where(WAVE < 0, -4_000, 4_000)).astype(np.int16)
+"""Never silent: what is silent in what is heard was not said."""
+ON_THE_LINE = mulaw.decode(mulaw.encode(SAID))
+
+
+def options(server: SmallServer) -> CallOptions:
+    return CallOptions(
+        base_url=PUBLIC_URL,
+        dial_url=server.url,
+        auth_token=TOKEN,
+        account_sid="AC1",
+        audio=SAID,
+        duration_s=0.5,
+    )
+
+
+async def test_the_caller_hears_the_echo_of_what_he_said_and_no_sooner_than_a_frame_is_full() -> None:
+    async with serving(echo) as server:
+        report = await simulate(options(server))
+    assert report.outcome is Outcome.CALLER_HUNG_UP
+    assert len(report.said) == len(report.heard) >= 4_000
+    np.testing.assert_array_equal(report.said, ON_THE_LINE[: len(report.said)])
+    sounds = report.heard[report.heard != 0]
+    assert len(sounds) > 0
+    np.testing.assert_array_equal(sounds, ON_THE_LINE[: len(sounds)])
+    assert np.flatnonzero(report.heard)[0] >= 640
+
+
+async def test_the_webhook_gets_the_form_that_twilio_sends() -> None:
+    async with serving(echo, answers=[connect(), "ignored"]) as server:
+        report = await simulate(replace(options(server), status_path="/status"))
+    number = {"From": "+15550100001", "To": "+15550100000"}
+    form = {
+        "CallSid": report.call_sid,
+        "AccountSid": "AC1",
+        **number,
+        "Direction": "inbound",
+        "ApiVersion": "2010-04-01",
+    }
+    [(_, ringing), (_, over)] = server.asked
+    assert [path for path, _ in server.asked] == ["/twilio/voice", "/status"]
+    assert ringing == form | {"CallStatus": "ringing"}
+    assert over == form | {"CallStatus": "completed", "CallDuration": str(round(report.ended_s))}
+
+
+async def test_the_upgrade_has_twilios_headers_and_no_others() -> None:
+    async with serving(echo) as server:
+        await simulate(options(server))
+    [headers] = server.upgrades
+    assert headers["User-Agent"] == "Twilio.TmeWs/1.0"
+    assert {name.lower() for name in headers} == {
+        "host",
+        "upgrade",
+        "connection",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "user-agent",
+        "x-twilio-signature",
+    }
+
+
+async def test_the_stream_starts_with_our_parameters_and_ends_with_stop() -> None:
+    async with serving(echo) as server:
+        report = await simulate(options(server))
+    events = server.lines[0].events
+    assert isinstance(events[1], Started)
+    assert (events[1].call_sid, events[1].parameters) == (report.call_sid, {"slot": "3"})
+    assert events[-1] == Stopped()
+    assert server.lines[0].protocol.sequence_gaps == 0
+
+
+async def test_keys_arrive_between_the_packets() -> None:
+    async with serving(echo) as server:
+        await simulate(replace(options(server), keys=(KeyPress(0.0, "1"), KeyPress(0.05, "#"))))
+    events = server.lines[0].events
+    assert [events.index(DtmfPressed(digit)) for digit in "1#"] == [2, 5]
+
+
+async def test_a_mark_behind_nothing_comes_back_at_once() -> None:
+    async def part(line: Line) -> None:
+        await line.until(Started)
+        await line.socket.send_str(line.protocol.mark("m"))
+        assert await line.until(MarkPlayed) == MarkPlayed("m")
+        await line.until(Stopped)
+
+    async with serving(part) as server:
+        report = await simulate(options(server))
+    assert [(mark.name, mark.cleared) for mark in report.marks] == [("m", False)]
+
+
+async def test_a_stream_that_the_server_closes_leads_to_the_action() -> None:
+    answers = [connect(), connect("/media/again"), twiml.hangup()]
+    async with serving(leave, leave, answers=answers) as server:
+        report = await simulate(options(server))
+    assert [path for path, _ in server.asked] == ["/twilio/voice", "/after", "/after"]
+    assert [form["CallStatus"] for _, form in server.asked] == ["ringing", "in-progress", "in-progress"]
+    assert report.outcome is Outcome.SERVER_HUNG_UP
+    assert [stream.close_code for stream in report.streams] == [1000, 1000]
+    assert len({stream.stream_sid for stream in report.streams}) == 2
+
+
+async def test_a_lost_socket_leads_to_the_action_too() -> None:
+    async def part(line: Line) -> None:
+        await line.until(Started)
+        transport = line.socket._req.transport if line.socket._req else None  # what a killed server looks like
+        assert transport is not None
+        transport.close()
+
+    async with serving(part, answers=[connect(), twiml.hangup()]) as server:
+        report = await simulate(options(server))
+    assert (report.outcome, report.close_code) == (Outcome.SERVER_HUNG_UP, 1006)
+
+
+async def test_a_server_that_reconnects_for_ever_is_given_up() -> None:
+    async with serving(*5 * [leave], answers=6 * [connect()]) as server:
+        report = await simulate(replace(options(server), max_streams=3))
+    assert report.outcome is Outcome.TOO_MANY_STREAMS
+    assert len(report.streams) == 3
+
+
+async def test_a_busy_server_rejects_the_call() -> None:
+    async with serving(answers=[twiml.reject_busy()]) as server:
+        report = await simulate(options(server))
+    assert (report.outcome, report.sentence) == (Outcome.REJECTED, "busy")
+    assert (report.first_packet_s, report.first_sound_s, report.close_code, len(report.heard)) == (None, None, None, 0)
+
+
+@pytest.mark.parametrize("auth_token", [None, "wrong"])
+async def test_a_call_that_is_not_signed_rightly_is_refused(auth_token: str | None) -> None:
+    async with serving() as server:
+        report = await simulate(replace(options(server), auth_token=auth_token))
+    assert (report.outcome, report.status) == (Outcome.WEBHOOK_FAILED, 403)
+
+
+async def test_a_socket_that_is_refused_ends_the_call() -> None:
+    elsewhere = twiml.connect("wss://elsewhere.example/media/token", "/after", {})
+    async with serving(answers=[elsewhere]) as server:
+        report = await simulate(options(server))
+    assert (report.outcome, report.status) == (Outcome.HANDSHAKE_FAILED, 403)
+
+
+async def test_an_absent_server_is_reported() -> None:
+    async with serving() as server:
+        absent = options(server)
+    report = await simulate(absent)
+    assert (report.outcome, report.status) == (Outcome.WEBHOOK_FAILED, None)
+
+
+async def test_a_status_callback_that_fails_is_reported_unless_something_worse_did() -> None:
+    async with serving(echo, answers=[connect()]) as server:
+        report = await simulate(replace(options(server), status_path="/status"))
+        assert (report.outcome, report.status) == (Outcome.STATUS_FAILED, 500)
+    report = await simulate(replace(options(server), status_path="/status"))
+    assert report.outcome is Outcome.WEBHOOK_FAILED
+
+
+async def test_an_answer_that_is_no_twiml_is_reported() -> None:
+    async with serving(answers=["Internal Server Error"]) as server:
+        assert (await simulate(options(server))).outcome is Outcome.BAD_TWIML
+
+
+@pytest.mark.parametrize("message", ["{}", b"binary", '{"event":"media","streamSid":"MZother","media":{"payload":""}}'])
+async def test_what_twilio_would_refuse_ends_the_call(message: str | bytes) -> None:
+    async def part(line: Line) -> None:
+        await line.until(Started)
+        await (line.socket.send_str(message) if isinstance(message, str) else line.socket.send_bytes(message))
+        await line.until(Stopped)
+
+    async with serving(part) as server:
+        assert (await simulate(options(server))).outcome is Outcome.PROTOCOL_VIOLATION
+
+
+async def test_progress_tells_the_story() -> None:
+    told: list[Progress] = []
+    async with serving(echo) as server:
+        await simulate(options(server), told.append)
+    pulses = [event for event in told if isinstance(event, Pulse)]
+    assert [type(event) for event in told] == [Ringing, StreamOpened, *len(pulses) * [Pulse], StreamClosed, Ended]
+    assert pulses[0].at_s >= 0.25
+    assert -20 < pulses[0].said_dbfs < -10
+
+
+async def test_the_report_is_saved(tmp_path: Path) -> None:
+    async with serving(echo) as server:
+        report = await simulate(options(server))
+    report.save_json(tmp_path / "call.json")
+    report.save_wav(tmp_path / "call.wav")
+    figures = json.loads((tmp_path / "call.json").read_text())
+    assert figures["outcome"] == "caller-hung-up"
+    assert figures["first_packet_s"] == report.first_packet_s
+    assert figures["streams"][0]["tally"]["packets_sent"] == 25
+    assert (tmp_path / "call.wav").stat().st_size == 44 + 4 * len(report.heard)
+
+
+async def test_a_call_of_no_length_is_our_mistake() -> None:
+    with pytest.raises(ValueError, match="duration"):
+        await simulate(CallOptions(PUBLIC_URL, None, "AC1"))
+
+
+async def test_two_calls_at_once_are_two_calls() -> None:
+    async with serving(echo, echo, answers=2 * [connect()]) as server, asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(simulate(options(server))) for _ in range(2)]
+    reports = [call.result() for call in calls]
+    assert [report.outcome for report in reports] == 2 * [Outcome.CALLER_HUNG_UP]
+    assert len({report.call_sid for report in reports}) == 2
+    for report in reports:
+        assert report.streams[0].tally.packets_sent == 25
+        assert report.first_packet_s is not None
+        assert report.first_packet_s >= 0.08
+        assert (report.lateness_percentile_ms(0) or 0.0) >= 0.0
+
+
+async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:
+    async def part(line: Line) -> None:
+        await line.until(Started)
+        await line.socket.send_str(line.protocol.media(bytes(800)))
+        await line.socket.send_str(line.protocol.mark("m"))
+        assert await line.until(MarkPlayed) == MarkPlayed("m")
+        await line.until(Stopped)
+
+    async with serving(part) as server:
+        report = await simulate(options(server))
+    [mark], [arrival] = report.marks, report.leads
+    assert mark.returned_s - arrival.at_s == pytest.approx(0.1, abs=0.001)

@@ -1,0 +1,166 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.audio.mulaw import SILENCE
+from app.simulator.playout import MAX_BUFFERED_S, Lead, Playout, ReturnedMark, Underrun
+
+QUIET = bytes([SILENCE])
+A, B = b"\x01", b"\x02"
+
+
+def test_audio_is_heard_from_when_it_arrives() -> None:
+    playout = Playout()
+    playout.receive(A * 160, 0.1)
+    assert playout.heard(0.13) == QUIET * 800 + A * 160 + QUIET * 80
+
+
+def test_audio_waits_for_the_audio_before_it() -> None:
+    playout = Playout()
+    playout.receive(A * 640, 0.0)
+    playout.receive(B * 640, 0.06)
+    assert playout.heard(0.16) == A * 640 + B * 640
+    assert playout.leads == [Lead(0.0, 0.0), Lead(0.06, 0.02)]
+    assert playout.underruns == []
+
+
+def test_only_what_has_been_played_is_heard() -> None:
+    playout = Playout()
+    playout.receive(A * 640, 0.0)
+    assert playout.heard(0.02) == A * 160
+    assert playout.heard(0.03, since_s=0.01) == A * 160
+    assert playout.lead_s(0.03) == 0.05
+
+
+def test_audio_that_comes_too_late_leaves_a_gap() -> None:
+    playout = Playout()
+    playout.receive(A * 160, 1.0)
+    playout.receive(B * 160, 1.03)
+    assert playout.underruns == [Underrun(1.02, 0.01)]
+    assert playout.heard(1.05)[8000:] == A * 160 + QUIET * 80 + B * 160
+
+
+def test_audio_that_comes_just_in_time_leaves_none() -> None:
+    playout = Playout()
+    for frame in range(100):
+        playout.receive(A * 640, frame * 0.08)
+    assert playout.underruns == []
+    assert playout.heard(8.0) == A * 64_000
+
+
+def test_silence_before_the_first_and_after_the_last_sound_is_no_gap() -> None:
+    playout = Playout()
+    playout.receive(A * 160, 5.0)
+    playout.advance(60.0)
+    assert playout.underruns == []
+
+
+def test_marks_come_back_when_the_audio_before_them_has_been_heard() -> None:
+    playout = Playout()
+    playout.receive(A * 640, 0.5)
+    playout.mark("first", 0.5)
+    playout.receive(B * 160, 0.5)
+    playout.mark("second", 0.5)
+    assert playout.next_mark_s() == 0.58
+    assert playout.advance(0.57) == []
+    assert playout.advance(0.58) == ["first"]
+    assert playout.advance(1.0) == ["second"]
+    assert playout.next_mark_s() is None
+    assert playout.returned == [
+        ReturnedMark("first", 0.5, 0.58, cleared=False),
+        ReturnedMark("second", 0.5, 1.0, cleared=False),
+    ]
+
+
+def test_a_mark_behind_nothing_comes_back_at_once() -> None:
+    playout = Playout()
+    playout.mark("m", 0.25)
+    assert playout.advance(0.25) == ["m"]
+
+
+def test_clear_empties_the_buffer_and_returns_every_mark() -> None:
+    playout = Playout()
+    playout.receive(A * 640, 0.0)
+    playout.mark("first", 0.0)
+    playout.receive(A * 640, 0.0)
+    playout.mark("second", 0.0)
+    assert playout.clear(0.02) == ["first", "second"]
+    assert playout.heard(1.0) == A * 160 + QUIET * 7840
+    assert [mark.cleared for mark in playout.returned] == [True, True]
+    assert playout.advance(1.0) == []
+
+
+def test_the_silence_after_a_clear_is_wanted() -> None:
+    playout = Playout()
+    playout.receive(A * 640, 0.0)
+    playout.clear(0.02)
+    playout.receive(B * 160, 0.5)
+    assert playout.underruns == []
+    assert playout.heard(0.52) == A * 160 + QUIET * 3840 + B * 160
+
+
+def test_a_clear_of_nothing_hides_no_gap() -> None:
+    playout = Playout()
+    playout.receive(A * 160, 0.0)
+    playout.clear(0.03)
+    playout.receive(B * 160, 0.04)
+    assert playout.underruns == [Underrun(0.02, 0.02)]
+
+
+def test_time_never_goes_back() -> None:
+    playout = Playout()
+    playout.receive(A * 160, 1.0)
+    playout.receive(B * 160, 0.5)
+    assert playout.heard(0.1)[8000:] == b""
+    assert playout.heard(1.04)[8000:] == A * 160 + B * 160
+
+
+def test_more_than_ten_minutes_are_thrown_away() -> None:
+    playout = Playout()
+    playout.receive(A * 8000 * MAX_BUFFERED_S, 0.0)
+    playout.receive(B, 0.0)
+    assert playout.discarded_samples == 1
+    playout.receive(B, 0.001)
+    assert playout.discarded_samples == 1
+
+
+arrivals = st.lists(
+    st.tuples(st.integers(0, 2_000), st.sampled_from(["audio", "mark", "clear", "advance"]), st.integers(0, 1_000)),
+    max_size=30,
+)
+
+
+@given(arrivals)
+def test_the_model_is_what_a_buffer_does_sample_by_sample(steps: list[tuple[int, str, int]]) -> None:
+    """Against the plain thing: a list of samples and marks, taken one sample at a time."""
+    playout = Playout()
+    queue: list[int | str] = []
+    heard, returned, expected = bytearray(), list[str](), list[str]()
+    cursor = 0
+
+    def return_marks() -> None:
+        while queue and isinstance(queue[0], str):
+            expected.append(str(queue.pop(0)))
+
+    for number, (wait, kind, length) in enumerate(steps):
+        for _ in range(wait):
+            return_marks()
+            heard.append(int(queue.pop(0)) if queue else SILENCE)
+        return_marks()
+        cursor += wait
+        now = cursor / 8000
+        returned += playout.advance(now)
+        if kind == "audio":
+            payload = bytes((number + i) % 255 for i in range(length))
+            playout.receive(payload, now)
+            queue += payload
+        elif kind == "mark":
+            playout.mark(str(number), now)
+            queue.append(str(number))
+        elif kind == "clear":
+            returned += playout.clear(now)
+            expected += [item for item in queue if isinstance(item, str)]
+            queue.clear()
+    assert playout.heard(cursor / 8000) == bytes(heard)
+    return_marks()
+    assert returned + playout.advance(cursor / 8000) == expected
+    assert playout.lead_s(cursor / 8000) * 8000 == sum(isinstance(item, int) for item in queue)

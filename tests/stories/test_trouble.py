@@ -1,0 +1,79 @@
+"""Whole calls in virtual time, one for each kind of trouble: the delay comes back, and gaps stay few.
+
+The line takes 10 ms each way here, which is part of every delay below. Nothing depends on the speed of this machine.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from app.simulator.trouble import KNOWN, Scenario, Window
+from app.simulator.virtual import VirtualReport, run_virtual
+
+TRAVEL_MS = 20
+FRAME_MS = 80
+
+
+def _run(name: str, seconds: float | None = None) -> VirtualReport:
+    scenario = KNOWN[name]
+    return run_virtual(replace(scenario, seconds=seconds) if seconds else scenario)
+
+
+def test_a_steady_line_has_the_delay_of_a_frame_and_a_short_lead() -> None:
+    call = _run("steady", 300)
+    assert call.delay_ms(50) <= FRAME_MS + TRAVEL_MS + 20
+    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 45
+    assert call.underruns_after(10) == 0
+    assert all(0.005 <= lead_s <= 0.04 for at_s, lead_s in call.leads if at_s > 10)
+
+
+@pytest.mark.parametrize(
+    "name", ["stall-0.2", "stall-0.6", "stall-2.0", "stall-5.0", "engine-late", "loop-held", "socket-unread"]
+)
+def test_two_seconds_after_a_stall_the_delay_is_back(name: str) -> None:
+    call = _run(name)
+    trouble = call.scenario.troubles[0]
+    end_s = trouble.at_s + trouble.length_s
+    before_ms = call.delay_ms(50, trouble.at_s - 5, trouble.at_s - 0.2)
+    assert call.delay_ms(100, end_s + 2, end_s + 20) <= before_ms + 20
+
+
+def test_every_one_of_many_stalls_is_got_over() -> None:
+    stalls = tuple(Window(at_s, 0.6) for at_s in range(20, 140, 12))
+    call = run_virtual(Scenario(seconds=150, stalls=stalls))
+    before_ms = call.delay_ms(50, 10, 20)
+    for stall in stalls:
+        assert call.delay_ms(50, stall.at_s + 2.6, stall.at_s + 11) <= before_ms + 35
+
+
+def test_jitter_on_every_packet_is_learnt() -> None:
+    call = _run("jitter")
+    assert call.underruns_after(10) <= call.scenario.seconds / 60
+    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 80
+
+
+@pytest.mark.parametrize("name", ["pairs", "triples"])
+def test_packets_in_groups_make_no_gap(name: str) -> None:
+    call = _run(name)
+    assert call.underruns_after(10) == 0
+    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 60
+
+
+@pytest.mark.parametrize("name", ["fast-clock", "slow-clock"])
+def test_a_drifting_clock_leaves_the_delay_flat_for_an_hour(name: str) -> None:
+    call = _run(name)
+    medians_ms = [call.delay_ms(50, minute * 60, minute * 60 + 60) for minute in range(1, 60)]
+    assert max(medians_ms) - min(medians_ms) <= 20
+    assert call.underruns_after(10) <= 2
+
+
+def test_a_line_that_sends_nothing_while_nobody_speaks() -> None:
+    call = _run("suppressed")
+    for window in call.scenario.silent:
+        end_s = window.at_s + window.length_s
+        assert call.delay_ms(100, end_s, end_s + 0.5) <= FRAME_MS + TRAVEL_MS + 65
+        assert call.delay_ms(100, end_s + 2, end_s + 5) <= FRAME_MS + TRAVEL_MS + 25
+
+
+def test_the_same_scenario_gives_the_same_call() -> None:
+    assert _run("jitter", 30).heard == _run("jitter", 30).heard
