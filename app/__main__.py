@@ -1,0 +1,5 @@
+"""`python -m app` is `moshi-bridge`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,128 @@
+"""The command `moshi-bridge`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.config import Settings, SettingsError, read_settings
+from app.log import LogLevel, start_logging
+
+cli = typer.Typer(
+    help="Answers phone calls with Moshi, Kyutai's full-duplex speech model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+EXIT_SETTINGS = 2
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()
+
+
+def _settings(**overrides: object) -> Settings:
+    try:
+        return read_settings(**overrides)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            print(f"moshi-bridge: {line}", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS) from error
+
+
+@cli.callback()
+def _about() -> None:
+    """Answers phone calls with Moshi, Kyutai's full-duplex speech model. Start with `moshi-bridge demo`."""
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (PORT).")] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="What to log.", case_sensitive=False)] = LogLevel.INFO,
+) -> None:
+    """Answer calls until Ctrl-C or SIGTERM. Settings come from the environment and from .env (see .env.example)."""
+    from app.serve import serve as run
+
+    settings = _settings(host=host, port=port)
+    start_logging(log_level)
+    raise typer.Exit(run(settings))
+
+
+@cli.command()
+def doctor() -> None:
+    """Check everything a call needs and say what to type. Exits with 1 if something is in the way."""
+    from app.doctor import report
+
+    raise typer.Exit(report(_settings()))
+
+
+@cli.command()
+def demo(
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Who answers: a MOSHI_CHECKPOINT. Default: Moshi where he can run.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where recordings and picture go.")] = Path("demo"),
+) -> None:
+    """Answer two simulated phone calls, no account needed: the line test and the full pipeline."""
+    from app.demo.run import run_demo
+
+    raise typer.Exit(run_demo(_settings(), checkpoint, folder))
+
+
+@cli.command()
+def simulate(
+    url: Annotated[str, typer.Argument(help="The service's public URL.")] = "http://127.0.0.1:5001",
+    audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
+    wav: Annotated[Path | None, typer.Option(help="Save caller (left) and Moshi (right) here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
+) -> None:
+    """Place one simulated Twilio call to a running service, signed with TWILIO_AUTH_TOKEN."""
+    from app.simulate import run_simulation
+
+    raise typer.Exit(run_simulation(_settings(), url, audio, seconds, wav, json_file))
+
+
+bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
+cli.add_typer(bench, name="bench")
+
+
+@bench.command("line")
+def bench_line(
+    seconds: Annotated[float, typer.Option(help="Length of the call.", min=5)] = 30.0,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Measure this MOSHI_CHECKPOINT; without it, the line test (the caller's echo).")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """One simulated call in real time: delay, fidelity, gaps, time per stage."""
+    from app.bench.line import LOOPBACK
+    from app.bench.line import bench_line as run
+
+    environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
+    raise typer.Exit(run(environment, seconds, json_file))
+
+
+@bench.command("engine")
+def bench_engine(
+    checkpoint: Annotated[str, typer.Option(help="Whose step is timed.")] = "synthetic:random:tiny:f32",
+    rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16,32",
+    steps: Annotated[int, typer.Option(help="Steps timed for each.", min=5)] = 100,
+    context: Annotated[int | None, typer.Option(help="Steps remembered; default: the checkpoint's.")] = None,
+    full: Annotated[bool, typer.Option(help="Measure with full rings, as after four minutes of a call.")] = False,
+    openblas: Annotated[bool, typer.Option(help="On a Linux CPU multiply with numpy's OpenBLAS.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
+    from app.bench.engine import EngineBench
+    from app.bench.engine import bench_engine as run
+
+    try:
+        wanted = tuple(int(part) for part in rows.split(","))
+    except ValueError as error:
+        raise typer.BadParameter("write --rows 1,2,4") from error
+    raise typer.Exit(run(_settings(), EngineBench(checkpoint, wanted, steps, context, full, openblas), json_file))

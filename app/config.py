@@ -1,0 +1,157 @@
+"""The settings: the one place that reads the environment and `.env`."""
+
+import ipaddress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EngineKind(StrEnum):
+    """What speaks: Moshi, or the caller's own echo."""
+
+    MLX = "mlx"
+    LOOPBACK = "loopback"
+
+
+class CodecKind(StrEnum):
+    """What turns audio into codes: our own Mimi on MLX or numpy, rustymimi's, or nothing at all."""
+
+    AUTO = "auto"
+    MLX = "mlx"
+    NUMPY = "numpy"
+    MIMI = "mimi"
+    LOOPBACK = "loopback"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be served; the message has one line a setting, each naming it."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, from the environment or from `.env`; frozen once read."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 5001
+    public_url: Annotated[
+        str, Field(description="how Twilio reaches this service, https://…; empty: the listen address (no calls)")
+    ] = ""
+    twilio_account_sid: Annotated[str, Field(description="AC…, from the Twilio console")] = ""
+    twilio_auth_token: Annotated[str, Field(description="signs every request of Twilio's", repr=False)] = ""
+    twilio_auth_token_secondary: Annotated[
+        str, Field(description="accepted as well, while tokens are rotated", repr=False)
+    ] = ""
+    twilio_phone_number: Annotated[str, Field(description="your Twilio number, +15551234567")] = ""
+    validate_signatures: Annotated[
+        bool, Field(description="refuse what Twilio did not sign; false only on loopback")
+    ] = True
+    moshi_checkpoint: Annotated[
+        str, Field(description="hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random")
+    ] = "hf://kyutai/moshiko-mlx-q4"
+    moshi_quantize: Annotated[str, Field(pattern="^(none|4|8)$", description="none, 4 or 8 bits at load")] = "none"
+    max_calls: Annotated[int, Field(ge=1, le=256, description="calls at once; each takes memory")] = 1
+    max_call_seconds: Annotated[int, Field(ge=10, le=14_400, description="a call is ended after this long")] = 3_600
+    greeting_frames: Annotated[
+        int, Field(ge=0, le=125, description="frames of 80 ms that Moshi speaks before it listens")
+    ] = 25
+    engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
+    codec: Annotated[
+        CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
+    ] = CodecKind.AUTO
+    cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_base_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError unless it is one
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("must be http(s)://host[:port][/prefix]")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _engine_has_its_codec(self) -> "Settings":
+        if self.engine is EngineKind.MLX and self.codec is CodecKind.LOOPBACK:
+            raise ValueError("CODEC=loopback needs ENGINE=loopback: Moshi speaks in Mimi's codes")
+        return self
+
+    @property
+    def cache(self) -> Path:
+        """CACHE_DIR in full."""
+        return self.cache_dir.expanduser()
+
+    @property
+    def base_url(self) -> str:
+        """Where Twilio reaches us: the public URL, or the listen address."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def auth_tokens(self) -> tuple[str, ...]:
+        """The tokens that may have signed a request, the primary one first."""
+        return tuple(token for token in (self.twilio_auth_token, self.twilio_auth_token_secondary) if token)
+
+    @property
+    def checks_signatures(self) -> bool:
+        """Whether unsigned requests are refused."""
+        return self.validate_signatures and bool(self.auth_tokens)
+
+    @property
+    def quantize_bits(self) -> int | None:
+        """MOSHI_QUANTIZE as a number."""
+        return None if self.moshi_quantize == "none" else int(self.moshi_quantize)
+
+    @property
+    def greeting_steps(self) -> int:
+        """Frames of silence that the engine is fed first; the loopback engine has nothing to say."""
+        return 0 if self.engine is EngineKind.LOOPBACK else self.greeting_frames
+
+    def require_safe(self) -> None:
+        """Raise SettingsError if strangers could call unsigned."""
+        if self.checks_signatures:
+            return
+        missing = "TWILIO_AUTH_TOKEN is not set" if not self.auth_tokens else "VALIDATE_SIGNATURES is false"
+        for name, host in (("PUBLIC_URL", urlsplit(self.base_url).hostname or ""), ("HOST", self.host)):
+            if not is_loopback(host):
+                raise SettingsError(
+                    f"{missing}, but {name}={host} can be reached from outside: anyone could place calls. "
+                    "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
+                )
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides` (lower-case names) go before the environment. Raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}" for item in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(".env: is not UTF-8; save it as plain UTF-8 text") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address stands for this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def example_env() -> str:
+    """Return `.env.example`: every setting with what it means and its default, commented out."""
+    parts = ["# Copy to .env and fill in. Everything has a default; real calls need the Twilio lines and PUBLIC_URL.\n"]
+    for name, field in Settings.model_fields.items():
+        parts.append(f"\n# {field.description}\n# {name.upper()}={_env_value(field.default)}\n")
+    return "".join(parts)
+
+
+def _env_value(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)

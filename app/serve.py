@@ -1,0 +1,69 @@
+"""`moshi-bridge serve`: settings in, a running service, an exit status out."""
+
+import asyncio
+import logging
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from app.config import Settings, SettingsError
+from app.rehearsal import RehearsalFailed
+from app.server import Service, listen
+from workers.messages import Progress
+from workers.supervisor import WorkerRefused
+
+log = logging.getLogger(__name__)
+
+EXIT_SETTINGS = 2
+
+
+class ProgressDisplay:
+    """Shows long work: a bar on a terminal, otherwise a line when a piece of work begins and ends."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bars = Bars(*columns, console=console, transient=True)
+        self._tasks: dict[str, int] = {}
+        self._is_terminal = console.is_terminal
+
+    def show(self, progress: Progress) -> None:
+        """Take note of how far a piece of work has come."""
+        if self._is_terminal:
+            self._draw(progress)
+        elif progress.what not in self._tasks:
+            self._tasks[progress.what] = 0
+            log.info("%s …", progress.what)
+
+    def _draw(self, progress: Progress) -> None:
+        if progress.what not in self._tasks:
+            self._bars.start()
+            self._tasks[progress.what] = self._bars.add_task(progress.what, total=progress.total or None)
+        task = self._bars.tasks[self._tasks[progress.what]].id
+        self._bars.update(task, completed=progress.done, total=progress.total or None)
+        if all(bar.finished for bar in self._bars.tasks):
+            self._bars.stop()
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
+    display = ProgressDisplay(Console(stderr=True))
+    try:
+        settings.require_safe()
+        sock = listen(settings)
+        with sock:
+            _tell_what_runs(settings)
+            asyncio.run(Service(settings, display.show).run(sock))
+    except (SettingsError, WorkerRefused, RehearsalFailed) as error:
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _tell_what_runs(settings: Settings) -> None:
+    log.info("listening on %s:%d, voice webhook %s/twilio/voice", settings.host, settings.port, settings.base_url)
+    if not settings.checks_signatures:
+        log.warning("signatures are not checked: good for this machine alone")

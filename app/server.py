@@ -1,0 +1,176 @@
+"""Runs the service: the workers beneath, the web server on top, until a signal or a worker's refusal."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.config import CodecKind, Settings, SettingsError
+from app.rehearsal import Rehearsal
+from app.routes import build_router
+from app.switchboard import Switchboard
+from workers.messages import Progress, RingMessage, Stage, WorkerConfig
+from workers.ring import WorkerName
+from workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 65_536
+CLOSE_SOCKETS_WITHIN_S = 3
+BACKLOG = 1024
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket bound to HOST and PORT. Raises SettingsError when they cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(BACKLOG)  # now, so that a second service on the same port learns it at once
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(f"PORT={settings.port}, HOST={settings.host}: {reason}; choose another PORT") from error
+    return sock
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    """Return what every worker is told; the supervisor fills in its place."""
+    return WorkerConfig(
+        stage=Stage.STEP,
+        index=0,
+        count=1,
+        downstream_count=1,
+        slots=settings.max_calls,
+        engine=settings.engine,
+        codec=settings.codec,
+        checkpoint=settings.moshi_checkpoint,
+        quantize=settings.quantize_bits,
+        cache=settings.cache,
+        greeting_frames=settings.greeting_steps,
+        max_call_s=settings.max_call_seconds,
+        threads=max(1, _cores() // 3),
+    )
+
+
+def codec_pairs(settings: Settings) -> int:
+    """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
+    return min(settings.max_calls, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
+
+
+def _cores() -> int:
+    return os.cpu_count() or 2
+
+
+class Service:
+    """The web application, its switchboard and its workers."""
+
+    def __init__(self, settings: Settings, on_progress: Callable[[Progress], None]) -> None:
+        self._settings = settings
+        self._codecs = codec_pairs(settings)
+        self.supervisor = Supervisor(
+            worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
+        )
+        self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
+        self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app.include_router(build_router(settings, self.switchboard))
+        self._rehearsal = Rehearsal(self.supervisor.send)
+        self._rehearsed = False
+
+    async def run(self, sock: socket.socket) -> None:
+        """Serve on `sock` until a signal, or until cancelled.
+
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame.
+        """
+        server = _Server(
+            uvicorn.Config(
+                self.app,
+                lifespan="off",
+                ws="websockets-sansio",
+                log_config=None,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
+                server_header=False,
+            ),
+            self.switchboard.stop,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            supervising = asyncio.create_task(self.supervisor.run())
+            rehearsing = asyncio.create_task(self._rehearse())
+            stack.push_async_callback(_cancel, rehearsing)
+            stack.push_async_callback(_cancel, supervising)
+            serving = asyncio.create_task(server.serve(sockets=[sock]))
+            rehearsing.add_done_callback(lambda task: _stop_if_failed(task, server))
+            try:
+                await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                server.should_exit = True
+                await serving
+            for task in (supervising, rehearsing):
+                if task.done():
+                    await task
+
+    async def _rehearse(self) -> None:
+        await self.supervisor.wait_ready()
+        took_s = await self._rehearsal.run(self._settings.max_calls)
+        self.switchboard.processing_s = took_s
+        self._rehearsed = True
+        log.info("ready for calls at %s; a frame takes %.0f ms", self._settings.base_url, took_s * 1000)
+
+    def _warm(self) -> bool:
+        return self.supervisor.ready
+
+    def _take_message(self, message: RingMessage) -> None:
+        if self._rehearsed:
+            self.switchboard.take_message(message)
+        else:
+            self._rehearsal.take_message(message)
+
+    def _lose_worker(self, name: WorkerName) -> None:
+        if self._rehearsed:
+            self.switchboard.lose_worker(name, self._codecs)
+        else:
+            self._rehearsal.lose_worker(name)
+
+
+class _Server(uvicorn.Server):
+    """Ends the calls before the sockets are taken away."""
+
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_exit = on_exit
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as the wish to stop; uvicorn would raise them anew before the workers are gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_exit()
+        await super().shutdown(sockets)
+
+
+def _stop_if_failed(task: "asyncio.Task[None]", server: uvicorn.Server) -> None:
+    if not task.cancelled() and task.exception():
+        server.should_exit = True
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task

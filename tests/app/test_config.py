@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from app.config import EngineKind, Settings, SettingsError, is_loopback, read_settings
+
+PUBLIC = "https://phone.example.com"
+
+
+def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
+    settings = read_settings()
+    assert settings.base_url == "http://127.0.0.1:5001"
+    assert not settings.checks_signatures
+    settings.require_safe()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"port": 0}, "PORT"),
+        ({"port": "many"}, "PORT"),
+        ({"max_calls": 0}, "MAX_CALLS"),
+        ({"max_call_seconds": 9}, "MAX_CALL_SECONDS"),
+        ({"greeting_frames": 126}, "GREETING_FRAMES"),
+        ({"moshi_quantize": "5"}, "MOSHI_QUANTIZE"),
+        ({"engine": "llama"}, "ENGINE"),
+        ({"codec": "mp3"}, "CODEC"),
+        ({"codec": "loopback"}, "CODEC=loopback needs ENGINE=loopback"),
+        ({"public_url": "phone.example.com"}, "PUBLIC_URL"),
+        ({"public_url": "ftp://phone.example.com"}, "PUBLIC_URL"),
+        ({"public_url": "https://phone.example.com/?a=b"}, "PUBLIC_URL"),
+        ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
+        ({"public_url": "https://phone.example.com:abc"}, "PUBLIC_URL"),
+        ({"public_url": "http://[::1"}, "PUBLIC_URL"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError, match=named) as caught:
+        read_settings(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_bad_setting_has_its_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(port=0, max_calls=0)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["PORT", "MAX_CALLS"]
+
+
+def test_the_environment_goes_before_the_file_and_a_flag_before_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("PORT=1001\nMAX_CALLS=2\nENGINE=loopback\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("PORT", "1002")
+    settings = read_settings(engine="mlx", host=None)
+    assert (settings.port, settings.max_calls, settings.engine) == (1002, 2, EngineKind.MLX)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_bytes("PORT=1001".encode("utf-16"))
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    with pytest.raises(SettingsError, match=r"\.env"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"public_url": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
+        ({"public_url": PUBLIC, "twilio_auth_token": "secret", "validate_signatures": False}, "VALIDATE_SIGNATURES"),
+        ({"host": "0.0.0.0"}, "HOST=0.0.0.0|PUBLIC_URL=0.0.0.0"),
+        ({"host": "192.168.1.5", "public_url": "http://127.0.0.1:5001"}, "HOST=192.168.1.5"),
+    ],
+)
+def test_nobody_outside_may_place_calls_unsigned(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        read_settings(**settings).require_safe()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"public_url": PUBLIC, "twilio_auth_token": "secret"},
+        {"public_url": PUBLIC, "twilio_auth_token_secondary": "secret"},
+        {"host": "0.0.0.0", "twilio_auth_token": "secret"},
+        {"host": "localhost"},
+        {"host": "::1"},
+        {"public_url": "http://127.0.0.1:9000"},
+    ],
+)
+def test_signed_calls_and_calls_from_this_machine_are_safe(settings: dict[str, object]) -> None:
+    read_settings(**settings).require_safe()
+
+
+def test_an_ipv6_address_is_written_as_urls_write_it() -> None:
+    assert read_settings(host="::1", port=80).base_url == "http://[::1]:80"
+
+
+def test_the_public_url_ends_without_a_slash() -> None:
+    assert read_settings(public_url=f"{PUBLIC}/phone/").base_url == f"{PUBLIC}/phone"
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "secret" not in repr(read_settings(twilio_auth_token="secret", twilio_auth_token_secondary="secret"))
+
+
+def test_the_loopback_engine_has_no_greeting() -> None:
+    assert read_settings(engine="loopback").greeting_steps == 0
+    assert read_settings(greeting_frames=7).greeting_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("localhost", "127.0.0.1", "127.9.9.9", "::1")),
+        *((host, False) for host in ("", "0.0.0.0", "::", "example.com")),
+        *((host, False) for host in ("localhost.example.com", "127.0.0.1.example.com")),
+    ],
+)
+def test_what_is_this_machine_alone(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

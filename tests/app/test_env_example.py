@@ -1,0 +1,13 @@
+"""`.env.example` says what `Settings` says."""
+
+from pathlib import Path
+
+from app.config import Settings, example_env
+
+
+def test_the_file_is_what_the_settings_say() -> None:
+    assert Path(".env.example").read_text() == example_env()
+
+
+def test_every_setting_explains_itself() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

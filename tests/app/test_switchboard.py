@@ -1,0 +1,224 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from app.call.admission import TTL_S, Reservation
+from app.call.record import EndReason
+from app.call.session import START_WITHIN_S
+from app.config import read_settings
+from app.switchboard import FADING, OUTBOX_MESSAGES, Call, Switchboard
+from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
+from workers.messages import Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
+
+ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
+
+
+class Desk:
+    """A switchboard, and what it has sent round the ring."""
+
+    def __init__(self, max_calls: int = 2) -> None:
+        self.sent: list[RingMessage] = []
+        self.warm = True
+        settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls)
+        self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
+
+    def reserve(self, call_sid: CallSid) -> Reservation:
+        reservation = self.board.reserve(call_sid)
+        assert reservation is not None
+        return reservation
+
+    def connect(self, call_sid: CallSid) -> Call:
+        call = self.board.claim(self.reserve(call_sid).token)
+        assert call is not None
+        return call
+
+    def start(self, call_sid: CallSid) -> Call:
+        call = self.connect(call_sid)
+        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
+            self.board.do(call, call.session.receive(event, now()))
+        return call
+
+    def reasons(self) -> list[EndReason | None]:
+        return [record.end for record in self.board.records()]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def frame(call: Call, seq: int = 0, epoch: int | None = None) -> Frame:
+    reservation = call.reservation
+    spans = (Span(Stage.ENCODE, 1.0, 1.01), Span(Stage.STEP, 1.01, 1.05), Span(Stage.DECODE, 1.05, 1.08))
+    pcm = np.zeros(1_920, np.float32)
+    return Frame(reservation.slot, reservation.epoch if epoch is None else Epoch(epoch), seq, pcm, spans=spans)
+
+
+def waiting(call: Call) -> list[int | None]:
+    """What waits for the socket, as sizes; None is the order to close it."""
+    items = [call.outbox.get_nowait() for _ in range(call.outbox.qsize())]
+    return [None if item is None else len(item) for item in items]
+
+
+async def test_a_call_from_the_ring_to_the_end() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    slot, epoch = call.reservation.slot, call.reservation.epoch
+    desk.board.do(call, call.session.receive(Media(0, bytes(640)), now()))
+    desk.board.take_message(frame(call))
+    assert waiting(call) == [640]
+    desk.board.do(call, call.session.receive(Stopped(), now()))
+    assert waiting(call) == [None]
+    assert [type(message) for message in desk.sent] == [Open, Frame, Close]
+    assert all((message.slot, message.epoch) == (slot, epoch) for message in desk.sent)
+    assert (desk.reasons(), desk.board.free_slots, call.timer) == ([EndReason.CALLER_HUNG_UP], 2, None)
+
+
+async def test_sound_of_an_earlier_call_reaches_nobody() -> None:
+    desk = Desk(max_calls=1)
+    ann = desk.start(ANN)
+    desk.board.end(ann, EndReason.SOCKET_LOST)
+    bob = desk.start(BOB)
+    assert bob.reservation.slot == ann.reservation.slot
+    desk.board.take_message(frame(ann))
+    desk.board.take_message(frame(bob, epoch=0))
+    assert waiting(bob) == []
+    desk.board.take_message(frame(bob))
+    assert waiting(bob) == [640]
+
+
+async def test_a_message_for_a_slot_that_nobody_holds_is_dropped() -> None:
+    desk = Desk()
+    desk.board.take_message(Frame(Slot(1), Epoch(1), 0, None))
+    desk.board.take_message(Failed(Slot(1), Epoch(1), Stage.STEP, "why"))
+    desk.board.take_message(Close(Slot(1), Epoch(1)))
+    assert desk.board.records() == []
+
+
+async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
+    desk = Desk()
+    ann, bob = desk.start(ANN), desk.start(BOB)
+    desk.board.take_message(Failed(ann.reservation.slot, ann.reservation.epoch, Stage.DECODE, "broken"))
+    assert waiting(ann) == [None]
+    assert (ann.session.record.end, ann.session.record.detail) == (EndReason.STAGE_FAILED, "decode: broken")
+    assert bob.session.record.end is None
+
+
+@pytest.mark.parametrize(
+    ("lost", "ended"),
+    [((Stage.STEP, 0), {0, 1, 2, 3}), ((Stage.ENCODE, 0), {0, 2}), ((Stage.DECODE, 1), {1, 3})],
+)
+async def test_a_lost_worker_ends_the_calls_that_it_served(lost: tuple[Stage, int], ended: set[int]) -> None:
+    desk = Desk(max_calls=4)
+    calls = [desk.start(CallSid(f"CA{number}")) for number in range(4)]
+    desk.board.lose_worker(lost, codecs=2)
+    over = {call.reservation.slot for call in calls if call.session.record.end is EndReason.WORKER_LOST}
+    assert over == ended
+    assert desk.board.free_slots == len(ended)
+
+
+async def test_a_socket_that_takes_nothing_more_is_given_up() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    for seq in range(OUTBOX_MESSAGES):
+        desk.board.take_message(frame(call, seq))
+    assert call.session.record.end is None
+    desk.board.take_message(frame(call, OUTBOX_MESSAGES))
+    assert call.session.record.end is EndReason.SOCKET_BLOCKED
+    assert waiting(call) == [None], "what nobody will hear is not sent"
+    assert desk.board.free_slots == 2
+
+
+async def test_a_greeting_that_is_too_long_for_the_socket_ends_the_call_once() -> None:
+    desk = Desk()
+    call = desk.connect(ANN)
+    for seq in range(OUTBOX_MESSAGES + 20):
+        desk.board.take_message(frame(call, seq))
+    started = Started(StreamSid("MZ1"), ANN, "AC1")
+    desk.board.do(call, call.session.receive(Connected(), now()))
+    desk.board.do(call, call.session.receive(started, now()))
+    assert desk.reasons() == [EndReason.SOCKET_BLOCKED]
+    assert waiting(call)[0] is None
+
+
+async def test_audio_that_waits_when_the_caller_hangs_up_is_not_sent() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    for seq in range(5):
+        desk.board.take_message(frame(call, seq))
+    desk.board.do(call, call.session.receive(Stopped(), now()))
+    assert waiting(call) == [None]
+
+
+async def test_a_repeated_webhook_is_the_same_call_until_its_socket_comes() -> None:
+    desk = Desk()
+    first = desk.reserve(ANN)
+    assert desk.reserve(ANN) == first
+    desk.board.claim(first.token)
+    assert desk.reserve(ANN) != first
+
+
+async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:
+    desk = Desk(max_calls=1)
+    desk.warm = False
+    assert (desk.board.ready, desk.board.reserve(ANN)) == (False, None)
+    desk.warm = True
+    desk.reserve(ANN)
+    assert (desk.board.ready, desk.board.reserve(BOB)) == (False, None)
+    desk.board.stop()
+    assert desk.board.free_slots == 1
+    assert (desk.board.ready, desk.board.reserve(EVE)) == (False, None)
+
+
+async def test_when_the_service_stops_all_calls_end_and_their_tokens_are_worthless() -> None:
+    desk = Desk()
+    ann, bob = desk.start(ANN), desk.reserve(BOB)
+    desk.board.stop()
+    assert desk.reasons() == [EndReason.SHUTDOWN] * 2
+    assert waiting(ann) == [None]
+    assert desk.board.claim(bob.token) is None
+
+
+async def test_a_timer_runs_for_every_call_until_it_ends() -> None:
+    desk = Desk()
+    before = now()
+    token = desk.reserve(ANN).token
+    (call,) = desk.board._calls.values()
+    assert call.timer is not None
+    assert call.timer.when() == pytest.approx(before + TTL_S, abs=1)
+    desk.board.claim(token)
+    assert call.timer.when() == pytest.approx(before + START_WITHIN_S, abs=1)
+    timer = call.timer
+    desk.board.end(call, EndReason.SHUTDOWN)
+    assert timer.cancelled()
+
+
+async def test_a_timer_that_rings_early_is_set_again() -> None:
+    desk = Desk()
+    desk.reserve(ANN)
+    (call,) = desk.board._calls.values()
+    desk.board._handle_timer(call)
+    assert call.session.record.end is None
+    assert call.timer is not None
+    assert not call.timer.cancelled()
+
+
+async def test_a_late_event_after_the_end_does_nothing() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    desk.board.end(call, EndReason.TIME_LIMIT)
+    waiting(call)
+    desk.board.do(call, call.session.receive(Media(0, bytes(640)), now()))
+    desk.board.end(call, EndReason.SOCKET_LOST)
+    assert (waiting(call), call.timer) == ([], None)
+    assert desk.reasons() == [EndReason.TIME_LIMIT]
+
+
+async def test_the_time_in_the_workers_is_a_maximum_that_fades() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    desk.board.take_message(frame(call))
+    assert desk.board.processing_s == pytest.approx(0.08)
+    desk.board.processing_s = 1.0
+    desk.board.take_message(frame(call))
+    assert desk.board.processing_s == pytest.approx(FADING)

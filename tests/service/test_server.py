@@ -1,0 +1,46 @@
+import asyncio
+import socket
+
+import pytest
+
+from app.config import SettingsError, read_settings
+from app.rehearsal import RehearsalFailed
+from app.server import Service, codec_pairs, listen, worker_config
+from tests.processes.ring import PATIENCE_S
+
+LOOPBACK = read_settings(engine="loopback", codec="loopback")
+
+
+async def test_a_service_whose_workers_cannot_take_a_frame_stops_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(LOOPBACK, lambda _: None)
+
+    async def fail(slots: int) -> float:
+        raise RehearsalFailed("step: not a number")
+
+    monkeypatch.setattr(service._rehearsal, "run", fail)
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(RehearsalFailed, match="not a number"):
+        async with asyncio.timeout(PATIENCE_S):
+            await service.run(sock)
+    assert service.supervisor.process_ids == {}
+    assert not service.switchboard.ready
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"PORT={port}, HOST=127.0.0.1"):
+            listen(read_settings(port=port))
+
+
+@pytest.mark.parametrize("max_calls", [1, 2, 256])
+def test_one_codec_serves_all_calls_but_of_rustymimis_there_are_more_at_most_one_a_call(max_calls: int) -> None:
+    assert codec_pairs(read_settings(max_calls=max_calls, codec="auto")) == 1
+    assert 1 <= codec_pairs(read_settings(max_calls=max_calls, codec="mimi")) <= max_calls
+
+
+def test_workers_are_told_what_the_settings_say() -> None:
+    settings = read_settings(max_calls=3, moshi_quantize="4", moshi_checkpoint="synthetic:script", codec="auto")
+    config = worker_config(settings)
+    assert (config.slots, config.quantize, config.checkpoint) == (3, 4, "synthetic:script")
+    assert (config.engine, config.codec, config.greeting_frames) == ("mlx", "auto", 25)
+    assert config.threads >= 1

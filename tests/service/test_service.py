@@ -1,0 +1,419 @@
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from websockets.exceptions import InvalidStatus
+
+from app.audio.inbound import Inbound
+from app.audio.outbound import Outbound
+from app.call.record import CallRecord, EndReason
+from app.config import read_settings
+from app.server import Service
+from app.simulator.call import simulate
+from app.simulator.measure import mouth_to_ear_ms, snr_db
+from app.simulator.options import CallOptions
+from app.simulator.pace import Lockstep
+from app.simulator.report import Outcome
+from app.twilio.events import CallSid, Stopped
+from app.twilio.signature import sign
+from app.twilio.twiml import Connect, Hangup, Reject, parse
+from tests.processes.ring import PATIENCE_S, log_lines
+from tests.service.phone import (
+    ACCOUNT,
+    PUBLIC,
+    SECONDARY,
+    TOKEN,
+    Phone,
+    closing_code,
+    form,
+    media,
+    message,
+    new_call_sid,
+    noise,
+    start,
+)
+from workers.messages import Stage
+
+MAX_CALLS = 2
+CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Served:
+    """A running service, a phone to call it with, and its log."""
+
+    service: Service
+    phone: Phone
+    log: asyncio.Queue[str]
+
+    async def until(self, *texts: str) -> str:
+        """Wait for the log line that holds all these texts."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                line = await self.log.get()
+                if all(text in line for text in texts):
+                    return line
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(PATIENCE_S), log_lines("workers.supervisor") as lines:
+            while not self.service.supervisor.ready:
+                await lines.get()
+
+    def record(self, call_sid: CallSid) -> CallRecord:
+        return next(record for record in self.service.switchboard.records() if record.call_sid == call_sid)
+
+    @property
+    def free_slots(self) -> int:
+        return self.service.switchboard.free_slots
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[Served]:
+    settings = read_settings(
+        engine="loopback",
+        codec="loopback",
+        max_calls=MAX_CALLS,
+        public_url=PUBLIC,
+        twilio_auth_token=TOKEN,
+        twilio_auth_token_secondary=SECONDARY,
+        twilio_account_sid=ACCOUNT,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        service = Service(settings, lambda _: None)
+        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            serving = asyncio.create_task(service.run(sock))
+            served = Served(service, Phone(port, http), log)
+            await served.until("ready for calls")
+            yield served
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+    assert service.supervisor.process_ids == {}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(running: Served) -> AsyncIterator[Served]:
+    """The service with nobody on the line, before and after."""
+    assert running.free_slots == MAX_CALLS
+    while not running.log.empty():
+        running.log.get_nowait()
+    yield running
+    switchboard = running.service.switchboard
+    for call in list(switchboard._calls.values()):
+        switchboard.end(call, EndReason.SHUTDOWN)
+    assert running.free_slots == MAX_CALLS
+
+
+# Good calls.
+
+
+async def test_the_caller_hears_himself_through_the_whole_service(served: Served) -> None:
+    said = (4_000 * np.sin(np.cumsum(np.linspace(0.2, 1.2, 16_000)))).astype(np.int16)
+    report = await simulate(options(served, audio=said))
+    assert report.outcome is Outcome.CALLER_HUNG_UP
+    assert report.underruns == ()
+    assert snr_db(report.said[:15_000], report.heard[:15_000]) > 25
+    assert mouth_to_ear_ms(report.said, report.heard).p50_ms == pytest.approx(80 + 23 / 8, abs=0.5)
+    await served.until("ended: caller hung up")
+
+
+async def test_two_calls_at_once_hear_each_only_himself(served: Served) -> None:
+    voices = [(6_000 * np.sin(2 * np.pi * hertz / 8_000 * np.arange(8_000))).astype(np.int16) for hertz in (400, 1_700)]
+    reports = await asyncio.gather(*(simulate(options(served, audio=voice)) for voice in voices))
+    for voice, report in zip(voices, reports, strict=True):
+        assert snr_db(voice[:7_000], report.heard[:7_000]) > 25
+
+
+def options(served: Served, audio: np.typing.NDArray[np.int16]) -> CallOptions:
+    return CallOptions(
+        PUBLIC,
+        TOKEN,
+        ACCOUNT,
+        audio=audio,
+        dial_url=f"http://127.0.0.1:{served.phone.port}",
+        status_path="/twilio/status",
+        lockstep=Lockstep(patience_s=PATIENCE_S),
+    )
+
+
+async def test_a_slot_can_be_used_again_and_again_and_nothing_is_left_of_the_call_before(served: Served) -> None:
+    for number in range(3 * MAX_CALLS):
+        async with served.phone.call() as call:
+            await call.say(noise(number))
+            assert await call.hear() == Outbound().push(Inbound().push(0, noise(number))[0])
+            await call.socket.send(call.carrier.send(Stopped()))
+            assert await closing_code(call.socket) == 1000
+        await served.until(call.call_sid, "ended: caller hung up")
+
+
+async def test_a_caller_who_vanishes_gives_his_slot_back(served: Served) -> None:
+    async with served.phone.call() as call:
+        await call.speaks()
+        call.socket.transport.abort()
+        await served.until(call.call_sid, "ended: the socket was lost")
+    assert served.free_slots == MAX_CALLS
+
+
+async def test_the_record_of_a_call_can_be_read_on_this_machine(served: Served) -> None:
+    async with served.phone.call() as call:
+        await call.speaks(3)
+        (listed,) = [
+            item for item in (await served.phone.http.get("/api/calls")).json() if item["call_sid"] == call.call_sid
+        ]
+        assert listed["end"] is None
+    await served.until(call.call_sid, "ended")
+    record = (await served.phone.http.get(f"/api/calls/{call.call_sid}")).json()
+    assert record["end"] == EndReason.SOCKET_LOST
+    assert record["counts"]["frames_out"] == 3
+    assert [stage for stage, _, _ in record["spans"][0]] == ["encode", "step", "decode"]
+    assert (await served.phone.http.get("/api/calls/CAnobody")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/api/calls", "/api/calls/CA1"])
+async def test_records_are_not_told_through_a_tunnel(served: Served, path: str) -> None:
+    answer = await served.phone.http.get(path, headers={"Host": "phone.example.com"})
+    assert answer.status_code == 403
+
+
+async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: Served) -> None:
+    http = served.phone.http
+    assert (await http.get("/healthz")).json() == {"status": "alive"}
+    assert (await http.get("/readyz")).json() == {"ready": True, "free_slots": MAX_CALLS}
+    for _ in range(MAX_CALLS):
+        await served.phone.ring(new_call_sid())
+    assert (await http.get("/readyz")).status_code == 503
+    assert (await http.get("/healthz")).status_code == 200
+
+
+# The webhook.
+
+
+async def test_a_call_beyond_the_last_slot_is_busy_and_the_next_one_after_a_hangup_is_not(served: Served) -> None:
+    calls = [new_call_sid() for _ in range(MAX_CALLS)]
+    assert all([isinstance((await served.phone.ring(call_sid))[0], Connect) for call_sid in calls])
+    assert await served.phone.ring(new_call_sid()) == (Reject("busy"),)
+    async with served.phone.dial(await served.phone.stream_url(calls[0])):
+        pass
+    await served.until(calls[0], "ended")
+    assert isinstance((await served.phone.ring(new_call_sid()))[0], Connect)
+
+
+async def test_a_repeated_webhook_gets_the_same_answer(served: Served) -> None:
+    call_sid = new_call_sid()
+    assert await served.phone.ring(call_sid) == await served.phone.ring(call_sid)
+    assert served.free_slots == MAX_CALLS - 1
+
+
+async def test_the_answer_is_twiml_for_the_public_address(served: Served) -> None:
+    answer = await served.phone.post("/twilio/voice", form(new_call_sid()))
+    assert answer.headers["content-type"].startswith("application/xml")
+    (connect,) = ElementTree.fromstring(answer.text)
+    (stream,) = connect
+    assert connect.get("action") == f"{PUBLIC}/twilio/after-stream"
+    assert stream.get("url", "").startswith("wss://phone.example.com/twilio/media/")
+    assert {item.get("name"): item.get("value") for item in stream} == {"from": "+15550100001", "to": "+15550100000"}
+
+
+async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> None:
+    answer = await served.phone.post("/twilio/after-stream", form(new_call_sid()))
+    assert parse(answer.text) == (Hangup(),)
+    assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
+
+
+@pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/after-stream", "/twilio/status"])
+@pytest.mark.parametrize(
+    ("token", "url"),
+    [
+        (None, None),
+        ("another token", None),
+        (TOKEN, "https://phone.example.com/"),
+        (TOKEN, "http://127.0.0.1/twilio/voice"),
+        (TOKEN, "https://evil.example.com/twilio/voice"),
+    ],
+    ids=["unsigned", "another token", "another path", "by its address", "another host"],
+)
+async def test_what_twilio_did_not_sign_for_us_is_refused(
+    served: Served, path: str, token: str | None, url: str | None
+) -> None:
+    assert (await served.phone.post(path, form(new_call_sid()), token, url)).status_code == 403
+    assert served.free_slots == MAX_CALLS
+
+
+async def test_a_form_that_was_changed_on_its_way_is_refused(served: Served) -> None:
+    fields = form(new_call_sid())
+    headers = {"X-Twilio-Signature": sign(TOKEN, f"{PUBLIC}/twilio/voice", fields.items())}
+    changed = {**fields, "From": "+15559999999"}
+    assert (await served.phone.http.post("/twilio/voice", data=changed, headers=headers)).status_code == 403
+
+
+async def test_while_tokens_are_rotated_both_are_good(served: Served) -> None:
+    assert (await served.phone.post("/twilio/voice", form(new_call_sid()), SECONDARY)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"CallSid": ""}, 400),
+        ({"CallSid": "CA\n1"}, 400),
+        ({"CallSid": "CA" + "1" * 100}, 400),
+        ({"CallSid": "ĆA1"}, 400),
+        ({"AccountSid": "ACtheirs"}, 403),
+        ({f"Field{number}": "x" for number in range(300)}, 400),
+        ({"From": "x" * 70_000}, 413),
+    ],
+    ids=["no call", "a line break", "too long", "not ascii", "another account", "too many fields", "huge"],
+)
+async def test_a_form_that_makes_no_sense_takes_no_slot(served: Served, changes: dict[str, str], status: int) -> None:
+    fields = {**form(new_call_sid()), **changes}
+    assert (await served.phone.post("/twilio/voice", fields)).status_code == status
+    assert served.free_slots == MAX_CALLS
+
+
+async def test_a_body_that_is_no_text_is_refused(served: Served) -> None:
+    answer = await served.phone.http.post("/twilio/voice", content=b"\xff\xfe", headers={"X-Twilio-Signature": "x"})
+    assert answer.status_code == 400
+
+
+async def test_an_unsigned_flood_is_refused_without_being_read(served: Served) -> None:
+    answer = await served.phone.http.post("/twilio/voice", content=b"x" * 10_000_000)
+    assert answer.status_code == 403
+
+
+# The socket, before it is accepted.
+
+
+async def refusal(served: Served, url: str, token: str | None = TOKEN, signed_url: str | None = None) -> int:
+    with pytest.raises(InvalidStatus) as refused:
+        async with asyncio.timeout(PATIENCE_S), served.phone.dial(url, token, signed_url):
+            pass
+    return refused.value.response.status_code
+
+
+async def test_a_socket_that_twilio_did_not_sign_is_refused_and_uses_no_token_up(served: Served) -> None:
+    url = await served.phone.stream_url(new_call_sid())
+    assert await refusal(served, url, token=None) == 403
+    assert await refusal(served, url, token="another token") == 403
+    assert await refusal(served, url, signed_url=f"{url}x") == 403
+    assert await refusal(served, url, signed_url=url.replace("wss://phone", "wss://evil")) == 403
+    async with served.phone.dial(url):
+        pass
+
+
+async def test_a_token_that_is_unknown_or_used_is_refused(served: Served) -> None:
+    url = await served.phone.stream_url(new_call_sid())
+    assert await refusal(served, f"{url}x") == 403
+    assert await refusal(served, url.rpartition("/")[0] + "/%2e%2e") == 403
+    async with served.phone.dial(url):
+        assert await refusal(served, url) == 403
+    assert await refusal(served, url) == 403
+
+
+# The socket, once it is open: whatever comes ends this call, and no other.
+
+
+Talk = Callable[[CallSid], list[str | bytes]]
+
+
+def talk(*messages: str | bytes) -> Talk:
+    """Begin well, then say this."""
+    return lambda call_sid: [CONNECTED, start(call_sid), *messages]
+
+
+@pytest.mark.parametrize(
+    ("talk", "reason"),
+    [
+        (lambda _: ["{"], "the peer broke the protocol (not-json"),
+        (talk("{"), "the peer broke the protocol (not-json"),
+        (talk("[]"), "the peer broke the protocol (not-an-object"),
+        (talk(b"\x00" * 160), "the peer broke the protocol (binary-frame"),
+        (talk(media(2, "!!!!")), "the peer broke the protocol (bad-payload"),
+        (talk(media(2, "/////w")), "the peer broke the protocol (bad-payload"),
+        (talk(media(2, None)), "the peer broke the protocol (bad-payload"),
+        (talk(media(2, track="outbound")), "the peer broke the protocol (wrong-track"),
+        (talk(message("media", 2)), "the peer broke the protocol (bad-field"),
+        (talk(" " * 1_000_000), "the socket was lost (close code 1009"),
+        (lambda _: [CONNECTED, media(1)], "the peer broke the protocol (out-of-order"),
+        (lambda call_sid: [start(call_sid)], "the peer broke the protocol (out-of-order"),
+        (lambda call_sid: [CONNECTED, start(call_sid), start(call_sid)], "the peer broke the protocol (out-of-order"),
+        (lambda _: [CONNECTED, start(CallSid("CAother"))], "the stream belongs to another call"),
+        (lambda call_sid: [CONNECTED, start(call_sid, accountSid="ACother")], "the stream belongs to another call"),
+        (
+            lambda call_sid: [CONNECTED, start(call_sid, mediaFormat={"encoding": "audio/l16", "sampleRate": 8000})],
+            "the peer broke the protocol (wrong-format",
+        ),
+        (
+            lambda call_sid: [CONNECTED, start(call_sid, tracks=["inbound", "outbound"])],
+            "the peer broke the protocol (wrong-track",
+        ),
+    ],
+    ids=[
+        *("no JSON at once", "no JSON", "no object", "binary", "no base64", "half base64", "no payload", "track"),
+        *("no media", "a megabyte", "media first", "start first", "start twice", "another call", "another account"),
+        *("format", "tracks"),
+    ],
+)
+async def test_bad_input_ends_its_own_call_with_a_reason_and_no_other(served: Served, talk: Talk, reason: str) -> None:
+    async with served.phone.call() as other:
+        await other.speaks()
+        call_sid = new_call_sid()
+        async with served.phone.dial(await served.phone.stream_url(call_sid)) as sock:
+            for text in talk(call_sid):
+                await sock.send(text)
+            assert await closing_code(sock) in (1000, 1009)
+        await served.until(call_sid, f"ended: {reason}")
+        await other.speaks(2)
+        assert served.free_slots == MAX_CALLS - 1
+
+
+async def test_a_kind_of_message_that_we_do_not_know_harms_nothing(served: Served) -> None:
+    async with served.phone.call() as call:
+        await call.socket.send(message("weather", 2, weather={"sky": "blue"}))
+        await call.speaks()
+
+
+async def test_a_stop_ends_the_call_even_if_the_socket_stays_open(served: Served) -> None:
+    async with served.phone.call() as call:
+        for _ in range(3):
+            await call.say(noise(1))
+        await call.socket.send(call.carrier.send(Stopped()))
+        assert await closing_code(call.socket) == 1000
+    assert served.record(call.call_sid).end is EndReason.CALLER_HUNG_UP
+
+
+# Trouble with the workers.
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_a_lost_worker_ends_the_call_and_the_next_one_is_served(served: Served, stage: Stage) -> None:
+    async with served.phone.call() as call:
+        await call.speaks()
+        name = next(name for name in served.service.supervisor.process_ids if name[0] is stage)
+        os.kill(served.service.supervisor.process_ids[name], signal.SIGKILL)
+        assert await closing_code(call.socket) == 1000
+        await served.until(call.call_sid, f"ended: a worker was lost ({stage}-0)")
+    assert await served.phone.ring(new_call_sid()) == (Reject("busy"),), "until the worker is back"
+    await served.until_ready()
+    async with served.phone.call() as call:
+        await call.speaks(2)
+
+
+async def test_no_number_is_logged_in_full(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with served.phone.call() as call:
+            await call.speaks()
+    assert call.call_sid in caplog.text
+    assert "…0001" in caplog.text
+    assert "15550100001" not in caplog.text
