@@ -1,0 +1,103 @@
+"""The figures of one simulated call: the caller's side from the simulator, the stages from the service's record."""
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from app.simulator.measure import mouth_to_ear_ms, snr_db
+from app.simulator.report import CallReport
+from app.simulator.wav import Samples
+from app.twilio.events import RATE_HZ
+from workers.messages import FRAME_S, Stage
+
+SETTLED_S = 1.0
+"""An underrun before this is the play-out finding its lead."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """What one stage took for a frame, in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LineFigures:
+    """One call. Delays are None where the caller does not hear himself (see `mouth_to_ear_ms`)."""
+
+    seconds: float
+    first_sound_ms: float | None
+    mouth_to_ear_p50_ms: float | None
+    mouth_to_ear_p99_ms: float | None
+    snr_db: float | None
+    underruns: int
+    underruns_settled: int
+    underrun_ms: float
+    lead_p50_ms: float | None
+    lead_p99_ms: float | None
+    frames: int
+    frames_dropped: int
+    simulator_late_p99_ms: float | None
+    stages: dict[Stage, StageTime]
+    frame_ms: float
+    """Time between frames as they come out of the workers when all of them are busy: the largest of the stages."""
+    through_ms: float
+    """Time of one frame through all stages: their sum."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it for a file."""
+        return asdict(self)
+
+
+def figures_of(report: CallReport, record: dict[str, Any], echoes: bool) -> LineFigures:
+    """Put the figures of a call together; `echoes` when the caller hears himself."""
+    delay = mouth_to_ear_ms(report.said, report.heard) if echoes else None
+    settled = [underrun for underrun in report.underruns if underrun.start_s >= SETTLED_S]
+    spans = np.array(
+        [[(began, ended) for _, began, ended in frame] for frame in record["spans"] if len(frame) == len(Stage)]
+    ).reshape(-1, len(Stage), 2)
+    stages = stage_times(spans)
+    return LineFigures(
+        seconds=report.ended_s,
+        first_sound_ms=None if report.first_sound_s is None else report.first_sound_s * 1000,
+        mouth_to_ear_p50_ms=delay.p50_ms if delay else None,
+        mouth_to_ear_p99_ms=delay.p99_ms if delay else None,
+        snr_db=_snr_db(report) if echoes else None,
+        underruns=len(report.underruns),
+        underruns_settled=len(settled),
+        underrun_ms=report.underrun_s * 1000,
+        lead_p50_ms=report.lead_percentile_ms(50),
+        lead_p99_ms=report.lead_percentile_ms(99),
+        frames=int(record["counts"].get("frames_out", 0)),
+        frames_dropped=int(record["counts"].get("frames_dropped", 0)),
+        simulator_late_p99_ms=report.lateness_percentile_ms(99),
+        stages=stages,
+        frame_ms=max((stage.p50_ms for stage in stages.values()), default=0.0),
+        through_ms=float(np.median(spans[:, -1, 1] - spans[:, 0, 0])) * 1000 if len(spans) else 0.0,
+    )
+
+
+def stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, StageTime]:
+    """Return the time of each stage; `spans` has the shape (frames, 3, 2): began and ended, in seconds."""
+    if not len(spans):
+        return {}
+    took_ms = (spans[:, :, 1] - spans[:, :, 0]) * 1000
+    return {
+        stage: StageTime(*(float(value) for value in np.percentile(took_ms[:, place], [50, 99])))
+        for place, stage in enumerate(Stage)
+    }
+
+
+def _snr_db(report: CallReport) -> float | None:
+    """Return the signal-to-noise ratio over the longest stretch without an underrun: a gap shifts what follows it."""
+    gaps = [0.0, *(underrun.start_s + underrun.length_s for underrun in report.underruns), report.ended_s]
+    start, end = max(itertools.pairwise(gaps), key=lambda stretch: stretch[1] - stretch[0])
+    said, heard = (_cut(samples, start, end) for samples in (report.said, report.heard))
+    return snr_db(said, heard) if end - start > 2 * FRAME_S else None
+
+
+def _cut(samples: Samples, start_s: float, end_s: float) -> Samples:
+    return samples[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]

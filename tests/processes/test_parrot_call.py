@@ -1,0 +1,149 @@
+"""A minute's call to the parrot through the real workers, against the same call worked out offline with rustymimi.
+
+The app's side of the call is the real session in virtual time, so that no clock and no load decides anything here;
+codec and engine are the real processes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rustymimi
+from numpy.typing import NDArray
+
+from app.audio import mulaw
+from app.audio.outbound import Outbound
+from app.call.inbound import Inbound
+from app.config import CodecKind, read_settings
+from app.demo.conversation import talk
+from app.server import codec_pairs, worker_config
+from app.simulator.trouble import Scenario
+from app.simulator.virtual import run_virtual
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, Pcm, RingMessage, Slot
+from workers.standins import make_standin
+from workers.supervisor import Supervisor
+
+SLOT = Slot(0)
+PACKET = 160
+BLOCK = 20
+
+
+class Ring:
+    """The real workers, one frame at a time, for a caller in another thread."""
+
+    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[RingMessage]") -> None:
+        self._supervisor, self._arrived = supervisor, arrived
+        self._loop = asyncio.get_running_loop()
+        self._epoch = Epoch(0)
+
+    def open(self) -> None:
+        self._epoch = Epoch(self._epoch + 1)
+        self._supervisor.send(Open(SLOT, self._epoch))
+
+    def close(self) -> None:
+        self._supervisor.send(Close(SLOT, self._epoch))
+
+    def __call__(self, frame: Frame) -> Frame:
+        return asyncio.run_coroutine_threadsafe(self._round(frame), self._loop).result()
+
+    async def _round(self, frame: Frame) -> Frame:
+        self._supervisor.send(Frame(SLOT, self._epoch, frame.seq, frame.pcm))
+        while True:
+            message = await self._arrived.get()
+            assert not isinstance(message, Failed), message
+            if isinstance(message, Frame) and message.epoch == self._epoch:
+                return message
+
+
+@asynccontextmanager
+async def ring(folder: Path, codec: CodecKind) -> AsyncIterator[Ring]:
+    settings = read_settings(moshi_checkpoint="synthetic:parrot", cache_dir=folder, codec=codec, greeting_frames=0)
+    arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
+    pairs = codec_pairs(settings)
+    supervisor = Supervisor(worker_config(settings), pairs, arrived.put_nowait, lambda _: None, lambda _: None)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
+        yield Ring(supervisor, arrived)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _caller(seconds: int) -> bytes:
+    noise = np.random.default_rng(7).normal(0, 400, seconds * mulaw.SAMPLE_RATE_HZ)
+    return mulaw.encode((np.resize(talk(), len(noise)) * 0.7 + noise).astype(np.int16))
+
+
+def _frames(said: bytes) -> list[Pcm]:
+    inbound = Inbound()
+    inbound.start(0.0)
+    packets = [said[start : start + PACKET] for start in range(0, len(said), PACKET)]
+    return [pcm for n, packet in enumerate(packets) for pcm in inbound.push(20 * n, packet, (n + 1) * 0.02)]
+
+
+def _codes(mimi: Path, frames: list[Pcm]) -> NDArray[np.uint32]:
+    """Return the codes of all frames, shape (1, 8, frames); many at a time give the same and cost a third."""
+    tokenizer = rustymimi.Tokenizer(str(mimi), num_codebooks=8)
+    blocks = [np.concatenate(frames[start : start + BLOCK]) for start in range(0, len(frames), BLOCK)]
+    return np.concatenate([tokenizer.encode_step(block[None, None]) for block in blocks], axis=2)
+
+
+def _pcm(mimi: Path, codes: NDArray[np.uint32]) -> list[Pcm]:
+    tokenizer = rustymimi.Tokenizer(str(mimi), num_codebooks=8)
+    blocks = [np.ascontiguousarray(codes[..., start : start + BLOCK]) for start in range(0, codes.shape[2], BLOCK)]
+    pcm = np.concatenate([tokenizer.decode_step(block)[0, 0] for block in blocks])
+    return list(pcm.reshape(-1, FRAME_SAMPLES))
+
+
+def _offline(mimi: Path, said: bytes) -> bytes:
+    """Return the mu-law that the caller must hear.
+
+    Step p yields the frame heard in step p - 1: step 0 nothing, step 1 eight zeros, for frame 0 is never read.
+    """
+    outbound = Outbound()
+    heard = np.concatenate([np.zeros((1, 8, 1), np.uint32), _codes(mimi, _frames(said))[..., 1:-1]], axis=2)
+    return b"".join(mulaw.encode(outbound.push(frame)) for frame in _pcm(mimi, heard))
+
+
+def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
+    seconds = len(said) / mulaw.SAMPLE_RATE_HZ
+    report = run_virtual(Scenario(seconds=seconds, travel_s=0.0), said, workers)
+    assert not report.underruns
+    first = report.leads[0][0]
+    return report.sound[round(first * mulaw.SAMPLE_RATE_HZ) :]
+
+
+@pytest.mark.parametrize(("codec", "seconds"), [(CodecKind.NUMPY, 60), (CodecKind.MIMI, 12)])
+async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
+    codec: CodecKind, seconds: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.getbasetemp() / "parrot"
+    mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
+    said = _caller(seconds)
+    async with ring(cache, codec) as workers:
+        calls = []
+        for call in (said, said[: 4 * mulaw.SAMPLE_RATE_HZ]):
+            workers.open()
+            calls.append(await asyncio.to_thread(_call, workers, call))
+            workers.close()
+    heard, again = calls
+    _assert_same_sound(heard, _offline(mimi, said)[: len(heard)])
+    _assert_same_sound(again, heard[: len(again)])
+    assert len(heard) >= (seconds - 1) * mulaw.SAMPLE_RATE_HZ
+
+
+def _assert_same_sound(heard: bytes, expected: bytes) -> None:
+    """At most one sample of a thousand is one step of mu-law apart, where rounding falls on an edge."""
+    apart = np.abs(_order(heard) - _order(expected))
+    assert apart.max() <= 1
+    assert (apart == 1).mean() <= 0.001
+
+
+def _order(payload: bytes) -> NDArray[np.int64]:
+    """Number the values of mu-law from the lowest to the highest; both zeros are one."""
+    values = np.unique(mulaw.decode(bytes(range(256))))
+    return np.searchsorted(values, mulaw.decode(payload))
