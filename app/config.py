@@ -3,7 +3,7 @@
 import ipaddress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -54,7 +54,13 @@ class Settings(BaseSettings):
         str, Field(description="hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random")
     ] = "hf://kyutai/moshiko-mlx-q4"
     moshi_quantize: Annotated[str, Field(pattern="^(none|4|8)$", description="none, 4 or 8 bits at load")] = "none"
-    max_calls: Annotated[int, Field(ge=1, le=256, description="calls at once; each takes memory")] = 1
+    max_calls: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=256)],
+        Field(description="calls at once; auto: as many as fit into memory and are stepped in time"),
+    ] = 1
+    context: Annotated[
+        int | None, Field(ge=50, le=3_000, description="steps of 80 ms that Moshi remembers; empty: the checkpoint's")
+    ] = None
     max_call_seconds: Annotated[int, Field(ge=10, le=14_400, description="a call is ended after this long")] = 3_600
     greeting_frames: Annotated[
         int, Field(ge=0, le=125, description="frames of 80 ms that Moshi speaks before it listens")
@@ -107,6 +113,11 @@ class Settings(BaseSettings):
         return None if self.moshi_quantize == "none" else int(self.moshi_quantize)
 
     @property
+    def slots(self) -> int:
+        """MAX_CALLS as a number; 0 for auto."""
+        return 0 if self.max_calls == "auto" else self.max_calls
+
+    @property
     def greeting_steps(self) -> int:
         """Frames of silence that the engine is fed first; the loopback engine has nothing to say."""
         return 0 if self.engine is EngineKind.LOOPBACK else self.greeting_frames
@@ -154,4 +165,6 @@ def example_env() -> str:
 
 
 def _env_value(default: object) -> str:
+    if default is None:
+        return ""
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -137,7 +137,7 @@ def _survey(settings: Settings) -> dict[str, Any]:
         "checkpoint": settings.moshi_checkpoint,
         "cache": str(settings.cache),
         "quantize": settings.quantize_bits,
-        "slots": settings.max_calls,
+        "slots": settings.slots or 1,
         "codec": settings.codec,
     }
     run = subprocess.run(

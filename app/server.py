@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 65_536
 CLOSE_SOCKETS_WITHIN_S = 3
 BACKLOG = 1024
+REHEARSED_SLOTS = 4
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -48,7 +49,8 @@ def worker_config(settings: Settings) -> WorkerConfig:
         index=0,
         count=1,
         downstream_count=1,
-        slots=settings.max_calls,
+        slots=settings.slots,
+        context=settings.context,
         engine=settings.engine,
         codec=settings.codec,
         checkpoint=settings.moshi_checkpoint,
@@ -62,7 +64,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
 
 def codec_pairs(settings: Settings) -> int:
     """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
-    return min(settings.max_calls, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
+    return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
 
 
 def _cores() -> int:
@@ -120,8 +122,9 @@ class Service:
 
     async def _rehearse(self) -> None:
         await self.supervisor.wait_ready()
-        took_s = await self._rehearsal.run(self._settings.max_calls)
-        self.switchboard.processing_s = took_s
+        slots = self.supervisor.slots
+        took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
+        self.switchboard.open_lines(slots, took_s)
         self._rehearsed = True
         log.info("ready for calls at %s; a frame takes %.0f ms", self._settings.base_url, took_s * 1000)
 

@@ -53,12 +53,17 @@ class Switchboard:
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
-        self._admission = Admission(settings.max_calls)
+        self._admission = Admission(0)
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
         self._stopping = False
         self.processing_s = 0.0
         """What the workers lately took for a frame, from the caller's PCM to Moshi's, on average."""
+
+    def open_lines(self, slots: int, processing_s: float) -> None:
+        """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
+        self._admission = Admission(slots)
+        self.processing_s = processing_s
 
     @property
     def ready(self) -> bool:
@@ -170,14 +175,18 @@ class Switchboard:
         call.log.info("ended: %s%s %s", end.reason, f" ({end.detail})" if end.detail else "", counts)
 
     def _set_timer(self, call: Call) -> None:
+        """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""
+        due_s = call.session.get_timer()
+        if call.timer and call.timer.when() <= due_s:
+            return
         if call.timer:
             call.timer.cancel()
             call.timer = None
         if self._calls.get(call.reservation.slot) is call:
-            loop = asyncio.get_running_loop()
-            call.timer = loop.call_at(call.session.get_timer(), self._handle_timer, call)
+            call.timer = asyncio.get_running_loop().call_at(due_s, self._handle_timer, call)
 
     def _handle_timer(self, call: Call) -> None:
+        call.timer = None
         self.do(call, call.session.handle_timer(_now()))
 
     def _note_processing(self, frame: Frame) -> None:

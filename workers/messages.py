@@ -119,7 +119,8 @@ class WorkerConfig:
     """The first message to a worker: everything it may know, since workers never read the environment.
 
     Worker `index` of `count` in its stage serves the slots whose number leaves the remainder `index`, and so does
-    each of the `downstream_count` workers after it; `slots` counts all slots of the service. `checkpoint` is as in
+    each of the `downstream_count` workers after it; `slots` counts all slots of the service, 0 for as many as the
+    engine finds it can serve; each remembers `context` steps, None for the checkpoint's own. `checkpoint` is as in
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
     `max_call_s` seconds at most. The codec may use so many `threads`.
     """
@@ -136,6 +137,7 @@ class WorkerConfig:
     cache: Path
     greeting_frames: int
     max_call_s: float
+    context: int | None = None
     threads: int = 1
     mimi: Path | None = None
 
@@ -170,10 +172,11 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """The engine has the checkpoint's files on disk; the codec's weights are at `mimi`."""
+class Prepared:
+    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots."""
 
     mimi: Path | None
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +207,4 @@ class Pong:
     number: int
 
 
-ControlMessage = WorkerConfig | Attach | Progress | Located | Ready | Refused | Ping | Pong
+ControlMessage = WorkerConfig | Attach | Progress | Prepared | Ready | Refused | Ping | Pong

@@ -2,7 +2,8 @@
 
 One task a worker: start, wait for its end, report the loss, back off, again. A worker that says it cannot run as
 configured before it was ever ready ends the service (`WorkerRefused`); one that answers no ping is killed, which is a
-loss like any other. The engine starts first, because it finds the checkpoint; the codec workers follow once it has.
+loss like any other. The engine starts first, because it finds the checkpoint and the number of slots; the codec
+workers follow.
 """
 
 import asyncio
@@ -18,9 +19,9 @@ from pathlib import Path
 
 from workers.link import Link, LinkClosed, pair
 from workers.messages import (
-    Located,
     Ping,
     Pong,
+    Prepared,
     Progress,
     Ready,
     Refused,
@@ -82,7 +83,8 @@ class Supervisor:
         self._app = AppEnd(codecs, on_message)
         self._edges = list(edges(codecs))
         self._mimi: Path | None = None
-        self._located = asyncio.Event()
+        self._slots = 0
+        self._prepared = asyncio.Event()
         self._workers = {name: Worker(name, _config_of(config, name, codecs)) for name in self._names()}
         self._all_ready = asyncio.Event()
 
@@ -94,6 +96,11 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether every worker is warm."""
         return all(worker.ready for worker in self._workers.values())
+
+    @property
+    def slots(self) -> int:
+        """How many calls the workers serve; 0 until the engine knows."""
+        return self._slots
 
     @property
     def codecs(self) -> int:
@@ -128,7 +135,7 @@ class Supervisor:
     async def _keep(self, worker: Worker) -> None:
         while True:
             if worker.config.stage is not Stage.STEP:
-                await self._located.wait()
+                await self._prepared.wait()
             await self._live_once(worker)
             self._see_hopeful(worker)
             pause_s = BACK_OFF_S[min(worker.failures, len(BACK_OFF_S) - 1)]
@@ -184,7 +191,11 @@ class Supervisor:
         worker.refusal, worker.pings, worker.pongs = None, 0, 0
         asyncio.get_running_loop().add_reader(worker.control, self._read_control, worker)
         with contextlib.suppress(LinkClosed):
-            worker.control.send(replace(worker.config, mimi=self._mimi))
+            worker.control.send(self._told(worker))
+
+    def _told(self, worker: Worker) -> WorkerConfig:
+        """Return what a worker must know; the engine, started again, serves as many slots as before."""
+        return replace(worker.config, mimi=self._mimi, slots=self._slots or worker.config.slots)
 
     def _forget(self, worker: Worker) -> None:
         if worker.control:
@@ -207,9 +218,9 @@ class Supervisor:
         match message:
             case Progress():
                 self._on_progress(message)
-            case Located(mimi):
-                self._mimi = mimi
-                self._located.set()
+            case Prepared(mimi, slots):
+                self._mimi, self._slots = mimi, slots
+                self._prepared.set()
             case Ready(note):
                 self._now_ready(worker, note)
             case Refused(reason):

@@ -14,11 +14,12 @@ from workers.codec.tensors import WeightsError
 from workers.link import Link, LinkClosed
 from workers.loop import Station, WorkerLoop
 from workers.memory import MemoryShort
-from workers.messages import Located, Progress, Ready, Refused, Stage, WorkerConfig
+from workers.messages import Prepared, Progress, Ready, Refused, Stage, WorkerConfig
 
 log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2
+LOOPBACK_SLOTS = 64
 
 
 def main(descriptor: int) -> int:
@@ -94,16 +95,21 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
         files = None
     else:
         files = locate(config.checkpoint, config.cache, progress, config.quantize)
-    control.send(Located(files.mimi if files else None))
+    mimi = files.mimi if files else None
     if config.engine == "loopback":
         from workers.engine.loopback import LoopbackEngine, NoPieces
 
+        control.send(Prepared(mimi, config.slots or LOOPBACK_SLOTS))
         return EngineStation(LoopbackEngine(), NoPieces), "loopback"
     assert files is not None
+    if config.slots:
+        control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile
     from workers.engine.blas import use_openblas
 
     use_openblas(config.cache)  # before anything imports mlx
     from workers.engine.start import start_engine
 
     engine, pieces, note = start_engine(files, config, progress)
+    if not config.slots:
+        control.send(Prepared(mimi, engine.slots))
     return EngineStation(engine, pieces), note

@@ -13,7 +13,6 @@ explain, or stays behind for seconds, it is taken to have been set anew.
 from collections import Counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.audio import mulaw
 from app.audio.resample import Interpolator
@@ -43,7 +42,7 @@ class Inbound:
         self._interpolator = Interpolator()
         self._start = self._position = round(start_s * RATE_HZ)
         """The next sample of the caller's clock that a frame needs."""
-        self._waiting = np.zeros(0, np.int16)
+        self._waiting = bytearray()
         self._origin = 0
         self._lateness_s: float | None = None
         self._seen_s = 0.0
@@ -78,10 +77,9 @@ class Inbound:
 
     def push(self, timestamp_ms: int, payload: bytes, now: float) -> list[Pcm]:
         """Take one packet, return the frames it completes, each float32 (1920,) at 24 kHz."""
-        samples = mulaw.decode(payload)
         begin = self._place(timestamp_ms * RATE_HZ // 1000, now)
-        self._note_lateness(now - (begin + len(samples)) / RATE_HZ, now)
-        return self._frames(self._on_time(begin, samples))
+        self._note_lateness(now - (begin + len(payload)) / RATE_HZ, len(payload) / RATE_HZ, now)
+        return self._frames(self._on_time(begin, payload))
 
     def get_timer(self) -> float | None:
         """Return when the next frame must be filled up; None before the start."""
@@ -93,7 +91,7 @@ class Inbound:
         while (due_s := self.get_timer()) is not None and now >= due_s:
             missing = FRAME_SAMPLES_8K - len(self._waiting)
             self.counts["ms_filled"] += missing * 1000 // RATE_HZ
-            frames += self._frames(np.zeros(missing, np.int16))
+            frames += self._frames(_silence(missing))
         return frames
 
     def _place(self, stamp: int, now: float) -> int:
@@ -109,27 +107,35 @@ class Inbound:
             self.counts["clock_resets"] += 1
         return stamp - self._origin
 
-    def _note_lateness(self, lateness_s: float, now: float) -> None:
+    def _note_lateness(self, lateness_s: float, length_s: float, now: float) -> None:
+        """Note how late the last sample of a packet came; the first one came later by the length of the packet."""
         crept_s = lateness_s if self._lateness_s is None else self._lateness_s + CREEP * (now - self._seen_s)
         self._lateness_s, self._seen_s = min(lateness_s, crept_s), now
-        late_s = lateness_s - self._lateness_s
+        late_s = lateness_s + length_s - self._lateness_s
         self._late_s = max(self._late_s * PATIENCE_FADING, min(late_s, PATIENCE_S[1]))
 
-    def _on_time(self, begin: int, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+    def _on_time(self, begin: int, payload: bytes) -> bytes:
         """Return what of a packet is not too late, with silence before it where the caller's clock jumped."""
         ahead = begin - self._position
         if ahead > TOLERANCE_SAMPLES:
             self.counts["ms_filled"] += ahead * 1000 // RATE_HZ
-            return np.concatenate([np.zeros(ahead, np.int16), samples])
+            return _silence(ahead) + payload
         if ahead < -TOLERANCE_SAMPLES:
             if begin >= self._start:
-                self.counts["ms_late"] += min(-ahead, len(samples)) * 1000 // RATE_HZ
-            return samples[-ahead:]
-        return samples
+                self.counts["ms_late"] += min(-ahead, len(payload)) * 1000 // RATE_HZ
+            return payload[-ahead:]
+        return payload
 
-    def _frames(self, samples: NDArray[np.int16]) -> list[Pcm]:
-        self._position += len(samples)
-        line = np.concatenate([self._waiting, samples])
-        whole = len(line) // FRAME_SAMPLES_8K * FRAME_SAMPLES_8K
-        self._waiting = line[whole:]
-        return [self._interpolator.push(block * _FULL_SCALE) for block in line[:whole].reshape(-1, FRAME_SAMPLES_8K)]
+    def _frames(self, payload: bytes) -> list[Pcm]:
+        self._position += len(payload)
+        self._waiting += payload
+        frames: list[Pcm] = []
+        while len(self._waiting) >= FRAME_SAMPLES_8K:
+            samples = mulaw.decode(bytes(self._waiting[:FRAME_SAMPLES_8K]))
+            del self._waiting[:FRAME_SAMPLES_8K]
+            frames.append(self._interpolator.push(samples * _FULL_SCALE))
+        return frames
+
+
+def _silence(samples: int) -> bytes:
+    return bytes([mulaw.SILENCE]) * samples

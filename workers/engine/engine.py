@@ -27,6 +27,7 @@ from workers.engine.streams import LogArray, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot
 
 CODES = 2048
+HEARTBEAT_S = 0.5
 PREFILL_STEPS = 128
 """How many steps of a log go through the model at a time: enough to keep the products busy."""
 
@@ -131,6 +132,15 @@ class Engine:
             for size in ring.windows(self.context):
                 self._sample(rows, (), size)
         mx.eval(self._ring.keys, self._ring.values)
+
+    @property
+    def heartbeat_s(self) -> float | None:
+        """How often `beat` is wanted while no call is on: macOS takes the GPU's memory back after a second of rest."""
+        return HEARTBEAT_S if mx.metal.is_available() else None
+
+    def beat(self) -> None:
+        """Step nobody, so that the device stays awake."""
+        self._sample(1, ())
 
     def skip(self, slot: Slot, steps: int) -> None:
         """Let an open slot be where it would be after so many steps, whatever its ring holds: for benches."""

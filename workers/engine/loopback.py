@@ -18,6 +18,11 @@ class LoopbackStep:
 class LoopbackEngine:
     """Any number of slots, no state."""
 
+    heartbeat_s = None
+
+    def beat(self) -> None:
+        """Nothing to keep awake."""
+
     def open(self, slot: Slot) -> None:
         """Nothing to prepare."""
 

@@ -3,14 +3,19 @@
 from collections.abc import Callable
 
 import mlx.core as mx
+from moshi_mlx.models import Lm
 
 from workers.checkpoint_files import Files, Progress
-from workers.engine.checkpoint import config_of, load, sampling_of
+from workers.engine.capacity import fitting_slots, timely_engine
+from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
-from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
+from workers.engine.memory import weights_bytes
+from workers.engine.sampling import Sampling
 from workers.engine.text import Pieces, Vocabulary
-from workers.memory import require_memory
 from workers.messages import WorkerConfig
+
+CACHE_BYTES = 256 << 20
+"""What MLX may keep of freed memory on a Mac; shapes are fixed, so more would never be used."""
 
 
 def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tuple[Engine, Callable[[], Pieces], str]:
@@ -18,15 +23,29 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
 
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
+    slots = fitting_slots(files, config)
     weights = weights_bytes(files, config.quantize)
-    ring = ring_bytes(config_of(files), config.slots, item_bytes=number_bytes(files))
-    require_memory(weights, ring, config.slots, config.codec)
     progress("loading weights", 0, weights)
     lm = load(files, config.quantize)
     progress("loading weights", weights, weights)
-    engine = Engine(lm, config.slots, sampling_of(files))
     progress("warming up", 0, 1)
-    engine.warm()
+    engine = _engine(lm, slots, config, sampling_of(files))
+    _wire()
     progress("warming up", 1, 1)
     vocabulary = Vocabulary(files.tokenizer)
-    return engine, lambda: Pieces(vocabulary), f"{config.checkpoint} on {mx.default_device()}"
+    return engine, lambda: Pieces(vocabulary), f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
+
+
+def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling) -> Engine:
+    if not config.slots:
+        return timely_engine(lm, slots, sampling, config.context)
+    engine = Engine(lm, slots, sampling, config.context)
+    engine.warm()
+    return engine
+
+
+def _wire() -> None:
+    """On a Mac keep weights and rings resident, and nothing else: macOS takes back what lies idle for a second."""
+    if mx.metal.is_available():
+        mx.set_cache_limit(CACHE_BYTES)
+        mx.set_wired_limit(mx.get_active_memory())

@@ -2,7 +2,7 @@
 
 A tick runs as soon as every live call has a frame waiting, or when the oldest frame has waited for `PATIENCE_S`. A call
 without a frame is left out of the tick. A call counts as live while its frames come; the silence of a greeting never
-holds up those who listen: it is stepped between their frames.
+holds up those who listen: it is stepped between their frames. When nobody steps, the engine gets its heartbeat.
 """
 
 import time
@@ -45,6 +45,11 @@ class Step(Protocol):
 
 class Engine(Protocol):
     """The batched model, or its loopback twin."""
+
+    @property
+    def heartbeat_s(self) -> float | None: ...
+
+    def beat(self) -> None: ...
 
     def open(self, slot: Slot) -> None: ...
 
@@ -90,12 +95,16 @@ class EngineStation:
         self._clock = clock
         self._beat = Beat(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
+        self._worked_s = clock()
 
     def due_s(self) -> float | None:
         waiting = [slot for slot, row in self._rows.items() if row.frame]
         if not waiting and any(row.greeting for row in self._rows.values()):
             return 0.0
-        return self._beat.due_s(waiting)
+        return self._beat.due_s(waiting) if waiting else self._heartbeat_due_s()
+
+    def _heartbeat_due_s(self) -> float | None:
+        return None if self._engine.heartbeat_s is None else self._worked_s + self._engine.heartbeat_s
 
     def receive(self, message: RingMessage) -> list[RingMessage]:
         match message:
@@ -114,7 +123,10 @@ class EngineStation:
                 raise TypeError("frames of PCM are not for the engine")
 
     def work(self) -> list[RingMessage]:
+        self._worked_s = self._clock()
         taken = {slot: frame for slot, row in self._rows.items() if (frame := row.take(slot))}
+        if not taken:
+            self._engine.beat()
         codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in taken.items()}  # type: ignore[misc]
         refused = self._engine.check(codes)
         failures = [self._fail(slot, reason) for slot, reason in refused.items()]

@@ -1,0 +1,68 @@
+"""How many calls at once: as many as fit into memory, and as their common step is in time for."""
+
+import time
+
+import mlx.core as mx
+import numpy as np
+from moshi_mlx.models import Lm
+
+from workers.checkpoint_files import Files
+from workers.engine.checkpoint import config_of
+from workers.engine.engine import Engine
+from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
+from workers.engine.sampling import Sampling
+from workers.memory import MemoryShort, available_bytes, codec_bytes, require_memory
+from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
+
+MOST_SLOTS = 64
+SPARE = 0.9
+"""The share of free memory that MAX_CALLS=auto may take."""
+STEP_SHARE = 0.75
+"""The share of a frame's time that a step may take: the codec and the rest of the machine need theirs."""
+TIMED_STEPS = 12
+
+
+def fitting_slots(files: Files, config: WorkerConfig) -> int:
+    """Return how many calls memory holds, at most 64. Raises MemoryShort if not even one, or not `config.slots`."""
+    weights = weights_bytes(files, config.quantize)
+    ring = ring_bytes(config_of(files), 1, config.context, number_bytes(files))
+    if config.slots:
+        require_memory(weights, ring * config.slots, config.slots, config.codec)
+        return config.slots
+    require_memory(weights, ring, 1, config.codec)
+    a_call = ring + codec_bytes(1, config.codec) - codec_bytes(0, config.codec)
+    rest = available_bytes() * SPARE - weights - codec_bytes(0, config.codec)
+    slots = min(MOST_SLOTS, int(rest // a_call))
+    if slots < 1:
+        raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
+    return slots
+
+
+def timely_engine(lm: Lm, slots: int, sampling: Sampling, context: int | None) -> Engine:
+    """Return a warm engine with as many slots, of `slots` or half, a quarter … of them, as it can step in time."""
+    while True:
+        engine = Engine(lm, slots, sampling, context)
+        engine.warm()
+        if slots == 1 or full_step_s(engine) <= STEP_SHARE * FRAME_S:
+            return engine
+        del engine
+        mx.clear_cache()
+        slots = max(1, slots // 2)
+
+
+def full_step_s(engine: Engine) -> float:
+    """Return the 95th percentile of the time of a step of all slots with full rings, in seconds."""
+    silence = {Slot(slot): np.zeros(CODEBOOKS, np.int32) for slot in range(engine.slots)}
+    for slot in silence:
+        engine.open(slot)
+        engine.skip(slot, engine.context)
+    times = [_timed(engine, silence) for _ in range(TIMED_STEPS)]
+    for slot in silence:
+        engine.close(slot)
+    return float(np.percentile(times[1:], 95))
+
+
+def _timed(engine: Engine, frames: "dict[Slot, np.ndarray[tuple[int], np.dtype[np.int32]]]") -> float:
+    started_s = time.monotonic()
+    engine.step(frames)
+    return time.monotonic() - started_s
