@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+
+if TYPE_CHECKING:
+    from app.simulator.trouble import Scenario
 
 cli = typer.Typer(
     help="Answers phone calls with Moshi, Kyutai's full-duplex speech model.",
@@ -80,11 +83,14 @@ def simulate(
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Save caller (left) and Moshi (right) here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
+    scenario: Annotated[
+        str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
+    ] = "steady",
 ) -> None:
     """Place one simulated Twilio call to a running service, signed with TWILIO_AUTH_TOKEN."""
     from app.simulate import run_simulation
 
-    raise typer.Exit(run_simulation(_settings(), url, audio, seconds, wav, json_file))
+    raise typer.Exit(run_simulation(_settings(), url, audio, seconds, wav, json_file, _scenario(scenario)))
 
 
 bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
@@ -126,3 +132,35 @@ def bench_engine(
     except ValueError as error:
         raise typer.BadParameter("write --rows 1,2,4") from error
     raise typer.Exit(run(_settings(), EngineBench(checkpoint, wanted, steps, context, full, openblas), json_file))
+
+
+@bench.command("trouble")
+def bench_trouble(
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="A known scenario or a JSON file; repeat it. Default: all known ones.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw delay and lead over time here (PNG).")] = None,
+) -> None:
+    """Stalls, jitter, drift and the like against the rules of a call, in virtual time: an hour takes seconds."""
+    from app.bench.trouble import bench_trouble as run
+
+    raise typer.Exit(run([_scenario(name) for name in scenario or _known_scenarios()], json_file, picture))
+
+
+def _known_scenarios() -> list[str]:
+    from app.simulator.trouble import KNOWN
+
+    return list(KNOWN)
+
+
+def _scenario(name: str) -> "Scenario":
+    from app.simulator.trouble import KNOWN, read_scenario
+
+    if name in KNOWN:
+        return KNOWN[name]
+    try:
+        return read_scenario(Path(name))
+    except (OSError, ValueError) as error:
+        print(f"moshi-bridge: {error}; known scenarios: {', '.join(KNOWN)}", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS) from error

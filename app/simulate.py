@@ -11,6 +11,7 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
 from app.simulator.report import CallReport, Outcome
+from app.simulator.trouble import Scenario
 from app.trial import ACCOUNT_SID
 
 LEVEL_BLOCKS = 20
@@ -18,7 +19,13 @@ LEVEL_FLOOR_DBFS = -60.0
 
 
 def run_simulation(
-    settings: Settings, url: str, audio: Path | None, seconds: float | None, wav: Path | None, json_file: Path | None
+    settings: Settings,
+    url: str,
+    audio: Path | None,
+    seconds: float | None,
+    wav: Path | None,
+    json_file: Path | None,
+    line: Scenario,
 ) -> int:
     """Place the call, show it, save it; return 0 if it lasted until the caller hung up."""
     console = Console()
@@ -28,6 +35,8 @@ def run_simulation(
         account_sid=settings.twilio_account_sid or ACCOUNT_SID,
         audio=audio or conversation(),
         duration_s=seconds,
+        skip_silence=line.suppressed,
+        line=line,
     )
     try:
         report = _place(options, console)

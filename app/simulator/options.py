@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from app.audio import mulaw
-from app.simulator.stream import KeyPress, Script, Stall
+from app.simulator.stream import KeyPress, Script
+from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
 
@@ -33,8 +34,8 @@ class CallOptions:
     call_sid: str | None = None
     dial_url: str | None = None
     keys: tuple[KeyPress, ...] = ()
-    stalls: tuple[Stall, ...] = ()
     skip_silence: bool = False
+    line: Scenario = STEADY
     max_streams: int = 10
 
 
@@ -44,7 +45,7 @@ def read_script(options: CallOptions) -> Script:
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return Script(mulaw.encode(said), ends_s, options.keys, options.stalls, options.skip_silence)
+    return Script(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
 
 
 def _audio(options: CallOptions) -> Samples:

@@ -6,12 +6,14 @@ nothing drifts. What the server sends goes into the call's `Playout`.
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.audio.mulaw import SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
 from app.simulator.playout import Playout
+from app.simulator.trouble import STEADY, Scenario, through
 from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from app.twilio.protocol import State
 
@@ -45,25 +47,18 @@ class KeyPress:
 
 
 @dataclass(frozen=True, slots=True)
-class Stall:
-    """The line to the server holds packets back for this long, then delivers them all at once."""
-
-    at_s: float
-    length_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Script:
     """What the caller does: `said` is mu-law from the start of the call, silence follows; he hangs up at `ends_s`.
 
-    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls.
+    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls. Of `line` the
+    caller's side is heeded: jitter, groups, stalls, drift.
     """
 
     said: bytes
     ends_s: float
     keys: Sequence[KeyPress] = ()
-    stalls: Sequence[Stall] = ()
     skip_silence: bool = False
+    line: Scenario = STEADY
 
 
 @dataclass(slots=True)
@@ -91,6 +86,9 @@ class CallerStream:
         self._carrier = CarrierProtocol()
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
+        self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
+        self._next_packet_s = 0.0
+        self._next_packet_s = self._when_next()
         self._keys = sorted((key for key in script.keys if key.at_s >= opened_s), key=lambda key: key.at_s)
 
     @property
@@ -146,6 +144,7 @@ class CallerStream:
         start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES
         payload = self._script.said[start : start + PACKET_SAMPLES].ljust(PACKET_SAMPLES, bytes([SILENCE]))
         self._packet += 1
+        self._next_packet_s = self._when_next()
         if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
             return []
         self.tally.packets_sent += 1
@@ -160,9 +159,13 @@ class CallerStream:
         return self._keys[0].at_s if self._keys else NEVER
 
     def _packet_due_s(self) -> float:
-        due = self.opened_s + (self._packet + 1) * PACKET_SAMPLES / RATE_HZ
-        held_until = (stall.at_s + stall.length_s for stall in self._script.stalls if stall.at_s <= due)
-        return max([due, *held_until])
+        return self._next_packet_s
+
+    def _when_next(self) -> float:
+        """Return when the next packet is handed over: never before the one before it."""
+        line = self._script.line
+        due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
+        return max(self._next_packet_s, through(line.stalls, due))
 
     def _end_due_s(self) -> float:
         return self._script.ends_s + ROUNDING_S

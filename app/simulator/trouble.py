@@ -1,9 +1,12 @@
 """What can go wrong on a line, as data: one scenario, from a small JSON file or from the list of known ones."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+PACKET_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +18,19 @@ class Window:
 
     def delay(self, moment_s: float) -> float:
         """Return `moment_s`, or the end of the window if it lies within."""
-        end_s = self.at_s + self.length_s
-        return end_s if self.at_s <= moment_s < end_s else moment_s
+        return self.end_s if self.at_s <= moment_s < self.end_s else moment_s
+
+    @property
+    def end_s(self) -> float:
+        """When it is over."""
+        return self.at_s + self.length_s
+
+
+def through(windows: Iterable[Window], moment_s: float) -> float:
+    """Return when what would happen at `moment_s` happens if nothing can within the windows."""
+    for window in windows:
+        moment_s = window.delay(moment_s)
+    return moment_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +59,25 @@ class Scenario:
     seed: int = 1
 
     @property
+    def packet_s(self) -> float:
+        """How long a packet of the caller's lasts on our clock."""
+        return PACKET_S / (1 + self.drift_ppm * 1e-6)
+
+    def leaves_s(self, number: int) -> float:
+        """Return when the packet of that number sets out, in a group that is complete with its last sample."""
+        return (number // self.grouped + 1) * self.grouped * self.packet_s
+
+    @property
     def troubles(self) -> tuple[Window, ...]:
         """Return everything that stops the flow for a while."""
         return tuple(sorted((*self.stalls, *self.unread, *self.held, *self.engine_late), key=lambda one: one.at_s))
 
 
+STEADY = Scenario()
 KNOWN = {
     scenario.name: scenario
     for scenario in (
-        Scenario(),
+        STEADY,
         *(Scenario(f"stall-{length_s}", stalls=(Window(20, length_s),)) for length_s in (0.2, 0.6, 2.0, 5.0)),
         Scenario("engine-late", engine_late=(Window(20, 1.0),)),
         Scenario("loop-held", held=(Window(20, 0.5),)),

@@ -21,12 +21,12 @@ from app.call.record import CallRecord
 from app.call.session import CallLimits, CallSession, Command, End, Listen
 from app.demo.conversation import talk
 from app.simulator.playout import Playout, Underrun
-from app.simulator.trouble import Scenario, Window
+from app.simulator.trouble import Scenario, through
 from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
-PACKET_S = 0.02
 PACKET = 160
+FRAME_PACKETS = 4
 CALL = CallSid("CAvirtual")
 STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
 
@@ -99,18 +99,16 @@ class _VirtualCall:
     def _speak(self, number: int) -> None:
         """Send the packet of that number on its way, when its last sample is spoken."""
         scenario = self._scenario
-        packet_s = PACKET_S / (1 + scenario.drift_ppm * 1e-6)
-        leaves_s = (number // scenario.grouped + 1) * scenario.grouped * packet_s
         travel_s = scenario.travel_s + self._random.uniform(0, 2 * scenario.jitter_s)
-        self._arrived_s = max(self._arrived_s, _through(scenario.stalls, leaves_s + travel_s))
-        spoken_s = number * packet_s
-        self._at(spoken_s + packet_s, lambda _: self._speak(number + 1))
+        self._arrived_s = max(self._arrived_s, through(scenario.stalls, scenario.leaves_s(number) + travel_s))
+        spoken_s = number * scenario.packet_s
+        self._at(spoken_s + scenario.packet_s, lambda _: self._speak(number + 1))
         if not (scenario.suppressed and any(one.delay(spoken_s) != spoken_s for one in scenario.silent)):
             self._at(self._read_s(self._arrived_s), lambda now: self._hear(number, now))
 
     def _read_s(self, moment_s: float) -> float:
         """Return when our event loop gets to it."""
-        return _through(self._scenario.held, moment_s)
+        return through(self._scenario.held, moment_s)
 
     def _hear(self, number: int, now: float) -> None:
         place = number * PACKET % len(self._said)
@@ -144,11 +142,11 @@ class _VirtualCall:
 
     def _work(self, listen: Listen, now: float) -> None:
         """Echo one frame. At most one waits: a newer one takes its place, as in the workers."""
-        began_s = _through(self._scenario.engine_late, max(now, self._worker_free_s))
+        began_s = through(self._scenario.engine_late, max(now, self._worker_free_s))
         if began_s > now + self._scenario.step_s and began_s == self._worker_free_s:
             return
         self._worker_free_s = began_s + self._scenario.step_s
-        spoken_s = listen.seq * 0.08 / (1 + self._scenario.drift_ppm * 1e-6)
+        spoken_s = listen.seq * FRAME_PACKETS * self._scenario.packet_s
         frame = self._workers(Frame(Slot(0), Epoch(1), listen.seq, listen.pcm))
         self._at(self._read_s(self._worker_free_s), lambda moment_s: self._answer(frame, spoken_s, moment_s))
 
@@ -157,7 +155,7 @@ class _VirtualCall:
         self._do(self._session.take_frame(frame, now), now)
 
     def _send(self, audio: SendAudio, now: float) -> None:
-        arrives_s = _through(self._scenario.unread, now + self._scenario.travel_s)
+        arrives_s = through(self._scenario.unread, now + self._scenario.travel_s)
         self._sent_s = max(self._sent_s, arrives_s)
         self._at(self._sent_s, lambda moment_s: self._play(audio, moment_s))
 
@@ -176,17 +174,11 @@ class _VirtualCall:
 
     def _return(self, names: list[str], now: float) -> None:
         for name in names:
-            arrives_s = self._read_s(_through(self._scenario.stalls, now + self._scenario.travel_s))
+            arrives_s = self._read_s(through(self._scenario.stalls, now + self._scenario.travel_s))
             self._at(arrives_s, lambda moment_s, name=name: self._take_mark(name, moment_s))  # type: ignore[misc]
 
     def _take_mark(self, name: str, now: float) -> None:
         self._do(self._session.receive(MarkPlayed(name), now), now)
-
-
-def _through(windows: tuple[Window, ...], moment_s: float) -> float:
-    for window in windows:
-        moment_s = window.delay(moment_s)
-    return moment_s
 
 
 def run_virtual(

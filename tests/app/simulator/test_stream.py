@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
 from app.simulator.playout import Playout
-from app.simulator.stream import CallerStream, CloseSocket, Command, KeyPress, Script, SendMessage, Stall
+from app.simulator.stream import CallerStream, CloseSocket, Command, KeyPress, Script, SendMessage
+from app.simulator.trouble import Scenario, Window
 from app.twilio.events import MarkPlayed, Media, Stopped
 from app.twilio.protocol import StreamProtocol
 from app.twilio.wire import ProtocolViolation
@@ -61,7 +62,7 @@ def test_the_caller_hangs_up_at_the_end() -> None:
 def test_after_an_hour_nothing_has_drifted() -> None:
     stream, _ = opened(Script(b"", ends_s=10_000.0))
     stream._packet = 180_000 - 1
-    assert stream.due_s() == 3600.0
+    assert stream._when_next() == 3600.0
 
 
 def test_everything_happens_in_the_order_in_which_it_falls_due() -> None:
@@ -102,7 +103,7 @@ def test_what_is_due_goes_out_before_a_message_is_obeyed() -> None:
 
 
 def test_a_stalled_line_delivers_late_but_everything() -> None:
-    stream, _ = opened(Script(b"", ends_s=1.0, stalls=(Stall(0.03, 0.1),)))
+    stream, _ = opened(Script(b"", ends_s=1.0, line=Scenario(stalls=(Window(0.03, 0.1),))))
     assert kinds(stream.advance(0.02)) == ["media"]
     assert stream.due_s() == pytest.approx(0.13)
     assert [message["media"]["timestamp"] for message in told(stream.advance(0.135))] == [
