@@ -127,11 +127,8 @@ def bench_engine(
     from app.bench.engine import EngineBench
     from app.bench.engine import bench_engine as run
 
-    try:
-        wanted = tuple(int(part) for part in rows.split(","))
-    except ValueError as error:
-        raise typer.BadParameter("write --rows 1,2,4") from error
-    raise typer.Exit(run(_settings(), EngineBench(checkpoint, wanted, steps, context, full, openblas), json_file))
+    bench = EngineBench(checkpoint, _numbers(rows, "--rows"), steps, context, full, openblas)
+    raise typer.Exit(run(_settings(), bench, json_file))
 
 
 @bench.command("trouble")
@@ -164,3 +161,23 @@ def _scenario(name: str) -> "Scenario":
     except (OSError, ValueError) as error:
         print(f"moshi-bridge: {error}; known scenarios: {', '.join(KNOWN)}", file=sys.stderr)
         raise typer.Exit(EXIT_SETTINGS) from error
+
+
+@bench.command("crowd")
+def bench_crowd(
+    calls: Annotated[str, typer.Option(help="Numbers of callers, separated by commas.")] = "1,8,20,50",
+    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0,
+    step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """Many simulated calls at once to a line test: delay of the worst, gaps, processor time per call."""
+    from app.bench.crowd import bench_crowd as run
+
+    raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"write {option} 1,2,4") from error

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
     ] = CodecKind.AUTO
+    loopback_step_ms: Annotated[
+        float,
+        Field(ge=0, le=1000, description="how long a step of ENGINE=loopback takes, to try a slow model's timing"),
+    ] = 0.0
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
 
     @field_validator("public_url")

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 
 from app.config import Settings, is_loopback
+from app.lag import LagGauge
 from app.log import CallLog, mask_number
 from app.media import run_media_socket
 from app.switchboard import Switchboard
@@ -22,7 +23,7 @@ MAX_SID_LENGTH = 64
 REJECTED = 1008
 
 
-def build_router(settings: Settings, switchboard: Switchboard) -> APIRouter:
+def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) -> APIRouter:
     """Return the routes over one switchboard."""
     router = APIRouter()
     check = SignatureCheck(settings.base_url, settings.auth_tokens) if settings.checks_signatures else None
@@ -77,6 +78,11 @@ def build_router(settings: Settings, switchboard: Switchboard) -> APIRouter:
         if not switchboard.ready:
             response.status_code = 503
         return {"ready": switchboard.ready, "free_slots": switchboard.free_slots}
+
+    @router.get("/api/loop")
+    async def loop(request: Request) -> dict[str, float]:
+        _require_local(request)
+        return lag.as_json()
 
     @router.get("/api/calls")
     async def calls(request: Request) -> list[dict[str, object]]:

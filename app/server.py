@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import CodecKind, Settings, SettingsError
+from app.lag import LagGauge
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.switchboard import Switchboard
@@ -59,6 +60,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         greeting_frames=settings.greeting_steps,
         max_call_s=settings.max_call_seconds,
         threads=max(1, _cores() // 3),
+        loopback_step_s=settings.loopback_step_ms / 1000,
     )
 
 
@@ -82,7 +84,8 @@ class Service:
         )
         self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
-        self.app.include_router(build_router(settings, self.switchboard))
+        self.lag = LagGauge()
+        self.app.include_router(build_router(settings, self.switchboard, self.lag))
         self._rehearsal = Rehearsal(self.supervisor.send)
         self._rehearsed = False
 
@@ -107,6 +110,8 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
+            gauging = asyncio.create_task(self.lag.watch())
+            stack.push_async_callback(_cancel, gauging)
             stack.push_async_callback(_cancel, rehearsing)
             stack.push_async_callback(_cancel, supervising)
             serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -42,6 +42,15 @@ class Trial:
             record: dict[str, Any] = await answer.json()
             return record
 
+    async def loop_lag(self) -> dict[str, float]:
+        """Return how long its event loop kept others waiting, in milliseconds."""
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{self.base_url}/api/loop", raise_for_status=True) as answer,
+        ):
+            lag: dict[str, float] = await answer.json()
+            return lag
+
     def cpu_s(self) -> dict[str, float]:
         """Return the processor seconds used so far by the service and each of its workers."""
         service = psutil.Process(self.process_id)

@@ -123,6 +123,7 @@ class WorkerConfig:
     engine finds it can serve; each remembers `context` steps, None for the checkpoint's own. `checkpoint` is as in
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
     `max_call_s` seconds at most. The codec may use so many `threads`.
+    The loopback engine takes `loopback_step_s` for a tick.
     """
 
     stage: Stage
@@ -139,6 +140,7 @@ class WorkerConfig:
     max_call_s: float
     context: int | None = None
     threads: int = 1
+    loopback_step_s: float = 0.0
     mimi: Path | None = None
 
     @property

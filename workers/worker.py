@@ -100,7 +100,7 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
         from workers.engine.loopback import LoopbackEngine, NoPieces
 
         control.send(Prepared(mimi, config.slots or LOOPBACK_SLOTS))
-        return EngineStation(LoopbackEngine(), NoPieces), "loopback"
+        return EngineStation(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
     assert files is not None
     if config.slots:
         control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile

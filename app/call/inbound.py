@@ -10,6 +10,7 @@ becomes a backlog. Patience grows with the lateness that the line shows. Where t
 explain, or stays behind for seconds, it is taken to have been set anew.
 """
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,8 @@ from workers.messages import FRAME_S, Pcm
 
 FRAME_SAMPLES_8K = 640
 RATE_HZ = mulaw.SAMPLE_RATE_HZ
+PACKET_SAMPLES = 160
+PACKET_S = PACKET_SAMPLES / RATE_HZ
 TOLERANCE_SAMPLES = 80
 """A jump of the clock by less than this is taken for a rounded timestamp."""
 PATIENCE_S = (0.04, 0.1)
@@ -48,17 +51,17 @@ class Inbound:
         self._seen_s = 0.0
         self._late_s = 0.0
         self._all_late_since_s: float | None = None
+        self._phase_s: float | None = None
 
     def start(self, now: float, phase_s: float | None = None) -> None:
         """The stream starts: its clock is 0 now.
 
         With `phase_s` the first frame begins up to 80 ms earlier, such that frames become complete at that moment of
-        our clock, give or take whole frames: as those of the other calls do.
+        our clock, give or take whole frames, as those of the other calls do; or less than a packet before it, for a
+        frame that ended within a packet would only wait for the rest of it.
         """
         self._lateness_s = self._seen_s = now
-        if phase_s is not None:
-            early_s = (self.complete_s(now) - phase_s) % FRAME_S
-            self._start = self._position = self._position - round(early_s * RATE_HZ)
+        self._phase_s = phase_s
 
     def complete_s(self, now: float) -> float:
         """Return when on our clock the frame that is being filled becomes complete if nothing is late."""
@@ -79,6 +82,9 @@ class Inbound:
         """Take one packet, return the frames it completes, each float32 (1920,) at 24 kHz."""
         begin = self._place(timestamp_ms * RATE_HZ // 1000, now)
         self._note_lateness(now - (begin + len(payload)) / RATE_HZ, len(payload) / RATE_HZ, now)
+        if self._phase_s is not None:  # not before a packet has shown how late the line is
+            self._keep_beat(self._phase_s)
+            self._phase_s = None
         return self._frames(self._on_time(begin, payload))
 
     def get_timer(self) -> float | None:
@@ -106,6 +112,12 @@ class Inbound:
             self._origin, self._all_late_since_s, self._lateness_s = stamp - self._position, None, None
             self.counts["clock_resets"] += 1
         return stamp - self._origin
+
+    def _keep_beat(self, phase_s: float) -> None:
+        early_s = (self.complete_s(0.0) - phase_s) % FRAME_S
+        packets = math.ceil(early_s / PACKET_S - 1e-3)  # 20 µs: what is in phase already stays so
+        self._start -= packets * PACKET_SAMPLES
+        self._position = self._start
 
     def _note_lateness(self, lateness_s: float, length_s: float, now: float) -> None:
         """Note how late the last sample of a packet came; the first one came later by the length of the packet."""

@@ -6,7 +6,8 @@ between them lies the round trip of the line, which is the least time ever seen 
 its mark, less the audio's own length: the first audio of a call finds the buffer empty.
 
 A mark is news that can come late (the line, our own event loop) but not early, so it lowers the forecast at once and
-raises it only when three in a row say so.
+raises it only when three in a row say so. It is held against what was foretold for the audio before it, since what was
+sent after that may follow with a gap.
 """
 
 from collections import deque
@@ -27,9 +28,11 @@ class LeadMeter:
     round_trip_s: float = 0.0
     underruns: int = 0
     _end_s: float | None = None
-    _sent: int = 0
+    _shifted_s: float = 0.0
+    """By how much the forecast has been corrected so far."""
     _known: bool = False
-    _marks: dict[int, tuple[float, int, int]] = field(default_factory=dict)
+    _marks: dict[int, tuple[float, int, float]] = field(default_factory=dict)
+    """Of each mark still out: when it was sent, behind how much audio, its return as foretold less `_shifted_s`."""
     _later_s: deque[float] = field(default_factory=lambda: deque(maxlen=SURE_MARKS))
     _number: int = 0
 
@@ -42,20 +45,19 @@ class LeadMeter:
         lead_s = self.lead_s(now)
         self.underruns += self._end_s is not None and lead_s < 0
         self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
-        self._sent += samples
         self._number += 1
-        self._marks[self._number] = (now, samples, self._sent)
+        self._marks[self._number] = (now, samples, self._end_s - self._shifted_s)
         return self._number
 
     def mark_returned(self, number: int, now: float) -> None:
         """Note that the mark of that number has come back."""
-        if number not in self._marks or self._end_s is None:
+        if number not in self._marks:
             return
-        sent_s, samples, position = self._marks[number]
+        sent_s, samples, foretold_s = self._marks[number]
         for earlier in [mark for mark in self._marks if mark <= number]:
             del self._marks[earlier]
         self._note_round_trip(now - sent_s - samples / RATE_HZ)
-        self._correct(now + (self._sent - position) / RATE_HZ)
+        self._correct(now - foretold_s - self._shifted_s)
 
     def clear(self, now: float) -> None:
         """Note that the buffer is being emptied."""
@@ -71,18 +73,21 @@ class LeadMeter:
     def _note_round_trip(self, least_s: float) -> None:
         before_s = self.round_trip_s
         self.round_trip_s = max(0.0, min(before_s, least_s) if self._known else least_s)
-        if not self._known and self._end_s is not None:
-            self._end_s += self.round_trip_s - before_s
+        if not self._known:
+            self._shift(self.round_trip_s - before_s)
         self._known = True
 
-    def _correct(self, end_s: float) -> None:
-        assert self._end_s is not None
-        later_s = end_s - self._end_s
+    def _correct(self, later_s: float) -> None:
         self._later_s.append(later_s)
         if later_s < 0 or len(self._later_s) == SURE_MARKS:
             shift_s = later_s if later_s < 0 else max(0.0, min(self._later_s))
-            self._end_s += shift_s
+            self._shift(shift_s)
             self._later_s = deque((other - shift_s for other in self._later_s), maxlen=SURE_MARKS)
+
+    def _shift(self, later_s: float) -> None:
+        assert self._end_s is not None
+        self._end_s += later_s
+        self._shifted_s += later_s
 
 
 class Sway:

@@ -118,7 +118,9 @@ class CallSession:
         match event:
             case Media(timestamp_ms, payload) if self.state is State.LIVE:
                 self.record.counts["packets_in"] += 1
-                return self._listen(self._inbound.push(timestamp_ms, payload, now))
+                frames = self._inbound.push(timestamp_ms, payload, now)
+                self.record.takeover_s = self._inbound.start_s
+                return self._listen(frames)
             case MarkPlayed(name):
                 return self._take_mark(name, now)
             case Started() if self.state is State.CONNECTED:
@@ -176,7 +178,6 @@ class CallSession:
         self.record.started_s = now
         self._deadline_s = now + self._limits.max_call_s
         self._inbound.start(now, phase_s)
-        self.record.takeover_s = self._inbound.start_s
         greeting, self._greeting = self._greeting, []
         return [command for frame in greeting for command in self._speak(frame, now)]
 

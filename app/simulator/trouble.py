@@ -92,22 +92,41 @@ KNOWN = {
 }
 
 
+LEAST, MOST = {"grouped": 1, "drift_ppm": -10_000}, {"grouped": 50, "drift_ppm": 10_000}
+LONGEST_S = 86_400
+
+
 def read_scenario(path: Path) -> Scenario:
     """Read a scenario from a JSON object of the fields of `Scenario`. Raises ValueError that names what is wrong."""
     try:
-        wanted = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        wanted = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     known = {field.name for field in fields(Scenario)}
     if not isinstance(wanted, dict) or not set(wanted) <= known:
         raise ValueError(f"{path} must be an object with these fields only: {', '.join(sorted(known))}")
-    windows = {"stalls", "unread", "held", "engine_late", "silent"}
     try:
-        values: dict[str, Any] = {name: _windows(value) if name in windows else value for name, value in wanted.items()}
+        return Scenario(**{name: _value(name, value) for name, value in wanted.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _value(name: str, wanted: Any) -> Any:
+    usual = getattr(STEADY, name)
+    if isinstance(usual, tuple):
+        return _windows(name, wanted)
+    if type(wanted) is not type(usual) and (type(wanted), type(usual)) != (int, float):
+        raise ValueError(f"{name} must be like {json.dumps(usual)}, not {json.dumps(wanted)}")
+    least, most = LEAST.get(name, 0), MOST.get(name, LONGEST_S)
+    if not isinstance(wanted, str) and not least <= wanted <= most:
+        raise ValueError(f"{name} must be {least} to {most}, not {wanted}")
+    return wanted
+
+
+def _windows(name: str, wanted: Any) -> tuple[Window, ...]:
+    try:
+        return tuple(Window(float(one["at_s"]), float(one["length_s"])) for one in wanted)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: a window is {{"at_s": 20, "length_s": 0.6}} ({error!r})') from error
-    return Scenario(**values)
-
-
-def _windows(wanted: list[dict[str, Any]]) -> tuple[Window, ...]:
-    return tuple(Window(float(one["at_s"]), float(one["length_s"])) for one in wanted)
+        raise ValueError(
+            f'{name} must be a list of windows like {{"at_s": 20, "length_s": 0.6}} ({error!r})'
+        ) from error

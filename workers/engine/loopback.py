@@ -1,5 +1,6 @@
 """The engine's twin for the line test: the caller's frame comes back in its own step, and nothing is said."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ class LoopbackStep:
 
 
 class LoopbackEngine:
-    """Any number of slots, no state."""
+    """Any number of slots, no state; a tick takes `step_s`, as that of a slow model would."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self._step_s = step_s
 
     heartbeat_s = None
 
@@ -34,6 +38,8 @@ class LoopbackEngine:
         return {}
 
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
+        if codes and self._step_s:
+            time.sleep(self._step_s)
         return {slot: LoopbackStep(frame) for slot, frame in codes.items()}
 
 

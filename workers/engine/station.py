@@ -27,7 +27,8 @@ from workers.messages import (
     Stage,
 )
 
-PATIENCE_S = 0.015
+PATIENCE_S = 0.025
+"""A packet, by which the frames of calls in phase may differ, and a little."""
 
 
 class Step(Protocol):

@@ -1,0 +1,34 @@
+"""How long the event loop keeps others waiting: what runs too long on it is heard by every caller."""
+
+import asyncio
+from collections import deque
+
+import numpy as np
+
+LOOK_EVERY_S = 0.25
+KEPT = 2_400
+"""Ten minutes."""
+
+
+class LagGauge:
+    """Asks to be woken now and then, and notes how much later than that it was."""
+
+    def __init__(self) -> None:
+        self._lags_s: deque[float] = deque(maxlen=KEPT)
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + LOOK_EVERY_S
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.note(loop.time() - due_s)
+
+    def note(self, lag_s: float) -> None:
+        """Take one lag, in seconds."""
+        self._lags_s.append(lag_s)
+
+    def as_json(self) -> dict[str, float]:
+        """Return percentiles of the last ten minutes, in milliseconds."""
+        lags_ms = np.array(self._lags_s or [0.0]) * 1000
+        return {f"p{percent}_ms": round(float(np.percentile(lags_ms, percent)), 2) for percent in (50, 99, 100)}
