@@ -117,7 +117,7 @@ class Inbound:
         early_s = (self.complete_s(0.0) - phase_s) % FRAME_S
         packets = math.ceil(early_s / PACKET_S - 1e-3)  # 20 µs: what is in phase already stays so
         self._start -= packets * PACKET_SAMPLES
-        self._position = self._start
+        self._position -= packets * PACKET_SAMPLES
 
     def _note_lateness(self, lateness_s: float, length_s: float, now: float) -> None:
         """Note how late the last sample of a packet came; the first one came later by the length of the packet."""

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,14 +67,17 @@ def echo(frame: Frame) -> Frame:
 
 
 class _VirtualCall:
-    def __init__(self, scenario: Scenario, said: bytes, workers: Callable[[Frame], Frame]) -> None:
+    def __init__(
+        self, scenario: Scenario, said: bytes, workers: Callable[[Frame], Frame], greeting: Sequence[Frame]
+    ) -> None:
         self._scenario = scenario
         self._said = said
         self._workers = workers
         self._random = random.Random(scenario.seed)  # noqa: S311 - trouble, not secrets
         self._moments: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
-        self._session = CallSession(CALL, "", CallLimits(0, 60.0, 1e9, 0.0), 0.0)
+        self._greeting = greeting
+        self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
         self._playout = Playout()
         self._report = VirtualReport(scenario, self._session.record)
         self._spoken_s: dict[int, float] = {}
@@ -82,6 +85,8 @@ class _VirtualCall:
         self._timer_s: float | None = None
 
     def run(self) -> VirtualReport:
+        for frame in self._greeting:
+            self._do(self._session.take_frame(frame, 0.0), 0.0)
         self._session.socket_opened(0.0)
         self._do(self._session.receive(STARTED, 0.0), 0.0)
         self._speak(0)
@@ -146,7 +151,8 @@ class _VirtualCall:
         if began_s > now + self._scenario.step_s and began_s == self._worker_free_s:
             return
         self._worker_free_s = began_s + self._scenario.step_s
-        spoken_s = listen.seq * FRAME_PACKETS * self._scenario.packet_s
+        began_s = self._session.record.takeover_s
+        spoken_s = began_s + (listen.seq - len(self._greeting)) * FRAME_PACKETS * self._scenario.packet_s
         frame = self._workers(Frame(Slot(0), Epoch(1), listen.seq, listen.pcm))
         self._at(self._read_s(self._worker_free_s), lambda moment_s: self._answer(frame, spoken_s, moment_s))
 
@@ -160,8 +166,9 @@ class _VirtualCall:
         self._at(self._sent_s, lambda moment_s: self._play(audio, moment_s))
 
     def _play(self, audio: SendAudio, now: float) -> None:
-        spoken_s, starts_s = self._spoken_s.pop(audio.seq), now + self._playout.lead_s(now)
-        self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
+        spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.lead_s(now)
+        if spoken_s is not None:  # not of the greeting
+            self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
         self._playout.mark(audio.mark, now)
         self._at(starts_s + len(audio.payload) / mulaw.SAMPLE_RATE_HZ, self._return_marks)
@@ -182,14 +189,17 @@ class _VirtualCall:
 
 
 def run_virtual(
-    scenario: Scenario, said: bytes | None = None, workers: Callable[[Frame], Frame] = echo
+    scenario: Scenario,
+    said: bytes | None = None,
+    workers: Callable[[Frame], Frame] = echo,
+    greeting: Sequence[Frame] = (),
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
     The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
-    in virtual time that takes `step_s`, however long it really takes.
+    in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
     """
-    return _VirtualCall(scenario, said or _speech(), workers).run()
+    return _VirtualCall(scenario, said or _speech(), workers, greeting).run()
 
 
 def _speech() -> bytes:

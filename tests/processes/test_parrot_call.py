@@ -5,8 +5,7 @@ codec and engine are the real processes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,60 +16,16 @@ from numpy.typing import NDArray
 from app.audio import mulaw
 from app.audio.outbound import Outbound
 from app.call.inbound import Inbound
-from app.config import CodecKind, read_settings
+from app.config import CodecKind
 from app.demo.conversation import talk
-from app.server import codec_pairs, worker_config
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, Pcm, RingMessage, Slot
+from tests.processes.real_workers import real_workers
+from workers.messages import FRAME_SAMPLES, Frame, Pcm
 from workers.standins import make_standin
-from workers.supervisor import Supervisor
 
-SLOT = Slot(0)
 PACKET = 160
 BLOCK = 20
-
-
-class Ring:
-    """The real workers, one frame at a time, for a caller in another thread."""
-
-    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[RingMessage]") -> None:
-        self._supervisor, self._arrived = supervisor, arrived
-        self._loop = asyncio.get_running_loop()
-        self._epoch = Epoch(0)
-
-    def open(self) -> None:
-        self._epoch = Epoch(self._epoch + 1)
-        self._supervisor.send(Open(SLOT, self._epoch))
-
-    def close(self) -> None:
-        self._supervisor.send(Close(SLOT, self._epoch))
-
-    def __call__(self, frame: Frame) -> Frame:
-        return asyncio.run_coroutine_threadsafe(self._round(frame), self._loop).result()
-
-    async def _round(self, frame: Frame) -> Frame:
-        self._supervisor.send(Frame(SLOT, self._epoch, frame.seq, frame.pcm))
-        while True:
-            message = await self._arrived.get()
-            assert not isinstance(message, Failed), message
-            if isinstance(message, Frame) and message.epoch == self._epoch:
-                return message
-
-
-@asynccontextmanager
-async def ring(folder: Path, codec: CodecKind) -> AsyncIterator[Ring]:
-    settings = read_settings(moshi_checkpoint="synthetic:parrot", cache_dir=folder, codec=codec, greeting_frames=0)
-    arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
-    pairs = codec_pairs(settings)
-    supervisor = Supervisor(worker_config(settings), pairs, arrived.put_nowait, lambda _: None, lambda _: None)
-    running = asyncio.create_task(supervisor.run())
-    try:
-        await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
-        yield Ring(supervisor, arrived)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 def _caller(seconds: int) -> bytes:
@@ -124,10 +79,10 @@ async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
     cache = tmp_path_factory.getbasetemp() / "parrot"
     mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
     said = _caller(seconds)
-    async with ring(cache, codec) as workers:
+    async with real_workers("synthetic:parrot", codec, cache) as workers:
         calls = []
         for call in (said, said[: 4 * mulaw.SAMPLE_RATE_HZ]):
-            workers.open()
+            await workers.open()
             calls.append(await asyncio.to_thread(_call, workers, call))
             workers.close()
     heard, again = calls

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.beat import LIVE_S
 from workers.engine.loopback import LoopbackEngine, NoPieces
-from workers.engine.station import LIVE_S, PATIENCE_S, EngineStation
+from workers.engine.station import PATIENCE_S, EngineStation
 from workers.messages import (
     Close,
     CodeArray,
@@ -43,6 +44,7 @@ class Parrot:
     steps: dict[Slot, int] = field(default_factory=dict)
     ticks: list[dict[Slot, int]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    heartbeat_s: float | None = None
 
     def open(self, slot: Slot) -> None:
         assert slot not in self.steps, "a slot is opened twice"
@@ -60,6 +62,9 @@ class Parrot:
         assert not self.check(codes)
         self.ticks.append({slot: int(frame[0]) for slot, frame in codes.items()})
         return {slot: self._say(slot, frame) for slot, frame in codes.items()}
+
+    def beat(self) -> None:
+        self.done.append("beat")
 
     def _say(self, slot: Slot, frame: CodeArray) -> Said:
         number = self.steps[slot]
@@ -334,3 +339,16 @@ def test_a_greeting_waits_for_nobody_and_holds_nobody_up() -> None:
     assert station.due_s() == 0.0
     station.work()
     assert engine.ticks == [{B: 7}, {A: 1, B: 8}]
+
+
+def test_while_nobody_steps_the_engine_gets_its_heartbeat() -> None:
+    engine, clock = Parrot(), Clock()
+    engine.heartbeat_s = 0.5
+    station = EngineStation(engine, Counted, clock)
+    receive(station, opened(A), heard(1, A))
+    station.work()
+    assert station.due_s() == clock.now + 0.5
+    clock.now += 0.5
+    station.work()
+    assert engine.done[-1] == "beat"
+    assert station.due_s() == clock.now + 0.5

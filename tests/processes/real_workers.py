@@ -1,0 +1,63 @@
+"""Real codec and engine processes, for a session in virtual time that runs in another thread."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.config import CodecKind, read_settings
+from app.server import codec_pairs, worker_config
+from workers.messages import Close, Epoch, Failed, Frame, Open, RingMessage, Slot
+from workers.supervisor import Supervisor
+
+SLOT = Slot(0)
+
+
+class RealWorkers:
+    """The real workers, one frame at a time, for a caller in another thread."""
+
+    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[RingMessage]") -> None:
+        self._supervisor, self._arrived = supervisor, arrived
+        self._loop = asyncio.get_running_loop()
+        self._epoch = Epoch(0)
+
+    async def open(self, greeting_frames: int = 0) -> list[Frame]:
+        """Begin a call; return the frames of its greeting."""
+        self._epoch = Epoch(self._epoch + 1)
+        self._supervisor.send(Open(SLOT, self._epoch, greeting_frames))
+        return [await self._next_frame() for _ in range(greeting_frames)]
+
+    def close(self) -> None:
+        self._supervisor.send(Close(SLOT, self._epoch))
+
+    def __call__(self, frame: Frame) -> Frame:
+        return asyncio.run_coroutine_threadsafe(self._round(frame), self._loop).result()
+
+    async def _round(self, frame: Frame) -> Frame:
+        self._supervisor.send(Frame(SLOT, self._epoch, frame.seq, frame.pcm))
+        return await self._next_frame()
+
+    async def _next_frame(self) -> Frame:
+        while True:
+            message = await self._arrived.get()
+            assert not isinstance(message, Failed), message
+            if isinstance(message, Frame) and message.epoch == self._epoch:
+                return message
+
+
+@asynccontextmanager
+async def real_workers(
+    checkpoint: str, codec: CodecKind, cache: Path, greeting_frames: int = 0
+) -> AsyncIterator[RealWorkers]:
+    """Run a codec and an engine of their own for a while."""
+    settings = read_settings(moshi_checkpoint=checkpoint, cache_dir=cache, codec=codec, greeting_frames=greeting_frames)
+    arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
+    pairs = codec_pairs(settings)
+    supervisor = Supervisor(worker_config(settings), pairs, arrived.put_nowait, lambda _: None, lambda _: None)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
+        yield RealWorkers(supervisor, arrived)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
