@@ -33,11 +33,10 @@ def codec_bytes(slots: int, codec: str) -> int:
             return _CODEC_BYTES + slots * _CODEC_BYTES_A_SLOT
 
 
-def require_memory(weights_bytes: int, ring_bytes: int, slots: int, codec: str) -> None:
-    """Raise MemoryShort unless weights, KV rings and codecs fit into what is available."""
+def require_memory(weights_bytes: int, ring_bytes: int, slots: int, codec: str, available: int) -> None:
+    """Raise MemoryShort unless weights, KV rings and codecs fit into `available` bytes."""
     codecs = codec_bytes(slots, codec)
     needed = weights_bytes + ring_bytes + codecs
-    available = available_bytes()
     if needed > available:
         raise MemoryShort(
             f"MAX_CALLS={slots} needs {needed / _GIB:.1f} GiB (weights {weights_bytes / _GIB:.1f}, "

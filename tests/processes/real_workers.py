@@ -57,6 +57,8 @@ async def real_workers(
     running = asyncio.create_task(supervisor.run())
     try:
         await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
         yield RealWorkers(supervisor, arrived)
     finally:
         running.cancel()

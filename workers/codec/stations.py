@@ -76,6 +76,7 @@ class EncoderStation:
     def _outcome(self, frame: Frame, result: Payload | CodecError, span: Span) -> RingMessage:
         if isinstance(result, CodecError):
             self._forget(frame.slot)
+            self._encoder.close(frame.slot)
             return Failed(frame.slot, frame.epoch, Stage.ENCODE, str(result))
         spans = (*frame.spans, span)
         return Codes(frame.slot, frame.epoch, frame.seq, result, dropped=frame.dropped, spans=spans)
@@ -136,6 +137,7 @@ class DecoderStation:
     def _outcome(self, codes: Codes, result: Pcm | CodecError | None, span: Span) -> RingMessage:
         if isinstance(result, CodecError):
             self._forget(codes.slot)
+            self._decoder.close(codes.slot)
             return Failed(codes.slot, codes.epoch, Stage.DECODE, str(result))
         spans = (*codes.spans, span)
         return Frame(codes.slot, codes.epoch, codes.seq, result, codes.text, codes.dropped, spans)

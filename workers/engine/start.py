@@ -12,6 +12,7 @@ from workers.engine.engine import Engine
 from workers.engine.memory import weights_bytes
 from workers.engine.sampling import Sampling
 from workers.engine.text import Pieces, Vocabulary
+from workers.memory import available_bytes
 from workers.messages import WorkerConfig
 
 CACHE_BYTES = 256 << 20
@@ -23,7 +24,7 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
 
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
-    slots = fitting_slots(files, config)
+    slots = fitting_slots(files, config, available_bytes())
     weights = weights_bytes(files, config.quantize)
     progress("loading weights", 0, weights)
     lm = load(files, config.quantize)

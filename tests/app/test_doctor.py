@@ -1,0 +1,75 @@
+"""The doctor's findings."""
+
+import socket
+
+import pytest
+
+from app.config import CodecKind, EngineKind, Settings, read_settings
+from app.doctor import Finding, Level, examine, report
+
+LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK}
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _findings(**settings: object) -> dict[str, Finding]:
+    chosen = read_settings(**{"port": _free_port(), **LINE_TEST, **settings})
+    return {finding.subject: finding for finding in examine(chosen)}
+
+
+def test_a_line_test_on_this_machine_has_no_problem() -> None:
+    found = _findings()
+    assert [finding for finding in found.values() if finding.level is Level.PROBLEM] == []
+    assert found["PORT"].level is Level.GOOD
+    assert found["ENGINE"].level is Level.NOTE
+
+
+@pytest.mark.parametrize(
+    ("settings", "subject"),
+    [
+        ({"twilio_account_sid": "AC12"}, "TWILIO_ACCOUNT_SID"),
+        ({"twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER"),
+        ({"public_url": "https://bridge.example"}, "PUBLIC_URL"),
+        ({"public_url": "http://bridge.example", "twilio_auth_token": "t"}, "PUBLIC_URL"),
+    ],
+)
+def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[str, object], subject: str) -> None:
+    finding = _findings(**settings)[subject]
+    assert finding.level is Level.PROBLEM
+    assert finding.advice or "Set " in finding.found
+
+
+def test_everything_set_is_good() -> None:
+    found = _findings(
+        twilio_account_sid="AC" + "0" * 32,
+        twilio_auth_token="token",
+        twilio_phone_number="+15551234567",
+        public_url="https://bridge.example",
+    )
+    for subject in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER", "PUBLIC_URL"):
+        assert found[subject].level is Level.GOOD, found[subject]
+
+
+def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert report(_settings(port)) == 1
+    assert "choose another PORT" in capsys.readouterr().out
+    assert report(_settings(port)) == 0
+
+
+def _settings(port: int) -> Settings:
+    return read_settings(port=port, **LINE_TEST)
+
+
+def test_memory_is_held_against_the_checkpoint() -> None:
+    found = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="synthetic:random")
+    assert found["memory"].level is Level.GOOD
+    missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="/no/such/folder")
+    assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
