@@ -70,19 +70,19 @@ def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
 
 
 def _encoder(config: WorkerConfig) -> tuple[Station, str]:
-    from workers.codec.door import open_encoder, silence_codes
+    from workers.codec.door import codec_name, open_encoder, silence_codes
     from workers.codec.stations import EncoderStation
 
     encoder = open_encoder(config)
     silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
-    return EncoderStation(encoder, silence), config.codec
+    return EncoderStation(encoder, silence), codec_name(config)
 
 
 def _decoder(config: WorkerConfig) -> tuple[Station, str]:
-    from workers.codec.door import open_decoder
+    from workers.codec.door import codec_name, open_decoder
     from workers.codec.stations import DecoderStation
 
-    return DecoderStation(open_decoder(config)), config.codec
+    return DecoderStation(open_decoder(config)), codec_name(config)
 
 
 def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:

@@ -72,6 +72,15 @@ def open_decoder(config: WorkerConfig) -> Decoder:
     return decoder
 
 
+def codec_name(config: WorkerConfig) -> str:
+    """Return what computes Mimi, in words."""
+    if config.codec in ("loopback", "mimi"):
+        return config.codec
+    from workers.codec.choose import library_for
+
+    return f"Mimi on {library_for(config.codec)}"
+
+
 def silence_codes(encoder: Encoder, slot: Slot, frames: int) -> Payload:
     """Encode digital silence as a call begins, shape (frames, 8); uses a slot that is free and leaves it so."""
     encoder.open(slot)
