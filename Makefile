@@ -41,6 +41,8 @@ check: setup
 
 bench: setup
 	$(RUN)moshi-bridge bench line
+	$(RUN)moshi-bridge bench trouble
+	$(RUN)moshi-bridge bench codec
 	$(RUN)moshi-bridge bench engine
 
 # Resolve the locked requirements anew; needs uv.

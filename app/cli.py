@@ -176,6 +176,20 @@ def bench_crowd(
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))
 
 
+@bench.command("codec")
+def bench_codec(
+    rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16",
+    threads: Annotated[str, typer.Option(help="Numbers of threads, separated by commas.")] = "1,2",
+    frames: Annotated[int, typer.Option(help="Frames timed for each.", min=5)] = 40,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """Mimi's two directions at several numbers of calls: rustymimi and ours, time, memory, calls in real time."""
+    from app.bench.codec import bench_codec as run
+
+    numbers = _numbers(rows, "--rows"), _numbers(threads, "--threads")
+    raise typer.Exit(run(_settings(), *numbers, frames, json_file))
+
+
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))

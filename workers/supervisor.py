@@ -179,7 +179,7 @@ class Supervisor:
                     stdin=subprocess.PIPE,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
-                    env={**os.environ, "RAYON_NUM_THREADS": "1"},
+                    env=_environment(worker.config.stage),
                 )
             except BaseException:
                 ours.close()
@@ -267,6 +267,13 @@ def _config_of(config: WorkerConfig, name: WorkerName, codecs: int) -> WorkerCon
     if stage is Stage.STEP:
         return replace(config, stage=stage, index=0, count=1, downstream_count=codecs)
     return replace(config, stage=stage, index=index, count=codecs, downstream_count=1)
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    """Return a worker's environment: threads are ours to start, and the codec computes in full float32."""
+    threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
+    return {**os.environ, **threads, **exact}
 
 
 def _why(worker: Worker) -> str:

@@ -5,6 +5,7 @@ whose speed drifts is as unfair to one as to the other. Then encoder and decoder
 workers of the service do: how many calls hold the 80 ms of a frame is read from that.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -154,5 +155,20 @@ def table(figures: CodecFigures) -> str:
     return "\n".join(lines)
 
 
+def main() -> None:
+    """Measure what is asked for; print the table, and write the figures as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mimi", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    figures = bench_codec(asked.mimi, asked.rows, asked.threads, asked.frames)
+    print(table(figures))
+    if asked.json:
+        asked.json.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+
+
 if __name__ == "__main__":
-    print(table(bench_codec(Path(sys.argv[1]))))
+    main()

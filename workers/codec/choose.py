@@ -21,8 +21,14 @@ def fastest_library() -> Library:
 
 
 def library_for(codec: str) -> Library:
-    """Return the library that CODEC names; `auto` is the fastest."""
-    return "mlx" if codec == "mlx" else "numpy" if codec == "numpy" else fastest_library()
+    """Return the library that CODEC names; `auto` is the fastest. Raises ValueError."""
+    match codec:
+        case "mlx" | "numpy":
+            return codec
+        case "auto":
+            return fastest_library()
+        case _:
+            raise ValueError(f"no library computes CODEC={codec}")
 
 
 def make_encoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> Encoder:

@@ -41,7 +41,7 @@ class Decoder(Codec, Protocol):
 
 
 def open_encoder(config: WorkerConfig) -> Encoder:
-    """Return the encoder for all slots of this worker. Raises CodecError."""
+    """Return the encoder for all slots of this worker. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
@@ -57,7 +57,7 @@ def open_encoder(config: WorkerConfig) -> Encoder:
 
 
 def open_decoder(config: WorkerConfig) -> Decoder:
-    """Return the decoder for all slots of this worker. Raises CodecError."""
+    """Return the decoder for all slots of this worker. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
