@@ -144,10 +144,18 @@ def read_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError(_one_line_each(error)) from error
     except UnicodeDecodeError as error:
         raise SettingsError(".env: is not UTF-8; save it as plain UTF-8 text") from error
+
+
+def _one_line_each(error: ValidationError) -> str:
+    """Return a line for each setting that is wrong; one that may be of several kinds is told them all."""
+    reasons: dict[str, list[str]] = {}
+    for item in error.errors():
+        name = str(item["loc"][0]).upper() if item["loc"] else "settings"
+        reasons.setdefault(name, []).append(item["msg"])
+    return "\n".join(f"{name}: {'; or '.join(wrong)}" for name, wrong in reasons.items())
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,8 @@ from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 from workers.messages import FRAME_S, Stage
 
+FADED_S = 0.02
+"""What follows a gap begins softly: as long after one is no measure of the line."""
 SETTLED_S = 1.0
 """An underrun before this is the play-out finding its lead."""
 
@@ -95,6 +97,7 @@ def _snr_db(report: CallReport) -> float | None:
     """Return the signal-to-noise ratio over the longest stretch without an underrun: a gap shifts what follows it."""
     gaps = [0.0, *(underrun.start_s + underrun.length_s for underrun in report.underruns), report.ended_s]
     start, end = max(itertools.pairwise(gaps), key=lambda stretch: stretch[1] - stretch[0])
+    start += FADED_S
     said, heard = (_cut(samples, start, end) for samples in (report.said, report.heard))
     return snr_db(said, heard) if end - start > 2 * FRAME_S else None
 

@@ -28,6 +28,8 @@ URGENT_S = 0.06
 """Standing delay from which speech is spliced, too."""
 HOPELESS_S = 0.4
 """Standing delay that is dropped at one go."""
+SURE_GAP_S = 0.002
+"""A gap shorter than this is not faded after, for it may be none."""
 LOW_S = 0.003
 """Mean lead below which a quiet packet is played twice: a clock of the caller's that is slow, say."""
 
@@ -116,7 +118,7 @@ class Playout:
         return max(self._not_before_s or 0.0, end_s - self.target_s - PACKET_S)
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
-        if self.meter.lead_s(now) < 0:
+        if self.meter.lead_s(now) < -SURE_GAP_S:
             self.counts["underruns"] += 1
             samples = fade_in(samples)
         number = self.meter.send(len(samples), now)

@@ -27,7 +27,7 @@ START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
 DRAIN_WITHIN_S = 3.0
 FILLED_KEPT = 16
-LEAD_S = 0.02
+LEAD_S = 0.01
 """What Twilio's buffer should still hold when the first answer to the caller arrives."""
 SILENT_STEPS = 1
 """Steps of a greeting that yield no sound: Moshi's acoustic delay."""

@@ -68,10 +68,11 @@ def check_call(report: CallReport, record: dict[str, Any], expected: Expectation
 
 
 def hear(utterance: Utterance, heard: Samples) -> Heard:
-    """Find an utterance in what the caller heard."""
+    """Find an utterance in what the caller heard, from `SEARCH_S` / 4 before its decision on."""
     wanted = np.rint(np.clip(Decimator().push(utterance.pcm) * 32768, -32768, 32767)).astype(np.int16)
-    first = max(0, round(((utterance.decided_s or 0.0) - SEARCH_S / 4) * RATE_HZ))
-    stretch = heard[first : first + len(wanted) + round(SEARCH_S * RATE_HZ)]
+    margin = round(SEARCH_S / 4 * RATE_HZ)
+    first = round((utterance.decided_s or 0.0) * RATE_HZ) - margin
+    stretch = np.pad(heard, (margin, 0))[first + margin :][: len(wanted) + round(SEARCH_S * RATE_HZ)]
     delay = mouth_to_ear_ms(wanted, stretch, WINDOW_S, SEARCH_S, min_match=0.0)
     if not delay.windows:
         return Heard(utterance, first / RATE_HZ, first / RATE_HZ, (0.0,))
