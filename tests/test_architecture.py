@@ -17,6 +17,8 @@ IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
     *("signal", "os", "logging", "fastapi", "starlette", "uvicorn", "websockets"),
 }
+ELSEWHERE = "scripts/side_by_side"
+"""Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/server.py"},
@@ -31,7 +33,7 @@ def sources(*folders: str) -> list[Path]:
     files = [path for folder in folders for path in ([ROOT / folder] if folder.endswith(".py") else [])]
     files += [path for folder in folders if not folder.endswith(".py") for path in (ROOT / folder).rglob("*.py")]
     assert files, folders
-    return sorted(files)
+    return sorted(source for source in files if not source.is_relative_to(ROOT / ELSEWHERE))
 
 
 def imports(source: Path) -> Iterator[str]:

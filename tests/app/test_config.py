@@ -40,6 +40,11 @@ def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("max_calls", "slots"), [("auto", 0), ("3", 3), (3, 3)])
+def test_how_many_calls_may_be_left_to_the_engine(max_calls: object, slots: int) -> None:
+    assert read_settings(max_calls=max_calls).slots == slots
+
+
 def test_every_bad_setting_has_its_line() -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings(port=0, max_calls=0)

@@ -1,15 +1,18 @@
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.call.admission import TTL_S, Reservation
+from app.call.inbound import PATIENCE_S
+from app.call.playout import ClearAudio, SendAudio
 from app.call.record import EndReason
-from app.call.session import START_WITHIN_S
+from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
-from app.switchboard import FADING, OUTBOX_MESSAGES, Call, Switchboard
+from app.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
 from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
-from workers.messages import Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
+from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
@@ -22,6 +25,7 @@ class Desk:
         self.warm = True
         settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls)
         self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
+        self.board.open_lines(max_calls, processing_s=0.0)
 
     def reserve(self, call_sid: CallSid) -> Reservation:
         reservation = self.board.reserve(call_sid)
@@ -36,7 +40,7 @@ class Desk:
     def start(self, call_sid: CallSid) -> Call:
         call = self.connect(call_sid)
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
-            self.board.do(call, call.session.receive(event, now()))
+            self.board.do(call, call.session.receive(event, now(), self.board.phase_s))
         return call
 
     def reasons(self) -> list[EndReason | None]:
@@ -57,7 +61,13 @@ def frame(call: Call, seq: int = 0, epoch: int | None = None) -> Frame:
 def waiting(call: Call) -> list[int | None]:
     """What waits for the socket, as sizes; None is the order to close it."""
     items = [call.outbox.get_nowait() for _ in range(call.outbox.qsize())]
-    return [None if item is None else len(item) for item in items]
+    return [len(item.payload) if isinstance(item, SendAudio) else None for item in items]
+
+
+def send_all(desk: Desk, call: Call) -> None:
+    """Let the time come for everything that is held back for the line."""
+    while (due_s := call.session._playout.get_timer()) is not None:
+        desk.board.do(call, call.session._playout.advance(due_s))  # type: ignore[arg-type]
 
 
 async def test_a_call_from_the_ring_to_the_end() -> None:
@@ -66,12 +76,14 @@ async def test_a_call_from_the_ring_to_the_end() -> None:
     slot, epoch = call.reservation.slot, call.reservation.epoch
     desk.board.do(call, call.session.receive(Media(0, bytes(640)), now()))
     desk.board.take_message(frame(call))
+    send_all(desk, call)
     assert waiting(call) == [640]
     desk.board.do(call, call.session.receive(Stopped(), now()))
     assert waiting(call) == [None]
     assert [type(message) for message in desk.sent] == [Open, Frame, Close]
     assert all((message.slot, message.epoch) == (slot, epoch) for message in desk.sent)
-    assert (desk.reasons(), desk.board.free_slots, call.timer) == ([EndReason.CALLER_HUNG_UP], 2, None)
+    assert (desk.reasons(), desk.board.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
+    assert no_timer(call)
 
 
 async def test_sound_of_an_earlier_call_reaches_nobody() -> None:
@@ -82,8 +94,10 @@ async def test_sound_of_an_earlier_call_reaches_nobody() -> None:
     assert bob.reservation.slot == ann.reservation.slot
     desk.board.take_message(frame(ann))
     desk.board.take_message(frame(bob, epoch=0))
+    send_all(desk, bob)
     assert waiting(bob) == []
     desk.board.take_message(frame(bob))
+    send_all(desk, bob)
     assert waiting(bob) == [640]
 
 
@@ -117,35 +131,38 @@ async def test_a_lost_worker_ends_the_calls_that_it_served(lost: tuple[Stage, in
     assert desk.board.free_slots == len(ended)
 
 
+def audio(count: int) -> list[SendAudio]:
+    return [SendAudio(bytes(640), f"0:{number}", number) for number in range(count)]
+
+
 async def test_a_socket_that_takes_nothing_more_is_given_up() -> None:
     desk = Desk()
     call = desk.start(ANN)
-    for seq in range(OUTBOX_MESSAGES):
-        desk.board.take_message(frame(call, seq))
+    desk.board.do(call, [*audio(OUTBOX_MESSAGES)])
     assert call.session.record.end is None
-    desk.board.take_message(frame(call, OUTBOX_MESSAGES))
+    desk.board.do(call, [ClearAudio()])
     assert call.session.record.end is EndReason.SOCKET_BLOCKED
     assert waiting(call) == [None], "what nobody will hear is not sent"
     assert desk.board.free_slots == 2
 
 
-async def test_a_greeting_that_is_too_long_for_the_socket_ends_the_call_once() -> None:
+async def test_a_socket_that_is_given_up_in_mid_command_is_closed_first_of_all() -> None:
     desk = Desk()
-    call = desk.connect(ANN)
-    for seq in range(OUTBOX_MESSAGES + 20):
-        desk.board.take_message(frame(call, seq))
-    started = Started(StreamSid("MZ1"), ANN, "AC1")
-    desk.board.do(call, call.session.receive(Connected(), now()))
-    desk.board.do(call, call.session.receive(started, now()))
+    call = desk.start(ANN)
+    desk.board.do(call, [*audio(OUTBOX_MESSAGES + 20), Listen(5, np.zeros(1_920, np.float32))])
     assert desk.reasons() == [EndReason.SOCKET_BLOCKED]
     assert waiting(call)[0] is None
+    assert no_timer(call)
+
+
+def no_timer(call: Call) -> bool:
+    return call.timer is None or call.timer.cancelled()
 
 
 async def test_audio_that_waits_when_the_caller_hangs_up_is_not_sent() -> None:
     desk = Desk()
     call = desk.start(ANN)
-    for seq in range(5):
-        desk.board.take_message(frame(call, seq))
+    desk.board.do(call, [*audio(5)])
     desk.board.do(call, call.session.receive(Stopped(), now()))
     assert waiting(call) == [None]
 
@@ -188,6 +205,9 @@ async def test_a_timer_runs_for_every_call_until_it_ends() -> None:
     assert call.timer.when() == pytest.approx(before + TTL_S, abs=1)
     desk.board.claim(token)
     assert call.timer.when() == pytest.approx(before + START_WITHIN_S, abs=1)
+    for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1")):
+        desk.board.do(call, call.session.receive(event, now()))
+    assert call.timer.when() == pytest.approx(before + FRAME_S + PATIENCE_S[0], abs=0.5), "the first frame of silence"
     timer = call.timer
     desk.board.end(call, EndReason.SHUTDOWN)
     assert timer.cancelled()
@@ -210,15 +230,68 @@ async def test_a_late_event_after_the_end_does_nothing() -> None:
     waiting(call)
     desk.board.do(call, call.session.receive(Media(0, bytes(640)), now()))
     desk.board.end(call, EndReason.SOCKET_LOST)
-    assert (waiting(call), call.timer) == ([], None)
+    assert waiting(call) == []
+    assert no_timer(call)
     assert desk.reasons() == [EndReason.TIME_LIMIT]
 
 
-async def test_the_time_in_the_workers_is_a_maximum_that_fades() -> None:
+async def test_a_timer_that_is_early_enough_is_left_alone() -> None:
     desk = Desk()
     call = desk.start(ANN)
+    timer = call.timer
+    desk.board.do(call, call.session.receive(Media(60, bytes(160)), now()))
+    assert call.session.get_timer() > now() + FRAME_S, "the next frame is due later"
+    assert call.timer is timer, "setting one for every packet would cost more than looking again"
+
+
+async def test_the_time_in_the_workers_is_an_average_that_follows_slowly() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    desk.board.processing_s = 0.04
     desk.board.take_message(frame(call))
-    assert desk.board.processing_s == pytest.approx(0.08)
-    desk.board.processing_s = 1.0
-    desk.board.take_message(frame(call))
-    assert desk.board.processing_s == pytest.approx(FADING)
+    assert desk.board.processing_s == pytest.approx(0.04 + NEWS * 0.04)
+    for seq in range(200):
+        desk.board.take_message(frame(call, seq))
+    assert desk.board.processing_s == pytest.approx(0.08, abs=0.001)
+    desk.board.take_message(replace(frame(call), spans=()))
+    assert desk.board.processing_s == pytest.approx(0.08, abs=0.001), "a step of a greeting was not encoded"
+
+
+async def test_a_second_call_falls_into_step_with_the_first() -> None:
+    desk = Desk()
+    assert desk.board.phase_s is None
+    ann = desk.start(ANN)
+    phase_s = desk.board.phase_s
+    assert phase_s == ann.session.phase_s(now())
+    assert phase_s is not None
+    bob = desk.start(BOB)
+    desk.board.do(bob, bob.session.receive(Media(0, bytes(160)), now()))
+    bobs_s = bob.session.phase_s(now())
+    assert bobs_s is not None
+    assert in_phase(bobs_s, phase_s)
+
+
+def in_phase(moment_s: float, phase_s: float) -> bool:
+    """Less than a packet before the beat."""
+    return (phase_s - moment_s + 2e-5) % FRAME_S < 0.02 + 1e-6
+
+
+async def test_before_the_lines_are_open_no_call_is_taken() -> None:
+    settings = read_settings(engine="loopback", codec="loopback", max_calls=2)
+    board = Switchboard(settings, lambda _: None, lambda: True)
+    assert (board.ready, board.free_slots, board.reserve(ANN)) == (False, 0, None)
+    board.open_lines(2, processing_s=0.03)
+    assert (board.ready, board.free_slots, board.processing_s) == (True, 2, 0.03)
+
+
+async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_frame_of_the_last_few_only() -> None:
+    desk = Desk(max_calls=1)
+    for number in range(RECORDS_KEPT + 5):
+        call = desk.start(CallSid(f"CA{number}"))
+        desk.board.take_message(frame(call))
+        desk.board.end(call, EndReason.CALLER_HUNG_UP)
+    records = desk.board.records()
+    assert [record.call_sid for record in records] == [f"CA{number}" for number in range(5, RECORDS_KEPT + 5)]
+    assert [bool(record.spans) for record in records] == [False] * (RECORDS_KEPT - RECORDS_WITH_SPANS) + [
+        True
+    ] * RECORDS_WITH_SPANS

@@ -12,17 +12,17 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+from numpy.typing import NDArray
 from websockets.exceptions import InvalidStatus
 
-from app.audio.inbound import Inbound
-from app.audio.outbound import Outbound
+from app.audio import mulaw
 from app.call.record import CallRecord, EndReason
 from app.config import read_settings
+from app.demo import conversation
 from app.server import Service
 from app.simulator.call import simulate
-from app.simulator.measure import mouth_to_ear_ms, snr_db
+from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.options import CallOptions
-from app.simulator.pace import Lockstep
 from app.simulator.report import Outcome
 from app.twilio.events import CallSid, Stopped
 from app.twilio.signature import sign
@@ -121,23 +121,42 @@ async def served(running: Served) -> AsyncIterator[Served]:
 
 
 async def test_the_caller_hears_himself_through_the_whole_service(served: Served) -> None:
-    said = (4_000 * np.sin(np.cumsum(np.linspace(0.2, 1.2, 16_000)))).astype(np.int16)
+    """In real time: when he does is another matter, which depends on this machine."""
+    said = talk_of(2.5)
     report = await simulate(options(served, audio=said))
     assert report.outcome is Outcome.CALLER_HUNG_UP
-    assert report.underruns == ()
-    assert snr_db(report.said[:15_000], report.heard[:15_000]) > 25
-    assert mouth_to_ear_ms(report.said, report.heard).p50_ms == pytest.approx(80 + 23 / 8, abs=0.5)
+    delay = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
+    assert len(delay.windows) >= 5
+    assert np.median(window_snr_db(report.said, report.heard, delay, window_s=0.2)) > 15
+    assert delay.windows[0].delay_ms >= 80, "a frame has to be complete before it can come back"
     await served.until("ended: caller hung up")
 
 
 async def test_two_calls_at_once_hear_each_only_himself(served: Served) -> None:
-    voices = [(6_000 * np.sin(2 * np.pi * hertz / 8_000 * np.arange(8_000))).astype(np.int16) for hertz in (400, 1_700)]
+    pitches_hz = (400, 1_700)
+    time_s = np.arange(12_000) / 8_000
+    voices = [(6_000 * np.sin(2 * np.pi * hertz * time_s)).astype(np.int16) for hertz in pitches_hz]
     reports = await asyncio.gather(*(simulate(options(served, audio=voice)) for voice in voices))
-    for voice, report in zip(voices, reports, strict=True):
-        assert snr_db(voice[:7_000], report.heard[:7_000]) > 25
+    for own_hz, other_hz, report in zip(pitches_hz, pitches_hz[::-1], reports, strict=True):
+        assert report.outcome is Outcome.CALLER_HUNG_UP
+        assert loudness(report.heard, own_hz) > 1_000
+        assert loudness(report.heard, own_hz) > 20 * loudness(report.heard, other_hz)
 
 
-def options(served: Served, audio: np.typing.NDArray[np.int16]) -> CallOptions:
+def talk_of(seconds: float) -> NDArray[np.int16]:
+    """A caller who never pauses."""
+    return np.resize(conversation.talk(), round(seconds * 8_000))
+
+
+def loudness(heard: NDArray[np.int16], hertz: float) -> float:
+    """The amplitude of a tone in what was heard; gaps in it blur the line, so a band is taken."""
+    spectrum = np.abs(np.fft.rfft(heard)) / len(heard) * 2
+    hertz_a_line = 8_000 / len(heard)
+    lines = slice(round((hertz - 100) / hertz_a_line), round((hertz + 100) / hertz_a_line))
+    return float(np.sqrt(np.sum(spectrum[lines] ** 2)))
+
+
+def options(served: Served, audio: NDArray[np.int16]) -> CallOptions:
     return CallOptions(
         PUBLIC,
         TOKEN,
@@ -145,7 +164,6 @@ def options(served: Served, audio: np.typing.NDArray[np.int16]) -> CallOptions:
         audio=audio,
         dial_url=f"http://127.0.0.1:{served.phone.port}",
         status_path="/twilio/status",
-        lockstep=Lockstep(patience_s=PATIENCE_S),
     )
 
 
@@ -153,10 +171,24 @@ async def test_a_slot_can_be_used_again_and_again_and_nothing_is_left_of_the_cal
     for number in range(3 * MAX_CALLS):
         async with served.phone.call() as call:
             await call.say(noise(number))
-            assert await call.hear() == Outbound().push(Inbound().push(0, noise(number))[0])
+            heard = b""
+            async with asyncio.timeout(PATIENCE_S):
+                while likeness(heard, noise(number)) < 0.8:
+                    heard += await call.hear()
+            assert all(likeness(heard, noise(before)) < 0.3 for before in range(number))
             await call.socket.send(call.carrier.send(Stopped()))
             assert await closing_code(call.socket) == 1000
         await served.until(call.call_sid, "ended: caller hung up")
+
+
+def likeness(heard: bytes, said: bytes) -> float:
+    """How much some part of what was heard is like (the first 40 ms of) what was said, 1 for the same."""
+    long, short = (mulaw.decode(sound).astype(float) for sound in (heard, said[:320]))
+    if len(long) < len(short):
+        return 0.0
+    windows = np.lib.stride_tricks.sliding_window_view(long, len(short))
+    levels = np.linalg.norm(windows, axis=1) * np.linalg.norm(short)
+    return float(np.max(np.abs(windows @ short) / np.maximum(levels, 1e-9)))
 
 
 async def test_a_caller_who_vanishes_gives_his_slot_back(served: Served) -> None:
@@ -177,7 +209,7 @@ async def test_the_record_of_a_call_can_be_read_on_this_machine(served: Served) 
     await served.until(call.call_sid, "ended")
     record = (await served.phone.http.get(f"/api/calls/{call.call_sid}")).json()
     assert record["end"] == EndReason.SOCKET_LOST
-    assert record["counts"]["frames_out"] == 3
+    assert record["counts"]["frames_out"] >= 3
     assert [stage for stage, _, _ in record["spans"][0]] == ["encode", "step", "decode"]
     assert (await served.phone.http.get("/api/calls/CAnobody")).status_code == 404
 

@@ -21,7 +21,8 @@ def heard(line: NDArray[np.float32]) -> NDArray[np.int16]:
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 30.0])
 def test_a_frame_is_640_samples_whatever_it_holds(level: float) -> None:
     samples = Outbound().push(tone(1, level))
-    assert (samples.shape, samples.dtype) == ((640,), np.int16)
+    assert samples.shape == (640,)
+    assert samples.dtype == np.int16
 
 
 def test_frames_are_joined_without_a_seam() -> None:
@@ -49,7 +50,7 @@ def test_the_callers_voice_round_the_loop_is_his_voice_23_samples_later() -> Non
     time_s = np.arange(8 * 640) / 8_000
     said = (8_000 * np.sin(2 * np.pi * 700 * time_s)).astype(np.int16)
     interpolator = Interpolator()
-    wide = [interpolator.push(block / np.float32(32_768)) for block in said.reshape(-1, 640)]
+    wide = [interpolator.push(block.astype(np.float32) / np.float32(32_768)) for block in said.reshape(-1, 640)]
     back = heard(np.concatenate(wide))
     assert len(back) == len(said)
     difference = back[640:].astype(int) - said[640 - LOOP_DELAY_SAMPLES : -LOOP_DELAY_SAMPLES]

@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.audio.inbound import Inbound
 from app.audio.outbound import Outbound
+from app.audio.stretch import Samples
+from app.call.inbound import PATIENCE_S, Inbound
+from app.call.playout import ClearAudio, Playout, PlayoutCommand, SendAudio
 from app.call.record import EndReason
 from app.call.session import (
+    DRAIN_WITHIN_S,
     LEAD_S,
     START_WITHIN_S,
     CallLimits,
@@ -17,7 +20,6 @@ from app.call.session import (
     Command,
     End,
     Listen,
-    SendAudio,
     State,
     _takeover_s,
 )
@@ -38,7 +40,7 @@ from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
 ANN, ACCOUNT = CallSid("CAann"), "ACours"
 STARTED = Started(StreamSid("MZ1"), ANN, ACCOUNT)
 RINGS_S = 20.0
-LONGEST_S = 3_600.0
+LONGEST_S = 60.0
 
 
 def limits(greeting_frames: int = 0, processing_s: float = 0.0) -> CallLimits:
@@ -76,8 +78,29 @@ def packets(seconds: float, first_ms: int = 0) -> list[Media]:
     return [Media(first_ms + at // 8, voice[at : at + 160]) for at in range(0, len(voice), 160)]
 
 
-def hear(session: CallSession, media: list[Media], now: float = 3.0) -> list[Command]:
-    return [command for packet in media for command in session.receive(packet, now)]
+def hear(session: CallSession, media: list[Media], start_s: float = 2.0) -> list[Command]:
+    """The packets come as they are spoken."""
+    return [
+        command for packet in media for command in session.receive(packet, start_s + packet.timestamp_ms / 1000 + 0.02)
+    ]
+
+
+def until(session: CallSession, until_s: float) -> list[tuple[float, Command]]:
+    """Let the timer go off whenever it should; return what is done, and when."""
+    done: list[tuple[float, Command]] = []
+    for _ in range(10_000):
+        if session.state is State.ENDED or (due_s := session.get_timer()) > until_s:
+            return done
+        done += [(due_s, command) for command in session.handle_timer(due_s)]
+    raise AssertionError("the timer goes off again and again")
+
+
+def listened(commands: list[Command]) -> list[int]:
+    return [command.seq for command in commands if isinstance(command, Listen)]
+
+
+def commands_of(done: list[tuple[float, Command]]) -> list[Command]:
+    return [command for _, command in done]
 
 
 def payloads(commands: list[Command]) -> list[bytes]:
@@ -87,7 +110,7 @@ def payloads(commands: list[Command]) -> list[bytes]:
 def spoken(*seqs: int) -> list[bytes]:
     """The packets that the caller should get for these frames, one after the other."""
     outbound = Outbound()
-    return [outbound.push(sound(seq)) for seq in seqs]
+    return [mulaw.encode(outbound.push(sound(seq))) for seq in seqs]
 
 
 def reasons(commands: list[Command]) -> list[EndReason]:
@@ -101,23 +124,33 @@ def test_a_call_from_the_ring_to_the_end() -> None:
     assert session.take_frame(frame(2, sound(2)), 0.4) == []
     session.socket_opened(1.0)
     assert session.receive(Connected(), 1.0) == []
-    assert payloads(session.receive(STARTED, 1.1)) == spoken(1, 2)
-    heard = hear(session, packets(0.24))
-    assert [command.seq for command in heard if isinstance(command, Listen)] == [3, 4]
-    assert payloads(session.take_frame(frame(3, sound(3)), 1.4)) == spoken(1, 2, 3)[2:]
+    sent = payloads(session.receive(STARTED, 1.1))
+    assert sent == spoken(1), "at once"
+    sent += payloads(commands_of(until(session, 1.2)))
+    assert sent == spoken(1, 2)
+    assert listened(hear(session, packets(0.24), start_s=1.1)) == [3, 4]
+    sent += payloads(session.take_frame(frame(3, sound(3)), 1.25))
+    assert sent == spoken(1, 2, 3)
     assert session.receive(Stopped(), 9.0) == [End(EndReason.CALLER_HUNG_UP)]
     record = session.record
     moments = (record.reserved_s, record.connected_s, record.started_s, record.first_sound_s, record.ended_s)
     assert moments == (0.0, 1.0, 1.1, 1.1, 9.0)
-    assert record.counts == {"frames_out": 3, "frames_dropped": 0, "packets_in": 12}
+    assert record.counts["frames_out"] == 3
+    assert record.counts["packets_in"] == 12
 
 
-def test_the_whole_greeting_goes_out_with_the_start_and_in_order() -> None:
+def test_the_greeting_begins_with_the_start_and_is_played_in_real_time() -> None:
     session = ringing(greeting_frames=25)
     for seq in range(1, 25):
         session.take_frame(frame(seq, sound(seq)), 0.5)
     session.socket_opened(1.0)
-    assert payloads(session.receive(STARTED, 1.5)) == spoken(*range(1, 25))
+    now = [(1.5, command) for command in session.receive(STARTED, 1.5)]
+    sent = [(at_s, command) for at_s, command in now + until(session, 4.0) if isinstance(command, SendAudio)]
+    assert [command.payload for _, command in sent] == spoken(*range(1, 25))
+    assert [command.seq for _, command in sent] == list(range(1, 25))
+    late_s = [at_s - (1.5 + number * FRAME_S) for number, (at_s, _) in enumerate(sent)]
+    assert late_s[0] == 0.0
+    assert all(-0.1 < late < 0.0 for late in late_s[1:])
 
 
 def test_a_greeting_that_is_computed_late_goes_out_as_it_comes() -> None:
@@ -125,8 +158,9 @@ def test_a_greeting_that_is_computed_late_goes_out_as_it_comes() -> None:
     session.take_frame(frame(1, sound(1)), 0.9)
     session.socket_opened(1.0)
     session.take_frame(frame(2, sound(2)), 1.2)
-    sent = payloads(session.receive(STARTED, 1.5)) + payloads(session.take_frame(frame(3, sound(3)), 1.6))
-    assert sent == spoken(1, 2, 3)
+    sent = session.receive(STARTED, 1.5) + commands_of(until(session, 1.6))
+    sent += session.take_frame(frame(3, sound(3)), 1.6) + commands_of(until(session, 1.7))
+    assert payloads(sent) == spoken(1, 2, 3)
     assert session.record.first_sound_s == 1.5
 
 
@@ -147,10 +181,11 @@ def test_steps_without_sound_bring_their_text_all_the_same() -> None:
 
 def test_the_callers_frames_are_those_of_his_packets() -> None:
     media = packets(0.5)
-    heard = [command for command in hear(live(), media) if isinstance(command, Listen)]
+    heard = [command for command in hear(live(now=2.0), media) if isinstance(command, Listen)]
     assert [command.seq for command in heard] == list(range(6))
     inbound = Inbound()
-    expected = [pcm for packet in media for pcm in inbound.push(packet.timestamp_ms, packet.payload)]
+    inbound.start(0.0)
+    expected = [pcm for packet in media for pcm in inbound.push(packet.timestamp_ms, packet.payload, 0.0)]
     for command, pcm in zip(heard, expected, strict=True):
         np.testing.assert_array_equal(command.pcm, pcm)
 
@@ -158,9 +193,61 @@ def test_the_callers_frames_are_those_of_his_packets() -> None:
 def test_the_callers_frames_begin_where_the_greeting_ends_and_their_numbers_go_on_from_it() -> None:
     session = live(greeting_frames=25)
     takeover_s = _takeover_s(limits(25))
-    heard = [command for command in hear(session, packets(2.4)) if isinstance(command, Listen)]
-    assert heard[0].seq == 25
+    heard = listened(hear(session, packets(2.4)))
+    assert heard[0] == 25
     assert len(heard) == math.floor((2.4 - takeover_s) / FRAME_S)
+    assert session.record.takeover_s == pytest.approx(takeover_s)
+
+
+def test_a_caller_who_sends_nothing_is_taken_to_be_silent() -> None:
+    session = live(now=2.0)
+    done = [(at_s, command) for at_s, command in until(session, 3.0) if isinstance(command, Listen)]
+    assert [command.seq for _, command in done] == list(range(len(done)))
+    due_s = [2.0 + PATIENCE_S[0] + number * FRAME_S for number in range(1, len(done) + 1)]
+    assert [at_s for at_s, _ in done] == pytest.approx(due_s)
+    assert not any(command.pcm.any() for _, command in done)
+    session.end(EndReason.SHUTDOWN, 3.0)
+    assert session.record.counts["ms_filled"] == 80 * len(done)
+
+
+def test_frames_fall_into_step_with_those_of_other_calls() -> None:
+    session = connected()
+    assert session.phase_s(2.0) is None
+    session.receive(STARTED, 2.0, phase_s=7.64)
+    heard = [(media.timestamp_ms, listened(hear(session, [media]))) for media in packets(0.24)]
+    assert [stamp_ms + 20 for stamp_ms, seqs in heard if seqs] == [40, 120, 200]
+    assert session.phase_s(2.24) == pytest.approx(2.28)
+    assert session.record.takeover_s == pytest.approx(-0.04)
+    session.end(EndReason.SHUTDOWN, 3.0)
+    assert session.phase_s(3.0) is None
+
+
+class Noted(Playout):
+    """Notes what it is told of every frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[int, tuple[bool, bool]] = {}
+
+    def push(
+        self, seq: int, samples: Samples, now: float, ahead: bool = False, filled: bool = False
+    ) -> list[PlayoutCommand]:
+        self.told[seq] = (ahead, filled)
+        return super().push(seq, samples, now, ahead, filled)
+
+
+def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
+    session = connected(greeting_frames=3)
+    session._playout = noted = Noted()
+    session.take_frame(frame(1, sound(1)), 1.2)
+    session.receive(STARTED, 2.0)
+    heard = listened(hear(session, packets(0.24)))  # frames 3 and 4, and a part of 5
+    filled = listened(commands_of(until(session, 2.44)))
+    assert (heard, filled) == ([3, 4], [5, 6])
+    for seq in (2, *heard, *filled):
+        session.take_frame(frame(seq, sound(seq)), 2.44)
+    ahead, from_him, made_up = (True, False), (False, False), (False, True)
+    assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
 
 
 @pytest.mark.parametrize(
@@ -169,9 +256,9 @@ def test_the_callers_frames_begin_where_the_greeting_ends_and_their_numbers_go_o
         (0, 0.0, 0.0),  # no greeting: at once
         (1, 0.0, 0.0),  # a greeting whose only frame is silent
         (2, 0.0, 0.0),  # a greeting shorter than a frame and the lead
-        (3, 0.0, 0.16 - 0.08 - 0.04),
-        (25, 0.0, 1.92 - 0.08 - 0.04),
-        (25, 0.1, 1.92 - 0.08 - 0.1 - 0.04),
+        (3, 0.0, 0.16 - 0.08 - LEAD_S),
+        (25, 0.0, 1.92 - 0.08 - LEAD_S),
+        (25, 0.1, 1.92 - 0.08 - 0.1 - LEAD_S),
         (25, 60.0, 0.0),  # slower than any greeting
     ],
 )
@@ -219,11 +306,72 @@ def test_without_an_account_of_ours_any_account_will_do() -> None:
     ],
 )
 def test_what_does_not_come_in_time_ends_the_call(session: CallSession, due_s: float, reason: EndReason) -> None:
-    assert session.get_timer() == due_s
-    assert session.handle_timer(due_s - 0.001) == []
-    assert reasons(session.handle_timer(due_s)) == [reason]
+    assert reasons(commands_of(until(session, due_s - 0.001))) == []
+    assert reasons(commands_of(until(session, due_s))) == [reason]
     assert (session.record.end, session.record.ended_s) == (reason, due_s)
     assert session.handle_timer(due_s + 1) == []
+
+
+def draining() -> tuple[CallSession, str]:
+    """A call at its time limit, some of whose sound has not been heard; and the name of the mark behind it."""
+    session = live(now=2.0)
+    until(session, 2.0 + LONGEST_S - 0.05)
+    (sent,) = [
+        command
+        for command in [*session.take_frame(frame(0, sound(0)), 61.96), *commands_of(until(session, 61.99))]
+        if isinstance(command, SendAudio)
+    ]
+    assert reasons(commands_of(until(session, 2.0 + LONGEST_S))) == []
+    assert session.state is State.DRAINING
+    return session, sent.mark
+
+
+def test_at_the_time_limit_what_has_been_said_is_heard_to_its_end() -> None:
+    session, mark = draining()
+    assert session.receive(MarkPlayed("0:999"), 62.01) == []
+    assert session.receive(MarkPlayed(mark), 62.05) == [End(EndReason.TIME_LIMIT)]
+    assert session.record.ended_s == 62.05
+
+
+def test_who_does_not_say_that_it_has_been_heard_is_not_waited_for() -> None:
+    session, _ = draining()
+    assert until(session, 62.0 + DRAIN_WITHIN_S - 0.001) == []
+    assert until(session, 62.0 + DRAIN_WITHIN_S) == [(62.0 + DRAIN_WITHIN_S, End(EndReason.TIME_LIMIT))]
+
+
+def test_while_a_call_drains_nobody_listens_and_nothing_new_is_said() -> None:
+    session, _ = draining()
+    assert hear(session, packets(0.5), start_s=62.0) == []
+    assert session.take_frame(frame(1, sound(1)), 62.1) == []
+    assert session.phase_s(62.1) is None
+    assert session.receive(Stopped(), 62.2) == [End(EndReason.CALLER_HUNG_UP)]
+
+
+def test_what_waits_when_the_time_is_up_is_sent_and_heard() -> None:
+    session = CallSession(ANN, ACCOUNT, CallLimits(4, RINGS_S, max_call_s=0.1, processing_s=0.0), 0.0)
+    session.socket_opened(1.0)
+    for seq in (1, 2, 3):
+        session.take_frame(frame(seq, sound(seq)), 1.5)
+    sent = session.receive(STARTED, 2.0) + commands_of(until(session, 2.1))
+    assert session.state is State.DRAINING
+    marks = [command.mark for command in sent if isinstance(command, SendAudio)]
+    assert len(marks) == 2, "the third waits still"
+    assert [session.receive(MarkPlayed(mark), 2.11) for mark in marks] == [[], []]
+    sent += commands_of(until(session, 2.3))
+    assert payloads(sent) == spoken(1, 2, 3)
+    last = [command.mark for command in sent if isinstance(command, SendAudio)][-1]
+    assert session.receive(MarkPlayed(last), 2.3) == [End(EndReason.TIME_LIMIT)]
+
+
+def test_the_record_has_what_was_counted_on_both_ways() -> None:
+    session = live(now=2.0)
+    until(session, 2.3)
+    session.take_frame(frame(0, sound(0)), 2.3)
+    until(session, 2.4)
+    session.take_frame(frame(1, sound(1)), 3.0)
+    session.end(EndReason.SHUTDOWN, 3.0)
+    assert session.record.counts["ms_filled"] > 0
+    assert session.record.counts["underruns"] == 1
 
 
 def test_a_lost_worker_ends_the_call_whatever_its_state() -> None:
@@ -290,13 +438,8 @@ def test_whatever_happens_nothing_comes_after_the_end_and_no_sound_before_the_st
         state = session.state
         came = do(session, deed, now)
         if state in (State.RESERVED, State.CONNECTED) and not isinstance(deed, Started):
-            assert payloads(came) == []
+            assert not [command for command in came if isinstance(command, SendAudio | ClearAudio | Listen)]
         commands += came
     ends = [place for place, command in enumerate(commands) if isinstance(command, End)]
     assert ends == ([len(commands) - 1] if session.state is State.ENDED else [])
     assert (session.record.ended_s is None) == (session.state is not State.ENDED)
-
-
-def test_payloads_are_whole_frames_of_mulaw() -> None:
-    assert [len(payload) for payload in payloads(live().take_frame(frame(0, sound(0)), 3.0))] == [640]
-    assert mulaw.SAMPLE_RATE_HZ * FRAME_S == 640

@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.beat import LIVE_S, Beat
+from workers.messages import Slot
+
+A, B, C = Slot(0), Slot(1), Slot(2)
+PATIENCE_S = 0.015
+
+
+class Clock:
+    """Time as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def beat_of(clock: Clock, *slots: Slot) -> Beat:
+    """A beat that has had one frame of each of these calls just now."""
+    beat = Beat(PATIENCE_S, clock)
+    for slot in slots:
+        beat.note(slot)
+    return beat
+
+
+def test_without_a_frame_nothing_is_due() -> None:
+    assert beat_of(Clock()).due_s([]) is None
+    assert beat_of(Clock(), A, B).due_s([]) is None
+
+
+def test_a_call_alone_waits_for_nobody() -> None:
+    assert beat_of(Clock(), A).due_s([A]) == 0.0
+
+
+def test_when_all_are_there_nobody_waits() -> None:
+    assert beat_of(Clock(), A, B, C).due_s({A: 1, B: 2, C: 3}) == 0.0
+
+
+def test_the_first_waits_so_long_for_those_who_are_missing() -> None:
+    clock = Clock()
+    beat = beat_of(clock, A, B, C)
+    clock.now += 0.08
+    first_s = clock.now
+    beat.note(A)
+    assert beat.due_s([A]) == first_s + PATIENCE_S
+    clock.now += 0.01
+    beat.note(B)
+    assert beat.due_s([A, B]) == first_s + PATIENCE_S, "the second does not make the first wait longer"
+    clock.now += 0.001
+    beat.note(C)
+    assert beat.due_s([A, B, C]) == 0.0
+
+
+@pytest.mark.parametrize(("silent_s", "waited_for"), [(LIVE_S - 0.001, True), (LIVE_S + 0.001, False)])
+def test_a_call_whose_frames_have_stopped_is_not_waited_for(silent_s: float, waited_for: bool) -> None:
+    clock = Clock()
+    beat = beat_of(clock, A, B)
+    clock.now += silent_s
+    beat.note(A)
+    assert beat.due_s([A]) == (clock.now + PATIENCE_S if waited_for else 0.0)
+
+
+def test_a_call_that_is_over_is_not_waited_for() -> None:
+    beat = beat_of(Clock(), A, B)
+    beat.forget(B)
+    beat.forget(C)
+    assert beat.due_s([A]) == 0.0
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.floats(0, 0.1)), min_size=1, max_size=30))
+def test_no_frame_ever_waits_longer_than_that(came: list[tuple[Slot, float]]) -> None:
+    clock, waiting = Clock(), dict[Slot, float]()
+    beat = Beat(PATIENCE_S, clock)
+    for slot, wait_s in came:
+        clock.now += wait_s
+        due_s = beat.due_s(waiting)
+        if due_s is not None and due_s <= clock.now:
+            waiting.clear()
+        beat.note(slot)
+        waiting[slot] = clock.now
+        due_s = beat.due_s(waiting)
+        assert due_s is not None
+        assert due_s <= min(waiting.values()) + PATIENCE_S
