@@ -1,19 +1,14 @@
 """The figures of one simulated call: the caller's side from the simulator, the stages from the service's record."""
 
-import itertools
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from app.simulator.measure import mouth_to_ear_ms, snr_db
+from app.simulator.measure import Delay, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport
-from app.simulator.wav import Samples
-from app.twilio.events import RATE_HZ
-from workers.messages import FRAME_S, Stage
+from workers.messages import Stage
 
-FADED_S = 0.02
-"""What follows a gap begins softly: as long after one is no measure of the line."""
 SETTLED_S = 1.0
 """An underrun before this is the play-out finding its lead."""
 
@@ -67,7 +62,7 @@ def figures_of(report: CallReport, record: dict[str, Any], echoes: bool) -> Line
         first_sound_ms=None if report.first_sound_s is None else report.first_sound_s * 1000,
         mouth_to_ear_p50_ms=delay.p50_ms if delay else None,
         mouth_to_ear_p99_ms=delay.p99_ms if delay else None,
-        snr_db=_snr_db(report) if echoes else None,
+        snr_db=_snr_db(report, delay) if delay else None,
         underruns=len(report.underruns),
         underruns_settled=len(settled),
         underrun_ms=report.underrun_s * 1000,
@@ -93,14 +88,7 @@ def stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, S
     }
 
 
-def _snr_db(report: CallReport) -> float | None:
-    """Return the signal-to-noise ratio over the longest stretch without an underrun: a gap shifts what follows it."""
-    gaps = [0.0, *(underrun.start_s + underrun.length_s for underrun in report.underruns), report.ended_s]
-    start, end = max(itertools.pairwise(gaps), key=lambda stretch: stretch[1] - stretch[0])
-    start += FADED_S
-    said, heard = (_cut(samples, start, end) for samples in (report.said, report.heard))
-    return snr_db(said, heard) if end - start > 2 * FRAME_S else None
-
-
-def _cut(samples: Samples, start_s: float, end_s: float) -> Samples:
-    return samples[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]
+def _snr_db(report: CallReport, delay: Delay) -> float | None:
+    """Return the median signal-to-noise ratio of all seconds: one in which the play-out moved says nothing."""
+    windows = window_snr_db(report.said, report.heard, delay)
+    return float(np.median(windows)) if windows else None

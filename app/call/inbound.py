@@ -32,7 +32,7 @@ CREEP = 0.001
 """How fast, in seconds a second, the least lateness may rise."""
 MAX_JUMP_SAMPLES = 2 * RATE_HZ
 ALL_LATE_S = 3.0
-"""After so long in which everything came too late it is the clock that has changed."""
+"""After so long in which no frame became complete in time, for packets that came too late, the clock has changed."""
 _FULL_SCALE = np.float32(1 / 32768)
 
 
@@ -50,7 +50,8 @@ class Inbound:
         self._lateness_s: float | None = None
         self._seen_s = 0.0
         self._late_s = 0.0
-        self._all_late_since_s: float | None = None
+        self._late_since_s: float | None = None
+        """Since when packets come too late and no frame has become complete by itself."""
         self._phase_s: float | None = None
 
     def start(self, now: float, phase_s: float | None = None) -> None:
@@ -85,7 +86,10 @@ class Inbound:
         if self._phase_s is not None:  # not before a packet has shown how late the line is
             self._keep_beat(self._phase_s)
             self._phase_s = None
-        return self._frames(self._on_time(begin, payload))
+        frames = self._frames(self._on_time(begin, payload))
+        if frames:
+            self._late_since_s = None
+        return frames
 
     def get_timer(self) -> float | None:
         """Return when the next frame must be filled up; None before the start."""
@@ -103,13 +107,12 @@ class Inbound:
     def _place(self, stamp: int, now: float) -> int:
         """Return where a packet begins on the caller's clock, in samples; `stamp` is what it says itself."""
         ahead = stamp - self._origin - self._position
-        if ahead >= -TOLERANCE_SAMPLES or self._position == self._start:
-            self._all_late_since_s = None
-        elif self._all_late_since_s is None:
-            self._all_late_since_s = now
-        all_late = self._all_late_since_s is not None and now - self._all_late_since_s > ALL_LATE_S
+        late = ahead < -TOLERANCE_SAMPLES and self._position > self._start
+        if late and self._late_since_s is None:
+            self._late_since_s = now
+        all_late = late and self._late_since_s is not None and now - self._late_since_s > ALL_LATE_S
         if ahead > MAX_JUMP_SAMPLES + self._start or all_late:
-            self._origin, self._all_late_since_s, self._lateness_s = stamp - self._position, None, None
+            self._origin, self._late_since_s, self._lateness_s = stamp - self._position, None, None
             self.counts["clock_resets"] += 1
         return stamp - self._origin
 

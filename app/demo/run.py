@@ -109,10 +109,12 @@ class _Demo:
         self._console.print(line_table({"line test": line.figures, "full pipeline": full.figures}))
         self._console.print(f"Moshi said: [italic]{full.record['transcript']}[/]", highlight=False)
         for number, point in enumerate(points, 1):
-            mark = "[green]✓[/]" if point.passed else "[bold red]✗[/]"
+            mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"
             self._console.print(f"{mark} {number:2} {point.title}: {point.detail}", highlight=False)
+        if any(point.timed and not point.passed for point in points):
+            self._console.print("[yellow]~[/] is a matter of time: was this machine busy with something else?")
         self._tell_files()
-        return 0 if all(point.passed for point in points) else 1
+        return 0 if all(point.passed or point.timed for point in points) else 1
 
     def _check(self, full: LineRun) -> list[Point]:
         return check_call(full.report, full.record, expect(full.report.said, full.record))
