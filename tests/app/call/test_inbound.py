@@ -231,14 +231,29 @@ def test_patience_grows_with_the_lateness_of_the_line_and_fades_again() -> None:
     assert inbound.patience_s == PATIENCE_S[0]
 
 
-def test_a_line_whose_delay_has_grown_for_good_is_heard_again() -> None:
+@pytest.mark.parametrize("by_s", [0.06, 0.1, 0.12, 0.14, 0.16, 0.2, 0.5, 1.0])
+def test_a_line_whose_delay_has_grown_for_good_is_heard_again(by_s: float) -> None:
     line = voice(8_000 * 12)
-    arrivals = [*packets(line[:16_000]), *packets(line[16_000:], 2_000, late_s=0.5)]
+    arrivals = [*packets(line[:16_000]), *packets(line[16_000:], 2_000, late_s=by_s)]
     inbound = started()
     done = run(inbound, arrivals)
-    assert inbound.counts["clock_resets"] == 1
+    assert inbound.counts["clock_resets"] == (by_s > PATIENCE_S[1])
+    assert inbound.counts["ms_late"] <= (ALL_LATE_S + 0.1) * 1_000
     last = np.concatenate([frame for _, frame in done[-12:]])
     assert np.abs(last).reshape(-1, 160).mean(axis=1).min() > 0.01, "no silence in it"
+
+
+def test_late_packets_now_and_then_are_no_new_clock() -> None:
+    """One that is late ends every time that he speaks; then nothing is sent for five seconds."""
+    said, inbound, arrivals = voice(640), started(), list[Arrival]()
+    for begins_ms in range(0, 30_000, 5_000):
+        arrivals += [
+            (begins_ms / 1_000 + at_s + (0.3 if ms == 60 else 0.0), begins_ms + ms, sound)
+            for at_s, ms, sound in packets(said)
+        ]
+    run(inbound, arrivals)
+    assert inbound.counts["ms_late"] == 6 * 20
+    assert inbound.counts["clock_resets"] == 0
 
 
 # A clock that jumps.

@@ -199,6 +199,16 @@ def test_after_a_clear_nothing_is_left_and_the_cleared_marks_say_nothing() -> No
     assert meter.lead_s(cleared_s) == pytest.approx(FRAME_S), "the mark of what was sent since then does"
 
 
+def test_after_a_clear_one_late_mark_is_as_little_believed_as_before() -> None:
+    buffer, meter = Buffer(), LeadMeter()
+    now = settled(buffer, meter)
+    buffer.clear(meter, now)
+    buffer.send(meter, now)
+    ((back_s, number),) = [mark for mark in buffer.marks if mark[1] == max(number for _, number in buffer.marks)]
+    meter.mark_returned(number, back_s + 0.3)
+    assert meter.lead_s(now) == pytest.approx(FRAME_S)
+
+
 def test_audio_that_finds_nothing_unplayed_is_an_underrun_and_the_first_is_none() -> None:
     meter = LeadMeter()
     for now, underruns in [(0.0, 0), (0.05, 0), (0.17, 1), (0.25, 1), (0.34, 2)]:
