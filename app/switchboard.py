@@ -22,7 +22,7 @@ from workers.ring import WorkerName
 log = logging.getLogger(__name__)
 
 OUTBOX_MESSAGES = 128
-"""Packets that may wait for a socket: a greeting comes all at once. A socket that lets more pile up is given up."""
+"""Frames that may wait for a socket, ten seconds of them. One that lets more pile up is given up."""
 RECORDS_KEPT = 200
 RECORDS_WITH_SPANS = 8
 """How many of them keep the times of every frame."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 RATE_HZ = 8_000
 SURE_MARKS = 3
+MARKS_KEPT = 256
+"""Marks that may be out: twenty seconds' worth. A line that returns none must not cost memory."""
 FIRST_SWAY_S = 0.003
 SWAY_MEMORY_S = 60.0
 ONE_EVENT_S = 1.0
@@ -27,6 +29,7 @@ class LeadMeter:
 
     round_trip_s: float = 0.0
     underruns: int = 0
+    """How often audio came too late, by however little."""
     _end_s: float | None = None
     _shifted_s: float = 0.0
     """By how much the forecast has been corrected so far."""
@@ -47,6 +50,7 @@ class LeadMeter:
         self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
         self._number += 1
         self._marks[self._number] = (now, samples, self._end_s - self._shifted_s)
+        self._marks.pop(self._number - MARKS_KEPT, None)
         return self._number
 
     def mark_returned(self, number: int, now: float) -> None:
@@ -64,11 +68,6 @@ class LeadMeter:
         self._end_s = now + self.round_trip_s
         self._marks.clear()
         self._later_s.clear()
-
-    @property
-    def unreturned_s(self) -> float:
-        """How long the oldest mark still out has audio before it, in seconds of audio."""
-        return sum(samples for _, samples, _ in self._marks.values()) / RATE_HZ
 
     def _note_round_trip(self, least_s: float) -> None:
         before_s = self.round_trip_s
