@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.call.admission import TTL_S, Admission, Reservation
+from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, PlayoutCommand, SendAudio
 from app.call.record import CallRecord, EndReason
 from app.call.session import CallLimits, CallSession, Command, End, Listen
@@ -26,6 +27,8 @@ OUTBOX_MESSAGES = 128
 RECORDS_KEPT = 200
 RECORDS_WITH_SPANS = 8
 """How many of them keep the times of every frame."""
+SWAY_FADING = 0.999
+MOST_SWAY_S = 0.02
 NEWS = 0.02
 """How much each frame counts in what the workers are taken to need."""
 
@@ -59,6 +62,8 @@ class Switchboard:
         self._stopping = False
         self.processing_s = 0.0
         """What the workers lately took for a frame, from the caller's PCM to Moshi's, on average."""
+        self.sway_s = 0.0
+        """By how much a frame lately took longer than that: a maximum that fades."""
 
     def open_lines(self, slots: int, processing_s: float) -> None:
         """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
@@ -93,7 +98,13 @@ class Switchboard:
         now = _now()
         reservation = self._admission.reserve(call_sid, now)
         assert reservation is not None
-        limits = CallLimits(self._settings.greeting_steps, TTL_S, self._settings.max_call_seconds, self.processing_s)
+        limits = CallLimits(
+            self._settings.greeting_steps,
+            TTL_S,
+            self._settings.max_call_seconds,
+            self.processing_s,
+            min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
+        )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
         call = Call(session, reservation, CallLog(log, call_sid))
         self._calls[reservation.slot] = call
@@ -192,6 +203,7 @@ class Switchboard:
     def _note_processing(self, frame: Frame) -> None:
         if len(frame.spans) == len(("encode", "step", "decode")):
             took_s = frame.spans[-1].ended_s - frame.spans[0].started_s
+            self.sway_s = max(took_s - self.processing_s, SWAY_FADING * self.sway_s)
             self.processing_s += NEWS * (took_s - self.processing_s)
 
 

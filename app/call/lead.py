@@ -17,7 +17,7 @@ RATE_HZ = 8_000
 SURE_MARKS = 3
 MARKS_KEPT = 256
 """Marks that may be out: twenty seconds' worth. A line that returns none must not cost memory."""
-FIRST_SWAY_S = 0.003
+FIRST_SWAY_S = 0.001
 SWAY_MEMORY_S = 60.0
 ONE_EVENT_S = 1.0
 """Frames late within so short a time have one cause."""
@@ -96,7 +96,9 @@ class Sway:
     is not the line's habit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_s: float = FIRST_SWAY_S) -> None:
+        """Expect `first_s` until there is something to go by."""
+        self._first_s = first_s
         self._events: deque[tuple[float, float]] = deque()
         self._last_s = -ONE_EVENT_S
 
@@ -104,7 +106,7 @@ class Sway:
     def size_s(self) -> float:
         """The lateness to expect, in seconds."""
         sizes = sorted(late_s for _, late_s in self._events)
-        return sizes[-2] if len(sizes) > 1 else FIRST_SWAY_S
+        return sizes[-2] if len(sizes) > 1 else self._first_s
 
     def note(self, late_s: float, now: float) -> None:
         """Take by how much a frame was later than the average; below 0 if it was early."""

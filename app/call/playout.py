@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from app.audio import mulaw
 from app.audio.stretch import PACKET, Samples, fade_in, leave_out_quiet, repeat_quiet, splice
-from app.call.lead import RATE_HZ, LeadMeter, Sway
+from app.call.lead import FIRST_SWAY_S, RATE_HZ, LeadMeter, Sway
 
 PACKET_S = PACKET / RATE_HZ
 TARGET_S = (0.005, 0.04)
@@ -54,13 +54,14 @@ PlayoutCommand = SendAudio | ClearAudio
 class Playout:
     """One call's audio on its way out; `now` in seconds, monotonic."""
 
-    def __init__(self) -> None:
+    def __init__(self, sway_s: float = FIRST_SWAY_S) -> None:
+        """Begin with what the workers' times are known to sway by."""
         self.counts: Counter[str] = Counter()
         self.meter = LeadMeter()
         self._epoch = 0
         self._queue: deque[tuple[int, Samples]] = deque()
         self._leads_s: deque[float] = deque(maxlen=MEAN_FRAMES)
-        self._sway = Sway()
+        self._sway = Sway(sway_s)
         self._not_before_s: float | None = None
 
     @property

@@ -18,6 +18,7 @@ from enum import Enum, auto
 
 from app.audio.outbound import Outbound
 from app.call.inbound import Inbound
+from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, Playout, SendAudio
 from app.call.record import CallRecord, EndReason
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
@@ -82,12 +83,16 @@ NEXT: dict[State, dict[Change, State]] = {
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers."""
+    """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers.
+
+    `sway_s` is by how much the workers' time sways.
+    """
 
     greeting_frames: int
     socket_within_s: float
     max_call_s: float
     processing_s: float
+    sway_s: float = FIRST_SWAY_S
 
 
 class CallSession:
@@ -100,7 +105,7 @@ class CallSession:
         self._limits = limits
         self._inbound = Inbound(self.record.takeover_s)
         self._outbound = Outbound()
-        self._playout = Playout()
+        self._playout = Playout(limits.sway_s)
         self._greeting: list[Frame] = []
         self._last_mark = ""
         self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
@@ -236,4 +241,4 @@ def _takeover_s(limits: CallLimits) -> float:
     should find `LEAD_S` of the greeting still unplayed.
     """
     played_s = max(0, limits.greeting_frames - SILENT_STEPS) * FRAME_S
-    return max(0.0, played_s - FRAME_S - limits.processing_s - LEAD_S)
+    return max(0.0, played_s - FRAME_S - limits.processing_s - limits.sway_s - LEAD_S)

@@ -9,6 +9,7 @@ from app.audio import mulaw
 from app.audio.outbound import Outbound
 from app.audio.stretch import Samples
 from app.call.inbound import PATIENCE_S, Inbound
+from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, Playout, PlayoutCommand, SendAudio
 from app.call.record import EndReason
 from app.call.session import (
@@ -250,15 +251,23 @@ def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
     assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
 
 
+LEAD = LEAD_S + FIRST_SWAY_S
+
+
+def test_workers_whose_time_sways_are_given_more_lead() -> None:
+    steady, swaying = (CallLimits(25, RINGS_S, LONGEST_S, 0.03, sway_s) for sway_s in (0.001, 0.015))
+    assert _takeover_s(steady) - _takeover_s(swaying) == pytest.approx(0.014)
+
+
 @pytest.mark.parametrize(
     ("greeting_frames", "processing_s", "takeover_s"),
     [
         (0, 0.0, 0.0),  # no greeting: at once
         (1, 0.0, 0.0),  # a greeting whose only frame is silent
         (2, 0.0, 0.0),  # a greeting shorter than a frame and the lead
-        (3, 0.0, 0.16 - 0.08 - LEAD_S),
-        (25, 0.0, 1.92 - 0.08 - LEAD_S),
-        (25, 0.1, 1.92 - 0.08 - 0.1 - LEAD_S),
+        (3, 0.0, 0.16 - 0.08 - LEAD),
+        (25, 0.0, 1.92 - 0.08 - LEAD),
+        (25, 0.1, 1.92 - 0.08 - 0.1 - LEAD),
         (25, 60.0, 0.0),  # slower than any greeting
     ],
 )
@@ -270,7 +279,7 @@ def test_when_the_caller_takes_over(greeting_frames: int, processing_s: float, t
 def test_the_first_answer_finds_the_lead_still_unplayed(greeting_frames: int, processing_s: float) -> None:
     answered_s = _takeover_s(limits(greeting_frames, processing_s)) + FRAME_S + processing_s
     played_s = (greeting_frames - 1) * FRAME_S
-    assert played_s - answered_s <= LEAD_S + 1e-9
+    assert played_s - answered_s <= LEAD + 1e-9
     assert answered_s >= FRAME_S
 
 
