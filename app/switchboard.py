@@ -27,6 +27,8 @@ OUTBOX_MESSAGES = 128
 RECORDS_KEPT = 200
 RECORDS_WITH_SPANS = 8
 """How many of them keep the times of every frame."""
+LIKELY_SWAY = 0.3
+"""The share of a frame's time by which it may be taken to sway until calls have shown it."""
 SWAY_FADING = 0.999
 MOST_SWAY_S = 0.02
 NEWS = 0.02
@@ -68,7 +70,7 @@ class Switchboard:
     def open_lines(self, slots: int, processing_s: float) -> None:
         """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
-        self.processing_s = processing_s
+        self.processing_s, self.sway_s = processing_s, processing_s * LIKELY_SWAY
 
     @property
     def ready(self) -> bool:

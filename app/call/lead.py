@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 RATE_HZ = 8_000
 SURE_MARKS = 3
+ROUNDING_S = 1e-6
 MARKS_KEPT = 256
 """Marks that may be out: twenty seconds' worth. A line that returns none must not cost memory."""
 FIRST_SWAY_S = 0.001
@@ -46,7 +47,7 @@ class LeadMeter:
     def send(self, samples: int, now: float) -> int:
         """Note that so much audio goes out; return the number for the mark behind it."""
         lead_s = self.lead_s(now)
-        self.underruns += self._end_s is not None and lead_s < 0
+        self.underruns += self._end_s is not None and lead_s < -ROUNDING_S
         self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
         self._number += 1
         self._marks[self._number] = (now, samples, self._end_s - self._shifted_s)
