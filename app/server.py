@@ -16,6 +16,7 @@ from app.lag import LagGauge
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.switchboard import Switchboard
+from workers.heap import settle
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
 from workers.ring import WorkerName
 from workers.supervisor import Supervisor
@@ -129,6 +130,7 @@ class Service:
         await self.supervisor.wait_ready()
         slots = self.supervisor.slots
         took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
+        settle()
         self.switchboard.open_lines(slots, took_s)
         self._rehearsed = True
         log.info("ready for calls at %s; a frame takes %.0f ms", self._settings.base_url, took_s * 1000)

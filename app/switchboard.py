@@ -27,7 +27,7 @@ OUTBOX_MESSAGES = 128
 RECORDS_KEPT = 200
 RECORDS_WITH_SPANS = 8
 """How many of them keep the times of every frame."""
-LIKELY_SWAY = 0.3
+LIKELY_SWAY = 0.6
 """The share of a frame's time by which it may be taken to sway until calls have shown it."""
 SWAY_FADING = 0.999
 MOST_SWAY_S = 0.02

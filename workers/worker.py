@@ -11,6 +11,7 @@ import threading
 
 from workers.checkpoint_files import CheckpointError, locate
 from workers.codec.tensors import WeightsError
+from workers.heap import settle
 from workers.link import Link, LinkClosed
 from workers.loop import Station, WorkerLoop
 from workers.memory import MemoryShort
@@ -36,6 +37,7 @@ def main(descriptor: int) -> int:
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while loading
         return 0
+    settle()
     with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
         control.send(Ready(note))
         WorkerLoop(config, control, station).run()

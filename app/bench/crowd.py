@@ -23,6 +23,7 @@ from app.simulator.report import CallReport, Outcome, percentile_ms
 from app.switchboard import RECORDS_WITH_SPANS
 from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
+from workers.heap import settle
 from workers.messages import Stage
 
 SETTLED_S = 10.0
@@ -72,6 +73,7 @@ async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> Crowd
     environment = {**LOOPBACK, "MAX_CALLS": str(calls), "LOOPBACK_STEP_MS": str(step_ms)}
     async with trial(environment, log) as service:
         audio = np.resize(talk(), round(seconds * RATE_HZ))
+        settle()
         before = service.cpu_s()
         reports = await asyncio.gather(*(_caller(service, audio) for _ in range(calls)))
         after = service.cpu_s()

@@ -22,6 +22,7 @@ from app.simulator.report import CallReport, Outcome
 from app.simulator.wav import Samples
 from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
+from workers.heap import settle
 
 LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
 
@@ -49,6 +50,7 @@ async def run_line(
 async def measure_call(service: Trial, audio: Samples, echoes: bool, on_progress: OnProgress) -> LineRun:
     """Place one call to a running service. Raises TrialFailed if it does not last until the caller hangs up."""
     options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio)
+    settle()
     before = service.cpu_s()
     report = await simulate(options, on_progress)
     after = service.cpu_s()

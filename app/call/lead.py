@@ -94,12 +94,13 @@ class Sway:
     """How much later than on average a frame must be expected to come.
 
     The second largest lateness of the last minute, late frames in a row being one event: what happens once (a stall)
-    is not the line's habit.
+    is not the line's habit. A call that is younger than a minute has not shown all yet: it may sway by `first_s`.
     """
 
     def __init__(self, first_s: float = FIRST_SWAY_S) -> None:
-        """Expect `first_s` until there is something to go by."""
+        """Expect `first_s` at least until there is a minute to go by."""
         self._first_s = first_s
+        self._began_s: float | None = None
         self._events: deque[tuple[float, float]] = deque()
         self._last_s = -ONE_EVENT_S
 
@@ -107,10 +108,14 @@ class Sway:
     def size_s(self) -> float:
         """The lateness to expect, in seconds."""
         sizes = sorted(late_s for _, late_s in self._events)
-        return sizes[-2] if len(sizes) > 1 else self._first_s
+        return max(self._first_s, sizes[-2] if len(sizes) > 1 else 0.0)
 
     def note(self, late_s: float, now: float) -> None:
         """Take by how much a frame was later than the average; below 0 if it was early."""
+        if self._began_s is None:
+            self._began_s = now
+        if now - self._began_s >= SWAY_MEMORY_S:
+            self._first_s = 0.0
         while self._events and self._events[0][0] < now - SWAY_MEMORY_S:
             self._events.popleft()
         if now - self._last_s < ONE_EVENT_S and self._events:

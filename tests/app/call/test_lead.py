@@ -216,8 +216,8 @@ def test_audio_that_finds_nothing_unplayed_is_an_underrun_and_the_first_is_none(
         assert meter.underruns == underruns, now
 
 
-def sway(*late: tuple[float, float]) -> Sway:
-    one = Sway()
+def sway(*late: tuple[float, float], first_s: float = FIRST_SWAY_S) -> Sway:
+    one = Sway(first_s)
     for now, late_s in late:
         one.note(late_s, now)
     return one
@@ -229,7 +229,7 @@ def test_before_anything_is_known_a_little_sway_is_expected() -> None:
 
 def test_what_happens_once_is_not_the_lines_habit() -> None:
     assert sway((10.0, 0.4)).size_s == FIRST_SWAY_S
-    assert sway((10.0, 0.4), (12.0, 0.001)).size_s == 0.001
+    assert sway((10.0, 0.4), (12.0, 0.002)).size_s == 0.002
 
 
 def test_late_frames_in_a_row_are_one_event_as_large_as_the_largest() -> None:
@@ -243,7 +243,14 @@ def test_what_happens_twice_is() -> None:
 
 
 def test_a_frame_that_is_early_is_late_by_nothing() -> None:
-    assert sway((10.0, -0.05), (12.0, -0.02)).size_s == 0.0
+    assert sway((10.0, -0.05), (12.0, -0.02), first_s=0.0).size_s == 0.0
+
+
+def test_a_quiet_beginning_does_not_promise_a_quiet_call() -> None:
+    one = sway((10.0, 0.0), (12.0, 0.0), (14.0, 0.0), first_s=0.02)
+    assert one.size_s == 0.02
+    one.note(0.0, 10.0 + SWAY_MEMORY_S)
+    assert one.size_s == 0.0
 
 
 def test_after_a_minute_it_is_forgotten() -> None:

@@ -1,6 +1,7 @@
-"""Freed memory."""
+"""The memory of a process that is about to serve calls."""
 
 import ctypes
+import gc
 
 
 def give_back_freed_memory() -> bool:
@@ -10,3 +11,12 @@ def give_back_freed_memory() -> bool:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))
+
+
+def settle() -> None:
+    """Let the garbage collector never look again at what there is now: modules, weights, settings.
+
+    Its full pass over them takes 20 to 30 ms in the middle of some call.
+    """
+    gc.collect()
+    gc.freeze()
