@@ -11,7 +11,7 @@ from typing import assert_never
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from app.call.playout import ClearAudio, PlayoutCommand, SendAudio
+from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import EndReason
 from app.switchboard import Call, Switchboard
 from app.twilio.protocol import ProtocolViolation, StreamProtocol
@@ -73,6 +73,8 @@ def _messages(protocol: StreamProtocol, command: PlayoutCommand) -> tuple[str, .
     match command:
         case SendAudio(payload, mark):
             return protocol.media(payload), protocol.mark(mark)
+        case SendMark(mark):
+            return (protocol.mark(mark),)
         case ClearAudio():
             return (protocol.clear(),)
         case _:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
-from app.call.playout import ClearAudio, PlayoutCommand, SendAudio
+from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
 from app.call.session import CallLimits, CallSession, Command, End, Listen
 from app.config import Settings
@@ -128,7 +128,7 @@ class Switchboard:
         """Carry out what a session decided."""
         for command in commands:
             match command:
-                case SendAudio() | ClearAudio():
+                case SendAudio() | SendMark() | ClearAudio():
                     self._put(call, command)
                 case Listen(seq, pcm):
                     self._send(Frame(call.reservation.slot, call.reservation.epoch, seq, pcm))

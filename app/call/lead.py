@@ -3,7 +3,8 @@
 Theory. Audio that arrives is played when the audio before it ends, or at once when there is none; so its end can be
 foretold from when it was sent. A mark behind it comes back when it has been played. Both are told on our clock, and
 between them lies the round trip of the line, which is the least time ever seen between sending audio and the return of
-its mark, less the audio's own length: the first audio of a call finds the buffer empty.
+its mark, less the audio's own length. Only what finds the buffer empty shows it: a mark sent before the first audio of
+a call, and that audio.
 
 A mark is news that can come late (the line, our own event loop) but not early, so it lowers the forecast at once and
 raises it only when three in a row say so. It is held against what was foretold for the audio before it, since what was
@@ -35,7 +36,7 @@ class LeadMeter:
     _shifted_s: float = 0.0
     """By how much the forecast has been corrected so far."""
     _known: bool = False
-    _marks: dict[int, tuple[float, int, float]] = field(default_factory=dict)
+    _marks: dict[int, tuple[float, int, float | None]] = field(default_factory=dict)
     """Of each mark still out: when it was sent, behind how much audio, its return as foretold less `_shifted_s`."""
     _later_s: deque[float] = field(default_factory=lambda: deque(maxlen=SURE_MARKS))
     _number: int = 0
@@ -43,6 +44,12 @@ class LeadMeter:
     def lead_s(self, now: float) -> float:
         """Return what audio sent now would find unplayed when it arrives; below 0 by how much it would be too late."""
         return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s
+
+    def probe(self, now: float) -> int:
+        """Note that a mark goes out before the first audio; return its number."""
+        self._number += 1
+        self._marks[self._number] = (now, 0, None)
+        return self._number
 
     def send(self, samples: int, now: float) -> int:
         """Note that so much audio goes out; return the number for the mark behind it."""
@@ -62,7 +69,8 @@ class LeadMeter:
         for earlier in [mark for mark in self._marks if mark <= number]:
             del self._marks[earlier]
         self._note_round_trip(now - sent_s - samples / RATE_HZ)
-        self._correct(now - foretold_s - self._shifted_s)
+        if foretold_s is not None:
+            self._correct(now - foretold_s - self._shifted_s)
 
     def clear(self, now: float) -> None:
         """Note that the buffer is being emptied."""
@@ -73,7 +81,7 @@ class LeadMeter:
     def _note_round_trip(self, least_s: float) -> None:
         before_s = self.round_trip_s
         self.round_trip_s = max(0.0, min(before_s, least_s) if self._known else least_s)
-        if not self._known:
+        if not self._known and self._end_s is not None:
             self._shift(self.round_trip_s - before_s)
         self._known = True
 

@@ -9,7 +9,7 @@ what waits and clearing Twilio's buffer. What stays below it is made up by playi
 Audio that was computed ahead (a greeting) says nothing of the line, nor does a frame that the caller's packets did not
 come for (`Inbound` waited before it filled it up).
 
-`push` a frame, then `advance`; `advance` again at `get_timer`. `take` the marks that come back.
+`start`; `push` a frame, then `advance`; `advance` again at `get_timer`. `take` the marks that come back.
 """
 
 from collections import Counter, deque
@@ -44,11 +44,18 @@ class SendAudio:
 
 
 @dataclass(frozen=True, slots=True)
+class SendMark:
+    """Send a mark of that name alone."""
+
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClearAudio:
     """Empty Twilio's buffer."""
 
 
-PlayoutCommand = SendAudio | ClearAudio
+PlayoutCommand = SendAudio | SendMark | ClearAudio
 
 
 class Playout:
@@ -73,6 +80,10 @@ class Playout:
     def target_s(self) -> float:
         """The lead that the line needs, as far as is known."""
         return min(TARGET_S[0] + self._sway.size_s, TARGET_S[1])
+
+    def start(self, now: float) -> list[PlayoutCommand]:
+        """Begin: learn the round trip of the line before there is audio."""
+        return [SendMark(f"{self._epoch}:{self.meter.probe(now)}")]
 
     def push(
         self, seq: int, samples: Samples, now: float, ahead: bool = False, filled: bool = False

@@ -19,7 +19,7 @@ from enum import Enum, auto
 from app.audio.outbound import Outbound
 from app.call.inbound import Inbound
 from app.call.lead import FIRST_SWAY_S
-from app.call.playout import ClearAudio, Playout, SendAudio
+from app.call.playout import Playout, PlayoutCommand, SendAudio
 from app.call.record import CallRecord, EndReason
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import FRAME_S, Frame, Pcm
@@ -50,7 +50,7 @@ class End:
     detail: str = ""
 
 
-Command = SendAudio | ClearAudio | Listen | End
+Command = PlayoutCommand | Listen | End
 
 
 class State(Enum):
@@ -183,8 +183,10 @@ class CallSession:
         self.record.started_s = now
         self._deadline_s = now + self._limits.max_call_s
         self._inbound.start(now, phase_s)
+        probe = self._playout.start(now)
         greeting, self._greeting = self._greeting, []
-        return [command for frame in greeting for command in self._speak(frame, now)]
+        spoken = [command for frame in greeting for command in self._speak(frame, now)]
+        return [*probe, *spoken]
 
     def _listen(self, frames: list[Pcm]) -> list[Command]:
         first, self._seq = self._seq, self._seq + len(frames)

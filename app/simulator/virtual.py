@@ -12,11 +12,12 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from app.audio import mulaw
-from app.call.playout import ClearAudio, SendAudio
+from app.call.playout import ClearAudio, SendAudio, SendMark
 from app.call.record import CallRecord
 from app.call.session import CallLimits, CallSession, Command, End, Listen
 from app.demo.conversation import talk
@@ -126,7 +127,9 @@ class _VirtualCall:
                 case Listen():
                     self._work(command, now)
                 case SendAudio():
-                    self._send(command, now)
+                    self._send(now, partial(self._play, command))
+                case SendMark(mark):
+                    self._send(now, partial(self._mark, mark))
                 case ClearAudio():
                     self._at(now + self._scenario.travel_s, self._clear)
                 case End():
@@ -160,10 +163,15 @@ class _VirtualCall:
         self._spoken_s[frame.seq] = spoken_s
         self._do(self._session.take_frame(frame, now), now)
 
-    def _send(self, audio: SendAudio, now: float) -> None:
+    def _send(self, now: float, act: Callable[[float], None]) -> None:
+        """See that `act` happens at Twilio's when what is sent now arrives there."""
         arrives_s = through(self._scenario.unread, now + self._scenario.travel_s)
         self._sent_s = max(self._sent_s, arrives_s)
-        self._at(self._sent_s, lambda moment_s: self._play(audio, moment_s))
+        self._at(self._sent_s, act)
+
+    def _mark(self, name: str, now: float) -> None:
+        self._playout.mark(name, now)
+        self._return_marks(now)
 
     def _play(self, audio: SendAudio, now: float) -> None:
         spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.lead_s(now)

@@ -115,14 +115,21 @@ async def test_what_the_session_sends_goes_out_in_order_and_the_socket_closes_wh
     line = Line()
     serving = line.serve()
     await line.live()
-    line.send(1, 2)
+    line.send(2, 3)
     line.board.do(line.call, [ClearAudio()])
-    while len(line.peer.heard) < 5:  # noqa: ASYNC110 - turns of the loop
+    while len(line.peer.heard) < 6:  # noqa: ASYNC110 - turns of the loop
         await asyncio.sleep(0)
     line.peer.say(STOP)
     await over(serving)
     kinds = [(message["event"], message.get("mark", {}).get("name")) for message in line.peer.heard]
-    assert kinds == [("media", None), ("mark", "0:1"), ("media", None), ("mark", "0:2"), ("clear", None)]
+    assert kinds == [
+        ("mark", "0:1"),
+        ("media", None),
+        ("mark", "0:2"),
+        ("media", None),
+        ("mark", "0:3"),
+        ("clear", None),
+    ]
     assert all(message["streamSid"] == "MZ1" for message in line.peer.heard)
     assert line.peer.close_code == 1000
     assert line.end == (EndReason.CALLER_HUNG_UP, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from app.call.admission import TTL_S, Reservation
 from app.call.inbound import PATIENCE_S
-from app.call.playout import ClearAudio, SendAudio
+from app.call.playout import ClearAudio, SendAudio, SendMark
 from app.call.record import EndReason
 from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
@@ -61,7 +61,9 @@ def frame(call: Call, seq: int = 0, epoch: int | None = None) -> Frame:
 def waiting(call: Call) -> list[int | None]:
     """What waits for the socket, as sizes; None is the order to close it."""
     items = [call.outbox.get_nowait() for _ in range(call.outbox.qsize())]
-    return [len(item.payload) if isinstance(item, SendAudio) else None for item in items]
+    return [
+        len(item.payload) if isinstance(item, SendAudio) else None for item in items if not isinstance(item, SendMark)
+    ]
 
 
 def send_all(desk: Desk, call: Call) -> None:
@@ -138,6 +140,7 @@ def audio(count: int) -> list[SendAudio]:
 async def test_a_socket_that_takes_nothing_more_is_given_up() -> None:
     desk = Desk()
     call = desk.start(ANN)
+    assert call.outbox.get_nowait() == SendMark("0:1")
     desk.board.do(call, [*audio(OUTBOX_MESSAGES)])
     assert call.session.record.end is None
     desk.board.do(call, [ClearAudio()])

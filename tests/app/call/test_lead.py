@@ -76,6 +76,27 @@ def test_after_marks_the_lead_is_known_to_the_millisecond(there_s: float, back_s
     assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now), abs=0.001)
 
 
+def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
+    buffer, meter = Buffer(), LeadMeter()
+    meter.mark_returned(meter.probe(START), START + buffer.round_trip_s)
+    buffer.send(meter, START + 0.1)
+    buffer.send(meter, START + 0.1)
+    [(back_s, first), *_] = buffer.marks
+    meter.mark_returned(first, back_s + 0.07)
+    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
+
+
+def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
+    buffer, meter = Buffer(), LeadMeter()
+    probe = meter.probe(START)
+    buffer.send(meter, START)
+    meter.mark_returned(probe, START + 0.07)
+    now = START + 3 * FRAME_S
+    buffer.tell(meter, now)
+    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
+    assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now))
+
+
 @given(
     st.floats(0, 0.2),
     st.floats(0, 0.2),

@@ -10,7 +10,7 @@ from app.audio.outbound import Outbound
 from app.audio.stretch import Samples
 from app.call.inbound import PATIENCE_S, Inbound
 from app.call.lead import FIRST_SWAY_S
-from app.call.playout import ClearAudio, Playout, PlayoutCommand, SendAudio
+from app.call.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.call.record import EndReason
 from app.call.session import (
     DRAIN_WITHIN_S,
@@ -302,7 +302,7 @@ def test_a_stream_of_another_call_or_account_hears_nothing(started: Started) -> 
 def test_without_an_account_of_ours_any_account_will_do() -> None:
     session = CallSession(ANN, "", limits(), 0.0)
     session.socket_opened(1.0)
-    assert session.receive(Started(StreamSid("MZ1"), ANN, "ACtheirs"), 1.5) == []
+    assert session.receive(Started(StreamSid("MZ1"), ANN, "ACtheirs"), 1.5) == [SendMark("0:1")]
     assert session.state is State.LIVE
 
 
