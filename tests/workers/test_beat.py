@@ -85,3 +85,40 @@ def test_no_frame_ever_waits_longer_than_that(came: list[tuple[Slot, float]]) ->
         due_s = beat.due_s(waiting)
         assert due_s is not None
         assert due_s <= min(waiting.values()) + PATIENCE_S
+
+
+@pytest.mark.parametrize(("step_s", "patience_s"), [(0.001, 0.002), (0.03, PATIENCE_S), (0.065, 0.01), (0.09, 0.0)])
+def test_nobody_waits_longer_than_it_is_worth_nor_than_there_is_time(step_s: float, patience_s: float) -> None:
+    beat = beat_of(Clock(), A, B)
+    beat.took(step_s)
+    assert beat.patience_s == pytest.approx(patience_s)
+
+
+def test_a_first_frame_waits_for_those_who_would_be_made_late() -> None:
+    clock = Clock()
+    beat = beat_of(clock, A)
+    beat.took(0.05)
+    clock.now += 0.04
+    beat.note(B)
+    assert beat.due_s([B]) == clock.now + 0.05
+    clock.now += 0.04
+    beat.note(A)
+    assert beat.due_s([A, B]) == 0.0
+
+
+def test_what_nobody_waits_for_is_done_where_it_makes_nobody_late() -> None:
+    clock = Clock()
+    beat = beat_of(clock, A)
+    assert beat.room_s() == 0.0
+    beat.took(0.05)
+    assert beat.room_s() == 0.0
+    clock.now += 0.04
+    assert beat.room_s() == pytest.approx(100.08), "when the next frame of A is due"
+
+
+def test_when_a_frame_came_may_be_told() -> None:
+    clock = Clock()
+    beat = beat_of(clock, A, B)
+    clock.now += 0.1
+    beat.note(A, clock.now - 0.02)
+    assert beat.due_s([A]) == pytest.approx(clock.now - 0.02 + PATIENCE_S)

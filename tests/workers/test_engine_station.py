@@ -307,9 +307,21 @@ class Clock:
         return self.now
 
 
+@dataclass
+class SlowParrot(Parrot):
+    """A parrot whose steps take a while."""
+
+    clock: Clock = field(default_factory=Clock)
+
+    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Said]:
+        self.clock.now += PATIENCE_S
+        return super().step(codes)
+
+
 def test_a_tick_waits_a_little_for_the_call_whose_frame_is_about_to_come() -> None:
-    clock = Clock()
-    station = EngineStation(Parrot(), Counted, clock)
+    engine = SlowParrot()
+    clock = engine.clock
+    station = EngineStation(engine, Counted, clock)
     receive(station, opened(A), opened(B), heard(1, A), heard(2, B))
     station.work()
     clock.now += 0.08

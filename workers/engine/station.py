@@ -1,8 +1,9 @@
 """The engine's station: one tick steps every slot that has a frame waiting.
 
-A tick runs as soon as every live call has a frame waiting, or when the oldest frame has waited for `PATIENCE_S`. A call
-without a frame is left out of the tick. A call counts as live while its frames come; the silence of a greeting never
-holds up those who listen: it is stepped between their frames. When nobody steps, the engine gets its heartbeat.
+A tick runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough (`Beat`). A
+call without a frame is left out of the tick. A call counts as live while its frames come; the silence of a greeting
+never holds up those who listen: it is stepped along with their frames, and between them where a step fits in. When
+nobody steps, the engine gets its heartbeat.
 """
 
 import time
@@ -100,9 +101,10 @@ class EngineStation:
 
     def due_s(self) -> float | None:
         waiting = [slot for slot, row in self._rows.items() if row.frame]
-        if not waiting and any(row.greeting for row in self._rows.values()):
-            return 0.0
-        return self._beat.due_s(waiting) if waiting else self._heartbeat_due_s()
+        if waiting:
+            return self._beat.due_s(waiting)
+        greets = any(row.greeting for row in self._rows.values())
+        return self._beat.room_s() if greets else self._heartbeat_due_s()
 
     def _heartbeat_due_s(self) -> float | None:
         return None if self._engine.heartbeat_s is None else self._worked_s + self._engine.heartbeat_s
@@ -134,6 +136,8 @@ class EngineStation:
         started_s = self._clock()
         steps = self._engine.step({slot: frame for slot, frame in codes.items() if slot not in refused})
         span = Span(Stage.STEP, started_s, self._clock())
+        if steps:
+            self._beat.took(span.ended_s - span.started_s)
         return [*failures, *(self._outcome(slot, taken[slot], step, span) for slot, step in steps.items())]
 
     def _open(self, message: Open) -> None:
@@ -155,7 +159,7 @@ class EngineStation:
         if row.frame:
             frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
         row.frame = frame
-        self._beat.note(frame.slot)
+        self._beat.note(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
     def _fail(self, slot: Slot, reason: str) -> Failed:
         epoch = self._rows[slot].epoch
