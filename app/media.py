@@ -5,6 +5,7 @@ The reader never waits for the workers, nor the writer for the reader; the sessi
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable
 from typing import assert_never
 
@@ -41,7 +42,6 @@ async def run_media_socket(
 
 
 async def _read(websocket: WebSocket, protocol: StreamProtocol, call: Call, switchboard: Switchboard) -> None:
-    loop = asyncio.get_running_loop()
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
@@ -53,7 +53,7 @@ async def _read(websocket: WebSocket, protocol: StreamProtocol, call: Call, swit
         except ProtocolViolation as violation:
             switchboard.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
             return
-        switchboard.do(call, call.session.receive(event, loop.time(), switchboard.phase_s))
+        switchboard.do(call, call.session.receive(event, time.monotonic(), switchboard.phase_s))
 
 
 async def _write(websocket: WebSocket, protocol: StreamProtocol, call: Call, blocked_after_s: float) -> None:

@@ -1,9 +1,9 @@
 """`moshi-bridge serve`: settings in, a running service, an exit status out."""
 
-import asyncio
 import logging
 import sys
 
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -54,7 +54,7 @@ def serve(settings: Settings) -> int:
         sock = listen(settings)
         with sock:
             _tell_what_runs(settings)
-            asyncio.run(Service(settings, display.show).run(sock))
+            uvloop.run(Service(settings, display.show).run(sock))
     except (SettingsError, WorkerRefused, RehearsalFailed) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS

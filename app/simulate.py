@@ -1,8 +1,8 @@
 """`moshi-bridge simulate`: one simulated call to a service that runs already."""
 
-import asyncio
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 
 from app.config import Settings
@@ -59,7 +59,7 @@ def _place(options: CallOptions, console: Console) -> CallReport:
                 said, heard = _meter(progress.said_dbfs), _meter(progress.heard_dbfs)
                 status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  lead {progress.lead_s:.2f} s")
 
-        return asyncio.run(simulate(options, show))
+        return uvloop.run(simulate(options, show))
 
 
 def _meter(level_dbfs: float) -> str:

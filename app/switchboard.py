@@ -5,6 +5,7 @@ It carries out what the sessions decide. Everything here runs on the event loop 
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Call:
     log: CallLog
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
+    timer_s: float = 0.0
+    """When it goes off."""
 
 
 class Switchboard:
@@ -190,13 +193,14 @@ class Switchboard:
     def _set_timer(self, call: Call) -> None:
         """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""
         due_s = call.session.get_timer()
-        if call.timer and call.timer.when() <= due_s:
+        if call.timer and call.timer_s <= due_s:
             return
         if call.timer:
             call.timer.cancel()
             call.timer = None
         if self._calls.get(call.reservation.slot) is call:
-            call.timer = asyncio.get_running_loop().call_at(due_s, self._handle_timer, call)
+            call.timer_s = due_s
+            call.timer = asyncio.get_running_loop().call_later(due_s - _now(), self._handle_timer, call)
 
     def _handle_timer(self, call: Call) -> None:
         call.timer = None
@@ -210,4 +214,4 @@ class Switchboard:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    return time.monotonic()  # the loop's own time is rounded to milliseconds by uvloop

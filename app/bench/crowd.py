@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -58,7 +59,7 @@ def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path:
         for calls in sizes:
             with console.status(f"{calls} calls of {seconds:.0f} s …"):
                 try:
-                    found.append(asyncio.run(_crowd(calls, seconds, step_ms, Path(folder) / "service.log")))
+                    found.append(uvloop.run(_crowd(calls, seconds, step_ms, Path(folder) / "service.log")))
                 except TrialFailed as error:
                     console.print(f"[red]{error}[/]")
                     return 1

@@ -1,6 +1,5 @@
 """`moshi-bridge bench line`: one simulated call to a service of its own, measured."""
 
-import asyncio
 import json
 import platform
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -66,7 +66,7 @@ def bench_line(environment: dict[str, str], seconds: float, json_path: Path | No
     console = Console()
     with tempfile.TemporaryDirectory() as folder, console.status(f"one call of {seconds:.0f} s …"):
         try:
-            run = asyncio.run(run_line(environment, seconds, Path(folder) / "service.log"))
+            run = uvloop.run(run_line(environment, seconds, Path(folder) / "service.log"))
         except TrialFailed as error:
             console.print(f"[red]{error}[/]")
             return 1

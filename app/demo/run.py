@@ -1,11 +1,11 @@
 """Two simulated calls and what comes of them: WAV files, a picture, a table, a checklist."""
 
-import asyncio
 import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -47,7 +47,7 @@ def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return asyncio.run(_Demo(console, folder).run(choose(settings, asked)))
+        return uvloop.run(_Demo(console, folder).run(choose(settings, asked)))
     except TrialFailed as error:
         console.print(f"[bold red]{error}[/] (the service's own words are in {folder}/*.log)")
         return 1

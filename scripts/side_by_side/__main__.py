@@ -15,7 +15,6 @@ call; CPU is what that process and its children took during the calls. The simul
 it was itself is in the table, and figures from a machine that has other things to do are worth little.
 """
 
-import asyncio
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -88,7 +88,7 @@ def _measure(run: Run, console: Console) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=REDRAWN_HZ) as progress:
-        asyncio.run(run.measure(_teller(progress, run.length_s)))
+        uvloop.run(run.measure(_teller(progress, run.length_s)))
 
 
 def _teller(progress: Progress, total_s: float) -> Tell:

@@ -1,4 +1,4 @@
-import asyncio
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +48,7 @@ class Desk:
 
 
 def now() -> float:
-    return asyncio.get_running_loop().time()
+    return time.monotonic()
 
 
 def frame(call: Call, seq: int = 0, epoch: int | None = None) -> Frame:
