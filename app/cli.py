@@ -79,18 +79,21 @@ def demo(
 @cli.command()
 def simulate(
     url: Annotated[str, typer.Argument(help="The service's public URL.")] = "http://127.0.0.1:5001",
+    calls: Annotated[int, typer.Option(help="So many callers at once, at random phases.", min=1, max=500)] = 1,
     audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
-    wav: Annotated[Path | None, typer.Option(help="Save caller (left) and Moshi (right) here.")] = None,
+    wav: Annotated[Path | None, typer.Option(help="Save the first caller (left) and Moshi (right) here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the lead over time here (PNG).")] = None,
     scenario: Annotated[
         str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
     ] = "steady",
 ) -> None:
-    """Place one simulated Twilio call to a running service, signed with TWILIO_AUTH_TOKEN."""
-    from app.simulate import run_simulation
+    """Place simulated Twilio calls to a running service, signed with TWILIO_AUTH_TOKEN."""
+    from app.simulate import Simulation, run_simulation
 
-    raise typer.Exit(run_simulation(_settings(), url, audio, seconds, wav, json_file, _scenario(scenario)))
+    wanted = Simulation(url, calls, audio, seconds, _scenario(scenario), wav, json_file, picture)
+    raise typer.Exit(run_simulation(_settings(), wanted))
 
 
 bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
@@ -103,14 +106,21 @@ def bench_line(
     checkpoint: Annotated[
         str | None, typer.Option(help="Measure this MOSHI_CHECKPOINT; without it, the line test (the caller's echo).")
     ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
-    """One simulated call in real time: delay, fidelity, gaps, time per stage."""
+    """One simulated call in real time, or one for each scenario: delay, fidelity, gaps, time per stage."""
     from app.bench.line import LOOPBACK
     from app.bench.line import bench_line as run
 
     environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
-    raise typer.Exit(run(environment, seconds, json_file))
+    lines = [_scenario(name) for name in scenario or ["steady"]]
+    for line in lines:
+        if line.held or line.engine_late or line.cut_s:
+            raise typer.BadParameter(f"{line.name} can be measured in virtual time only: bench trouble")
+    raise typer.Exit(run(environment, seconds, json_file, lines))
 
 
 @bench.command("engine")
@@ -120,7 +130,9 @@ def bench_engine(
     steps: Annotated[int, typer.Option(help="Steps timed for each.", min=5)] = 100,
     context: Annotated[int | None, typer.Option(help="Steps remembered; default: the checkpoint's.")] = None,
     full: Annotated[bool, typer.Option(help="Measure with full rings, as after four minutes of a call.")] = False,
-    openblas: Annotated[bool, typer.Option(help="On a Linux CPU multiply with numpy's OpenBLAS.")] = True,
+    openblas: Annotated[
+        int, typer.Option(help="Threads of numpy's OpenBLAS on a Linux CPU; 0: MLX's own BLAS.", min=0, max=64)
+    ] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""

@@ -27,6 +27,16 @@ class CodecKind(StrEnum):
     LOOPBACK = "loopback"
 
 
+_SAMPLING = (
+    "text_temperature",
+    "text_top_k",
+    "audio_temperature",
+    "audio_top_k",
+    "repetition_penalty",
+    "padding_bias",
+)
+
+
 class SettingsError(Exception):
     """Settings that cannot be served; the message has one line a setting, each naming it."""
 
@@ -65,6 +75,25 @@ class Settings(BaseSettings):
     greeting_frames: Annotated[
         int, Field(ge=0, le=125, description="frames of 80 ms that Moshi speaks before it listens")
     ] = 25
+    text_temperature: Annotated[
+        float | None, Field(ge=0, le=5, description="how freely Moshi chooses words; empty: the checkpoint's (0.7)")
+    ] = None
+    text_top_k: Annotated[
+        int | None, Field(ge=1, le=1_000, description="among how many text tokens; empty: the checkpoint's (25)")
+    ] = None
+    audio_temperature: Annotated[
+        float | None, Field(ge=0, le=5, description="how freely the voice varies; empty: the checkpoint's (0.8)")
+    ] = None
+    audio_top_k: Annotated[
+        int | None, Field(ge=1, le=2_048, description="among how many codes; empty: the checkpoint's (250)")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, Field(gt=0, le=5, description="divides the score of words said lately; 1 is off, 1.2 cures loops")
+    ] = None
+    padding_bias: Annotated[
+        float | None, Field(ge=-20, le=20, description="above 0 Moshi is quieter, below 0 more talkative")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, description="every call draws the same chances; empty: new ones")] = None
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
@@ -120,6 +149,11 @@ class Settings(BaseSettings):
     def slots(self) -> int:
         """MAX_CALLS as a number; 0 for auto."""
         return 0 if self.max_calls == "auto" else self.max_calls
+
+    @property
+    def sampling(self) -> tuple[tuple[str, float], ...]:
+        """What is set of the rules by which Moshi draws, by name."""
+        return tuple((name, value) for name in _SAMPLING if (value := getattr(self, name)) is not None)
 
     @property
     def greeting_steps(self) -> int:

@@ -62,6 +62,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         max_call_s=settings.max_call_seconds,
         threads=max(1, _cores() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
+        sampling=settings.sampling,
     )
 
 

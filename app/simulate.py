@@ -1,57 +1,72 @@
-"""`moshi-bridge simulate`: one simulated call to a service that runs already."""
+"""`moshi-bridge simulate`: simulated calls to a service that runs already, one or many at random phases."""
 
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
 import uvloop
 from rich.console import Console
+from rich.table import Table
 
 from app.config import Settings
 from app.demo.conversation import conversation
-from app.simulator.call import simulate
+from app.simulator.call import AS_INTENDED, simulate
 from app.simulator.options import CallOptions
-from app.simulator.progress import Progress, Pulse
-from app.simulator.report import CallReport, Outcome
-from app.simulator.trouble import Scenario
+from app.simulator.progress import OnProgress, Progress, Pulse, ignore_progress
+from app.simulator.report import CallReport
+from app.simulator.trouble import STEADY, Scenario
 from app.trial import ACCOUNT_SID
 
 LEVEL_BLOCKS = 20
 LEVEL_FLOOR_DBFS = -60.0
+ARRIVE_WITHIN_S = 2.0
 
 
-def run_simulation(
-    settings: Settings,
-    url: str,
-    audio: Path | None,
-    seconds: float | None,
-    wav: Path | None,
-    json_file: Path | None,
-    line: Scenario,
-) -> int:
-    """Place the call, show it, save it; return 0 if it lasted until the caller hung up."""
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What to simulate, and where the results go: a recording, figures, a picture of the lead over time."""
+
+    url: str
+    calls: int = 1
+    audio: Path | None = None
+    seconds: float | None = None
+    line: Scenario = STEADY
+    wav: Path | None = None
+    json_file: Path | None = None
+    picture: Path | None = None
+
+
+def run_simulation(settings: Settings, wanted: Simulation) -> int:
+    """Place the calls, show them, save what is asked for; return 0 if all went as the scenario wants it, else 1."""
     console = Console()
     options = CallOptions(
-        base_url=url,
+        base_url=wanted.url,
         auth_token=settings.twilio_auth_token or None,
         account_sid=settings.twilio_account_sid or ACCOUNT_SID,
-        audio=audio or conversation(),
-        duration_s=seconds,
-        skip_silence=line.suppressed,
-        line=line,
+        audio=wanted.audio or conversation(),
+        duration_s=wanted.seconds,
+        skip_silence=wanted.line.suppressed,
+        line=wanted.line,
     )
     try:
-        report = _place(options, console)
+        reports = _place(options, wanted.calls, console)
     except (OSError, ValueError) as error:
         console.print(f"moshi-bridge: {error}")
         return 2
-    _tell(console, report)
-    if wav:
-        report.save_wav(wav)
-    if json_file:
-        report.save_json(json_file)
-    return 0 if report.outcome is Outcome.CALLER_HUNG_UP else 1
+    console.print(_table(reports))
+    _save(wanted, reports)
+    return 0 if all(report.outcome in AS_INTENDED for report in reports) else 1
 
 
-def _place(options: CallOptions, console: Console) -> CallReport:
+def _place(options: CallOptions, calls: int, console: Console) -> list[CallReport]:
     with console.status("ringing …") as status:
 
         def show(progress: Progress) -> None:
@@ -59,7 +74,18 @@ def _place(options: CallOptions, console: Console) -> CallReport:
                 said, heard = _meter(progress.said_dbfs), _meter(progress.heard_dbfs)
                 status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  lead {progress.lead_s:.2f} s")
 
-        return uvloop.run(simulate(options, show))
+        return uvloop.run(_crowd(options, calls, show))
+
+
+async def _crowd(options: CallOptions, calls: int, show: OnProgress) -> list[CallReport]:
+    """Place the calls within a moment of each other; show the first one."""
+
+    async def place(number: int) -> CallReport:
+        if calls > 1:
+            await asyncio.sleep(random.uniform(0, ARRIVE_WITHIN_S))  # noqa: S311 - at whatever phase
+        return await simulate(options, ignore_progress if number else show)
+
+    return await asyncio.gather(*(place(number) for number in range(calls)))
 
 
 def _meter(level_dbfs: float) -> str:
@@ -67,7 +93,44 @@ def _meter(level_dbfs: float) -> str:
     return "█" * blocks + "·" * (LEVEL_BLOCKS - blocks)
 
 
-def _tell(console: Console, report: CallReport) -> None:
-    console.print(f"{report.call_sid}: {report.sentence} after {report.ended_s:.1f} s")
-    if report.first_sound_s is not None:
-        console.print(f"first sound after {report.first_sound_s * 1000:.0f} ms, {len(report.underruns)} underruns")
+def _table(reports: Sequence[CallReport]) -> Table:
+    table = Table("call", "how it ended")
+    for heading in ("after", "first sound", "gaps", "lead p50", "p99"):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        gaps = f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms"
+        sound = None if report.first_sound_s is None else report.first_sound_s * 1000
+        leads = [_ms(report.lead_percentile_ms(percent)) for percent in (50, 99)]
+        table.add_row(report.call_sid, report.sentence, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
+    return table
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} ms"
+
+
+def _save(wanted: Simulation, reports: Sequence[CallReport]) -> None:
+    if wanted.wav:
+        reports[0].save_wav(wanted.wav)
+    if wanted.json_file:
+        figures = [json.loads(report.to_json()) for report in reports]
+        wanted.json_file.write_text(json.dumps(figures if len(figures) > 1 else figures[0], indent=2) + "\n")
+    if wanted.picture:
+        draw_leads(reports, wanted.line, wanted.picture)
+
+
+def draw_leads(reports: Sequence[CallReport], line: Scenario, path: Path) -> None:
+    """Write the lead of each call over time, with its gaps and the troubles of the line, as a PNG."""
+    size = (12, 1.4 * len(reports) + 1)
+    figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for report, (axes,) in zip(reports, rows, strict=True):
+        axes.step([lead.at_s for lead in report.leads], [lead.lead_s * 1000 for lead in report.leads], lw=0.8)
+        for gap in report.underruns:
+            axes.axvspan(gap.start_s, gap.start_s + gap.length_s, color="black", alpha=0.6)
+        for trouble in line.troubles:
+            axes.axvspan(trouble.at_s, trouble.end_s, color="red", alpha=0.15, linewidth=0)
+        axes.set_title(f"{report.call_sid}: {report.sentence}", fontsize=8, loc="left")
+        axes.set_ylabel("lead, ms", fontsize=8)
+    rows[-1][0].set_xlabel("seconds after the stream's start; gaps black, trouble red")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

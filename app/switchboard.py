@@ -113,7 +113,7 @@ class Switchboard:
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
         call = Call(session, reservation, CallLog(log, call_sid))
         self._calls[reservation.slot] = call
-        self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames))
+        self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
         self._set_timer(call)
         call.log.info("slot %d reserved", reservation.slot)
         return reservation

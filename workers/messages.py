@@ -49,13 +49,14 @@ class Open:
     """Give a slot to a new call: every stage forgets the last one.
 
     `greeting_frames` frames of silence stand in for the caller before his first frame; the encoder adds the
-    `silence` codes that belong to them, shape (greeting_frames, 8).
+    `silence` codes that belong to them, shape (greeting_frames, 8). With a `seed` Moshi draws the same chances again.
     """
 
     slot: Slot
     epoch: Epoch
     greeting_frames: int = 0
     silence: Payload | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class WorkerConfig:
     each of the `downstream_count` workers after it; `slots` counts all slots of the service, 0 for as many as the
     engine finds it can serve; each remembers `context` steps, None for the checkpoint's own. `checkpoint` is as in
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
-    `max_call_s` seconds at most. The codec may use so many `threads`.
+    `max_call_s` seconds at most. The codec may use so many `threads`. `sampling` replaces what the checkpoint wants, by
+    the names of the fields of `Sampling`.
     The loopback engine takes `loopback_step_s` for a tick.
     """
 
@@ -142,6 +144,7 @@ class WorkerConfig:
     threads: int = 1
     loopback_step_s: float = 0.0
     mimi: Path | None = None
+    sampling: tuple[tuple[str, float], ...] = ()
 
     @property
     def own_slots(self) -> list[Slot]:

@@ -15,14 +15,17 @@ from app.config import Settings
 
 @dataclass(frozen=True, slots=True)
 class EngineBench:
-    """What to measure; `context` None is the checkpoint's own, with `full` every ring is full from the first step."""
+    """What to measure; `context` None is the checkpoint's own, with `full` every ring is full from the first step.
+
+    On a Linux CPU numpy's OpenBLAS multiplies on so many threads, both sides alike; 0 leaves it to MLX's own BLAS.
+    """
 
     checkpoint: str
     rows: tuple[int, ...]
     steps: int
     context: int | None = None
     full: bool = False
-    openblas: bool = True
+    openblas: int = 1
 
 
 def bench_engine(settings: Settings, bench: EngineBench, json_path: Path | None) -> int:
@@ -46,15 +49,16 @@ def _command(settings: Settings, bench: EngineBench) -> list[str]:
         "--steps": bench.steps,
         "--context": bench.context,
         "--quantize": settings.quantize_bits,
+        "--openblas": bench.openblas,
     }
-    flags = [flag for flag, wanted in (("--full", bench.full), ("--openblas", bench.openblas)) if wanted]
+    flags = ["--full"] if bench.full else []
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
     return [sys.executable, "-m", "workers.engine.bench_command", *given, *flags, "--rows", *map(str, bench.rows)]
 
 
 def _table(figures: dict[str, Any]) -> Table:
     machine = figures["machine"]
-    blas = ", OpenBLAS" if machine["openblas"] else ""
+    blas = f", OpenBLAS on {machine['openblas']} threads" if machine["openblas"] else ""
     table = Table(title=f"{figures['checkpoint']} on {machine['device']}{blas}")
     for heading in ("calls", "step p50", "step p99", "calls in real time", "against the official"):
         table.add_column(heading, justify="right")

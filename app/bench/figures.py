@@ -7,8 +7,11 @@ import numpy as np
 
 from app.simulator.measure import Delay, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport
+from app.simulator.trouble import STEADY, Scenario
 from workers.messages import Stage
 
+RECOVERY_S = 2.0
+LOOK_S = 5.0
 SETTLED_S = 1.0
 """An underrun before this is the play-out finding its lead."""
 
@@ -43,15 +46,20 @@ class LineFigures:
     """Time between frames as they come out of the workers when all of them are busy: the largest of the stages."""
     through_ms: float
     """Time of one frame through all stages: their sum."""
+    before_ms: float | None = None
+    """Median mouth-to-ear delay before the line's first trouble; None without one."""
+    after_ms: float | None = None
+    """The largest in the five seconds that begin two seconds after its last."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it for a file."""
         return asdict(self)
 
 
-def figures_of(report: CallReport, record: dict[str, Any], echoes: bool) -> LineFigures:
-    """Put the figures of a call together; `echoes` when the caller hears himself."""
+def figures_of(report: CallReport, record: dict[str, Any], echoes: bool, line: Scenario = STEADY) -> LineFigures:
+    """Put the figures of a call over that line together; `echoes` when the caller hears himself."""
     delay = mouth_to_ear_ms(report.said, report.heard) if echoes else None
+    before_ms, after_ms = around_ms(delay, line) if delay else (None, None)
     settled = [underrun for underrun in report.underruns if underrun.start_s >= SETTLED_S]
     spans = np.array(
         [[(began, ended) for _, began, ended in frame] for frame in record["spans"] if len(frame) == len(Stage)]
@@ -72,9 +80,21 @@ def figures_of(report: CallReport, record: dict[str, Any], echoes: bool) -> Line
         frames_dropped=int(record["counts"].get("frames_dropped", 0)),
         simulator_late_p99_ms=report.lateness_percentile_ms(99),
         stages=stages,
+        before_ms=before_ms,
+        after_ms=after_ms,
         frame_ms=max((stage.p50_ms for stage in stages.values()), default=0.0),
         through_ms=float(np.median(spans[:, -1, 1] - spans[:, 0, 0])) * 1000 if len(spans) else 0.0,
     )
+
+
+def around_ms(delay: Delay, line: Scenario) -> tuple[float | None, float | None]:
+    """Return the median delay before the first trouble, and the largest in five seconds, two seconds after the last."""
+    if not line.troubles:
+        return None, None
+    first_s, over_s = line.troubles[0].at_s, line.troubles[-1].end_s + RECOVERY_S
+    before = [one.delay_ms for one in delay.windows if one.at_s < first_s - 1]
+    after = [one.delay_ms for one in delay.windows if over_s <= one.at_s <= over_s + LOOK_S]
+    return (float(np.median(before)) if before else None), max(after, default=None)
 
 
 def stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, StageTime]:

@@ -3,7 +3,7 @@
 import json
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.bench.figures import LineFigures, figures_of
+from app.bench.figures import LOOK_S, RECOVERY_S, LineFigures, figures_of
 from app.demo.conversation import talk
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport, Outcome
+from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples
 from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
@@ -38,18 +39,26 @@ class LineRun:
 
 
 async def run_line(
-    environment: dict[str, str], seconds: float, log: Path, on_progress: OnProgress = ignore_progress
-) -> LineRun:
-    """Place a call of that length to a service with these settings; the caller talks all the time."""
+    environment: dict[str, str], seconds: float, log: Path, lines: Sequence[Scenario] = (STEADY,)
+) -> dict[str, LineRun]:
+    """Place one call after the other to a service with these settings, by scenario; the caller talks all the time."""
     async with trial(environment, log) as service:
-        return await measure_call(
-            service, np.resize(talk(), round(seconds * RATE_HZ)), environment == LOOPBACK, on_progress
-        )
+        runs = {}
+        for line in lines:
+            audio = np.resize(talk(), round(_long_enough_s(seconds, line) * RATE_HZ))
+            runs[line.name] = await measure_call(service, audio, environment == LOOPBACK, ignore_progress, line)
+        return runs
 
 
-async def measure_call(service: Trial, audio: Samples, echoes: bool, on_progress: OnProgress) -> LineRun:
+def _long_enough_s(seconds: float, line: Scenario) -> float:
+    return max([seconds, *(trouble.end_s + RECOVERY_S + LOOK_S + 1 for trouble in line.troubles)])
+
+
+async def measure_call(
+    service: Trial, audio: Samples, echoes: bool, on_progress: OnProgress, line: Scenario = STEADY
+) -> LineRun:
     """Place one call to a running service. Raises TrialFailed if it does not last until the caller hangs up."""
-    options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio)
+    options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio, line=line)
     settle()
     before = service.cpu_s()
     report = await simulate(options, on_progress)
@@ -58,22 +67,27 @@ async def measure_call(service: Trial, audio: Samples, echoes: bool, on_progress
         raise TrialFailed(f"the call ended early: {report.outcome}, {report.sentence}")
     record = await service.record(report.call_sid)
     cpu = {name: (used - before.get(name, 0.0)) / report.ended_s for name, used in after.items()}
-    return LineRun(report, record, figures_of(report, record, echoes), cpu)
+    return LineRun(report, record, figures_of(report, record, echoes, line), cpu)
 
 
-def bench_line(environment: dict[str, str], seconds: float, json_path: Path | None) -> int:
+def bench_line(
+    environment: dict[str, str], seconds: float, json_path: Path | None, lines: Sequence[Scenario] = (STEADY,)
+) -> int:
     """Run, print the table, write the file; return the exit status."""
     console = Console()
-    with tempfile.TemporaryDirectory() as folder, console.status(f"one call of {seconds:.0f} s …"):
+    with tempfile.TemporaryDirectory() as folder, console.status(f"{len(lines)} calls of {seconds:.0f} s or more …"):
         try:
-            run = uvloop.run(run_line(environment, seconds, Path(folder) / "service.log"))
+            runs = uvloop.run(run_line(environment, seconds, Path(folder) / "service.log", lines))
         except TrialFailed as error:
             console.print(f"[red]{error}[/]")
             return 1
-    console.print(line_table({"line": run.figures}))
-    console.print("processor seconds per second of call:", {name: round(cpu, 4) for name, cpu in run.cpu.items()})
+    console.print(line_table({name: run.figures for name, run in runs.items()}))
+    for name, run in runs.items():
+        used = ", ".join(f"{process} {cpu:.4f}" for process, cpu in run.cpu.items())
+        console.print(f"{name}, processor seconds per second of call: {used}", highlight=False)
     if json_path:
-        figures = {"machine": platform.platform(), "settings": environment, **run.figures.as_json(), "cpu": run.cpu}
+        calls = {name: {**run.figures.as_json(), "cpu": run.cpu} for name, run in runs.items()}
+        figures = {"machine": platform.platform(), "settings": environment, "calls": calls}
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
@@ -99,6 +113,8 @@ _ROWS: dict[str, Callable[[LineFigures], str]] = {
     "time to first sound": lambda f: _ms(f.first_sound_ms),
     "mouth to ear, p50": lambda f: _ms(f.mouth_to_ear_p50_ms),
     "mouth to ear, p99": lambda f: _ms(f.mouth_to_ear_p99_ms),
+    "before the trouble, p50": lambda f: _ms(f.before_ms),
+    "2 s after it, at most": lambda f: _ms(f.after_ms),
     "signal to noise": lambda f: "–" if f.snr_db is None else f"{f.snr_db:.1f} dB",
     "underruns (after 1 s)": lambda f: f"{f.underruns} ({f.underruns_settled}), {f.underrun_ms:.1f} ms",
     "lead, p50 / p99": lambda f: f"{_ms(f.lead_p50_ms)} / {_ms(f.lead_p99_ms)}",

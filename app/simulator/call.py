@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from app.audio import mulaw
 from app.simulator.address import dialled
-from app.simulator.line import Gone, HungUp, LineEnding, Refused, converse, dial
+from app.simulator.line import Cut, Gone, HungUp, LineEnding, Refused, converse, dial
 from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, read_script
 from app.simulator.pace import Realtime
@@ -42,7 +42,7 @@ from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
 CLOSED_NORMALLY = 1000
-AS_INTENDED = {Outcome.CALLER_HUNG_UP, Outcome.SERVER_HUNG_UP, Outcome.REJECTED}
+AS_INTENDED = {Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED}
 
 
 async def simulate(options: CallOptions, on_progress: OnProgress = ignore_progress) -> CallReport:
@@ -212,6 +212,8 @@ def _ending(ending: LineEnding) -> _Ending | None:
     match ending:
         case HungUp():
             return _Ending(Outcome.CALLER_HUNG_UP, "the caller hung up")
+        case Cut():
+            return _Ending(Outcome.LINE_CUT, "the connection broke, as the scenario wants it")
         case Refused(sentence):
             return _Ending(Outcome.PROTOCOL_VIOLATION, sentence)
         case Gone():

@@ -10,7 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.simulator.pace import Realtime
-from app.simulator.stream import CallerStream, CloseSocket, Command, SendMessage
+from app.simulator.stream import CallerStream, CloseSocket, Command, CutSocket, SendMessage
 from app.twilio.wire import ProtocolViolation
 
 USER_AGENT = "Twilio.TmeWs/1.0"
@@ -37,7 +37,12 @@ class Refused:
     sentence: str
 
 
-LineEnding = HungUp | Gone | Refused
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The connection broke, as the scenario wants it."""
+
+
+LineEnding = HungUp | Gone | Refused | Cut
 
 
 def dial(url: str, signature: dict[str, str]) -> connect:
@@ -67,11 +72,14 @@ async def converse(
         return _gone(closed)
     except ProtocolViolation as violation:
         return Refused(str(violation))
-    return HungUp()
+    return Cut() if stream.cut else HungUp()
 
 
 async def _turn(socket: ClientConnection, stream: CallerStream, pace: Realtime) -> list[Command]:
     """Wait for a message, but no longer than the stream wants; return what is to be done."""
+    if (unread_s := stream.reads_s(pace.now_s(stream.now_s)) - pace.now_s(stream.now_s)) > 0:
+        await asyncio.sleep(min(unread_s, pace.wait_s(stream)))
+        return stream.advance(pace.now_s(stream.now_s))
     try:
         async with asyncio.timeout(pace.wait_s(stream)):
             message = await socket.recv()
@@ -89,6 +97,8 @@ async def _do(commands: Sequence[Command], socket: ClientConnection) -> None:
                     await socket.send(message)
             case CloseSocket():
                 await socket.close()
+            case CutSocket():
+                socket.transport.abort()
             case _:
                 assert_never(command)
 

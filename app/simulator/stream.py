@@ -35,7 +35,12 @@ class CloseSocket:
     """Close the socket: the call has left the stream."""
 
 
-Command = SendMessage | CloseSocket
+@dataclass(frozen=True, slots=True)
+class CutSocket:
+    """Drop the connection without a word."""
+
+
+Command = SendMessage | CloseSocket | CutSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class KeyPress:
 class Script:
     """What the caller does: `said` is mu-law from the start of the call, silence follows; he hangs up at `ends_s`.
 
-    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls. Of `line` the
-    caller's side is heeded: jitter, groups, stalls, drift.
+    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls. Of `line` all is
+    heeded but what happens within the service: `held`, `engine_late`, `step_s`; and `travel_s`, which the network adds.
     """
 
     said: bytes
@@ -86,6 +91,8 @@ class CallerStream:
         self._carrier = CarrierProtocol()
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
+        self._cut = False
+        self._read_s = -math.inf
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
         self._next_packet_s = 0.0
         self._next_packet_s = self._when_next()
@@ -93,8 +100,17 @@ class CallerStream:
 
     @property
     def over(self) -> bool:
-        """Tell whether the caller has hung up."""
-        return self._carrier.state is State.STOPPED
+        """Tell whether the caller has hung up, or is gone."""
+        return self._cut or self._carrier.state is State.STOPPED
+
+    @property
+    def cut(self) -> bool:
+        """Tell whether the connection has broken."""
+        return self._cut
+
+    def reads_s(self, now: float) -> float:
+        """Return when the next message of the server's may be read."""
+        return self._script.line.reads_s(now, self._read_s)
 
     def open(self) -> list[Command]:
         """Introduce the stream."""
@@ -102,7 +118,7 @@ class CallerStream:
 
     def due_s(self) -> float:
         """Return when `advance` has something to do."""
-        return min(self._mark_due_s(), self._key_due_s(), self._packet_due_s(), self._end_due_s())
+        return min(self._mark_due_s(), self._key_due_s(), self._packet_due_s(), self._end_due_s(), self._cut_due_s())
 
     def advance(self, now: float) -> list[Command]:
         """Do all that is due by `now`, in the order in which it fell due."""
@@ -115,6 +131,7 @@ class CallerStream:
     def receive(self, message: str | bytes, now: float) -> list[Command]:
         """Take one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
         commands = self.advance(now)
+        self._read_s = now
         if self.over:
             return commands
         return commands + self._obey(self._carrier.receive(message)) + self._return(self._playout.advance(self.now_s))
@@ -132,6 +149,9 @@ class CallerStream:
         return []
 
     def _act(self, due: float) -> list[Command]:
+        if due == self._cut_due_s():
+            self._cut = True
+            return [CutSocket()]
         if due == self._mark_due_s():
             return self._return(self._playout.advance(due))
         if due == self._key_due_s():
@@ -167,11 +187,15 @@ class CallerStream:
         due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
         return max(self._next_packet_s, through(line.stalls, due))
 
+    def _cut_due_s(self) -> float:
+        return self._script.line.cut_s or NEVER
+
     def _end_due_s(self) -> float:
         return self._script.ends_s + ROUNDING_S
 
     def _return(self, names: Sequence[str]) -> list[Command]:
-        return self._send(*(MarkPlayed(name) for name in names))
+        lost = self._script.line.marks_lost
+        return self._send(*(MarkPlayed(name) for name in names if not lost or self._random.random() >= lost))
 
     def _send(self, *events: Event) -> list[Command]:
         return [SendMessage(self._carrier.send(event)) for event in events]

@@ -40,7 +40,9 @@ class Scenario:
     A packet takes `travel_s` each way and up to twice `jitter_s` more towards us; packets leave in groups of `grouped`.
     `stalls` hold the caller's packets back, `unread` Twilio's reading of ours; in `held` our event loop does nothing,
     in `engine_late` the workers. `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says
-    nothing, and no packets are sent if `suppressed`. The workers take `step_s` for a frame.
+    nothing, and no packets are sent if `suppressed`. The workers take `step_s` for a frame. Of Twilio's marks the share
+    `marks_lost` never comes back; Twilio reads `reads_per_s` messages of ours a second at most (0: as they come). At
+    `cut_s` the connection breaks without a word (0: never).
     """
 
     name: str = "steady"
@@ -56,6 +58,9 @@ class Scenario:
     silent: tuple[Window, ...] = ()
     suppressed: bool = False
     step_s: float = 0.002
+    marks_lost: float = 0.0
+    reads_per_s: float = 0.0
+    cut_s: float = 0.0
     seed: int = 1
 
     @property
@@ -66,6 +71,16 @@ class Scenario:
     def leaves_s(self, number: int) -> float:
         """Return when the packet of that number sets out, in a group that is complete with its last sample."""
         return (number // self.grouped + 1) * self.grouped * self.packet_s
+
+    @property
+    def ends_s(self) -> float:
+        """Return when the call is over."""
+        return min(self.seconds, self.cut_s or self.seconds)
+
+    def reads_s(self, moment_s: float, last_s: float) -> float:
+        """Return when Twilio reads what lies there at `moment_s`, having last read at `last_s`."""
+        pause_s = 1 / self.reads_per_s if self.reads_per_s else 0.0
+        return through(self.unread, max(moment_s, last_s + pause_s))
 
     @property
     def troubles(self) -> tuple[Window, ...]:
@@ -87,12 +102,16 @@ KNOWN = {
         Scenario("triples", grouped=3),
         Scenario("fast-clock", seconds=3600, drift_ppm=200),
         Scenario("slow-clock", seconds=3600, drift_ppm=-200),
+        Scenario("marks-lost", marks_lost=0.5),
+        Scenario("no-marks", marks_lost=1.0),
+        Scenario("slow-reader", reads_per_s=30),
+        Scenario("cut", cut_s=20),
         Scenario("suppressed", silent=(Window(10, 5), Window(25, 10)), suppressed=True),
     )
 }
 
 
-LEAST, MOST = {"grouped": 1, "drift_ppm": -10_000}, {"grouped": 50, "drift_ppm": 10_000}
+LEAST, MOST = {"grouped": 1, "drift_ppm": -10_000}, {"grouped": 50, "drift_ppm": 10_000, "marks_lost": 1}
 LONGEST_S = 86_400
 
 

@@ -91,10 +91,10 @@ class _VirtualCall:
         self._session.socket_opened(0.0)
         self._do(self._session.receive(STARTED, 0.0), 0.0)
         self._speak(0)
-        while self._moments and self._moments[0][0] < self._scenario.seconds:
+        while self._moments and self._moments[0][0] < self._scenario.ends_s:
             moment_s, _, act = heapq.heappop(self._moments)
             act(moment_s)
-        self._report.sound = self._playout.heard(self._scenario.seconds)
+        self._report.sound = self._playout.heard(self._scenario.ends_s)
         self._report.underruns = self._playout.underruns
         self._report.leads = [(lead.at_s, lead.lead_s) for lead in self._playout.leads]
         return self._report
@@ -165,8 +165,7 @@ class _VirtualCall:
 
     def _send(self, now: float, act: Callable[[float], None]) -> None:
         """See that `act` happens at Twilio's when what is sent now arrives there."""
-        arrives_s = through(self._scenario.unread, now + self._scenario.travel_s)
-        self._sent_s = max(self._sent_s, arrives_s)
+        self._sent_s = max(self._sent_s, self._scenario.reads_s(now + self._scenario.travel_s, self._sent_s))
         self._at(self._sent_s, act)
 
     def _mark(self, name: str, now: float) -> None:
@@ -189,6 +188,8 @@ class _VirtualCall:
 
     def _return(self, names: list[str], now: float) -> None:
         for name in names:
+            if self._scenario.marks_lost and self._random.random() < self._scenario.marks_lost:
+                continue
             arrives_s = self._read_s(through(self._scenario.stalls, now + self._scenario.travel_s))
             self._at(arrives_s, lambda moment_s, name=name: self._take_mark(name, moment_s))  # type: ignore[misc]
 

@@ -75,5 +75,22 @@ def test_a_line_that_sends_nothing_while_nobody_speaks() -> None:
         assert call.delay_ms(100, end_s + 2, end_s + 5) <= FRAME_MS + TRAVEL_MS + 25
 
 
+@pytest.mark.parametrize("name", ["marks-lost", "no-marks"])
+def test_a_line_that_returns_few_marks_or_none_is_served_all_the_same(name: str) -> None:
+    call = _run(name)
+    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 45
+    assert call.underruns_after(10) == 0
+
+
+def test_a_reader_who_is_slow_adds_what_he_needs_and_no_more() -> None:
+    call = _run("slow-reader")
+    each_ms = 1000 / call.scenario.reads_per_s
+    assert call.delay_ms(99, 10, 60) <= FRAME_MS + TRAVEL_MS + 2 * each_ms + 45
+
+
+def test_a_connection_that_breaks_ends_the_sound() -> None:
+    assert len(_run("cut").sound) == 20 * 8_000
+
+
 def test_the_same_scenario_gives_the_same_call() -> None:
     assert _run("jitter", 30).heard == _run("jitter", 30).heard

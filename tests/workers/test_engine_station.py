@@ -46,7 +46,7 @@ class Parrot:
     done: list[str] = field(default_factory=list)
     heartbeat_s: float | None = None
 
-    def open(self, slot: Slot) -> None:
+    def open(self, slot: Slot, seed: int | None = None) -> None:
         assert slot not in self.steps, "a slot is opened twice"
         self.done.append(f"open {slot}")
         self.steps[slot] = 0

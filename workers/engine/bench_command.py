@@ -14,7 +14,7 @@ from workers.engine.blas import use_openblas
 def main() -> int:
     """Run the bench and print one JSON object; exit with 2 and one line if the checkpoint cannot be used."""
     asked = _arguments()
-    openblas = asked.openblas and use_openblas(asked.cache)
+    openblas = bool(asked.openblas) and use_openblas(asked.cache, asked.openblas)
     import mlx.core as mx
 
     from workers.engine.bench import bench_engine
@@ -28,7 +28,11 @@ def main() -> int:
     times = bench_engine(
         checkpoint.lm, asked.rows, asked.steps, checkpoint.sampling, context=asked.context, full=asked.full
     )
-    machine = {"platform": platform.platform(), "device": str(mx.default_device()), "openblas": openblas}
+    machine = {
+        "platform": platform.platform(),
+        "device": str(mx.default_device()),
+        "openblas": asked.openblas if openblas else 0,
+    }
     json.dump({"machine": machine, "checkpoint": asked.checkpoint, "times": [asdict(one) for one in times]}, sys.stdout)
     return 0
 
@@ -42,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--context", type=int)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--openblas", action="store_true")
+    parser.add_argument("--openblas", type=int, default=0)
     return parser.parse_args()
 
 

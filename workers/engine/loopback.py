@@ -27,7 +27,7 @@ class LoopbackEngine:
     def beat(self) -> None:
         """Nothing to keep awake."""
 
-    def open(self, slot: Slot) -> None:
+    def open(self, slot: Slot, seed: int | None = None) -> None:
         """Nothing to prepare."""
 
     def close(self, slot: Slot) -> None:

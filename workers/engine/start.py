@@ -1,6 +1,7 @@
 """From files on disk to an engine that has taken its first step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mlx.core as mx
 from moshi_mlx.models import Lm
@@ -30,7 +31,7 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
     lm = load(files, config.quantize)
     progress("loading weights", weights, weights)
     progress("warming up", 0, 1)
-    engine = _engine(lm, slots, config, sampling_of(files))
+    engine = _engine(lm, slots, config, replace(sampling_of(files), **dict(config.sampling)))  # type: ignore[arg-type]
     _wire()
     progress("warming up", 1, 1)
     vocabulary = Vocabulary(files.tokenizer)

@@ -53,7 +53,7 @@ class Engine(Protocol):
 
     def beat(self) -> None: ...
 
-    def open(self, slot: Slot) -> None: ...
+    def open(self, slot: Slot, seed: int | None = None) -> None: ...
 
     def close(self, slot: Slot) -> None: ...
 
@@ -144,7 +144,7 @@ class EngineStation:
         if self._rows.pop(message.slot, None):
             self._engine.close(message.slot)
             self._beat.forget(message.slot)
-        self._engine.open(message.slot)
+        self._engine.open(message.slot, message.seed)
         greeting = deque(message.silence if message.silence is not None else ())
         self._rows[message.slot] = _Row(message.epoch, self._pieces(), greeting)
 

@@ -14,6 +14,7 @@ from app.simulator.options import CallOptions
 from app.simulator.progress import Ended, Progress, Pulse, Ringing, StreamClosed, StreamOpened
 from app.simulator.report import Outcome
 from app.simulator.stream import KeyPress
+from app.simulator.trouble import Scenario, Window
 from app.twilio import twiml
 from app.twilio.events import DtmfPressed, MarkPlayed, Started, Stopped
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, Line, SmallServer, connect, echo, leave, serving
@@ -130,6 +131,23 @@ async def test_a_lost_socket_leads_to_the_action_too() -> None:
     async with serving(part, answers=[connect(), twiml.hangup()]) as server:
         report = await simulate(options(server))
     assert (report.outcome, report.close_code) == (Outcome.SERVER_HUNG_UP, 1006)
+
+
+async def test_the_connection_may_break_without_a_stop() -> None:
+    async with serving(echo) as server:
+        report = await simulate(replace(options(server), duration_s=None, line=Scenario(cut_s=0.2)))
+        [line] = server.lines
+        await line.until(Stopped)
+    assert report.outcome is Outcome.LINE_CUT
+    assert not any(isinstance(event, Stopped) for event in line.events)
+
+
+async def test_what_twilio_does_not_read_waits() -> None:
+    async with serving(echo) as server:
+        unread = Scenario(unread=(Window(0.0, 0.4),))
+        report = await simulate(replace(options(server), line=unread))
+    assert report.first_packet_s is not None
+    assert report.first_packet_s >= 0.4
 
 
 async def test_a_server_that_reconnects_for_ever_is_given_up() -> None:

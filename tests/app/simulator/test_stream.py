@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
 from app.simulator.playout import Playout
-from app.simulator.stream import CallerStream, CloseSocket, Command, KeyPress, Script, SendMessage
+from app.simulator.stream import CallerStream, CloseSocket, Command, CutSocket, KeyPress, Script, SendMessage
 from app.simulator.trouble import Scenario, Window
 from app.twilio.events import MarkPlayed, Media, Stopped
 from app.twilio.protocol import StreamProtocol
@@ -93,6 +93,30 @@ def test_clear_returns_all_marks_at_once() -> None:
     for name in ("a", "b"):
         stream.receive(server.mark(name), 0.0)
     assert [message["mark"]["name"] for message in told(stream.receive(server.clear(), 0.001))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("lost", "least", "most"), [(0.0, 40, 40), (0.5, 10, 30), (1.0, 0, 0)])
+def test_marks_may_be_lost(lost: float, least: int, most: int) -> None:
+    stream, server = opened(Script(b"", ends_s=9.0, line=Scenario(marks_lost=lost)))
+    came = [told(stream.receive(server.mark(str(number)), 0.001)) for number in range(40)]
+    assert least <= sum(len(marks) for marks in came) <= most
+
+
+def test_twilio_may_read_slowly_or_not_at_all() -> None:
+    stream, server = opened(Script(b"", ends_s=9.0, line=Scenario(reads_per_s=10, unread=(Window(2.0, 1.0),))))
+    assert stream.reads_s(1.0) == 1.0
+    stream.receive(server.mark("m"), 1.0)
+    assert stream.reads_s(1.01) == pytest.approx(1.1)
+    assert stream.reads_s(2.5) == 3.0
+
+
+def test_the_connection_may_break_without_a_word() -> None:
+    stream, _ = opened(Script(b"", ends_s=9.0, line=Scenario(cut_s=1.0)))
+    commands = stream.advance(5.0)
+    assert commands[-1] == CutSocket()
+    assert "stop" not in kinds(commands)
+    assert (stream.over, stream.cut) == (True, True)
+    assert stream.advance(6.0) == []
 
 
 def test_what_is_due_goes_out_before_a_message_is_obeyed() -> None:

@@ -1,0 +1,54 @@
+"""What the service's settings make of a checkpoint's wishes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.checkpoint_files import Files, files_in
+from workers.engine.engine import Engine
+from workers.engine.start import start_engine
+from workers.messages import Slot, Stage, WorkerConfig
+from workers.standins import make_standin
+
+ONE = Slot(0)
+CONFIG = WorkerConfig(
+    stage=Stage.STEP,
+    index=0,
+    count=1,
+    downstream_count=1,
+    slots=1,
+    engine="mlx",
+    codec="numpy",
+    checkpoint="synthetic:random",
+    quantize=None,
+    cache=Path("/nonexistent"),
+    greeting_frames=0,
+    max_call_s=60.0,
+    context=50,
+)
+COLD = (("text_temperature", 0.0), ("audio_temperature", 0.0))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return files_in(make_standin("random:tiny:f32", tmp_path_factory.mktemp("standin")), "synthetic:random")
+
+
+def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
+    engine, _, _ = start_engine(files, config, lambda *_: None)
+    assert isinstance(engine, Engine)
+    engine.open(ONE, seed)
+    return [engine.step({ONE: np.full(8, number, np.int32)})[ONE].text_token for number in range(12)]
+
+
+def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None:
+    cold = replace(CONFIG, sampling=COLD)
+    assert say(files, cold, 1) == say(files, cold, 2), "at temperature 0 chance has no say"
+    hot = replace(CONFIG, sampling=(("text_temperature", 5.0), ("text_top_k", 1_000)))
+    assert say(files, hot, 1) != say(files, hot, 2)
+
+
+def test_a_seed_draws_the_same_chances_again(files: Files) -> None:
+    assert say(files, CONFIG, 7) == say(files, CONFIG, 7)
