@@ -9,11 +9,15 @@ import numpy as np
 from moshi_mlx.models import Lm, LmGen
 from moshi_mlx.utils import Sampler
 
+from workers.engine.blas import is_lent, use_tiles
 from workers.engine.engine import CODES, Engine
 from workers.engine.sampling import Sampling
 from workers.messages import CODEBOOKS, CodeArray, Slot
 
 ROWS = (1, 2, 4, 8, 16, 32)
+SETTLE = 4
+TURN = 4
+"""Steps of one before the other has his turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +42,51 @@ def bench_engine(
     context: int | None = None,
     full: bool = False,
 ) -> list[StepTime]:
-    """Time the official `LmGen`, this engine with each number of rows, all slots live, and `LmGen` again.
+    """Time this engine with each number of rows, all slots live, against the official `LmGen` in turns of some steps.
 
-    Each is given a fifth of its steps to settle. With `full` our rings are as after `context` steps, so that every
-    step looks at all of them; `LmGen` begins at step 0. The ratios are against the faster one of `LmGen`'s two turns:
-    the first on weights as they were loaded, the second as this engine has laid them out.
+    A machine that is now faster and now slower is so for both. Each is given a fifth of its steps to settle. With
+    `full` our rings are as after `context` steps, so that every step looks at all of them; `LmGen` begins at step 0,
+    on the weights as this engine has laid them out. Where mlx is lent OpenBLAS, `LmGen` has it as it is; the last of
+    the figures is then `LmGen` with the tiles that the engine makes of its products.
     """
     sampling = sampling or Sampling()
     random = np.random.default_rng(0)
     codes = random.integers(0, CODES, (max(rows, default=1), CODEBOOKS), dtype=np.int32)
-    turns = [_timed(_official_step(lm, sampling, codes[:1], steps), steps)]
-    ours = {}
+
+    def race(rows: int, step: Callable[[], object]) -> tuple[StepTime, list[float]]:
+        official, ours = _in_turns(_official_step(lm, sampling, codes[:1], steps, tiles=False), step, steps)
+        return _summary(rows, ours, official), official
+
+    found: list[StepTime] = []
+    officials: list[float] = []
     for count in rows:
         engine = Engine(lm, count, sampling, context)
-        ours[count] = _timed(_engine_step(engine, codes[:count], engine.context if full else 0), steps)
+        ours, official = race(count, _engine_step(engine, codes[:count], engine.context if full else 0))
+        found.append(ours)
+        officials += official
         del engine
-    turns.append(_timed(_official_step(lm, sampling, codes[:1], steps), steps))
-    official = min(turns, key=lambda times: float(np.median(times)))
-    return [_summary(0, official, official), *(_summary(count, times, official) for count, times in ours.items())]
+    if is_lent():
+        tiled, official = race(0, _official_step(lm, sampling, codes[:1], steps, tiles=True))
+        found.append(tiled)
+        officials += official
+    return [_summary(0, officials, officials), *found]
 
 
-def _official_step(lm: Lm, sampling: Sampling, codes: CodeArray, steps: int) -> Callable[[], object]:
+def _official_step(lm: Lm, sampling: Sampling, codes: CodeArray, steps: int, tiles: bool) -> Callable[[], object]:
     text = Sampler(temp=sampling.text_temperature, top_k=sampling.text_top_k)
     audio = Sampler(temp=sampling.audio_temperature, top_k=sampling.audio_top_k)
     for cache in lm.transformer_cache:
         cache.reset()
-    official = LmGen(lm, max_steps=2 * steps, text_sampler=text, audio_sampler=audio)
+    official = LmGen(lm, max_steps=2 * steps + 2 * SETTLE, text_sampler=text, audio_sampler=audio)
 
     def step() -> None:
+        use_tiles(tiles)
         token = official.step(mx.array(codes))[0]
         token.item()
         spoken = official.last_audio_tokens()
         if spoken is not None:
             np.array(spoken)
+        use_tiles(True)
 
     return step
 
@@ -83,15 +99,18 @@ def _engine_step(engine: Engine, codes: CodeArray, skipped: int) -> Callable[[],
     return lambda: engine.step(heard)
 
 
-def _timed(step: Callable[[], object], steps: int) -> list[float]:
-    """Return the seconds of each step, after a fifth as many to settle."""
-    for _ in range(steps // 5 + 2):
-        step()
-    times = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
+def _in_turns(one: Callable[[], object], other: Callable[[], object], steps: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of each step of both, after some to settle."""
+    for step in (one, other):
+        for _ in range(steps // 5 + SETTLE):
+            step()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(0, steps, TURN):
+        for step, taken in zip((one, other), times, strict=True):
+            for _ in range(TURN):
+                started = time.perf_counter()
+                step()
+                taken.append(time.perf_counter() - started)
     return times
 
 

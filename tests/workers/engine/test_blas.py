@@ -39,6 +39,37 @@ def test_products_are_right_and_the_library_is_kept(tmp_path: Path) -> None:
         assert run(tmp_path / "cache") == ["True", PRODUCTS, "True"]
 
 
+SHAPES = [
+    (rows, outputs, inputs) for rows in (1, 2, 16, 37, 64, 65) for outputs in (1, 7, 64, 1000) for inputs in (33, 1027)
+]
+COMPARISON = """
+import sys
+from pathlib import Path
+from workers.engine.blas import use_openblas
+assert use_openblas(Path(sys.argv[1]))
+import mlx.core as mx
+import numpy as np
+mx.set_default_device(mx.cpu)
+random = np.random.default_rng(0)
+for rows, outputs, inputs in eval(sys.argv[2]):
+    x = random.standard_normal((rows, inputs), np.float32)
+    weight = random.standard_normal((outputs, inputs), np.float32)
+    added = random.standard_normal((rows, outputs), np.float32)
+    exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+    product = np.array(mx.array(x) @ mx.array(weight).T)
+    with_sum = np.array(mx.addmm(mx.array(added), mx.array(x), mx.array(weight).T, alpha=0.5, beta=2.0))
+    off = max(np.abs(product - exact).max(), np.abs(with_sum - (0.5 * exact + 2.0 * added)).max())
+    assert off < 1e-5 * inputs, (rows, outputs, inputs, off)
+print("equal")
+"""
+
+
+@needs_openblas
+def test_products_of_every_shape_are_those_of_a_full_computation(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COMPARISON, str(tmp_path), repr(SHAPES)]
+    assert subprocess.check_output(command, text=True).strip() == "equal"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_without_a_compiler_mlx_computes_by_itself(tmp_path: Path) -> None:
     said = run(tmp_path, PATH="/nonexistent")
