@@ -101,7 +101,7 @@ def _table(reports: Sequence[CallReport]) -> Table:
         gaps = f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms"
         sound = None if report.first_sound_s is None else report.first_sound_s * 1000
         leads = [_ms(report.lead_percentile_ms(percent)) for percent in (50, 99)]
-        table.add_row(report.call_sid, report.sentence, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
+        table.add_row(f"…{report.call_sid[-6:]}", report.sentence, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
     return table
 
 

@@ -1,0 +1,48 @@
+"""`moshi-bridge simulate` against a service of its own, in real time and therefore short."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.bench.line import LOOPBACK
+from app.config import read_settings
+from app.simulate import Simulation, run_simulation
+from app.simulator.trouble import Scenario
+from app.trial import ACCOUNT_SID, AUTH_TOKEN, trial
+
+SETTINGS = read_settings(twilio_auth_token=AUTH_TOKEN, twilio_account_sid=ACCOUNT_SID)
+
+
+async def test_many_callers_make_a_table_figures_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with trial({**LOOPBACK, "MAX_CALLS": "2"}, tmp_path / "log") as service:
+        wanted = Simulation(service.base_url, calls=2, seconds=1.0)
+        wanted = replace(wanted, json_file=tmp_path / "calls.json", picture=tmp_path / "calls.png")
+        assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
+    figures = json.loads((tmp_path / "calls.json").read_text())
+    assert [call["outcome"] for call in figures] == ["caller-hung-up"] * 2
+    assert len({call["call_sid"] for call in figures}) == 2
+    assert (tmp_path / "calls.png").read_bytes().startswith(b"\x89PNG")
+    table = capsys.readouterr().out
+    assert all(call["call_sid"][-6:] in table for call in figures)
+
+
+async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(tmp_path: Path) -> None:
+    async with trial(LOOPBACK, tmp_path / "log") as service:
+        wanted = Simulation(service.base_url, line=Scenario(cut_s=0.5), json_file=tmp_path / "call.json")
+        assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
+        call = json.loads((tmp_path / "call.json").read_text())
+        assert call["outcome"] == "line-cut"
+        record = await service.record(call["call_sid"])
+        while record["end"] is None:
+            record = await service.record(call["call_sid"])
+        assert record["end"] == "the socket was lost"
+
+
+async def test_an_absent_service_is_told_in_one_line(tmp_path: Path) -> None:
+    wanted = Simulation("http://127.0.0.1:1", seconds=1.0)
+    assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 1
