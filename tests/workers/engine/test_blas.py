@@ -70,6 +70,25 @@ def test_products_of_every_shape_are_those_of_a_full_computation(tmp_path: Path)
     assert subprocess.check_output(command, text=True).strip() == "equal"
 
 
+EXACTNESS = """
+import sys
+from pathlib import Path
+import pytest
+from workers.engine.blas import use_openblas
+assert use_openblas(Path(sys.argv[1]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+"""
+
+
+@needs_openblas
+def test_with_it_the_engine_says_what_the_official_model_says(tmp_path: Path) -> None:
+    exact = Path(__file__).with_name("test_engine.py")
+    wanted = ["test_every_row_says_what_the_official_model_says_alone", "test_a_larger_model_packed_or_not"]
+    command = [sys.executable, "-c", EXACTNESS, str(tmp_path), *(f"{exact}::{test}" for test in wanted)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_without_a_compiler_mlx_computes_by_itself(tmp_path: Path) -> None:
     said = run(tmp_path, PATH="/nonexistent")
