@@ -4,32 +4,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import psutil
 
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, Stage, WorkerConfig
+from tests.workers.config import LOOPBACK
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, WorkerConfig
 from workers.ring import WorkerName
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0
 """A guard against a test that would wait for ever; nothing is measured by it."""
-
-LOOPBACK = WorkerConfig(
-    stage=Stage.STEP,
-    index=0,
-    count=1,
-    downstream_count=1,
-    slots=2,
-    engine="loopback",
-    codec="loopback",
-    checkpoint="",
-    quantize=None,
-    cache=Path("/nonexistent"),
-    greeting_frames=0,
-    max_call_s=60.0,
-)
 
 
 class Ring:

@@ -1,33 +1,19 @@
 """How many calls fit, and how many are stepped in time."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.workers.config import LOOPBACK
 from workers.checkpoint_files import Files, files_in
 from workers.engine.capacity import MOST_SLOTS, SPARE, fitting_slots, timely_engine
 from workers.engine.checkpoint import config_of, load
 from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
 from workers.engine.sampling import Sampling
 from workers.memory import MemoryShort, codec_bytes
-from workers.messages import Stage, WorkerConfig
 from workers.standins import make_standin
 
-AUTO = WorkerConfig(
-    stage=Stage.STEP,
-    index=0,
-    count=1,
-    downstream_count=1,
-    slots=0,
-    engine="mlx",
-    codec="numpy",
-    checkpoint="synthetic:random",
-    quantize=None,
-    cache=Path("/nonexistent"),
-    greeting_frames=0,
-    max_call_s=60.0,
-)
+AUTO = replace(LOOPBACK, slots=0, engine="mlx", codec="numpy", checkpoint="synthetic:random")
 GIB = 1 << 30
 
 

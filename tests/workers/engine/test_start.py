@@ -1,33 +1,19 @@
 """What the service's settings make of a checkpoint's wishes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.workers.config import LOOPBACK
 from workers.checkpoint_files import Files, files_in
 from workers.engine.engine import Engine
 from workers.engine.start import start_engine
-from workers.messages import Slot, Stage, WorkerConfig
+from workers.messages import Slot, WorkerConfig
 from workers.standins import make_standin
 
 ONE = Slot(0)
-CONFIG = WorkerConfig(
-    stage=Stage.STEP,
-    index=0,
-    count=1,
-    downstream_count=1,
-    slots=1,
-    engine="mlx",
-    codec="numpy",
-    checkpoint="synthetic:random",
-    quantize=None,
-    cache=Path("/nonexistent"),
-    greeting_frames=0,
-    max_call_s=60.0,
-    context=50,
-)
+CONFIG = replace(LOOPBACK, slots=1, engine="mlx", codec="numpy", checkpoint="synthetic:random", context=50)
 COLD = (("text_temperature", 0.0), ("audio_temperature", 0.0))
 
 

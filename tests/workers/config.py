@@ -1,0 +1,20 @@
+"""A worker's configuration for tests."""
+
+from pathlib import Path
+
+from workers.messages import Stage, WorkerConfig
+
+LOOPBACK = WorkerConfig(
+    stage=Stage.STEP,
+    index=0,
+    count=1,
+    downstream_count=1,
+    slots=2,
+    engine="loopback",
+    codec="loopback",
+    checkpoint="",
+    quantize=None,
+    cache=Path("/nonexistent"),
+    greeting_frames=0,
+    max_call_s=60.0,
+)
