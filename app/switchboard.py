@@ -109,6 +109,7 @@ class Switchboard:
             self._settings.max_call_seconds,
             self.processing_s,
             min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
+            self._settings.idle_seconds,
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
         call = Call(session, reservation, CallLog(log, call_sid))

@@ -22,6 +22,7 @@ class EndReason(StrEnum):
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
     TIME_LIMIT = "time limit"
+    IDLE = "the caller was silent for too long"
     WORKER_LOST = "a worker was lost"
     STAGE_FAILED = "a stage could not go on"
     SHUTDOWN = "the service is stopping"
