@@ -60,10 +60,6 @@ class Refusals:
     def __init__(self, per_minute: int) -> None:
         self._limit = RefusalLimit(per_minute)
 
-    def exhausted(self, connection: HTTPConnection) -> bool:
-        """Tell whether this peer is answered 429 from now on, unless what it sends is signed correctly."""
-        return self._limit.reached(_address(connection), time.monotonic())
-
     def turn_away(self, connection: HTTPConnection, reason: str) -> HTTPException:
         """Return the answer, 403 with the reason or 429, for the caller to raise."""
         address, now = _address(connection), time.monotonic()

@@ -223,7 +223,8 @@ async def test_records_are_not_told_through_a_tunnel(served: Served, path: str) 
 async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: Served) -> None:
     http = served.phone.http
     assert (await http.get("/healthz")).json() == {"status": "alive"}
-    assert (await http.get("/readyz")).json() == {"ready": True, "free_slots": MAX_CALLS}
+    readyz = (await http.get("/readyz")).json()
+    assert readyz == {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False}
     for _ in range(MAX_CALLS):
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
@@ -256,6 +257,7 @@ async def test_the_answer_is_twiml_for_the_public_address(served: Served) -> Non
     (stream,) = connect
     assert connect.get("action") == f"{PUBLIC}/twilio/after-stream"
     assert stream.get("url", "").startswith("wss://phone.example.com/twilio/media/")
+    assert stream.get("statusCallback") == f"{PUBLIC}/twilio/status"
     assert {item.get("name"): item.get("value") for item in stream} == {"from": "+15550100001", "to": "+15550100000"}
 
 
@@ -265,7 +267,10 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
-@pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/after-stream", "/twilio/status"])
+TWILIO_ROUTES = ["voice", "after-stream", "status", "wait", "after-wait"]
+
+
+@pytest.mark.parametrize("path", [f"/twilio/{route}" for route in TWILIO_ROUTES])
 @pytest.mark.parametrize(
     ("token", "url"),
     [
