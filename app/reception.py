@@ -66,10 +66,10 @@ class Reception:
         if record and status:
             record.note_status(status)
         match status:
-            case StreamStatus(event, error, code) if event == STREAM_ERROR:
-                advice = explain(code) if code else "Twilio gave no code"
-                call_log.warning("the stream failed: %s %s: %s", code or "", error, advice)
-                self._end(form.call_sid, EndReason.NO_SOCKET, f"{code or error}: {advice}", State.RESERVED)
+            case StreamStatus(event, _, code) if event == STREAM_ERROR:
+                detail = f"{status.sentence}: {explain(code)}" if code else f"{status.sentence}, without a code"
+                call_log.warning("the stream failed: %s", detail)
+                self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
             case StreamStatus(event):
                 call_log.info("%s", event)
             case CallStatus():

@@ -83,6 +83,8 @@ class WaitingRoom:
                 self._unreached.add(call_sid)
 
     async def _redirect(self, dialler: Dialler, call_sid: CallSid) -> None:
+        if not self._switchboard.holds(call_sid):  # he hung up, or a worker died, before this task's turn came
+            return
         call_log = CallLog(log, call_sid)
         try:
             await dialler.redirect(call_sid, self._voice_url)

@@ -36,6 +36,12 @@ class StreamStatus:
     error: str = ""
     error_code: int | None = None
 
+    @property
+    def sentence(self) -> str:
+        """The error with its code."""
+        code = str(self.error_code or "")
+        return self.error if code in self.error else f"{code} {self.error}".strip()
+
 
 Status = CallStatus | StreamStatus
 

@@ -78,6 +78,7 @@ async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
     async with front.redirecting():
         for call in calls:
             front.board.end(call, EndReason.CALLER_HUNG_UP)
+        await settle()
         front.board.end(front.open_socket(front.ring(EVE)), EndReason.CALLER_HUNG_UP)
     assert [call_sid for call_sid, _ in front.dialler.redirected] == [EVE, DAN, KIM]
 
@@ -117,6 +118,16 @@ async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(h
     assert front.board.calls_on == 1
 
 
+async def test_who_hangs_up_before_the_redirect_goes_out_is_not_redirected() -> None:
+    front = Front(when_busy="queue", max_calls=1)
+    ann = front.talk(ANN)
+    front.ring(BOB)
+    async with front.redirecting():
+        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        front.left(BOB, "hangup")
+    assert front.dialler.redirected == []
+
+
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
@@ -142,6 +153,7 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
     list(verbs(front, [BOB, EVE]))
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        await settle()
         (bob,) = front.board.calls_of(BOB)
         front.board.do(bob, bob.session.handle_timer(bob.reservation.expires_s))
     assert [call_sid for call_sid, _ in front.dialler.redirected] == [BOB, EVE]

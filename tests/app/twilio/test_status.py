@@ -40,6 +40,19 @@ def test_a_stream_that_failed_says_why(fields: dict[str, str], code: int | None)
     assert told == StreamStatus("stream-error", fields.get("StreamError", ""), code)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        ("31920 Handshake Error", 31920, "31920 Handshake Error"),
+        ("Handshake Error", 31920, "31920 Handshake Error"),
+        ("", 31920, "31920"),
+        ("Handshake Error", None, "Handshake Error"),
+    ],
+)
+def test_an_error_is_told_with_its_code_once(error: str, code: int | None, sentence: str) -> None:
+    assert StreamStatus("stream-error", error, code).sentence == sentence
+
+
 @pytest.mark.parametrize("duration", ["", "soon", "-5", "1e9", "9" * 400, "٣"])
 def test_a_length_that_is_no_number_is_none(duration: str) -> None:
     assert parse_status({"CallStatus": "completed", "CallDuration": duration}) == CallStatus("completed")
