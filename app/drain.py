@@ -41,7 +41,7 @@ class Drain:
         if self.begun:
             return
         self.limit_s = self.limit_s if limit_s is None else limit_s
-        log.info("draining: %d calls are on, for at most %d s", self._switchboard.calls_on, self.limit_s)
+        log.info("draining: %d on the line, for at most %d s", self._switchboard.calls_on, self.limit_s)
         self._switchboard.drain()
         self._begun.set()
 
@@ -65,7 +65,7 @@ def build_drain_router(operators: Operators, drain: Drain, switchboard: Switchbo
     router = APIRouter(dependencies=[Depends(operators.require)])
 
     @router.post("/api/drain", status_code=202)
-    async def begin(seconds: Annotated[int | None, Query(ge=0, le=LONGEST_S)] = None) -> dict[str, float]:
+    async def begin(seconds: Annotated[int | None, Query(ge=0, le=LONGEST_S)] = None) -> dict[str, object]:
         drain.begin(seconds)
         return {"calls": switchboard.calls_on, "seconds": drain.limit_s}
 

@@ -53,7 +53,7 @@ class Reception:
     def after_wait(self, form: Form) -> str:
         """Answer when a caller has left the line, for whatever reason."""
         result = form.fields.get("QueueResult", "")
-        CallLog(log, form.call_sid).info("left the line: %s", result[:20].encode("ascii", "replace").decode())
+        CallLog(log, form.call_sid).info("left the line: %a", result[:20])
         self._room.leave(form.call_sid)
         if result == HANGUP:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)

@@ -7,8 +7,8 @@ monotonic.
 
 from app.twilio.events import CallSid
 
-PAUSE_S = 5
-"""How long one wait page lasts."""
+PAUSE_S = 4
+"""How long one wait page lasts: less than our web server keeps an idle connection open, which is five seconds."""
 HEARD_WITHIN_S = 20.0
 """How long Twilio may take to ask for the next one."""
 

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -347,6 +347,20 @@ async def test_a_socket_that_twilio_did_not_sign_is_refused_and_uses_no_token_up
     assert await refusal(served, url, signed_url=url.replace("wss://phone", "wss://evil")) == 403
     async with served.phone.dial(url):
         pass
+
+
+async def test_what_is_refused_has_safe_headers_as_everything_has(served: Served) -> None:
+    url = await served.phone.stream_url(new_call_sid())
+    with pytest.raises(InvalidStatus) as refused:
+        async with served.phone.dial(url, token=None):
+            pass
+    answers: list[Mapping[str, str]] = [refused.value.response.headers]
+    answers += [(await served.phone.http.get(path)).headers for path in ("/healthz", "/api/calls", "/nowhere")]
+    answers += [(await served.phone.post("/twilio/voice", form(new_call_sid()))).headers]
+    for headers in answers:
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
 async def test_a_token_that_is_unknown_or_used_is_refused(served: Served) -> None:
