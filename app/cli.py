@@ -56,6 +56,20 @@ def serve(
 
 
 @cli.command()
+def drain(
+    url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
+    seconds: Annotated[
+        int | None, typer.Option(help="How long calls may go on; default: its DRAIN_SECONDS.", min=0, max=14_400)
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
+) -> None:
+    """Have the running service take no more calls, and stop when those that are on have ended."""
+    from app.drain_command import run_drain
+
+    raise typer.Exit(run_drain(_settings(), url, seconds, wait))
+
+
+@cli.command()
 def doctor() -> None:
     """Check everything a call needs and say what to type. Exits with 1 if something is in the way."""
     from app.doctor import report

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.call.screening import parse_patterns
+
 
 class EngineKind(StrEnum):
     """What speaks: Moshi, or the caller's own echo."""
@@ -26,6 +28,17 @@ class CodecKind(StrEnum):
     MIMI = "mimi"
     LOOPBACK = "loopback"
 
+
+class WhenBusy(StrEnum):
+    """What a caller meets when all slots are taken: the busy tone, a sentence, or a place in line."""
+
+    REJECT = "reject"
+    SAY = "say"
+    QUEUE = "queue"
+
+
+OPERATOR_TOKEN_LENGTH = 16
+"""A shorter one could be guessed."""
 
 _SAMPLING = (
     "text_temperature",
@@ -75,6 +88,39 @@ class Settings(BaseSettings):
     greeting_frames: Annotated[
         int, Field(ge=0, le=125, description="frames of 80 ms that Moshi speaks before it listens")
     ] = 25
+    when_busy: Annotated[
+        WhenBusy,
+        Field(description="when all slots are taken: reject (busy tone), say (a sentence), queue (wait in line)"),
+    ] = WhenBusy.REJECT
+    busy_sentence: Annotated[
+        str, Field(min_length=1, max_length=500, description="what Twilio's voice says when WHEN_BUSY=say")
+    ] = "All lines are busy. Please call again later."
+    queue_length: Annotated[
+        int, Field(ge=1, le=100, description="how many callers may wait when WHEN_BUSY=queue; the others are rejected")
+    ] = 10
+    allowed_callers: Annotated[
+        str,
+        Field(description="who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"),
+    ] = ""
+    blocked_callers: Annotated[
+        str, Field(description="who may not call, even if allowed; anonymous is who withholds the number")
+    ] = ""
+    calls_per_number_per_hour: Annotated[
+        int, Field(ge=0, le=1_000, description="more are rejected; withheld numbers count as one; 0: no limit")
+    ] = 0
+    idle_seconds: Annotated[
+        int, Field(ge=0, le=14_400, description="a call is ended when the caller was silent for so long; 0: never")
+    ] = 0
+    drain_seconds: Annotated[
+        int, Field(ge=0, le=14_400, description="how long running calls may go on after SIGTERM; 0: they end at once")
+    ] = 0
+    operator_token: Annotated[
+        str,
+        Field(description="lets operators in from other machines: Authorization: Bearer …; empty: none", repr=False),
+    ] = ""
+    refusals_per_minute: Annotated[
+        int, Field(ge=1, le=100_000, description="so many unsigned requests of one address are answered with a reason")
+    ] = 100
     text_temperature: Annotated[
         float | None, Field(ge=0, le=5, description="how freely Moshi chooses words; empty: the checkpoint's (0.7)")
     ] = None
@@ -112,6 +158,18 @@ class Settings(BaseSettings):
         if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must be http(s)://host[:port][/prefix]")
         return url.rstrip("/")
+
+    @field_validator("allowed_callers", "blocked_callers")
+    @classmethod
+    def _is_list_of_numbers(cls, text: str) -> str:
+        return ",".join(parse_patterns(text))
+
+    @field_validator("operator_token")
+    @classmethod
+    def _is_hard_to_guess(cls, token: str) -> str:
+        if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
+            raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
+        return token
 
     @model_validator(mode="after")
     def _engine_has_its_codec(self) -> "Settings":

@@ -7,15 +7,24 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.config import CodecKind, Settings, SettingsError
+from app.drain import Drain, build_drain_router
+from app.headers import SafeHeaders
 from app.lag import LagGauge
+from app.operators import Operators
+from app.reception import Reception
+from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.switchboard import Switchboard
+from app.wait_routes import build_wait_router
+from app.waiting_room import Dialler, WaitingRoom
+from app.webhooks import Webhooks
 from workers.heap import settle
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
 from workers.ring import WorkerName
@@ -76,9 +85,11 @@ def _cores() -> int:
 
 
 class Service:
-    """The web application, its switchboard and its workers."""
+    """The web application, its switchboard and its workers; `dialler` redirects those who wait in line."""
 
-    def __init__(self, settings: Settings, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, settings: Settings, on_progress: Callable[[Progress], None], dialler: Dialler | None = None
+    ) -> None:
         self._settings = settings
         self._codecs = codec_pairs(settings)
         self.supervisor = Supervisor(
@@ -87,7 +98,15 @@ class Service:
         self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
-        self.app.include_router(build_router(settings, self.switchboard, self.lag))
+        refusals = Refusals(settings.refusals_per_minute)
+        webhooks, operators = Webhooks(settings, refusals), Operators(settings.operator_token, refusals)
+        voice_url = f"{settings.base_url}/twilio/voice"
+        self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, voice_url)
+        reception = Reception(settings, self.switchboard, self.room)
+        self.drain = Drain(self.switchboard, settings.drain_seconds)
+        self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
+        self.app.include_router(build_wait_router(webhooks, reception))
+        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
         self._rehearsal = Rehearsal(self.supervisor.send)
         self._rehearsed = False
 
@@ -98,7 +117,7 @@ class Service:
         """
         server = _Server(
             uvicorn.Config(
-                self.app,
+                SafeHeaders(self.app),
                 lifespan="off",
                 ws="websockets-sansio",
                 log_config=None,
@@ -108,12 +127,16 @@ class Service:
                 server_header=False,
             ),
             self.switchboard.stop,
+            self.drain,
         )
         async with contextlib.AsyncExitStack() as stack:
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
             gauging = asyncio.create_task(self.lag.watch())
-            stack.push_async_callback(_cancel, gauging)
+            redirecting = asyncio.create_task(self.room.run())
+            draining = asyncio.create_task(self.drain.run(server.stop))
+            for task in (gauging, redirecting, draining):
+                stack.push_async_callback(_cancel, task)
             stack.push_async_callback(_cancel, rehearsing)
             stack.push_async_callback(_cancel, supervising)
             serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -153,11 +176,23 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """Ends the calls before the sockets are taken away."""
+    """Ends the calls before the sockets are taken away; a first SIGTERM lets them end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None], drain: Drain) -> None:
         super().__init__(config)
         self._on_exit = on_exit
+        self._drain = drain
+
+    def stop(self) -> None:
+        """Stop now."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first SIGTERM, if there is time for it; stop now at SIGINT and whatever comes second."""
+        if sig == signal.SIGTERM and self._drain.limit_s and not self._drain.begun:
+            self._drain.begin()
+        else:
+            super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -64,7 +64,14 @@ class Switchboard:
         self._admission = Admission(0)
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
-        self._stopping = False
+        self._draining = False
+        self.open = False
+        """Whether calls are taken: from `open_lines` on, until it drains or stops."""
+        self.on_free: Callable[[], None] = lambda: None
+        """Called when a slot has come free."""
+        self.quiet = asyncio.Event()
+        """Set while no call is on."""
+        self.quiet.set()
         self.processing_s = 0.0
         """What the workers lately took for a frame, from the caller's PCM to Moshi's, on average."""
         self.sway_s = 0.0
@@ -73,12 +80,23 @@ class Switchboard:
     def open_lines(self, slots: int, processing_s: float) -> None:
         """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
+        self.open = not self._draining
         self.processing_s, self.sway_s = processing_s, processing_s * LIKELY_SWAY
 
     @property
     def ready(self) -> bool:
         """Whether a call could be taken now."""
-        return not self._stopping and self._workers_ready() and self._admission.free_slots > 0
+        return self.open and self._workers_ready() and self._admission.free_slots > 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is to stop."""
+        return self._draining
+
+    @property
+    def calls_on(self) -> int:
+        """How many slots are reserved or in use."""
+        return len(self._calls)
 
     @property
     def free_slots(self) -> int:
@@ -93,6 +111,18 @@ class Switchboard:
     def records(self) -> list[CallRecord]:
         """The calls that are on, and the last ones that were, oldest first."""
         return [*self._records, *(call.session.record for call in self._calls.values())]
+
+    def record(self, call_sid: CallSid) -> CallRecord | None:
+        """Return the last record of a call, None if it is not known any more."""
+        return next((record for record in reversed(self.records()) if record.call_sid == call_sid), None)
+
+    def calls_of(self, call_sid: CallSid) -> list[Call]:
+        """Return what is on of a phone call."""
+        return [call for call in self._calls.values() if call.session.record.call_sid == call_sid]
+
+    def holds(self, call_sid: CallSid) -> bool:
+        """Tell whether a slot is reserved for this call, whose socket has not come yet."""
+        return self._admission.unclaimed(call_sid) is not None
 
     def reserve(self, call_sid: CallSid) -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken."""
@@ -109,10 +139,12 @@ class Switchboard:
             self._settings.max_call_seconds,
             self.processing_s,
             min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
+            self._settings.idle_seconds,
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
         call = Call(session, reservation, CallLog(log, call_sid))
         self._calls[reservation.slot] = call
+        self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
         self._set_timer(call)
         call.log.info("slot %d reserved", reservation.slot)
@@ -162,9 +194,18 @@ class Switchboard:
             if stage == "step" or call.reservation.slot % codecs == index:
                 self.end(call, EndReason.WORKER_LOST, f"{stage}-{index}")
 
+    def drain(self) -> None:
+        """Take no more calls."""
+        self._draining, self.open = True, False
+
+    def wind_up(self) -> None:
+        """End the calls that are on once what Moshi has said is heard."""
+        for call in list(self._calls.values()):
+            self.do(call, call.session.wind_up(EndReason.SHUTDOWN, _now()))
+
     def stop(self) -> None:
         """Take no more calls and end those that are on."""
-        self._stopping = True
+        self.drain()
         for call in list(self._calls.values()):
             self.end(call, EndReason.SHUTDOWN)
 
@@ -189,6 +230,9 @@ class Switchboard:
         call.outbox.put_nowait(None)
         counts = dict(call.session.record.counts)
         call.log.info("ended: %s%s %s", end.reason, f" ({end.detail})" if end.detail else "", counts)
+        if not self._calls:
+            self.quiet.set()
+        self.on_free()
 
     def _set_timer(self, call: Call) -> None:
         """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""

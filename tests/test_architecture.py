@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link"}
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
+PURE += ["app/twilio/status.py", "app/twilio/stream_errors.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -78,7 +79,10 @@ def names_in(module: str) -> set[str]:
 
 SERVING = ["app/" + name for name in ("audio", "call", "twilio", "simulator")] + [
     f"app/{name}.py"
-    for name in ("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__")
+    for name in (
+        *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
+        *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
+    )
 ]
 """What runs in the service's own process."""
 
@@ -94,7 +98,7 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py"]
+TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py", "app/drain_command.py"]
 """What runs beside the service, in a process of its own."""
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.twilio.events import CallSid
+from app.twilio.status import CallStatus, Status, StreamStatus
+from app.twilio.stream_errors import explain
 from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000
@@ -22,6 +24,7 @@ class EndReason(StrEnum):
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
     TIME_LIMIT = "time limit"
+    IDLE = "the caller was silent for too long"
     WORKER_LOST = "a worker was lost"
     STAGE_FAILED = "a stage could not go on"
     SHUTDOWN = "the service is stopping"
@@ -42,6 +45,11 @@ class CallRecord:
     ended_s: float | None = None
     end: EndReason | None = None
     detail: str = ""
+    status: str = ""
+    """How far the phone call has come, as Twilio says; the same goes for the three below."""
+    duration_s: int | None = None
+    stream_error: str = ""
+    error_code: int | None = None
     text: list[tuple[float, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
@@ -55,6 +63,15 @@ class CallRecord:
         if frame.text:
             self.text.append((now, frame.text))
 
+    def note_status(self, status: Status) -> None:
+        """Take down what Twilio tells of the call or its stream; an error stays once it is known."""
+        self.error_code = status.error_code or self.error_code
+        match status:
+            case CallStatus():
+                self.status, self.duration_s = status.status, status.duration_s or self.duration_s
+            case StreamStatus():
+                self.stream_error = status.error or self.stream_error
+
     @property
     def transcript(self) -> str:
         """What Moshi said, as text."""
@@ -63,7 +80,8 @@ class CallRecord:
     def summary(self) -> dict[str, object]:
         """Return what a list of calls shows."""
         fields = self._facts()
-        return {name: fields[name] for name in ("call_sid", "started_s", "ended_s", "end", "detail", "counts")}
+        names = ("call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
+        return {name: fields[name] for name in names}
 
     def as_json(self) -> dict[str, object]:
         """Return the record for machines; times in seconds since the slot was reserved."""
@@ -88,6 +106,11 @@ class CallRecord:
             "ended_s": self._relative(self.ended_s),
             "end": self.end,
             "detail": self.detail,
+            "status": self.status,
+            "duration_s": self.duration_s,
+            "stream_error": self.stream_error,
+            "error_code": self.error_code,
+            "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
         }
 

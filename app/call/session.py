@@ -2,8 +2,8 @@
 
 Theory of operation. A session is RESERVED while the phone rings; Moshi's greeting is computed meanwhile and kept. Its
 socket CONNECTs it, Twilio's `start` makes it LIVE, anything can END it. While it is live the caller's packets become
-frames for the workers (`Inbound`), and the workers' frames become packets for the caller (`Playout`). At the time limit
-it DRAINs: what Moshi has said is heard to its end.
+frames for the workers (`Inbound`), and the workers' frames become packets for the caller (`Playout`). When it has gone
+on or been silent for too long, or the service is to stop, it DRAINs: what Moshi has said is heard to its end.
 
 The greeting was computed ahead, so it plays for a while in which Moshi is not listening yet. The caller's frames take
 over so early that the first answer to them arrives as the greeting's last frame is being played: `_takeover_s`.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from app.audio.outbound import Outbound
+from app.call.idle import IdleLimit
 from app.call.inbound import Inbound
 from app.call.lead import FIRST_SWAY_S
 from app.call.playout import Playout, PlayoutCommand, SendAudio
@@ -85,7 +86,7 @@ NEXT: dict[State, dict[Change, State]] = {
 class CallLimits:
     """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers.
 
-    `sway_s` is by how much the workers' time sways.
+    `sway_s` is by how much the workers' time sways, `idle_s` for how long the caller may be silent (0: for ever).
     """
 
     greeting_frames: int
@@ -93,6 +94,7 @@ class CallLimits:
     max_call_s: float
     processing_s: float
     sway_s: float = FIRST_SWAY_S
+    idle_s: float = 0.0
 
 
 class CallSession:
@@ -106,6 +108,8 @@ class CallSession:
         self._inbound = Inbound(self.record.takeover_s)
         self._outbound = Outbound()
         self._playout = Playout(limits.sway_s)
+        self._idle = IdleLimit(limits.idle_s, now)
+        self._drained = EndReason.TIME_LIMIT
         self._greeting: list[Frame] = []
         self._last_mark = ""
         self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
@@ -123,6 +127,7 @@ class CallSession:
         match event:
             case Media(timestamp_ms, payload) if self.state is State.LIVE:
                 self.record.counts["packets_in"] += 1
+                self._idle.hear(payload, now)
                 frames = self._inbound.push(timestamp_ms, payload, now)
                 self.record.takeover_s = self._inbound.start_s
                 return self._listen(frames)
@@ -134,6 +139,7 @@ class CallSession:
                 return self.end(EndReason.CALLER_HUNG_UP, now)
             case DtmfPressed():
                 self.record.counts["dtmf"] += 1
+                self._idle.notice(now)
         return []
 
     def take_frame(self, frame: Frame, now: float) -> list[Command]:
@@ -155,7 +161,7 @@ class CallSession:
         """When `handle_timer` wants to be called next."""
         due_s = [self._deadline_s, self._playout.get_timer()]
         if self.state is State.LIVE:
-            due_s.append(self._inbound.get_timer())
+            due_s += [self._inbound.get_timer(), self._idle.due_s]
         return min(moment for moment in due_s if moment is not None)
 
     def handle_timer(self, now: float) -> list[Command]:
@@ -165,7 +171,21 @@ class CallSession:
             commands += self._fill(now)
         if self.state in (State.LIVE, State.DRAINING):
             commands += self._play(now)
+        if self.state is State.LIVE and (idle_s := self._idle.due_s) is not None and now >= idle_s:
+            commands += self.wind_up(EndReason.IDLE, now)
         return commands + (self._run_out(now) if now >= self._deadline_s else [])
+
+    def wind_up(self, reason: EndReason, now: float) -> list[Command]:
+        """End the call once all that Moshi has said is heard, which takes `DRAIN_WITHIN_S` at most."""
+        match self.state:
+            case State.DRAINING:
+                return []
+            case State.LIVE if self._last_mark:
+                self._move(Change.DRAIN)
+                self._drained, self._deadline_s = reason, now + DRAIN_WITHIN_S
+                return []
+            case _:
+                return self.end(reason, now)
 
     def end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """End the call, whatever its state; once ended it stays so."""
@@ -182,6 +202,7 @@ class CallSession:
         self._move(Change.START)
         self.record.started_s = now
         self._deadline_s = now + self._limits.max_call_s
+        self._idle.notice(now)
         self._inbound.start(now, phase_s)
         probe = self._playout.start(now)
         greeting, self._greeting = self._greeting, []
@@ -216,21 +237,19 @@ class CallSession:
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)
         drained = self.state is State.DRAINING and self._playout.empty and name == self._last_mark
-        return self.end(EndReason.TIME_LIMIT, now) if drained else []
+        return self.end(self._drained, now) if drained else []
 
     def _run_out(self, now: float) -> list[Command]:
         """End what has lasted too long; a live call ends once all has been heard."""
         match self.state:
-            case State.LIVE if self._last_mark:
-                self._move(Change.DRAIN)
-                self._deadline_s = now + DRAIN_WITHIN_S
-                return []
             case State.RESERVED:
                 return self.end(EndReason.NO_SOCKET, now)
             case State.CONNECTED:
                 return self.end(EndReason.NO_START, now)
+            case State.DRAINING:
+                return self.end(self._drained, now)
             case _:
-                return self.end(EndReason.TIME_LIMIT, now)
+                return self.wind_up(EndReason.TIME_LIMIT, now)
 
     def _move(self, change: Change) -> None:
         self.state = NEXT[self.state][change]

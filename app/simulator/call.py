@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
 
@@ -32,10 +33,12 @@ from app.simulator.progress import (
     Ringing,
     StreamClosed,
     StreamOpened,
+    Waiting,
     ignore_progress,
 )
 from app.simulator.report import CallReport, Outcome, StreamRecord
 from app.simulator.stream import CallerStream, Script
+from app.simulator.waiting import Left, wait_in_line
 from app.simulator.wav import Samples
 from app.simulator.webhook import Webhook, WebhookError, signature_header
 from app.twilio import twiml
@@ -107,14 +110,38 @@ class _Call:
                         return ending
                     if verb.action is not None:
                         left = deque(await self._ask(self._action_url(verb.action), "in-progress"))
-                case twiml.Other():
+                case twiml.Enqueue() as verb:
+                    if isinstance(outcome := await self._wait(verb), _Ending):
+                        return outcome
+                    left = deque(outcome)
+                case twiml.Pause(seconds):
+                    await asyncio.sleep(seconds)
+                case twiml.Say() | twiml.Leave() | twiml.Other():
                     continue
                 case unreachable:
                     assert_never(unreachable)
         return _Ending(Outcome.SERVER_HUNG_UP, "no TwiML left")
 
-    async def _ask(self, url: str, call_status: str) -> Sequence[twiml.Verb]:
-        return twiml.parse(await self._webhook.post(url, self._form(call_status)))
+    async def _ask(self, url: str, call_status: str, **more: str) -> Sequence[twiml.Verb]:
+        return twiml.parse(await self._webhook.post(url, self._form(call_status) | more))
+
+    async def _wait(self, verb: twiml.Enqueue) -> _Ending | Sequence[twiml.Verb]:
+        """Wait in line; return what comes then, or how the call ended there."""
+        wait_url, action_url = self._action_url(verb.wait_url), self._action_url(verb.action)
+        with self._options.exchange.waiting(self._call_sid) as redirected:
+            self._tell(Waiting(self._call_sid))
+            pages = partial(self._ask, wait_url, "in-progress")
+            left = await wait_in_line(pages, redirected, self._options.patience_s)
+        verbs = await self._ask(action_url, "in-progress", QueueResult=left.queue_result)
+        match left:
+            case Left.REDIRECTED:
+                return await self._ask(redirected.result(), "in-progress")
+            case Left.TOLD_TO:
+                return verbs
+            case Left.CALLER_GAVE_UP:
+                return _Ending(Outcome.CALLER_HUNG_UP, left)
+            case Left.SERVER_HUNG_UP:
+                return _Ending(Outcome.SERVER_HUNG_UP, left)
 
     async def _connect(self, verb: twiml.Connect) -> _Ending | None:
         """Conduct one stream; None when the server closed it and the TwiML goes on."""

@@ -1,6 +1,6 @@
 """What a simulated call is to be like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from app.audio import mulaw
 from app.simulator.stream import KeyPress, Script
 from app.simulator.trouble import STEADY, Scenario
+from app.simulator.waiting import Exchange
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
 
@@ -19,7 +20,8 @@ class CallOptions:
     `base_url` is the server's public URL, which the signatures are for; `dial_url` is where to find it, when elsewhere.
     Without `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller
     hangs up after `duration_s`, by default when the audio ends. `status_path` is told when the call is over. A call
-    with more than `max_streams` streams, one reconnect after the other, is given up.
+    with more than `max_streams` streams, one reconnect after the other, is given up. A caller who is put in line hangs
+    up after `patience_s` of pauses; `exchange` redirects him.
     """
 
     base_url: str
@@ -37,6 +39,8 @@ class CallOptions:
     skip_silence: bool = False
     line: Scenario = STEADY
     max_streams: int = 10
+    patience_s: float = 600.0
+    exchange: Exchange = field(default_factory=Exchange)
 
 
 def read_script(options: CallOptions) -> Script:

@@ -17,6 +17,13 @@ class Ringing:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The caller has been put in line."""
+
+    call_sid: str
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOpened:
     """The server has accepted the socket."""
 
@@ -55,7 +62,7 @@ class Ended:
     sentence: str
 
 
-Progress = Ringing | StreamOpened | Pulse | StreamClosed | Ended
+Progress = Ringing | Waiting | StreamOpened | Pulse | StreamClosed | Ended
 OnProgress = Callable[[Progress], None]
 
 

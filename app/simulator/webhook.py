@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
 from app.simulator.address import dialled
 from app.twilio.signature import sign
@@ -34,7 +34,9 @@ class Webhook:
     @classmethod
     def open(cls, auth_token: str | None, dial_url: str | None) -> Self:
         """Return a door to the server at `dial_url`, or at the address in each URL when that is None."""
-        return cls(auth_token, dial_url, ClientSession(timeout=ClientTimeout(total=TIMEOUT_S)))
+        each_its_own = TCPConnector(force_close=True)  # a server may close an idle one just as it is used again
+        session = ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=each_its_own)
+        return cls(auth_token, dial_url, session)
 
     async def post(self, url: str, form: Mapping[str, str]) -> str:
         """Return the body of the answer; raises `WebhookError`."""

@@ -1,7 +1,9 @@
 """The TwiML that we answer with, and its counterpart that reads it as Twilio does.
 
-`<Connect>` blocks until our side closes the socket; Twilio then asks the `action` URL what to do next. There is no
-`<Say>`: the only voice on the line is Moshi's. https://www.twilio.com/docs/voice/twiml/stream
+`<Connect>` blocks until our side closes the socket; Twilio then asks the `action` URL what to do next. `<Enqueue>` puts
+the caller in line and asks the `waitUrl` for a page, again and again, until the call is redirected or told to leave.
+The only voice on the line is Moshi's: `<Say>` is for those who never get to him.
+https://www.twilio.com/docs/voice/twiml/stream, https://www.twilio.com/docs/voice/twiml/enqueue
 """
 
 from collections.abc import Mapping
@@ -17,11 +19,12 @@ MAX_PARAMETER_LENGTH = 500
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a bidirectional stream to `url`; ask `action` when our side has closed it."""
+    """Open a bidirectional stream to `url`, tell its fate to `status_url`; ask `action` when our side has closed it."""
 
     url: str
     action: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    status_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +40,51 @@ class Hangup:
 
 
 @dataclass(frozen=True, slots=True)
+class Say:
+    """Speak a sentence with a voice of Twilio's."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Wait in line, with the pages of `wait_url`; ask `action` when the call has left the line."""
+
+    wait_url: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Be quiet for some seconds."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Leave the line."""
+
+
+@dataclass(frozen=True, slots=True)
 class Other:
     """A verb that we never send."""
 
     name: str
 
 
-Verb = Connect | Reject | Hangup | Other
+Verb = Connect | Reject | Hangup | Say | Enqueue | Pause | Leave | Other
+
+LINE = "moshi"
+"""The name of Twilio's queue."""
 
 
 class TwimlError(ValueError):
     """The answer is not TwiML, or not such as Twilio would follow."""
 
 
-def connect(stream_url: str, action_url: str, parameters: Mapping[str, str]) -> str:
-    """Return the TwiML that puts the caller through to our socket.
+def connect(stream_url: str, action_url: str, parameters: Mapping[str, str], status_url: str | None = None) -> str:
+    """Return the TwiML that puts the caller through to our socket; `status_url` is told of the stream's fate.
 
     Raises `TwimlError` for what Twilio would lose: a query string in `stream_url`, or a parameter of more than 500
     characters.
@@ -59,7 +92,8 @@ def connect(stream_url: str, action_url: str, parameters: Mapping[str, str]) -> 
     if "?" in stream_url:
         raise TwimlError("Twilio strips the query string of a stream URL")
     verb = ConnectVerb(action=action_url, method="POST")
-    stream = verb.stream(url=stream_url)
+    status = {"status_callback": status_url, "status_callback_method": "POST"} if status_url else {}
+    stream = verb.stream(url=stream_url, **status)
     for name, value in parameters.items():
         if len(name) + len(value) >= MAX_PARAMETER_LENGTH:
             raise TwimlError(f"parameter {name!r} is too long")
@@ -71,6 +105,42 @@ def reject_busy() -> str:
     """Return the TwiML that leaves the call unanswered, and unbilled."""
     response = VoiceResponse()
     response.reject(reason="busy")
+    return str(response)
+
+
+def reject_caller() -> str:
+    """Return the TwiML that leaves the call of somebody unwanted unanswered, and unbilled."""
+    response = VoiceResponse()
+    response.reject()
+    return str(response)
+
+
+def say_busy(sentence: str) -> str:
+    """Return the TwiML that answers the call with a sentence, and hangs up."""
+    response = VoiceResponse()
+    response.say(sentence)
+    response.hangup()
+    return str(response)
+
+
+def enqueue(wait_url: str, action_url: str) -> str:
+    """Return the TwiML that puts the caller in line."""
+    response = VoiceResponse()
+    response.enqueue(LINE, action=action_url, method="POST", wait_url=wait_url, wait_url_method="POST")
+    return str(response)
+
+
+def pause(seconds: int) -> str:
+    """Return a wait page: nothing to be heard for so long."""
+    response = VoiceResponse()
+    response.pause(length=seconds)
+    return str(response)
+
+
+def leave() -> str:
+    """Return the wait page that sends the caller out of the line, to the action of his `<Enqueue>`."""
+    response = VoiceResponse()
+    response.leave()
     return str(response)
 
 
@@ -106,6 +176,14 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
             return Reject(element.get("reason", "rejected"))
         case "Hangup":
             return Hangup()
+        case "Say":
+            return Say(element.text or "")
+        case "Enqueue":
+            return _parse_enqueue(element)
+        case "Pause":
+            return Pause(int(element.get("length", "1")))
+        case "Leave":
+            return Leave()
         case name:
             return Other(name)
 
@@ -115,4 +193,11 @@ def _parse_connect(element: ElementTree.Element) -> Connect:
     if stream is None or not stream.get("url", "").startswith(("ws://", "wss://")):
         raise TwimlError("<Connect> without a <Stream> to a ws or wss URL")
     parameters = {item.get("name", ""): item.get("value", "") for item in stream.findall("Parameter")}
-    return Connect(stream.get("url", ""), element.get("action"), parameters)
+    return Connect(stream.get("url", ""), element.get("action"), parameters, stream.get("statusCallback"))
+
+
+def _parse_enqueue(element: ElementTree.Element) -> Enqueue:
+    wait_url, action = element.get("waitUrl"), element.get("action")
+    if not wait_url or not action:
+        raise TwimlError("<Enqueue> without a waitUrl or an action")
+    return Enqueue(wait_url, action)

@@ -32,6 +32,11 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com:abc"}, "PUBLIC_URL"),
         ({"public_url": "http://[::1"}, "PUBLIC_URL"),
+        ({"when_busy": "sing"}, "WHEN_BUSY"),
+        ({"blocked_callers": "+1555*,0049"}, "BLOCKED_CALLERS.*'0049' is no number"),
+        ({"allowed_callers": "5551234"}, "ALLOWED_CALLERS"),
+        ({"operator_token": "short"}, "OPERATOR_TOKEN"),
+        ({"operator_token": "with a space in it"}, "OPERATOR_TOKEN"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str) -> None:
@@ -106,7 +111,8 @@ def test_the_public_url_ends_without_a_slash() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert "secret" not in repr(read_settings(twilio_auth_token="secret", twilio_auth_token_secondary="secret"))
+    secrets = {"twilio_auth_token": "secret", "twilio_auth_token_secondary": "secret", "operator_token": "secret" * 3}
+    assert "secret" not in repr(read_settings(**secrets))
 
 
 def test_the_loopback_engine_has_no_greeting() -> None:

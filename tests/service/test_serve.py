@@ -12,8 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from app.twilio.events import Stopped
+from app.twilio.twiml import Reject
 from tests.processes.ring import PATIENCE_S, all_gone
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone, closing_code
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, new_call_sid
 
 LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
 GOOD = {**LOOPBACK, "PUBLIC_URL": PUBLIC, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
@@ -130,6 +132,93 @@ async def test_a_signal_in_mid_call_ends_everything_in_order(tmp_path: Path, num
     assert "ended: the service is stopping" in words
     assert "Traceback" not in words
     await all_gone(pids)
+
+
+@contextlib.asynccontextmanager
+async def in_mid_call(folder: Path, **settings: str) -> AsyncIterator[tuple[Program, Phone, Call]]:
+    """Start the program and talk to it."""
+    port = free_port()
+    async with (
+        serve(folder, **GOOD, PORT=str(port), MAX_CALLS="2", **settings) as program,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        await program.until("ready for calls")
+        async with Phone(port, http).call() as call:
+            await call.speaks(2)
+            yield program, Phone(port, http), call
+
+
+async def test_at_a_sigterm_calls_may_go_on_and_when_the_last_has_ended_the_program_ends(tmp_path: Path) -> None:
+    async with in_mid_call(tmp_path, DRAIN_SECONDS="600") as (program, phone, call):
+        program.process.terminate()
+        await program.until("draining: 1 on the line")
+        readyz = await phone.http.get("/readyz")
+        assert (readyz.status_code, readyz.json()["draining"], readyz.json()["calls"]) == (503, True, 1)
+        assert await phone.ring(new_call_sid()) == (Reject("busy"),)
+        await call.speaks(5)
+        await call.socket.send(call.carrier.send(Stopped()))
+        status, words = await program.end()
+    assert status == 0
+    assert "ended: caller hung up" in words
+    assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_second_signal_ends_the_calls_at_once(tmp_path: Path, second: signal.Signals) -> None:
+    async with in_mid_call(tmp_path, DRAIN_SECONDS="600") as (program, _, call):
+        program.process.terminate()
+        await program.until("draining: 1 on the line")
+        program.process.send_signal(second)
+        assert await closing_code(call.socket) in (1000, 1012)
+        status, words = await program.end()
+    assert status == 0
+    assert "ended: the service is stopping" in words
+
+
+async def test_when_the_time_to_drain_is_over_the_calls_are_ended_in_order(tmp_path: Path) -> None:
+    async with in_mid_call(tmp_path, DRAIN_SECONDS="1") as (program, _, call):
+        program.process.terminate()
+        assert await closing_code(call.socket) == 1000
+        status, words = await program.end()
+    assert status == 0
+    assert "ended: the service is stopping" in words
+    assert "Traceback" not in words
+
+
+async def drain(folder: Path, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
+    """Run `moshi-bridge drain`."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "app", "drain", *arguments),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent.parent), **settings},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: Path) -> None:
+    async with in_mid_call(tmp_path) as (program, phone, call):
+        command = await drain(tmp_path, "--seconds", "600", PORT=str(phone.port))
+        assert command.stdout
+        async with asyncio.timeout(PATIENCE_S):
+            assert await command.stdout.readline() == b"draining: 1 on the line, for at most 600 s\n"
+        assert await phone.ring(new_call_sid()) == (Reject("busy"),)
+        await call.speaks(5)
+        await call.socket.send(call.carrier.send(Stopped()))
+        async with asyncio.timeout(PATIENCE_S):
+            rest, _ = await command.communicate()
+        status, _ = await program.end()
+    assert rest.endswith(b"stopped\n")
+    assert (command.returncode, status) == (0, 0)
+
+
+async def test_without_a_service_the_drain_command_says_so_in_one_line(tmp_path: Path) -> None:
+    command = await drain(tmp_path, PORT=str(free_port()))
+    async with asyncio.timeout(PATIENCE_S):
+        _, words = await command.communicate()
+    assert command.returncode == 1
+    assert words.startswith(b"moshi-bridge: no service answers at http://127.0.0.1:")
+    assert words.count(b"\n") == 1
 
 
 async def test_a_signal_during_the_start_ends_everything_in_order(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -223,7 +223,8 @@ async def test_records_are_not_told_through_a_tunnel(served: Served, path: str) 
 async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: Served) -> None:
     http = served.phone.http
     assert (await http.get("/healthz")).json() == {"status": "alive"}
-    assert (await http.get("/readyz")).json() == {"ready": True, "free_slots": MAX_CALLS}
+    readyz = (await http.get("/readyz")).json()
+    assert readyz == {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False}
     for _ in range(MAX_CALLS):
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
@@ -256,6 +257,7 @@ async def test_the_answer_is_twiml_for_the_public_address(served: Served) -> Non
     (stream,) = connect
     assert connect.get("action") == f"{PUBLIC}/twilio/after-stream"
     assert stream.get("url", "").startswith("wss://phone.example.com/twilio/media/")
+    assert stream.get("statusCallback") == f"{PUBLIC}/twilio/status"
     assert {item.get("name"): item.get("value") for item in stream} == {"from": "+15550100001", "to": "+15550100000"}
 
 
@@ -265,7 +267,10 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
-@pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/after-stream", "/twilio/status"])
+TWILIO_ROUTES = ["voice", "after-stream", "status", "wait", "after-wait"]
+
+
+@pytest.mark.parametrize("path", [f"/twilio/{route}" for route in TWILIO_ROUTES])
 @pytest.mark.parametrize(
     ("token", "url"),
     [
@@ -342,6 +347,20 @@ async def test_a_socket_that_twilio_did_not_sign_is_refused_and_uses_no_token_up
     assert await refusal(served, url, signed_url=url.replace("wss://phone", "wss://evil")) == 403
     async with served.phone.dial(url):
         pass
+
+
+async def test_what_is_refused_has_safe_headers_as_everything_has(served: Served) -> None:
+    url = await served.phone.stream_url(new_call_sid())
+    with pytest.raises(InvalidStatus) as refused:
+        async with served.phone.dial(url, token=None):
+            pass
+    answers: list[Mapping[str, str]] = [refused.value.response.headers]
+    answers += [(await served.phone.http.get(path)).headers for path in ("/healthz", "/api/calls", "/nowhere")]
+    answers += [(await served.phone.post("/twilio/voice", form(new_call_sid()))).headers]
+    for headers in answers:
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
 async def test_a_token_that_is_unknown_or_used_is_refused(served: Served) -> None:

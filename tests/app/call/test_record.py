@@ -5,6 +5,7 @@ import pytest
 
 from app.call.record import SPANS_KEPT, CallRecord, EndReason
 from app.twilio.events import CallSid
+from app.twilio.status import CallStatus, StreamStatus
 from workers.messages import Epoch, Frame, Slot, Span, Stage
 
 ANN = CallSid("CAann")
@@ -63,4 +64,23 @@ def test_the_summary_of_a_call_says_the_same_in_short() -> None:
     record.note_frame(frame(0, "Hi"), 1.5)
     fields = record.as_json()
     assert record.summary() == {name: fields[name] for name in record.summary()}
-    assert list(record.summary()) == ["call_sid", "started_s", "ended_s", "end", "detail", "counts"]
+    names = ["call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts"]
+    assert list(record.summary()) == names
+
+
+def test_what_twilio_tells_of_the_call_is_kept() -> None:
+    record = CallRecord(ANN, reserved_s=0.0)
+    for status in (CallStatus("ringing"), CallStatus("completed", 75), StreamStatus("stream-stopped")):
+        record.note_status(status)
+    fields = record.as_json()
+    assert (fields["status"], fields["duration_s"]) == ("completed", 75)
+    assert (fields["error_code"], fields["stream_error"], fields["advice"]) == (None, "", "")
+
+
+def test_an_error_of_the_stream_is_kept_with_what_to_do() -> None:
+    record = CallRecord(ANN, reserved_s=0.0)
+    record.note_status(StreamStatus("stream-error", "Handshake Error", 31920))
+    record.note_status(CallStatus("completed", 3))
+    fields = record.as_json()
+    assert (fields["status"], fields["error_code"], fields["stream_error"]) == ("completed", 31920, "Handshake Error")
+    assert "PUBLIC_URL" in str(fields["advice"])

@@ -372,6 +372,67 @@ def test_what_waits_when_the_time_is_up_is_sent_and_heard() -> None:
     assert session.receive(MarkPlayed(last), 2.3) == [End(EndReason.TIME_LIMIT)]
 
 
+def idle_after(idle_s: float) -> CallSession:
+    session = CallSession(ANN, ACCOUNT, CallLimits(0, RINGS_S, LONGEST_S, 0.0, idle_s=idle_s), 0.0)
+    session.socket_opened(1.0)
+    session.receive(STARTED, 2.0)
+    return session
+
+
+def quiet(seconds: float) -> list[Media]:
+    return [Media(at_ms, bytes([mulaw.SILENCE]) * 160) for at_ms in range(0, round(seconds * 1_000), 20)]
+
+
+def test_a_caller_who_sends_nothing_for_too_long_is_hung_up_on() -> None:
+    session = idle_after(10.0)
+    assert reasons(commands_of(until(session, 11.999))) == []
+    assert reasons(commands_of(until(session, 12.0))) == [EndReason.IDLE]
+
+
+def test_a_caller_who_sends_only_silence_is_hung_up_on_as_well() -> None:
+    session = idle_after(10.0)
+    hear(session, quiet(9.9))
+    assert reasons(commands_of(until(session, 12.0))) == [EndReason.IDLE]
+
+
+def test_who_says_something_or_presses_a_key_stays_on_the_line() -> None:
+    session = idle_after(10.0)
+    hear(session, packets(5.0))
+    assert reasons(commands_of(until(session, 16.9))) == []
+    session.receive(DtmfPressed("5"), 16.9)
+    assert reasons(commands_of(until(session, 26.89))) == []
+    assert reasons(commands_of(until(session, 26.9))) == [EndReason.IDLE]
+
+
+def test_without_an_idle_limit_silence_may_last_as_long_as_the_call() -> None:
+    assert reasons(commands_of(until(live(now=2.0), 2.0 + LONGEST_S))) == [EndReason.TIME_LIMIT]
+
+
+def test_who_has_been_silent_for_too_long_hears_the_last_sentence_to_its_end() -> None:
+    session = idle_after(10.0)
+    until(session, 11.9)
+    sent = [*session.take_frame(frame(0, sound(0)), 11.9), *commands_of(until(session, 11.99))]
+    (mark,) = [command.mark for command in sent if isinstance(command, SendAudio)]
+    assert reasons(commands_of(until(session, 12.0))) == []
+    assert session.receive(MarkPlayed(mark), 12.05) == [End(EndReason.IDLE)]
+
+
+def test_a_call_that_is_wound_up_ends_when_what_was_said_has_been_heard_and_for_that_reason() -> None:
+    session = live(now=2.0)
+    until(session, 2.9)
+    sent = [*session.take_frame(frame(0, sound(0)), 2.9), *commands_of(until(session, 2.99))]
+    (mark,) = [command.mark for command in sent if isinstance(command, SendAudio)]
+    assert session.wind_up(EndReason.SHUTDOWN, 3.0) == []
+    assert session.wind_up(EndReason.TIME_LIMIT, 3.01) == [], "the first reason stays"
+    assert session.receive(MarkPlayed(mark), 3.05) == [End(EndReason.SHUTDOWN)]
+
+
+def test_a_call_in_which_nothing_has_been_said_is_wound_up_at_once() -> None:
+    for session in (ringing(), connected(), live()):
+        assert session.wind_up(EndReason.SHUTDOWN, 5.0) == [End(EndReason.SHUTDOWN)]
+        assert session.wind_up(EndReason.SHUTDOWN, 6.0) == []
+
+
 def test_the_record_has_what_was_counted_on_both_ways() -> None:
     session = live(now=2.0)
     until(session, 2.3)

@@ -1,3 +1,5 @@
+from xml.etree import ElementTree
+
 import pytest
 
 from app.twilio import twiml
@@ -12,6 +14,28 @@ def test_connect_is_what_the_documentation_shows() -> None:
     )
 
 
+def test_the_fate_of_a_stream_is_asked_to_be_told() -> None:
+    (verb,) = ElementTree.fromstring(twiml.connect("wss://a.b/media/t", "https://a.b/after", {}, "https://a.b/status"))
+    (stream,) = verb
+    assert (stream.get("statusCallback"), stream.get("statusCallbackMethod")) == ("https://a.b/status", "POST")
+
+
+def test_who_is_unwanted_is_rejected_without_a_reason() -> None:
+    assert twiml.reject_caller() == '<?xml version="1.0" encoding="UTF-8"?><Response><Reject /></Response>'
+
+
+def test_a_place_in_line_is_what_the_documentation_shows() -> None:
+    assert twiml.enqueue("https://a.b/wait", "https://a.b/after") == (
+        '<?xml version="1.0" encoding="UTF-8"?><Response>'
+        '<Enqueue action="https://a.b/after" method="POST" waitUrl="https://a.b/wait" waitUrlMethod="POST">'
+        "moshi</Enqueue></Response>"
+    )
+
+
+def test_a_wait_page_is_quiet() -> None:
+    assert twiml.pause(5) == '<?xml version="1.0" encoding="UTF-8"?><Response><Pause length="5" /></Response>'
+
+
 def test_reject_is_the_first_and_only_verb() -> None:
     assert twiml.reject_busy() == (
         '<?xml version="1.0" encoding="UTF-8"?><Response><Reject reason="busy" /></Response>'
@@ -24,11 +48,19 @@ def test_what_we_write_is_read_back() -> None:
     assert twiml.parse(written) == (twiml.Connect("wss://a.b/media/t", "https://a.b/after", parameters),)
     assert twiml.parse(twiml.reject_busy()) == (twiml.Reject("busy"),)
     assert twiml.parse(twiml.hangup()) == (twiml.Hangup(),)
+    assert twiml.parse(twiml.reject_caller()) == (twiml.Reject("rejected"),)
+    assert twiml.parse(twiml.say_busy("5 < 6 & so")) == (twiml.Say("5 < 6 & so"), twiml.Hangup())
+    assert twiml.parse(twiml.enqueue("https://a.b/w", "https://a.b/a")) == (
+        twiml.Enqueue("https://a.b/w", "https://a.b/a"),
+    )
+    assert twiml.parse(twiml.pause(5)) == (twiml.Pause(5),)
+    assert twiml.parse(twiml.leave()) == (twiml.Leave(),)
 
 
 def test_verbs_come_in_their_order() -> None:
-    verbs = twiml.parse("<Response><Say>Hi</Say><Reject/><Hangup/></Response>")
-    assert verbs == (twiml.Other("Say"), twiml.Reject("rejected"), twiml.Hangup())
+    verbs = twiml.parse("<Response><Play>x.mp3</Play><Say>Hi</Say><Reject/><Pause/><Hangup/></Response>")
+    rejected = twiml.Reject("rejected")
+    assert verbs == (twiml.Other("Play"), twiml.Say("Hi"), rejected, twiml.Pause(1), twiml.Hangup())
     assert twiml.parse("<Response/>") == ()
 
 
@@ -47,6 +79,8 @@ def test_what_twilio_would_lose_is_our_mistake(url: str, parameters: dict[str, s
         "<Response><Connect/></Response>",
         "<Response><Connect><Stream/></Connect></Response>",
         '<Response><Connect><Stream url="https://a.b"/></Connect></Response>',
+        '<Response><Enqueue action="/a">q</Enqueue></Response>',
+        '<Response><Enqueue waitUrl="/w">q</Enqueue></Response>',
     ],
 )
 def test_an_answer_that_twilio_would_not_follow(answer: str) -> None:

@@ -1,0 +1,111 @@
+"""What a caller is answered: put through, in line, or turned down. Twilio's forms in, TwiML out."""
+
+import logging
+import time
+
+from app.call.record import EndReason
+from app.call.screening import Screening, parse_patterns
+from app.call.session import State
+from app.config import Settings, WhenBusy
+from app.log import CallLog, mask_number
+from app.switchboard import Switchboard
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from app.twilio.signature import socket_url
+from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
+from app.twilio.stream_errors import explain
+from app.waiting_room import WaitingRoom
+from app.webhooks import Form
+
+log = logging.getLogger(__name__)
+
+HANGUP = "hangup"
+"""How Twilio says that a caller in line has hung up."""
+
+
+class Reception:
+    """Decides on every call, in front of the switchboard and its waiting room."""
+
+    def __init__(self, settings: Settings, switchboard: Switchboard, room: WaitingRoom) -> None:
+        self._settings = settings
+        self._switchboard = switchboard
+        self._room = room
+        allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
+        self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
+
+    def answer(self, form: Form) -> str:
+        """Answer the voice webhook: of a new call, of one that Twilio repeats, or of one that was first in line."""
+        known = self._switchboard.holds(form.call_sid) or form.call_sid in self._room
+        refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
+        if refusal:
+            CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
+            return twiml.reject_caller()
+        self._room.call_next()
+        answer = self._put_through(form) or self._put_in_line(form)
+        if answer and not known:
+            self._screening.note(form.caller, time.monotonic())
+        return answer or self._turn_down(form)
+
+    def wait(self, form: Form) -> str:
+        """Answer the wait page."""
+        return self._room.page(form.call_sid)
+
+    def after_wait(self, form: Form) -> str:
+        """Answer when a caller has left the line, for whatever reason."""
+        result = form.fields.get("QueueResult", "")
+        CallLog(log, form.call_sid).info("left the line: %a", result[:20])
+        self._room.leave(form.call_sid)
+        if result == HANGUP:
+            self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)
+        return (self._switchboard.holds(form.call_sid) and self._put_through(form)) or twiml.hangup()
+
+    def take_status(self, form: Form) -> None:
+        """Keep what Twilio tells of a call or its stream, and give the slot back if nothing can come of it any more."""
+        call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
+        record = self._switchboard.record(form.call_sid)
+        if record and status:
+            record.note_status(status)
+        match status:
+            case StreamStatus(event, _, code) if event == STREAM_ERROR:
+                detail = f"{status.sentence}: {explain(code)}" if code else f"{status.sentence}, without a code"
+                call_log.warning("the stream failed: %s", detail)
+                self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
+            case StreamStatus(event):
+                call_log.info("%s", event)
+            case CallStatus():
+                call_log.info("call %s", status.status)
+                if status.over:
+                    self._room.leave(form.call_sid)
+                    self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
+
+    def _put_through(self, form: Form) -> str | None:
+        reservation = self._switchboard.reserve(form.call_sid)
+        if reservation is None:
+            return None
+        CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
+        base_url = self._settings.base_url
+        return twiml.connect(
+            socket_url(f"{base_url}/twilio/media/{reservation.token}"),
+            f"{base_url}/twilio/after-stream",
+            {"from": form.caller, "to": form.called},
+            f"{base_url}/twilio/status",
+        )
+
+    def _put_in_line(self, form: Form) -> str | None:
+        if self._settings.when_busy is not WhenBusy.QUEUE or not self._room.enter(form.call_sid):
+            return None
+        call_log, base_url = CallLog(log, form.call_sid), self._settings.base_url
+        call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._room))
+        return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
+
+    def _turn_down(self, form: Form) -> str:
+        CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
+            return twiml.say_busy(self._settings.busy_sentence)
+        return twiml.reject_busy()
+
+    def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: State) -> None:
+        """End what is on of this call, if it has come as far as one of these states and no farther."""
+        for call in self._switchboard.calls_of(call_sid):
+            if call.session.state in states:
+                self._switchboard.end(call, reason, detail)

@@ -1,0 +1,90 @@
+"""What Twilio sends us, checked: forms with their signature, and the upgrade of a socket."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from fastapi import HTTPException, Request
+from starlette.requests import HTTPConnection
+
+from app.config import Settings
+from app.refusals import Refusals
+from app.twilio.events import CallSid
+from app.twilio.signature import SignatureCheck
+
+SIGNATURE_HEADER = "x-twilio-signature"
+MAX_FORM_BYTES = 65_536
+MAX_FORM_FIELDS = 200
+MAX_SID_LENGTH = 64
+MAX_NUMBER_LENGTH = 100
+UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A webhook of Twilio's about one call."""
+
+    call_sid: CallSid
+    fields: dict[str, str]
+
+    @property
+    def caller(self) -> str:
+        """The number that calls, `anonymous` or the like when it is withheld."""
+        return self.fields.get("From", "")[:MAX_NUMBER_LENGTH]
+
+    @property
+    def called(self) -> str:
+        """The number that is called."""
+        return self.fields.get("To", "")[:MAX_NUMBER_LENGTH]
+
+
+class Webhooks:
+    """The door for Twilio, and for nobody else."""
+
+    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+        self._check = SignatureCheck(settings.base_url, settings.auth_tokens) if settings.checks_signatures else None
+        self._account_sid = settings.twilio_account_sid
+        self._refusals = refusals
+
+    async def read(self, request: Request) -> Form:
+        """Return the form of a webhook. Raises HTTPException 413, 400, 403 or 429 if it is none of Twilio's."""
+        signature = request.headers.get(SIGNATURE_HEADER)
+        pairs = _parse_form(await _body(request)) if signature or not self._check else []
+        path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
+        if self._check and not self._check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
+            raise self._refusals.turn_away(request, UNSIGNED)
+        return self._form(dict(pairs))
+
+    def check_socket(self, connection: HTTPConnection) -> None:
+        """Raise HTTPException 403 or 429 unless Twilio asks for this socket."""
+        signature = connection.headers.get(SIGNATURE_HEADER)
+        if self._check and not self._check.socket_valid(_path(connection), signature):
+            raise self._refusals.turn_away(connection, UNSIGNED)
+
+    def _form(self, fields: dict[str, str]) -> Form:
+        call_sid = fields.get("CallSid", "")
+        if not call_sid.isalnum() or not call_sid.isascii() or len(call_sid) > MAX_SID_LENGTH:
+            raise HTTPException(400, "CallSid is missing or malformed")
+        if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
+            raise HTTPException(403, "another account")
+        return Form(CallSid(call_sid), fields)
+
+
+def _path(connection: HTTPConnection) -> str:
+    path: str = connection.scope["raw_path"].decode("ascii", "replace")
+    return path
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_FORM_BYTES:
+            raise HTTPException(413, "the form is too large")
+    return bytes(body)
+
+
+def _parse_form(body: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
+    except ValueError as error:
+        raise HTTPException(400, "no form") from error

@@ -1,0 +1,83 @@
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
+
+from app.refusals import MINUTE_S, RefusalLimit, Refusals
+
+EVE, ANN = "203.0.113.5", "203.0.113.6"
+
+
+def limit(per_minute: int = 3) -> RefusalLimit:
+    refusals = RefusalLimit(per_minute)
+    for _ in range(per_minute):
+        assert not refusals.reached(EVE, 0.0)
+        refusals.note(EVE, 0.0)
+    return refusals
+
+
+def test_after_so_many_refusals_an_address_has_had_them_and_another_has_not() -> None:
+    refusals = limit()
+    assert refusals.reached(EVE, 1.0)
+    assert not refusals.reached(ANN, 1.0)
+
+
+def test_a_minute_later_it_begins_anew() -> None:
+    refusals = limit()
+    assert refusals.reached(EVE, MINUTE_S - 0.1)
+    assert not refusals.reached(EVE, MINUTE_S)
+    refusals.note(EVE, MINUTE_S)
+    assert not refusals.reached(EVE, MINUTE_S)
+
+
+def test_the_addresses_of_one_subscriber_are_one() -> None:
+    refusals = RefusalLimit(1)
+    refusals.note("2001:db8:1:2::1", 0.0)
+    assert refusals.reached("2001:db8:1:2:ffff::9", 0.0)
+    assert not refusals.reached("2001:db8:1:3::1", 0.0)
+
+
+@given(st.lists(st.text(max_size=3) | st.ip_addresses().map(str), max_size=50))
+def test_however_many_addresses_come_only_the_last_are_remembered(addresses: list[str]) -> None:
+    refusals = RefusalLimit(1, addresses_kept=4)
+    for address in addresses:
+        refusals.note(address, 0.0)
+        assert refusals.reached(address, 0.0)
+    assert len(refusals._tallies) <= 4
+
+
+def connection(address: str, path: str = "/twilio/voice") -> HTTPConnection:
+    return HTTPConnection({"type": "http", "path": path, "client": (address, 1), "headers": []})
+
+
+def test_who_is_turned_away_too_often_is_told_so_once_and_then_nothing_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusals = Refusals(per_minute=2)
+    with caplog.at_level(logging.WARNING):
+        answers = [refusals.turn_away(connection(EVE), "not signed") for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [403, 403, 429, 429, 429]
+    assert [record.getMessage() for record in caplog.records] == [
+        *["/twilio/voice refused: not signed"] * 2,
+        f"{EVE} is refused without a word for a minute",
+    ]
+    assert answers[-1].headers == {"Retry-After": "60"}
+    assert refusals.turn_away(connection(ANN), "not signed").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/twilio/media/the-secret-token", "/twilio/media/…"),
+        ("/twilio/voice\nand a line of mine", "/twilio/voice\\nand a line of mine"),
+        ("/x" * 500, "/x" * 50),
+    ],
+)
+def test_what_is_logged_of_a_path_holds_no_secret_and_no_line_of_its_own(
+    caplog: pytest.LogCaptureFixture, path: str, shown: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        Refusals(9).turn_away(connection(EVE, path), "why")
+    assert caplog.records[0].getMessage() == f"{shown} refused: why"
