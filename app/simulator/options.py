@@ -19,7 +19,8 @@ class CallOptions:
     `base_url` is the server's public URL, which the signatures are for; `dial_url` is where to find it, when elsewhere.
     Without `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller
     hangs up after `duration_s`, by default when the audio ends. `status_path` is told when the call is over. A call
-    with more than `max_streams` streams, one reconnect after the other, is given up.
+    with more than `max_streams` streams, one reconnect after the other, is given up. An `outbound` call was placed by
+    the server's side and is answered when the webhook is asked; `answered_by` is what machine detection has found.
     """
 
     base_url: str
@@ -37,6 +38,8 @@ class CallOptions:
     skip_silence: bool = False
     line: Scenario = STEADY
     max_streams: int = 10
+    outbound: bool = False
+    answered_by: str | None = None
 
 
 def read_script(options: CallOptions) -> Script:
