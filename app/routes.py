@@ -20,7 +20,10 @@ SIGNATURE_HEADER = "x-twilio-signature"
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
+MAX_DIGITS = 9
 REJECTED = 1008
+MACHINES = {"machine_start", "fax"}
+"""Who answered, by Twilio's machine detection. Told to wait for the end of a greeting it says machine_end_… instead."""
 
 
 def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) -> APIRouter:
@@ -32,7 +35,10 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
     async def voice(request: Request) -> Response:
         form = await _signed_form(request, check)
         call_sid = _call_sid(form, settings)
-        reservation = switchboard.reserve(call_sid)
+        if form.get("AnsweredBy") in MACHINES:
+            CallLog(log, call_sid).info("answered by a machine, hanging up")
+            return _twiml(twiml.hangup())
+        reservation = switchboard.reserve(call_sid, _greeting_frames(request, settings))
         caller = form.get("From", "")
         if reservation is None:
             CallLog(log, call_sid).warning("no slot for %s", mask_number(caller))
@@ -139,6 +145,16 @@ def _call_sid(form: dict[str, str], settings: Settings) -> CallSid:
     if settings.twilio_account_sid and account_sid != settings.twilio_account_sid:
         raise HTTPException(403, "another account")
     return CallSid(call_sid)
+
+
+def _greeting_frames(request: Request, settings: Settings) -> int | None:
+    """Return what the voice URL asks for, None for the setting; HTTP 400 unless the workers can give it."""
+    text = request.query_params.get("greeting_frames")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS and int(text) <= settings.greeting_frames):
+        raise HTTPException(400, f"greeting_frames must be 0 to {settings.greeting_frames} (GREETING_FRAMES)")
+    return int(text)
 
 
 def _require_local(request: Request) -> None:

@@ -94,8 +94,11 @@ class Switchboard:
         """The calls that are on, and the last ones that were, oldest first."""
         return [*self._records, *(call.session.record for call in self._calls.values())]
 
-    def reserve(self, call_sid: CallSid) -> Reservation | None:
-        """Hold a slot for a call that rings, and start its greeting; None when no call can be taken."""
+    def reserve(self, call_sid: CallSid, greeting_frames: int | None = None) -> Reservation | None:
+        """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
+
+        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
+        """
         if held := self._admission.unclaimed(call_sid):
             return held
         if not self.ready:
@@ -103,8 +106,9 @@ class Switchboard:
         now = _now()
         reservation = self._admission.reserve(call_sid, now)
         assert reservation is not None
+        greeting_steps = self._settings.greeting_steps
         limits = CallLimits(
-            self._settings.greeting_steps,
+            greeting_steps if greeting_frames is None else min(greeting_frames, greeting_steps),
             TTL_S,
             self._settings.max_call_seconds,
             self.processing_s,
