@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from http import HTTPStatus
 from typing import assert_never
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import phonenumbers
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -20,11 +20,11 @@ from app.twilio.errors import explain
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.rest import CallRequest, CallStatus, MachineDetection, RestCall, TwilioRest
 from app.twilio.rest_door import RestError
+from app.twilio.voice_query import MACHINES, voice_query
 
 LOOK_AGAIN_S = 1.0
 ASK_WITHIN_S = 10.0
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to find a service that listens everywhere
-MACHINES = ("machine_start", "fax")
 WRONG_LENGTH = {
     phonenumbers.ValidationResult.TOO_SHORT: "too short",
     phonenumbers.ValidationResult.TOO_LONG: "too long",
@@ -113,7 +113,7 @@ def call_request(settings: Settings, wish: Wish) -> CallRequest:
     return CallRequest(
         dialable(wish.to, "the number to call"),
         dialable(from_number, "the number to call from"),
-        settings.base_url + VOICE_PATH + _query(wish),
+        settings.base_url + VOICE_PATH + voice_query(wish.greeting_frames, wish.record),
         settings.base_url + STATUS_PATH,
         wish.time_limit_s,
         DETECTION[wish.machine] if wish.machine else None,
@@ -218,9 +218,3 @@ async def _status(client: ClientSession, url: str) -> int | str:
             return answer.status
     except (ClientError, TimeoutError) as error:
         return str(error) or "no answer in time"
-
-
-def _query(wish: Wish) -> str:
-    optional = {"greeting_frames": wish.greeting_frames, "record": "true" if wish.record else None}
-    query = urlencode({name: value for name, value in optional.items() if value is not None})
-    return f"?{query}" if query else ""

@@ -13,6 +13,7 @@ from app.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import SignatureCheck, socket_url
+from app.twilio.voice_query import MACHINES, read_greeting_frames
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +21,7 @@ SIGNATURE_HEADER = "x-twilio-signature"
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
-MAX_DIGITS = 9
 REJECTED = 1008
-MACHINES = {"machine_start", "fax"}
-"""Who answered, by Twilio's machine detection. Told to wait for the end of a greeting it says machine_end_… instead."""
 
 
 def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) -> APIRouter:
@@ -148,13 +146,11 @@ def _call_sid(form: dict[str, str], settings: Settings) -> CallSid:
 
 
 def _greeting_frames(request: Request, settings: Settings) -> int | None:
-    """Return what the voice URL asks for, None for the setting; HTTP 400 unless the workers can give it."""
-    text = request.query_params.get("greeting_frames")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS and int(text) <= settings.greeting_frames):
-        raise HTTPException(400, f"greeting_frames must be 0 to {settings.greeting_frames} (GREETING_FRAMES)")
-    return int(text)
+    try:
+        return read_greeting_frames(request.url.query, settings.greeting_frames)
+    except ValueError as error:
+        log.warning("the voice URL's query: %s", error)
+        raise HTTPException(400, str(error)) from error
 
 
 def _require_local(request: Request) -> None:

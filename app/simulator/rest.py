@@ -27,7 +27,7 @@ from app.simulator.account import (
     PlacedCall,
 )
 from app.simulator.callee import Callee, Placing
-from app.simulator.remote import EndCall, FetchTwiml, Remote, RunTwiml
+from app.simulator.remote import EndCall, FetchTwiml, Order, RunTwiml
 
 ROOT = "/2010-04-01/Accounts"
 PAGE_SIZE = 50
@@ -49,12 +49,12 @@ class RestStandIn:
         self.clock_ahead_s = 0.0
         self.page_size = PAGE_SIZE
         self._dial_url = dial_url
-        self._remotes: dict[str, Remote] = {}
+        self._give: dict[str, Callable[[Order], None]] = {}
         self._placings: set[asyncio.Task[None]] = set()
 
-    def adopt(self, call_sid: str, remote: Remote) -> None:
-        """Let REST end and redirect a call that was not placed here, such as a simulated inbound one."""
-        self._remotes[call_sid] = remote
+    def adopt(self, call_sid: str, give: Callable[[Order], None]) -> None:
+        """Let REST end and redirect a call that was not placed here, such as an inbound one, by `Remote.give`."""
+        self._give[call_sid] = give
 
     async def settle(self) -> None:
         """Wait until every call that was placed is over."""
@@ -113,7 +113,7 @@ class RestStandIn:
         events = [str(event) for event in posted.getall("StatusCallbackEvent", ["completed"])]
         call = PlacedCall(form, events)
         self.account.calls[call.sid] = call
-        self.adopt(call.sid, call.remote)
+        self.adopt(call.sid, call.remote.give)
         callee = self.callees.get(form["To"], Callee())
         placing = asyncio.create_task(Placing(self.account, call, callee, self._dial_url).run())
         self._placings.add(placing)
@@ -125,18 +125,18 @@ class RestStandIn:
     async def _update_call(self, request: web.Request) -> web.Response:
         """End the call, or send it elsewhere; one that was adopted is in progress as long as it is known."""
         sid, form = request.match_info["sid"], await request.post()
-        if sid not in self._remotes:
+        if sid not in self._give:
             raise web.HTTPNotFound
         call = self.account.calls.get(sid)
         ends = form.get("Status") == "completed"
         if call and (call.status in FINAL or (call.status != "in-progress" and not ends)):
             return _refuse(request, NOT_IN_PROGRESS)
         if ends:
-            self._remotes[sid].give(EndCall())
+            self._give[sid](EndCall())
         elif url := form.get("Url"):
-            self._remotes[sid].give(FetchTwiml(str(url)))
+            self._give[sid](FetchTwiml(str(url)))
         else:
-            self._remotes[sid].give(RunTwiml(str(form.get("Twiml", ""))))
+            self._give[sid](RunTwiml(str(form.get("Twiml", ""))))
         resource: Json = call.as_json(self.account.sid) if call else {"sid": sid, "status": "in-progress"}
         return web.json_response(resource)
 

@@ -5,6 +5,7 @@ has set in the meantime is his. When our own address changes, those first values
 application or a trunk Twilio ignores the voice URL, so such a number is refused, not changed.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,10 +47,8 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """A number that leads to us, with where it led before."""
+    """That a number leads to us, and where it led before."""
 
-    sid: NumberSid
-    phone_number: str
     ours: Destination
     before: Destination
 
@@ -68,52 +67,60 @@ def obstacle(number: Number | None, phone_number: str) -> str | None:
     return None
 
 
-def remember(now: Destination, earlier: Pointed | None) -> Destination:
-    """Return where to go back to one day: where the number leads `now`, or led before us if that is `earlier` ours."""
-    if earlier is None:
-        return now
-    return restored(now, earlier)
-
-
 def restored(now: Destination, pointed: Pointed) -> Destination:
-    """Return where the number leads once we are gone: each value as it was before, if it still is ours."""
-    voice = pointed.before.voice if now.voice == pointed.ours.voice else now.voice
-    status = pointed.before.status if now.status == pointed.ours.status else now.status
+    """Return where the number leads once we are gone: each value as it was before, if its URL is ours."""
+    voice = pointed.before.voice if now.voice.url == pointed.ours.voice.url else now.voice
+    status = pointed.before.status if now.status.url == pointed.ours.status.url else now.status
     return Destination(voice, status)
 
 
-async def point(rest: TwilioRest, phone_number: str, base_url: str, earlier: Pointed | None = None) -> Pointed:
-    """Have a number lead to the service at `base_url`; `earlier` is what this has returned for another address of ours.
+class NumberOnLoan:
+    """Our number, led to us and back; `point` may be called again with another address of ours."""
 
-    Raises NumberRefused, with nothing changed, and RestError.
-    """
-    number = await _owned(rest, phone_number)
-    now, ours = Destination.of(number), Destination.at(base_url)
-    if now != ours:
-        await _lead(rest, number.sid, ours)
-    return Pointed(number.sid, phone_number, ours, remember(now, earlier))
+    def __init__(self, rest: TwilioRest, phone_number: str) -> None:
+        self._rest, self._phone_number = rest, phone_number
+        self._pointed: Pointed | None = None
+        self._leading: asyncio.Task[object] | None = None
 
+    async def point(self, base_url: str) -> None:
+        """Have the number lead to the service at `base_url`.
 
-async def restore(rest: TwilioRest, pointed: Pointed) -> bool:
-    """Put the old values back where ours still stand; return whether anything was put back. Raises RestError."""
-    number = await rest.find_number(pointed.phone_number)
-    if number is None:
-        return False
-    now = Destination.of(number)
-    wanted = restored(now, pointed)
-    if wanted == now:
-        return False
-    await _lead(rest, number.sid, wanted)
-    return True
+        Raises NumberRefused, with nothing changed, and RestError.
+        """
+        await self._settle()
+        number = await self._rest.find_number(self._phone_number)
+        reason = obstacle(number, self._phone_number)
+        if reason or number is None:
+            raise NumberRefused(reason)
+        now, ours = Destination.of(number), Destination.at(base_url)
+        before = restored(now, self._pointed) if self._pointed else now
+        self._pointed = Pointed(ours, before)  # first: nobody knows whether a request that fails was carried out
+        if now != ours:
+            await self._lead(number.sid, ours)
 
+    async def restore(self) -> None:
+        """Put the old values back where ours still stand; nothing is done for a number that is no longer owned.
 
-async def _owned(rest: TwilioRest, phone_number: str) -> Number:
-    number = await rest.find_number(phone_number)
-    reason = obstacle(number, phone_number)
-    if reason or number is None:
-        raise NumberRefused(reason)
-    return number
+        Raises RestError.
+        """
+        await self._settle()
+        if self._pointed is None:
+            return
+        number = await self._rest.find_number(self._phone_number)
+        if number is None:
+            return
+        now = Destination.of(number)
+        wanted = restored(now, self._pointed)
+        if wanted != now:
+            await self._lead(number.sid, wanted)
+        self._pointed = None
 
+    async def _lead(self, sid: NumberSid, to: Destination) -> None:
+        request = self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
+        self._leading = asyncio.create_task(request)
+        await asyncio.shield(self._leading)
 
-async def _lead(rest: TwilioRest, sid: NumberSid, to: Destination) -> None:
-    await rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
+    async def _settle(self) -> None:
+        """Wait for a request that was cut short: its thread goes on, and would overtake the next one."""
+        if self._leading:
+            await asyncio.wait({self._leading})

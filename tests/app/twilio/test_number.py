@@ -1,5 +1,6 @@
 """Pointing our number at the service and back, against the stand-in for Twilio's REST API."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -8,10 +9,11 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.account import Account, OwnedNumber
+from app.simulator.account import UNAVAILABLE, Account, OwnedNumber
 from app.simulator.rest import RestStandIn, serving_rest
-from app.twilio.number import Destination, NumberRefused, Pointed, Webhook, point, restore, restored
-from app.twilio.rest import NumberSid, TwilioRest
+from app.twilio.number import Destination, NumberOnLoan, NumberRefused, Pointed, Webhook, restored
+from app.twilio.rest import TwilioRest
+from app.twilio.rest_door import ATTEMPTS, RestError
 
 SID, TOKEN, OURS = "AC" + "3" * 32, "the-rest-token", "+15550100000"
 FIRST, SECOND = "https://first.example.com", "https://second.example.com"
@@ -21,7 +23,7 @@ BEFORE = OwnedNumber(OURS, "https://old.example.com/v", "GET", "https://old.exam
 @dataclass
 class Twilio:
     stand_in: RestStandIn
-    rest: TwilioRest
+    loan: NumberOnLoan
 
     @property
     def number(self) -> OwnedNumber:
@@ -35,60 +37,91 @@ class Twilio:
 @pytest_asyncio.fixture
 async def twilio() -> AsyncIterator[Twilio]:
     async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(**vars(BEFORE))])) as stand_in:
-        yield Twilio(stand_in, TwilioRest(SID, TOKEN, stand_in.url))
+        yield Twilio(stand_in, NumberOnLoan(TwilioRest(SID, TOKEN, stand_in.url, no_sleep), OURS))
+
+
+async def no_sleep(_: float) -> None:
+    pass
 
 
 async def test_the_number_leads_to_us_and_back(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
+    await twilio.loan.point(FIRST)
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
     assert twilio.number.status_callback == f"{FIRST}/twilio/status"
     assert (twilio.number.voice_method, twilio.number.status_callback_method) == ("POST", "POST")
-    assert await restore(twilio.rest, pointed)
+    await twilio.loan.restore()
     assert twilio.number == BEFORE
 
 
 async def test_a_number_that_led_nowhere_leads_nowhere_again(twilio: Twilio) -> None:
     twilio.number.voice_url = twilio.number.status_callback = ""
-    await restore(twilio.rest, await point(twilio.rest, OURS, FIRST))
+    await twilio.loan.point(FIRST)
+    await twilio.loan.restore()
     assert (twilio.number.voice_url, twilio.number.status_callback) == ("", "")
 
 
 async def test_after_a_change_of_address_the_first_values_come_back(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
-    pointed = await point(twilio.rest, OURS, SECOND, pointed)
+    await twilio.loan.point(FIRST)
+    await twilio.loan.point(SECOND)
     assert twilio.number.voice_url == f"{SECOND}/twilio/voice"
-    await restore(twilio.rest, pointed)
+    await twilio.loan.restore()
     assert twilio.number == BEFORE
 
 
 async def test_what_somebody_set_meanwhile_stays(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
+    await twilio.loan.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
-    assert await restore(twilio.rest, pointed)
+    await twilio.loan.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
     assert twilio.number.status_callback == BEFORE.status_callback
 
 
 async def test_what_somebody_set_between_two_addresses_of_ours_is_what_comes_back(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
+    await twilio.loan.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
-    await restore(twilio.rest, await point(twilio.rest, OURS, SECOND, pointed))
+    await twilio.loan.point(SECOND)
+    await twilio.loan.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
 
 
 async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
-    await point(twilio.rest, OURS, FIRST, pointed)
+    await twilio.loan.point(FIRST)
+    await twilio.loan.point(FIRST)
     assert twilio.changes == 1
-    assert await restore(twilio.rest, pointed)
-    assert not await restore(twilio.rest, pointed)
+    await twilio.loan.restore()
+    await twilio.loan.restore()
     assert twilio.changes == 2
 
 
+async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) -> None:
+    await twilio.loan.restore()
+    assert twilio.stand_in.asked == []
+
+
 async def test_a_number_that_was_given_up_meanwhile_is_left_alone(twilio: Twilio) -> None:
-    pointed = await point(twilio.rest, OURS, FIRST)
+    await twilio.loan.point(FIRST)
     twilio.stand_in.account.numbers.clear()
-    assert not await restore(twilio.rest, pointed)
+    await twilio.loan.restore()
+    assert twilio.changes == 1
+
+
+async def test_a_request_whose_answer_was_lost_is_undone_as_well(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST IncomingPhoneNumbers"].extend([UNAVAILABLE] * ATTEMPTS)
+    with pytest.raises(RestError):
+        await twilio.loan.point(FIRST)
+    twilio.number.voice_url = f"{FIRST}/twilio/voice"  # it was carried out after all
+    await twilio.loan.restore()
+    assert twilio.number == BEFORE
+
+
+async def test_a_request_that_was_cut_short_does_not_overtake_the_one_that_undoes_it(twilio: Twilio) -> None:
+    pointing = asyncio.create_task(twilio.loan.point(FIRST))
+    while twilio.loan._leading is None:  # noqa: ASYNC110 - this very moment is wanted
+        await asyncio.sleep(0)
+    pointing.cancel()
+    await twilio.loan.restore()
+    assert twilio.changes == 2
+    assert twilio.number == BEFORE
 
 
 @pytest.mark.parametrize(
@@ -104,7 +137,7 @@ async def test_a_number_that_would_not_lead_to_us_is_refused_and_not_touched(
 ) -> None:
     setattr(twilio.number, field, sid)
     with pytest.raises(NumberRefused, match=named) as caught:
-        await point(twilio.rest, OURS, FIRST)
+        await twilio.loan.point(FIRST)
     assert twilio.changes == 0
     assert "\n" not in str(caught.value)
     assert OURS not in str(caught.value)
@@ -116,6 +149,6 @@ destinations = st.builds(Destination, webhooks, webhooks)
 
 @given(now=destinations, ours=destinations, before=destinations)
 def test_each_value_goes_back_exactly_if_it_is_ours(now: Destination, ours: Destination, before: Destination) -> None:
-    after = restored(now, Pointed(NumberSid("PN1"), OURS, ours, before))
-    assert after.voice == (before.voice if now.voice == ours.voice else now.voice)
-    assert after.status == (before.status if now.status == ours.status else now.status)
+    after = restored(now, Pointed(ours, before))
+    assert after.voice == (before.voice if now.voice.url == ours.voice.url else now.voice)
+    assert after.status == (before.status if now.status.url == ours.status.url else now.status)

@@ -208,7 +208,7 @@ def test_too_many_calls_is_no_matter_of_moments() -> None:
 
 async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote)
+    twilio.stand_in.adopt("CAinbound", remote.give)
     await twilio.rest.hang_up(CallSid("CAinbound"))
     assert remote.take() == EndCall()
     placed = await twilio.rest.place_call(REQUEST)
@@ -218,7 +218,7 @@ async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(t
 
 async def test_redirecting_reaches_the_call_and_one_that_is_over_cannot_be_redirected(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote)
+    twilio.stand_in.adopt("CAinbound", remote.give)
     await twilio.rest.redirect(CallSid("CAinbound"), f"{PUBLIC}/twilio/voice")
     assert remote.take() == FetchTwiml(f"{PUBLIC}/twilio/voice")
     placed = await twilio.rest.place_call(REQUEST)
