@@ -1,11 +1,11 @@
 """An outbound call: what Twilio is asked for, whether we can take it, how far it is, what came of it.
 
-Decided without I/O: `dialable`, `call_request`, `masked_fields`, `verdict`. The rest asks Twilio and our own service.
+Decided without I/O: `checked`, `call_request`, `masked_fields`, `verdict`. The rest asks Twilio and our own service.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from http import HTTPStatus
 from typing import assert_never
@@ -96,8 +96,8 @@ def dialable(text: str, name: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-def call_request(settings: Settings, wish: Wish) -> CallRequest:
-    """Return what to ask of Twilio; raises SettingsError."""
+def checked(settings: Settings, wish: Wish) -> Wish:
+    """Return the wish with both numbers as E.164, ours where it names none; raises SettingsError."""
     from_number = wish.from_number or settings.twilio_phone_number
     if not from_number:
         raise SettingsError("TWILIO_PHONE_NUMBER is not set: put it into .env, or use --from")
@@ -106,15 +106,18 @@ def call_request(settings: Settings, wish: Wish) -> CallRequest:
             f"--greeting-frames {wish.greeting_frames}: the bridge prepares GREETING_FRAMES={settings.greeting_frames} "
             "when it starts; raise that to have more"
         )
-    if is_loopback(urlsplit(settings.base_url).hostname or "") and not settings.twilio_api_url:
-        raise SettingsError(
-            f"PUBLIC_URL: Twilio cannot reach {settings.base_url}; set it to the tunnel's https address"
-        )
+    to, ours = dialable(wish.to, "the number to call"), dialable(from_number, "the number to call from")
+    return replace(wish, to=to, from_number=ours)
+
+
+def call_request(wish: Wish, base_url: str) -> CallRequest:
+    """Return what to ask of Twilio for a checked wish, and a service that is reached at `base_url`."""
+    assert wish.from_number
     return CallRequest(
-        dialable(wish.to, "the number to call"),
-        dialable(from_number, "the number to call from"),
-        settings.base_url + VOICE_PATH + voice_query(wish.greeting_frames, wish.record),
-        settings.base_url + STATUS_PATH,
+        wish.to,
+        wish.from_number,
+        base_url + VOICE_PATH + voice_query(wish.greeting_frames, wish.record),
+        base_url + STATUS_PATH,
         wish.time_limit_s,
         DETECTION[wish.machine] if wish.machine else None,
     )
@@ -149,8 +152,11 @@ def verdict(call: RestCall, errors: Sequence[int]) -> Verdict:
             assert_never(call.status)
 
 
-async def require_ready(settings: Settings) -> None:
-    """Ask the service here whether it is ready, and outside whether it can be reached; raises NotReady."""
+async def require_ready(settings: Settings) -> str:
+    """Return where Twilio reaches the service here, once it is ready and answers there too; raises NotReady.
+
+    The service knows best where that is: a tunnel may have given it another address than PUBLIC_URL.
+    """
     host = ANYWHERE.get(settings.host, settings.host)
     here = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     async with ClientSession(timeout=ClientTimeout(total=ASK_WITHIN_S)) as client:
@@ -163,8 +169,12 @@ async def require_ready(settings: Settings) -> None:
                 raise NotReady(
                     f"no bridge at {here} ({status}): start it with moshi-bridge serve, or set HOST and PORT"
                 )
-        if (status := await _status(client, f"{settings.base_url}/healthz")) != HTTPStatus.OK:
-            raise NotReady(f"no bridge behind PUBLIC_URL={settings.base_url} ({status}): is the tunnel up?")
+        base_url = await _address(client, here) or settings.base_url
+        if is_loopback(urlsplit(base_url).hostname or "") and not settings.twilio_api_url:
+            raise NotReady(f"PUBLIC_URL: Twilio cannot reach {base_url}; set it to the tunnel's https address")
+        if (status := await _status(client, f"{base_url}/healthz")) != HTTPStatus.OK:
+            raise NotReady(f"no bridge behind PUBLIC_URL={base_url} ({status}): is the tunnel up?")
+    return base_url
 
 
 class OutboundCall:
@@ -209,6 +219,17 @@ class OutboundCall:
             call = await self._rest.fetch_call(call.sid)
             show(call)
         return verdict(call, await self._rest.call_errors(call.sid))
+
+
+async def _address(client: ClientSession, here: str) -> str | None:
+    """Return the public address that the service tells those on its machine, None if it tells none."""
+    try:
+        async with client.get(f"{here}/api/public") as answer:
+            told = await answer.json() if answer.ok else {}
+    except (ClientError, TimeoutError, ValueError):
+        return None
+    base_url = told.get("base_url") if isinstance(told, dict) else None
+    return base_url if isinstance(base_url, str) else None
 
 
 async def _status(client: ClientSession, url: str) -> int | str:

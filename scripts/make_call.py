@@ -18,10 +18,11 @@ from app.outbound import (
     Verdict,
     Wish,
     call_request,
+    checked,
     masked_fields,
     require_ready,
 )
-from app.twilio.rest import API_URL, CallRequest, CallStatus, RestCall, open_rest
+from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_door import RestError
 
 EXITS = (
@@ -71,8 +72,8 @@ def make_call(
     wish = Wish(number, from_number, time_limit, greeting_frames, record, answering_machine)
     try:
         settings = read_settings()
-        request = call_request(settings, wish)
-        outcome = _show_request(settings, request) if dry_run else asyncio.run(_call(settings, request))
+        wish = checked(settings, wish)
+        outcome = _show_request(settings, wish) if dry_run else asyncio.run(_call(settings, wish))
     except SettingsError as error:
         outcome = Verdict(ExitStatus.WRONG_SETTINGS, str(error))
     except NotReady as error:
@@ -86,23 +87,23 @@ def make_call(
     raise typer.Exit(outcome.status)
 
 
-def _show_request(settings: Settings, request: CallRequest) -> Verdict:
+def _show_request(settings: Settings, wish: Wish) -> Verdict:
     base_url = settings.twilio_api_url or API_URL
     print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio_account_sid or 'AC…'}/Calls.json")
-    for name, value in masked_fields(request):
+    for name, value in masked_fields(call_request(wish, settings.base_url)):
         print(f"  {name:22}{value}")
     return Verdict(ExitStatus.COMPLETED, "dry run, nobody was called")
 
 
-async def _call(settings: Settings, request: CallRequest) -> Verdict:
+async def _call(settings: Settings, wish: Wish) -> Verdict:
     """Check the bridge, place the call, show every status once and the seconds that it lasts."""
     from rich.console import Console
 
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    call = OutboundCall(open_rest(settings), request)
-    await require_ready(settings)
+    rest = open_rest(settings)
+    call = OutboundCall(rest, call_request(wish, await require_ready(settings)))
     console, began_s = Console(highlight=False), time.monotonic()
     shown: list[CallStatus] = []
     with console.status("placing the call …") as line:

@@ -94,7 +94,15 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py"]
+TOOLS = [
+    "app/demo",
+    "app/bench",
+    "app/trial.py",
+    "app/simulate.py",
+    "app/doctor.py",
+    "app/doctor_account.py",
+    "app/outbound.py",
+]
 """What runs beside the service, in a process of its own."""
 
 

@@ -16,6 +16,7 @@ from app.outbound import (
     OutboundCall,
     Wish,
     call_request,
+    checked,
     dialable,
     masked_fields,
     require_ready,
@@ -71,7 +72,7 @@ def test_a_number_that_cannot_be_is_told_in_one_line(written: str, reason: str) 
 
 def test_what_is_wished_is_asked_for() -> None:
     wish = Wish(THEIRS, "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
-    assert call_request(SETTINGS, wish).fields() == [
+    assert call_request(checked(SETTINGS, wish), PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
         ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true"),
@@ -85,22 +86,18 @@ def test_what_is_wished_is_asked_for() -> None:
 
 
 def test_a_plain_wish_calls_from_our_number_with_the_service_as_it_is_set() -> None:
-    assert call_request(SETTINGS, Wish(THEIRS)) == REQUEST
+    assert call_request(checked(SETTINGS, Wish(THEIRS)), PUBLIC) == REQUEST
 
 
 def test_no_greeting_is_a_wish_too() -> None:
-    assert call_request(SETTINGS, Wish(THEIRS, greeting_frames=0)).voice_url.endswith("?greeting_frames=0")
+    wish = checked(SETTINGS, Wish(THEIRS, greeting_frames=0))
+    assert call_request(wish, PUBLIC).voice_url.endswith("?greeting_frames=0")
 
 
 @pytest.mark.parametrize(
     ("settings", "wish", "named"),
     [
         (read_settings(public_url=PUBLIC), Wish(THEIRS), "TWILIO_PHONE_NUMBER is not set"),
-        (
-            read_settings(twilio_phone_number=OURS),
-            Wish(THEIRS),
-            "PUBLIC_URL: Twilio cannot reach http://127.0.0.1:5001",
-        ),
         (SETTINGS, Wish("12"), "the number to call 12"),
         (SETTINGS, Wish(THEIRS, "12"), "the number to call from 12"),
         (SETTINGS, Wish(THEIRS, greeting_frames=26), "GREETING_FRAMES=25"),
@@ -108,7 +105,7 @@ def test_no_greeting_is_a_wish_too() -> None:
 )
 def test_what_cannot_be_asked_for_is_told_in_one_line(settings: Settings, wish: Wish, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as caught:
-        call_request(settings, wish)
+        checked(settings, wish)
     assert "\n" not in str(caught.value)
 
 
@@ -263,32 +260,45 @@ async def test_a_call_that_could_not_be_hung_up_is_told_by_its_sid() -> None:
 
 
 @asynccontextmanager
-async def bridge(ready: int, alive: int) -> AsyncIterator[Settings]:
-    """Serve the two answers; both inside and outside are this machine."""
-
-    def answer(status: int) -> web.Response:
-        return web.Response(status=status)
+async def bridge(ready: int = 200, alive: int = 200, told: object = None) -> AsyncIterator[Settings]:
+    """Serve these answers; both inside and outside are this machine. `told` is what it says of its address."""
 
     async def readyz(_: web.Request) -> web.Response:
-        return answer(ready)
+        return web.Response(status=ready)
 
     async def healthz(_: web.Request) -> web.Response:
-        return answer(alive)
+        return web.Response(status=alive)
+
+    async def public(_: web.Request) -> web.Response:
+        return web.Response(status=404) if told is None else web.json_response(told)
 
     application = web.Application()
-    application.add_routes([web.get("/readyz", readyz), web.get("/healthz", healthz)])
+    application.add_routes(
+        [web.get("/readyz", readyz), web.get("/{prefix:.*}healthz", healthz), web.get("/api/public", public)]
+    )
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield read_settings(port=runner.addresses[0][1])
+        yield read_settings(port=runner.addresses[0][1], twilio_api_url="http://127.0.0.1:1")
     finally:
         await runner.cleanup()
 
 
 async def test_a_bridge_that_is_ready_and_can_be_reached_may_call() -> None:
-    async with bridge(200, 200) as settings:
-        await require_ready(settings)
+    async with bridge() as settings:
+        assert await require_ready(settings) == settings.base_url
+
+
+async def test_a_bridge_knows_best_where_it_is_reached() -> None:
+    async with bridge() as elsewhere, bridge(told={"base_url": f"{elsewhere.base_url}/tunnel"}) as settings:
+        assert await require_ready(settings) == f"{elsewhere.base_url}/tunnel"
+
+
+@pytest.mark.parametrize("told", [[], {}, {"base_url": 7}, "…"])
+async def test_a_bridge_that_does_not_say_is_taken_to_be_at_its_public_url(told: object) -> None:
+    async with bridge(told=told) as settings:
+        assert await require_ready(settings) == settings.base_url
 
 
 @pytest.mark.parametrize(
@@ -303,9 +313,15 @@ async def test_a_bridge_that_is_not_is_told_in_one_line(ready: int, alive: int, 
 
 
 async def test_a_bridge_that_is_not_there_is_told_and_so_is_a_tunnel() -> None:
-    async with bridge(200, 200) as settings:
+    async with bridge() as settings:
         outside = settings.model_copy(update={"public_url": "http://127.0.0.1:1"})
         with pytest.raises(NotReady, match="is the tunnel up"):
             await require_ready(outside)
     with pytest.raises(NotReady, match="moshi-bridge serve"):
         await require_ready(settings)
+
+
+async def test_twilio_itself_cannot_reach_this_machine_by_its_loopback_address() -> None:
+    async with bridge() as settings:
+        with pytest.raises(NotReady, match="PUBLIC_URL: Twilio cannot reach http://127"):
+            await require_ready(settings.model_copy(update={"twilio_api_url": ""}))
