@@ -130,12 +130,11 @@ class TwilioRest:
 
     async def place_call(self, request: CallRequest) -> RestCall:
         """Have Twilio call somebody. The call is queued then, not ringing yet."""
-        placed = await self._do(lambda: self._create(request), harmless=False)
-        return _call(placed)
+        return await self._do(lambda: _call(self._create(request)), harmless=False)
 
     async def fetch_call(self, sid: CallSid) -> RestCall:
         """Return how far a call is."""
-        return _call(await self._do(lambda: self._client.calls(sid).fetch()))
+        return await self._do(lambda: _call(self._client.calls(sid).fetch()))
 
     async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
         """Return the codes of what went wrong in a call, warnings left out, in the order in which Twilio lists them."""
@@ -181,7 +180,7 @@ class TwilioRest:
             "status_callback": status_url,
             "status_callback_method": status_method,
         }
-        return _number(await self._do(lambda: self._client.incoming_phone_numbers(number_sid).update(**changes)))
+        return await self._do(lambda: _number(self._client.incoming_phone_numbers(number_sid).update(**changes)))
 
     def _create(self, request: CallRequest) -> Any:
         return self._client.calls.create(

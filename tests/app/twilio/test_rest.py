@@ -181,6 +181,13 @@ async def test_an_answer_that_is_not_twilios_is_told(twilio: Twilio) -> None:
     assert caught.value.code is None
 
 
+@pytest.mark.parametrize("fault", [Fault(200), Fault(200, 0, "no call")], ids=["a web page", "another JSON"])
+async def test_a_success_that_is_not_twilios_is_told(twilio: Twilio, fault: Fault) -> None:
+    twilio.stand_in.faults["POST Calls"].append(fault)
+    with pytest.raises(RestError, match="TWILIO_API_URL"):
+        await twilio.rest.place_call(REQUEST)
+
+
 async def test_a_code_that_is_not_known_here_comes_with_twilios_words_and_no_number(twilio: Twilio) -> None:
     twilio.stand_in.faults["POST Calls"].append(Fault(400, 21299, f"Odd number {THEIRS},\nsorry"))
     with pytest.raises(RestError, match=r"21299: see https://.*21299 \(Odd number …0001, sorry\)$"):
