@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         str, Field(description="accepted as well, while tokens are rotated", repr=False)
     ] = ""
     twilio_phone_number: Annotated[str, Field(description="your Twilio number, +15551234567")] = ""
+    twilio_api_url: Annotated[
+        str, Field(description="Twilio's REST API elsewhere, for a stand-in; empty: Twilio's")
+    ] = ""
     validate_signatures: Annotated[
         bool, Field(description="refuse what Twilio did not sign; false only on loopback")
     ] = True
@@ -150,7 +153,7 @@ class Settings(BaseSettings):
     ] = 0.0
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
 
-    @field_validator("public_url")
+    @field_validator("public_url", "twilio_api_url")
     @classmethod
     def _is_base_url(cls, url: str) -> str:
         parts = urlsplit(url)

@@ -48,6 +48,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _port(settings)
     yield from _twilio(settings)
     yield _public_url(settings)
+    yield from _account(settings)
     if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
         yield Finding(Level.NOTE, "ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return
@@ -130,6 +131,12 @@ def _public_url(settings: Settings) -> Finding:
         advice = f"PUBLIC_URL=https://{url.netloc}{url.path}"
         return Finding(Level.PROBLEM, "PUBLIC_URL", "Twilio opens sockets over TLS only", advice)
     return Finding(Level.GOOD, "PUBLIC_URL", f"{settings.base_url}; webhook {settings.base_url}/twilio/voice")
+
+
+def _account(settings: Settings) -> Iterator[Finding]:
+    from app.doctor_account import examine_account
+
+    yield from examine_account(settings)
 
 
 def _survey(settings: Settings) -> dict[str, Any]:

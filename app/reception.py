@@ -10,10 +10,11 @@ from app.config import Settings, WhenBusy
 from app.log import CallLog, mask_number
 from app.switchboard import Switchboard
 from app.twilio import twiml
+from app.twilio.errors import explain
 from app.twilio.events import CallSid
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
-from app.twilio.stream_errors import explain
+from app.twilio.voice_query import MACHINES, read_greeting_frames
 from app.waiting_room import WaitingRoom
 from app.webhooks import Form
 
@@ -34,14 +35,21 @@ class Reception:
         self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
 
     def answer(self, form: Form) -> str:
-        """Answer the voice webhook: of a new call, of one that Twilio repeats, or of one that was first in line."""
+        """Answer the voice webhook: of a new call, of one that Twilio repeats, or of one that was first in line.
+
+        Raises ValueError for a query that asks for what cannot be had.
+        """
+        greeting_frames = read_greeting_frames(form.query, self._settings.greeting_frames)
+        if form.fields.get("AnsweredBy") in MACHINES:
+            CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            return twiml.hangup()
         known = self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
             return twiml.reject_caller()
         self._room.call_next()
-        answer = self._put_through(form) or self._put_in_line(form)
+        answer = self._put_through(form, greeting_frames) or self._put_in_line(form)
         if answer and not known:
             self._screening.note(form.caller, time.monotonic())
         return answer or self._turn_down(form)
@@ -67,7 +75,7 @@ class Reception:
             record.note_status(status)
         match status:
             case StreamStatus(event, _, code) if event == STREAM_ERROR:
-                detail = f"{status.sentence}: {explain(code)}" if code else f"{status.sentence}, without a code"
+                detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
                 call_log.warning("the stream failed: %s", detail)
                 self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
             case StreamStatus(event):
@@ -78,8 +86,8 @@ class Reception:
                     self._room.leave(form.call_sid)
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
-    def _put_through(self, form: Form) -> str | None:
-        reservation = self._switchboard.reserve(form.call_sid)
+    def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
+        reservation = self._switchboard.reserve(form.call_sid, greeting_frames)
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))

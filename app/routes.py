@@ -25,7 +25,12 @@ def build_router(
 
     @router.post("/twilio/voice")
     async def voice(request: Request) -> Response:
-        return twiml_response(reception.answer(await webhooks.read(request)))
+        form = await webhooks.read(request)
+        try:
+            return twiml_response(reception.answer(form))
+        except ValueError as error:
+            CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
+            raise HTTPException(400, str(error)) from error
 
     @router.post("/twilio/after-stream")
     async def after_stream(request: Request) -> Response:

@@ -124,8 +124,11 @@ class Switchboard:
         """Tell whether a slot is reserved for this call, whose socket has not come yet."""
         return self._admission.unclaimed(call_sid) is not None
 
-    def reserve(self, call_sid: CallSid) -> Reservation | None:
-        """Hold a slot for a call that rings, and start its greeting; None when no call can be taken."""
+    def reserve(self, call_sid: CallSid, greeting_frames: int | None = None) -> Reservation | None:
+        """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
+
+        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
+        """
         if held := self._admission.unclaimed(call_sid):
             return held
         if not self.ready:
@@ -133,8 +136,9 @@ class Switchboard:
         now = _now()
         reservation = self._admission.reserve(call_sid, now)
         assert reservation is not None
+        greeting_steps = self._settings.greeting_steps
         limits = CallLimits(
-            self._settings.greeting_steps,
+            greeting_steps if greeting_frames is None else min(greeting_frames, greeting_steps),
             TTL_S,
             self._settings.max_call_seconds,
             self.processing_s,

@@ -25,6 +25,7 @@ class Form:
 
     call_sid: CallSid
     fields: dict[str, str]
+    query: str = ""
 
     @property
     def caller(self) -> str:
@@ -52,7 +53,7 @@ class Webhooks:
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
         if self._check and not self._check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
             raise self._refusals.turn_away(request, UNSIGNED)
-        return self._form(dict(pairs))
+        return self._form(dict(pairs), query)
 
     def check_socket(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403 or 429 unless Twilio asks for this socket."""
@@ -60,13 +61,13 @@ class Webhooks:
         if self._check and not self._check.socket_valid(_path(connection), signature):
             raise self._refusals.turn_away(connection, UNSIGNED)
 
-    def _form(self, fields: dict[str, str]) -> Form:
+    def _form(self, fields: dict[str, str], query: str) -> Form:
         call_sid = fields.get("CallSid", "")
         if not call_sid.isalnum() or not call_sid.isascii() or len(call_sid) > MAX_SID_LENGTH:
             raise HTTPException(400, "CallSid is missing or malformed")
         if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
             raise HTTPException(403, "another account")
-        return Form(CallSid(call_sid), fields)
+        return Form(CallSid(call_sid), fields, query)
 
 
 def _path(connection: HTTPConnection) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link"}
+LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link", "workers.heap"}
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
-PURE += ["app/twilio/status.py", "app/twilio/stream_errors.py"]
+PURE += ["app/twilio/status.py", "app/twilio/errors.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -98,7 +98,16 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py", "app/drain_command.py"]
+TOOLS = [
+    "app/demo",
+    "app/bench",
+    "app/trial.py",
+    "app/simulate.py",
+    "app/doctor.py",
+    "app/doctor_account.py",
+    "app/outbound.py",
+    "app/drain_command.py",
+]
 """What runs beside the service, in a process of its own."""
 
 

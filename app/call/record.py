@@ -4,9 +4,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.twilio.errors import explain
 from app.twilio.events import CallSid
 from app.twilio.status import CallStatus, Status, StreamStatus
-from app.twilio.stream_errors import explain
 from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000

@@ -36,6 +36,7 @@ from app.simulator.progress import (
     Waiting,
     ignore_progress,
 )
+from app.simulator.remote import EndCall, FetchTwiml, Order, Remote, RunTwiml
 from app.simulator.report import CallReport, Outcome, StreamRecord
 from app.simulator.stream import CallerStream, Script
 from app.simulator.waiting import Left, wait_in_line
@@ -45,17 +46,24 @@ from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
 CLOSED_NORMALLY = 1000
-AS_INTENDED = {Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED}
+AS_INTENDED = {
+    *(Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED),
+    Outcome.ENDED_REMOTELY,
+}
 
 
-async def simulate(options: CallOptions, on_progress: OnProgress = ignore_progress) -> CallReport:
+async def simulate(
+    options: CallOptions, on_progress: OnProgress = ignore_progress, remote: Remote | None = None
+) -> CallReport:
     """Run one call and report it; a server that misbehaves shows in `CallReport.outcome`, not as an exception.
+
+    `remote` may end the call or send it elsewhere while it is on.
 
     Raises `ValueError` for options that make no call, and whatever reading the audio file raises.
     """
     script = await asyncio.to_thread(read_script, options)
     async with Webhook.open(options.auth_token, options.dial_url) as webhook:
-        return await _Call(options, script, webhook, on_progress).run()
+        return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,12 @@ class _Ending:
 class _Call:
     """One call: its play-out and its clock run on through all its streams."""
 
-    def __init__(self, options: CallOptions, script: Script, webhook: Webhook, on_progress: OnProgress) -> None:
+    def __init__(
+        self, options: CallOptions, script: Script, webhook: Webhook, on_progress: OnProgress, remote: Remote
+    ) -> None:
         self._options, self._script, self._webhook, self._tell = options, script, webhook, on_progress
+        self._remote = remote
+        self._document_url = self._url(options.voice_path)
         self._call_sid = CallSid(options.call_sid or f"CA{secrets.token_hex(16)}")
         self._playout = Playout()
         self._streams: list[StreamRecord] = []
@@ -87,14 +99,29 @@ class _Call:
         return self._report(ending)
 
     async def _ring(self) -> _Ending:
-        url = self._url(self._options.voice_path)
-        self._tell(Ringing(self._call_sid, url))
+        self._tell(Ringing(self._call_sid, self._document_url))
+        call_status = "in-progress" if self._options.outbound else "ringing"
         try:
-            return await self._follow(await self._ask(url, "ringing"))
+            ending = await self._follow(await self._ask(self._document_url, call_status))
+            while order := self._remote.take():
+                ending = await self._obey(order)
+            return ending
         except WebhookError as error:
             return _Ending(Outcome.WEBHOOK_FAILED, str(error), error.status)
         except twiml.TwimlError as error:
             return _Ending(Outcome.BAD_TWIML, str(error))
+
+    async def _obey(self, order: Order) -> _Ending:
+        match order:
+            case EndCall():
+                return _Ending(Outcome.ENDED_REMOTELY, "ended from outside")
+            case FetchTwiml(url):
+                self._document_url = url
+                return await self._follow(await self._ask(url, "in-progress"))
+            case RunTwiml(text):
+                return await self._follow(twiml.parse(text))
+            case _:
+                assert_never(order)
 
     async def _follow(self, verbs: Sequence[twiml.Verb]) -> _Ending:
         """Follow TwiML until a verb or a stream ends the call, or no verb is left."""
@@ -163,7 +190,7 @@ class _Call:
         opened_s = pace.now_s(self._now_s) if self._streams else 0.0
         stream = CallerStream(started, self._script, self._playout, opened_s)
         self._tell(StreamOpened(started.stream_sid, url, stream.opened_s))
-        ending = await converse(socket, stream, pace, lambda: self._beat(stream.now_s))
+        ending = await converse(socket, stream, pace, lambda: self._turn(stream))
         self._now_s = pace.now_s(stream.now_s) if isinstance(ending, Gone) else stream.now_s
         self._playout.clear(self._now_s)
         self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.tally), ending)
@@ -173,6 +200,11 @@ class _Call:
         gone = ending if isinstance(ending, Gone) else Gone(CLOSED_NORMALLY, "")
         self._streams.append(replace(record, close_code=gone.code, close_reason=gone.reason))
         self._tell(StreamClosed(record.stream_sid, self._now_s, gone.code, gone.reason))
+
+    def _turn(self, stream: CallerStream) -> None:
+        if self._remote.ordered:
+            stream.leave()
+        self._beat(stream.now_s)
 
     def _beat(self, now_s: float) -> None:
         """Tell the levels once a quarter of a second."""
@@ -199,17 +231,19 @@ class _Call:
 
     def _action_url(self, action: str) -> str:
         """Return the URL of an action, which may be relative to the document that it stands in."""
-        return urljoin(self._url(self._options.voice_path), action)
+        return urljoin(self._document_url, action)
 
     def _form(self, call_status: str) -> dict[str, str]:
+        detected = {"AnsweredBy": self._options.answered_by} if self._options.answered_by else {}
         return {
             "CallSid": self._call_sid,
             "AccountSid": self._options.account_sid,
             "From": self._options.from_number,
             "To": self._options.to_number,
             "CallStatus": call_status,
-            "Direction": "inbound",
+            "Direction": "outbound-api" if self._options.outbound else "inbound",
             "ApiVersion": "2010-04-01",
+            **detected,
         }
 
     def _started(self, verb: twiml.Connect) -> Started:

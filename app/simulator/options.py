@@ -21,7 +21,8 @@ class CallOptions:
     Without `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller
     hangs up after `duration_s`, by default when the audio ends. `status_path` is told when the call is over. A call
     with more than `max_streams` streams, one reconnect after the other, is given up. A caller who is put in line hangs
-    up after `patience_s` of pauses; `exchange` redirects him.
+    up after `patience_s` of pauses; `exchange` redirects him. An `outbound` call was placed by the server's side and is
+    answered when the webhook is asked; `answered_by` is what machine detection has found.
     """
 
     base_url: str
@@ -41,6 +42,8 @@ class CallOptions:
     max_streams: int = 10
     patience_s: float = 600.0
     exchange: Exchange = field(default_factory=Exchange)
+    outbound: bool = False
+    answered_by: str | None = None
 
 
 def read_script(options: CallOptions) -> Script:

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
 
     CALLER_HUNG_UP = "caller-hung-up"
     SERVER_HUNG_UP = "server-hung-up"
+    ENDED_REMOTELY = "ended-remotely"
     LINE_CUT = "line-cut"
     REJECTED = "rejected"
     WEBHOOK_FAILED = "webhook-failed"

@@ -92,6 +92,7 @@ class CallerStream:
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
         self._cut = False
+        self._ends_s = script.ends_s
         self._read_s = -math.inf
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
         self._next_packet_s = 0.0
@@ -107,6 +108,10 @@ class CallerStream:
     def cut(self) -> bool:
         """Tell whether the connection has broken."""
         return self._cut
+
+    def leave(self) -> None:
+        """Have the call leave the stream as soon as it can, as when the REST API ends or redirects it."""
+        self._ends_s = min(self._ends_s, self.now_s)
 
     def reads_s(self, now: float) -> float:
         """Return when the next message of the server's may be read."""
@@ -191,7 +196,7 @@ class CallerStream:
         return self._script.line.cut_s or NEVER
 
     def _end_due_s(self) -> float:
-        return self._script.ends_s + ROUNDING_S
+        return self._ends_s + ROUNDING_S
 
     def _return(self, names: Sequence[str]) -> list[Command]:
         lost = self._script.line.marks_lost

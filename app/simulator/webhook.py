@@ -1,4 +1,4 @@
-"""Twilio's form requests, signed: the one door to `aiohttp`."""
+"""Twilio's form requests, signed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

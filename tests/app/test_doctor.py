@@ -1,11 +1,14 @@
 """The doctor's findings."""
 
+import asyncio
 import socket
 
 import pytest
 
 from app.config import CodecKind, EngineKind, Settings, read_settings
 from app.doctor import Finding, Level, examine, report
+from app.simulator.account import Account, OwnedNumber
+from app.simulator.rest import serving_rest
 
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK}
 
@@ -43,14 +46,20 @@ def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[st
     assert finding.advice or "Set " in finding.found
 
 
-def test_everything_set_is_good() -> None:
-    found = _findings(
-        twilio_account_sid="AC" + "0" * 32,
-        twilio_auth_token="token",
-        twilio_phone_number="+15551234567",
-        public_url="https://bridge.example",
-    )
-    for subject in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER", "PUBLIC_URL"):
+async def test_everything_set_is_good() -> None:
+    base_url, sid, number = "https://bridge.example", "AC" + "0" * 32, "+15551234567"
+    owned = OwnedNumber(number, f"{base_url}/twilio/voice")
+    async with serving_rest(Account(sid, "token", numbers=[owned])) as twilio:
+        found = await asyncio.to_thread(
+            _findings,
+            twilio_account_sid=sid,
+            twilio_auth_token="token",
+            twilio_phone_number=number,
+            twilio_api_url=twilio.url,
+            public_url=base_url,
+        )
+    settings = "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER", "PUBLIC_URL"
+    for subject in (*settings, "account", "calls at once", "clock", "number"):
         assert found[subject].level is Level.GOOD, found[subject]
 
 

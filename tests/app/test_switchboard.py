@@ -1,3 +1,4 @@
+import asyncio
 import time
 from dataclasses import replace
 
@@ -298,3 +299,17 @@ async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_fram
     assert [bool(record.spans) for record in records] == [False] * (RECORDS_KEPT - RECORDS_WITH_SPANS) + [
         True
     ] * RECORDS_WITH_SPANS
+
+
+@pytest.mark.parametrize(("wanted", "frames"), [(None, 25), (7, 7), (0, 0), (26, 25)])
+def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) -> None:
+    sent: list[RingMessage] = []
+
+    async def ring() -> None:
+        board = Switchboard(read_settings(), sent.append, lambda: True)
+        board.open_lines(1, processing_s=0.0)
+        assert board.reserve(ANN, wanted)
+        assert [record.greeting_frames for record in board.records()] == [frames]
+
+    asyncio.run(ring())
+    assert [message.greeting_frames for message in sent if isinstance(message, Open)] == [frames]

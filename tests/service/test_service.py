@@ -267,6 +267,38 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
+@pytest.mark.parametrize("query", ["greeting_frames=0", "greeting_frames=25&record=true", "record=true"])
+async def test_the_voice_url_may_say_how_a_call_is_to_be(served: Served, query: str) -> None:
+    answer = await served.phone.post(f"/twilio/voice?{query}", form(new_call_sid()))
+    assert isinstance(parse(answer.text)[0], Connect)
+
+
+async def test_a_greeting_that_cannot_be_given_takes_no_slot(served: Served) -> None:
+    answer = await served.phone.post("/twilio/voice?greeting_frames=26", form(new_call_sid()))
+    assert answer.status_code == 400
+    assert "0 to 25" in answer.text
+    assert served.free_slots == MAX_CALLS
+
+
+async def test_what_the_voice_url_says_is_signed(served: Served) -> None:
+    path = "/twilio/voice?greeting_frames="
+    answer = await served.phone.post(f"{path}7", form(new_call_sid()), url=f"{PUBLIC}{path}8")
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("found", ["machine_start", "fax"])
+async def test_a_machine_that_answers_takes_no_slot(served: Served, found: str) -> None:
+    answer = await served.phone.post("/twilio/voice", {**form(new_call_sid()), "AnsweredBy": found})
+    assert parse(answer.text) == (Hangup(),)
+    assert served.free_slots == MAX_CALLS
+
+
+@pytest.mark.parametrize("found", ["human", "unknown", "machine_end_beep"])
+async def test_a_person_or_a_machine_that_was_waited_for_is_put_through(served: Served, found: str) -> None:
+    answer = await served.phone.post("/twilio/voice", {**form(new_call_sid()), "AnsweredBy": found})
+    assert isinstance(parse(answer.text)[0], Connect)
+
+
 TWILIO_ROUTES = ["voice", "after-stream", "status", "wait", "after-wait"]
 
 

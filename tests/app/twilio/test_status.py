@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.twilio.status import LONGEST_TEXT, CallStatus, StreamStatus, parse_status
-from app.twilio.stream_errors import EXPLAINED, explain
 
 
 @pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
@@ -71,13 +70,3 @@ def test_whatever_a_callback_says_it_fits_on_a_line(fields: dict[str, str]) -> N
         case CallStatus(text) | StreamStatus(text):
             assert len(text) <= LONGEST_TEXT
             assert text.isprintable()
-
-
-def test_every_code_of_a_stream_says_what_to_do() -> None:
-    assert {31901, 31903, 31910, 31920, 31921, 31922, 31924, 31930, 31931, 31941, 31950, 31951} <= set(EXPLAINED)
-    assert "PUBLIC_URL" in explain(31920)
-    assert all("\n" not in explain(code) for code in EXPLAINED)
-
-
-def test_a_code_that_we_do_not_know_is_looked_up() -> None:
-    assert explain(12345) == "see https://www.twilio.com/docs/api/errors/12345"

@@ -1,0 +1,215 @@
+"""A stand-in for Twilio's REST API: its paths, authentication, pages and errors, over an account of our own.
+
+A call that is created here is placed: it rings, asks our webhook, opens our socket and posts status callbacks. A thin
+shell; what the account owns and refuses is in `account`, what becomes of a call in `callee`.
+"""
+
+import asyncio
+import time
+from base64 import b64encode
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from hmac import compare_digest
+
+from aiohttp import web
+
+from app.simulator.account import (
+    FINAL,
+    NOT_FOUND,
+    NOT_IN_PROGRESS,
+    UNAUTHORIZED,
+    Account,
+    Fault,
+    Json,
+    OwnedNumber,
+    PlacedCall,
+)
+from app.simulator.callee import Callee, Placing
+from app.simulator.remote import EndCall, FetchTwiml, Order, RunTwiml
+
+ROOT = "/2010-04-01/Accounts"
+PAGE_SIZE = 50
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RestStandIn:
+    """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
+
+    `faults` are answered first, by what is asked, in order; `callees` are who answers at a number.
+    """
+
+    def __init__(self, account: Account, dial_url: str | None = None) -> None:
+        """Begin with nobody to call in particular; our server is at `dial_url` where that is given."""
+        self.account, self.url = account, ""
+        self.callees: dict[str, Callee] = {}
+        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
+        self.asked: list[tuple[str, list[tuple[str, str]]]] = []
+        self.clock_ahead_s = 0.0
+        self.page_size = PAGE_SIZE
+        self._dial_url = dial_url
+        self._give: dict[str, Callable[[Order], None]] = {}
+        self._placings: set[asyncio.Task[None]] = set()
+
+    def adopt(self, call_sid: str, give: Callable[[Order], None]) -> None:
+        """Let REST end and redirect a call that was not placed here, such as an inbound one, by `Remote.give`."""
+        self._give[call_sid] = give
+
+    async def settle(self) -> None:
+        """Wait until every call that was placed is over."""
+        await asyncio.gather(*self._placings)
+
+    async def stop(self) -> None:
+        """Drop all calls."""
+        for placing in self._placings:
+            placing.cancel()
+        await asyncio.gather(*self._placings, return_exceptions=True)
+
+    def application(self) -> web.Application:
+        """Return the server's routes."""
+        application = web.Application(middlewares=[self._guard])
+        root = f"{ROOT}/{self.account.sid}"
+        application.router.add_get(f"{root}.json", self._fetch_account)
+        application.router.add_post(f"{root}/Calls.json", self._create_call)
+        application.router.add_get(f"{root}/Calls/{{sid}}.json", self._fetch_call)
+        application.router.add_post(f"{root}/Calls/{{sid}}.json", self._update_call)
+        application.router.add_get(f"{root}/Calls/{{sid}}/Notifications.json", self._list_notifications)
+        application.router.add_get(f"{root}/IncomingPhoneNumbers.json", self._list_numbers)
+        application.router.add_post(f"{root}/IncomingPhoneNumbers/{{sid}}.json", self._update_number)
+        application.on_response_prepare.append(self._set_date)
+        return application
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Take down what is asked; answer with a fault or a refusal where there is one."""
+        asked = f"{request.method} {_resource(request.path)}"
+        pairs = [(name, str(value)) for name, value in (await request.post() or request.query).items()]
+        self.asked.append((asked, pairs))
+        if faults := self.faults[asked]:
+            return _refuse(request, faults.popleft())
+        if not self._knows(request.headers.get("Authorization", "")):
+            return _refuse(request, UNAUTHORIZED)
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _refuse(request, NOT_FOUND)
+
+    def _knows(self, authorization: str) -> bool:
+        ours = b64encode(f"{self.account.sid}:{self.account.auth_token}".encode())
+        return compare_digest(authorization.encode(), b"Basic " + ours)
+
+    async def _set_date(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = formatdate(time.time() + self.clock_ahead_s, usegmt=True)
+
+    async def _fetch_account(self, request: web.Request) -> web.Response:
+        return web.json_response(self.account.as_json())
+
+    async def _create_call(self, request: web.Request) -> web.Response:
+        posted = await request.post()
+        form = {name: str(value) for name, value in posted.items()}
+        if fault := self.account.refuses(form):
+            return _refuse(request, fault)
+        events = [str(event) for event in posted.getall("StatusCallbackEvent", ["completed"])]
+        call = PlacedCall(form, events)
+        self.account.calls[call.sid] = call
+        self.adopt(call.sid, call.remote.give)
+        callee = self.callees.get(form["To"], Callee())
+        placing = asyncio.create_task(Placing(self.account, call, callee, self._dial_url).run())
+        self._placings.add(placing)
+        return web.json_response(call.as_json(self.account.sid), status=201)
+
+    async def _fetch_call(self, request: web.Request) -> web.Response:
+        return web.json_response(self._call(request).as_json(self.account.sid))
+
+    async def _update_call(self, request: web.Request) -> web.Response:
+        """End the call, or send it elsewhere; one that was adopted is in progress as long as it is known."""
+        sid, form = request.match_info["sid"], await request.post()
+        if sid not in self._give:
+            raise web.HTTPNotFound
+        call = self.account.calls.get(sid)
+        ends = form.get("Status") == "completed"
+        if call and (call.status in FINAL or (call.status != "in-progress" and not ends)):
+            return _refuse(request, NOT_IN_PROGRESS)
+        if ends:
+            self._give[sid](EndCall())
+        elif url := form.get("Url"):
+            self._give[sid](FetchTwiml(str(url)))
+        else:
+            self._give[sid](RunTwiml(str(form.get("Twiml", ""))))
+        resource: Json = call.as_json(self.account.sid) if call else {"sid": sid, "status": "in-progress"}
+        return web.json_response(resource)
+
+    async def _list_notifications(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("Log")
+        notes = [note for note in self._call(request).notifications_json() if wanted in (None, note["log"])]
+        return self._page(request, "notifications", notes)
+
+    async def _list_numbers(self, request: web.Request) -> web.Response:
+        """List the numbers that hold the digits of `PhoneNumber`: as Twilio's, it is a search."""
+        wanted = request.query.get("PhoneNumber", "")
+        numbers = [number for number in self.account.numbers if wanted in number.phone_number]
+        return self._page(request, "incoming_phone_numbers", [item.as_json(self.account.sid) for item in numbers])
+
+    async def _update_number(self, request: web.Request) -> web.Response:
+        number = self._number(request.match_info["sid"])
+        number.update({name: str(value) for name, value in (await request.post()).items()})
+        return web.json_response(number.as_json(self.account.sid))
+
+    def _call(self, request: web.Request) -> PlacedCall:
+        call = self.account.calls.get(request.match_info["sid"])
+        if call is None:
+            raise web.HTTPNotFound
+        return call
+
+    def _number(self, sid: str) -> OwnedNumber:
+        found = [number for number in self.account.numbers if number.sid == sid]
+        if not found:
+            raise web.HTTPNotFound
+        return found[0]
+
+    def _page(self, request: web.Request, key: str, items: Sequence[Json]) -> web.Response:
+        size, page = int(request.query.get("PageSize", self.page_size)), int(request.query.get("Page", 0))
+        following = request.rel_url.update_query(Page=str(page + 1)) if (page + 1) * size < len(items) else None
+        envelope: Json = {
+            "page": page,
+            "page_size": size,
+            "start": page * size,
+            "uri": str(request.rel_url),
+            "next_page_uri": None if following is None else str(following),
+            key: items[page * size : (page + 1) * size],
+        }
+        return web.json_response(envelope)
+
+
+@asynccontextmanager
+async def serving_rest(account: Account, dial_url: str | None = None) -> AsyncIterator[RestStandIn]:
+    """Run a stand-in on a free port of this machine; calls that are on when the block ends are dropped."""
+    stand_in = RestStandIn(account, dial_url)
+    runner = web.AppRunner(stand_in.application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    stand_in.url = f"http://{host}:{port}"
+    try:
+        yield stand_in
+    finally:
+        await stand_in.stop()
+        await runner.cleanup()
+
+
+def _resource(path: str) -> str:
+    """Return what a path is about: Accounts, Calls, Notifications, IncomingPhoneNumbers."""
+    names = [part.removesuffix(".json") for part in path.split("/")]
+    return next((name for name in reversed(names) if name.isalpha()), "")
+
+
+def _refuse(request: web.Request, fault: Fault) -> web.Response:
+    if fault.status is None:
+        assert request.transport
+        request.transport.abort()
+        return web.Response()
+    headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+    if fault.code is None:
+        return web.Response(status=fault.status, text="<html>unavailable</html>", headers=headers)
+    return web.json_response(fault.body(), status=fault.status, headers=headers)

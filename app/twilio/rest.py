@@ -1,0 +1,236 @@
+"""Twilio's REST API: the one door to it, over the `twilio` package's client in a thread.
+
+What may be repeated when it fails is told in `rest_door`: a call could be placed twice, a stream redirected twice; all
+else does no harm.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NewType, TypeVar
+
+from twilio.base.exceptions import TwilioException  # type: ignore[import-untyped]
+from twilio.base.values import unset  # type: ignore[import-untyped]
+from twilio.rest import Client  # type: ignore[import-untyped]
+
+from app.config import Settings, SettingsError
+from app.twilio.errors import NOT_IN_PROGRESS
+from app.twilio.events import CallSid
+from app.twilio.rest_door import RestDoor, RestError, retry_wait_s
+
+API_URL = "https://api.twilio.com"
+STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
+ERROR_LEVEL = "0"
+"""A notification of this level is an error, of "1" a warning."""
+
+NumberSid = NewType("NumberSid", str)
+Result = TypeVar("Result")
+
+
+class CallStatus(StrEnum):
+    """How far Twilio has come with a call."""
+
+    QUEUED = "queued"
+    INITIATED = "initiated"
+    RINGING = "ringing"
+    IN_PROGRESS = "in-progress"
+    COMPLETED = "completed"
+    BUSY = "busy"
+    NO_ANSWER = "no-answer"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def over(self) -> bool:
+        return self in (self.COMPLETED, self.BUSY, self.NO_ANSWER, self.FAILED, self.CANCELED)
+
+
+class MachineDetection(StrEnum):
+    """When Twilio asks for our TwiML: as soon as it knows who has answered, or when a machine's greeting is over."""
+
+    ENABLE = "Enable"
+    DETECT_MESSAGE_END = "DetectMessageEnd"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A call to place; both numbers as E.164, `time_limit_s` None for Twilio's four hours."""
+
+    to: str
+    from_number: str
+    voice_url: str
+    status_url: str
+    time_limit_s: int | None = None
+    machine_detection: MachineDetection | None = None
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Return the form that Twilio gets."""
+        optional = {"TimeLimit": self.time_limit_s, "MachineDetection": self.machine_detection}
+        return [
+            ("To", self.to),
+            ("From", self.from_number),
+            ("Url", self.voice_url),
+            ("Method", "POST"),
+            ("StatusCallback", self.status_url),
+            ("StatusCallbackMethod", "POST"),
+            *(("StatusCallbackEvent", event) for event in STATUS_EVENTS),
+            *((name, str(value)) for name, value in optional.items() if value is not None),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class RestCall:
+    """A call as Twilio sees it. `answered_by` is "human", "machine_start", … where machine detection was asked for."""
+
+    sid: CallSid
+    status: CallStatus
+    answered_by: str | None = None
+    duration_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account; `clock_s` is Twilio's clock in seconds since 1970, None if the answer does not tell."""
+
+    sid: str
+    status: str
+    trial: bool
+    clock_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number that the account owns. With an application or a trunk Twilio ignores the voice URL."""
+
+    sid: NumberSid
+    phone_number: str
+    voice_url: str
+    status_url: str
+    voice_method: str = "POST"
+    status_method: str = "POST"
+    voice_application_sid: str = ""
+    trunk_sid: str = ""
+
+
+class TwilioRest:
+    """What the service asks of Twilio. Every method raises RestError; `sleep` waits before a repetition."""
+
+    def __init__(
+        self,
+        account_sid: str,
+        auth_token: str,
+        api_url: str = "",
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._door = RestDoor(api_url or API_URL)
+        self._client = Client(account_sid, auth_token, http_client=self._door)
+        self._account_sid, self._sleep = account_sid, sleep
+
+    async def place_call(self, request: CallRequest) -> RestCall:
+        """Have Twilio call somebody. The call is queued then, not ringing yet."""
+        return await self._do(lambda: _call(self._create(request)), harmless=False)
+
+    async def fetch_call(self, sid: CallSid) -> RestCall:
+        """Return how far a call is."""
+        return await self._do(lambda: _call(self._client.calls(sid).fetch()))
+
+    async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
+        """Return the codes of what went wrong in a call, warnings left out, in the order in which Twilio lists them."""
+        noted = await self._do(lambda: self._client.calls(sid).notifications.list(log=int(ERROR_LEVEL)))
+        return tuple(dict.fromkeys(int(note.error_code) for note in noted if str(note.log) == ERROR_LEVEL))
+
+    async def redirect(self, call_sid: CallSid, url: str) -> None:
+        """Have a call that is on, or in a queue, fetch its TwiML anew, at `url`."""
+        await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), harmless=False)
+
+    async def hang_up(self, call_sid: CallSid) -> None:
+        """End a call, also one that is queued or ringing; one that is over already is none to end."""
+        try:
+            await self._do(lambda: self._client.calls(call_sid).update(status=CallStatus.COMPLETED.value))
+        except RestError as error:
+            if error.code != NOT_IN_PROGRESS:
+                raise
+
+    async def account(self) -> Account:
+        """Return what kind of account this is."""
+        account = await self._do(lambda: self._client.api.v2010.accounts(self._account_sid).fetch())
+        return Account(account.sid, account.status, account.type == "Trial", self._door.clock_s)
+
+    async def find_number(self, phone_number: str) -> Number | None:
+        """Return this number, None when the account does not own it."""
+        found = await self._do(lambda: self._client.incoming_phone_numbers.list(phone_number=phone_number))
+        return next(
+            (_number(item) for item in found if item.phone_number == phone_number), None
+        )  # Twilio's is a search
+
+    async def point_number(
+        self,
+        number_sid: NumberSid,
+        voice_url: str,
+        status_url: str,
+        voice_method: str = "POST",
+        status_method: str = "POST",
+    ) -> Number:
+        """Set where Twilio asks what to do with a call to this number, and where it tells how the call went."""
+        changes = {
+            "voice_url": voice_url,
+            "voice_method": voice_method,
+            "status_callback": status_url,
+            "status_callback_method": status_method,
+        }
+        return await self._do(lambda: _number(self._client.incoming_phone_numbers(number_sid).update(**changes)))
+
+    def _create(self, request: CallRequest) -> Any:
+        return self._client.calls.create(
+            to=request.to,
+            from_=request.from_number,
+            url=request.voice_url,
+            method="POST",
+            status_callback=request.status_url,
+            status_callback_method="POST",
+            status_callback_event=list(STATUS_EVENTS),
+            time_limit=request.time_limit_s or unset,
+            machine_detection=request.machine_detection.value if request.machine_detection else unset,
+        )
+
+    async def _do(self, request: Callable[[], Result], harmless: bool = True) -> Result:
+        attempt = 1
+        while True:
+            try:
+                return await asyncio.to_thread(request)
+            except RestError as error:
+                wait_s = retry_wait_s(error, attempt, harmless, random.random())  # noqa: S311 - no secret
+                if wait_s is None:
+                    raise
+            except (TwilioException, ValueError) as error:
+                raise RestError("Twilio answered what its own client cannot read; is TWILIO_API_URL right?") from error
+            await self._sleep(wait_s)
+            attempt += 1
+
+
+def open_rest(settings: Settings) -> TwilioRest:
+    """Return the door to the account in the settings. Raises SettingsError when SID or token are missing."""
+    for name in ("twilio_account_sid", "twilio_auth_token"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{name.upper()} is not set: copy it from the Twilio console into .env")
+    return TwilioRest(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_api_url)
+
+
+def _call(call: Any) -> RestCall:
+    duration_s = int(call.duration) if call.duration else None
+    return RestCall(CallSid(call.sid), CallStatus(call.status), call.answered_by or None, duration_s)
+
+
+def _number(number: Any) -> Number:
+    return Number(
+        NumberSid(number.sid),
+        number.phone_number,
+        number.voice_url or "",
+        number.status_callback or "",
+        number.voice_method or "POST",
+        number.status_callback_method or "POST",
+        number.voice_application_sid or "",
+        number.trunk_sid or "",
+    )

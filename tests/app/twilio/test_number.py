@@ -1,0 +1,154 @@
+"""Pointing our number at the service and back, against the stand-in for Twilio's REST API."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.simulator.account import UNAVAILABLE, Account, OwnedNumber
+from app.simulator.rest import RestStandIn, serving_rest
+from app.twilio.number import Destination, NumberOnLoan, NumberRefused, Pointed, Webhook, restored
+from app.twilio.rest import TwilioRest
+from app.twilio.rest_door import ATTEMPTS, RestError
+
+SID, TOKEN, OURS = "AC" + "3" * 32, "the-rest-token", "+15550100000"
+FIRST, SECOND = "https://first.example.com", "https://second.example.com"
+BEFORE = OwnedNumber(OURS, "https://old.example.com/v", "GET", "https://old.example.com/s", "GET")
+
+
+@dataclass
+class Twilio:
+    stand_in: RestStandIn
+    loan: NumberOnLoan
+
+    @property
+    def number(self) -> OwnedNumber:
+        return self.stand_in.account.numbers[0]
+
+    @property
+    def changes(self) -> int:
+        return [asked for asked, _ in self.stand_in.asked].count("POST IncomingPhoneNumbers")
+
+
+@pytest_asyncio.fixture
+async def twilio() -> AsyncIterator[Twilio]:
+    async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(**vars(BEFORE))])) as stand_in:
+        yield Twilio(stand_in, NumberOnLoan(TwilioRest(SID, TOKEN, stand_in.url, no_sleep), OURS))
+
+
+async def no_sleep(_: float) -> None:
+    pass
+
+
+async def test_the_number_leads_to_us_and_back(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
+    assert twilio.number.status_callback == f"{FIRST}/twilio/status"
+    assert (twilio.number.voice_method, twilio.number.status_callback_method) == ("POST", "POST")
+    await twilio.loan.restore()
+    assert twilio.number == BEFORE
+
+
+async def test_a_number_that_led_nowhere_leads_nowhere_again(twilio: Twilio) -> None:
+    twilio.number.voice_url = twilio.number.status_callback = ""
+    await twilio.loan.point(FIRST)
+    await twilio.loan.restore()
+    assert (twilio.number.voice_url, twilio.number.status_callback) == ("", "")
+
+
+async def test_after_a_change_of_address_the_first_values_come_back(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    await twilio.loan.point(SECOND)
+    assert twilio.number.voice_url == f"{SECOND}/twilio/voice"
+    await twilio.loan.restore()
+    assert twilio.number == BEFORE
+
+
+async def test_what_somebody_set_meanwhile_stays(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    twilio.number.voice_url = "https://theirs.example.com/v"
+    await twilio.loan.restore()
+    assert twilio.number.voice_url == "https://theirs.example.com/v"
+    assert twilio.number.status_callback == BEFORE.status_callback
+
+
+async def test_what_somebody_set_between_two_addresses_of_ours_is_what_comes_back(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    twilio.number.voice_url = "https://theirs.example.com/v"
+    await twilio.loan.point(SECOND)
+    await twilio.loan.restore()
+    assert twilio.number.voice_url == "https://theirs.example.com/v"
+
+
+async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    await twilio.loan.point(FIRST)
+    assert twilio.changes == 1
+    await twilio.loan.restore()
+    await twilio.loan.restore()
+    assert twilio.changes == 2
+
+
+async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) -> None:
+    await twilio.loan.restore()
+    assert twilio.stand_in.asked == []
+
+
+async def test_a_number_that_was_given_up_meanwhile_is_left_alone(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    twilio.stand_in.account.numbers.clear()
+    await twilio.loan.restore()
+    assert twilio.changes == 1
+
+
+async def test_a_request_whose_answer_was_lost_is_undone_as_well(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST IncomingPhoneNumbers"].extend([UNAVAILABLE] * ATTEMPTS)
+    with pytest.raises(RestError):
+        await twilio.loan.point(FIRST)
+    twilio.number.voice_url = f"{FIRST}/twilio/voice"  # it was carried out after all
+    await twilio.loan.restore()
+    assert twilio.number == BEFORE
+
+
+async def test_a_request_that_was_cut_short_does_not_overtake_the_one_that_undoes_it(twilio: Twilio) -> None:
+    pointing = asyncio.create_task(twilio.loan.point(FIRST))
+    while twilio.loan._leading is None:  # noqa: ASYNC110 - this very moment is wanted
+        await asyncio.sleep(0)
+    pointing.cancel()
+    await twilio.loan.restore()
+    assert twilio.changes == 2
+    assert twilio.number == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("field", "sid", "named"),
+    [
+        ("voice_application_sid", "AP1", "TwiML application .AP1."),
+        ("trunk_sid", "TK1", "SIP trunk .TK1."),
+        ("phone_number", "+15559999999", "not this account's"),
+    ],
+)
+async def test_a_number_that_would_not_lead_to_us_is_refused_and_not_touched(
+    twilio: Twilio, field: str, sid: str, named: str
+) -> None:
+    setattr(twilio.number, field, sid)
+    with pytest.raises(NumberRefused, match=named) as caught:
+        await twilio.loan.point(FIRST)
+    assert twilio.changes == 0
+    assert "\n" not in str(caught.value)
+    assert OURS not in str(caught.value)
+
+
+webhooks = st.builds(Webhook, st.sampled_from(["", "a", "b", "c"]), st.sampled_from(["GET", "POST"]))
+destinations = st.builds(Destination, webhooks, webhooks)
+
+
+@given(now=destinations, ours=destinations, before=destinations)
+def test_each_value_goes_back_exactly_if_it_is_ours(now: Destination, ours: Destination, before: Destination) -> None:
+    after = restored(now, Pointed(ours, before))
+    assert after.voice == (before.voice if now.voice.url == ours.voice.url else now.voice)
+    assert after.status == (before.status if now.status.url == ours.status.url else now.status)

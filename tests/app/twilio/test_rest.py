@@ -1,0 +1,282 @@
+"""The door to Twilio's REST API against the stand-in; no test waits in earnest."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import SettingsError, read_settings
+from app.log import LogLevel, start_logging
+from app.simulator.account import (
+    NO_ANSWER,
+    TOO_MANY_CALLS,
+    TOO_MANY_REQUESTS,
+    UNAVAILABLE,
+    Account,
+    AccountType,
+    Fault,
+    OwnedNumber,
+)
+from app.simulator.remote import EndCall, FetchTwiml, Remote
+from app.simulator.rest import RestStandIn, serving_rest
+from app.twilio.events import CallSid
+from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
+from app.twilio.rest_door import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
+
+SID, TOKEN = "AC" + "1" * 32, "the-rest-token"
+OURS, THEIRS = "+15550100000", "+15550100001"
+PUBLIC = "https://phone.example.com"
+REQUEST = CallRequest(THEIRS, OURS, f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/status")
+
+
+@dataclass
+class Twilio:
+    """The stand-in and a door to it; `waits` are how long the door would have waited."""
+
+    stand_in: RestStandIn
+    token: str = TOKEN
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def rest(self) -> TwilioRest:
+        return TwilioRest(SID, self.token, self.stand_in.url, self._sleep)
+
+    async def _sleep(self, wait_s: float) -> None:
+        self.waits.append(wait_s)
+
+    def asked(self) -> list[str]:
+        return [asked for asked, _ in self.stand_in.asked]
+
+
+@pytest_asyncio.fixture
+async def twilio() -> AsyncIterator[Twilio]:
+    async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(OURS)]), dial_url="http://127.0.0.1:1") as served:
+        yield Twilio(served)
+
+
+async def test_a_call_is_placed_with_the_form_that_a_dry_run_shows(twilio: Twilio) -> None:
+    request = CallRequest(THEIRS, OURS, REQUEST.voice_url, REQUEST.status_url, 600, MachineDetection.ENABLE)
+    placed = await twilio.rest.place_call(request)
+    assert placed.status is CallStatus.QUEUED
+    assert placed.sid in twilio.stand_in.account.calls
+    [(asked, form)] = twilio.stand_in.asked
+    assert asked == "POST Calls"
+    assert sorted(form) == sorted(request.fields())
+    assert dict(form)["MachineDetection"] == "Enable"
+
+
+async def test_a_plain_call_has_no_limit_and_no_detection_of_machines(twilio: Twilio) -> None:
+    await twilio.rest.place_call(REQUEST)
+    [(_, form)] = twilio.stand_in.asked
+    assert not {"TimeLimit", "MachineDetection"} & {name for name, _ in form}
+
+
+async def test_what_went_wrong_in_a_call_can_be_asked(twilio: Twilio) -> None:
+    placed = await twilio.rest.place_call(REQUEST)
+    await twilio.stand_in.settle()
+    assert (await twilio.rest.fetch_call(placed.sid)).status is CallStatus.COMPLETED
+    assert await twilio.rest.call_errors(placed.sid) == (11200,), "nobody answers the webhook"
+
+
+@pytest.mark.parametrize(
+    ("request_to", "number", "code"),
+    [
+        ("+1", OURS, 21211),
+        (THEIRS, "0049", 21212),
+        (THEIRS, THEIRS, 21210),
+        (THEIRS, OURS, 21219),
+    ],
+)
+async def test_a_refusal_has_twilios_code_and_says_what_to_do(
+    twilio: Twilio, request_to: str, number: str, code: int
+) -> None:
+    twilio.stand_in.account.type = AccountType.TRIAL
+    with pytest.raises(RestError, match=f"^{code}: .+; .+") as caught:
+        await twilio.rest.place_call(CallRequest(request_to, number, REQUEST.voice_url, REQUEST.status_url))
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+    assert twilio.waits == []
+
+
+async def test_a_wrong_token_is_20003_at_every_method(twilio: Twilio) -> None:
+    twilio.token = "another"
+    rest, call_sid = twilio.rest, CallSid("CA1")
+    for asking in (
+        rest.place_call(REQUEST),
+        rest.fetch_call(call_sid),
+        rest.call_errors(call_sid),
+        rest.redirect(call_sid, PUBLIC),
+        rest.hang_up(call_sid),
+        rest.account(),
+        rest.find_number(OURS),
+        rest.point_number(NumberSid("PN1"), PUBLIC, PUBLIC),
+    ):
+        with pytest.raises(RestError, match=r"20003.*TWILIO_AUTH_TOKEN") as caught:
+            await asking
+        assert (caught.value.code, caught.value.status) == (20003, 401)
+
+
+async def test_too_many_calls_at_once_is_told_and_not_tried_again(twilio: Twilio) -> None:
+    twilio.stand_in.account.most_calls = 0
+    with pytest.raises(RestError, match="10004"):
+        await twilio.rest.place_call(REQUEST)
+    assert twilio.waits == []
+
+
+async def test_a_call_turned_away_for_their_number_is_placed_a_moment_later(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST Calls"].extend([TOO_MANY_REQUESTS, Fault(429, 20429, "", retry_after_s=3)])
+    await twilio.rest.place_call(REQUEST)
+    assert len(twilio.stand_in.account.calls) == 1
+    assert twilio.waits[1] == 3
+
+
+async def test_too_many_requests_for_too_long_are_told(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST Calls"].extend([TOO_MANY_REQUESTS] * ATTEMPTS)
+    with pytest.raises(RestError, match="20429"):
+        await twilio.rest.place_call(REQUEST)
+    assert len(twilio.waits) == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, NO_ANSWER], ids=["503", "no answer"])
+async def test_what_does_no_harm_twice_is_tried_again(twilio: Twilio, fault: Fault) -> None:
+    twilio.stand_in.faults["GET Accounts"].extend([fault] * (ATTEMPTS - 1))
+    assert (await twilio.rest.account()).status == "active"
+    assert len(twilio.waits) == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, NO_ANSWER], ids=["503", "no answer"])
+async def test_a_call_that_may_have_been_placed_or_redirected_is_not_tried_again(twilio: Twilio, fault: Fault) -> None:
+    twilio.stand_in.faults["POST Calls"].extend([fault] * 2)
+    with pytest.raises(RestError):
+        await twilio.rest.place_call(REQUEST)
+    with pytest.raises(RestError):
+        await twilio.rest.redirect(CallSid("CA1"), PUBLIC)
+    assert twilio.asked() == ["POST Calls"] * 2
+
+
+async def test_a_server_that_is_not_there_is_tried_again_and_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    waits: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+
+    with pytest.raises(RestError, match=f"127.0.0.1:{port}: the connection was refused") as caught:
+        await TwilioRest(SID, TOKEN, f"http://127.0.0.1:{port}", sleep).place_call(REQUEST)
+    assert caught.value.status is None
+    assert len(waits) == ATTEMPTS - 1
+
+
+async def test_an_answer_that_is_not_twilios_is_told(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST Calls"].append(Fault(418))
+    with pytest.raises(RestError, match="HTTP 418") as caught:
+        await twilio.rest.place_call(REQUEST)
+    assert caught.value.code is None
+
+
+@pytest.mark.parametrize("fault", [Fault(200), Fault(200, 0, "no call")], ids=["a web page", "another JSON"])
+async def test_a_success_that_is_not_twilios_is_told(twilio: Twilio, fault: Fault) -> None:
+    twilio.stand_in.faults["POST Calls"].append(fault)
+    with pytest.raises(RestError, match="TWILIO_API_URL"):
+        await twilio.rest.place_call(REQUEST)
+
+
+async def test_a_code_that_is_not_known_here_comes_with_twilios_words_and_no_number(twilio: Twilio) -> None:
+    twilio.stand_in.faults["POST Calls"].append(Fault(400, 21299, f"Odd number {THEIRS},\nsorry"))
+    with pytest.raises(RestError, match=r"21299: see https://.*21299 \(Odd number …0001, sorry\)$"):
+        await twilio.rest.place_call(REQUEST)
+
+
+@given(attempt=st.integers(1, 10), chance=st.floats(0, 1), retry_after_s=st.none() | st.floats(0, 1e6))
+@pytest.mark.parametrize("status", [None, 400, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("harmless", [True, False])
+def test_waiting_ends(
+    status: int | None, harmless: bool, attempt: int, chance: float, retry_after_s: float | None
+) -> None:
+    error = RestError("", None, status, retry_after_s)
+    wait_s = retry_wait_s(error, attempt, harmless, chance)
+    if wait_s is not None:
+        assert attempt < ATTEMPTS
+        assert 0 < wait_s <= LONGEST_WAIT_S
+        assert wait_s >= (retry_after_s or 0)
+        assert status == 429 or (harmless and status in (None, 500, 503))
+
+
+def test_too_many_calls_is_no_matter_of_moments() -> None:
+    assert retry_wait_s(RestError("", TOO_MANY_CALLS.code, 429), 1, True, 0.5) is None
+
+
+async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(twilio: Twilio) -> None:
+    remote = Remote()
+    twilio.stand_in.adopt("CAinbound", remote.give)
+    await twilio.rest.hang_up(CallSid("CAinbound"))
+    assert remote.take() == EndCall()
+    placed = await twilio.rest.place_call(REQUEST)
+    await twilio.stand_in.settle()
+    await twilio.rest.hang_up(placed.sid)
+
+
+async def test_redirecting_reaches_the_call_and_one_that_is_over_cannot_be_redirected(twilio: Twilio) -> None:
+    remote = Remote()
+    twilio.stand_in.adopt("CAinbound", remote.give)
+    await twilio.rest.redirect(CallSid("CAinbound"), f"{PUBLIC}/twilio/voice")
+    assert remote.take() == FetchTwiml(f"{PUBLIC}/twilio/voice")
+    placed = await twilio.rest.place_call(REQUEST)
+    await twilio.stand_in.settle()
+    with pytest.raises(RestError, match="21220"):
+        await twilio.rest.redirect(placed.sid, PUBLIC)
+
+
+async def test_a_number_is_found_on_whatever_page_it_is(twilio: Twilio) -> None:
+    twilio.stand_in.page_size = 2
+    twilio.stand_in.account.numbers = [OwnedNumber(f"{OURS}{last}") for last in range(6)] + [OwnedNumber(OURS)]
+    found = await twilio.rest.find_number(OURS)
+    assert found is not None
+    assert (found.phone_number, found.sid) == (OURS, twilio.stand_in.account.numbers[-1].sid)
+    assert twilio.asked() == ["GET IncomingPhoneNumbers"] * 4
+
+
+async def test_a_number_that_only_looks_like_it_is_not_taken_for_it(twilio: Twilio) -> None:
+    twilio.stand_in.account.numbers = [OwnedNumber(f"{OURS}9")]
+    assert await twilio.rest.find_number(OURS) is None
+
+
+async def test_pointing_a_number_changes_what_twilio_has(twilio: Twilio) -> None:
+    [owned] = twilio.stand_in.account.numbers
+    number = await twilio.rest.point_number(NumberSid(owned.sid), f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/status")
+    assert (owned.voice_url, owned.status_callback) == (f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/status")
+    assert number == await twilio.rest.find_number(OURS)
+
+
+@pytest.mark.parametrize("kind", AccountType)
+async def test_the_account_tells_its_kind_and_twilios_clock(twilio: Twilio, kind: AccountType) -> None:
+    twilio.stand_in.account.type = kind
+    twilio.stand_in.clock_ahead_s = 3 * 86_400
+    account = await twilio.rest.account()
+    assert (account.sid, account.trial) == (SID, kind is AccountType.TRIAL)
+    assert account.clock_s is not None
+    assert datetime.fromtimestamp(account.clock_s, UTC).date() > datetime.now(UTC).date()
+
+
+async def test_nothing_logs_a_number_or_the_token(twilio: Twilio, caplog: pytest.LogCaptureFixture) -> None:
+    start_logging(LogLevel.DEBUG)
+    with caplog.at_level(logging.DEBUG):
+        await twilio.rest.find_number(OURS)
+        await twilio.rest.place_call(REQUEST)
+    assert OURS[1:] not in caplog.text
+    assert THEIRS[1:] not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"])
+def test_without_sid_or_token_there_is_no_door(missing: str) -> None:
+    settings = {"twilio_account_sid": SID, "twilio_auth_token": TOKEN, missing.lower(): ""}
+    with pytest.raises(SettingsError, match=missing):
+        open_rest(read_settings(**settings))

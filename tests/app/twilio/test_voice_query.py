@@ -1,0 +1,31 @@
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.twilio.voice_query import read_greeting_frames, voice_query
+
+
+@given(frames=st.none() | st.integers(0, 125), record=st.booleans())
+def test_what_is_written_is_read_back(frames: int | None, record: bool) -> None:
+    assert read_greeting_frames(voice_query(frames, record).removeprefix("?"), 125) == frames
+
+
+def test_no_wish_is_no_query() -> None:
+    assert voice_query() == ""
+    assert voice_query(0, record=True) == "?greeting_frames=0&record=true"
+
+
+@given(st.text())
+def test_whatever_the_query_is_the_greeting_can_be_given_or_it_is_refused(text: str) -> None:
+    for query in (text, f"greeting_frames={text}"):
+        with suppress(ValueError):
+            frames = read_greeting_frames(query, 25)
+            assert frames is None or 0 <= frames <= 25
+
+
+@pytest.mark.parametrize("wrong", ["", "-1", "26", "2.5", "many", "%D9%A3", "9" * 5_000, "1&greeting_frames=99"])
+def test_a_greeting_that_cannot_be_given_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="0 to 25"):
+        read_greeting_frames(f"greeting_frames={wrong}", 25)
