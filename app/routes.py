@@ -9,28 +9,28 @@ from app.config import Settings, is_loopback
 from app.lag import LagGauge
 from app.log import CallLog, mask_number
 from app.media import run_media_socket
+from app.public import PublicAddress
+from app.selftest import build_selftest_router
 from app.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from app.twilio.signature import SignatureCheck, socket_url
+from app.twilio.signature import SIGNATURE_HEADER, SignatureCheck, socket_url
 
 log = logging.getLogger(__name__)
 
-SIGNATURE_HEADER = "x-twilio-signature"
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
 REJECTED = 1008
 
 
-def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) -> APIRouter:
+def build_router(settings: Settings, public: PublicAddress, switchboard: Switchboard, lag: LagGauge) -> APIRouter:
     """Return the routes over one switchboard."""
     router = APIRouter()
-    check = SignatureCheck(settings.base_url, settings.auth_tokens) if settings.checks_signatures else None
 
     @router.post("/twilio/voice")
     async def voice(request: Request) -> Response:
-        form = await _signed_form(request, check)
+        form = await _signed_form(request, public.check)
         call_sid = _call_sid(form, settings)
         reservation = switchboard.reserve(call_sid)
         caller = form.get("From", "")
@@ -38,19 +38,19 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
             CallLog(log, call_sid).warning("no slot for %s", mask_number(caller))
             return _twiml(twiml.reject_busy())
         CallLog(log, call_sid).info("call from %s", mask_number(caller))
-        stream_url = socket_url(f"{settings.base_url}/twilio/media/{reservation.token}")
-        action_url = f"{settings.base_url}/twilio/after-stream"
+        stream_url = socket_url(f"{public.base_url}/twilio/media/{reservation.token}")
+        action_url = f"{public.base_url}/twilio/after-stream"
         return _twiml(twiml.connect(stream_url, action_url, {"from": caller[:100], "to": form.get("To", "")[:100]}))
 
     @router.post("/twilio/after-stream")
     async def after_stream(request: Request) -> Response:
-        form = await _signed_form(request, check)
+        form = await _signed_form(request, public.check)
         CallLog(log, _call_sid(form, settings)).info("stream is over, hanging up")
         return _twiml(twiml.hangup())
 
     @router.post("/twilio/status")
     async def status(request: Request) -> Response:
-        form = await _signed_form(request, check)
+        form = await _signed_form(request, public.check)
         facts = {name: form[name] for name in ("CallStatus", "StreamEvent", "StreamError", "ErrorCode") if name in form}
         CallLog(log, _call_sid(form, settings)).info("status %s", facts)
         return Response(status_code=204)
@@ -58,8 +58,8 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
     @router.websocket("/twilio/media/{token}")
     async def media(websocket: WebSocket, token: str) -> None:
         path = websocket.scope["raw_path"].decode("ascii", "replace")
-        if check and not check.socket_valid(path, websocket.headers.get(SIGNATURE_HEADER)):
-            log.warning("socket refused: not signed by Twilio for %s", settings.base_url)
+        if public.check and not public.check.socket_valid(path, websocket.headers.get(SIGNATURE_HEADER)):
+            log.warning("socket refused: not signed by Twilio for %s", public.base_url)
             await websocket.close(REJECTED)
             return
         call = switchboard.claim(token)
@@ -97,6 +97,7 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
                 return record.as_json()
         raise HTTPException(404, "no such call")
 
+    router.include_router(build_selftest_router(public, _require_local))
     return router
 
 

@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.config import CodecKind, Settings, SettingsError
 from app.lag import LagGauge
+from app.public import PublicAddress
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.switchboard import Switchboard
@@ -79,22 +80,26 @@ class Service:
     """The web application, its switchboard and its workers."""
 
     def __init__(self, settings: Settings, on_progress: Callable[[Progress], None]) -> None:
-        self._settings = settings
+        self.public = PublicAddress(settings)
+        self.rehearsed = asyncio.Event()
+        """Set once the workers have shown that they can."""
+        self.stopping = asyncio.Event()
+        """Set once no more calls are taken, while the last ones end."""
         self._codecs = codec_pairs(settings)
         self.supervisor = Supervisor(
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
-        self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
+        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve)
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
-        self.app.include_router(build_router(settings, self.switchboard, self.lag))
+        self.app.include_router(build_router(settings, self.public, self.switchboard, self.lag))
         self._rehearsal = Rehearsal(self.supervisor.send)
-        self._rehearsed = False
 
-    async def run(self, sock: socket.socket) -> None:
-        """Serve on `sock` until a signal, or until cancelled.
+    async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame.
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame, and
+        what was raised beside.
         """
         server = _Server(
             uvicorn.Config(
@@ -107,7 +112,7 @@ class Service:
                 timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
                 server_header=False,
             ),
-            self.switchboard.stop,
+            self._stop,
         )
         async with contextlib.AsyncExitStack() as stack:
             supervising = asyncio.create_task(self.supervisor.run())
@@ -117,13 +122,17 @@ class Service:
             stack.push_async_callback(_cancel, rehearsing)
             stack.push_async_callback(_cancel, supervising)
             serving = asyncio.create_task(server.serve(sockets=[sock]))
-            rehearsing.add_done_callback(lambda task: _stop_if_failed(task, server))
+            companions = [asyncio.create_task(companion()) for companion in beside]
+            for task in companions:
+                stack.push_async_callback(_cancel, task)
+            for task in (rehearsing, *companions):
+                task.add_done_callback(lambda task: _stop_if_failed(task, server))
             try:
                 await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 server.should_exit = True
                 await serving
-            for task in (supervising, rehearsing):
+            for task in (supervising, rehearsing, *companions):
                 if task.done():
                     await task
 
@@ -133,20 +142,25 @@ class Service:
         took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
         settle()
         self.switchboard.open_lines(slots, took_s)
-        self._rehearsed = True
-        log.info("ready for calls at %s; a frame takes %.0f ms", self._settings.base_url, took_s * 1000)
+        self.rehearsed.set()
+        ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
+        log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
-    def _warm(self) -> bool:
-        return self.supervisor.ready
+    def _can_serve(self) -> bool:
+        return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
+
+    def _stop(self) -> None:
+        self.stopping.set()
+        self.switchboard.stop()
 
     def _take_message(self, message: RingMessage) -> None:
-        if self._rehearsed:
+        if self.rehearsed.is_set():
             self.switchboard.take_message(message)
         else:
             self._rehearsal.take_message(message)
 
     def _lose_worker(self, name: WorkerName) -> None:
-        if self._rehearsed:
+        if self.rehearsed.is_set():
             self.switchboard.lose_worker(name, self._codecs)
         else:
             self._rehearsal.lose_worker(name)
