@@ -110,7 +110,7 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py"]
+TOOLS = ["app/demo", "app/bench", "app/trial.py", "app/simulate.py", "app/doctor.py", "app/doctor_tunnel.py"]
 """What runs beside the service, in a process of its own."""
 
 
