@@ -76,9 +76,10 @@ async def _run(
 
 
 def _tell_what_runs(settings: Settings) -> None:
-    public = "a tunnel is asked for" if settings.tunnel else f"voice webhook {settings.base_url}/twilio/voice"
-    log.info("listening on %s:%d, %s", settings.host, settings.port, public)
-    if settings.tunnel and settings.public_url and not settings.is_named_tunnel:
+    is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
+    webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
+    log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
+    if is_quick_tunnel and settings.public_url:
         log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     if not settings.checks_signatures:
         log.warning("signatures are not checked: good for this machine alone")

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LEASH = (
     'exec 3<&0; "$@" 3<&- </dev/null & tunnel=$!; '
     '(read -r _ <&3; kill "$tunnel") >/dev/null 2>&1 & leash=$!; '
-    'exec 3<&-; wait "$tunnel"; status=$?; kill "$leash"; exit "$status"'
+    'exec 3<&-; wait "$tunnel"; status=$?; kill "$leash" 2>/dev/null; exit "$status"'
 )
 ANSWER_WITHIN_S = 2.0
 STOP_WITHIN_S = 5.0
@@ -93,7 +93,7 @@ class Cloudflared:
         except TimeoutError:
             log.warning("cloudflared does not end by itself and is killed")
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
             self._draining.cancel()

@@ -86,6 +86,6 @@ class TunnelKeeper:
         course.proved(time.monotonic())
         if not self._public.is_open:
             self._public.is_open = True
-            log.info("open for calls at %s: a signed socket came back", url)
+            log.info("open for calls at %s/twilio/voice: a signed socket came back", url)
             if self._number:
                 await self._number.point(url)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from app.beside import companions
 from app.config import ServiceManager, read_settings
 from app.server import Service
+from app.tunnel.course import Patience
 from tests.processes.ring import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
 from tests.tunnel.number import BEFORE, FakeNumber
+from tests.tunnel.place import install
 
 
 @dataclass
@@ -56,15 +59,19 @@ async def systemd(folder: Path) -> AsyncIterator[Systemd]:
 
 @contextlib.asynccontextmanager
 async def running(
-    manager: ServiceManager | None = None, number: FakeNumber | None = None
+    manager: ServiceManager | None = None,
+    number: FakeNumber | None = None,
+    cloudflared: str | None = None,
+    **settings: object,
 ) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
     """A line test on a free port, with what runs beside it."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        settings = read_settings(
-            engine="loopback", codec="loopback", port=sock.getsockname()[1], twilio_auth_token=TOKEN
-        )
-        service = Service(settings, lambda _: None)
-        beside = companions(service, settings, manager or ServiceManager(), None, number)
+        port = sock.getsockname()[1]
+        if "public_url" in settings:
+            settings["public_url"] = str(settings["public_url"]).format(port=port)
+        chosen = read_settings(engine="loopback", codec="loopback", port=port, twilio_auth_token=TOKEN, **settings)
+        service = Service(chosen, lambda _: None)
+        beside = companions(service, chosen, manager or ServiceManager(), cloudflared, number)
         serving = asyncio.create_task(service.run(sock, beside))
         try:
             yield service, serving
@@ -92,6 +99,25 @@ async def test_the_number_is_put_back_while_the_last_calls_go_on() -> None:
             await number.restoring.wait()
         assert number.leads_to == BEFORE
         assert service.supervisor.ready, "the workers still serve whoever talks"
+
+
+@pytest.mark.parametrize("setting", ["tunnel_name", "tunnel_token"])
+async def test_a_named_tunnel_is_open_once_its_public_url_leads_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    place, number = install(tmp_path / "bin"), FakeNumber()
+    monkeypatch.setattr("app.tunnel.course.Patience", lambda: Patience(first_proof_s=0))
+    monkeypatch.setenv("STANDIN_DIARY", place.environment["STANDIN_DIARY"])
+    named: dict[str, Any] = {"tunnel": True, "public_url": "http://127.0.0.1:{port}", setting: "phone"}
+    async with running(number=number, cloudflared=place.program, **named) as (service, _):
+        assert not service.public.is_open
+        async with asyncio.timeout(PATIENCE_S):
+            assert await number.pointed.get() == service.public.base_url
+        assert service.switchboard.ready
+    (start,) = place.happened("start")
+    assert "run" in start["arguments"]
+    assert start["token"] == ("phone" if setting == "tunnel_token" else "")
+    assert ("phone" in start["arguments"]) == (setting == "tunnel_name")
 
 
 async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
