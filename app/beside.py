@@ -12,13 +12,13 @@ from app.server import Service
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.command import tunnel_command, tunnel_environment
 from app.tunnel.keeper import TunnelKeeper
-from app.tunnel.number import NumberKeeper, NumberPointer, keep_pointed
+from app.tunnel.number import NumberKeeper, keep_pointed
 
 Companion = Callable[[], Coroutine[None, None, None]]
 
 
 def companions(
-    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberPointer | None
+    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberKeeper | None
 ) -> list[Companion]:
     """Return what these settings ask to run beside a service.
 
@@ -26,14 +26,13 @@ def companions(
     """
     beside: list[Companion] = []
     proof = partial(prove, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
-    pointed = NumberKeeper(number, service.rehearsed.wait) if number else None
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        beside.append(TunnelKeeper(service.public, start, proof, pointed).run)
-    elif pointed:
-        beside.append(partial(keep_pointed, settings.base_url, proof, pointed))
-    if pointed:
-        beside.append(partial(_put_back, pointed, service.stopping))
+        beside.append(TunnelKeeper(service.public, start, proof, number).run)
+    elif number:
+        beside.append(partial(keep_pointed, settings.base_url, proof, number))
+    if number:
+        beside.append(partial(_put_back, number, service.stopping))
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
         beside.append(partial(tell_systemd, service, manager.notify_socket, watchdog_s))

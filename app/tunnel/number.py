@@ -16,25 +16,34 @@ log = logging.getLogger(__name__)
 RESTORE_WITHIN_S = 10.0
 
 
-class NumberTrouble(Exception):
-    """The number could not be pointed or put back; the message is one line that says why and what to do."""
-
-
 class NumberPointer(Protocol):
-    """The Twilio number, which can be pointed at a public URL and put back."""
+    """The Twilio number, which can be pointed at a public URL and put back.
+
+    Both raise what its maker has named; the message is one line that says why and what to do. A `point` may be
+    cancelled in the midst of it.
+    """
 
     async def point(self, base_url: str) -> None:
-        """Let calls come to `base_url`. Raises NumberTrouble. May be called again with another URL."""
+        """Let calls come to `base_url`. May be called again with another URL."""
 
     async def restore(self) -> None:
-        """Put back what was before the first `point`, if it is still ours. Raises NumberTrouble."""
+        """Put back what was before the first `point`, if it is still ours."""
 
 
 class NumberKeeper:
-    """Points the number until it succeeds, and puts it back once."""
+    """Points the number once the service is ready, until it succeeds; puts it back once.
 
-    def __init__(self, number: NumberPointer, service_ready: Callable[[], Awaitable[object]]) -> None:
+    `troubles` are the errors of `number` that another try may mend.
+    """
+
+    def __init__(
+        self,
+        number: NumberPointer,
+        troubles: tuple[type[Exception], ...],
+        service_ready: Callable[[], Awaitable[object]],
+    ) -> None:
         self._number = number
+        self._troubles = troubles
         self._service_ready = service_ready
         self._pointing: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -55,8 +64,10 @@ class NumberKeeper:
         try:
             async with asyncio.timeout(RESTORE_WITHIN_S):
                 await self._number.restore()
-        except (NumberTrouble, TimeoutError) as error:
-            log.error("the number is not put back: %s", str(error) or "Twilio does not answer")
+        except TimeoutError:
+            log.error("the number is not put back: Twilio does not answer")
+        except self._troubles as error:
+            log.error("the number is not put back: %s", error)
 
     async def _point(self, base_url: str) -> None:
         await self._service_ready()
@@ -64,7 +75,7 @@ class NumberKeeper:
         while True:
             try:
                 await self._number.point(base_url)
-            except NumberTrouble as error:
+            except self._troubles as error:
                 pause_s = back_off_s(failures)
                 failures += 1
                 log.error("the number does not lead here: %s; again in %.0f s", error, pause_s)

@@ -253,7 +253,7 @@ def test_docker_compose_finds_no_fault(tmp_path: Path) -> None:
 # cloudflared
 
 
-def test_the_named_tunnel_lets_through_what_twilio_asks_for_and_nothing_else() -> None:
+def test_the_named_tunnel_lets_through_what_twilio_asks_for_the_sign_of_life_and_nothing_else() -> None:
     ours, rest = yaml.safe_load((DEPLOY / "cloudflared.yml").read_text())["ingress"]
     for path in (
         "/twilio/voice",
@@ -261,9 +261,10 @@ def test_the_named_tunnel_lets_through_what_twilio_asks_for_and_nothing_else() -
         "/twilio/after-stream",
         "/twilio/media/a-token",
         "/twilio/selftest",
+        "/healthz",
     ):
         assert re.search(ours["path"], path), path
-    for path in ("/", "/api/calls", "/readyz", "/metrics", "/api/twilio/"):
+    for path in ("/", "/api/calls", "/readyz", "/metrics", "/api/twilio/", "/healthzz"):
         assert not re.search(ours["path"], path), path
     assert rest == {"service": "http_status:404"}
     assert ours["service"] == f"http://127.0.0.1:{Settings().port}"

@@ -17,10 +17,11 @@ from app.beside import companions
 from app.config import ServiceManager, read_settings
 from app.server import Service
 from app.tunnel.course import Patience
+from app.tunnel.number import NumberKeeper
 from tests.processes.ring import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
-from tests.tunnel.number import BEFORE, FakeNumber
+from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 from tests.tunnel.place import install
 
 
@@ -71,7 +72,8 @@ async def running(
             settings["public_url"] = str(settings["public_url"]).format(port=port)
         chosen = read_settings(engine="loopback", codec="loopback", port=port, twilio_auth_token=TOKEN, **settings)
         service = Service(chosen, lambda _: None)
-        beside = companions(service, chosen, manager or ServiceManager(), cloudflared, number)
+        pointed = NumberKeeper(number, (NumberTrouble,), service.rehearsed.wait) if number else None
+        beside = companions(service, chosen, manager or ServiceManager(), cloudflared, pointed)
         serving = asyncio.create_task(service.run(sock, beside))
         try:
             yield service, serving

@@ -30,7 +30,7 @@ from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
 from tests.processes.ring import PATIENCE_S, all_gone, log_lines
 from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
-from tests.tunnel.number import FakeNumber
+from tests.tunnel.number import FakeNumber, NumberTrouble
 from tests.tunnel.place import Place, install
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,7 +109,7 @@ async def keeping(
             tunnel_command(served.settings, place.program, port), environment, port, None, secret=""
         )
 
-    pointed = NumberKeeper(number, served.service.rehearsed.wait) if number else None
+    pointed = NumberKeeper(number, (NumberTrouble,), served.service.rehearsed.wait) if number else None
     proof = partial(prove, auth_token=TOKEN, service_name=served.service.public.service_name)
     keeper = TunnelKeeper(served.service.public, start, proof, pointed, patience, look_every_s=0.05)
     keeping = asyncio.create_task(keeper.run())

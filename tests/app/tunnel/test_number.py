@@ -7,7 +7,7 @@ from app.selftest import NotProved
 from app.tunnel import number as module
 from app.tunnel.number import NumberKeeper, keep_pointed
 from tests.processes.ring import PATIENCE_S
-from tests.tunnel.number import BEFORE, FakeNumber
+from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 
 ONE, TWO = "https://one.example.com", "https://two.example.com"
 
@@ -28,7 +28,7 @@ async def next_url(number: FakeNumber) -> str:
 
 async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> None:
     number, rehearsed = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, rehearsed.wait)
+    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
     await keeper.point(ONE)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -40,14 +40,14 @@ async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> 
 async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
     with caplog.at_level(logging.INFO):
-        await NumberKeeper(number, ready).point(ONE)
+        await NumberKeeper(number, (NumberTrouble,), ready).point(ONE)
         assert await next_url(number) == ONE
     assert caplog.text.count("the number does not lead here: Twilio is away") == 2
 
 
 async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
     number, rehearsed = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, rehearsed.wait)
+    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
     await keeper.point(ONE)
     await keeper.point(TWO)
     rehearsed.set()
@@ -57,7 +57,7 @@ async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
 
 async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
     number = FakeNumber()
-    keeper = NumberKeeper(number, ready)
+    keeper = NumberKeeper(number, (NumberTrouble,), ready)
     await keeper.point(ONE)
     await next_url(number)
     await keeper.restore()
@@ -71,7 +71,7 @@ async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
 async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> None:
     number = FakeNumber()
     number.may_restore.clear()
-    keeper = NumberKeeper(number, ready)
+    keeper = NumberKeeper(number, (NumberTrouble,), ready)
     asking = asyncio.create_task(keeper.restore())
     await number.restoring.wait()
     asking.cancel()
@@ -82,7 +82,7 @@ async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> N
 
 
 async def test_a_number_that_cannot_be_put_back_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    await NumberKeeper(FakeNumber(troubles=["20003, wrong token"]), ready).restore()
+    await NumberKeeper(FakeNumber(troubles=["20003, wrong token"]), (NumberTrouble,), ready).restore()
     assert "the number is not put back: 20003, wrong token" in caplog.text
 
 
@@ -92,7 +92,7 @@ async def test_a_twilio_that_does_not_answer_holds_up_no_exit(
     monkeypatch.setattr(module, "RESTORE_WITHIN_S", 0.01)
     number = FakeNumber()
     number.may_restore.clear()
-    await NumberKeeper(number, ready).restore()
+    await NumberKeeper(number, (NumberTrouble,), ready).restore()
     assert "the number is not put back: Twilio does not answer" in caplog.text
 
 
@@ -105,6 +105,6 @@ async def test_a_public_url_without_a_tunnel_is_proved_before_the_number_is_poin
         if len(proofs) < 3:
             raise NotProved("no such host")
 
-    await keep_pointed(ONE, prove, NumberKeeper(number, ready))
+    await keep_pointed(ONE, prove, NumberKeeper(number, (NumberTrouble,), ready))
     assert await next_url(number) == ONE
     assert proofs == [ONE] * 3
