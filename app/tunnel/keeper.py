@@ -7,11 +7,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import assert_never
 
 from app.public import PublicAddress
 from app.selftest import NotProved
 from app.tunnel.cloudflared import Cloudflared
-from app.tunnel.course import Patience, Prove, Restart, State, TunnelCourse, back_off_s
+from app.tunnel.course import Patience, Prove, Restart, State, TunnelCourse, Wait, back_off_s
 from app.tunnel.number import NumberKeeper
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,16 @@ class TunnelKeeper:
         was_open = False
         try:
             while not await tunnel.died_within(self._look_every_s):
-                step = course.see(await tunnel.look(), time.monotonic())
-                if isinstance(step, Restart):
-                    return step.reason, was_open
-                if isinstance(step, Prove):
-                    await self._try(course, step.url)
-                    was_open |= course.state is State.OPEN
+                match course.see(await tunnel.look(), time.monotonic()):
+                    case Wait():
+                        pass
+                    case Prove(url):
+                        await self._try(course, url)
+                        was_open |= course.state is State.OPEN
+                    case Restart(reason):
+                        return reason, was_open
+                    case step:
+                        assert_never(step)
             return f"it died: {tunnel.last_words}", was_open
         finally:
             await tunnel.stop()
@@ -86,6 +91,6 @@ class TunnelKeeper:
         course.proved(time.monotonic())
         if not self._public.is_open:
             self._public.is_open = True
-            log.info("open for calls at %s/twilio/voice: a signed socket came back", url)
+            log.info("the tunnel is open: %s/twilio/voice leads here", url)
             if self._number:
                 await self._number.point(url)

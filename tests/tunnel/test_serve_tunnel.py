@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 async def test_a_call_through_the_tunnel_and_an_end_that_leaves_nothing(tmp_path: Path) -> None:
     place, port = install(tmp_path / "bin"), free_port()
     async with serve(tmp_path, **TUNNEL, **place.environment, PORT=str(port)) as program:
-        await program.until("open for calls at")
+        await program.until("the tunnel is open")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             public_url = (await http.get("/api/public")).json()["base_url"]
         report = await simulate(CallOptions(base_url=public_url, auth_token=TOKEN, account_sid=ACCOUNT, duration_s=0.5))

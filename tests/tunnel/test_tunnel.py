@@ -149,7 +149,7 @@ async def test_a_name_that_is_known_late_delays_the_opening_and_nothing_else(ser
 async def test_no_call_is_taken_before_the_proof_and_one_is_after_it(served: Served, place: Place) -> None:
     assert (await served.http.get("/readyz")).status_code == 503
     async with keeping(served, place):
-        await served.until("open for calls at")
+        await served.until("the tunnel is open")
         assert (await served.http.get("/readyz")).status_code == 200
         assert isinstance(await ring(served), Connect)
 
@@ -167,7 +167,7 @@ async def ring(served: Served) -> Connect | Reject:
 
 async def test_the_answer_to_a_call_leads_through_the_tunnel(served: Served, place: Place) -> None:
     async with keeping(served, place):
-        await served.until("open for calls at")
+        await served.until("the tunnel is open")
         verb = await ring(served)
         assert isinstance(verb, Connect)
         assert verb.url.startswith(socket_url(served.service.public.base_url) + "/twilio/media/")
@@ -218,7 +218,7 @@ async def call_past_the_tunnel(served: Served) -> AsyncIterator[Call]:
 
 async def test_a_log_of_any_size_stops_nothing(served: Served, place: Place) -> None:
     async with keeping(served, place, STANDIN_FLOOD=str(8 << 20)):
-        await served.until("open for calls at")
+        await served.until("the tunnel is open")
 
 
 async def test_a_tunnel_that_never_connects_is_started_again(served: Served, place: Place) -> None:
