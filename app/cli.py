@@ -45,12 +45,19 @@ def _about() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (PORT).")] = None,
+    tunnel: Annotated[
+        bool | None, typer.Option("--tunnel/--no-tunnel", help="Take calls through cloudflared (TUNNEL).")
+    ] = None,
+    set_number: Annotated[
+        bool | None,
+        typer.Option("--set-number/--leave-number", help="Point TWILIO_PHONE_NUMBER here meanwhile (SET_NUMBER)."),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="What to log.", case_sensitive=False)] = LogLevel.INFO,
 ) -> None:
     """Answer calls until Ctrl-C or SIGTERM. Settings come from the environment and from .env (see .env.example)."""
     from app.serve import serve as run
 
-    settings = _settings(host=host, port=port)
+    settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
     start_logging(log_level)
     raise typer.Exit(run(settings))
 

@@ -152,6 +152,16 @@ class Settings(BaseSettings):
         Field(ge=0, le=1000, description="how long a step of ENGINE=loopback takes, to try a slow model's timing"),
     ] = 0.0
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
+    tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
+    tunnel_name: Annotated[
+        str, Field(description="a named tunnel of yours that leads to PUBLIC_URL; empty: a quick tunnel, any URL")
+    ] = ""
+    tunnel_token: Annotated[
+        str, Field(description="instead of a name: the tunnel's token, from Cloudflare's dashboard", repr=False)
+    ] = ""
+    set_number: Annotated[
+        bool, Field(description="point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends")
+    ] = False
 
     @field_validator("public_url", "twilio_api_url")
     @classmethod
@@ -179,6 +189,26 @@ class Settings(BaseSettings):
         if self.engine is EngineKind.MLX and self.codec is CodecKind.LOOPBACK:
             raise ValueError("CODEC=loopback needs ENGINE=loopback: Moshi speaks in Mimi's codes")
         return self
+
+    @model_validator(mode="after")
+    def _named_tunnel_has_its_url(self) -> "Settings":
+        if self.tunnel and self.is_named_tunnel and not self.public_url:
+            raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
+        return self
+
+    @model_validator(mode="after")
+    def _number_is_whole(self) -> "Settings":
+        needed = ("twilio_account_sid", "twilio_auth_token", "twilio_phone_number")
+        if self.set_number and (missing := [name.upper() for name in needed if not getattr(self, name)]):
+            raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
+        if self.set_number and not self.tunnel and is_loopback(urlsplit(self.base_url).hostname or ""):
+            raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
+        return self
+
+    @property
+    def is_named_tunnel(self) -> bool:
+        """Whether the tunnel is one of the operator's own, whose URL never changes."""
+        return bool(self.tunnel_name or self.tunnel_token)
 
     @property
     def cache(self) -> Path:
@@ -226,12 +256,39 @@ class Settings(BaseSettings):
         if self.checks_signatures:
             return
         missing = "TWILIO_AUTH_TOKEN is not set" if not self.auth_tokens else "VALIDATE_SIGNATURES is false"
+        if self.tunnel:
+            raise SettingsError(
+                f"{missing}, but a tunnel can be reached from outside: anyone could place calls. "
+                "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
+            )
         for name, host in (("PUBLIC_URL", urlsplit(self.base_url).hostname or ""), ("HOST", self.host)):
             if not is_loopback(host):
                 raise SettingsError(
                     f"{missing}, but {name}={host} can be reached from outside: anyone could place calls. "
                     "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
                 )
+
+
+class ServiceManager(BaseSettings):
+    """What systemd tells a service that it starts; all empty elsewhere. No setting of the operator's."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    notify_socket: str = ""
+    watchdog_usec: Annotated[int, Field(ge=0)] = 0
+    watchdog_pid: int = 0
+
+    def watchdog_s(self, process_id: int) -> float:
+        """Return within how many seconds this process must show that it lives; 0: it need not."""
+        return self.watchdog_usec / 1e6 if self.watchdog_pid in (0, process_id) else 0.0
+
+
+def read_service_manager() -> ServiceManager:
+    """Read what systemd says. Raises SettingsError."""
+    try:
+        return ServiceManager()
+    except ValidationError as error:
+        raise SettingsError(_one_line_each(error)) from error
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -7,8 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,29 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
+from app.doctor_tunnel import examine_tunnel, running_service
+from app.finding import Finding, Level
 from app.server import listen
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 SURVEY_WITHIN_S = 120
 _GIB = 1 << 30
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    GOOD = "ok"
-    NOTE = "note"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, what was found, and what to type about it."""
-
-    level: Level
-    subject: str
-    found: str
-    advice: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -49,6 +31,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _twilio(settings)
     yield _public_url(settings)
     yield from _account(settings)
+    yield from examine_tunnel(settings)
     if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
         yield Finding(Level.NOTE, "ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return
@@ -96,7 +79,10 @@ def _port(settings: Settings) -> Iterator[Finding]:
     try:
         listen(settings).close()
     except SettingsError as error:
-        yield Finding(Level.PROBLEM, "PORT", str(error), f"PORT={settings.port + 1} moshi-bridge serve")
+        if running_service(settings):
+            yield Finding(Level.GOOD, "PORT", f"{settings.host}:{settings.port}: moshi-bridge runs there already")
+        else:
+            yield Finding(Level.PROBLEM, "PORT", str(error), f"PORT={settings.port + 1} moshi-bridge serve")
     else:
         yield Finding(Level.GOOD, "PORT", f"{settings.host}:{settings.port} is free")
 
@@ -124,8 +110,10 @@ def _public_url(settings: Settings) -> Finding:
         settings.require_safe()
     except SettingsError as error:
         return Finding(Level.PROBLEM, "PUBLIC_URL", str(error))
+    if settings.tunnel and not settings.is_named_tunnel:
+        return Finding(Level.GOOD, "PUBLIC_URL", "a quick tunnel gives one when the service runs (TUNNEL=true)")
     if is_loopback(url.hostname or ""):
-        advice = "cloudflared tunnel --url http://127.0.0.1:5001, then set PUBLIC_URL"
+        advice = "moshi-bridge serve --tunnel"
         return Finding(Level.NOTE, "PUBLIC_URL", f"{settings.base_url}: only this machine can call", advice)
     if url.scheme != "https":
         advice = f"PUBLIC_URL=https://{url.netloc}{url.path}"

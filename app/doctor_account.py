@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from app.config import Settings, is_loopback
-from app.doctor import Finding, Level
+from app.finding import Finding, Level
 from app.log import mask_number
 from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest

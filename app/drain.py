@@ -26,11 +26,12 @@ SPARE_S = 1.0
 class Drain:
     """The wish to stop: `begin` expresses it, `run` fulfils it and calls `stop` in the end."""
 
-    def __init__(self, switchboard: Switchboard, limit_s: float) -> None:
+    def __init__(self, switchboard: Switchboard, limit_s: float, begun: asyncio.Event) -> None:
+        """Wish it when told, or when somebody else sets `begun`."""
         self.limit_s = limit_s
         """How long calls that are on may go on."""
         self._switchboard = switchboard
-        self._begun = asyncio.Event()
+        self._begun = begun
 
     @property
     def begun(self) -> bool:

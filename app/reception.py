@@ -8,6 +8,7 @@ from app.call.screening import Screening, parse_patterns
 from app.call.session import State
 from app.config import Settings, WhenBusy
 from app.log import CallLog, mask_number
+from app.public import PublicAddress
 from app.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.errors import explain
@@ -27,8 +28,9 @@ HANGUP = "hangup"
 class Reception:
     """Decides on every call, in front of the switchboard and its waiting room."""
 
-    def __init__(self, settings: Settings, switchboard: Switchboard, room: WaitingRoom) -> None:
+    def __init__(self, settings: Settings, public: PublicAddress, switchboard: Switchboard, room: WaitingRoom) -> None:
         self._settings = settings
+        self._public = public
         self._switchboard = switchboard
         self._room = room
         allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
@@ -91,7 +93,7 @@ class Reception:
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
-        base_url = self._settings.base_url
+        base_url = self._public.base_url
         return twiml.connect(
             socket_url(f"{base_url}/twilio/media/{reservation.token}"),
             f"{base_url}/twilio/after-stream",
@@ -102,7 +104,7 @@ class Reception:
     def _put_in_line(self, form: Form) -> str | None:
         if self._settings.when_busy is not WhenBusy.QUEUE or not self._room.enter(form.call_sid):
             return None
-        call_log, base_url = CallLog(log, form.call_sid), self._settings.base_url
+        call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
         call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._room))
         return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
 

@@ -12,7 +12,7 @@ from app.reception import Reception
 from app.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from app.webhooks import Webhooks
+from app.webhooks import Webhooks, deny
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ def build_router(
         try:
             webhooks.check_socket(websocket)
         except HTTPException as refusal:
-            await _deny(websocket, refusal)
+            await deny(websocket, refusal)
             return
         call = switchboard.claim(token)
         if call is None:
             log.warning("socket refused: its token is unknown, used or expired")
-            await _deny(websocket, HTTPException(403, "the token is unknown, used or expired"))
+            await deny(websocket, HTTPException(403, "the token is unknown, used or expired"))
             return
         await run_media_socket(websocket, call, switchboard)
 
@@ -95,7 +95,3 @@ def build_router(
 def twiml_response(text: str) -> Response:
     """Return TwiML as an answer."""
     return Response(text, media_type="application/xml")
-
-
-async def _deny(websocket: WebSocket, refusal: HTTPException) -> None:
-    await websocket.send_denial_response(Response(refusal.detail, refusal.status_code, refusal.headers))

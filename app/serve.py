@@ -1,6 +1,7 @@
 """`moshi-bridge serve`: settings in, a running service, an exit status out."""
 
 import logging
+import socket
 import sys
 
 import uvloop
@@ -8,9 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from app.config import Settings, SettingsError
+from app.beside import companions
+from app.config import ServiceManager, Settings, SettingsError, WhenBusy, read_service_manager
 from app.rehearsal import RehearsalFailed
 from app.server import Service, listen
+from app.tunnel.command import find_cloudflared
+from app.tunnel.number import NumberKeeper
+from app.twilio.number import NumberOnLoan, NumberRefused
+from app.twilio.rest import open_rest
+from app.twilio.rest_door import RestError
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 
@@ -51,10 +58,12 @@ def serve(settings: Settings) -> int:
     display = ProgressDisplay(Console(stderr=True))
     try:
         settings.require_safe()
+        manager = read_service_manager()
+        cloudflared = find_cloudflared() if settings.tunnel else None
         sock = listen(settings)
         with sock:
             _tell_what_runs(settings)
-            uvloop.run(Service(settings, display.show).run(sock))
+            uvloop.run(_run(settings, manager, cloudflared, display, sock))
     except (SettingsError, WorkerRefused, RehearsalFailed) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
@@ -63,7 +72,26 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+async def _run(
+    settings: Settings, manager: ServiceManager, cloudflared: str | None, display: ProgressDisplay, sock: socket.socket
+) -> None:
+    queues = settings.when_busy is WhenBusy.QUEUE and settings.twilio_account_sid and settings.twilio_auth_token
+    service = Service(settings, display.show, open_rest(settings) if queues else None)
+    await service.run(sock, companions(service, settings, manager, cloudflared, _number(settings, service)))
+
+
+def _number(settings: Settings, service: Service) -> NumberKeeper | None:
+    if not settings.set_number:
+        return None
+    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number)
+    return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
+
+
 def _tell_what_runs(settings: Settings) -> None:
-    log.info("listening on %s:%d, voice webhook %s/twilio/voice", settings.host, settings.port, settings.base_url)
+    is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
+    webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
+    log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
+    if is_quick_tunnel and settings.public_url:
+        log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     if not settings.checks_signatures:
         log.warning("signatures are not checked: good for this machine alone")

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
 
 import uvicorn
@@ -17,10 +17,12 @@ from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.lag import LagGauge
 from app.operators import Operators
+from app.public import PublicAddress
 from app.reception import Reception
 from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
+from app.selftest import build_selftest_router
 from app.switchboard import Switchboard
 from app.wait_routes import build_wait_router
 from app.waiting_room import Dialler, WaitingRoom
@@ -90,30 +92,37 @@ class Service:
     def __init__(
         self, settings: Settings, on_progress: Callable[[Progress], None], dialler: Dialler | None = None
     ) -> None:
-        self._settings = settings
+        self.public = PublicAddress(settings)
+        self.rehearsed = asyncio.Event()
+        """Set once the workers have shown that they can."""
+        self.stopping = asyncio.Event()
+        """Set once no more calls are taken, while the last ones end."""
         self._codecs = codec_pairs(settings)
         self.supervisor = Supervisor(
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
-        self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
+        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve)
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
-        webhooks, operators = Webhooks(settings, refusals), Operators(settings.operator_token, refusals)
-        voice_url = f"{settings.base_url}/twilio/voice"
-        self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, voice_url)
-        reception = Reception(settings, self.switchboard, self.room)
-        self.drain = Drain(self.switchboard, settings.drain_seconds)
+        webhooks, operators = (
+            Webhooks(self.public, settings.twilio_account_sid, refusals),
+            Operators(settings.operator_token, refusals),
+        )
+        self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
+        reception = Reception(settings, self.public, self.switchboard, self.room)
+        self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
         self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
         self.app.include_router(build_wait_router(webhooks, reception))
         self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
+        self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
-        self._rehearsed = False
 
-    async def run(self, sock: socket.socket) -> None:
-        """Serve on `sock` until a signal, or until cancelled.
+    async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame.
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame, and
+        what was raised beside.
         """
         server = _Server(
             uvicorn.Config(
@@ -126,7 +135,7 @@ class Service:
                 timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
                 server_header=False,
             ),
-            self.switchboard.stop,
+            self._stop,
             self.drain,
         )
         async with contextlib.AsyncExitStack() as stack:
@@ -140,13 +149,17 @@ class Service:
             stack.push_async_callback(_cancel, rehearsing)
             stack.push_async_callback(_cancel, supervising)
             serving = asyncio.create_task(server.serve(sockets=[sock]))
-            rehearsing.add_done_callback(lambda task: _stop_if_failed(task, server))
+            companions = [asyncio.create_task(companion()) for companion in beside]
+            for task in companions:
+                stack.push_async_callback(_cancel, task)
+            for task in (rehearsing, *companions):
+                task.add_done_callback(lambda task: _stop_if_failed(task, server))
             try:
                 await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 server.should_exit = True
                 await serving
-            for task in (supervising, rehearsing):
+            for task in (supervising, rehearsing, *companions):
                 if task.done():
                     await task
 
@@ -156,20 +169,25 @@ class Service:
         took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
         settle()
         self.switchboard.open_lines(slots, took_s)
-        self._rehearsed = True
-        log.info("ready for calls at %s; a frame takes %.0f ms", self._settings.base_url, took_s * 1000)
+        self.rehearsed.set()
+        ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
+        log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
-    def _warm(self) -> bool:
-        return self.supervisor.ready
+    def _can_serve(self) -> bool:
+        return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
+
+    def _stop(self) -> None:
+        self.stopping.set()
+        self.switchboard.stop()
 
     def _take_message(self, message: RingMessage) -> None:
-        if self._rehearsed:
+        if self.rehearsed.is_set():
             self.switchboard.take_message(message)
         else:
             self._rehearsal.take_message(message)
 
     def _lose_worker(self, name: WorkerName) -> None:
-        if self._rehearsed:
+        if self.rehearsed.is_set():
             self.switchboard.lose_worker(name, self._codecs)
         else:
             self._rehearsal.lose_worker(name)

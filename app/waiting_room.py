@@ -14,6 +14,7 @@ from typing import Protocol
 
 from app.call.waiting import PAUSE_S, WaitingLine
 from app.log import CallLog
+from app.public import PublicAddress
 from app.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.events import CallSid
@@ -24,18 +25,18 @@ log = logging.getLogger(__name__)
 class Dialler(Protocol):
     """What can tell Twilio where a call that is on goes next."""
 
-    async def redirect(self, call_sid: str, url: str) -> None:
+    async def redirect(self, call_sid: CallSid, url: str) -> None:
         """Have Twilio ask `url` for TwiML, now; raises if Twilio will not."""
 
 
 class WaitingRoom:
     """The line in front of a switchboard. Without a `dialler` callers leave it with their next wait page."""
 
-    def __init__(self, switchboard: Switchboard, longest: int, dialler: Dialler | None, voice_url: str) -> None:
+    def __init__(self, switchboard: Switchboard, longest: int, dialler: Dialler | None, public: PublicAddress) -> None:
         self._switchboard = switchboard
         self._line = WaitingLine(longest)
         self._dialler = dialler
-        self._voice_url = voice_url
+        self._public = public
         self._to_redirect: asyncio.Queue[CallSid] = asyncio.Queue()  # no more than there are slots
         self._unreached: set[CallSid] = set()
         """Those who have a slot and have not been redirected."""
@@ -87,7 +88,7 @@ class WaitingRoom:
             return
         call_log = CallLog(log, call_sid)
         try:
-            await dialler.redirect(call_sid, self._voice_url)
+            await dialler.redirect(call_sid, f"{self._public.base_url}/twilio/voice")
         except Exception as error:  # the root of this task: whatever Twilio says, the line goes on
             call_log.warning("first in line, but not redirected: %s", error)
             self._unreached.add(call_sid)

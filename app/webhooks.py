@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 
-from app.config import Settings
+from app.public import PublicAddress
 from app.refusals import Refusals
 from app.twilio.events import CallSid
-from app.twilio.signature import SignatureCheck
+from app.twilio.signature import SIGNATURE_HEADER
 
-SIGNATURE_HEADER = "x-twilio-signature"
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
@@ -41,24 +40,26 @@ class Form:
 class Webhooks:
     """The door for Twilio, and for nobody else."""
 
-    def __init__(self, settings: Settings, refusals: Refusals) -> None:
-        self._check = SignatureCheck(settings.base_url, settings.auth_tokens) if settings.checks_signatures else None
-        self._account_sid = settings.twilio_account_sid
+    def __init__(self, public: PublicAddress, account_sid: str, refusals: Refusals) -> None:
+        self._public = public
+        self._account_sid = account_sid
         self._refusals = refusals
 
     async def read(self, request: Request) -> Form:
         """Return the form of a webhook. Raises HTTPException 413, 400, 403 or 429 if it is none of Twilio's."""
         signature = request.headers.get(SIGNATURE_HEADER)
-        pairs = _parse_form(await _body(request)) if signature or not self._check else []
+        pairs = _parse_form(await _body(request)) if signature or not self._public.check else []
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
-        if self._check and not self._check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
+        check = self._public.check
+        if check and not check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
             raise self._refusals.turn_away(request, UNSIGNED)
         return self._form(dict(pairs), query)
 
     def check_socket(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403 or 429 unless Twilio asks for this socket."""
         signature = connection.headers.get(SIGNATURE_HEADER)
-        if self._check and not self._check.socket_valid(_path(connection), signature):
+        check = self._public.check
+        if check and not check.socket_valid(_path(connection), signature):
             raise self._refusals.turn_away(connection, UNSIGNED)
 
     def _form(self, fields: dict[str, str], query: str) -> Form:
@@ -68,6 +69,11 @@ class Webhooks:
         if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
             raise HTTPException(403, "another account")
         return Form(CallSid(call_sid), fields, query)
+
+
+async def deny(websocket: WebSocket, refusal: HTTPException) -> None:
+    """Refuse a socket before it is accepted."""
+    await websocket.send_denial_response(Response(refusal.detail, refusal.status_code, refusal.headers))
 
 
 def _path(connection: HTTPConnection) -> str:

@@ -77,11 +77,12 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "twilio", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "twilio", "tunnel", "simulator")] + [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
+        *("beside", "notify", "public", "selftest"),
     )
 ]
 """What runs in the service's own process."""
@@ -105,6 +106,7 @@ TOOLS = [
     "app/simulate.py",
     "app/doctor.py",
     "app/doctor_account.py",
+    "app/doctor_tunnel.py",
     "app/outbound.py",
     "app/drain_command.py",
 ]
@@ -161,7 +163,13 @@ def test_only_the_settings_read_the_environment() -> None:
         for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     ]
-    assert set(readers) <= {"app/config.py", "app/trial.py", "workers/supervisor.py", "workers/codec/bench.py"}
+    assert set(readers) <= {
+        "app/config.py",
+        "app/trial.py",
+        "app/beside.py",
+        "workers/supervisor.py",
+        "workers/codec/bench.py",
+    }
 
 
 def loaded_by(module: str) -> set[str]:

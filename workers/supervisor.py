@@ -98,6 +98,11 @@ class Supervisor:
         return all(worker.ready for worker in self._workers.values())
 
     @property
+    def answering(self) -> bool:
+        """Whether every worker is warm and has answered all pings but perhaps the last."""
+        return all(worker.ready and worker.pings - worker.pongs <= 1 for worker in self._workers.values())
+
+    @property
     def slots(self) -> int:
         """How many calls the workers serve; 0 until the engine knows."""
         return self._slots

@@ -13,6 +13,7 @@ from twilio.request_validator import RequestValidator  # type: ignore[import-unt
 FormPairs = Iterable[tuple[str, str]]
 """The parameters of a form, in any order; a name may occur more than once."""
 
+SIGNATURE_HEADER = "X-Twilio-Signature"
 SOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 
 

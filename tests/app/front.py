@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 from app.config import read_settings
+from app.public import PublicAddress
 from app.reception import Reception
 from app.switchboard import Call, Switchboard
 from app.twilio import twiml
@@ -44,8 +45,8 @@ class Front:
         self.board = Switchboard(read, self.sent.append, lambda: self.warm)
         self.dialler = FakeDialler(self)
         dialler = self.dialler if has_dialler else None
-        self.room = WaitingRoom(self.board, read.queue_length, dialler, f"{BASE_URL}/twilio/voice")
-        self.reception = Reception(read, self.board, self.room)
+        self.room = WaitingRoom(self.board, read.queue_length, dialler, PublicAddress(read))
+        self.reception = Reception(read, PublicAddress(read), self.board, self.room)
         self.board.open_lines(read.slots, processing_s=0.0)
 
     def ring(self, call_sid: CallSid, caller: str = "+15550100001") -> twiml.Verb:

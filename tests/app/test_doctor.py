@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from app.config import CodecKind, EngineKind, Settings, read_settings
-from app.doctor import Finding, Level, examine, report
+from app.doctor import examine, report
+from app.finding import Finding, Level
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
 

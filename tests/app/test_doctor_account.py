@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from app.config import read_settings
-from app.doctor import Finding, Level
 from app.doctor_account import clock_finding, concurrency_finding, examine_account
+from app.finding import Finding, Level
 from app.simulator.account import Account, AccountType, OwnedNumber
 from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio.rest import Account as AccountFacts

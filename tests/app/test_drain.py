@@ -12,7 +12,7 @@ class Draining:
     """A drain that runs over a front; `stopped` is set in the end."""
 
     def __init__(self, front: Front, limit_s: float) -> None:
-        self.drain = Drain(front.board, limit_s)
+        self.drain = Drain(front.board, limit_s, asyncio.Event())
         self.stopped = asyncio.Event()
         self.running = asyncio.create_task(self.drain.run(self.stopped.set))
 
@@ -62,7 +62,7 @@ async def test_without_time_it_stops_at_once() -> None:
 
 
 async def test_the_first_wish_counts() -> None:
-    drain = Drain(Front().board, 0.0)
+    drain = Drain(Front().board, 0.0, asyncio.Event())
     drain.begin(60.0)
     drain.begin(5.0)
     assert drain.limit_s == 60.0

@@ -1,0 +1,37 @@
+"""How Twilio reaches this service, and whether it can: a tunnel may give another address at any time.
+
+Every route that needs the address asks for it when a request comes. What Twilio signed for an address of before is
+refused, because nothing leads from there to here any more.
+"""
+
+import secrets
+
+from app.config import Settings
+from app.twilio.signature import SignatureCheck
+
+
+class PublicAddress:
+    """The public URL in use, and the check of what is signed for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._tokens = settings.auth_tokens if settings.checks_signatures else ()
+        self.is_open = not settings.tunnel
+        """Whether calls are taken: with a tunnel, once a signed socket has come back through it."""
+        self.service_name = secrets.token_hex(8)
+        """Tells this service from any other that the address may lead to."""
+        self.move(settings.base_url)
+
+    @property
+    def base_url(self) -> str:
+        """http(s)://host[:port][/prefix], without a slash at the end."""
+        return self._base_url
+
+    @property
+    def check(self) -> SignatureCheck | None:
+        """The check for requests to this address; None when signatures are not checked."""
+        return self._check
+
+    def move(self, base_url: str) -> None:
+        """Take another address. Raises ValueError when it is no http(s) URL."""
+        self._check = SignatureCheck(base_url, self._tokens) if self._tokens else None
+        self._base_url = base_url

@@ -1,0 +1,69 @@
+"""What to run for which kind of tunnel.
+
+The token of a tunnel goes by the environment, never by the command line, which every user of the machine can read.
+cloudflared takes each of its own options from `TUNNEL_…` variables too, so those of the operator's shell are kept from
+it, and ours, which hold Twilio's token, with them.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.config import Settings, SettingsError, is_loopback
+
+PROGRAM = "cloudflared"
+USER_CONFIG = Path("~/.cloudflared/config.yml")
+HOW_TO_INSTALL = (
+    "brew install cloudflared (Mac), or the package for your system from "
+    "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
+)
+MOST_PORTS = 65_535
+_HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
+
+
+def find_cloudflared() -> str:
+    """Return the path of cloudflared. Raises SettingsError that says how to install it."""
+    if found := shutil.which(PROGRAM):
+        return found
+    raise SettingsError(f"cloudflared is not installed, and --tunnel needs it: {HOW_TO_INSTALL}")
+
+
+def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
+    """Return the command line that leads the tunnel of these settings to HOST and PORT."""
+    common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
+    if settings.tunnel_token:
+        return [program, "tunnel", *common, "run"]
+    if settings.tunnel_name:
+        return [program, "tunnel", *common, "run", "--url", local_url(settings), settings.tunnel_name]
+    aside = ["--config", "/dev/null"] if USER_CONFIG.expanduser().exists() else []
+    return [program, "tunnel", *aside, "--url", local_url(settings), *common]
+
+
+def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what cloudflared may know of `environment`: nothing of our settings, but its own token."""
+    ours = {name.upper() for name in Settings.model_fields}
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name.upper() not in ours and not name.upper().startswith("TUNNEL_")
+    }
+    return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
+
+
+def local_url(settings: Settings) -> str:
+    """Return where the service listens, as a program on this machine reaches it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - no bind
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def url_of(hostname: object) -> str | None:
+    """Return the public URL of a tunnel's host name; None when there is none yet, or it is no host name.
+
+    A loopback host stands for a tunnel that never leaves the machine, and is reached without TLS.
+    """
+    if not isinstance(hostname, str) or not (parts := _HOSTNAME.fullmatch(hostname)):
+        return None
+    if int(parts["port"] or 0) > MOST_PORTS:
+        return None
+    return f"{'http' if is_loopback(parts['host']) else 'https'}://{hostname}"

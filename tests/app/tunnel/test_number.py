@@ -1,0 +1,110 @@
+import asyncio
+import logging
+
+import pytest
+
+from app.selftest import NotProved
+from app.tunnel import number as module
+from app.tunnel.number import NumberKeeper, keep_pointed
+from tests.processes.ring import PATIENCE_S
+from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
+
+ONE, TWO = "https://one.example.com", "https://two.example.com"
+
+
+@pytest.fixture(autouse=True)
+def _without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "back_off_s", lambda failures: 0.0)
+
+
+async def ready() -> None:
+    pass
+
+
+async def next_url(number: FakeNumber) -> str:
+    async with asyncio.timeout(PATIENCE_S):
+        return await number.pointed.get()
+
+
+async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> None:
+    number, rehearsed = FakeNumber(), asyncio.Event()
+    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
+    await keeper.point(ONE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert number.leads_to == BEFORE
+    rehearsed.set()
+    assert await next_url(number) == ONE
+
+
+async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
+    with caplog.at_level(logging.INFO):
+        await NumberKeeper(number, (NumberTrouble,), ready).point(ONE)
+        assert await next_url(number) == ONE
+    assert caplog.text.count("the number does not lead here: Twilio is away") == 2
+
+
+async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
+    number, rehearsed = FakeNumber(), asyncio.Event()
+    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
+    await keeper.point(ONE)
+    await keeper.point(TWO)
+    rehearsed.set()
+    assert await next_url(number) == TWO
+    assert number.pointed.empty()
+
+
+async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
+    number = FakeNumber()
+    keeper = NumberKeeper(number, (NumberTrouble,), ready)
+    await keeper.point(ONE)
+    await next_url(number)
+    await keeper.restore()
+    await keeper.restore()
+    await keeper.point(TWO)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (number.leads_to, number.restored) == (BEFORE, 1)
+
+
+async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> None:
+    number = FakeNumber()
+    number.may_restore.clear()
+    keeper = NumberKeeper(number, (NumberTrouble,), ready)
+    asking = asyncio.create_task(keeper.restore())
+    await number.restoring.wait()
+    asking.cancel()
+    await asyncio.wait({asking})
+    number.may_restore.set()
+    await keeper.restore()
+    assert number.restored == 1
+
+
+async def test_a_number_that_cannot_be_put_back_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    await NumberKeeper(FakeNumber(troubles=["20003, wrong token"]), (NumberTrouble,), ready).restore()
+    assert "the number is not put back: 20003, wrong token" in caplog.text
+
+
+async def test_a_twilio_that_does_not_answer_holds_up_no_exit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RESTORE_WITHIN_S", 0.01)
+    number = FakeNumber()
+    number.may_restore.clear()
+    await NumberKeeper(number, (NumberTrouble,), ready).restore()
+    assert "the number is not put back: Twilio does not answer" in caplog.text
+
+
+async def test_a_public_url_without_a_tunnel_is_proved_before_the_number_is_pointed_at_it() -> None:
+    number, proofs = FakeNumber(), []
+
+    async def prove(url: str) -> None:
+        assert number.leads_to == BEFORE
+        proofs.append(url)
+        if len(proofs) < 3:
+            raise NotProved("no such host")
+
+    await keep_pointed(ONE, prove, NumberKeeper(number, (NumberTrouble,), ready))
+    assert await next_url(number) == ONE
+    assert proofs == [ONE] * 3

@@ -1,0 +1,270 @@
+"""The files in deploy/: whole by the tools that read them where these are installed, and true to the service."""
+
+import json
+import os
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from app.config import Settings
+from app.serve import EXIT_SETTINGS
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = [DEPLOY / "Dockerfile.cpu", DEPLOY / "Dockerfile.cuda13"]
+LONGEST_CALL_S = 3_600
+NOT_OURS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_HOME"} | {
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+}
+"""What others than our settings read."""
+
+
+def unit() -> list[tuple[str, str]]:
+    """Return the lines of the systemd unit as pairs; a name may occur more than once."""
+    lines = (DEPLOY / "moshi-bridge.service").read_text().splitlines()
+    return [(name, value) for line in lines if "=" in line and line[0] != "#" for name, value in [line.split("=", 1)]]
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """Return a Dockerfile as instruction and argument, lines joined."""
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, rest) for line in text.splitlines() if line for name, _, rest in [line.partition(" ")]]
+
+
+def argument(dockerfile: Path, name: str) -> str:
+    """Return the last argument of an instruction."""
+    return [rest for instruction, rest in instructions(dockerfile) if instruction == name][-1]
+
+
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return parsed
+
+
+def plist() -> dict[str, Any]:
+    parsed: dict[str, Any] = plistlib.loads((DEPLOY / "com.moshi-bridge.plist").read_bytes())
+    return parsed
+
+
+def test_the_longest_call_is_the_settings_own() -> None:
+    assert Settings().max_call_seconds == LONGEST_CALL_S
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.iterdir()), ids=lambda path: path.name)
+def test_every_file_says_at_its_top_what_to_type(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    top = lines[3:8] if path.suffix == ".plist" else lines[:7]
+    commands = [
+        line
+        for line in top
+        if re.match(r"(#  )? ?\s+(docker|sudo|cp|launchctl|systemctl|cloudflared|tail|TUNNEL_)", line)
+    ]
+    assert len(commands) >= 3, top
+
+
+# launchd
+
+
+def test_launchd_slows_nothing_down_cuts_no_call_and_starts_again_what_fails() -> None:
+    job = plist()
+    assert job["ProcessType"] == "Interactive"
+    assert job["ExitTimeOut"] > LONGEST_CALL_S
+    assert job["KeepAlive"] == {"SuccessfulExit": False}
+    assert job["RunAtLoad"] is True
+
+
+def test_launchd_runs_serve_where_homebrew_puts_cloudflared() -> None:
+    job = plist()
+    assert job["ProgramArguments"] == [f"{job['WorkingDirectory']}/.venv/bin/moshi-bridge", "serve"]
+    assert "/opt/homebrew/bin" in job["EnvironmentVariables"]["PATH"].split(":")
+
+
+@pytest.mark.skipif(not shutil.which("plutil"), reason="plutil is not installed")
+def test_plutil_finds_no_fault() -> None:
+    subprocess.run(["plutil", "-lint", DEPLOY / "com.moshi-bridge.plist"], check=True, capture_output=True)
+
+
+# systemd
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_finds_no_fault(tmp_path: Path) -> None:
+    """The program is another one: systemd looks whether it is there."""
+    text = (DEPLOY / "moshi-bridge.service").read_text()
+    copy = tmp_path / "moshi-bridge.service"
+    copy.write_text(text.replace(dict(unit())["ExecStart"].split()[0], sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_is_notified_watches_and_ends_the_service_without_cutting_a_call() -> None:
+    said = dict(unit())
+    assert (said["Type"], said["NotifyAccess"], said["KillMode"]) == ("notify", "main", "mixed")
+    assert said["WatchdogSec"] == "3min"
+    assert seconds(said["TimeoutStopSec"]) > LONGEST_CALL_S
+    assert said["RestartPreventExitStatus"] == str(EXIT_SETTINGS)
+
+
+def test_systemd_leaves_mlx_what_it_needs() -> None:
+    assert not {"MemoryDenyWriteExecute", "PrivateDevices", "NoExecPaths"} & {name for name, _ in unit()}
+
+
+def test_systemd_lets_the_service_write_into_one_folder_and_it_writes_there() -> None:
+    said = dict(unit())
+    assert said["ProtectSystem"] == "strict"
+    folders = [value.split("=")[1] for name, value in unit() if name == "Environment"]
+    assert folders
+    assert all(folder.startswith(f"/var/lib/{said['StateDirectory']}/") for folder in folders)
+
+
+def test_systemd_sets_no_unknown_setting() -> None:
+    names = {value.split("=")[0] for name, value in unit() if name == "Environment"}
+    assert {name.lower() for name in names - NOT_OURS} <= Settings.model_fields.keys()
+
+
+def seconds(text: str) -> int:
+    """Return a span as systemd and compose write it, in minutes."""
+    match = re.fullmatch(r"(\d+)m(in)?", text)
+    assert match, text
+    return 60 * int(match[1])
+
+
+# containers
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+def test_hadolint_finds_no_fault(dockerfile: Path) -> None:
+    done = subprocess.run(["hadolint", dockerfile], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_takes_locked_packages_with_their_hashes(dockerfile: Path) -> None:
+    installing = [rest for name, rest in instructions(dockerfile) if name == "RUN" and "pip install" in rest]
+    assert len(installing) == 1
+    assert "--require-hashes" in installing[0]
+    assert "--no-deps" in installing[0]
+    copied = next(
+        rest.split()[0] for name, rest in instructions(dockerfile) if name == "COPY" and "requirements" in rest
+    )
+    assert copied == f"requirements/{dockerfile.suffix[1:]}.txt"
+    assert (ROOT / copied).exists()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_runs_as_nobody_special_and_is_asked_whether_it_lives(dockerfile: Path) -> None:
+    user = argument(dockerfile, "USER")
+    assert user.isdecimal()
+    assert int(user) > 0
+    assert f"--uid {user}" in " ".join(rest for name, rest in instructions(dockerfile) if name == "RUN")
+    assert "/healthz" in argument(dockerfile, "HEALTHCHECK")
+    assert json.loads(argument(dockerfile, "ENTRYPOINT")) == ["python", "-m", "app"]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_sets_no_unknown_setting(dockerfile: Path) -> None:
+    names = {pair.split("=")[0] for pair in argument(dockerfile, "ENV").split()}
+    assert {name.lower() for name in names - NOT_OURS} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_an_image_copies_is_let_through_and_no_secret_is(dockerfile: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    sources = {rest.split()[0] for name, rest in instructions(dockerfile) if name == "COPY" and "--from" not in rest}
+    assert {f"!{source.split('/')[0]}" for source in sources} <= set(ignored)
+    assert not any(name in line for line in ignored for name in (".env", ".git", ".venv"))
+
+
+def test_what_an_image_copies_is_enough_to_serve(tmp_path: Path) -> None:
+    for folder in ("app", "workers", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    program = "import app.cli, app.serve, app.doctor, workers.worker; print(app.serve.__file__)"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "app" / "serve.py")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_images_health_check_tells_a_service_that_answers_from_one_that_does_not(
+    dockerfile: Path, tmp_path: Path
+) -> None:
+    class Alive(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    command = json.loads(argument(dockerfile, "HEALTHCHECK").partition("CMD ")[2])
+    with HTTPServer(("127.0.0.1", 0), Alive) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        environment = {"PORT": str(server.server_port)}
+        alive = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, check=False)
+    dead = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, check=False)
+    assert (alive.returncode, dead.returncode) == (0, 1)
+
+
+def test_compose_builds_what_is_there_and_gives_calls_time_to_end() -> None:
+    services = compose()["services"]
+    for name in ("bridge-cpu", "bridge-cuda13"):
+        build = services[name]["build"]
+        assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() in DOCKERFILES
+    assert all(seconds(service["stop_grace_period"]) > LONGEST_CALL_S for service in services.values())
+
+
+def test_compose_opens_ports_to_this_machine_alone_and_gives_no_rights() -> None:
+    for service in compose()["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+
+
+def has_compose() -> bool:
+    if not shutil.which("docker"):
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not has_compose(), reason="docker compose is not installed")
+def test_docker_compose_finds_no_fault(tmp_path: Path) -> None:
+    """A copy, beside settings of its own: the file names ../.env."""
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / ".env").touch()
+    copy = shutil.copy(DEPLOY / "compose.yaml", tmp_path / "deploy")
+    profiles = ["--profile", "cpu", "--profile", "cuda13", "--profile", "tunnel"]
+    subprocess.run(["docker", "compose", "-f", copy, *profiles, "config", "-q"], check=True, capture_output=True)
+
+
+# cloudflared
+
+
+def test_the_named_tunnel_lets_through_what_twilio_asks_for_the_sign_of_life_and_nothing_else() -> None:
+    ours, rest = yaml.safe_load((DEPLOY / "cloudflared.yml").read_text())["ingress"]
+    for path in (
+        "/twilio/voice",
+        "/twilio/status",
+        "/twilio/after-stream",
+        "/twilio/media/a-token",
+        "/twilio/selftest",
+        "/healthz",
+    ):
+        assert re.search(ours["path"], path), path
+    for path in ("/", "/api/calls", "/readyz", "/metrics", "/api/twilio/", "/healthzz"):
+        assert not re.search(ours["path"], path), path
+    assert rest == {"service": "http_status:404"}
+    assert ours["service"] == f"http://127.0.0.1:{Settings().port}"
