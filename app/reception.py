@@ -45,7 +45,7 @@ class Reception:
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLog(log, form.call_sid).info("answered by a machine, hanging up")
             return twiml.hangup()
-        known = self._switchboard.holds(form.call_sid) or form.call_sid in self._room
+        known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)

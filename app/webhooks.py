@@ -27,6 +27,11 @@ class Form:
     query: str = ""
 
     @property
+    def outbound(self) -> bool:
+        """Whether we have placed this call ourselves: the caller is then our own number."""
+        return self.fields.get("Direction", "").startswith("outbound")
+
+    @property
     def caller(self) -> str:
         """The number that calls, `anonymous` or the like when it is withheld."""
         return self.fields.get("From", "")[:MAX_NUMBER_LENGTH]

@@ -4,6 +4,7 @@ import pytest
 
 from app.call.record import EndReason
 from app.call.waiting import PAUSE_S
+from app.twilio import twiml
 from app.twilio.events import CallSid, Stopped
 from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
 from tests.app.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
@@ -230,6 +231,13 @@ async def test_a_number_that_calls_too_often_is_rejected() -> None:
     front.board.end(front.talk(ANN), EndReason.CALLER_HUNG_UP)
     assert front.ring(BOB) == Reject("rejected")
     assert isinstance(front.ring(BOB, "+4930123456"), Connect)
+
+
+async def test_a_call_that_we_place_is_not_screened_for_the_number_is_ours() -> None:
+    front = Front(calls_per_number_per_hour=1, blocked_callers="+1555*")
+    for call_sid in (ANN, BOB):
+        answer = front.reception.answer(form(call_sid, Direction="outbound-api"))
+        assert isinstance(twiml.parse(answer)[0], Connect)
 
 
 async def test_a_webhook_that_twilio_repeats_is_one_call() -> None:
