@@ -21,6 +21,7 @@ class EndReason(StrEnum):
     NO_START = "no start message in time"
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
+    HANGUP_KEY = "the caller pressed the key that ends the call"
     TIME_LIMIT = "time limit"
     WORKER_LOST = "a worker was lost"
     STAGE_FAILED = "a stage could not go on"

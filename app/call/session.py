@@ -85,7 +85,7 @@ NEXT: dict[State, dict[Change, State]] = {
 class CallLimits:
     """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers.
 
-    `sway_s` is by how much the workers' time sways.
+    `sway_s` is by how much the workers' time sways. The key `hangup_digit` ends the call; "" for none.
     """
 
     greeting_frames: int
@@ -93,6 +93,7 @@ class CallLimits:
     max_call_s: float
     processing_s: float
     sway_s: float = FIRST_SWAY_S
+    hangup_digit: str = ""
 
 
 class CallSession:
@@ -132,8 +133,8 @@ class CallSession:
                 return self._start(event, now, phase_s)
             case Stopped():
                 return self.end(EndReason.CALLER_HUNG_UP, now)
-            case DtmfPressed():
-                self.record.counts["dtmf"] += 1
+            case DtmfPressed(digit):
+                return self._take_key(digit, now)
         return []
 
     def take_frame(self, frame: Frame, now: float) -> list[Command]:
@@ -217,6 +218,11 @@ class CallSession:
         self._playout.take_mark(name, now)
         drained = self.state is State.DRAINING and self._playout.empty and name == self._last_mark
         return self.end(EndReason.TIME_LIMIT, now) if drained else []
+
+    def _take_key(self, digit: str, now: float) -> list[Command]:
+        self.record.counts["dtmf"] += 1
+        wanted = self._limits.hangup_digit
+        return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []
 
     def _run_out(self, now: float) -> list[Command]:
         """End what has lasted too long; a live call ends once all has been heard."""
