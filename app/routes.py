@@ -4,8 +4,10 @@ import logging
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
+from fastapi.requests import HTTPConnection
 
 from app.config import Settings, is_loopback
+from app.event_routes import build_event_router
 from app.lag import LagGauge
 from app.log import CallLog, mask_number
 from app.media import run_media_socket
@@ -97,6 +99,7 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
                 return record.as_json()
         raise HTTPException(404, "no such call")
 
+    router.include_router(build_event_router(switchboard, _require_local))
     return router
 
 
@@ -141,7 +144,7 @@ def _call_sid(form: dict[str, str], settings: Settings) -> CallSid:
     return CallSid(call_sid)
 
 
-def _require_local(request: Request) -> None:
+def _require_local(request: HTTPConnection) -> None:
     """Refuse what came from outside; a tunnel connects from this machine too, but keeps the public host name."""
     client = request.client.host if request.client else ""
     if not is_loopback(client) or not is_loopback(request.url.hostname or ""):

@@ -78,7 +78,10 @@ def names_in(module: str) -> set[str]:
 
 SERVING = ["app/" + name for name in ("audio", "call", "twilio", "simulator")] + [
     f"app/{name}.py"
-    for name in ("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__")
+    for name in (
+        *("config", "event_routes", "events", "log", "media", "observer", "rehearsal", "routes", "serve"),
+        *("server", "switchboard", "cli", "__main__"),
+    )
 ]
 """What runs in the service's own process."""
 
