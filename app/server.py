@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import CodecKind, Settings, SettingsError
+from app.door import Door, raise_descriptor_limit
 from app.lag import LagGauge
 from app.rehearsal import Rehearsal
 from app.routes import build_router
@@ -153,11 +154,12 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """Ends the calls before the sockets are taken away."""
+    """Lets connections in by our own door; ends the calls before the sockets are taken away."""
 
     def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_exit = on_exit
+        self._accepting: list[asyncio.Task[None]] = []
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,9 +173,23 @@ class _Server(uvicorn.Server):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])  # none for uvicorn itself
+        raise_descriptor_limit()
+        door = Door()
+        self._accepting = [asyncio.create_task(door.accept(sock, self)) for sock in sockets or []]
+        for task in self._accepting:
+            task.add_done_callback(lambda task: _stop_if_failed(task, self))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_exit()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
         await super().shutdown(sockets)
+        for task in self._accepting:
+            if not task.cancelled():
+                task.result()
 
 
 def _stop_if_failed(task: "asyncio.Task[None]", server: uvicorn.Server) -> None:

@@ -21,7 +21,7 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/server.py"},
+    "uvicorn": {"app/server.py", "app/door.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -79,7 +79,7 @@ def names_in(module: str) -> set[str]:
 SERVING = ["app/" + name for name in ("audio", "call", "twilio", "simulator")] + [
     f"app/{name}.py"
     for name in (
-        *("config", "event_routes", "events", "log", "media", "observer", "rehearsal", "routes", "serve"),
+        *("config", "door", "event_routes", "events", "log", "media", "observer", "rehearsal", "routes", "serve"),
         *("server", "switchboard", "cli", "__main__"),
     )
 ]
