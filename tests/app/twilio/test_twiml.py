@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.twilio import twiml
 
@@ -24,6 +26,13 @@ def test_what_we_write_is_read_back() -> None:
     assert twiml.parse(written) == (twiml.Connect("wss://a.b/media/t", "https://a.b/after", parameters),)
     assert twiml.parse(twiml.reject_busy()) == (twiml.Reject("busy"),)
     assert twiml.parse(twiml.hangup()) == (twiml.Hangup(),)
+
+
+@given(st.text(max_size=100))
+def test_any_text_in_a_parameter_makes_xml_and_what_is_printable_of_it_arrives(value: str) -> None:
+    (verb,) = twiml.parse(twiml.connect("wss://a.b/media/t", "https://a.b/after", {"from": value}))
+    assert isinstance(verb, twiml.Connect)
+    assert verb.parameters == {"from": "".join(letter for letter in value if letter.isprintable())}
 
 
 def test_verbs_come_in_their_order() -> None:
