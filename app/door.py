@@ -2,11 +2,11 @@
 
 Theory of operation. A stranger has three ways to spoil a call without a signature. He can come with many connections at
 once: they wait in the system's queue, and one is taken at each turn of the event loop, so that between any two of them
-every call's packets have their turn. He can hold connections and say nothing, or a byte now and then: a request must be
-complete `REQUEST_WITHIN_S` after its connection was made or its last answer given, and when more than `MOST_VISITORS`
-connections wait, the one that has waited longest is dropped. So there is always room for the next one, and Twilio, who
-asks as soon as he is connected, is never the one that has waited longest. And he can send garbage: it is refused before
-it is routed, at the cost of parsing it.
+every call's packets have their turn. He can send garbage on all of them at once: what visitors say is heard one after
+the other, at each turn one, and whoever waits to be heard is not read on. And he can hold connections and say nothing,
+or a byte now and then: a request must be complete `REQUEST_WITHIN_S` after its connection was made or its last answer
+given, and when more than `MOST_VISITORS` connections wait, the one that has waited longest is dropped. So there is
+always room for the next one, and Twilio, who asks as soon as he is connected, is never the one that has waited longest.
 
 A connection that became a WebSocket is no visitor any more: the route that took it decides how long it may stay.
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_WITHIN_S = 10.0
 """Twilio's requests are there within the time of a round trip."""
-MOST_VISITORS = 256
+MOST_VISITORS = 1_024
 RETRY_S = 0.05
 """How soon it is tried again when the system has no descriptor left."""
 DESCRIPTORS = 4_096
@@ -34,11 +34,12 @@ DESCRIPTORS = 4_096
 
 
 class Visitors:
-    """The connections that are no WebSockets, those that have waited longest first."""
+    """The connections that are no WebSockets, those that have waited longest first; and what they say, in its order."""
 
     def __init__(self, most: int = MOST_VISITORS) -> None:
         self._most = most
         self._waiting: dict[Visitor, None] = {}
+        self._said: asyncio.Queue[tuple[Visitor, bytes]] = asyncio.Queue()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -54,6 +55,21 @@ class Visitors:
         """Forget one that has left, or has become a WebSocket; twice does no harm."""
         self._waiting.pop(visitor, None)
 
+    def queue(self, visitor: "Visitor", said: bytes) -> None:
+        """Let one wait until it is heard. It must not say more before: so there is at most one entry of each."""
+        self._said.put_nowait((visitor, said))
+
+    async def hear(self) -> None:
+        """Hear one after the other, one a turn of the event loop, until cancelled."""
+        while True:
+            visitor, said = await self._said.get()
+            try:
+                visitor.hear(said)
+            except Exception:  # the event loop would end this connection alone, too
+                log.exception("a visitor could not be heard")
+                visitor.drop()
+            await asyncio.sleep(0)
+
 
 class Visitor(H11Protocol):
     """A connection that must ask something in time; see `uvicorn.protocols.http.h11_impl` for the rest."""
@@ -67,6 +83,18 @@ class Visitor(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.pause_reading()
+        self._visitors.queue(self, data)
+
+    def hear(self, said: bytes) -> None:
+        """Take what was said, now that it is this one's turn, and listen on."""
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+        super().data_received(said)
 
     def on_response_complete(self) -> None:
         self._wait()
@@ -108,8 +136,13 @@ class Door:
         self.visitors = Visitors(most)
         self._request_within_s = request_within_s
 
-    async def accept(self, sock: socket.socket, server: uvicorn.Server) -> None:
-        """Take connections until cancelled."""
+    async def attend(self, sock: socket.socket, server: uvicorn.Server) -> None:
+        """Take connections, and hear them, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.visitors.hear())
+            tasks.create_task(self._accept(sock, server))
+
+    async def _accept(self, sock: socket.socket, server: uvicorn.Server) -> None:
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         while True:

@@ -176,8 +176,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])  # none for uvicorn itself
         raise_descriptor_limit()
-        door = Door()
-        self._accepting = [asyncio.create_task(door.accept(sock, self)) for sock in sockets or []]
+        self._accepting = [asyncio.create_task(Door().attend(sock, self)) for sock in sockets or []]
         for task in self._accepting:
             task.add_done_callback(lambda task: _stop_if_failed(task, self))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from websockets.asyncio.client import connect
 
 from app.door import DESCRIPTORS, MOST_VISITORS, REQUEST_WITHIN_S, Door
@@ -67,7 +68,7 @@ async def house(most: int = MOST_VISITORS, request_within_s: float = REQUEST_WIT
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        accepting = asyncio.create_task(door.accept(sock, server))
+        accepting = asyncio.create_task(door.attend(sock, server))
         try:
             yield built
         finally:
@@ -181,6 +182,50 @@ async def test_between_two_who_come_in_everybody_else_has_his_turn() -> None:
         assert max(after - before for before, after in itertools.pairwise(seen)) == 1
         for one in crowd:
             one.close()
+
+
+async def test_when_all_speak_at_once_everybody_else_has_his_turn_between_any_two() -> None:
+    async with house() as built:
+        crowd = [socket.create_connection(("127.0.0.1", built.port)) for _ in range(50)]
+        async with asyncio.timeout(GUARD_S):
+            while len(built.door.visitors) < 50:  # noqa: ASYNC110 - turns of the loop
+                await asyncio.sleep(0)
+            for one in crowd:
+                one.send(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            seen = [50]
+            while seen[-1] > 0:
+                await asyncio.sleep(0)
+                seen.append(len(built.door.visitors))
+        assert max(before - after for before, after in itertools.pairwise(seen)) == 1
+        for one in crowd:
+            one.close()
+
+
+async def test_who_says_much_is_heard_to_the_end() -> None:
+    body = bytes(300_000)
+    async with house() as built:
+        reader, writer = await built.enter(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 300000\r\n\r\n" + body)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        writer.write(REQUEST + REQUEST)
+        await answer(reader)
+        await answer(reader)
+        writer.close()
+
+
+async def test_who_cannot_be_heard_is_dropped_and_the_next_one_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = H11Protocol.data_received
+
+    def fail(protocol: H11Protocol, data: bytes) -> None:
+        take(protocol, data if data != b"poison" else 1 / 0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(H11Protocol, "data_received", fail)
+    async with house() as built:
+        poison, first = await built.enter(b"poison")
+        assert await closed(poison) == b""
+        reader, second = await built.enter(REQUEST)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        first.close()
+        second.close()
 
 
 async def test_a_system_without_descriptors_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
