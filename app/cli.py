@@ -209,6 +209,22 @@ def bench_crowd(
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))
 
 
+@bench.command("hostile")
+def bench_hostile(
+    silent: Annotated[int, typer.Option(help="Connections that say nothing.", min=0)] = 500,
+    noisy: Annotated[int, typer.Option(help="Connections that send garbage.", min=0)] = 500,
+    pause: Annotated[float, typer.Option(help="Seconds after which each comes again.", min=0.01)] = 1.0,
+    rounds: Annotated[int, typer.Option(help="How often quiet and siege take turns.", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="Length of each quiet and of each siege.", min=15)] = 20.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """Two simulated calls while strangers besiege the service: their delay in quiet and in siege."""
+    from app.bench.hostile import Siege
+    from app.bench.hostile import bench_hostile as run
+
+    raise typer.Exit(run(Siege(silent, noisy, pause, rounds, seconds), json_file))
+
+
 @bench.command("codec")
 def bench_codec(
     rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16",

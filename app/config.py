@@ -143,6 +143,13 @@ class Settings(BaseSettings):
         float | None, Field(ge=-20, le=20, description="above 0 Moshi is quieter, below 0 more talkative")
     ] = None
     seed: Annotated[int | None, Field(ge=0, description="every call draws the same chances; empty: new ones")] = None
+    hangup_digit: Annotated[
+        str, Field(pattern="^[0-9A-D*#]?$", description="the key that ends the call when the caller presses it: #, say")
+    ] = ""
+    log_digits: Annotated[
+        bool,
+        Field(description="write the keys that callers press into the log; they can be PINs, so * stands for each"),
+    ] = False
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")

@@ -1,6 +1,7 @@
 """Logging: one line a fact, `call_sid` on every line of a call, no phone number in full."""
 
 import logging
+from collections import Counter
 from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 from app.twilio.events import CallSid
 
 KEPT_DIGITS = 4
+MINUTE_S = 60.0
+MOST_ALIKE = 10
+OPEN_TO_ALL = ("app.door", "app.routes", "uvicorn.error")
+"""Who logs what strangers do."""
 
 
 def mask_number(number: str) -> str:
@@ -28,6 +33,29 @@ class CallLog(logging.LoggerAdapter[logging.Logger]):
         return f"call_sid={self.extra['call_sid'] if self.extra else ''} {msg}", kwargs
 
 
+class Sparing(logging.Filter):
+    """Lets a warning that anybody can cause through `MOST_ALIKE` times a minute, so that nobody can fill the disk.
+
+    The first one of a later minute says how many more there were. Warnings are alike that have the same format.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since_s: dict[object, float] = {}
+        self._seen: Counter[object] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        alike = record.msg
+        if record.created - self._since_s.get(alike, -MINUTE_S) >= MINUTE_S:
+            if (more := self._seen[alike] - MOST_ALIKE) > 0:
+                record.msg = f"{alike} ({more} more like it before)"
+            self._since_s[alike], self._seen[alike] = record.created, 0
+        self._seen[alike] += 1
+        return self._seen[alike] <= MOST_ALIKE
+
+
 class LogLevel(StrEnum):
     """From which level on lines are written."""
 
@@ -42,3 +70,5 @@ def start_logging(level: LogLevel) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s %(message)s", level=level)
     for name in ("uvicorn.access", "uvicorn.error", "urllib3"):  # urllib3 would tell numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in OPEN_TO_ALL:
+        logging.getLogger(name).addFilter(Sparing())

@@ -5,7 +5,6 @@ The reader never waits for the workers, nor the writer for the reader; the sessi
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable
 from typing import assert_never
 
@@ -53,7 +52,7 @@ async def _read(websocket: WebSocket, protocol: StreamProtocol, call: Call, swit
         except ProtocolViolation as violation:
             switchboard.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
             return
-        switchboard.do(call, call.session.receive(event, time.monotonic(), switchboard.phase_s))
+        switchboard.take_event(call, event)
 
 
 async def _write(websocket: WebSocket, protocol: StreamProtocol, call: Call, blocked_after_s: float) -> None:

@@ -4,6 +4,7 @@ import logging
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 
+from app.event_routes import build_event_router
 from app.lag import LagGauge
 from app.log import CallLog
 from app.media import run_media_socket
@@ -89,6 +90,7 @@ def build_router(
             raise HTTPException(404, "no such call")
         return record.as_json()
 
+    router.include_router(build_event_router(switchboard, operators.require))
     return router
 
 

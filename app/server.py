@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import CodecKind, Settings, SettingsError
+from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.lag import LagGauge
@@ -194,11 +195,15 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """Ends the calls before the sockets are taken away; a first SIGTERM lets them end by themselves."""
+    """Lets connections in by our own door, and ends the calls before the sockets are taken away.
+
+    A first SIGTERM lets the calls end by themselves.
+    """
 
     def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None], drain: Drain) -> None:
         super().__init__(config)
         self._on_exit = on_exit
+        self._accepting: list[asyncio.Task[None]] = []
         self._drain = drain
 
     def stop(self) -> None:
@@ -224,9 +229,22 @@ class _Server(uvicorn.Server):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])  # none for uvicorn itself
+        raise_descriptor_limit()
+        self._accepting = [asyncio.create_task(Door().attend(sock, self)) for sock in sockets or []]
+        for task in self._accepting:
+            task.add_done_callback(lambda task: _stop_if_failed(task, self))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_exit()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
         await super().shutdown(sockets)
+        for task in self._accepting:
+            if not task.cancelled():
+                task.result()
 
 
 def _stop_if_failed(task: "asyncio.Task[None]", server: uvicorn.Server) -> None:

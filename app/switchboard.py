@@ -16,8 +16,10 @@ from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
 from app.call.session import CallLimits, CallSession, Command, End, Listen
 from app.config import Settings
+from app.events import Events
 from app.log import CallLog
-from app.twilio.events import CallSid
+from app.observer import CallObserver
+from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
 from workers.ring import WorkerName
 
@@ -43,6 +45,7 @@ class Call:
     session: CallSession
     reservation: Reservation
     log: CallLog
+    observer: CallObserver
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
     timer_s: float = 0.0
@@ -52,13 +55,20 @@ class Call:
 class Switchboard:
     """All calls of this machine.
 
-    `send` passes a message to the workers, `workers_ready` tells whether they are warm.
+    `send` passes a message to the workers, `workers_ready` tells whether they are warm; `clock` gives the time in
+    seconds, monotonic. `events` tells what happens to whoever listens.
     """
 
     def __init__(
-        self, settings: Settings, send: Callable[[RingMessage], None], workers_ready: Callable[[], bool]
+        self,
+        settings: Settings,
+        send: Callable[[RingMessage], None],
+        workers_ready: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
     ) -> None:
+        self.events = Events()
         self._settings = settings
+        self._now = clock
         self._send = send
         self._workers_ready = workers_ready
         self._admission = Admission(0)
@@ -105,7 +115,7 @@ class Switchboard:
     @property
     def phase_s(self) -> float | None:
         """When the next frame of a live call becomes complete: the beat for a new call; None without one."""
-        now = _now()
+        now = self._now()
         return next((moment for call in self._calls.values() if (moment := call.session.phase_s(now))), None)
 
     def records(self) -> list[CallRecord]:
@@ -133,7 +143,7 @@ class Switchboard:
             return held
         if not self.ready:
             return None
-        now = _now()
+        now = self._now()
         reservation = self._admission.reserve(call_sid, now)
         assert reservation is not None
         greeting_steps = self._settings.greeting_steps
@@ -144,9 +154,10 @@ class Switchboard:
             self.processing_s,
             min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
             self._settings.idle_seconds,
+            self._settings.hangup_digit,
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
-        call = Call(session, reservation, CallLog(log, call_sid))
+        call = Call(session, reservation, CallLog(log, call_sid), CallObserver(self.events, session.record))
         self._calls[reservation.slot] = call
         self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
@@ -156,12 +167,21 @@ class Switchboard:
 
     def claim(self, token: str) -> Call | None:
         """Give the call of this token its socket; None if the token is unknown, used or expired."""
-        reservation = self._admission.claim(token, _now())
+        reservation = self._admission.claim(token, self._now())
         call = self._calls.get(reservation.slot) if reservation else None
         if call:
-            call.session.socket_opened(_now())
+            call.session.socket_opened(self._now())
             self._set_timer(call)
         return call
+
+    def take_event(self, call: Call, event: Event) -> None:
+        """Take one of Twilio's events."""
+        now = self._now()
+        if isinstance(event, DtmfPressed):
+            call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
+        commands = call.session.receive(event, now, self.phase_s)
+        call.observer.note_event(event, now)
+        self.do(call, commands)
 
     def do(self, call: Call, commands: list[Command]) -> None:
         """Carry out what a session decided."""
@@ -177,7 +197,7 @@ class Switchboard:
 
     def end(self, call: Call, reason: EndReason, detail: str = "") -> None:
         """End one call from outside its session."""
-        self.do(call, call.session.end(reason, _now(), detail))
+        self.do(call, call.session.end(reason, self._now(), detail))
 
     def take_message(self, message: RingMessage) -> None:
         """Take what came round the ring."""
@@ -187,7 +207,8 @@ class Switchboard:
         match message:
             case Frame():
                 self._note_processing(message)
-                self.do(call, call.session.take_frame(message, _now()))
+                call.observer.note_frame(message, self._now())
+                self.do(call, call.session.take_frame(message, self._now()))
             case Failed(_, _, stage, reason):
                 self.end(call, EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
@@ -205,19 +226,22 @@ class Switchboard:
     def wind_up(self) -> None:
         """End the calls that are on once what Moshi has said is heard."""
         for call in list(self._calls.values()):
-            self.do(call, call.session.wind_up(EndReason.SHUTDOWN, _now()))
+            self.do(call, call.session.wind_up(EndReason.SHUTDOWN, self._now()))
 
     def stop(self) -> None:
         """Take no more calls and end those that are on."""
         self.drain()
         for call in list(self._calls.values()):
             self.end(call, EndReason.SHUTDOWN)
+        self.events.close()
 
     def _put(self, call: Call, command: PlayoutCommand) -> None:
         try:
             call.outbox.put_nowait(command)
         except asyncio.QueueFull:
             self.end(call, EndReason.SOCKET_BLOCKED)
+        else:
+            call.observer.note_sent(command, self._now())
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation
@@ -232,6 +256,7 @@ class Switchboard:
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()
         call.outbox.put_nowait(None)
+        call.observer.note_end(end, self._now())
         counts = dict(call.session.record.counts)
         call.log.info("ended: %s%s %s", end.reason, f" ({end.detail})" if end.detail else "", counts)
         if not self._calls:
@@ -248,18 +273,14 @@ class Switchboard:
             call.timer = None
         if self._calls.get(call.reservation.slot) is call:
             call.timer_s = due_s
-            call.timer = asyncio.get_running_loop().call_later(due_s - _now(), self._handle_timer, call)
+            call.timer = asyncio.get_running_loop().call_later(due_s - self._now(), self._handle_timer, call)
 
     def _handle_timer(self, call: Call) -> None:
         call.timer = None
-        self.do(call, call.session.handle_timer(_now()))
+        self.do(call, call.session.handle_timer(self._now()))
 
     def _note_processing(self, frame: Frame) -> None:
         if len(frame.spans) == len(("encode", "step", "decode")):
             took_s = frame.spans[-1].ended_s - frame.spans[0].started_s
             self.sway_s = max(took_s - self.processing_s, SWAY_FADING * self.sway_s)
             self.processing_s += NEWS * (took_s - self.processing_s)
-
-
-def _now() -> float:
-    return time.monotonic()  # the loop's own time is rounded to milliseconds by uvloop

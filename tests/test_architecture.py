@@ -22,7 +22,7 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/server.py"},
+    "uvicorn": {"app/server.py", "app/door.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -83,6 +83,7 @@ SERVING = ["app/" + name for name in ("audio", "call", "twilio", "tunnel", "simu
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
         *("beside", "notify", "public", "selftest"),
+        *("door", "event_routes", "events", "observer"),
     )
 ]
 """What runs in the service's own process."""

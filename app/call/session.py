@@ -86,7 +86,8 @@ NEXT: dict[State, dict[Change, State]] = {
 class CallLimits:
     """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers.
 
-    `sway_s` is by how much the workers' time sways, `idle_s` for how long the caller may be silent (0: for ever).
+    `sway_s` is by how much the workers' time sways, `idle_s` for how long the caller may be silent (0: for ever). The
+    key `hangup_digit` ends the call; "" for none.
     """
 
     greeting_frames: int
@@ -95,6 +96,7 @@ class CallLimits:
     processing_s: float
     sway_s: float = FIRST_SWAY_S
     idle_s: float = 0.0
+    hangup_digit: str = ""
 
 
 class CallSession:
@@ -137,9 +139,8 @@ class CallSession:
                 return self._start(event, now, phase_s)
             case Stopped():
                 return self.end(EndReason.CALLER_HUNG_UP, now)
-            case DtmfPressed():
-                self.record.counts["dtmf"] += 1
-                self._idle.notice(now)
+            case DtmfPressed(digit):
+                return self._take_key(digit, now)
         return []
 
     def take_frame(self, frame: Frame, now: float) -> list[Command]:
@@ -238,6 +239,12 @@ class CallSession:
         self._playout.take_mark(name, now)
         drained = self.state is State.DRAINING and self._playout.empty and name == self._last_mark
         return self.end(self._drained, now) if drained else []
+
+    def _take_key(self, digit: str, now: float) -> list[Command]:
+        self.record.counts["dtmf"] += 1
+        self._idle.notice(now)
+        wanted = self._limits.hangup_digit
+        return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []
 
     def _run_out(self, now: float) -> list[Command]:
         """End what has lasted too long; a live call ends once all has been heard."""

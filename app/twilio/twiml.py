@@ -87,7 +87,7 @@ def connect(stream_url: str, action_url: str, parameters: Mapping[str, str], sta
     """Return the TwiML that puts the caller through to our socket; `status_url` is told of the stream's fate.
 
     Raises `TwimlError` for what Twilio would lose: a query string in `stream_url`, or a parameter of more than 500
-    characters.
+    characters. What is not printable in a parameter is left out: a caller's name may hold what XML cannot carry.
     """
     if "?" in stream_url:
         raise TwimlError("Twilio strips the query string of a stream URL")
@@ -97,7 +97,7 @@ def connect(stream_url: str, action_url: str, parameters: Mapping[str, str], sta
     for name, value in parameters.items():
         if len(name) + len(value) >= MAX_PARAMETER_LENGTH:
             raise TwimlError(f"parameter {name!r} is too long")
-        stream.parameter(name=name, value=value)
+        stream.parameter(name=name, value="".join(letter for letter in value if letter.isprintable()))
     return _serialize(verb)
 
 

@@ -130,3 +130,19 @@ def test_the_loopback_engine_has_no_greeting() -> None:
 )
 def test_what_is_this_machine_alone(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("digit", ["#", "*", "0", "D", ""])
+def test_the_key_that_ends_a_call_can_be_set_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digit: str
+) -> None:
+    """A # begins a comment only where a space is before it."""
+    (tmp_path / ".env").write_text(f"HANGUP_DIGIT={digit}\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    assert read_settings().hangup_digit == digit
+
+
+@pytest.mark.parametrize("digits", ["##", "x", "E", "10"])
+def test_what_is_no_key_cannot_end_a_call(digits: str) -> None:
+    with pytest.raises(SettingsError, match="HANGUP_DIGIT"):
+        read_settings(hangup_digit=digits)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app import events
 from app.call.admission import TTL_S, Reservation
 from app.call.inbound import PATIENCE_S
 from app.call.playout import ClearAudio, SendAudio, SendMark
@@ -12,7 +13,7 @@ from app.call.record import EndReason
 from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
 from app.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
-from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
+from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
@@ -21,10 +22,10 @@ ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 class Desk:
     """A switchboard, and what it has sent round the ring."""
 
-    def __init__(self, max_calls: int = 2) -> None:
+    def __init__(self, max_calls: int = 2, **changes: object) -> None:
         self.sent: list[RingMessage] = []
         self.warm = True
-        settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls)
+        settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls, **changes)
         self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
         self.board.open_lines(max_calls, processing_s=0.0)
 
@@ -313,3 +314,68 @@ def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) 
 
     asyncio.run(ring())
     assert [message.greeting_frames for message in sent if isinstance(message, Open)] == [frames]
+
+
+async def test_who_listens_is_told_what_happens_in_a_call() -> None:
+    desk = Desk()
+    async with desk.board.events.subscribe(ANN) as news:
+        call = desk.connect(ANN)
+        for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1"), DtmfPressed("5")):
+            desk.board.take_event(call, event)
+        desk.board.take_message(replace(frame(call), text=" Hello"))
+        desk.board.take_event(call, Stopped())
+        told = [event.what async for event in news]
+    over = events.Disconnected(EndReason.CALLER_HUNG_UP, "")
+    assert told == [events.Connected(), events.Dtmf("5"), events.Text(" Hello"), over]
+
+
+async def test_audio_is_told_as_it_came_and_as_it_goes_out() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    async with desk.board.events.subscribe(ANN, audio=True) as news:
+        desk.board.take_event(call, Media(0, b"\x7f" * 160))
+        desk.board.do(call, [*audio(1)])
+        desk.board.end(call, EndReason.TIME_LIMIT)
+        told = [event.what async for event in news if isinstance(event.what, events.Audio)]
+    said, heard = (
+        events.Audio(way, sound) for way, sound in zip(events.Direction, (b"\x7f" * 160, bytes(640)), strict=True)
+    )
+    assert told == [said, heard]
+
+
+async def test_an_error_is_told_before_the_end_of_the_call() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    async with desk.board.events.subscribe(ANN) as news:
+        desk.board.lose_worker((Stage.STEP, 0), codecs=1)
+        told = [event.what async for event in news]
+    assert told == [events.Error(EndReason.WORKER_LOST, "step-0"), events.Disconnected(EndReason.WORKER_LOST, "step-0")]
+    assert call.session.record.end is EndReason.WORKER_LOST
+
+
+async def test_who_listens_to_all_comes_to_the_end_when_the_service_stops() -> None:
+    desk = Desk()
+    desk.start(ANN)
+    async with desk.board.events.subscribe() as news:
+        desk.board.stop()
+        assert [event.what async for event in news] == [events.Disconnected(EndReason.SHUTDOWN, "")]
+
+
+@pytest.mark.parametrize(("shown", "written"), [(False, "key *"), (True, "key 7")])
+async def test_a_key_is_logged_and_hidden_unless_it_may_be_shown(
+    caplog: pytest.LogCaptureFixture, shown: bool, written: str
+) -> None:
+    desk = Desk(log_digits=shown)
+    call = desk.start(ANN)
+    with caplog.at_level("DEBUG"):
+        desk.board.take_event(call, DtmfPressed("7"))
+    assert [record.getMessage() for record in caplog.records] == [f"call_sid=CAann {written}"]
+
+
+async def test_the_key_that_ends_the_call_is_the_one_that_is_set() -> None:
+    desk = Desk(hangup_digit="#")
+    call = desk.start(ANN)
+    desk.board.take_event(call, DtmfPressed("*"))
+    assert desk.reasons() == [None]
+    desk.board.take_event(call, DtmfPressed("#"))
+    assert desk.reasons() == [EndReason.HANGUP_KEY]

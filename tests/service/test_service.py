@@ -1,9 +1,11 @@
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.audio import mulaw
@@ -24,7 +27,7 @@ from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
-from app.twilio.events import CallSid, Stopped
+from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.signature import sign
 from app.twilio.twiml import Connect, Hangup, Reject, parse
 from tests.processes.ring import PATIENCE_S, log_lines
@@ -229,6 +232,83 @@ async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: 
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
     assert (await http.get("/healthz")).status_code == 200
+
+
+# The events of a call.
+
+
+def listening(served: Served, call_sid: str, query: str = "", host: str = "127.0.0.1", **headers: str) -> connect:
+    """Ask for the events of a call, as a page or program that knows the service by that host name."""
+    url = f"ws://{host}:{served.phone.port}/api/calls/{call_sid}/events{query}"
+    return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
+
+
+async def told(socket: ClientConnection) -> list[dict[str, object]]:
+    """Read until the service closes the socket."""
+    async with asyncio.timeout(PATIENCE_S):
+        return [json.loads(text) async for text in socket]
+
+
+async def test_a_call_can_be_followed_to_its_end(served: Served) -> None:
+    async with served.phone.call() as call, listening(served, call.call_sid) as news:
+        await call.speaks()
+        await call.socket.send(call.carrier.send(DtmfPressed("5")))
+        await call.socket.send(call.carrier.send(Stopped()))
+        events = await told(news)
+    assert [event["event"] for event in events if event["event"] in ("dtmf", "disconnected")] == [
+        "dtmf",
+        "disconnected",
+    ]
+    over = {"event": "disconnected", "reason": "caller hung up", "detail": ""}
+    assert events[-1] == {"call_sid": call.call_sid, "at_s": events[-1]["at_s"], **over}
+    assert not any(event["event"] == "audio" for event in events)
+
+
+async def test_the_audio_of_a_call_is_told_if_it_is_asked_for(served: Served) -> None:
+    said = noise(5)
+    async with served.phone.call() as call, listening(served, call.call_sid, "?audio=true") as news:
+        await call.say(said)
+        heard = await call.hear()
+        await call.socket.send(call.carrier.send(Stopped()))
+        audio = [event for event in await told(news) if event["event"] == "audio"]
+    ways = {
+        way: b"".join(b64decode(str(one["payload"])) for one in audio if one["direction"] == way)
+        for way in ("in", "out")
+    }
+    assert ways["in"] == said
+    assert ways["out"].startswith(heard)
+
+
+async def test_who_follows_a_call_can_leave_and_the_call_goes_on(served: Served) -> None:
+    async with served.phone.call() as call:
+        async with listening(served, call.call_sid) as news:
+            await news.send("what I say is not listened to")
+        news_left = listening(served, call.call_sid)
+        (await news_left).transport.abort()
+        await call.speaks(3)
+    await served.until(call.call_sid, "ended")
+
+
+@pytest.mark.parametrize(
+    ("host", "headers"),
+    [
+        ("phone.example.com", {}),
+        ("127.0.0.1", {"Origin": "http://evil.example.com"}),
+        ("127.0.0.1", {"Origin": "null"}),
+    ],
+    ids=["through a tunnel", "another site's page", "a page without a site"],
+)
+async def test_events_are_told_to_nobody_from_outside(served: Served, host: str, headers: dict[str, str]) -> None:
+    async with served.phone.call() as call:
+        with pytest.raises(InvalidStatus) as refused:
+            await listening(served, call.call_sid, host=host, **headers)
+        assert refused.value.response.status_code == 403
+
+
+async def test_events_of_a_call_that_is_not_on_are_not_to_be_had(served: Served) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await listening(served, "CAnobody")
+    assert refused.value.response.status_code == 404
 
 
 # The webhook.

@@ -467,10 +467,26 @@ def test_a_call_has_one_socket() -> None:
         ended.socket_opened(21.0)
 
 
-def test_keys_are_counted() -> None:
+def test_keys_are_counted_and_end_nothing_unless_one_is_meant_to() -> None:
     session = live()
     assert session.receive(DtmfPressed("5"), 3.0) == session.receive(DtmfPressed("#"), 3.1) == []
     assert session.record.counts["dtmf"] == 2
+
+
+def with_hangup_digit(digit: str) -> CallSession:
+    session = CallSession(ANN, ACCOUNT, CallLimits(0, RINGS_S, LONGEST_S, 0.0, hangup_digit=digit), 0.0)
+    session.socket_opened(1.0)
+    session.receive(STARTED, 2.0)
+    return session
+
+
+@pytest.mark.parametrize("digit", ["#", "*", "0", "A"])
+def test_the_key_that_ends_the_call_ends_it_with_a_reason_of_its_own_and_the_others_do_not(digit: str) -> None:
+    session = with_hangup_digit(digit)
+    others = [DtmfPressed(key) for key in "0123456789*#ABCD" if key != digit]
+    assert [session.receive(key, 3.0) for key in others] == [[]] * 15
+    assert session.receive(DtmfPressed(digit), 4.0) == [End(EndReason.HANGUP_KEY)]
+    assert (session.record.end, session.record.counts["dtmf"]) == (EndReason.HANGUP_KEY, 16)
 
 
 EVENTS = st.sampled_from(

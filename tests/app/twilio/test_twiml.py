@@ -1,6 +1,8 @@
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.twilio import twiml
 
@@ -55,6 +57,13 @@ def test_what_we_write_is_read_back() -> None:
     )
     assert twiml.parse(twiml.pause(5)) == (twiml.Pause(5),)
     assert twiml.parse(twiml.leave()) == (twiml.Leave(),)
+
+
+@given(st.text(max_size=100))
+def test_any_text_in_a_parameter_makes_xml_and_what_is_printable_of_it_arrives(value: str) -> None:
+    (verb,) = twiml.parse(twiml.connect("wss://a.b/media/t", "https://a.b/after", {"from": value}))
+    assert isinstance(verb, twiml.Connect)
+    assert verb.parameters == {"from": "".join(letter for letter in value if letter.isprintable())}
 
 
 def test_verbs_come_in_their_order() -> None:

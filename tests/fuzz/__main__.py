@@ -1,0 +1,69 @@
+"""`python -m tests.fuzz 200000`: so many generated messages and requests, and what came of them."""
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+from hypothesis import HealthCheck, Phase, given, settings
+
+from app.switchboard import RECORDS_KEPT
+from tests.conftest import pytest_configure
+from tests.fuzz.forms import ASKED, Desk
+from tests.fuzz.sockets import DEEDS, Exchange
+
+AT_ONCE = 200
+"""Examples between two looks at how far it has come."""
+FORMS_SHARE = 0.25
+WARM_SHARE = 0.05
+"""What is tried before memory is looked at first: until then caches fill, and the records of the last calls."""
+
+
+def fuzz(total: int) -> str:
+    """Try so many; return what came of it. Raises what should never be, after Hypothesis has said by which example."""
+    started_s = time.monotonic()
+    exchange, desk = Exchange(), Desk()
+    _until(exchange, desk, max(WARM_SHARE * total, 10 * RECORDS_KEPT))
+    before_mib = _memory_mib()
+    _until(exchange, desk, total)
+    after_mib = _memory_mib()
+    exchange.close()
+    desk.close()
+    statuses = ", ".join(f"{count} {name}" for name, count in sorted(desk.counts.items()))
+    heard = ", ".join(f"{count} {name}" for name, count in sorted(exchange.counts.items()))
+    return (
+        f"{total} in {time.monotonic() - started_s:.0f} s: nothing raised, no sound of another call, nobody let in; "
+        f"memory {before_mib:.1f} MiB before, {after_mib:.1f} MiB after\nsockets: {heard}\nrequests: {statuses}"
+    )
+
+
+def _until(exchange: Exchange, desk: Desk, total: float) -> None:
+    quick = settings(
+        max_examples=AT_ONCE,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    polite = quick(given(deeds=DEEDS)(lambda deeds: exchange.run(deeds, begin=True)))
+    rude = quick(given(deeds=DEEDS)(lambda deeds: exchange.run(deeds, begin=False)))
+    asking = quick(given(asked=ASKED)(lambda asked: desk.run(asked)))
+    _repeat(polite, lambda: exchange.counts["messages"] >= 0.9 * (1 - FORMS_SHARE) * total)
+    _repeat(rude, lambda: exchange.counts["messages"] >= (1 - FORMS_SHARE) * total)
+    _repeat(asking, lambda: desk.counts["forms"] >= FORMS_SHARE * total)
+
+
+def _repeat(trying: Callable[[], None], done: Callable[[], bool]) -> None:
+    while not done():
+        trying()
+
+
+def _memory_mib() -> float:
+    gc.collect()
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+if __name__ == "__main__":
+    pytest_configure()
+    print(fuzz(int(sys.argv[1])))

@@ -1,0 +1,87 @@
+"""A few thousand messages and forms each time; `python -m tests.fuzz 200000` tries as many as one likes."""
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from app.switchboard import RECORDS_KEPT
+from tests.fuzz.forms import ASKED, Asked, Desk
+from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
+from workers.messages import RingMessage
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    made = Exchange()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    made.close()
+
+
+@given(deeds=DEEDS)
+@settings(max_examples=300)
+def test_whatever_two_peers_say_no_call_hears_another(exchange: Exchange, deeds: list[Deed]) -> None:
+    exchange.run(deeds, begin=True)
+
+
+@given(deeds=DEEDS)
+@settings(max_examples=100)
+def test_a_socket_that_need_not_begin_well_does_no_harm_either(exchange: Exchange, deeds: list[Deed]) -> None:
+    exchange.run(deeds, begin=False)
+
+
+def test_the_callers_of_the_fuzz_hear_themselves() -> None:
+    """Or it would find no sound of another call because there is none at all."""
+    exchange = Exchange()
+    exchange.run([deed for _ in range(20) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))], begin=True)
+    assert exchange.counts["packets_heard_loud"] >= 20
+    exchange.close()
+
+
+@given(asked=ASKED)
+@settings(max_examples=300)
+def test_whatever_is_asked_nobody_gets_in_unsigned_and_nothing_is_raised(desk: Desk, asked: list[Asked]) -> None:
+    desk.run(asked)
+
+
+TALK: list[Deed] = [deed for _ in range(5) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))]
+
+
+def test_memory_is_flat_over_many_calls() -> None:
+    """A session that is kept would be thousands of bytes a call. The records of the last calls must be full first."""
+    exchange, kept = Exchange(), []
+    tracemalloc.start()
+    for calls in (RECORDS_KEPT, 100):
+        for _ in range(calls // CALLS):
+            exchange.run(TALK[:4], begin=True)
+        gc.collect()
+        kept.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    exchange.close()
+    assert (kept[1] - kept[0]) / 100 < 500
+
+
+def test_sound_that_crosses_over_would_be_noticed() -> None:
+    """The same with a ring that mixes the two calls up."""
+    exchange = Exchange()
+    right = exchange.board.take_message
+
+    def wrong(message: RingMessage) -> None:
+        other = next((call for slot, call in exchange.board._calls.items() if slot != message.slot), None)
+        right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
+
+    exchange.board.take_message = wrong  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as told:
+        exchange.run(TALK, begin=True)
+    assert told.group_contains(AssertionError, match="sound of another call")
+    exchange.close()

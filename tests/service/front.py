@@ -1,0 +1,130 @@
+"""The service's routes and switchboard without a server and without workers, on a clock in our hands."""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import httpx
+from fastapi import FastAPI
+from starlette.types import Message
+
+from app.config import Settings, read_settings
+from app.lag import LagGauge
+from app.operators import Operators
+from app.public import PublicAddress
+from app.reception import Reception
+from app.refusals import Refusals
+from app.routes import build_router
+from app.selftest import build_selftest_router
+from app.switchboard import Switchboard
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from app.twilio.signature import sign
+from app.wait_routes import build_wait_router
+from app.waiting_room import WaitingRoom
+from app.webhooks import Webhooks
+from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
+from workers.messages import RingMessage
+
+SOCKET_BASE = PUBLIC.replace("https:", "wss:")
+
+
+def front_settings(**changes: object) -> Settings:
+    """Return settings for real calls, with changes."""
+    wanted = {
+        "engine": "loopback",
+        "codec": "loopback",
+        "max_calls": 2,
+        "public_url": PUBLIC,
+        "twilio_auth_token": TOKEN,
+        "twilio_auth_token_secondary": SECONDARY,
+        "twilio_account_sid": ACCOUNT,
+    }
+    return read_settings(**{**wanted, **changes})
+
+
+@dataclass
+class Front:
+    """Post and dial as Twilio does; `sent` is what went to the workers."""
+
+    settings: Settings = field(default_factory=front_settings)
+    now_s: float = 0.0
+    sent: list[RingMessage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.switchboard = Switchboard(self.settings, self.sent.append, lambda: True, lambda: self.now_s)
+        self.switchboard.open_lines(self.settings.slots, processing_s=0.0)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
+        webhooks = Webhooks(public, self.settings.twilio_account_sid, refusals)
+        operators = Operators(self.settings.operator_token, refusals)
+        room = WaitingRoom(self.switchboard, self.settings.queue_length, None, public)
+        reception = Reception(self.settings, public, self.switchboard, room)
+        self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, LagGauge()))
+        self.app.include_router(build_wait_router(webhooks, reception))
+        self.app.include_router(build_selftest_router(public, webhooks, operators))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
+
+    async def post(self, path: str, fields: Mapping[str, str], signature: str | None) -> httpx.Response:
+        """Post a form; whatever the routes raise is raised here."""
+        headers = {} if signature is None else {"X-Twilio-Signature": signature}
+        return await self.http.post(path, data=dict(fields), headers=headers)
+
+    async def ring(self, call_sid: CallSid) -> str:
+        """Ring as Twilio does; return the path of the socket."""
+        fields = form(call_sid)
+        answer = await self.post("/twilio/voice", fields, sign(TOKEN, f"{PUBLIC}/twilio/voice", fields.items()))
+        (verb,) = twiml.parse(answer.raise_for_status().text)
+        assert isinstance(verb, twiml.Connect)
+        return verb.url.removeprefix(SOCKET_BASE)
+
+    async def dial(self, path: str, signature: str | None, says: Iterable[str | bytes] = ()) -> "Dialled":
+        """Ask for a socket, say something if it is accepted, and leave once the service closes it or all is said."""
+        dialled = Dialled(deque(says))
+        headers = [] if signature is None else [(b"x-twilio-signature", signature.encode())]
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": headers,
+            "subprotocols": [],
+            "client": ("127.0.0.1", 1),
+            "extensions": {"websocket.http.response": {}},
+        }
+        await self.app(scope, dialled.receive, dialled.send)
+        return dialled
+
+
+@dataclass
+class Dialled:
+    """One end of a socket as ASGI shows it: `accepted`, what was `heard`, the `code` of its close or refusal."""
+
+    says: deque[str | bytes]
+    accepted: bool = False
+    code: int | None = None
+    heard: list[Mapping[str, object]] = field(default_factory=list)
+    _asked: bool = False
+
+    async def receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "websocket.connect"}
+        if self.says and self.code is None:
+            said = self.says.popleft()
+            return {"type": "websocket.receive", "text" if isinstance(said, str) else "bytes": said}
+        return {"type": "websocket.disconnect", "code": 1005}
+
+    async def send(self, message: Message) -> None:
+        match message["type"]:
+            case "websocket.accept":
+                self.accepted = True
+            case "websocket.close":
+                self.code = message["code"]
+            case "websocket.http.response.start":
+                self.code = message["status"]
+            case "websocket.send":
+                self.heard.append(json.loads(message["text"]))

@@ -1,0 +1,33 @@
+"""`serve --tunnel --set-number` against the stand-ins of cloudflared and of Twilio's REST API."""
+
+import os
+import signal
+from pathlib import Path
+
+from app.simulator.account import Account, OwnedNumber
+from app.simulator.rest import serving_rest
+from tests.processes.ring import all_gone
+from tests.service.phone import ACCOUNT, TOKEN
+from tests.service.test_serve import LOOPBACK, free_port, serve
+from tests.tunnel.place import install
+
+OURS, BEFORE = "+15550100000", "https://old.example.com/v"
+
+
+async def test_the_number_follows_the_tunnel_and_is_put_back_at_the_end(tmp_path: Path) -> None:
+    place, number = install(tmp_path / "bin"), OwnedNumber(OURS, BEFORE, "GET", "", "POST")
+    settings = {"TUNNEL": "true", "SET_NUMBER": "true", "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
+    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
+        told = {"TWILIO_API_URL": rest.url, "TWILIO_PHONE_NUMBER": OURS, "PORT": str(free_port())}
+        async with serve(tmp_path, **LOOPBACK, **settings, **told, **place.environment) as program:
+            await program.until("the number leads to")
+            first = number.voice_url
+            assert first.startswith("http://127.0.0.1:")
+            os.kill(place.happened("start")[0]["pid"], signal.SIGKILL)
+            await program.until("the number leads to")
+            assert number.voice_url not in (first, BEFORE)
+            program.process.terminate()
+            status, words = await program.end()
+        assert (status, number.voice_url, number.voice_method) == (0, BEFORE, "GET")
+        assert OURS not in words
+    await all_gone([start["pid"] for start in place.happened("start")])
