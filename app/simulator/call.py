@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
@@ -46,6 +47,7 @@ from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
 CLOSED_NORMALLY = 1000
+HANDSHAKE_FAILED = 31920
 AS_INTENDED = {
     *(Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED),
     Outcome.ENDED_REMOTELY,
@@ -180,9 +182,19 @@ class _Call:
             socket = await dial(dialled(url, self._options.dial_url), signature)
         except (WebSocketException, OSError) as error:
             status = error.response.status_code if isinstance(error, InvalidStatus) else None
+            await self._tell_stream(verb, "stream-error", StreamError=f"{HANDSHAKE_FAILED} Handshake Error")
             return _Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
         async with socket:
-            return _ending(await self._conduct(socket, url, verb))
+            ending = _ending(await self._conduct(socket, url, verb))
+        await self._tell_stream(verb, "stream-stopped")
+        return ending
+
+    async def _tell_stream(self, verb: twiml.Connect, event: str, **more: str) -> None:
+        """Tell how a stream ended, and go on whatever is answered; of its beginning nothing is told."""
+        if verb.status_url:
+            with suppress(WebhookError):
+                form = self._form("in-progress") | {"StreamEvent": event, **more}
+                await self._webhook.post(self._action_url(verb.status_url), form)
 
     async def _conduct(self, socket: ClientConnection, url: str, verb: twiml.Connect) -> LineEnding:
         pace = self._pace = self._pace or Realtime(time.monotonic)

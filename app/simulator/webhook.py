@@ -12,6 +12,8 @@ from app.twilio.signature import sign
 
 TIMEOUT_S = 15
 """Twilio waits no longer for TwiML."""
+KEPT_S = 2
+"""How long an idle connection is used again: servers close theirs after some seconds, at times just then."""
 
 
 class WebhookError(Exception):
@@ -34,9 +36,8 @@ class Webhook:
     @classmethod
     def open(cls, auth_token: str | None, dial_url: str | None) -> Self:
         """Return a door to the server at `dial_url`, or at the address in each URL when that is None."""
-        each_its_own = TCPConnector(force_close=True)  # a server may close an idle one just as it is used again
-        session = ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=each_its_own)
-        return cls(auth_token, dial_url, session)
+        connector = TCPConnector(keepalive_timeout=KEPT_S)
+        return cls(auth_token, dial_url, ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=connector))
 
     async def post(self, url: str, form: Mapping[str, str]) -> str:
         """Return the body of the answer; raises `WebhookError`."""

@@ -217,6 +217,26 @@ async def test_the_record_of_a_call_can_be_read_on_this_machine(served: Served) 
     assert (await served.phone.http.get("/api/calls/CAnobody")).status_code == 404
 
 
+async def test_a_call_whose_socket_cannot_be_opened_gives_its_slot_back_and_its_record_says_what_to_do(
+    served: Served,
+) -> None:
+    call_sid = new_call_sid()
+    await served.phone.ring(call_sid)
+    told = {"StreamEvent": "stream-error", "StreamError": "31920 - Stream - WebSocket - Handshake Error"}
+    await served.phone.post("/twilio/status", {**form(call_sid), **told})
+    assert served.free_slots == MAX_CALLS
+    record = (await served.phone.http.get(f"/api/calls/{call_sid}")).json()
+    assert (record["error_code"], record["stream_error"]) == (31920, told["StreamError"])
+    assert "PUBLIC_URL" in record["advice"]
+
+
+async def test_the_status_of_a_call_is_in_its_record(served: Served) -> None:
+    report = await simulate(options(served, audio=talk_of(0.5)))
+    record = (await served.phone.http.get(f"/api/calls/{report.call_sid}")).json()
+    assert (record["status"], record["end"]) == ("completed", EndReason.CALLER_HUNG_UP)
+    assert record["duration_s"] == round(report.ended_s)
+
+
 @pytest.mark.parametrize("path", ["/api/calls", "/api/calls/CA1"])
 async def test_records_are_not_told_through_a_tunnel(served: Served, path: str) -> None:
     answer = await served.phone.http.get(path, headers={"Host": "phone.example.com"})

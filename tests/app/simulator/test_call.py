@@ -265,3 +265,21 @@ async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:
         report = await simulate(options(server))
     [mark], [arrival] = report.marks, report.leads
     assert mark.returned_s - arrival.at_s == pytest.approx(0.1, abs=0.001)
+
+
+async def test_how_a_stream_ended_is_told_where_the_twiml_wants_it() -> None:
+    wanted = twiml.connect("wss://bridge.example/media/token", "/after", {}, f"{PUBLIC_URL}/stream")
+    async with serving(echo, answers=[wanted, "thanks"]) as server:
+        report = await simulate(options(server))
+    assert report.outcome is Outcome.CALLER_HUNG_UP
+    path, form = server.asked[-1]
+    assert (path, form["StreamEvent"], form["CallSid"]) == ("/stream", "stream-stopped", report.call_sid)
+
+
+async def test_a_socket_that_is_refused_is_told_with_twilios_code() -> None:
+    wanted = twiml.connect("wss://bridge.example/nowhere", "/after", {}, f"{PUBLIC_URL}/stream")
+    async with serving(answers=[wanted]) as server:
+        report = await simulate(options(server))
+    assert report.outcome is Outcome.HANDSHAKE_FAILED, "whatever is answered to it"
+    path, form = server.asked[-1]
+    assert (path, form["StreamEvent"], form["StreamError"][:5]) == ("/stream", "stream-error", "31920")
