@@ -8,7 +8,6 @@ from collections.abc import Callable
 import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 
-from app.switchboard import RECORDS_KEPT
 from tests.conftest import pytest_configure
 from tests.fuzz.forms import ASKED, Desk
 from tests.fuzz.sockets import DEEDS, Exchange
@@ -16,25 +15,25 @@ from tests.fuzz.sockets import DEEDS, Exchange
 AT_ONCE = 200
 """Examples between two looks at how far it has come."""
 FORMS_SHARE = 0.25
-WARM_SHARE = 0.05
-"""What is tried before memory is looked at first: until then caches fill, and the records of the last calls."""
+LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""When memory is looked at. At first caches fill, and the records of the last calls."""
 
 
 def fuzz(total: int) -> str:
     """Try so many; return what came of it. Raises what should never be, after Hypothesis has said by which example."""
     started_s = time.monotonic()
     exchange, desk = Exchange(), Desk()
-    _until(exchange, desk, max(WARM_SHARE * total, 10 * RECORDS_KEPT))
-    before_mib = _memory_mib()
-    _until(exchange, desk, total)
-    after_mib = _memory_mib()
+    memory = []
+    for share in LOOKS:
+        _until(exchange, desk, share * total)
+        memory.append(f"{_memory_mib():.1f} MiB after {share:.0%}")
     exchange.close()
     desk.close()
     statuses = ", ".join(f"{count} {name}" for name, count in sorted(desk.counts.items()))
     heard = ", ".join(f"{count} {name}" for name, count in sorted(exchange.counts.items()))
     return (
         f"{total} in {time.monotonic() - started_s:.0f} s: nothing raised, no sound of another call, nobody let in; "
-        f"memory {before_mib:.1f} MiB before, {after_mib:.1f} MiB after\nsockets: {heard}\nrequests: {statuses}"
+        f"memory {', '.join(memory)}\nsockets: {heard}\nrequests: {statuses}"
     )
 
 

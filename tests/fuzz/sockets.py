@@ -124,7 +124,7 @@ class Peer:
                 "customParameters": {"from": "+15550100001"},
             },
             "media": {"track": "inbound", "chunk": "1", "timestamp": str(self.spoken_ms), "payload": self._sound(160)},
-            "dtmf": {"track": "inbound_track", "digit": "7"},
+            "dtmf": {"track": "inbound_track", "digit": "7#"[self.sequence % 4 == 0]},
             "mark": {"name": f"0:{self.sequence}"},
             "stop": {"accountSid": ACCOUNT, "callSid": self.call_sid},
         }
