@@ -40,5 +40,5 @@ class LogLevel(StrEnum):
 def start_logging(level: LogLevel) -> None:
     """Write lines to standard error."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s %(message)s", level=level)
-    for name in ("uvicorn.access", "uvicorn.error"):
+    for name in ("uvicorn.access", "uvicorn.error", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

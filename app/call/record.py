@@ -36,6 +36,10 @@ class CallRecord:
     greeting_frames: int = 0
     takeover_s: float = 0.0
     """When on the caller's clock his first frame begins that Moshi hears."""
+    caller: str = field(default="", repr=False)
+    called: str = field(default="", repr=False)
+    direction: str = ""
+    """As Twilio says it: inbound, outbound-api, outbound-dial; "" if it does not."""
     connected_s: float | None = None
     started_s: float | None = None
     first_sound_s: float | None = None
