@@ -32,15 +32,15 @@ def build_router(settings: Settings, switchboard: Switchboard, lag: LagGauge) ->
     async def voice(request: Request) -> Response:
         form = await _signed_form(request, check)
         call_sid = _call_sid(form, settings)
-        reservation = switchboard.reserve(call_sid)
-        caller = form.get("From", "")
+        caller, called = form.get("From", ""), form.get("To", "")
+        reservation = switchboard.reserve(call_sid, caller, called, form.get("Direction", ""))
         if reservation is None:
             CallLog(log, call_sid).warning("no slot for %s", mask_number(caller))
             return _twiml(twiml.reject_busy())
         CallLog(log, call_sid).info("call from %s", mask_number(caller))
         stream_url = socket_url(f"{settings.base_url}/twilio/media/{reservation.token}")
         action_url = f"{settings.base_url}/twilio/after-stream"
-        return _twiml(twiml.connect(stream_url, action_url, {"from": caller[:100], "to": form.get("To", "")[:100]}))
+        return _twiml(twiml.connect(stream_url, action_url, {"from": caller[:100], "to": called[:100]}))
 
     @router.post("/twilio/after-stream")
     async def after_stream(request: Request) -> Response:

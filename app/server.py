@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from app.config import CodecKind, Settings, SettingsError
+from app.calllog.address import find_address
+from app.calllog.writer import CallLogWriter
+from app.config import CodecKind, EngineKind, Settings, SettingsError
 from app.lag import LagGauge
 from app.rehearsal import Rehearsal
 from app.routes import build_router
-from app.switchboard import Switchboard
+from app.switchboard import Switchboard, keep_nothing
 from workers.heap import settle
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
 from workers.ring import WorkerName
@@ -66,6 +68,13 @@ def worker_config(settings: Settings) -> WorkerConfig:
     )
 
 
+def open_call_log(settings: Settings) -> CallLogWriter | None:
+    """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
+    address = find_address(settings)
+    speaks = settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
+    return CallLogWriter(address, settings.twilio_account_sid, speaks, settings.call_log_days) if address else None
+
+
 def codec_pairs(settings: Settings) -> int:
     """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
     return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
@@ -84,7 +93,13 @@ class Service:
         self.supervisor = Supervisor(
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
-        self.switchboard = Switchboard(settings, self.supervisor.send, lambda: self._rehearsed and self._warm())
+        self._call_log = open_call_log(settings)
+        self.switchboard = Switchboard(
+            settings,
+            self.supervisor.send,
+            lambda: self._rehearsed and self._warm(),
+            self._call_log.keep if self._call_log else keep_nothing,
+        )
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
         self.app.include_router(build_router(settings, self.switchboard, self.lag))
@@ -94,7 +109,8 @@ class Service:
     async def run(self, sock: socket.socket) -> None:
         """Serve on `sock` until a signal, or until cancelled.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame.
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
+        SettingsError if calls can be kept nowhere.
         """
         server = _Server(
             uvicorn.Config(
@@ -110,6 +126,9 @@ class Service:
             self.switchboard.stop,
         )
         async with contextlib.AsyncExitStack() as stack:
+            if self._call_log:
+                self._call_log.start()
+                stack.push_async_callback(self._call_log.stop)
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
             gauging = asyncio.create_task(self.lag.watch())

@@ -23,6 +23,8 @@ from workers.ring import WorkerName
 
 log = logging.getLogger(__name__)
 
+Keep = Callable[[CallRecord, Slot], None]
+
 OUTBOX_MESSAGES = 128
 """Frames that may wait for a socket, ten seconds of them. One that lets more pile up is given up."""
 RECORDS_KEPT = 200
@@ -34,6 +36,10 @@ SWAY_FADING = 0.999
 MOST_SWAY_S = 0.02
 NEWS = 0.02
 """How much each frame counts in what the workers are taken to need."""
+
+
+def keep_nothing(record: CallRecord, slot: Slot) -> None:
+    """Keep no calls."""
 
 
 @dataclass
@@ -52,12 +58,18 @@ class Call:
 class Switchboard:
     """All calls of this machine.
 
-    `send` passes a message to the workers, `workers_ready` tells whether they are warm.
+    `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
+    and one that has ended into the call log.
     """
 
     def __init__(
-        self, settings: Settings, send: Callable[[RingMessage], None], workers_ready: Callable[[], bool]
+        self,
+        settings: Settings,
+        send: Callable[[RingMessage], None],
+        workers_ready: Callable[[], bool],
+        keep: Keep = keep_nothing,
     ) -> None:
+        self._keep = keep
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
@@ -94,7 +106,7 @@ class Switchboard:
         """The calls that are on, and the last ones that were, oldest first."""
         return [*self._records, *(call.session.record for call in self._calls.values())]
 
-    def reserve(self, call_sid: CallSid) -> Reservation | None:
+    def reserve(self, call_sid: CallSid, caller: str = "", called: str = "", direction: str = "") -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken."""
         if held := self._admission.unclaimed(call_sid):
             return held
@@ -111,10 +123,12 @@ class Switchboard:
             min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
+        session.record.caller, session.record.called, session.record.direction = caller, called, direction
         call = Call(session, reservation, CallLog(log, call_sid))
         self._calls[reservation.slot] = call
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
         self._set_timer(call)
+        self._keep(session.record, reservation.slot)
         call.log.info("slot %d reserved", reservation.slot)
         return reservation
 
@@ -184,6 +198,7 @@ class Switchboard:
             self._records[-RECORDS_WITH_SPANS - 1].spans.clear()
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
+        self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()
         call.outbox.put_nowait(None)

@@ -68,6 +68,7 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+        "DATABASE_URL": "off",
         **environment,
     }
     with log.open("wb") as log_file:

@@ -121,7 +121,8 @@ class Database:
     async def recent(self, limit: int) -> Sequence[Call]:
         """Return the last calls, the newest first, without transcripts."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            return (await session.scalars(select(Call).order_by(Call.reserved_at.desc(), Call.id).limit(limit))).all()
+            newest = select(Call).order_by(Call.reserved_at.desc(), Call.id.desc()).limit(limit)
+            return (await session.scalars(newest)).all()
 
     async def find(self, sid: str) -> Call:
         """Return the call whose SID is this, begins or ends so, with transcript and events. Raises CallNotFound."""

@@ -7,7 +7,7 @@ import pytest
 from app.call.admission import TTL_S, Reservation
 from app.call.inbound import PATIENCE_S
 from app.call.playout import ClearAudio, SendAudio, SendMark
-from app.call.record import EndReason
+from app.call.record import CallRecord, EndReason
 from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
 from app.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
@@ -298,3 +298,19 @@ async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_fram
     assert [bool(record.spans) for record in records] == [False] * (RECORDS_KEPT - RECORDS_WITH_SPANS) + [
         True
     ] * RECORDS_WITH_SPANS
+
+
+async def test_a_call_is_handed_to_the_call_log_when_it_begins_and_when_it_has_ended() -> None:
+    kept: list[tuple[str, str, str, Slot, EndReason | None]] = []
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        kept.append((record.caller, record.called, record.direction, slot, record.end))
+
+    settings = read_settings(engine="loopback", codec="loopback")
+    board = Switchboard(settings, lambda message: None, lambda: True, keep)
+    board.open_lines(1, processing_s=0.0)
+    assert board.reserve(ANN, "+15550100001", "+15550100000", "inbound")
+    assert board.reserve(ANN, "+15550100001", "+15550100000", "inbound"), "the webhook came again"
+    board.stop()
+    known = ("+15550100001", "+15550100000", "inbound", Slot(0))
+    assert kept == [(*known, None), (*known, EndReason.SHUTDOWN)]

@@ -50,6 +50,11 @@ class PostgresServer:
             self._process.wait(PATIENCE_S)
         self._process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that takes connections."""
+        assert self._process
+        self._process.send_signal(number)
+
     def new_database(self) -> str:
         """Return the URL of an empty one."""
         self._databases += 1

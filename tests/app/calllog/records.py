@@ -39,4 +39,5 @@ def entry(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bool = T
 
 def outbound(made: CallEntry) -> CallEntry:
     """The same call the other way round."""
-    return replace(made, direction="outbound-api", caller=made.called, called=made.caller)
+    swapped = replace(made, direction="outbound-api", caller=made.called, called=made.caller)
+    return replace(swapped, caller_masked=made.called_masked, called_masked=made.caller_masked)
