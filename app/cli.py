@@ -117,6 +117,43 @@ def simulate(
     raise typer.Exit(run_simulation(_settings(), wanted))
 
 
+calls = typer.Typer(help="The calls that were, from the call log.")
+cli.add_typer(calls, name="calls")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@calls.callback(invoke_without_command=True)
+def calls_list(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The last calls, the newest first: when, with whom, how long, how they ended, first sound, gaps."""
+    from app.calllog.commands import list_calls
+
+    if context.invoked_subcommand is None:
+        raise typer.Exit(list_calls(_settings(), limit, as_json))
+
+
+@calls.command("show")
+def calls_show(
+    sid: Annotated[str, typer.Argument(help="The call's SID, or its beginning or end.")], as_json: AsJson = False
+) -> None:
+    """One call: its record, what happened, and what Moshi said when."""
+    from app.calllog.commands import show_call
+
+    raise typer.Exit(show_call(_settings(), sid, as_json))
+
+
+@cli.command()
+def forget(number: Annotated[str, typer.Argument(help="A phone number, +15551234567.")]) -> None:
+    """Delete every call with this person from the call log."""
+    from app.calllog.commands import forget_caller
+
+    raise typer.Exit(forget_caller(_settings(), number))
+
+
 bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
 cli.add_typer(bench, name="bench")
 

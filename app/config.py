@@ -158,6 +158,13 @@ class Settings(BaseSettings):
         float,
         Field(ge=0, le=1000, description="how long a step of ENGINE=loopback takes, to try a slow model's timing"),
     ] = 0.0
+    database_url: Annotated[
+        str,
+        Field(description="the call log: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or off", repr=False),
+    ] = "sqlite:///~/.local/share/moshi-bridge/calls.db"
+    call_log_days: Annotated[
+        int, Field(ge=0, le=36_500, description="calls are deleted from the log so long after their end; 0: never")
+    ] = 90
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
     tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
     tunnel_name: Annotated[

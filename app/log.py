@@ -68,7 +68,7 @@ class LogLevel(StrEnum):
 def start_logging(level: LogLevel) -> None:
     """Write lines to standard error."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s %(message)s", level=level)
-    for name in ("uvicorn.access", "uvicorn.error", "urllib3"):  # urllib3 would tell numbers in URLs
+    for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would tell numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in OPEN_TO_ALL:
         logging.getLogger(name).addFilter(Sparing())

@@ -12,7 +12,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.config import CodecKind, Settings, SettingsError
+from app.calllog.address import find_address
+from app.calllog.writer import CallLogWriter
+from app.config import CodecKind, EngineKind, Settings, SettingsError
 from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
@@ -24,7 +26,7 @@ from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.selftest import build_selftest_router
-from app.switchboard import Switchboard
+from app.switchboard import Switchboard, keep_nothing
 from app.wait_routes import build_wait_router
 from app.waiting_room import Dialler, WaitingRoom
 from app.webhooks import Webhooks
@@ -78,6 +80,13 @@ def worker_config(settings: Settings) -> WorkerConfig:
     )
 
 
+def open_call_log(settings: Settings) -> CallLogWriter | None:
+    """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
+    address = find_address(settings)
+    speaks = settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
+    return CallLogWriter(address, settings.twilio_account_sid, speaks, settings.call_log_days) if address else None
+
+
 def codec_pairs(settings: Settings) -> int:
     """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
     return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
@@ -102,7 +111,9 @@ class Service:
         self.supervisor = Supervisor(
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
-        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve)
+        self._call_log = open_call_log(settings)
+        keep = self._call_log.keep if self._call_log else keep_nothing
+        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep)
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
@@ -122,8 +133,8 @@ class Service:
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame, and
-        what was raised beside.
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
+        SettingsError if calls can be kept nowhere, and what was raised beside.
         """
         server = _Server(
             uvicorn.Config(
@@ -140,6 +151,9 @@ class Service:
             self.drain,
         )
         async with contextlib.AsyncExitStack() as stack:
+            if self._call_log:
+                self._call_log.start()
+                stack.push_async_callback(self._call_log.stop)
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
             gauging = asyncio.create_task(self.lag.watch())

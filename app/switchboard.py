@@ -25,6 +25,8 @@ from workers.ring import WorkerName
 
 log = logging.getLogger(__name__)
 
+Keep = Callable[[CallRecord, Slot], None]
+
 OUTBOX_MESSAGES = 128
 """Frames that may wait for a socket, ten seconds of them. One that lets more pile up is given up."""
 RECORDS_KEPT = 200
@@ -36,6 +38,10 @@ SWAY_FADING = 0.999
 MOST_SWAY_S = 0.02
 NEWS = 0.02
 """How much each frame counts in what the workers are taken to need."""
+
+
+def keep_nothing(record: CallRecord, slot: Slot) -> None:
+    """Keep no calls."""
 
 
 @dataclass
@@ -55,8 +61,9 @@ class Call:
 class Switchboard:
     """All calls of this machine.
 
-    `send` passes a message to the workers, `workers_ready` tells whether they are warm; `clock` gives the time in
-    seconds, monotonic. `events` tells what happens to whoever listens.
+    `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
+    and one that has ended into the call log; `clock` gives the time in seconds, monotonic. `events` tells what happens
+    to whoever listens.
     """
 
     def __init__(
@@ -64,9 +71,11 @@ class Switchboard:
         settings: Settings,
         send: Callable[[RingMessage], None],
         workers_ready: Callable[[], bool],
+        keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
     ) -> None:
         self.events = Events()
+        self._keep = keep
         self._settings = settings
         self._now = clock
         self._send = send
@@ -134,12 +143,20 @@ class Switchboard:
         """Tell whether a slot is reserved for this call, whose socket has not come yet."""
         return self._admission.unclaimed(call_sid) is not None
 
-    def reserve(self, call_sid: CallSid, greeting_frames: int | None = None) -> Reservation | None:
+    def reserve(
+        self,
+        call_sid: CallSid,
+        greeting_frames: int | None = None,
+        caller: str = "",
+        called: str = "",
+        direction: str = "",
+    ) -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
 
         `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
         """
         if held := self._admission.unclaimed(call_sid):
+            self._calls[held.slot].session.record.note_parties(caller, called, direction)
             return held
         if not self.ready:
             return None
@@ -157,11 +174,13 @@ class Switchboard:
             self._settings.hangup_digit,
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
+        session.record.note_parties(caller, called, direction)
         call = Call(session, reservation, CallLog(log, call_sid), CallObserver(self.events, session.record))
         self._calls[reservation.slot] = call
         self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
         self._set_timer(call)
+        self._keep(session.record, reservation.slot)
         call.log.info("slot %d reserved", reservation.slot)
         return reservation
 
@@ -253,6 +272,7 @@ class Switchboard:
             self._records[-RECORDS_WITH_SPANS - 1].spans.clear()
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
+        self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()
         call.outbox.put_nowait(None)

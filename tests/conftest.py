@@ -1,4 +1,5 @@
-"""Every test begins with the same settings: nothing of the developer's shell or `.env` reaches them."""
+"""Every test begins with the same settings: nothing of the developer's shell or `.env` reaches them, nor
+do their calls reach the developer's call log."""
 
 import os
 
@@ -15,4 +16,5 @@ def pytest_configure() -> None:
     ours = {name.lower() for name in Settings.model_fields}
     for name in [name for name in os.environ if name.lower() in ours]:
         del os.environ[name]
+    os.environ["DATABASE_URL"] = "off"
     Settings.model_config["env_file"] = None

@@ -77,7 +77,7 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "twilio", "tunnel", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "twilio", "tunnel", "simulator")] + [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),

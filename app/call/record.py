@@ -40,6 +40,10 @@ class CallRecord:
     greeting_frames: int = 0
     takeover_s: float = 0.0
     """When on the caller's clock his first frame begins that Moshi hears."""
+    caller: str = field(default="", repr=False)
+    called: str = field(default="", repr=False)
+    direction: str = ""
+    """As Twilio says it: inbound, outbound-api, outbound-dial; "" if it does not."""
     connected_s: float | None = None
     started_s: float | None = None
     first_sound_s: float | None = None
@@ -54,6 +58,11 @@ class CallRecord:
     text: list[tuple[float, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+
+    def note_parties(self, caller: str, called: str, direction: str) -> None:
+        """Take down who calls whom, unless that is known."""
+        if not self.caller:
+            self.caller, self.called, self.direction = caller, called, direction
 
     def note_frame(self, frame: Frame, now: float) -> None:
         """Take down what came with one of Moshi's frames."""

@@ -9,7 +9,7 @@ from app import events
 from app.call.admission import TTL_S, Reservation
 from app.call.inbound import PATIENCE_S
 from app.call.playout import ClearAudio, SendAudio, SendMark
-from app.call.record import EndReason
+from app.call.record import CallRecord, EndReason
 from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
 from app.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
@@ -379,3 +379,19 @@ async def test_the_key_that_ends_the_call_is_the_one_that_is_set() -> None:
     assert desk.reasons() == [None]
     desk.board.take_event(call, DtmfPressed("#"))
     assert desk.reasons() == [EndReason.HANGUP_KEY]
+
+
+async def test_a_call_is_handed_to_the_call_log_when_it_begins_and_when_it_has_ended() -> None:
+    kept: list[tuple[str, str, str, Slot, EndReason | None]] = []
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        kept.append((record.caller, record.called, record.direction, slot, record.end))
+
+    settings = read_settings(engine="loopback", codec="loopback")
+    board = Switchboard(settings, lambda message: None, lambda: True, keep)
+    board.open_lines(1, processing_s=0.0)
+    assert board.reserve(ANN, None, "+15550100001", "+15550100000", "inbound")
+    assert board.reserve(ANN, None, "+15550100001", "+15550100000", "inbound"), "the webhook came again"
+    board.stop()
+    known = ("+15550100001", "+15550100000", "inbound", Slot(0))
+    assert kept == [(*known, None), (*known, EndReason.SHUTDOWN)]

@@ -174,7 +174,7 @@ class Exchange:
 
     def __post_init__(self) -> None:
         settings = front_settings(max_calls=CALLS, hangup_digit="#", max_call_seconds=10)
-        self.board = Switchboard(settings, self._send, lambda: True, self.loop.time)
+        self.board = Switchboard(settings, self._send, lambda: True, clock=self.loop.time)
         self.board.open_lines(CALLS, processing_s=0.01)
         self._ring: deque[Frame] = deque(maxlen=RING_HOLDS)
         self._on: dict[int, _OnAir] = {}

@@ -53,7 +53,7 @@ class Front:
     sent: list[RingMessage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.switchboard = Switchboard(self.settings, self.sent.append, lambda: True, lambda: self.now_s)
+        self.switchboard = Switchboard(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
         self.switchboard.open_lines(self.settings.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)

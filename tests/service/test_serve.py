@@ -17,6 +17,7 @@ from app.twilio.twiml import Reject
 from tests.processes.ring import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, new_call_sid
 
+ROOT = str(Path(__file__).parent.parent.parent)
 LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
 GOOD = {**LOOPBACK, "PUBLIC_URL": PUBLIC, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
 
@@ -54,7 +55,7 @@ async def serve(folder: Path, **settings: str) -> AsyncIterator[Program]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "app", "serve"),
         cwd=folder,
-        env={**environment, "PYTHONPATH": str(Path(__file__).parent.parent.parent), **settings},
+        env={**environment, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **settings},
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
     )

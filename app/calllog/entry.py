@@ -1,0 +1,192 @@
+"""What the call log keeps of a call, and how it is made from the record of the running service.
+
+The one place that knows both: `row_of` is all that has to change when a record learns more.
+"""
+
+import json
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from app.call.record import CallRecord, EndReason
+from app.log import mask_number
+from workers.messages import Slot, Stage
+
+KILLED = "the service was killed"
+"""The end reason of a call that was on when its service was killed."""
+PERCENTILES = (50, 95, 99)
+LONGEST_TEXT = 500
+
+
+class Party(StrEnum):
+    """Who ended a call; the line is Twilio and the network up to it."""
+
+    CALLER = "caller"
+    LINE = "line"
+    SERVICE = "service"
+
+
+ENDED_BY = {
+    EndReason.CALLER_HUNG_UP: Party.CALLER,
+    EndReason.HANGUP_KEY: Party.CALLER,
+    EndReason.IDLE: Party.SERVICE,
+    EndReason.SOCKET_LOST: Party.LINE,
+    EndReason.SOCKET_BLOCKED: Party.LINE,
+    EndReason.PROTOCOL: Party.LINE,
+    EndReason.NO_START: Party.LINE,
+    EndReason.NO_SOCKET: Party.LINE,
+    EndReason.WRONG_CALL: Party.LINE,
+    EndReason.TIME_LIMIT: Party.SERVICE,
+    EndReason.WORKER_LOST: Party.SERVICE,
+    EndReason.STAGE_FAILED: Party.SERVICE,
+    EndReason.SHUTDOWN: Party.SERVICE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """One moment on two clocks: `now_s` on the monotonic one, `utc` on the wall."""
+
+    now_s: float
+    utc: datetime
+
+    def at(self, moment_s: float | None) -> datetime | None:
+        """Return a monotonic moment as UTC."""
+        return None if moment_s is None else self.utc + timedelta(seconds=moment_s - self.now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a call is served: the run of the service, its Twilio account, who speaks."""
+
+    service: str
+    account_sid: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEntry:
+    """One call as it is kept. Times are UTC; `_s` are seconds since the slot was reserved, `_ms` lengths of time.
+
+    `ended_at` is None while the call is on. `processing_*_ms` is what the workers took for a frame.
+    """
+
+    call_sid: str
+    service: str
+    account_sid: str
+    direction: str
+    caller: str
+    called: str
+    caller_masked: str
+    called_masked: str
+    slot: int
+    checkpoint: str
+    reserved_at: datetime
+    connected_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    end_reason: str | None = None
+    end_detail: str = ""
+    ended_by: str | None = None
+    first_sound_ms: float | None = None
+    processing_p50_ms: float | None = None
+    processing_p95_ms: float | None = None
+    processing_p99_ms: float | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    pieces: list[tuple[float, str]] = field(default_factory=list)
+    events: list[tuple[float, str, str]] = field(default_factory=list)
+
+    def as_line(self) -> str:
+        """Return the entry as one line of JSON, without its end."""
+        values = {kept.name: getattr(self, kept.name) for kept in fields(self)}
+        return json.dumps(values, default=datetime.isoformat, ensure_ascii=False)
+
+
+COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events"))
+"""What is kept in the call's own row."""
+TIMES = ("reserved_at", "connected_at", "started_at", "ended_at")
+
+
+def read_entry(line: str) -> CallEntry:
+    """Return the entry of a line; raises ValueError if it is none."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        for name in TIMES:
+            fields[name] = fields[name] and datetime.fromisoformat(fields[name])
+        for name in ("pieces", "events"):
+            fields[name] = [tuple(item) for item in fields[name]]
+        return CallEntry(**fields)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"no record of a call: {error}") from error
+
+
+def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEntry:
+    """Return what is kept of a call that is on or has ended; `clock` says when that was on the wall."""
+    reserved_at = clock.at(record.reserved_s)
+    assert reserved_at is not None
+    p50_ms, p95_ms, p99_ms = _processing_ms(record)
+    caller, called = _clean(record.caller), _clean(record.called)
+    return CallEntry(
+        call_sid=record.call_sid,
+        service=place.service,
+        account_sid=place.account_sid,
+        direction=_clean(record.direction),
+        caller=caller,
+        called=called,
+        caller_masked=mask_number(caller),
+        called_masked=mask_number(called),
+        slot=slot,
+        checkpoint=place.checkpoint,
+        reserved_at=reserved_at,
+        connected_at=clock.at(record.connected_s),
+        started_at=clock.at(record.started_s),
+        ended_at=clock.at(record.ended_s),
+        end_reason=record.end,
+        end_detail=_clean(record.detail),
+        ended_by=record.end and ENDED_BY[record.end],
+        first_sound_ms=_first_sound_ms(record),
+        processing_p50_ms=p50_ms,
+        processing_p95_ms=p95_ms,
+        processing_p99_ms=p99_ms,
+        counters=dict(record.counts),
+        pieces=[(_relative(record, moment_s), _clean(text)) for moment_s, text in record.text],
+        events=_events(record),
+    )
+
+
+def _clean(text: str) -> str:
+    """Leave out what a file or PostgreSQL cannot keep, and more than anybody has to say."""
+    return text.encode(errors="replace").decode().replace("\0", "")[:LONGEST_TEXT]
+
+
+def _relative(record: CallRecord, moment_s: float) -> float:
+    return round(moment_s - record.reserved_s, 4)
+
+
+def _first_sound_ms(record: CallRecord) -> float | None:
+    if record.started_s is None or record.first_sound_s is None:
+        return None
+    return round((record.first_sound_s - record.started_s) * 1000, 1)
+
+
+def _processing_ms(record: CallRecord) -> tuple[float | None, ...]:
+    """Return what a frame took from the caller's PCM to Moshi's, as PERCENTILES, over the frames that are known."""
+    took_ms = [(spans[-1].ended_s - spans[0].started_s) * 1000 for spans in record.spans if len(spans) == len(Stage)]
+    if not took_ms:
+        return (None,) * len(PERCENTILES)
+    return tuple(round(float(value), 2) for value in np.percentile(took_ms, PERCENTILES))
+
+
+def _events(record: CallRecord) -> list[tuple[float, str, str]]:
+    """Return what happened in the order of time: seconds since the reservation, what, detail."""
+    moments = [
+        (record.reserved_s, "reserved", ""),
+        (record.connected_s, "socket opened", ""),
+        (record.started_s, "stream started", ""),
+        (record.first_sound_s, "first sound", ""),
+        (record.ended_s, "ended", f"{record.end}{f' ({_clean(record.detail)})' if record.detail else ''}"),
+    ]
+    return [(_relative(record, moment_s), kind, detail) for moment_s, kind, detail in moments if moment_s is not None]

@@ -1,0 +1,115 @@
+"""How calls look on a terminal, and as JSON. Numbers are masked in both."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from app.calllog.entry import COLUMNS
+from app.calllog.models import Call, Piece
+
+PAUSE_S = 1.0
+"""After a pause as long as this the transcript begins a new line."""
+FULL_NUMBERS = ("caller", "called")
+SID_END = 6
+
+
+def calls_table(calls: Sequence[Call]) -> Table:
+    """Return a row for each call, times as on this machine's clock."""
+    table = Table("when", "call", "with", "how long", "how it ended", "by")
+    for heading in ("first sound", "gaps"):
+        table.add_column(heading, justify="right")
+    for call in calls:
+        end = _end(call)
+        sound, gaps = _ms(call.first_sound_ms), str(call.counters.get("underruns", 0))
+        row = (_when(call.reserved_at), f"…{call.call_sid[-SID_END:]}", _other(call), _how_long(call), end)
+        table.add_row(*map(escape, row), call.ended_by or "", sound, gaps if call.ended_at else "–")
+    return table
+
+
+def call_page(call: Call) -> Group:
+    """Return everything that is known of one call."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(call):
+        facts.add_row(name, escape(value))
+    counters = Table("counter", title="Counters", title_justify="left")
+    counters.add_column("count", justify="right")
+    for name, count in sorted(call.counters.items()):
+        counters.add_row(escape(name), str(count))
+    happened = Table.grid(padding=(0, 2))
+    for event in call.events:
+        happened.add_row(clock_of(event.at_s), escape(event.kind), escape(event.detail))
+    said = Table.grid(padding=(0, 2))
+    for at_s, text in spoken_lines(call.pieces):
+        said.add_row(clock_of(at_s), escape(text))
+    heading = "\nMoshi said" if call.pieces else "\nMoshi said nothing"
+    return Group(facts, "", counters, "\nWhat happened", happened, heading, said)
+
+
+def spoken_lines(pieces: Sequence[Piece]) -> Iterator[tuple[float, str]]:
+    """Yield what was said between pauses, with the second at which it began."""
+    said: list[Piece] = []
+    for piece in pieces:
+        if said and piece.at_s - said[-1].at_s >= PAUSE_S:
+            yield said[0].at_s, "".join(one.text for one in said).strip()
+            said = []
+        said.append(piece)
+    if said:
+        yield said[0].at_s, "".join(one.text for one in said).strip()
+
+
+def clock_of(seconds: float) -> str:
+    """Return seconds as minutes:seconds with tenths."""
+    tenths = round(seconds * 10)
+    return f"{tenths // 600}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    """Return a call for machines, without transcript; times are UTC."""
+    values = {name: getattr(call, name) for name in COLUMNS if name not in FULL_NUMBERS}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def whole_call_json(call: Call) -> dict[str, Any]:
+    """Return a call with what was said and what happened."""
+    return {
+        **call_json(call),
+        "transcript": [{"at_s": piece.at_s, "text": piece.text} for piece in call.pieces],
+        "events": [{"at_s": event.at_s, "kind": event.kind, "detail": event.detail} for event in call.events],
+    }
+
+
+def _facts(call: Call) -> Iterator[tuple[str, str]]:
+    yield "call", call.call_sid
+    yield "account", call.account_sid or "–"
+    yield "from, to", f"{call.caller_masked or '–'}, {call.called_masked or '–'} ({call.direction or 'inbound'})"
+    yield "when", f"{_when(call.reserved_at)}, for {_how_long(call)}"
+    yield "end", f"{_end(call)}{f', by the {call.ended_by}' if call.ended_by else ''}"
+    yield "who spoke", f"{call.checkpoint}, in slot {call.slot}"
+    yield "first sound", _ms(call.first_sound_ms)
+    processing = (call.processing_p50_ms, call.processing_p95_ms, call.processing_p99_ms)
+    yield "a frame took", f"{' / '.join(map(_ms, processing))} (p50 / p95 / p99)"
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _how_long(call: Call) -> str:
+    return "it is on" if call.ended_at is None else clock_of((call.ended_at - call.reserved_at).total_seconds())
+
+
+def _end(call: Call) -> str:
+    return f"{call.end_reason or ''}{f' ({call.end_detail})' if call.end_detail else ''}"
+
+
+def _other(call: Call) -> str:
+    """Return who was at the other end."""
+    return (call.called_masked if call.is_outbound else call.caller_masked) or "–"
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} ms"

@@ -1,0 +1,39 @@
+"""The two kinds of database."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from app.calllog.address import Address, find_address
+from app.calllog.database import Database
+from app.config import read_settings
+from tests.app.calllog.postgres import PostgresServer, postgres
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
+    """A database that is still empty."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/calls.db"
+    else:
+        url = request.getfixturevalue("server").new_database()
+    address = find_address(read_settings(database_url=url, cache_dir=tmp_path))
+    assert address
+    return address
+
+
+@pytest_asyncio.fixture
+async def database(address: Address) -> AsyncIterator[Database]:
+    """One with tables."""
+    database = Database(address)
+    await database.migrate()
+    yield database
+    await database.close()

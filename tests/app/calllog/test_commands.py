@@ -1,0 +1,158 @@
+"""The commands on a database that a service has left; each is asked as from the terminal."""
+
+import asyncio
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.calllog.address import Address, find_address
+from app.calllog.database import Database
+from app.calllog.entry import CallEntry
+from app.calllog.spool import REJECTED, Spool
+from app.cli import cli
+from app.config import read_settings
+from tests.app.calllog.records import ANN, BOB, EVE, entry, outbound
+from tests.service.test_serve import free_port
+
+HIS = "+15550100001"
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
+    """A database in which nothing is yet, which the commands use."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/calls.db")
+    monkeypatch.setenv("COLUMNS", "160")
+    address = find_address(read_settings())
+    assert address
+    address.spool_folder.mkdir()
+    return address
+
+
+def fill(address: Address, *entries: CallEntry) -> None:
+    async def write() -> None:
+        database = Database(address)
+        await database.migrate()
+        for one in entries:
+            await database.write(one)
+        await database.close()
+
+    asyncio.run(write())
+
+
+def left_behind(address: Address, one: CallEntry) -> None:
+    with contextlib.closing(Spool.create(address.spool_folder)) as spool:
+        spool.append(one.as_line())
+
+
+def ask(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def listed() -> list[str]:
+    return [call["call_sid"] for call in json.loads(ask("calls", "--json").stdout)]
+
+
+def test_the_last_calls_are_a_table(address: Address) -> None:
+    fill(address, entry(ANN), entry(BOB))
+    result = ask("calls")
+    assert result.exit_code == 0
+    assert ANN[-6:] in result.stdout
+    assert BOB[-6:] in result.stdout
+
+
+def test_the_list_can_be_cut_short_and_be_json(address: Address) -> None:
+    fill(address, entry(ANN), entry(BOB))
+    (call,) = json.loads(ask("calls", "--json", "--limit", "1").stdout)
+    assert (call["end_reason"], call["caller_masked"]) == ("caller hung up", "…0001")
+
+
+def test_one_call_is_shown_by_the_end_of_its_sid(address: Address) -> None:
+    fill(address, entry(ANN), entry(BOB))
+    assert ANN in ask("calls", "show", ANN[-6:]).stdout
+    assert json.loads(ask("calls", "show", ANN[-6:], "--json").stdout)["transcript"][0]["text"] == "Hel"
+
+
+@pytest.mark.parametrize(("sid", "why"), [("CA", "more than one call"), ("nobody", "no call")])
+def test_a_sid_that_is_none_or_many_is_told_in_one_line(address: Address, sid: str, why: str) -> None:
+    fill(address, entry(ANN), entry(BOB))
+    result = ask("calls", "show", sid)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"moshi-bridge: {why}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_before_the_first_call_there_is_nothing_to_show_and_nothing_is_made(address: Address) -> None:
+    result = ask("calls")
+    assert (result.exit_code, result.stdout) == (0, f"no calls yet: there is no {address}\n")
+    assert address.file
+    assert not address.file.exists()
+
+
+@pytest.mark.parametrize("arguments", [("calls",), ("calls", "show", ANN), ("forget", HIS)])
+@pytest.mark.parametrize(
+    ("url", "status", "why"),
+    [
+        ("off", 2, "DATABASE_URL is off"),
+        ("nonsense", 2, "DATABASE_URL: must be"),
+        (f"postgresql://ann:secret@127.0.0.1:{free_port()}/calls", 1, "does not answer"),
+    ],
+    ids=["off", "nonsense", "away"],
+)
+def test_a_log_that_cannot_be_asked_is_told_in_one_line(
+    arguments: tuple[str, ...], url: str, status: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    result = ask(*arguments)
+    assert result.exit_code == status
+    assert why in result.stderr
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_person_is_forgotten_and_it_is_said_how_many_calls_went(address: Address) -> None:
+    fill(address, entry(ANN), outbound(entry(BOB)), entry(EVE, caller="+15550100009"))
+    result = ask("forget", "+1 555-010-0001")
+    assert (result.exit_code, result.stdout) == (0, "2 calls with …0001 deleted\n")
+    assert listed() == [EVE]
+
+
+def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address) -> None:
+    fill(address, entry(ANN))
+    left_behind(address, entry(BOB))
+    left_behind(address, entry(EVE, caller="+15550100009"))
+    (address.spool_folder / REJECTED).write_text(f"{HIS}\n")
+    assert ask("forget", HIS).stdout == "2 calls with …0001 deleted\n"
+    assert listed() == [EVE]
+    assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
+
+
+def test_a_call_that_is_on_has_to_be_forgotten_later(address: Address) -> None:
+    fill(address, entry(ANN, ended=False))
+    result = ask("forget", HIS)
+    assert (result.exit_code, result.stdout) == (1, "0 calls with …0001 deleted\n")
+    assert "1 call not over yet" in result.stderr
+
+
+def test_what_a_running_service_has_yet_to_write_has_to_be_forgotten_later(address: Address) -> None:
+    fill(address)
+    with contextlib.closing(Spool.create(address.spool_folder)) as spool:
+        spool.append(replace(entry(ANN), service=spool.name).as_line())
+        result = ask("forget", HIS)
+    assert result.exit_code == 1
+    assert "a running service has yet to write some" in result.stderr
+
+
+@pytest.mark.parametrize("number", ["15550100001", "Ann", "+", "+1555", "+15550100001000000"])
+def test_what_is_no_number_is_told_in_one_line(address: Address, number: str) -> None:
+    fill(address, entry(ANN))
+    result = ask("forget", number)
+    assert result.exit_code == 2
+    assert "+15551234567" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert listed() == [ANN]

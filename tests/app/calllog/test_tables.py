@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from app.calllog.entry import COLUMNS, CallEntry
+from app.calllog.models import Call, CallEvent, Piece
+from app.calllog.tables import call_json, call_page, calls_table, clock_of, spoken_lines, whole_call_json
+from tests.app.calllog.records import ANN, BOB, entry, outbound
+
+
+def as_call(kept: CallEntry) -> Call:
+    call = Call(**{name: getattr(kept, name) for name in COLUMNS})
+    call.pieces = [Piece(number=number, at_s=at_s, text=text) for number, (at_s, text) in enumerate(kept.pieces)]
+    call.events = [
+        CallEvent(number=number, at_s=at_s, kind=kind, detail=detail)
+        for number, (at_s, kind, detail) in enumerate(kept.events)
+    ]
+    return call
+
+
+def shown(what: object) -> str:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+def test_a_row_says_when_with_whom_how_long_how_it_ended_and_how_it_sounded() -> None:
+    kept = replace(entry(), counters={"underruns": 3})
+    (line,) = [line for line in shown(calls_table([as_call(kept)])).splitlines() if ANN[-6:] in line]
+    for fact in ("…0001", "0:31.0", "caller hung up (bye)", "caller", "250 ms", "3"):
+        assert fact in line
+
+
+def test_a_call_that_is_on_says_so() -> None:
+    assert "it is on" in shown(calls_table([as_call(entry(ended=False))]))
+
+
+def test_of_an_outbound_call_it_is_the_called_one_who_is_shown() -> None:
+    assert "…0009" in shown(calls_table([as_call(outbound(entry(BOB, caller="+15550100009")))]))
+
+
+def test_the_page_of_a_call_tells_all() -> None:
+    page = shown(call_page(as_call(entry())))
+    for fact in (ANN, "AC1", "…0001, …0000 (inbound)", "synthetic:script, in slot 2", "50 ms / 50 ms / 50 ms"):
+        assert fact in page
+    for fact in ("frames_out", "0:01.5  stream started", "0:31.0  ended", "0:02.0  Hel", "0:03.5  lo."):
+        assert fact in page
+
+
+@pytest.mark.parametrize(
+    "show", [calls_table, lambda calls: call_page(calls[0]), lambda calls: whole_call_json(calls[0])]
+)
+@pytest.mark.parametrize("number", ["caller", "called"])
+def test_no_number_is_shown_in_full(show: object, number: str) -> None:
+    assert callable(show)
+    kept = entry()
+    assert getattr(kept, number) not in shown(show([as_call(kept)]))
+
+
+def test_nothing_that_was_said_is_taken_for_markup() -> None:
+    assert "[bold]" in shown(call_page(as_call(replace(entry(), pieces=[(1.0, "[bold]")]))))
+
+
+def test_what_was_said_without_a_pause_is_one_line() -> None:
+    said = [(1.0, " Good"), (1.4, " mor"), (2.3, "ning."), (3.3, " How"), (3.5, " are you?")]
+    pieces = [Piece(at_s=at_s, text=text) for at_s, text in said]
+    assert list(spoken_lines(pieces)) == [(1.0, "Good morning."), (3.3, "How are you?")]
+    assert list(spoken_lines([])) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00.0"), (9.96, "0:10.0"), (59.96, "1:00.0"), (3_600, "60:00.0"), (61.25, "1:01.2")]
+)
+def test_a_length_reads_as_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert clock_of(seconds) == text
+
+
+def test_json_has_times_in_utc_and_the_transcript() -> None:
+    call = as_call(entry())
+    assert call_json(call)["reserved_at"] == "2026-01-02T12:00:00+00:00"
+    assert whole_call_json(call)["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
+    assert whole_call_json(call)["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}

@@ -1,0 +1,299 @@
+"""The writer's own thread and real databases; what is waited for are files and rows, never a time."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from app.call.record import CallRecord, EndReason
+from app.calllog import delivery
+from app.calllog.address import Address, find_address
+from app.calllog.database import Database
+from app.calllog.entry import KILLED
+from app.calllog.spool import REJECTED, Spool
+from app.calllog.writer import INBOX_RECORDS, CallLogWriter
+from app.config import SettingsError, read_settings
+from app.twilio.events import CallSid
+from tests.app.calllog.postgres import PostgresServer
+from tests.app.calllog.records import ANN, BOB, EVE, NOON, call_record, entry
+from tests.processes.ring import PATIENCE_S
+from workers.messages import Slot
+
+LOOK_AGAIN_S = 0.02
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Ask a database that is away again and again, and hear what is said about it."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(delivery, "LONGEST_PAUSE_S", 0.05)
+
+
+@contextlib.asynccontextmanager
+async def writing(address: Address, days: int = 0) -> AsyncIterator[CallLogWriter]:
+    writer = CallLogWriter(address, "AC1", "synthetic:script", days)
+    writer.start()
+    try:
+        yield writer
+    finally:
+        await writer.stop()
+
+
+def file_address(folder: Path) -> Address:
+    address = find_address(read_settings(database_url=f"sqlite:///{folder}/calls.db"))
+    assert address
+    return address
+
+
+async def make_tables(address: Address) -> None:
+    """Migrate, while no writer does: Alembic can do it once at a time in a process."""
+    database = Database(address)
+    await database.migrate()
+    await database.close()
+
+
+async def kept(address: Address) -> dict[str, str | None]:
+    """Return the end of every call in the database, by SID."""
+    database = Database(address)
+    try:
+        return {call.call_sid: call.end_reason for call in await database.recent(10_000)}
+    except DBAPIError:  # no tables yet
+        return {}
+    finally:
+        await database.close()
+
+
+async def until_kept(address: Address, calls: dict[str, str | None]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while await kept(address) != calls:  # noqa: ASYNC110 - a database gives no sign
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def until_said(log: pytest.LogCaptureFixture, text: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while text not in log.text:  # noqa: ASYNC110 - it is said in another thread
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+@contextlib.contextmanager
+def locked(address: Address) -> Iterator[None]:
+    """Hold the database's file, so that nobody else can write it."""
+    assert address.file
+    with contextlib.closing(sqlite3.connect(address.file)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+        holder.rollback()
+
+
+def waiting(address: Address) -> list[str]:
+    """Return the lines of all spools."""
+    return [line for path in address.spool_folder.glob("*.spool") for line in path.read_text().splitlines()]
+
+
+HUNG_UP = EndReason.CALLER_HUNG_UP.value
+
+
+async def test_a_call_is_in_the_database_from_its_beginning_on(address: Address) -> None:
+    async with writing(address) as writer:
+        writer.keep(call_record(ended=False), Slot(3))
+        await until_kept(address, {ANN: None})
+        writer.keep(call_record(), Slot(3))
+    assert await kept(address) == {ANN: HUNG_UP}
+    call = await Database(address).find(ANN)
+    assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
+    assert "".join(piece.text for piece in call.pieces) == "Hello."
+    assert list(address.spool_folder.iterdir()) == [], "everything has arrived"
+
+
+async def test_a_record_is_kept_as_it_was_when_it_was_handed_over(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    record = call_record()
+    async with writing(address) as writer:
+        writer.keep(record, Slot(0))
+        record.text.clear()
+        record.counts.clear()
+        record.spans.clear()
+    call = await Database(address).find(ANN)
+    assert len(call.pieces) == 2
+    assert call.counters["frames_out"] == 2
+    assert call.processing_p50_ms is not None
+
+
+async def test_the_times_of_a_call_are_those_of_the_wall(tmp_path: Path) -> None:
+    """A known answer: a call that is handed over as it begins was reserved between two looks at the wall's clock."""
+    address = file_address(tmp_path)
+    async with writing(address) as writer:
+        before = datetime.now(UTC)
+        record = CallRecord(ANN, asyncio.get_running_loop().time())
+        writer.keep(record, Slot(0))
+        after = datetime.now(UTC)
+    a_tick = timedelta(milliseconds=20)
+    assert before - a_tick <= (await Database(address).find(ANN)).reserved_at <= after + a_tick
+
+
+async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = file_address(tmp_path)
+    await make_tables(address)
+    async with writing(address) as writer:
+        with locked(address):
+            for call_sid in (ANN, BOB):
+                writer.keep(call_record(call_sid), Slot(0))
+            await until_said(caplog, "database is away")
+            assert await kept(address) == {}
+            assert len(waiting(address)) == 2
+        await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
+
+
+async def test_what_waited_when_the_service_stopped_is_written_once_by_the_next(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    await make_tables(address)
+    with locked(address):
+        async with writing(address) as writer:
+            writer.keep(call_record(ANN), Slot(0))
+        assert len(waiting(address)) == 1
+    for _ in range(2):
+        async with writing(address) as writer:
+            pass
+        assert await kept(address) == {ANN: HUNG_UP}
+    assert list(address.spool_folder.iterdir()) == []
+
+
+async def test_a_server_that_crashes_and_comes_back_gets_everything(
+    server: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
+    assert address
+    async with writing(address) as writer:
+        writer.keep(call_record(ANN), Slot(0))
+        await until_kept(address, {ANN: HUNG_UP})
+        server.stop()
+        for call_sid in (BOB, EVE):
+            writer.keep(call_record(call_sid), Slot(0))
+        await until_said(caplog, "database is away")
+        server.start()
+        await until_said(caplog, "is back")
+    assert await kept(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
+
+
+def left_behind(address: Address, *lines: str) -> str:
+    """Leave a spool as a run that was killed; return the name of the run."""
+    address.spool_folder.mkdir(exist_ok=True)
+    spool = Spool.create(address.spool_folder)
+    for line in lines:
+        spool.append(line)
+    spool.close()
+    return spool.name
+
+
+async def test_a_killed_runs_records_are_brought_in_and_its_open_calls_closed(address: Address) -> None:
+    await make_tables(address)
+    name = left_behind(address)
+    calls = [replace(entry(ANN, ended=False), service=name), replace(entry(BOB), service=name)]
+    left_behind(address, *(call.as_line() for call in [*calls, replace(entry(EVE, ended=False), service="a live run")]))
+    database = Database(address)
+    await database.write(calls[0])
+    async with writing(address):
+        await until_kept(address, {ANN: KILLED, BOB: HUNG_UP, EVE: None})
+    await database.close()
+
+
+async def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next_start(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    await make_tables(address)
+    database = Database(address)
+    await database.write(replace(entry(ANN, ended=False), service=left_behind(address)))
+    with locked(address):
+        async with writing(address):
+            pass
+    assert await kept(address) == {ANN: None}
+    async with writing(address):
+        await until_kept(address, {ANN: KILLED})
+
+
+async def test_a_file_with_half_a_line_loses_nothing_but_the_half(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    left_behind(address, entry(ANN).as_line(), "{}", entry(BOB).as_line())
+    (path,) = address.spool_folder.iterdir()
+    path.write_bytes(path.read_bytes() + b'{"call_sid": "CAe')
+    async with writing(address):
+        await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
+    assert (address.spool_folder / REJECTED).read_text().splitlines() == ["{}", '{"call_sid": "CAe']
+
+
+async def test_a_spool_that_cannot_be_written_keeps_records_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = file_address(tmp_path)
+    append = Spool.append
+
+    def disk_full(self: Spool, line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spool, "append", disk_full)
+    async with writing(address) as writer:
+        writer.keep(call_record(ANN), Slot(0))
+        await until_said(caplog, "No space left on device")
+        monkeypatch.setattr(Spool, "append", append)
+        writer.keep(call_record(BOB), Slot(0))
+    assert await kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
+
+
+async def test_records_that_nobody_takes_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = CallLogWriter(file_address(tmp_path), "AC1", "loopback")
+    for number in range(INBOX_RECORDS + 1):
+        writer.keep(call_record(CallSid(f"CA{number}")), Slot(0))
+    assert caplog.messages == [f"call_sid=CA{INBOX_RECORDS} not kept: {INBOX_RECORDS} records wait already"]
+
+
+async def test_old_calls_are_deleted_when_the_service_starts(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    database = Database(address)
+    await database.migrate()
+    for call_sid, age in ((ANN, 31), (BOB, 29)):
+        await database.write(entry(call_sid, at=datetime.now(UTC) - timedelta(days=age)))
+    await database.close()
+    async with writing(address, days=30):
+        await until_kept(address, {BOB: HUNG_UP})
+
+
+async def test_without_a_limit_calls_stay_for_ever(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    database = Database(address)
+    await database.migrate()
+    await database.write(entry(ANN, at=NOON - timedelta(days=9_999)))
+    await database.close()
+    async with writing(address) as writer:
+        writer.keep(call_record(BOB), Slot(0))
+    assert await kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
+
+
+def delete(address: Address) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{address.file}{suffix}").unlink(missing_ok=True)
+
+
+async def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
+    address = file_address(tmp_path)
+    async with writing(address) as writer:
+        writer.keep(call_record(ANN), Slot(0))
+        await until_kept(address, {ANN: HUNG_UP})
+        delete(address)
+        writer.keep(call_record(BOB), Slot(0))
+        await until_kept(address, {BOB: HUNG_UP})
+
+
+async def test_a_place_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    writer = CallLogWriter(file_address(tmp_path / "file"), "AC1", "loopback")
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        writer.start()

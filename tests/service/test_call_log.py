@@ -1,0 +1,209 @@
+"""The whole service with a call log: real processes, real databases that go and come back."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.calllog.entry import KILLED
+from app.twilio.events import CallSid, Stopped
+from tests.app.calllog.postgres import PostgresServer, postgres
+from tests.processes.ring import PATIENCE_S
+from tests.service.phone import Call, Phone, closing_code
+from tests.service.test_serve import GOOD, ROOT, Program, free_port, serve
+
+CALLS = 10
+HUNG_UP = "caller hung up"
+LOOK_AGAIN_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, url: str) -> AsyncIterator[tuple[Program, Phone]]:
+    """Run the service with this database, ready for calls."""
+    port = free_port()
+    settings = {**GOOD, "PORT": str(port), "MAX_CALLS": str(CALLS + 1), "DATABASE_URL": url}
+    async with (
+        serve(folder, **settings, CACHE_DIR=str(folder)) as program,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        await program.until("ready for calls")
+        yield program, Phone(port, http)
+
+
+async def command(folder: Path, url: str, *arguments: str) -> tuple[int, str, str]:
+    """Run `moshi-bridge` with this database; return exit status, output and errors."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "DATABASE_URL": url, "CACHE_DIR": str(folder)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", *arguments),
+        cwd=folder,
+        env={**environment, "HOME": str(folder), "COLUMNS": "160"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        words = [stream.decode() for stream in await process.communicate()]
+    assert process.returncode is not None
+    return process.returncode, words[0], words[1]
+
+
+async def kept(folder: Path, url: str) -> dict[str, str | None]:
+    status, words, errors = await command(folder, url, "calls", "--json", "--limit", "1000")
+    assert status == 0, errors
+    calls = json.loads(words)
+    assert len({call["call_sid"] for call in calls}) == len(calls)
+    return {call["call_sid"]: call["end_reason"] for call in calls}
+
+
+async def until_kept(folder: Path, url: str, calls: dict[str, str | None]) -> None:
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while (found := await kept(folder, url)) != calls:
+            assert set(found) <= set(calls)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def hang_up(call: Call) -> None:
+    await call.socket.send(call.carrier.send(Stopped()))
+    assert await closing_code(call.socket) == 1000
+
+
+async def talk(calls: list[Call], frames: int) -> None:
+    """Let everybody say some frames, and hear as many."""
+    await asyncio.gather(*(call.speaks(frames) for call in calls))
+
+
+async def ten_calls_while_the_database_is_away(
+    phone: Phone, away: contextlib.AbstractContextManager[None]
+) -> list[CallSid]:
+    """Ten calls are on, the database goes, one more comes, half of them hang up, it comes back, the rest hang up."""
+    async with contextlib.AsyncExitStack() as lines:
+        calls = [await lines.enter_async_context(phone.call()) for _ in range(CALLS)]
+        await talk(calls, 3)
+        with away:
+            await talk(calls, 5)
+            calls.append(await lines.enter_async_context(phone.call()))
+            await talk(calls, 5)
+            for call in calls[::2]:
+                await hang_up(call)
+            await talk(calls[1::2], 5)
+        await talk(calls[1::2], 5)
+        for call in calls[1::2]:
+            await hang_up(call)
+    return [call.call_sid for call in calls]
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the database's file, so that nobody else can write it."""
+    with contextlib.closing(sqlite3.connect(file)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+        holder.rollback()
+
+
+@contextlib.contextmanager
+def crashed(server: PostgresServer) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
+async def test_a_locked_file_in_the_middle_of_ten_calls_is_not_heard_and_loses_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/calls.db"
+    async with serving(tmp_path, url) as (_, phone):
+        calls = await ten_calls_while_the_database_is_away(phone, locked(tmp_path / "calls.db"))
+        await until_kept(tmp_path, url, dict.fromkeys(calls, HUNG_UP))
+
+
+@contextlib.contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    """Let it take connections and never answer."""
+    server.signal(signal.SIGSTOP)
+    yield
+    server.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("away", [crashed, frozen])
+async def test_a_server_that_is_away_in_the_middle_of_ten_calls_is_not_heard_and_loses_nothing(
+    tmp_path: Path, away: Callable[[PostgresServer], contextlib.AbstractContextManager[None]]
+) -> None:
+    with postgres() as server:
+        url = server.new_database()
+        async with serving(tmp_path, url) as (_, phone):
+            calls = await ten_calls_while_the_database_is_away(phone, away(server))
+            await until_kept(tmp_path, url, dict.fromkeys(calls, HUNG_UP))
+
+
+async def test_a_database_that_was_never_there_keeps_no_call_waiting(tmp_path: Path) -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/calls"
+    async with serving(tmp_path, url) as (program, phone):
+        async with phone.call() as call:
+            await call.speaks(2)
+        program.process.terminate()
+        status, words = await program.end()
+    assert status == 0
+    assert "Traceback" not in words
+    assert waiting(tmp_path) == 2, "its beginning and its end"
+
+
+async def test_a_call_that_was_on_when_the_service_was_killed_is_closed_at_the_next_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/calls.db"
+    async with serving(tmp_path, url) as (program, phone), phone.call() as call:
+        await call.speaks(2)
+        await until_kept(tmp_path, url, {call.call_sid: None})
+        os.kill(program.process.pid, signal.SIGKILL)
+        await program.end()
+    async with serving(tmp_path, url):
+        await until_kept(tmp_path, url, {call.call_sid: KILLED})
+
+
+async def test_what_waited_when_the_service_was_killed_is_written_at_the_next_start_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/calls.db"
+    async with serving(tmp_path, url) as (program, phone):
+        await until_there(tmp_path / "calls.db")
+        with locked(tmp_path / "calls.db"):
+            async with phone.call() as ended:
+                await ended.speaks()
+                await hang_up(ended)
+            async with phone.call() as on:
+                await on.speaks()
+                await program.until("database is away")
+                await until_waiting(tmp_path, 3)
+                os.kill(program.process.pid, signal.SIGKILL)
+            await program.end()
+    for _ in range(2):
+        async with serving(tmp_path, url):
+            await until_kept(tmp_path, url, {ended.call_sid: HUNG_UP, on.call_sid: KILLED})
+
+
+async def until_there(file: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not file.exists():  # noqa: ASYNC110, ASYNC240 - a file gives no sign
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def until_waiting(folder: Path, lines: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while waiting(folder) < lines:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def waiting(folder: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in folder.rglob("*.spool"))
+
+
+async def test_a_place_where_no_call_can_be_kept_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = {**GOOD, "PORT": str(free_port()), "DATABASE_URL": f"sqlite:///{tmp_path}/file/calls.db"}
+    async with serve(tmp_path, **settings) as program:
+        status, words = await program.end()
+    assert status == 2
+    assert words.splitlines()[-1].startswith("moshi-bridge: DATABASE_URL: ")
+    assert "Traceback" not in words
