@@ -69,6 +69,10 @@ class Inbound:
         end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
         return end / RATE_HZ + (now if self._lateness_s is None else self._lateness_s)
 
+    def spoken_s(self, number: int) -> float | None:
+        """Return when on our clock the first sample of frame `number` came; if it was late, when it should have."""
+        return None if self._lateness_s is None else self.start_s + number * FRAME_S + self._lateness_s
+
     @property
     def start_s(self) -> float:
         """When on the caller's clock his first frame begins."""

@@ -36,11 +36,15 @@ LOW_S = 0.003
 
 @dataclass(frozen=True, slots=True)
 class SendAudio:
-    """Send mu-law to the caller, and a mark of that name behind it; it is the sound of step `seq`."""
+    """Send mu-law to the caller, and a mark of that name behind it; it is the sound of step `seq`.
+
+    It will be heard from `heard_s` on, as far as is known; the line's whole round trip is in that.
+    """
 
     payload: bytes
     mark: str
     seq: int
+    heard_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,9 @@ class Playout:
         if self.meter.lead_s(now) < -SURE_GAP_S:
             self.counts["underruns"] += 1
             samples = fade_in(samples)
+        heard_s = now + self.meter.round_trip_s + max(0.0, self.meter.lead_s(now))
         number = self.meter.send(len(samples), now)
-        return SendAudio(mulaw.encode(samples), f"{self._epoch}:{number}", seq)
+        return SendAudio(mulaw.encode(samples), f"{self._epoch}:{number}", seq, heard_s)
 
     def _note_lead(self, now: float, filled: bool) -> None:
         lead_s = self.lead_s(now)

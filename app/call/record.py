@@ -57,6 +57,8 @@ class CallRecord:
     error_code: int | None = None
     text: list[tuple[float, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+    """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
 
     def note_parties(self, caller: str, called: str, direction: str) -> None:

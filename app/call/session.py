@@ -31,6 +31,8 @@ DRAIN_WITHIN_S = 3.0
 FILLED_KEPT = 16
 LEAD_S = 0.01
 """What Twilio's buffer should still hold when the first answer to the caller arrives."""
+FILTERS_S = 0.0029
+"""What the two resampling filters delay."""
 SILENT_STEPS = 1
 """Steps of a greeting that yield no sound: Moshi's acoustic delay."""
 
@@ -158,6 +160,10 @@ class CallSession:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
         return self._inbound.complete_s(now) if self.state is State.LIVE else None
 
+    def lead_s(self, now: float) -> float:
+        """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
+        return max(0.0, self._playout.lead_s(now))
+
     def get_timer(self) -> float:
         """When `handle_timer` wants to be called next."""
         due_s = [self._deadline_s, self._playout.get_timer()]
@@ -233,7 +239,14 @@ class CallSession:
         for command in commands:
             if isinstance(command, SendAudio):
                 self._last_mark = command.mark
+                self._note_delay(command)
         return list(commands)
+
+    def _note_delay(self, sent: SendAudio) -> None:
+        """Take down how long after the caller's frame its answer is heard; a greeting answers nothing."""
+        number = sent.seq - self._limits.greeting_frames
+        if number >= 0 and (spoken_s := self._inbound.spoken_s(number)) is not None:
+            self.record.delays_s.append(sent.heard_s - spoken_s + FILTERS_S)
 
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)

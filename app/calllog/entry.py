@@ -71,7 +71,8 @@ class Place:
 class CallEntry:
     """One call as it is kept. Times are UTC; `_s` are seconds since the slot was reserved, `_ms` lengths of time.
 
-    `ended_at` is None while the call is on. `processing_*_ms` is what the workers took for a frame.
+    `ended_at` is None while the call is on. `delay_*_ms` is mouth to ear as
+    estimated by this service (the line's way included), `processing_*_ms` what the workers took for a frame.
     """
 
     call_sid: str
@@ -92,6 +93,9 @@ class CallEntry:
     end_detail: str = ""
     ended_by: str | None = None
     first_sound_ms: float | None = None
+    delay_p50_ms: float | None = None
+    delay_p95_ms: float | None = None
+    delay_p99_ms: float | None = None
     processing_p50_ms: float | None = None
     processing_p95_ms: float | None = None
     processing_p99_ms: float | None = None
@@ -127,7 +131,8 @@ def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEn
     """Return what is kept of a call that is on or has ended; `clock` says when that was on the wall."""
     reserved_at = clock.at(record.reserved_s)
     assert reserved_at is not None
-    p50_ms, p95_ms, p99_ms = _processing_ms(record)
+    p50_ms, p95_ms, p99_ms = _percentiles_ms(_processing_s(record))
+    delay_p50_ms, delay_p95_ms, delay_p99_ms = _percentiles_ms(list(record.delays_s))
     caller, called = _clean(record.caller), _clean(record.called)
     return CallEntry(
         call_sid=record.call_sid,
@@ -148,6 +153,9 @@ def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEn
         end_detail=_clean(record.detail),
         ended_by=record.end and ENDED_BY[record.end],
         first_sound_ms=_first_sound_ms(record),
+        delay_p50_ms=delay_p50_ms,
+        delay_p95_ms=delay_p95_ms,
+        delay_p99_ms=delay_p99_ms,
         processing_p50_ms=p50_ms,
         processing_p95_ms=p95_ms,
         processing_p99_ms=p99_ms,
@@ -172,12 +180,16 @@ def _first_sound_ms(record: CallRecord) -> float | None:
     return round((record.first_sound_s - record.started_s) * 1000, 1)
 
 
-def _processing_ms(record: CallRecord) -> tuple[float | None, ...]:
-    """Return what a frame took from the caller's PCM to Moshi's, as PERCENTILES, over the frames that are known."""
-    took_ms = [(spans[-1].ended_s - spans[0].started_s) * 1000 for spans in record.spans if len(spans) == len(Stage)]
-    if not took_ms:
+def _processing_s(record: CallRecord) -> list[float]:
+    """Return what each frame took from the caller's PCM to Moshi's, of those that are known."""
+    return [spans[-1].ended_s - spans[0].started_s for spans in record.spans if len(spans) == len(Stage)]
+
+
+def _percentiles_ms(times_s: list[float]) -> tuple[float | None, ...]:
+    """Return PERCENTILES of some times; None each when there are none."""
+    if not times_s:
         return (None,) * len(PERCENTILES)
-    return tuple(round(float(value), 2) for value in np.percentile(took_ms, PERCENTILES))
+    return tuple(round(float(value) * 1000, 2) for value in np.percentile(times_s, PERCENTILES))
 
 
 def _events(record: CallRecord) -> list[tuple[float, str, str]]:

@@ -90,6 +90,8 @@ def _facts(call: Call) -> Iterator[tuple[str, str]]:
     yield "end", f"{_end(call)}{f', by the {call.ended_by}' if call.ended_by else ''}"
     yield "who spoke", f"{call.checkpoint}, in slot {call.slot}"
     yield "first sound", _ms(call.first_sound_ms)
+    delay = (call.delay_p50_ms, call.delay_p95_ms, call.delay_p99_ms)
+    yield "mouth to ear", f"{' / '.join(map(_ms, delay))} (p50 / p95 / p99, estimated)"
     processing = (call.processing_p50_ms, call.processing_p95_ms, call.processing_p99_ms)
     yield "a frame took", f"{' / '.join(map(_ms, processing))} (p50 / p95 / p99)"
 

@@ -55,9 +55,15 @@ class CallLogWriter:
     def keep(self, record: CallRecord, slot: Slot) -> None:
         """Take a record as it is now; never blocks."""
         clock = Clock(time.monotonic(), datetime.now(UTC))
-        counts, spans = Counter(record.counts), record.spans.copy()
+        copy = replace(
+            record,
+            text=list(record.text),
+            counts=Counter(record.counts),
+            delays_s=record.delays_s.copy(),
+            spans=record.spans.copy(),
+        )
         try:
-            self._inbox.put_nowait((replace(record, text=list(record.text), counts=counts, spans=spans), slot, clock))
+            self._inbox.put_nowait((copy, slot, clock))
         except queue.Full:
             CallLog(log, record.call_sid).error("not kept: %d records wait already", INBOX_RECORDS)
         self._wake()

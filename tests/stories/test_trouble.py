@@ -5,8 +5,10 @@ The line takes 10 ms each way here, which is part of every delay below. Nothing 
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from app.call.session import FILTERS_S
 from app.simulator.trouble import KNOWN, Scenario, Window
 from app.simulator.virtual import VirtualReport, run_virtual
 
@@ -94,3 +96,16 @@ def test_a_connection_that_breaks_ends_the_sound() -> None:
 
 def test_the_same_scenario_gives_the_same_call() -> None:
     assert _run("jitter", 30).heard == _run("jitter", 30).heard
+
+
+@pytest.mark.parametrize("name", ["steady", "stall-2.0", "engine-late", "pairs", "triples", "slow-clock", "marks-lost"])
+def test_the_delay_that_the_service_estimates_is_the_one_that_is_heard(name: str) -> None:
+    call = _run(name, 120)
+    heard_ms = [one.delay_s * 1000 for one in call.heard]
+    estimated_ms = [(delay_s - FILTERS_S) * 1000 for delay_s in call.record.delays_s]
+    assert len(estimated_ms) == len(heard_ms)
+    sure = slice(int(12 / 0.08), None)  # of a line's own lateness the service learns in the first seconds
+    for percent in (10, 50, 95):
+        assert np.percentile(estimated_ms[sure], percent) == pytest.approx(
+            np.percentile(heard_ms[sure], percent), abs=2
+        )

@@ -60,6 +60,13 @@ def test_percentiles_are_those_of_the_frames() -> None:
     )
 
 
+def test_the_delay_is_kept_in_percentiles() -> None:
+    record = call_record(ended=False)
+    record.delays_s.extend(ms / 1000 for ms in range(1, 101))
+    kept = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON))
+    assert (kept.delay_p50_ms, kept.delay_p95_ms, kept.delay_p99_ms) == pytest.approx((50.5, 95.05, 99.01), abs=0.01)
+
+
 def test_of_a_call_that_has_only_begun_the_rest_is_open() -> None:
     kept = entry(ended=False)
     assert (kept.ended_at, kept.end_reason, kept.ended_by, kept.first_sound_ms) == (None, None, None, None)

@@ -24,10 +24,8 @@ def upgrade() -> None:
         sa.Column("end_reason", sa.String),
         sa.Column("end_detail", sa.String, nullable=False),
         sa.Column("ended_by", sa.String),
-        *(
-            sa.Column(name, sa.Double)
-            for name in ("first_sound_ms", "processing_p50_ms", "processing_p95_ms", "processing_p99_ms")
-        ),
+        sa.Column("first_sound_ms", sa.Double),
+        *(sa.Column(f"{what}_{p}_ms", sa.Double) for what in ("delay", "processing") for p in ("p50", "p95", "p99")),
         sa.Column("counters", sa.JSON, nullable=False),
     )
     op.create_index("ix_calls_reserved_at", "calls", ["reserved_at"])
