@@ -66,7 +66,10 @@ def serve(
 def drain(
     url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
     seconds: Annotated[
-        int | None, typer.Option(help="How long calls may go on; default: its DRAIN_SECONDS.", min=0, max=14_400)
+        int | None,
+        typer.Option(
+            help="How long calls may go on; default: its DRAIN_SECONDS or MAX_CALL_SECONDS.", min=0, max=14_400
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:

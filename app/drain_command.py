@@ -34,7 +34,8 @@ async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) 
         try:
             calls: int | None = await _ask(client, {} if seconds is None else {"seconds": str(seconds)})
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DrainFailed(f"no service answers at {url}: {error or type(error).__name__}") from error
+            advice = "drain stops the one that HOST and PORT name, or the one at the URL given"
+            raise DrainFailed(f"no service answers at {url}; {advice}") from error
         while wait and calls is not None:
             await asyncio.sleep(LOOK_AGAIN_S)
             calls = await _calls_left(client, calls)
