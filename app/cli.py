@@ -17,6 +17,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # they show the values of variables: tokens, numbers
 )
 
 EXIT_SETTINGS = 2
@@ -102,7 +103,9 @@ def demo(
 
 @cli.command()
 def simulate(
-    url: Annotated[str, typer.Argument(help="The service's public URL.")] = "http://127.0.0.1:5001",
+    url: Annotated[
+        str | None, typer.Argument(help="The service's public URL; default: the one that runs at HOST and PORT.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="So many callers at once, at random phases.", min=1, max=500)] = 1,
     audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,

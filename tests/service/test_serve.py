@@ -237,6 +237,14 @@ async def test_without_a_service_the_drain_command_says_so_in_one_line(tmp_path:
     assert b"HOST and PORT" in words
 
 
+@pytest.mark.parametrize("url", ["localhost:5001", "http://", "http://localhost:99999", "ftp://localhost"])
+async def test_what_is_no_url_of_a_service_is_told_in_one_line(tmp_path: Path, url: str) -> None:
+    command = await drain(tmp_path, url, OPERATOR_TOKEN="an-operators-secret")
+    async with asyncio.timeout(PATIENCE_S):
+        _, words = await command.communicate()
+    assert (command.returncode, words.count(b"\n")) == (2, 1)
+
+
 async def test_a_signal_during_the_start_ends_everything_in_order(tmp_path: Path) -> None:
     async with serve(tmp_path, **GOOD, PORT=str(free_port())) as program:
         await program.until("listening on")
