@@ -21,7 +21,6 @@ from app.webhooks import Form
 
 log = logging.getLogger(__name__)
 
-MAX_DIRECTION_LENGTH = 20
 HANGUP = "hangup"
 """How Twilio says that a caller in line has hung up."""
 
@@ -90,8 +89,9 @@ class Reception:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
-        direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
-        reservation = self._switchboard.reserve(form.call_sid, greeting_frames, form.caller, form.called, direction)
+        reservation = self._switchboard.reserve(
+            form.call_sid, greeting_frames, form.caller, form.called, form.direction
+        )
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
