@@ -11,7 +11,7 @@ from app.twilio.events import CallSid
 KEPT_DIGITS = 4
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-OPEN_TO_ALL = ("app.door", "app.routes", "uvicorn.error")
+OPEN_TO_ALL = ("app.door", "app.refusals", "app.routes", "uvicorn.error")
 """Who logs what strangers do."""
 
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from app.calllog.address import find_address
 from app.calllog.writer import CallLogWriter
 from app.config import CodecKind, EngineKind, Settings, SettingsError
-from app.door import Door, raise_descriptor_limit
+from app.door import Door, Socket, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.lag import LagGauge
@@ -114,7 +114,7 @@ class Service:
         self._call_log = open_call_log(settings)
         keep = self._call_log.keep if self._call_log else keep_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep)
-        self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
         webhooks, operators = (
@@ -140,7 +140,7 @@ class Service:
             uvicorn.Config(
                 SafeHeaders(self.app),
                 lifespan="off",
-                ws="websockets-sansio",
+                ws=Socket,
                 log_config=None,
                 ws_max_size=MAX_MESSAGE_BYTES,
                 ws_per_message_deflate=False,
