@@ -126,7 +126,7 @@ class Service:
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
         self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
         self.app.include_router(build_wait_router(webhooks, reception))
-        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
+        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
