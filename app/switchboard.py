@@ -19,6 +19,7 @@ from app.config import Settings
 from app.events import Events
 from app.log import CallLog
 from app.observer import CallObserver
+from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
 from workers.ring import WorkerName
@@ -52,6 +53,7 @@ class Call:
     reservation: Reservation
     log: CallLog
     observer: CallObserver
+    recorder: CallRecorder | None = None
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
     timer_s: float = 0.0
@@ -62,8 +64,8 @@ class Switchboard:
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
-    and one that has ended into the call log; `clock` gives the time in seconds, monotonic. `events` tells what happens
-    to whoever listens.
+    and one that has ended into the call log, `record` begins to record one; `clock` gives the time in seconds,
+    monotonic. `events` tells what happens to whoever listens.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Switchboard:
         workers_ready: Callable[[], bool],
         keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
+        record: Record = record_nothing,
     ) -> None:
         self.events = Events()
+        self._record = record
         self._keep = keep
         self._settings = settings
         self._now = clock
@@ -150,10 +154,12 @@ class Switchboard:
         caller: str = "",
         called: str = "",
         direction: str = "",
+        record: bool = False,
     ) -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
 
-        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
+        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record`
+        asks for a recording.
         """
         if held := self._admission.unclaimed(call_sid):
             self._calls[held.slot].session.record.note_parties(caller, called, direction)
@@ -175,7 +181,8 @@ class Switchboard:
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
         session.record.note_parties(caller, called, direction)
-        call = Call(session, reservation, CallLog(log, call_sid), CallObserver(self.events, session.record))
+        observer, recorder = CallObserver(self.events, session.record), self._record(session.record, record)
+        call = Call(session, reservation, CallLog(log, call_sid), observer, recorder)
         self._calls[reservation.slot] = call
         self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
@@ -200,6 +207,8 @@ class Switchboard:
             call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
         commands = call.session.receive(event, now, self.phase_s)
         call.observer.note_event(event, now)
+        if call.recorder:
+            call.recorder.note_event(event, call.session, now)
         self.do(call, commands)
 
     def do(self, call: Call, commands: list[Command]) -> None:
@@ -227,6 +236,8 @@ class Switchboard:
             case Frame():
                 self._note_processing(message)
                 call.observer.note_frame(message, self._now())
+                if call.recorder:
+                    call.recorder.note_frame(message)
                 self.do(call, call.session.take_frame(message, self._now()))
             case Failed(_, _, stage, reason):
                 self.end(call, EndReason.STAGE_FAILED, f"{stage}: {reason}")
@@ -261,6 +272,8 @@ class Switchboard:
             self.end(call, EndReason.SOCKET_BLOCKED)
         else:
             call.observer.note_sent(command, self._now())
+            if call.recorder:
+                call.recorder.note_sent(command)
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation
@@ -272,6 +285,8 @@ class Switchboard:
             self._records[-RECORDS_WITH_SPANS - 1].spans.clear()
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
+        if call.recorder:
+            call.recorder.note_end(self._now())
         self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()
