@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
-from app.refusals import Refusals
+from app.refusals import Refusals, Refused
 
 _SCHEME = "Bearer "
 
@@ -21,7 +21,7 @@ class Operators:
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
         if not self._lets_in(connection):
-            raise self._refusals.turn_away(connection, "for operators only")
+            raise self._refusals.turn_away(connection, Refused.NO_OPERATOR)
 
     def _lets_in(self, connection: HTTPConnection) -> bool:
         given = connection.headers.get("authorization", "")

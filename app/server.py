@@ -19,6 +19,8 @@ from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.lag import LagGauge
+from app.metrics.page import build_metrics_router
+from app.metrics.service import Sources
 from app.operators import Operators
 from app.public import PublicAddress
 from app.reception import Reception
@@ -150,6 +152,10 @@ class Service:
         self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         self.app.include_router(build_recording_router(settings.recordings, operators.require))
+        sources = Sources(
+            settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
+        )
+        self.app.include_router(build_metrics_router(sources.families, operators.require))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:

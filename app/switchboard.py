@@ -6,7 +6,7 @@ It carries out what the sessions decide. Everything here runs on the event loop 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +14,8 @@ from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
-from app.call.session import CallLimits, CallSession, Command, End, Listen
+from app.call.session import CallLimits, CallSession, Command, End, Listen, State
+from app.call.tallies import Tallies
 from app.config import Settings
 from app.events import Events
 from app.log import CallLog
@@ -88,6 +89,11 @@ class Switchboard:
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
         self._draining = False
+        self.tallies = Tallies()
+        """What took how long, of all calls so far."""
+        self.ends: Counter[EndReason] = Counter()
+        """How many calls ended for which reason."""
+        self._counts: Counter[str] = Counter()
         self.open = False
         """Whether calls are taken: from `open_lines` on, until it drains or stops."""
         self.on_free: Callable[[], None] = lambda: None
@@ -122,8 +128,23 @@ class Switchboard:
         return len(self._calls)
 
     @property
+    def slots(self) -> int:
+        """How many calls can be on at once; 0 until `open_lines`."""
+        return self._admission.slots
+
+    @property
     def free_slots(self) -> int:
         return self._admission.free_slots
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all calls so far have counted, by name, those that are on included."""
+        return sum((call.session.counts for call in self._calls.values()), self._counts)
+
+    @property
+    def states(self) -> Counter[State]:
+        """How many of the calls that are on have come how far."""
+        return Counter(call.session.state for call in self._calls.values())
 
     @property
     def phase_s(self) -> float | None:
@@ -179,7 +200,7 @@ class Switchboard:
             self._settings.idle_seconds,
             self._settings.hangup_digit,
         )
-        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
+        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now, self.tallies)
         session.record.note_parties(caller, called, direction)
         observer, recorder = CallObserver(self.events, session.record), self._record(session.record, record)
         call = Call(session, reservation, CallLog(log, call_sid), observer, recorder)
@@ -287,6 +308,8 @@ class Switchboard:
         self._admission.release(reservation)
         if call.recorder:
             call.recorder.note_end(self._now())
+        self.ends[end.reason] += 1
+        self._counts += call.session.record.counts
         self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()

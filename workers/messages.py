@@ -12,6 +12,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.tally import Tally
+
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
 FRAME_S = 0.08
@@ -209,10 +211,28 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a worker is, counted since it was started.
+
+    `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
+    overlap), `cpu_s` processor seconds. Each unit of work (a tick of the engine, a batch of the codec) took one of
+    `work_s` seconds and served one of `rows` calls. `dropped` frames found no room on the way to the next worker.
+    """
+
+    memory_bytes: int
+    device_bytes: int
+    cpu_s: float
+    work_s: Tally
+    rows: Tally
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """The answer to the ping of that number."""
 
     number: int
+    vitals: Vitals | None = None
 
 
 ControlMessage = WorkerConfig | Attach | Progress | Prepared | Ready | Refused | Ping | Pong
