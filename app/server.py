@@ -18,8 +18,12 @@ from app.config import CodecKind, EngineKind, Settings, SettingsError
 from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
+from app.history import History, build_history_router
 from app.lag import LagGauge
+from app.live import LiveView
+from app.live_routes import build_live_router
 from app.operators import Operators
+from app.page.routes import build_page_router
 from app.public import PublicAddress
 from app.reception import Reception
 from app.refusals import Refusals
@@ -83,8 +87,13 @@ def worker_config(settings: Settings) -> WorkerConfig:
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    speaks = settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
-    return CallLogWriter(address, settings.twilio_account_sid, speaks, settings.call_log_days) if address else None
+    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
+
+
+def who_speaks(settings: Settings) -> str:
+    """Return what answers the calls, as the call log says it."""
+    return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
 
 
 def codec_pairs(settings: Settings) -> int:
@@ -128,6 +137,10 @@ class Service:
         self.app.include_router(build_wait_router(webhooks, reception))
         self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
+        live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
+        self.app.include_router(build_live_router(operators, self.switchboard, live))
+        self.app.include_router(build_history_router(operators, History(find_address(settings))))
+        self.app.include_router(build_page_router(operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:

@@ -77,13 +77,14 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "twilio", "tunnel", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "page", "twilio", "tunnel", "simulator")] + [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
         *("beside", "notify", "public", "selftest"),
         *("door", "event_routes", "events", "observer"),
+        *("feed", "history", "lag", "live", "live_routes", "sign_in"),
     )
 ]
 """What runs in the service's own process."""
