@@ -111,6 +111,8 @@ TOOLS = [
     "app/doctor_tunnel.py",
     "app/outbound.py",
     "app/drain_command.py",
+    "app/calls_top.py",
+    "app/running.py",
 ]
 """What runs beside the service, in a process of its own."""
 

@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
-import { ask, byId, clock, describe, lines, make, ms, nameOf, when, write } from "./format.js";
+import { ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
@@ -31,6 +31,7 @@ export function closeCall() {
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-told", "delays-told"]) byId(id).replaceChildren();
+  byId("delays").hidden = true;
   byId("said").firstElementChild.replaceChildren();
 }
 
@@ -81,6 +82,7 @@ async function showCourse(wanted, transcripts) {
 }
 
 function drawDelays() {
+  byId("delays").hidden = !delays_ms.length;
   drawLine(byId("delays"), delays_ms);
   const text = delays_ms.length
     ? `From ${ms(Math.min(...delays_ms))} to ${ms(Math.max(...delays_ms))}, estimated; from the call's beginning, or its last five minutes, to its end.`
@@ -116,13 +118,13 @@ function showKept(kept) {
     showSaid(kept.transcript.map(({ at_s, text }) => [at_s, text]));
   }
   byId("happened").replaceChildren(...kept.events.map((event) =>
-    make("li", {}, moment(event.at_s), make("span", {}, event.detail ? `${event.kind}: ${event.detail}` : event.kind))));
+    make("li", {}, moment(event.at_s, fineClock), make("span", {}, event.detail ? `${event.kind}: ${event.detail}` : event.kind))));
   describe(byId("facts"), factsOf(kept));
 }
 
 function factsOf(kept) {
   const three = (name) => [50, 95, 99].map((percent) => ms(kept[`${name}_p${percent}_ms`])).join(", ");
-  return {
+  const facts = {
     SID: kept.call_sid,
     "From, to": `${nameOf(kept.caller_masked)}, ${nameOf(kept.called_masked)} (${kept.direction || "inbound"})`,
     When: when(kept.reserved_at),
@@ -133,6 +135,7 @@ function factsOf(kept) {
     "A frame took": `${three("processing")} (p50, p95, p99)`,
     ...Object.fromEntries(Object.entries(kept.counters).map(([name, count]) => [name.replaceAll("_", " "), String(count)])),
   };
+  return Object.fromEntries(Object.entries(facts).filter(([, text]) => !text.startsWith("–")));
 }
 
 async function showSound(kept, now) {
@@ -147,15 +150,18 @@ async function showSound(kept, now) {
 }
 
 /** A time that can be clicked where there is a recording. */
-function moment(at_s) {
-  if (!hasSound()) return make("time", { "data-at": at_s }, clock(at_s));
-  const button = make("button", { type: "button", "data-at": at_s, "aria-label": `Play from ${clock(at_s)}` }, clock(at_s));
+function moment(at_s, written = clock) {
+  const text = written(at_s);
+  if (!hasSound()) return make("time", { "data-at": at_s }, text);
+  const button = make("button", { type: "button", "data-at": at_s, "aria-label": `Play from ${text}` }, text);
   button.addEventListener("click", () => playFrom(at_s));
   return button;
 }
 
 function redoTimes() {
-  for (const time of byId("call").querySelectorAll("[data-at]")) time.replaceWith(moment(Number(time.dataset.at)));
+  for (const time of byId("call").querySelectorAll("[data-at]")) {
+    time.replaceWith(moment(Number(time.dataset.at), byId("happened").contains(time) ? fineClock : clock));
+  }
 }
 
 /** Show what was said: lines that are there are written to, new ones put under them. */

@@ -16,8 +16,8 @@ export function follow(take, tell) {
 
   function deliver(snapshot, how) {
     first = false;
-    say(how);
     take(snapshot);
+    say(how);
   }
 
   function open() {

@@ -10,6 +10,12 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
+/** The same with tenths, for what happens in the same second. */
+export function fineClock(seconds) {
+  const tenths = Math.round(seconds * 10);
+  return `${clock(Math.floor(tenths / 10))}.${tenths % 10}`;
+}
+
 /** Milliseconds, whole from ten on; a dash for none. */
 export function ms(value) {
   if (value === null || value === undefined) return "–";

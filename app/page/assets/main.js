@@ -5,7 +5,7 @@ import { closeCall, openCall, showCall } from "./callpage.js";
 import { follow } from "./feed.js";
 import { announce, byId, write } from "./format.js";
 import { showOverview } from "./overview.js";
-import { showRecent } from "./recent.js";
+import { showMore, showRecent } from "./recent.js";
 import { Transcripts } from "./transcripts.js";
 
 const LOG_LAGS_MS = [800, 4000];
@@ -24,7 +24,7 @@ function take(snapshot) {
   const now = new Set(snapshot.calls.map((call) => call.call_sid));
   snapshot.calls.forEach((call) => transcripts.take(call));
   transcripts.keepOnly(now);
-  if ([...on].some((sid) => !now.has(sid))) LOG_LAGS_MS.forEach((lag) => setTimeout(showRecent, lag));
+  if ([...on].some((sid) => !now.has(sid))) LOG_LAGS_MS.forEach((lag) => setTimeout(recent, lag));
   on = now;
   showService(snapshot);
   if (byId("call").hidden) showOverview(snapshot, transcripts);
@@ -49,7 +49,7 @@ function tell(connection) {
     write(byId("state"), "no connection");
     byId("state").className = "pill bad";
     byId("drain").disabled = true;
-  } else showRecent();
+  } else recent();
 }
 
 function route() {
@@ -60,14 +60,26 @@ function route() {
   if (wanted) openCall(decodeURIComponent(wanted[1]));
   else {
     closeCall();
-    showRecent();
+    recent();
   }
   if (latest) take(latest);
   window.scrollTo(0, 0);
 }
 
+function recent() {
+  return showRecent(on);
+}
+
+/** Say how this service is called, if it is not where the command looks by itself. */
+function nameService() {
+  if (location.port === "5001") return;
+  for (const code of document.querySelectorAll(".simulate")) code.textContent = code.textContent.replace("simulate", `simulate ${location.origin}`);
+}
+
+byId("more").addEventListener("click", () => showMore(on));
 byId("drain").addEventListener("click", () => drain(on.size));
 window.addEventListener("hashchange", route);
-setInterval(() => document.hidden || byId("call").hidden === false || showRecent(), RECENT_EVERY_MS);
+setInterval(() => document.hidden || byId("call").hidden === false || recent(), RECENT_EVERY_MS);
+nameService();
 route();
 follow(take, tell);

@@ -29,7 +29,6 @@ function showGauges({ slots, free_slots, waiting, calls, processing_ms, lag_ms, 
   write(byId("delay"), ms(delays.length ? Math.max(...delays) : null));
   write(byId("processing"), ms(processing_ms));
   write(byId("lag"), ms(lag_ms));
-  byId("processing").className = processing_ms > beat_ms ? "over" : "";
   byId("lag").className = lag_ms > beat_ms / 2 ? "over" : "";
 }
 
@@ -39,13 +38,13 @@ function showSteps({ steps: late, now_s, beat_ms }) {
   steps.push(...late.filter(([at]) => at > last));
   steps = steps.filter(([at]) => at > now_s - SPAN_S);
   drawSteps(byId("steps"), steps, now_s, SPAN_S, beat_ms);
-  if (Math.abs(now_s - told_s) < TELL_EVERY_S) return;
-  told_s = now_s;
   const took = steps.map((step) => step[1]), over = took.filter((one) => one > beat_ms).length;
   const text = took.length
     ? `Steps of the last minute: worst ${ms(Math.max(...took))}, of ${beat_ms} ms that each may take; ${over || "none"} took longer.`
     : `No step in the last minute: there are steps while a call is on, one every ${beat_ms} ms.`;
   write(byId("steps-told"), text);
+  if (Math.abs(now_s - told_s) < TELL_EVERY_S) return;
+  told_s = now_s;
   byId("steps").setAttribute("aria-label", text);
 }
 

@@ -6,14 +6,15 @@ const AT_FIRST = 20;
 const AT_MOST = 500;
 let limit = AT_FIRST;
 
-/** Ask for the last calls and show them. */
-export async function showRecent() {
+/** Ask for the last calls and show them, without those that are `on`. */
+export async function showRecent(on) {
   const wrong = byId("recent-wrong");
   try {
-    const calls = await ask(`api/history?limit=${limit}`);
+    const calls = await ask(`api/history?limit=${limit}`), over = calls.filter((call) => !on.has(call.call_sid));
     wrong.hidden = true;
-    byId("recent").hidden = !calls.length;
-    byId("recent").tBodies[0].replaceChildren(...calls.map(row));
+    byId("recent").hidden = !over.length;
+    byId("recent-none").hidden = over.length > 0;
+    byId("recent").tBodies[0].replaceChildren(...over.map(row));
     byId("more").hidden = calls.length < limit || limit >= AT_MOST;
   } catch (error) {
     wrong.textContent = `Recent calls cannot be shown: ${error.message}.`;
@@ -22,23 +23,23 @@ export async function showRecent() {
   }
 }
 
-byId("more").addEventListener("click", () => {
+/** Show more calls from now on. */
+export function showMore(on) {
   limit = Math.min(AT_MOST, limit * 5);
-  showRecent();
-});
+  return showRecent(on);
+}
 
 function row(call) {
   const outbound = call.direction.startsWith("outbound");
   const name = nameOf(outbound ? call.called_masked : call.caller_masked);
-  const details = make("a", { href: `#/call/${encodeURIComponent(call.call_sid)}`, "aria-label": `Details of the call with ${name}, ${when(call.reserved_at)}` }, "Details");
+  const details = make("a", { href: `#/call/${encodeURIComponent(call.call_sid)}`, "aria-label": `${name}, ${when(call.reserved_at)}, details` }, name);
   return make("tr", {},
-    make("td", {}, when(call.reserved_at)),
-    make("td", {}, name, outbound ? make("span", { class: "quiet" }, " called by us") : ""),
+    make("td", { class: "when" }, when(call.reserved_at)),
+    make("td", { class: "with" }, details, outbound ? make("span", { class: "quiet" }, " called by us") : ""),
     make("td", { class: "number long" }, howLong(call)),
-    make("td", {}, endOf(call)),
+    make("td", { class: "end" }, endOf(call)),
     make("td", { class: "number" }, ms(call.delay_p50_ms)),
-    make("td", { class: "number" }, call.ended_at ? String(call.counters.underruns ?? 0) : "–"),
-    make("td", {}, details));
+    make("td", { class: "number" }, call.ended_at ? String(call.counters.underruns ?? 0) : "–"));
 }
 
 export function endOf(call) {
