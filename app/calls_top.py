@@ -20,7 +20,7 @@ ANSWER_WITHIN_S = 5.0
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
 SILENT_DBFS = -60.0
-OTHERS_WIDTH = 80
+OTHERS_WIDTH = 76
 PAPER_WIDTH = 140
 """Columns where there is no terminal."""
 SID_END = 6
@@ -84,7 +84,7 @@ async def _ask(client: aiohttp.ClientSession, url: str) -> Snapshot:
 
 def snapshot_view(snapshot: Snapshot, width: int) -> Group:
     """Return a line on the service and a row for each call, for a terminal of so many columns."""
-    room = max(10, min(TEXT_WIDTH, width - OTHERS_WIDTH))
+    room = max(6, min(TEXT_WIDTH, width - OTHERS_WIDTH))
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for heading, width in (("call", SID_END + 1), ("with", 5), ("state", 5)):
         table.add_column(heading, no_wrap=True, min_width=width)
@@ -99,7 +99,9 @@ def snapshot_view(snapshot: Snapshot, width: int) -> Group:
 
 
 def _service_line(snapshot: Snapshot) -> Text:
-    state = "draining" if snapshot["draining"] else "ready" if snapshot["ready"] else "takes no call now"
+    state = "ready" if snapshot["ready"] else "draining" if snapshot["draining"] else "takes no call now"
+    if state == "takes no call now" and not snapshot["free_slots"]:
+        state = "all slots taken"
     worst_ms = max((took_ms for _, took_ms in snapshot["steps"]), default=None)
     parts = [
         f"{state}, {snapshot['speaks']}",
@@ -125,7 +127,7 @@ def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
         str(call["dropped"]),
         _bar(call["caller_dbfs"]),
         _bar(call["moshi_dbfs"]),
-        escape(said[-room:]),
+        escape(said[-room:].lstrip()),
     )
 
 
