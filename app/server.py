@@ -18,10 +18,14 @@ from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsErr
 from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
+from app.history import History, build_history_router
 from app.lag import LagGauge
+from app.live import LiveView
+from app.live_routes import build_live_router
 from app.metrics.page import build_metrics_router
 from app.metrics.service import Sources
 from app.operators import Operators
+from app.page.routes import build_page_router
 from app.public import PublicAddress
 from app.reception import Reception
 from app.recording.recorder import record_nothing
@@ -89,11 +93,8 @@ def worker_config(settings: Settings) -> WorkerConfig:
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    return (
-        CallLogWriter(address, settings.twilio_account_sid, _who_speaks(settings), settings.call_log_days)
-        if address
-        else None
-    )
+    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
@@ -101,10 +102,11 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
     if settings.recordings is None:
         return None
     every_call = settings.record_calls is RecordCalls.ALL
-    return RecordingWriter(Shelf(settings.recordings), _who_speaks(settings), every_call, settings.call_log_days)
+    return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
 
 
-def _who_speaks(settings: Settings) -> str:
+def who_speaks(settings: Settings) -> str:
+    """Return what answers the calls, as the call log says it."""
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
 
 
@@ -156,6 +158,10 @@ class Service:
             settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
         )
         self.app.include_router(build_metrics_router(sources.families, operators.require))
+        live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
+        self.app.include_router(build_live_router(operators, self.switchboard, live))
+        self.app.include_router(build_history_router(operators, History(find_address(settings))))
+        self.app.include_router(build_page_router(operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:

@@ -160,6 +160,11 @@ class Switchboard:
         """Return the last record of a call, None if it is not known any more."""
         return next((record for record in reversed(self.records()) if record.call_sid == call_sid), None)
 
+    @property
+    def calls(self) -> list[Call]:
+        """What is on, whoever rang first first."""
+        return sorted(self._calls.values(), key=lambda call: call.reservation.epoch)
+
     def calls_of(self, call_sid: CallSid) -> list[Call]:
         """Return what is on of a phone call."""
         return [call for call in self._calls.values() if call.session.record.call_sid == call_sid]
@@ -243,6 +248,13 @@ class Switchboard:
                 case End():
                     self._finish(call, command)
         self._set_timer(call)
+
+    def hang_up(self, call_sid: CallSid) -> bool:
+        """End a call once what Moshi has said is heard, as an operator wishes; False if it is not on."""
+        calls = self.calls_of(call_sid)
+        for call in calls:
+            self.do(call, call.session.wind_up(EndReason.OPERATOR, self._now()))
+        return bool(calls)
 
     def end(self, call: Call, reason: EndReason, detail: str = "") -> None:
         """End one call from outside its session."""

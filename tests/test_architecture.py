@@ -79,7 +79,7 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "recording")]
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording")]
 SERVING += ["app/" + name for name in ("twilio", "tunnel", "simulator")]
 SERVING += [
     f"app/{name}.py"
@@ -88,6 +88,7 @@ SERVING += [
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
         *("beside", "notify", "public", "selftest"),
         *("door", "event_routes", "events", "observer"),
+        *("feed", "history", "lag", "live", "live_routes", "sign_in"),
     )
 ]
 """What runs in the service's own process."""
@@ -114,6 +115,8 @@ TOOLS = [
     "app/doctor_tunnel.py",
     "app/outbound.py",
     "app/drain_command.py",
+    "app/calls_top.py",
+    "app/running.py",
 ]
 """What runs beside the service, in a process of its own."""
 
