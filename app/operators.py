@@ -11,6 +11,8 @@ from app.refusals import Refusals, Refused
 from app.sign_in import COOKIE, SignIns
 
 _SCHEME = "Bearer "
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+"""What proxies say of the one for whom they ask."""
 
 
 class Operators:
@@ -60,7 +62,13 @@ def is_own_page(connection: HTTPConnection) -> bool:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
-    """Tell whether somebody at this machine asks; a tunnel connects from it too, but keeps the public host name."""
+    """Tell whether somebody at this machine asks.
+
+    A tunnel or proxy connects from it too. It keeps the public host name or says for whom it asks; one that does
+    neither cannot be told from an operator.
+    """
+    if any(name in connection.headers for name in PASSED_ON):
+        return False
     hosts = (connection.client.host if connection.client else "", _host(str(connection.url)))
     return all(is_loopback(host) for host in hosts)
 

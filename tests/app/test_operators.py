@@ -4,7 +4,7 @@ import pytest
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
-from app.operators import Operators
+from app.operators import PASSED_ON, Operators
 from app.refusals import Refusals
 from app.sign_in import COOKIE, SignIns
 
@@ -100,3 +100,9 @@ def test_who_has_signed_in_is_an_operator_on_our_pages_only(headers: dict[str, s
 @pytest.mark.parametrize("value", ["", "0.0", SignIns(TOKEN).issue(0.0), SignIns("x" * 20).issue(4e9)])
 def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
     assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_whoever_comes_through_a_proxy_is_not_at_this_machine(name: str) -> None:
+    assert asks("127.0.0.1", {name: "127.0.0.1"}) == 403
+    assert asks("127.0.0.1", {name: "127.0.0.1", **BEARER}, TOKEN) == 200
