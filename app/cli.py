@@ -123,7 +123,7 @@ def simulate(
     raise typer.Exit(run_simulation(_settings(), wanted))
 
 
-calls = typer.Typer(help="The calls that were, from the call log.")
+calls = typer.Typer(help="The calls that were, from the call log, and those that are on.")
 cli.add_typer(calls, name="calls")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -150,6 +150,17 @@ def calls_show(
     from app.calllog.commands import show_call
 
     raise typer.Exit(show_call(_settings(), sid, as_json))
+
+
+@calls.command("top")
+def calls_top(
+    url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print what goes on now and return.")] = False,
+) -> None:
+    """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
+    from app.calls_top import run_top
+
+    raise typer.Exit(run_top(_settings(), url, once))
 
 
 @cli.command()

@@ -7,7 +7,7 @@ from http import HTTPStatus
 import aiohttp
 
 from app.config import Settings
-from app.tunnel.command import local_url
+from app.running import NOT_LET_IN, local_url, operator_headers
 from app.twilio.signature import checked_base
 
 LOOK_AGAIN_S = 0.5
@@ -30,9 +30,8 @@ def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bo
 
 
 async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) -> None:
-    headers = {"Authorization": f"Bearer {settings.operator_token}"} if settings.operator_token else {}
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)
-    async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as client:
+    async with aiohttp.ClientSession(url, headers=operator_headers(settings), timeout=timeout) as client:
         try:
             calls: int | None = await _ask(client, {} if seconds is None else {"seconds": str(seconds)})
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -48,7 +47,7 @@ async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) 
 async def _ask(client: aiohttp.ClientSession, parameters: dict[str, str]) -> int:
     async with client.post("/api/drain", params=parameters) as answer:
         if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
-            raise DrainFailed("the service lets no operator in from here: set OPERATOR_TOKEN to the service's own")
+            raise DrainFailed(NOT_LET_IN)
         if answer.status != HTTPStatus.ACCEPTED:
             raise DrainFailed(f"the service answers {answer.status}: is it moshi-bridge?")
         told = await answer.json()
