@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from itertools import islice
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class LagGauge:
         """Take one lag, in seconds."""
         self._lags_s.append(lag_s)
         self.tally.add(lag_s)
+
+    def worst_s(self, last_s: float) -> float:
+        """Return the longest lag of the last seconds."""
+        return max(islice(reversed(self._lags_s), max(1, round(last_s / LOOK_EVERY_S))), default=0.0)
 
     def as_json(self) -> dict[str, float]:
         """Return percentiles of the last ten minutes, in milliseconds."""

@@ -17,7 +17,7 @@ from app.twilio.errors import explain
 from app.twilio.events import CallSid
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
-from app.twilio.voice_query import MACHINES, read_greeting_frames
+from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
 from app.waiting_room import WaitingRoom
 from app.webhooks import Form
 
@@ -106,7 +106,9 @@ class Reception:
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
         direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
-        reservation = self._switchboard.reserve(form.call_sid, greeting_frames, form.caller, form.called, direction)
+        reservation = self._switchboard.reserve(
+            form.call_sid, greeting_frames, form.caller, form.called, direction, reads_record(form.query)
+        )
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))

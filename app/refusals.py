@@ -29,6 +29,7 @@ class Refused(StrEnum):
 
     UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
     NO_OPERATOR = "for operators only"
+    WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
     NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
     TOO_MANY = "too many refusals"
 

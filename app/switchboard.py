@@ -20,6 +20,7 @@ from app.config import Settings
 from app.events import Events
 from app.log import CallLog
 from app.observer import ERRORS, CallObserver
+from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
 from workers.ring import WorkerName
@@ -53,6 +54,7 @@ class Call:
     reservation: Reservation
     log: CallLog
     observer: CallObserver
+    recorder: CallRecorder | None = None
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
     timer_s: float = 0.0
@@ -63,8 +65,8 @@ class Switchboard:
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
-    and one that has ended into the call log; `clock` gives the time in seconds, monotonic. `events` tells what happens
-    to whoever listens.
+    and one that has ended into the call log, `record` begins to record one; `clock` gives the time in seconds,
+    monotonic. `events` tells what happens to whoever listens.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Switchboard:
         workers_ready: Callable[[], bool],
         keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
+        record: Record = record_nothing,
     ) -> None:
         self.events = Events()
+        self._record = record
         self._keep = keep
         self._settings = settings
         self._now = clock
@@ -156,6 +160,11 @@ class Switchboard:
         """Return the last record of a call, None if it is not known any more."""
         return next((record for record in reversed(self.records()) if record.call_sid == call_sid), None)
 
+    @property
+    def calls(self) -> list[Call]:
+        """What is on, whoever rang first first."""
+        return sorted(self._calls.values(), key=lambda call: call.reservation.epoch)
+
     def calls_of(self, call_sid: CallSid) -> list[Call]:
         """Return what is on of a phone call."""
         return [call for call in self._calls.values() if call.session.record.call_sid == call_sid]
@@ -171,10 +180,12 @@ class Switchboard:
         caller: str = "",
         called: str = "",
         direction: str = "",
+        record: bool = False,
     ) -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
 
-        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
+        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record`
+        asks for a recording.
         """
         if held := self._admission.unclaimed(call_sid):
             self._calls[held.slot].session.record.note_parties(caller, called, direction)
@@ -196,7 +207,8 @@ class Switchboard:
         )
         session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now, self.tallies)
         session.record.note_parties(caller, called, direction)
-        call = Call(session, reservation, CallLog(log, call_sid), CallObserver(self.events, session.record))
+        observer, recorder = CallObserver(self.events, session.record), self._record(session.record, record)
+        call = Call(session, reservation, CallLog(log, call_sid), observer, recorder)
         self._calls[reservation.slot] = call
         self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
@@ -221,6 +233,8 @@ class Switchboard:
             call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
         commands = call.session.receive(event, now, self.phase_s)
         call.observer.note_event(event, now)
+        if call.recorder:
+            call.recorder.note_event(event, call.session, now)
         self.do(call, commands)
 
     def do(self, call: Call, commands: list[Command]) -> None:
@@ -235,6 +249,13 @@ class Switchboard:
                     self._finish(call, command)
         self._set_timer(call)
 
+    def hang_up(self, call_sid: CallSid) -> bool:
+        """End a call once what Moshi has said is heard, as an operator wishes; False if it is not on."""
+        calls = self.calls_of(call_sid)
+        for call in calls:
+            self.do(call, call.session.wind_up(EndReason.OPERATOR, self._now()))
+        return bool(calls)
+
     def end(self, call: Call, reason: EndReason, detail: str = "") -> None:
         """End one call from outside its session."""
         self.do(call, call.session.end(reason, self._now(), detail))
@@ -248,6 +269,8 @@ class Switchboard:
             case Frame():
                 self._note_processing(message)
                 call.observer.note_frame(message, self._now())
+                if call.recorder:
+                    call.recorder.note_frame(message)
                 self.do(call, call.session.take_frame(message, self._now()))
             case Failed(_, _, stage, reason):
                 self.end(call, EndReason.STAGE_FAILED, f"{stage}: {reason}")
@@ -282,6 +305,8 @@ class Switchboard:
             self.end(call, EndReason.SOCKET_BLOCKED)
         else:
             call.observer.note_sent(command, self._now())
+            if call.recorder:
+                call.recorder.note_sent(command)
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation
@@ -293,6 +318,8 @@ class Switchboard:
             self._records[-RECORDS_WITH_SPANS - 1].spans.clear()
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
+        if call.recorder:
+            call.recorder.note_end(self._now())
         self.ends[end.reason] += 1
         self._counts += call.session.record.counts
         self._keep(call.session.record, reservation.slot)

@@ -20,7 +20,7 @@ LIGHT = {
 }
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
-PURE += ["app/twilio/status.py", "app/twilio/errors.py"]
+PURE += ["app/twilio/status.py", "app/twilio/errors.py", "app/recording/timeline.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -31,6 +31,7 @@ ELSEWHERE = "scripts/side_by_side"
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/server.py", "app/door.py"},
+    "soundfile": {"app/recording/sound.py"},
     "prometheus_client": {"app/metrics/families.py"},
 }
 """Dependencies that only these modules may import."""
@@ -86,13 +87,16 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "twilio", "tunnel", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording")]
+SERVING += ["app/" + name for name in ("twilio", "tunnel", "simulator")]
+SERVING += [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
         *("beside", "notify", "public", "selftest"),
         *("door", "event_routes", "events", "observer"),
+        *("feed", "history", "lag", "live", "live_routes", "sign_in"),
     )
 ]
 """What runs in the service's own process."""
@@ -119,6 +123,8 @@ TOOLS = [
     "app/doctor_tunnel.py",
     "app/outbound.py",
     "app/drain_command.py",
+    "app/calls_top.py",
+    "app/running.py",
 ]
 """What runs beside the service, in a process of its own."""
 

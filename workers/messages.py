@@ -77,7 +77,8 @@ class Frame:
     `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame heard in the
     step that brought this one about, and `text` the piece Moshi thought in that step ("" for none). `pcm` is None for
     the first steps of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's
-    frames that were dropped on the way because newer ones had arrived.
+    frames that were dropped on the way because newer ones had arrived. `tokens` is what Moshi read and drew in that
+    step, 17 little-endian int16 as in `Step.log` of the engine, empty for what has none.
     """
 
     slot: Slot
@@ -87,6 +88,7 @@ class Frame:
     text: str = ""
     dropped: int = 0
     spans: tuple[Span, ...] = ()
+    tokens: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Codes:
     text: str = ""
     dropped: int = 0
     spans: tuple[Span, ...] = ()
+    tokens: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,11 @@ class CallSession:
         """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
         return max(0.0, self._playout.lead_s(now))
 
+    def placed(self, timestamp_ms: int) -> tuple[int, float] | None:
+        """Return where on the caller's clock a packet begins and how late that is, as `Inbound.placed`; None if he is
+        not listened to."""
+        return self._inbound.placed(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+
     @property
     def counts(self) -> Counter[str]:
         """What has been counted so far, by name; the record has all of it once the call has ended."""

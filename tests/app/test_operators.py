@@ -1,11 +1,17 @@
+import time
+
 import pytest
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
-from app.operators import Operators
+from app.operators import PASSED_ON, Operators
 from app.refusals import Refusals
+from app.sign_in import COOKIE, SignIns
 
 TOKEN = "a-long-operator-token"
+HERE = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
+SITE = {"host": "phone.example.com"}
+OURS = {**SITE, "origin": "https://phone.example.com"}
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -42,6 +48,10 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
         ("127.0.0.1", {"host": "[::1"}, "", 403),
         ("127.0.0.1", {"origin": "http://127.0.0.1:5001"}, "", 200),
         ("127.0.0.1", {"origin": "https://evil.example.com", **BEARER}, TOKEN, 200),
+        ("127.0.0.1", {"origin": "http://127.0.0.1:3000"}, "", 403),
+        ("127.0.0.1", {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, "", 403),
+        ("127.0.0.1", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, "", 200),
+        ("127.0.0.1", HERE, "", 200),
     ],
     ids=[
         *("this machine", "in IPv6", "with a token set", "a tunnel", "a tunnel, token set", "elsewhere"),
@@ -54,8 +64,45 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
             "no host",
             "our own page",
             "a page with the token",
+            "another program's page",
+            "its script or sound",
+            "a link on it",
+            "our own page's request",
         ),
     ],
 )
 def test_who_is_an_operator(client: str, headers: dict[str, str], token: str, status: int) -> None:
     assert asks(client, headers, token) == status
+
+
+def cookie(value: str) -> dict[str, str]:
+    return {"cookie": f"{COOKIE}={value}"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "token", "status"),
+    [
+        (OURS, TOKEN, 200),
+        (SITE, TOKEN, 200),
+        ({**SITE, "origin": "https://evil.example.com"}, TOKEN, 403),
+        ({**SITE, "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, TOKEN, 403),
+        ({**SITE, "origin": "null"}, TOKEN, 403),
+        (OURS, "another-long-token", 403),
+        (OURS, "", 403),
+    ],
+    ids=["our page", "a link", "another's page", "another's sound", "no page's", "another token", "no token set"],
+)
+def test_who_has_signed_in_is_an_operator_on_our_pages_only(headers: dict[str, str], token: str, status: int) -> None:
+    signed_in = cookie(SignIns(TOKEN).issue(time.time()))
+    assert asks("203.0.113.5", {**headers, **signed_in}, token) == status
+
+
+@pytest.mark.parametrize("value", ["", "0.0", SignIns(TOKEN).issue(0.0), SignIns("x" * 20).issue(4e9)])
+def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
+    assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_whoever_comes_through_a_proxy_is_not_at_this_machine(name: str) -> None:
+    assert asks("127.0.0.1", {name: "127.0.0.1"}) == 403
+    assert asks("127.0.0.1", {name: "127.0.0.1", **BEARER}, TOKEN) == 200
