@@ -8,6 +8,7 @@ import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from workers.lines import take_last_words
 
 if TYPE_CHECKING:
     from app.simulator.trouble import Scenario
@@ -59,7 +60,8 @@ def serve(
     from app.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
-    start_logging(log_level)
+    start_logging(log_level, settings.log_format.resolve(), settings.secrets)
+    take_last_words()
     raise typer.Exit(run(settings))
 
 

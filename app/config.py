@@ -5,12 +5,13 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.call.screening import parse_patterns
+from app.log import LogFormat
 
 
 class EngineKind(StrEnum):
@@ -159,6 +160,9 @@ class Settings(BaseSettings):
         bool,
         Field(description="write the keys that callers press into the log; they can be PINs, so * stands for each"),
     ] = False
+    log_format: Annotated[
+        LogFormat, Field(description="text for people, json for machines, auto: text on a terminal, else json")
+    ] = LogFormat.AUTO
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
@@ -263,6 +267,13 @@ class Settings(BaseSettings):
     def auth_tokens(self) -> tuple[str, ...]:
         """The tokens that may have signed a request, the primary one first."""
         return tuple(token for token in (self.twilio_auth_token, self.twilio_auth_token_secondary) if token)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen: the settings that are not shown, and the password in DATABASE_URL."""
+        hidden = [str(getattr(self, name)) for name, field in Settings.model_fields.items() if not field.repr]
+        password = urlsplit(self.database_url).password if "://" in self.database_url else None
+        return (*filter(None, hidden), *((password, unquote(password)) if password else ()))
 
     @property
     def checks_signatures(self) -> bool:

@@ -87,6 +87,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         threads=max(1, _cores() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
         sampling=settings.sampling,
+        log_format=settings.log_format.resolve(),
     )
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link", "workers.heap", "workers.tally"}
+LIGHT = {
+    "workers.messages",
+    "workers.ring",
+    "workers.supervisor",
+    "workers.link",
+    "workers.heap",
+    "workers.lines",
+    "workers.tally",
+}
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
 PURE += ["app/twilio/status.py", "app/twilio/errors.py", "app/recording/timeline.py"]
