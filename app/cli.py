@@ -17,6 +17,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # they show the values of variables: tokens, numbers
 )
 
 EXIT_SETTINGS = 2
@@ -66,7 +67,10 @@ def serve(
 def drain(
     url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
     seconds: Annotated[
-        int | None, typer.Option(help="How long calls may go on; default: its DRAIN_SECONDS.", min=0, max=14_400)
+        int | None,
+        typer.Option(
+            help="How long calls may go on; default: its DRAIN_SECONDS or MAX_CALL_SECONDS.", min=0, max=14_400
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:
@@ -99,7 +103,9 @@ def demo(
 
 @cli.command()
 def simulate(
-    url: Annotated[str, typer.Argument(help="The service's public URL.")] = "http://127.0.0.1:5001",
+    url: Annotated[
+        str | None, typer.Argument(help="The service's public URL; default: the one that runs at HOST and PORT.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="So many callers at once, at random phases.", min=1, max=500)] = 1,
     audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,

@@ -37,6 +37,13 @@ class WhenBusy(StrEnum):
     QUEUE = "queue"
 
 
+class RecordCalls(StrEnum):
+    """Which calls are recorded: every one, or those that make-call --record asked for."""
+
+    ALL = "all"
+    ASKED = "asked"
+
+
 OPERATOR_TOKEN_LENGTH = 16
 """A shorter one could be guessed."""
 
@@ -163,8 +170,16 @@ class Settings(BaseSettings):
         Field(description="the call log: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or off", repr=False),
     ] = "sqlite:///~/.local/share/moshi-bridge/calls.db"
     call_log_days: Annotated[
-        int, Field(ge=0, le=36_500, description="calls are deleted from the log so long after their end; 0: never")
+        int,
+        Field(ge=0, le=36_500, description="calls and recordings are deleted so long after their end; 0: never"),
     ] = 90
+    recordings_dir: Annotated[
+        str,
+        Field(description="the folder for recordings, which by law may need the caller's consent; empty: none"),
+    ] = ""
+    record_calls: Annotated[
+        RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
+    ] = RecordCalls.ALL
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
     tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
     tunnel_name: Annotated[
@@ -228,6 +243,11 @@ class Settings(BaseSettings):
     def cache(self) -> Path:
         """CACHE_DIR in full."""
         return self.cache_dir.expanduser()
+
+    @property
+    def recordings(self) -> Path | None:
+        """RECORDINGS_DIR in full, None if nothing is recorded."""
+        return Path(self.recordings_dir).expanduser().absolute() if self.recordings_dir else None
 
     @property
     def base_url(self) -> str:

@@ -7,10 +7,13 @@ from http import HTTPStatus
 import aiohttp
 
 from app.config import Settings
-from app.running import NOT_LET_IN, local_url, operator_headers
+from app.running import NOT_LET_IN, operator_headers
+from app.tunnel.command import local_url
+from app.twilio.signature import checked_base
 
 LOOK_AGAIN_S = 0.5
 ANSWER_WITHIN_S = 10.0
+EXIT_SETTINGS = 2
 
 
 class DrainFailed(Exception):
@@ -20,10 +23,10 @@ class DrainFailed(Exception):
 def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bool) -> int:
     """Drain the service at `url`, by default the one of these settings; return the exit status."""
     try:
-        asyncio.run(_drain(settings, url or local_url(settings), seconds, wait))
-    except DrainFailed as error:
+        asyncio.run(_drain(settings, checked_base(url or local_url(settings)), seconds, wait))
+    except (DrainFailed, ValueError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
-        return 1
+        return EXIT_SETTINGS if isinstance(error, ValueError) else 1
     return 0
 
 
@@ -33,7 +36,8 @@ async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) 
         try:
             calls: int | None = await _ask(client, {} if seconds is None else {"seconds": str(seconds)})
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DrainFailed(f"no service answers at {url}: {error or type(error).__name__}") from error
+            advice = "drain stops the one that HOST and PORT name, or the one at the URL given"
+            raise DrainFailed(f"no service answers at {url}; {advice}") from error
         while wait and calls is not None:
             await asyncio.sleep(LOOK_AGAIN_S)
             calls = await _calls_left(client, calls)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
-from app.refusals import Refusals
+from app.refusals import Refusals, Refused
 from app.sign_in import COOKIE, SignIns
 
 _SCHEME = "Bearer "
@@ -26,7 +26,7 @@ class Operators:
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
         if not self.lets_in(connection):
-            raise self._refusals.turn_away(connection, "for operators only")
+            raise self._refusals.turn_away(connection, Refused.NO_OPERATOR)
 
     def lets_in(self, connection: HTTPConnection) -> bool:
         """Tell whether an operator asks: with the token, signed in, or at this machine."""
@@ -44,7 +44,7 @@ class Operators:
     def require_token(self, connection: HTTPConnection, token: str) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
         if not self.sign_ins.opens(token):
-            raise self._refusals.turn_away(connection, "not the operators' token")
+            raise self._refusals.turn_away(connection, Refused.WRONG_TOKEN)
 
 
 def is_own_page(connection: HTTPConnection) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections import Counter
+from enum import StrEnum
 
 from app.call.record import EndReason
 from app.call.screening import Screening, parse_patterns
@@ -15,7 +17,7 @@ from app.twilio.errors import explain
 from app.twilio.events import CallSid
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
-from app.twilio.voice_query import MACHINES, read_greeting_frames
+from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
 from app.waiting_room import WaitingRoom
 from app.webhooks import Form
 
@@ -26,6 +28,15 @@ HANGUP = "hangup"
 """How Twilio says that a caller in line has hung up."""
 
 
+class TurnedDown(StrEnum):
+    """Why a call was not taken."""
+
+    BUSY = "busy"
+    NOT_READY = "not_ready"
+    SCREENED = "screened"
+    MACHINE = "machine"
+
+
 class Reception:
     """Decides on every call, in front of the switchboard and its waiting room."""
 
@@ -34,6 +45,8 @@ class Reception:
         self._public = public
         self._switchboard = switchboard
         self._room = room
+        self.turned_down: Counter[TurnedDown] = Counter()
+        """How many calls were not taken for which reason."""
         allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
         self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
 
@@ -45,11 +58,13 @@ class Reception:
         greeting_frames = read_greeting_frames(form.query, self._settings.greeting_frames)
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            self.turned_down[TurnedDown.MACHINE] += 1
             return twiml.hangup()
         known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
+            self.turned_down[TurnedDown.SCREENED] += 1
             return twiml.reject_caller()
         self._room.call_next()
         answer = self._put_through(form, greeting_frames) or self._put_in_line(form)
@@ -91,7 +106,9 @@ class Reception:
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
         direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
-        reservation = self._switchboard.reserve(form.call_sid, greeting_frames, form.caller, form.called, direction)
+        reservation = self._switchboard.reserve(
+            form.call_sid, greeting_frames, form.caller, form.called, direction, reads_record(form.query)
+        )
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
@@ -112,6 +129,7 @@ class Reception:
 
     def _turn_down(self, form: Form) -> str:
         CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        self.turned_down[TurnedDown.NOT_READY if self._switchboard.free_slots else TurnedDown.BUSY] += 1
         if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
             return twiml.say_busy(self._settings.busy_sentence)
         return twiml.reject_busy()

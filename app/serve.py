@@ -15,6 +15,7 @@ from app.rehearsal import RehearsalFailed
 from app.server import Service, listen
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
+from app.twilio.loan_note import LoanNote
 from app.twilio.number import NumberOnLoan, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
@@ -83,7 +84,8 @@ async def _run(
 def _number(settings: Settings, service: Service) -> NumberKeeper | None:
     if not settings.set_number:
         return None
-    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number)
+    note = LoanNote(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number, note)
     return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
 
 

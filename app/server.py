@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from app.calllog.address import find_address
 from app.calllog.writer import CallLogWriter
-from app.config import CodecKind, EngineKind, Settings, SettingsError
+from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
 from app.door import Door, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
@@ -22,10 +22,16 @@ from app.history import History, build_history_router
 from app.lag import LagGauge
 from app.live import LiveView
 from app.live_routes import build_live_router
+from app.metrics.page import build_metrics_router
+from app.metrics.service import Sources
 from app.operators import Operators
 from app.page.routes import build_page_router
 from app.public import PublicAddress
 from app.reception import Reception
+from app.recording.recorder import record_nothing
+from app.recording.routes import build_recording_router
+from app.recording.shelf import Shelf
+from app.recording.writer import RecordingWriter
 from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
@@ -87,8 +93,19 @@ def worker_config(settings: Settings) -> WorkerConfig:
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    account_sid, days = settings.twilio_account_sid, settings.call_log_days
-    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
+    return (
+        CallLogWriter(address, settings.twilio_account_sid, who_speaks(settings), settings.call_log_days)
+        if address
+        else None
+    )
+
+
+def open_recordings(settings: Settings) -> RecordingWriter | None:
+    """Return what records calls, None if RECORDINGS_DIR is empty."""
+    if settings.recordings is None:
+        return None
+    every_call = settings.record_calls is RecordCalls.ALL
+    return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
 
 
 def who_speaks(settings: Settings) -> str:
@@ -122,7 +139,9 @@ class Service:
         )
         self._call_log = open_call_log(settings)
         keep = self._call_log.keep if self._call_log else keep_nothing
-        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep)
+        self._recordings = open_recordings(settings)
+        record = self._recordings.record if self._recordings else record_nothing
+        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
         self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
@@ -135,19 +154,24 @@ class Service:
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
         self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
         self.app.include_router(build_wait_router(webhooks, reception))
-        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
+        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
         self.app.include_router(build_live_router(operators, self.switchboard, live))
         self.app.include_router(build_history_router(operators, History(find_address(settings))))
         self.app.include_router(build_page_router(operators))
+        self.app.include_router(build_recording_router(settings.recordings, operators.require))
+        sources = Sources(
+            settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
+        )
+        self.app.include_router(build_metrics_router(sources.families, operators.require))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
-        SettingsError if calls can be kept nowhere, and what was raised beside.
+        SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
         """
         server = _Server(
             uvicorn.Config(
@@ -167,6 +191,9 @@ class Service:
             if self._call_log:
                 self._call_log.start()
                 stack.push_async_callback(self._call_log.stop)
+            if self._recordings:
+                self._recordings.start()
+                stack.push_async_callback(self._recordings.stop)
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
             gauging = asyncio.create_task(self.lag.watch())

@@ -6,7 +6,7 @@ It carries out what the sessions decide. Everything here runs on the event loop 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,11 +14,13 @@ from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
-from app.call.session import CallLimits, CallSession, Command, End, Listen
+from app.call.session import CallLimits, CallSession, Command, End, Listen, State
+from app.call.tallies import Tallies
 from app.config import Settings
 from app.events import Events
 from app.log import CallLog
 from app.observer import CallObserver
+from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
 from workers.ring import WorkerName
@@ -52,6 +54,7 @@ class Call:
     reservation: Reservation
     log: CallLog
     observer: CallObserver
+    recorder: CallRecorder | None = None
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
     timer_s: float = 0.0
@@ -62,8 +65,8 @@ class Switchboard:
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
-    and one that has ended into the call log; `clock` gives the time in seconds, monotonic. `events` tells what happens
-    to whoever listens.
+    and one that has ended into the call log, `record` begins to record one; `clock` gives the time in seconds,
+    monotonic. `events` tells what happens to whoever listens.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class Switchboard:
         workers_ready: Callable[[], bool],
         keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
+        record: Record = record_nothing,
     ) -> None:
         self.events = Events()
+        self._record = record
         self._keep = keep
         self._settings = settings
         self._now = clock
@@ -84,6 +89,11 @@ class Switchboard:
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
         self._draining = False
+        self.tallies = Tallies()
+        """What took how long, of all calls so far."""
+        self.ends: Counter[EndReason] = Counter()
+        """How many calls ended for which reason."""
+        self._counts: Counter[str] = Counter()
         self.open = False
         """Whether calls are taken: from `open_lines` on, until it drains or stops."""
         self.on_free: Callable[[], None] = lambda: None
@@ -118,8 +128,23 @@ class Switchboard:
         return len(self._calls)
 
     @property
+    def slots(self) -> int:
+        """How many calls can be on at once; 0 until `open_lines`."""
+        return self._admission.slots
+
+    @property
     def free_slots(self) -> int:
         return self._admission.free_slots
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all calls so far have counted, by name, those that are on included."""
+        return sum((call.session.counts for call in self._calls.values()), self._counts)
+
+    @property
+    def states(self) -> Counter[State]:
+        """How many of the calls that are on have come how far."""
+        return Counter(call.session.state for call in self._calls.values())
 
     @property
     def phase_s(self) -> float | None:
@@ -155,10 +180,12 @@ class Switchboard:
         caller: str = "",
         called: str = "",
         direction: str = "",
+        record: bool = False,
     ) -> Reservation | None:
         """Hold a slot for a call that rings, and start its greeting; None when no call can be taken.
 
-        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready.
+        `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record`
+        asks for a recording.
         """
         if held := self._admission.unclaimed(call_sid):
             self._calls[held.slot].session.record.note_parties(caller, called, direction)
@@ -178,9 +205,10 @@ class Switchboard:
             self._settings.idle_seconds,
             self._settings.hangup_digit,
         )
-        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
+        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now, self.tallies)
         session.record.note_parties(caller, called, direction)
-        call = Call(session, reservation, CallLog(log, call_sid), CallObserver(self.events, session.record))
+        observer, recorder = CallObserver(self.events, session.record), self._record(session.record, record)
+        call = Call(session, reservation, CallLog(log, call_sid), observer, recorder)
         self._calls[reservation.slot] = call
         self.quiet.clear()
         self._send(Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed))
@@ -205,6 +233,8 @@ class Switchboard:
             call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
         commands = call.session.receive(event, now, self.phase_s)
         call.observer.note_event(event, now)
+        if call.recorder:
+            call.recorder.note_event(event, call.session, now)
         self.do(call, commands)
 
     def do(self, call: Call, commands: list[Command]) -> None:
@@ -239,6 +269,8 @@ class Switchboard:
             case Frame():
                 self._note_processing(message)
                 call.observer.note_frame(message, self._now())
+                if call.recorder:
+                    call.recorder.note_frame(message)
                 self.do(call, call.session.take_frame(message, self._now()))
             case Failed(_, _, stage, reason):
                 self.end(call, EndReason.STAGE_FAILED, f"{stage}: {reason}")
@@ -273,6 +305,8 @@ class Switchboard:
             self.end(call, EndReason.SOCKET_BLOCKED)
         else:
             call.observer.note_sent(command, self._now())
+            if call.recorder:
+                call.recorder.note_sent(command)
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation
@@ -284,6 +318,10 @@ class Switchboard:
             self._records[-RECORDS_WITH_SPANS - 1].spans.clear()
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
+        if call.recorder:
+            call.recorder.note_end(self._now())
+        self.ends[end.reason] += 1
+        self._counts += call.session.record.counts
         self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()

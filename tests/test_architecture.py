@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link", "workers.heap"}
+LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link", "workers.heap", "workers.tally"}
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
-PURE += ["app/twilio/status.py", "app/twilio/errors.py"]
+PURE += ["app/twilio/status.py", "app/twilio/errors.py", "app/recording/timeline.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -23,6 +23,8 @@ ELSEWHERE = "scripts/side_by_side"
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/server.py", "app/door.py"},
+    "soundfile": {"app/recording/sound.py"},
+    "prometheus_client": {"app/metrics/families.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -77,7 +79,9 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "page", "twilio", "tunnel", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording")]
+SERVING += ["app/" + name for name in ("twilio", "tunnel", "simulator")]
+SERVING += [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),

@@ -12,6 +12,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.tally import Tally
+
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
 FRAME_S = 0.08
@@ -74,7 +76,8 @@ class Frame:
     `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame heard in the
     step that brought this one about, and `text` the piece Moshi thought in that step ("" for none). `pcm` is None for
     the first steps of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's
-    frames that were dropped on the way because newer ones had arrived.
+    frames that were dropped on the way because newer ones had arrived. `tokens` is what Moshi read and drew in that
+    step, 17 little-endian int16 as in `Step.log` of the engine, empty for what has none.
     """
 
     slot: Slot
@@ -84,6 +87,7 @@ class Frame:
     text: str = ""
     dropped: int = 0
     spans: tuple[Span, ...] = ()
+    tokens: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Codes:
     text: str = ""
     dropped: int = 0
     spans: tuple[Span, ...] = ()
+    tokens: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +211,28 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a worker is, counted since it was started.
+
+    `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
+    overlap), `cpu_s` processor seconds. Each unit of work (a tick of the engine, a batch of the codec) took one of
+    `work_s` seconds and served one of `rows` calls. `dropped` frames found no room on the way to the next worker.
+    """
+
+    memory_bytes: int
+    device_bytes: int
+    cpu_s: float
+    work_s: Tally
+    rows: Tally
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """The answer to the ping of that number."""
 
     number: int
+    vitals: Vitals | None = None
 
 
 ControlMessage = WorkerConfig | Attach | Progress | Prepared | Ready | Refused | Ping | Pong

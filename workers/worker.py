@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from workers.checkpoint_files import CheckpointError, locate
 from workers.codec.tensors import WeightsError
@@ -40,7 +41,7 @@ def main(descriptor: int) -> int:
     settle()
     with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
         control.send(Ready(note))
-        WorkerLoop(config, control, station).run()
+        WorkerLoop(config, control, station, _device_bytes(config)).run()
     return 0
 
 
@@ -69,6 +70,14 @@ def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
             return _decoder(config)
         case Stage.STEP:
             return _engine(config, control)
+
+
+def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
+    if config.stage is not Stage.STEP or config.engine == "loopback":
+        return lambda: 0
+    from workers.engine.memory import device_bytes
+
+    return device_bytes
 
 
 def _encoder(config: WorkerConfig) -> tuple[Station, str]:

@@ -73,6 +73,14 @@ class Inbound:
         """Return when on our clock the first sample of frame `number` came; if it was late, when it should have."""
         return None if self._lateness_s is None else self.start_s + number * FRAME_S + self._lateness_s
 
+    def placed(self, timestamp_ms: int) -> tuple[int, float] | None:
+        """Return where on the caller's clock a packet begins, in samples, and by how much that clock is behind ours.
+
+        None before a packet was pushed. Like `spoken_s` it takes no notice of how late the packet itself came.
+        """
+        stamp = timestamp_ms * RATE_HZ // 1000
+        return None if self._lateness_s is None else (stamp - self._origin, self._lateness_s)
+
     @property
     def start_s(self) -> float:
         """When on the caller's clock his first frame begins."""

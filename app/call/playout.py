@@ -56,7 +56,9 @@ class SendMark:
 
 @dataclass(frozen=True, slots=True)
 class ClearAudio:
-    """Empty Twilio's buffer."""
+    """Empty Twilio's buffer, which is heard at `heard_s`."""
+
+    heard_s: float = 0.0
 
 
 PlayoutCommand = SendAudio | SendMark | ClearAudio
@@ -186,7 +188,7 @@ class Playout:
         self._leads_s.clear()
         self._epoch += 1
         self.meter.clear(now)
-        return [ClearAudio()]
+        return [ClearAudio(now + self.meter.round_trip_s)]
 
     def _forget(self, shortened_s: float) -> None:
         """Take what has been cut out of the leads that are remembered."""

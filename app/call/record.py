@@ -33,6 +33,22 @@ class EndReason(StrEnum):
 
 
 @dataclass
+class Recording:
+    """What is recorded of a call: `name` of its files, "" for none; `fault` is why it was broken off, or not made.
+
+    The thread that writes it may note a fault at any time.
+    """
+
+    name: str = ""
+    fault: str = ""
+
+    def __str__(self) -> str:
+        """Say in short what there is."""
+        kept = f"kept in {self.name}" if self.name else "no recording"
+        return f"{kept}; broken off: {self.fault}" if self.name and self.fault else self.fault or kept
+
+
+@dataclass
 class CallRecord:
     """One call; times in seconds of the monotonic clock, `counts` by name."""
 
@@ -60,6 +76,7 @@ class CallRecord:
     counts: Counter[str] = field(default_factory=Counter)
     delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
+    recording: Recording = field(default_factory=Recording)
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
 
     def note_parties(self, caller: str, called: str, direction: str) -> None:
@@ -125,6 +142,7 @@ class CallRecord:
             "error_code": self.error_code,
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
+            "recording": str(self.recording),
         }
 
     def _relative(self, moment: float | None) -> float | None:

@@ -29,3 +29,8 @@ def read_greeting_frames(query: str, most: int) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) <= most):
         raise ValueError(f"greeting_frames must be 0 to {most} (GREETING_FRAMES)")
     return int(text)
+
+
+def reads_record(query: str) -> bool:
+    """Tell whether a recording is wished."""
+    return parse_qs(query).get("record", [""])[-1] == "true"

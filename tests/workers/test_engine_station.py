@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from workers.beat import LIVE_S
 from workers.engine.loopback import LoopbackEngine, NoPieces
@@ -35,6 +36,7 @@ class Said:
     text_token: int
     codes: Payload | None
     fault: str = ""
+    log: NDArray[np.int32] | None = None
 
 
 @dataclass

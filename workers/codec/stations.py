@@ -140,7 +140,7 @@ class DecoderStation:
             self._decoder.close(codes.slot)
             return Failed(codes.slot, codes.epoch, Stage.DECODE, str(result))
         spans = (*codes.spans, span)
-        return Frame(codes.slot, codes.epoch, codes.seq, result, codes.text, codes.dropped, spans)
+        return Frame(codes.slot, codes.epoch, codes.seq, result, codes.text, codes.dropped, spans, codes.tokens)
 
     def _forget(self, slot: Slot) -> None:
         self._epochs.pop(slot, None)

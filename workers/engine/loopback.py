@@ -14,6 +14,7 @@ class LoopbackStep:
     codes: CodeArray
     text_token: int = 3
     fault: str = ""
+    log = None
 
 
 class LoopbackEngine:

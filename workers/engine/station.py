@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workers.beat import Beat
 from workers.messages import (
     Close,
@@ -40,6 +43,9 @@ class Step(Protocol):
 
     @property
     def codes(self) -> Payload | None: ...
+
+    @property
+    def log(self) -> NDArray[np.int32] | None: ...
 
     @property
     def fault(self) -> str: ...
@@ -171,4 +177,5 @@ class EngineStation:
             return self._fail(slot, step.fault)
         row = self._rows[slot]
         text = row.pieces.push(step.text_token)
-        return Codes(slot, row.epoch, frame.seq, step.codes, text, frame.dropped, (*frame.spans, span))
+        tokens = b"" if step.log is None else step.log.astype("<i2").tobytes()
+        return Codes(slot, row.epoch, frame.seq, step.codes, text, frame.dropped, (*frame.spans, span), tokens)

@@ -1,0 +1,126 @@
+"""What happens in one call, handed over to the writer: nothing here waits, and nothing is looked at twice."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.call.playout import ClearAudio, PlayoutCommand, SendAudio
+from app.call.record import CallRecord, Recording
+from app.call.session import CallSession
+from app.twilio.events import Event, Media, Started
+from workers.messages import Frame
+
+INBOX_MOMENTS = 4_096
+"""A minute of a call. If more waits for the writer, the recording is broken off."""
+TOO_SLOW = "the disk did not keep up"
+NO_FOLDER = "RECORDINGS_DIR is not set"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The stream began."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The caller's packet, with its place: see `Inbound.placed`."""
+
+    begin: int
+    lateness_s: float
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Moshi's audio, heard from `heard_s` on."""
+
+    payload: bytes
+    heard_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What had not been heard by then will not be."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The tokens of one step."""
+
+    seq: int
+    tokens: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The call is over."""
+
+    at_s: float
+
+
+Moment = Begun | Heard | Said | Cleared | Stepped | Ended
+
+
+class CallRecorder:
+    """Looks on as one call goes. It writes to `inbox`, the writer takes from it: one thread each."""
+
+    def __init__(self, recording: Recording, limit: int = INBOX_MOMENTS) -> None:
+        self.recording = recording
+        self.inbox: deque[Moment] = deque()
+        self.over = False
+        """Whether nothing more will come."""
+        self._limit = limit
+        self._begun = False
+
+    def note_event(self, event: Event, session: CallSession, now: float) -> None:
+        """Twilio has said this, and the session has taken it."""
+        match event:
+            case Media(timestamp_ms, payload):
+                if place := session.placed(timestamp_ms):
+                    self._put(Heard(*place, payload))
+            case Started() if session.record.started_s == now:
+                self._begun = True
+                self._put(Begun(now))
+
+    def note_sent(self, command: PlayoutCommand) -> None:
+        """This goes out to the caller."""
+        match command:
+            case SendAudio(payload, _, _, heard_s):
+                self._put(Said(payload, heard_s))
+            case ClearAudio(heard_s):
+                self._put(Cleared(heard_s))
+
+    def note_frame(self, frame: Frame) -> None:
+        """Moshi has made this frame."""
+        if frame.tokens:
+            self._put(Stepped(frame.seq, frame.tokens))
+
+    def note_end(self, now: float) -> None:
+        """The call is over; if there was no stream there is no recording."""
+        self._put(Ended(now))
+        self.over = True
+        if not self._begun:
+            self.recording.name = ""
+
+    def _put(self, moment: Moment) -> None:
+        if self.over or self.recording.fault:
+            return
+        if len(self.inbox) >= self._limit:
+            self.recording.fault = TOO_SLOW
+        else:
+            self.inbox.append(moment)
+
+
+Record = Callable[[CallRecord, bool], CallRecorder | None]
+"""Begin to record a call, which was asked for or not."""
+
+
+def record_nothing(record: CallRecord, asked: bool) -> CallRecorder | None:
+    """Record no calls; one that was asked for says why."""
+    if asked:
+        record.recording = Recording(fault=NO_FOLDER)
+    return None

@@ -1,0 +1,87 @@
+"""The folder in which recordings are: which there are, and how they are deleted.
+
+A recording's name begins with when the call began, UTC, and ends with its SID: 20261121T101530Z-CA….flac. Nothing that
+comes from outside is ever made into a path: it is compared with the names that are there.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.config import SettingsError
+from app.twilio.events import CallSid
+
+TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
+UNFINISHED = ".part"
+SUFFIXES = (SOUND, TAPE, TOKENS)
+
+
+class Shelf:
+    """The recordings in `folder`. Every question reads the folder: not for the event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """Make the folder, for this user alone. Raises SettingsError if it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = self.folder / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(f"RECORDINGS_DIR={self.folder}: {error.strerror}; choose a folder of yours") from error
+
+    def path(self, name: str) -> Path:
+        """Return the path without suffix of a recording that this service has named."""
+        return self.folder / name
+
+    def sound_of(self, call_sid: str) -> Path | None:
+        """Return the last recording of a call, None if there is none; the tape if it is not finished."""
+        return next(iter(self._of(call_sid, (SOUND, TAPE))), None)
+
+    def tokens_of(self, call_sid: str) -> Path | None:
+        """Return the last token log of a call, None if there is none."""
+        return next(iter(self._of(call_sid, (TOKENS,))), None)
+
+    def names(self, end: str) -> list[str]:
+        """Return the names of the recordings whose call's SID ends so."""
+        names = {_name(path) for path in self._files(SUFFIXES)}
+        return sorted(name for name in names if name.partition("-")[2].endswith(end))
+
+    def tapes(self) -> list[Path]:
+        """Return the tapes."""
+        return sorted(self._files((TAPE,)))
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Delete recordings and their token logs; return how many there were."""
+        wanted = set(names) - {""}
+        files = [path for path in self._files((*SUFFIXES, UNFINISHED)) if _name(path) in wanted]
+        for path in files:
+            path.unlink(missing_ok=True)
+        return len({_name(path) for path in files})
+
+    def expire(self, before: datetime) -> int:
+        """Delete the recordings that were last written before this moment; return how many."""
+        newest: dict[str, float] = {}
+        for path in self._files(SUFFIXES):
+            newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
+        return self.delete(name for name, at_s in newest.items() if at_s < before.timestamp())
+
+    def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
+        """Return the newest first, and of equals what comes first in `suffixes`."""
+        files = [path for path in self._files(suffixes) if _name(path).partition("-")[2] == call_sid]
+        return sorted(files, key=lambda path: (_name(path), -suffixes.index(path.suffix)), reverse=True)
+
+    def _files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
+        if self.folder.is_dir():
+            yield from (path for path in self.folder.iterdir() if path.suffix in suffixes)
+
+
+def recording_name(call_sid: CallSid, began: datetime) -> str:
+    """Return how the recording of a call is called."""
+    return f"{began.astimezone(UTC):%Y%m%dT%H%M%SZ}-{call_sid}"
+
+
+def _name(path: Path) -> str:
+    return path.name.partition(".")[0]

@@ -1,0 +1,105 @@
+"""Where on a recording each sound belongs: mu-law in, places out, no I/O and no clock.
+
+Theory of operation. Both sides are laid down on our clock as packets arrive; the recording begins with the stream.
+
+Caller. A packet belongs where his clock says, later by what the line takes (`Inbound` knows both): a stall does not
+shift what he said. How late his clock is, is an estimate that sways, and a recording that followed it would crackle. So
+a side goes on where it ended as long as that is true to `TRUE_SAMPLES`. Lateness that falls is followed at once, for
+nothing arrives early; lateness that rises is followed once it has been higher for a second, or by a jump.
+
+Moshi. His audio belongs where it will be heard, as far as that is known (`SendAudio.heard_s`). Where the estimate
+turns out to have been too late, the audio that follows loses its beginning, but no piece more than half of itself.
+What is cleared in Twilio's buffer becomes silence.
+
+Places are in samples at 8 kHz. No place is given out twice but for what is cleared.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+
+from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
+
+TRUE_SAMPLES = 8
+"""A millisecond: what a place may be off before it is put right."""
+SURE_PACKETS = 50
+"""A second's worth."""
+JUMP_SAMPLES = 800
+"""What is later by more than this was set anew."""
+
+
+class Side(IntEnum):
+    """The channels: left and right."""
+
+    CALLER = 0
+    MOSHI = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Mu-law that begins at sample `begin` of one side."""
+
+    side: Side
+    begin: int
+    payload: bytes
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.payload)
+
+
+class Timeline:
+    """One call from `zero_s` on, in seconds of our clock."""
+
+    def __init__(self, zero_s: float) -> None:
+        self._zero_s = zero_s
+        self._ends = dict.fromkeys(Side, 0)
+        self._offset: int | None = None
+        """Where the zero of the caller's clock is."""
+        self._later: deque[int] = deque(maxlen=SURE_PACKETS)
+        self._next = 0
+
+    def hear(self, begin: int, lateness_s: float, payload: bytes) -> list[Piece]:
+        """Place the caller's packet that begins at sample `begin` of his clock, which is `lateness_s` behind ours."""
+        wanted = self.at(lateness_s)
+        if self._offset is None:
+            self._offset = wanted
+        self._follow(wanted - self._offset)
+        if abs(begin - self._next) <= TRUE_SAMPLES:  # a rounded timestamp
+            begin = self._next
+        self._next = begin + len(payload)
+        return self._put(Side.CALLER, begin + self._offset, payload)
+
+    def say(self, payload: bytes, heard_s: float) -> list[Piece]:
+        """Place Moshi's audio that is heard from `heard_s` on."""
+        late = self._ends[Side.MOSHI] - self.at(heard_s)
+        cut = 0 if late <= TRUE_SAMPLES else min(late, len(payload) // 2)
+        begin = self.at(heard_s) if late < -TRUE_SAMPLES else self._ends[Side.MOSHI]
+        return self._put(Side.MOSHI, begin, payload[cut:])
+
+    def clear(self, at_s: float) -> list[Piece]:
+        """Silence what of Moshi's audio had not been heard at this moment."""
+        begin, end = min(self.at(at_s), self._ends[Side.MOSHI]), self._ends[Side.MOSHI]
+        begin = self._ends[Side.MOSHI] = max(begin, 0)
+        return [Piece(Side.MOSHI, begin, bytes([SILENCE]) * (end - begin))] if end > begin else []
+
+    def at(self, moment_s: float) -> int:
+        """Return where a moment of our clock is, below 0 before the recording begins."""
+        return round((moment_s - self._zero_s) * SAMPLE_RATE_HZ)
+
+    def _follow(self, later: int) -> None:
+        """Move the caller's side if it is placed wrongly: `later` is where it should be less where it is."""
+        assert self._offset is not None
+        self._later.append(later)
+        sure = len(self._later) == SURE_PACKETS and min(self._later) > TRUE_SAMPLES
+        if later < -TRUE_SAMPLES or later > JUMP_SAMPLES or sure:
+            self._offset += min(self._later) if sure else later
+            self._later.clear()
+
+    def _put(self, side: Side, begin: int, payload: bytes) -> list[Piece]:
+        """Give out a place, less what is taken already."""
+        taken = max(0, self._ends[side] - begin)
+        if taken >= len(payload):
+            return []
+        self._ends[side] = begin + len(payload)
+        return [Piece(side, begin + taken, payload[taken:])]
