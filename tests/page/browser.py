@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from aiohttp import web
 
 from app.audio import mulaw
 from app.config import Settings, read_settings
@@ -102,3 +103,25 @@ async def served(settings: Settings, port: int = 0) -> AsyncIterator[Place]:
                 serving.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving
+
+
+@contextlib.asynccontextmanager
+async def evil_site() -> AsyncIterator[str]:
+    """A site of somebody else's with an empty page.
+
+    It is on this machine too, for newer browsers do not let a page of the internet reach this machine at all.
+    """
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    sock = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, sock).start()
+    try:
+        yield f"http://{EVIL}:{sock.getsockname()[1]}/"
+    finally:
+        await runner.cleanup()
