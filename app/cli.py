@@ -8,6 +8,7 @@ import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from workers.lines import take_last_words
 
 if TYPE_CHECKING:
     from app.simulator.trouble import Scenario
@@ -17,6 +18,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # they show the values of variables: tokens, numbers
 )
 
 EXIT_SETTINGS = 2
@@ -58,7 +60,8 @@ def serve(
     from app.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
-    start_logging(log_level)
+    start_logging(log_level, settings.log_format.resolve(), settings.secrets)
+    take_last_words()
     raise typer.Exit(run(settings))
 
 
@@ -66,7 +69,10 @@ def serve(
 def drain(
     url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
     seconds: Annotated[
-        int | None, typer.Option(help="How long calls may go on; default: its DRAIN_SECONDS.", min=0, max=14_400)
+        int | None,
+        typer.Option(
+            help="How long calls may go on; default: its DRAIN_SECONDS or MAX_CALL_SECONDS.", min=0, max=14_400
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:
@@ -99,7 +105,9 @@ def demo(
 
 @cli.command()
 def simulate(
-    url: Annotated[str, typer.Argument(help="The service's public URL.")] = "http://127.0.0.1:5001",
+    url: Annotated[
+        str | None, typer.Argument(help="The service's public URL; default: the one that runs at HOST and PORT.")
+    ] = None,
     calls: Annotated[int, typer.Option(help="So many callers at once, at random phases.", min=1, max=500)] = 1,
     audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
@@ -117,7 +125,7 @@ def simulate(
     raise typer.Exit(run_simulation(_settings(), wanted))
 
 
-calls = typer.Typer(help="The calls that were, from the call log.")
+calls = typer.Typer(help="The calls that were, from the call log, and those that are on.")
 cli.add_typer(calls, name="calls")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -144,6 +152,17 @@ def calls_show(
     from app.calllog.commands import show_call
 
     raise typer.Exit(show_call(_settings(), sid, as_json))
+
+
+@calls.command("top")
+def calls_top(
+    url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print what goes on now and return.")] = False,
+) -> None:
+    """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
+    from app.calls_top import run_top
+
+    raise typer.Exit(run_top(_settings(), url, once))
 
 
 @cli.command()

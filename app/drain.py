@@ -61,13 +61,15 @@ class Drain:
                 await self._switchboard.quiet.wait()
 
 
-def build_drain_router(operators: Operators, drain: Drain, switchboard: Switchboard) -> APIRouter:
-    """Return the route by which operators drain the service."""
+def build_drain_router(
+    operators: Operators, drain: Drain, switchboard: Switchboard, longest_call_s: float
+) -> APIRouter:
+    """Return the route by which operators drain the service; who says no limit waits as long as calls may last."""
     router = APIRouter(dependencies=[Depends(operators.require)])
 
     @router.post("/api/drain", status_code=202)
     async def begin(seconds: Annotated[int | None, Query(ge=0, le=LONGEST_S)] = None) -> dict[str, object]:
-        drain.begin(seconds)
+        drain.begin(drain.limit_s or longest_call_s if seconds is None else seconds)
         return {"calls": switchboard.calls_on, "seconds": drain.limit_s}
 
     return router

@@ -7,10 +7,12 @@ from http import HTTPStatus
 import aiohttp
 
 from app.config import Settings
+from app.running import NOT_LET_IN, local_url, operator_headers
+from app.twilio.signature import checked_base
 
 LOOK_AGAIN_S = 0.5
 ANSWER_WITHIN_S = 10.0
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what HOST may say
+EXIT_SETTINGS = 2
 
 
 class DrainFailed(Exception):
@@ -20,21 +22,21 @@ class DrainFailed(Exception):
 def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bool) -> int:
     """Drain the service at `url`, by default the one of these settings; return the exit status."""
     try:
-        asyncio.run(_drain(settings, url or _address(settings), seconds, wait))
-    except DrainFailed as error:
+        asyncio.run(_drain(settings, checked_base(url or local_url(settings)), seconds, wait))
+    except (DrainFailed, ValueError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
-        return 1
+        return EXIT_SETTINGS if isinstance(error, ValueError) else 1
     return 0
 
 
 async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) -> None:
-    headers = {"Authorization": f"Bearer {settings.operator_token}"} if settings.operator_token else {}
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)
-    async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as client:
+    async with aiohttp.ClientSession(url, headers=operator_headers(settings), timeout=timeout) as client:
         try:
             calls: int | None = await _ask(client, {} if seconds is None else {"seconds": str(seconds)})
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DrainFailed(f"no service answers at {url}: {error or type(error).__name__}") from error
+            advice = "drain stops the one that HOST and PORT name, or the one at the URL given"
+            raise DrainFailed(f"no service answers at {url}; {advice}") from error
         while wait and calls is not None:
             await asyncio.sleep(LOOK_AGAIN_S)
             calls = await _calls_left(client, calls)
@@ -45,7 +47,7 @@ async def _drain(settings: Settings, url: str, seconds: int | None, wait: bool) 
 async def _ask(client: aiohttp.ClientSession, parameters: dict[str, str]) -> int:
     async with client.post("/api/drain", params=parameters) as answer:
         if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
-            raise DrainFailed("the service lets no operator in from here: set OPERATOR_TOKEN to the service's own")
+            raise DrainFailed(NOT_LET_IN)
         if answer.status != HTTPStatus.ACCEPTED:
             raise DrainFailed(f"the service answers {answer.status}: is it moshi-bridge?")
         told = await answer.json()
@@ -63,8 +65,3 @@ async def _calls_left(client: aiohttp.ClientSession, before: int) -> int | None:
     if calls != before:
         print(f"{calls} left")
     return calls
-
-
-def _address(settings: Settings) -> str:
-    host = ANY_ADDRESS.get(settings.host) or (f"[{settings.host}]" if ":" in settings.host else settings.host)
-    return f"http://{host}:{settings.port}"

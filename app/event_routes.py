@@ -1,15 +1,13 @@
 """`WS /api/calls/{call_sid}/events`: what happens in one call, as JSON, for those who run the service."""
 
-import asyncio
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, HTTPException, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.responses import PlainTextResponse
-from starlette.websockets import WebSocketDisconnect
 
-from app.events import Subscription
+from app.feed import feed
+from app.operators import is_own_page
 from app.switchboard import Switchboard
 from app.twilio.events import CallSid
 
@@ -28,36 +26,14 @@ def build_event_router(switchboard: Switchboard, require_operator: Callable[[HTT
             await websocket.send_denial_response(PlainTextResponse(refusal.detail, refusal.status_code))
             return
         async with switchboard.events.subscribe(call_sid, audio=audio) as subscription:
-            await websocket.accept()
-            await _feed(websocket, subscription)
+            await feed(websocket, (event.to_json() async for event in subscription))
 
     return router
 
 
-async def _feed(websocket: WebSocket, subscription: Subscription) -> None:
-    """Send events until the call is over or the reader is gone; what he says is not listened to."""
-    sending = asyncio.create_task(_send(websocket, subscription))
-    try:
-        while (await websocket.receive())["type"] != "websocket.disconnect":
-            pass
-    finally:
-        sending.cancel()
-        await asyncio.wait({sending})
-
-
-async def _send(websocket: WebSocket, subscription: Subscription) -> None:
-    try:
-        async for event in subscription:
-            await websocket.send_text(event.to_json())
-        await websocket.close()
-    except (WebSocketDisconnect, RuntimeError):  # the reader is gone, or has been told so
-        return
-
-
 def _require_own_page(websocket: WebSocket) -> None:
-    """Refuse a page of another site in the operator's browser: browsers let any page open any socket."""
-    origin = websocket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != websocket.headers.get("host"):
+    """Refuse a page of another site in the operator's browser, even with the token."""
+    if not is_own_page(websocket):
         raise HTTPException(403, "not for pages of other sites")
 
 

@@ -3,12 +3,16 @@
 import asyncio
 import time
 from collections import deque
+from itertools import islice
 
 import numpy as np
+
+from workers.tally import Tally
 
 LOOK_EVERY_S = 0.25
 KEPT = 2_400
 """Ten minutes."""
+BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 1.0)
 
 
 class LagGauge:
@@ -16,6 +20,8 @@ class LagGauge:
 
     def __init__(self) -> None:
         self._lags_s: deque[float] = deque(maxlen=KEPT)
+        self.tally = Tally(BOUNDS_S)
+        """All lags since the start, in seconds."""
 
     async def watch(self) -> None:
         """Look until cancelled."""
@@ -27,6 +33,11 @@ class LagGauge:
     def note(self, lag_s: float) -> None:
         """Take one lag, in seconds."""
         self._lags_s.append(lag_s)
+        self.tally.add(lag_s)
+
+    def worst_s(self, last_s: float) -> float:
+        """Return the longest lag of the last seconds."""
+        return max(islice(reversed(self._lags_s), max(1, round(last_s / LOOK_EVERY_S))), default=0.0)
 
     def as_json(self) -> dict[str, float]:
         """Return percentiles of the last ten minutes, in milliseconds."""

@@ -1,5 +1,6 @@
 """Tells what happens in one call to whoever listens to it; while nobody does, it looks at nothing."""
 
+from app.call.meter import LevelMeter
 from app.call.playout import PlayoutCommand, SendAudio
 from app.call.record import CallRecord, EndReason
 from app.call.session import End
@@ -43,9 +44,13 @@ class CallObserver:
         self._record = record
         self._gauges = {speaker: SpeechGauge() for speaker in Speaker}
         self._over = False
+        self.meters = {speaker: LevelMeter() for speaker in Speaker}
+        """How loud they are, for who asks."""
 
     def note_event(self, event: Event, now: float) -> None:
         """Twilio has said this, and the session has taken it."""
+        if isinstance(event, Media):
+            self.meters[Speaker.CALLER].note(event.payload, now)
         if not self._wanted:
             return
         match event:
@@ -65,7 +70,10 @@ class CallObserver:
 
     def note_sent(self, command: PlayoutCommand, now: float) -> None:
         """This goes out to the caller. Moshi's packets never stop, so they are also when the caller is looked at."""
-        if not isinstance(command, SendAudio) or not self._wanted:
+        if not isinstance(command, SendAudio):
+            return
+        self.meters[Speaker.MOSHI].note(command.payload, now)
+        if not self._wanted:
             return
         self._publish(Audio(Direction.OUT, command.payload), now)
         self._note_speech(Speaker.MOSHI, self._gauges[Speaker.MOSHI].hear(command.payload, now), now)

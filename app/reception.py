@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections import Counter
+from enum import StrEnum
 
 from app.call.record import EndReason
 from app.call.screening import Screening, parse_patterns
@@ -21,9 +23,17 @@ from app.webhooks import Form
 
 log = logging.getLogger(__name__)
 
-MAX_DIRECTION_LENGTH = 20
 HANGUP = "hangup"
 """How Twilio says that a caller in line has hung up."""
+
+
+class TurnedDown(StrEnum):
+    """Why a call was not taken."""
+
+    BUSY = "busy"
+    NOT_READY = "not_ready"
+    SCREENED = "screened"
+    MACHINE = "machine"
 
 
 class Reception:
@@ -34,6 +44,8 @@ class Reception:
         self._public = public
         self._switchboard = switchboard
         self._room = room
+        self.turned_down: Counter[TurnedDown] = Counter()
+        """How many calls were not taken for which reason."""
         allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
         self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
 
@@ -45,11 +57,13 @@ class Reception:
         greeting_frames = read_greeting_frames(form.query, self._settings.greeting_frames)
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            self.turned_down[TurnedDown.MACHINE] += 1
             return twiml.hangup()
         known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
-            CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
+            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
+            self.turned_down[TurnedDown.SCREENED] += 1
             return twiml.reject_caller()
         self._room.call_next()
         answer = self._put_through(form, greeting_frames) or self._put_in_line(form)
@@ -90,9 +104,8 @@ class Reception:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
-        direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
         reservation = self._switchboard.reserve(
-            form.call_sid, greeting_frames, form.caller, form.called, direction, reads_record(form.query)
+            form.call_sid, greeting_frames, form.caller, form.called, form.direction, reads_record(form.query)
         )
         if reservation is None:
             return None
@@ -114,6 +127,7 @@ class Reception:
 
     def _turn_down(self, form: Form) -> str:
         CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        self.turned_down[TurnedDown.NOT_READY if self._switchboard.free_slots else TurnedDown.BUSY] += 1
         if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
             return twiml.say_busy(self._settings.busy_sentence)
         return twiml.reject_busy()

@@ -8,8 +8,9 @@ through one tunnel, from one address. `now` is in seconds, monotonic.
 import ipaddress
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from enum import StrEnum
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
@@ -21,6 +22,16 @@ ADDRESSES_KEPT = 4_096
 NETWORK_BITS = 64
 MEDIA_PATH = "/twilio/media/"
 LONGEST_PATH = 100
+
+
+class Refused(StrEnum):
+    """Why somebody is turned away, in the words that he is told."""
+
+    UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
+    NO_OPERATOR = "for operators only"
+    WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
+    NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
+    TOO_MANY = "too many refusals"
 
 
 @dataclass(slots=True)
@@ -59,14 +70,18 @@ class Refusals:
 
     def __init__(self, per_minute: int) -> None:
         self._limit = RefusalLimit(per_minute)
+        self.counts: Counter[Refused] = Counter()
+        """How many were turned away for which reason."""
 
-    def turn_away(self, connection: HTTPConnection, reason: str) -> HTTPException:
+    def turn_away(self, connection: HTTPConnection, reason: Refused) -> HTTPException:
         """Return the answer, 403 with the reason or 429, for the caller to raise."""
         address, now = _address(connection), time.monotonic()
         if self._limit.reached(address, now):
-            return HTTPException(429, "too many refusals", {"Retry-After": str(round(MINUTE_S))})
+            self.counts[Refused.TOO_MANY] += 1
+            return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
         self._limit.note(address, now)
-        log.warning("%s refused: %s", _printable(connection), reason)
+        self.counts[reason] += 1
+        log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
         if self._limit.reached(address, now):
             log.warning("%s is refused without a word for a minute", address)
         return HTTPException(403, reason)

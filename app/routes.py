@@ -53,7 +53,7 @@ def build_router(
         call = switchboard.claim(token)
         if call is None:
             log.warning("socket refused: its token is unknown, used or expired")
-            await deny(websocket, HTTPException(403, "the token is unknown, used or expired"))
+            await deny(websocket, webhooks.refuse_token())
             return
         await run_media_socket(websocket, call, switchboard)
 

@@ -15,9 +15,11 @@ from app.rehearsal import RehearsalFailed
 from app.server import Service, listen
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
+from app.twilio.loan_note import LoanNote
 from app.twilio.number import NumberOnLoan, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
+from workers.lines import flush_lines
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 
@@ -65,6 +67,7 @@ def serve(settings: Settings) -> int:
             _tell_what_runs(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
     except (SettingsError, WorkerRefused, RehearsalFailed) as error:
+        flush_lines()
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     except KeyboardInterrupt:
@@ -83,7 +86,8 @@ async def _run(
 def _number(settings: Settings, service: Service) -> NumberKeeper | None:
     if not settings.set_number:
         return None
-    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number)
+    note = LoanNote(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number, note)
     return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
 
 

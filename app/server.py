@@ -15,11 +15,17 @@ from fastapi import FastAPI
 from app.calllog.address import find_address
 from app.calllog.writer import CallLogWriter
 from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
-from app.door import Door, raise_descriptor_limit
+from app.door import Door, Socket, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
+from app.history import History, build_history_router
 from app.lag import LagGauge
+from app.live import LiveView
+from app.live_routes import build_live_router
+from app.metrics.page import build_metrics_router
+from app.metrics.service import Sources
 from app.operators import Operators
+from app.page.routes import build_page_router
 from app.public import PublicAddress
 from app.reception import Reception
 from app.recording.recorder import record_nothing
@@ -81,17 +87,15 @@ def worker_config(settings: Settings) -> WorkerConfig:
         threads=max(1, _cores() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
         sampling=settings.sampling,
+        log_format=settings.log_format.resolve(),
     )
 
 
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    return (
-        CallLogWriter(address, settings.twilio_account_sid, _who_speaks(settings), settings.call_log_days)
-        if address
-        else None
-    )
+    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
@@ -99,10 +103,11 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
     if settings.recordings is None:
         return None
     every_call = settings.record_calls is RecordCalls.ALL
-    return RecordingWriter(Shelf(settings.recordings), _who_speaks(settings), every_call, settings.call_log_days)
+    return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
 
 
-def _who_speaks(settings: Settings) -> str:
+def who_speaks(settings: Settings) -> str:
+    """Return what answers the calls, as the call log says it."""
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
 
 
@@ -135,7 +140,7 @@ class Service:
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
-        self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
         webhooks, operators = (
@@ -147,9 +152,17 @@ class Service:
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
         self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
         self.app.include_router(build_wait_router(webhooks, reception))
-        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard))
+        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         self.app.include_router(build_recording_router(settings.recordings, operators.require))
+        sources = Sources(
+            settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
+        )
+        self.app.include_router(build_metrics_router(sources.families, operators.require))
+        live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
+        self.app.include_router(build_live_router(operators, self.switchboard, live))
+        self.app.include_router(build_history_router(operators, History(find_address(settings))))
+        self.app.include_router(build_page_router(operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
@@ -162,7 +175,7 @@ class Service:
             uvicorn.Config(
                 SafeHeaders(self.app),
                 lifespan="off",
-                ws="websockets-sansio",
+                ws=Socket,
                 log_config=None,
                 ws_max_size=MAX_MESSAGE_BYTES,
                 ws_per_message_deflate=False,

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,13 +20,18 @@ from rich.table import Table
 
 from app.config import Settings
 from app.demo.conversation import conversation
+from app.doctor_tunnel import running_service
+from app.running import local_url
 from app.simulator.call import AS_INTENDED, simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import OnProgress, Progress, Pulse, ignore_progress
-from app.simulator.report import CallReport
+from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.trial import ACCOUNT_SID
+from app.twilio.signature import checked_base
 
+EXIT_SETTINGS = 2
+NOT_ANSWERED = {Outcome.WEBHOOK_FAILED, Outcome.HANDSHAKE_FAILED}
 LEVEL_BLOCKS = 20
 LEVEL_FLOOR_DBFS = -60.0
 ARRIVE_WITHIN_S = 2.0
@@ -32,9 +39,12 @@ ARRIVE_WITHIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What to simulate, and where the results go: a recording, figures, a picture of the lead over time."""
+    """What to simulate, and where the results go: a recording, figures, a picture of the lead over time.
 
-    url: str
+    `url` is the service's public URL; None asks the one that runs at HOST and PORT.
+    """
+
+    url: str | None = None
     calls: int = 1
     audio: Path | None = None
     seconds: float | None = None
@@ -45,10 +55,18 @@ class Simulation:
 
 
 def run_simulation(settings: Settings, wanted: Simulation) -> int:
-    """Place the calls, show them, save what is asked for; return 0 if all went as the scenario wants it, else 1."""
+    """Place the calls, show them, save what is asked for; return 0 if all went as the scenario wants it, else 1.
+
+    Return 2 if nobody can be called.
+    """
     console = Console()
+    try:
+        base_url, dial_url = _place_of_service(settings, wanted.url)
+    except ValueError as error:
+        return _refuse(str(error))
     options = CallOptions(
-        base_url=wanted.url,
+        base_url=base_url,
+        dial_url=dial_url,
         auth_token=settings.twilio_auth_token or None,
         account_sid=settings.twilio_account_sid or ACCOUNT_SID,
         audio=wanted.audio or conversation(),
@@ -59,11 +77,34 @@ def run_simulation(settings: Settings, wanted: Simulation) -> int:
     try:
         reports = _place(options, wanted.calls, console)
     except (OSError, ValueError) as error:
-        console.print(f"moshi-bridge: {error}")
-        return 2
+        return _refuse(str(error))
     console.print(_table(reports))
+    for line in sorted({_reason(report) for report in reports if report.outcome in NOT_ANSWERED}):
+        print(f"moshi-bridge: {line}", file=sys.stderr)
     _save(wanted, reports)
     return 0 if all(report.outcome in AS_INTENDED for report in reports) else 1
+
+
+def _place_of_service(settings: Settings, url: str | None) -> tuple[str, str | None]:
+    """Return what is signed for, and where it is dialled if that is elsewhere. Raises ValueError."""
+    if url:
+        return checked_base(url), None
+    service, here = running_service(settings), local_url(settings)
+    if service is None:
+        raise ValueError(f"no service answers at {here}: start it (moshi-bridge serve), or give the URL of another")
+    return str(service["base_url"]), here
+
+
+def _refuse(why: str) -> int:
+    print(f"moshi-bridge: {why}", file=sys.stderr)
+    return EXIT_SETTINGS
+
+
+def _reason(report: CallReport) -> str:
+    """Return why a call was not answered, and what to do about it."""
+    if report.status != HTTPStatus.FORBIDDEN:
+        return report.sentence
+    return f"{report.sentence}: TWILIO_AUTH_TOKEN, TWILIO_ACCOUNT_SID or the URL is not the service's own"
 
 
 def _place(options: CallOptions, calls: int, console: Console) -> list[CallReport]:
@@ -101,7 +142,8 @@ def _table(reports: Sequence[CallReport]) -> Table:
         gaps = f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms"
         sound = None if report.first_sound_s is None else report.first_sound_s * 1000
         leads = [_ms(report.lead_percentile_ms(percent)) for percent in (50, 99)]
-        table.add_row(f"…{report.call_sid[-6:]}", report.sentence, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
+        ending = report.outcome.replace("-", " ") if report.outcome in NOT_ANSWERED else report.sentence
+        table.add_row(f"…{report.call_sid[-6:]}", ending, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
     return table
 
 

@@ -6,7 +6,7 @@ It carries out what the sessions decide. Everything here runs on the event loop 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,11 +14,12 @@ from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
 from app.call.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
-from app.call.session import CallLimits, CallSession, Command, End, Listen
+from app.call.session import CallLimits, CallSession, Command, End, Listen, State
+from app.call.tallies import Tallies
 from app.config import Settings
 from app.events import Events
 from app.log import CallLog
-from app.observer import CallObserver
+from app.observer import ERRORS, CallObserver
 from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
@@ -88,6 +89,11 @@ class Switchboard:
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
         self._draining = False
+        self.tallies = Tallies()
+        """What took how long, of all calls so far."""
+        self.ends: Counter[EndReason] = Counter()
+        """How many calls ended for which reason."""
+        self._counts: Counter[str] = Counter()
         self.open = False
         """Whether calls are taken: from `open_lines` on, until it drains or stops."""
         self.on_free: Callable[[], None] = lambda: None
@@ -122,8 +128,23 @@ class Switchboard:
         return len(self._calls)
 
     @property
+    def slots(self) -> int:
+        """How many calls can be on at once; 0 until `open_lines`."""
+        return self._admission.slots
+
+    @property
     def free_slots(self) -> int:
         return self._admission.free_slots
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all calls so far have counted, by name, those that are on included."""
+        return sum((call.session.counts for call in self._calls.values()), self._counts)
+
+    @property
+    def states(self) -> Counter[State]:
+        """How many of the calls that are on have come how far."""
+        return Counter(call.session.state for call in self._calls.values())
 
     @property
     def phase_s(self) -> float | None:
@@ -138,6 +159,11 @@ class Switchboard:
     def record(self, call_sid: CallSid) -> CallRecord | None:
         """Return the last record of a call, None if it is not known any more."""
         return next((record for record in reversed(self.records()) if record.call_sid == call_sid), None)
+
+    @property
+    def calls(self) -> list[Call]:
+        """What is on, whoever rang first first."""
+        return sorted(self._calls.values(), key=lambda call: call.reservation.epoch)
 
     def calls_of(self, call_sid: CallSid) -> list[Call]:
         """Return what is on of a phone call."""
@@ -179,7 +205,7 @@ class Switchboard:
             self._settings.idle_seconds,
             self._settings.hangup_digit,
         )
-        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now)
+        session = CallSession(call_sid, self._settings.twilio_account_sid, limits, now, self.tallies)
         session.record.note_parties(caller, called, direction)
         observer, recorder = CallObserver(self.events, session.record), self._record(session.record, record)
         call = Call(session, reservation, CallLog(log, call_sid), observer, recorder)
@@ -222,6 +248,13 @@ class Switchboard:
                 case End():
                     self._finish(call, command)
         self._set_timer(call)
+
+    def hang_up(self, call_sid: CallSid) -> bool:
+        """End a call once what Moshi has said is heard, as an operator wishes; False if it is not on."""
+        calls = self.calls_of(call_sid)
+        for call in calls:
+            self.do(call, call.session.wind_up(EndReason.OPERATOR, self._now()))
+        return bool(calls)
 
     def end(self, call: Call, reason: EndReason, detail: str = "") -> None:
         """End one call from outside its session."""
@@ -287,16 +320,24 @@ class Switchboard:
         self._admission.release(reservation)
         if call.recorder:
             call.recorder.note_end(self._now())
+        self.ends[end.reason] += 1
+        self._counts += call.session.record.counts
         self._keep(call.session.record, reservation.slot)
         while not call.outbox.empty():  # nobody will hear it, and after `stop` it may not be sent
             call.outbox.get_nowait()
         call.outbox.put_nowait(None)
         call.observer.note_end(end, self._now())
-        counts = dict(call.session.record.counts)
-        call.log.info("ended: %s%s %s", end.reason, f" ({end.detail})" if end.detail else "", counts)
+        self._tell_end(call, end)
         if not self._calls:
             self.quiet.set()
         self.on_free()
+
+    def _tell_end(self, call: Call, end: End) -> None:
+        counts = dict(call.session.record.counts)
+        level = logging.WARNING if end.reason in ERRORS else logging.INFO
+        facts = {"end": end.reason.name.lower(), "counts": counts}
+        detail = f" ({end.detail})" if end.detail else ""
+        call.log.log(level, "ended: %s%s %s", end.reason, detail, counts, extra={"facts": facts})
 
     def _set_timer(self, call: Call) -> None:
         """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""

@@ -7,15 +7,14 @@ from fastapi import HTTPException, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 
 from app.public import PublicAddress
-from app.refusals import Refusals
+from app.refusals import Refusals, Refused
 from app.twilio.events import CallSid
 from app.twilio.signature import SIGNATURE_HEADER
 
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
-MAX_NUMBER_LENGTH = 100
-UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
+MAX_TEXT_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +28,26 @@ class Form:
     @property
     def outbound(self) -> bool:
         """Whether we have placed this call ourselves: the caller is then our own number."""
-        return self.fields.get("Direction", "").startswith("outbound")
+        return self.direction.startswith("outbound")
 
     @property
     def caller(self) -> str:
         """The number that calls, `anonymous` or the like when it is withheld."""
-        return self.fields.get("From", "")[:MAX_NUMBER_LENGTH]
+        return self._text("From")
 
     @property
     def called(self) -> str:
         """The number that is called."""
-        return self.fields.get("To", "")[:MAX_NUMBER_LENGTH]
+        return self._text("To")
+
+    @property
+    def direction(self) -> str:
+        """Twilio's word for who has called whom."""
+        return self._text("Direction")
+
+    def _text(self, name: str) -> str:
+        """Return what a caller may have had a part in: short, and fit for a log, a terminal and a table."""
+        return "".join(letter for letter in self.fields.get(name, "")[:MAX_TEXT_LENGTH] if letter.isprintable())
 
 
 class Webhooks:
@@ -57,7 +65,7 @@ class Webhooks:
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
         check = self._public.check
         if check and not check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
-            raise self._refusals.turn_away(request, UNSIGNED)
+            raise self._refusals.turn_away(request, Refused.UNSIGNED)
         return self._form(dict(pairs), query)
 
     def check_socket(self, connection: HTTPConnection) -> None:
@@ -65,7 +73,12 @@ class Webhooks:
         signature = connection.headers.get(SIGNATURE_HEADER)
         check = self._public.check
         if check and not check.socket_valid(_path(connection), signature):
-            raise self._refusals.turn_away(connection, UNSIGNED)
+            raise self._refusals.turn_away(connection, Refused.UNSIGNED)
+
+    def refuse_token(self) -> HTTPException:
+        """Return the answer to a socket whose request is signed, but whose token claims no call."""
+        self._refusals.counts[Refused.NO_TOKEN] += 1
+        return HTTPException(403, Refused.NO_TOKEN)
 
     def _form(self, fields: dict[str, str], query: str) -> Form:
         call_sid = fields.get("CallSid", "")

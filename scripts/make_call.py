@@ -38,7 +38,7 @@ WORDS = {
     CallStatus.COMPLETED: "hung up",
 }
 
-cli = typer.Typer(add_completion=False, rich_markup_mode=None)
+cli = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def main() -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIGHT = {"workers.messages", "workers.ring", "workers.supervisor", "workers.link", "workers.heap"}
+LIGHT = {
+    "workers.messages",
+    "workers.ring",
+    "workers.supervisor",
+    "workers.link",
+    "workers.heap",
+    "workers.lines",
+    "workers.tally",
+}
 """What the app may import from the workers."""
 PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
 PURE += ["app/twilio/status.py", "app/twilio/errors.py", "app/recording/timeline.py"]
@@ -24,6 +32,7 @@ DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/server.py", "app/door.py"},
     "soundfile": {"app/recording/sound.py"},
+    "prometheus_client": {"app/metrics/families.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -78,13 +87,16 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "recording", "twilio", "tunnel", "simulator")] + [
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording")]
+SERVING += ["app/" + name for name in ("twilio", "tunnel", "simulator")]
+SERVING += [
     f"app/{name}.py"
     for name in (
         *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
         *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
         *("beside", "notify", "public", "selftest"),
         *("door", "event_routes", "events", "observer"),
+        *("feed", "history", "lag", "live", "live_routes", "sign_in"),
     )
 ]
 """What runs in the service's own process."""
@@ -111,6 +123,8 @@ TOOLS = [
     "app/doctor_tunnel.py",
     "app/outbound.py",
     "app/drain_command.py",
+    "app/calls_top.py",
+    "app/running.py",
 ]
 """What runs beside the service, in a process of its own."""
 

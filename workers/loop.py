@@ -7,11 +7,13 @@ in whatever has arrived, so that a station always knows of the newest frame.
 import logging
 import selectors
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from workers.link import Link, LinkClosed
-from workers.messages import Attach, Direction, Ping, Pong, RingMessage, WorkerConfig
+from workers.messages import Attach, Direction, Ping, Pong, RingMessage, Vitals, WorkerConfig
+from workers.vitals import VitalsGauge
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +33,18 @@ class Station(Protocol):
 
 @dataclass
 class WorkerLoop:
-    """Run `station` between its neighbours until the supervisor goes away."""
+    """Run `station` between its neighbours until the supervisor goes away.
+
+    `device_bytes` tells what it holds of a GPU's memory.
+    """
 
     config: WorkerConfig
     control: Link
     station: Station
+    device_bytes: Callable[[], int] = lambda: 0
+    _vitals: VitalsGauge = field(default_factory=VitalsGauge)
+    _dropped: int = 0
+    """Frames dropped on links that are gone."""
     _upstream: dict[int, Link] = field(default_factory=dict)
     _downstream: dict[int, Link] = field(default_factory=dict)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -55,7 +64,13 @@ class WorkerLoop:
             key.data()
         due_s = self.station.due_s()
         if due_s is not None and time.monotonic() >= due_s:
-            self._send_on(self.station.work())
+            self._work()
+
+    def _work(self) -> None:
+        started_s = time.monotonic()
+        messages = self.station.work()
+        self._vitals.worked(time.monotonic() - started_s, len(messages))
+        self._send_on(messages)
 
     def _wait_s(self) -> float | None:
         due_s = self.station.due_s()
@@ -69,11 +84,15 @@ class WorkerLoop:
         for message in messages:
             match message:
                 case Ping(number):
-                    self.control.send(Pong(number))
+                    self.control.send(Pong(number, self._read_vitals()))
                 case Attach(direction, index):
                     self._attach(direction, index)
                 case _:
                     raise TypeError(f"no message for a running worker: {message!r}")
+
+    def _read_vitals(self) -> Vitals:
+        dropped = self._dropped + sum(link.dropped for link in self._downstream.values())
+        return self._vitals.read(dropped, self.device_bytes())
 
     def _attach(self, direction: Direction, index: int) -> None:
         links = self._upstream if direction is Direction.UPSTREAM else self._downstream
@@ -131,6 +150,7 @@ class WorkerLoop:
         self._detach(link)
 
     def _detach(self, link: Link) -> None:
+        self._dropped += link.dropped
         if link in self._selector.get_map():
             self._selector.unregister(link)
         link.close()

@@ -12,6 +12,9 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.lines import LineFormat
+from workers.tally import Tally
+
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
 FRAME_S = 0.08
@@ -128,7 +131,7 @@ class WorkerConfig:
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
     `max_call_s` seconds at most. The codec may use so many `threads`. `sampling` replaces what the checkpoint wants, by
     the names of the fields of `Sampling`.
-    The loopback engine takes `loopback_step_s` for a tick.
+    The loopback engine takes `loopback_step_s` for a tick. `log_format` is how log lines look.
     """
 
     stage: Stage
@@ -148,6 +151,7 @@ class WorkerConfig:
     loopback_step_s: float = 0.0
     mimi: Path | None = None
     sampling: tuple[tuple[str, float], ...] = ()
+    log_format: LineFormat = LineFormat.TEXT
 
     @property
     def own_slots(self) -> list[Slot]:
@@ -209,10 +213,28 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a worker is, counted since it was started.
+
+    `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
+    overlap), `cpu_s` processor seconds. Each unit of work (a tick of the engine, a batch of the codec) took one of
+    `work_s` seconds and served one of `rows` calls. `dropped` frames found no room on the way to the next worker.
+    """
+
+    memory_bytes: int
+    device_bytes: int
+    cpu_s: float
+    work_s: Tally
+    rows: Tally
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     """The answer to the ping of that number."""
 
     number: int
+    vitals: Vitals | None = None
 
 
 ControlMessage = WorkerConfig | Attach | Progress | Prepared | Ready | Refused | Ping | Pong

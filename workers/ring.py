@@ -47,6 +47,12 @@ class AppEnd:
         self._on_message = on_message
         self._encoders: dict[int, Link] = {}
         self._decoders: dict[int, Link] = {}
+        self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """Frames that found no room on the way to an encoder."""
+        return self._dropped + sum(link.dropped for link in self._encoders.values())
 
     def send(self, message: RingMessage) -> None:
         """Send to the encoder of the message's slot. Never waits."""
@@ -100,6 +106,7 @@ class AppEnd:
             loop = asyncio.get_running_loop()
             loop.remove_reader(link)
             loop.remove_writer(link)
+            self._dropped += link.dropped
             link.close()
 
 

@@ -27,6 +27,7 @@ from workers.messages import (
     Refused,
     RingMessage,
     Stage,
+    Vitals,
     WorkerConfig,
 )
 from workers.ring import AppEnd, WorkerName, connect, edges
@@ -58,6 +59,10 @@ class Worker:
     pings: int = 0
     pongs: int = 0
     note: str = ""
+    losses: int = 0
+    """How often it was gone."""
+    vitals: Vitals | None = None
+    """As of its last answer to a ping; None until then."""
     refusal: str | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,6 +122,16 @@ class Supervisor:
         """The process of each worker that runs."""
         return {name: worker.process.pid for name, worker in self._workers.items() if worker.process}
 
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers as they are, for who wants to tell of them."""
+        return list(self._workers.values())
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the app's that found no room on the way to an encoder."""
+        return self._app.dropped
+
     async def wait_ready(self) -> None:
         """Return once every worker is warm for the first time."""
         await self._all_ready.wait()
@@ -145,6 +160,7 @@ class Supervisor:
             self._see_hopeful(worker)
             pause_s = BACK_OFF_S[min(worker.failures, len(BACK_OFF_S) - 1)]
             worker.failures += 1
+            worker.losses += 1
             log.error("worker %s-%d is gone (%s), again in %.1f s", *worker.name, _why(worker), pause_s)
             self._on_lost(worker.name)
             await asyncio.sleep(pause_s)
@@ -206,7 +222,7 @@ class Supervisor:
         if worker.control:
             asyncio.get_running_loop().remove_reader(worker.control)
             worker.control.close()
-        worker.control, worker.process, worker.ready = None, None, False
+        worker.control, worker.process, worker.ready, worker.vitals = None, None, False, None
 
     def _read_control(self, worker: Worker) -> None:
         if worker.control is None:
@@ -230,8 +246,8 @@ class Supervisor:
                 self._now_ready(worker, note)
             case Refused(reason):
                 worker.refusal = reason
-            case Pong(number):
-                worker.pongs = number
+            case Pong(number, vitals):
+                worker.pongs, worker.vitals = number, vitals
                 worker.failures = 0
             case _:
                 raise TypeError(f"no message for the supervisor: {message!r}")

@@ -8,10 +8,12 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from workers.checkpoint_files import CheckpointError, locate
 from workers.codec.tensors import WeightsError
 from workers.heap import settle
+from workers.lines import start_lines, take_last_words
 from workers.link import Link, LinkClosed
 from workers.loop import Station, WorkerLoop
 from workers.memory import MemoryShort
@@ -29,7 +31,8 @@ def main(descriptor: int) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     control = Link(socket.socket(fileno=descriptor))
     config = _wait_for_config(control)
-    logging.basicConfig(format=f"%(asctime)s {config.stage}-{config.index} %(levelname)s %(message)s", level="INFO")
+    start_lines(f"{config.stage}-{config.index}", "INFO", config.log_format)
+    take_last_words()
     try:
         station, note = _build(config, control)
     except (CheckpointError, MemoryShort, WeightsError) as error:
@@ -40,7 +43,7 @@ def main(descriptor: int) -> int:
     settle()
     with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
         control.send(Ready(note))
-        WorkerLoop(config, control, station).run()
+        WorkerLoop(config, control, station, _device_bytes(config)).run()
     return 0
 
 
@@ -69,6 +72,14 @@ def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
             return _decoder(config)
         case Stage.STEP:
             return _engine(config, control)
+
+
+def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
+    if config.stage is not Stage.STEP or config.engine == "loopback":
+        return lambda: 0
+    from workers.engine.memory import device_bytes
+
+    return device_bytes
 
 
 def _encoder(config: WorkerConfig) -> tuple[Station, str]:

@@ -14,6 +14,8 @@ RECOVERY_S = 2.0
 LOOK_S = 5.0
 SETTLED_S = 1.0
 """An underrun before this is the play-out finding its lead."""
+LEARNT_S = 10.0
+"""From then on the play-out knows the line's habits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class LineFigures:
     snr_db: float | None
     underruns: int
     underruns_settled: int
+    underruns_learnt: int
     underrun_ms: float
     lead_p50_ms: float | None
     lead_p99_ms: float | None
@@ -60,7 +63,6 @@ def figures_of(report: CallReport, record: dict[str, Any], echoes: bool, line: S
     """Put the figures of a call over that line together; `echoes` when the caller hears himself."""
     delay = mouth_to_ear_ms(report.said, report.heard) if echoes else None
     before_ms, after_ms = around_ms(delay, line) if delay else (None, None)
-    settled = [underrun for underrun in report.underruns if underrun.start_s >= SETTLED_S]
     spans = np.array(
         [[(began, ended) for _, began, ended in frame] for frame in record["spans"] if len(frame) == len(Stage)]
     ).reshape(-1, len(Stage), 2)
@@ -72,7 +74,8 @@ def figures_of(report: CallReport, record: dict[str, Any], echoes: bool, line: S
         mouth_to_ear_p99_ms=delay.p99_ms if delay else None,
         snr_db=_snr_db(report, delay) if delay else None,
         underruns=len(report.underruns),
-        underruns_settled=len(settled),
+        underruns_settled=_underruns_from(report, SETTLED_S),
+        underruns_learnt=_underruns_from(report, LEARNT_S),
         underrun_ms=report.underrun_s * 1000,
         lead_p50_ms=report.lead_percentile_ms(50),
         lead_p99_ms=report.lead_percentile_ms(99),
@@ -106,6 +109,10 @@ def stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, S
         stage: StageTime(*(float(value) for value in np.percentile(took_ms[:, place], [50, 99])))
         for place, stage in enumerate(Stage)
     }
+
+
+def _underruns_from(report: CallReport, moment_s: float) -> int:
+    return sum(underrun.start_s >= moment_s for underrun in report.underruns)
 
 
 def _snr_db(report: CallReport, delay: Delay) -> float | None:

@@ -116,7 +116,9 @@ _ROWS: dict[str, Callable[[LineFigures], str]] = {
     "before the trouble, p50": lambda f: _ms(f.before_ms),
     "2 s after it, at most": lambda f: _ms(f.after_ms),
     "signal to noise": lambda f: "–" if f.snr_db is None else f"{f.snr_db:.1f} dB",
-    "underruns (after 1 s)": lambda f: f"{f.underruns} ({f.underruns_settled}), {f.underrun_ms:.1f} ms",
+    "underruns (after 1 s, 10 s)": lambda f: (
+        f"{f.underruns} ({f.underruns_settled}, {f.underruns_learnt}), {f.underrun_ms:.1f} ms"
+    ),
     "lead, p50 / p99": lambda f: f"{_ms(f.lead_p50_ms)} / {_ms(f.lead_p99_ms)}",
     "frames (dropped)": lambda f: f"{f.frames} ({f.frames_dropped})",
     "encode, p50 / p99": lambda f: _stage(f, "encode"),

@@ -31,6 +31,7 @@ class Admission:
     """The slots of this machine, and who holds them."""
 
     def __init__(self, slots: int, ttl_s: float = TTL_S) -> None:
+        self.slots = slots
         self._free = [Slot(slot) for slot in range(slots)]  # a heap
         self._epoch = 0
         self._ttl_s = ttl_s

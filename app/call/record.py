@@ -24,6 +24,7 @@ class EndReason(StrEnum):
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
     HANGUP_KEY = "the caller pressed the key that ends the call"
+    OPERATOR = "an operator hung up"
     TIME_LIMIT = "time limit"
     IDLE = "the caller was silent for too long"
     WORKER_LOST = "a worker was lost"

@@ -12,7 +12,7 @@ over so early that the first answer to them arrives as the greeting's last frame
 out in order. `session.get_timer()` is when it next wants `handle_timer`. After an `End` command there are none.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -22,6 +22,7 @@ from app.call.inbound import Inbound
 from app.call.lead import FIRST_SWAY_S
 from app.call.playout import Playout, PlayoutCommand, SendAudio
 from app.call.record import CallRecord, EndReason
+from app.call.tallies import Tallies
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import FRAME_S, Frame, Pcm
 
@@ -29,6 +30,8 @@ START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
 DRAIN_WITHIN_S = 3.0
 FILLED_KEPT = 16
+ASKED_KEPT = 64
+"""Frames that may be on their way through the workers; of more the oldest are not timed."""
 LEAD_S = 0.01
 """What Twilio's buffer should still hold when the first answer to the caller arrives."""
 FILTERS_S = 0.0029
@@ -102,13 +105,18 @@ class CallLimits:
 
 
 class CallSession:
-    """The rules of one call. `account_sid` "" accepts any account."""
+    """The rules of one call. `account_sid` "" accepts any account; `tallies` are what all calls add to."""
 
-    def __init__(self, call_sid: CallSid, account_sid: str, limits: CallLimits, now: float) -> None:
+    def __init__(
+        self, call_sid: CallSid, account_sid: str, limits: CallLimits, now: float, tallies: Tallies | None = None
+    ) -> None:
         self.record = CallRecord(call_sid, now, limits.greeting_frames, _takeover_s(limits))
         self.state = State.RESERVED
         self._account_sid = account_sid
         self._limits = limits
+        self._tallies = tallies or Tallies()
+        self._asked: deque[tuple[int, float]] = deque(maxlen=ASKED_KEPT)
+        """Which frames the workers have, and since when."""
         self._inbound = Inbound(self.record.takeover_s)
         self._outbound = Outbound()
         self._playout = Playout(limits.sway_s)
@@ -134,7 +142,7 @@ class CallSession:
                 self._idle.hear(payload, now)
                 frames = self._inbound.push(timestamp_ms, payload, now)
                 self.record.takeover_s = self._inbound.start_s
-                return self._listen(frames)
+                return self._listen(frames, now)
             case MarkPlayed(name):
                 return self._take_mark(name, now)
             case Started() if self.state is State.CONNECTED:
@@ -150,6 +158,7 @@ class CallSession:
         if self.state is State.ENDED:
             return []
         self.record.note_frame(frame, now)
+        self._tallies.note_frame(frame.spans, self._asked_s(frame.seq), now)
         if self.state is State.LIVE:
             return self._speak(frame, now)
         if self.state is not State.DRAINING:
@@ -167,6 +176,12 @@ class CallSession:
     def place(self, timestamp_ms: int) -> int | None:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
         return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What has been counted so far, by name; the record has all of it once the call has ended."""
+        ended = self.state is State.ENDED
+        return self.record.counts if ended else self.record.counts + self._inbound.counts + self._playout.counts
 
     def get_timer(self) -> float:
         """When `handle_timer` wants to be called next."""
@@ -205,6 +220,7 @@ class CallSession:
         self._move(Change.END)
         self.record.counts.update(self._inbound.counts + self._playout.counts)
         self.record.ended_s, self.record.end, self.record.detail = now, reason, detail
+        self._tallies.length.add(now - self.record.reserved_s)
         return [End(reason, detail)]
 
     def _start(self, event: Started, now: float, phase_s: float | None) -> list[Command]:
@@ -220,26 +236,37 @@ class CallSession:
         spoken = [command for frame in greeting for command in self._speak(frame, now)]
         return [*probe, *spoken]
 
-    def _listen(self, frames: list[Pcm]) -> list[Command]:
+    def _listen(self, frames: list[Pcm], now: float) -> list[Command]:
         first, self._seq = self._seq, self._seq + len(frames)
+        self._asked.extend((seq, now) for seq in range(first, self._seq))
         return [Listen(seq, pcm) for seq, pcm in enumerate(frames, first)]
 
     def _fill(self, now: float) -> list[Command]:
-        commands = self._listen(self._inbound.handle_timer(now))
+        commands = self._listen(self._inbound.handle_timer(now), now)
         self._filled.extend(command.seq for command in commands if isinstance(command, Listen))
         return commands
+
+    def _asked_s(self, seq: int) -> float | None:
+        """Return since when the workers had this frame, and forget it and those before it."""
+        while self._asked and self._asked[0][0] <= seq:
+            number, asked_s = self._asked.popleft()
+            if number == seq:
+                return asked_s
+        return None
 
     def _speak(self, frame: Frame, now: float) -> list[Command]:
         if frame.pcm is None:
             return []
         ahead, filled = frame.seq < self._limits.greeting_frames, frame.seq in self._filled
+        if not ahead:
+            self._tallies.lead.add(self.lead_s(now))
         commands = self._playout.push(frame.seq, self._outbound.push(frame.pcm), now, ahead, filled)
         return [*commands, *self._play(now)]
 
     def _play(self, now: float) -> list[Command]:
         commands = self._playout.advance(now)
-        if commands:
-            self.record.first_sound_s = self.record.first_sound_s or now
+        if commands and self.record.first_sound_s is None:
+            self._note_first_sound(now)
         for command in commands:
             if isinstance(command, SendAudio):
                 self._last_mark = command.mark
@@ -250,7 +277,14 @@ class CallSession:
         """Take down how long after the caller's frame its answer is heard; a greeting answers nothing."""
         number = sent.seq - self._limits.greeting_frames
         if number >= 0 and (spoken_s := self._inbound.spoken_s(number)) is not None:
-            self.record.delays_s.append(sent.heard_s - spoken_s + FILTERS_S)
+            delay_s = sent.heard_s - spoken_s + FILTERS_S
+            self.record.delays_s.append(delay_s)
+            self._tallies.delay.add(delay_s)
+
+    def _note_first_sound(self, now: float) -> None:
+        assert self.record.started_s is not None
+        self.record.first_sound_s = now
+        self._tallies.first_sound.add(now - self.record.started_s)
 
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)

@@ -33,7 +33,12 @@ class Delivery:
         self._database, self._spool, self._orphans, self._days = database, spool, orphans, days
         self._lines: deque[str] = deque()
         self._work, self._stop = asyncio.Event(), asyncio.Event()
-        self._is_migrated = self._is_away = False
+        self._is_migrated = False
+        self.is_away = False
+        """Whether the database does not take records."""
+        self._is_full = False
+        self.lost = 0
+        """How many records did not find room."""
         self._expire_s = 0.0
 
     def add(self, line: str) -> None:
@@ -41,7 +46,13 @@ class Delivery:
         self._lines.append(line)
         if len(self._lines) > LINES_IN_MEMORY:
             self._lines.popleft()
+            self.lost += 1
             log.error("a record of a call is lost: %d wait in memory already", LINES_IN_MEMORY)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait for the spool."""
+        return len(self._lines)
 
     def beat(self) -> None:
         """Put what was added into the spool, and show that this run is alive."""
@@ -51,8 +62,11 @@ class Delivery:
                 self._lines.popleft()
                 self._work.set()
             self._spool.touch()
+            self._is_full = False
         except OSError as error:
-            log.error("%d records of calls wait in memory: %s", len(self._lines), error)
+            if not self._is_full:
+                log.error("%d records of calls wait in memory: %s", len(self._lines), error)
+            self._is_full = True
 
     def stop(self) -> None:
         """Try once more, then let `run` return."""
@@ -91,9 +105,9 @@ class Delivery:
             self._orphans.pop(0)
         delivered = await deliver(self._database, self._spool)
         self._spool.empty()
-        if self._is_away:
+        if self.is_away:
             log.info("the call log's database is back; %d records written", delivered)
-            self._is_away = False
+            self.is_away = False
         await self._expire(time.monotonic())
 
     async def _expire(self, now: float) -> None:
@@ -106,9 +120,9 @@ class Delivery:
             log.info("%d calls that ended more than %d days ago are deleted", gone, self._days)
 
     def _tell_away(self, error: Exception) -> None:
-        if not self._is_away:
+        if not self.is_away:
             log.warning("the call log's database is away, records wait: %s", in_short(error))
-        self._is_away = True
+        self.is_away = True
 
     async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
         if not self._stop.is_set():

@@ -27,6 +27,7 @@ class Party(StrEnum):
     CALLER = "caller"
     LINE = "line"
     SERVICE = "service"
+    OPERATOR = "operator"
 
 
 ENDED_BY = {
@@ -39,6 +40,7 @@ ENDED_BY = {
     EndReason.NO_START: Party.LINE,
     EndReason.NO_SOCKET: Party.LINE,
     EndReason.WRONG_CALL: Party.LINE,
+    EndReason.OPERATOR: Party.OPERATOR,
     EndReason.TIME_LIMIT: Party.SERVICE,
     EndReason.WORKER_LOST: Party.SERVICE,
     EndReason.STAGE_FAILED: Party.SERVICE,

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.call.record import Recording
 from app.calllog.entry import COLUMNS
@@ -16,11 +16,12 @@ PAUSE_S = 1.0
 """After a pause as long as this the transcript begins a new line."""
 FULL_NUMBERS = ("caller", "called")
 SID_END = 6
+DATE_WIDTH = len("2026-01-31")
 
 
 def calls_table(calls: Sequence[Call]) -> Table:
     """Return a row for each call, times as on this machine's clock."""
-    table = Table("when", "call", "with", "how long", "how it ended", "by")
+    table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "how long", "how it ended", "by")
     for heading in ("first sound", "gaps"):
         table.add_column(heading, justify="right")
     for call in calls:

@@ -41,6 +41,24 @@ class CallLogWriter:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._delivery: Delivery | None = None
+        self._unheard = 0
+        self._has_stopped = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database does not take records now."""
+        return self._has_stopped or (self._delivery is not None and self._delivery.is_away)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait in memory, for the thread or for the spool."""
+        return self._inbox.qsize() + (self._delivery.waiting if self._delivery else 0)
+
+    @property
+    def lost(self) -> int:
+        """How many records are lost."""
+        return self._unheard + (self._delivery.lost if self._delivery else 0)
 
     def start(self) -> None:
         """Open the spool and begin to write."""
@@ -65,6 +83,7 @@ class CallLogWriter:
         try:
             self._inbox.put_nowait((copy, slot, clock))
         except queue.Full:
+            self._unheard += 1
             CallLog(log, record.call_sid).error("not kept: %d records wait already", INBOX_RECORDS)
         self._wake()
 
@@ -83,9 +102,11 @@ class CallLogWriter:
         try:
             asyncio.run(self._write())
         except Exception:
+            self._has_stopped = True
             log.exception("the call log has stopped; no more calls are kept")
 
     async def _write(self) -> None:
+        assert self._delivery is not None
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         delivering = asyncio.create_task(self._delivery.run())
@@ -101,6 +122,7 @@ class CallLogWriter:
         await self._delivery.close()
 
     def _take(self) -> None:
+        assert self._delivery is not None
         with contextlib.suppress(queue.Empty):
             while True:
                 record, slot, clock = self._inbox.get_nowait()

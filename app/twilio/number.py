@@ -2,14 +2,14 @@
 
 Theory. The values that the number had before us are remembered, and put back only where ours still stand: what somebody
 has set in the meantime is his. When our own address changes, those first values stay the ones to go back to. With an
-application or a trunk Twilio ignores the voice URL, so such a number is refused, not changed.
+application or a trunk Twilio ignores the voice URL, so such a number is refused, not changed. The first values
+are noted on the disk as well, because a service that is killed puts nothing back: the next one does.
 """
 
 import asyncio
-from dataclasses import dataclass
-from typing import Self
 
 from app.log import mask_number
+from app.twilio.loan_note import Destination, LoanNote, Pointed, Webhook
 from app.twilio.rest import Number, NumberSid, TwilioRest
 
 VOICE_PATH, STATUS_PATH = "/twilio/voice", "/twilio/status"
@@ -19,38 +19,15 @@ class NumberRefused(Exception):
     """The number cannot be pointed at us; the message is one line that says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """A URL and the HTTP method by which Twilio asks it."""
-
-    url: str
-    method: str = "POST"
+def leads_to(number: Number) -> Destination:
+    """Return where a number leads."""
+    voice, status = Webhook(number.voice_url, number.voice_method), Webhook(number.status_url, number.status_method)
+    return Destination(voice, status)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Whom Twilio asks about a call to a number, and whom it tells how the call went."""
-
-    voice: Webhook
-    status: Webhook
-
-    @classmethod
-    def of(cls, number: Number) -> Self:
-        """Return where a number leads."""
-        return cls(Webhook(number.voice_url, number.voice_method), Webhook(number.status_url, number.status_method))
-
-    @classmethod
-    def at(cls, base_url: str) -> Self:
-        """Return a service's own."""
-        return cls(Webhook(base_url + VOICE_PATH), Webhook(base_url + STATUS_PATH))
-
-
-@dataclass(frozen=True, slots=True)
-class Pointed:
-    """That a number leads to us, and where it led before."""
-
-    ours: Destination
-    before: Destination
+def ours_at(base_url: str) -> Destination:
+    """Return where a number leads that leads to a service of ours."""
+    return Destination(Webhook(base_url + VOICE_PATH), Webhook(base_url + STATUS_PATH))
 
 
 def obstacle(number: Number | None, phone_number: str) -> str | None:
@@ -77,8 +54,8 @@ def restored(now: Destination, pointed: Pointed) -> Destination:
 class NumberOnLoan:
     """Our number, led to us and back; `point` may be called again with another address of ours."""
 
-    def __init__(self, rest: TwilioRest, phone_number: str) -> None:
-        self._rest, self._phone_number = rest, phone_number
+    def __init__(self, rest: TwilioRest, phone_number: str, note: LoanNote) -> None:
+        self._rest, self._phone_number, self._note = rest, phone_number, note
         self._pointed: Pointed | None = None
         self._leading: asyncio.Task[object] | None = None
 
@@ -92,33 +69,43 @@ class NumberOnLoan:
         reason = obstacle(number, self._phone_number)
         if reason or number is None:
             raise NumberRefused(reason)
-        now, ours = Destination.of(number), Destination.at(base_url)
-        before = restored(now, self._pointed) if self._pointed else now
+        now, ours = leads_to(number), ours_at(base_url)
+        known = self._pointed or await self._noted()
+        before = restored(now, known) if known else now
         self._pointed = Pointed(ours, before)  # first: nobody knows whether a request that fails was carried out
         if now != ours:
-            await self._lead(number.sid, ours)
+            await self._lead(number.sid, ours, self._pointed)
 
     async def restore(self) -> None:
-        """Put the old values back where ours still stand; nothing is done for a number that is no longer owned.
+        """Put the old values back where ours still stand, or those of a service that was killed.
 
-        Raises RestError.
+        Nothing is done for a number that is no longer owned. Raises RestError.
         """
         await self._settle()
+        self._pointed = self._pointed or await self._noted()
         if self._pointed is None:
             return
         number = await self._rest.find_number(self._phone_number)
         if number is None:
             return
-        now = Destination.of(number)
+        now = leads_to(number)
         wanted = restored(now, self._pointed)
         if wanted != now:
             await self._lead(number.sid, wanted)
         self._pointed = None
+        await asyncio.to_thread(self._note.erase)
 
-    async def _lead(self, sid: NumberSid, to: Destination) -> None:
-        request = self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
-        self._leading = asyncio.create_task(request)
+    async def _noted(self) -> Pointed | None:
+        return await asyncio.to_thread(self._note.read, self._phone_number)
+
+    async def _lead(self, sid: NumberSid, to: Destination, note: Pointed | None = None) -> None:
+        self._leading = asyncio.create_task(self._note_and_lead(sid, to, note))
         await asyncio.shield(self._leading)
+
+    async def _note_and_lead(self, sid: NumberSid, to: Destination, note: Pointed | None) -> None:
+        if note:
+            await asyncio.to_thread(self._note.write, self._phone_number, note)
+        await self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
 
     async def _settle(self) -> None:
         """Wait for a request that was cut short: its thread goes on, and would overtake the next one."""

@@ -28,7 +28,7 @@ class SignatureCheck:
         """
         if not auth_tokens or not all(auth_tokens):
             raise ValueError("at least one auth token is needed, and none may be empty")
-        self.webhook_base = _base(public_url)
+        self.webhook_base = checked_base(public_url)
         self.socket_base = socket_url(self.webhook_base)
         self._socket_bases = (self.socket_base, _with_port_443(self.socket_base))
         self._validators = [RequestValidator(token) for token in auth_tokens]
@@ -81,12 +81,12 @@ class _Form(dict[str, list[str]]):
         return self[name]
 
 
-def _base(public_url: str) -> str:
-    """Return scheme, host in lower case, port and path prefix, without a slash at the end."""
+def checked_base(public_url: str) -> str:
+    """Return scheme, host in lower case, port and path prefix, without a slash at the end. Raises ValueError."""
     parts = urlsplit(public_url)
     _ = parts.port  # raises ValueError when it is no port
     if parts.scheme not in SOCKET_SCHEMES or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"the public URL must be http(s)://host[:port][/prefix], not {public_url!r}")
+        raise ValueError(f"a URL must be http(s)://host[:port][/prefix], not {public_url!r}")
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from app.refusals import MINUTE_S, RefusalLimit, Refusals
+from app.refusals import MINUTE_S, RefusalLimit, Refusals, Refused
 
 EVE, ANN = "203.0.113.5", "203.0.113.6"
 
@@ -57,14 +57,14 @@ def test_who_is_turned_away_too_often_is_told_so_once_and_then_nothing_is_logged
 ) -> None:
     refusals = Refusals(per_minute=2)
     with caplog.at_level(logging.WARNING):
-        answers = [refusals.turn_away(connection(EVE), "not signed") for _ in range(5)]
+        answers = [refusals.turn_away(connection(EVE), Refused.UNSIGNED) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [403, 403, 429, 429, 429]
     assert [record.getMessage() for record in caplog.records] == [
-        *["/twilio/voice refused: not signed"] * 2,
+        *[f"/twilio/voice refused: {Refused.UNSIGNED}"] * 2,
         f"{EVE} is refused without a word for a minute",
     ]
     assert answers[-1].headers == {"Retry-After": "60"}
-    assert refusals.turn_away(connection(ANN), "not signed").status_code == 403
+    assert refusals.turn_away(connection(ANN), Refused.UNSIGNED).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -79,5 +79,5 @@ def test_what_is_logged_of_a_path_holds_no_secret_and_no_line_of_its_own(
     caplog: pytest.LogCaptureFixture, path: str, shown: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        Refusals(9).turn_away(connection(EVE, path), "why")
-    assert caplog.records[0].getMessage() == f"{shown} refused: why"
+        Refusals(9).turn_away(connection(EVE, path), Refused.UNSIGNED)
+    assert caplog.records[0].getMessage() == f"{shown} refused: {Refused.UNSIGNED}"

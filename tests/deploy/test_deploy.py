@@ -22,11 +22,26 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = [DEPLOY / "Dockerfile.cpu", DEPLOY / "Dockerfile.cuda13"]
 LONGEST_CALL_S = 3_600
+STATE = "/var/lib/moshi-bridge"
+WATCHING = {"alerts.yml", "prometheus.yml"}
 NOT_OURS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_HOME"} | {
     "NVIDIA_VISIBLE_DEVICES",
     "NVIDIA_DRIVER_CAPABILITIES",
 }
 """What others than our settings read."""
+PLACES = """
+from pathlib import Path
+from app.calllog.address import find_address
+from app.config import read_settings
+
+settings = read_settings()
+address = find_address(settings)
+print(address.file, address.spool_folder, settings.cache, sep="\\n")
+for value in map(str, settings.model_dump().values()):
+    if "~/" in value:
+        print(Path(value[value.index("~") :]).expanduser())
+"""
+"""Prints where the service keeps things: what is known by name, and whatever a setting puts under `~`."""
 
 
 def unit() -> list[tuple[str, str]]:
@@ -46,6 +61,22 @@ def argument(dockerfile: Path, name: str) -> str:
     return [rest for instruction, rest in instructions(dockerfile) if instruction == name][-1]
 
 
+def image_environment(dockerfile: Path) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in argument(dockerfile, "ENV").split())
+
+
+def kept_at(environment: dict[str, str]) -> set[str]:
+    """Return STATE for each place where the service keeps something that lies in it, else the place itself.
+
+    Whoever adds a setting whose default lies under `~` is told here.
+    """
+    command = [sys.executable, "-c", PLACES]
+    everything = {"HOME": "/no/home", **environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd="/", env=everything, capture_output=True, text=True, check=True)
+    places = [environment.get("HF_HOME", f"{everything['HOME']}/.cache/huggingface"), *done.stdout.split()]
+    return {STATE if place.startswith(f"{STATE}/") else place for place in places}
+
+
 def compose() -> dict[str, Any]:
     parsed: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     return parsed
@@ -60,16 +91,20 @@ def test_the_longest_call_is_the_settings_own() -> None:
     assert Settings().max_call_seconds == LONGEST_CALL_S
 
 
-@pytest.mark.parametrize("path", sorted(DEPLOY.iterdir()), ids=lambda path: path.name)
+COMMENTED = sorted(path for path in DEPLOY.iterdir() if path.suffix != ".json")
+"""JSON has no comments."""
+
+
+@pytest.mark.parametrize("path", COMMENTED, ids=lambda path: path.name)
 def test_every_file_says_at_its_top_what_to_type(path: Path) -> None:
     lines = path.read_text().splitlines()
     top = lines[3:8] if path.suffix == ".plist" else lines[:7]
     commands = [
         line
         for line in top
-        if re.match(r"(#  )? ?\s+(docker|sudo|cp|launchctl|systemctl|cloudflared|tail|TUNNEL_)", line)
+        if re.match(r"(#  )? ?\s+(docker|sudo|cp|launchctl|systemctl|cloudflared|tail|TUNNEL_|promtool)", line)
     ]
-    assert len(commands) >= 3, top
+    assert len(commands) >= (1 if path.name in WATCHING else 3), top
 
 
 # launchd
@@ -122,14 +157,23 @@ def test_systemd_leaves_mlx_what_it_needs() -> None:
 def test_systemd_lets_the_service_write_into_one_folder_and_it_writes_there() -> None:
     said = dict(unit())
     assert said["ProtectSystem"] == "strict"
-    folders = [value.split("=")[1] for name, value in unit() if name == "Environment"]
-    assert folders
-    assert all(folder.startswith(f"/var/lib/{said['StateDirectory']}/") for folder in folders)
+    assert said["StateDirectory"] == Path(STATE).name
+    assert said["StateDirectoryMode"] == "0700"
+    assert kept_at(unit_environment()) == {STATE}
 
 
-def test_systemd_sets_no_unknown_setting() -> None:
-    names = {value.split("=")[0] for name, value in unit() if name == "Environment"}
-    assert {name.lower() for name in names - NOT_OURS} <= Settings.model_fields.keys()
+def test_systemd_leaves_every_setting_to_the_env_file() -> None:
+    """What a unit says goes before .env, and the commands of an operator do not know it."""
+    assert not {name.lower() for name in unit_environment()} & Settings.model_fields.keys()
+
+
+def test_systemd_and_the_operator_who_types_a_command_have_one_home() -> None:
+    [useradd] = [line for line in (DEPLOY / "moshi-bridge.service").read_text().splitlines() if "useradd" in line]
+    assert f"--home-dir {unit_environment()['HOME']} {dict(unit())['User']}" in useradd
+
+
+def unit_environment() -> dict[str, str]:
+    return dict(value.split("=", 1) for name, value in unit() if name == "Environment")
 
 
 def seconds(text: str) -> int:
@@ -174,8 +218,14 @@ def test_an_image_runs_as_nobody_special_and_is_asked_whether_it_lives(dockerfil
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_an_image_sets_no_unknown_setting(dockerfile: Path) -> None:
-    names = {pair.split("=")[0] for pair in argument(dockerfile, "ENV").split()}
-    assert {name.lower() for name in names - NOT_OURS} <= Settings.model_fields.keys()
+    names = image_environment(dockerfile).keys() - NOT_OURS
+    assert {name.lower() for name in names} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_keeps_everything_in_its_volume(dockerfile: Path) -> None:
+    assert argument(dockerfile, "VOLUME") == STATE
+    assert kept_at(image_environment(dockerfile)) == {STATE}
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
@@ -225,6 +275,15 @@ def test_compose_builds_what_is_there_and_gives_calls_time_to_end() -> None:
         build = services[name]["build"]
         assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() in DOCKERFILES
     assert all(seconds(service["stop_grace_period"]) > LONGEST_CALL_S for service in services.values())
+
+
+def test_compose_keeps_what_the_images_keep_and_listens_where_its_ports_lead() -> None:
+    for name in ("bridge-cpu", "bridge-cuda13"):
+        service = compose()["services"][name]
+        assert service["volumes"] == [f"state:{STATE}"]
+        environment = service["environment"]
+        assert service["ports"] == [f"127.0.0.1:5001:{environment['PORT']}"]
+        assert environment["HOST"] == "0.0.0.0"
 
 
 def test_compose_opens_ports_to_this_machine_alone_and_gives_no_rights() -> None:

@@ -121,7 +121,7 @@ async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     assert f"queued ({call.sid})" in ended.out
     assert "make-call: completed after" in ended.out
     for status in ("initiated", "ringing", "in-progress", "completed"):
-        await office.bridge.until(f"call_sid={call.sid} call {status}")
+        await office.bridge.until(f'"call_sid": "{call.sid}", "message": "call {status}"')
     async with httpx.AsyncClient(base_url=office.settings["PUBLIC_URL"]) as http:
         record = (await http.get(f"/api/calls/{call.sid}")).json()
     assert record["end"] == "caller hung up"

@@ -213,6 +213,20 @@ async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: P
     assert (command.returncode, status) == (0, 0)
 
 
+async def test_a_drain_without_a_limit_cuts_no_call(tmp_path: Path) -> None:
+    """DRAIN_SECONDS is 0 unless set: that is about signals."""
+    async with in_mid_call(tmp_path, MAX_CALL_SECONDS="1200") as (program, phone, call):
+        command = await drain(tmp_path, "--no-wait", PORT=str(phone.port))
+        async with asyncio.timeout(PATIENCE_S):
+            told, _ = await command.communicate()
+        await call.speaks(5)
+        await call.socket.send(call.carrier.send(Stopped()))
+        status, words = await program.end()
+    assert told == b"draining: 1 on the line, for at most 1200 s\n"
+    assert (command.returncode, status) == (0, 0)
+    assert "ended: caller hung up" in words
+
+
 async def test_without_a_service_the_drain_command_says_so_in_one_line(tmp_path: Path) -> None:
     command = await drain(tmp_path, PORT=str(free_port()))
     async with asyncio.timeout(PATIENCE_S):
@@ -220,6 +234,15 @@ async def test_without_a_service_the_drain_command_says_so_in_one_line(tmp_path:
     assert command.returncode == 1
     assert words.startswith(b"moshi-bridge: no service answers at http://127.0.0.1:")
     assert words.count(b"\n") == 1
+    assert b"HOST and PORT" in words
+
+
+@pytest.mark.parametrize("url", ["localhost:5001", "http://", "http://localhost:99999", "ftp://localhost"])
+async def test_what_is_no_url_of_a_service_is_told_in_one_line(tmp_path: Path, url: str) -> None:
+    command = await drain(tmp_path, url, OPERATOR_TOKEN="an-operators-secret")
+    async with asyncio.timeout(PATIENCE_S):
+        _, words = await command.communicate()
+    assert (command.returncode, words.count(b"\n")) == (2, 1)
 
 
 async def test_a_signal_during_the_start_ends_everything_in_order(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,7 +14,8 @@ from app.simulate import Simulation, run_simulation
 from app.simulator.trouble import Scenario
 from app.trial import ACCOUNT_SID, AUTH_TOKEN, trial
 
-SETTINGS = read_settings(twilio_auth_token=AUTH_TOKEN, twilio_account_sid=ACCOUNT_SID)
+SETTINGS_HERE: dict[str, object] = {"twilio_auth_token": AUTH_TOKEN, "twilio_account_sid": ACCOUNT_SID}
+SETTINGS = read_settings(**SETTINGS_HERE)
 
 
 async def test_many_callers_make_a_table_figures_and_a_picture(
@@ -43,6 +45,30 @@ async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(tmp_path: Path
         assert record["end"] == "the socket was lost"
 
 
-async def test_an_absent_service_is_told_in_one_line(tmp_path: Path) -> None:
-    wanted = Simulation("http://127.0.0.1:1", seconds=1.0)
-    assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 1
+async def test_without_a_url_it_finds_the_service_of_these_settings_and_signs_for_its_public_url(
+    tmp_path: Path,
+) -> None:
+    async with trial({**LOOPBACK, "PUBLIC_URL": "https://phone.example.com"}, tmp_path / "log") as service:
+        here = read_settings(**{**SETTINGS_HERE, "port": urlsplit(service.base_url).port})
+        assert await asyncio.to_thread(run_simulation, here, Simulation(seconds=0.5)) == 0
+
+
+async def test_a_service_that_refuses_is_told_with_what_may_be_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with trial(LOOPBACK, tmp_path / "log") as service:
+        others = read_settings(**{**SETTINGS_HERE, "twilio_auth_token": "another"})
+        wanted = Simulation(service.base_url, calls=2, seconds=0.5)
+        assert await asyncio.to_thread(run_simulation, others, wanted) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "HTTP 403" in line
+    assert "TWILIO_AUTH_TOKEN" in line
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", None, "localhost:5001", "http://", "http://localhost:99999"])
+async def test_an_absent_service_is_told_in_one_line(url: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    nobody_there = read_settings(**{**SETTINGS_HERE, "port": 1})
+    status = await asyncio.to_thread(run_simulation, nobody_there, Simulation(url, seconds=1.0))
+    assert status == (1 if url == "http://127.0.0.1:1" else 2)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("moshi-bridge: ")

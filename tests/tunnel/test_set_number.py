@@ -12,14 +12,15 @@ from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install
 
 OURS, BEFORE = "+15550100000", "https://old.example.com/v"
+SETTINGS = {"TUNNEL": "true", "SET_NUMBER": "true", "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
 
 
 async def test_the_number_follows_the_tunnel_and_is_put_back_at_the_end(tmp_path: Path) -> None:
     place, number = install(tmp_path / "bin"), OwnedNumber(OURS, BEFORE, "GET", "", "POST")
-    settings = {"TUNNEL": "true", "SET_NUMBER": "true", "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
     async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
         told = {"TWILIO_API_URL": rest.url, "TWILIO_PHONE_NUMBER": OURS, "PORT": str(free_port())}
-        async with serve(tmp_path, **LOOPBACK, **settings, **told, **place.environment) as program:
+        told["CACHE_DIR"] = str(tmp_path / "cache")
+        async with serve(tmp_path, **LOOPBACK, **SETTINGS, **told, **place.environment) as program:
             await program.until("the number leads to")
             first = number.voice_url
             assert first.startswith("http://127.0.0.1:")
@@ -30,4 +31,24 @@ async def test_the_number_follows_the_tunnel_and_is_put_back_at_the_end(tmp_path
             status, words = await program.end()
         assert (status, number.voice_url, number.voice_method) == (0, BEFORE, "GET")
         assert OURS not in words
+    await all_gone([start["pid"] for start in place.happened("start")])
+
+
+async def test_what_a_killed_service_has_left_behind_the_next_one_puts_back(tmp_path: Path) -> None:
+    place, number = install(tmp_path / "bin"), OwnedNumber(OURS, BEFORE, "GET", "", "POST")
+    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
+        told = {"TWILIO_API_URL": rest.url, "TWILIO_PHONE_NUMBER": OURS, "PORT": str(free_port())}
+        ours = {**LOOPBACK, **SETTINGS, **told, **place.environment, "CACHE_DIR": str(tmp_path / "cache")}
+        async with serve(tmp_path, **ours) as program:
+            await program.until("the number leads to")
+            program.process.kill()
+            await program.end()
+        left = number.voice_url
+        assert left != BEFORE
+        async with serve(tmp_path, **ours) as program:
+            await program.until("the number leads to")
+            assert number.voice_url not in (left, BEFORE)
+            program.process.terminate()
+            await program.end()
+    assert (number.voice_url, number.voice_method) == (BEFORE, "GET")
     await all_gone([start["pid"] for start in place.happened("start")])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.link import Link, LinkClosed, pair
+from workers.link import BACKLOG, Link, LinkClosed, pair
 from workers.loop import ControlClosed, WorkerLoop
 from workers.messages import (
     Attach,
@@ -114,7 +114,9 @@ def heard(link: Link) -> list[object]:
 def test_a_ping_is_answered(bench: Bench) -> None:
     bench.supervisor.send(Ping(7))
     bench.turn()
-    assert bench.supervisor.receive() == [Pong(7)]
+    (pong,) = bench.supervisor.receive()
+    assert isinstance(pong, Pong)
+    assert pong.number == 7
 
 
 def test_what_comes_in_on_one_side_goes_out_on_the_other(bench: Bench) -> None:
@@ -280,3 +282,35 @@ def test_a_loop_runs_until_its_control_link_closes() -> None:
     worker.join(timeout=10)
     assert not worker.is_alive()
     control.close()
+
+
+def test_the_answer_to_a_ping_says_how_much_work_there_was(bench: Bench) -> None:
+    upstream = bench.attach(Direction.UPSTREAM)
+    bench.turn()
+    for seq in range(3):
+        upstream.send(Codes(Slot(0), Epoch(1), seq, None))
+    bench.turn(3)
+    bench.supervisor.send(Ping(1))
+    bench.turn_if_due()
+    (pong,) = bench.supervisor.receive()
+    assert isinstance(pong, Pong)
+    assert pong.vitals is not None
+    assert (pong.vitals.work_s.count, pong.vitals.rows.total, pong.vitals.dropped) == (3, 3, 0)
+    assert pong.vitals.memory_bytes > 1 << 20
+    assert pong.vitals.cpu_s > 0
+
+
+def test_frames_that_found_no_room_are_counted_even_when_the_neighbour_is_gone(bench: Bench) -> None:
+    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
+    bench.turn(2)
+    fill(bench, upstream)
+    for seq in range(2 * BACKLOG):
+        upstream.send(Codes(Slot(0), Epoch(1), seq, None))
+        bench.turn()
+    dropped = bench.loop._read_vitals().dropped
+    assert dropped > 0
+    downstream.close()
+    upstream.send(opened(0))
+    bench.turn_if_due()
+    assert 0 not in bench.loop._downstream
+    assert bench.loop._read_vitals().dropped >= dropped

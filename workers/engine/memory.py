@@ -1,5 +1,6 @@
-"""What an engine takes in memory, known before anything is loaded."""
+"""What an engine takes in memory: known before anything is loaded, and as it is."""
 
+import mlx.core as mx
 from moshi_mlx.models import LmConfig
 
 from workers.checkpoint_files import Files
@@ -29,6 +30,11 @@ def number_bytes(files: Files) -> int:
     """Return the bytes of one number of the ring, which is of the type of the weights that are never packed."""
     norm = read_header(files.model)["out_norm.weight"]
     return norm.nbytes // norm.size
+
+
+def device_bytes() -> int:
+    """Return the bytes that MLX holds for arrays that are in use, wherever they are."""
+    return mx.get_active_memory()
 
 
 def _packed_bytes(tensor: Tensor, bits: int) -> int:

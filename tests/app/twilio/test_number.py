@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from app.simulator.account import UNAVAILABLE, Account, OwnedNumber
 from app.simulator.rest import RestStandIn, serving_rest
-from app.twilio.number import Destination, NumberOnLoan, NumberRefused, Pointed, Webhook, restored
+from app.twilio.loan_note import Destination, LoanNote, Pointed, Webhook
+from app.twilio.number import NumberOnLoan, NumberRefused, restored
 from app.twilio.rest import TwilioRest
 from app.twilio.rest_door import ATTEMPTS, RestError
 
@@ -23,7 +25,15 @@ BEFORE = OwnedNumber(OURS, "https://old.example.com/v", "GET", "https://old.exam
 @dataclass
 class Twilio:
     stand_in: RestStandIn
-    loan: NumberOnLoan
+    file: Path
+
+    def __post_init__(self) -> None:
+        self.loan = self.next_start()
+
+    def next_start(self) -> NumberOnLoan:
+        """Return the loan of a service that has just started."""
+        rest = TwilioRest(SID, TOKEN, self.stand_in.url, no_sleep)
+        return NumberOnLoan(rest, OURS, LoanNote(self.file))
 
     @property
     def number(self) -> OwnedNumber:
@@ -35,9 +45,9 @@ class Twilio:
 
 
 @pytest_asyncio.fixture
-async def twilio() -> AsyncIterator[Twilio]:
+async def twilio(tmp_path: Path) -> AsyncIterator[Twilio]:
     async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(**vars(BEFORE))])) as stand_in:
-        yield Twilio(stand_in, NumberOnLoan(TwilioRest(SID, TOKEN, stand_in.url, no_sleep), OURS))
+        yield Twilio(stand_in, tmp_path / "state" / "number.json")
 
 
 async def no_sleep(_: float) -> None:
@@ -96,6 +106,63 @@ async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: 
 async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) -> None:
     await twilio.loan.restore()
     assert twilio.stand_in.asked == []
+
+
+async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_service(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    revived = twilio.next_start()
+    await revived.point(SECOND)
+    await revived.restore()
+    assert twilio.number == BEFORE
+    assert not twilio.file.exists()
+
+
+async def test_after_two_kills_too(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    await twilio.next_start().point(SECOND)
+    revived = twilio.next_start()
+    await revived.point(FIRST)
+    await revived.restore()
+    assert twilio.number == BEFORE
+
+
+async def test_after_a_kill_they_come_back_even_if_the_next_service_never_opens(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    await twilio.next_start().restore()
+    assert twilio.number == BEFORE
+
+
+async def test_after_a_kill_what_somebody_has_set_meanwhile_is_what_comes_back(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    twilio.number.voice_url = "https://theirs.example.com/v"
+    revived = twilio.next_start()
+    await revived.point(SECOND)
+    await revived.restore()
+    assert twilio.number.voice_url == "https://theirs.example.com/v"
+
+
+async def test_a_note_of_another_number_is_left_aside(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    twilio.file.write_text(twilio.file.read_text().replace(OURS, "+15550100009"))
+    await twilio.next_start().restore()
+    assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
+
+
+async def test_a_note_is_for_this_user_alone_and_garbage_in_its_place_does_no_harm(twilio: Twilio) -> None:
+    await twilio.loan.point(FIRST)
+    assert twilio.file.stat().st_mode & 0o077 == 0
+    for garbage in (b"", b"\xff", b"{}", b"[1]", twilio.file.read_bytes()[:-3]):
+        twilio.file.write_bytes(garbage)
+        await twilio.next_start().restore()
+    assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
+
+
+async def test_without_a_place_for_the_note_the_number_is_pointed_all_the_same(twilio: Twilio) -> None:
+    twilio.file.parent.touch()
+    await twilio.loan.point(FIRST)
+    assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
+    await twilio.loan.restore()
+    assert twilio.number == BEFORE
 
 
 async def test_a_number_that_was_given_up_meanwhile_is_left_alone(twilio: Twilio) -> None:

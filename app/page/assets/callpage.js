@@ -1,0 +1,188 @@
+// One call: while it is on, and after it.
+
+import { hangUp } from "./actions.js";
+import { drawLine } from "./charts.js";
+import { ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
+import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
+import { endOf, howLong } from "./recent.js";
+import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
+
+const COURSE_EVERY_S = 5;
+const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
+const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
+let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], visit = 0;
+
+/** Show a call's page; what was shown before is put away. */
+export function openCall(wanted) {
+  closeCall();
+  sid = wanted;
+  write(byId("h-call"), "Call");
+  showState(byId("call-state"), "");
+  describe(byId("facts"), { SID: sid });
+  byId("h-call").focus();
+  showCourse(sid);
+  showLog(visit);
+}
+
+/** Leave the page. */
+export function closeCall() {
+  visit += 1;
+  [sid, call, wasOn, asked_s, delays_ms] = ["", null, false, -Infinity, []];
+  closeSound();
+  for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
+  for (const id of ["happened", "call-clock", "sound-told", "delays-told"]) byId(id).replaceChildren();
+  byId("delays").hidden = true;
+  byId("said").firstElementChild.replaceChildren();
+}
+
+/** Take a snapshot. */
+export function showCall(snapshot, transcripts) {
+  call = snapshot.calls.find((one) => one.call_sid === sid) ?? null;
+  for (const id of ["call-live", "call-listen", "call-hangup"]) byId(id).hidden = !call;
+  if (call) {
+    showLive(snapshot);
+    if (transcripts.isTorn(sid) || snapshot.now_s - asked_s > COURSE_EVERY_S) {
+      asked_s = snapshot.now_s;
+      showCourse(sid, transcripts);
+    }
+    showSaid(transcripts.pieces(sid));
+  } else if (wasOn) {
+    showState(byId("call-state"), "over");
+    showCourse(sid);
+    showLog(visit);
+  }
+  wasOn = call !== null;
+}
+
+function showLive({ beat_ms }) {
+  write(byId("h-call"), nameOf(call.number));
+  showState(byId("call-state"), call.state);
+  write(byId("call-clock"), clock(call.for_s));
+  setLevels(call.caller_dbfs, call.moshi_dbfs);
+  describe(byId("call-live").querySelector(".figures"), figuresOf(call, beat_ms));
+  showListening(byId("call-listen"), sid);
+  byId("call-listen").disabled = !(call.state === "on" || call.state === "ending");
+  byId("call-hangup").disabled = call.state === "ending";
+  write(byId("sound-told"), "If calls are recorded, this one can be heard here when it is over.");
+}
+
+/** Ask the running service for all that was said and how the delay went. */
+async function showCourse(wanted, transcripts) {
+  try {
+    const course = await ask(`api/live/${encodeURIComponent(wanted)}`);
+    if (wanted !== sid) return;
+    delays_ms = course.delays_ms;
+    transcripts?.fill(sid, course.text);
+    write(byId("h-call"), nameOf(course.number));
+    showSaid(course.text);
+    drawDelays();
+  } catch (error) {
+    if (wanted === sid && error.status === 404 && !call) write(byId("delays-told"), "Its course is kept for the last calls of the running service only.");
+  }
+}
+
+function drawDelays() {
+  byId("delays").hidden = !delays_ms.length;
+  drawLine(byId("delays"), delays_ms);
+  const text = delays_ms.length
+    ? `From ${ms(Math.min(...delays_ms))} to ${ms(Math.max(...delays_ms))}, estimated; from the call's beginning, or its last five minutes, to its end.`
+    : "No answer has been heard.";
+  write(byId("delays-told"), text);
+  byId("delays").setAttribute("aria-label", text);
+}
+
+/** Ask the call log; a call that has just ended comes into it a little later. */
+async function showLog(now, tries = 0) {
+  const again = () => tries < LOG_AGAIN_MS.length && setTimeout(() => visit === now && showLog(now, tries + 1), LOG_AGAIN_MS[tries]);
+  try {
+    const kept = await ask(`api/history/${encodeURIComponent(sid)}`);
+    if (visit !== now) return;
+    byId("call-wrong").hidden = true;
+    showKept(kept);
+    if (kept.ended_at) await showSound(kept, now);
+    else if (!call) again();
+  } catch (error) {
+    if (visit !== now || call) return;
+    again();
+    write(byId("call-wrong"), `The call log: ${error.message}.`);
+    byId("call-wrong").hidden = false;
+  }
+}
+
+function showKept(kept) {
+  const outbound = kept.direction.startsWith("outbound");
+  write(byId("h-call"), nameOf(outbound ? kept.called_masked : kept.caller_masked));
+  if (kept.ended_at && !call) {
+    showState(byId("call-state"), "over");
+    write(byId("call-clock"), howLong(kept));
+    showSaid(kept.transcript.map(({ at_s, text }) => [at_s, text]));
+  }
+  byId("happened").replaceChildren(...kept.events.map((event) =>
+    make("li", {}, moment(event.at_s, fineClock), make("span", {}, event.detail ? `${event.kind}: ${event.detail}` : event.kind))));
+  describe(byId("facts"), factsOf(kept));
+}
+
+function factsOf(kept) {
+  const three = (name) => [50, 95, 99].map((percent) => ms(kept[`${name}_p${percent}_ms`])).join(", ");
+  const facts = {
+    SID: kept.call_sid,
+    "From, to": `${nameOf(kept.caller_masked)}, ${nameOf(kept.called_masked)} (${kept.direction || "inbound"})`,
+    When: when(kept.reserved_at),
+    End: kept.ended_by ? `${endOf(kept)}, by the ${kept.ended_by}` : endOf(kept),
+    "Who answered": `${kept.checkpoint}, slot ${kept.slot}`,
+    "First sound": ms(kept.first_sound_ms),
+    "Mouth to ear": `${three("delay")} (p50, p95, p99)`,
+    "A frame took": `${three("processing")} (p50, p95, p99)`,
+    ...Object.fromEntries(Object.entries(kept.counters).map(([name, count]) => [name.replaceAll("_", " "), String(count)])),
+  };
+  return Object.fromEntries(Object.entries(facts).filter(([, text]) => !text.startsWith("–")));
+}
+
+async function showSound(kept, now) {
+  const started = kept.events.find((event) => event.kind === "stream started");
+  try {
+    await openSound(kept.call_sid, started?.at_s ?? 0, showPlace);
+    if (visit === now) redoTimes();
+    else closeSound();
+  } catch (error) {
+    if (visit === now) write(byId("sound-told"), error.status === 404 ? "Not recorded." : `Cannot be played: ${error.message}.`);
+  }
+}
+
+/** A time that can be clicked where there is a recording. */
+function moment(at_s, written = clock) {
+  const text = written(at_s);
+  if (!hasSound()) return make("time", { "data-at": at_s }, text);
+  const button = make("button", { type: "button", "data-at": at_s, "aria-label": `Play from ${text}` }, text);
+  button.addEventListener("click", () => playFrom(at_s));
+  return button;
+}
+
+function redoTimes() {
+  for (const time of byId("call").querySelectorAll("[data-at]")) {
+    time.replaceWith(moment(Number(time.dataset.at), byId("happened").contains(time) ? fineClock : clock));
+  }
+}
+
+/** Show what was said: lines that are there are written to, new ones put under them. */
+function showSaid(pieces) {
+  const said = lines(pieces), list = byId("said").firstElementChild, box = byId("said");
+  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+  while (list.children.length > said.length) list.lastElementChild.remove();
+  said.forEach(([at_s, text], place) => {
+    const line = list.children[place] ?? list.appendChild(make("li", {}, moment(at_s), make("span")));
+    write(line.lastElementChild, text);
+  });
+  byId("said-nothing").hidden = said.length > 0;
+  if (atEnd && call) box.scrollTop = box.scrollHeight;
+}
+
+function showPlace(at_s) {
+  const said = [...byId("said").querySelectorAll("li")];
+  const current = said.findLast((line) => Number(line.querySelector("[data-at]").dataset.at) <= at_s);
+  for (const line of said) line === current ? line.setAttribute("aria-current", "true") : line.removeAttribute("aria-current");
+}
+
+byId("call-listen").addEventListener("click", () => toggleListening(sid, () => showListening(byId("call-listen"), sid)));
+byId("call-hangup").addEventListener("click", () => call && hangUp(call));
+new ResizeObserver(() => delays_ms.length && drawLine(byId("delays"), delays_ms)).observe(byId("delays"));

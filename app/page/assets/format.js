@@ -1,0 +1,97 @@
+// How things are written, and small hands for the document.
+
+const PAUSE_S = 1;
+
+/** Seconds as minutes:seconds, with hours if there are any. */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+/** The same with tenths, for what happens in the same second. */
+export function fineClock(seconds) {
+  const tenths = Math.round(seconds * 10);
+  return `${clock(Math.floor(tenths / 10))}.${tenths % 10}`;
+}
+
+/** Milliseconds, whole from ten on; a dash for none. */
+export function ms(value) {
+  if (value === null || value === undefined) return "–";
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+}
+
+/** A moment as the machine that looks has it: the time alone if it was today. */
+export function when(iso) {
+  const moment = new Date(iso);
+  const time = moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const isToday = moment.toDateString() === new Date().toDateString();
+  return isToday ? time : `${moment.toLocaleDateString([], { day: "numeric", month: "short" })}, ${time}`;
+}
+
+export function nameOf(number) {
+  return number || "number withheld";
+}
+
+/** Pieces [at_s, text] as lines [at_s, text]; a new one begins after a pause. */
+export function lines(pieces) {
+  const said = [];
+  let last = -Infinity;
+  for (const [at, text] of pieces) {
+    if (at - last >= PAUSE_S || !said.length) said.push([at, text]);
+    else said[said.length - 1][1] += text;
+    last = at;
+  }
+  return said.map(([at, text]) => [at, text.trim()]).filter(([, text]) => text);
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Set a text only if it is another one: nothing is laid out anew for nothing. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Make an element with attributes and children. */
+export function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+/** Show terms and what they are: made once, then only written to. Values are texts, or [text, class]. */
+export function describe(list, facts) {
+  const terms = Object.keys(facts);
+  if (list.dataset.terms !== terms.join()) {
+    const flat = list.classList.contains("facts");
+    const pair = (term) => [make("dt", {}, term), make("dd")];
+    list.replaceChildren(...terms.flatMap((term) => (flat ? pair(term) : [make("div", {}, ...pair(term))])));
+    list.dataset.terms = terms.join();
+  }
+  const values = list.querySelectorAll("dd");
+  terms.forEach((term, place) => {
+    const [text, kind] = [facts[term]].flat();
+    write(values[place], text);
+    values[place].className = kind ?? "";
+  });
+}
+
+/** Have a screen reader say something once. */
+export function announce(text) {
+  byId("announce").textContent = text;
+}
+
+/** Ask the service; what went wrong is thrown as an Error with its `status` and the reason it gave. */
+export async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, { cache: "no-store", ...options });
+  } catch {
+    throw Object.assign(new Error("the service does not answer"), { status: 0 });
+  }
+  if (answer.ok) return answer.json();
+  const reason = await answer.json().then((told) => told.detail, () => "");
+  throw Object.assign(new Error(typeof reason === "string" && reason ? reason : `status ${answer.status}`), { status: answer.status });
+}

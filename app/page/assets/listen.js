@@ -1,0 +1,61 @@
+// Lets the operator hear a call: caller on the left, Moshi on the right. Silent until asked.
+
+const RATE_HZ = 8000;
+const LATE_S = 0.15; // how far behind the line what is heard is, so that its jitter is not
+const LATEST_S = 1; // more than this behind is skipped
+/** What each mu-law code stands for, -1 to 1. */
+export const LINEAR = Float32Array.from({ length: 256 }, (_, code) => {
+  const bits = ~code & 0xff, exponent = (bits >> 4) & 7;
+  const magnitude = ((((bits & 15) << 3) + 132) << exponent) - 132;
+  return (bits & 0x80 ? -magnitude : magnitude) / 32768;
+});
+
+let context = null, current = null;
+
+/** The call that is heard, "" for none. */
+export function heard() {
+  return current?.sid ?? "";
+}
+
+/** Begin to hear a call in place of another; `changed` is called when that ends by itself. */
+export function listen(sid, changed) {
+  stop();
+  context ??= new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
+  context.resume();
+  const url = new URL(`api/calls/${encodeURIComponent(sid)}/events?audio=true`, document.baseURI);
+  url.protocol = url.protocol.replace("http", "ws");
+  const socket = new WebSocket(url);
+  current = { sid, socket, next: { in: 0, out: 0 }, samples: 0 };
+  socket.onmessage = (message) => {
+    const event = JSON.parse(message.data);
+    if (event.event === "audio" && current?.socket === socket) play(event.direction, event.payload);
+  };
+  socket.onclose = () => {
+    if (current?.socket !== socket) return;
+    current = null;
+    changed();
+  };
+}
+
+/** Hear nothing any more. */
+export function stop() {
+  const stopped = current;
+  current = null;
+  stopped?.socket.close();
+}
+
+function play(direction, payload) {
+  const codes = atob(payload), side = direction === "in" ? 0 : 1;
+  if (!codes.length) return;
+  const sound = context.createBuffer(2, codes.length, RATE_HZ), samples = sound.getChannelData(side);
+  for (let place = 0; place < codes.length; place++) samples[place] = LINEAR[codes.charCodeAt(place)];
+  const source = new AudioBufferSourceNode(context, { buffer: sound });
+  source.connect(context.destination);
+  const ahead = current.next[direction] - context.currentTime;
+  if (ahead < 0) current.next[direction] = Math.round((context.currentTime + LATE_S) * RATE_HZ) / RATE_HZ;
+  else if (ahead > LATEST_S) return;
+  source.start(current.next[direction]);
+  current.next[direction] += codes.length / RATE_HZ;
+  current.samples += codes.length;
+  document.documentElement.dataset.heard = current.samples;
+}

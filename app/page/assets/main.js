@@ -1,0 +1,85 @@
+// The page: which view is shown, and what reaches it.
+
+import { drain } from "./actions.js";
+import { closeCall, openCall, showCall } from "./callpage.js";
+import { follow } from "./feed.js";
+import { announce, byId, write } from "./format.js";
+import { showOverview } from "./overview.js";
+import { showMore, showRecent } from "./recent.js";
+import { Transcripts } from "./transcripts.js";
+
+const LOG_LAGS_MS = [800, 4000];
+const RECENT_EVERY_MS = 60000;
+const CONNECTION = {
+  live: "",
+  asking: "",
+  lost: "The service does not answer. What is shown is old; trying again.",
+  refused: "The service lets no operator in from here any more. Reload this page to sign in.",
+};
+const transcripts = new Transcripts();
+let on = new Set(), said = "", latest = null;
+
+function take(snapshot) {
+  latest = snapshot;
+  const now = new Set(snapshot.calls.map((call) => call.call_sid));
+  snapshot.calls.forEach((call) => transcripts.take(call));
+  transcripts.keepOnly(now);
+  if ([...on].some((sid) => !now.has(sid))) LOG_LAGS_MS.forEach((lag) => setTimeout(recent, lag));
+  on = now;
+  showService(snapshot);
+  if (byId("call").hidden) showOverview(snapshot, transcripts);
+  else showCall(snapshot, transcripts);
+  document.title = `${now.size ? `(${now.size}) ` : ""}Moshi on the phone`;
+}
+
+function showService({ ready, draining, free_slots, speaks, calls }) {
+  const [text, kind] = draining ? ["draining", "warn"] : ready ? ["ready", "good"] : free_slots || !calls.length ? ["not ready", "bad"] : ["all slots taken", "warn"];
+  write(byId("state"), text);
+  byId("state").className = `pill ${kind}`;
+  write(byId("speaks"), speaks);
+  byId("drain").disabled = draining;
+  if (said && said !== text) announce(`The service is ${text}`);
+  said = text;
+}
+
+function tell(connection) {
+  write(byId("lost"), CONNECTION[connection]);
+  byId("lost").hidden = !CONNECTION[connection];
+  if (connection === "lost" || connection === "refused") {
+    write(byId("state"), "no connection");
+    byId("state").className = "pill bad";
+    byId("drain").disabled = true;
+  } else recent();
+}
+
+function route() {
+  if (location.hash && !location.hash.startsWith("#/")) return; // the link past the header
+  const wanted = /^#\/call\/([^/]+)$/.exec(location.hash);
+  byId("overview").hidden = Boolean(wanted);
+  byId("call").hidden = !wanted;
+  if (wanted) openCall(decodeURIComponent(wanted[1]));
+  else {
+    closeCall();
+    recent();
+  }
+  if (latest) take(latest);
+  window.scrollTo(0, 0);
+}
+
+function recent() {
+  return showRecent(on);
+}
+
+/** Say how this service is called, if it is not where the command looks by itself. */
+function nameService() {
+  if (location.port === "5001") return;
+  for (const code of document.querySelectorAll(".simulate")) code.textContent = code.textContent.replace("simulate", `simulate ${location.origin}`);
+}
+
+byId("more").addEventListener("click", () => showMore(on));
+byId("drain").addEventListener("click", () => drain(on.size));
+window.addEventListener("hashchange", route);
+setInterval(() => document.hidden || byId("call").hidden === false || recent(), RECENT_EVERY_MS);
+nameService();
+route();
+follow(take, tell);

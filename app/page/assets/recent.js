@@ -1,0 +1,52 @@
+// The calls that were, from the call log. Where it does not answer, the live part goes on.
+
+import { ask, byId, clock, make, ms, nameOf, when } from "./format.js";
+
+const AT_FIRST = 20;
+const AT_MOST = 500;
+let limit = AT_FIRST;
+
+/** Ask for the last calls and show them, without those that are `on`. */
+export async function showRecent(on) {
+  const wrong = byId("recent-wrong");
+  try {
+    const calls = await ask(`api/history?limit=${limit}`), over = calls.filter((call) => !on.has(call.call_sid));
+    wrong.hidden = true;
+    byId("recent").hidden = !over.length;
+    byId("recent-none").hidden = over.length > 0;
+    byId("recent").tBodies[0].replaceChildren(...over.map(row));
+    byId("more").hidden = calls.length < limit || limit >= AT_MOST;
+  } catch (error) {
+    wrong.textContent = `Recent calls cannot be shown: ${error.message}.`;
+    wrong.hidden = false;
+    byId("recent").hidden = !byId("recent").tBodies[0].rows.length;
+  }
+}
+
+/** Show more calls from now on. */
+export function showMore(on) {
+  limit = Math.min(AT_MOST, limit * 5);
+  return showRecent(on);
+}
+
+function row(call) {
+  const outbound = call.direction.startsWith("outbound");
+  const name = nameOf(outbound ? call.called_masked : call.caller_masked);
+  const details = make("a", { href: `#/call/${encodeURIComponent(call.call_sid)}`, "aria-label": `${name}, ${when(call.reserved_at)}, details` }, name);
+  return make("tr", {},
+    make("td", { class: "when" }, when(call.reserved_at)),
+    make("td", { class: "with" }, details, outbound ? make("span", { class: "quiet" }, " called by us") : ""),
+    make("td", { class: "number long" }, howLong(call)),
+    make("td", { class: "end" }, endOf(call)),
+    make("td", { class: "number" }, ms(call.delay_p50_ms)),
+    make("td", { class: "number" }, call.ended_at ? String(call.counters.underruns ?? 0) : "–"));
+}
+
+export function endOf(call) {
+  if (!call.ended_at) return "it is on";
+  return call.end_detail ? `${call.end_reason} (${call.end_detail})` : call.end_reason;
+}
+
+export function howLong(call) {
+  return call.ended_at ? clock((new Date(call.ended_at) - new Date(call.reserved_at)) / 1000) : "–";
+}

@@ -1,0 +1,56 @@
+// A call's recording: its waveform, and a player that the transcript can steer.
+
+import { drawWave } from "./charts.js";
+import { ask, byId, clock } from "./format.js";
+
+const BUCKETS = 600;
+let peaks = null, starts_s = 0, moved = () => {};
+const player = byId("sound"), wave = byId("wave");
+
+/** Look for the recording of a call; `start_s` is where it begins on the transcript's clock. */
+export async function openSound(sid, start_s, whenMoved) {
+  const path = `api/calls/${encodeURIComponent(sid)}`;
+  const found = await ask(`${path}/peaks?buckets=${BUCKETS}`);
+  peaks = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
+  [starts_s, moved] = [start_s, whenMoved];
+  if (!player.src.endsWith(`${path}/recording`)) player.src = `${path}/recording`;
+  byId("sound-told").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
+  player.hidden = wave.hidden = false;
+  draw();
+}
+
+/** Stop and put away what is there. */
+export function closeSound() {
+  peaks = null;
+  player.pause();
+  player.removeAttribute("src");
+  player.load();
+  player.hidden = wave.hidden = true;
+}
+
+export const hasSound = () => peaks !== null;
+
+/** Play from a moment on the transcript's clock. */
+export function playFrom(at_s) {
+  player.currentTime = Math.max(0, at_s - starts_s);
+  player.play();
+}
+
+function pairs({ min, max }) {
+  return min.map((low, place) => [low, max[place]]);
+}
+
+function draw() {
+  if (peaks) drawWave(wave, peaks, peaks.seconds ? player.currentTime / peaks.seconds : 0);
+}
+
+for (const event of ["timeupdate", "seeked", "loadedmetadata"]) {
+  player.addEventListener(event, () => {
+    draw();
+    moved(player.currentTime + starts_s);
+  });
+}
+wave.addEventListener("click", (event) => {
+  if (peaks) player.currentTime = (event.offsetX / wave.clientWidth) * peaks.seconds;
+});
+new ResizeObserver(draw).observe(wave);

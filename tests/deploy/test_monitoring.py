@@ -1,0 +1,167 @@
+"""What watches the service: the dashboard and the alert rules name what there is, and the rules do what they say."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from app.call.record import EndReason
+from app.config import Settings
+from app.observer import ERRORS
+from app.reception import TurnedDown
+from app.server import Service
+from tests.service.front import front_settings
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+STORIES = Path(__file__).parent / "alerts_test.yml"
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed")
+OTHERS = {"up", "ALERTS"}
+"""What Prometheus knows by itself."""
+
+
+async def served(folder: Path) -> set[str]:
+    """Return the names of all samples that the service tells of."""
+    service = Service(front_settings(database_url=f"sqlite:///{folder}/calls.db"), lambda _: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://127.0.0.1") as http:
+        page = (await http.get("/metrics")).raise_for_status().text
+    names: set[str] = set()
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE):
+        names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+    return names
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def dashboard() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    return parsed
+
+
+def panels() -> Iterator[dict[str, Any]]:
+    yield from (panel for panel in dashboard()["panels"] if panel["type"] != "row")
+
+
+def named(expression: str) -> set[str]:
+    return set(re.findall(r"\bmoshi_bridge_\w+", expression))
+
+
+def matched(expression: str, metric: str) -> set[str]:
+    """Return the values of `reason` that an expression asks for."""
+    asked = re.findall(metric + r'\{[^}]*reason=~?"([^"]*)"', expression)
+    return {value for values in asked for value in values.split("|")}
+
+
+async def test_every_number_that_a_rule_or_a_panel_names_is_there(tmp_path: Path) -> None:
+    there = await served(tmp_path)
+    expressions = [rule["expr"] for rule in rules()]
+    expressions += [target["expr"] for panel in panels() for target in panel["targets"]]
+    missing = {name for expression in expressions for name in named(expression)} - there
+    assert missing == set()
+    assert all(named(expression) or re.search(r"\bup\{", expression) for expression in expressions)
+
+
+def test_a_rule_counts_the_ends_that_nobody_wanted() -> None:
+    (rule,) = (rule for rule in rules() if rule["alert"] == "MoshiBridgeCallsEndBadly")
+    assert (
+        matched(rule["expr"], "calls_ended_total")
+        == {reason.name.lower() for reason in ERRORS}
+        <= {reason.name.lower() for reason in EndReason}
+    )
+    (rule,) = (rule for rule in rules() if rule["alert"] == "MoshiBridgeNoFreeSlots")
+    assert matched(rule["expr"], "calls_turned_down_total") == {TurnedDown.BUSY}
+
+
+def test_every_rule_says_what_happened_what_callers_notice_and_what_to_do() -> None:
+    for rule in rules():
+        assert set(rule["annotations"]) == {"summary", "description", "action"}, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+    assert len({rule["alert"] for rule in rules()}) == len(rules())
+
+
+def test_every_rule_has_a_story() -> None:
+    told = STORIES.read_text()
+    assert [rule["alert"] for rule in rules() if rule["alert"] not in told] == []
+
+
+def test_the_dashboard_can_be_imported_beside_others_and_for_any_data_source() -> None:
+    board = dashboard()
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert "id" not in board
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in panels():
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        for target in panel["targets"]:
+            assert "$instance" in target["expr"], panel["title"]
+
+
+def test_no_two_panels_lie_on_one_another() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert taken.setdefault((x, y), panel["title"]) == panel["title"]
+
+
+def promtool(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    assert PROMTOOL
+    return subprocess.run([PROMTOOL, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@needs_promtool
+def test_promtool_accepts_the_rules_and_the_configuration(tmp_path: Path) -> None:
+    done = promtool("check", "config", "prometheus.yml", folder=DEPLOY)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules())} rules found" in done.stdout
+
+
+@needs_promtool
+def test_the_rules_do_what_their_stories_say(tmp_path: Path) -> None:
+    for source in (DEPLOY / "alerts.yml", STORIES):
+        shutil.copy(source, tmp_path)
+    done = promtool("test", "rules", STORIES.name, folder=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@needs_promtool
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_a_rule_that_never_fires_is_noticed(rule: dict[str, Any], tmp_path: Path) -> None:
+    """So the stories can fail."""
+    text = (DEPLOY / "alerts.yml").read_text()
+    assert text.count(f"expr: {rule['expr']}\n") == 1
+    (tmp_path / "alerts.yml").write_text(text.replace(f"expr: {rule['expr']}\n", "expr: vector(0) > 1\n"))
+    shutil.copy(STORIES, tmp_path)
+    assert promtool("test", "rules", STORIES.name, folder=tmp_path).returncode == 1
+
+
+@needs_promtool
+def test_promql_of_every_panel_can_be_parsed(tmp_path: Path) -> None:
+    """As rules that record, with Grafana's variables filled in."""
+    expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
+    filled = [text.replace("$__rate_interval", "1m").replace("$instance", ".*") for text in expressions]
+    recorded = [{"record": f"panel:number_{number}", "expr": text} for number, text in enumerate(filled)]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
+    done = promtool("check", "rules", "panels.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_prometheus_asks_where_the_service_listens_by_default() -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"{Settings().host}:{Settings().port}"]}]
+    assert job.get("metrics_path", "/metrics") == "/metrics"
+    assert job["job_name"] == "moshi-bridge", "the rule for a service that is gone asks for it"

@@ -1,0 +1,128 @@
+"""The whole service, scraped: real workers, real calls, and what Prometheus' own tool says of the page."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.metrics.page import write_page
+from tests.app.metrics.test_families import samples
+from tests.processes.ring import PATIENCE_S
+from tests.service.phone import Phone
+from tests.service.test_serve import GOOD, Program, free_port, serve
+
+PROMTOOL = shutil.which("promtool")
+OPERATOR = "an-operators-secret-token"
+LOOK_AGAIN_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[tuple[Program, Phone]]:
+    port = free_port()
+    settings = {**GOOD, "PORT": str(port), "MAX_CALLS": "2", "OPERATOR_TOKEN": OPERATOR}
+    settings |= {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "CACHE_DIR": str(folder)}
+    async with (
+        serve(folder, **settings) as program,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        await program.until("ready for calls")
+        yield program, Phone(port, http)
+
+
+async def scrape(phone: Phone) -> bytes:
+    return (await phone.http.get("/metrics")).raise_for_status().content
+
+
+async def until(phone: Phone, name: str, value: float, **labels: str) -> bytes:
+    """Scrape until a sample has at least this value; return the page."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            page = await scrape(phone)
+            if samples(page).get((f"moshi_bridge_{name}", tuple(labels.items())), -1) >= value:
+                return page
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def test_a_call_is_seen_from_its_first_sound_to_its_end_and_so_is_a_worker_that_dies(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (program, phone):
+        async with phone.call() as call:
+            await call.speaks(10)
+            found = samples(await scrape(phone))
+            assert found["moshi_bridge_calls", (("state", "live"),)] == 1
+            assert found["moshi_bridge_free_slots", ()] == 1
+            assert found["moshi_bridge_mouth_to_ear_seconds_count", ()] >= 5
+            assert found["moshi_bridge_first_sound_seconds_count", ()] == 1
+            assert found["moshi_bridge_stage_seconds_count", (("stage", "step"),)] >= 9
+            killed = max(program.everybody()[1:])
+            os.kill(killed, signal.SIGKILL)
+            page = await until(phone, "calls_ended_total", 1, reason="worker_lost")
+        losses = {key: value for key, value in samples(page).items() if key[0] == "moshi_bridge_worker_losses_total"}
+        assert sum(losses.values()) == 1
+        await until(phone, "ready", 1)
+        for worker in ("step-0", "encode-0", "decode-0"):
+            page = await until(phone, "worker_work_seconds_count", 0, worker=worker)
+        memory = {labels: value for (name, labels), value in samples(page).items() if "resident_memory" in name}
+        assert len(memory) == 4, "app, encoder, engine, decoder"
+        assert all(value > 10 << 20 for value in memory.values())
+        assert samples(page)["moshi_bridge_call_log_up", ()] == 1
+
+
+async def test_strangers_are_counted_and_may_not_look(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, phone):
+        assert (await phone.post("/twilio/voice", {}, token=None)).status_code == 403
+        away = {"Host": "phone.example.com"}
+        assert (await phone.http.get("/metrics", headers=away)).status_code == 403
+        wrong = {**away, "Authorization": "Bearer something-else"}
+        assert (await phone.http.get("/metrics", headers=wrong)).status_code == 403
+        right = {**away, "Authorization": f"Bearer {OPERATOR}"}
+        answer = await phone.http.get("/metrics", headers=right)
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = samples(answer.content)
+        assert found["moshi_bridge_refusals_total", (("reason", "unsigned"),)] == 1
+        assert found["moshi_bridge_refusals_total", (("reason", "no_operator"),)] == 2
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed")
+async def test_promtool_finds_no_fault_with_the_page(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, phone):
+        async with phone.call() as call:
+            await call.speaks(3)
+        page = await until(phone, "worker_work_seconds_count", 0, worker="decode-0")
+    assert PROMTOOL
+    done = await asyncio.to_thread(
+        subprocess.run, [PROMTOOL, "check", "metrics"], input=page, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+async def test_no_label_has_a_value_of_a_call(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, phone):
+        async with phone.call() as call:
+            await call.speaks(3)
+        page = (await scrape(phone)).decode()
+    assert call.call_sid not in page
+    assert "0100001" not in page
+
+
+async def test_whoever_writes_the_page_lets_others_run_between_two_families() -> None:
+    from app.metrics.families import gauge
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    await write_page(gauge(f"number_{number}", "", number) for number in range(20))
+    running.cancel()
+    assert turns >= 20
