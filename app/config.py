@@ -1,6 +1,7 @@
 """The settings: the one place that reads the environment and `.env`."""
 
 import ipaddress
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,6 +49,7 @@ class RecordCalls(StrEnum):
 OPERATOR_TOKEN_LENGTH = 16
 """A shorter one could be guessed."""
 
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _SAMPLING = (
     "text_temperature",
     "text_top_k",
@@ -248,6 +250,8 @@ class Settings(BaseSettings):
         needed = ("twilio_account_sid", "twilio_auth_token", "twilio_phone_number")
         if self.set_number and (missing := [name.upper() for name in needed if not getattr(self, name)]):
             raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
+        if self.set_number and not _E164.fullmatch(self.twilio_phone_number):
+            raise ValueError("SET_NUMBER needs TWILIO_PHONE_NUMBER with + and country code, like +15551234567")
         if self.set_number and not self.tunnel and is_loopback(urlsplit(self.base_url).hostname or ""):
             raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
         return self
@@ -372,7 +376,7 @@ def _one_line_each(error: ValidationError) -> str:
     reasons: dict[str, list[str]] = {}
     for item in error.errors():
         name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-        reasons.setdefault(name, []).append(item["msg"])
+        reasons.setdefault(name, []).append(item["msg"].removeprefix("Value error, "))
     return "\n".join(f"{name}: {'; or '.join(wrong)}" for name, wrong in reasons.items())
 
 
@@ -388,7 +392,10 @@ def is_loopback(host: str) -> bool:
 
 def example_env() -> str:
     """Return `.env.example`: every setting with what it means and its default, commented out."""
-    parts = ["# Copy to .env and fill in. Everything has a default; real calls need the Twilio lines and PUBLIC_URL.\n"]
+    parts = [
+        "# Copy to .env. Fill in a line and take the # before it away: what stays is its default.\n"
+        "# Real calls need TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, TWILIO_PHONE_NUMBER, and a tunnel or PUBLIC_URL.\n"
+    ]
     for name, field in Settings.model_fields.items():
         parts.append(f"\n# {field.description}\n# {name.upper()}={_env_value(field.default)}\n")
     return "".join(parts)

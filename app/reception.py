@@ -23,7 +23,6 @@ from app.webhooks import Form
 
 log = logging.getLogger(__name__)
 
-MAX_DIRECTION_LENGTH = 20
 HANGUP = "hangup"
 """How Twilio says that a caller in line has hung up."""
 
@@ -105,9 +104,8 @@ class Reception:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
-        direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
         reservation = self._switchboard.reserve(
-            form.call_sid, greeting_frames, form.caller, form.called, direction, reads_record(form.query)
+            form.call_sid, greeting_frames, form.caller, form.called, form.direction, reads_record(form.query)
         )
         if reservation is None:
             return None

@@ -81,7 +81,7 @@ class Refusals:
             return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
         self._limit.note(address, now)
         self.counts[reason] += 1
-        log.warning("%s refused: %s", _printable(connection), reason)
+        log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
         if self._limit.reached(address, now):
             log.warning("%s is refused without a word for a minute", address)
         return HTTPException(403, reason)

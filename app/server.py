@@ -17,7 +17,7 @@ from app.calllog.address import find_address
 from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
 from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
-from app.door import Door, raise_descriptor_limit
+from app.door import Door, Socket, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.history import History, build_history_router
@@ -157,7 +157,7 @@ class Service:
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
-        self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
         webhooks, operators = (
@@ -193,7 +193,7 @@ class Service:
             uvicorn.Config(
                 SafeHeaders(self.app),
                 lifespan="off",
-                ws="websockets-sansio",
+                ws=Socket,
                 log_config=None,
                 ws_max_size=MAX_MESSAGE_BYTES,
                 ws_per_message_deflate=False,

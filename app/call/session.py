@@ -173,10 +173,9 @@ class CallSession:
         """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
         return max(0.0, self._playout.lead_s(now))
 
-    def placed(self, timestamp_ms: int) -> tuple[int, float] | None:
-        """Return where on the caller's clock a packet begins and how late that is, as `Inbound.placed`; None if he is
-        not listened to."""
-        return self._inbound.placed(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+    def place(self, timestamp_ms: int) -> int | None:
+        """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
+        return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
     @property
     def counts(self) -> Counter[str]:

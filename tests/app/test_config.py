@@ -5,6 +5,7 @@ import pytest
 from app.config import EngineKind, Settings, SettingsError, is_loopback, read_settings
 
 PUBLIC = "https://phone.example.com"
+NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
 
 
 def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
@@ -32,6 +33,9 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com:abc"}, "PUBLIC_URL"),
         ({"public_url": "http://[::1"}, "PUBLIC_URL"),
+        ({"public_url": "phone"}, "^PUBLIC_URL: must be http"),
+        ({**NUMBER, "twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER with .* country code"),
+        ({**NUMBER, "twilio_phone_number": "+1555123456\u0667"}, "TWILIO_PHONE_NUMBER with .* country code"),
         ({"when_busy": "sing"}, "WHEN_BUSY"),
         ({"blocked_callers": "+1555*,0049"}, "BLOCKED_CALLERS.*'0049' is no number"),
         ({"allowed_callers": "5551234"}, "ALLOWED_CALLERS"),
