@@ -187,7 +187,8 @@ class Settings(BaseSettings):
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
     ] = RecordCalls.ALL
     traces_endpoint: Annotated[
-        str, Field(description="a span of each call goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty: none")
+        str,
+        Field(description="each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"),
     ] = ""
     traces_headers: Annotated[
         str, Field(description="sent along: Authorization=Bearer …, X-Other=…; separated by commas", repr=False)
@@ -217,6 +218,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_list_of_numbers(cls, text: str) -> str:
         return ",".join(parse_patterns(text))
+
+    @field_validator("traces_endpoint", mode="before")
+    @classmethod
+    def _is_off(cls, url: str) -> str:
+        return "" if url == "off" else url
 
     @field_validator("traces_headers")
     @classmethod
