@@ -46,6 +46,16 @@ def keep_nothing(record: CallRecord, slot: Slot) -> None:
     """Keep no calls."""
 
 
+def keep_in(*places: Keep) -> Keep:
+    """Keep calls in several places."""
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        for place in places:
+            place(record, slot)
+
+    return keep
+
+
 @dataclass
 class Call:
     """A session and what it needs to act: `outbox` holds what to send; None asks to close the socket."""

@@ -292,7 +292,7 @@ class CallSession:
         return self.end(self._drained, now) if drained else []
 
     def _take_key(self, digit: str, now: float) -> list[Command]:
-        self.record.counts["dtmf"] += 1
+        self.record.note_key(now)
         self._idle.notice(now)
         wanted = self._limits.hangup_digit
         return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []
