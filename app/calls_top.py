@@ -14,9 +14,11 @@ from rich.text import Text
 
 from app.config import Settings
 from app.running import NOT_LET_IN, local_url, operator_headers
+from app.twilio.signature import checked_base
 
 LOOK_EVERY_S = 0.5
 ANSWER_WITHIN_S = 5.0
+EXIT_SETTINGS = 2
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
 SILENT_DBFS = -60.0
@@ -38,10 +40,10 @@ def run_top(settings: Settings, url: str | None, once: bool) -> int:
     if not console.is_terminal:
         console.width = PAPER_WIDTH
     try:
-        asyncio.run(_show(settings, url or local_url(settings), once, console))
-    except TopFailed as error:
+        asyncio.run(_show(settings, checked_base(url or local_url(settings)), once, console))
+    except (TopFailed, ValueError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
-        return 1
+        return EXIT_SETTINGS if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         pass
     return 0

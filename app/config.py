@@ -5,12 +5,13 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.call.screening import parse_patterns
+from app.log import LogFormat
 
 
 class EngineKind(StrEnum):
@@ -159,6 +160,9 @@ class Settings(BaseSettings):
         bool,
         Field(description="write the keys that callers press into the log; they can be PINs, so * stands for each"),
     ] = False
+    log_format: Annotated[
+        LogFormat, Field(description="text for people, json for machines, auto: text on a terminal, else json")
+    ] = LogFormat.AUTO
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
@@ -182,6 +186,13 @@ class Settings(BaseSettings):
     record_calls: Annotated[
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
     ] = RecordCalls.ALL
+    traces_endpoint: Annotated[
+        str,
+        Field(description="each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"),
+    ] = ""
+    traces_headers: Annotated[
+        str, Field(description="sent along: Authorization=Bearer …, X-Other=…; separated by commas", repr=False)
+    ] = ""
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
     tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
     tunnel_name: Annotated[
@@ -194,7 +205,7 @@ class Settings(BaseSettings):
         bool, Field(description="point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends")
     ] = False
 
-    @field_validator("public_url", "twilio_api_url")
+    @field_validator("public_url", "twilio_api_url", "traces_endpoint")
     @classmethod
     def _is_base_url(cls, url: str) -> str:
         parts = urlsplit(url)
@@ -207,6 +218,19 @@ class Settings(BaseSettings):
     @classmethod
     def _is_list_of_numbers(cls, text: str) -> str:
         return ",".join(parse_patterns(text))
+
+    @field_validator("traces_endpoint", mode="before")
+    @classmethod
+    def _is_off(cls, url: str) -> str:
+        return "" if url == "off" else url
+
+    @field_validator("traces_headers")
+    @classmethod
+    def _is_list_of_headers(cls, text: str) -> str:
+        for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
+            if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+                raise ValueError("must be NAME=VALUE, separated by commas")
+        return text
 
     @field_validator("operator_token")
     @classmethod
@@ -265,9 +289,23 @@ class Settings(BaseSettings):
         return tuple(token for token in (self.twilio_auth_token, self.twilio_auth_token_secondary) if token)
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen: the settings that are not shown, and the password in DATABASE_URL."""
+        names = {name for name, field in Settings.model_fields.items() if not field.repr} - {"database_url"}
+        hidden = [*(str(getattr(self, name)) for name in sorted(names)), *self.trace_headers.values()]
+        password = urlsplit(self.database_url).password if "://" in self.database_url else None
+        return (*filter(None, hidden), *((password, unquote(password)) if password else ()))
+
+    @property
     def checks_signatures(self) -> bool:
         """Whether unsigned requests are refused."""
         return self.validate_signatures and bool(self.auth_tokens)
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """TRACES_HEADERS by name."""
+        parts = (part.partition("=") for part in self.traces_headers.split(",") if part.strip())
+        return {name.strip(): value.strip() for name, _, value in parts}
 
     @property
     def quantize_bits(self) -> int | None:

@@ -77,7 +77,7 @@ class LiveView:
             "now_s": round(now, 3),
             "ready": board.ready,
             "draining": board.draining,
-            "slots": board.free_slots + board.calls_on,
+            "slots": board.slots,
             "free_slots": board.free_slots,
             "waiting": self._waiting(),
             "speaks": self._speaks,

@@ -62,7 +62,7 @@ class Reception:
         known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
-            CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
+            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.turned_down[TurnedDown.SCREENED] += 1
             return twiml.reject_caller()
         self._room.call_next()

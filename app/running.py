@@ -1,4 +1,4 @@
-"""Where the service that runs with these settings is found by the commands that ask it something."""
+"""How the commands that ask a running service something show that an operator asks."""
 
 from app.config import Settings
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
+from app.call.record import Recording
 from app.calllog.entry import COLUMNS
 from app.calllog.models import Call, Piece
 
@@ -91,6 +92,7 @@ def _facts(call: Call) -> Iterator[tuple[str, str]]:
     yield "when", f"{_when(call.reserved_at)}, for {_how_long(call)}"
     yield "end", f"{_end(call)}{f', by the {call.ended_by}' if call.ended_by else ''}"
     yield "who spoke", f"{call.checkpoint}, in slot {call.slot}"
+    yield "recording", str(Recording(call.recording, call.recording_fault))
     yield "first sound", _ms(call.first_sound_ms)
     delay = (call.delay_p50_ms, call.delay_p95_ms, call.delay_p99_ms)
     yield "mouth to ear", f"{' / '.join(map(_ms, delay))} (p50 / p95 / p99, estimated)"

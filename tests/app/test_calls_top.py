@@ -9,7 +9,6 @@ from rich.console import Console
 
 from app.calls_top import run_top, snapshot_view
 from app.config import read_settings
-from app.running import local_url
 from tests.app.front import ANN
 from tests.app.test_live import Looking
 
@@ -84,14 +83,6 @@ def test_an_absent_service_is_told_in_one_line(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:5001"),
-        ("0.0.0.0", "http://127.0.0.1:5001"),
-        ("::", "http://[::1]:5001"),
-        ("::1", "http://[::1]:5001"),
-    ],
-)
-def test_the_service_is_found_by_its_settings(host: str, url: str) -> None:
-    assert local_url(read_settings(host=host)) == url
+def test_what_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_top(read_settings(), "5001", True) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -4,7 +4,6 @@ import { drawWave } from "./charts.js";
 import { ask, byId, clock } from "./format.js";
 
 const BUCKETS = 600;
-const LOUDEST = 1.5; // peaks beyond this are 16-bit integers
 let peaks = null, starts_s = 0, moved = () => {};
 const player = byId("sound"), wave = byId("wave");
 
@@ -12,7 +11,7 @@ const player = byId("sound"), wave = byId("wave");
 export async function openSound(sid, start_s, whenMoved) {
   const path = `api/calls/${encodeURIComponent(sid)}`;
   const found = await ask(`${path}/peaks?buckets=${BUCKETS}`);
-  peaks = { ...found, caller: found.caller.map(scaled), moshi: found.moshi.map(scaled) };
+  peaks = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
   [starts_s, moved] = [start_s, whenMoved];
   if (!player.src.endsWith(`${path}/recording`)) player.src = `${path}/recording`;
   byId("sound-told").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
@@ -37,9 +36,8 @@ export function playFrom(at_s) {
   player.play();
 }
 
-function scaled([low, high]) {
-  const unit = Math.max(-low, high) > LOUDEST ? 32768 : 1;
-  return [low / unit, high / unit];
+function pairs({ min, max }) {
+  return min.map((low, place) => [low, max[place]]);
 }
 
 function draw() {

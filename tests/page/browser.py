@@ -1,0 +1,127 @@
+"""A real Chromium in front of a service of our own, with calls in our hands."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from aiohttp import web
+
+from app.audio import mulaw
+from app.config import Settings, read_settings
+from app.server import Service
+from app.switchboard import Call as LiveCall
+from app.twilio.events import CallSid
+from tests.processes.ring import PATIENCE_S, log_lines
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone
+from workers.messages import Frame
+
+async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+NEEDS_CHROMIUM = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+OPERATOR_TOKEN = "a-long-operator-token"
+TUNNEL, EVIL = "phone.example.com", "evil.example.com"
+"""Names that lead the browser to this machine."""
+NAMES = ",".join(f"MAP {name} 127.0.0.1" for name in (TUNNEL, EVIL))
+
+
+@dataclass
+class Place:
+    """A running service, its phone, and where a browser finds it."""
+
+    service: Service
+    phone: Phone
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.phone.port}/"
+
+    def live(self, call_sid: CallSid) -> LiveCall:
+        (call,) = self.service.switchboard.calls_of(call_sid)
+        return call
+
+    def thinks(self, call_sid: CallSid, text: str) -> None:
+        """Let Moshi think a piece of text, as if it came round the ring."""
+        reservation = self.live(call_sid).reservation
+        self.service.switchboard.take_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
+
+    @contextlib.asynccontextmanager
+    async def call(self) -> AsyncIterator[CallSid]:
+        """A call whose caller hums all the time, until he is hung up on or the block ends."""
+        async with self.phone.call() as call:
+            humming = asyncio.create_task(hum(call))
+            try:
+                yield call.call_sid
+            finally:
+                humming.cancel()
+                await asyncio.wait({humming})
+
+
+async def hum(call: Call) -> None:
+    tone = mulaw.encode((8_000 * np.sin(np.arange(640) * 2 * np.pi * 400 / 8_000)).astype(np.int16))
+    while True:
+        await call.say(tone)
+        await call.hear()
+
+
+def page_settings(folder: Path, **changes: object) -> Settings:
+    wanted = {
+        "engine": "loopback",
+        "codec": "loopback",
+        "max_calls": 3,
+        "public_url": PUBLIC,
+        "twilio_auth_token": TOKEN,
+        "twilio_account_sid": ACCOUNT,
+        "operator_token": OPERATOR_TOKEN,
+        "database_url": f"sqlite:///{folder / 'calls.db'}",
+    }
+    return read_settings(**{**wanted, **changes})
+
+
+@contextlib.asynccontextmanager
+async def served(settings: Settings, port: int = 0) -> AsyncIterator[Place]:
+    """Run a service until the block ends, or until it ends by itself."""
+    with socket.create_server(("127.0.0.1", port)) as sock:
+        port = sock.getsockname()[1]
+        service = Service(settings, lambda _: None)
+        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            serving = asyncio.create_task(service.run(sock))
+            async with asyncio.timeout(PATIENCE_S):
+                while "ready for calls" not in await log.get():
+                    pass
+            try:
+                yield Place(service, Phone(port, http))
+            finally:
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
+
+
+@contextlib.asynccontextmanager
+async def evil_site() -> AsyncIterator[str]:
+    """A site of somebody else's with an empty page.
+
+    It is on this machine too, for newer browsers do not let a page of the internet reach this machine at all.
+    """
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    sock = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, sock).start()
+    try:
+        yield f"http://{EVIL}:{sock.getsockname()[1]}/"
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,322 @@
+"""The operator's page in a real browser, against a real service with real calls."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from app.audio import mulaw
+from app.call.record import EndReason
+from tests.page.browser import (
+    CHROMIUM,
+    NAMES,
+    NEEDS_CHROMIUM,
+    OPERATOR_TOKEN,
+    TUNNEL,
+    Place,
+    async_api,
+    evil_site,
+    page_settings,
+    served,
+)
+from tests.processes.ring import PATIENCE_S
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, Page
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
+expect = async_api.expect
+expect.set_options(timeout=PATIENCE_S * 1000)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    async with served(page_settings(tmp_path_factory.mktemp("page"))) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> "AsyncIterator[Browser]":
+    async with async_api.async_playwright() as playwright:
+        options = ["--no-sandbox", f"--host-resolver-rules={NAMES}"]
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def context(chromium: "Browser") -> "AsyncIterator[BrowserContext]":
+    context = await chromium.new_context()
+    context.set_default_timeout(PATIENCE_S * 1000)
+    yield context
+    await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(context: "BrowserContext") -> "AsyncIterator[Page]":
+    """A page on which nothing may go wrong that nobody sees."""
+    page = await context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
+    yield page
+    assert wrong == []
+
+
+async def test_a_call_is_seen_heard_and_read_until_it_ends(place: Place, page: "Page") -> None:
+    await page.goto(place.url)
+    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.locator("#free")).to_have_text("3 of 3")
+    async with place.call() as call_sid:
+        card = page.locator("#calls > li")
+        await expect(card.locator(".number")).to_have_text("…0001")
+        await expect(page.locator("#free")).to_have_text("2 of 3")
+        await expect(page).to_have_title("(1) Moshi on the phone")
+        for side in ("Caller", "Moshi"):
+            meter = card.get_by_role("meter", name=f"{side}'s level")
+            await expect(meter).to_have_attribute("aria-valuenow", re.compile(r"^-[12]?\d$"))  # louder than -30 dBFS
+        await expect(card.locator("dd").first).to_have_text(re.compile(r"^\d+ ms$"))
+        place.thinks(call_sid, " Hello")
+        await expect(card.locator(".text")).to_have_text("Hello")
+        place.thinks(call_sid, " there")
+        await expect(card.locator(".text")).to_have_text("Hello there")
+
+        assert await page.evaluate("document.documentElement.dataset.heard") is None, "silent until asked"
+        async with page.expect_websocket(lambda socket: "audio=true" in socket.url):
+            await card.get_by_role("button", name="Listen to …0001").click()
+        await expect(page.locator("html")).to_have_attribute("data-heard", re.compile(r"^\d{5,}$"))  # a second or more
+        await expect(card.locator(".listen")).to_have_attribute("aria-pressed", "true")
+        await card.locator(".listen").click()
+        await expect(card.locator(".listen")).to_have_attribute("aria-pressed", "false")
+    await expect(card).to_have_count(0)
+    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.locator("#recent tbody tr").first).to_contain_text("…0001")
+    assert "+1555" not in await page.content()
+
+
+async def test_one_call_has_a_page_while_it_is_on_and_after(place: Place, page: "Page") -> None:
+    async with place.call() as call_sid:
+        place.thinks(call_sid, " One")
+        await page.goto(place.url)
+        await page.locator("#calls .number").click()
+        await expect(page).to_have_url(re.compile(f"#/call/{call_sid}$"))
+        await expect(page.locator("#call-state")).to_have_text("on")
+        await expect(page.locator("#said")).to_contain_text("One")
+        place.thinks(call_sid, " two")
+        await expect(page.locator("#said")).to_contain_text("One two")
+        await expect(page.locator("#delays-told")).to_contain_text(re.compile(r"From \d+ ms to \d+ ms"))
+    await expect(page.locator("#call-state")).to_have_text("over")
+    await expect(page.locator("#happened")).to_contain_text("ended")
+    await expect(page.locator("#facts")).to_contain_text(call_sid)
+    await expect(page.locator("#said")).to_contain_text("One two")
+    await page.reload()
+    await expect(page.locator("#happened")).to_contain_text("ended")
+    await page.get_by_role("link", name="All calls").click()
+    await expect(page.locator("#overview")).to_be_visible()
+
+
+async def test_an_operator_hangs_up_with_the_keyboard_alone(place: Place, page: "Page") -> None:
+    await page.goto(place.url)
+    async with place.call() as call_sid:
+        call = place.live(call_sid)
+        button = page.get_by_role("button", name="Hang up on …0001")
+        await button.focus()
+        await page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog", name="Hang up on …0001?")
+        await expect(dialog).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_be_hidden()
+        await expect(button).to_be_focused()
+        assert call.session.record.end is None, "thought better of it"
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#calls > li")).to_have_count(0)
+    assert call.session.record.end is EndReason.OPERATOR
+    await expect(page.locator("#recent tbody tr").first).to_contain_text("an operator hung up")
+    await expect(page.locator("#announce")).to_have_text("Call with …0001 is over")
+
+
+async def test_where_sockets_do_not_get_through_the_page_asks(place: Place, page: "Page") -> None:
+    await page.route_web_socket(re.compile(r"/api/live$"), lambda socket: asyncio.ensure_future(socket.close()))
+    await page.goto(place.url)
+    async with place.call() as call_sid:
+        place.thinks(call_sid, " Hello")
+        await expect(page.locator("#calls .text")).to_have_text("Hello")
+    await expect(page.locator("#calls > li")).to_have_count(0)
+    await expect(page.locator("#lost")).to_be_hidden()
+
+
+async def test_a_hidden_page_asks_for_nothing(place: Place, page: "Page") -> None:
+    await page.goto(place.url)
+    await expect(page.locator("#state")).to_have_text("ready")
+    async with page.expect_event("websocket") as opened:
+        await page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.away, configurable: true})")
+        await page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
+        await page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    socket = await opened.value
+    await page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
+    if not socket.is_closed():
+        await socket.wait_for_event("close")
+    assert socket.is_closed()
+
+
+async def test_through_a_tunnel_the_token_opens_the_page_and_the_cookie_its_sockets(place: Place, page: "Page") -> None:
+    await page.goto(place.url.replace("127.0.0.1", TUNNEL))
+    await expect(page).to_have_url(re.compile("/login$"))
+    await page.get_by_label("Operator token").fill("another-long-token")
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("alert")).to_have_text("not the operators' token")
+    await page.get_by_label("Operator token").fill(OPERATOR_TOKEN)
+    async with page.expect_websocket(lambda socket: socket.url.endswith("/api/live")):
+        await page.get_by_role("button", name="Sign in").click()
+    async with place.call():
+        await page.get_by_role("button", name="Listen to …0001").click()
+        await expect(page.locator("html")).to_have_attribute("data-heard", re.compile(r"^\d{4,}$"))
+        await page.get_by_role("button", name="Hang up on …0001").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Hang up").click()
+        await expect(page.locator("#calls > li")).to_have_count(0)
+    assert await page.evaluate("document.cookie") == ""
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page).to_have_url(re.compile("/login$"))
+    await page.goto(place.url.replace("127.0.0.1", TUNNEL))
+    await expect(page).to_have_url(re.compile("/login$"))
+
+
+ATTACK = """async (host) => {
+  const opened = await new Promise((resolve) => {
+    const socket = new WebSocket(`ws://${host}/api/live`);
+    socket.onopen = () => resolve(true);
+    socket.onerror = () => resolve(false);
+  });
+  const seen = [];
+  for (const path of PATHS) {
+    const answer = await fetch(`http://${host}${path}`, {method: "POST", mode: "no-cors", credentials: "include"});
+    seen.push(answer.type);
+  }
+  return [opened, seen];
+}"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", TUNNEL])
+async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
+    place: Place, context: "BrowserContext", host: str
+) -> None:
+    if host == TUNNEL:
+        own = await context.new_page()
+        await own.goto(place.url.replace("127.0.0.1", TUNNEL) + "login")
+        await own.get_by_label("Operator token").fill(OPERATOR_TOKEN)
+        await own.get_by_role("button", name="Sign in").click()
+        await expect(own.locator("#state")).to_have_text("ready")
+    async with evil_site() as url, place.call() as call_sid:
+        evil = await context.new_page()
+        await evil.goto(url)
+        paths = [f"/api/calls/{call_sid}/hangup", "/api/drain"]
+        attack = ATTACK.replace("PATHS", str(paths))
+        opened, seen = await evil.evaluate(attack, f"{host}:{place.phone.port}")
+        assert (opened, seen) == (False, ["opaque", "opaque"])
+        assert place.live(call_sid).session.record.end is None
+        assert place.live(call_sid).session.state.name != "DRAINING"
+    assert not place.service.switchboard.draining
+
+
+async def test_a_service_that_goes_away_is_told_and_one_that_comes_back_found(tmp_path: Path, page: "Page") -> None:
+    """Drained from the page, which ends a service without calls at once."""
+    async with served(page_settings(tmp_path)) as first:
+        await page.goto(first.url)
+        await page.get_by_role("button", name="Drain").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+        await expect(page.locator("#lost")).to_contain_text("does not answer")
+        await expect(page.locator("#state")).to_have_text("no connection")
+    async with served(page_settings(tmp_path), first.phone.port):
+        await expect(page.locator("#state")).to_have_text("ready")
+        await expect(page.locator("#lost")).to_be_hidden()
+
+
+async def test_the_page_decodes_mu_law_as_the_service_does(place: Place, page: "Page") -> None:
+    await page.goto(place.url)
+    heard = await page.evaluate("import('/page/listen.js').then((module) => [...module.LINEAR])")
+    assert np.array_equal(np.array(heard) * 32_768, mulaw.decode(bytes(range(256))))
+
+
+NAMELESS = """() => [...document.querySelectorAll("button, a[href], input, canvas, audio, dialog, [role]")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length
+    || one.getAttribute("aria-labelledby") || ["status", "alert", "presentation"].includes(one.getAttribute("role"))))
+  .map((one) => one.outerHTML)"""
+UNRESOLVED = """() => [...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
+  .flatMap((one) => [one.getAttribute("aria-labelledby"), one.getAttribute("aria-describedby")])
+  .filter((id) => id && !document.getElementById(id))"""
+COLOURS = """() => Object.fromEntries(
+  ["paper", "card", "ink", "quiet", "caller", "moshi", "good", "warn", "bad"].map((name) => {
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.style.color = `var(--${name})`;
+    const [red, green, blue] = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+    probe.remove();
+    return [name, [red, green, blue]];
+  }))"""
+
+
+def luminance(colour: list[int]) -> float:
+    """As WCAG 2.2 defines it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in np.array(colour) / 255]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(one: list[int], other: list[int]) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_whoever_cannot_see_it_well_can_use_it(place: Place, page: "Page", scheme: Any) -> None:
+    await page.emulate_media(color_scheme=scheme)
+    await page.goto(place.url)
+    async with place.call():
+        await expect(page.locator("#calls > li")).to_have_count(1)
+        assert await page.evaluate(NAMELESS) == []
+        assert await page.evaluate(UNRESOLVED) == []
+        levels = await page.locator("h1:visible, h2:visible, h3:visible").evaluate_all(
+            "all => all.map(h => +h.tagName[1])"
+        )
+        assert levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels)), "no level is left out"
+        assert await page.locator("html").get_attribute("lang") == "en"
+        assert await page.get_by_role("main").count() == 1
+        colours = await page.evaluate(COLOURS)
+    for ground in ("paper", "card"):
+        weak = {name: contrast(colours[name], colours[ground]) for name in colours if name not in ("paper", "card")}
+        assert {name: ratio for name, ratio in weak.items() if ratio < 4.5} == {}
+
+
+async def test_the_first_tab_leads_past_the_header(place: Place, page: "Page") -> None:
+    await page.goto(place.url)
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the calls")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    await expect(page.locator("#overview")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(place: Place, page: "Page", width: int) -> None:
+    await page.set_viewport_size({"width": width, "height": 800})
+    await page.goto(place.url)
+    async with place.call() as call_sid, place.call(), place.call():
+        await expect(page.locator("#calls > li")).to_have_count(3)
+        await expect(page.locator("#state")).to_have_text("all slots taken")
+        tops = "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
+        before = await page.locator("#calls > li, #recent, .gauges div").evaluate_all(tops)
+        place.thinks(call_sid, " many words" * 100)
+        await expect(page.locator("#calls .text").first).to_contain_text("many words")
+        assert await page.locator("#calls > li, #recent, .gauges div").evaluate_all(tops) == before
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.goto(f"{place.url}#/call/{call_sid}")
+        await expect(page.locator("#said")).to_contain_text("many words")
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
