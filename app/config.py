@@ -212,6 +212,8 @@ class Settings(BaseSettings):
         _ = parts.port  # raises ValueError unless it is one
         if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must be http(s)://host[:port][/prefix]")
+        if parts.path.rstrip("/").endswith("/twilio/voice"):
+            raise ValueError("must end before /twilio/voice, which is added")
         return url.rstrip("/")
 
     @field_validator("allowed_callers", "blocked_callers")
