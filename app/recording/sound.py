@@ -84,6 +84,7 @@ class SoundWriter:
 
     def __init__(self, path: Path, rate_hz: int, channels: int) -> None:
         try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             self._file: Any = soundfile.SoundFile(path, "w", rate_hz, channels, "PCM_16")
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise SoundError(f"{path}: {error}") from error
