@@ -150,7 +150,10 @@ class Switchboard:
     @property
     def counts(self) -> Counter[str]:
         """What all calls so far have counted, by name, those that are on included."""
-        return sum((call.session.counts for call in self._calls.values()), self._counts)
+        total = self._counts.copy()
+        for call in self._calls.values():
+            call.session.add_counts(total)
+        return total
 
     @property
     def states(self) -> Counter[State]:
