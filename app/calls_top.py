@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.config import Settings
-from app.running import NOT_LET_IN, operator_headers
-from app.tunnel.command import local_url
+from app.running import NOT_LET_IN, local_url, operator_headers
 from app.twilio.signature import checked_base
 
 LOOK_EVERY_S = 0.5

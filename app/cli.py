@@ -8,6 +8,7 @@ import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from workers.lines import take_last_words
 
 if TYPE_CHECKING:
     from app.simulator.trouble import Scenario
@@ -59,7 +60,8 @@ def serve(
     from app.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
-    start_logging(log_level)
+    start_logging(log_level, settings.log_format.resolve(), settings.secrets)
+    take_last_words()
     raise typer.Exit(run(settings))
 
 
@@ -277,6 +279,26 @@ def bench_hostile(
     from app.bench.hostile import bench_hostile as run
 
     raise typer.Exit(run(Siege(silent, noisy, pause, rounds, seconds), json_file))
+
+
+@bench.command("watched")
+def bench_watched(
+    calls: Annotated[int, typer.Option(help="Calls at once.", min=1, max=200)] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 20.0,
+    rounds: Annotated[int, typer.Option(help="How often all take turns.", min=1)] = 3,
+    ways: Annotated[
+        str, typer.Option(help="What looks on, each by itself and all together.")
+    ] = "log,recording,page,listener,metrics,traces",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """What call log, recordings, page, listener, metrics and traces cost the app: processor time per call, in turns."""
+    from app.bench.watched import WAYS, Course
+    from app.bench.watched import bench_watched as run
+
+    wanted = tuple(filter(None, ways.split(",")))
+    if unknown := set(wanted) - set(WAYS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {', '.join(WAYS)}")
+    raise typer.Exit(run(Course(calls, seconds, rounds, wanted), json_file))
 
 
 @bench.command("codec")

@@ -1,15 +1,17 @@
 """The settings: the one place that reads the environment and `.env`."""
 
 import ipaddress
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.call.screening import parse_patterns
+from app.log import LogFormat
 
 
 class EngineKind(StrEnum):
@@ -47,6 +49,7 @@ class RecordCalls(StrEnum):
 OPERATOR_TOKEN_LENGTH = 16
 """A shorter one could be guessed."""
 
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _SAMPLING = (
     "text_temperature",
     "text_top_k",
@@ -157,6 +160,9 @@ class Settings(BaseSettings):
         bool,
         Field(description="write the keys that callers press into the log; they can be PINs, so * stands for each"),
     ] = False
+    log_format: Annotated[
+        LogFormat, Field(description="text for people, json for machines, auto: text on a terminal, else json")
+    ] = LogFormat.AUTO
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
         CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
@@ -180,6 +186,13 @@ class Settings(BaseSettings):
     record_calls: Annotated[
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
     ] = RecordCalls.ALL
+    traces_endpoint: Annotated[
+        str,
+        Field(description="each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"),
+    ] = ""
+    traces_headers: Annotated[
+        str, Field(description="sent along: Authorization=Bearer …, X-Other=…; separated by commas", repr=False)
+    ] = ""
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
     tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
     tunnel_name: Annotated[
@@ -192,7 +205,7 @@ class Settings(BaseSettings):
         bool, Field(description="point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends")
     ] = False
 
-    @field_validator("public_url", "twilio_api_url")
+    @field_validator("public_url", "twilio_api_url", "traces_endpoint")
     @classmethod
     def _is_base_url(cls, url: str) -> str:
         parts = urlsplit(url)
@@ -205,6 +218,19 @@ class Settings(BaseSettings):
     @classmethod
     def _is_list_of_numbers(cls, text: str) -> str:
         return ",".join(parse_patterns(text))
+
+    @field_validator("traces_endpoint", mode="before")
+    @classmethod
+    def _is_off(cls, url: str) -> str:
+        return "" if url == "off" else url
+
+    @field_validator("traces_headers")
+    @classmethod
+    def _is_list_of_headers(cls, text: str) -> str:
+        for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
+            if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+                raise ValueError("must be NAME=VALUE, separated by commas")
+        return text
 
     @field_validator("operator_token")
     @classmethod
@@ -230,6 +256,8 @@ class Settings(BaseSettings):
         needed = ("twilio_account_sid", "twilio_auth_token", "twilio_phone_number")
         if self.set_number and (missing := [name.upper() for name in needed if not getattr(self, name)]):
             raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
+        if self.set_number and not _E164.fullmatch(self.twilio_phone_number):
+            raise ValueError("SET_NUMBER needs TWILIO_PHONE_NUMBER with + and country code, like +15551234567")
         if self.set_number and not self.tunnel and is_loopback(urlsplit(self.base_url).hostname or ""):
             raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
         return self
@@ -261,9 +289,23 @@ class Settings(BaseSettings):
         return tuple(token for token in (self.twilio_auth_token, self.twilio_auth_token_secondary) if token)
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen: the settings that are not shown, and the password in DATABASE_URL."""
+        names = {name for name, field in Settings.model_fields.items() if not field.repr} - {"database_url"}
+        hidden = [*(str(getattr(self, name)) for name in sorted(names)), *self.trace_headers.values()]
+        password = urlsplit(self.database_url).password if "://" in self.database_url else None
+        return (*filter(None, hidden), *((password, unquote(password)) if password else ()))
+
+    @property
     def checks_signatures(self) -> bool:
         """Whether unsigned requests are refused."""
         return self.validate_signatures and bool(self.auth_tokens)
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """TRACES_HEADERS by name."""
+        parts = (part.partition("=") for part in self.traces_headers.split(",") if part.strip())
+        return {name.strip(): value.strip() for name, _, value in parts}
 
     @property
     def quantize_bits(self) -> int | None:
@@ -340,7 +382,7 @@ def _one_line_each(error: ValidationError) -> str:
     reasons: dict[str, list[str]] = {}
     for item in error.errors():
         name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-        reasons.setdefault(name, []).append(item["msg"])
+        reasons.setdefault(name, []).append(item["msg"].removeprefix("Value error, "))
     return "\n".join(f"{name}: {'; or '.join(wrong)}" for name, wrong in reasons.items())
 
 
@@ -356,7 +398,10 @@ def is_loopback(host: str) -> bool:
 
 def example_env() -> str:
     """Return `.env.example`: every setting with what it means and its default, commented out."""
-    parts = ["# Copy to .env and fill in. Everything has a default; real calls need the Twilio lines and PUBLIC_URL.\n"]
+    parts = [
+        "# Copy to .env. Fill in a line and take the # before it away: what stays is its default.\n"
+        "# Real calls need TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, TWILIO_PHONE_NUMBER, and a tunnel or PUBLIC_URL.\n"
+    ]
     for name, field in Settings.model_fields.items():
         parts.append(f"\n# {field.description}\n# {name.upper()}={_env_value(field.default)}\n")
     return "".join(parts)

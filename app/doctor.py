@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
 from app.doctor_tunnel import examine_tunnel, running_service
@@ -25,12 +26,14 @@ _GIB = 1 << 30
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything that a first call needs, cheapest first."""
+    service = running_service(settings)
+    base_url = str(service["base_url"]) if service else settings.base_url
     yield _python()
     yield from _packages()
     yield from _port(settings)
     yield from _twilio(settings)
-    yield _public_url(settings)
-    yield from _account(settings)
+    yield _public_url(settings) if base_url == settings.base_url else _tunnels_url(base_url)
+    yield from _account(settings, base_url)
     yield from examine_tunnel(settings)
     if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
         yield Finding(Level.NOTE, "ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
@@ -49,8 +52,18 @@ def report(settings: Settings) -> int:
         problems += finding.level is Level.PROBLEM
         advice = f" [dim]→ {escape(finding.advice)}[/]" if finding.advice else ""
         mark = f"[{styles[finding.level]}]{finding.level:8}[/]"
-        console.print(f"{mark} {finding.subject:22} {escape(finding.found)}{advice}", highlight=False, soft_wrap=True)
+        _print(console, mark, f"{finding.subject:22}", f"{escape(finding.found)}{advice}")
     return 1 if problems else 0
+
+
+def _print(console: Console, mark: str, subject: str, words: str) -> None:
+    """Print a finding: on a terminal in columns, elsewhere on one line."""
+    if not console.is_terminal:
+        console.print(f"{mark} {subject} {words}", highlight=False, soft_wrap=True)
+        return
+    row = Table.grid(padding=(0, 1))
+    row.add_row(mark, subject, words)
+    console.print(row, highlight=False)
 
 
 def _python() -> Finding:
@@ -121,10 +134,14 @@ def _public_url(settings: Settings) -> Finding:
     return Finding(Level.GOOD, "PUBLIC_URL", f"{settings.base_url}; webhook {settings.base_url}/twilio/voice")
 
 
-def _account(settings: Settings) -> Iterator[Finding]:
+def _tunnels_url(base_url: str) -> Finding:
+    return Finding(Level.GOOD, "PUBLIC_URL", f"{base_url}, from the tunnel of the service that runs")
+
+
+def _account(settings: Settings, base_url: str) -> Iterator[Finding]:
     from app.doctor_account import examine_account
 
-    yield from examine_account(settings)
+    yield from examine_account(settings, base_url)
 
 
 def _survey(settings: Settings) -> dict[str, Any]:

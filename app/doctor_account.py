@@ -23,8 +23,8 @@ SKEW_S = 60.0
 """Clocks further apart than this are worth a word; certificates are refused much later."""
 
 
-def examine_account(settings: Settings) -> Iterator[Finding]:
-    """Ask Twilio about the account and its number; one finding if that is not possible."""
+def examine_account(settings: Settings, base_url: str) -> Iterator[Finding]:
+    """Ask Twilio about the account and whether its number leads to `base_url`; one finding if that is not possible."""
     if not settings.twilio_account_sid or not settings.twilio_auth_token:
         found = "not looked at: TWILIO_ACCOUNT_SID or TWILIO_AUTH_TOKEN is not set"
         yield Finding(Level.NOTE, "account", found, "put both into .env, then: moshi-bridge doctor")
@@ -38,7 +38,7 @@ def examine_account(settings: Settings) -> Iterator[Finding]:
     yield concurrency_finding(account, settings.slots)
     yield clock_finding(account.clock_s, time.time())
     if settings.twilio_phone_number:
-        yield number_finding(number, settings.twilio_phone_number, settings.base_url)
+        yield number_finding(number, settings.twilio_phone_number, base_url)
 
 
 def account_finding(account: Account) -> Finding:
@@ -93,7 +93,7 @@ def number_finding(number: Number | None, phone_number: str, base_url: str) -> F
 def _elsewhere(voice_url: str, masked: str, base_url: str) -> Finding:
     found = f"{masked} leads to {_shown(voice_url)}"
     if is_loopback(urlsplit(base_url).hostname or ""):
-        return Finding(Level.NOTE, "number", found, "start a tunnel, set PUBLIC_URL and point the number at it")
+        return Finding(Level.NOTE, "number", found, "moshi-bridge serve --tunnel --set-number leads it here")
     advice = f"set its voice URL to {base_url}{VOICE_PATH} (HTTP POST)"
     return Finding(Level.PROBLEM, "number", f"{found}, not here", advice)
 
@@ -101,7 +101,7 @@ def _elsewhere(voice_url: str, masked: str, base_url: str) -> Finding:
 def _shown(url: str) -> str:
     """Return a URL without the user name, password and query that somebody may have put in."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else "nowhere"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.hostname else "nowhere"
 
 
 async def _ask(rest: TwilioRest, phone_number: str) -> tuple[Account, Number | None]:

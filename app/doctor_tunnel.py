@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from app.config import Settings, is_loopback
 from app.finding import Finding, Level
+from app.running import local_url
 from app.selftest import NotProved, prove
-from app.tunnel.command import HOW_TO_INSTALL, PROGRAM, USER_CONFIG, local_url
+from app.tunnel.command import HOW_TO_INSTALL, PROGRAM, USER_CONFIG
 
 ANSWER_WITHIN_S = 1.0
 VERSION_WITHIN_S = 5.0

@@ -20,7 +20,9 @@ from typing import Any
 
 import h11
 import uvicorn
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,15 @@ class Visitor(H11Protocol):
         asked = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
         if not asked:
             self.drop()
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """A WebSocket whose refusal is its end: to uvicorn it looks like a route that forgot to answer, which it logs."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
 
 class Door:

@@ -7,8 +7,7 @@ from http import HTTPStatus
 import aiohttp
 
 from app.config import Settings
-from app.running import NOT_LET_IN, operator_headers
-from app.tunnel.command import local_url
+from app.running import NOT_LET_IN, local_url, operator_headers
 from app.twilio.signature import checked_base
 
 LOOK_AGAIN_S = 0.5

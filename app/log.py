@@ -1,17 +1,22 @@
-"""Logging: one line a fact, `call_sid` on every line of a call, no phone number in full."""
+"""Logging: one line a fact, `call_sid` on every line of a call, no phone number in full.
+
+What a level means: ERROR, somebody must act. WARNING, somebody should look at it in the morning. INFO, how calls and
+the service go. DEBUG, what else there is. `workers.lines` writes the lines, those of the workers as well.
+"""
 
 import logging
+import sys
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from enum import StrEnum
 from typing import Any
 
 from app.twilio.events import CallSid
+from workers.lines import KEPT_DIGITS, LineFormat, start_lines
 
-KEPT_DIGITS = 4
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-OPEN_TO_ALL = ("app.door", "app.routes", "uvicorn.error")
+OPEN_TO_ALL = ("app.door", "app.refusals", "app.routes", "uvicorn.error")
 """Who logs what strangers do."""
 
 
@@ -29,8 +34,8 @@ class CallLog(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logger, {"call_sid": call_sid})
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = self.extra
-        return f"call_sid={self.extra['call_sid'] if self.extra else ''} {msg}", kwargs
+        kwargs["extra"] = {**kwargs.get("extra", {}), **(self.extra or {})}
+        return msg, kwargs
 
 
 class Sparing(logging.Filter):
@@ -65,9 +70,23 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
-def start_logging(level: LogLevel) -> None:
-    """Write lines to standard error."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s %(message)s", level=level)
+class LogFormat(StrEnum):
+    """How lines look: for people, for machines, or whichever reads them: a terminal is read by people."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+    def resolve(self) -> LineFormat:
+        """Return which of the two it is."""
+        if self is LogFormat.AUTO:
+            return LineFormat.TEXT if sys.stderr.isatty() else LineFormat.JSON
+        return LineFormat(self)
+
+
+def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, secrets: Iterable[str] = ()) -> None:
+    """Write lines to standard error, without these secrets."""
+    start_lines("app", level, line_format, secrets)
     for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would tell numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in OPEN_TO_ALL:

@@ -1,6 +1,7 @@
 """Who may see and steer the service: whoever sits at this machine, and elsewhere whoever has OPERATOR_TOKEN."""
 
 import hmac
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -11,6 +12,9 @@ from app.refusals import Refusals, Refused
 from app.sign_in import COOKIE, SignIns
 
 _SCHEME = "Bearer "
+_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+"""What proxies say of the one for whom they ask."""
 
 
 class Operators:
@@ -60,9 +64,15 @@ def is_own_page(connection: HTTPConnection) -> bool:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
-    """Tell whether somebody at this machine asks; a tunnel connects from it too, but keeps the public host name."""
-    hosts = (connection.client.host if connection.client else "", _host(str(connection.url)))
-    return all(is_loopback(host) for host in hosts)
+    """Tell whether somebody at this machine asks.
+
+    A tunnel or proxy connects from it too. It keeps the public host name or says for whom it asks; one that does
+    neither cannot be told from an operator.
+    """
+    if any(name in connection.headers for name in PASSED_ON):
+        return False
+    client = connection.client.host if connection.client else ""
+    return is_loopback(client) and is_loopback(_named(connection.headers.get("host", "")))
 
 
 def _netloc(url: str) -> str:
@@ -72,8 +82,10 @@ def _netloc(url: str) -> str:
         return ""
 
 
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _named(host: str) -> str:
+    """Return the name or address in a Host header, "" if it is none.
+
+    `connection.url` would not do: in place of a host that is none it has the address that the server listens on.
+    """
+    found = _HOST.fullmatch(host)
+    return (found["name"] or found["v6"]).lower() if found else ""

@@ -106,6 +106,8 @@ def checked(settings: Settings, wish: Wish) -> Wish:
             f"--greeting-frames {wish.greeting_frames}: the bridge prepares GREETING_FRAMES={settings.greeting_frames} "
             "when it starts; raise that to have more"
         )
+    if wish.record and not settings.recordings:
+        raise SettingsError("--record: set RECORDINGS_DIR, for the bridge too, to have calls recorded")
     to, ours = dialable(wish.to, "the number to call"), dialable(from_number, "the number to call from")
     return replace(wish, to=to, from_number=ours)
 

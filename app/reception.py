@@ -23,7 +23,6 @@ from app.webhooks import Form
 
 log = logging.getLogger(__name__)
 
-MAX_DIRECTION_LENGTH = 20
 HANGUP = "hangup"
 """How Twilio says that a caller in line has hung up."""
 
@@ -63,7 +62,7 @@ class Reception:
         known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
-            CallLog(log, form.call_sid).warning("call from %s rejected: %s", mask_number(form.caller), refusal)
+            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.turned_down[TurnedDown.SCREENED] += 1
             return twiml.reject_caller()
         self._room.call_next()
@@ -105,9 +104,8 @@ class Reception:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
     def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
-        direction = form.fields.get("Direction", "")[:MAX_DIRECTION_LENGTH]
         reservation = self._switchboard.reserve(
-            form.call_sid, greeting_frames, form.caller, form.called, direction, reads_record(form.query)
+            form.call_sid, greeting_frames, form.caller, form.called, form.direction, reads_record(form.query)
         )
         if reservation is None:
             return None

@@ -29,8 +29,8 @@ class Refused(StrEnum):
 
     UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
     NO_OPERATOR = "for operators only"
-    NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
     WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
+    NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
     TOO_MANY = "too many refusals"
 
 
@@ -81,7 +81,7 @@ class Refusals:
             return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
         self._limit.note(address, now)
         self.counts[reason] += 1
-        log.warning("%s refused: %s", _printable(connection), reason)
+        log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
         if self._limit.reached(address, now):
             log.warning("%s is refused without a word for a minute", address)
         return HTTPException(403, reason)

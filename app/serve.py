@@ -19,6 +19,7 @@ from app.twilio.loan_note import LoanNote
 from app.twilio.number import NumberOnLoan, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
+from workers.lines import flush_lines
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 
@@ -66,6 +67,7 @@ def serve(settings: Settings) -> int:
             _tell_what_runs(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
     except (SettingsError, WorkerRefused, RehearsalFailed) as error:
+        flush_lines()
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     except KeyboardInterrupt:

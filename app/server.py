@@ -8,14 +8,16 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.calllog.address import find_address
+from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
 from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
-from app.door import Door, raise_descriptor_limit
+from app.door import Door, Socket, raise_descriptor_limit
 from app.drain import Drain, build_drain_router
 from app.headers import SafeHeaders
 from app.history import History, build_history_router
@@ -36,14 +38,18 @@ from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.selftest import build_selftest_router
-from app.switchboard import Switchboard, keep_nothing
+from app.switchboard import Switchboard, keep_in
 from app.wait_routes import build_wait_router
 from app.waiting_room import Dialler, WaitingRoom
 from app.webhooks import Webhooks
 from workers.heap import settle
+from workers.lines import hiding
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
 from workers.ring import WorkerName
 from workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from app.traces.delivery import CallTraces
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +93,15 @@ def worker_config(settings: Settings) -> WorkerConfig:
         threads=max(1, _cores() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
         sampling=settings.sampling,
+        log_format=settings.log_format.resolve(),
     )
 
 
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    return (
-        CallLogWriter(address, settings.twilio_account_sid, who_speaks(settings), settings.call_log_days)
-        if address
-        else None
-    )
+    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
@@ -106,6 +110,16 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
         return None
     every_call = settings.record_calls is RecordCalls.ALL
     return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
+
+
+def open_traces(settings: Settings) -> "CallTraces | None":
+    """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
+    if not settings.traces_endpoint:
+        return None
+    from app.traces.delivery import CallTraces
+
+    place = Place("", settings.twilio_account_sid, who_speaks(settings))
+    return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
 
 
 def who_speaks(settings: Settings) -> str:
@@ -138,11 +152,12 @@ class Service:
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
         self._call_log = open_call_log(settings)
-        keep = self._call_log.keep if self._call_log else keep_nothing
+        self._traces = open_traces(settings)
+        keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
-        self.app = FastAPI(title="moshi-bridge", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.lag = LagGauge()
         refusals = Refusals(settings.refusals_per_minute)
         webhooks, operators = (
@@ -156,15 +171,16 @@ class Service:
         self.app.include_router(build_wait_router(webhooks, reception))
         self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
+        self.app.include_router(build_recording_router(settings.recordings, operators.require))
+        sources = Sources(
+            *(settings, self.switchboard, self.supervisor, reception, self.room),
+            *(refusals, self.lag, self._call_log, self._traces),
+        )
+        self.app.include_router(build_metrics_router(sources.families, operators.require))
         live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
         self.app.include_router(build_live_router(operators, self.switchboard, live))
         self.app.include_router(build_history_router(operators, History(find_address(settings))))
         self.app.include_router(build_page_router(operators))
-        self.app.include_router(build_recording_router(settings.recordings, operators.require))
-        sources = Sources(
-            settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
-        )
-        self.app.include_router(build_metrics_router(sources.families, operators.require))
         self._rehearsal = Rehearsal(self.supervisor.send)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
@@ -177,7 +193,7 @@ class Service:
             uvicorn.Config(
                 SafeHeaders(self.app),
                 lifespan="off",
-                ws="websockets-sansio",
+                ws=Socket,
                 log_config=None,
                 ws_max_size=MAX_MESSAGE_BYTES,
                 ws_per_message_deflate=False,
@@ -191,6 +207,9 @@ class Service:
             if self._call_log:
                 self._call_log.start()
                 stack.push_async_callback(self._call_log.stop)
+            if self._traces:
+                self._traces.start()
+                stack.push_async_callback(self._traces.stop)
             if self._recordings:
                 self._recordings.start()
                 stack.push_async_callback(self._recordings.stop)

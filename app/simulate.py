@@ -21,13 +21,13 @@ from rich.table import Table
 from app.config import Settings
 from app.demo.conversation import conversation
 from app.doctor_tunnel import running_service
+from app.running import local_url
 from app.simulator.call import AS_INTENDED, simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import OnProgress, Progress, Pulse, ignore_progress
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.trial import ACCOUNT_SID
-from app.tunnel.command import local_url
 from app.twilio.signature import checked_base
 
 EXIT_SETTINGS = 2

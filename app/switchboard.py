@@ -19,7 +19,7 @@ from app.call.tallies import Tallies
 from app.config import Settings
 from app.events import Events
 from app.log import CallLog
-from app.observer import CallObserver
+from app.observer import ERRORS, CallObserver
 from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
@@ -44,6 +44,16 @@ NEWS = 0.02
 
 def keep_nothing(record: CallRecord, slot: Slot) -> None:
     """Keep no calls."""
+
+
+def keep_in(*places: Keep) -> Keep:
+    """Keep calls in several places."""
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        for place in places:
+            place(record, slot)
+
+    return keep
 
 
 @dataclass
@@ -327,11 +337,17 @@ class Switchboard:
             call.outbox.get_nowait()
         call.outbox.put_nowait(None)
         call.observer.note_end(end, self._now())
-        counts = dict(call.session.record.counts)
-        call.log.info("ended: %s%s %s", end.reason, f" ({end.detail})" if end.detail else "", counts)
+        self._tell_end(call, end)
         if not self._calls:
             self.quiet.set()
         self.on_free()
+
+    def _tell_end(self, call: Call, end: End) -> None:
+        counts = dict(call.session.record.counts)
+        level = logging.WARNING if end.reason in ERRORS else logging.INFO
+        facts = {"end": end.reason.name.lower(), "counts": counts}
+        detail = f" ({end.detail})" if end.detail else ""
+        call.log.log(level, "ended: %s%s %s", end.reason, detail, counts, extra={"facts": facts})
 
     def _set_timer(self, call: Call) -> None:
         """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""

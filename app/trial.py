@@ -28,6 +28,8 @@ EVERYBODY = {
     "CALLS_PER_NUMBER_PER_HOUR": "0",
     "IDLE_SECONDS": "0",
     "DRAIN_SECONDS": "0",
+    "RECORD_CALLS": "asked",
+    "TRACES_ENDPOINT": "off",
 }
 """Whatever `.env` says of real calls."""
 
@@ -80,6 +82,7 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
         **EVERYBODY,
         "DATABASE_URL": "off",
+        "LOG_FORMAT": "text",
         **environment,
     }
     with log.open("wb") as log_file:

@@ -14,7 +14,7 @@ from app.twilio.signature import SIGNATURE_HEADER
 MAX_FORM_BYTES = 65_536
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
-MAX_NUMBER_LENGTH = 100
+MAX_TEXT_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,26 @@ class Form:
     @property
     def outbound(self) -> bool:
         """Whether we have placed this call ourselves: the caller is then our own number."""
-        return self.fields.get("Direction", "").startswith("outbound")
+        return self.direction.startswith("outbound")
 
     @property
     def caller(self) -> str:
         """The number that calls, `anonymous` or the like when it is withheld."""
-        return self.fields.get("From", "")[:MAX_NUMBER_LENGTH]
+        return self._text("From")
 
     @property
     def called(self) -> str:
         """The number that is called."""
-        return self.fields.get("To", "")[:MAX_NUMBER_LENGTH]
+        return self._text("To")
+
+    @property
+    def direction(self) -> str:
+        """Twilio's word for who has called whom."""
+        return self._text("Direction")
+
+    def _text(self, name: str) -> str:
+        """Return what a caller may have had a part in: short, and fit for a log, a terminal and a table."""
+        return "".join(letter for letter in self.fields.get(name, "")[:MAX_TEXT_LENGTH] if letter.isprintable())
 
 
 class Webhooks:

@@ -58,7 +58,12 @@ def make_call(
     greeting_frames: Annotated[
         int | None, typer.Option(help="Frames of 80 ms that Moshi speaks first, at most GREETING_FRAMES.", min=0)
     ] = None,
-    record: Annotated[bool, typer.Option("--record", help="Ask the bridge for a recording.")] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Have the bridge record the call (RECORDINGS_DIR); the other side may have to agree."
+        ),
+    ] = False,
     answering_machine: Annotated[
         Machine | None,
         typer.Option(

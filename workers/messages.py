@@ -12,6 +12,7 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.lines import LineFormat
 from workers.tally import Tally
 
 SAMPLE_RATE_HZ = 24_000
@@ -130,7 +131,7 @@ class WorkerConfig:
     MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
     `max_call_s` seconds at most. The codec may use so many `threads`. `sampling` replaces what the checkpoint wants, by
     the names of the fields of `Sampling`.
-    The loopback engine takes `loopback_step_s` for a tick.
+    The loopback engine takes `loopback_step_s` for a tick. `log_format` is how log lines look.
     """
 
     stage: Stage
@@ -150,6 +151,7 @@ class WorkerConfig:
     loopback_step_s: float = 0.0
     mimi: Path | None = None
     sampling: tuple[tuple[str, float], ...] = ()
+    log_format: LineFormat = LineFormat.TEXT
 
     @property
     def own_slots(self) -> list[Slot]:

@@ -73,13 +73,9 @@ class Inbound:
         """Return when on our clock the first sample of frame `number` came; if it was late, when it should have."""
         return None if self._lateness_s is None else self.start_s + number * FRAME_S + self._lateness_s
 
-    def placed(self, timestamp_ms: int) -> tuple[int, float] | None:
-        """Return where on the caller's clock a packet begins, in samples, and by how much that clock is behind ours.
-
-        None before a packet was pushed. Like `spoken_s` it takes no notice of how late the packet itself came.
-        """
-        stamp = timestamp_ms * RATE_HZ // 1000
-        return None if self._lateness_s is None else (stamp - self._origin, self._lateness_s)
+    def place(self, timestamp_ms: int) -> int:
+        """Return where on the caller's clock a packet begins, in samples; that of the last one if it was set anew."""
+        return timestamp_ms * RATE_HZ // 1000 - self._origin
 
     @property
     def start_s(self) -> float:
@@ -93,7 +89,8 @@ class Inbound:
 
     def push(self, timestamp_ms: int, payload: bytes, now: float) -> list[Pcm]:
         """Take one packet, return the frames it completes, each float32 (1920,) at 24 kHz."""
-        begin = self._place(timestamp_ms * RATE_HZ // 1000, now)
+        self._set_clock(timestamp_ms * RATE_HZ // 1000, now)
+        begin = self.place(timestamp_ms)
         self._note_lateness(now - (begin + len(payload)) / RATE_HZ, len(payload) / RATE_HZ, now)
         if self._phase_s is not None:  # not before a packet has shown how late the line is
             self._keep_beat(self._phase_s)
@@ -116,8 +113,8 @@ class Inbound:
             frames += self._frames(_silence(missing))
         return frames
 
-    def _place(self, stamp: int, now: float) -> int:
-        """Return where a packet begins on the caller's clock, in samples; `stamp` is what it says itself."""
+    def _set_clock(self, stamp: int, now: float) -> None:
+        """Take the caller's clock to have been set anew if what a packet says itself, `stamp`, wants it so."""
         ahead = stamp - self._origin - self._position
         late = ahead < -TOLERANCE_SAMPLES and self._position > self._start
         if late and self._late_since_s is None:
@@ -126,7 +123,6 @@ class Inbound:
         if ahead > MAX_JUMP_SAMPLES + self._start or all_late:
             self._origin, self._late_since_s, self._lateness_s = stamp - self._position, None, None
             self.counts["clock_resets"] += 1
-        return stamp - self._origin
 
     def _keep_beat(self, phase_s: float) -> None:
         early_s = (self.complete_s(0.0) - phase_s) % FRAME_S

@@ -1,9 +1,11 @@
 """Which numbers may call, and how often.
 
 A pattern is a number in which `*` stands for any characters, or for none: `+1555*`. What is blocked is refused, even if
-it is allowed as well; an empty list of the allowed is everybody. A number may be let in so many times in any hour;
-callers who withhold theirs come as one number, `anonymous`. Of at most `NUMBERS_KEPT` numbers it is known when they
-called, so memory is bounded; beyond that the one that called longest ago is forgotten. `now` is in seconds, monotonic.
+it is allowed as well; an empty list of the allowed is everybody. Capitals do not count. Callers who withhold their
+number come as one, `anonymous`, whatever Twilio has for them: a word, or one spelled on the keys, `+266696687`.
+
+A number may be let in so many times in any hour. Of at most `NUMBERS_KEPT` numbers it is known when they called, so
+memory is bounded; beyond that the one that called longest ago is forgotten. `now` is in seconds, monotonic.
 """
 
 import re
@@ -13,7 +15,13 @@ from enum import StrEnum
 
 HOUR_S = 3_600.0
 NUMBERS_KEPT = 10_000
-_PATTERN = re.compile(r"[+*a-zA-Z][^\s,]*")
+ANONYMOUS = "anonymous"
+WITHHELD = {
+    *("", ANONYMOUS, "restricted", "unavailable", "unknown", "blocked", "private"),
+    *("266696687", "7378742833", "86282452253", "8656696", "2562533"),
+}
+"""What stands for no number, in small letters and without a plus; the numbers spell the words."""
+_PATTERN = re.compile(r"\+[1-9*][0-9*]*|[*a-zA-Z][^\s,]*")
 
 
 class Refusal(StrEnum):
@@ -38,6 +46,7 @@ class Screening:
 
     def refusal(self, number: str, now: float) -> Refusal | None:
         """Return why a call from this number is refused, None when it is not."""
+        number = _known_as(number)
         if self._blocked.fullmatch(number):
             return Refusal.BLOCKED
         if not (self._any_allowed or self._allowed.fullmatch(number)):
@@ -51,6 +60,7 @@ class Screening:
         """Count a call that has been let in."""
         if not self._per_hour:
             return
+        number = _known_as(number)
         self._calls_s.setdefault(number, deque(maxlen=self._per_hour)).append(now)
         self._calls_s.move_to_end(number)
         while len(self._calls_s) > self._numbers_kept:
@@ -66,6 +76,12 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def _known_as(number: str) -> str:
+    """Return one name for all who withhold their number, and one for all ways to write the others."""
+    small = number.strip().lower()
+    return ANONYMOUS if small.removeprefix("+") in WITHHELD else small
+
+
 def _compile(patterns: Sequence[str]) -> re.Pattern[str]:
     each = (".*".join(map(re.escape, re.split(r"\*+", pattern))) for pattern in patterns)
-    return re.compile("|".join(each) or "(?!)", re.DOTALL)
+    return re.compile("|".join(each) or "(?!)", re.DOTALL | re.IGNORECASE)

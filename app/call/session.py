@@ -173,10 +173,9 @@ class CallSession:
         """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
         return max(0.0, self._playout.lead_s(now))
 
-    def placed(self, timestamp_ms: int) -> tuple[int, float] | None:
-        """Return where on the caller's clock a packet begins and how late that is, as `Inbound.placed`; None if he is
-        not listened to."""
-        return self._inbound.placed(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+    def place(self, timestamp_ms: int) -> int | None:
+        """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
+        return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
     @property
     def counts(self) -> Counter[str]:
@@ -293,7 +292,7 @@ class CallSession:
         return self.end(self._drained, now) if drained else []
 
     def _take_key(self, digit: str, now: float) -> list[Command]:
-        self.record.counts["dtmf"] += 1
+        self.record.note_key(now)
         self._idle.notice(now)
         wanted = self._limits.hangup_digit
         return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import phonenumbers
 from rich.console import Console
@@ -16,6 +16,7 @@ from app.calllog.spool import Spool, forget_rejected, is_waiting
 from app.calllog.tables import call_json, call_page, calls_table, whole_call_json
 from app.config import Settings, SettingsError
 from app.log import mask_number
+from app.recording.shelf import Shelf
 
 EXIT_NOT_ANSWERED = 1
 EXIT_SETTINGS = 2
@@ -56,26 +57,40 @@ def forget_caller(settings: Settings, number: str) -> int:
     except SettingsError as error:
         return _refuse(str(error), EXIT_SETTINGS)
     left: list[str] = []
+    shelf = Shelf(settings.recordings) if settings.recordings else None
 
     async def forget(database: Database) -> None:
-        left.extend(await _forget(database, address, e164))
+        left.extend(await _forget(database, address, e164, shelf))
 
     return _ask(settings, forget) or int(bool(left))
 
 
-async def _forget(database: Database, address: Address, number: str) -> list[str]:
+async def _forget(database: Database, address: Address, number: str, shelf: Shelf | None) -> list[str]:
     """Delete what there is of a person, also what has not reached the database yet; return what could not go."""
     for orphan in Spool.adopt(address.spool_folder):
         await deliver_orphan(database, orphan)
     forget_rejected(address.spool_folder, number)
+    deleted = _delete_recordings(await database.recordings_with(number), shelf)
     gone, on = await database.forget(number)
-    print(f"{_calls(gone)} with {mask_number(number)} deleted")
+    print(f"{_calls(gone)} with {mask_number(number)} deleted{deleted}")
     left = [f"{_calls(on)} not over yet"] if on else []
     if is_waiting(address.spool_folder, number):
         left.append("a running service has yet to write some")
     for reason in left:
         print(f"moshi-bridge: {reason}: forget {mask_number(number)} once more later", file=sys.stderr)
     return left
+
+
+def _delete_recordings(names: Sequence[str], shelf: Shelf | None) -> str:
+    """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
+    if not names:
+        return ""
+    if shelf is None:
+        raise SettingsError(
+            f"RECORDINGS_DIR is not set, but {_calls(len(names))} were recorded: say where, then forget"
+        )
+    deleted = shelf.delete(names)
+    return f", with {deleted} recording{'' if deleted == 1 else 's'}"
 
 
 def _calls(count: int) -> str:
@@ -104,7 +119,7 @@ def _ask(settings: Settings, question: Callable[[Database], Awaitable[None]]) ->
     """Ask the database; return the exit status. What is wrong is told in one line."""
     try:
         address = _address(settings)
-        if address.file and not address.file.exists():
+        if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):
             print(f"no calls yet: there is no {address}")
             return 0
         asyncio.run(_asked(Database(address), question))

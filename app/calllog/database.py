@@ -118,6 +118,12 @@ class Database:
             gone = (await connection.execute(delete(Call).where(_is_with(number), is_over))).rowcount
             return gone, await connection.scalar(select(func.count()).where(_is_with(number), not_(is_over))) or 0
 
+    async def recordings_with(self, number: str) -> Sequence[str]:
+        """Return the names of the recordings of the calls with this person that are over."""
+        named = select(Call.recording).where(_is_with(number), Call.ended_at.is_not(None), Call.recording != "")
+        async with self._engine.connect() as connection:
+            return (await connection.scalars(named)).all()
+
     async def recent(self, limit: int) -> Sequence[Call]:
         """Return the last calls, the newest first, without transcripts."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:

@@ -36,6 +36,7 @@ class Delivery:
         self._is_migrated = False
         self.is_away = False
         """Whether the database does not take records."""
+        self._is_full = False
         self.lost = 0
         """How many records did not find room."""
         self._expire_s = 0.0
@@ -61,8 +62,11 @@ class Delivery:
                 self._lines.popleft()
                 self._work.set()
             self._spool.touch()
+            self._is_full = False
         except OSError as error:
-            log.error("%d records of calls wait in memory: %s", len(self._lines), error)
+            if not self._is_full:
+                log.error("%d records of calls wait in memory: %s", len(self._lines), error)
+            self._is_full = True
 
     def stop(self) -> None:
         """Try once more, then let `run` return."""

@@ -75,6 +75,7 @@ class CallEntry:
 
     `ended_at` is None while the call is on. `delay_*_ms` is mouth to ear as
     estimated by this service (the line's way included), `processing_*_ms` what the workers took for a frame.
+    `recording` is the name of its files, "" for none, `recording_fault` why it was broken off or not made.
     """
 
     call_sid: str
@@ -102,6 +103,8 @@ class CallEntry:
     processing_p95_ms: float | None = None
     processing_p99_ms: float | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    recording: str = ""
+    recording_fault: str = ""
     pieces: list[tuple[float, str]] = field(default_factory=list)
     events: list[tuple[float, str, str]] = field(default_factory=list)
 
@@ -162,6 +165,8 @@ def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEn
         processing_p95_ms=p95_ms,
         processing_p99_ms=p99_ms,
         counters=dict(record.counts),
+        recording=record.recording.name,
+        recording_fault=_clean(record.recording.fault),
         pieces=[(_relative(record, moment_s), _clean(text)) for moment_s, text in record.text],
         events=_events(record),
     )
@@ -201,6 +206,7 @@ def _events(record: CallRecord) -> list[tuple[float, str, str]]:
         (record.connected_s, "socket opened", ""),
         (record.started_s, "stream started", ""),
         (record.first_sound_s, "first sound", ""),
+        *((key_s, "key pressed", "") for key_s in record.keys_s),
         (record.ended_s, "ended", f"{record.end}{f' ({_clean(record.detail)})' if record.detail else ''}"),
     ]
     return [(_relative(record, moment_s), kind, detail) for moment_s, kind, detail in moments if moment_s is not None]

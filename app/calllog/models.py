@@ -66,6 +66,8 @@ class Call(Base):
     processing_p95_ms: Mapped[float | None]
     processing_p99_ms: Mapped[float | None]
     counters: Mapped[dict[str, int]]
+    recording: Mapped[str]
+    recording_fault: Mapped[str]
 
     pieces: Mapped[list["Piece"]] = relationship(order_by="Piece.number", viewonly=True)
     events: Mapped[list["CallEvent"]] = relationship(order_by="CallEvent.number", viewonly=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from app.call.record import Recording
 from app.calllog.entry import COLUMNS
 from app.calllog.models import Call, Piece
 
@@ -15,11 +16,12 @@ PAUSE_S = 1.0
 """After a pause as long as this the transcript begins a new line."""
 FULL_NUMBERS = ("caller", "called")
 SID_END = 6
+DATE_WIDTH = len("2026-01-31")
 
 
 def calls_table(calls: Sequence[Call]) -> Table:
     """Return a row for each call, times as on this machine's clock."""
-    table = Table("when", "call", "with", "how long", "how it ended", "by")
+    table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "how long", "how it ended", "by")
     for heading in ("first sound", "gaps"):
         table.add_column(heading, justify="right")
     for call in calls:
@@ -89,6 +91,7 @@ def _facts(call: Call) -> Iterator[tuple[str, str]]:
     yield "when", f"{_when(call.reserved_at)}, for {_how_long(call)}"
     yield "end", f"{_end(call)}{f', by the {call.ended_by}' if call.ended_by else ''}"
     yield "who spoke", f"{call.checkpoint}, in slot {call.slot}"
+    yield "recording", str(Recording(call.recording, call.recording_fault))
     yield "first sound", _ms(call.first_sound_ms)
     delay = (call.delay_p50_ms, call.delay_p95_ms, call.delay_p99_ms)
     yield "mouth to ear", f"{' / '.join(map(_ms, delay))} (p50 / p95 / p99, estimated)"

@@ -32,7 +32,8 @@ def peaks_of(path: Path, buckets: int) -> Peaks:
     """Return the outline of a file in so many parts, or in as many as it has samples. Raises SoundError."""
     length, rate_hz = length_of(path)
     buckets = min(buckets, length)
-    low, high = np.zeros((buckets, 2), np.int16), np.zeros((buckets, 2), np.int16)
+    bounds = np.iinfo(np.int16)
+    low, high = np.full((buckets, 2), bounds.max, np.int16), np.full((buckets, 2), bounds.min, np.int16)
     at = 0
     for block in blocks_of(path, BLOCK):
         block = block[: length - at]

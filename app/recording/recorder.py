@@ -25,10 +25,10 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The caller's packet, with its place: see `Inbound.placed`."""
+    """The caller's packet, which begins at sample `begin` of his clock."""
 
     begin: int
-    lateness_s: float
+    arrived_s: float
     payload: bytes
 
 
@@ -80,8 +80,8 @@ class CallRecorder:
         """Twilio has said this, and the session has taken it."""
         match event:
             case Media(timestamp_ms, payload):
-                if place := session.placed(timestamp_ms):
-                    self._put(Heard(*place, payload))
+                if (begin := session.place(timestamp_ms)) is not None:
+                    self._put(Heard(begin, now, payload))
             case Started() if session.record.started_s == now:
                 self._begun = True
                 self._put(Begun(now))

@@ -1,9 +1,11 @@
 """The folder in which recordings are: which there are, and how they are deleted.
 
 A recording's name begins with when the call began, UTC, and ends with its SID: 20261121T101530Z-CA….flac. Nothing that
-comes from outside is ever made into a path: it is compared with the names that are there.
+comes from outside is ever made into a path: it is compared with the names that are there. Files of other names are
+somebody else's and are left alone.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from app.twilio.events import CallSid
 TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
 UNFINISHED = ".part"
 SUFFIXES = (SOUND, TAPE, TOKENS)
+_OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
 
 
 class Shelf:
@@ -75,7 +78,9 @@ class Shelf:
 
     def _files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
         if self.folder.is_dir():
-            yield from (path for path in self.folder.iterdir() if path.suffix in suffixes)
+            yield from (
+                path for path in self.folder.iterdir() if path.suffix in suffixes and _OURS.fullmatch(path.name)
+            )
 
 
 def recording_name(call_sid: CallSid, began: datetime) -> str:

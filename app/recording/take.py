@@ -59,8 +59,8 @@ class Take:
             case Stepped(seq, tokens):
                 self._log = self._log or TokenLog(self._with_suffix(TOKENS), self._header)
                 self._log.add(seq, tokens)
-            case Heard(begin, lateness_s, payload) if self._timeline:
-                return self._timeline.hear(begin, lateness_s, payload)
+            case Heard(begin, arrived_s, payload) if self._timeline:
+                return self._timeline.hear(begin, arrived_s, payload)
             case Said(payload, heard_s) if self._timeline:
                 return self._timeline.say(payload, heard_s)
             case Cleared(at_s) if self._timeline:

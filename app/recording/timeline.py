@@ -2,10 +2,11 @@
 
 Theory of operation. Both sides are laid down on our clock as packets arrive; the recording begins with the stream.
 
-Caller. A packet belongs where his clock says, later by what the line takes (`Inbound` knows both): a stall does not
-shift what he said. How late his clock is, is an estimate that sways, and a recording that followed it would crackle. So
-a side goes on where it ended as long as that is true to `TRUE_SAMPLES`. Lateness that falls is followed at once, for
-nothing arrives early; lateness that rises is followed once it has been higher for a second, or by a jump.
+Caller. A packet belongs where his clock says, later by what the line takes at least: a stall does not shift what he
+said. What the line takes is the least that was seen in the last `SURE_SECONDS` in which something came; a line that has
+become slower is known by then, one that has become faster at once, for nothing arrives early. That is an estimate which
+sways, and a recording that followed it closely would crackle, so a side goes on where it ended as long as that is true
+to `TRUE_SAMPLES`.
 
 Moshi. His audio belongs where it will be heard, as far as that is known (`SendAudio.heard_s`). Where the estimate
 turns out to have been too late, the audio that follows loses its beginning, but no piece more than half of itself.
@@ -22,10 +23,7 @@ from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 
 TRUE_SAMPLES = 8
 """A millisecond: what a place may be off before it is put right."""
-SURE_PACKETS = 50
-"""A second's worth."""
-JUMP_SAMPLES = 800
-"""What is later by more than this was set anew."""
+SURE_SECONDS = 5
 
 
 class Side(IntEnum):
@@ -56,15 +54,15 @@ class Timeline:
         self._ends = dict.fromkeys(Side, 0)
         self._offset: int | None = None
         """Where the zero of the caller's clock is."""
-        self._later: deque[int] = deque(maxlen=SURE_PACKETS)
+        self._least: deque[tuple[int, int]] = deque(maxlen=SURE_SECONDS)
+        """Seconds of our clock, and the least offset that a packet showed in each."""
         self._next = 0
 
-    def hear(self, begin: int, lateness_s: float, payload: bytes) -> list[Piece]:
-        """Place the caller's packet that begins at sample `begin` of his clock, which is `lateness_s` behind ours."""
-        wanted = self.at(lateness_s)
-        if self._offset is None:
+    def hear(self, begin: int, arrived_s: float, payload: bytes) -> list[Piece]:
+        """Place the caller's packet that begins at sample `begin` of his clock."""
+        wanted = self._least_offset(self.at(arrived_s) - begin - len(payload), int(arrived_s))
+        if self._offset is None or abs(wanted - self._offset) > TRUE_SAMPLES:
             self._offset = wanted
-        self._follow(wanted - self._offset)
         if abs(begin - self._next) <= TRUE_SAMPLES:  # a rounded timestamp
             begin = self._next
         self._next = begin + len(payload)
@@ -87,14 +85,11 @@ class Timeline:
         """Return where a moment of our clock is, below 0 before the recording begins."""
         return round((moment_s - self._zero_s) * SAMPLE_RATE_HZ)
 
-    def _follow(self, later: int) -> None:
-        """Move the caller's side if it is placed wrongly: `later` is where it should be less where it is."""
-        assert self._offset is not None
-        self._later.append(later)
-        sure = len(self._later) == SURE_PACKETS and min(self._later) > TRUE_SAMPLES
-        if later < -TRUE_SAMPLES or later > JUMP_SAMPLES or sure:
-            self._offset += min(self._later) if sure else later
-            self._later.clear()
+    def _least_offset(self, offset: int, second: int) -> int:
+        if self._least and self._least[-1][0] == second:
+            offset = min(offset, self._least.pop()[1])
+        self._least.append((second, offset))
+        return min(least for _, least in self._least)
 
     def _put(self, side: Side, begin: int, payload: bytes) -> list[Piece]:
         """Give out a place, less what is taken already."""

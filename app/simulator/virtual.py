@@ -21,9 +21,10 @@ from app.call.playout import ClearAudio, SendAudio, SendMark
 from app.call.record import CallRecord
 from app.call.session import CallLimits, CallSession, Command, End, Listen
 from app.demo.conversation import talk
+from app.recording.recorder import CallRecorder
 from app.simulator.playout import Playout, Underrun
 from app.simulator.trouble import Scenario, through
-from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
+from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
 PACKET = 160
@@ -69,7 +70,12 @@ def echo(frame: Frame) -> Frame:
 
 class _VirtualCall:
     def __init__(
-        self, scenario: Scenario, said: bytes, workers: Callable[[Frame], Frame], greeting: Sequence[Frame]
+        self,
+        scenario: Scenario,
+        said: bytes,
+        workers: Callable[[Frame], Frame],
+        greeting: Sequence[Frame],
+        recorder: CallRecorder | None,
     ) -> None:
         self._scenario = scenario
         self._said = said
@@ -78,6 +84,7 @@ class _VirtualCall:
         self._moments: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self._greeting = greeting
+        self._recorder = recorder
         self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
         self._playout = Playout()
         self._report = VirtualReport(scenario, self._session.record)
@@ -89,7 +96,7 @@ class _VirtualCall:
         for frame in self._greeting:
             self._do(self._session.take_frame(frame, 0.0), 0.0)
         self._session.socket_opened(0.0)
-        self._do(self._session.receive(STARTED, 0.0), 0.0)
+        self._receive(STARTED, 0.0)
         self._speak(0)
         while self._moments and self._moments[0][0] < self._scenario.ends_s:
             moment_s, _, act = heapq.heappop(self._moments)
@@ -119,10 +126,18 @@ class _VirtualCall:
     def _hear(self, number: int, now: float) -> None:
         place = number * PACKET % len(self._said)
         media = Media(number * 20, self._said[place : place + PACKET])
-        self._do(self._session.receive(media, now), now)
+        self._receive(media, now)
+
+    def _receive(self, event: Event, now: float) -> None:
+        commands = self._session.receive(event, now)
+        if self._recorder:
+            self._recorder.note_event(event, self._session, now)
+        self._do(commands, now)
 
     def _do(self, commands: list[Command], now: float) -> None:
         for command in commands:
+            if self._recorder and not isinstance(command, Listen | End):
+                self._recorder.note_sent(command)
             match command:
                 case Listen():
                     self._work(command, now)
@@ -202,13 +217,15 @@ def run_virtual(
     said: bytes | None = None,
     workers: Callable[[Frame], Frame] = echo,
     greeting: Sequence[Frame] = (),
+    recorder: CallRecorder | None = None,
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
     The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
     in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
+    `recorder` looks on.
     """
-    return _VirtualCall(scenario, said or _speech(), workers, greeting).run()
+    return _VirtualCall(scenario, said or _speech(), workers, greeting, recorder).run()
 
 
 def _speech() -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.config import Settings, SettingsError, is_loopback
+from app.running import local_url
 
 PROGRAM = "cloudflared"
 USER_CONFIG = Path("~/.cloudflared/config.yml")
@@ -49,12 +50,6 @@ def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> di
         if name.upper() not in ours and not name.upper().startswith("TUNNEL_")
     }
     return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
-
-
-def local_url(settings: Settings) -> str:
-    """Return where the service listens, as a program on this machine reaches it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - no bind
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def url_of(hostname: object) -> str | None:

@@ -50,7 +50,7 @@ class TunnelKeeper:
             self._public.is_open = False
             failures = 0 if was_open else failures + 1
             pause_s = back_off_s(failures)
-            log.error("the tunnel is gone (%s), again in %.0f s", reason, pause_s)
+            log.warning("the tunnel is gone (%s), again in %.0f s", reason, pause_s)
             await asyncio.sleep(pause_s)
 
     async def _live_once(self) -> tuple[str, bool]:

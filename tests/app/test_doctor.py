@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+from functools import partial
 
 import pytest
+from rich.console import Console
 
 from app.config import CodecKind, EngineKind, Settings, read_settings
 from app.doctor import examine, report
@@ -11,6 +13,7 @@ from app.finding import Finding, Level
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
 
+TERMINAL = 80
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK}
 
 
@@ -72,6 +75,19 @@ def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(capsys: pytest.C
         assert report(_settings(port)) == 1
     assert "choose another PORT" in capsys.readouterr().out
     assert report(_settings(port)) == 0
+
+
+def test_on_a_terminal_findings_are_columns_and_elsewhere_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(_settings(_free_port()))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) > TERMINAL
+    monkeypatch.setattr("app.doctor.Console", partial(Console, force_terminal=True, width=TERMINAL, color_system=None))
+    report(_settings(_free_port()))
+    columns = capsys.readouterr().out.splitlines()
+    assert max(map(len, columns)) <= TERMINAL
+    assert len([line for line in columns if not line.startswith(" " * 32)]) == len(lines)
 
 
 def _settings(port: int) -> Settings:

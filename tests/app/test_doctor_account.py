@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.config import read_settings
+from app.config import Settings, read_settings
 from app.doctor_account import clock_finding, concurrency_finding, examine_account
 from app.finding import Finding, Level
 from app.simulator.account import Account, AccountType, OwnedNumber
@@ -27,10 +27,14 @@ async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **set
             "public_url": BASE,
             "twilio_api_url": twilio.url,
         }
-        found = await asyncio.to_thread(lambda: list(examine_account(read_settings(**{**ours, **settings}))))
+        found = await asyncio.to_thread(_examine, read_settings(**{**ours, **settings}))
     assert all("\n" not in finding.found + finding.advice for finding in found)
     assert all(NUMBER not in finding.found + finding.advice for finding in found)
     return {finding.subject: finding for finding in found}
+
+
+def _examine(settings: Settings) -> list[Finding]:
+    return list(examine_account(settings, settings.base_url))
 
 
 async def test_with_everything_right_all_is_good() -> None:
@@ -83,7 +87,7 @@ async def test_what_is_in_the_way_is_a_problem(change: Callable[[RestStandIn], N
 async def test_a_number_that_leads_elsewhere_is_no_problem_before_there_is_a_tunnel() -> None:
     finding = (await examined(own(voice_url=""), public_url=""))["number"]
     assert finding.level is Level.NOTE
-    assert "PUBLIC_URL" in finding.advice
+    assert "serve --tunnel --set-number" in finding.advice
 
 
 async def test_without_a_number_the_account_is_looked_at_all_the_same() -> None:

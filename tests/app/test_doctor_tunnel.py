@@ -13,7 +13,9 @@ from app.config import read_settings
 from app.doctor import examine
 from app.doctor_tunnel import examine_tunnel, running_service
 from app.finding import Finding, Level
-from tests.service.phone import TOKEN
+from app.simulator.account import Account, OwnedNumber
+from app.simulator.rest import serving_rest
+from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import GOOD, free_port, serve
 from tests.tunnel.place import install
 
@@ -123,6 +125,22 @@ async def test_a_service_that_runs_is_found_and_proved(tmp_path: Path, monkeypat
         found = await examined(port, twilio_auth_token="another")
         assert found["self-test"].level is Level.PROBLEM
         assert "\n" not in found["self-test"].found
+
+
+async def test_the_number_is_held_against_the_url_of_the_service_that_runs(tmp_path: Path) -> None:
+    """A quick tunnel's URL is in no .env: the doctor's settings know of none."""
+    port, number = free_port(), OwnedNumber("+15550100000", f"{PUBLIC}/twilio/voice")
+    ours = {"twilio_account_sid": ACCOUNT, "twilio_auth_token": TOKEN, "twilio_phone_number": number.phone_number}
+    async with (
+        serve(tmp_path, **{**GOOD, "PUBLIC_URL": PUBLIC}, PORT=str(port)) as program,
+        serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as twilio,
+    ):
+        await program.until("ready for calls")
+        found = await examined(port, twilio_api_url=twilio.url, **ours)
+        assert (found["PUBLIC_URL"].level, found["number"].level) == (Level.GOOD, Level.GOOD)
+        assert PUBLIC in found["PUBLIC_URL"].found
+        number.voice_url = "https://old.example.com/v"
+        assert (await examined(port, twilio_api_url=twilio.url, **ours))["number"].level is Level.PROBLEM
 
 
 async def test_a_public_url_that_leads_nowhere_is_a_problem(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
-from app.operators import Operators
+from app.operators import PASSED_ON, Operators
 from app.refusals import Refusals
 from app.sign_in import COOKIE, SignIns
 
@@ -20,7 +20,9 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
     raw = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:5001", **headers}.items()]
     scope = {"type": "http", "path": "/api/calls", "client": (client, 1), "headers": raw, "scheme": "http"}
     try:
-        Operators(token, Refusals(9)).require(HTTPConnection({**scope, "query_string": b"", "server": None}))
+        Operators(token, Refusals(9)).require(
+            HTTPConnection({**scope, "query_string": b"", "server": ("127.0.0.1", 5001)})
+        )
     except HTTPException as error:
         return error.status_code
     return 200
@@ -100,3 +102,32 @@ def test_who_has_signed_in_is_an_operator_on_our_pages_only(headers: dict[str, s
 @pytest.mark.parametrize("value", ["", "0.0", SignIns(TOKEN).issue(0.0), SignIns("x" * 20).issue(4e9)])
 def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
     assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_whoever_comes_through_a_proxy_is_not_at_this_machine(name: str) -> None:
+    assert asks("127.0.0.1", {name: "127.0.0.1"}) == 403
+    assert asks("127.0.0.1", {name: "127.0.0.1", **BEARER}, TOKEN) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "localhost@evil.example", "evil.example@127.0.0.1", "evil.example/@localhost", "127.0.0.1#.evil.example"),
+        *("127.0.0.1/.evil.example", "evil.example\\@127.0.0.1", "127.0.0.1, evil.example", "127.0.0.1 ", "[::1]x"),
+        *("127.0.0.1:5001:80", "127.0.0.1:x", "127.0.0.1.nip.io", "localhost.", "127.1", "0", "2130706433"),
+    ],
+)
+def test_a_host_that_is_not_written_as_a_browser_writes_it_is_not_this_machine(host: str) -> None:
+    """Nor is what the server knows of itself taken instead, which is always this machine."""
+    assert asks("127.0.0.1", {"host": host}) == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:5001", "127.0.0.1", "127.8.8.8:80", "[::1]"])
+def test_this_machine_has_several_names(host: str) -> None:
+    assert asks("127.0.0.1", {"host": host}) == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:5001", "http://a@b"])
+def test_a_page_of_another_program_at_this_machine_is_no_operator(origin: str) -> None:
+    assert asks("127.0.0.1", {"origin": origin}) == 403

@@ -72,7 +72,8 @@ def test_a_number_that_cannot_be_is_told_in_one_line(written: str, reason: str) 
 
 def test_what_is_wished_is_asked_for() -> None:
     wish = Wish(THEIRS, "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
-    assert call_request(checked(SETTINGS, wish), PUBLIC).fields() == [
+    settings = SETTINGS.model_copy(update={"recordings_dir": "recordings"})
+    assert call_request(checked(settings, wish), PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
         ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true"),
@@ -83,6 +84,11 @@ def test_what_is_wished_is_asked_for() -> None:
         ("TimeLimit", "60"),
         ("MachineDetection", "DetectMessageEnd"),
     ]
+
+
+def test_a_recording_that_would_not_be_kept_is_refused() -> None:
+    with pytest.raises(SettingsError, match="RECORDINGS_DIR"):
+        checked(SETTINGS, Wish(THEIRS, record=True))
 
 
 def test_a_plain_wish_calls_from_our_number_with_the_service_as_it_is_set() -> None:

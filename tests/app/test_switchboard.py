@@ -369,7 +369,7 @@ async def test_a_key_is_logged_and_hidden_unless_it_may_be_shown(
     call = desk.start(ANN)
     with caplog.at_level("DEBUG"):
         desk.board.take_event(call, DtmfPressed("7"))
-    assert [record.getMessage() for record in caplog.records] == [f"call_sid=CAann {written}"]
+    assert [record.getMessage() for record in caplog.records] == [written]
 
 
 async def test_the_key_that_ends_the_call_is_the_one_that_is_set() -> None:

@@ -91,6 +91,8 @@ async def building(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tu
         "TWILIO_ACCOUNT_SID": ACCOUNT,
         "TWILIO_AUTH_TOKEN": TOKEN,
         "TWILIO_PHONE_NUMBER": OURS,
+        "RECORDINGS_DIR": str(folder / "recordings"),
+        "RECORD_CALLS": "asked",
     }
     async with serve(folder, **settings) as bridge:
         await bridge.until("ready for calls")
@@ -119,11 +121,24 @@ async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     assert f"queued ({call.sid})" in ended.out
     assert "make-call: completed after" in ended.out
     for status in ("initiated", "ringing", "in-progress", "completed"):
-        await office.bridge.until(f"call_sid={call.sid} call {status}")
+        await office.bridge.until(f'"call_sid": "{call.sid}", "message": "call {status}"')
     async with httpx.AsyncClient(base_url=office.settings["PUBLIC_URL"]) as http:
         record = (await http.get(f"/api/calls/{call.sid}")).json()
     assert record["end"] == "caller hung up"
     assert record["counts"]["frames_out"] > 10
+    assert record["recording"].endswith(call.sid)
+    await office.bridge.until(f"call_sid={call.sid} recorded in")
+    assert len(list((office.folder / "recordings").glob(f"*{call.sid}.flac"))) == 1
+
+
+async def test_a_call_that_is_not_to_be_recorded_is_not(office: Office) -> None:
+    office.twilio.callees = {THEIRS: Callee(duration_s=1.0)}
+    assert (await office.make_call(THEIRS)).status == 0
+    [call] = office.calls
+    async with httpx.AsyncClient(base_url=office.settings["PUBLIC_URL"]) as http:
+        assert (await http.get(f"/api/calls/{call.sid}")).json()["recording"] == "no recording"
+        assert (await http.get(f"/api/calls/{call.sid}/recording")).status_code == 404
+    assert list((office.folder / "recordings").glob(f"*{call.sid}*")) == []
 
 
 @pytest.mark.parametrize(

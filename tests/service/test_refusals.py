@@ -90,6 +90,25 @@ async def test_a_webhook_is_refused_and_takes_no_slot(name: str, route: str) -> 
     assert front.sent == []
 
 
+@pytest.mark.parametrize("route", WEBHOOKS)
+@pytest.mark.parametrize("path", ["{}/", "/{}", "{}%2e", "{};x", "{}%00"])
+async def test_no_other_way_to_write_a_path_leads_to_a_webhook(route: str, path: str) -> None:
+    """And none is led on to it: a redirection names whatever host the request has named."""
+    front = Front()
+    fields = form(new_call_sid())
+    answer = await front.post(path.format(route), fields, sign(TOKEN, PUBLIC + route, fields.items()))
+    assert answer.status_code == 404
+    assert front.switchboard.free_slots == 2
+
+
+@pytest.mark.parametrize("path", ["/twilio/%76oice", "/twilio%2fvoice", "/twilio/voice?", "/twilio/voice?a=b"])
+async def test_a_path_is_signed_as_it_is_written(path: str) -> None:
+    front = Front()
+    fields = form(new_call_sid())
+    answer = await front.post(path, fields, sign(TOKEN, f"{PUBLIC}{VOICE}", fields.items()))
+    assert answer.status_code == (200 if path == "/twilio/voice?" else 403)
+
+
 Arrange = Callable[[Front, str], Awaitable[str]]
 
 
@@ -162,6 +181,15 @@ async def test_a_stream_that_is_not_the_one_that_rang_is_hung_up_on_before_any_a
     (record,) = front.switchboard.records()
     assert record.end is EndReason.WRONG_CALL
     assert front.switchboard.free_slots == 2
+
+
+async def test_what_a_caller_has_written_into_his_number_is_nothing_a_terminal_or_a_log_obeys() -> None:
+    front = Front()
+    fields = {**form(new_call_sid()), "From": "sip:eve\x1b[2J", "To": "a\nb\x9b\u202e", "Direction": "in\x1bbound"}
+    await front.post(VOICE, fields, sign(TOKEN, PUBLIC + VOICE, fields.items()))
+    [record] = front.switchboard.records()
+    kept = (record.caller, record.called, record.direction)
+    assert kept == ("sip:eve[2J", "ab", "inbound")
 
 
 async def test_twilio_itself_is_let_in_everywhere() -> None:

@@ -122,6 +122,33 @@ def test_a_person_is_forgotten_and_it_is_said_how_many_calls_went(address: Addre
     assert listed() == [EVE]
 
 
+def recorded(made: CallEntry, folder: Path) -> CallEntry:
+    """The same call, with a recording in a folder."""
+    folder.mkdir(exist_ok=True)
+    name = f"20260102T120000Z-{made.call_sid}"
+    for suffix in (".flac", ".tokens"):
+        (folder / f"{name}{suffix}").touch()
+    return replace(made, recording=name)
+
+
+def test_the_recordings_of_a_person_are_forgotten_as_well(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recordings"
+    monkeypatch.setenv("RECORDINGS_DIR", str(folder))
+    fill(address, recorded(entry(ANN), folder), recorded(entry(EVE, caller="+15550100009"), folder))
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 1 recording\n"
+    assert {path.name.partition("-")[2] for path in folder.iterdir()} == {f"{EVE}.flac", f"{EVE}.tokens"}
+
+
+def test_nobody_is_forgotten_whose_recordings_would_stay(address: Address, tmp_path: Path) -> None:
+    fill(address, recorded(entry(ANN), tmp_path / "recordings"))
+    result = ask("forget", HIS)
+    assert result.exit_code == 2
+    assert "RECORDINGS_DIR" in result.stderr
+    assert listed() == [ANN]
+
+
 def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address) -> None:
     fill(address, entry(ANN))
     left_behind(address, entry(BOB))
@@ -129,6 +156,14 @@ def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address
     (address.spool_folder / REJECTED).write_text(f"{HIS}\n")
     assert ask("forget", HIS).stdout == "2 calls with …0001 deleted\n"
     assert listed() == [EVE]
+    assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
+
+
+def test_what_waits_for_a_database_that_was_never_made_is_forgotten_as_well(address: Address) -> None:
+    left_behind(address, entry(BOB))
+    if address.file:
+        address.file.unlink(missing_ok=True)
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted\n"
     assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
 

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.voice_query import read_greeting_frames, voice_query
+from app.twilio.voice_query import read_greeting_frames, reads_record, voice_query
 
 
 @given(frames=st.none() | st.integers(0, 125), record=st.booleans())
 def test_what_is_written_is_read_back(frames: int | None, record: bool) -> None:
-    assert read_greeting_frames(voice_query(frames, record).removeprefix("?"), 125) == frames
+    query = voice_query(frames, record).removeprefix("?")
+    assert (read_greeting_frames(query, 125), reads_record(query)) == (frames, record)
 
 
 def test_no_wish_is_no_query() -> None:
@@ -23,6 +24,11 @@ def test_whatever_the_query_is_the_greeting_can_be_given_or_it_is_refused(text: 
         with suppress(ValueError):
             frames = read_greeting_frames(query, 25)
             assert frames is None or 0 <= frames <= 25
+
+
+@pytest.mark.parametrize("query", ["", "record", "record=", "record=false", "record=true&record=no", "recorded=true"])
+def test_whoever_does_not_ask_for_a_recording_gets_none(query: str) -> None:
+    assert not reads_record(query)
 
 
 @pytest.mark.parametrize("wrong", ["", "-1", "26", "2.5", "many", "%D9%A3", "9" * 5_000, "1&greeting_frames=99"])

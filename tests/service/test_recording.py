@@ -1,0 +1,176 @@
+"""Recordings of a real service: real processes, real time, real kills."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import correlate
+
+from app.calllog.entry import KILLED
+from app.demo.conversation import talk
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.report import CallReport
+from app.simulator.trouble import Scenario, Window
+from tests.processes.ring import PATIENCE_S
+from tests.service.phone import ACCOUNT, TOKEN
+from tests.service.test_call_log import HUNG_UP, command, until_kept
+from tests.service.test_serve import LOOPBACK, Program, free_port, serve
+
+RATE_HZ = 8_000
+WITHIN_MS = 5.0
+AUDIBLE = 500
+
+Samples = NDArray[np.int16]
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, **changes: str) -> AsyncIterator[tuple[Program, str]]:
+    """Run a line test that records all calls; give its address."""
+    port = free_port()
+    settings = {
+        **LOOPBACK,
+        "PORT": str(port),
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "TWILIO_AUTH_TOKEN": TOKEN,
+        "TWILIO_ACCOUNT_SID": ACCOUNT,
+        "DATABASE_URL": f"sqlite:///{folder}/calls.db",
+        "RECORDINGS_DIR": str(folder / "recordings"),
+        **changes,
+    }
+    async with serve(folder, **settings) as program:
+        await program.until("ready for calls")
+        yield program, settings["PUBLIC_URL"]
+
+
+async def place(url: str, seconds: float, line: Scenario | None = None) -> CallReport:
+    """Place a call whose caller talks all the time."""
+    audio = np.resize(talk(), round(seconds * RATE_HZ))
+    return await simulate(CallOptions(url, TOKEN, ACCOUNT, audio=audio, line=line or Scenario()))
+
+
+def behind_ms(recording: Samples, truth: Samples) -> float:
+    """Return by how much a recording is behind what it should be: the median over its audible seconds."""
+    found = []
+    for begin in range(RATE_HZ, min(len(recording), len(truth)) - 2 * RATE_HZ, RATE_HZ):
+        window = truth[begin : begin + RATE_HZ].astype(float)
+        around = recording[begin - 800 : begin + RATE_HZ + 800].astype(float)
+        if np.abs(window).max() > AUDIBLE:
+            difference = np.convolve(around**2, np.ones(RATE_HZ), "valid") - 2 * correlate(around, window, "valid")
+            found.append((int(np.argmin(difference)) - 800) / 8)
+    assert found
+    return float(np.median(found))
+
+
+async def until_recorded(http: httpx.AsyncClient) -> str:
+    """Return the SID of the call that is on, once something can be seen of it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for call in (await http.get("/api/calls")).json():
+                peaks = await http.get(f"/api/calls/{call['call_sid']}/peaks?buckets=10")
+                if peaks.status_code == 200 and peaks.json()["live"] and max(peaks.json()["caller"]["max"]) > 0.1:
+                    return str(call["call_sid"])
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("line", [Scenario(), Scenario(stalls=(Window(3, 0.6),))], ids=["steady", "stalled"])
+async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
+    tmp_path: Path, line: Scenario, record_property: Callable[[str, object], None]
+) -> None:
+    async with serving(tmp_path) as (program, url):
+        report = await place(url, 8.0, line)
+        await program.until(f"call_sid={report.call_sid} recorded in")
+        async with httpx.AsyncClient(base_url=url) as http:
+            whole = await http.get(f"/api/calls/{report.call_sid}/recording")
+            part = await http.get(f"/api/calls/{report.call_sid}/recording", headers={"Range": "bytes=4-41"})
+            outline = (await http.get(f"/api/calls/{report.call_sid}/peaks?buckets=20")).json()
+    assert (part.status_code, part.content) == (206, whole.content[4:42])
+    (tmp_path / "call.flac").write_bytes(whole.content)
+    sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="int16")
+    assert rate_hz == RATE_HZ
+    assert len(sound) / RATE_HZ == pytest.approx(report.ended_s, abs=0.1)
+    assert outline["seconds"] == pytest.approx(len(sound) / RATE_HZ, abs=1e-3)
+    assert max(outline["caller"]["max"]) == pytest.approx(sound[:, 0].max() / 32_768, abs=1e-4)
+    assert min(outline["moshi"]["min"]) == pytest.approx(sound[:, 1].min() / 32_768, abs=1e-4)
+    caller_ms, moshi_ms = behind_ms(sound[:, 0], report.said), behind_ms(sound[:, 1], report.heard)
+    record_property("milliseconds behind, caller and Moshi", (caller_ms, moshi_ms))
+    assert abs(caller_ms - moshi_ms) <= WITHIN_MS
+
+
+async def test_while_the_call_is_on_it_can_be_listened_to_and_looked_at(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, url), httpx.AsyncClient(base_url=url) as http:
+        calling = asyncio.create_task(place(url, 6.0))
+        sound = await http.get(f"/api/calls/{await until_recorded(http)}/recording")
+        assert sound.headers["content-type"] == "audio/wav"
+        (tmp_path / "now.wav").write_bytes(sound.content)
+        assert np.abs(soundfile.read(tmp_path / "now.wav", dtype="int16")[0]).max() > AUDIBLE
+        await calling
+
+
+async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
+        calling = asyncio.create_task(place(url, 60.0))
+        await until_recorded(http)
+        await asyncio.sleep(2.0)  # the length of the call, not a wait for anything
+        os.kill(program.process.pid, signal.SIGKILL)
+        report = await calling
+        await program.end()
+    async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
+        await program.until("a killed run has left a recording")
+        whole = await http.get(f"/api/calls/{report.call_sid}/recording")
+    (tmp_path / "call.flac").write_bytes(whole.content)
+    sound, _ = soundfile.read(tmp_path / "call.flac", dtype="int16")
+    assert report.ended_s > 2.0
+    assert len(sound) / RATE_HZ > report.ended_s - 1.0
+    for side in (0, 1):
+        assert np.flatnonzero(np.abs(sound[:, side]) > AUDIBLE).max() / RATE_HZ > report.ended_s - 1.5
+    status, words, errors = await command(
+        tmp_path, f"sqlite:///{tmp_path}/calls.db", "calls", "show", report.call_sid, "--json"
+    )
+    assert status == 0, errors
+    call = json.loads(words)
+    assert call["end_reason"] == KILLED
+    assert call["recording"].endswith(report.call_sid)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of so many bytes; skips where none can be made."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False).returncode
+    ):
+        pytest.skip("no small disk can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_full_disk_ends_the_recording_but_not_the_call_and_the_record_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "64k") as folder:
+        async with serving(tmp_path, RECORDINGS_DIR=str(folder / "recordings")) as (program, url):
+            report = await place(url, 8.0)
+            await program.until("broken off: No space left on device")
+            await until_kept(tmp_path, f"sqlite:///{tmp_path}/calls.db", {report.call_sid: HUNG_UP})
+        sound, _ = soundfile.read(next((folder / "recordings").iterdir()))
+    assert report.outcome == "caller-hung-up"
+    assert report.ended_s == pytest.approx(8.0, abs=0.5)
+    assert np.abs(report.heard[-RATE_HZ:]).max() > AUDIBLE, "Moshi was heard to the end"
+    assert 2.0 < len(sound) / RATE_HZ < 4.5
+    status, words, errors = await command(tmp_path, f"sqlite:///{tmp_path}/calls.db", "calls", "show", report.call_sid)
+    assert status == 0, errors
+    assert "broken off: No space left on device" in words

@@ -1,0 +1,100 @@
+"""Whole calls in virtual time, recorded: both sides lie where they were spoken and heard, whatever the line does.
+
+The line takes 10 ms each way, so that what the caller says at one moment of his clock, and what he hears then, are both
+on the recording 10 ms later.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import correlate
+
+from app.audio import mulaw
+from app.call.record import Recording
+from app.recording.recorder import Begun, CallRecorder, Cleared, Heard, Said
+from app.recording.timeline import Piece, Side, Timeline
+from app.simulator.trouble import KNOWN, Scenario
+from app.simulator.virtual import VirtualReport, run_virtual
+
+RATE_HZ, PACKET = 8_000, 160
+TRAVEL = 80
+"""Samples in 10 ms."""
+WITHIN = 40
+"""Samples in 5 ms."""
+AUDIBLE = 500
+SETTLED_S = 2.0
+SEARCHED = 400
+
+Samples = NDArray[np.int16]
+
+
+def recorded(scenario: Scenario) -> tuple[VirtualReport, list[Piece], dict[int, Piece]]:
+    """Run a call; return what came of it, what is on its recording, and of that the caller's packets by number."""
+    recorder = CallRecorder(Recording(), limit=1_000_000)
+    report = run_virtual(scenario, recorder=recorder)
+    timeline, pieces, packets = Timeline(0.0), list[Piece](), dict[int, Piece]()
+    for moment in recorder.inbox:
+        match moment:
+            case Begun(at_s):
+                timeline = Timeline(at_s)
+            case Heard(begin, arrived_s, payload):
+                for piece in timeline.hear(begin, arrived_s, payload):
+                    pieces.append(piece)
+                    packets[begin // PACKET] = piece
+            case Said(payload, heard_s):
+                pieces += timeline.say(payload, heard_s)
+            case Cleared(at_s):
+                pieces += timeline.clear(at_s)
+    return report, pieces, packets
+
+
+def side_of(pieces: list[Piece], side: Side) -> Samples:
+    """Return one side as it is on the recording, int16."""
+    line = np.full(max(piece.end for piece in pieces), mulaw.SILENCE, np.uint8)
+    for piece in pieces:
+        if piece.side is side:
+            line[piece.begin : piece.end] = np.frombuffer(piece.payload, np.uint8)
+    return mulaw.decode(line.tobytes())
+
+
+def lags(recording: Samples, truth: Samples) -> Iterator[tuple[float, int]]:
+    """Yield for each audible second by how many samples the recording is behind."""
+    for begin in range(RATE_HZ, min(len(recording), len(truth)) - RATE_HZ - SEARCHED, RATE_HZ):
+        window = truth[begin : begin + RATE_HZ].astype(float)
+        around = recording[begin - SEARCHED : begin + RATE_HZ + SEARCHED].astype(float)
+        if np.abs(window).max() > AUDIBLE:
+            energy = np.convolve(around**2, np.ones(RATE_HZ), "valid")
+            difference = energy - 2 * correlate(around, window, "valid")
+            yield begin / RATE_HZ, int(np.argmin(difference)) - SEARCHED
+
+
+SHORT = {name: replace(one, seconds=min(one.seconds, 60.0)) for name, one in KNOWN.items() if not one.cut_s}
+LONG = {"fast for ten minutes": replace(KNOWN["fast-clock"], seconds=600.0)}
+SCENARIOS = SHORT | LONG
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_the_caller_says_lies_where_he_said_it(name: str) -> None:
+    scenario = SCENARIOS[name]
+    report, _, packets = recorded(scenario)
+    came = report.record.counts["packets_in"]
+    assert came - 5 <= len(packets) <= came, "some at the start may lie before it"
+    off = {
+        number: piece.end - (number + 1) * scenario.packet_s * RATE_HZ - TRAVEL
+        for number, piece in packets.items()
+        if number * scenario.packet_s > SETTLED_S
+    }
+    assert not {number: samples for number, samples in off.items() if abs(samples) > WITHIN}
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "no-marks"])
+def test_what_moshi_says_lies_where_the_caller_heard_it(name: str) -> None:
+    """Without marks nobody knows the round trip, and all is early by that."""
+    report, pieces, _ = recorded(SCENARIOS[name])
+    found = dict(lags(side_of(pieces, Side.MOSHI), mulaw.decode(report.sound)))
+    unread = {at_s for at_s in found for one in report.scenario.unread if at_s < one.end_s and at_s + 1 > one.at_s}
+    assert len(found) > report.scenario.seconds / 2
+    assert not {at_s: lag for at_s, lag in found.items() if abs(lag - TRAVEL) > WITHIN and at_s not in unread}

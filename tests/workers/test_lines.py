@@ -1,0 +1,184 @@
+import io
+import json
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.lines import JsonLines, LineWriter, TextLines, hiding
+
+NUMBER = "+15550100001"
+SECRET = "a-secret-of-ours"
+CALL = "CA00000000000000000000000000000001"
+hide = hiding([SECRET, "short"])
+
+
+def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("app.switchboard", logging.WARNING, "", 0, message, arguments, None)
+    made.created = 1_700_000_000.25
+    made.__dict__.update(extra)
+    return made
+
+
+def failure() -> logging.LogRecord:
+    made = record("it failed")
+    try:
+        raise ValueError(f"no such number: {NUMBER}, {SECRET}")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    return made
+
+
+@given(st.text(), st.integers(10**6, 10**14), st.text())
+def test_of_a_phone_number_only_the_last_four_digits_are_seen(before: str, number: int, after: str) -> None:
+    digits = str(number)
+    assert f"+{digits}" not in hide(f"{before}+{digits} {after}")
+    assert hide(f"from +{digits}, say") == f"from …{digits[-4:]}, say"
+    assert hide(f"From=%2B{digits}&To=x") == f"From=…{digits[-4:]}&To=x"
+
+
+@pytest.mark.parametrize(
+    "harmless", ["+12 ms", "2026-11-21T10:00:00+0000", "15550100001 bytes", "short", "1.5e+1000", "call_sid=CA1"]
+)
+def test_what_is_no_number_and_no_secret_stays(harmless: str) -> None:
+    assert hide(harmless) == harmless
+
+
+@given(st.text(), st.text())
+def test_a_secret_is_never_seen(before: str, after: str) -> None:
+    assert SECRET not in hide(before + SECRET + after)
+
+
+def test_a_line_for_people_names_the_call() -> None:
+    line = TextLines("app", hide).format(record("call from %s", NUMBER, call_sid=CALL))
+    assert line.endswith(f" WARNING app.switchboard call_sid={CALL} call from …0001")
+
+
+def test_a_line_of_a_worker_names_it() -> None:
+    assert " WARNING step-0 app.switchboard warm" in TextLines("step-0", hide).format(record("warm"))
+
+
+def test_nobody_can_add_a_line_of_his_own() -> None:
+    for sneaky in ("\n", "\r", "\x1b[2J", "\u2028", "\x85"):
+        line = TextLines("app", hide).format(record("left the line: %s", f"x{sneaky}2026 INFO forged"))
+        assert line.splitlines() == [line]
+        assert "\x1b" not in line
+        line = JsonLines("app", hide).format(record("left the line: %s", f"x{sneaky}forged"))
+        assert line.splitlines() == [line]
+        assert json.loads(line)["message"] == f"left the line: x{sneaky}forged"
+
+
+def test_a_line_for_machines_is_an_object() -> None:
+    made = record("ended: %s", "é", call_sid=CALL, facts={"end": "idle", "counts": {"packets_in": 3}})
+    assert json.loads(JsonLines("app", hide).format(made)) == {
+        "time": "2023-11-14T22:13:20.250+00:00",
+        "level": "warning",
+        "process": "app",
+        "logger": "app.switchboard",
+        "call_sid": CALL,
+        "message": "ended: é",
+        "end": "idle",
+        "counts": {"packets_in": 3},
+    }
+
+
+def test_a_traceback_is_one_line_for_machines_and_tells_no_secret() -> None:
+    line = JsonLines("app", hide).format(failure())
+    assert line.splitlines() == [line]
+    exception = json.loads(line)["exception"]
+    assert exception.startswith("Traceback (most recent call last)")
+    assert exception.endswith("ValueError: no such number: …0001, …")
+    shown = TextLines("app", hide).format(failure())
+    assert NUMBER not in shown
+    assert SECRET not in shown
+
+
+def logger_to(handler: logging.Handler) -> logging.Logger:
+    logger = logging.Logger("app.test", logging.DEBUG)
+    logger.addHandler(handler)
+    return logger
+
+
+def test_lines_are_written_in_their_order() -> None:
+    stream = io.StringIO()
+    writer = LineWriter(stream)
+    for number in range(100):
+        logger_to(writer).info("%d", number)
+    writer.flush()
+    assert stream.getvalue().split() == [str(number) for number in range(100)]
+
+
+class Paused(io.StringIO):
+    """A terminal that somebody has paused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.begun.set()
+        self.goes_on.wait()
+        return super().write(text)
+
+
+def test_a_reader_who_stands_still_holds_nobody_up_and_is_told_what_he_missed() -> None:
+    stream = Paused()
+    writer = LineWriter(stream, most=10)
+    logger = logger_to(writer)
+    told = logging.getLogger("workers.lines")
+    told.addHandler(writer)
+    try:
+        logger.info("first")
+        stream.begun.wait()
+        for number in range(15):
+            logger.info("%d", number)
+        assert writer.lost == 5
+        stream.goes_on.set()
+        writer.flush()
+        writer.flush()  # the line about the others is put in line after them
+    finally:
+        told.removeHandler(writer)
+    lines = stream.getvalue().splitlines()
+    assert lines[:11] == ["first", *map(str, range(10))]
+    assert lines[11:] == ["5 lines were lost: standard error was not read"]
+
+
+def test_a_reader_who_is_gone_ends_nobody() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, text)
+
+    writer = LineWriter(Gone())
+    for number in range(3):
+        logger_to(writer).info("%d", number)
+    writer.flush()
+    assert writer.lost == 0
+
+
+def test_what_nobody_foresaw_is_a_line_too_from_the_process_and_from_its_threads() -> None:
+    program = """
+import logging, sys, threading, warnings
+from workers.lines import LineFormat, start_lines, take_last_words
+start_lines("step-0", "INFO", LineFormat.JSON)
+take_last_words()
+logging.getLogger("websockets").info("X-Twilio-Signature: none of ours")
+warnings.warn("old")
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+raise OSError("the last word")
+"""
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert [line["level"] for line in lines] == ["warning", "critical", "critical"]
+    assert "old" in lines[0]["message"]
+    assert lines[1]["exception"].endswith("ZeroDivisionError: division by zero")
+    assert lines[2]["exception"].endswith("OSError: the last word")
+    assert {line["process"] for line in lines} == {"step-0"}
