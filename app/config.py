@@ -129,7 +129,9 @@ class Settings(BaseSettings):
     ] = 0
     operator_token: Annotated[
         str,
-        Field(description="lets operators in from other machines: Authorization: Bearer …; empty: none", repr=False),
+        Field(
+            description="lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none", repr=False
+        ),
     ] = ""
     refusals_per_minute: Annotated[
         int, Field(ge=1, le=100_000, description="so many unsigned requests of one address are answered with a reason")
