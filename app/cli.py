@@ -297,6 +297,26 @@ def bench_hostile(
     raise typer.Exit(run(Siege(silent, noisy, pause, rounds, seconds), json_file))
 
 
+@bench.command("watched")
+def bench_watched(
+    calls: Annotated[int, typer.Option(help="Calls at once.", min=1, max=200)] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 20.0,
+    rounds: Annotated[int, typer.Option(help="How often all take turns.", min=1)] = 3,
+    ways: Annotated[
+        str, typer.Option(help="What looks on, each by itself and all together.")
+    ] = "log,recording,page,listener,metrics,traces",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """What call log, recordings, page, listener, metrics and traces cost the app: processor time per call, in turns."""
+    from app.bench.watched import WAYS, Course
+    from app.bench.watched import bench_watched as run
+
+    wanted = tuple(filter(None, ways.split(",")))
+    if unknown := set(wanted) - set(WAYS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {', '.join(WAYS)}")
+    raise typer.Exit(run(Course(calls, seconds, rounds, wanted), json_file))
+
+
 @bench.command("codec")
 def bench_codec(
     rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16",

@@ -129,7 +129,9 @@ class Settings(BaseSettings):
     ] = 0
     operator_token: Annotated[
         str,
-        Field(description="lets operators in from other machines: Authorization: Bearer …; empty: none", repr=False),
+        Field(
+            description="lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none", repr=False
+        ),
     ] = ""
     refusals_per_minute: Annotated[
         int, Field(ge=1, le=100_000, description="so many unsigned requests of one address are answered with a reason")
@@ -186,6 +188,13 @@ class Settings(BaseSettings):
     record_calls: Annotated[
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
     ] = RecordCalls.ALL
+    traces_endpoint: Annotated[
+        str,
+        Field(description="each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"),
+    ] = ""
+    traces_headers: Annotated[
+        str, Field(description="sent along: Authorization=Bearer …, X-Other=…; separated by commas", repr=False)
+    ] = ""
     cache_dir: Annotated[Path, Field(description="where stand-in checkpoints are made")] = Path("~/.cache/moshi-bridge")
     tunnel: Annotated[bool, Field(description="start cloudflared and take calls at its public URL")] = False
     tunnel_name: Annotated[
@@ -198,19 +207,34 @@ class Settings(BaseSettings):
         bool, Field(description="point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends")
     ] = False
 
-    @field_validator("public_url", "twilio_api_url")
+    @field_validator("public_url", "twilio_api_url", "traces_endpoint")
     @classmethod
     def _is_base_url(cls, url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError unless it is one
         if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must be http(s)://host[:port][/prefix]")
+        if parts.path.rstrip("/").endswith("/twilio/voice"):
+            raise ValueError("must end before /twilio/voice, which is added")
         return url.rstrip("/")
 
     @field_validator("allowed_callers", "blocked_callers")
     @classmethod
     def _is_list_of_numbers(cls, text: str) -> str:
         return ",".join(parse_patterns(text))
+
+    @field_validator("traces_endpoint", mode="before")
+    @classmethod
+    def _is_off(cls, url: str) -> str:
+        return "" if url == "off" else url
+
+    @field_validator("traces_headers")
+    @classmethod
+    def _is_list_of_headers(cls, text: str) -> str:
+        for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
+            if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+                raise ValueError("must be NAME=VALUE, separated by commas")
+        return text
 
     @field_validator("operator_token")
     @classmethod
@@ -272,7 +296,8 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen: the settings that are not shown, and the password in DATABASE_URL."""
-        hidden = [str(getattr(self, name)) for name, field in Settings.model_fields.items() if not field.repr]
+        names = {name for name, field in Settings.model_fields.items() if not field.repr} - {"database_url"}
+        hidden = [*(str(getattr(self, name)) for name in sorted(names)), *self.trace_headers.values()]
         password = urlsplit(self.database_url).password if "://" in self.database_url else None
         return (*filter(None, hidden), *((password, unquote(password)) if password else ()))
 
@@ -280,6 +305,12 @@ class Settings(BaseSettings):
     def checks_signatures(self) -> bool:
         """Whether unsigned requests are refused."""
         return self.validate_signatures and bool(self.auth_tokens)
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """TRACES_HEADERS by name."""
+        parts = (part.partition("=") for part in self.traces_headers.split(",") if part.strip())
+        return {name.strip(): value.strip() for name, _, value in parts}
 
     @property
     def quantize_bits(self) -> int | None:

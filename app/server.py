@@ -8,11 +8,13 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.calllog.address import find_address
+from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
 from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
 from app.door import Door, Socket, raise_descriptor_limit
@@ -36,14 +38,18 @@ from app.refusals import Refusals
 from app.rehearsal import Rehearsal
 from app.routes import build_router
 from app.selftest import build_selftest_router
-from app.switchboard import Switchboard, keep_nothing
+from app.switchboard import Switchboard, keep_in
 from app.wait_routes import build_wait_router
 from app.waiting_room import Dialler, WaitingRoom
 from app.webhooks import Webhooks
 from workers.heap import settle
+from workers.lines import hiding
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
 from workers.ring import WorkerName
 from workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from app.traces.delivery import CallTraces
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +112,16 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
     return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
 
 
+def open_traces(settings: Settings) -> "CallTraces | None":
+    """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
+    if not settings.traces_endpoint:
+        return None
+    from app.traces.delivery import CallTraces
+
+    place = Place("", settings.twilio_account_sid, who_speaks(settings))
+    return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
+
+
 def who_speaks(settings: Settings) -> str:
     """Return what answers the calls, as the call log says it."""
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
@@ -136,7 +152,8 @@ class Service:
             worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
         )
         self._call_log = open_call_log(settings)
-        keep = self._call_log.keep if self._call_log else keep_nothing
+        self._traces = open_traces(settings)
+        keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
@@ -156,7 +173,8 @@ class Service:
         self.app.include_router(build_selftest_router(self.public, webhooks, operators))
         self.app.include_router(build_recording_router(settings.recordings, operators.require))
         sources = Sources(
-            settings, self.switchboard, self.supervisor, reception, self.room, refusals, self.lag, self._call_log
+            *(settings, self.switchboard, self.supervisor, reception, self.room),
+            *(refusals, self.lag, self._call_log, self._recordings, self._traces),
         )
         self.app.include_router(build_metrics_router(sources.families, operators.require))
         live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
@@ -189,6 +207,9 @@ class Service:
             if self._call_log:
                 self._call_log.start()
                 stack.push_async_callback(self._call_log.stop)
+            if self._traces:
+                self._traces.start()
+                stack.push_async_callback(self._traces.stop)
             if self._recordings:
                 self._recordings.start()
                 stack.push_async_callback(self._recordings.stop)

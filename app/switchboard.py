@@ -47,6 +47,16 @@ def keep_nothing(record: CallRecord, slot: Slot) -> None:
     """Keep no calls."""
 
 
+def keep_in(*places: Keep) -> Keep:
+    """Keep calls in several places."""
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        for place in places:
+            place(record, slot)
+
+    return keep
+
+
 @dataclass
 class Call:
     """A session and what it needs to act: `outbox` holds what to send; None asks to close the socket."""
@@ -140,7 +150,10 @@ class Switchboard:
     @property
     def counts(self) -> Counter[str]:
         """What all calls so far have counted, by name, those that are on included."""
-        return sum((call.session.counts for call in self._calls.values()), self._counts)
+        total = self._counts.copy()
+        for call in self._calls.values():
+            call.session.add_counts(total)
+        return total
 
     @property
     def states(self) -> Counter[State]:

@@ -28,6 +28,8 @@ EVERYBODY = {
     "CALLS_PER_NUMBER_PER_HOUR": "0",
     "IDLE_SECONDS": "0",
     "DRAIN_SECONDS": "0",
+    "RECORD_CALLS": "asked",
+    "TRACES_ENDPOINT": "off",
 }
 """Whatever `.env` says of real calls."""
 

@@ -33,6 +33,7 @@ DOORS = {
     "uvicorn": {"app/server.py", "app/door.py"},
     "soundfile": {"app/recording/sound.py"},
     "prometheus_client": {"app/metrics/families.py"},
+    "opentelemetry": {"app/traces/delivery.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -201,6 +202,7 @@ def test_the_app_starts_without_a_model_in_its_process(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded
     assert not {name.partition(".")[0] for name in loaded} & (MODELS | {"torch", "sentencepiece", "safetensors"})
+    assert not {name for name in loaded if name.startswith("opentelemetry.sdk")}, "unless TRACES_ENDPOINT is set"
 
 
 def test_a_worker_that_has_not_been_told_its_stage_has_loaded_nothing_heavy() -> None:

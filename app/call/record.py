@@ -1,7 +1,7 @@
 """What is kept of a call: who ended it and why, what was said, how long each stage took."""
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from app.twilio.errors import explain
@@ -11,6 +11,8 @@ from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
+
+KEYS_KEPT = 100
 
 
 class EndReason(StrEnum):
@@ -74,6 +76,8 @@ class CallRecord:
     error_code: int | None = None
     text: list[tuple[float, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
+    """When the caller pressed keys, the last ones."""
     delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
     recording: Recording = field(default_factory=Recording)
@@ -92,6 +96,22 @@ class CallRecord:
         self.spans.append(frame.spans)
         if frame.text:
             self.text.append((now, frame.text))
+
+    def copy(self) -> "CallRecord":
+        """Return the record as it is now, for another thread to read while the call goes on."""
+        return replace(
+            self,
+            text=list(self.text),
+            counts=Counter(self.counts),
+            keys_s=self.keys_s.copy(),
+            delays_s=self.delays_s.copy(),
+            spans=self.spans.copy(),
+        )
+
+    def note_key(self, now: float) -> None:
+        """Take down that the caller has pressed a key, but not which: it may be part of a PIN."""
+        self.counts["dtmf"] += 1
+        self.keys_s.append(now)
 
     def note_status(self, status: Status) -> None:
         """Take down what Twilio tells of the call or its stream; an error stays once it is known."""

@@ -177,11 +177,11 @@ class CallSession:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
         return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
-    @property
-    def counts(self) -> Counter[str]:
-        """What has been counted so far, by name; the record has all of it once the call has ended."""
-        ended = self.state is State.ENDED
-        return self.record.counts if ended else self.record.counts + self._inbound.counts + self._playout.counts
+    def add_counts(self, total: Counter[str]) -> None:
+        """Add what this call, which is on, has counted so far to a total, by name; its record has all in the end."""
+        for counts in (self.record.counts, self._inbound.counts, self._playout.counts):
+            for name, count in counts.items():
+                total[name] += count
 
     @property
     def round_trip_s(self) -> float | None:
@@ -297,7 +297,7 @@ class CallSession:
         return self.end(self._drained, now) if drained else []
 
     def _take_key(self, digit: str, now: float) -> list[Command]:
-        self.record.counts["dtmf"] += 1
+        self.record.note_key(now)
         self._idle.notice(now)
         wanted = self._limits.hangup_digit
         return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []

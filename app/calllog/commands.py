@@ -119,7 +119,7 @@ def _ask(settings: Settings, question: Callable[[Database], Awaitable[None]]) ->
     """Ask the database; return the exit status. What is wrong is told in one line."""
     try:
         address = _address(settings)
-        if address.file and not address.file.exists():
+        if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):
             print(f"no calls yet: there is no {address}")
             return 0
         asyncio.run(_asked(Database(address), question))

@@ -206,6 +206,7 @@ def _events(record: CallRecord) -> list[tuple[float, str, str]]:
         (record.connected_s, "socket opened", ""),
         (record.started_s, "stream started", ""),
         (record.first_sound_s, "first sound", ""),
+        *((key_s, "key pressed", "") for key_s in record.keys_s),
         (record.ended_s, "ended", f"{record.end}{f' ({_clean(record.detail)})' if record.detail else ''}"),
     ]
     return [(_relative(record, moment_s), kind, detail) for moment_s, kind, detail in moments if moment_s is not None]

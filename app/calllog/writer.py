@@ -6,8 +6,6 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.call.record import CallRecord
@@ -73,15 +71,8 @@ class CallLogWriter:
     def keep(self, record: CallRecord, slot: Slot) -> None:
         """Take a record as it is now; never blocks."""
         clock = Clock(time.monotonic(), datetime.now(UTC))
-        copy = replace(
-            record,
-            text=list(record.text),
-            counts=Counter(record.counts),
-            delays_s=record.delays_s.copy(),
-            spans=record.spans.copy(),
-        )
         try:
-            self._inbox.put_nowait((copy, slot, clock))
+            self._inbox.put_nowait((record.copy(), slot, clock))
         except queue.Full:
             self._unheard += 1
             CallLog(log, record.call_sid).error("not kept: %d records wait already", INBOX_RECORDS)

@@ -33,6 +33,8 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com:abc"}, "PUBLIC_URL"),
         ({"public_url": "http://[::1"}, "PUBLIC_URL"),
+        ({"public_url": f"{PUBLIC}/twilio/voice"}, "PUBLIC_URL: must end before /twilio/voice"),
+        ({"public_url": f"{PUBLIC}/prefix/twilio/voice/"}, "PUBLIC_URL: must end before /twilio/voice"),
         ({"public_url": "phone"}, "^PUBLIC_URL: must be http"),
         ({**NUMBER, "twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER with .* country code"),
         ({**NUMBER, "twilio_phone_number": "+1555123456\u0667"}, "TWILIO_PHONE_NUMBER with .* country code"),
@@ -150,3 +152,22 @@ def test_the_key_that_ends_a_call_can_be_set_in_a_file(
 def test_what_is_no_key_cannot_end_a_call(digits: str) -> None:
     with pytest.raises(SettingsError, match="HANGUP_DIGIT"):
         read_settings(hangup_digit=digits)
+
+
+def test_headers_of_traces_are_read_by_name_and_are_secrets() -> None:
+    read = read_settings(traces_headers="Authorization=Bearer a=b, X-Org=tenant-one")
+    assert read.trace_headers == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
+    assert "Bearer a=b" in read.secrets
+    assert "tenant-one" not in repr(read)
+
+
+@pytest.mark.parametrize("headers", ["Authorization", "Bad name=1", "X-Forged=1\r\nX-Other=2"])
+def test_headers_of_traces_that_are_none_are_refused(headers: str) -> None:
+    with pytest.raises(SettingsError, match="TRACES_HEADERS"):
+        read_settings(traces_headers=headers)
+
+
+def test_the_password_of_the_database_is_a_secret_and_its_address_is_not() -> None:
+    read = read_settings(database_url="postgresql://us:pass%2Fword@db.example.com/calls", operator_token="t" * 16)
+    assert {"pass%2Fword", "pass/word", "t" * 16} <= set(read.secrets)
+    assert not any("db.example.com" in secret for secret in read.secrets)

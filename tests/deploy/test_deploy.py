@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = [DEPLOY / "Dockerfile.cpu", DEPLOY / "Dockerfile.cuda13"]
 LONGEST_CALL_S = 3_600
+ENDING_S = 60
+"""For the last sentences, the tunnel and the number, once the time to drain is over."""
 STATE = "/var/lib/moshi-bridge"
 WATCHING = {"alerts.yml", "prometheus.yml"}
 NOT_OURS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_HOME"} | {
@@ -118,6 +120,23 @@ def test_launchd_slows_nothing_down_cuts_no_call_and_starts_again_what_fails() -
     assert job["RunAtLoad"] is True
 
 
+def test_whoever_stops_the_service_waits_until_calls_that_are_on_have_ended() -> None:
+    """0, the default, ends them at once; longer than the patience, and they and the call log are cut off."""
+    limits = {
+        "systemd": (unit_environment(), seconds(dict(unit())["TimeoutStopSec"])),
+        "launchd": (plist()["EnvironmentVariables"], plist()["ExitTimeOut"]),
+    }
+    for name in ("bridge-cpu", "bridge-cuda13"):
+        service = compose()["services"][name]
+        limits[name] = (service["environment"], seconds(service["stop_grace_period"]))
+    for dockerfile in DOCKERFILES:
+        top = dockerfile.read_text()
+        [said], [patience_s] = re.findall(r"-e (DRAIN_SECONDS)=3600 ", top), re.findall(r"--stop-timeout (\d+) ", top)
+        limits[dockerfile.name] = ({said: "3600"}, int(patience_s))
+    for environment, patience_s in limits.values():
+        assert LONGEST_CALL_S <= int(environment["DRAIN_SECONDS"]) < patience_s - ENDING_S
+
+
 def test_launchd_runs_serve_where_homebrew_puts_cloudflared() -> None:
     job = plist()
     assert job["ProgramArguments"] == [f"{job['WorkingDirectory']}/.venv/bin/moshi-bridge", "serve"]
@@ -162,9 +181,10 @@ def test_systemd_lets_the_service_write_into_one_folder_and_it_writes_there() ->
     assert kept_at(unit_environment()) == {STATE}
 
 
-def test_systemd_leaves_every_setting_to_the_env_file() -> None:
+def test_systemd_leaves_every_setting_to_the_env_file_but_the_one_that_goes_with_its_patience() -> None:
     """What a unit says goes before .env, and the commands of an operator do not know it."""
-    assert not {name.lower() for name in unit_environment()} & Settings.model_fields.keys()
+    named = {name.lower() for name in unit_environment()} & Settings.model_fields.keys()
+    assert named == {"drain_seconds"}
 
 
 def test_systemd_and_the_operator_who_types_a_command_have_one_home() -> None:

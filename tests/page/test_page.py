@@ -320,3 +320,29 @@ async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(place: Pla
         await page.goto(f"{place.url}#/call/{call_sid}")
         await expect(page.locator("#said")).to_contain_text("many words")
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+PLAYED = """document.getElementById("sound").addEventListener("timeupdate", ({target}) => {
+  if (target.played.length) document.documentElement.dataset.played = target.currentTime;
+})"""
+
+
+async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_path: Path, page: "Page") -> None:
+    async with served(page_settings(tmp_path, recordings_dir=str(tmp_path / "recordings"))) as place:
+        async with place.call() as call_sid:
+            await page.goto(f"{place.url}#/call/{call_sid}")
+            await expect(page.locator("#call-clock")).to_have_text("0:01")
+            place.thinks(call_sid, " Here we are.")
+            await expect(page.locator("#said li")).to_have_count(1)
+            await expect(page.locator("#call-clock")).to_have_text("0:06")
+        await expect(page.locator("#sound")).to_be_visible()
+        await expect(page.locator("#sound-told")).to_contain_text(re.compile("0:0[67] long"))
+        inked = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+          .filter((value, place) => place % 4 === 3 && value).length"""
+        assert await page.locator("#wave").evaluate(inked) > 1_000
+        await page.evaluate(PLAYED)
+        await page.get_by_role("log").get_by_role("button", name="Play from").click()
+        await expect(page.locator("html")).to_have_attribute("data-played", re.compile(r"^[12]"))
+        await expect(page.locator("#said li[aria-current]")).to_contain_text("Here we are.")
+        seconds = await page.locator("#sound").evaluate("sound => sound.duration")
+        assert seconds == pytest.approx(6.5, abs=1.0)

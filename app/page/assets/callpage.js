@@ -8,6 +8,7 @@ import { endOf, howLong } from "./recent.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
 
 const COURSE_EVERY_S = 5;
+const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
 let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], visit = 0;
@@ -141,9 +142,13 @@ function factsOf(kept) {
 async function showSound(kept, now) {
   const started = kept.events.find((event) => event.kind === "stream started");
   try {
-    await openSound(kept.call_sid, started?.at_s ?? 0, showPlace);
-    if (visit === now) redoTimes();
-    else closeSound();
+    const whole = await openSound(kept.call_sid, started?.at_s ?? 0, showPlace);
+    if (visit !== now) closeSound();
+    else if (whole) redoTimes();
+    else {
+      write(byId("sound-told"), "The recording is being finished.");
+      setTimeout(() => visit === now && showSound(kept, now), SOUND_AGAIN_MS);
+    }
   } catch (error) {
     if (visit === now) write(byId("sound-told"), error.status === 404 ? "Not recorded." : `Cannot be played: ${error.message}.`);
   }

@@ -159,6 +159,14 @@ def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address
     assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
 
+def test_what_waits_for_a_database_that_was_never_made_is_forgotten_as_well(address: Address) -> None:
+    left_behind(address, entry(BOB))
+    if address.file:
+        address.file.unlink(missing_ok=True)
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted\n"
+    assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
+
+
 def test_a_call_that_is_on_has_to_be_forgotten_later(address: Address) -> None:
     fill(address, entry(ANN, ended=False))
     result = ask("forget", HIS)

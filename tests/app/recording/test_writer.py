@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -57,21 +58,25 @@ def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
     recorder._begun = True
 
 
-@contextlib.asynccontextmanager
-async def writing(
-    folder: Path, every_call: bool = True, days: int = 0
-) -> AsyncIterator[Callable[[CallRecord], CallRecorder]]:
-    """A writer at work; gives what begins a recording. At the end everything has been written and finished."""
-    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call, days)
-    writer.start()
+@dataclass(frozen=True)
+class Begin:
+    """Begins recordings."""
 
-    def begin(record: CallRecord) -> CallRecorder:
-        recorder = writer.record(record, False)
+    writer: RecordingWriter
+
+    def __call__(self, record: CallRecord) -> CallRecorder:
+        recorder = self.writer.record(record, False)
         assert recorder
         return recorder
 
+
+@contextlib.asynccontextmanager
+async def writing(folder: Path, every_call: bool = True, days: int = 0) -> AsyncIterator["Begin"]:
+    """A writer at work; gives what begins a recording. At the end everything has been written and finished."""
+    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call, days)
+    writer.start()
     try:
-        yield begin
+        yield Begin(writer)
     finally:
         await writer.stop()
 
@@ -181,6 +186,7 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
     assert str(full.recording).endswith("broken off: No space left on device")
     assert fine.recording.fault == ""
     assert f"{fine.recording.name}.flac" in names(tmp_path)
+    assert begin.writer.faults == 1
     assert len(recorders[0].inbox) == 0, "nothing piles up once it is broken off"
 
 

@@ -1,0 +1,107 @@
+"""One call to the real service with everything that looks on: all of them tell the same story."""
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.demo.conversation import conversation
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.report import Outcome
+from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
+from app.twilio.events import RATE_HZ
+from tests.processes.ring import PATIENCE_S
+
+SECONDS = 8.0
+LOOK_AGAIN_S = 0.1
+
+
+async def until(question: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until there is an answer."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (answer := await question()):  # noqa: ASYNC110 - another process is asked
+            await asyncio.sleep(LOOK_AGAIN_S)
+    return answer
+
+
+def samples(page: str) -> dict[str, float]:
+    """Read a page of metrics: values by name, and by the value of the last label where there is one."""
+    return {
+        " ".join([one.name, *one.labels.values()]): one.value
+        for family in text_string_to_metric_families(page)
+        for one in family.samples
+    }
+
+
+async def watch(client: aiohttp.ClientSession, seen: list[dict[str, Any]]) -> None:
+    """Be a page that is open: keep what is seen of calls."""
+    async with client.ws_connect("/api/live") as socket:
+        async for message in socket:
+            seen += json.loads(message.data)["calls"]
+
+
+async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = {
+        "MOSHI_CHECKPOINT": "synthetic:script",
+        "CACHE_DIR": str(tmp_path_factory.getbasetemp() / "script"),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/calls.db",
+        "RECORDINGS_DIR": str(tmp_path / "recordings"),
+        "SEED": "1",
+    }
+    async with trial(environment, tmp_path / "service.log") as service, aiohttp.ClientSession(service.base_url) as http:
+        seen: list[dict[str, Any]] = []
+        watching = asyncio.create_task(watch(http, seen))
+        said = conversation()[: round(SECONDS * RATE_HZ)]
+        report = await simulate(CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=said))
+        assert report.outcome is Outcome.CALLER_HUNG_UP
+        watching.cancel()
+        await tell_the_same(service, http, report.call_sid, seen)
+
+
+async def tell_the_same(service: Trial, http: aiohttp.ClientSession, call_sid: str, seen: list[dict[str, Any]]) -> None:
+    async def ended() -> Any:
+        async with http.get(f"/api/history/{call_sid}") as answer:
+            kept = await answer.json() if answer.status == 200 else {}
+        return kept if kept.get("ended_at") else None
+
+    kept, record = await until(ended), await service.record(call_sid)
+    assert record["transcript"]
+    assert "".join(piece["text"] for piece in kept["transcript"]).strip() == record["transcript"]
+    assert (kept["end_reason"], kept["ended_by"]) == (record["end"], "caller")
+    assert kept["counters"] == record["counts"]
+
+    assert {call["call_sid"] for call in seen} == {call_sid}
+    pieces = {call["text"]["first"] + at: text for call in seen for at, (_, text) in enumerate(call["text"]["pieces"])}
+    assert record["transcript"].startswith("".join(pieces[at] for at in sorted(pieces)).strip())
+    assert len(pieces) > len(record["text"]) / 2
+
+    async with http.get("/metrics") as answer:
+        told = samples(await answer.text())
+    assert told["moshi_bridge_calls_ended_total caller_hung_up"] == 1
+    assert told["moshi_bridge_mouth_to_ear_seconds_count"] > 0
+    assert told["moshi_bridge_underruns_total"] == record["counts"].get("underruns", 0)
+
+    async def recorded() -> Any:
+        async with http.get(f"/api/calls/{call_sid}/peaks?buckets=100") as answer:
+            outline = await answer.json()
+        return outline if answer.status == 200 and not outline["live"] else None
+
+    outline = await until(recorded)
+    lasted_s = record["ended_s"] - record["started_s"]
+    assert outline["seconds"] == pytest.approx(lasted_s, abs=0.2)
+    async with http.get(f"/api/calls/{call_sid}/recording") as answer:
+        sound = await answer.read()
+    both = soundfile.read(io.BytesIO(sound))[0]
+    assert both.shape[1] == 2
+    assert np.abs(both).max(axis=0).min() > 0.05  # both are heard
