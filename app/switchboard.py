@@ -320,7 +320,7 @@ class Switchboard:
         else:
             call.observer.note_sent(command, self._now())
             if call.recorder:
-                call.recorder.note_sent(command)
+                call.recorder.note_sent(command, call.session)
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation

@@ -117,7 +117,11 @@ class RecordingWriter:
                 log.exception("a recording stays as it was on the line")
 
     def _expire(self) -> None:
-        gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
+        try:
+            gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
+        except OSError as error:
+            log.error("old recordings are not deleted: %s", error)
+            return
         if gone:
             log.info("%d recordings older than %d days are deleted", gone, self._days)
 

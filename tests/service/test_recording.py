@@ -153,6 +153,16 @@ async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_
     assert call["recording"].endswith(report.call_sid)
 
 
+async def test_a_place_where_nothing_can_be_recorded_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = {**LOOPBACK, "PORT": str(free_port()), "RECORDINGS_DIR": f"{tmp_path}/file"}
+    async with serve(tmp_path, **settings) as program:
+        status, words = await program.end()
+    assert status == 2
+    assert words.splitlines()[-1].startswith("moshi-bridge: RECORDINGS_DIR=")
+    assert "Traceback" not in words
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A disk of so many bytes; skips where none can be made."""
