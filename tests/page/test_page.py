@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +14,11 @@ import pytest_asyncio
 
 from app.audio import mulaw
 from app.call.record import EndReason
-from tests.page.browser import (
-    CHROMIUM,
+from tests.page.place import (
     NAMES,
-    NEEDS_CHROMIUM,
     OPERATOR_TOKEN,
     TUNNEL,
     Place,
-    async_api,
     evil_site,
     page_settings,
     served,
@@ -30,7 +28,12 @@ from tests.processes.ring import PATIENCE_S
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
+async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
 expect = async_api.expect
 expect.set_options(timeout=PATIENCE_S * 1000)
 

@@ -150,9 +150,11 @@ async function showSound(kept, now) {
       setTimeout(() => visit === now && showSound(kept, now), SOUND_AGAIN_MS);
     }
   } catch (error) {
-    if (visit === now) write(byId("sound-told"), error.status === 404 ? "Not recorded." : `Cannot be played: ${error.message}.`);
+    if (visit === now) write(byId("sound-told"), error.status === 404 ? notRecorded(kept) : `Cannot be played: ${error.message}.`);
   }
 }
+
+const notRecorded = ({ recording_fault }) => (recording_fault ? `Not recorded: ${recording_fault}.` : "Not recorded.");
 
 /** A time that can be clicked where there is a recording. */
 function moment(at_s, written = clock) {
@@ -179,6 +181,7 @@ function showSaid(pieces) {
     write(line.lastElementChild, text);
   });
   byId("said-nothing").hidden = said.length > 0;
+  write(byId("said-nothing"), call ? "Nothing yet." : "Nothing.");
   if (atEnd && call) box.scrollTop = box.scrollHeight;
 }
 
