@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     ] = 90
     recordings_dir: Annotated[
         str,
-        Field(description="the folder for recordings, which by law may need the caller's consent; empty: none"),
+        Field(description="the folder for recordings, which by law may need the caller's consent; empty or off: none"),
     ] = ""
     record_calls: Annotated[
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
@@ -214,6 +214,8 @@ class Settings(BaseSettings):
         _ = parts.port  # raises ValueError unless it is one
         if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must be http(s)://host[:port][/prefix]")
+        if parts.path.rstrip("/").endswith("/twilio/voice"):
+            raise ValueError("must end before /twilio/voice, which is added")
         return url.rstrip("/")
 
     @field_validator("allowed_callers", "blocked_callers")
@@ -277,7 +279,8 @@ class Settings(BaseSettings):
     @property
     def recordings(self) -> Path | None:
         """RECORDINGS_DIR in full, None if nothing is recorded."""
-        return Path(self.recordings_dir).expanduser().absolute() if self.recordings_dir else None
+        wanted = self.recordings_dir not in ("", "off")
+        return Path(self.recordings_dir).expanduser().absolute() if wanted else None
 
     @property
     def base_url(self) -> str:

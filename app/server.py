@@ -174,7 +174,7 @@ class Service:
         self.app.include_router(build_recording_router(settings.recordings, operators.require))
         sources = Sources(
             *(settings, self.switchboard, self.supervisor, reception, self.room),
-            *(refusals, self.lag, self._call_log, self._traces),
+            *(refusals, self.lag, self._call_log, self._recordings, self._traces),
         )
         self.app.include_router(build_metrics_router(sources.families, operators.require))
         live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))

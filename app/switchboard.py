@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
@@ -149,7 +150,10 @@ class Switchboard:
     @property
     def counts(self) -> Counter[str]:
         """What all calls so far have counted, by name, those that are on included."""
-        return sum((call.session.counts for call in self._calls.values()), self._counts)
+        total = self._counts.copy()
+        for call in self._calls.values():
+            call.session.add_counts(total)
+        return total
 
     @property
     def states(self) -> Counter[State]:
@@ -329,6 +333,8 @@ class Switchboard:
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
         if call.recorder:
+            keep_again = partial(self._keep, call.session.record, reservation.slot)
+            call.recorder.when_broken = partial(asyncio.get_running_loop().call_soon_threadsafe, keep_again)
             call.recorder.note_end(self._now())
         self.ends[end.reason] += 1
         self._counts += call.session.record.counts

@@ -1,17 +1,20 @@
 """`moshi-bridge bench watched`: what it costs the app to be looked at.
 
-The same calls again and again, to a service that nothing looks at, to one with a call log, with recordings, with the
-page open, and so on, and with everything. All of them take turns, round by round; each is compared with the bare one
-of its own round. Processor seconds are those of the app's process alone, until it has written what it had to write.
+Two services at a time, each with as many calls: one that nothing looks at, and one with a call log, with recordings,
+with the page open, and so on, and with everything. So both have the same machine in the same seconds, whatever else
+runs on it. Two bare ones against each other show how far the figures can be trusted. All take turns, round by round.
+Processor seconds are those of the app's process alone, until it has written what it had to write.
 """
 
 import asyncio
+import contextlib
 import json
 import platform
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -61,10 +64,14 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor seconds of the app per second of one call, in each round; `ratio` to the bare service, the median."""
+    """Processor seconds of the app per second of one call, in each round, and of the bare one beside it.
+
+    `ratio` of the two is the median of the rounds.
+    """
 
     way: str
     cpu: tuple[float, ...]
+    bare: tuple[float, ...]
     ratio: float
     ratios: tuple[float, float]
     """The least and the largest of all rounds."""
@@ -73,7 +80,9 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
+    """What one service came to: processor seconds of the app per second of one call, lag of its event loop, gaps."""
+
     cpu: float
     lag_p99_ms: float
     gaps: int
@@ -82,7 +91,7 @@ class _Turn:
 def bench_watched(course: Course, json_path: Path | None) -> int:
     """Run, print the table, write the file; return the exit status: 1 when the goal is missed."""
     console = Console()
-    with console.status(f"{course.rounds} rounds of {len(course.ways) + 2} times {course.calls} calls …"):
+    with console.status(f"{course.rounds} rounds of {len(course.ways) + 2} times 2 × {course.calls} calls …"):
         try:
             costs = uvloop.run(_run(course))
         except TrialFailed as error:
@@ -96,23 +105,30 @@ def bench_watched(course: Course, json_path: Path | None) -> int:
 
 
 async def _run(course: Course) -> list[Cost]:
-    turns: dict[str, list[_Turn]] = {way: [] for way in (NOTHING, *course.ways, ALL)}
+    pairs: dict[str, list[tuple[Turn, Turn]]] = {way: [] for way in (NOTHING, *course.ways, ALL)}
     async with collector() as traces_endpoint:
         for number in range(course.rounds):
-            for way in _turned(tuple(turns), number):
+            for way in pairs:
                 with tempfile.TemporaryDirectory() as folder:
                     watch = watch_of(way, course.ways, Path(folder), traces_endpoint)
-                    turns[way].append(await _turn(course, watch, Path(folder) / "service.log"))
-    return costs_of(
-        {way: [turn.cpu for turn in some] for way, some in turns.items()},
-        {way: max(turn.lag_p99_ms for turn in some) for way, some in turns.items()},
-        {way: sum(turn.gaps for turn in some) for way, some in turns.items()},
-    )
+                    pairs[way].append(await _pair(course, watch, Path(folder), number % 2 == 0))
+    return [cost_of(way, some) for way, some in pairs.items()]
 
 
-def _turned(ways: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Each other round begins at the other end: who comes first is not always the same."""
-    return ways if number % 2 == 0 else ways[::-1]
+async def _pair(course: Course, watch: Watch, folder: Path, bare_first: bool) -> tuple[Turn, Turn]:
+    """Return what the service with `watch` and the bare one came to; they change places from round to round."""
+    watches = (Watch({}), watch) if bare_first else (watch, Watch({}))
+    async with contextlib.AsyncExitStack() as stack:
+        services = [
+            await stack.enter_async_context(trial(_environment(course, one), folder / f"{place}.log"))
+            for place, one in enumerate(watches)
+        ]
+        turns = await asyncio.gather(*map(partial(_turn, course), services, watches))
+    return (turns[1], turns[0]) if bare_first else (turns[0], turns[1])
+
+
+def _environment(course: Course, watch: Watch) -> dict[str, str]:
+    return {**LOOPBACK, "MAX_CALLS": str(course.calls), **watch.settings}
 
 
 def watch_of(way: str, ways: Sequence[str], folder: Path, traces_endpoint: str) -> Watch:
@@ -130,29 +146,32 @@ def watch_of(way: str, ways: Sequence[str], folder: Path, traces_endpoint: str) 
     return Watch(settings, tuple(onlooker for one in together for onlooker in one.onlookers))
 
 
-def costs_of(cpu: Mapping[str, Sequence[float]], lag_ms: Mapping[str, float], gaps: Mapping[str, int]) -> list[Cost]:
-    """Return the cost of each way, from the processor seconds of each round."""
-    costs = []
-    for way, seconds in cpu.items():
-        ratios = [one / bare for one, bare in zip(seconds, cpu[NOTHING], strict=True)]
-        costs.append(Cost(way, tuple(seconds), median(ratios), (min(ratios), max(ratios)), lag_ms[way], gaps[way]))
-    return costs
+def cost_of(way: str, pairs: Sequence[tuple[Turn, Turn]]) -> Cost:
+    """Return what a way of looking on costs; each pair is the service that was looked at and the bare one."""
+    ratios = [watched.cpu / bare.cpu for watched, bare in pairs]
+    return Cost(
+        way,
+        tuple(watched.cpu for watched, _ in pairs),
+        tuple(bare.cpu for _, bare in pairs),
+        median(ratios),
+        (min(ratios), max(ratios)),
+        max(watched.lag_p99_ms for watched, _ in pairs),
+        sum(watched.gaps for watched, _ in pairs),
+    )
 
 
-async def _turn(course: Course, watch: Watch, log: Path) -> _Turn:
-    environment = {**LOOPBACK, "MAX_CALLS": str(course.calls), **watch.settings}
-    async with trial(environment, log) as service:
-        audio = np.resize(talk(), round(course.seconds * RATE_HZ))
-        settle()
-        before_s = service.cpu_s()["app"]
-        async with looking_on(service.base_url, watch.onlookers):
-            reports = await asyncio.gather(*(_caller(service, audio) for _ in range(course.calls)))
-            lag = await service.loop_lag()
-        used_s = await _quiet_cpu_s(service) - before_s
+async def _turn(course: Course, service: Trial, watch: Watch) -> Turn:
+    audio = np.resize(talk(), round(course.seconds * RATE_HZ))
+    settle()
+    before_s = service.cpu_s()["app"]
+    async with looking_on(service.base_url, watch.onlookers):
+        reports = await asyncio.gather(*(_caller(service, audio) for _ in range(course.calls)))
+        lag = await service.loop_lag()
+    used_s = await _quiet_cpu_s(service) - before_s
     if early := [report.sentence for report in reports if report.outcome is not Outcome.CALLER_HUNG_UP]:
         raise TrialFailed(f"{len(early)} of {course.calls} calls ended early: {early[0]}")
     gaps = sum(len(report.underruns) for report in reports)
-    return _Turn(used_s / course.seconds / course.calls, lag["p99_ms"], gaps)
+    return Turn(used_s / course.seconds / course.calls, lag["p99_ms"], gaps)
 
 
 async def _caller(service: Trial, audio: Samples) -> CallReport:
@@ -173,12 +192,13 @@ async def _quiet_cpu_s(service: Trial) -> float:
 
 def _table(course: Course, costs: Sequence[Cost]) -> Table:
     caption = (
-        "processor seconds of the app's process per second of one call, the median of the rounds; its ratio to the "
-        "bare service of the same round, the median, the least and the largest; the event loop's lag, p99; gaps heard"
+        "processor seconds of the app's process per second of one call, and of the bare one beside it, the medians of "
+        "the rounds; their ratio, the median, the least and the largest; the event loop's lag, p99; gaps heard"
     )
     title = f"{course.calls} calls of {course.seconds:.0f} s, {course.rounds} rounds: what looks on"
-    table = Table("", *("CPU", "ratio", "from", "to", "lag, ms", "gaps"), title=title, caption=caption)
+    table = Table("", *("CPU", "bare", "ratio", "from", "to", "lag, ms", "gaps"), title=title, caption=caption)
     for one in costs:
         ratios = [f"{ratio:.2f}" for ratio in (one.ratio, *one.ratios)]
-        table.add_row(one.way, f"{median(one.cpu):.4f}", *ratios, f"{one.lag_p99_ms:.1f}", str(one.gaps))
+        cpu = [f"{median(seconds):.4f}" for seconds in (one.cpu, one.bare)]
+        table.add_row(one.way, *cpu, *ratios, f"{one.lag_p99_ms:.1f}", str(one.gaps))
     return table

@@ -177,11 +177,11 @@ class CallSession:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
         return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
-    @property
-    def counts(self) -> Counter[str]:
-        """What has been counted so far, by name; the record has all of it once the call has ended."""
-        ended = self.state is State.ENDED
-        return self.record.counts if ended else self.record.counts + self._inbound.counts + self._playout.counts
+    def add_counts(self, total: Counter[str]) -> None:
+        """Add what this call, which is on, has counted so far to a total, by name; its record has all in the end."""
+        for counts in (self.record.counts, self._inbound.counts, self._playout.counts):
+            for name, count in counts.items():
+                total[name] += count
 
     def get_timer(self) -> float:
         """When `handle_timer` wants to be called next."""

@@ -14,6 +14,7 @@ from app.metrics.calls import call_families
 from app.metrics.families import Family, counter, counters, gauge, histogram, info
 from app.metrics.workers import memory_and_cpu, worker_families
 from app.reception import Reception, TurnedDown
+from app.recording.writer import RecordingWriter
 from app.refusals import Refusals, Refused
 from app.switchboard import Switchboard
 from app.waiting_room import WaitingRoom
@@ -37,6 +38,7 @@ class Sources:
     refusals: Refusals
     lag: LagGauge
     call_log: CallLogWriter | None
+    recordings: RecordingWriter | None = None
     traces: "CallTraces | None" = None
 
     def families(self) -> Iterator[Family]:
@@ -51,6 +53,9 @@ class Sources:
         yield from memory_and_cpu(self.supervisor.workers, _memory_bytes(), _cpu_s())
         if self.call_log:
             yield from _call_log(self.call_log)
+        if self.recordings:
+            meaning = "Recordings that were broken off or could not be finished."
+            yield counter("recording_faults", meaning, self.recordings.faults)
         if self.traces:
             meaning = "Calls of which no span was sent, because the collector did not take them."
             yield counter("traces_lost", meaning, self.traces.lost)

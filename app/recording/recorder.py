@@ -73,6 +73,8 @@ class CallRecorder:
         self.inbox: deque[Moment] = deque()
         self.over = False
         """Whether nothing more will come."""
+        self.when_broken: Callable[[], object] = lambda: None
+        """Called by the writer's thread when the recording is broken off after the call is over."""
         self._limit = limit
         self._begun = False
 

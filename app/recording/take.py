@@ -31,8 +31,16 @@ class Take:
         try:
             self._write([inbox.popleft() for _ in range(len(inbox))])
         except OSError as error:
-            self.recording.fault = error.strerror or str(error)
+            self.break_off(error.strerror or str(error))
         self.over = over or bool(self.recording.fault)
+
+    def break_off(self, fault: str) -> None:
+        """Write no more, for a reason."""
+        self.over, self.recording.fault = True, fault
+        if self.tape is None:
+            self.recording.name = ""
+        if self._recorder.over:
+            self._recorder.when_broken()
 
     def close(self) -> None:
         """Let go of the files."""

@@ -24,6 +24,7 @@ WRITE_EVERY_S = 0.5
 """What a crash may cost."""
 STOP_WITHIN_S = 10.0
 EXPIRE_EVERY_S = 6 * 3_600.0
+OUR_FAULT = "an error of this service's own, see its log"
 
 
 class RecordingWriter:
@@ -38,6 +39,8 @@ class RecordingWriter:
         self._inbox: queue.SimpleQueue[Take] = queue.SimpleQueue()
         self._takes: list[Take] = []
         self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
+        self.faults = 0
+        """Recordings that were broken off or could not be finished."""
         self._news, self._stopping = threading.Event(), threading.Event()
         self._writing = threading.Thread(target=self._write_all, name="recordings", daemon=True)
         self._finishing = threading.Thread(target=self._finish_all, name="finish-recordings", daemon=True)
@@ -86,7 +89,11 @@ class RecordingWriter:
         while not self._inbox.empty():
             self._takes.append(self._inbox.get())
         for take in self._takes:
-            take.turn()
+            try:
+                take.turn()
+            except Exception:
+                log.exception("a recording is lost")
+                take.break_off(OUR_FAULT)
             if take.over:
                 self._over.put(take)
         self._takes = [take for take in self._takes if not take.over]
@@ -103,7 +110,11 @@ class RecordingWriter:
                 continue
             if over is None:
                 return
-            _finish_orphan(over) if isinstance(over, Path) else _finish_take(over)
+            try:
+                self.faults += not (_finish_orphan(over) if isinstance(over, Path) else _finish_take(over))
+            except Exception:
+                self.faults += 1
+                log.exception("a recording stays as it was on the line")
 
     def _expire(self) -> None:
         gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
@@ -111,7 +122,8 @@ class RecordingWriter:
             log.info("%d recordings older than %d days are deleted", gone, self._days)
 
 
-def _finish_take(take: Take) -> None:
+def _finish_take(take: Take) -> bool:
+    """Finish what was recorded of a call; return whether it is whole."""
     recording, call_log = take.recording, CallLog(log, take.call_sid)
     if recording.fault:
         call_log.error("the recording is broken off: %s", recording.fault)
@@ -119,14 +131,16 @@ def _finish_take(take: Take) -> None:
         if take.tape:
             sound = finish(take.tape.path)
             call_log.info("recorded in %s", sound)
+        return not recording.fault
     except (SoundError, OSError) as error:
         call_log.error("the recording stays as it was on the line: %s", error)
+        return False
     finally:
         take.close()
 
 
-def _finish_orphan(tape: Path) -> None:
-    """Finish a tape unless a run that is alive holds it."""
+def _finish_orphan(tape: Path) -> bool:
+    """Finish a tape unless a run that is alive holds it; return whether nothing went wrong."""
     try:
         descriptor = os.open(tape, os.O_RDWR)
         try:
@@ -134,7 +148,9 @@ def _finish_orphan(tape: Path) -> None:
             log.info("a killed run has left a recording: %s", finish(tape) or "an empty one")
         finally:
             os.close(descriptor)
+        return True
     except BlockingIOError:
-        return
+        return True
     except (SoundError, OSError) as error:
         log.error("%s cannot be finished: %s", tape, error)
+        return False

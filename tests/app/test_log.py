@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 from app.log import MINUTE_S, MOST_ALIKE, Sparing
 
@@ -34,3 +36,17 @@ def test_a_minute_later_it_is_written_again_with_how_many_there_were() -> None:
     again = record("refused: %s", 6.0 + 2 * MINUTE_S)
     assert sparing.filter(again)
     assert again.getMessage() == "refused: an argument"
+
+
+def test_what_strangers_cause_is_written_so_often_whoever_tells_of_it() -> None:
+    program = """
+import logging
+from app.log import LogLevel, start_logging
+import app.door, app.refusals, app.routes
+start_logging(LogLevel.INFO)
+for module in (app.door, app.refusals, app.routes):
+    for _ in range(1000):
+        module.log.warning("%s refused", "somebody")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(done.stderr.splitlines()) == 3 * MOST_ALIKE

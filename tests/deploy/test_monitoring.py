@@ -29,7 +29,14 @@ OTHERS = {"up", "ALERTS"}
 
 async def served(folder: Path) -> set[str]:
     """Return the names of all samples that the service tells of."""
-    service = Service(front_settings(database_url=f"sqlite:///{folder}/calls.db"), lambda _: None)
+    service = Service(
+        front_settings(
+            database_url=f"sqlite:///{folder}/calls.db",
+            recordings_dir=str(folder),
+            traces_endpoint="http://127.0.0.1:9/v1/traces",
+        ),
+        lambda _: None,
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://127.0.0.1") as http:
         page = (await http.get("/metrics")).raise_for_status().text
     names: set[str] = set()

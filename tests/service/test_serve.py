@@ -106,6 +106,11 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert len(words.splitlines()) == 1, words
 
 
+async def test_a_public_url_that_twilio_would_not_open_a_socket_to_is_warned_of(tmp_path: Path) -> None:
+    async with serve(tmp_path, **{**GOOD, "PUBLIC_URL": "http://phone.example.com"}, PORT=str(free_port())) as program:
+        await program.until("Twilio opens sockets over TLS only")
+
+
 async def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_process(tmp_path: Path) -> None:
     async with serve(tmp_path, MOSHI_CHECKPOINT=str(tmp_path / "nowhere"), PORT=str(free_port())) as program:
         status, words = await program.end()

@@ -5,18 +5,19 @@ import aiohttp
 import pytest
 
 from app.bench.onlookers import collector, looking_on
-from app.bench.watched import ALL, NOTHING, WAYS, costs_of, watch_of
+from app.bench.watched import ALL, NOTHING, WAYS, Turn, cost_of, watch_of
 
 ENDPOINT = "http://127.0.0.1:4318/v1/traces"
+COSTS = [(0.012, 0.010, 1.0), (0.030, 0.020, 3.0), (0.011, 0.010, 2.0)]
 
 
-def test_each_way_is_compared_with_the_bare_service_of_its_own_round() -> None:
-    cpu = {NOTHING: [0.010, 0.020, 0.010], "log": [0.011, 0.020, 0.010], ALL: [0.012, 0.030, 0.011]}
-    bare, log, everything = costs_of(cpu, dict.fromkeys(cpu, 1.5), dict.fromkeys(cpu, 0))
-    assert (bare.ratio, bare.ratios) == (1.0, (1.0, 1.0))
-    assert log.ratio == 1.0
-    assert everything.ratio == pytest.approx(1.2)
-    assert everything.ratios == pytest.approx((1.1, 1.5))
+def test_a_service_is_compared_with_the_bare_one_beside_it() -> None:
+    pairs = [(Turn(cpu, lag_ms, 1), Turn(bare, 9.0, 7)) for cpu, bare, lag_ms in COSTS]
+    cost = cost_of(ALL, pairs)
+    assert (cost.cpu, cost.bare) == ((0.012, 0.030, 0.011), (0.010, 0.020, 0.010))
+    assert cost.ratio == pytest.approx(1.2)
+    assert cost.ratios == pytest.approx((1.1, 1.5))
+    assert (cost.lag_p99_ms, cost.gaps) == (3.0, 3)
 
 
 def test_all_is_every_way_that_is_asked_for_and_nothing_is_none() -> None:

@@ -109,3 +109,12 @@ def test_half_a_line_is_no_entry(length: int) -> None:
 def test_a_line_of_something_else_is_no_entry(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         read_entry(line)
+
+
+def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
+    record = call_record()
+    record.note_key(1_010.0)
+    kept = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON + timedelta(seconds=100)))
+    assert (10.0, "key pressed", "") in kept.events
+    assert kept.events[-1][1] == "ended"
+    assert kept.counters["dtmf"] == 1

@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from app.recording.shelf import Shelf
 from app.recording.tape import Tape
 from app.recording.timeline import Piece, Side
 from app.recording.tokens import read_tokens
-from app.recording.writer import RecordingWriter
+from app.recording.writer import OUR_FAULT, RecordingWriter
 from app.twilio.events import CallSid
 from tests.processes.ring import PATIENCE_S
 
@@ -54,21 +55,25 @@ def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
     recorder._begun = True
 
 
-@contextlib.asynccontextmanager
-async def writing(
-    folder: Path, every_call: bool = True, days: int = 0
-) -> AsyncIterator[Callable[[CallRecord], CallRecorder]]:
-    """A writer at work; gives what begins a recording. At the end everything has been written and finished."""
-    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call, days)
-    writer.start()
+@dataclass(frozen=True)
+class Begin:
+    """Begins recordings."""
 
-    def begin(record: CallRecord) -> CallRecorder:
-        recorder = writer.record(record, False)
+    writer: RecordingWriter
+
+    def __call__(self, record: CallRecord) -> CallRecorder:
+        recorder = self.writer.record(record, False)
         assert recorder
         return recorder
 
+
+@contextlib.asynccontextmanager
+async def writing(folder: Path, every_call: bool = True, days: int = 0) -> AsyncIterator["Begin"]:
+    """A writer at work; gives what begins a recording. At the end everything has been written and finished."""
+    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call, days)
+    writer.start()
     try:
-        yield begin
+        yield Begin(writer)
     finally:
         await writer.stop()
 
@@ -178,7 +183,47 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
     assert str(full.recording).endswith("broken off: No space left on device")
     assert fine.recording.fault == ""
     assert f"{fine.recording.name}.flac" in names(tmp_path)
+    assert begin.writer.faults == 1
     assert len(recorders[0].inbox) == 0, "nothing piles up once it is broken off"
+
+
+async def test_a_tape_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path) -> None:
+    record = call_record()
+    async with writing(tmp_path) as begin:
+        recorder = begin(record)
+        (tmp_path / f"{record.recording.name}.wav").mkdir()
+        talk(recorder)
+        await until(lambda: record.recording.fault)
+        recorder.note_end(NOW + 1.0)
+    assert str(record.recording) == "File exists"
+    assert [name[-4:] for name in names(tmp_path)] == [".wav"]
+
+
+async def test_what_goes_wrong_after_the_end_is_told_once_more(tmp_path: Path) -> None:
+    record, told = call_record(), list[str]()
+    async with writing(tmp_path) as begin:
+        recorder = begin(record)
+        recorder.when_broken = lambda: told.append(record.recording.fault)
+        (tmp_path / f"{record.recording.name}.wav").mkdir()
+        recorder.over = True  # before the writer has looked
+        recorder.inbox.append(Begun(NOW))
+    assert told == ["File exists"]
+
+
+async def test_an_error_of_ours_costs_one_recording_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong, fine = call_record(), call_record(CallSid("CAfine"))
+    async with writing(tmp_path) as begin:
+        for record in (wrong, fine):
+            recorder = begin(record)
+            talk(recorder)
+            if record is wrong:
+                recorder.inbox.append(Stepped(50, None))  # type: ignore[arg-type]
+            recorder.note_end(NOW + 1.0)
+    assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
+    assert f"{fine.recording.name}.flac" in names(tmp_path)
+    assert "a recording is lost" in caplog.text
 
 
 def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
