@@ -71,7 +71,7 @@ async def test_who_asks_is_told_the_same(place: Place) -> None:
                 said = [text for call in snapshot["calls"] for _, text in call["text"]["pieces"]]
             assert said == [" Hello"]
         course = (await place.phone.http.get(f"/api/live/{call_sid}")).json()
-        assert ([text for _, text in course["text"]], course["end"]) == ([" Hello"], None)
+        assert ([text for _, text in course["text"]["pieces"]], course["end"]) == ([" Hello"], None)
     assert (await place.phone.http.get("/api/live/CAnobody")).status_code == 404
 
 

@@ -308,7 +308,7 @@ async def test_the_first_tab_leads_past_the_header(place: Place, page: "Page") -
 
 
 async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(place: Place, page: "Page") -> None:
-    moving = page.locator("#calls > li, #recent, .gauges div")
+    moving = page.locator("#calls > li, #h-recent, .gauges div")
     tops = "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
     fits = "document.documentElement.scrollWidth <= innerWidth"
     async with place.call() as call_sid, place.call(), place.call():

@@ -70,12 +70,13 @@ function showLive({ beat_ms }) {
 /** Ask the running service for all that was said and how the delay went. */
 async function showCourse(wanted, transcripts) {
   try {
-    const course = await ask(`api/live/${encodeURIComponent(wanted)}`);
+    const known = transcripts?.known(wanted) ?? 0;
+    const course = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
     if (wanted !== sid) return;
     delays_ms = course.delays_ms;
     transcripts?.fill(sid, course.text);
     write(byId("h-call"), nameOf(course.number));
-    showSaid(course.text);
+    if (!known) showSaid(course.text.pieces);
     drawDelays();
   } catch (error) {
     if (wanted === sid && error.status === 404 && !call) write(byId("delays-told"), "Its course is kept for the last calls of the running service only.");
