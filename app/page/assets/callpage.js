@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
-import { ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
+import { announce, ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
@@ -11,7 +11,7 @@ const COURSE_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
-let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], visit = 0;
+let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], shown = -1, visit = 0;
 
 /** Show a call's page; what was shown before is put away. */
 export function openCall(wanted) {
@@ -28,7 +28,7 @@ export function openCall(wanted) {
 /** Leave the page. */
 export function closeCall() {
   visit += 1;
-  [sid, call, wasOn, asked_s, delays_ms] = ["", null, false, -Infinity, []];
+  [sid, call, wasOn, asked_s, delays_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-told", "delays-told"]) byId(id).replaceChildren();
@@ -46,8 +46,11 @@ export function showCall(snapshot, transcripts) {
       asked_s = snapshot.now_s;
       showCourse(sid, transcripts);
     }
-    showSaid(transcripts.pieces(sid));
+    const pieces = transcripts.pieces(sid);
+    if (pieces.length !== shown) showSaid(pieces);
+    shown = pieces.length;
   } else if (wasOn) {
+    announce("The call is over");
     showState(byId("call-state"), "over");
     showCourse(sid);
     showLog(visit);
