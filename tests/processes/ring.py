@@ -64,7 +64,8 @@ class _ToQueue(logging.Handler):
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.put_nowait(record.getMessage())
+        call_sid = getattr(record, "call_sid", "")  # as people read it, see `workers.lines`
+        self._lines.put_nowait(f"call_sid={call_sid} {record.getMessage()}" if call_sid else record.getMessage())
 
 
 @contextlib.asynccontextmanager
