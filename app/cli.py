@@ -173,6 +173,22 @@ def forget(number: Annotated[str, typer.Argument(help="A phone number, +15551234
     raise typer.Exit(forget_caller(_settings(), number))
 
 
+@cli.command()
+def render(
+    call: Annotated[str, typer.Argument(help="A recorded call's SID or its end, or the path of its token log.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .flac or .wav file; default: NAME.24k.flac in this folder.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Whose codec made the tokens; default: the MOSHI_CHECKPOINT that they name.")
+    ] = None,
+) -> None:
+    """Make a recorded call again at 24 kHz from its tokens: caller left, Moshi right, step by step."""
+    from app.recording.render import render_call
+
+    raise typer.Exit(render_call(_settings(), call, output, checkpoint))
+
+
 bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
 cli.add_typer(bench, name="bench")
 

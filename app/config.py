@@ -129,7 +129,9 @@ class Settings(BaseSettings):
     ] = 0
     operator_token: Annotated[
         str,
-        Field(description="lets operators in from other machines: Authorization: Bearer …; empty: none", repr=False),
+        Field(
+            description="lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none", repr=False
+        ),
     ] = ""
     refusals_per_minute: Annotated[
         int, Field(ge=1, le=100_000, description="so many unsigned requests of one address are answered with a reason")
@@ -181,7 +183,7 @@ class Settings(BaseSettings):
     ] = 90
     recordings_dir: Annotated[
         str,
-        Field(description="the folder for recordings, which by law may need the caller's consent; empty: none"),
+        Field(description="the folder for recordings, which by law may need the caller's consent; empty or off: none"),
     ] = ""
     record_calls: Annotated[
         RecordCalls, Field(description="all, or asked: those of make-call --record, once RECORDINGS_DIR is set")
@@ -212,6 +214,8 @@ class Settings(BaseSettings):
         _ = parts.port  # raises ValueError unless it is one
         if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError("must be http(s)://host[:port][/prefix]")
+        if parts.path.rstrip("/").endswith("/twilio/voice"):
+            raise ValueError("must end before /twilio/voice, which is added")
         return url.rstrip("/")
 
     @field_validator("allowed_callers", "blocked_callers")
@@ -275,7 +279,8 @@ class Settings(BaseSettings):
     @property
     def recordings(self) -> Path | None:
         """RECORDINGS_DIR in full, None if nothing is recorded."""
-        return Path(self.recordings_dir).expanduser().absolute() if self.recordings_dir else None
+        wanted = self.recordings_dir not in ("", "off")
+        return Path(self.recordings_dir).expanduser().absolute() if wanted else None
 
     @property
     def base_url(self) -> str:

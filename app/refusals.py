@@ -22,6 +22,7 @@ ADDRESSES_KEPT = 4_096
 NETWORK_BITS = 64
 MEDIA_PATH = "/twilio/media/"
 LONGEST_PATH = 100
+NO_ADDRESS = "somebody without an address"
 
 
 class Refused(StrEnum):
@@ -83,16 +84,19 @@ class Refusals:
         self.counts[reason] += 1
         log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
         if self._limit.reached(address, now):
-            log.warning("%s is refused without a word for a minute", address)
+            log.warning("%s is refused without a word for a minute", _network(address))
         return HTTPException(403, reason)
 
 
 def _network(address: str) -> str:
+    """Return what an address stands for; one name for all that are none, as a proxy may say anything in their place."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address
-    return str(ipaddress.ip_network((parsed, NETWORK_BITS), strict=False)) if parsed.version == 6 else address
+        return NO_ADDRESS
+    if parsed.version == 4:
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed), NETWORK_BITS), strict=False))
 
 
 def _address(connection: HTTPConnection) -> str:

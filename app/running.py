@@ -1,4 +1,4 @@
-"""How the commands that ask a running service something show that an operator asks."""
+"""Where commands find the service that runs, and how they show that an operator asks."""
 
 from app.config import Settings
 

@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+from urllib.parse import urlsplit
 
 import uvloop
 from rich.console import Console
@@ -10,8 +11,9 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from app.beside import companions
-from app.config import ServiceManager, Settings, SettingsError, WhenBusy, read_service_manager
+from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.rehearsal import RehearsalFailed
+from app.running import local_url
 from app.server import Service, listen
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
@@ -95,7 +97,11 @@ def _tell_what_runs(settings: Settings) -> None:
     is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
     webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
     log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
+    log.info("the operator's page is at %s/", local_url(settings))
     if is_quick_tunnel and settings.public_url:
         log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+    public = urlsplit(settings.base_url)
+    if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
+        log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)
     if not settings.checks_signatures:
         log.warning("signatures are not checked: good for this machine alone")

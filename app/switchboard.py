@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.call.admission import TTL_S, Admission, Reservation
 from app.call.lead import FIRST_SWAY_S
@@ -319,7 +320,7 @@ class Switchboard:
         else:
             call.observer.note_sent(command, self._now())
             if call.recorder:
-                call.recorder.note_sent(command)
+                call.recorder.note_sent(command, call.session)
 
     def _finish(self, call: Call, end: End) -> None:
         reservation = call.reservation
@@ -332,6 +333,8 @@ class Switchboard:
         self._send(Close(reservation.slot, reservation.epoch))
         self._admission.release(reservation)
         if call.recorder:
+            keep_again = partial(self._keep, call.session.record, reservation.slot)
+            call.recorder.when_broken = partial(asyncio.get_running_loop().call_soon_threadsafe, keep_again)
             call.recorder.note_end(self._now())
         self.ends[end.reason] += 1
         self._counts += call.session.record.counts

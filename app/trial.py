@@ -82,6 +82,7 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
         **EVERYBODY,
         "DATABASE_URL": "off",
+        "RECORDINGS_DIR": "off",
         "LOG_FORMAT": "text",
         **environment,
     }

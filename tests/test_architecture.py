@@ -115,6 +115,7 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
 
 
 TOOLS = [
+    "app/recording/render.py",
     "app/demo",
     "app/bench",
     "app/trial.py",

@@ -41,6 +41,11 @@ class LeadMeter:
     _later_s: deque[float] = field(default_factory=lambda: deque(maxlen=SURE_MARKS))
     _number: int = 0
 
+    @property
+    def known_round_trip_s(self) -> float | None:
+        """The round trip, None until a mark has shown it: it is taken to be 0 until then."""
+        return self.round_trip_s if self._known else None
+
     def lead_s(self, now: float) -> float:
         """Return what audio sent now would find unplayed when it arrives; below 0 by how much it would be too late."""
         return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s

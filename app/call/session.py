@@ -183,6 +183,11 @@ class CallSession:
             for name, count in counts.items():
                 total[name] += count
 
+    @property
+    def round_trip_s(self) -> float | None:
+        """The line's round trip, None until it is known; what was sent before is heard later by that than it says."""
+        return self._playout.meter.known_round_trip_s
+
     def get_timer(self) -> float:
         """When `handle_timer` wants to be called next."""
         due_s = [self._deadline_s, self._playout.get_timer()]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
@@ -21,7 +22,7 @@ DATE_WIDTH = len("2026-01-31")
 
 def calls_table(calls: Sequence[Call]) -> Table:
     """Return a row for each call, times as on this machine's clock."""
-    table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "how long", "how it ended", "by")
+    table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "how long", "how it ended", "by", box=SIMPLE)
     for heading in ("first sound", "gaps"):
         table.add_column(heading, justify="right")
     for call in calls:

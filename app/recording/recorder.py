@@ -12,6 +12,8 @@ from workers.messages import Frame
 
 INBOX_MOMENTS = 4_096
 """A minute of a call. If more waits for the writer, the recording is broken off."""
+EARLY_PIECES = 12
+"""A second's worth, in which a mark comes back or never will."""
 TOO_SLOW = "the disk did not keep up"
 NO_FOLDER = "RECORDINGS_DIR is not set"
 
@@ -73,8 +75,11 @@ class CallRecorder:
         self.inbox: deque[Moment] = deque()
         self.over = False
         """Whether nothing more will come."""
+        self.when_broken: Callable[[], object] = lambda: None
+        """Called by the writer's thread when the recording is broken off after the call is over."""
         self._limit = limit
         self._begun = False
+        self._early: list[Said] | None = []
 
     def note_event(self, event: Event, session: CallSession, now: float) -> None:
         """Twilio has said this, and the session has taken it."""
@@ -86,12 +91,13 @@ class CallRecorder:
                 self._begun = True
                 self._put(Begun(now))
 
-    def note_sent(self, command: PlayoutCommand) -> None:
-        """This goes out to the caller."""
+    def note_sent(self, command: PlayoutCommand, session: CallSession) -> None:
+        """This goes out to the caller. What is sent before the round trip is known is kept back for a while."""
         match command:
             case SendAudio(payload, _, _, heard_s):
-                self._put(Said(payload, heard_s))
+                self._say(Said(payload, heard_s), session.round_trip_s)
             case ClearAudio(heard_s):
+                self._say_early(session.round_trip_s or 0.0)
                 self._put(Cleared(heard_s))
 
     def note_frame(self, frame: Frame) -> None:
@@ -101,10 +107,26 @@ class CallRecorder:
 
     def note_end(self, now: float) -> None:
         """The call is over; if there was no stream there is no recording."""
+        self._say_early(0.0)
         self._put(Ended(now))
         self.over = True
         if not self._begun:
             self.recording.name = ""
+
+    def _say(self, said: Said, round_trip_s: float | None) -> None:
+        if self._early is None:
+            self._put(said)
+            return
+        if round_trip_s is not None or len(self._early) == EARLY_PIECES:
+            self._say_early(round_trip_s or 0.0)
+            self._put(said)
+        else:
+            self._early.append(said)
+
+    def _say_early(self, round_trip_s: float) -> None:
+        for said in self._early or ():
+            self._put(Said(said.payload, said.heard_s + round_trip_s))
+        self._early = None
 
     def _put(self, moment: Moment) -> None:
         if self.over or self.recording.fault:

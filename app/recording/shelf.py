@@ -5,8 +5,10 @@ comes from outside is ever made into a path: it is compared with the names that 
 somebody else's and are left alone.
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,19 +70,22 @@ class Shelf:
         """Delete the recordings that were last written before this moment; return how many."""
         newest: dict[str, float] = {}
         for path in self._files(SUFFIXES):
-            newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
+            with suppress(FileNotFoundError):  # finished or forgotten just now
+                newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
         return self.delete(name for name, at_s in newest.items() if at_s < before.timestamp())
 
     def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
         """Return the newest first, and of equals what comes first in `suffixes`."""
-        files = [path for path in self._files(suffixes) if _name(path).partition("-")[2] == call_sid]
+        files = self._files(tuple(f"-{call_sid}{suffix}" for suffix in suffixes))
         return sorted(files, key=lambda path: (_name(path), -suffixes.index(path.suffix)), reverse=True)
 
-    def _files(self, suffixes: tuple[str, ...]) -> Iterator[Path]:
-        if self.folder.is_dir():
-            yield from (
-                path for path in self.folder.iterdir() if path.suffix in suffixes and _OURS.fullmatch(path.name)
-            )
+    def _files(self, ends: tuple[str, ...]) -> list[Path]:
+        """Return what is ours and ends so. There can be a hundred thousand files: most are put aside at once."""
+        try:
+            names = [name for name in os.listdir(self.folder) if name.endswith(ends)]  # noqa: PTH208 - a tenth of the time
+        except FileNotFoundError:
+            return []
+        return [self.folder / name for name in names if _OURS.fullmatch(name)]
 
 
 def recording_name(call_sid: CallSid, began: datetime) -> str:

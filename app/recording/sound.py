@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from app.recording.shelf import SOUND, UNFINISHED
+from app.recording.tape import EMPTY_BYTES
 
 BLOCK = 1 << 16
 """Stereo samples at a time, eight seconds."""
@@ -28,9 +29,12 @@ def finish(tape: Path) -> Path | None:
     tape meanwhile the FLAC goes as well.
     """
     written_at = tape.stat()
+    if written_at.st_size <= EMPTY_BYTES:
+        tape.unlink()
+        return None
     unfinished, sound = tape.with_suffix(UNFINISHED), tape.with_suffix(SOUND)
     try:
-        length = _encode(tape, unfinished)
+        _encode(tape, unfinished)
         os.utime(unfinished, ns=(written_at.st_atime_ns, written_at.st_mtime_ns))
         unfinished.replace(sound)
     except BaseException:
@@ -39,13 +43,12 @@ def finish(tape: Path) -> Path | None:
     try:
         tape.unlink()
     except FileNotFoundError:
-        length = 0
-    if not length:
         sound.unlink(missing_ok=True)
-    return sound if length else None
+        return None
+    return sound
 
 
-def _encode(tape: Path, target: Path) -> int:
+def _encode(tape: Path, target: Path) -> None:
     descriptor = os.open(target, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
     try:
         with soundfile.SoundFile(tape) as source:
@@ -54,7 +57,6 @@ def _encode(tape: Path, target: Path) -> int:
                 for block in source.blocks(BLOCK, dtype="int16"):
                     sink.write(block)
             os.fsync(descriptor)
-            return int(source.frames)
     except soundfile.SoundFileError as error:
         raise SoundError(f"{tape.name}: {error}") from error
     finally:
@@ -84,6 +86,7 @@ class SoundWriter:
 
     def __init__(self, path: Path, rate_hz: int, channels: int) -> None:
         try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             self._file: Any = soundfile.SoundFile(path, "w", rate_hz, channels, "PCM_16")
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise SoundError(f"{path}: {error}") from error

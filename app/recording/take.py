@@ -5,8 +5,11 @@ from pathlib import Path
 from app.recording.recorder import Begun, CallRecorder, Cleared, Ended, Heard, Moment, Said, Stepped
 from app.recording.shelf import TAPE, TOKENS
 from app.recording.tape import Tape
-from app.recording.timeline import Piece, Timeline
+from app.recording.timeline import Piece, Timeline, joined
 from app.recording.tokens import TokenHeader, TokenLog
+
+SYNC_EVERY = 2
+"""Turns after which the disk must have it: what the system holds back survives us, but not the system."""
 
 
 class Take:
@@ -24,6 +27,7 @@ class Take:
         self._recorder, self._path, self._header = recorder, path, header
         self._timeline: Timeline | None = None
         self._log: TokenLog | None = None
+        self._turns = 0
 
     def turn(self) -> None:
         """Write what has come since the last turn."""
@@ -31,8 +35,16 @@ class Take:
         try:
             self._write([inbox.popleft() for _ in range(len(inbox))])
         except OSError as error:
-            self.recording.fault = error.strerror or str(error)
+            self.break_off(error.strerror or str(error))
         self.over = over or bool(self.recording.fault)
+
+    def break_off(self, fault: str) -> None:
+        """Write no more, for a reason."""
+        self.over, self.recording.fault = True, fault
+        if self.tape is None:
+            self.recording.name = ""
+        if self._recorder.over:
+            self._recorder.when_broken()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -41,16 +53,18 @@ class Take:
                 file.close()
 
     def _write(self, moments: list[Moment]) -> None:
-        pieces = [piece for moment in moments for piece in self._place(moment)]
-        if self.tape:
-            if self._log:
-                self._log.write()
-            self.tape.write(pieces)
-            for moment in moments:
-                if isinstance(moment, Ended) and self._timeline:
-                    self.tape.end(max(0, self._timeline.at(moment.at_s)))
-            if moments:
-                self.tape.sync()
+        pieces = joined(piece for moment in moments for piece in self._place(moment))
+        if self.tape is None or not moments:
+            return
+        if self._log:
+            self._log.write()
+        self.tape.write(pieces)
+        self._turns += 1
+        if isinstance(moments[-1], Ended) and self._timeline:
+            self.tape.end(max(0, self._timeline.at(moments[-1].at_s)))
+        elif self._turns % SYNC_EVERY:
+            return
+        self.tape.sync()
 
     def _place(self, moment: Moment) -> list[Piece]:
         match moment:

@@ -1,5 +1,6 @@
 """The tape of a call that is on: a stereo WAV file of mu-law at 8 kHz that is whole after every write."""
 
+import errno
 import fcntl
 import os
 import struct
@@ -14,6 +15,8 @@ from app.recording.timeline import Piece, Side
 CHANNELS = len(Side)
 _HEADER = struct.Struct("<4sI4s 4sIHHIIHHH 4sII 4sI")
 _MULAW = 7
+EMPTY_BYTES = _HEADER.size
+"""What a tape takes on which nothing is yet."""
 
 
 class Tape:
@@ -23,8 +26,13 @@ class Tape:
         self.path = path
         self._length = 0
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        self._write_header()
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._write_header()
+        except OSError:
+            path.unlink()
+            self.close()
+            raise
 
     def write(self, pieces: Sequence[Piece]) -> None:
         """Lay pieces down, those that come later over those before; where nothing is there is silence."""
@@ -72,7 +80,7 @@ class Tape:
     def _write_header(self) -> None:
         header = wav_header(self._length)
         if os.pwrite(self._descriptor, header, 0) != len(header):
-            raise OSError(f"{self.path.name}: its header could not be written")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def wav_header(length: int) -> bytes:

@@ -16,6 +16,7 @@ Places are in samples at 8 kHz. No place is given out twice but for what is clea
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,6 +25,7 @@ from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 TRUE_SAMPLES = 8
 """A millisecond: what a place may be off before it is put right."""
 SURE_SECONDS = 5
+FAR = 1 << 62
 
 
 class Side(IntEnum):
@@ -46,6 +48,20 @@ class Piece:
         return self.begin + len(self.payload)
 
 
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Make one piece of those of a side that follow each other without a gap."""
+    runs: list[list[Piece]] = []
+    last: dict[Side, list[Piece]] = {}
+    for piece in pieces:
+        run = last.get(piece.side)
+        if run and run[-1].end == piece.begin:
+            run.append(piece)
+        else:
+            last[piece.side] = [piece]
+            runs.append(last[piece.side])
+    return [Piece(run[0].side, run[0].begin, b"".join(piece.payload for piece in run)) for run in runs]
+
+
 class Timeline:
     """One call from `zero_s` on, in seconds of our clock."""
 
@@ -54,8 +70,10 @@ class Timeline:
         self._ends = dict.fromkeys(Side, 0)
         self._offset: int | None = None
         """Where the zero of the caller's clock is."""
-        self._least: deque[tuple[int, int]] = deque(maxlen=SURE_SECONDS)
-        """Seconds of our clock, and the least offset that a packet showed in each."""
+        self._second = -1
+        self._least_now = self._least_before = FAR
+        """The least offset that a packet showed in this second of our clock, and in those of `_least` before it."""
+        self._least: deque[int] = deque(maxlen=SURE_SECONDS - 1)
         self._next = 0
 
     def hear(self, begin: int, arrived_s: float, payload: bytes) -> list[Piece]:
@@ -86,10 +104,13 @@ class Timeline:
         return round((moment_s - self._zero_s) * SAMPLE_RATE_HZ)
 
     def _least_offset(self, offset: int, second: int) -> int:
-        if self._least and self._least[-1][0] == second:
-            offset = min(offset, self._least.pop()[1])
-        self._least.append((second, offset))
-        return min(least for _, least in self._least)
+        """Return the least offset of the last seconds, this packet's included."""
+        if second != self._second:
+            self._least.append(self._least_now)
+            self._least_before, self._least_now, self._second = min(self._least), offset, second
+        elif offset < self._least_now:
+            self._least_now = offset
+        return min(self._least_before, self._least_now)
 
     def _put(self, side: Side, begin: int, payload: bytes) -> list[Piece]:
         """Give out a place, less what is taken already."""

@@ -24,6 +24,7 @@ WRITE_EVERY_S = 0.5
 """What a crash may cost."""
 STOP_WITHIN_S = 10.0
 EXPIRE_EVERY_S = 6 * 3_600.0
+OUR_FAULT = "an error of this service's own, see its log"
 
 
 class RecordingWriter:
@@ -88,7 +89,11 @@ class RecordingWriter:
         while not self._inbox.empty():
             self._takes.append(self._inbox.get())
         for take in self._takes:
-            take.turn()
+            try:
+                take.turn()
+            except Exception:
+                log.exception("a recording is lost")
+                take.break_off(OUR_FAULT)
             if take.over:
                 self._over.put(take)
         self._takes = [take for take in self._takes if not take.over]
@@ -105,10 +110,18 @@ class RecordingWriter:
                 continue
             if over is None:
                 return
-            self.faults += not (_finish_orphan(over) if isinstance(over, Path) else _finish_take(over))
+            try:
+                self.faults += not (_finish_orphan(over) if isinstance(over, Path) else _finish_take(over))
+            except Exception:
+                self.faults += 1
+                log.exception("a recording stays as it was on the line")
 
     def _expire(self) -> None:
-        gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
+        try:
+            gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
+        except OSError as error:
+            log.error("old recordings are not deleted: %s", error)
+            return
         if gone:
             log.info("%d recordings older than %d days are deleted", gone, self._days)
 

@@ -137,7 +137,7 @@ class _VirtualCall:
     def _do(self, commands: list[Command], now: float) -> None:
         for command in commands:
             if self._recorder and not isinstance(command, Listen | End):
-                self._recorder.note_sent(command)
+                self._recorder.note_sent(command, self._session)
             match command:
                 case Listen():
                     self._work(command, now)

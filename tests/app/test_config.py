@@ -33,6 +33,8 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com:abc"}, "PUBLIC_URL"),
         ({"public_url": "http://[::1"}, "PUBLIC_URL"),
+        ({"public_url": f"{PUBLIC}/twilio/voice"}, "PUBLIC_URL: must end before /twilio/voice"),
+        ({"public_url": f"{PUBLIC}/prefix/twilio/voice/"}, "PUBLIC_URL: must end before /twilio/voice"),
         ({"public_url": "phone"}, "^PUBLIC_URL: must be http"),
         ({**NUMBER, "twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER with .* country code"),
         ({**NUMBER, "twilio_phone_number": "+1555123456\u0667"}, "TWILIO_PHONE_NUMBER with .* country code"),

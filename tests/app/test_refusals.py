@@ -39,6 +39,28 @@ def test_the_addresses_of_one_subscriber_are_one() -> None:
     assert not refusals.reached("2001:db8:1:3::1", 0.0)
 
 
+def test_a_caller_in_ipv4_is_one_whatever_the_socket_calls_him_and_not_everybody() -> None:
+    refusals = RefusalLimit(1)
+    refusals.note(f"::ffff:{EVE}", 0.0)
+    assert refusals.reached(EVE, 0.0)
+    assert not refusals.reached(f"::ffff:{ANN}", 0.0)
+
+
+ODD = ["::1", "\x1b[2J", "x" * 60_000, "fe80::1%" + "x" * 60_000, f"::ffff:{EVE}%" + "x" * 60_000, f"{EVE}, {ANN}", ""]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_what_a_proxy_says_in_place_of_an_address_is_neither_kept_nor_logged(
+    odd: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`X-Forwarded-For` comes from this machine's proxies, who may hand on what a stranger has written."""
+    refusals = Refusals(per_minute=1)
+    with caplog.at_level(logging.WARNING):
+        refusals.turn_away(connection(odd), Refused.UNSIGNED)
+    assert max(map(len, refusals._limit._tallies)) < 50
+    assert all(record.getMessage().isprintable() and len(record.getMessage()) < 200 for record in caplog.records)
+
+
 @given(st.lists(st.text(max_size=3) | st.ip_addresses().map(str), max_size=50))
 def test_however_many_addresses_come_only_the_last_are_remembered(addresses: list[str]) -> None:
     refusals = RefusalLimit(1, addresses_kept=4)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +14,11 @@ import pytest_asyncio
 
 from app.audio import mulaw
 from app.call.record import EndReason
-from tests.page.browser import (
-    CHROMIUM,
+from tests.page.place import (
     NAMES,
-    NEEDS_CHROMIUM,
     OPERATOR_TOKEN,
     TUNNEL,
     Place,
-    async_api,
     evil_site,
     page_settings,
     served,
@@ -30,7 +28,12 @@ from tests.processes.ring import PATIENCE_S
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
+async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
 expect = async_api.expect
 expect.set_options(timeout=PATIENCE_S * 1000)
 
@@ -304,19 +307,47 @@ async def test_the_first_tab_leads_past_the_header(place: Place, page: "Page") -
     await expect(page.locator("#overview")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [360, 390, 768, 1280])
-async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(place: Place, page: "Page", width: int) -> None:
-    await page.set_viewport_size({"width": width, "height": 800})
-    await page.goto(place.url)
+async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(place: Place, page: "Page") -> None:
+    moving = page.locator("#calls > li, #h-recent, .gauges div")
+    tops = "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
+    fits = "document.documentElement.scrollWidth <= innerWidth"
     async with place.call() as call_sid, place.call(), place.call():
-        await expect(page.locator("#calls > li")).to_have_count(3)
-        await expect(page.locator("#state")).to_have_text("all slots taken")
-        tops = "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
-        before = await page.locator("#calls > li, #recent, .gauges div").evaluate_all(tops)
-        place.thinks(call_sid, " many words" * 100)
-        await expect(page.locator("#calls .text").first).to_contain_text("many words")
-        assert await page.locator("#calls > li, #recent, .gauges div").evaluate_all(tops) == before
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        await page.goto(f"{place.url}#/call/{call_sid}")
-        await expect(page.locator("#said")).to_contain_text("many words")
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for number, width in enumerate((360, 390, 768, 1280)):
+            await page.set_viewport_size({"width": width, "height": 800})
+            await page.goto(place.url)
+            await expect(page.locator("#calls > li")).to_have_count(3)
+            await expect(page.locator("#state")).to_have_text("all slots taken")
+            before = await moving.evaluate_all(tops)
+            place.thinks(call_sid, f" many words {number}" * 100)
+            await expect(page.locator("#calls .text").first).to_contain_text(f"many words {number}")
+            assert await moving.evaluate_all(tops) == before
+            assert await page.evaluate(fits)
+            await page.goto(f"{place.url}#/call/{call_sid}")
+            await expect(page.locator("#said")).to_contain_text(f"many words {number}")
+            assert await page.evaluate(fits)
+
+
+PLAYED = """document.getElementById("sound").addEventListener("timeupdate", ({target}) => {
+  if (target.played.length) document.documentElement.dataset.played = target.currentTime;
+})"""
+
+
+async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_path: Path, page: "Page") -> None:
+    async with served(page_settings(tmp_path, recordings_dir=str(tmp_path / "recordings"))) as place:
+        async with place.call() as call_sid:
+            await page.goto(f"{place.url}#/call/{call_sid}")
+            await expect(page.locator("#call-clock")).to_have_text("0:01")
+            place.thinks(call_sid, " Here we are.")
+            await expect(page.locator("#said li")).to_have_count(1)
+            await expect(page.locator("#call-clock")).to_have_text("0:06")
+        await expect(page.locator("#sound")).to_be_visible()
+        await expect(page.locator("#sound-told")).to_contain_text(re.compile("0:0[67] long"))
+        inked = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+          .filter((value, place) => place % 4 === 3 && value).length"""
+        assert await page.locator("#wave").evaluate(inked) > 1_000
+        await page.evaluate(PLAYED)
+        await page.get_by_role("log").get_by_role("button", name="Play from").click()
+        await expect(page.locator("html")).to_have_attribute("data-played", re.compile(r"^[12]"))
+        await expect(page.locator("#said li[aria-current]")).to_contain_text("Here we are.")
+        seconds = await page.locator("#sound").evaluate("sound => sound.duration")
+        assert seconds == pytest.approx(6.5, abs=1.0)

@@ -127,7 +127,7 @@ async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     assert record["end"] == "caller hung up"
     assert record["counts"]["frames_out"] > 10
     assert record["recording"].endswith(call.sid)
-    await office.bridge.until(f"call_sid={call.sid} recorded in")
+    await office.bridge.until(f'"call_sid": "{call.sid}", "message": "recorded in')
     assert len(list((office.folder / "recordings").glob(f"*{call.sid}.flac"))) == 1
 
 

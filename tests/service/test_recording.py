@@ -84,13 +84,23 @@ async def until_recorded(http: httpx.AsyncClient) -> str:
             await asyncio.sleep(0.05)
 
 
+async def until_finished(http: httpx.AsyncClient, call_sid: str) -> httpx.Response:
+    """Return a recording once it is finished."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            sound = await http.get(f"/api/calls/{call_sid}/recording")
+            if sound.headers["content-type"] == "audio/flac":
+                return sound
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("line", [Scenario(), Scenario(stalls=(Window(3, 0.6),))], ids=["steady", "stalled"])
 async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
     tmp_path: Path, line: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
     async with serving(tmp_path) as (program, url):
         report = await place(url, 8.0, line)
-        await program.until(f"call_sid={report.call_sid} recorded in")
+        await program.until(f'"call_sid": "{report.call_sid}", "message": "recorded in')
         async with httpx.AsyncClient(base_url=url) as http:
             whole = await http.get(f"/api/calls/{report.call_sid}/recording")
             part = await http.get(f"/api/calls/{report.call_sid}/recording", headers={"Range": "bytes=4-41"})
@@ -127,8 +137,7 @@ async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_
         report = await calling
         await program.end()
     async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
-        await program.until("a killed run has left a recording")
-        whole = await http.get(f"/api/calls/{report.call_sid}/recording")
+        whole = await until_finished(http, report.call_sid)
     (tmp_path / "call.flac").write_bytes(whole.content)
     sound, _ = soundfile.read(tmp_path / "call.flac", dtype="int16")
     assert report.ended_s > 2.0
@@ -142,6 +151,16 @@ async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_
     call = json.loads(words)
     assert call["end_reason"] == KILLED
     assert call["recording"].endswith(report.call_sid)
+
+
+async def test_a_place_where_nothing_can_be_recorded_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = {**LOOPBACK, "PORT": str(free_port()), "RECORDINGS_DIR": f"{tmp_path}/file"}
+    async with serve(tmp_path, **settings) as program:
+        status, words = await program.end()
+    assert status == 2
+    assert words.splitlines()[-1].startswith("moshi-bridge: RECORDINGS_DIR=")
+    assert "Traceback" not in words
 
 
 @contextlib.contextmanager

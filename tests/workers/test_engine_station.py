@@ -1,5 +1,5 @@
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -124,6 +124,18 @@ def test_one_tick_steps_every_call_that_has_a_frame_waiting() -> None:
     receive(station, heard(21, B))
     work(station)
     assert engine.ticks == [{A: 10, B: 20}, {B: 21}]
+
+
+def test_the_tokens_of_a_step_go_along_as_they_are_kept() -> None:
+    class Keeping(Parrot):
+        def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Said]:
+            kept = np.arange(17, dtype=np.int32) * 1_000
+            return {slot: replace(said, log=kept) for slot, said in super().step(codes).items()}
+
+    station = station_of(Keeping())
+    receive(station, opened(), heard(5))
+    (said,) = codes(work(station))
+    assert np.frombuffer(said.tokens, "<i2").tolist() == [1_000 * place for place in range(17)]
 
 
 def test_what_goes_on_are_moshis_codes_its_words_and_the_number_of_the_frame_heard() -> None:

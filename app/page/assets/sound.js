@@ -7,16 +7,18 @@ const BUCKETS = 600;
 let peaks = null, starts_s = 0, moved = () => {};
 const player = byId("sound"), wave = byId("wave");
 
-/** Look for the recording of a call; `start_s` is where it begins on the transcript's clock. */
+/** Look for the recording of a call; `start_s` is where it begins on the transcript's clock. False while it is unfinished. */
 export async function openSound(sid, start_s, whenMoved) {
   const path = `api/calls/${encodeURIComponent(sid)}`;
   const found = await ask(`${path}/peaks?buckets=${BUCKETS}`);
+  if (found.live) return false;
   peaks = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
   [starts_s, moved] = [start_s, whenMoved];
   if (!player.src.endsWith(`${path}/recording`)) player.src = `${path}/recording`;
   byId("sound-told").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
   player.hidden = wave.hidden = false;
   draw();
+  return true;
 }
 
 /** Stop and put away what is there. */
@@ -33,7 +35,11 @@ export const hasSound = () => peaks !== null;
 /** Play from a moment on the transcript's clock. */
 export function playFrom(at_s) {
   player.currentTime = Math.max(0, at_s - starts_s);
-  player.play();
+  play();
+}
+
+function play() {
+  player.play().catch(() => {}); // put away, or not to be played: the player itself shows it
 }
 
 function pairs({ min, max }) {
@@ -50,6 +56,11 @@ for (const event of ["timeupdate", "seeked", "loadedmetadata"]) {
     moved(player.currentTime + starts_s);
   });
 }
+player.addEventListener("error", () => {
+  if (!peaks || !player.currentTime) return;
+  player.load(); // Chromium cannot seek in FLAC of less than five seconds: from the beginning, then
+  play();
+});
 wave.addEventListener("click", (event) => {
   if (peaks) player.currentTime = (event.offsetX / wave.clientWidth) * peaks.seconds;
 });

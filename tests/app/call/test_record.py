@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from app.call.record import SPANS_KEPT, CallRecord, EndReason
+from app.call.record import SPANS_KEPT, CallRecord, EndReason, Recording
 from app.twilio.events import CallSid
 from app.twilio.status import CallStatus, StreamStatus
 from workers.messages import Epoch, Frame, Slot, Span, Stage
@@ -84,3 +84,17 @@ def test_an_error_of_the_stream_is_kept_with_what_to_do() -> None:
     fields = record.as_json()
     assert (fields["status"], fields["error_code"], fields["stream_error"]) == ("completed", 31920, "Handshake Error")
     assert "PUBLIC_URL" in str(fields["advice"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "said"),
+    [
+        ("", "", "no recording"),
+        ("20260102T120000Z-CA1", "", "kept in 20260102T120000Z-CA1"),
+        ("20260102T120000Z-CA1", "no space", "kept in 20260102T120000Z-CA1; broken off: no space"),
+        ("", "no folder", "no folder"),
+    ],
+)
+def test_what_is_recorded_is_said_in_short(name: str, fault: str, said: str) -> None:
+    record = CallRecord(ANN, reserved_s=0.0, recording=Recording(name, fault))
+    assert record.as_json()["recording"] == said

@@ -3,12 +3,13 @@ from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, func, select
 
 from app.calllog.address import find_address
-from app.calllog.database import CallNotFound, Database
+from app.calllog.database import CallNotFound, Database, migrations
 from app.calllog.entry import COLUMNS, KILLED, CallEntry
 from app.calllog.models import Base, Call, CallEvent, Piece
 from app.config import read_settings
@@ -171,3 +172,24 @@ async def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     assert address
     await Database(address).migrate()
     assert (file.stat().st_mode & 0o077, file.parent.stat().st_mode & 0o077) == (0, 0)
+
+
+async def test_the_recordings_of_a_person_are_those_of_his_calls_that_are_over(database: Database) -> None:
+    his = replace(entry(ANN), recording=f"of {ANN}")
+    on = replace(entry(BOB, ended=False), recording="still written")
+    hers = replace(entry(EVE, caller="+15550100009"), recording="hers")
+    for one in (his, on, hers, entry(CallSid("CAnone"))):
+        await database.write(one)
+    assert await database.recordings_with("+15550100001") == [f"of {ANN}"]
+
+
+async def test_a_log_of_before_recordings_keeps_its_calls(database: Database) -> None:
+    await database.write(replace(entry(), recording="a name", recording_fault="a fault"))
+
+    def downgrade(connection: Connection) -> None:
+        command.downgrade(migrations(connection), "0001")
+
+    async with database._engine.begin() as connection:
+        await connection.run_sync(downgrade)
+    await database.migrate()
+    assert await as_entry(database, ANN) == entry()

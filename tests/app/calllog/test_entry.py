@@ -118,3 +118,9 @@ def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
     assert (10.0, "key pressed", "") in kept.events
     assert kept.events[-1][1] == "ended"
     assert kept.counters["dtmf"] == 1
+
+
+def test_a_line_of_before_recordings_is_read() -> None:
+    fields = json.loads(entry().as_line())
+    del fields["recording"], fields["recording_fault"]
+    assert read_entry(json.dumps(fields)) == entry()

@@ -19,8 +19,11 @@ def as_call(kept: CallEntry) -> Call:
     return call
 
 
-def shown(what: object) -> str:
-    console = Console(width=200, color_system=None)
+TERMINAL = 80
+
+
+def shown(what: object, width: int = 200) -> str:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(what)
     return capture.get()
@@ -31,6 +34,14 @@ def test_a_row_says_when_with_whom_how_long_how_it_ended_and_how_it_sounded() ->
     (line,) = [line for line in shown(calls_table([as_call(kept)])).splitlines() if ANN[-6:] in line]
     for fact in ("…0001", "0:31.0", "caller hung up (bye)", "caller", "250 ms", "3"):
         assert fact in line
+
+
+def test_on_a_terminal_nothing_is_cut_off_and_no_date_is_broken() -> None:
+    longest = replace(entry(), end_detail="", ended_by="service", end_reason="the stream belongs to another call")
+    words = shown(calls_table([as_call(longest)]), TERMINAL).split()
+    assert f"{longest.reserved_at.astimezone():%Y-%m-%d}" in words
+    assert {"gaps", "service", "0:31.0", "…0001", "another"} <= set(words)
+    assert "…" not in "".join(words).replace(f"…{ANN[-6:]}", "").replace("…0001", "")
 
 
 def test_a_call_that_is_on_says_so() -> None:

@@ -39,6 +39,8 @@ def test_nothing_is_lost_on_the_way_to_flac(tmp_path: Path) -> None:
 
 def test_an_empty_tape_is_deleted(tmp_path: Path) -> None:
     assert finish(tape_of(tmp_path, b"", b"")) is None
+    (tmp_path / NAME).touch()
+    assert finish(tmp_path / NAME) is None, "killed before its header was written"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,10 +48,9 @@ def test_what_was_forgotten_meanwhile_does_not_come_back(tmp_path: Path, monkeyp
     tape = tape_of(tmp_path, noise(800, 1), noise(800, 2))
     encode = sound_module._encode
 
-    def encode_and_forget(source: Path, target: Path) -> int:
-        length = encode(source, target)
+    def encode_and_forget(source: Path, target: Path) -> None:
+        encode(source, target)
         source.unlink()
-        return length
 
     monkeypatch.setattr(sound_module, "_encode", encode_and_forget)
     assert finish(tape) is None
@@ -70,7 +71,7 @@ def test_a_tape_that_cannot_be_finished_stays_and_nothing_else(tmp_path: Path, m
 
 
 def test_what_is_no_sound_is_told(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"not a sound")
+    (tmp_path / NAME).write_bytes(b"not a sound" * 10)
     for ask in (finish, length_of, lambda path: peaks_of(path, 10)):
         with pytest.raises(SoundError, match="20260102T120000Z-CA1"):
             ask(tmp_path / NAME)

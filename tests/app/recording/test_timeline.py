@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.recording.timeline import TRUE_SAMPLES, Piece, Side, Timeline
+from app.recording.timeline import TRUE_SAMPLES, Piece, Side, Timeline, joined
 
 ZERO_S = 1_000.0
 PACKET = 160
@@ -153,3 +153,22 @@ def test_however_it_comes_nothing_lies_later_than_it_came_or_was_heard(
     for what, piece in play(happened):
         latest = 20 * 8_000 + TRUE_SAMPLES + sum(length for kind, _, _, length in happened if kind == what)
         assert piece.end <= latest
+
+
+@given(st.lists(heard | said | cleared))
+def test_pieces_that_are_joined_say_the_same(happened: list[tuple[str, int, float, int]]) -> None:
+    pieces = [
+        Piece(one.side, one.begin, bytes([n % 256]) * len(one.payload)) for n, (_, one) in enumerate(play(happened))
+    ]
+    together = joined(pieces)
+    assert laid_down(together) == laid_down(pieces)
+    assert all(one.end != next_.begin for side in Side for one, next_ in itertools.pairwise(of(together, side)))
+
+
+def of(pieces: list[Piece], side: Side) -> list[Piece]:
+    return [piece for piece in pieces if piece.side is side]
+
+
+def laid_down(pieces: list[Piece]) -> dict[tuple[Side, int], int]:
+    """Return what is heard at each place in the end."""
+    return {(piece.side, piece.begin + n): byte for piece in pieces for n, byte in enumerate(piece.payload)}

@@ -13,14 +13,17 @@ import pytest
 import soundfile
 
 from app.audio import mulaw
-from app.call.playout import ClearAudio, SendAudio
+from app.call.playout import SendAudio
 from app.call.record import CallRecord
+from app.call.session import CallLimits, CallSession
 from app.recording import take as take_module
 from app.recording.recorder import (
+    EARLY_PIECES,
     NO_FOLDER,
     TOO_SLOW,
     Begun,
     CallRecorder,
+    Cleared,
     Ended,
     Heard,
     Said,
@@ -31,8 +34,8 @@ from app.recording.shelf import Shelf
 from app.recording.tape import Tape
 from app.recording.timeline import Piece, Side
 from app.recording.tokens import read_tokens
-from app.recording.writer import RecordingWriter
-from app.twilio.events import CallSid
+from app.recording.writer import OUR_FAULT, RecordingWriter
+from app.twilio.events import CallSid, MarkPlayed, Started, StreamSid
 from tests.processes.ring import PATIENCE_S
 
 ANN = CallSid("CA" + "a" * 32)
@@ -50,7 +53,7 @@ def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
     recorder._put(Begun(NOW))
     for number in range(round(seconds * 50)):
         recorder._put(Heard(number * 160, NOW + (number + 1) * 0.02, LOUD * 160))
-        recorder.note_sent(SendAudio(LOUD * 160, "0:1", 0, NOW + number * 0.02))
+        recorder._put(Said(LOUD * 160, NOW + number * 0.02))
         recorder._put(Stepped(number, np.full(17, number, "<i2").tobytes()))
     recorder._begun = True
 
@@ -127,7 +130,7 @@ async def test_what_was_cleared_is_not_on_it(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
         recorder = begin(call_record())
         talk(recorder)
-        recorder.note_sent(ClearAudio(NOW + 0.5))
+        recorder._put(Cleared(NOW + 0.5))
         recorder.note_end(NOW + 1.0)
     samples, _ = soundfile.read(files(tmp_path)[".flac"], dtype="int16")
     assert np.flatnonzero(samples[:, Side.MOSHI]).max() == 3_999
@@ -185,6 +188,45 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
     assert f"{fine.recording.name}.flac" in names(tmp_path)
     assert begin.writer.faults == 1
     assert len(recorders[0].inbox) == 0, "nothing piles up once it is broken off"
+
+
+async def test_a_tape_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path) -> None:
+    record = call_record()
+    async with writing(tmp_path) as begin:
+        recorder = begin(record)
+        (tmp_path / f"{record.recording.name}.wav").mkdir()
+        talk(recorder)
+        await until(lambda: record.recording.fault)
+        recorder.note_end(NOW + 1.0)
+    assert str(record.recording) == "File exists"
+    assert [name[-4:] for name in names(tmp_path)] == [".wav"]
+
+
+async def test_what_goes_wrong_after_the_end_is_told_once_more(tmp_path: Path) -> None:
+    record, told = call_record(), list[str]()
+    async with writing(tmp_path) as begin:
+        recorder = begin(record)
+        recorder.when_broken = lambda: told.append(record.recording.fault)
+        (tmp_path / f"{record.recording.name}.wav").mkdir()
+        recorder.over = True  # before the writer has looked
+        recorder.inbox.append(Begun(NOW))
+    assert told == ["File exists"]
+
+
+async def test_an_error_of_ours_costs_one_recording_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong, fine = call_record(), call_record(CallSid("CAfine"))
+    async with writing(tmp_path) as begin:
+        for record in (wrong, fine):
+            recorder = begin(record)
+            talk(recorder)
+            if record is wrong:
+                recorder.inbox.append(Stepped(50, None))  # type: ignore[arg-type]
+            recorder.note_end(NOW + 1.0)
+    assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
+    assert f"{fine.recording.name}.flac" in names(tmp_path)
+    assert "a recording is lost" in caplog.text
 
 
 def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
@@ -245,3 +287,31 @@ def test_to_record_costs_the_event_loop_next_to_nothing(record_property: Callabl
         recorder._put(Said(b"", float(number)))
     record_property("microseconds for one packet", round((time.perf_counter() - began_s) * 100, 2))
     assert len(recorder.inbox) == 10_000
+
+
+def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> None:
+    recorder, session = CallRecorder(call_record().recording), new_session()
+    sent = [SendAudio(bytes([number]), "0:1", number, NOW + number) for number in range(3)]
+    for audio in sent[:2]:
+        recorder.note_sent(audio, session)
+    assert not recorder.inbox
+    session.receive(MarkPlayed("0:1"), NOW + 0.1)
+    recorder.note_sent(sent[2], session)
+    heard = [(moment.payload, moment.heard_s) for moment in recorder.inbox if isinstance(moment, Said)]
+    assert [payload for payload, _ in heard] == [b"\0", b"\1", b"\2"]
+    assert [heard_s for _, heard_s in heard] == pytest.approx([NOW + 0.1, NOW + 1.1, NOW + 2])
+
+
+def test_where_no_mark_comes_back_nothing_is_kept_back_for_long() -> None:
+    recorder, session = CallRecorder(call_record().recording), new_session()
+    for number in range(EARLY_PIECES + 1):
+        recorder.note_sent(SendAudio(b"\0", "0:1", number, NOW + number), session)
+    assert list(recorder.inbox) == [Said(b"\0", NOW + number) for number in range(EARLY_PIECES + 1)]
+
+
+def new_session() -> CallSession:
+    """A call whose stream began just now, at which a mark went out."""
+    session = CallSession(ANN, "", CallLimits(0, 10.0, 100.0, 0.0), NOW)
+    session.socket_opened(NOW)
+    session.receive(Started(StreamSid("MZ1"), ANN, "AC1"), NOW)
+    return session

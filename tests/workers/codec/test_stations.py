@@ -335,10 +335,10 @@ def test_the_decoder_passes_on_what_was_said_and_counted() -> None:
 def test_a_step_without_sound_is_a_frame_without_sound_beside_others_with_it() -> None:
     tape = Tape()
     station = decoder_of(tape)
-    receive(station, opened(A), opened(B), Codes(A, Epoch(1), 0, None, " well"), coded(0, B))
+    receive(station, opened(A), opened(B), Codes(A, Epoch(1), 0, None, " well", tokens=b"kept"), coded(0, B))
     silent, other = work(station)
     assert isinstance(silent, Frame)
-    assert (silent.pcm, silent.text) == (None, " well")
+    assert (silent.pcm, silent.text, silent.tokens) == (None, " well", b"kept")
     assert seqs([other]) == [(B, 0)]
     assert tape.batches == [{B: 0}]
 

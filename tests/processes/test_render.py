@@ -1,0 +1,124 @@
+"""A call to the parrot through the real workers, recorded, made again from its tokens, and held against rustymimi."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from app.call.record import CallRecord
+from app.cli import cli
+from app.config import CodecKind
+from app.recording.shelf import Shelf
+from app.recording.tokens import read_tokens
+from app.recording.writer import RecordingWriter
+from app.simulator.trouble import Scenario
+from app.simulator.virtual import run_virtual
+from app.twilio.events import CallSid
+from tests.processes.real_workers import real_workers
+from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
+from workers.messages import Frame
+from workers.standins import make_standin
+
+SECONDS = 4
+SID = CallSid("CA" + "0" * 29 + "123")
+ROUNDING = 1e-3
+"""16 bits, and what two implementations of Mimi differ by."""
+
+
+async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
+    """Place a call to the parrot in virtual time and record it."""
+    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call=True)
+    writer.start()
+    record = CallRecord(SID, 0.0)
+    recorder = writer.record(record, False)
+    assert recorder
+    async with real_workers("synthetic:parrot", CodecKind.NUMPY, cache) as workers:
+        await workers.open()
+
+        def step(frame: Frame) -> Frame:
+            answer = workers(frame)
+            recorder.note_frame(answer)
+            return answer
+
+        await asyncio.to_thread(run_virtual, Scenario(seconds=SECONDS, travel_s=0.0), said, step, recorder=recorder)
+    recorder.note_end(float(SECONDS))
+    await writer.stop()
+    return record
+
+
+async def test_a_call_is_made_again_from_its_tokens(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cache = tmp_path / "recordings", tmp_path_factory.getbasetemp() / "parrot"
+    said = _caller(SECONDS)
+    record = await record_call(folder, cache, said)
+    mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
+    heard = _codes(mimi, _frames(said))
+    _, tokens = read_tokens(folder / f"{record.recording.name}.tokens")
+    steps = len(tokens)
+    assert steps >= SECONDS * 12
+    assert np.array_equal(tokens[:, 9:], heard[0, :, :steps].T), "the caller's codes, as rustymimi makes them"
+
+    monkeypatch.setenv("RECORDINGS_DIR", str(folder))
+    monkeypatch.setenv("CACHE_DIR", str(cache))
+    made = await asyncio.to_thread(CliRunner().invoke, cli, ["render", "123", "-o", str(tmp_path / "call.flac")])
+    assert made.exit_code == 0, made.output
+    sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="float32")
+    assert (rate_hz, sound.shape) == (24_000, (steps * 1_920, 2))
+    caller = np.concatenate(_pcm(mimi, heard[..., :steps]))
+    assert np.abs(sound[:, 0] - caller).max() < ROUNDING
+    spoken = np.concatenate([np.zeros((1, 8, 1), np.uint32), heard[..., 1 : steps - 1]], axis=2)
+    moshi = np.concatenate([np.zeros(1_920, np.float32), *_pcm(mimi, spoken)])
+    assert np.abs(sound[:, 1] - moshi).max() < ROUNDING
+    assert np.abs(caller).max() > 0.1
+
+
+def test_without_a_recording_there_is_nothing_to_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = CliRunner().invoke(cli, ["render", "CA1"])
+    assert (asked.exit_code, "RECORDINGS_DIR is not set" in asked.stderr) == (1, True)
+    monkeypatch.setenv("RECORDINGS_DIR", str(tmp_path))
+    asked = CliRunner().invoke(cli, ["render", "CA1"])
+    assert (asked.exit_code, "no token log" in asked.stderr) == (1, True)
+
+
+def logs(folder: Path, *names: str, checkpoint: str = "synthetic:parrot") -> None:
+    """Put token logs of one step into a folder."""
+    header = f'{{"call_sid": "CA1", "checkpoint": "{checkpoint}", "began": "", "greeting_frames": 0}}\n'
+    for name in names:
+        (folder / f"{name}.tokens").write_bytes(header.encode() + bytes(34))
+
+
+def test_of_two_calls_that_end_alike_a_path_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECORDINGS_DIR", str(tmp_path))
+    logs(tmp_path, "20260102T120000Z-CA91", "20260102T120000Z-CA81")
+    asked = CliRunner().invoke(cli, ["render", "1"])
+    assert asked.exit_code == 1
+    assert "CA81" in asked.stderr
+    assert "CA91" in asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [(["-o", "call.mp3"], "call.mp3"), (["-o", "/nowhere/at/all.wav"], "/nowhere/at/all.wav")],
+    ids=["format", "folder"],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, option: list[str], named: str) -> None:
+    logs(tmp_path, "a")
+    asked = CliRunner().invoke(cli, ["render", str(tmp_path / "a.tokens"), *option])
+    assert asked.exit_code in (1, 2)
+    assert named in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs(tmp_path, "a", checkpoint=str(tmp_path / "gone"))
+    made = tmp_path / "made.wav"
+    asked = CliRunner().invoke(cli, ["render", str(tmp_path / "a.tokens"), "-o", str(made)])
+    assert asked.exit_code == 1
+    assert "gone" in capfd.readouterr().err
+    assert not made.exists()
