@@ -302,9 +302,8 @@ def bench_watched(
     calls: Annotated[int, typer.Option(help="Calls at once.", min=1, max=200)] = 8,
     seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 20.0,
     rounds: Annotated[int, typer.Option(help="How often all take turns.", min=1)] = 3,
-    ways: Annotated[
-        str, typer.Option(help="What looks on, each by itself and all together.")
-    ] = "log,recording,page,listener,metrics,traces",
+    ways: Annotated[str, typer.Option(help="What looks on.")] = "log,recording,page,listener,metrics,traces",
+    each: Annotated[bool, typer.Option("--each/--together", help="Measure each by itself, too.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """What call log, recordings, page, listener, metrics and traces cost the app: processor time per call, in turns."""
@@ -314,7 +313,7 @@ def bench_watched(
     wanted = tuple(filter(None, ways.split(",")))
     if unknown := set(wanted) - set(WAYS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {', '.join(WAYS)}")
-    raise typer.Exit(run(Course(calls, seconds, rounds, wanted), json_file))
+    raise typer.Exit(run(Course(calls, seconds, rounds, wanted, each), json_file))
 
 
 @bench.command("codec")

@@ -17,7 +17,6 @@ from app.events import Speaker
 from app.lag import LagGauge
 from app.log import mask_number
 from app.switchboard import Call, Switchboard
-from app.twilio.events import CallSid
 from workers.messages import FRAME_S, Span, Stage
 
 BEAT_S = 0.25
@@ -88,23 +87,26 @@ class LiveView:
             "calls": [_call(call, now, now - back_s) for call in calls],
         }
 
-    def course(self, call_sid: CallSid) -> dict[str, object] | None:
-        """Return all that was said in a call and how its delay went, on the clock of its record; None if unknown."""
-        record = self._switchboard.record(call_sid)
-        if record is None:
-            return None
-        return {
-            **_parties(record),
-            "call_sid": call_sid,
-            "end": record.end,
-            "detail": record.detail,
-            "started_s": _since_reserved(record, record.started_s),
-            "ended_s": _since_reserved(record, record.ended_s),
-            "counts": dict(record.counts),
-            "text": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text],
-            "delays_ms": _thinned_ms(list(record.delays_s)),
-            "piece_ms": FRAME_S * 1000 * max(1.0, len(record.delays_s) / DELAYS_TOLD),
-        }
+
+def course_of(record: CallRecord, after: int = 0) -> dict[str, object]:
+    """Return what was said in a call but for the first `after` pieces, and how its delay went; on its record's clock.
+
+    Hours of a call take a while: pass a copy of the record, and call this off the event loop.
+    """
+    return {
+        **_parties(record),
+        "call_sid": record.call_sid,
+        "end": record.end,
+        "detail": record.detail,
+        "started_s": _since_reserved(record, record.started_s),
+        "ended_s": _since_reserved(record, record.ended_s),
+        "counts": dict(record.counts),
+        "text": {
+            "first": min(after, len(record.text)),
+            "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[after:]],
+        },
+        "delays_ms": _thinned_ms(list(record.delays_s)),
+    }
 
 
 def _call(call: Call, now: float, since_s: float) -> dict[str, object]:

@@ -1,14 +1,17 @@
 """`/api/live`: what goes on right now, pushed over a socket or asked for; and the way to end a call."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
+from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket
 
 from app.feed import feed
-from app.live import BEAT_S, LiveView
+from app.live import BEAT_S, LiveView, course_of
 from app.log import CallLog
 from app.operators import Operators
 from app.switchboard import Switchboard
@@ -46,11 +49,14 @@ def build_live_router(operators: Operators, switchboard: Switchboard, live: Live
         return Response(live.first() if first else live.latest(), media_type="application/json")
 
     @router.get("/api/live/{call_sid}")
-    async def course(request: Request, call_sid: CallSid) -> dict[str, object]:
+    async def course(request: Request, call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
         operators.require(request)
-        if (told := live.course(call_sid)) is None:
+        record = switchboard.record(call_sid)
+        if record is None:
             raise HTTPException(404, "this service has no such call any more")
-        return told
+        copy = replace(record, text=list(record.text), counts=record.counts.copy(), delays_s=record.delays_s.copy())
+        told = await asyncio.to_thread(lambda: json.dumps(course_of(copy, after)))
+        return Response(told, media_type="application/json")
 
     @router.post("/api/calls/{call_sid}/hangup", status_code=202)
     async def hang_up(request: Request, call_sid: CallSid) -> dict[str, object]:

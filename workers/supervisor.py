@@ -39,6 +39,8 @@ UNANSWERED_PINGS = 4
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STOP_WITHIN_S = 3.0
 HOPELESS_STARTS = 4
+NOT_FOR_WORKERS = ("TWILIO_", "TUNNEL_", "OPERATOR_", "DATABASE_")
+"""How the settings begin that hold secrets; workers need none of them."""
 
 
 class WorkerRefused(Exception):
@@ -291,10 +293,11 @@ def _config_of(config: WorkerConfig, name: WorkerName, codecs: int) -> WorkerCon
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    """Return a worker's environment: threads are ours to start, and the codec computes in full float32."""
+    """Return a worker's environment, without secrets: threads are ours to start, the codec computes in full float32."""
     threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
-    return {**os.environ, **threads, **exact}
+    known = {name: value for name, value in os.environ.items() if not name.upper().startswith(NOT_FOR_WORKERS)}
+    return {**known, **threads, **exact}
 
 
 def _why(worker: Worker) -> str:

@@ -26,11 +26,16 @@ async def listen(client: aiohttp.ClientSession) -> None:
     while True:
         async with client.get("/api/calls", raise_for_status=True) as answer:
             calls = [call["call_sid"] for call in await answer.json() if call["end"] is None and call["started_s"]]
-        if calls:
-            async with client.ws_connect(f"/api/calls/{calls[0]}/events?audio=true") as socket:
-                async for _ in socket:
-                    pass
+        for call_sid in calls[:1]:
+            await _hear_out(client, call_sid)
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _hear_out(client: aiohttp.ClientSession, call_sid: str) -> None:
+    with contextlib.suppress(aiohttp.WSServerHandshakeError):  # the call has just ended
+        async with client.ws_connect(f"/api/calls/{call_sid}/events?audio=true") as socket:
+            async for _ in socket:
+                pass
 
 
 async def scrape(client: aiohttp.ClientSession) -> None:

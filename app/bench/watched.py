@@ -54,12 +54,18 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """So many calls at once, of so many seconds, so many rounds; `ways` of looking on, each by itself and all."""
+    """So many calls at once, of so many seconds, so many rounds; all `ways` of looking on, and `each` by itself."""
 
     calls: int
     seconds: float
     rounds: int
     ways: tuple[str, ...] = WAYS
+    each: bool = True
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """What is measured in a round."""
+        return (NOTHING, *(self.ways if self.each else ()), ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Turn:
 def bench_watched(course: Course, json_path: Path | None) -> int:
     """Run, print the table, write the file; return the exit status: 1 when the goal is missed."""
     console = Console()
-    with console.status(f"{course.rounds} rounds of {len(course.ways) + 2} times 2 × {course.calls} calls …"):
+    with console.status(f"{course.rounds} rounds of {len(course.turns)} times 2 × {course.calls} calls …"):
         try:
             costs = uvloop.run(_run(course))
         except TrialFailed as error:
@@ -105,7 +111,7 @@ def bench_watched(course: Course, json_path: Path | None) -> int:
 
 
 async def _run(course: Course) -> list[Cost]:
-    pairs: dict[str, list[tuple[Turn, Turn]]] = {way: [] for way in (NOTHING, *course.ways, ALL)}
+    pairs: dict[str, list[tuple[Turn, Turn]]] = {way: [] for way in course.turns}
     async with collector() as traces_endpoint:
         for number in range(course.rounds):
             for way in pairs:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from app.call.meter import SILENT_DBFS
+from app.call.record import CallRecord
 from app.events import Speaker
 from app.lag import LagGauge
-from app.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView
+from app.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, course_of
 from app.switchboard import Call
 from app.twilio.events import CallSid
 from tests.app.front import ANN, BOB, Front
@@ -30,6 +31,11 @@ class Looking:
     def only(self) -> dict[str, Any]:
         (call,) = self.snapshot()["calls"]
         return call  # type: ignore[no-any-return]
+
+    def record(self, call_sid: CallSid) -> CallRecord:
+        record = self.front.board.record(call_sid)
+        assert record is not None
+        return record
 
     def says(self, call: Call, text: str, step_ms: float = 20.0) -> None:
         """Moshi's frame of now."""
@@ -69,8 +75,8 @@ async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_call
     ann, bob = looking.snapshot()["calls"]
     assert (ann["number"], ann["direction"]) == ("…0001", "inbound")
     assert (bob["number"], bob["direction"]) == ("…0002", "outbound")
-    whole = looking.view.latest() + looking.view.first() + json.dumps(looking.view.course(ANN))
-    assert "555" not in whole
+    whole = looking.view.latest() + looking.view.first() + json.dumps(course_of(looking.record(ANN)))
+    assert "5550100" not in whole
 
 
 async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by() -> None:
@@ -83,9 +89,10 @@ async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by()
     assert (text["first"], [piece for _, piece in text["pieces"]]) == (1, ["two", "three"])
     first = json.loads(looking.view.first())["calls"][0]["text"]
     assert (first["first"], [piece for _, piece in first["pieces"]]) == (0, ["one", "two", "three"])
-    course = looking.view.course(ANN)
-    assert course is not None
-    assert json.loads(json.dumps(course["text"])) == first["pieces"]
+    assert json.loads(json.dumps(course_of(looking.record(ANN))["text"])) == first
+    rest = json.loads(json.dumps(course_of(looking.record(ANN), after=1)["text"]))
+    assert rest == {"first": 1, "pieces": first["pieces"][1:]}
+    assert course_of(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
 
 
 async def test_steps_are_told_once_for_all_calls_oldest_first() -> None:
@@ -117,22 +124,18 @@ async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_point
     assert looking.only()["delay_ms"] is None
     record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
     assert looking.only()["delay_ms"] == 100.0
-    course = looking.view.course(ANN)
-    assert course is not None
-    delays_ms = course["delays_ms"]
+    delays_ms = course_of(record)["delays_ms"]
     assert isinstance(delays_ms, list)
     assert len(delays_ms) == DELAYS_TOLD
     assert (delays_ms[0], delays_ms[-1]) == (500.0, 100.0)
 
 
-async def test_the_course_of_a_call_that_is_over_can_still_be_had_and_that_of_no_call_cannot() -> None:
+async def test_a_call_that_is_over_still_has_its_course() -> None:
     looking = Looking()
     looking.front.talk(ANN)
     looking.front.board.hang_up(ANN)
-    course = looking.view.course(ANN)
-    assert course is not None
+    course = course_of(looking.record(ANN))
     assert (course["end"], course["delays_ms"]) == ("an operator hung up", [])
-    assert looking.view.course(CallSid("CAnobody")) is None
 
 
 async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:

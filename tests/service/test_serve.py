@@ -111,6 +111,21 @@ async def test_a_public_url_that_twilio_would_not_open_a_socket_to_is_warned_of(
         await program.until("Twilio opens sockets over TLS only")
 
 
+async def test_the_workers_are_given_no_secrets(tmp_path: Path) -> None:
+    secrets = {
+        "OPERATOR_TOKEN": "an-operators-secret",
+        "TWILIO_AUTH_TOKEN_SECONDARY": "the-next",
+        "DATABASE_URL": "off",
+    }
+    async with serve(tmp_path, **{**GOOD, **secrets}, PORT=str(free_port()), HF_HOME=str(tmp_path)) as program:
+        await program.until("ready for calls")
+        workers = psutil.Process(program.process.pid).children()
+        assert len(workers) == 3
+        for environment in (worker.environ() for worker in workers):
+            assert not {*secrets, "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID"} & environment.keys()
+            assert environment["HF_HOME"] == str(tmp_path)
+
+
 async def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_process(tmp_path: Path) -> None:
     async with serve(tmp_path, MOSHI_CHECKPOINT=str(tmp_path / "nowhere"), PORT=str(free_port())) as program:
         status, words = await program.end()

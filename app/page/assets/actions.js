@@ -34,6 +34,6 @@ export async function hangUp({ call_sid, number }) {
 /** Have the service take no more calls, if the operator is sure. */
 export async function drain(calls) {
   const on = calls === 1 ? "One call is" : `${calls || "No"} calls are`;
-  const text = `${on} on. The service takes no more calls, and stops when they have ended or its DRAIN_SECONDS are over. That cannot be undone here.`;
+  const text = `${on} on. The service takes no more calls, and stops when they have ended or, if it has DRAIN_SECONDS, when those are over. That cannot be undone here.`;
   if (await sure("Drain the service?", text, "Drain")) await post("api/drain", "Not drained");
 }

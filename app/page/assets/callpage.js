@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
-import { ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
+import { announce, ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
@@ -11,7 +11,7 @@ const COURSE_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
-let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], visit = 0;
+let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], shown = -1, visit = 0;
 
 /** Show a call's page; what was shown before is put away. */
 export function openCall(wanted) {
@@ -28,7 +28,7 @@ export function openCall(wanted) {
 /** Leave the page. */
 export function closeCall() {
   visit += 1;
-  [sid, call, wasOn, asked_s, delays_ms] = ["", null, false, -Infinity, []];
+  [sid, call, wasOn, asked_s, delays_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-told", "delays-told"]) byId(id).replaceChildren();
@@ -46,8 +46,11 @@ export function showCall(snapshot, transcripts) {
       asked_s = snapshot.now_s;
       showCourse(sid, transcripts);
     }
-    showSaid(transcripts.pieces(sid));
+    const pieces = transcripts.pieces(sid);
+    if (pieces.length !== shown) showSaid(pieces);
+    shown = pieces.length;
   } else if (wasOn) {
+    announce("The call is over");
     showState(byId("call-state"), "over");
     showCourse(sid);
     showLog(visit);
@@ -70,12 +73,13 @@ function showLive({ beat_ms }) {
 /** Ask the running service for all that was said and how the delay went. */
 async function showCourse(wanted, transcripts) {
   try {
-    const course = await ask(`api/live/${encodeURIComponent(wanted)}`);
+    const known = transcripts?.known(wanted) ?? 0;
+    const course = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
     if (wanted !== sid) return;
     delays_ms = course.delays_ms;
     transcripts?.fill(sid, course.text);
     write(byId("h-call"), nameOf(course.number));
-    showSaid(course.text);
+    if (!known) showSaid(course.text.pieces);
     drawDelays();
   } catch (error) {
     if (wanted === sid && error.status === 404 && !call) write(byId("delays-told"), "Its course is kept for the last calls of the running service only.");
@@ -150,9 +154,11 @@ async function showSound(kept, now) {
       setTimeout(() => visit === now && showSound(kept, now), SOUND_AGAIN_MS);
     }
   } catch (error) {
-    if (visit === now) write(byId("sound-told"), error.status === 404 ? "Not recorded." : `Cannot be played: ${error.message}.`);
+    if (visit === now) write(byId("sound-told"), error.status === 404 ? notRecorded(kept) : `Cannot be played: ${error.message}.`);
   }
 }
+
+const notRecorded = ({ recording_fault }) => (recording_fault ? `Not recorded: ${recording_fault}.` : "Not recorded.");
 
 /** A time that can be clicked where there is a recording. */
 function moment(at_s, written = clock) {
@@ -179,6 +185,7 @@ function showSaid(pieces) {
     write(line.lastElementChild, text);
   });
   byId("said-nothing").hidden = said.length > 0;
+  write(byId("said-nothing"), call ? "Nothing yet." : "Nothing.");
   if (atEnd && call) box.scrollTop = box.scrollHeight;
 }
 

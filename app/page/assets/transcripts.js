@@ -11,11 +11,17 @@ export class Transcripts {
     this.#kept.set(call_sid, kept);
   }
 
-  /** Take all that was said so far; what came meanwhile stays. */
-  fill(call_sid, pieces) {
+  /** Take what was said so far, from its beginning; what came meanwhile stays. */
+  fill(call_sid, { first, pieces }) {
     const kept = this.#kept.get(call_sid);
+    if (first > 0 || kept?.first === 0) return;
     const later = kept ? kept.pieces.slice(Math.max(0, pieces.length - kept.first)) : [];
     this.#kept.set(call_sid, { first: 0, pieces: [...pieces, ...later] });
+  }
+
+  /** How many pieces are known from the beginning on; none if the beginning is missing. */
+  known(call_sid) {
+    return this.isTorn(call_sid) ? 0 : this.pieces(call_sid).length;
   }
 
   pieces(call_sid) {

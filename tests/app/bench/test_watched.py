@@ -5,7 +5,7 @@ import aiohttp
 import pytest
 
 from app.bench.onlookers import collector, looking_on
-from app.bench.watched import ALL, NOTHING, WAYS, Turn, cost_of, watch_of
+from app.bench.watched import ALL, NOTHING, WAYS, Course, Turn, cost_of, watch_of
 
 ENDPOINT = "http://127.0.0.1:4318/v1/traces"
 COSTS = [(0.012, 0.010, 1.0), (0.030, 0.020, 3.0), (0.011, 0.010, 2.0)]
@@ -42,3 +42,8 @@ async def test_somebody_who_cannot_look_on_spoils_the_figure() -> None:
 async def test_the_collector_takes_traces() -> None:
     async with collector() as endpoint, aiohttp.ClientSession() as client, client.post(endpoint, data=b"x") as answer:
         assert answer.status == 200
+
+
+def test_each_is_measured_by_itself_unless_only_all_is_wanted() -> None:
+    assert Course(8, 20.0, 3).turns == (NOTHING, *WAYS, ALL)
+    assert Course(8, 20.0, 3, each=False).turns == (NOTHING, ALL)

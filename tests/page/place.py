@@ -1,8 +1,7 @@
-"""A real Chromium in front of a service of our own, with calls in our hands."""
+"""A service of our own with calls in our hands, and names by which a browser finds it."""
 
 import asyncio
 import contextlib
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
 from aiohttp import web
 
 from app.audio import mulaw
@@ -22,11 +20,6 @@ from tests.processes.ring import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone
 from workers.messages import Frame
 
-async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-NEEDS_CHROMIUM = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 OPERATOR_TOKEN = "a-long-operator-token"
 TUNNEL, EVIL = "phone.example.com", "evil.example.com"
 """Names that lead the browser to this machine."""

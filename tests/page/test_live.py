@@ -1,0 +1,167 @@
+"""What the page reads and does, without a browser: the live feed, asked for and pushed, and the way to hang up."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from fastapi import WebSocket
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from app import feed
+from app.call.record import EndReason
+from app.live_routes import MOST_READERS
+from tests.page.place import OPERATOR_TOKEN, Place, page_settings, served
+from tests.processes.ring import PATIENCE_S
+from tests.service.phone import closing_code
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    async with served(page_settings(tmp_path_factory.mktemp("live"))) as running:
+        yield running
+
+
+def looking(place: Place, host: str = "127.0.0.1", **headers: str) -> connect:
+    """Ask for the live feed, as somebody who knows the service by that host name."""
+    url = f"ws://{host}:{place.phone.port}/api/live"
+    return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
+
+
+async def told(socket: ClientConnection) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        snapshot: dict[str, Any] = json.loads(await socket.recv())
+        return snapshot
+
+
+async def until(socket: ClientConnection, calls: int) -> dict[str, Any]:
+    """Return the next snapshot with so many calls."""
+    while len((snapshot := await told(socket))["calls"]) != calls:
+        pass
+    return snapshot
+
+
+async def test_a_call_is_told_from_beginning_to_end(place: Place) -> None:
+    async with looking(place) as socket:
+        assert (await told(socket))["calls"] == []
+        async with place.call() as call_sid:
+            (call,) = (await until(socket, 1))["calls"]
+            assert (call["call_sid"], call["number"]) == (call_sid, "…0001")
+            while not (snapshot := await told(socket))["steps"]:
+                pass
+            while snapshot["calls"][0]["delay_ms"] is None:
+                snapshot = await told(socket)
+            assert snapshot["calls"][0]["stages_ms"].keys() == {"encode", "step", "decode"}
+        await until(socket, 0)
+
+
+async def test_who_asks_is_told_the_same(place: Place) -> None:
+    async with place.call() as call_sid:
+        place.thinks(call_sid, " Hello")
+        for query in ("", "?first=true"):
+            said: list[str] = []
+            while not said:  # a snapshot is as old as a beat
+                snapshot = (await place.phone.http.get(f"/api/live{query}")).json()
+                said = [text for call in snapshot["calls"] for _, text in call["text"]["pieces"]]
+            assert said == [" Hello"]
+        course = (await place.phone.http.get(f"/api/live/{call_sid}")).json()
+        assert ([text for _, text in course["text"]["pieces"]], course["end"]) == ([" Hello"], None)
+    assert (await place.phone.http.get("/api/live/CAnobody")).status_code == 404
+
+
+async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(place: Place) -> None:
+    async with place.phone.call() as call:
+        await call.speaks(3)
+        record = place.live(call.call_sid).session.record
+        answer = await place.phone.http.post(f"/api/calls/{call.call_sid}/hangup")
+        assert answer.status_code == 202
+        assert await closing_code(call.socket) == 1000
+    assert record.end is EndReason.OPERATOR
+    assert (await place.phone.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
+
+
+STRANGERS: list[tuple[str, dict[str, str]]] = [
+    ("phone.example.com", {}),
+    ("127.0.0.1", {"Origin": "http://evil.example.com"}),
+    ("127.0.0.1", {"Origin": "null"}),
+    ("phone.example.com", {"Authorization": "Bearer another-long-token"}),
+]
+
+
+@pytest.mark.parametrize(("host", "headers"), STRANGERS)
+async def test_strangers_see_nothing_and_hang_up_on_nobody(place: Place, host: str, headers: dict[str, str]) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await looking(place, host, **headers)
+    assert refused.value.response.status_code == 403
+    async with place.call() as call_sid:
+        named = {"Host": f"{host}:{place.phone.port}", **headers}
+        for path in ("/api/live", f"/api/live/{call_sid}"):
+            assert (await place.phone.http.get(path, headers=named)).status_code == 403
+        for path in (f"/api/calls/{call_sid}/hangup", "/api/drain"):
+            assert (await place.phone.http.post(path, headers=named)).status_code == 403
+        assert place.live(call_sid).session.record.end is None
+    assert not place.service.switchboard.draining
+
+
+async def test_the_token_lets_in_from_elsewhere(place: Place) -> None:
+    async with looking(place, "phone.example.com", Authorization=f"Bearer {OPERATOR_TOKEN}") as socket:
+        assert (await told(socket))["slots"] == 3
+
+
+async def test_no_more_look_on_than_can_and_who_leaves_makes_room(place: Place) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(MOST_READERS):
+            await told(await stack.enter_async_context(looking(place)))
+        with pytest.raises(InvalidStatus) as refused:
+            await looking(place)
+        assert refused.value.response.status_code == 503
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(InvalidStatus):
+                async with looking(place) as socket:
+                    await told(socket)
+                    break
+
+
+class Stuck(WebSocket):
+    """A socket whose other end takes nothing, and says nothing."""
+
+    def __init__(self) -> None:
+        self.sending = 0
+
+    async def accept(self, *_: object) -> None:
+        return
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def send_text(self, data: str) -> None:
+        self.sending += 1
+        await asyncio.Event().wait()
+
+
+async def test_a_reader_who_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def texts() -> AsyncIterator[str]:
+        while True:
+            yield "{}"
+
+    monkeypatch.setattr(feed, "TAKEN_WITHIN_S", 0.001)
+    stuck = Stuck()
+    async with asyncio.timeout(PATIENCE_S):
+        await feed.feed(stuck, texts())
+    assert stuck.sending == 1
+
+
+async def test_what_goes_wrong_in_the_making_is_not_hidden() -> None:
+    async def texts() -> AsyncIterator[str]:
+        raise ZeroDivisionError
+        yield ""
+
+    with pytest.raises(ZeroDivisionError):
+        await feed.feed(Stuck(), texts())
