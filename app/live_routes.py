@@ -5,7 +5,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket
@@ -54,7 +53,7 @@ def build_live_router(operators: Operators, switchboard: Switchboard, live: Live
         record = switchboard.record(call_sid)
         if record is None:
             raise HTTPException(404, "this service has no such call any more")
-        copy = replace(record, text=list(record.text), counts=record.counts.copy(), delays_s=record.delays_s.copy())
+        copy = record.copy()
         told = await asyncio.to_thread(lambda: json.dumps(course_of(copy, after)))
         return Response(told, media_type="application/json")
 

@@ -1,9 +1,12 @@
 """Twilio's routes, and health."""
 
+import asyncio
+import json
 import logging
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 
+from app.call.record import CallRecord
 from app.event_routes import build_event_router
 from app.lag import LagGauge
 from app.log import CallLog
@@ -78,20 +81,26 @@ def build_router(
         return lag.as_json()
 
     @router.get("/api/calls")
-    async def calls(request: Request) -> list[dict[str, object]]:
+    async def calls(request: Request) -> Response:
         operators.require(request)
-        return [record.summary() for record in switchboard.records()]
+        return await _json([record.summary() for record in switchboard.records()])
 
     @router.get("/api/calls/{call_sid}")
-    async def call(request: Request, call_sid: str) -> dict[str, object]:
+    async def call(request: Request, call_sid: str) -> Response:
         operators.require(request)
         record = switchboard.record(CallSid(call_sid))
         if record is None:
             raise HTTPException(404, "no such call")
-        return record.as_json()
+        return await _json(record.copy())
 
     router.include_router(build_event_router(switchboard, operators.require))
     return router
+
+
+async def _json(told: CallRecord | list[dict[str, object]]) -> Response:
+    """Put together an answer off the event loop: of a long call it takes a while."""
+    text = await asyncio.to_thread(lambda: json.dumps(told.as_json() if isinstance(told, CallRecord) else told))
+    return Response(text, media_type="application/json")
 
 
 def twiml_response(text: str) -> Response:
