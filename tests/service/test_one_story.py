@@ -57,6 +57,7 @@ async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
         "CACHE_DIR": str(tmp_path_factory.getbasetemp() / "script"),
         "DATABASE_URL": f"sqlite:///{tmp_path}/calls.db",
         "RECORDINGS_DIR": str(tmp_path / "recordings"),
+        "RECORD_CALLS": "all",
         "SEED": "1",
     }
     async with trial(environment, tmp_path / "service.log") as service, aiohttp.ClientSession(service.base_url) as http:
