@@ -57,7 +57,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="What to log.", case_sensitive=False)] = LogLevel.INFO,
 ) -> None:
     """Answer calls until Ctrl-C or SIGTERM. Settings come from the environment and from .env (see .env.example)."""
-    from app.serve import serve as run
+    from app.service.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
     start_logging(log_level, settings.log_format.resolve(), settings.secrets)
@@ -77,7 +77,7 @@ def drain(
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:
     """Have the running service take no more calls, and stop when those that are on have ended."""
-    from app.drain_command import run_drain
+    from app.commands.drain import run_drain
 
     raise typer.Exit(run_drain(_settings(), url, seconds, wait))
 
@@ -85,7 +85,7 @@ def drain(
 @cli.command()
 def doctor() -> None:
     """Check everything a call needs and say what to type. Exits with 1 if something is in the way."""
-    from app.doctor import report
+    from app.doctor.checks import report
 
     raise typer.Exit(report(_settings()))
 
@@ -119,7 +119,7 @@ def simulate(
     ] = "steady",
 ) -> None:
     """Place simulated Twilio calls to a running service, signed with TWILIO_AUTH_TOKEN."""
-    from app.simulate import Simulation, run_simulation
+    from app.commands.simulate import Simulation, run_simulation
 
     wanted = Simulation(url, calls, audio, seconds, _scenario(scenario), wav, json_file, picture)
     raise typer.Exit(run_simulation(_settings(), wanted))
@@ -160,7 +160,7 @@ def calls_top(
     once: Annotated[bool, typer.Option("--once", help="Print what goes on now and return.")] = False,
 ) -> None:
     """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
-    from app.calls_top import run_top
+    from app.commands.calls_top import run_top
 
     raise typer.Exit(run_top(_settings(), url, once))
 

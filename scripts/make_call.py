@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.config import Settings, SettingsError, read_settings
-from app.log import LogLevel, start_logging
-from app.outbound import (
+from app.commands.outbound import (
     ExitStatus,
     Machine,
     NotReady,
@@ -22,6 +20,8 @@ from app.outbound import (
     masked_fields,
     require_ready,
 )
+from app.config import Settings, SettingsError, read_settings
+from app.log import LogLevel, start_logging
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_door import RestError
 

@@ -30,7 +30,7 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/server.py", "app/door.py"},
+    "uvicorn": {"app/service/server.py", "app/web/door.py"},
     "soundfile": {"app/recording/sound.py"},
     "prometheus_client": {"app/metrics/families.py"},
     "opentelemetry": {"app/traces/delivery.py"},
@@ -88,18 +88,9 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording")]
-SERVING += ["app/" + name for name in ("twilio", "tunnel", "simulator")]
-SERVING += [
-    f"app/{name}.py"
-    for name in (
-        *("config", "log", "media", "rehearsal", "routes", "serve", "server", "switchboard", "cli", "__main__"),
-        *("drain", "headers", "operators", "reception", "refusals", "wait_routes", "waiting_room", "webhooks"),
-        *("beside", "notify", "public", "selftest"),
-        *("door", "event_routes", "events", "observer"),
-        *("feed", "history", "lag", "live", "live_routes", "sign_in"),
-    )
-]
+SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording", "service")]
+SERVING += ["app/" + name for name in ("simulator", "traces", "tunnel", "twilio", "web")]
+SERVING += [f"app/{name}.py" for name in ("config", "log", "cli", "__main__")]
 """What runs in the service's own process."""
 
 
@@ -114,20 +105,7 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-TOOLS = [
-    "app/recording/render.py",
-    "app/demo",
-    "app/bench",
-    "app/trial.py",
-    "app/simulate.py",
-    "app/doctor.py",
-    "app/doctor_account.py",
-    "app/doctor_tunnel.py",
-    "app/outbound.py",
-    "app/drain_command.py",
-    "app/calls_top.py",
-    "app/running.py",
-]
+TOOLS = ["app/bench", "app/commands", "app/demo", "app/doctor", "app/recording/render.py"]
 """What runs beside the service, in a process of its own."""
 
 
@@ -183,8 +161,8 @@ def test_only_the_settings_read_the_environment() -> None:
     ]
     assert set(readers) <= {
         "app/config.py",
-        "app/trial.py",
-        "app/beside.py",
+        "app/commands/trial.py",
+        "app/service/beside.py",
         "workers/supervisor.py",
         "workers/codec/bench.py",
     }
@@ -197,7 +175,7 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["app.cli", "app.server"])
+@pytest.mark.parametrize("module", ["app.cli", "app.service.server"])
 def test_the_app_starts_without_a_model_in_its_process(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded

@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from app.bench.line import LOOPBACK
+from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.demo.conversation import talk
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport, Outcome, percentile_ms
 from app.simulator.stream import PACKET_MS
-from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
 from workers.heap import settle
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.bench.figures import LOOK_S, RECOVERY_S, LineFigures, figures_of
+from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.demo.conversation import talk
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
@@ -21,7 +22,6 @@ from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples
-from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
 from workers.heap import settle
 

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from app.bench.line import LOOPBACK
 from app.bench.onlookers import Onlooker, collector, keep_the_page_open, listen, looking_on, scrape
+from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.demo.conversation import talk
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport, Outcome
 from app.simulator.wav import Samples
-from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.twilio.events import RATE_HZ
 from workers.heap import settle
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from app.bench.line import LOOPBACK, LineRun, line_table, measure_call
+from app.commands.trial import TrialFailed, trial
 from app.config import Settings
 from app.demo.checklist import Point, check_call
 from app.demo.conversation import conversation, talk
@@ -18,7 +19,6 @@ from app.demo.oracle import expect
 from app.demo.picture import draw_call
 from app.simulator.progress import Progress, Pulse
 from app.simulator.wav import Samples
-from app.trial import TrialFailed, trial
 from app.twilio.events import RATE_HZ
 
 STAND_IN = "synthetic:script"

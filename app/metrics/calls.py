@@ -6,7 +6,7 @@ from app.call.record import EndReason
 from app.call.session import State
 from app.call.tallies import Tallies
 from app.metrics.families import Family, counter, counters, gauge, gauges, histogram, histograms
-from app.switchboard import Switchboard
+from app.service.switchboard import Switchboard
 
 ON = tuple(state for state in State if state is not State.ENDED)
 ADJUSTED = ("left_out", "spliced", "repeated")

@@ -9,15 +9,15 @@ import psutil
 
 from app.calllog.writer import CallLogWriter
 from app.config import Settings
-from app.lag import LagGauge
 from app.metrics.calls import call_families
 from app.metrics.families import Family, counter, counters, gauge, histogram, info
 from app.metrics.workers import memory_and_cpu, worker_families
-from app.reception import Reception, TurnedDown
 from app.recording.writer import RecordingWriter
-from app.refusals import Refusals, Refused
-from app.switchboard import Switchboard
-from app.waiting_room import WaitingRoom
+from app.service.lag import LagGauge
+from app.service.reception import Reception, TurnedDown
+from app.service.switchboard import Switchboard
+from app.service.waiting_room import WaitingRoom
+from app.web.refusals import Refusals, Refused
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:

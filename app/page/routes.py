@@ -9,8 +9,8 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.operators import Operators, is_own_page
-from app.sign_in import COOKIE, GOOD_FOR_S
+from app.web.operators import Operators, is_own_page
+from app.web.sign_in import COOKIE, GOOD_FOR_S
 
 ASSETS = Path(__file__).parent / "assets"
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from app.call.record import EndReason
 from app.calllog.entry import CallEntry
-from app.observer import ERRORS
+from app.service.observer import ERRORS
 from workers.lines import Hide
 
 NAME = "call"

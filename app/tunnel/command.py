@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from app.commands.running import local_url
 from app.config import Settings, SettingsError, is_loopback
-from app.running import local_url
 
 PROGRAM = "cloudflared"
 USER_CONFIG = Path("~/.cloudflared/config.yml")

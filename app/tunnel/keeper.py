@@ -9,11 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
-from app.public import PublicAddress
-from app.selftest import NotProved
+from app.service.public import PublicAddress
 from app.tunnel.cloudflared import Cloudflared
 from app.tunnel.course import Patience, Prove, Restart, State, TunnelCourse, Wait, back_off_s
 from app.tunnel.number import NumberKeeper
+from app.web.selftest import NotProved
 
 log = logging.getLogger(__name__)
 

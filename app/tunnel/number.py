@@ -8,8 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from app.selftest import NotProved
 from app.tunnel.course import back_off_s
+from app.web.selftest import NotProved
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from app.commands.trial import ACCOUNT_SID, Trial, TrialFailed
 from app.demo.conversation import talk
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
-from app.trial import ACCOUNT_SID, Trial, TrialFailed
 from app.twilio.events import RATE_HZ
 from scripts.side_by_side.sides import Side
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.commands.trial import TrialFailed
 from app.simulator.progress import OnProgress
 from app.simulator.trouble import Scenario, Window
-from app.trial import TrialFailed
 from scripts.side_by_side.calls import Load, place
 from scripts.side_by_side.figures import CrowdFigures, StallFigures, crowd_figures, stall_figures
 from scripts.side_by_side.sides import Side

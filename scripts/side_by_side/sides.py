@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.bench.line import LOOPBACK
-from app.trial import AUTH_TOKEN, Trial, TrialFailed, trial
+from app.commands.trial import AUTH_TOKEN, Trial, TrialFailed, trial
 
 HOST = "127.0.0.1"
 PROGRAMS = Path(__file__).parent / "servers"

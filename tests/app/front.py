@@ -5,13 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 from app.config import read_settings
-from app.public import PublicAddress
-from app.reception import Reception
-from app.switchboard import Call, Switchboard
+from app.service.public import PublicAddress
+from app.service.reception import Reception
+from app.service.switchboard import Call, Switchboard
+from app.service.waiting_room import WaitingRoom
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
-from app.waiting_room import WaitingRoom
-from app.webhooks import Form
+from app.web.webhooks import Form
 from workers.messages import RingMessage
 
 BASE_URL = "http://127.0.0.1:5001"

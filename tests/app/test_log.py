@@ -6,7 +6,7 @@ from app.log import MINUTE_S, MOST_ALIKE, Sparing
 
 
 def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.LogRecord:
-    made = logging.LogRecord("app.routes", level, "", 0, message, ("an argument",), None)
+    made = logging.LogRecord("app.web.routes", level, "", 0, message, ("an argument",), None)
     made.created = at_s
     return made
 
@@ -42,9 +42,9 @@ def test_what_strangers_cause_is_written_so_often_whoever_tells_of_it() -> None:
     program = """
 import logging
 from app.log import LogLevel, start_logging
-import app.door, app.refusals, app.routes
+import app.web.door, app.web.refusals, app.web.routes
 start_logging(LogLevel.INFO)
-for module in (app.door, app.refusals, app.routes):
+for module in (app.web.door, app.web.refusals, app.web.routes):
     for _ in range(1000):
         module.log.warning("%s refused", "somebody")
 """

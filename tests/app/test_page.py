@@ -7,11 +7,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.headers import SafeHeaders
-from app.operators import Operators
 from app.page.routes import ASSETS, build_page_router
-from app.refusals import Refusals
-from app.sign_in import COOKIE
+from app.web.headers import SafeHeaders
+from app.web.operators import Operators
+from app.web.refusals import Refusals
+from app.web.sign_in import COOKIE
 
 TOKEN = "a-long-operator-token"
 ELSEWHERE = "https://phone.example.com"

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
-from app.media import run_media_socket
-from app.switchboard import Call, Switchboard
+from app.service.switchboard import Call, Switchboard
 from app.twilio.events import CallSid
 from app.twilio.wire import read_payload, write_payload
+from app.web.media import run_media_socket
 from tests.app.twilio.transcript import changed
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings

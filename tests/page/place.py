@@ -13,8 +13,8 @@ from aiohttp import web
 
 from app.audio import mulaw
 from app.config import Settings, read_settings
-from app.server import Service
-from app.switchboard import Call as LiveCall
+from app.service.server import Service
+from app.service.switchboard import Call as LiveCall
 from app.twilio.events import CallSid
 from tests.processes.ring import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone

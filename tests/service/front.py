@@ -10,20 +10,20 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from app.config import Settings, read_settings
-from app.lag import LagGauge
-from app.operators import Operators
-from app.public import PublicAddress
-from app.reception import Reception
-from app.refusals import Refusals
-from app.routes import build_router
-from app.selftest import build_selftest_router
-from app.switchboard import Switchboard
+from app.service.lag import LagGauge
+from app.service.public import PublicAddress
+from app.service.reception import Reception
+from app.service.switchboard import Switchboard
+from app.service.waiting_room import WaitingRoom
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import sign
-from app.wait_routes import build_wait_router
-from app.waiting_room import WaitingRoom
-from app.webhooks import Webhooks
+from app.web.operators import Operators
+from app.web.refusals import Refusals
+from app.web.routes import build_router
+from app.web.selftest import build_selftest_router
+from app.web.wait_routes import build_wait_router
+from app.web.webhooks import Webhooks
 from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
 from workers.messages import RingMessage
 

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
 from app.demo.conversation import conversation
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
-from app.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
 from app.twilio.events import RATE_HZ
 from tests.processes.ring import PATIENCE_S
 

@@ -13,11 +13,11 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from app import selftest
 from app.config import read_settings
-from app.selftest import PATH, NotProved, prove
-from app.server import Service
+from app.service.server import Service
 from app.twilio.signature import sign
+from app.web import selftest
+from app.web.selftest import PATH, NotProved, prove
 from tests.processes.ring import PATIENCE_S
 from tests.service.phone import SECONDARY, TOKEN
 

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.bench.line import LOOPBACK
+from app.commands.simulate import Simulation, run_simulation
+from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, trial
 from app.config import read_settings
-from app.simulate import Simulation, run_simulation
 from app.simulator.trouble import Scenario
-from app.trial import ACCOUNT_SID, AUTH_TOKEN, trial
 
 SETTINGS_HERE: dict[str, object] = {"twilio_auth_token": AUTH_TOKEN, "twilio_account_sid": ACCOUNT_SID}
 SETTINGS = read_settings(**SETTINGS_HERE)

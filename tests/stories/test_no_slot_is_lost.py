@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.call.record import EndReason
 from app.call.session import State
-from app.switchboard import Call
+from app.service.switchboard import Call
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, Stopped, StreamSid
 from tests.app.front import Front, settle

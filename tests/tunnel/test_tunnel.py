@@ -19,8 +19,7 @@ from websockets.asyncio.client import connect
 
 from app.call.record import EndReason
 from app.config import Settings, read_settings
-from app.selftest import prove
-from app.server import Service
+from app.service.server import Service
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.command import tunnel_command, tunnel_environment
 from app.tunnel.course import Patience
@@ -28,6 +27,7 @@ from app.tunnel.keeper import TunnelKeeper
 from app.tunnel.number import NumberKeeper
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
+from app.web.selftest import prove
 from tests.processes.ring import PATIENCE_S, all_gone, log_lines
 from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
 from tests.tunnel.number import FakeNumber, NumberTrouble

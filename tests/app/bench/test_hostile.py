@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from app.bench.hostile import heard_in
+from app.commands.trial import TrialFailed
 from app.demo.conversation import talk
 from app.simulator.playout import Underrun
 from app.simulator.report import CallReport, Outcome
-from app.trial import TrialFailed
 
 
 def report(delay_ms: int, later_ms: int, from_s: float) -> CallReport:

@@ -6,12 +6,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.operators import Operators
 from app.recording.routes import MOST_BUCKETS, build_recording_router
 from app.recording.sound import finish
 from app.recording.tape import Tape, wav_header
 from app.recording.timeline import Piece, Side
-from app.refusals import Refusals
+from app.web.operators import Operators
+from app.web.refusals import Refusals
 
 SID = "CA" + "a" * 32
 NAME = f"20260102T120000Z-{SID}.wav"

@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from app.call.record import EndReason
-from app.observer import ERRORS
+from app.service.observer import ERRORS
 from app.traces.span import span_of
 from tests.app.calllog.records import NOON, entry
 from workers.lines import hiding

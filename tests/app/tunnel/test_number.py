@@ -3,9 +3,9 @@ import logging
 
 import pytest
 
-from app.selftest import NotProved
 from app.tunnel import number as module
 from app.tunnel.number import NumberKeeper, keep_pointed
+from app.web.selftest import NotProved
 from tests.processes.ring import PATIENCE_S
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 

@@ -1,0 +1,1 @@
+"""`moshi-bridge doctor`: what is missing, and what to type."""

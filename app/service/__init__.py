@@ -1,0 +1,1 @@
+"""The running service: its calls, its workers, what runs beside them."""

@@ -1,0 +1,98 @@
+"""Tells what happens in one call to whoever listens to it; while nobody does, it looks at nothing."""
+
+from app.call.meter import LevelMeter
+from app.call.playout import PlayoutCommand, SendAudio
+from app.call.record import CallRecord, EndReason
+from app.call.session import End
+from app.call.speech import SpeechGauge
+from app.service.events import (
+    Audio,
+    CallEvent,
+    Connected,
+    Direction,
+    Disconnected,
+    Dtmf,
+    Error,
+    Events,
+    Speaker,
+    SpeechStarted,
+    SpeechStopped,
+    Text,
+    What,
+)
+from app.twilio.events import DtmfPressed, Event, Media, Started
+from workers.messages import Frame
+
+ERRORS = {
+    EndReason.SOCKET_LOST,
+    EndReason.SOCKET_BLOCKED,
+    EndReason.PROTOCOL,
+    EndReason.NO_START,
+    EndReason.NO_SOCKET,
+    EndReason.WRONG_CALL,
+    EndReason.WORKER_LOST,
+    EndReason.STAGE_FAILED,
+}
+"""Ends that nobody wanted."""
+
+
+class CallObserver:
+    """Looks on as one call goes; `now` in seconds, monotonic."""
+
+    def __init__(self, events: Events, record: CallRecord) -> None:
+        self._events = events
+        self._record = record
+        self._gauges = {speaker: SpeechGauge() for speaker in Speaker}
+        self._over = False
+        self.meters = {speaker: LevelMeter() for speaker in Speaker}
+        """How loud they are, for who asks."""
+
+    def note_event(self, event: Event, now: float) -> None:
+        """Twilio has said this, and the session has taken it."""
+        if isinstance(event, Media):
+            self.meters[Speaker.CALLER].note(event.payload, now)
+        if not self._wanted:
+            return
+        match event:
+            case Media(_, payload):
+                self._publish(Audio(Direction.IN, payload), now)
+                self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].hear(payload, now), now)
+            case Started() if self._record.started_s is not None:
+                self._publish(Connected(), now)
+            case DtmfPressed(digit):
+                self._publish(Dtmf(digit), now)
+
+    def note_frame(self, frame: Frame, now: float) -> None:
+        """Moshi has made this frame."""
+        if frame.text and self._wanted:
+            self._publish(Text(frame.text), now)
+            self._gauges[Speaker.MOSHI].think(now)
+
+    def note_sent(self, command: PlayoutCommand, now: float) -> None:
+        """This goes out to the caller. Moshi's packets never stop, so they are also when the caller is looked at."""
+        if not isinstance(command, SendAudio):
+            return
+        self.meters[Speaker.MOSHI].note(command.payload, now)
+        if not self._wanted:
+            return
+        self._publish(Audio(Direction.OUT, command.payload), now)
+        self._note_speech(Speaker.MOSHI, self._gauges[Speaker.MOSHI].hear(command.payload, now), now)
+        self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].look(now), now)
+
+    def note_end(self, end: End, now: float) -> None:
+        """The call is over."""
+        if end.reason in ERRORS:
+            self._publish(Error(end.reason, end.detail), now)
+        self._publish(Disconnected(end.reason, end.detail), now)
+        self._over = True
+
+    @property
+    def _wanted(self) -> bool:
+        return not self._over and self._events.wanted(self._record.call_sid)
+
+    def _note_speech(self, speaker: Speaker, begun: bool | None, now: float) -> None:
+        if begun is not None:
+            self._publish(SpeechStarted(speaker) if begun else SpeechStopped(speaker), now)
+
+    def _publish(self, what: What, now: float) -> None:
+        self._events.publish(CallEvent(self._record.call_sid, now - self._record.reserved_s, what))

@@ -1,0 +1,139 @@
+"""What a caller is answered: put through, in line, or turned down. Twilio's forms in, TwiML out."""
+
+import logging
+import time
+from collections import Counter
+from enum import StrEnum
+
+from app.call.record import EndReason
+from app.call.screening import Screening, parse_patterns
+from app.call.session import State
+from app.config import Settings, WhenBusy
+from app.log import CallLog, mask_number
+from app.service.public import PublicAddress
+from app.service.switchboard import Switchboard
+from app.service.waiting_room import WaitingRoom
+from app.twilio import twiml
+from app.twilio.errors import explain
+from app.twilio.events import CallSid
+from app.twilio.signature import socket_url
+from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
+from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
+from app.web.webhooks import Form
+
+log = logging.getLogger(__name__)
+
+HANGUP = "hangup"
+"""How Twilio says that a caller in line has hung up."""
+
+
+class TurnedDown(StrEnum):
+    """Why a call was not taken."""
+
+    BUSY = "busy"
+    NOT_READY = "not_ready"
+    SCREENED = "screened"
+    MACHINE = "machine"
+
+
+class Reception:
+    """Decides on every call, in front of the switchboard and its waiting room."""
+
+    def __init__(self, settings: Settings, public: PublicAddress, switchboard: Switchboard, room: WaitingRoom) -> None:
+        self._settings = settings
+        self._public = public
+        self._switchboard = switchboard
+        self._room = room
+        self.turned_down: Counter[TurnedDown] = Counter()
+        """How many calls were not taken for which reason."""
+        allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
+        self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
+
+    def answer(self, form: Form) -> str:
+        """Answer the voice webhook: of a new call, of one that Twilio repeats, or of one that was first in line.
+
+        Raises ValueError for a query that asks for what cannot be had.
+        """
+        greeting_frames = read_greeting_frames(form.query, self._settings.greeting_frames)
+        if form.fields.get("AnsweredBy") in MACHINES:
+            CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            self.turned_down[TurnedDown.MACHINE] += 1
+            return twiml.hangup()
+        known = form.outbound or self._switchboard.holds(form.call_sid) or form.call_sid in self._room
+        refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
+        if refusal:
+            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
+            self.turned_down[TurnedDown.SCREENED] += 1
+            return twiml.reject_caller()
+        self._room.call_next()
+        answer = self._put_through(form, greeting_frames) or self._put_in_line(form)
+        if answer and not known:
+            self._screening.note(form.caller, time.monotonic())
+        return answer or self._turn_down(form)
+
+    def wait(self, form: Form) -> str:
+        """Answer the wait page."""
+        return self._room.page(form.call_sid)
+
+    def after_wait(self, form: Form) -> str:
+        """Answer when a caller has left the line, for whatever reason."""
+        result = form.fields.get("QueueResult", "")
+        CallLog(log, form.call_sid).info("left the line: %a", result[:20])
+        self._room.leave(form.call_sid)
+        if result == HANGUP:
+            self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)
+        return (self._switchboard.holds(form.call_sid) and self._put_through(form)) or twiml.hangup()
+
+    def take_status(self, form: Form) -> None:
+        """Keep what Twilio tells of a call or its stream, and give the slot back if nothing can come of it any more."""
+        call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
+        record = self._switchboard.record(form.call_sid)
+        if record and status:
+            record.note_status(status)
+        match status:
+            case StreamStatus(event, _, code) if event == STREAM_ERROR:
+                detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
+                call_log.warning("the stream failed: %s", detail)
+                self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
+            case StreamStatus(event):
+                call_log.info("%s", event)
+            case CallStatus():
+                call_log.info("call %s", status.status)
+                if status.over:
+                    self._room.leave(form.call_sid)
+                    self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
+
+    def _put_through(self, form: Form, greeting_frames: int | None = None) -> str | None:
+        reservation = self._switchboard.reserve(
+            form.call_sid, greeting_frames, form.caller, form.called, form.direction, reads_record(form.query)
+        )
+        if reservation is None:
+            return None
+        CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
+        base_url = self._public.base_url
+        return twiml.connect(
+            socket_url(f"{base_url}/twilio/media/{reservation.token}"),
+            f"{base_url}/twilio/after-stream",
+            {"from": form.caller, "to": form.called},
+            f"{base_url}/twilio/status",
+        )
+
+    def _put_in_line(self, form: Form) -> str | None:
+        if self._settings.when_busy is not WhenBusy.QUEUE or not self._room.enter(form.call_sid):
+            return None
+        call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
+        call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._room))
+        return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
+
+    def _turn_down(self, form: Form) -> str:
+        CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        self.turned_down[TurnedDown.NOT_READY if self._switchboard.free_slots else TurnedDown.BUSY] += 1
+        if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
+            return twiml.say_busy(self._settings.busy_sentence)
+        return twiml.reject_busy()
+
+    def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: State) -> None:
+        """End what is on of this call, if it has come as far as one of these states and no farther."""
+        for call in self._switchboard.calls_of(call_sid):
+            if call.session.state in states:
+                self._switchboard.end(call, reason, detail)

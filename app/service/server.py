@@ -1,0 +1,331 @@
+"""Runs the service: the workers beneath, the web server on top, until a signal or a worker's refusal."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.calllog.address import find_address
+from app.calllog.entry import Place
+from app.calllog.writer import CallLogWriter
+from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
+from app.metrics.page import build_metrics_router
+from app.metrics.service import Sources
+from app.page.routes import build_page_router
+from app.recording.recorder import record_nothing
+from app.recording.routes import build_recording_router
+from app.recording.shelf import Shelf
+from app.recording.writer import RecordingWriter
+from app.service.drain import Drain, build_drain_router
+from app.service.lag import LagGauge
+from app.service.live import LiveView
+from app.service.public import PublicAddress
+from app.service.reception import Reception
+from app.service.rehearsal import Rehearsal
+from app.service.switchboard import Switchboard, keep_in
+from app.service.waiting_room import Dialler, WaitingRoom
+from app.web.door import Door, Socket, raise_descriptor_limit
+from app.web.headers import SafeHeaders
+from app.web.history import History, build_history_router
+from app.web.live_routes import build_live_router
+from app.web.operators import Operators
+from app.web.refusals import Refusals
+from app.web.routes import build_router
+from app.web.selftest import build_selftest_router
+from app.web.wait_routes import build_wait_router
+from app.web.webhooks import Webhooks
+from workers.heap import settle
+from workers.lines import hiding
+from workers.messages import Progress, RingMessage, Stage, WorkerConfig
+from workers.ring import WorkerName
+from workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from app.traces.delivery import CallTraces
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 65_536
+CLOSE_SOCKETS_WITHIN_S = 3
+BACKLOG = 1024
+REHEARSED_SLOTS = 4
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket bound to HOST and PORT. Raises SettingsError when they cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(BACKLOG)  # now, so that a second service on the same port learns it at once
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(f"PORT={settings.port}, HOST={settings.host}: {reason}; choose another PORT") from error
+    return sock
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    """Return what every worker is told; the supervisor fills in its place."""
+    return WorkerConfig(
+        stage=Stage.STEP,
+        index=0,
+        count=1,
+        downstream_count=1,
+        slots=settings.slots,
+        context=settings.context,
+        engine=settings.engine,
+        codec=settings.codec,
+        checkpoint=settings.moshi_checkpoint,
+        quantize=settings.quantize_bits,
+        cache=settings.cache,
+        greeting_frames=settings.greeting_steps,
+        max_call_s=settings.max_call_seconds,
+        threads=max(1, _cores() // 3),
+        loopback_step_s=settings.loopback_step_ms / 1000,
+        sampling=settings.sampling,
+        log_format=settings.log_format.resolve(),
+    )
+
+
+def open_call_log(settings: Settings) -> CallLogWriter | None:
+    """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
+    address = find_address(settings)
+    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
+
+
+def open_recordings(settings: Settings) -> RecordingWriter | None:
+    """Return what records calls, None if RECORDINGS_DIR is empty."""
+    if settings.recordings is None:
+        return None
+    every_call = settings.record_calls is RecordCalls.ALL
+    return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
+
+
+def open_traces(settings: Settings) -> "CallTraces | None":
+    """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
+    if not settings.traces_endpoint:
+        return None
+    from app.traces.delivery import CallTraces
+
+    place = Place("", settings.twilio_account_sid, who_speaks(settings))
+    return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
+
+
+def who_speaks(settings: Settings) -> str:
+    """Return what answers the calls, as the call log says it."""
+    return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
+
+
+def codec_pairs(settings: Settings) -> int:
+    """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
+    return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
+
+
+def _cores() -> int:
+    return os.cpu_count() or 2
+
+
+class Service:
+    """The web application, its switchboard and its workers; `dialler` redirects those who wait in line."""
+
+    def __init__(
+        self, settings: Settings, on_progress: Callable[[Progress], None], dialler: Dialler | None = None
+    ) -> None:
+        self.public = PublicAddress(settings)
+        self.rehearsed = asyncio.Event()
+        """Set once the workers have shown that they can."""
+        self.stopping = asyncio.Event()
+        """Set once no more calls are taken, while the last ones end."""
+        self._codecs = codec_pairs(settings)
+        self.supervisor = Supervisor(
+            worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
+        )
+        self._call_log = open_call_log(settings)
+        self._traces = open_traces(settings)
+        keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
+        self._recordings = open_recordings(settings)
+        record = self._recordings.record if self._recordings else record_nothing
+        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        self.lag = LagGauge()
+        refusals = Refusals(settings.refusals_per_minute)
+        webhooks, operators = (
+            Webhooks(self.public, settings.twilio_account_sid, refusals),
+            Operators(settings.operator_token, refusals),
+        )
+        self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
+        reception = Reception(settings, self.public, self.switchboard, self.room)
+        self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
+        self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
+        self.app.include_router(build_wait_router(webhooks, reception))
+        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
+        self.app.include_router(build_selftest_router(self.public, webhooks, operators))
+        self.app.include_router(build_recording_router(settings.recordings, operators.require))
+        sources = Sources(
+            *(settings, self.switchboard, self.supervisor, reception, self.room),
+            *(refusals, self.lag, self._call_log, self._recordings, self._traces),
+        )
+        self.app.include_router(build_metrics_router(sources.families, operators.require))
+        live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
+        self.app.include_router(build_live_router(operators, self.switchboard, live))
+        self.app.include_router(build_history_router(operators, History(find_address(settings))))
+        self.app.include_router(build_page_router(operators))
+        self._rehearsal = Rehearsal(self.supervisor.send)
+
+    async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
+
+        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
+        SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
+        """
+        server = _Server(
+            uvicorn.Config(
+                SafeHeaders(self.app),
+                lifespan="off",
+                ws=Socket,
+                log_config=None,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
+                server_header=False,
+            ),
+            self._stop,
+            self.drain,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            if self._call_log:
+                self._call_log.start()
+                stack.push_async_callback(self._call_log.stop)
+            if self._traces:
+                self._traces.start()
+                stack.push_async_callback(self._traces.stop)
+            if self._recordings:
+                self._recordings.start()
+                stack.push_async_callback(self._recordings.stop)
+            supervising = asyncio.create_task(self.supervisor.run())
+            rehearsing = asyncio.create_task(self._rehearse())
+            gauging = asyncio.create_task(self.lag.watch())
+            redirecting = asyncio.create_task(self.room.run())
+            draining = asyncio.create_task(self.drain.run(server.stop))
+            for task in (gauging, redirecting, draining):
+                stack.push_async_callback(_cancel, task)
+            stack.push_async_callback(_cancel, rehearsing)
+            stack.push_async_callback(_cancel, supervising)
+            serving = asyncio.create_task(server.serve(sockets=[sock]))
+            companions = [asyncio.create_task(companion()) for companion in beside]
+            for task in companions:
+                stack.push_async_callback(_cancel, task)
+            for task in (rehearsing, *companions):
+                task.add_done_callback(lambda task: _stop_if_failed(task, server))
+            try:
+                await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                server.should_exit = True
+                await serving
+            for task in (supervising, rehearsing, *companions):
+                if task.done():
+                    await task
+
+    async def _rehearse(self) -> None:
+        await self.supervisor.wait_ready()
+        slots = self.supervisor.slots
+        took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
+        settle()
+        self.switchboard.open_lines(slots, took_s)
+        self.rehearsed.set()
+        ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
+        log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
+
+    def _can_serve(self) -> bool:
+        return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
+
+    def _stop(self) -> None:
+        self.stopping.set()
+        self.switchboard.stop()
+
+    def _take_message(self, message: RingMessage) -> None:
+        if self.rehearsed.is_set():
+            self.switchboard.take_message(message)
+        else:
+            self._rehearsal.take_message(message)
+
+    def _lose_worker(self, name: WorkerName) -> None:
+        if self.rehearsed.is_set():
+            self.switchboard.lose_worker(name, self._codecs)
+        else:
+            self._rehearsal.lose_worker(name)
+
+
+class _Server(uvicorn.Server):
+    """Lets connections in by our own door, and ends the calls before the sockets are taken away.
+
+    A first SIGTERM lets the calls end by themselves.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None], drain: Drain) -> None:
+        super().__init__(config)
+        self._on_exit = on_exit
+        self._accepting: list[asyncio.Task[None]] = []
+        self._drain = drain
+
+    def stop(self) -> None:
+        """Stop now."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first SIGTERM, if there is time for it; stop now at SIGINT and whatever comes second."""
+        if sig == signal.SIGTERM and self._drain.limit_s and not self._drain.begun:
+            self._drain.begin()
+        else:
+            super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as the wish to stop; uvicorn would raise them anew before the workers are gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])  # none for uvicorn itself
+        raise_descriptor_limit()
+        self._accepting = [asyncio.create_task(Door().attend(sock, self)) for sock in sockets or []]
+        for task in self._accepting:
+            task.add_done_callback(lambda task: _stop_if_failed(task, self))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_exit()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.wait(self._accepting)
+        await super().shutdown(sockets)
+        for task in self._accepting:
+            if not task.cancelled():
+                task.result()
+
+
+def _stop_if_failed(task: "asyncio.Task[None]", server: uvicorn.Server) -> None:
+    if not task.cancelled() and task.exception():
+        server.should_exit = True
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task

@@ -1,0 +1,1 @@
+"""What is asked over HTTP and WebSockets, and who may ask."""

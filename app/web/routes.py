@@ -1,0 +1,108 @@
+"""Twilio's routes, and health."""
+
+import asyncio
+import json
+import logging
+
+from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
+
+from app.call.record import CallRecord
+from app.log import CallLog
+from app.service.lag import LagGauge
+from app.service.reception import Reception
+from app.service.switchboard import Switchboard
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from app.web.event_routes import build_event_router
+from app.web.media import run_media_socket
+from app.web.operators import Operators
+from app.web.webhooks import Webhooks, deny
+
+log = logging.getLogger(__name__)
+
+
+def build_router(
+    webhooks: Webhooks, reception: Reception, switchboard: Switchboard, operators: Operators, lag: LagGauge
+) -> APIRouter:
+    """Return the routes over one switchboard."""
+    router = APIRouter()
+
+    @router.post("/twilio/voice")
+    async def voice(request: Request) -> Response:
+        form = await webhooks.read(request)
+        try:
+            return twiml_response(reception.answer(form))
+        except ValueError as error:
+            CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
+            raise HTTPException(400, str(error)) from error
+
+    @router.post("/twilio/after-stream")
+    async def after_stream(request: Request) -> Response:
+        CallLog(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
+        return twiml_response(twiml.hangup())
+
+    @router.post("/twilio/status")
+    async def status(request: Request) -> Response:
+        reception.take_status(await webhooks.read(request))
+        return Response(status_code=204)
+
+    @router.websocket("/twilio/media/{token}")
+    async def media(websocket: WebSocket, token: str) -> None:
+        try:
+            webhooks.check_socket(websocket)
+        except HTTPException as refusal:
+            await deny(websocket, refusal)
+            return
+        call = switchboard.claim(token)
+        if call is None:
+            log.warning("socket refused: its token is unknown, used or expired")
+            await deny(websocket, webhooks.refuse_token())
+            return
+        await run_media_socket(websocket, call, switchboard)
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz")
+    async def readyz(response: Response) -> dict[str, object]:
+        if not switchboard.ready:
+            response.status_code = 503
+        return {
+            "ready": switchboard.ready,
+            "free_slots": switchboard.free_slots,
+            "calls": switchboard.calls_on,
+            "draining": switchboard.draining,
+        }
+
+    @router.get("/api/loop")
+    async def loop(request: Request) -> dict[str, float]:
+        operators.require(request)
+        return lag.as_json()
+
+    @router.get("/api/calls")
+    async def calls(request: Request) -> Response:
+        operators.require(request)
+        return await _json([record.summary() for record in switchboard.records()])
+
+    @router.get("/api/calls/{call_sid}")
+    async def call(request: Request, call_sid: str) -> Response:
+        operators.require(request)
+        record = switchboard.record(CallSid(call_sid))
+        if record is None:
+            raise HTTPException(404, "no such call")
+        return await _json(record.copy())
+
+    router.include_router(build_event_router(switchboard, operators.require))
+    return router
+
+
+async def _json(told: CallRecord | list[dict[str, object]]) -> Response:
+    """Put together an answer off the event loop: of a long call it takes a while."""
+    text = await asyncio.to_thread(lambda: json.dumps(told.as_json() if isinstance(told, CallRecord) else told))
+    return Response(text, media_type="application/json")
+
+
+def twiml_response(text: str) -> Response:
+    """Return TwiML as an answer."""
+    return Response(text, media_type="application/xml")

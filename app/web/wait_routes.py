@@ -1,0 +1,22 @@
+"""Twilio's routes for those who wait in line."""
+
+from fastapi import APIRouter, Request, Response
+
+from app.service.reception import Reception
+from app.web.routes import twiml_response
+from app.web.webhooks import Webhooks
+
+
+def build_wait_router(webhooks: Webhooks, reception: Reception) -> APIRouter:
+    """Return the routes of the wait page, and of what follows it."""
+    router = APIRouter()
+
+    @router.post("/twilio/wait")
+    async def wait(request: Request) -> Response:
+        return twiml_response(reception.wait(await webhooks.read(request)))
+
+    @router.post("/twilio/after-wait")
+    async def after_wait(request: Request) -> Response:
+        return twiml_response(reception.after_wait(await webhooks.read(request)))
+
+    return router
