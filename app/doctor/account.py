@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from app.commands.finding import Finding, Level
 from app.config import Settings, is_loopback
+from app.doctor.finding import Finding, Level
 from app.log import mask_number
 from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.commands.finding import Finding, Level
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
+from app.doctor.finding import Finding, Level
+from app.doctor.storage import examine_storage
 from app.doctor.tunnel import examine_tunnel, running_service
 from app.service.server import listen
 
@@ -35,6 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _public_url(settings) if base_url == settings.base_url else _tunnels_url(base_url)
     yield from _account(settings, base_url)
     yield from examine_tunnel(settings)
+    yield from examine_storage(settings)
     if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
         yield Finding(Level.NOTE, "ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.commands.finding import Finding, Level
 from app.commands.running import local_url
 from app.config import Settings, is_loopback
+from app.doctor.finding import Finding, Level
 from app.tunnel.command import HOW_TO_INSTALL, PROGRAM, USER_CONFIG
 from app.web.selftest import NotProved, prove
 

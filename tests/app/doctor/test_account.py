@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from app.commands.finding import Finding, Level
 from app.config import Settings, read_settings
 from app.doctor.account import clock_finding, concurrency_finding, examine_account
+from app.doctor.finding import Finding, Level
 from app.simulator.account import Account, AccountType, OwnedNumber
 from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio.rest import Account as AccountFacts

@@ -7,14 +7,14 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from app.commands.finding import Finding, Level
 from app.config import CodecKind, EngineKind, Settings, read_settings
 from app.doctor.checks import examine, report
+from app.doctor.finding import Finding, Level
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
 
 TERMINAL = 80
-LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK}
+LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}
 
 
 def _free_port() -> int:

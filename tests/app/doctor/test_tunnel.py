@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.finding import Finding, Level
 from app.config import read_settings
 from app.doctor import tunnel as doctor_tunnel
 from app.doctor.checks import examine
+from app.doctor.finding import Finding, Level
 from app.doctor.tunnel import examine_tunnel, running_service
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
