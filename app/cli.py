@@ -57,7 +57,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="What to log.", case_sensitive=False)] = LogLevel.INFO,
 ) -> None:
     """Answer calls until Ctrl-C or SIGTERM. Settings come from the environment and from .env (see .env.example)."""
-    from app.service.serve import serve as run
+    from app.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
     start_logging(log_level, settings.log_format.resolve(), settings.secrets)

@@ -289,6 +289,13 @@ class Settings(BaseSettings):
         return self.public_url or f"http://{host}:{self.port}"
 
     @property
+    def local_url(self) -> str:
+        """Where programs on this machine reach us."""
+        any_address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what HOST may say
+        host = any_address.get(self.host) or (f"[{self.host}]" if ":" in self.host else self.host)
+        return f"http://{host}:{self.port}"
+
+    @property
     def auth_tokens(self) -> tuple[str, ...]:
         """The tokens that may have signed a request, the primary one first."""
         return tuple(token for token in (self.twilio_auth_token, self.twilio_auth_token_secondary) if token)

@@ -30,7 +30,7 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/service/server.py", "app/web/door.py"},
+    "uvicorn": {"app/server.py", "app/web/door.py"},
     "soundfile": {"app/recording/sound.py"},
     "prometheus_client": {"app/metrics/families.py"},
     "opentelemetry": {"app/traces/delivery.py"},
@@ -90,7 +90,7 @@ def names_in(module: str) -> set[str]:
 
 SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording", "service")]
 SERVING += ["app/" + name for name in ("simulator", "traces", "tunnel", "twilio", "web")]
-SERVING += [f"app/{name}.py" for name in ("config", "log", "cli", "__main__")]
+SERVING += [f"app/{name}.py" for name in ("beside", "cli", "config", "log", "notify", "serve", "server", "__main__")]
 """What runs in the service's own process."""
 
 
@@ -101,6 +101,28 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
         for source in sources(*SERVING)
         for name in imports(source)
         if name.partition(".")[0] == "workers" and name not in allowed
+    ]
+    assert wrong == []
+
+
+LAYERS = {
+    "app/call": ("service", "web", "page", "metrics", "recording", "calllog", "tunnel", "traces"),
+    "app/twilio": ("service", "web", "page", "metrics", "recording", "calllog", "tunnel", "traces"),
+    "app/service": ("web", "page", "metrics", "tunnel", "traces", "commands"),
+    "app/calllog": ("service", "web", "page", "metrics", "tunnel", "traces"),
+    "app/recording": ("service", "web", "page", "metrics", "tunnel", "traces"),
+}
+"""What must not know of what is built on it; `app/server.py` puts all of it together."""
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_what_is_below_knows_nothing_of_what_is_above(folder: str) -> None:
+    above = {f"app.{name}" for name in LAYERS[folder]} | {"app.server", "app.serve", "app.beside"}
+    wrong = [
+        f"{source.relative_to(ROOT)} imports {name}"
+        for source in sources(folder)
+        for name in imports(source)
+        if ".".join(name.split(".")[:2]) in above
     ]
     assert wrong == []
 
@@ -162,7 +184,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert set(readers) <= {
         "app/config.py",
         "app/commands/trial.py",
-        "app/service/beside.py",
+        "app/beside.py",
         "workers/supervisor.py",
         "workers/codec/bench.py",
     }
@@ -175,7 +197,7 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["app.cli", "app.service.server"])
+@pytest.mark.parametrize("module", ["app.cli", "app.server"])
 def test_the_app_starts_without_a_model_in_its_process(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.running import NOT_LET_IN, local_url, operator_headers
+from app.commands.running import NOT_LET_IN, operator_headers
 from app.config import Settings
 from app.twilio.signature import checked_base
 
@@ -40,7 +40,7 @@ def run_top(settings: Settings, url: str | None, once: bool) -> int:
     if not console.is_terminal:
         console.width = PAPER_WIDTH
     try:
-        asyncio.run(_show(settings, checked_base(url or local_url(settings)), once, console))
+        asyncio.run(_show(settings, checked_base(url or settings.local_url), once, console))
     except (TopFailed, ValueError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS if isinstance(error, ValueError) else 1

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from app.commands.running import NOT_LET_IN, local_url, operator_headers
+from app.commands.running import NOT_LET_IN, operator_headers
 from app.config import Settings
 from app.twilio.signature import checked_base
 
@@ -22,7 +22,7 @@ class DrainFailed(Exception):
 def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bool) -> int:
     """Drain the service at `url`, by default the one of these settings; return the exit status."""
     try:
-        asyncio.run(_drain(settings, checked_base(url or local_url(settings)), seconds, wait))
+        asyncio.run(_drain(settings, checked_base(url or settings.local_url), seconds, wait))
     except (DrainFailed, ValueError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS if isinstance(error, ValueError) else 1

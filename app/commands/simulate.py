@@ -18,7 +18,6 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.commands.running import local_url
 from app.commands.trial import ACCOUNT_SID
 from app.config import Settings
 from app.demo.conversation import conversation
@@ -89,7 +88,7 @@ def _place_of_service(settings: Settings, url: str | None) -> tuple[str, str | N
     """Return what is signed for, and where it is dialled if that is elsewhere. Raises ValueError."""
     if url:
         return checked_base(url), None
-    service, here = running_service(settings), local_url(settings)
+    service, here = running_service(settings), settings.local_url
     if service is None:
         raise ValueError(f"no service answers at {here}: start it (moshi-bridge serve), or give the URL of another")
     return str(service["base_url"]), here

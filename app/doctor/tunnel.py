@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.commands.running import local_url
 from app.config import Settings, is_loopback
 from app.doctor.finding import Finding, Level
 from app.tunnel.command import HOW_TO_INSTALL, PROGRAM, USER_CONFIG
@@ -35,7 +34,7 @@ def running_service(settings: Settings) -> dict[str, Any] | None:
     """Return what a service on HOST and PORT says of its public address; None when none of ours answers there."""
     try:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{local_url(settings)}/api/public", timeout=ANSWER_WITHIN_S) as answer:
+        with direct.open(f"{settings.local_url}/api/public", timeout=ANSWER_WITHIN_S) as answer:
             said = json.load(answer)
     except (OSError, ValueError):
         return None
@@ -68,7 +67,7 @@ def _named_tunnel(settings: Settings) -> Iterator[Finding]:
         found = "is no token of a tunnel"
         yield Finding(Level.PROBLEM, "TUNNEL_TOKEN", found, "copy it anew: cloudflared tunnel token NAME")
     elif settings.tunnel_token:
-        where = f"its public host name must lead to {local_url(settings)}"
+        where = f"its public host name must lead to {settings.local_url}"
         yield Finding(Level.GOOD, "TUNNEL_TOKEN", f"set; {where} (Cloudflare's dashboard)")
     elif not list(USER_CONFIG.parent.expanduser().glob("*.json")):
         found = f"{settings.tunnel_name}: no credentials in {USER_CONFIG.parent}"
@@ -89,7 +88,7 @@ def _is_token(token: str) -> bool:
 def _selftest(settings: Settings) -> Finding:
     service = running_service(settings)
     if service is None:
-        found = f"not tried: no service answers at {local_url(settings)}"
+        found = f"not tried: no service answers at {settings.local_url}"
         return Finding(Level.NOTE, "self-test", found, "moshi-bridge serve, and the doctor in a second terminal")
     url = str(service["base_url"])
     if not service["open"]:
@@ -104,6 +103,6 @@ def _proved(url: str, settings: Settings, service_name: str) -> Finding:
     try:
         asyncio.run(prove(url, next(iter(settings.auth_tokens), None), service_name))
     except NotProved as error:
-        advice = f"{url} must lead to {local_url(settings)}, path unchanged; the doctor's and the service's .env be one"
+        advice = f"{url} must lead to {settings.local_url}, path unchanged; the doctor's and the service's .env be one"
         return Finding(Level.PROBLEM, "self-test", str(error), advice)
     return Finding(Level.GOOD, "self-test", f"a signed socket came back through {url}")

@@ -1,1 +1,1 @@
-"""The running service: its calls, its workers, what runs beside them."""
+"""The calls of this machine: who is put through, what happens in each, how they come to an end."""

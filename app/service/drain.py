@@ -8,17 +8,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Query
 
 from app.call.session import DRAIN_WITHIN_S
 from app.service.switchboard import Switchboard
-from app.web.operators import Operators
 
 log = logging.getLogger(__name__)
 
-LONGEST_S = 14_400
 SPARE_S = 1.0
 """Beyond what the last sentences take."""
 
@@ -59,17 +54,3 @@ class Drain:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._switchboard.quiet.wait()
-
-
-def build_drain_router(
-    operators: Operators, drain: Drain, switchboard: Switchboard, longest_call_s: float
-) -> APIRouter:
-    """Return the route by which operators drain the service; who says no limit waits as long as calls may last."""
-    router = APIRouter(dependencies=[Depends(operators.require)])
-
-    @router.post("/api/drain", status_code=202)
-    async def begin(seconds: Annotated[int | None, Query(ge=0, le=LONGEST_S)] = None) -> dict[str, object]:
-        drain.begin(drain.limit_s or longest_call_s if seconds is None else seconds)
-        return {"calls": switchboard.calls_on, "seconds": drain.limit_s}
-
-    return router

@@ -16,10 +16,10 @@ from app.service.waiting_room import WaitingRoom
 from app.twilio import twiml
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
+from app.twilio.form import Form
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
 from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
-from app.web.webhooks import Form
 
 log = logging.getLogger(__name__)
 

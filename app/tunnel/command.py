@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.commands.running import local_url
 from app.config import Settings, SettingsError, is_loopback
 
 PROGRAM = "cloudflared"
@@ -36,9 +35,9 @@ def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[
     if settings.tunnel_token:
         return [program, "tunnel", *common, "run"]
     if settings.tunnel_name:
-        return [program, "tunnel", *common, "run", "--url", local_url(settings), settings.tunnel_name]
+        return [program, "tunnel", *common, "run", "--url", settings.local_url, settings.tunnel_name]
     aside = ["--config", "/dev/null"] if USER_CONFIG.expanduser().exists() else []
-    return [program, "tunnel", *aside, "--url", local_url(settings), *common]
+    return [program, "tunnel", *aside, "--url", settings.local_url, *common]
 
 
 def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:

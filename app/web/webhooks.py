@@ -1,6 +1,5 @@
 """What Twilio sends us, checked: forms with their signature, and the upgrade of a socket."""
 
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import HTTPException, Request, Response, WebSocket
@@ -8,6 +7,7 @@ from starlette.requests import HTTPConnection
 
 from app.service.public import PublicAddress
 from app.twilio.events import CallSid
+from app.twilio.form import Form
 from app.twilio.signature import SIGNATURE_HEADER
 from app.web.refusals import Refusals, Refused
 
@@ -15,40 +15,6 @@ MAX_FORM_BYTES = 32_768
 """Twilio's are a tenth of it unless add-ons answer at length; a stranger's costs all calls the time to read it."""
 MAX_FORM_FIELDS = 200
 MAX_SID_LENGTH = 64
-MAX_TEXT_LENGTH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A webhook of Twilio's about one call."""
-
-    call_sid: CallSid
-    fields: dict[str, str]
-    query: str = ""
-
-    @property
-    def outbound(self) -> bool:
-        """Whether we have placed this call ourselves: the caller is then our own number."""
-        return self.direction.startswith("outbound")
-
-    @property
-    def caller(self) -> str:
-        """The number that calls, `anonymous` or the like when it is withheld."""
-        return self._text("From")
-
-    @property
-    def called(self) -> str:
-        """The number that is called."""
-        return self._text("To")
-
-    @property
-    def direction(self) -> str:
-        """Twilio's word for who has called whom."""
-        return self._text("Direction")
-
-    def _text(self, name: str) -> str:
-        """Return what a caller may have had a part in: short, and fit for a log, a terminal and a table."""
-        return "".join(letter for letter in self.fields.get(name, "")[:MAX_TEXT_LENGTH] if letter.isprintable())
 
 
 class Webhooks:

@@ -11,7 +11,7 @@ from app.service.switchboard import Call, Switchboard
 from app.service.waiting_room import WaitingRoom
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
-from app.web.webhooks import Form
+from app.twilio.form import Form
 from workers.messages import RingMessage
 
 BASE_URL = "http://127.0.0.1:5001"

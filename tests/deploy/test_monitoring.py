@@ -14,9 +14,9 @@ import yaml  # type: ignore[import-untyped]
 
 from app.call.record import EndReason
 from app.config import Settings
+from app.server import Service
 from app.service.observer import ERRORS
 from app.service.reception import TurnedDown
-from app.service.server import Service
 from tests.service.front import front_settings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"

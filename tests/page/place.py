@@ -13,7 +13,7 @@ from aiohttp import web
 
 from app.audio import mulaw
 from app.config import Settings, read_settings
-from app.service.server import Service
+from app.server import Service
 from app.service.switchboard import Call as LiveCall
 from app.twilio.events import CallSid
 from tests.processes.ring import PATIENCE_S, log_lines

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.config import CodecKind, read_settings
-from app.service.server import codec_pairs, worker_config
+from app.server import codec_pairs, worker_config
 from workers.messages import Close, Epoch, Failed, Frame, Open, RingMessage, Slot
 from workers.supervisor import Supervisor
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.beside import companions
 from app.config import ServiceManager, read_settings
-from app.service.beside import companions
-from app.service.server import Service
+from app.server import Service
 from app.tunnel.course import Patience
 from app.tunnel.number import NumberKeeper
 from tests.processes.ring import PATIENCE_S

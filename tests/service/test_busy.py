@@ -13,7 +13,7 @@ import pytest
 
 from app.call.record import CallRecord
 from app.config import read_settings
-from app.service.server import Service
+from app.server import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from app.config import read_settings
-from app.service.server import Service
+from app.server import Service
 from app.twilio.signature import sign
 from app.web import selftest
 from app.web.selftest import PATH, NotProved, prove

@@ -4,8 +4,8 @@ import socket
 import pytest
 
 from app.config import SettingsError, read_settings
+from app.server import Service, codec_pairs, listen, worker_config
 from app.service.rehearsal import RehearsalFailed
-from app.service.server import Service, codec_pairs, listen, worker_config
 from tests.processes.ring import PATIENCE_S
 
 LOOPBACK = read_settings(engine="loopback", codec="loopback")

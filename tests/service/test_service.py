@@ -22,7 +22,7 @@ from app.audio import mulaw
 from app.call.record import CallRecord, EndReason
 from app.config import read_settings
 from app.demo import conversation
-from app.service.server import Service
+from app.server import Service
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.options import CallOptions

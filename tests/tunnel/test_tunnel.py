@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 
 from app.call.record import EndReason
 from app.config import Settings, read_settings
-from app.service.server import Service
+from app.server import Service
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.command import tunnel_command, tunnel_environment
 from app.tunnel.course import Patience

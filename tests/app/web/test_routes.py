@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.config import read_settings
-from app.service.server import Service
+from app.server import Service
 from app.twilio.signature import sign
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, form, new_call_sid
 

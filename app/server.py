@@ -24,7 +24,7 @@ from app.recording.recorder import record_nothing
 from app.recording.routes import build_recording_router
 from app.recording.shelf import Shelf
 from app.recording.writer import RecordingWriter
-from app.service.drain import Drain, build_drain_router
+from app.service.drain import Drain
 from app.service.lag import LagGauge
 from app.service.live import LiveView
 from app.service.public import PublicAddress
@@ -33,6 +33,7 @@ from app.service.rehearsal import Rehearsal
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
 from app.web.door import Door, Socket, raise_descriptor_limit
+from app.web.drain_routes import build_drain_router
 from app.web.headers import SafeHeaders
 from app.web.history import History, build_history_router
 from app.web.live_routes import build_live_router

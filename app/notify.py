@@ -10,7 +10,7 @@ import logging
 import socket
 from dataclasses import dataclass
 
-from app.service.server import Service
+from app.server import Service
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from app.config import ServiceManager, Settings
-from app.service.notify import tell_systemd
-from app.service.server import Service
+from app.notify import tell_systemd
+from app.server import Service
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.command import tunnel_command, tunnel_environment
 from app.tunnel.keeper import TunnelKeeper

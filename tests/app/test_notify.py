@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
-from app.service.notify import Heart, NotifySocket, Vitals
+from app.notify import Heart, NotifySocket, Vitals
 
 WELL = Vitals(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
 STARTING = Vitals(ready=False, answering=False, stopping=False, status="starting the workers")

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from app.commands.running import local_url
+from app.beside import companions
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
-from app.service.beside import companions
+from app.server import Service, listen
 from app.service.rehearsal import RehearsalFailed
-from app.service.server import Service, listen
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
 from app.twilio.loan_note import LoanNote
@@ -97,7 +96,7 @@ def _tell_what_runs(settings: Settings) -> None:
     is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
     webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
     log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
-    log.info("the operator's page is at %s/", local_url(settings))
+    log.info("the operator's page is at %s/", settings.local_url)
     if is_quick_tunnel and settings.public_url:
         log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     public = urlsplit(settings.base_url)
