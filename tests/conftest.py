@@ -1,8 +1,11 @@
 """Every test begins with the same settings: nothing of the developer's shell or `.env` reaches them, nor
 do their calls reach the developer's call log."""
 
+import logging
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from app.config import Settings
@@ -18,3 +21,19 @@ def pytest_configure() -> None:
         del os.environ[name]
     os.environ["DATABASE_URL"] = "off"
     Settings.model_config["env_file"] = None
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_was() -> Iterator[None]:
+    """What a test sets up to log goes with it: levels, handlers, filters."""
+    before = {one: (one.level, one.handlers[:], one.filters[:], one.propagate) for one in _loggers()}
+    yield
+    for one in _loggers():
+        level, handlers, filters, propagate = before.get(one, (logging.NOTSET, [], [], True))
+        one.setLevel(level)
+        one.handlers[:], one.filters[:], one.propagate = handlers, filters, propagate
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.root.manager.loggerDict.values())
+    return [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
