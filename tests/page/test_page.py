@@ -138,7 +138,9 @@ async def test_an_operator_hangs_up_with_the_keyboard_alone(place: Place, page: 
         await expect(button).to_be_focused()
         assert call.session.record.end is None, "thought better of it"
         await page.keyboard.press("Enter")
+        await expect(dialog).to_be_visible()
         await page.keyboard.press("Tab")
+        await expect(page.locator("#sure-yes")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(page.locator("#calls > li")).to_have_count(0)
     assert call.session.record.end is EndReason.OPERATOR

@@ -2,15 +2,25 @@
 
 import { announce, ask, byId, nameOf } from "./format.js";
 
-/** Ask whether something is to be done; resolves to true or false. */
+let questions = 0;
+
+/** Ask whether something is to be done; resolves to true or false. A dialog's "close" can be told after it was opened anew. */
 function sure(title, text, yes) {
-  const dialog = byId("sure");
+  const dialog = byId("sure"), mine = ++questions;
   byId("sure-title").textContent = title;
   byId("sure-text").textContent = text;
   byId("sure-yes").textContent = yes;
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((resolve) => {
+    const closed = () => {
+      const askedAnew = mine !== questions;
+      if (dialog.open && !askedAnew) return;
+      dialog.removeEventListener("close", closed);
+      resolve(!askedAnew && dialog.returnValue === "yes");
+    };
+    dialog.addEventListener("close", closed);
+  });
 }
 
 async function post(path, wrong) {
