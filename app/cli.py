@@ -1,5 +1,6 @@
 """The command `moshi-bridge`."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,8 @@ EXIT_SETTINGS = 2
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; SIGTERM ends a command as Ctrl-C does, so that what it has started ends with it."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     cli()
 
 
