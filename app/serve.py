@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 from app.beside import companions
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
-from app.server import Service, listen
+from app.server import Service
 from app.service.rehearsal import RehearsalFailed
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
@@ -20,6 +20,7 @@ from app.twilio.loan_note import LoanNote
 from app.twilio.number import NumberOnLoan, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
+from app.web.listener import listen
 from workers.lines import flush_lines
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused

@@ -4,19 +4,16 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
-import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from app.calllog.address import find_address
 from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
-from app.config import CodecKind, EngineKind, RecordCalls, Settings, SettingsError
+from app.config import CodecKind, EngineKind, RecordCalls, Settings
 from app.metrics.page import build_metrics_router
 from app.metrics.service import Sources
 from app.page.routes import build_page_router
@@ -32,10 +29,9 @@ from app.service.reception import Reception
 from app.service.rehearsal import Rehearsal
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
-from app.web.door import Door, Socket, raise_descriptor_limit
 from app.web.drain_routes import build_drain_router
-from app.web.headers import SafeHeaders
 from app.web.history import History, build_history_router
+from app.web.listener import Server
 from app.web.live_routes import build_live_router
 from app.web.operators import Operators
 from app.web.refusals import Refusals
@@ -54,25 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 65_536
-CLOSE_SOCKETS_WITHIN_S = 3
-BACKLOG = 1024
 REHEARSED_SLOTS = 4
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return a socket bound to HOST and PORT. Raises SettingsError when they cannot be had."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((settings.host, settings.port))
-        sock.listen(BACKLOG)  # now, so that a second service on the same port learns it at once
-    except OSError as error:
-        sock.close()
-        reason = error.strerror or str(error)
-        raise SettingsError(f"PORT={settings.port}, HOST={settings.host}: {reason}; choose another PORT") from error
-    return sock
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
@@ -160,29 +138,11 @@ class Service:
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.lag = LagGauge()
-        refusals = Refusals(settings.refusals_per_minute)
-        webhooks, operators = (
-            Webhooks(self.public, settings.twilio_account_sid, refusals),
-            Operators(settings.operator_token, refusals),
-        )
         self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
-        reception = Reception(settings, self.public, self.switchboard, self.room)
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
-        self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, self.lag))
-        self.app.include_router(build_wait_router(webhooks, reception))
-        self.app.include_router(build_drain_router(operators, self.drain, self.switchboard, settings.max_call_seconds))
-        self.app.include_router(build_selftest_router(self.public, webhooks, operators))
-        self.app.include_router(build_recording_router(settings.recordings, operators.require))
-        sources = Sources(
-            *(settings, self.switchboard, self.supervisor, reception, self.room),
-            *(refusals, self.lag, self._call_log, self._recordings, self._traces),
-        )
-        self.app.include_router(build_metrics_router(sources.families, operators.require))
-        live = LiveView(self.switchboard, self.room.__len__, self.lag, who_speaks(settings))
-        self.app.include_router(build_live_router(operators, self.switchboard, live))
-        self.app.include_router(build_history_router(operators, History(find_address(settings))))
-        self.app.include_router(build_page_router(operators))
         self._rehearsal = Rehearsal(self.supervisor.send)
+        for router in self._routers(settings):
+            self.app.include_router(router)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
@@ -190,37 +150,16 @@ class Service:
         Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
         """
-        server = _Server(
-            uvicorn.Config(
-                SafeHeaders(self.app),
-                lifespan="off",
-                ws=Socket,
-                log_config=None,
-                ws_max_size=MAX_MESSAGE_BYTES,
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
-                server_header=False,
-            ),
-            self._stop,
-            self.drain,
-        )
+        server = Server(self.app, self._stop, self.drain)
         async with contextlib.AsyncExitStack() as stack:
-            if self._call_log:
-                self._call_log.start()
-                stack.push_async_callback(self._call_log.stop)
-            if self._traces:
-                self._traces.start()
-                stack.push_async_callback(self._traces.stop)
-            if self._recordings:
-                self._recordings.start()
-                stack.push_async_callback(self._recordings.stop)
+            for keeper in (self._call_log, self._traces, self._recordings):
+                if keeper:
+                    keeper.start()
+                    stack.push_async_callback(keeper.stop)
             supervising = asyncio.create_task(self.supervisor.run())
             rehearsing = asyncio.create_task(self._rehearse())
-            gauging = asyncio.create_task(self.lag.watch())
-            redirecting = asyncio.create_task(self.room.run())
-            draining = asyncio.create_task(self.drain.run(server.stop))
-            for task in (gauging, redirecting, draining):
-                stack.push_async_callback(_cancel, task)
+            for work in (self.lag.watch(), self.room.run(), self.drain.run(server.stop)):
+                stack.push_async_callback(_cancel, asyncio.create_task(work))
             stack.push_async_callback(_cancel, rehearsing)
             stack.push_async_callback(_cancel, supervising)
             serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -228,7 +167,7 @@ class Service:
             for task in companions:
                 stack.push_async_callback(_cancel, task)
             for task in (rehearsing, *companions):
-                task.add_done_callback(lambda task: _stop_if_failed(task, server))
+                task.add_done_callback(server.stop_if_failed)
             try:
                 await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -237,6 +176,27 @@ class Service:
             for task in (supervising, rehearsing, *companions):
                 if task.done():
                     await task
+
+    def _routers(self, settings: Settings) -> Iterator[APIRouter]:
+        """Yield everything that can be asked: by Twilio, then by operators."""
+        board, refusals = self.switchboard, Refusals(settings.refusals_per_minute)
+        webhooks = Webhooks(self.public, settings.twilio_account_sid, refusals)
+        operators = Operators(settings.operator_token, refusals)
+        reception = Reception(settings, self.public, board, self.room)
+        yield build_router(webhooks, reception, board, operators, self.lag)
+        yield build_wait_router(webhooks, reception)
+        yield build_selftest_router(self.public, webhooks, operators)
+        yield build_drain_router(operators, self.drain, board, settings.max_call_seconds)
+        yield build_recording_router(settings.recordings, operators.require)
+        sources = Sources(
+            *(settings, board, self.supervisor, reception, self.room),
+            *(refusals, self.lag, self._call_log, self._recordings, self._traces),
+        )
+        yield build_metrics_router(sources.families, operators.require)
+        live = LiveView(board, self.room.__len__, self.lag, who_speaks(settings))
+        yield build_live_router(operators, board, live)
+        yield build_history_router(operators, History(find_address(settings)))
+        yield build_page_router(operators)
 
     async def _rehearse(self) -> None:
         await self.supervisor.wait_ready()
@@ -266,64 +226,6 @@ class Service:
             self.switchboard.lose_worker(name, self._codecs)
         else:
             self._rehearsal.lose_worker(name)
-
-
-class _Server(uvicorn.Server):
-    """Lets connections in by our own door, and ends the calls before the sockets are taken away.
-
-    A first SIGTERM lets the calls end by themselves.
-    """
-
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None], drain: Drain) -> None:
-        super().__init__(config)
-        self._on_exit = on_exit
-        self._accepting: list[asyncio.Task[None]] = []
-        self._drain = drain
-
-    def stop(self) -> None:
-        """Stop now."""
-        self.should_exit = True
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first SIGTERM, if there is time for it; stop now at SIGINT and whatever comes second."""
-        if sig == signal.SIGTERM and self._drain.limit_s and not self._drain.begun:
-            self._drain.begin()
-        else:
-            super().handle_exit(sig, frame)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as the wish to stop; uvicorn would raise them anew before the workers are gone."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=[])  # none for uvicorn itself
-        raise_descriptor_limit()
-        self._accepting = [asyncio.create_task(Door().attend(sock, self)) for sock in sockets or []]
-        for task in self._accepting:
-            task.add_done_callback(lambda task: _stop_if_failed(task, self))
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_exit()
-        for task in self._accepting:
-            task.cancel()
-        await asyncio.wait(self._accepting)
-        await super().shutdown(sockets)
-        for task in self._accepting:
-            if not task.cancelled():
-                task.result()
-
-
-def _stop_if_failed(task: "asyncio.Task[None]", server: uvicorn.Server) -> None:
-    if not task.cancelled() and task.exception():
-        server.should_exit = True
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -18,7 +18,7 @@ from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopba
 from app.doctor.finding import Finding, Level
 from app.doctor.storage import examine_storage
 from app.doctor.tunnel import examine_tunnel, running_service
-from app.server import listen
+from app.web.listener import listen
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 SURVEY_WITHIN_S = 120

@@ -4,8 +4,9 @@ import socket
 import pytest
 
 from app.config import SettingsError, read_settings
-from app.server import Service, codec_pairs, listen, worker_config
+from app.server import Service, codec_pairs, worker_config
 from app.service.rehearsal import RehearsalFailed
+from app.web.listener import listen
 from tests.processes.ring import PATIENCE_S
 
 LOOPBACK = read_settings(engine="loopback", codec="loopback")
