@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from app.twilio.events import DtmfPressed, Stopped
-from tests.app.traces.collector import collecting, values
+from tests.app.trace_collector import collecting, values
 from tests.processes.ring import PATIENCE_S
 from tests.service.phone import Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
@@ -60,6 +60,6 @@ async def test_a_collector_that_is_not_there_is_told_once_and_no_call_knows(tmp_
         program.process.terminate()
         status, words = await program.end()
     assert status == 0
-    assert words.count("traces are not taken") <= 1
+    assert words.count("does not accept spans") <= 1
     assert "Traceback" not in words
     assert "Connection refused" not in words
