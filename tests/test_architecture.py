@@ -31,7 +31,7 @@ ELSEWHERE = "scripts/side_by_side"
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/web/listener.py", "app/web/door.py"},
-    "soundfile": {"app/recording/sound.py"},
+    "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/standins/phrases.py"},
     "prometheus_client": {"app/metrics/families.py"},
     "opentelemetry": {"app/traces.py"},
 }
