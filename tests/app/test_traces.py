@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from opentelemetry.trace import StatusCode
 from app.call.record import EndReason
 from app.calllog.entry import CallEntry
 from app.service.observer import ERRORS
-from app.traces import CallTraces, add_span
+from app.traces import EXPORT_WITHIN_S, CallTraces, add_span
 from app.twilio.events import CallSid
 from tests.app.calllog.records import ANN, BOB, NOON, PLACE, call_record, entry
 from tests.app.trace_collector import Collector, collecting, values
@@ -23,6 +24,8 @@ from tests.processes.ring import PATIENCE_S
 from workers.lines import hiding
 from workers.messages import Slot
 
+EXPORT_SOON = ("OTEL_BSP_SCHEDULE_DELAY", "10")
+"""Milliseconds between two exports."""
 NOWHERE = "http://127.0.0.1:9/v1/traces"
 NOON_NS = int(NOON.timestamp()) * 10**9
 
@@ -92,7 +95,8 @@ def sids(collector: Collector) -> list[object]:
     return [values(collector.spans.get_nowait().attributes)["call.sid"] for _ in range(collector.spans.qsize())]
 
 
-async def test_a_call_that_has_ended_is_one_span_and_one_that_is_on_is_none() -> None:
+async def test_a_call_that_has_ended_is_one_span_and_one_that_is_on_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*EXPORT_SOON)
     with collecting() as collector:
         async with exporting(collector.url) as traces:
             traces.keep(call_record(BOB, ended=False), Slot(0))
@@ -122,7 +126,7 @@ async def test_what_is_left_at_the_end_is_exported_then() -> None:
 async def test_spans_that_a_collector_does_not_accept_are_counted_and_the_log_has_a_line_for_each_change(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")  # ms between two exports
+    monkeypatch.setenv(*EXPORT_SOON)
     with collecting() as collector, caplog.at_level(logging.INFO):
         collector.status = 400
         async with exporting(collector.url) as traces:
@@ -148,3 +152,11 @@ async def test_a_collector_that_is_away_costs_the_service_a_few_seconds_at_its_e
         for _ in range(3):
             traces.keep(call_record(ANN), Slot(0))
     assert len(caplog.records) <= 1
+
+
+async def test_a_collector_that_never_answers_does_not_keep_the_service_from_its_end() -> None:
+    assert PATIENCE_S < EXPORT_WITHIN_S
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
+        async with asyncio.timeout(PATIENCE_S), exporting(url) as traces:
+            traces.keep(call_record(ANN), Slot(0))

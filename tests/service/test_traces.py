@@ -16,6 +16,7 @@ async def test_a_call_is_one_span_with_what_happened_in_it(tmp_path: Path) -> No
     port = str(free_port())
     with collecting() as collector:
         settings = {**GOOD, "PORT": port, "TRACES_ENDPOINT": collector.url, "TRACES_HEADERS": "X-Key=a-key-for-traces"}
+        settings["OTEL_BSP_SCHEDULE_DELAY"] = "10"  # ms between two exports
         async with (
             serve(tmp_path, **settings) as program,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
