@@ -191,7 +191,8 @@ class _VirtualCall:
         if spoken_s is not None:  # not of the greeting
             self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
-        self._playout.mark(audio.mark, now)
+        if audio.mark:
+            self._playout.mark(audio.mark, now)
         self._at(starts_s + len(audio.payload) / mulaw.SAMPLE_RATE_HZ, self._return_marks)
 
     def _clear(self, now: float) -> None:
