@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from app.beside import companions
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server import Service
-from app.service.rehearsal import RehearsalFailed
+from app.service.self_test import RehearsalFailed
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
 from app.twilio.loan_note import LoanNote

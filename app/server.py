@@ -26,7 +26,7 @@ from app.service.lag import LagGauge
 from app.service.live import LiveView
 from app.service.public import PublicAddress
 from app.service.reception import Reception
-from app.service.rehearsal import Rehearsal
+from app.service.self_test import Rehearsal
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
 from app.web.drain_routes import build_drain_router
@@ -42,7 +42,7 @@ from app.web.webhooks import Webhooks
 from workers.heap import settle
 from workers.lines import hiding
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
-from workers.ring import WorkerName
+from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIGHT = {
     "workers.messages",
-    "workers.ring",
+    "workers.pipeline",
     "workers.supervisor",
     "workers.link",
     "workers.heap",

@@ -30,7 +30,7 @@ from workers.messages import (
     Vitals,
     WorkerConfig,
 )
-from workers.ring import AppEnd, WorkerName, connect, edges
+from workers.pipeline import AppEnd, WorkerName, connect, edges
 
 log = logging.getLogger(__name__)
 

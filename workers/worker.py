@@ -84,7 +84,7 @@ def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
 
 def _encoder(config: WorkerConfig) -> tuple[Station, str]:
     from workers.codec.door import codec_name, open_encoder, silence_codes
-    from workers.codec.stations import EncoderStation
+    from workers.codec.stages import EncoderStation
 
     encoder = open_encoder(config)
     silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
@@ -93,13 +93,13 @@ def _encoder(config: WorkerConfig) -> tuple[Station, str]:
 
 def _decoder(config: WorkerConfig) -> tuple[Station, str]:
     from workers.codec.door import codec_name, open_decoder
-    from workers.codec.stations import DecoderStation
+    from workers.codec.stages import DecoderStation
 
     return DecoderStation(open_decoder(config)), codec_name(config)
 
 
 def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
-    from workers.engine.station import EngineStation
+    from workers.engine.stage import EngineStation
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))

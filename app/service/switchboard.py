@@ -24,7 +24,7 @@ from app.service.events import Events
 from app.service.observer import ERRORS, CallObserver
 from app.twilio.events import CallSid, DtmfPressed, Event
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
-from workers.ring import WorkerName
+from workers.pipeline import WorkerName
 
 log = logging.getLogger(__name__)
 

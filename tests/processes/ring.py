@@ -10,7 +10,7 @@ import psutil
 
 from tests.workers.config import LOOPBACK
 from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, WorkerConfig
-from workers.ring import WorkerName
+from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.processes.ring import PATIENCE_S, Ring, all_gone, frame, running
 from tests.workers.config import LOOPBACK
 from workers.messages import Close, Epoch, Open, RingMessage, Slot, Stage
-from workers.ring import WorkerName
+from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor, WorkerRefused
 
 ROOT = Path(__file__).parent.parent.parent

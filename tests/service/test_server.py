@@ -5,7 +5,7 @@ import pytest
 
 from app.config import SettingsError, read_settings
 from app.server import Service, codec_pairs, worker_config
-from app.service.rehearsal import RehearsalFailed
+from app.service.self_test import RehearsalFailed
 from app.web.listener import listen
 from tests.processes.ring import PATIENCE_S
 

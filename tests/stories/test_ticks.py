@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.engine.loopback import LoopbackEngine, LoopbackStep, NoPieces
-from workers.engine.station import EngineStation
+from workers.engine.stage import EngineStation
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 
 PACKET_S = 0.02

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.beat import LIVE_S, Beat
 from workers.messages import Slot
+from workers.scheduler import LIVE_S, Beat
 
 A, B, C = Slot(0), Slot(1), Slot(2)
 PATIENCE_S = 0.015

@@ -12,7 +12,7 @@ from tests.workers.test_loop import CONFIG
 from workers.codec.door import Decoder, Encoder, open_decoder, open_encoder, silence_codes
 from workers.codec.error import CodecError
 from workers.codec.loopback import LoopbackCodec
-from workers.codec.stations import DECODE_BACKLOG, PATIENCE_S, DecoderStation, EncoderStation
+from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, DecoderStation, EncoderStation
 from workers.messages import (
     Close,
     Codes,

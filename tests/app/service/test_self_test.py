@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.service.rehearsal import EPOCH, FRAMES, Rehearsal, RehearsalFailed
+from app.service.self_test import EPOCH, FRAMES, Rehearsal, RehearsalFailed
 from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot, Span, Stage
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workers.link import Link, pair
 from workers.messages import Attach, Close, Direction, Epoch, Frame, Open, RingMessage, Slot, Stage
-from workers.ring import AppEnd, Edge, WorkerName, connect, edges
+from workers.pipeline import AppEnd, Edge, WorkerName, connect, edges
 
 ENGINE: WorkerName = (Stage.STEP, 0)
 ENCODERS: list[WorkerName] = [(Stage.ENCODE, 0), (Stage.ENCODE, 1)]

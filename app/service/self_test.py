@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, RingMessage, Slot
-from workers.ring import WorkerName
+from workers.pipeline import WorkerName
 
 FRAMES = 6
 EPOCH = Epoch(0)

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from workers.beat import Beat
 from workers.codec.door import Decoder, Encoder
 from workers.codec.error import CodecError
 from workers.messages import (
@@ -23,6 +22,7 @@ from workers.messages import (
     Span,
     Stage,
 )
+from workers.scheduler import Beat
 
 DECODE_BACKLOG = 64
 """Frames of a call that may wait to be decoded; older ones are dropped. A greeting comes all at once."""

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers.beat import LIVE_S
 from workers.engine.loopback import LoopbackEngine, NoPieces
-from workers.engine.station import PATIENCE_S, EngineStation
+from workers.engine.stage import PATIENCE_S, EngineStation
 from workers.messages import (
     Close,
     CodeArray,
@@ -24,6 +23,7 @@ from workers.messages import (
     Span,
     Stage,
 )
+from workers.scheduler import LIVE_S
 
 A, B = Slot(0), Slot(1)
 FAULTY, REFUSED = 7_000, 8_000

@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.beat import Beat
 from workers.messages import (
     Close,
     CodeArray,
@@ -30,6 +29,7 @@ from workers.messages import (
     Span,
     Stage,
 )
+from workers.scheduler import Beat
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
