@@ -26,7 +26,7 @@ from app.service.lag import LagGauge
 from app.service.live import LiveView
 from app.service.public import PublicAddress
 from app.service.reception import Reception
-from app.service.self_test import Rehearsal
+from app.service.self_test import PipelineSelfTest
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
 from app.web.drain_routes import build_drain_router
@@ -41,7 +41,7 @@ from app.web.wait_routes import build_wait_router
 from app.web.webhooks import Webhooks
 from workers.heap import settle
 from workers.lines import hiding
-from workers.messages import Progress, RingMessage, Stage, WorkerConfig
+from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
 from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor
 
@@ -140,14 +140,14 @@ class Service:
         self.lag = LagGauge()
         self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
-        self._rehearsal = Rehearsal(self.supervisor.send)
+        self._rehearsal = PipelineSelfTest(self.supervisor.send)
         for router in self._routers(settings):
             self.app.include_router(router)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
+        Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
         """
         server = Server(self.app, self._stop, self.drain)
@@ -215,7 +215,7 @@ class Service:
         self.stopping.set()
         self.switchboard.stop()
 
-    def _take_message(self, message: RingMessage) -> None:
+    def _take_message(self, message: PipelineMessage) -> None:
         if self.rehearsed.is_set():
             self.switchboard.take_message(message)
         else:

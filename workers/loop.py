@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workers.link import Link, LinkClosed
-from workers.messages import Attach, Direction, Ping, Pong, RingMessage, Vitals, WorkerConfig
+from workers.messages import Attach, Direction, Ping, PipelineMessage, Pong, Vitals, WorkerConfig
 from workers.vitals import VitalsGauge
 
 log = logging.getLogger(__name__)
 
 
-class Station(Protocol):
+class PipelineStage(Protocol):
     """One stage of the ring: frames of some slots in, frames out."""
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         """Take a message in; return what must go on at once."""
 
     def due_s(self) -> float | None:
         """When on the monotonic clock `work` is to be called: 0 for at once, None for not before the next message."""
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         """Do one unit of work, a frame or a tick; return what goes on to the next stage."""
 
 
@@ -40,7 +40,7 @@ class WorkerLoop:
 
     config: WorkerConfig
     control: Link
-    station: Station
+    station: PipelineStage
     device_bytes: Callable[[], int] = lambda: 0
     _vitals: VitalsGauge = field(default_factory=VitalsGauge)
     _dropped: int = 0
@@ -114,14 +114,14 @@ class WorkerLoop:
         for message in messages:
             self._send_on(self.station.receive(message))  # type: ignore[arg-type]
 
-    def _send_on(self, messages: list[RingMessage]) -> None:
+    def _send_on(self, messages: list[PipelineMessage]) -> None:
         for message in messages:
             index = message.slot % max(1, self.config.downstream_count)
             link = self._downstream.get(index)
             if link is not None:
                 self._send(index, link, message)
 
-    def _send(self, index: int, link: Link, message: RingMessage) -> None:
+    def _send(self, index: int, link: Link, message: PipelineMessage) -> None:
         try:
             link.send(message)
         except LinkClosed:

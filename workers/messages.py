@@ -115,7 +115,7 @@ class Failed:
     reason: str
 
 
-RingMessage = Open | Close | Frame | Codes | Failed
+PipelineMessage = Open | Close | Frame | Codes | Failed
 
 
 # Between the supervisor and one worker, over that worker's control link.

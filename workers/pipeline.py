@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from workers.link import Link, LinkClosed, pair
-from workers.messages import Attach, Direction, RingMessage, Stage
+from workers.messages import Attach, Direction, PipelineMessage, Stage
 
 WorkerName = tuple[Stage, int]
 
@@ -42,7 +42,7 @@ def edges(codecs: int) -> Iterator[Edge]:
 class AppEnd:
     """Where messages leave the app for the encoders and come back from the decoders; all of it on one event loop."""
 
-    def __init__(self, codecs: int, on_message: Callable[[RingMessage], None]) -> None:
+    def __init__(self, codecs: int, on_message: Callable[[PipelineMessage], None]) -> None:
         self._codecs = codecs
         self._on_message = on_message
         self._encoders: dict[int, Link] = {}
@@ -54,7 +54,7 @@ class AppEnd:
         """Frames that found no room on the way to an encoder."""
         return self._dropped + sum(link.dropped for link in self._encoders.values())
 
-    def send(self, message: RingMessage) -> None:
+    def send(self, message: PipelineMessage) -> None:
         """Send to the encoder of the message's slot. Never waits."""
         index = message.slot % self._codecs
         if link := self._encoders.get(index):

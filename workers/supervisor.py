@@ -20,12 +20,12 @@ from pathlib import Path
 from workers.link import Link, LinkClosed, pair
 from workers.messages import (
     Ping,
+    PipelineMessage,
     Pong,
     Prepared,
     Progress,
     Ready,
     Refused,
-    RingMessage,
     Stage,
     Vitals,
     WorkerConfig,
@@ -80,7 +80,7 @@ class Supervisor:
         self,
         config: WorkerConfig,
         codecs: int,
-        on_message: Callable[[RingMessage], None],
+        on_message: Callable[[PipelineMessage], None],
         on_lost: Callable[[WorkerName], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -95,7 +95,7 @@ class Supervisor:
         self._workers = {name: Worker(name, _config_of(config, name, codecs)) for name in self._names()}
         self._all_ready = asyncio.Event()
 
-    def send(self, message: RingMessage) -> None:
+    def send(self, message: PipelineMessage) -> None:
         """Send a message round the ring. Never waits; what a dead worker should have got is lost."""
         self._app.send(message)
 

@@ -15,7 +15,7 @@ from workers.codec.tensors import WeightsError
 from workers.heap import settle
 from workers.lines import start_lines, take_last_words
 from workers.link import Link, LinkClosed
-from workers.loop import Station, WorkerLoop
+from workers.loop import PipelineStage, WorkerLoop
 from workers.memory import MemoryShort
 from workers.messages import Prepared, Progress, Ready, Refused, Stage, WorkerConfig
 
@@ -64,7 +64,7 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     return config
 
 
-def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
+def _build(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
     match config.stage:
         case Stage.ENCODE:
             return _encoder(config)
@@ -82,24 +82,24 @@ def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
     return device_bytes
 
 
-def _encoder(config: WorkerConfig) -> tuple[Station, str]:
+def _encoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.door import codec_name, open_encoder, silence_codes
-    from workers.codec.stages import EncoderStation
+    from workers.codec.stages import EncoderStage
 
     encoder = open_encoder(config)
     silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
-    return EncoderStation(encoder, silence), codec_name(config)
+    return EncoderStage(encoder, silence), codec_name(config)
 
 
-def _decoder(config: WorkerConfig) -> tuple[Station, str]:
+def _decoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.door import codec_name, open_decoder
-    from workers.codec.stages import DecoderStation
+    from workers.codec.stages import DecoderStage
 
-    return DecoderStation(open_decoder(config)), codec_name(config)
+    return DecoderStage(open_decoder(config)), codec_name(config)
 
 
-def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
-    from workers.engine.stage import EngineStation
+def _engine(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
+    from workers.engine.stage import EngineStage
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
@@ -113,7 +113,7 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
         from workers.engine.loopback import LoopbackEngine, NoPieces
 
         control.send(Prepared(mimi, config.slots or LOOPBACK_SLOTS))
-        return EngineStation(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
+        return EngineStage(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
     assert files is not None
     if config.slots:
         control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile
@@ -125,4 +125,4 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
     engine, pieces, note = start_engine(files, config, progress)
     if not config.slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStation(engine, pieces), note
+    return EngineStage(engine, pieces), note

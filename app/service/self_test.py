@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, RingMessage, Slot
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
 from workers.pipeline import WorkerName
 
 FRAMES = 6
@@ -15,18 +15,18 @@ EPOCH = Epoch(0)
 """Before any call's."""
 
 
-class RehearsalFailed(Exception):
+class SelfTestFailed(Exception):
     """A worker said that it cannot process a silent frame, or died of it."""
 
 
-class Rehearsal:
+class PipelineSelfTest:
     """Call `run` once the workers are warm; give it every message of theirs meanwhile."""
 
-    def __init__(self, send: Callable[[RingMessage], None]) -> None:
+    def __init__(self, send: Callable[[PipelineMessage], None]) -> None:
         self._send = send
         self._arrived: asyncio.Queue[Frame | Failed] = asyncio.Queue()
 
-    def take_message(self, message: RingMessage) -> None:
+    def take_message(self, message: PipelineMessage) -> None:
         """Take what came round the ring."""
         if isinstance(message, Frame | Failed):
             self._arrived.put_nowait(message)
@@ -38,7 +38,7 @@ class Rehearsal:
     async def run(self, slots: int) -> float:
         """Return the median time in seconds that a frame takes through the workers, of the slowest slot.
 
-        Raises RehearsalFailed.
+        Raises SelfTestFailed.
         """
         while not self._arrived.empty():  # of workers that died before they were warm
             self._arrived.get_nowait()
@@ -55,5 +55,5 @@ class Rehearsal:
         self._send(frame)
         message = await self._arrived.get()
         if isinstance(message, Failed):
-            raise RehearsalFailed(f"{message.stage}: {message.reason}")
+            raise SelfTestFailed(f"{message.stage}: {message.reason}")
         return message.spans[-1].ended_s - message.spans[0].started_s

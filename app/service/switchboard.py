@@ -23,7 +23,7 @@ from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.service.events import Events
 from app.service.observer import ERRORS, CallObserver
 from app.twilio.events import CallSid, DtmfPressed, Event
-from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
+from workers.messages import Close, Failed, Frame, Open, PipelineMessage, Slot
 from workers.pipeline import WorkerName
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Switchboard:
     def __init__(
         self,
         settings: Settings,
-        send: Callable[[RingMessage], None],
+        send: Callable[[PipelineMessage], None],
         workers_ready: Callable[[], bool],
         keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
@@ -274,7 +274,7 @@ class Switchboard:
         """End one call from outside its session."""
         self.do(call, call.session.end(reason, self._now(), detail))
 
-    def take_message(self, message: RingMessage) -> None:
+    def take_message(self, message: PipelineMessage) -> None:
         """Take what came round the ring."""
         call = self._calls.get(message.slot)
         if call is None or call.reservation.epoch != message.epoch:

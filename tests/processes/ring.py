@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from tests.workers.config import LOOPBACK
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, WorkerConfig
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, PipelineMessage, Slot, WorkerConfig
 from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor
 
@@ -21,11 +21,11 @@ class Ring:
     """A supervisor with everything it reports."""
 
     def __init__(self, config: WorkerConfig, codecs: int) -> None:
-        self.arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
+        self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[WorkerName] = asyncio.Queue()
         self.supervisor = Supervisor(config, codecs, self.arrived.put_nowait, self.lost.put_nowait, lambda _: None)
 
-    async def next_message(self) -> RingMessage:
+    async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
             return await self.arrived.get()
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.processes.ring import PATIENCE_S, Ring, all_gone, frame, running
 from tests.workers.config import LOOPBACK
-from workers.messages import Close, Epoch, Open, RingMessage, Slot, Stage
+from workers.messages import Close, Epoch, Open, PipelineMessage, Slot, Stage
 from workers.pipeline import WorkerName
 from workers.supervisor import Supervisor, WorkerRefused
 
@@ -34,10 +34,10 @@ async def test_frames_go_round_the_ring_and_come_back_in_order(ring: Ring) -> No
 
 
 async def test_open_and_close_come_back_too(ring: Ring) -> None:
-    sent: list[RingMessage] = [Open(Slot(1), Epoch(2)), Close(Slot(1), Epoch(2))]
+    sent: list[PipelineMessage] = [Open(Slot(1), Epoch(2)), Close(Slot(1), Epoch(2))]
     for message in sent:
         ring.supervisor.send(message)
-    came: list[RingMessage] = []
+    came: list[PipelineMessage] = []
     while sent[-1] not in came:
         came.append(await ring.next_message())
     assert [message for message in came if message.epoch == 2] == sent

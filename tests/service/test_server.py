@@ -5,7 +5,7 @@ import pytest
 
 from app.config import SettingsError, read_settings
 from app.server import Service, codec_pairs, worker_config
-from app.service.self_test import RehearsalFailed
+from app.service.self_test import SelfTestFailed
 from app.web.listener import listen
 from tests.processes.ring import PATIENCE_S
 
@@ -16,10 +16,10 @@ async def test_a_service_whose_workers_cannot_take_a_frame_stops_and_says_so(mon
     service = Service(LOOPBACK, lambda _: None)
 
     async def fail(slots: int) -> float:
-        raise RehearsalFailed("step: not a number")
+        raise SelfTestFailed("step: not a number")
 
     monkeypatch.setattr(service._rehearsal, "run", fail)
-    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(RehearsalFailed, match="not a number"):
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(SelfTestFailed, match="not a number"):
         async with asyncio.timeout(PATIENCE_S):
             await service.run(sock)
     assert service.supervisor.process_ids == {}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.link import BACKLOG, Link, LinkClosed, pair
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, RingMessage, Slot, Stage
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
 
 MANY_READS = 2_000
 
@@ -133,7 +133,7 @@ def test_the_oldest_audio_is_dropped_when_the_other_end_does_not_keep_up(narrow:
 
 
 SLOTS = st.integers(0, 3).map(Slot)
-MESSAGES: st.SearchStrategy[RingMessage] = st.one_of(
+MESSAGES: st.SearchStrategy[PipelineMessage] = st.one_of(
     st.builds(Open, SLOTS, st.just(Epoch(1))),
     st.builds(Close, SLOTS, st.just(Epoch(1))),
     st.builds(Failed, SLOTS, st.just(Epoch(1)), st.just(Stage.STEP), st.just("because")),
@@ -144,7 +144,7 @@ MESSAGES: st.SearchStrategy[RingMessage] = st.one_of(
 
 @given(st.lists(MESSAGES, min_size=BACKLOG, max_size=3 * BACKLOG))
 @settings(deadline=None, max_examples=30)
-def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[RingMessage]) -> None:
+def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[PipelineMessage]) -> None:
     with closing(small_line()) as line:
         for message in sent:
             line.left.send(message)

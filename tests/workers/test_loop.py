@@ -16,8 +16,8 @@ from workers.messages import (
     Epoch,
     Open,
     Ping,
+    PipelineMessage,
     Pong,
-    RingMessage,
     Slot,
     Stage,
     WorkerConfig,
@@ -38,7 +38,7 @@ class Conveyor:
     """Passes what is no audio on at once; a unit of work passes on the oldest audio."""
 
     def __init__(self) -> None:
-        self.belt: list[RingMessage] = []
+        self.belt: list[PipelineMessage] = []
 
     @property
     def busy(self) -> bool:
@@ -47,13 +47,13 @@ class Conveyor:
     def due_s(self) -> float | None:
         return 0.0 if self.busy else None
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         if not isinstance(message, Codes):
             return [message]
         self.belt.append(message)
         return []
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         return [self.belt.pop(0)]
 
 

@@ -17,12 +17,12 @@ from workers.messages import (
     Frame,
     Open,
     Ping,
+    PipelineMessage,
     Pong,
     Prepared,
     Progress,
     Ready,
     Refused,
-    RingMessage,
     Slot,
     Span,
     Stage,
@@ -66,11 +66,11 @@ EVERY_KIND = [
 
 
 def test_every_kind_of_message_is_here() -> None:
-    assert {type(message) for message in EVERY_KIND} == {*get_args(RingMessage), *get_args(ControlMessage)}
+    assert {type(message) for message in EVERY_KIND} == {*get_args(PipelineMessage), *get_args(ControlMessage)}
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
-def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: RingMessage | ControlMessage) -> None:
+def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: PipelineMessage | ControlMessage) -> None:
     back = pickle.loads(pickle.dumps(message, protocol=5))
     assert type(back) is type(message)
     for field in fields(message):
@@ -78,7 +78,7 @@ def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: RingMessage | Co
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
-def test_a_message_cannot_be_changed(message: RingMessage | ControlMessage) -> None:
+def test_a_message_cannot_be_changed(message: PipelineMessage | ControlMessage) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(message, fields(message)[0].name, None)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from workers.link import Link, pair
-from workers.messages import Attach, Close, Direction, Epoch, Frame, Open, RingMessage, Slot, Stage
+from workers.messages import Attach, Close, Direction, Epoch, Frame, Open, PipelineMessage, Slot, Stage
 from workers.pipeline import AppEnd, Edge, WorkerName, connect, edges
 
 ENGINE: WorkerName = (Stage.STEP, 0)
@@ -46,7 +46,7 @@ class App:
     """The app's end of a ring of two pairs, with the workers' ends of its links in our hands."""
 
     def __init__(self) -> None:
-        self.arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
+        self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.end = AppEnd(2, self.arrived.put_nowait)
         self.encoders = [self.attach(Edge(None, name)) for name in ENCODERS]
         self.decoders = [self.attach(Edge(name, None)) for name in DECODERS]
@@ -69,7 +69,7 @@ async def app() -> AsyncIterator[App]:
     app.close()
 
 
-async def arrival(app: App) -> RingMessage:
+async def arrival(app: App) -> PipelineMessage:
     async with asyncio.timeout(10):
         return await app.arrived.get()
 

@@ -17,12 +17,12 @@ from workers.messages import (
     Open,
     Payload,
     Pcm,
-    RingMessage,
+    PipelineMessage,
     Slot,
     Span,
     Stage,
 )
-from workers.scheduler import Beat
+from workers.scheduler import BatchScheduler
 
 DECODE_BACKLOG = 64
 """Frames of a call that may wait to be decoded; older ones are dropped. A greeting comes all at once."""
@@ -30,21 +30,21 @@ PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
 
 
-class EncoderStation:
+class EncoderStage:
     """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted."""
 
     def __init__(self, encoder: Encoder, silence: Payload, clock: Callable[[], float] = time.monotonic) -> None:
         self._encoder = encoder
         self._silence = silence
         self._clock = clock
-        self._beat = Beat(PATIENCE_S, clock)
+        self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, Frame] = {}
 
     def due_s(self) -> float | None:
-        return self._beat.due_s(self._waiting)
+        return self._scheduler.due_s(self._waiting)
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         match message:
             case Frame(slot, epoch):
                 if self._epochs.get(slot) == epoch:
@@ -63,7 +63,7 @@ class EncoderStation:
             case _:
                 return [message]
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         batch, self._waiting = self._waiting, {}
         frames: dict[Slot, Pcm] = {slot: frame.pcm for slot, frame in batch.items() if frame.pcm is not None}
         started_s = self._clock()
@@ -73,7 +73,7 @@ class EncoderStation:
         results = {**encoded, **{slot: CodecError(reason) for slot, reason in refused.items()}}
         return [self._outcome(batch[slot], result, span) for slot, result in results.items()]
 
-    def _outcome(self, frame: Frame, result: Payload | CodecError, span: Span) -> RingMessage:
+    def _outcome(self, frame: Frame, result: Payload | CodecError, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
             self._forget(frame.slot)
             self._encoder.close(frame.slot)
@@ -85,33 +85,33 @@ class EncoderStation:
         older = self._waiting.get(frame.slot)
         dropped = frame.dropped + (older.dropped + 1 if older else 0)
         self._waiting[frame.slot] = replace(frame, dropped=dropped)
-        self._beat.note(frame.slot)
+        self._scheduler.frame_arrived(frame.slot)
 
     def _forget(self, slot: Slot) -> None:
         self._epochs.pop(slot, None)
         self._waiting.pop(slot, None)
-        self._beat.forget(slot)
+        self._scheduler.call_ended(slot)
 
 
-class DecoderStation:
+class DecoderStage:
     """Moshi's codes become frames, every one of them and in order: a frame left out would be heard in the next ones."""
 
     def __init__(self, decoder: Decoder, clock: Callable[[], float] = time.monotonic) -> None:
         self._decoder = decoder
         self._clock = clock
-        self._beat = Beat(PATIENCE_S, clock)
+        self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Codes]] = {}
 
     def due_s(self) -> float | None:
-        return self._beat.due_s([slot for slot, frames in self._waiting.items() if frames])
+        return self._scheduler.due_s([slot for slot, frames in self._waiting.items() if frames])
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         match message:
             case Codes(slot, epoch):
                 if self._epochs.get(slot) == epoch:
                     self._waiting[slot].append(message)
-                    self._beat.note(slot)
+                    self._scheduler.frame_arrived(slot)
                 return []
             case Open(slot, epoch):
                 self._forget(slot)
@@ -124,7 +124,7 @@ class DecoderStation:
                     self._decoder.close(slot)
         return [message]
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames}
         codes: dict[Slot, CodeArray] = {slot: one.codes for slot, one in batch.items() if one.codes is not None}  # type: ignore[misc]
         started_s = self._clock()
@@ -134,7 +134,7 @@ class DecoderStation:
         results = {**decoded, **{slot: CodecError(reason) for slot, reason in refused.items()}}
         return [self._outcome(frame, results.get(slot), span) for slot, frame in batch.items()]
 
-    def _outcome(self, codes: Codes, result: Pcm | CodecError | None, span: Span) -> RingMessage:
+    def _outcome(self, codes: Codes, result: Pcm | CodecError | None, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
             self._forget(codes.slot)
             self._decoder.close(codes.slot)
@@ -145,4 +145,4 @@ class DecoderStation:
     def _forget(self, slot: Slot) -> None:
         self._epochs.pop(slot, None)
         self._waiting.pop(slot, None)
-        self._beat.forget(slot)
+        self._scheduler.call_ended(slot)

@@ -27,7 +27,7 @@ from workers.engine.streams import LogArray, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot
 
 CODES = 2048
-HEARTBEAT_S = 0.5
+KEEP_ALIVE_S = 0.5
 PREFILL_STEPS = 128
 """How many steps of a log go through the model at a time: enough to keep the products busy."""
 
@@ -134,11 +134,11 @@ class Engine:
         mx.eval(self._ring.keys, self._ring.values)
 
     @property
-    def heartbeat_s(self) -> float | None:
-        """How often `beat` is wanted while no call is on: macOS takes the GPU's memory back after a second of rest."""
-        return HEARTBEAT_S if mx.metal.is_available() else None
+    def keep_alive_s(self) -> float | None:
+        """Longest pause between two `keep_alive`: macOS takes the GPU's memory back after an idle second."""
+        return KEEP_ALIVE_S if mx.metal.is_available() else None
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         """Step nobody, so that the device stays awake."""
         self._sample(1, ())
 

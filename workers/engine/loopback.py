@@ -23,9 +23,9 @@ class LoopbackEngine:
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s
 
-    heartbeat_s = None
+    keep_alive_s = None
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         """Nothing to keep awake."""
 
     def open(self, slot: Slot, seed: int | None = None) -> None:

@@ -4,19 +4,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.service.self_test import EPOCH, FRAMES, Rehearsal, RehearsalFailed
-from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot, Span, Stage
+from app.service.self_test import EPOCH, FRAMES, PipelineSelfTest, SelfTestFailed
+from workers.messages import Close, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 
 class Ring:
     """Answers every frame at once, as `answer` says; remembers what it was sent."""
 
-    def __init__(self, answer: Callable[[Frame], RingMessage]) -> None:
-        self.sent: list[RingMessage] = []
-        self.rehearsal = Rehearsal(self._send)
+    def __init__(self, answer: Callable[[Frame], PipelineMessage]) -> None:
+        self.sent: list[PipelineMessage] = []
+        self.rehearsal = PipelineSelfTest(self._send)
         self._answer = answer
 
-    def _send(self, message: RingMessage) -> None:
+    def _send(self, message: PipelineMessage) -> None:
         self.sent.append(message)
         self.rehearsal.take_message(self._answer(message) if isinstance(message, Frame) else message)
 
@@ -49,16 +49,16 @@ async def test_the_longest_time_counts_without_the_first_frame_of_each_slot() ->
 
 async def test_a_worker_that_cannot_take_a_frame_is_told() -> None:
     ring = Ring(lambda frame: Failed(frame.slot, frame.epoch, Stage.STEP, "not a number"))
-    with pytest.raises(RehearsalFailed, match="step: not a number"):
+    with pytest.raises(SelfTestFailed, match="step: not a number"):
         await ring.rehearsal.run(1)
 
 
 async def test_a_worker_that_dies_of_it_is_told_and_not_waited_for() -> None:
-    rehearsal = Rehearsal(lambda _: None)
+    rehearsal = PipelineSelfTest(lambda _: None)
     running = asyncio.create_task(rehearsal.run(1))
     await asyncio.sleep(0)
     rehearsal.lose_worker((Stage.DECODE, 0))
-    with pytest.raises(RehearsalFailed, match="decode: the worker died"):
+    with pytest.raises(SelfTestFailed, match="decode: the worker died"):
         await running
 
 

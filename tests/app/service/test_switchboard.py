@@ -14,7 +14,7 @@ from app.config import read_settings
 from app.service import events
 from app.service.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
-from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
+from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
@@ -23,7 +23,7 @@ class Desk:
     """A switchboard, and what it has sent round the ring."""
 
     def __init__(self, max_calls: int = 2, **changes: object) -> None:
-        self.sent: list[RingMessage] = []
+        self.sent: list[PipelineMessage] = []
         self.warm = True
         settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls, **changes)
         self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
@@ -304,7 +304,7 @@ async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_fram
 
 @pytest.mark.parametrize(("wanted", "frames"), [(None, 25), (7, 7), (0, 0), (26, 25)])
 def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) -> None:
-    sent: list[RingMessage] = []
+    sent: list[PipelineMessage] = []
 
     async def ring() -> None:
         board = Switchboard(read_settings(), sent.append, lambda: True)

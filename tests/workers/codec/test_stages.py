@@ -12,7 +12,7 @@ from tests.workers.test_loop import CONFIG
 from workers.codec.door import Decoder, Encoder, open_decoder, open_encoder, silence_codes
 from workers.codec.error import CodecError
 from workers.codec.loopback import LoopbackCodec
-from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, DecoderStation, EncoderStation
+from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, DecoderStage, EncoderStage
 from workers.messages import (
     Close,
     Codes,
@@ -21,7 +21,7 @@ from workers.messages import (
     Frame,
     Open,
     Pcm,
-    RingMessage,
+    PipelineMessage,
     Slot,
     Span,
     Stage,
@@ -30,7 +30,7 @@ from workers.messages import (
 A, B = Slot(0), Slot(1)
 SILENCE = np.arange(24, dtype=np.int32).reshape(3, 8)
 BROKEN, REFUSED = -1, -2
-Station = EncoderStation | DecoderStation
+Station = EncoderStage | DecoderStage
 Audio = Callable[..., Frame | Codes]
 Row = NDArray[Any]
 
@@ -104,12 +104,12 @@ def closed(slot: Slot = A, epoch: int = 1) -> Close:
     return Close(slot, Epoch(epoch))
 
 
-def encoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> EncoderStation:  # noqa: B008 - it stands still
-    return EncoderStation(tape, SILENCE, clock)
+def encoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> EncoderStage:  # noqa: B008 - it stands still
+    return EncoderStage(tape, SILENCE, clock)
 
 
-def decoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> DecoderStation:  # noqa: B008 - it stands still
-    return DecoderStation(tape, clock)
+def decoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> DecoderStage:  # noqa: B008 - it stands still
+    return DecoderStage(tape, clock)
 
 
 @pytest.fixture(params=["encoder", "decoder"])
@@ -119,23 +119,23 @@ def both(request: pytest.FixtureRequest) -> tuple[Station, Tape, Audio]:
     return (encoder_of(tape), tape, spoken) if request.param == "encoder" else (decoder_of(tape), tape, coded)
 
 
-def receive(station: Station, *messages: RingMessage) -> list[RingMessage]:
+def receive(station: Station, *messages: PipelineMessage) -> list[PipelineMessage]:
     return [out for message in messages for out in station.receive(message)]
 
 
-def work(station: Station) -> list[RingMessage]:
+def work(station: Station) -> list[PipelineMessage]:
     """Work until nothing is left to do."""
-    done: list[RingMessage] = []
+    done: list[PipelineMessage] = []
     while station.due_s() is not None:
         done += station.work()
     return done
 
 
-def seqs(messages: list[RingMessage]) -> list[tuple[Slot, int]]:
+def seqs(messages: list[PipelineMessage]) -> list[tuple[Slot, int]]:
     return [(message.slot, message.seq) for message in messages if isinstance(message, Frame | Codes)]
 
 
-def values(messages: list[RingMessage]) -> list[int]:
+def values(messages: list[PipelineMessage]) -> list[int]:
     """What the codec answered, message by message."""
     answers = [m.codes if isinstance(m, Codes) else m.pcm for m in messages if isinstance(m, Frame | Codes)]
     return [int(answer[0]) for answer in answers if answer is not None]
@@ -252,7 +252,7 @@ def test_the_late_end_of_an_earlier_call_does_not_end_this_one(both: tuple[Stati
 )
 def test_a_failure_ends_one_call_and_no_other(both: tuple[Station, Tape, Audio], value: int, reason: str) -> None:
     station, tape, audio = both
-    stage = Stage.ENCODE if isinstance(station, EncoderStation) else Stage.DECODE
+    stage = Stage.ENCODE if isinstance(station, EncoderStage) else Stage.DECODE
     receive(station, opened(A), opened(B), audio(0, A, value=value), audio(0, B))
     out = work(station)
     assert [message for message in out if isinstance(message, Failed)] == [Failed(A, Epoch(1), stage, reason)]
@@ -300,7 +300,7 @@ def test_of_a_call_at_most_one_frame_waits_and_the_others_are_counted() -> None:
 def test_no_frame_is_lost_uncounted(bursts: list[int]) -> None:
     station, seq = encoder_of(Tape()), 0
     receive(station, opened())
-    encoded: list[RingMessage] = []
+    encoded: list[PipelineMessage] = []
     for burst in bursts:
         receive(station, *(spoken(seq + place) for place in range(burst)))
         seq += burst
@@ -387,7 +387,7 @@ STORIES = st.lists(
 
 
 @given(STORIES)
-def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: list[RingMessage | str]) -> None:
+def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: list[PipelineMessage | str]) -> None:
     tape = Tape()
     station = decoder_of(tape)
     on: dict[Slot, Epoch] = {}
