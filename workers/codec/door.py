@@ -23,18 +23,12 @@ class Codec(Protocol):
 class Encoder(Codec, Protocol):
     """The caller's direction."""
 
-    def check(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, str]:
-        """Return which frames `encode` would not take, and why."""
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> Mapping[Slot, Payload | CodecError]:
         """Return the codes of the next frame of each slot named, or the error with which its call must end."""
 
 
 class Decoder(Codec, Protocol):
     """Moshi's direction."""
-
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which codes `decode` would not take, and why."""
 
     def decode(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Pcm | CodecError]:
         """Return the next frame of each slot named, or the error with which its call must end."""

@@ -16,10 +16,6 @@ class LoopbackCodec:
     def close(self, slot: Slot) -> None:
         """Nothing to forget."""
 
-    def check(self, frames: Mapping[Slot, Payload]) -> dict[Slot, str]:
-        """Everything goes through."""
-        return {}
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> Mapping[Slot, Payload]:
         return frames
 

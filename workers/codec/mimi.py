@@ -82,16 +82,13 @@ class MimiEncoder(_Lines):
         silence = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(silence))
 
-    def check(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, str]:
-        """Return which frames `encode` would not take, and why."""
-        fine = {slot: f.shape == (FRAME_SAMPLES,) and bool(np.isfinite(f).all()) for slot, f in frames.items()}
-        return {slot: f"not a frame of {FRAME_SAMPLES} finite samples" for slot in frames if not fine[slot]}
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
         """Return the codes (8,) of the next frame, float32 (1920,), of each slot named."""
         return {slot: self._encode(slot, frame) for slot, frame in frames.items()}
 
     def _encode(self, slot: Slot, frame: Pcm) -> CodeArray | CodecError:
+        if frame.shape != (FRAME_SAMPLES,) or not np.isfinite(frame).all():
+            return CodecError(f"not a frame of {FRAME_SAMPLES} finite samples")
         codes = self._lines[slot].step(lambda tokenizer: tokenizer.encode_step(frame[None, None]))
         return codes if isinstance(codes, CodecError) else codes[0, :, 0].astype(np.int32)
 
@@ -104,16 +101,13 @@ class MimiDecoder(_Lines):
         zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which codes `decode` would not take, and why."""
-        fine = {slot: c.shape == (CODEBOOKS,) and bool(((c >= 0) & (c < _CODES)).all()) for slot, c in codes.items()}
-        return {slot: f"not {CODEBOOKS} codes in 0..{_CODES - 1}" for slot in codes if not fine[slot]}
-
     def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
         """Return the next frame, float32 (1920,), of the codes (8,) of each slot named."""
         return {slot: self._decode(slot, frame) for slot, frame in codes.items()}
 
     def _decode(self, slot: Slot, codes: CodeArray) -> Pcm | CodecError:
+        if codes.shape != (CODEBOOKS,) or not ((codes >= 0) & (codes < _CODES)).all():
+            return CodecError(f"not {CODEBOOKS} codes in 0..{_CODES - 1}")
         wanted = codes.astype(np.uint32)[None, :, None]
         pcm = self._lines[slot].step(lambda tokenizer: tokenizer.decode_step(wanted))
         if isinstance(pcm, CodecError):

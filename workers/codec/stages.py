@@ -67,11 +67,9 @@ class EncoderStage:
         batch, self._waiting = self._waiting, {}
         frames: dict[Slot, Pcm] = {slot: frame.pcm for slot, frame in batch.items() if frame.pcm is not None}
         started_s = self._clock()
-        refused = self._encoder.check(frames)
-        encoded = self._encoder.encode({slot: pcm for slot, pcm in frames.items() if slot not in refused})
+        encoded = self._encoder.encode(frames)
         span = Span(Stage.ENCODE, started_s, self._clock())
-        results = {**encoded, **{slot: CodecError(reason) for slot, reason in refused.items()}}
-        return [self._outcome(batch[slot], result, span) for slot, result in results.items()]
+        return [self._outcome(batch[slot], result, span) for slot, result in encoded.items()]
 
     def _outcome(self, frame: Frame, result: Payload | CodecError, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
@@ -128,11 +126,9 @@ class DecoderStage:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames}
         codes: dict[Slot, CodeArray] = {slot: one.codes for slot, one in batch.items() if one.codes is not None}  # type: ignore[misc]
         started_s = self._clock()
-        refused = self._decoder.check(codes)
-        decoded = self._decoder.decode({slot: frame for slot, frame in codes.items() if slot not in refused})
+        decoded = self._decoder.decode(codes)
         span = Span(Stage.DECODE, started_s, self._clock())
-        results = {**decoded, **{slot: CodecError(reason) for slot, reason in refused.items()}}
-        return [self._outcome(frame, results.get(slot), span) for slot, frame in batch.items()]
+        return [self._outcome(frame, decoded.get(slot), span) for slot, frame in batch.items()]
 
     def _outcome(self, codes: Codes, result: Pcm | CodecError | None, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):

@@ -32,14 +32,6 @@ PREFILL_STEPS = 128
 """How many steps of a log go through the model at a time: enough to keep the products busy."""
 
 
-class BadCodes(ValueError):
-    """A frame that no codec can have made; the call in `slot` must end, the others have not been touched."""
-
-    def __init__(self, slot: Slot, reason: str) -> None:
-        super().__init__(f"slot {slot}: {reason}")
-        self.slot = slot
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one step of one call brought.
@@ -96,23 +88,18 @@ class Engine:
         """End the call in a slot. Raises KeyError when there is none."""
         self._open.remove(slot)
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which frames `step` would not take, and why; empty when it may have them all."""
-        return {slot: reason for slot, frame in codes.items() if (reason := self._objection(slot, frame))}
-
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Step]:
         """Take one frame of the caller's for each slot named, shape (8,), and return what Moshi says to each.
 
-        Slots that are not named stay as they are. Raises BadCodes, before anything has changed, for a frame that
-        `check` objects to.
+        Slots that are not named stay as they are, and so does one whose frame is refused: its step has a fault.
         """
-        for slot, reason in self.check(codes).items():
-            raise BadCodes(slot, reason)
-        if not codes:
-            return {}
-        self._streams.hear(codes)
-        sampled = self._sample(self._rows(), codes)
-        return {slot: self._advance(slot, codes[slot], sampled[slot]) for slot in codes}
+        refused = {slot: _refused(reason) for slot, frame in codes.items() if (reason := self._objection(slot, frame))}
+        taken = {slot: frame for slot, frame in codes.items() if slot not in refused}
+        if not taken:
+            return refused
+        self._streams.hear(taken)
+        sampled = self._sample(self._rows(), taken)
+        return {slot: self._advance(slot, taken[slot], sampled[slot]) for slot in taken} | refused
 
     def prefill(self, slot: Slot, log: LogArray) -> None:
         """Bring an open slot to where it was after the steps in `log`, shape (steps, 17), as `Step.log` gave them.
@@ -185,3 +172,7 @@ class Engine:
         self._rules.remember(slot, text)
         self._rules.draw(slot + 1, [slot])
         return read
+
+
+def _refused(reason: str) -> Step:
+    return Step(0, None, np.zeros(0, np.int32), reason)

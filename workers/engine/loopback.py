@@ -34,10 +34,6 @@ class LoopbackEngine:
     def close(self, slot: Slot) -> None:
         """Nothing to forget."""
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Everything goes back as it came."""
-        return {}
-
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
         if codes and self._step_s:
             time.sleep(self._step_s)

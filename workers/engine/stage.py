@@ -63,8 +63,6 @@ class Engine(Protocol):
 
     def close(self, slot: Slot) -> None: ...
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]: ...
-
     def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Step]: ...
 
 
@@ -137,14 +135,12 @@ class EngineStage:
         if not taken:
             self._engine.keep_alive()
         codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in taken.items()}  # type: ignore[misc]
-        refused = self._engine.check(codes)
-        failures = [self._fail(slot, reason) for slot, reason in refused.items()]
         started_s = self._clock()
-        steps = self._engine.step({slot: frame for slot, frame in codes.items() if slot not in refused})
+        steps = self._engine.step(codes)
         span = Span(Stage.STEP, started_s, self._clock())
         if steps:
             self._scheduler.step_took(span.ended_s - span.started_s)
-        return [*failures, *(self._outcome(slot, taken[slot], step, span) for slot, step in steps.items())]
+        return [self._outcome(slot, taken[slot], step, span) for slot, step in steps.items()]
 
     def _open(self, message: Open) -> None:
         if self._rows.pop(message.slot, None):
