@@ -13,6 +13,8 @@ LIGHT = {
     "workers.messages",
     "workers.pipeline",
     "workers.supervisor",
+    "workers.process",
+    "workers.liveness",
     "workers.link",
     "workers.heap",
     "workers.lines",
@@ -185,7 +187,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "app/config.py",
         "app/commands/trial.py",
         "app/beside.py",
-        "workers/supervisor.py",
+        "workers/process.py",
         "workers/codec/bench.py",
     }
 

@@ -1,4 +1,4 @@
-"""A worker's life: get its configuration, build its station, say so, run the loop until the supervisor goes away."""
+"""A worker process: wait for its configuration, build its stage, report ready, run the loop until told to stop."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from workers.lines import start_lines, take_last_words
 from workers.link import Link, LinkClosed
 from workers.loop import PipelineStage, WorkerLoop
 from workers.memory import MemoryShort
-from workers.messages import Prepared, Progress, Ready, Refused, Stage, WorkerConfig
+from workers.messages import Prepared, Progress, Ready, Refused, Slot, Stage, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -25,25 +25,25 @@ EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
 
 
-def main(descriptor: int) -> int:
-    """Run one worker over the socket `descriptor`; return the exit status."""
+def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
+    """Run one worker over three inherited sockets; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    control = Link(socket.socket(fileno=descriptor))
-    config = _wait_for_config(control)
-    start_lines(f"{config.stage}-{config.index}", "INFO", config.log_format)
-    take_last_words()
+    control, upstream, downstream = (Link(socket.socket(fileno=fd)) for fd in (control_fd, upstream_fd, downstream_fd))
     try:
-        station, note = _build(config, control)
-    except (CheckpointError, MemoryShort, WeightsError) as error:
-        control.send(Refused(str(error)))
-        return EXIT_REFUSED
-    except LinkClosed:  # told to stop while loading
-        return 0
-    settle()
-    with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
+        config = _wait_for_config(control)
+        start_lines(config.stage, "INFO", config.log_format)
+        take_last_words()
+        stage, note = _build(config, control)
+        settle()
         control.send(Ready(note))
-        WorkerLoop(config, control, station, _device_bytes(config)).run()
+    except (CheckpointError, MemoryShort, WeightsError) as error:
+        with contextlib.suppress(LinkClosed):
+            control.send(Refused(str(error)))
+        return EXIT_REFUSED
+    except LinkClosed:  # told to stop while it waited or loaded
+        return 0
+    WorkerLoop(config.stage, control, upstream, downstream, stage, _device_bytes(config)).run()
     return 0
 
 
@@ -58,9 +58,8 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.select()
-    config, *attach = control.receive()
+    (config,) = control.receive()
     assert isinstance(config, WorkerConfig)
-    assert not attach, "the supervisor attaches neighbours to ready workers only"
     return config
 
 
@@ -87,7 +86,7 @@ def _encoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.stages import EncoderStage
 
     encoder = open_encoder(config)
-    silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
+    silence = silence_codes(encoder, Slot(0), config.greeting_frames)
     return EncoderStage(encoder, silence), codec_name(config)
 
 
@@ -95,7 +94,7 @@ def _decoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.door import codec_name, open_decoder
     from workers.codec.stages import DecoderStage
 
-    return DecoderStage(open_decoder(config)), codec_name(config)
+    return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
 
 
 def _engine(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:

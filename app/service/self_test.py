@@ -1,4 +1,4 @@
-"""A few silent frames through every slot before the first call: proves the ring, and measures what it takes."""
+"""A few silent frames through the first slots before the first call: proves the pipeline, and measures its time."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,52 +8,67 @@ from statistics import median
 import numpy as np
 
 from workers.messages import FRAME_SAMPLES, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
-from workers.pipeline import WorkerName
 
 FRAMES = 6
 EPOCH = Epoch(0)
 """Before any call's."""
+ANSWER_WITHIN_S = 60.0
+"""How long one frame may take: a first step may have to be compiled."""
 
 
 class SelfTestFailed(Exception):
-    """A worker said that it cannot process a silent frame, or died of it."""
+    """A stage said that it cannot process a silent frame, or did not answer."""
+
+
+class PipelineLost(SelfTestFailed):
+    """The pipeline was lost meanwhile; it is started again, and may be tested again."""
 
 
 class PipelineSelfTest:
-    """Call `run` once the workers are warm; give it every message of theirs meanwhile."""
+    """Call `run` once the pipeline is ready; give it every message that comes out meanwhile."""
 
-    def __init__(self, send: Callable[[PipelineMessage], None]) -> None:
+    def __init__(self, send: Callable[[PipelineMessage], None], answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self._send = send
-        self._arrived: asyncio.Queue[Frame | Failed] = asyncio.Queue()
+        self._answer_within_s = answer_within_s
+        self._arrived: asyncio.Queue[Frame | Failed | PipelineLost] = asyncio.Queue()
 
     def take_message(self, message: PipelineMessage) -> None:
-        """Take what came round the ring."""
+        """Take what came out of the pipeline."""
         if isinstance(message, Frame | Failed):
             self._arrived.put_nowait(message)
 
-    def lose_worker(self, name: WorkerName) -> None:
-        """Take note that a worker has died: what it should have sent will not come."""
-        self._arrived.put_nowait(Failed(Slot(0), EPOCH, name[0], "the worker died"))
+    def lose_pipeline(self, reason: str) -> None:
+        """The pipeline is lost: what it should have sent will not come."""
+        self._arrived.put_nowait(PipelineLost(f"self-test: {reason}"))
 
     async def run(self, slots: int) -> float:
-        """Return the median time in seconds that a frame takes through the workers, of the slowest slot.
+        """Return the median time in seconds that a frame takes through the pipeline, of the slowest slot.
 
         Raises SelfTestFailed.
         """
-        while not self._arrived.empty():  # of workers that died before they were warm
+        while not self._arrived.empty():  # of an earlier pipeline
             self._arrived.get_nowait()
-        return max([await self._rehearse(Slot(slot)) for slot in range(slots)])
+        return max([await self._test_slot(Slot(slot)) for slot in range(slots)])
 
-    async def _rehearse(self, slot: Slot) -> float:
+    async def _test_slot(self, slot: Slot) -> float:
         self._send(Open(slot, EPOCH))
         silent = Frame(slot, EPOCH, 0, np.zeros(FRAME_SAMPLES, np.float32))
-        took_s = [await self._once(replace(silent, seq=seq)) for seq in range(FRAMES)]
+        took_s = [await self._test_frame(replace(silent, seq=seq)) for seq in range(FRAMES)]
         self._send(Close(slot, EPOCH))
         return median(took_s[1:])
 
-    async def _once(self, frame: Frame) -> float:
+    async def _test_frame(self, frame: Frame) -> float:
         self._send(frame)
-        message = await self._arrived.get()
+        try:
+            async with asyncio.timeout(self._answer_within_s):
+                message = await self._arrived.get()
+        except TimeoutError as error:
+            raise SelfTestFailed(
+                f"self-test: a silent frame did not come back from the workers within {self._answer_within_s:g} s; "
+                "their last words are above"
+            ) from error
+        if isinstance(message, PipelineLost):
+            raise message
         if isinstance(message, Failed):
-            raise SelfTestFailed(f"{message.stage}: {message.reason}")
+            raise SelfTestFailed(f"self-test: {message.stage}: {message.reason}")
         return message.spans[-1].ended_s - message.spans[0].started_s

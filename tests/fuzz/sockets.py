@@ -248,7 +248,7 @@ class Exchange:
 
     def _break(self, who: int, dead: bool) -> None:
         if dead:
-            self.board.lose_worker((Stage.STEP, 0), codecs=1)
+            self.board.lose_pipeline("step is gone: killed by SIGKILL")
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
             self.board.take_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.config import CodecKind, read_settings
-from app.server import codec_pairs, worker_config
+from app.server import worker_config
 from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
 from workers.supervisor import Supervisor
 
@@ -52,8 +52,7 @@ async def real_workers(
     """Run a codec and an engine of their own for a while."""
     settings = read_settings(moshi_checkpoint=checkpoint, cache_dir=cache, codec=codec, greeting_frames=greeting_frames)
     arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
-    pairs = codec_pairs(settings)
-    supervisor = Supervisor(worker_config(settings), pairs, arrived.put_nowait, lambda _: None, lambda _: None)
+    supervisor = Supervisor(worker_config(settings), arrived.put_nowait, lambda _: None, lambda _: None)
     running = asyncio.create_task(supervisor.run())
     try:
         await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)

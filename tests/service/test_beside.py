@@ -18,7 +18,7 @@ from app.config import ServiceManager, read_settings
 from app.server import Service
 from app.tunnel.course import Patience
 from app.tunnel.number import NumberKeeper
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble

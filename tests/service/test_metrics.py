@@ -14,7 +14,7 @@ import pytest
 
 from app.metrics.page import write_page
 from tests.app.metrics.test_families import samples
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
 from tests.service.test_serve import GOOD, Program, free_port, serve
 

@@ -30,7 +30,7 @@ from app.simulator.report import Outcome
 from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.signature import sign
 from app.twilio.twiml import Connect, Hangup, Reject, parse
-from tests.processes.ring import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import (
     ACCOUNT,
     PUBLIC,

@@ -157,43 +157,6 @@ def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[Pipe
     assert all(message in remaining for message in arrived), "what arrives keeps its order"
 
 
-def test_a_descriptor_travels_with_its_message_and_is_a_copy(line: Line) -> None:
-    ours, theirs = socket.socketpair()
-    line.left.send("a socket for you", theirs.fileno())
-    theirs.close()
-    assert line.right.receive() == ["a socket for you"]
-    with ours, line.right.take_socket() as taken:
-        ours.send(b"hello")
-        assert taken.recv(16) == b"hello"
-
-
-def test_descriptors_keep_their_order_however_many_there_are(line: Line) -> None:
-    pairs = [socket.socketpair() for _ in range(6)]
-    for number, (_, theirs) in enumerate(pairs):
-        line.left.send(number, theirs.fileno())
-        theirs.close()
-    arrived: list[object] = []
-    while len(arrived) < len(pairs):
-        arrived += line.right.receive()
-    assert arrived == list(range(6))
-    for number, (ours, _) in enumerate(pairs):
-        with ours, line.right.take_socket() as taken:
-            ours.send(bytes([number]))
-            assert taken.recv(1) == bytes([number])
-
-
-def test_a_descriptor_waits_with_its_message(narrow: Line) -> None:
-    for seq in range(4):
-        narrow.left.send(frame(seq))
-    ours, theirs = socket.socketpair()
-    narrow.left.send("late", theirs.fileno())
-    theirs.close()
-    assert everything(narrow)[-1] == "late"
-    with ours, narrow.right.take_socket() as taken:
-        taken.send(b"!")
-        assert ours.recv(1) == b"!"
-
-
 def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
@@ -201,14 +164,8 @@ def open_descriptors() -> int:
 def test_closing_leaves_no_descriptor_open() -> None:
     before = open_descriptors()
     line = small_line()
-    ours, theirs = socket.socketpair()
-    line.left.send("taken by nobody", theirs.fileno())
-    line.right.receive()
     for seq in range(4):
         line.left.send(frame(seq))
-    line.left.send("never sent", theirs.fileno())
-    ours.close()
-    theirs.close()
     line.close()
     assert open_descriptors() == before
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from workers.messages import (
-    Attach,
     Close,
     Codes,
     ControlMessage,
-    Direction,
     Epoch,
     Failed,
     Frame,
@@ -32,12 +30,9 @@ from workers.messages import (
 SPANS = (Span(Stage.ENCODE, 1.0, 1.5), Span(Stage.STEP, 1.5, 2.0))
 CONFIG = WorkerConfig(
     stage=Stage.DECODE,
-    index=1,
-    count=2,
-    downstream_count=1,
     slots=4,
     engine="mlx",
-    codec="mimi",
+    codec="rustymimi",
     checkpoint="hf://kyutai/moshiko-mlx-q4",
     quantize=4,
     cache=Path("/cache"),
@@ -53,8 +48,8 @@ EVERY_KIND = [
     Frame(Slot(1), Epoch(2), 3, None),
     Codes(Slot(1), Epoch(2), 3, np.arange(8, dtype=np.int32), " hi", 4, SPANS),
     Failed(Slot(1), Epoch(2), Stage.STEP, "reason"),
+    Failed(Slot(1), Epoch(2), Stage.STEP, "reason", internal=True),
     CONFIG,
-    Attach(Direction.UPSTREAM, 1),
     Progress("loading", 1, 2),
     Prepared(Path("/mimi"), 3),
     Prepared(None, 0),

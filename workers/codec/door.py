@@ -35,14 +35,14 @@ class Decoder(Codec, Protocol):
 
 
 def open_encoder(config: WorkerConfig) -> Encoder:
-    """Return the encoder for all slots of this worker. Raises WeightsError."""
+    """Return the encoder for all slots. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
-    if config.codec == "mimi":
+    if config.codec == "rustymimi":
         from workers.codec.mimi import MimiEncoder
 
-        return MimiEncoder(config.mimi, config.own_slots, config.max_call_s)
+        return MimiEncoder(config.mimi, config.slots, config.max_call_s)
     from workers.codec.choose import library_for, make_encoder
 
     encoder = make_encoder(library_for(config.codec), config.mimi, config.slots, config.threads)
@@ -51,14 +51,14 @@ def open_encoder(config: WorkerConfig) -> Encoder:
 
 
 def open_decoder(config: WorkerConfig) -> Decoder:
-    """Return the decoder for all slots of this worker. Raises WeightsError."""
+    """Return the decoder for all slots. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
-    if config.codec == "mimi":
+    if config.codec == "rustymimi":
         from workers.codec.mimi import MimiDecoder
 
-        return MimiDecoder(config.mimi, config.own_slots, config.max_call_s)
+        return MimiDecoder(config.mimi, config.slots, config.max_call_s)
     from workers.codec.choose import library_for, make_decoder
 
     decoder = make_decoder(library_for(config.codec), config.mimi, config.slots, config.threads)
@@ -68,7 +68,7 @@ def open_decoder(config: WorkerConfig) -> Decoder:
 
 def codec_name(config: WorkerConfig) -> str:
     """Return what computes Mimi, in words."""
-    if config.codec in ("loopback", "mimi"):
+    if config.codec in ("loopback", "rustymimi"):
         return config.codec
     from workers.codec.choose import library_for
 

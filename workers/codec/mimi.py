@@ -1,4 +1,4 @@
-"""The one door to rustymimi, the reference.
+"""The one door to rustymimi, the reference: one process serves all slots, one call after the other in a batch.
 
 What its version 0.4.1 asks for (measured): whole frames only; one `Tokenizer` per call and direction; `reset()` alone
 leaves a trace of the last audio in the next frame, so a reset here is reset, one frame of nothing, reset. It raises
@@ -6,7 +6,7 @@ ValueError once `max_seq_len` positions of 40 ms are used up or for a wrong code
 made anew. It keeps about 98 MiB for each minute of a call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ class _Line:
 class _Lines:
     """A tokenizer for each slot."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float, nothing: Nothing) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float, nothing: Nothing) -> None:
         positions = (int(max_call_s / FRAME_S) + 8) * _POSITIONS_A_FRAME
-        self._lines = {slot: _Line(weights, positions, nothing) for slot in slots}
+        self._lines = {slot: _Line(weights, positions, nothing) for slot in map(Slot, range(slots))}
 
     def open(self, slot: Slot) -> None:
         """Begin a new call in a slot."""
@@ -77,7 +77,7 @@ class _Lines:
 class MimiEncoder(_Lines):
     """The caller's direction."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
         """Load a tokenizer for each slot; a call may last `max_call_s`."""
         silence = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(silence))
@@ -96,7 +96,7 @@ class MimiEncoder(_Lines):
 class MimiDecoder(_Lines):
     """Moshi's direction."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
         """Load a tokenizer for each slot; a call may last `max_call_s`."""
         zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))

@@ -1,4 +1,4 @@
-"""The encoder's and the decoder's stations: one batch of frames at a time, at most one frame of each call in it."""
+"""The encoder's and the decoder's stages: one batch of frames at a time, at most one frame of each call in it."""
 
 import time
 from collections import deque
@@ -25,7 +25,7 @@ from workers.messages import (
 from workers.scheduler import BatchScheduler
 
 DECODE_BACKLOG = 64
-"""Frames of a call that may wait to be decoded; older ones are dropped. A greeting comes all at once."""
+"""Frames of a call, beside those of its greeting, that may wait to be decoded; older ones are dropped."""
 PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
 
@@ -92,10 +92,14 @@ class EncoderStage:
 
 
 class DecoderStage:
-    """Moshi's codes become frames, every one of them and in order: a frame left out would be heard in the next ones."""
+    """Moshi's codes become frames, every one of them and in order: a frame left out would be heard in the next ones.
 
-    def __init__(self, decoder: Decoder, clock: Callable[[], float] = time.monotonic) -> None:
+    The engine may step all `greeting_frames` of a call at once.
+    """
+
+    def __init__(self, decoder: Decoder, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._decoder = decoder
+        self._backlog = DECODE_BACKLOG + greeting_frames
         self._clock = clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
@@ -115,7 +119,7 @@ class DecoderStage:
                 self._forget(slot)
                 self._decoder.open(slot)
                 self._epochs[slot] = epoch
-                self._waiting[slot] = deque(maxlen=DECODE_BACKLOG)
+                self._waiting[slot] = deque(maxlen=self._backlog)
             case Close(slot, epoch):
                 if self._epochs.get(slot) == epoch:
                     self._forget(slot)

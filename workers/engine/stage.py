@@ -146,9 +146,10 @@ class EngineStage:
         if self._rows.pop(message.slot, None):
             self._engine.close(message.slot)
             self._scheduler.call_ended(message.slot)
-        self._engine.open(message.slot, message.seed)
         greeting = deque(message.silence if message.silence is not None else ())
-        self._rows[message.slot] = _Row(message.epoch, self._pieces(), greeting)
+        row = _Row(message.epoch, self._pieces(), greeting)
+        self._engine.open(message.slot, message.seed)
+        self._rows[message.slot] = row
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)

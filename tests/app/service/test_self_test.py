@@ -4,21 +4,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.service.self_test import EPOCH, FRAMES, PipelineSelfTest, SelfTestFailed
+from app.service.self_test import EPOCH, FRAMES, PipelineLost, PipelineSelfTest, SelfTestFailed
 from workers.messages import Close, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 
-class Ring:
+class Pipeline:
     """Answers every frame at once, as `answer` says; remembers what it was sent."""
 
     def __init__(self, answer: Callable[[Frame], PipelineMessage]) -> None:
         self.sent: list[PipelineMessage] = []
-        self.rehearsal = PipelineSelfTest(self._send)
+        self.self_test = PipelineSelfTest(self._send)
         self._answer = answer
 
     def _send(self, message: PipelineMessage) -> None:
         self.sent.append(message)
-        self.rehearsal.take_message(self._answer(message) if isinstance(message, Frame) else message)
+        self.self_test.take_message(self._answer(message) if isinstance(message, Frame) else message)
 
 
 def after(took_s: float) -> Callable[[Frame], Frame]:
@@ -32,38 +32,44 @@ def after(took_s: float) -> Callable[[Frame], Frame]:
 
 
 async def test_every_slot_is_opened_tried_and_closed() -> None:
-    ring = Ring(after(0.05))
-    await ring.rehearsal.run(2)
-    kinds = [(type(message).__name__, message.slot) for message in ring.sent]
+    pipeline = Pipeline(after(0.05))
+    await pipeline.self_test.run(2)
+    kinds = [(type(message).__name__, message.slot) for message in pipeline.sent]
     one_slot = ["Open", *["Frame"] * FRAMES, "Close"]
     assert kinds == [(kind, slot) for slot in range(2) for kind in one_slot]
-    assert {message.epoch for message in ring.sent} == {EPOCH}
-    assert not any(np.any(message.pcm) for message in ring.sent if isinstance(message, Frame))
-    assert isinstance(ring.sent[0], Open)
-    assert isinstance(ring.sent[-1], Close)
+    assert {message.epoch for message in pipeline.sent} == {EPOCH}
+    assert not any(np.any(message.pcm) for message in pipeline.sent if isinstance(message, Frame))
+    assert isinstance(pipeline.sent[0], Open)
+    assert isinstance(pipeline.sent[-1], Close)
 
 
 async def test_the_longest_time_counts_without_the_first_frame_of_each_slot() -> None:
-    assert await Ring(after(0.05)).rehearsal.run(3) == pytest.approx(0.15)
+    assert await Pipeline(after(0.05)).self_test.run(3) == pytest.approx(0.15)
 
 
 async def test_a_worker_that_cannot_take_a_frame_is_told() -> None:
-    ring = Ring(lambda frame: Failed(frame.slot, frame.epoch, Stage.STEP, "not a number"))
+    pipeline = Pipeline(lambda frame: Failed(frame.slot, frame.epoch, Stage.STEP, "not a number"))
     with pytest.raises(SelfTestFailed, match="step: not a number"):
-        await ring.rehearsal.run(1)
+        await pipeline.self_test.run(1)
 
 
-async def test_a_worker_that_dies_of_it_is_told_and_not_waited_for() -> None:
-    rehearsal = PipelineSelfTest(lambda _: None)
-    running = asyncio.create_task(rehearsal.run(1))
+async def test_a_pipeline_that_is_lost_meanwhile_is_told_and_not_waited_for() -> None:
+    self_test = PipelineSelfTest(lambda _: None)
+    running = asyncio.create_task(self_test.run(1))
     await asyncio.sleep(0)
-    rehearsal.lose_worker((Stage.DECODE, 0))
-    with pytest.raises(SelfTestFailed, match="decode: the worker died"):
+    self_test.lose_pipeline("decode is gone: killed by SIGKILL")
+    with pytest.raises(PipelineLost, match="decode is gone: killed by SIGKILL"):
         await running
 
 
-async def test_a_worker_that_died_before_and_is_back_does_not_count() -> None:
-    ring = Ring(after(0.05))
-    ring.rehearsal.lose_worker((Stage.STEP, 0))
-    ring.rehearsal.take_message(Frame(Slot(0), EPOCH, 0, None))
-    assert await ring.rehearsal.run(1) == pytest.approx(0.05)
+async def test_a_pipeline_that_was_lost_before_does_not_count() -> None:
+    pipeline = Pipeline(after(0.05))
+    pipeline.self_test.lose_pipeline("step is gone: exit status 1")
+    pipeline.self_test.take_message(Frame(Slot(0), EPOCH, 0, None))
+    assert await pipeline.self_test.run(1) == pytest.approx(0.05)
+
+
+async def test_a_frame_that_does_not_come_back_ends_the_test_with_a_line() -> None:
+    self_test = PipelineSelfTest(lambda _: None, answer_within_s=0.01)
+    with pytest.raises(SelfTestFailed, match=r"did not come back from the workers within 0\.01 s"):
+        await self_test.run(1)

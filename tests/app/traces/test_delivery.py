@@ -12,7 +12,7 @@ from app.traces.delivery import BATCH, RECORDS_WAITING, SPANS_WAITING, CallTrace
 from app.twilio.events import CallSid
 from tests.app.calllog.records import ANN, BOB, PLACE, call_record
 from tests.app.traces.collector import Collector, collecting, values
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from workers.lines import hiding
 from workers.messages import Slot
 
