@@ -18,6 +18,7 @@ import numpy as np
 from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
+from workers.checkpoint_files import Progress, report_nothing
 from workers.engine import ring
 from workers.engine.forward import Forward, compiled
 from workers.engine.model import Model
@@ -113,11 +114,14 @@ class Engine:
             read = np.stack([self._replay(slot, step) for step in part])
             self._model.recall(mx.array(read), position, self._ring, slot)
 
-    def warm(self) -> None:
+    def warm(self, progress: Progress = report_nothing) -> None:
         """Run every graph that a call may need, so that none is made while somebody waits."""
-        for rows in sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)}):
-            for size in ring.windows(self.context):
-                self._sample(rows, (), size)
+        batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
+        graphs = [(rows, size) for rows in batches for size in ring.windows(self.context)]
+        for done, (rows, size) in enumerate(graphs):
+            progress("warming up", done, len(graphs))
+            self._sample(rows, (), size)
+        progress("warming up", len(graphs), len(graphs))
         mx.eval(self._ring.keys, self._ring.values)
 
     @property
