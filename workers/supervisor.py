@@ -71,7 +71,7 @@ class Loss:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.stage} {self.how}: {self.reason}"
+        return f"{self.stage}: {'hangs, ' if self.how is How.HUNG else ''}{self.reason}"
 
 
 class Supervisor:

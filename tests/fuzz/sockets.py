@@ -248,7 +248,7 @@ class Exchange:
 
     def _break(self, who: int, dead: bool) -> None:
         if dead:
-            self.board.lose_pipeline("step is gone: killed by SIGKILL")
+            self.board.lose_pipeline("step: killed by SIGKILL")
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
             self.board.take_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))

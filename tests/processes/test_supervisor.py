@@ -92,7 +92,7 @@ async def test_when_a_worker_is_killed_the_pipeline_is_started_again_as_a_unit(
 ) -> None:
     before, losses = pipeline.supervisor.process_ids, state(pipeline, stage).losses
     os.kill(before[stage], signal.SIGKILL)
-    assert await pipeline.next_lost() == f"{stage} is gone: killed by SIGKILL"
+    assert await pipeline.next_lost() == f"{stage}: killed by SIGKILL"
     assert not pipeline.supervisor.ready
     await pipeline.until_ready()
     for slot in range(2):
@@ -115,7 +115,7 @@ async def test_when_a_worker_hangs_the_pipeline_is_started_again(
         pipeline.supervisor.send(Open(Slot(0), Epoch(epoch)))
         pipeline.supervisor.send(frame(0, epoch, 0))
     lost = await pipeline.next_lost()
-    assert lost.startswith(f"{stage} hangs: no {'frame' if busy else 'answer'} for")
+    assert lost.startswith(f"{stage}: hangs, no {'frame' if busy else 'answer'} for")
     await pipeline.until_ready()
     assert [seq for seq, _ in await pipeline.pass_frames(1, epoch)] == [0, 1, 2]
     await all_gone(list(before.values()))
@@ -130,7 +130,7 @@ async def test_a_worker_that_hangs_while_it_starts_is_started_again(stage: Stage
         while stage not in pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
             await asyncio.sleep(0)
     os.kill(pipeline.supervisor.process_ids[stage], signal.SIGSTOP)
-    assert await pipeline.next_lost() == f"{stage} hangs: no progress of its start for 2 s"
+    assert await pipeline.next_lost() == f"{stage}: hangs, no progress of its start for 2 s"
     await pipeline.until_ready()
     assert [seq for seq, _ in await pipeline.pass_frames(0, 1)] == [0, 1, 2]
     supervising.cancel()

@@ -584,7 +584,7 @@ async def test_a_lost_worker_ends_the_call_and_the_next_one_is_served(served: Se
         await call.speaks()
         os.kill(served.service.supervisor.process_ids[stage], signal.SIGKILL)
         assert await closing_code(call.socket) == 1000
-        await served.until(call.call_sid, f"ended: a worker was lost ({stage} is gone: killed by SIGKILL)")
+        await served.until(call.call_sid, f"ended: a worker was lost ({stage}: killed by SIGKILL)")
     assert await served.phone.ring(new_call_sid()) == (Reject("busy"),), "until the worker is back"
     await served.until_ready()
     async with served.phone.call() as call:

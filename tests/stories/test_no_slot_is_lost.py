@@ -172,7 +172,7 @@ class Story:
 
     def lose_pipeline(self) -> None:
         self.front.warm = False
-        self.front.board.lose_pipeline("encode is gone: killed by SIGKILL")
+        self.front.board.lose_pipeline("encode: killed by SIGKILL")
         self.front.warm = True
         self.front.room.call_next()
 

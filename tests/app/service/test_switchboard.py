@@ -125,9 +125,9 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
 async def test_a_lost_pipeline_ends_all_calls() -> None:
     desk = Desk(max_calls=4)
     calls = [desk.start(CallSid(f"CA{number}")) for number in range(4)]
-    desk.board.lose_pipeline("step hangs: no answer for 3 s")
+    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
     assert {call.session.record.end for call in calls} == {EndReason.WORKER_LOST}
-    assert {call.session.record.detail for call in calls} == {"step hangs: no answer for 3 s"}
+    assert {call.session.record.detail for call in calls} == {"step: hangs, no answer for 3 s"}
     assert desk.board.free_slots == 4
 
 
@@ -136,8 +136,8 @@ async def test_what_the_pipeline_does_is_told() -> None:
     assert desk.board.pipeline == "ready"
     desk.warm = False
     assert desk.board.pipeline == "starting"
-    desk.board.lose_pipeline("step hangs: no answer for 3 s")
-    assert desk.board.pipeline == "step hangs: no answer for 3 s"
+    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
+    assert desk.board.pipeline == "step: hangs, no answer for 3 s"
     desk.warm = True
     assert desk.board.pipeline == "ready"
 
@@ -363,9 +363,9 @@ async def test_an_error_is_told_before_the_end_of_the_call() -> None:
     desk = Desk()
     call = desk.start(ANN)
     async with desk.board.events.subscribe(ANN) as news:
-        desk.board.lose_pipeline("step is gone: exit status 1")
+        desk.board.lose_pipeline("step: exit status 1")
         told = [event.what async for event in news]
-    why = (EndReason.WORKER_LOST, "step is gone: exit status 1")
+    why = (EndReason.WORKER_LOST, "step: exit status 1")
     assert told == [events.Error(*why), events.Disconnected(*why)]
     assert call.session.record.end is EndReason.WORKER_LOST
 
