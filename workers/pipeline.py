@@ -21,6 +21,8 @@ from workers.process import WorkerProcess
 log = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 3.0
+KILLED_WITHIN_S = 10.0
+"""A process that hangs in a driver outlives SIGKILL; the next pipeline is started all the same."""
 
 
 class AppEnd:
@@ -133,9 +135,12 @@ class Pipeline:
         self._close()
         for worker in self.workers.values():
             worker.kill()
-        await self._wait_all()
+        await self._wait_all(KILLED_WITHIN_S)
+        for worker in self.workers.values():
+            if worker.exit and not worker.exit.done():
+                log.error("worker %s: process %s does not end", worker.stage, worker.process_id)
 
-    async def _wait_all(self, timeout_s: float | None = None) -> None:
+    async def _wait_all(self, timeout_s: float) -> None:
         if exits := [worker.exit for worker in self.workers.values() if worker.exit]:
             await asyncio.wait(exits, timeout=timeout_s)
 

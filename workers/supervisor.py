@@ -150,45 +150,46 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
         while True:
-            loss = await self._run_pipeline()
-            self._losses[loss.stage] += 1
-            self._hangs[loss.stage] += loss.how is How.HUNG
-            self._raise_if_hopeless(loss)
-            pause_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
-            self._failures += 1
-            log.error(
-                *("worker %s %s (%s), the pipeline is started again in %.1f s", loss.stage, loss.how, loss.reason),
-                pause_s,
-            )
-            self._on_lost(str(loss))
-            await asyncio.sleep(pause_s)
+            pipeline = self._pipeline = Pipeline(self._take_message, self._take_control)
+            try:
+                self._lose(await self._run_pipeline(pipeline))
+            except asyncio.CancelledError:
+                await pipeline.stop()
+                raise
+            finally:
+                self._ready.clear()
+                self._dropped += pipeline.dropped
+                self._pipeline = None
+                await pipeline.kill()
+            await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
+
+    def _lose(self, loss: Loss) -> None:
+        """Say that the pipeline is lost, before its processes are ended: one that hangs in a driver may take long."""
+        self._ready.clear()
+        self._losses[loss.stage] += 1
+        self._hangs[loss.stage] += loss.how is How.HUNG
+        self._failures += 1
+        self._raise_if_hopeless(loss)
+        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, loss.how, loss.reason)
+        self._on_lost(str(loss))
 
     def _raise_if_hopeless(self, loss: Loss) -> None:
         if self._was_ready:
             return
         if loss.how is How.REFUSED:
             raise WorkerRefused(loss.reason)
-        if self._failures + 1 >= HOPELESS_STARTS:
+        if self._failures >= HOPELESS_STARTS:
             raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its last words are above")
 
-    async def _run_pipeline(self) -> Loss:
+    async def _run_pipeline(self, pipeline: Pipeline) -> Loss:
         """Run one pipeline until it is lost."""
-        pipeline = self._pipeline = Pipeline(self._take_message, self._take_control)
         self._liveness = Liveness(time.monotonic(), self._limits)
         try:
             await pipeline.start()
-            self._configure(pipeline.workers[Stage.STEP])
-            return await self._watch(pipeline)
         except OSError as error:  # no memory for another process, say
             return Loss(Stage.ENCODE, How.REFUSED, f"cannot start: {error.strerror}")
-        except asyncio.CancelledError:
-            await pipeline.stop()
-            raise
-        finally:
-            self._ready.clear()
-            self._dropped += pipeline.dropped
-            self._pipeline = None
-            await pipeline.kill()
+        self._configure(pipeline.workers[Stage.STEP])
+        return await self._watch(pipeline)
 
     async def _watch(self, pipeline: Pipeline) -> Loss:
         while True:

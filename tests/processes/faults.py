@@ -138,6 +138,9 @@ async def started(place: Place, stage: Stage) -> int:
 
 async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, at_start: bool = False) -> Outcomes:
     """Hit one worker of a service of its own; return what came of it."""
+    if not at_start:
+        async with serving(settings) as place:  # opens what this process opens once and keeps
+            await place.service.rehearsed.wait()
     descriptors = psutil.Process().num_fds()
     async with serving(settings) as place:
         if at_start:
@@ -145,7 +148,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         else:
             await place.service.rehearsed.wait()
         talking = [asyncio.create_task(place.call(TALK_S + WITHIN_S)) for _ in range(calls)]
-        await asyncio.sleep(TALK_S if calls else 0)
+        await asyncio.sleep(0 if at_start else TALK_S)
         process_id = place.service.supervisor.process_ids[stage]
         noticing = asyncio.create_task(place.pass_lost())
         await fault.strike(process_id)

@@ -122,6 +122,22 @@ async def test_when_a_worker_hangs_the_pipeline_is_started_again(
     assert state(pipeline, stage).hangs == hangs + 1
 
 
+async def test_that_a_pipeline_is_lost_is_told_before_its_processes_have_ended() -> None:
+    found: asyncio.Queue[set[str]] = asyncio.Queue()
+    pids: list[int] = []
+    supervisor = Supervisor(
+        LOOPBACK, lambda _: None, lambda _: found.put_nowait({psutil.Process(pid).status() for pid in pids}), print
+    )
+    supervising = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await supervisor.wait_ready()
+        pids += supervisor.process_ids.values()
+        os.kill(pids[0], signal.SIGSTOP)
+        assert psutil.STATUS_STOPPED in await found.get()
+    supervising.cancel()
+    await asyncio.wait({supervising})
+
+
 @pytest.mark.parametrize("stage", Stage)
 async def test_a_worker_that_hangs_while_it_starts_is_started_again(stage: Stage) -> None:
     pipeline = SupervisedPipeline(limits=Limits(start_s=2.0))
