@@ -34,6 +34,7 @@ START_S = 0.1
 """So long after a worker was started it is hit while it starts."""
 TALK_S = 2.0
 """So long calls have been on when the fault comes."""
+CLOSED_WITHIN_S = 5.0
 WITHIN_S = 300.0
 """A guard against a run that would wait for ever; nothing is measured by it."""
 
@@ -165,11 +166,18 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         await board.quiet.wait()
         left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
     if not at_start:  # when several run at once
-        more = psutil.Process().num_fds() - descriptors
-        left += [f"{more} descriptors"] if more > 0 else []
-        left += [f"process {child.pid}" for child in psutil.Process().children(recursive=True)]
+        left += await _left_behind(descriptors)
     ends = {reason.value: number for reason, number in board.ends.items()}
     return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
+
+
+async def _left_behind(descriptors: int) -> list[str]:
+    """Return what this process still holds when it has had time to close its sockets."""
+    process, until_s = psutil.Process(), time.monotonic() + CLOSED_WITHIN_S
+    while (more := process.num_fds() - descriptors) > 0 and time.monotonic() < until_s:  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+    children = [f"process {child.pid}" for child in process.children(recursive=True)]
+    return [*([f"{more} descriptors"] if more > 0 else []), *children]
 
 
 def silence_s(report: CallReport) -> float:
