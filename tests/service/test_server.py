@@ -5,7 +5,7 @@ import pytest
 
 from app.config import SettingsError, read_settings
 from app.server import Service, worker_config
-from app.service.self_test import SelfTestFailed
+from app.service.self_test import PipelineLost, SelfTestFailed
 from app.web.listener import listen
 from tests.processes.pipeline import PATIENCE_S
 
@@ -24,6 +24,27 @@ async def test_a_service_whose_workers_cannot_take_a_frame_stops_and_says_so(mon
             await service.run(sock)
     assert service.supervisor.process_ids == {}
     assert not service.switchboard.ready
+
+
+async def test_a_pipeline_that_is_lost_during_its_self_test_is_tested_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, attempts = Service(LOOPBACK, lambda _: None), 0
+    test = service._self_test.run
+
+    async def lose_first(slots: int) -> float:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise PipelineLost("self-test: step: killed by SIGKILL")
+        return await test(slots)
+
+    monkeypatch.setattr(service._self_test, "run", lose_first)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        running = asyncio.create_task(service.run(sock))
+        async with asyncio.timeout(PATIENCE_S):
+            await service.rehearsed.wait()
+        assert (attempts, service.switchboard.ready) == (2, True)
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def test_a_port_that_is_taken_is_named() -> None:
