@@ -90,13 +90,12 @@ class WorkerLoop:
 
     def _read_control(self) -> None:
         try:
-            messages = self.control.receive()
+            for message in self.control.receive():
+                if not isinstance(message, Ping):
+                    raise TypeError(f"no message for a running worker: {message!r}")
+                self.control.send(Pong(message.number, self._read_vitals()))
         except LinkClosed as error:
             raise ControlClosed from error
-        for message in messages:
-            if not isinstance(message, Ping):
-                raise TypeError(f"no message for a running worker: {message!r}")
-            self.control.send(Pong(message.number, self._read_vitals()))
 
     def _read_vitals(self) -> Vitals:
         return self._vitals.read(self.downstream.dropped, self.device_bytes())

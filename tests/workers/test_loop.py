@@ -159,6 +159,13 @@ def test_the_end_of_the_control_link_is_the_end(bench: Bench) -> None:
         bench.turn()
 
 
+def test_a_supervisor_that_asks_and_is_gone_is_the_end(bench: Bench) -> None:
+    bench.supervisor.send(Ping(1))
+    bench.supervisor.close()
+    with pytest.raises(ControlClosed):
+        bench.turn()
+
+
 def test_a_control_message_that_is_no_ping_is_our_mistake(bench: Bench) -> None:
     bench.supervisor.send(replace(LOOPBACK))
     with pytest.raises(TypeError, match="no message for a running worker"):

@@ -1,4 +1,4 @@
-"""Mimi's twin for the line test: the codes of a frame are the frame."""
+"""The line test's codec: the codes of a frame are the frame."""
 
 from collections.abc import Mapping
 

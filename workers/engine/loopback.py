@@ -1,4 +1,4 @@
-"""The engine's twin for the line test: the caller's frame comes back in its own step, and nothing is said."""
+"""The line test's engine: the caller's frame comes back in its own step, and there is no text."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class LoopbackStep:
 
 
 class LoopbackEngine:
-    """Any number of slots, no state; a tick takes `step_s`, as that of a slow model would."""
+    """Any number of slots, no state; a step takes `step_s`, as that of a slow model would."""
 
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s

@@ -52,7 +52,7 @@ class Step(Protocol):
 
 
 class Engine(Protocol):
-    """The batched model, or its loopback twin."""
+    """The batched model, or the loopback engine of the line test."""
 
     @property
     def keep_alive_s(self) -> float | None: ...
@@ -91,7 +91,7 @@ class _Row:
 
 
 class EngineStage:
-    """Of each call at most one frame waits for the tick; an older one is dropped and counted."""
+    """Of each call at most one frame waits for the step; an older one is dropped and counted."""
 
     def __init__(
         self, engine: Engine, pieces: Callable[[], Pieces], clock: Callable[[], float] = time.monotonic
