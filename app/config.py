@@ -1,6 +1,7 @@
 """The settings: the one place that reads the environment and `.env`."""
 
 import ipaddress
+import logging
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.call.screening import parse_patterns
 from app.log import LogFormat
+
+log = logging.getLogger(__name__)
 
 
 class EngineKind(StrEnum):
@@ -27,7 +30,7 @@ class CodecKind(StrEnum):
     AUTO = "auto"
     MLX = "mlx"
     NUMPY = "numpy"
-    MIMI = "mimi"
+    RUSTYMIMI = "rustymimi"
     LOOPBACK = "loopback"
 
 
@@ -167,7 +170,7 @@ class Settings(BaseSettings):
     ] = LogFormat.AUTO
     engine: Annotated[EngineKind, Field(description="mlx, or loopback for the line test")] = EngineKind.MLX
     codec: Annotated[
-        CodecKind, Field(description="auto, mlx, numpy, mimi (rustymimi, the reference), or loopback for the line test")
+        CodecKind, Field(description="auto, mlx, numpy, rustymimi (the reference), or loopback for the line test")
     ] = CodecKind.AUTO
     loopback_step_ms: Annotated[
         float,
@@ -222,6 +225,14 @@ class Settings(BaseSettings):
     @classmethod
     def _is_list_of_numbers(cls, text: str) -> str:
         return ",".join(parse_patterns(text))
+
+    @field_validator("codec", mode="before")
+    @classmethod
+    def _is_renamed(cls, codec: object) -> object:
+        if codec != "mimi":
+            return codec
+        log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
+        return CodecKind.RUSTYMIMI
 
     @field_validator("traces_endpoint", mode="before")
     @classmethod

@@ -92,7 +92,7 @@ def _status(service: Service) -> str:
     if not service.rehearsed.is_set():
         return "starting the workers"
     if not service.supervisor.ready:
-        return "a worker is being started again"
+        return f"the pipeline is being started again ({service.switchboard.pipeline})"
     if not service.public.is_open:
         return "the tunnel is not open"
     return f"{service.switchboard.free_slots} of {service.supervisor.slots} slots free, at {service.public.base_url}"

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from app.beside import companions
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server import Service
-from app.service.rehearsal import RehearsalFailed
+from app.service.self_test import SelfTestFailed
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
 from app.twilio.loan_note import LoanNote
@@ -68,7 +68,7 @@ def serve(settings: Settings) -> int:
         with sock:
             _tell_what_runs(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
-    except (SettingsError, WorkerRefused, RehearsalFailed) as error:
+    except (SettingsError, WorkerRefused, SelfTestFailed) as error:
         flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS

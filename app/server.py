@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from app.calllog.address import find_address
 from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
-from app.config import CodecKind, EngineKind, RecordCalls, Settings
+from app.config import EngineKind, RecordCalls, Settings
 from app.metrics.page import build_metrics_router
 from app.metrics.service import Sources
 from app.page.routes import build_page_router
@@ -26,7 +26,7 @@ from app.service.lag import LagGauge
 from app.service.live import LiveView
 from app.service.public import PublicAddress
 from app.service.reception import Reception
-from app.service.rehearsal import Rehearsal
+from app.service.self_test import PipelineLost, PipelineSelfTest
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
 from app.web.drain_routes import build_drain_router
@@ -41,8 +41,7 @@ from app.web.wait_routes import build_wait_router
 from app.web.webhooks import Webhooks
 from workers.heap import settle
 from workers.lines import hiding
-from workers.messages import Progress, RingMessage, Stage, WorkerConfig
-from workers.ring import WorkerName
+from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -50,16 +49,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REHEARSED_SLOTS = 4
+TESTED_SLOTS = 4
+SELF_TESTS = 3
+"""How often the self-test is begun, before the service gives up."""
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
-    """Return what every worker is told; the supervisor fills in its place."""
+    """Return what every worker is told; the supervisor fills in its stage."""
     return WorkerConfig(
         stage=Stage.STEP,
-        index=0,
-        count=1,
-        downstream_count=1,
         slots=settings.slots,
         context=settings.context,
         engine=settings.engine,
@@ -106,11 +104,6 @@ def who_speaks(settings: Settings) -> str:
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
 
 
-def codec_pairs(settings: Settings) -> int:
-    """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
-    return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
-
-
 def _cores() -> int:
     return os.cpu_count() or 2
 
@@ -126,10 +119,7 @@ class Service:
         """Set once the workers have shown that they can."""
         self.stopping = asyncio.Event()
         """Set once no more calls are taken, while the last ones end."""
-        self._codecs = codec_pairs(settings)
-        self.supervisor = Supervisor(
-            worker_config(settings), self._codecs, self._take_message, self._lose_worker, on_progress
-        )
+        self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
@@ -140,14 +130,14 @@ class Service:
         self.lag = LagGauge()
         self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
-        self._rehearsal = Rehearsal(self.supervisor.send)
+        self._self_test = PipelineSelfTest(self.supervisor.send)
         for router in self._routers(settings):
             self.app.include_router(router)
 
     async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
-        Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
+        Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
         """
         server = Server(self.app, self._stop, self.drain)
@@ -199,14 +189,24 @@ class Service:
         yield build_page_router(operators)
 
     async def _rehearse(self) -> None:
-        await self.supervisor.wait_ready()
+        took_s = await self._test_pipeline()
         slots = self.supervisor.slots
-        took_s = await self._rehearsal.run(min(slots, max(self._codecs, REHEARSED_SLOTS)))
         settle()
         self.switchboard.open_lines(slots, took_s)
         self.rehearsed.set()
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
+
+    async def _test_pipeline(self) -> float:
+        """Return what a frame takes. A pipeline that is lost during its test is tested again once it is back."""
+        for attempt in range(1, SELF_TESTS + 1):
+            await self.supervisor.wait_ready()
+            try:
+                return await self._self_test.run(min(self.supervisor.slots, TESTED_SLOTS))
+            except PipelineLost:
+                if attempt == SELF_TESTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _can_serve(self) -> bool:
         return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
@@ -215,17 +215,17 @@ class Service:
         self.stopping.set()
         self.switchboard.stop()
 
-    def _take_message(self, message: RingMessage) -> None:
+    def _take_message(self, message: PipelineMessage) -> None:
         if self.rehearsed.is_set():
             self.switchboard.take_message(message)
         else:
-            self._rehearsal.take_message(message)
+            self._self_test.take_message(message)
 
-    def _lose_worker(self, name: WorkerName) -> None:
+    def _lose_pipeline(self, reason: str) -> None:
         if self.rehearsed.is_set():
-            self.switchboard.lose_worker(name, self._codecs)
+            self.switchboard.lose_pipeline(reason)
         else:
-            self._rehearsal.lose_worker(name)
+            self._self_test.lose_pipeline(reason)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -11,8 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIGHT = {
     "workers.messages",
-    "workers.ring",
+    "workers.pipeline",
     "workers.supervisor",
+    "workers.process",
+    "workers.liveness",
     "workers.link",
     "workers.heap",
     "workers.lines",
@@ -187,7 +189,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "app/config.py",
         "app/commands/trial.py",
         "app/beside.py",
-        "workers/supervisor.py",
+        "workers/process.py",
         "workers/codec/bench.py",
     }
 

@@ -1,9 +1,9 @@
 """The processes behind the phone line: codec and engine.
 
-A one-way ring, each arrow a socket pair that carries `workers.messages`:
+One pipeline, each arrow a socket pair that carries `workers.messages`:
 
     app ── Frame ──▶ encoder ── Codes ──▶ engine ── Codes ──▶ decoder ── Frame ──▶ app
 
-`Open` and `Close` travel the same way round, so that they keep their place among the frames. This package never
-imports `app`.
+`Open` and `Close` travel the same way and come back to the app, so that they keep their place among the frames. The
+supervisor starts, watches and ends the three processes as a unit. This package never imports `app`.
 """

@@ -1,7 +1,10 @@
-"""`python -m workers FD`: one worker process, started by the supervisor, that speaks over the inherited socket FD."""
+"""`python -m workers CONTROL UPSTREAM DOWNSTREAM`: one worker process of the pipeline.
+
+The supervisor starts it; the three are the numbers of inherited sockets.
+"""
 
 import sys
 
 from workers.worker import main
 
-sys.exit(main(int(sys.argv[1])))
+sys.exit(main(*map(int, sys.argv[1:])))

@@ -21,6 +21,11 @@ from workers.engine.header import HeaderError, read_header
 Progress = Callable[[str, int, int], None]
 """Called with what is being fetched or made, how many bytes (or parts) are done, and of how many."""
 
+
+def report_nothing(what: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
 CONFIG = "config.json"
 MODELS = ("model.q8.safetensors", "model.q4.safetensors", "model.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"

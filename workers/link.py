@@ -8,7 +8,6 @@ On the wire a message is its length in four bytes, big-endian, and its pickle. O
 itself hold the other end.
 """
 
-import os
 import pickle
 import socket
 import struct
@@ -34,21 +33,15 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return left, right
 
 
-def _close_all(descriptors: list[int] | deque[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())
-
-
 class Link:
     """A two-way link over `sock`, which it owns from now on."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._unsent: deque[tuple[bytes, list[int], bool]] = deque()
+        self._unsent: deque[tuple[bytes, bool]] = deque()
         self._head_sent = 0
         self._inbox = bytearray()
-        self._descriptors: deque[int] = deque()
         self.dropped = 0
         """Audio messages dropped because the other end did not keep up."""
 
@@ -60,11 +53,10 @@ class Link:
         """Whether something waits for the descriptor to become writable."""
         return bool(self._unsent)
 
-    def send(self, message: object, descriptor: int | None = None) -> None:
-        """Send, or keep for `flush`. A descriptor goes along as a copy. Raises LinkClosed."""
+    def send(self, message: object) -> None:
+        """Send, or keep for `flush`. Raises LinkClosed."""
         body = pickle.dumps(message, protocol=5)
-        descriptors = [] if descriptor is None else [os.dup(descriptor)]
-        self._unsent.append((_HEADER.pack(len(body)) + body, descriptors, isinstance(message, Frame | Codes)))
+        self._unsent.append((_HEADER.pack(len(body)) + body, isinstance(message, Frame | Codes)))
         if len(self._unsent) > BACKLOG:
             self._drop_oldest_audio()
         self.flush()
@@ -82,37 +74,23 @@ class Link:
     def receive(self) -> list[object]:
         """Return the messages that have arrived whole. Raises LinkClosed once there are none and never will be."""
         try:
-            more, descriptors, _, _ = socket.recv_fds(self._socket, _RECEIVE_BYTES, 4)
+            more = self._socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return []
         except OSError as error:
             raise LinkClosed(str(error)) from error
         if not more:
             raise LinkClosed("end of stream")
-        self._descriptors.extend(descriptors)
         self._inbox += more
         return self._whole_messages()
 
-    def take_socket(self) -> socket.socket:
-        """Return the socket that came along with the oldest message that brought one."""
-        return socket.socket(fileno=self._descriptors.popleft())
-
     def close(self) -> None:
         self._socket.close()
-        for _, descriptors, _ in self._unsent:
-            _close_all(descriptors)
         self._unsent.clear()
-        _close_all(self._descriptors)
 
     def _send_head(self) -> None:
-        wire, descriptors, _ = self._unsent[0]
-        rest = memoryview(wire)[self._head_sent :]
-        if descriptors and not self._head_sent:
-            sent = socket.send_fds(self._socket, [rest], descriptors)
-            _close_all(descriptors)
-        else:
-            sent = self._socket.send(rest)
-        self._head_sent += sent
+        wire, _ = self._unsent[0]
+        self._head_sent += self._socket.send(memoryview(wire)[self._head_sent :])
         if self._head_sent == len(wire):
             self._unsent.popleft()
             self._head_sent = 0
@@ -120,7 +98,7 @@ class Link:
     def _drop_oldest_audio(self) -> None:
         first = 1 if self._head_sent else 0  # half a message on the wire must be finished
         for place in range(first, len(self._unsent)):
-            if self._unsent[place][2]:
+            if self._unsent[place][1]:
                 del self._unsent[place]
                 self.dropped += 1
                 return

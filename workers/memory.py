@@ -27,7 +27,7 @@ def codec_bytes(slots: int, codec: str) -> int:
     match codec:
         case "loopback":
             return 0
-        case "mimi":
+        case "rustymimi":
             return slots * _RUSTYMIMI_BYTES_A_SLOT
         case _:
             return _CODEC_BYTES + slots * _CODEC_BYTES_A_SLOT

@@ -1,7 +1,7 @@
 """Every message that passes between processes: the whole contract.
 
-Ring messages name a `slot` and an `epoch`. The app raises the epoch each time it gives a slot out; a message of an
-earlier epoch belongs to a call that is over and is dropped wherever it is met.
+Pipeline messages name a `slot` and an `epoch`. The app raises the epoch each time it gives a slot out; a message of an
+earlier epoch belongs to a call that is over and is dropped by every stage.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ Payload = CodeArray | Pcm
 
 
 class Stage(StrEnum):
-    """The stations of a frame on its way round the ring."""
+    """The stages of the pipeline, in the order in which a frame passes them; each is one process."""
 
     ENCODE = "encode"
     STEP = "step"
@@ -107,15 +107,19 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A stage could not go on with this call; the call must end, the others go on."""
+    """A stage could not go on with this call; the call must end, the others go on.
+
+    `internal`: because of an error in our own code, whose traceback is in that process's log.
+    """
 
     slot: Slot
     epoch: Epoch
     stage: Stage
     reason: str
+    internal: bool = False
 
 
-RingMessage = Open | Close | Frame | Codes | Failed
+PipelineMessage = Open | Close | Frame | Codes | Failed
 
 
 # Between the supervisor and one worker, over that worker's control link.
@@ -123,21 +127,16 @@ RingMessage = Open | Close | Frame | Codes | Failed
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """The first message to a worker: everything it may know, since workers never read the environment.
+    """The first message to a worker: everything it may know, since workers never read settings.
 
-    Worker `index` of `count` in its stage serves the slots whose number leaves the remainder `index`, and so does
-    each of the `downstream_count` workers after it; `slots` counts all slots of the service, 0 for as many as the
-    engine finds it can serve; each remembers `context` steps, None for the checkpoint's own. `checkpoint` is as in
-    MOSHI_CHECKPOINT, `quantize` in bits. `mimi` is where the engine found the codec's weights. A call lasts
-    `max_call_s` seconds at most. The codec may use so many `threads`. `sampling` replaces what the checkpoint wants, by
-    the names of the fields of `Sampling`.
-    The loopback engine takes `loopback_step_s` for a tick. `log_format` is how log lines look.
+    `slots` is how many calls are served at once, 0 for as many as the engine finds it can serve; each remembers
+    `context` steps, None for the checkpoint's own. `checkpoint` is as in MOSHI_CHECKPOINT, `quantize` in bits. `mimi`
+    is where the engine found the codec's weights. A call lasts `max_call_s` seconds at most. The codec may use so many
+    `threads`. `sampling` replaces what the checkpoint wants, by the names of the fields of `Sampling`. A step of the
+    loopback engine takes `loopback_step_s`. `log_format` is how log lines look.
     """
 
     stage: Stage
-    index: int
-    count: int
-    downstream_count: int
     slots: int
     engine: str
     codec: str
@@ -153,30 +152,13 @@ class WorkerConfig:
     sampling: tuple[tuple[str, float], ...] = ()
     log_format: LineFormat = LineFormat.TEXT
 
-    @property
-    def own_slots(self) -> list[Slot]:
-        """The slots that this worker serves."""
-        return [Slot(slot) for slot in range(self.index, self.slots, self.count)]
-
-
-class Direction(StrEnum):
-    """Which neighbour on the ring a link leads to."""
-
-    UPSTREAM = "upstream"
-    DOWNSTREAM = "downstream"
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    """A new link to neighbour `index`; its socket travels with this message and replaces an earlier one."""
-
-    direction: Direction
-    index: int
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long piece of work has come; `total` 0 when unknown."""
+    """How far a long piece of work has come; `total` 0 when unknown.
+
+    Each one also shows that the worker does not hang: whatever may take longer than a second reports by chunk.
+    """
 
     what: str
     done: int
@@ -217,7 +199,7 @@ class Vitals:
     """How a worker is, counted since it was started.
 
     `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
-    overlap), `cpu_s` processor seconds. Each unit of work (a tick of the engine, a batch of the codec) took one of
+    overlap), `cpu_s` processor seconds. Each unit of work (a step of the engine, a batch of the codec) took one of
     `work_s` seconds and served one of `rows` calls. `dropped` frames found no room on the way to the next worker.
     """
 
@@ -237,4 +219,4 @@ class Pong:
     vitals: Vitals | None = None
 
 
-ControlMessage = WorkerConfig | Attach | Progress | Prepared | Ready | Refused | Ping | Pong
+ControlMessage = WorkerConfig | Progress | Prepared | Ready | Refused | Ping | Pong

@@ -1,320 +1,260 @@
-"""Starts the workers, watches them, starts them again.
+"""Starts the pipeline, watches it, and starts it again as a unit.
 
-One task a worker: start, wait for its end, report the loss, back off, again. A worker that says it cannot run as
-configured before it was ever ready ends the service (`WorkerRefused`); one that answers no ping is killed, which is a
-loss like any other. The engine starts first, because it finds the checkpoint and the number of slots; the codec
-workers follow.
+Whichever of the three processes ends, refuses or hangs (`workers.liveness`), all three are ended and started again: at
+once, or after a growing pause when the last pipeline did not live to answer a ping. A worker that refuses its
+configuration before the pipeline was ever ready ends the service (`WorkerRefused`). All processes start at once; the
+codec's wait for the engine to find the checkpoint and the number of slots.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket
-import subprocess
-import sys
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
-from workers.link import Link, LinkClosed, pair
+from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
 from workers.messages import (
+    ControlMessage,
     Ping,
+    PipelineMessage,
     Pong,
     Prepared,
     Progress,
     Ready,
     Refused,
-    RingMessage,
     Stage,
     Vitals,
     WorkerConfig,
 )
-from workers.ring import AppEnd, WorkerName, connect, edges
+from workers.pipeline import Pipeline
+from workers.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-PING_EVERY_S = 5.0
-UNANSWERED_PINGS = 4
-BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-STOP_WITHIN_S = 3.0
+PING_EVERY_S = 1.0
+BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 HOPELESS_STARTS = 4
-NOT_FOR_WORKERS = ("TWILIO_", "TUNNEL_", "OPERATOR_", "DATABASE_")
-"""How the settings begin that hold secrets; workers need none of them."""
 
 
 class WorkerRefused(Exception):
     """A worker cannot run with these settings; the message is one line that names the setting."""
 
 
-@dataclass
-class Worker:
-    """One worker process as the supervisor sees it."""
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """One worker as metrics show it; `losses` counts how often it ended the pipeline, `hangs` those by a hang."""
 
-    name: WorkerName
-    config: WorkerConfig
-    process: asyncio.subprocess.Process | None = None
-    control: Link | None = None
-    ready: bool = False
-    was_ready: bool = False
-    failures: int = 0
-    pings: int = 0
-    pongs: int = 0
-    note: str = ""
-    losses: int = 0
-    """How often it was gone."""
-    vitals: Vitals | None = None
-    """As of its last answer to a ping; None until then."""
-    refusal: str | None = None
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    name: Stage
+    ready: bool
+    losses: int
+    hangs: int
+    vitals: Vitals | None
+
+
+class How(StrEnum):
+    """What a worker did that ended the pipeline."""
+
+    ENDED = "is gone"
+    REFUSED = "refuses to start"
+    HUNG = "hangs"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a pipeline was ended."""
+
+    stage: Stage
+    how: How
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {'hangs, ' if self.how is How.HUNG else ''}{self.reason}"
 
 
 class Supervisor:
-    """Runs the ring's workers.
+    """Runs the pipeline.
 
-    `on_message` gets what comes round the ring, `on_lost` the name of a worker that has died, `on_progress` how far a
-    long start has come; all on the event loop that `run` runs on.
+    `on_message` gets what comes out of it, `on_lost` why it was lost (a short phrase), `on_progress` how far a long
+    start has come; all on the event loop that `run` runs on.
     """
 
     def __init__(
         self,
         config: WorkerConfig,
-        codecs: int,
-        on_message: Callable[[RingMessage], None],
-        on_lost: Callable[[WorkerName], None],
+        on_message: Callable[[PipelineMessage], None],
+        on_lost: Callable[[str], None],
         on_progress: Callable[[Progress], None],
+        limits: Limits | None = None,
     ) -> None:
-        self._codecs = codecs
+        self._config = config
+        self._on_message = on_message
         self._on_lost = on_lost
         self._on_progress = on_progress
-        self._app = AppEnd(codecs, on_message)
-        self._edges = list(edges(codecs))
-        self._mimi: Path | None = None
-        self._slots = 0
-        self._prepared = asyncio.Event()
-        self._workers = {name: Worker(name, _config_of(config, name, codecs)) for name in self._names()}
-        self._all_ready = asyncio.Event()
+        self._limits = limits
+        self._pipeline: Pipeline | None = None
+        self._liveness = Liveness(0.0, limits)
+        self._ready = asyncio.Event()
+        self._was_ready = False
+        self._pings = 0
+        self._next_ping_s = 0.0
+        self._failures = 0
+        self._losses: Counter[Stage] = Counter()
+        self._hangs: Counter[Stage] = Counter()
+        self._dropped = 0
 
-    def send(self, message: RingMessage) -> None:
-        """Send a message round the ring. Never waits; what a dead worker should have got is lost."""
-        self._app.send(message)
+    def send(self, message: PipelineMessage) -> None:
+        """Send a message into the pipeline. Never waits; what a pipeline that is not ready should have got is lost."""
+        if self._pipeline and self._ready.is_set():
+            self._liveness.sent(message, time.monotonic())
+            self._pipeline.send(message)
 
     @property
     def ready(self) -> bool:
-        """Whether every worker is warm."""
-        return all(worker.ready for worker in self._workers.values())
+        """Whether every worker is ready, and none is known to hang."""
+        return self._ready.is_set()
 
     @property
     def answering(self) -> bool:
-        """Whether every worker is warm and has answered all pings but perhaps the last."""
-        return all(worker.ready and worker.pings - worker.pongs <= 1 for worker in self._workers.values())
+        """Whether every worker is ready and has lately shown that it lives."""
+        return self._ready.is_set() and self._liveness.answering(time.monotonic())
 
     @property
     def slots(self) -> int:
         """How many calls the workers serve; 0 until the engine knows."""
-        return self._slots
+        return self._config.slots
 
     @property
-    def codecs(self) -> int:
-        """How many encoders, and as many decoders, share the slots."""
-        return self._codecs
-
-    @property
-    def process_ids(self) -> dict[WorkerName, int]:
+    def process_ids(self) -> dict[Stage, int]:
         """The process of each worker that runs."""
-        return {name: worker.process.pid for name, worker in self._workers.items() if worker.process}
+        workers = self._pipeline.workers.values() if self._pipeline else ()
+        return {worker.stage: worker.process_id for worker in workers if worker.process_id}
 
     @property
-    def workers(self) -> list[Worker]:
-        """All workers as they are, for who wants to tell of them."""
-        return list(self._workers.values())
+    def workers(self) -> list[WorkerState]:
+        """All workers as they are."""
+        running = self._pipeline.workers if self._pipeline else {}
+        return [self._state(stage, running.get(stage)) for stage in Stage]
 
     @property
     def dropped(self) -> int:
-        """Frames of the app's that found no room on the way to an encoder."""
-        return self._app.dropped
+        """Frames of the app's that found no room on the way to the encoder."""
+        return self._dropped + (self._pipeline.dropped if self._pipeline else 0)
 
     async def wait_ready(self) -> None:
-        """Return once every worker is warm for the first time."""
-        await self._all_ready.wait()
+        """Return once every worker is ready."""
+        await self._ready.wait()
 
     async def run(self) -> None:
-        """Keep the workers running until cancelled, then stop them all. Raises WorkerRefused."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for worker in self._workers.values():
-                    tasks.create_task(self._keep(worker), name="-".join(map(str, worker.name)))
-                tasks.create_task(self._ping_all())
-        except* WorkerRefused as group:
-            raise group.exceptions[0] from None
-        finally:
-            self._app.close()
-
-    def _names(self) -> list[WorkerName]:
-        codec = [(stage, index) for index in range(self._codecs) for stage in (Stage.ENCODE, Stage.DECODE)]
-        return [(Stage.STEP, 0), *codec]
-
-    async def _keep(self, worker: Worker) -> None:
+        """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
         while True:
-            if worker.config.stage is not Stage.STEP:
-                await self._prepared.wait()
-            await self._live_once(worker)
-            self._see_hopeful(worker)
-            pause_s = BACK_OFF_S[min(worker.failures, len(BACK_OFF_S) - 1)]
-            worker.failures += 1
-            worker.losses += 1
-            log.error("worker %s-%d is gone (%s), again in %.1f s", *worker.name, _why(worker), pause_s)
-            self._on_lost(worker.name)
-            await asyncio.sleep(pause_s)
-
-    def _see_hopeful(self, worker: Worker) -> None:
-        """Raise WorkerRefused if a worker that was never ready says that it cannot be, or dies again and again."""
-        if worker.was_ready:
-            return
-        if worker.refusal:
-            raise WorkerRefused(worker.refusal)
-        if worker.failures >= HOPELESS_STARTS:
-            stage, index = worker.name
-            raise WorkerRefused(f"worker {stage}-{index} dies at each start; its last words are above")
-
-    async def _live_once(self, worker: Worker) -> None:
-        try:
-            await self._start(worker)
-        except OSError as error:  # no memory for another process, say
-            worker.refusal = f"cannot start: {error.strerror}"
-            return
-        assert worker.process is not None
-        try:
-            await worker.process.wait()
-            self._read_control(worker)  # its last words
-        except asyncio.CancelledError:
-            await _stop(worker)
-            raise
-        finally:
-            self._forget(worker)
-
-    async def _start(self, worker: Worker) -> None:
-        ours, theirs = pair()
-        with theirs:
+            pipeline = self._pipeline = Pipeline(self._take_message, self._take_control)
             try:
-                worker.process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "workers", str(theirs.fileno())),
-                    stdin=subprocess.PIPE,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    env=_environment(worker.config.stage),
-                )
-            except BaseException:
-                ours.close()
+                self._lose(await self._run_pipeline(pipeline))
+            except asyncio.CancelledError:
+                await pipeline.stop()
                 raise
-        self._open_control(worker, ours)
+            finally:
+                self._ready.clear()
+                self._dropped += pipeline.dropped
+                self._pipeline = None
+                await pipeline.kill()
+            await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
 
-    def _open_control(self, worker: Worker, ours: socket.socket) -> None:
-        worker.control = Link(ours)
-        worker.refusal, worker.pings, worker.pongs = None, 0, 0
-        asyncio.get_running_loop().add_reader(worker.control, self._read_control, worker)
-        with contextlib.suppress(LinkClosed):
-            worker.control.send(self._told(worker))
+    def _lose(self, loss: Loss) -> None:
+        """Say that the pipeline is lost, before its processes are ended: one that hangs in a driver may take long."""
+        self._ready.clear()
+        self._losses[loss.stage] += 1
+        self._hangs[loss.stage] += loss.how is How.HUNG
+        self._failures += 1
+        self._raise_if_hopeless(loss)
+        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, loss.how, loss.reason)
+        self._on_lost(str(loss))
 
-    def _told(self, worker: Worker) -> WorkerConfig:
-        """Return what a worker must know; the engine, started again, serves as many slots as before."""
-        return replace(worker.config, mimi=self._mimi, slots=self._slots or worker.config.slots)
-
-    def _forget(self, worker: Worker) -> None:
-        if worker.control:
-            asyncio.get_running_loop().remove_reader(worker.control)
-            worker.control.close()
-        worker.control, worker.process, worker.ready, worker.vitals = None, None, False, None
-
-    def _read_control(self, worker: Worker) -> None:
-        if worker.control is None:
+    def _raise_if_hopeless(self, loss: Loss) -> None:
+        if self._was_ready:
             return
+        if loss.how is How.REFUSED:
+            raise WorkerRefused(loss.reason)
+        if self._failures >= HOPELESS_STARTS:
+            raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its last words are above")
+
+    async def _run_pipeline(self, pipeline: Pipeline) -> Loss:
+        """Run one pipeline until it is lost."""
+        self._liveness = Liveness(time.monotonic(), self._limits)
         try:
-            messages = worker.control.receive()
-        except LinkClosed:
-            asyncio.get_running_loop().remove_reader(worker.control)
-            return
-        for message in messages:
-            self._heed(worker, message)
+            await pipeline.start()
+        except OSError as error:  # no memory for another process, say
+            return Loss(Stage.ENCODE, How.REFUSED, f"cannot start: {error.strerror}")
+        self._configure(pipeline.workers[Stage.STEP])
+        return await self._watch(pipeline)
 
-    def _heed(self, worker: Worker, message: object) -> None:
+    async def _watch(self, pipeline: Pipeline) -> Loss:
+        while True:
+            worker = await pipeline.wait_any(CHECK_EVERY_S)
+            if worker:
+                worker.read_control()  # its last words
+                how = How.REFUSED if worker.refusal else How.ENDED
+                return Loss(worker.stage, how, worker.refusal or worker.ending)
+            if hang := self._check(pipeline, time.monotonic()):
+                return Loss(hang.stage, How.HUNG, hang.reason)
+
+    def _check(self, pipeline: Pipeline, now: float) -> Hang | None:
+        if now >= self._next_ping_s:
+            self._next_ping_s = now + PING_EVERY_S
+            self._pings += 1
+            for worker in pipeline.workers.values():
+                if worker.ready:
+                    worker.send(Ping(self._pings))
+        return self._liveness.hang(now)
+
+    def _configure(self, worker: WorkerProcess) -> None:
+        worker.send(replace(self._config, stage=worker.stage))
+        self._liveness.started(worker.stage, time.monotonic())
+
+    def _take_message(self, message: PipelineMessage) -> None:
+        self._liveness.came(message, time.monotonic())
+        self._on_message(message)
+
+    def _take_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
+        now = time.monotonic()
         match message:
             case Progress():
+                self._liveness.progressed(worker.stage, now)
                 self._on_progress(message)
             case Prepared(mimi, slots):
-                self._mimi, self._slots = mimi, slots
-                self._prepared.set()
+                self._liveness.progressed(worker.stage, now)
+                self._prepare(mimi, slots)
             case Ready(note):
-                self._now_ready(worker, note)
+                self._liveness.ready(worker.stage, now)
+                self._take_ready(worker, note, now)
             case Refused(reason):
                 worker.refusal = reason
-            case Pong(number, vitals):
-                worker.pongs, worker.vitals = number, vitals
-                worker.failures = 0
+            case Pong(_, vitals):
+                self._liveness.answered(worker.stage, vitals.work_s if vitals else None, now)
+                worker.vitals = vitals
+                if self.ready:
+                    self._failures = 0
             case _:
                 raise TypeError(f"no message for the supervisor: {message!r}")
 
-    def _now_ready(self, worker: Worker, note: str) -> None:
-        worker.ready = worker.was_ready = True
-        worker.note = note
-        log.info("worker %s-%d is ready: %s", *worker.name, note)
-        for edge in self._edges:
-            if worker.name in (edge.source, edge.target):
-                connect(edge, self._control_if_ready, self._app)
-        if self.ready:
-            self._all_ready.set()
+    def _prepare(self, mimi: Path | None, slots: int) -> None:
+        """Tell the codec's workers what they wait for; a later pipeline serves as many slots as the first."""
+        self._config = replace(self._config, mimi=mimi, slots=self._config.slots or slots)
+        assert self._pipeline is not None
+        for stage in (Stage.ENCODE, Stage.DECODE):
+            self._configure(self._pipeline.workers[stage])
 
-    def _control_if_ready(self, name: WorkerName) -> Link | None:
-        worker = self._workers[name]
-        return worker.control if worker.ready else None
+    def _take_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
+        worker.ready = True
+        log.info("worker %s is ready: %s", worker.stage, note)
+        if self._pipeline and self._pipeline.ready:
+            self._was_ready = True
+            self._next_ping_s = now
+            self._ready.set()
 
-    async def _ping_all(self) -> None:
-        while True:
-            await asyncio.sleep(PING_EVERY_S)
-            for worker in self._workers.values():
-                if worker.ready and worker.control and worker.process:
-                    self._ping(worker, worker.control, worker.process)
-
-    def _ping(self, worker: Worker, control: Link, process: asyncio.subprocess.Process) -> None:
-        if worker.pings - worker.pongs >= UNANSWERED_PINGS:
-            log.error("worker %s-%d answers no ping and is killed", *worker.name)
-            process.kill()
-            return
-        worker.pings += 1
-        with contextlib.suppress(LinkClosed):
-            control.send(Ping(worker.pings))
-
-
-def _config_of(config: WorkerConfig, name: WorkerName, codecs: int) -> WorkerConfig:
-    stage, index = name
-    if stage is Stage.STEP:
-        return replace(config, stage=stage, index=0, count=1, downstream_count=codecs)
-    return replace(config, stage=stage, index=index, count=codecs, downstream_count=1)
-
-
-def _environment(stage: Stage) -> dict[str, str]:
-    """Return a worker's environment, without secrets: threads are ours to start, the codec computes in full float32."""
-    threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
-    known = {name: value for name, value in os.environ.items() if not name.upper().startswith(NOT_FOR_WORKERS)}
-    return {**known, **threads, **exact}
-
-
-def _why(worker: Worker) -> str:
-    return worker.refusal or "it died"
-
-
-async def _stop(worker: Worker) -> None:
-    """Close the control link, which ends a worker between two frames; kill one that does not hear it."""
-    if worker.control:
-        asyncio.get_running_loop().remove_reader(worker.control)
-        worker.control.close()
-        worker.control = None
-    process = worker.process
-    if process is None or process.returncode is not None:
-        return
-    try:
-        await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    def _state(self, stage: Stage, worker: WorkerProcess | None) -> WorkerState:
+        ready, vitals = (worker.ready, worker.vitals) if worker else (False, None)
+        return WorkerState(stage, ready, self._losses[stage], self._hangs[stage], vitals)

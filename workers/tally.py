@@ -4,7 +4,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 FRAME_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.16, 0.32, 1.0)
-"""What a frame's stations take, in seconds; closest around the 80 ms in which the next frame comes."""
+"""What a frame's stages take, in seconds; closest around the 80 ms in which the next frame comes."""
 ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 

@@ -1,4 +1,4 @@
-"""A worker's life: get its configuration, build its station, say so, run the loop until the supervisor goes away."""
+"""A worker process: wait for its configuration, build its stage, report ready, run the loop until told to stop."""
 
 import contextlib
 import logging
@@ -15,9 +15,9 @@ from workers.codec.tensors import WeightsError
 from workers.heap import settle
 from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
-from workers.loop import Station, WorkerLoop
+from workers.loop import PipelineStage, WorkerLoop
 from workers.memory import MemoryShort
-from workers.messages import Prepared, Progress, Ready, Refused, Stage, WorkerConfig
+from workers.messages import Prepared, Progress, Ready, Refused, Slot, Stage, WorkerConfig
 
 log = logging.getLogger(__name__)
 
@@ -25,25 +25,25 @@ EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
 
 
-def main(descriptor: int) -> int:
-    """Run one worker over the socket `descriptor`; return the exit status."""
+def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
+    """Run one worker over three inherited sockets; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    control = Link(socket.socket(fileno=descriptor))
-    config = _wait_for_config(control)
-    start_process_logging(f"{config.stage}-{config.index}", "INFO", config.log_format)
-    log_uncaught_exceptions()
+    control, upstream, downstream = (Link(socket.socket(fileno=fd)) for fd in (control_fd, upstream_fd, downstream_fd))
     try:
-        station, note = _build(config, control)
-    except (CheckpointError, MemoryShort, WeightsError) as error:
-        control.send(Refused(str(error)))
-        return EXIT_REFUSED
-    except LinkClosed:  # told to stop while loading
-        return 0
-    settle()
-    with contextlib.suppress(LinkClosed):  # the supervisor went away between two messages
+        config = _wait_for_config(control)
+        start_process_logging(config.stage, "INFO", config.log_format)
+        log_uncaught_exceptions()
+        stage, note = _build(config, control)
+        settle()
         control.send(Ready(note))
-        WorkerLoop(config, control, station, _device_bytes(config)).run()
+    except (CheckpointError, MemoryShort, WeightsError) as error:
+        with contextlib.suppress(LinkClosed):
+            control.send(Refused(str(error)))
+        return EXIT_REFUSED
+    except LinkClosed:  # told to stop while it waited or loaded
+        return 0
+    WorkerLoop(config.stage, control, upstream, downstream, stage, _device_bytes(config)).run()
     return 0
 
 
@@ -58,13 +58,12 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.select()
-    config, *attach = control.receive()
+    (config,) = control.receive()
     assert isinstance(config, WorkerConfig)
-    assert not attach, "the supervisor attaches neighbours to ready workers only"
     return config
 
 
-def _build(config: WorkerConfig, control: Link) -> tuple[Station, str]:
+def _build(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
     match config.stage:
         case Stage.ENCODE:
             return _encoder(config)
@@ -82,24 +81,24 @@ def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
     return device_bytes
 
 
-def _encoder(config: WorkerConfig) -> tuple[Station, str]:
+def _encoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.door import codec_name, open_encoder, silence_codes
-    from workers.codec.stations import EncoderStation
+    from workers.codec.stages import EncoderStage
 
     encoder = open_encoder(config)
-    silence = silence_codes(encoder, config.own_slots[0], config.greeting_frames)
-    return EncoderStation(encoder, silence), codec_name(config)
+    silence = silence_codes(encoder, Slot(0), config.greeting_frames)
+    return EncoderStage(encoder, silence), codec_name(config)
 
 
-def _decoder(config: WorkerConfig) -> tuple[Station, str]:
+def _decoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     from workers.codec.door import codec_name, open_decoder
-    from workers.codec.stations import DecoderStation
+    from workers.codec.stages import DecoderStage
 
-    return DecoderStation(open_decoder(config)), codec_name(config)
+    return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
 
 
-def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
-    from workers.engine.station import EngineStation
+def _engine(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
+    from workers.engine.stage import EngineStage
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
@@ -113,7 +112,7 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
         from workers.engine.loopback import LoopbackEngine, NoPieces
 
         control.send(Prepared(mimi, config.slots or LOOPBACK_SLOTS))
-        return EngineStation(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
+        return EngineStage(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
     assert files is not None
     if config.slots:
         control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile
@@ -125,4 +124,4 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[Station, str]:
     engine, pieces, note = start_engine(files, config, progress)
     if not config.slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStation(engine, pieces), note
+    return EngineStage(engine, pieces), note

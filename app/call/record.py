@@ -31,6 +31,7 @@ class EndReason(StrEnum):
     IDLE = "the caller was silent for too long"
     WORKER_LOST = "a worker was lost"
     STAGE_FAILED = "a stage could not go on"
+    INTERNAL = "internal error"
     SHUTDOWN = "the service is stopping"
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 INBOX_RECORDS = 1_024
 """Records that may wait for the thread; more are lost, which the log says."""
-HEARTBEAT_S = 5.0
+KEEP_ALIVE_S = 5.0
 STOP_WITHIN_S = 5.0
 
 Handed = tuple[CallRecord, Slot, Clock]
@@ -104,7 +104,7 @@ class CallLogWriter:
         while not self._stopping.is_set():
             self._take()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), HEARTBEAT_S)
+                await asyncio.wait_for(self._news.wait(), KEEP_ALIVE_S)
             self._news.clear()
         self._take()
         self._delivery.stop()

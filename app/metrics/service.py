@@ -48,7 +48,7 @@ class Sources:
         yield from self._at_the_door()
         yield histogram("loop_lag_seconds", "By how much the event loop came late to a timer.", self.lag.tally)
         yield from worker_families(self.supervisor.workers)
-        meaning = "Frames that found no room on the way to an encoder."
+        meaning = "Frames that found no room on the way to the encoder."
         yield counter("frames_unsent", meaning, self.supervisor.dropped)
         yield from memory_and_cpu(self.supervisor.workers, _memory_bytes(), _cpu_s())
         if self.call_log:

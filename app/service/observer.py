@@ -32,6 +32,7 @@ ERRORS = {
     EndReason.WRONG_CALL,
     EndReason.WORKER_LOST,
     EndReason.STAGE_FAILED,
+    EndReason.INTERNAL,
 }
 """Ends that nobody wanted."""
 

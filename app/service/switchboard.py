@@ -23,8 +23,7 @@ from app.recording.recorder import CallRecorder, Record, record_nothing
 from app.service.events import Events
 from app.service.observer import ERRORS, CallObserver
 from app.twilio.events import CallSid, DtmfPressed, Event
-from workers.messages import Close, Failed, Frame, Open, RingMessage, Slot
-from workers.ring import WorkerName
+from workers.messages import Close, Failed, Frame, Open, PipelineMessage, Slot
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Switchboard:
     def __init__(
         self,
         settings: Settings,
-        send: Callable[[RingMessage], None],
+        send: Callable[[PipelineMessage], None],
         workers_ready: Callable[[], bool],
         keep: Keep = keep_nothing,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
@@ -100,6 +99,7 @@ class Switchboard:
         self._calls: dict[Slot, Call] = {}
         self._records: deque[CallRecord] = deque(maxlen=RECORDS_KEPT)
         self._draining = False
+        self._loss = ""
         self.tallies = Tallies()
         """What took how long, of all calls so far."""
         self.ends: Counter[EndReason] = Counter()
@@ -127,6 +127,11 @@ class Switchboard:
     def ready(self) -> bool:
         """Whether a call could be taken now."""
         return self.open and self._workers_ready() and self._admission.free_slots > 0
+
+    @property
+    def pipeline(self) -> str:
+        """`ready`, or `starting`, or why the last pipeline was lost while the next one starts."""
+        return "ready" if self._workers_ready() else self._loss or "starting"
 
     @property
     def draining(self) -> bool:
@@ -274,7 +279,7 @@ class Switchboard:
         """End one call from outside its session."""
         self.do(call, call.session.end(reason, self._now(), detail))
 
-    def take_message(self, message: RingMessage) -> None:
+    def take_message(self, message: PipelineMessage) -> None:
         """Take what came round the ring."""
         call = self._calls.get(message.slot)
         if call is None or call.reservation.epoch != message.epoch:
@@ -286,15 +291,14 @@ class Switchboard:
                 if call.recorder:
                     call.recorder.note_frame(message)
                 self.do(call, call.session.take_frame(message, self._now()))
-            case Failed(_, _, stage, reason):
-                self.end(call, EndReason.STAGE_FAILED, f"{stage}: {reason}")
+            case Failed(_, _, stage, reason, internal):
+                self.end(call, EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
-    def lose_worker(self, name: WorkerName, codecs: int) -> None:
-        """End the calls that a dead worker served; the engine served all."""
-        stage, index = name
+    def lose_pipeline(self, reason: str) -> None:
+        """End all calls: the pipeline is lost."""
+        self._loss = reason
         for call in list(self._calls.values()):
-            if stage == "step" or call.reservation.slot % codecs == index:
-                self.end(call, EndReason.WORKER_LOST, f"{stage}-{index}")
+            self.end(call, EndReason.WORKER_LOST, reason)
 
     def drain(self) -> None:
         """Take no more calls."""

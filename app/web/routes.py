@@ -73,6 +73,7 @@ def build_router(
             "free_slots": switchboard.free_slots,
             "calls": switchboard.calls_on,
             "draining": switchboard.draining,
+            "pipeline": switchboard.pipeline,
         }
 
     @router.get("/api/loop")

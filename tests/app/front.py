@@ -12,7 +12,7 @@ from app.service.waiting_room import WaitingRoom
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
-from workers.messages import RingMessage
+from workers.messages import PipelineMessage
 
 BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
@@ -39,7 +39,7 @@ class Front:
     """What Twilio meets, without its signatures and sockets."""
 
     def __init__(self, has_dialler: bool = True, **settings: object) -> None:
-        self.sent: list[RingMessage] = []
+        self.sent: list[PipelineMessage] = []
         self.warm = True
         read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
         self.board = Switchboard(read, self.sent.append, lambda: self.warm)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import EngineKind, Settings, SettingsError, is_loopback, read_settings
+from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
 
 PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
@@ -171,3 +171,11 @@ def test_the_password_of_the_database_is_a_secret_and_its_address_is_not() -> No
     read = read_settings(database_url="postgresql://us:pass%2Fword@db.example.com/calls", operator_token="t" * 16)
     assert {"pass%2Fword", "pass/word", "t" * 16} <= set(read.secrets)
     assert not any("db.example.com" in secret for secret in read.secrets)
+
+
+def test_the_former_name_of_rustymimi_still_works_and_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert read_settings(codec="mimi").codec is CodecKind.RUSTYMIMI
+    assert [record.getMessage() for record in caplog.records] == [
+        "CODEC=mimi is called rustymimi now: write CODEC=rustymimi"
+    ]
+    assert read_settings(codec="rustymimi").codec is CodecKind.RUSTYMIMI

@@ -20,7 +20,7 @@ from app.traces import EXPORT_WITHIN_S, CallTraces, add_span
 from app.twilio.events import CallSid
 from tests.app.calllog.records import ANN, BOB, NOON, PLACE, call_record, entry
 from tests.app.trace_collector import Collector, collecting, values
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from workers.lines import hiding
 from workers.messages import Slot
 

@@ -27,7 +27,7 @@ from tests.app.twilio.transcript import changed
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings
 from tests.service.phone import ACCOUNT, new_call_sid
-from workers.messages import Failed, Frame, RingMessage, Stage
+from workers.messages import Failed, Frame, PipelineMessage, Stage
 
 CALLS = 2
 MARKS = (24_000, -24_000, 6_000, -6_000, 1_500, -1_500)
@@ -190,7 +190,7 @@ class Exchange:
     def close(self) -> None:
         self.loop.close()
 
-    def _send(self, message: RingMessage) -> None:
+    def _send(self, message: PipelineMessage) -> None:
         if isinstance(message, Frame):
             self._ring.append(message)
 
@@ -248,7 +248,7 @@ class Exchange:
 
     def _break(self, who: int, dead: bool) -> None:
         if dead:
-            self.board.lose_worker((Stage.STEP, 0), codecs=1)
+            self.board.lose_pipeline("step: killed by SIGKILL")
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
             self.board.take_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))

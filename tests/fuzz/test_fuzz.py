@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from app.service.switchboard import RECORDS_KEPT
 from tests.fuzz.forms import ASKED, Asked, Desk
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
-from workers.messages import RingMessage
+from workers.messages import PipelineMessage
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_sound_that_crosses_over_would_be_noticed() -> None:
     exchange = Exchange()
     right = exchange.board.take_message
 
-    def wrong(message: RingMessage) -> None:
+    def wrong(message: PipelineMessage) -> None:
         other = next((call for slot, call in exchange.board._calls.items() if slot != message.slot), None)
         right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
 

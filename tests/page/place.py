@@ -16,7 +16,7 @@ from app.config import Settings, read_settings
 from app.server import Service
 from app.service.switchboard import Call as LiveCall
 from app.twilio.events import CallSid
-from tests.processes.ring import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone
 from workers.messages import Frame
 

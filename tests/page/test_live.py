@@ -16,7 +16,7 @@ from app.call.record import EndReason
 from app.web import feed
 from app.web.live_routes import MOST_READERS
 from tests.page.place import OPERATOR_TOKEN, Place, page_settings, served
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -23,7 +23,7 @@ from tests.page.place import (
     page_settings,
     served,
 )
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.config import CodecKind, read_settings
-from app.server import codec_pairs, worker_config
-from workers.messages import Close, Epoch, Failed, Frame, Open, RingMessage, Slot
+from app.server import worker_config
+from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
 from workers.supervisor import Supervisor
 
 SLOT = Slot(0)
@@ -16,7 +16,7 @@ SLOT = Slot(0)
 class RealWorkers:
     """The real workers, one frame at a time, for a caller in another thread."""
 
-    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[RingMessage]") -> None:
+    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[PipelineMessage]") -> None:
         self._supervisor, self._arrived = supervisor, arrived
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch(0)
@@ -51,9 +51,8 @@ async def real_workers(
 ) -> AsyncIterator[RealWorkers]:
     """Run a codec and an engine of their own for a while."""
     settings = read_settings(moshi_checkpoint=checkpoint, cache_dir=cache, codec=codec, greeting_frames=greeting_frames)
-    arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
-    pairs = codec_pairs(settings)
-    supervisor = Supervisor(worker_config(settings), pairs, arrived.put_nowait, lambda _: None, lambda _: None)
+    arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
+    supervisor = Supervisor(worker_config(settings), arrived.put_nowait, lambda _: None, lambda _: None)
     running = asyncio.create_task(supervisor.run())
     try:
         await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)

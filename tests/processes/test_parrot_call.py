@@ -72,7 +72,7 @@ def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
     return report.sound[round(first * mulaw.SAMPLE_RATE_HZ) :]
 
 
-@pytest.mark.parametrize(("codec", "seconds"), [(CodecKind.NUMPY, 60), (CodecKind.MIMI, 12)])
+@pytest.mark.parametrize(("codec", "seconds"), [(CodecKind.NUMPY, 60), (CodecKind.RUSTYMIMI, 12)])
 async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
     codec: CodecKind, seconds: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -5,108 +5,184 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 import pytest_asyncio
 
-from tests.processes.ring import PATIENCE_S, Ring, all_gone, frame, running
+from app.config import Settings
+from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, frame, running
 from tests.workers.config import LOOPBACK
-from workers.messages import Close, Epoch, Open, RingMessage, Slot, Stage
-from workers.ring import WorkerName
-from workers.supervisor import Supervisor, WorkerRefused
+from workers.lines import LineFormat
+from workers.liveness import Limits
+from workers.messages import Close, Epoch, Open, PipelineMessage, Slot, Stage
+from workers.process import worker_environment
+from workers.supervisor import Supervisor, WorkerRefused, WorkerState
 
 ROOT = Path(__file__).parent.parent.parent
-KINDS: list[WorkerName] = [(Stage.ENCODE, 1), (Stage.STEP, 0), (Stage.DECODE, 1)]
+SECRETS = [*(name for name, field in Settings.model_fields.items() if not field.repr), "database_url"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ring() -> AsyncIterator[Ring]:
-    async with running() as ring:
-        yield ring
+async def pipeline() -> AsyncIterator[SupervisedPipeline]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in SECRETS:
+            environment.setenv(name.upper(), "a secret")
+            environment.setenv(f"MOSHI_BRIDGE_{name.upper()}", "a secret")
+        async with running() as pipeline:
+            yield pipeline
 
 
-async def test_frames_go_round_the_ring_and_come_back_in_order(ring: Ring) -> None:
+def state(pipeline: SupervisedPipeline, stage: Stage) -> WorkerState:
+    return next(worker for worker in pipeline.supervisor.workers if worker.name is stage)
+
+
+async def test_frames_pass_and_come_back_in_order(pipeline: SupervisedPipeline) -> None:
     for slot in range(2):
-        assert await ring.go_round(slot, epoch=1) == [(0, 0.0), (1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
+        assert await pipeline.pass_frames(slot, 1) == [(0, 0.0), (1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
 
 
-async def test_open_and_close_come_back_too(ring: Ring) -> None:
-    sent: list[RingMessage] = [Open(Slot(1), Epoch(2)), Close(Slot(1), Epoch(2))]
+async def test_open_and_close_come_back_too(pipeline: SupervisedPipeline) -> None:
+    sent: list[PipelineMessage] = [Open(Slot(1), Epoch(2)), Close(Slot(1), Epoch(2))]
     for message in sent:
-        ring.supervisor.send(message)
-    came: list[RingMessage] = []
+        pipeline.supervisor.send(message)
+    came: list[PipelineMessage] = []
     while sent[-1] not in came:
-        came.append(await ring.next_message())
+        came.append(await pipeline.next_message())
     assert [message for message in came if message.epoch == 2] == sent
 
 
-async def test_every_frame_says_how_long_each_stage_took(ring: Ring) -> None:
-    ring.supervisor.send(Open(Slot(0), Epoch(3)))
-    ring.supervisor.send(frame(0, 3, 0))
-    spans = (await ring.next_frame()).spans
+async def test_every_frame_says_how_long_each_stage_took(pipeline: SupervisedPipeline) -> None:
+    pipeline.supervisor.send(Open(Slot(0), Epoch(3)))
+    pipeline.supervisor.send(frame(0, 3, 0))
+    spans = (await pipeline.next_frame()).spans
     assert [span.stage for span in spans] == [Stage.ENCODE, Stage.STEP, Stage.DECODE]
     moments = [moment for span in spans for moment in (span.started_s, span.ended_s)]
     assert moments == sorted(moments)
 
 
-async def test_every_worker_is_a_process_of_its_own(ring: Ring) -> None:
-    pids = ring.supervisor.process_ids
-    assert set(pids) == {(Stage.STEP, 0)} | {(stage, i) for stage in (Stage.ENCODE, Stage.DECODE) for i in range(2)}
-    assert len(set(pids.values()) | {os.getpid()}) == 6
+async def test_every_stage_is_one_process_of_its_own(pipeline: SupervisedPipeline) -> None:
+    pids = pipeline.supervisor.process_ids
+    assert set(pids) == set(Stage)
+    assert len({*pids.values(), os.getpid()}) == 4
 
 
-@pytest.mark.parametrize("killed", KINDS, ids=lambda name: name[0])
-async def test_a_worker_that_is_killed_is_reported_and_started_again_and_the_ring_works_as_before(
-    ring: Ring, killed: WorkerName
+async def test_no_worker_has_a_secret_in_its_environment(pipeline: SupervisedPipeline) -> None:
+    for pid in pipeline.supervisor.process_ids.values():
+        inherited = psutil.Process(pid).environ()
+        assert "PATH" in inherited
+        assert "a secret" not in inherited.values()
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_of_what_nobody_has_thought_of_nothing_is_inherited(stage: Stage) -> None:
+    useful = {"PATH": "/bin", "HOME": "/root", "https_proxy": "http://proxy", "CUDA_VISIBLE_DEVICES": "0"}
+    inherited = worker_environment(stage, {**useful, "AWS_SECRET_ACCESS_KEY": "a secret", "HF_TOKEN": "of the hub"})
+    assert inherited.items() >= useful.items()
+    assert "a secret" not in inherited.values()
+    assert ("HF_TOKEN" in inherited) == (stage is Stage.STEP), "which downloads"
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_when_a_worker_is_killed_the_pipeline_is_started_again_as_a_unit(
+    pipeline: SupervisedPipeline, stage: Stage
 ) -> None:
-    before = dict(ring.supervisor.process_ids)
-    os.kill(before[killed], signal.SIGKILL)
-    assert await ring.next_lost() == killed
-    assert not ring.supervisor.ready
-    await ring.until_ready()
+    before, losses = pipeline.supervisor.process_ids, state(pipeline, stage).losses
+    os.kill(before[stage], signal.SIGKILL)
+    assert await pipeline.next_lost() == f"{stage}: killed by SIGKILL"
+    assert not pipeline.supervisor.ready
+    await pipeline.until_ready()
     for slot in range(2):
-        assert [seq for seq, _ in await ring.go_round(slot, epoch=10 + KINDS.index(killed))] == [0, 1, 2]
-    after = ring.supervisor.process_ids
-    assert {name for name in after if after[name] != before[name]} == {killed}, "the others were not touched"
-    assert ring.lost.empty()
+        assert [seq for seq, _ in await pipeline.pass_frames(slot, 10 + list(Stage).index(stage))] == [0, 1, 2]
+    assert not set(pipeline.supervisor.process_ids.values()) & set(before.values())
+    await all_gone(list(before.values()))
+    assert state(pipeline, stage).losses == losses + 1
+    assert pipeline.lost.empty()
 
 
-async def test_the_calls_of_the_other_codecs_do_not_notice(ring: Ring) -> None:
-    ring.supervisor.send(Open(Slot(0), Epoch(20)))
-    os.kill(ring.supervisor.process_ids[(Stage.ENCODE, 1)], signal.SIGKILL)
-    assert await ring.next_lost() == (Stage.ENCODE, 1)
-    ring.supervisor.send(frame(1, 20, 0))  # lost: its encoder is down
-    ring.supervisor.send(frame(0, 20, 5))
-    back = await ring.next_frame()
-    assert back.pcm is not None
-    assert (back.slot, back.epoch, float(back.pcm[0])) == (0, 20, 0.5)
-    await ring.until_ready()
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "frame under way"])
+@pytest.mark.parametrize("stage", Stage)
+async def test_when_a_worker_hangs_the_pipeline_is_started_again(
+    pipeline: SupervisedPipeline, stage: Stage, busy: bool
+) -> None:
+    before, hangs = pipeline.supervisor.process_ids, state(pipeline, stage).hangs
+    epoch = 30 + 2 * list(Stage).index(stage) + busy
+    os.kill(before[stage], signal.SIGSTOP)
+    if busy:
+        pipeline.supervisor.send(Open(Slot(0), Epoch(epoch)))
+        pipeline.supervisor.send(frame(0, epoch, 0))
+    lost = await pipeline.next_lost()
+    assert lost.startswith(f"{stage}: hangs, no {'frame' if busy else 'answer'} for")
+    await pipeline.until_ready()
+    assert [seq for seq, _ in await pipeline.pass_frames(1, epoch)] == [0, 1, 2]
+    await all_gone(list(before.values()))
+    assert state(pipeline, stage).hangs == hangs + 1
+
+
+async def test_that_a_pipeline_is_lost_is_told_before_its_processes_have_ended() -> None:
+    found: asyncio.Queue[set[str]] = asyncio.Queue()
+    pids: list[int] = []
+    supervisor = Supervisor(
+        LOOPBACK, lambda _: None, lambda _: found.put_nowait({psutil.Process(pid).status() for pid in pids}), print
+    )
+    supervising = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await supervisor.wait_ready()
+        pids += supervisor.process_ids.values()
+        os.kill(pids[0], signal.SIGSTOP)
+        assert psutil.STATUS_STOPPED in await found.get()
+    supervising.cancel()
+    await asyncio.wait({supervising})
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_a_worker_that_hangs_while_it_starts_is_started_again(stage: Stage) -> None:
+    pipeline = SupervisedPipeline(limits=Limits(start_s=2.0))
+    supervising = asyncio.create_task(pipeline.supervisor.run())
+    async with asyncio.timeout(PATIENCE_S):
+        while stage not in pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
+            await asyncio.sleep(0)
+    os.kill(pipeline.supervisor.process_ids[stage], signal.SIGSTOP)
+    assert await pipeline.next_lost() == f"{stage}: hangs, no progress of its start for 2 s"
+    await pipeline.until_ready()
+    assert [seq for seq, _ in await pipeline.pass_frames(0, 1)] == [0, 1, 2]
+    supervising.cancel()
+    await asyncio.wait({supervising})
 
 
 async def test_an_orderly_stop_leaves_no_process() -> None:
-    async with running(codecs=1) as ring:
-        pids = list(ring.supervisor.process_ids.values())
+    async with running() as pipeline:
+        pids = list(pipeline.supervisor.process_ids.values())
         assert len(pids) == 3
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
 
 
+async def test_a_stop_leaves_no_process_even_if_one_hangs_and_no_descriptor() -> None:
+    before = psutil.Process().num_fds()
+    async with running() as pipeline:
+        pids = list(pipeline.supervisor.process_ids.values())
+        os.kill(pids[1], signal.SIGSTOP)
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert psutil.Process().num_fds() <= before
+
+
 async def test_a_stop_in_the_middle_of_the_start_leaves_no_process() -> None:
-    ring = Ring(LOOPBACK, codecs=1)
-    supervising = asyncio.create_task(ring.supervisor.run())
+    pipeline = SupervisedPipeline()
+    supervising = asyncio.create_task(pipeline.supervisor.run())
     async with asyncio.timeout(PATIENCE_S):
-        while not ring.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
+        while not pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
             await asyncio.sleep(0)
-    pids = list(ring.supervisor.process_ids.values())
+    pids = list(pipeline.supervisor.process_ids.values())
     supervising.cancel()
     await asyncio.wait({supervising})
     await all_gone(pids)
 
 
 async def test_a_stop_before_anything_has_started_is_one_too() -> None:
-    supervising = asyncio.create_task(Ring(LOOPBACK, codecs=1).supervisor.run())
+    supervising = asyncio.create_task(SupervisedPipeline().supervisor.run())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     supervising.cancel()
@@ -116,21 +192,30 @@ async def test_a_stop_before_anything_has_started_is_one_too() -> None:
 
 async def test_a_worker_that_cannot_run_says_why(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    config = replace(LOOPBACK, engine="mlx", codec="mimi", checkpoint=str(missing))
-    supervisor = Supervisor(config, 1, lambda _: None, lambda _: None, lambda _: None)
+    config = replace(LOOPBACK, engine="mlx", codec="rustymimi", checkpoint=str(missing))
+    supervisor = Supervisor(config, lambda _: None, lambda _: None, lambda _: None)
     with pytest.raises(WorkerRefused, match=f"MOSHI_CHECKPOINT={missing}"):
         async with asyncio.timeout(PATIENCE_S):
             await supervisor.run()
     assert supervisor.process_ids == {}
 
 
+async def test_a_worker_that_ends_at_each_start_ends_the_service_with_its_exit_status() -> None:
+    config = replace(LOOPBACK, log_format=cast("LineFormat", "which raises KeyError"))
+    supervisor = Supervisor(config, lambda _: None, lambda _: None, lambda _: None)
+    with pytest.raises(WorkerRefused, match=r"worker step fails at each start \(exit status 1\)"):
+        async with asyncio.timeout(3 * PATIENCE_S):
+            await supervisor.run()
+    assert supervisor.process_ids == {}
+
+
 ORPHANS = """
 import asyncio
-from tests.processes.ring import running
+from tests.processes.pipeline import running
 
 async def main():
-    async with running(codecs=1) as ring:
-        print(*ring.supervisor.process_ids.values(), flush=True)
+    async with running() as pipeline:
+        print(*pipeline.supervisor.process_ids.values(), flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())

@@ -25,7 +25,7 @@ from app.web.selftest import build_selftest_router
 from app.web.wait_routes import build_wait_router
 from app.web.webhooks import Webhooks
 from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
-from workers.messages import RingMessage
+from workers.messages import PipelineMessage
 
 SOCKET_BASE = PUBLIC.replace("https:", "wss:")
 
@@ -50,7 +50,7 @@ class Front:
 
     settings: Settings = field(default_factory=front_settings)
     now_s: float = 0.0
-    sent: list[RingMessage] = field(default_factory=list)
+    sent: list[PipelineMessage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.switchboard = Switchboard(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)

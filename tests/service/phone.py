@@ -16,7 +16,7 @@ from app.simulator.carrier import CarrierProtocol, Play
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Media, Started, StreamSid
 from app.twilio.signature import sign
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 PUBLIC = "https://phone.example.com"
 TOKEN, SECONDARY = "the-auth-token", "the-next-auth-token"

@@ -19,7 +19,7 @@ from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
 from app.simulator.report import CallReport, Outcome
 from app.simulator.waiting import Exchange
-from tests.processes.ring import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
 
 FIRST = ["CA1", "CA2"]

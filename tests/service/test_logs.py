@@ -15,7 +15,7 @@ import pytest
 
 from app.twilio.events import DtmfPressed, Stopped
 from app.twilio.signature import SIGNATURE_HEADER
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, SECONDARY, TOKEN, Phone, closing_code, new_call_sid
 from tests.service.test_serve import GOOD, ROOT, Program, free_port
 

@@ -28,7 +28,7 @@ from app.simulator.callee import Answer, Callee
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.report import Outcome
 from app.simulator.rest import RestStandIn, serving_rest
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, Program, free_port, serve
 

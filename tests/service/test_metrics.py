@@ -14,7 +14,7 @@ import pytest
 
 from app.metrics.page import write_page
 from tests.app.metrics.test_families import samples
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
 from tests.service.test_serve import GOOD, Program, free_port, serve
 
@@ -66,7 +66,7 @@ async def test_a_call_is_seen_from_its_first_sound_to_its_end_and_so_is_a_worker
         losses = {key: value for key, value in samples(page).items() if key[0] == "moshi_bridge_worker_losses_total"}
         assert sum(losses.values()) == 1
         await until(phone, "ready", 1)
-        for worker in ("step-0", "encode-0", "decode-0"):
+        for worker in ("step", "encode", "decode"):
             page = await until(phone, "worker_work_seconds_count", 0, worker=worker)
         memory = {labels: value for (name, labels), value in samples(page).items() if "resident_memory" in name}
         assert len(memory) == 4, "app, encoder, engine, decoder"
@@ -94,7 +94,7 @@ async def test_promtool_finds_no_fault_with_the_page(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, phone):
         async with phone.call() as call:
             await call.speaks(3)
-        page = await until(phone, "worker_work_seconds_count", 0, worker="decode-0")
+        page = await until(phone, "worker_work_seconds_count", 0, worker="decode")
     assert PROMTOOL
     done = await asyncio.to_thread(
         subprocess.run, [PROMTOOL, "check", "metrics"], input=page, capture_output=True, check=False

@@ -19,7 +19,7 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import RATE_HZ
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 SECONDS = 8.0
 LOOK_AGAIN_S = 0.1

@@ -13,7 +13,7 @@ from pathlib import Path
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.callee import Callee
 from app.simulator.rest import serving_rest
-from tests.processes.ring import PATIENCE_S, all_gone
+from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, ROOT, Program, free_port
 from tests.tunnel.place import install

@@ -23,7 +23,7 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario, Window
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_call_log import HUNG_UP, command, until_kept
 from tests.service.test_serve import LOOPBACK, Program, free_port, serve

@@ -18,7 +18,7 @@ from app.server import Service
 from app.twilio.signature import sign
 from app.web import selftest
 from app.web.selftest import PATH, NotProved, prove
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import SECONDARY, TOKEN
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from app.twilio.events import Stopped
 from app.twilio.twiml import Reject
-from tests.processes.ring import PATIENCE_S, all_gone
+from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, new_call_sid
 
 ROOT = str(Path(__file__).parent.parent.parent)

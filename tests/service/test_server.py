@@ -4,10 +4,10 @@ import socket
 import pytest
 
 from app.config import SettingsError, read_settings
-from app.server import Service, codec_pairs, worker_config
-from app.service.rehearsal import RehearsalFailed
+from app.server import Service, worker_config
+from app.service.self_test import PipelineLost, SelfTestFailed
 from app.web.listener import listen
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 LOOPBACK = read_settings(engine="loopback", codec="loopback")
 
@@ -16,14 +16,35 @@ async def test_a_service_whose_workers_cannot_take_a_frame_stops_and_says_so(mon
     service = Service(LOOPBACK, lambda _: None)
 
     async def fail(slots: int) -> float:
-        raise RehearsalFailed("step: not a number")
+        raise SelfTestFailed("step: not a number")
 
-    monkeypatch.setattr(service._rehearsal, "run", fail)
-    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(RehearsalFailed, match="not a number"):
+    monkeypatch.setattr(service._self_test, "run", fail)
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(SelfTestFailed, match="not a number"):
         async with asyncio.timeout(PATIENCE_S):
             await service.run(sock)
     assert service.supervisor.process_ids == {}
     assert not service.switchboard.ready
+
+
+async def test_a_pipeline_that_is_lost_during_its_self_test_is_tested_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, attempts = Service(LOOPBACK, lambda _: None), 0
+    test = service._self_test.run
+
+    async def lose_first(slots: int) -> float:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise PipelineLost("self-test: step: killed by SIGKILL")
+        return await test(slots)
+
+    monkeypatch.setattr(service._self_test, "run", lose_first)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        running = asyncio.create_task(service.run(sock))
+        async with asyncio.timeout(PATIENCE_S):
+            await service.rehearsed.wait()
+        assert (attempts, service.switchboard.ready) == (2, True)
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -31,12 +52,6 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"PORT={port}, HOST=127.0.0.1"):
             listen(read_settings(port=port))
-
-
-@pytest.mark.parametrize("max_calls", [1, 2, 256])
-def test_one_codec_serves_all_calls_but_of_rustymimis_there_are_more_at_most_one_a_call(max_calls: int) -> None:
-    assert codec_pairs(read_settings(max_calls=max_calls, codec="auto")) == 1
-    assert 1 <= codec_pairs(read_settings(max_calls=max_calls, codec="mimi")) <= max_calls
 
 
 def test_workers_are_told_what_the_settings_say() -> None:

@@ -30,7 +30,7 @@ from app.simulator.report import Outcome
 from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.signature import sign
 from app.twilio.twiml import Connect, Hangup, Reject, parse
-from tests.processes.ring import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import (
     ACCOUNT,
     PUBLIC,
@@ -70,9 +70,8 @@ class Served:
                     return line
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(PATIENCE_S), log_lines("workers.supervisor") as lines:
-            while not self.service.supervisor.ready:
-                await lines.get()
+        async with asyncio.timeout(PATIENCE_S):
+            await self.service.supervisor.wait_ready()
 
     def record(self, call_sid: CallSid) -> CallRecord:
         return next(record for record in self.service.switchboard.records() if record.call_sid == call_sid)
@@ -247,7 +246,7 @@ async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: 
     http = served.phone.http
     assert (await http.get("/healthz")).json() == {"status": "alive"}
     readyz = (await http.get("/readyz")).json()
-    assert readyz == {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False}
+    assert readyz == {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False, "pipeline": "ready"}
     for _ in range(MAX_CALLS):
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
@@ -583,10 +582,9 @@ async def test_a_stop_ends_the_call_even_if_the_socket_stays_open(served: Served
 async def test_a_lost_worker_ends_the_call_and_the_next_one_is_served(served: Served, stage: Stage) -> None:
     async with served.phone.call() as call:
         await call.speaks()
-        name = next(name for name in served.service.supervisor.process_ids if name[0] is stage)
-        os.kill(served.service.supervisor.process_ids[name], signal.SIGKILL)
+        os.kill(served.service.supervisor.process_ids[stage], signal.SIGKILL)
         assert await closing_code(call.socket) == 1000
-        await served.until(call.call_sid, f"ended: a worker was lost ({stage}-0)")
+        await served.until(call.call_sid, f"ended: a worker was lost ({stage}: killed by SIGKILL)")
     assert await served.phone.ring(new_call_sid()) == (Reject("busy"),), "until the worker is back"
     await served.until_ready()
     async with served.phone.call() as call:

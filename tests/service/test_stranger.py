@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from app.twilio.signature import sign
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid
 from tests.service.test_serve import GOOD, Program, free_port, serve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.test_serve import ROOT
 
 LOOK_AGAIN_S = 0.05

@@ -34,7 +34,7 @@ class Story:
         self.deeds = [self.ring] * 3 + [
             *(self.connect, self.connect, self.begin, self.hang_up, self.give_up_waiting, self.never_connect),
             *(self.fail_handshake, self.lose_socket, self.say_stop, self.claim_to_be_another, self.fail_stage),
-            *(self.lose_worker, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
+            *(self.lose_pipeline, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
         ]
         self.rung = self.put_through_from_line = 0
 
@@ -170,9 +170,9 @@ class Story:
             self.front.board.take_message(Frame(reservation.slot, reservation.epoch, 0, None))
             self.front.board.take_message(Failed(reservation.slot, reservation.epoch, Stage.STEP, "broken"))
 
-    def lose_worker(self) -> None:
+    def lose_pipeline(self) -> None:
         self.front.warm = False
-        self.front.board.lose_worker((Stage.ENCODE, self.random.randrange(2)), codecs=2)
+        self.front.board.lose_pipeline("encode: killed by SIGKILL")
         self.front.warm = True
         self.front.room.call_next()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.engine.loopback import LoopbackEngine, LoopbackStep, NoPieces
-from workers.engine.station import EngineStation
+from workers.engine.stage import EngineStage
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 
 PACKET_S = 0.02
@@ -63,7 +63,7 @@ callers = st.lists(
 def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine, list[tuple[float, float]], int]:
     """Return the engine, when each frame came and how long it waited, and how many frames were dropped."""
     engine = SlowEngine(step_s)
-    station = EngineStation(engine, NoPieces, lambda: engine.now)
+    station = EngineStage(engine, NoPieces, lambda: engine.now)
     coming: list[tuple[float, Open | Codes]] = []
     for place, caller in enumerate(crowd):
         slot, silence = Slot(place), GREETING if caller.greeted else GREETING[:0]

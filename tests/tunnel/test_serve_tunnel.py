@@ -10,7 +10,7 @@ import pytest
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
-from tests.processes.ring import PATIENCE_S, all_gone
+from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
-from tests.processes.ring import all_gone
+from tests.processes.pipeline import all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install

@@ -28,7 +28,7 @@ from app.tunnel.number import NumberKeeper
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
 from app.web.selftest import prove
-from tests.processes.ring import PATIENCE_S, all_gone, log_lines
+from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
 from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
 from tests.tunnel.number import FakeNumber, NumberTrouble
 from tests.tunnel.place import Place, install

@@ -6,9 +6,6 @@ from workers.messages import Stage, WorkerConfig
 
 LOOPBACK = WorkerConfig(
     stage=Stage.STEP,
-    index=0,
-    count=1,
-    downstream_count=1,
     slots=2,
     engine="loopback",
     codec="loopback",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.link import BACKLOG, Link, LinkClosed, pair
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, RingMessage, Slot, Stage
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
 
 MANY_READS = 2_000
 
@@ -133,7 +133,7 @@ def test_the_oldest_audio_is_dropped_when_the_other_end_does_not_keep_up(narrow:
 
 
 SLOTS = st.integers(0, 3).map(Slot)
-MESSAGES: st.SearchStrategy[RingMessage] = st.one_of(
+MESSAGES: st.SearchStrategy[PipelineMessage] = st.one_of(
     st.builds(Open, SLOTS, st.just(Epoch(1))),
     st.builds(Close, SLOTS, st.just(Epoch(1))),
     st.builds(Failed, SLOTS, st.just(Epoch(1)), st.just(Stage.STEP), st.just("because")),
@@ -144,7 +144,7 @@ MESSAGES: st.SearchStrategy[RingMessage] = st.one_of(
 
 @given(st.lists(MESSAGES, min_size=BACKLOG, max_size=3 * BACKLOG))
 @settings(deadline=None, max_examples=30)
-def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[RingMessage]) -> None:
+def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[PipelineMessage]) -> None:
     with closing(small_line()) as line:
         for message in sent:
             line.left.send(message)
@@ -157,43 +157,6 @@ def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[Ring
     assert all(message in remaining for message in arrived), "what arrives keeps its order"
 
 
-def test_a_descriptor_travels_with_its_message_and_is_a_copy(line: Line) -> None:
-    ours, theirs = socket.socketpair()
-    line.left.send("a socket for you", theirs.fileno())
-    theirs.close()
-    assert line.right.receive() == ["a socket for you"]
-    with ours, line.right.take_socket() as taken:
-        ours.send(b"hello")
-        assert taken.recv(16) == b"hello"
-
-
-def test_descriptors_keep_their_order_however_many_there_are(line: Line) -> None:
-    pairs = [socket.socketpair() for _ in range(6)]
-    for number, (_, theirs) in enumerate(pairs):
-        line.left.send(number, theirs.fileno())
-        theirs.close()
-    arrived: list[object] = []
-    while len(arrived) < len(pairs):
-        arrived += line.right.receive()
-    assert arrived == list(range(6))
-    for number, (ours, _) in enumerate(pairs):
-        with ours, line.right.take_socket() as taken:
-            ours.send(bytes([number]))
-            assert taken.recv(1) == bytes([number])
-
-
-def test_a_descriptor_waits_with_its_message(narrow: Line) -> None:
-    for seq in range(4):
-        narrow.left.send(frame(seq))
-    ours, theirs = socket.socketpair()
-    narrow.left.send("late", theirs.fileno())
-    theirs.close()
-    assert everything(narrow)[-1] == "late"
-    with ours, narrow.right.take_socket() as taken:
-        taken.send(b"!")
-        assert ours.recv(1) == b"!"
-
-
 def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
@@ -201,14 +164,8 @@ def open_descriptors() -> int:
 def test_closing_leaves_no_descriptor_open() -> None:
     before = open_descriptors()
     line = small_line()
-    ours, theirs = socket.socketpair()
-    line.left.send("taken by nobody", theirs.fileno())
-    line.right.receive()
     for seq in range(4):
         line.left.send(frame(seq))
-    line.left.send("never sent", theirs.fileno())
-    ours.close()
-    theirs.close()
     line.close()
     assert open_descriptors() == before
 

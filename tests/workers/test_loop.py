@@ -1,29 +1,15 @@
-import selectors
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, LinkClosed, pair
 from workers.loop import ControlClosed, WorkerLoop
-from workers.messages import (
-    Attach,
-    Close,
-    Codes,
-    Direction,
-    Epoch,
-    Open,
-    Ping,
-    Pong,
-    RingMessage,
-    Slot,
-    Stage,
-    WorkerConfig,
-)
+from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Pong, Slot, Stage
 
-CONFIG = WorkerConfig(Stage.STEP, 0, 1, 2, 4, "loopback", "loopback", "", None, Path(), 0, 60.0)
+POISON = Slot(13)
 
 
 def opened(slot: int) -> Open:
@@ -34,67 +20,75 @@ def closed(slot: int) -> Close:
     return Close(Slot(slot), Epoch(1))
 
 
+def audio(seq: int, text: str = "") -> Codes:
+    return Codes(Slot(0), Epoch(1), seq, None, text)
+
+
 class Conveyor:
     """Passes what is no audio on at once; a unit of work passes on the oldest audio."""
 
     def __init__(self) -> None:
-        self.belt: list[RingMessage] = []
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.belt)
+        self.belt: list[PipelineMessage] = []
 
     def due_s(self) -> float | None:
-        return 0.0 if self.busy else None
+        return 0.0 if self.belt else None
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+        if message.slot == POISON:
+            raise KeyError(message.slot)
         if not isinstance(message, Codes):
             return [message]
         self.belt.append(message)
         return []
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         return [self.belt.pop(0)]
-
-
-class ControlLast(selectors.DefaultSelector):
-    """Tells of the links first and of the control link last, as no kernel promises not to."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return sorted(super().select(timeout), key=lambda ready: -ready[0].fd)
 
 
 class Bench:
     """A loop with all its other ends in our hands: turn by turn, in one thread."""
 
-    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
-        self.supervisor, control = map(Link, pair())
-        self.control = control
-        self.loop = WorkerLoop(CONFIG, control, Conveyor(), _selector=selector or selectors.DefaultSelector())
-        self.loop._selector.register(control, selectors.EVENT_READ, self.loop._read_control)
-        self.others: list[Link] = []
-
-    def attach(self, direction: Direction, index: int = 0) -> Link:
-        ours, theirs = pair()
-        with theirs:
-            self.supervisor.send(Attach(direction, index), theirs.fileno())
-        self.others.append(Link(ours))
-        return self.others[-1]
+    def __init__(self) -> None:
+        ends = [Link(end) for _ in range(3) for end in pair()]
+        self.supervisor, control, self.upstream, upstream, self.downstream, downstream = ends
+        self.loop = WorkerLoop(Stage.STEP, control, upstream, downstream, Conveyor())
+        self._ends = ends
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
-            self.loop._turn()
+            self.loop.turn(longest_s=0)
 
-    def turn_if_due(self) -> None:
-        """Turn unless that would be to wait."""
-        if self.loop._selector.select(0):
-            self.turn()
+    def send(self, *messages: PipelineMessage) -> None:
+        """Send to the loop and let it take in what has come."""
+        for message in messages:
+            self.upstream.send(message)
+        self.turn()
+
+    def came(self) -> list[object]:
+        """What has come out of the loop."""
+        return self.downstream.receive()
+
+    def ask(self) -> Pong:
+        self.supervisor.send(Ping(7))
+        self.turn()
+        (pong,) = self.supervisor.receive()
+        assert isinstance(pong, Pong)
+        return pong
+
+    def fill(self) -> int:
+        """Send audio until the way on is blocked and drops; return how many messages that took."""
+        sent = 0
+        while True:
+            self.send(*(audio(sent + n, "x" * 10_000) for n in range(8)))
+            self.turn(8)
+            sent += 8
+            pong = self.ask()
+            if pong.vitals and pong.vitals.dropped:
+                return sent
 
     def close(self) -> None:
-        links = [*self.loop._upstream.values(), *self.loop._downstream.values(), *self.others]
-        for link in (self.supervisor, self.control, *links):
+        for link in self._ends:
             link.close()
-        self.loop._selector.close()
 
 
 @pytest.fixture
@@ -104,162 +98,59 @@ def bench() -> Iterator[Bench]:
     bench.close()
 
 
-def heard(link: Link) -> list[object]:
-    try:
-        return link.receive()
-    except LinkClosed:
-        return ["the end"]
-
-
 def test_a_ping_is_answered(bench: Bench) -> None:
-    bench.supervisor.send(Ping(7))
-    bench.turn()
-    (pong,) = bench.supervisor.receive()
-    assert isinstance(pong, Pong)
-    assert pong.number == 7
+    assert bench.ask().number == 7
 
 
 def test_what_comes_in_on_one_side_goes_out_on_the_other(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    bench.turn(2)
-    upstream.send(opened(0))
-    upstream.send(closed(0))
-    bench.turn()
-    assert downstream.receive() == [opened(0), closed(0)]
-
-
-def test_every_slot_goes_to_its_neighbour(bench: Bench) -> None:
-    upstream = bench.attach(Direction.UPSTREAM)
-    neighbours = [bench.attach(Direction.DOWNSTREAM, index) for index in range(2)]
-    bench.turn(3)
-    for slot in range(4):
-        upstream.send(opened(slot))
-    bench.turn()
-    assert [neighbour.receive() for neighbour in neighbours] == [[opened(0), opened(2)], [opened(1), opened(3)]]
+    bench.send(opened(0), closed(0))
+    assert bench.came() == [opened(0), closed(0)]
 
 
 def test_whatever_has_arrived_is_taken_in_between_two_units_of_work(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    bench.turn(2)
-    audio = [Codes(Slot(0), Epoch(1), seq, None) for seq in range(3)]
-    for message in audio:
-        upstream.send(message)
+    frames = [audio(seq) for seq in range(3)]
+    bench.send(*frames)
+    bench.send(closed(0))
+    assert bench.came() == [frames[0], closed(0), frames[1]]
     bench.turn()
-    upstream.send(closed(0))
-    bench.turn()
-    assert downstream.receive() == [audio[0], closed(0), audio[1]]
-    bench.turn()
-    assert downstream.receive() == [audio[2]]
+    assert bench.came() == [frames[2]]
 
 
-def test_without_a_neighbour_messages_are_lost_and_the_loop_goes_on(bench: Bench) -> None:
-    upstream = bench.attach(Direction.UPSTREAM)
-    bench.turn()
-    upstream.send(opened(0))
-    bench.turn()
-    downstream = bench.attach(Direction.DOWNSTREAM)
-    bench.turn()
-    upstream.send(closed(0))
-    bench.turn()
-    assert downstream.receive() == [closed(0)]
-
-
-@pytest.mark.parametrize("direction", Direction)
-def test_a_new_neighbour_takes_the_place_of_the_old_one(bench: Bench, direction: Direction) -> None:
-    old = bench.attach(direction)
-    other = bench.attach(Direction.UPSTREAM if direction is Direction.DOWNSTREAM else Direction.DOWNSTREAM)
-    new = bench.attach(direction)
-    bench.turn(3)
-    source, target = (new, other) if direction is Direction.UPSTREAM else (other, new)
-    source.send(opened(0))
-    bench.turn()
-    assert target.receive() == [opened(0)]
-    assert heard(old) == ["the end"]
-
-
-def test_a_neighbour_upstream_that_dies_is_forgotten(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    bench.turn(2)
-    upstream.send(opened(0))
-    upstream.close()
-    bench.turn(2)
-    assert downstream.receive() == [opened(0)]
-    assert bench.loop._upstream == {}
-
-
-def test_a_neighbour_downstream_that_dies_is_forgotten(bench: Bench) -> None:
-    upstream = bench.attach(Direction.UPSTREAM)
-    neighbours = [bench.attach(Direction.DOWNSTREAM, index) for index in range(2)]
-    bench.turn(3)
-    neighbours[0].close()
-    for slot in range(4):
-        upstream.send(opened(slot))
-    bench.turn()
-    assert neighbours[1].receive() == [opened(1), opened(3)]
-    assert list(bench.loop._downstream) == [1]
-
-
-def fill(bench: Bench, upstream: Link) -> int:
-    """Send audio for slot 0 until the link to its neighbour is blocked; return how many messages that took."""
-    sent = 0
-    while not bench.loop._downstream[0].blocked:
-        upstream.send(Codes(Slot(0), Epoch(1), sent, None, text="x" * 10_000))
-        bench.turn()
-        sent += 1
-    return sent
+def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(bench: Bench) -> None:
+    bench.send(opened(0), opened(POISON), opened(1), audio(0))
+    before, failed, *after = bench.came()
+    assert (before, after) == (opened(0), [opened(1), audio(0)])
+    assert failed == Failed(POISON, Epoch(1), Stage.STEP, "KeyError(13)", internal=True)
 
 
 def test_a_neighbour_that_does_not_read_gets_the_rest_when_it_does(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    bench.turn(2)
-    sent = fill(bench, upstream)
+    sent = bench.fill()
     seqs: list[int] = []
-    while len(seqs) < sent:
-        seqs += [message.seq for message in downstream.receive() if isinstance(message, Codes)]
-        bench.turn_if_due()
-    assert seqs == list(range(sent))
-    assert set(bench.loop._selector.get_map()) == {bench.control.fileno(), *(map(Link.fileno, upstreams(bench)))}
+    while not seqs or seqs[-1] < sent - 1:
+        seqs += [message.seq for message in bench.came() if isinstance(message, Codes)]
+        bench.turn()
+    assert seqs == sorted(seqs)
+    assert seqs[-BACKLOG + 1 :] == list(range(sent - BACKLOG + 1, sent)), "the newest ones are kept, in order"
+    bench.send(closed(0))
+    assert bench.came() == [closed(0)]
 
 
-def upstreams(bench: Bench) -> list[Link]:
-    return list(bench.loop._upstream.values())
-
-
-def test_a_neighbour_that_dies_while_it_does_not_read_takes_nobody_along(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    other = bench.attach(Direction.DOWNSTREAM, 1)
+@pytest.mark.parametrize("blocked", [False, True])
+def test_what_a_dead_neighbour_should_have_got_is_lost_and_the_loop_goes_on(bench: Bench, blocked: bool) -> None:
+    if blocked:
+        bench.fill()
+    bench.downstream.close()
+    bench.send(opened(0), audio(0), closed(0))
     bench.turn(3)
-    fill(bench, upstream)
-    downstream.close()
-    upstream.send(opened(0))  # in the same turn as the news that the neighbour's socket is broken
-    upstream.send(opened(1))
-    bench.turn_if_due()
-    bench.turn_if_due()
-    assert other.receive() == [opened(1)]
-    assert list(bench.loop._downstream) == [1]
+    assert bench.ask().number == 7
 
 
-def test_a_neighbour_that_dies_and_is_back_within_one_turn_is_the_new_one(bench: Bench) -> None:
-    old, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
-    bench.turn(2)
-    new = bench.attach(Direction.UPSTREAM)
-    old.close()
-    bench.turn_if_due()
-    bench.turn_if_due()
-    new.send(opened(0))
-    bench.turn()
-    assert downstream.receive() == [opened(0)]
-
-
-def test_links_are_made_before_anything_that_comes_over_them_is_passed_on() -> None:
-    bench = Bench(ControlLast())
-    upstream = bench.attach(Direction.UPSTREAM)
-    bench.turn()
-    downstream = bench.attach(Direction.DOWNSTREAM)
-    upstream.send(opened(0))
-    bench.turn()
-    assert downstream.receive() == [opened(0)]
-    bench.close()
+def test_a_neighbour_that_has_sent_its_last_message_is_heard_and_no_more_waited_for(bench: Bench) -> None:
+    bench.upstream.send(opened(0))
+    bench.upstream.close()
+    bench.turn(3)
+    assert bench.came() == [opened(0)]
+    assert bench.ask().number == 7
 
 
 def test_the_end_of_the_control_link_is_the_end(bench: Bench) -> None:
@@ -268,49 +159,38 @@ def test_the_end_of_the_control_link_is_the_end(bench: Bench) -> None:
         bench.turn()
 
 
-def test_a_message_that_is_for_nobody_is_a_mistake_of_ours(bench: Bench) -> None:
-    bench.supervisor.send(replace(CONFIG))
+def test_a_supervisor_that_asks_and_is_gone_is_the_end(bench: Bench) -> None:
+    bench.supervisor.send(Ping(1))
+    bench.supervisor.close()
+    with pytest.raises(ControlClosed):
+        bench.turn()
+
+
+def test_a_control_message_that_is_no_ping_is_our_mistake(bench: Bench) -> None:
+    bench.supervisor.send(replace(LOOPBACK))
     with pytest.raises(TypeError, match="no message for a running worker"):
         bench.turn()
 
 
-def test_a_loop_runs_until_its_control_link_closes() -> None:
-    supervisor, control = map(Link, pair())
-    worker = threading.Thread(target=WorkerLoop(CONFIG, control, Conveyor()).run, daemon=True)
+def test_a_loop_runs_until_its_control_link_closes(bench: Bench) -> None:
+    worker = threading.Thread(target=bench.loop.run, daemon=True)
     worker.start()
-    supervisor.close()
+    bench.supervisor.close()
     worker.join(timeout=10)
     assert not worker.is_alive()
-    control.close()
 
 
 def test_the_answer_to_a_ping_says_how_much_work_there_was(bench: Bench) -> None:
-    upstream = bench.attach(Direction.UPSTREAM)
-    bench.turn()
-    for seq in range(3):
-        upstream.send(Codes(Slot(0), Epoch(1), seq, None))
-    bench.turn(3)
-    bench.supervisor.send(Ping(1))
-    bench.turn_if_due()
-    (pong,) = bench.supervisor.receive()
-    assert isinstance(pong, Pong)
-    assert pong.vitals is not None
-    assert (pong.vitals.work_s.count, pong.vitals.rows.total, pong.vitals.dropped) == (3, 3, 0)
-    assert pong.vitals.memory_bytes > 1 << 20
-    assert pong.vitals.cpu_s > 0
-
-
-def test_frames_that_found_no_room_are_counted_even_when_the_neighbour_is_gone(bench: Bench) -> None:
-    upstream, downstream = bench.attach(Direction.UPSTREAM), bench.attach(Direction.DOWNSTREAM)
+    bench.send(*(audio(seq) for seq in range(3)))
     bench.turn(2)
-    fill(bench, upstream)
-    for seq in range(2 * BACKLOG):
-        upstream.send(Codes(Slot(0), Epoch(1), seq, None))
-        bench.turn()
-    dropped = bench.loop._read_vitals().dropped
-    assert dropped > 0
-    downstream.close()
-    upstream.send(opened(0))
-    bench.turn_if_due()
-    assert 0 not in bench.loop._downstream
-    assert bench.loop._read_vitals().dropped >= dropped
+    vitals = bench.ask().vitals
+    assert vitals is not None
+    assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)
+    assert vitals.memory_bytes > 1 << 20
+    assert vitals.cpu_s > 0
+
+
+def test_a_link_says_nothing_after_its_end(bench: Bench) -> None:
+    bench.loop.downstream.close()
+    with pytest.raises(LinkClosed):
+        bench.came()

@@ -7,22 +7,20 @@ import numpy as np
 import pytest
 
 from workers.messages import (
-    Attach,
     Close,
     Codes,
     ControlMessage,
-    Direction,
     Epoch,
     Failed,
     Frame,
     Open,
     Ping,
+    PipelineMessage,
     Pong,
     Prepared,
     Progress,
     Ready,
     Refused,
-    RingMessage,
     Slot,
     Span,
     Stage,
@@ -32,12 +30,9 @@ from workers.messages import (
 SPANS = (Span(Stage.ENCODE, 1.0, 1.5), Span(Stage.STEP, 1.5, 2.0))
 CONFIG = WorkerConfig(
     stage=Stage.DECODE,
-    index=1,
-    count=2,
-    downstream_count=1,
     slots=4,
     engine="mlx",
-    codec="mimi",
+    codec="rustymimi",
     checkpoint="hf://kyutai/moshiko-mlx-q4",
     quantize=4,
     cache=Path("/cache"),
@@ -53,8 +48,8 @@ EVERY_KIND = [
     Frame(Slot(1), Epoch(2), 3, None),
     Codes(Slot(1), Epoch(2), 3, np.arange(8, dtype=np.int32), " hi", 4, SPANS),
     Failed(Slot(1), Epoch(2), Stage.STEP, "reason"),
+    Failed(Slot(1), Epoch(2), Stage.STEP, "reason", internal=True),
     CONFIG,
-    Attach(Direction.UPSTREAM, 1),
     Progress("loading", 1, 2),
     Prepared(Path("/mimi"), 3),
     Prepared(None, 0),
@@ -66,11 +61,11 @@ EVERY_KIND = [
 
 
 def test_every_kind_of_message_is_here() -> None:
-    assert {type(message) for message in EVERY_KIND} == {*get_args(RingMessage), *get_args(ControlMessage)}
+    assert {type(message) for message in EVERY_KIND} == {*get_args(PipelineMessage), *get_args(ControlMessage)}
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
-def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: RingMessage | ControlMessage) -> None:
+def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: PipelineMessage | ControlMessage) -> None:
     back = pickle.loads(pickle.dumps(message, protocol=5))
     assert type(back) is type(message)
     for field in fields(message):
@@ -78,7 +73,7 @@ def test_a_message_comes_out_of_a_pickle_as_it_went_in(message: RingMessage | Co
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
-def test_a_message_cannot_be_changed(message: RingMessage | ControlMessage) -> None:
+def test_a_message_cannot_be_changed(message: PipelineMessage | ControlMessage) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(message, fields(message)[0].name, None)
 

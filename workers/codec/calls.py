@@ -1,9 +1,9 @@
 """The codec as its users see it: many calls, each at its own place, one frame of some of them at a time.
 
 Theory of operation. A `Step` is one library's way to let some rows advance by one frame; it holds weights and state
-and trusts what it is given. In front of it stand `Encoder` and `Decoder`: they object to a frame that no row may take,
-before any row has moved, and see that what a row brings is sound. A row that computed something else than numbers is
-reported, alone, and cleared when its slot is opened again.
+and trusts what it is given. `Encoder` and `Decoder` check each frame once, before any row has moved, and each result:
+a frame that no row may take, or a row that computed something else than numbers, gives that call a `CodecError` and
+leaves the others alone. Such a row is cleared when its slot is opened again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,6 @@ from workers.codec.error import CodecError
 from workers.codec.state import Rows
 from workers.codec.weights import CODES
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot
-
-
-class BadFrame(CodecError):
-    """A frame that the codec does not take; the call in `slot` must end, the others have not been touched."""
-
-    def __init__(self, slot: Slot, reason: str) -> None:
-        super().__init__(f"slot {slot}: {reason}")
-        self.slot = slot
 
 
 class Step(Protocol):
@@ -72,6 +64,16 @@ class _Calls:
     def close(self, slot: Slot) -> None:
         """The call in a slot is over; `open` will see to what it leaves behind."""
 
+    def _split(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[dict[Slot, NDArray[Any]], dict[Slot, CodecError]]:
+        """Return the frames that rows may take, and the errors of the others."""
+        errors = {
+            slot: CodecError(reason) for slot, frame in frames.items() if (reason := self._objection(slot, frame))
+        }
+        return {slot: frame for slot, frame in frames.items() if slot not in errors}, errors
+
+    def _objection(self, slot: Slot, frame: NDArray[Any]) -> str:
+        raise NotImplementedError
+
     def _run(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         return self._step.run(np.array(list(frames), np.intp), np.stack(list(frames.values())))
 
@@ -85,22 +87,16 @@ class _Calls:
 class Encoder(_Calls):
     """The caller's direction."""
 
-    def check(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, str]:
-        """Return which frames `encode` would not take, and why; empty when it may have them all."""
-        return {slot: reason for slot, frame in frames.items() if (reason := self._objection(slot, frame))}
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
         """Return the codes (8,) of the next frame, float32 (1920,), of each slot named; the others stay as they are.
 
-        In place of its codes a slot may get the error with which its call must end. Raises BadFrame, before anything
-        has changed, for a frame that `check` objects to.
+        In place of its codes a slot may get the error with which its call must end.
         """
-        for slot, reason in self.check(frames).items():
-            raise BadFrame(slot, reason)
-        if not frames:
-            return {}
-        codes, latent = self._run(frames)
-        return dict(zip(frames, codes, strict=True)) | self._unsound(frames, latent)
+        sound, errors = self._split(frames)
+        if not sound:
+            return {**errors}
+        codes, latent = self._run(sound)
+        return dict(zip(sound, codes, strict=True)) | self._unsound(sound, latent) | errors
 
     def _objection(self, slot: Slot, frame: Pcm) -> str:
         if not 0 <= slot < self.slots:
@@ -113,22 +109,16 @@ class Encoder(_Calls):
 class Decoder(_Calls):
     """Moshi's direction."""
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which frames `decode` would not take, and why; empty when it may have them all."""
-        return {slot: reason for slot, frame in codes.items() if (reason := self._objection(slot, frame))}
-
     def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
         """Return the next frame, float32 (1920,), of the codes (8,) of each slot named; the others stay as they are.
 
-        In place of its frame a slot may get the error with which its call must end. Raises BadFrame, before anything
-        has changed, for codes that `check` objects to.
+        In place of its frame a slot may get the error with which its call must end.
         """
-        for slot, reason in self.check(codes).items():
-            raise BadFrame(slot, reason)
-        if not codes:
-            return {}
-        (pcm,) = self._run(codes)
-        return dict(zip(codes, pcm, strict=True)) | self._unsound(codes, pcm)
+        sound, errors = self._split(codes)
+        if not sound:
+            return {**errors}
+        (pcm,) = self._run(sound)
+        return dict(zip(sound, pcm, strict=True)) | self._unsound(sound, pcm) | errors
 
     def _objection(self, slot: Slot, frame: CodeArray) -> str:
         if not 0 <= slot < self.slots:

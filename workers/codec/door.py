@@ -23,9 +23,6 @@ class Codec(Protocol):
 class Encoder(Codec, Protocol):
     """The caller's direction."""
 
-    def check(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, str]:
-        """Return which frames `encode` would not take, and why."""
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> Mapping[Slot, Payload | CodecError]:
         """Return the codes of the next frame of each slot named, or the error with which its call must end."""
 
@@ -33,22 +30,19 @@ class Encoder(Codec, Protocol):
 class Decoder(Codec, Protocol):
     """Moshi's direction."""
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which codes `decode` would not take, and why."""
-
     def decode(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Pcm | CodecError]:
         """Return the next frame of each slot named, or the error with which its call must end."""
 
 
 def open_encoder(config: WorkerConfig) -> Encoder:
-    """Return the encoder for all slots of this worker. Raises WeightsError."""
+    """Return the encoder for all slots. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
-    if config.codec == "mimi":
+    if config.codec == "rustymimi":
         from workers.codec.mimi import MimiEncoder
 
-        return MimiEncoder(config.mimi, config.own_slots, config.max_call_s)
+        return MimiEncoder(config.mimi, config.slots, config.max_call_s)
     from workers.codec.choose import library_for, make_encoder
 
     encoder = make_encoder(library_for(config.codec), config.mimi, config.slots, config.threads)
@@ -57,14 +51,14 @@ def open_encoder(config: WorkerConfig) -> Encoder:
 
 
 def open_decoder(config: WorkerConfig) -> Decoder:
-    """Return the decoder for all slots of this worker. Raises WeightsError."""
+    """Return the decoder for all slots. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
-    if config.codec == "mimi":
+    if config.codec == "rustymimi":
         from workers.codec.mimi import MimiDecoder
 
-        return MimiDecoder(config.mimi, config.own_slots, config.max_call_s)
+        return MimiDecoder(config.mimi, config.slots, config.max_call_s)
     from workers.codec.choose import library_for, make_decoder
 
     decoder = make_decoder(library_for(config.codec), config.mimi, config.slots, config.threads)
@@ -74,7 +68,7 @@ def open_decoder(config: WorkerConfig) -> Decoder:
 
 def codec_name(config: WorkerConfig) -> str:
     """Return what computes Mimi, in words."""
-    if config.codec in ("loopback", "mimi"):
+    if config.codec in ("loopback", "rustymimi"):
         return config.codec
     from workers.codec.choose import library_for
 

@@ -1,4 +1,4 @@
-"""The one door to rustymimi, the reference.
+"""The one door to rustymimi, the reference: one process serves all slots, one call after the other in a batch.
 
 What its version 0.4.1 asks for (measured): whole frames only; one `Tokenizer` per call and direction; `reset()` alone
 leaves a trace of the last audio in the next frame, so a reset here is reset, one frame of nothing, reset. It raises
@@ -6,7 +6,7 @@ ValueError once `max_seq_len` positions of 40 ms are used up or for a wrong code
 made anew. It keeps about 98 MiB for each minute of a call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ class _Line:
 class _Lines:
     """A tokenizer for each slot."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float, nothing: Nothing) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float, nothing: Nothing) -> None:
         positions = (int(max_call_s / FRAME_S) + 8) * _POSITIONS_A_FRAME
-        self._lines = {slot: _Line(weights, positions, nothing) for slot in slots}
+        self._lines = {slot: _Line(weights, positions, nothing) for slot in map(Slot, range(slots))}
 
     def open(self, slot: Slot) -> None:
         """Begin a new call in a slot."""
@@ -77,21 +77,18 @@ class _Lines:
 class MimiEncoder(_Lines):
     """The caller's direction."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
         """Load a tokenizer for each slot; a call may last `max_call_s`."""
         silence = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(silence))
-
-    def check(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, str]:
-        """Return which frames `encode` would not take, and why."""
-        fine = {slot: f.shape == (FRAME_SAMPLES,) and bool(np.isfinite(f).all()) for slot, f in frames.items()}
-        return {slot: f"not a frame of {FRAME_SAMPLES} finite samples" for slot in frames if not fine[slot]}
 
     def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
         """Return the codes (8,) of the next frame, float32 (1920,), of each slot named."""
         return {slot: self._encode(slot, frame) for slot, frame in frames.items()}
 
     def _encode(self, slot: Slot, frame: Pcm) -> CodeArray | CodecError:
+        if frame.shape != (FRAME_SAMPLES,) or not np.isfinite(frame).all():
+            return CodecError(f"not a frame of {FRAME_SAMPLES} finite samples")
         codes = self._lines[slot].step(lambda tokenizer: tokenizer.encode_step(frame[None, None]))
         return codes if isinstance(codes, CodecError) else codes[0, :, 0].astype(np.int32)
 
@@ -99,21 +96,18 @@ class MimiEncoder(_Lines):
 class MimiDecoder(_Lines):
     """Moshi's direction."""
 
-    def __init__(self, weights: Path, slots: Sequence[Slot], max_call_s: float) -> None:
+    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
         """Load a tokenizer for each slot; a call may last `max_call_s`."""
         zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))
-
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which codes `decode` would not take, and why."""
-        fine = {slot: c.shape == (CODEBOOKS,) and bool(((c >= 0) & (c < _CODES)).all()) for slot, c in codes.items()}
-        return {slot: f"not {CODEBOOKS} codes in 0..{_CODES - 1}" for slot in codes if not fine[slot]}
 
     def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
         """Return the next frame, float32 (1920,), of the codes (8,) of each slot named."""
         return {slot: self._decode(slot, frame) for slot, frame in codes.items()}
 
     def _decode(self, slot: Slot, codes: CodeArray) -> Pcm | CodecError:
+        if codes.shape != (CODEBOOKS,) or not ((codes >= 0) & (codes < _CODES)).all():
+            return CodecError(f"not {CODEBOOKS} codes in 0..{_CODES - 1}")
         wanted = codes.astype(np.uint32)[None, :, None]
         pcm = self._lines[slot].step(lambda tokenizer: tokenizer.decode_step(wanted))
         if isinstance(pcm, CodecError):

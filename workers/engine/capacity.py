@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 from moshi_mlx.models import Lm
 
-from workers.checkpoint_files import Files
+from workers.checkpoint_files import Files, Progress, report_nothing
 from workers.engine.checkpoint import config_of
 from workers.engine.engine import Engine
 from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
@@ -41,25 +41,30 @@ def fitting_slots(files: Files, config: WorkerConfig, available: int) -> int:
     return slots
 
 
-def timely_engine(lm: Lm, slots: int, sampling: Sampling, context: int | None) -> Engine:
+def timely_engine(
+    lm: Lm, slots: int, sampling: Sampling, context: int | None, progress: Progress = report_nothing
+) -> Engine:
     """Return a warm engine with as many slots, of `slots` or half, a quarter … of them, as it can step in time."""
     while True:
         engine = Engine(lm, slots, sampling, context)
-        engine.warm()
-        if slots == 1 or full_step_s(engine) <= STEP_SHARE * FRAME_S:
+        engine.warm(progress)
+        if slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine
         del engine
         mx.clear_cache()
         slots = max(1, slots // 2)
 
 
-def full_step_s(engine: Engine) -> float:
+def full_step_s(engine: Engine, progress: Progress = report_nothing) -> float:
     """Return the 95th percentile of the time of a step of all slots with full rings, in seconds."""
     silence = {Slot(slot): np.zeros(CODEBOOKS, np.int32) for slot in range(engine.slots)}
     for slot in silence:
         engine.open(slot)
         engine.skip(slot, engine.context)
-    times = [_timed(engine, silence) for _ in range(TIMED_STEPS)]
+    times = []
+    for number in range(TIMED_STEPS):
+        times.append(_timed(engine, silence))
+        progress(f"timing {engine.slots} calls", number + 1, TIMED_STEPS)
     for slot in silence:
         engine.close(slot)
     return float(np.percentile(times[1:], 95))

@@ -8,9 +8,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.nn.layers.quantized import quantize as quantize_modules
+from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig, config_v0_1
 
-from workers.checkpoint_files import CheckpointError, Files, Progress, locate, read_config
+from workers.checkpoint_files import CheckpointError, Files, Progress, locate, read_config, report_nothing
 from workers.engine.header import Tensor, read_header
 from workers.engine.sampling import Sampling
 from workers.messages import CODEBOOKS
@@ -42,7 +43,7 @@ def open_checkpoint(spec: str, quantize: int | None, *, cache: Path, progress: P
     return Checkpoint(load(files, quantize), files, sampling_of(files))
 
 
-def load(files: Files, quantize: int | None = None) -> Lm:
+def load(files: Files, quantize: int | None = None, progress: Progress = report_nothing) -> Lm:
     """Load Moshi's weights; everything is evaluated on return. Raises CheckpointError.
 
     `quantize` (None, 4 or 8 bits) packs a plain checkpoint; one that is packed already must match it or be left alone.
@@ -58,8 +59,20 @@ def load(files: Files, quantize: int | None = None) -> Lm:
     if packed is None and quantize is not None:
         plan = Quantization(quantize, GROUP_SIZES[quantize])
         _pack(lm, plan, lambda _, module: _divides(module, plan.group_size))
-    mx.eval(lm.parameters())
+    _evaluate(lm, progress)
     return lm
+
+
+def _evaluate(lm: Lm, progress: Progress) -> None:
+    """Have everything read and packed, and report it tensor by tensor: from a slow disk it takes minutes."""
+    leaves: Any = tree_flatten(lm.parameters())
+    arrays: list[mx.array] = [array for _, array in leaves]
+    mx.async_eval(arrays)  # type: ignore[no-untyped-call]
+    total, done = sum(array.nbytes for array in arrays), 0
+    for array in arrays:
+        mx.eval(array)
+        done += array.nbytes
+        progress("loading weights", done, total)
 
 
 def config_of(files: Files) -> LmConfig:

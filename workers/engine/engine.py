@@ -18,6 +18,7 @@ import numpy as np
 from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
+from workers.checkpoint_files import Progress, report_nothing
 from workers.engine import ring
 from workers.engine.forward import Forward, compiled
 from workers.engine.model import Model
@@ -27,17 +28,9 @@ from workers.engine.streams import LogArray, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot
 
 CODES = 2048
-HEARTBEAT_S = 0.5
+KEEP_ALIVE_S = 0.5
 PREFILL_STEPS = 128
 """How many steps of a log go through the model at a time: enough to keep the products busy."""
-
-
-class BadCodes(ValueError):
-    """A frame that no codec can have made; the call in `slot` must end, the others have not been touched."""
-
-    def __init__(self, slot: Slot, reason: str) -> None:
-        super().__init__(f"slot {slot}: {reason}")
-        self.slot = slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +89,18 @@ class Engine:
         """End the call in a slot. Raises KeyError when there is none."""
         self._open.remove(slot)
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Return which frames `step` would not take, and why; empty when it may have them all."""
-        return {slot: reason for slot, frame in codes.items() if (reason := self._objection(slot, frame))}
-
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Step]:
         """Take one frame of the caller's for each slot named, shape (8,), and return what Moshi says to each.
 
-        Slots that are not named stay as they are. Raises BadCodes, before anything has changed, for a frame that
-        `check` objects to.
+        Slots that are not named stay as they are, and so does one whose frame is refused: its step has a fault.
         """
-        for slot, reason in self.check(codes).items():
-            raise BadCodes(slot, reason)
-        if not codes:
-            return {}
-        self._streams.hear(codes)
-        sampled = self._sample(self._rows(), codes)
-        return {slot: self._advance(slot, codes[slot], sampled[slot]) for slot in codes}
+        refused = {slot: _refused(reason) for slot, frame in codes.items() if (reason := self._objection(slot, frame))}
+        taken = {slot: frame for slot, frame in codes.items() if slot not in refused}
+        if not taken:
+            return refused
+        self._streams.hear(taken)
+        sampled = self._sample(self._rows(), taken)
+        return {slot: self._advance(slot, taken[slot], sampled[slot]) for slot in taken} | refused
 
     def prefill(self, slot: Slot, log: LogArray) -> None:
         """Bring an open slot to where it was after the steps in `log`, shape (steps, 17), as `Step.log` gave them.
@@ -126,19 +114,22 @@ class Engine:
             read = np.stack([self._replay(slot, step) for step in part])
             self._model.recall(mx.array(read), position, self._ring, slot)
 
-    def warm(self) -> None:
+    def warm(self, progress: Progress = report_nothing) -> None:
         """Run every graph that a call may need, so that none is made while somebody waits."""
-        for rows in sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)}):
-            for size in ring.windows(self.context):
-                self._sample(rows, (), size)
+        batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
+        graphs = [(rows, size) for rows in batches for size in ring.windows(self.context)]
+        for done, (rows, size) in enumerate(graphs):
+            progress("warming up", done, len(graphs))
+            self._sample(rows, (), size)
+        progress("warming up", len(graphs), len(graphs))
         mx.eval(self._ring.keys, self._ring.values)
 
     @property
-    def heartbeat_s(self) -> float | None:
-        """How often `beat` is wanted while no call is on: macOS takes the GPU's memory back after a second of rest."""
-        return HEARTBEAT_S if mx.metal.is_available() else None
+    def keep_alive_s(self) -> float | None:
+        """Longest pause between two `keep_alive`: macOS takes the GPU's memory back after an idle second."""
+        return KEEP_ALIVE_S if mx.metal.is_available() else None
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         """Step nobody, so that the device stays awake."""
         self._sample(1, ())
 
@@ -185,3 +176,7 @@ class Engine:
         self._rules.remember(slot, text)
         self._rules.draw(slot + 1, [slot])
         return read
+
+
+def _refused(reason: str) -> Step:
+    return Step(0, None, np.zeros(0, np.int32), reason)

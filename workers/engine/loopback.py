@@ -1,4 +1,4 @@
-"""The engine's twin for the line test: the caller's frame comes back in its own step, and nothing is said."""
+"""The line test's engine: the caller's frame comes back in its own step, and there is no text."""
 
 import time
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ class LoopbackStep:
 
 
 class LoopbackEngine:
-    """Any number of slots, no state; a tick takes `step_s`, as that of a slow model would."""
+    """Any number of slots, no state; a step takes `step_s`, as that of a slow model would."""
 
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s
 
-    heartbeat_s = None
+    keep_alive_s = None
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         """Nothing to keep awake."""
 
     def open(self, slot: Slot, seed: int | None = None) -> None:
@@ -33,10 +33,6 @@ class LoopbackEngine:
 
     def close(self, slot: Slot) -> None:
         """Nothing to forget."""
-
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        """Everything goes back as it came."""
-        return {}
 
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
         if codes and self._step_s:

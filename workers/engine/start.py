@@ -26,23 +26,20 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
     slots = fitting_slots(files, config, available_bytes())
-    weights = weights_bytes(files, config.quantize)
-    progress("loading weights", 0, weights)
-    lm = load(files, config.quantize)
-    progress("loading weights", weights, weights)
-    progress("warming up", 0, 1)
-    engine = _engine(lm, slots, config, replace(sampling_of(files), **dict(config.sampling)))  # type: ignore[arg-type]
+    progress("loading weights", 0, weights_bytes(files, config.quantize))
+    lm = load(files, config.quantize, progress)
+    sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
+    engine = _engine(lm, slots, config, sampling, progress)
     _wire()
-    progress("warming up", 1, 1)
     vocabulary = Vocabulary(files.tokenizer)
     return engine, lambda: Pieces(vocabulary), f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
 
 
-def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling) -> Engine:
+def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling, progress: Progress) -> Engine:
     if not config.slots:
-        return timely_engine(lm, slots, sampling, config.context)
+        return timely_engine(lm, slots, sampling, config.context, progress)
     engine = Engine(lm, slots, sampling, config.context)
-    engine.warm()
+    engine.warm(progress)
     return engine
 
 

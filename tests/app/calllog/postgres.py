@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.test_serve import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

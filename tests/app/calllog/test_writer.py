@@ -23,7 +23,7 @@ from app.config import SettingsError, read_settings
 from app.twilio.events import CallSid
 from tests.app.calllog.postgres import PostgresServer
 from tests.app.calllog.records import ANN, BOB, EVE, NOON, call_record, entry
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Slot
 
 LOOK_AGAIN_S = 0.02

@@ -36,7 +36,7 @@ from app.recording.timeline import Piece, Side
 from app.recording.tokens import read_tokens
 from app.recording.writer import OUR_FAULT, RecordingWriter
 from app.twilio.events import CallSid, MarkPlayed, Started, StreamSid
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 ANN = CallSid("CA" + "a" * 32)
 NOW = 1_000.0

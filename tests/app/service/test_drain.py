@@ -3,7 +3,7 @@ import asyncio
 from app.call.record import EndReason
 from app.service.drain import Drain
 from tests.app.front import ANN, BOB, Front, settle
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 LONG_S, AT_ONCE_S = 3_600.0, 0.001
 

@@ -14,7 +14,7 @@ from app.config import read_settings
 from app.service import events
 from app.service.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
-from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, RingMessage, Slot, Span, Stage
+from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
@@ -23,7 +23,7 @@ class Desk:
     """A switchboard, and what it has sent round the ring."""
 
     def __init__(self, max_calls: int = 2, **changes: object) -> None:
-        self.sent: list[RingMessage] = []
+        self.sent: list[PipelineMessage] = []
         self.warm = True
         settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls, **changes)
         self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
@@ -122,17 +122,33 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
     assert bob.session.record.end is None
 
 
-@pytest.mark.parametrize(
-    ("lost", "ended"),
-    [((Stage.STEP, 0), {0, 1, 2, 3}), ((Stage.ENCODE, 0), {0, 2}), ((Stage.DECODE, 1), {1, 3})],
-)
-async def test_a_lost_worker_ends_the_calls_that_it_served(lost: tuple[Stage, int], ended: set[int]) -> None:
+async def test_a_lost_pipeline_ends_all_calls() -> None:
     desk = Desk(max_calls=4)
     calls = [desk.start(CallSid(f"CA{number}")) for number in range(4)]
-    desk.board.lose_worker(lost, codecs=2)
-    over = {call.reservation.slot for call in calls if call.session.record.end is EndReason.WORKER_LOST}
-    assert over == ended
-    assert desk.board.free_slots == len(ended)
+    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
+    assert {call.session.record.end for call in calls} == {EndReason.WORKER_LOST}
+    assert {call.session.record.detail for call in calls} == {"step: hangs, no answer for 3 s"}
+    assert desk.board.free_slots == 4
+
+
+async def test_what_the_pipeline_does_is_told() -> None:
+    desk = Desk()
+    assert desk.board.pipeline == "ready"
+    desk.warm = False
+    assert desk.board.pipeline == "starting"
+    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
+    assert desk.board.pipeline == "step: hangs, no answer for 3 s"
+    desk.warm = True
+    assert desk.board.pipeline == "ready"
+
+
+async def test_an_error_of_our_own_in_a_stage_ends_its_call_alone() -> None:
+    desk = Desk()
+    ann, bob = desk.start(ANN), desk.start(BOB)
+    place = ann.reservation
+    desk.board.take_message(Failed(place.slot, place.epoch, Stage.STEP, "KeyError(1)", internal=True))
+    assert (ann.session.record.end, ann.session.record.detail) == (EndReason.INTERNAL, "step: KeyError(1)")
+    assert bob.session.record.end is None
 
 
 def audio(count: int) -> list[SendAudio]:
@@ -304,7 +320,7 @@ async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_fram
 
 @pytest.mark.parametrize(("wanted", "frames"), [(None, 25), (7, 7), (0, 0), (26, 25)])
 def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) -> None:
-    sent: list[RingMessage] = []
+    sent: list[PipelineMessage] = []
 
     async def ring() -> None:
         board = Switchboard(read_settings(), sent.append, lambda: True)
@@ -347,9 +363,10 @@ async def test_an_error_is_told_before_the_end_of_the_call() -> None:
     desk = Desk()
     call = desk.start(ANN)
     async with desk.board.events.subscribe(ANN) as news:
-        desk.board.lose_worker((Stage.STEP, 0), codecs=1)
+        desk.board.lose_pipeline("step: exit status 1")
         told = [event.what async for event in news]
-    assert told == [events.Error(EndReason.WORKER_LOST, "step-0"), events.Disconnected(EndReason.WORKER_LOST, "step-0")]
+    why = (EndReason.WORKER_LOST, "step: exit status 1")
+    assert told == [events.Error(*why), events.Disconnected(*why)]
     assert call.session.record.end is EndReason.WORKER_LOST
 
 

@@ -6,7 +6,7 @@ import pytest
 from app.tunnel import number as module
 from app.tunnel.number import NumberKeeper, keep_pointed
 from app.web.selftest import NotProved
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 
 ONE, TWO = "https://one.example.com", "https://two.example.com"

@@ -14,7 +14,7 @@ from app.web.history import AT_ONCE, History, build_history_router
 from app.web.operators import Operators
 from app.web.refusals import Refusals
 from tests.app.calllog.records import ANN, BOB, entry
-from tests.processes.ring import PATIENCE_S
+from tests.processes.pipeline import PATIENCE_S
 
 
 def address(file: Path) -> Address:

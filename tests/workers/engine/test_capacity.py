@@ -56,5 +56,5 @@ def test_a_shorter_context_takes_less(files: Files) -> None:
 
 
 def test_what_cannot_be_stepped_in_time_is_halved_until_it_can(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.capacity.full_step_s", lambda engine: 0.03 * engine.slots)
+    monkeypatch.setattr("workers.engine.capacity.full_step_s", lambda engine, progress: 0.03 * engine.slots)
     assert timely_engine(load(files), 8, Sampling(), context=64).slots == 2

@@ -38,3 +38,13 @@ def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None
 
 def test_a_seed_draws_the_same_chances_again(files: Files) -> None:
     assert say(files, CONFIG, 7) == say(files, CONFIG, 7)
+
+
+@pytest.mark.parametrize("slots", [2, 0])
+def test_a_long_start_reports_progress_by_chunk(files: Files, slots: int) -> None:
+    reports: dict[str, list[tuple[int, int]]] = {}
+    start_engine(files, replace(CONFIG, slots=slots), lambda what, *done: reports.setdefault(what, []).append(done))
+    assert {"loading weights", "warming up"} <= reports.keys()
+    for chunks in reports.values():
+        assert len(chunks) > 2
+        assert chunks[-1][0] == chunks[-1][1], "the end is told"

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers.beat import LIVE_S
 from workers.engine.loopback import LoopbackEngine, NoPieces
-from workers.engine.station import PATIENCE_S, EngineStation
+from workers.engine.stage import PATIENCE_S, EngineStage
 from workers.messages import (
     Close,
     CodeArray,
@@ -19,11 +18,12 @@ from workers.messages import (
     Frame,
     Open,
     Payload,
-    RingMessage,
+    PipelineMessage,
     Slot,
     Span,
     Stage,
 )
+from workers.scheduler import LIVE_S
 
 A, B = Slot(0), Slot(1)
 FAULTY, REFUSED = 7_000, 8_000
@@ -46,7 +46,7 @@ class Parrot:
     steps: dict[Slot, int] = field(default_factory=dict)
     ticks: list[dict[Slot, int]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
-    heartbeat_s: float | None = None
+    keep_alive_s: float | None = None
 
     def open(self, slot: Slot, seed: int | None = None) -> None:
         assert slot not in self.steps, "a slot is opened twice"
@@ -57,20 +57,18 @@ class Parrot:
         self.done.append(f"close {slot}")
         del self.steps[slot]
 
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]:
-        return {slot: "no codec made this" for slot, frame in codes.items() if frame[0] == REFUSED}
-
     def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Said]:
-        assert not self.check(codes)
         self.ticks.append({slot: int(frame[0]) for slot, frame in codes.items()})
         return {slot: self._say(slot, frame) for slot, frame in codes.items()}
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         self.done.append("beat")
 
     def _say(self, slot: Slot, frame: CodeArray) -> Said:
         number = self.steps[slot]
         self.steps[slot] += 1
+        if frame[0] == REFUSED:
+            return Said(0, None, "no codec made this")
         if frame[0] == FAULTY:
             return Said(0, None, "not a number")
         return Said(number, frame if number else None)
@@ -83,8 +81,8 @@ class Counted:
         return f" {token}"
 
 
-def station_of(engine: Parrot, pieces: Callable[[], Counted] = Counted) -> EngineStation:
-    return EngineStation(engine, pieces)
+def station_of(engine: Parrot, pieces: Callable[[], Counted] = Counted) -> EngineStage:
+    return EngineStage(engine, pieces)
 
 
 def opened(slot: Slot = A, epoch: int = 1, greeting: tuple[int, ...] = ()) -> Open:
@@ -100,18 +98,18 @@ def heard(value: int, slot: Slot = A, epoch: int = 1) -> Codes:
     return Codes(slot, Epoch(epoch), value, np.full(8, value, np.int32))
 
 
-def receive(station: EngineStation, *messages: RingMessage) -> list[RingMessage]:
+def receive(station: EngineStage, *messages: PipelineMessage) -> list[PipelineMessage]:
     return [out for message in messages for out in station.receive(message)]
 
 
-def work(station: EngineStation) -> list[RingMessage]:
-    done: list[RingMessage] = []
+def work(station: EngineStage) -> list[PipelineMessage]:
+    done: list[PipelineMessage] = []
     while station.due_s() is not None:
         done += station.work()
     return done
 
 
-def codes(messages: list[RingMessage]) -> list[Codes]:
+def codes(messages: list[PipelineMessage]) -> list[Codes]:
     return [message for message in messages if isinstance(message, Codes)]
 
 
@@ -192,7 +190,7 @@ def test_of_a_call_at_most_one_frame_waits_and_the_others_are_counted() -> None:
 def test_no_frame_is_lost_uncounted(bursts: list[tuple[int, int]]) -> None:
     station, sent = station_of(Parrot()), 0
     receive(station, opened())
-    said: list[RingMessage] = []
+    said: list[PipelineMessage] = []
     for frames, dropped_before in bursts:
         for _ in range(frames):
             receive(station, Codes(A, Epoch(1), sent, np.zeros(8, np.int32), dropped=dropped_before))
@@ -276,7 +274,7 @@ def test_pcm_is_not_for_the_engine() -> None:
 
 
 def test_the_loopback_engine_says_in_the_same_step_what_it_hears() -> None:
-    station = EngineStation(LoopbackEngine(), NoPieces)
+    station = EngineStage(LoopbackEngine(), NoPieces)
     receive(station, opened(), heard(42))
     (said,) = codes(work(station))
     assert said.codes is not None
@@ -297,7 +295,7 @@ STORIES = st.lists(
 
 @given(STORIES)
 def test_whatever_happens_the_engine_is_opened_and_closed_by_turns(
-    story: list[RingMessage | str],
+    story: list[PipelineMessage | str],
 ) -> None:
     engine = Parrot()
     station = station_of(engine)
@@ -335,7 +333,7 @@ class SlowParrot(Parrot):
 def test_a_tick_waits_a_little_for_the_call_whose_frame_is_about_to_come() -> None:
     engine = SlowParrot()
     clock = engine.clock
-    station = EngineStation(engine, Counted, clock)
+    station = EngineStage(engine, Counted, clock)
     receive(station, opened(A), opened(B), heard(1, A), heard(2, B))
     station.work()
     clock.now += 0.08
@@ -347,7 +345,7 @@ def test_a_tick_waits_a_little_for_the_call_whose_frame_is_about_to_come() -> No
 
 def test_a_call_whose_frames_have_stopped_is_not_waited_for() -> None:
     clock = Clock()
-    station = EngineStation(Parrot(), Counted, clock)
+    station = EngineStage(Parrot(), Counted, clock)
     receive(station, opened(A), opened(B), heard(1, A), heard(2, B))
     station.work()
     clock.now += LIVE_S + 0.01
@@ -357,7 +355,7 @@ def test_a_call_whose_frames_have_stopped_is_not_waited_for() -> None:
 
 def test_a_greeting_waits_for_nobody_and_holds_nobody_up() -> None:
     engine, clock = Parrot(), Clock()
-    station = EngineStation(engine, Counted, clock)
+    station = EngineStage(engine, Counted, clock)
     receive(station, opened(A), opened(B, greeting=(7, 8)))
     assert station.due_s() == 0.0
     station.work()
@@ -367,10 +365,10 @@ def test_a_greeting_waits_for_nobody_and_holds_nobody_up() -> None:
     assert engine.ticks == [{B: 7}, {A: 1, B: 8}]
 
 
-def test_while_nobody_steps_the_engine_gets_its_heartbeat() -> None:
+def test_while_nobody_steps_the_engine_gets_its_keep_alive() -> None:
     engine, clock = Parrot(), Clock()
-    engine.heartbeat_s = 0.5
-    station = EngineStation(engine, Counted, clock)
+    engine.keep_alive_s = 0.5
+    station = EngineStage(engine, Counted, clock)
     receive(station, opened(A), heard(1, A))
     station.work()
     assert station.due_s() == clock.now + 0.5

@@ -1,4 +1,4 @@
-"""A supervised ring of real worker processes, with what comes of it in queues."""
+"""A supervised pipeline of real worker processes, with what comes of it in queues."""
 
 import asyncio
 import contextlib
@@ -9,27 +9,28 @@ import numpy as np
 import psutil
 
 from tests.workers.config import LOOPBACK
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, RingMessage, Slot, WorkerConfig
-from workers.ring import WorkerName
+from workers.liveness import Limits
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, PipelineMessage, Slot, WorkerConfig
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0
 """A guard against a test that would wait for ever; nothing is measured by it."""
 
 
-class Ring:
+class SupervisedPipeline:
     """A supervisor with everything it reports."""
 
-    def __init__(self, config: WorkerConfig, codecs: int) -> None:
-        self.arrived: asyncio.Queue[RingMessage] = asyncio.Queue()
-        self.lost: asyncio.Queue[WorkerName] = asyncio.Queue()
-        self.supervisor = Supervisor(config, codecs, self.arrived.put_nowait, self.lost.put_nowait, lambda _: None)
+    def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> None:
+        self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
+        self.lost: asyncio.Queue[str] = asyncio.Queue()
+        report, lose = self.arrived.put_nowait, self.lost.put_nowait
+        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits)
 
-    async def next_message(self) -> RingMessage:
+    async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
             return await self.arrived.get()
 
-    async def next_lost(self) -> WorkerName:
+    async def next_lost(self) -> str:
         async with asyncio.timeout(PATIENCE_S):
             return await self.lost.get()
 
@@ -39,13 +40,12 @@ class Ring:
         return message
 
     async def until_ready(self) -> None:
-        """Wait until every worker is warm, for the first time or again."""
-        async with asyncio.timeout(PATIENCE_S), log_lines("workers.supervisor") as lines:
-            while not self.supervisor.ready:
-                await lines.get()
+        """Wait until every worker is ready, for the first time or again."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self.supervisor.wait_ready()
 
-    async def go_round(self, slot: int, epoch: int, frames: int = 3) -> list[tuple[int, float]]:
-        """Open a slot, send frames round the ring one by one, close it; return number and first sample of each."""
+    async def pass_frames(self, slot: int, epoch: int, frames: int = 3) -> list[tuple[int, float]]:
+        """Open a slot, pass frames one by one, close it; return number and first sample of each."""
         self.supervisor.send(Open(Slot(slot), Epoch(epoch)))
         came = []
         for seq in range(frames):
@@ -54,7 +54,10 @@ class Ring:
             assert back.pcm is not None
             assert (back.slot, back.epoch) == (slot, epoch)
             came.append((back.seq, float(back.pcm[0])))
-        self.supervisor.send(Close(Slot(slot), Epoch(epoch)))
+        closed = Close(Slot(slot), Epoch(epoch))
+        self.supervisor.send(closed)
+        while await self.next_message() != closed:
+            pass
         return came
 
 
@@ -87,14 +90,13 @@ def frame(slot: int, epoch: int, seq: int) -> Frame:
 
 
 @contextlib.asynccontextmanager
-async def running(config: WorkerConfig = LOOPBACK, codecs: int = 2) -> AsyncIterator[Ring]:
-    """Run a ring until the block ends; it is warm when the block begins."""
-    ring = Ring(config, codecs)
-    supervising = asyncio.create_task(ring.supervisor.run())
+async def running(config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> AsyncIterator[SupervisedPipeline]:
+    """Run a pipeline until the block ends; it is ready when the block begins."""
+    pipeline = SupervisedPipeline(config, limits)
+    supervising = asyncio.create_task(pipeline.supervisor.run())
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            await ring.supervisor.wait_ready()
-        yield ring
+        await pipeline.until_ready()
+        yield pipeline
     finally:
         supervising.cancel()
         await asyncio.wait({supervising})

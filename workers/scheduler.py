@@ -31,10 +31,10 @@ class _Rhythm:
     first: bool
 
 
-class Beat:
+class BatchScheduler:
     """Keeps in mind when each call's newest frame came; `patience_s` is the longest that a frame waits for others.
 
-    What `took` tells shortens it: a quick step is soon repeated, a long one leaves no time to wait.
+    What `step_took` is told shortens it: a quick step is soon repeated, a long one leaves no time to wait.
     """
 
     def __init__(self, patience_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,15 +50,15 @@ class Beat:
             return self._longest_s
         return min(self._longest_s, STEPS_WORTH * self._step_s, max(0.0, FRAME_S - SPARE_S - self._step_s))
 
-    def note(self, slot: Slot, came_s: float | None = None) -> None:
+    def frame_arrived(self, slot: Slot, came_s: float | None = None) -> None:
         """A frame of this call has come, just now or at `came_s`."""
         self._rhythms[slot] = _Rhythm(self._clock() if came_s is None else came_s, slot not in self._rhythms)
 
-    def forget(self, slot: Slot) -> None:
+    def call_ended(self, slot: Slot) -> None:
         """The call is over."""
         self._rhythms.pop(slot, None)
 
-    def took(self, step_s: float) -> None:
+    def step_took(self, step_s: float) -> None:
         """A step has taken so long."""
         before_s = step_s if self._step_s is None else self._step_s
         self._step_s = before_s + NEWS * (step_s - before_s)
@@ -73,7 +73,7 @@ class Beat:
         missing = any(first_s - came_s < LIVE_S and came_s + FRAME_S - EARLY_S <= until_s for came_s in others_s)
         return until_s if missing else 0.0
 
-    def room_s(self) -> float:
+    def gap_s(self) -> float:
         """Return from when on a step would be over before the next frame of any live call comes; 0 for at once."""
         now = self._clock()
         begins_s = now

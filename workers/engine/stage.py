@@ -1,9 +1,9 @@
-"""The engine's station: one tick steps every slot that has a frame waiting.
+"""The engine's stage: one step of the batch serves every slot that has a frame waiting.
 
-A tick runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough (`Beat`). A
-call without a frame is left out of the tick. A call counts as live while its frames come; the silence of a greeting
-never holds up those who listen: it is stepped along with their frames, and between them where a step fits in. When
-nobody steps, the engine gets its heartbeat.
+A step runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough
+(`BatchScheduler`). A call without a frame is left out. A call counts as live while its frames come. The silence of a
+greeting never delays other calls: it is stepped along with their frames, and between them where a step fits in. While
+no step runs, the engine's keep-alive does.
 """
 
 import time
@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.beat import Beat
 from workers.messages import (
     Close,
     CodeArray,
@@ -25,11 +24,12 @@ from workers.messages import (
     Frame,
     Open,
     Payload,
-    RingMessage,
+    PipelineMessage,
     Slot,
     Span,
     Stage,
 )
+from workers.scheduler import BatchScheduler
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
@@ -52,18 +52,16 @@ class Step(Protocol):
 
 
 class Engine(Protocol):
-    """The batched model, or its loopback twin."""
+    """The batched model, or the loopback engine of the line test."""
 
     @property
-    def heartbeat_s(self) -> float | None: ...
+    def keep_alive_s(self) -> float | None: ...
 
-    def beat(self) -> None: ...
+    def keep_alive(self) -> None: ...
 
     def open(self, slot: Slot, seed: int | None = None) -> None: ...
 
     def close(self, slot: Slot) -> None: ...
-
-    def check(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, str]: ...
 
     def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Step]: ...
 
@@ -92,8 +90,8 @@ class _Row:
         return frame
 
 
-class EngineStation:
-    """Of each call at most one frame waits for the tick; an older one is dropped and counted."""
+class EngineStage:
+    """Of each call at most one frame waits for the step; an older one is dropped and counted."""
 
     def __init__(
         self, engine: Engine, pieces: Callable[[], Pieces], clock: Callable[[], float] = time.monotonic
@@ -101,21 +99,21 @@ class EngineStation:
         self._engine = engine
         self._pieces = pieces
         self._clock = clock
-        self._beat = Beat(PATIENCE_S, clock)
+        self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
         self._worked_s = clock()
 
     def due_s(self) -> float | None:
         waiting = [slot for slot, row in self._rows.items() if row.frame]
         if waiting:
-            return self._beat.due_s(waiting)
+            return self._scheduler.due_s(waiting)
         greets = any(row.greeting for row in self._rows.values())
-        return self._beat.room_s() if greets else self._heartbeat_due_s()
+        return self._scheduler.gap_s() if greets else self._keep_alive_due_s()
 
-    def _heartbeat_due_s(self) -> float | None:
-        return None if self._engine.heartbeat_s is None else self._worked_s + self._engine.heartbeat_s
+    def _keep_alive_due_s(self) -> float | None:
+        return None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
 
-    def receive(self, message: RingMessage) -> list[RingMessage]:
+    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         match message:
             case Codes(slot, epoch):
                 row = self._rows.get(slot)
@@ -131,41 +129,40 @@ class EngineStation:
             case Frame():
                 raise TypeError("frames of PCM are not for the engine")
 
-    def work(self) -> list[RingMessage]:
+    def work(self) -> list[PipelineMessage]:
         self._worked_s = self._clock()
         taken = {slot: frame for slot, row in self._rows.items() if (frame := row.take(slot))}
         if not taken:
-            self._engine.beat()
+            self._engine.keep_alive()
         codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in taken.items()}  # type: ignore[misc]
-        refused = self._engine.check(codes)
-        failures = [self._fail(slot, reason) for slot, reason in refused.items()]
         started_s = self._clock()
-        steps = self._engine.step({slot: frame for slot, frame in codes.items() if slot not in refused})
+        steps = self._engine.step(codes)
         span = Span(Stage.STEP, started_s, self._clock())
         if steps:
-            self._beat.took(span.ended_s - span.started_s)
-        return [*failures, *(self._outcome(slot, taken[slot], step, span) for slot, step in steps.items())]
+            self._scheduler.step_took(span.ended_s - span.started_s)
+        return [self._outcome(slot, taken[slot], step, span) for slot, step in steps.items()]
 
     def _open(self, message: Open) -> None:
         if self._rows.pop(message.slot, None):
             self._engine.close(message.slot)
-            self._beat.forget(message.slot)
-        self._engine.open(message.slot, message.seed)
+            self._scheduler.call_ended(message.slot)
         greeting = deque(message.silence if message.silence is not None else ())
-        self._rows[message.slot] = _Row(message.epoch, self._pieces(), greeting)
+        row = _Row(message.epoch, self._pieces(), greeting)
+        self._engine.open(message.slot, message.seed)
+        self._rows[message.slot] = row
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)
         if row and row.epoch == epoch:
             del self._rows[slot]
-            self._beat.forget(slot)
+            self._scheduler.call_ended(slot)
             self._engine.close(slot)
 
     def _wait(self, row: _Row, frame: Codes) -> None:
         if row.frame:
             frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
         row.frame = frame
-        self._beat.note(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
+        self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
     def _fail(self, slot: Slot, reason: str) -> Failed:
         epoch = self._rows[slot].epoch

@@ -1,0 +1,222 @@
+"""What callers notice when a worker dies or hangs: `python -m tests.processes.faults [CHECKPOINT]` prints a table.
+
+The service with its real workers runs here, on the line test unless a checkpoint is named, and simulated callers who
+talk all the time ring it. A fault is a signal to one worker while no call is on, while the pipeline starts, or in the
+middle of one call or eight.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import uvloop
+
+from app.config import Settings, read_settings
+from app.server import Service
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.report import AUDIBLE, CallReport, Outcome
+from app.twilio.events import RATE_HZ
+from tests.service.phone import ACCOUNT, TOKEN
+from workers.messages import Stage
+
+SLOTS = 8
+LOOK_S = 0.005
+START_S = 0.1
+"""So long after a worker was started it is hit while it starts."""
+TALK_S = 2.0
+"""So long calls have been on when the fault comes."""
+CLOSED_WITHIN_S = 5.0
+WITHIN_S = 300.0
+"""A guard against a run that would wait for ever; nothing is measured by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A signal; a stopped process goes on after `resume_s`, None for never, if it still exists."""
+
+    name: str
+    signal: signal.Signals
+    resume_s: float | None = None
+
+    async def strike(self, process_id: int) -> None:
+        """Send the signal; go on in the background."""
+        os.kill(process_id, self.signal)
+
+    async def resume(self, process_id: int) -> None:
+        """Let a stopped process go on once its time has come."""
+        if self.resume_s is not None:
+            await asyncio.sleep(self.resume_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGCONT)
+
+
+KILLED = Fault("kill -9", signal.SIGKILL)
+STOPPED_10_S = Fault("SIGSTOP 10 s", signal.SIGSTOP, 10.0)
+STOPPED = Fault("SIGSTOP for good", signal.SIGSTOP)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What came of a fault: times in seconds since it; None where it was never noticed or nobody heard anything."""
+
+    noticed_s: float | None
+    silence_s: float | None
+    """From the last sound that a caller heard to the end of the call, the longest of all calls."""
+    next_call_s: float
+    """When a caller who rang again and again heard the first sound."""
+    ends: dict[str, int]
+    """How many calls ended for which reason."""
+    left_behind: str
+    """Slots, processes and descriptors that were not given back; empty if all were."""
+
+
+def line_test(**changes: object) -> Settings:
+    """Return settings of a service that echoes what callers say."""
+    wanted = {"engine": "loopback", "codec": "loopback", "max_calls": SLOTS, "database_url": "off"}
+    account = {"twilio_auth_token": TOKEN, "twilio_account_sid": ACCOUNT}
+    return read_settings(**{**wanted, **account, **changes})
+
+
+@dataclass
+class Place:
+    """A running service and callers."""
+
+    service: Service
+    base_url: str
+
+    async def call(self, seconds: float) -> CallReport:
+        """Talk all the time, for so long or until the service hangs up."""
+        said = np.random.default_rng(1).normal(0, 3_000, round(seconds * RATE_HZ)).astype(np.int16)
+        return await simulate(CallOptions(self.base_url, TOKEN, ACCOUNT, audio=said))
+
+    async def call_until_heard(self) -> float:
+        """Ring again and again until Moshi speaks; return when it did, on the monotonic clock."""
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                report = await self.call(1.0)
+                if report.outcome is Outcome.CALLER_HUNG_UP and report.first_sound_s is not None:
+                    return time.monotonic() - report.ended_s + report.first_sound_s
+                await asyncio.sleep(LOOK_S)
+
+    async def pass_lost(self) -> float:
+        """Return when the service has noticed that its pipeline is lost."""
+        while not any(worker.losses for worker in self.service.supervisor.workers):  # noqa: ASYNC110 - a stopwatch
+            await asyncio.sleep(LOOK_S)
+        return time.monotonic()
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Place]:
+    """Run a service until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        service = Service(settings.model_copy(update={"public_url": base_url}), lambda _: None)
+        running = asyncio.create_task(service.run(sock))
+        try:
+            yield Place(service, base_url)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def started(place: Place, stage: Stage) -> int:
+    """Return the process of a stage once it has begun to start."""
+    while stage not in place.service.supervisor.process_ids:  # noqa: ASYNC110 - a stopwatch
+        await asyncio.sleep(0)
+    await asyncio.sleep(START_S)
+    return place.service.supervisor.process_ids[stage]
+
+
+async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, at_start: bool = False) -> Outcomes:
+    """Hit one worker of a service of its own; return what came of it."""
+    if not at_start:
+        async with serving(settings) as place:  # opens what this process opens once and keeps
+            await place.service.rehearsed.wait()
+    descriptors = psutil.Process().num_fds()
+    async with serving(settings) as place:
+        if at_start:
+            process_id = await started(place, stage)
+        else:
+            await place.service.rehearsed.wait()
+        talking = [asyncio.create_task(place.call(TALK_S + WITHIN_S)) for _ in range(calls)]
+        await asyncio.sleep(0 if at_start else TALK_S)
+        process_id = place.service.supervisor.process_ids[stage]
+        noticing = asyncio.create_task(place.pass_lost())
+        await fault.strike(process_id)
+        struck_s = time.monotonic()
+        resuming = asyncio.create_task(fault.resume(process_id))
+        reports = await asyncio.gather(*talking)
+        if not calls and not at_start:
+            await noticing
+        next_call_s = await place.call_until_heard() - struck_s
+        noticed_s = noticing.result() - struck_s if noticing.done() else None
+        board = place.service.switchboard
+        for task in (noticing, resuming):
+            task.cancel()
+        await board.quiet.wait()
+        left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
+    if not at_start:  # when several run at once
+        left += await _left_behind(descriptors)
+    ends = {reason.value: number for reason, number in board.ends.items()}
+    return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
+
+
+async def _left_behind(descriptors: int) -> list[str]:
+    """Return what this process still holds when it has had time to close its sockets."""
+    process, until_s = psutil.Process(), time.monotonic() + CLOSED_WITHIN_S
+    while (more := process.num_fds() - descriptors) > 0 and time.monotonic() < until_s:  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+    children = [f"process {child.pid}" for child in process.children(recursive=True)]
+    return [*([f"{more} descriptors"] if more > 0 else []), *children]
+
+
+def silence_s(report: CallReport) -> float:
+    """Return how long nothing was heard at the end of a call."""
+    audible = np.flatnonzero(np.abs(report.heard.astype(np.int32)) > AUDIBLE)
+    return report.ended_s - float(audible[-1] if len(audible) else 0) / RATE_HZ
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def _row(fault: Fault, stage: Stage, when: str, outcomes: Outcomes) -> str:
+    figures = (outcomes.noticed_s, outcomes.silence_s, outcomes.next_call_s)
+    cells = (fault.name, stage, when, *map(_seconds, figures), outcomes.left_behind or "nothing")
+    return f"| {' | '.join(cells)} |"
+
+
+async def _table(settings: Settings) -> AsyncIterator[str]:
+    yield "| fault | worker | when | noticed after | silence heard | next call heard | left behind |"
+    yield "|---|---|---|---|---|---|---|"
+    for when, calls in (("idle", 0), ("1 call", 1), ("8 calls", SLOTS)):
+        for fault, stage in _all():
+            yield _row(fault, stage, when, await run_fault(settings, stage, fault, calls))
+    for fault in (KILLED, STOPPED_10_S, STOPPED):  # those that are stopped wait for minutes: all at once
+        runs = [run_fault(settings, stage, fault, 0, at_start=True) for stage in Stage]
+        for stage, outcomes in zip(Stage, await asyncio.gather(*runs), strict=True):
+            yield _row(fault, stage, "at start", outcomes)
+
+
+def _all() -> Iterator[tuple[Fault, Stage]]:
+    yield from ((fault, stage) for fault in (KILLED, STOPPED_10_S, STOPPED) for stage in Stage)
+
+
+async def _print_table() -> None:
+    checkpoint = {"engine": "mlx", "codec": "numpy", "moshi_checkpoint": sys.argv[1]} if sys.argv[1:] else {}
+    async for line in _table(line_test(**checkpoint)):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(_print_table())

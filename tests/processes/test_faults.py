@@ -1,0 +1,20 @@
+import pytest
+
+from tests.processes.faults import KILLED, SLOTS, STOPPED, Fault, line_test, run_fault
+from workers.messages import Stage
+
+
+@pytest.mark.parametrize("fault", [KILLED, STOPPED], ids=["killed", "stopped"])
+@pytest.mark.parametrize("stage", Stage)
+async def test_after_a_fault_of_a_worker_calls_end_and_the_next_is_served(stage: Stage, fault: Fault) -> None:
+    outcomes = await run_fault(line_test(), stage, fault, SLOTS)
+    assert outcomes.noticed_s is not None
+    assert outcomes.ends.get("a worker was lost", 0) == SLOTS
+    assert outcomes.left_behind == ""
+
+
+@pytest.mark.parametrize("stage", Stage)
+async def test_a_worker_that_dies_while_it_starts_delays_the_first_call_only(stage: Stage) -> None:
+    outcomes = await run_fault(line_test(), stage, KILLED, 0, at_start=True)
+    assert outcomes.noticed_s is not None
+    assert outcomes.left_behind == ""

@@ -1,0 +1,153 @@
+"""Decides whether a stage of the pipeline hangs: no I/O, time is an argument (seconds, monotonic).
+
+Theory. A worker is single-threaded: during a unit of work it answers no ping, so its silence alone proves nothing.
+While frames are under way the sign of progress is that something comes out of the pipeline: every message that the app
+sends comes back, an `Open` with a greeting as the greeting's last frame, and of several frames of one call the newest.
+While nothing is under way no unit of work runs, so each worker must answer pings. Work that takes longer than a few
+steps (loading, warm-up, prefill) reports `Progress` by chunk, which counts as progress wherever it comes from.
+
+Whatever stopped the supervisor itself, a laptop that slept or an event loop that was blocked, stopped it from reading
+answers too: when `hang` is called late, all counts start anew.
+"""
+
+from dataclasses import dataclass
+
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.tally import Tally
+
+CHECK_EVERY_S = 0.25
+"""How often `hang` is to be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """After how long without a sign of progress a stage is taken to hang, in seconds.
+
+    `busy_s`, or `busy_steps` times the measured step if that is longer, while frames are under way; `idle_s` without an
+    answer while none is; `start_s` while a worker starts, and before a step has been measured. A call of `hang` that
+    comes more than `jump_s` after the last one starts all counts anew.
+    """
+
+    busy_s: float = 1.0
+    busy_steps: float = 5.0
+    idle_s: float = 3.0
+    start_s: float = 120.0
+    jump_s: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A stage hangs; `reason` is a phrase."""
+
+    stage: Stage
+    reason: str
+
+
+_END = 1 << 62
+_Place = tuple[Epoch, int]
+"""A message's place among all that come out for its slot: they rise."""
+
+
+class Liveness:
+    """Watches one life of the pipeline; `now` is when it is started."""
+
+    def __init__(self, now: float, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._checked_s = now
+        self._came_s = now
+        """When something last came out of the pipeline: a sign of life of every stage."""
+        self._moved_s = now
+        """When something last came out, long work was reported, or something was sent into an empty pipeline."""
+        self._expected: dict[Slot, _Place] = {}
+        """What has to come out for each slot at last."""
+        self._starting: set[Stage] = set()
+        self._alive_s: dict[Stage, float] = {}
+        """When each stage last gave a sign of life."""
+        self._work: dict[Stage, tuple[int, float]] = {}
+        self._step_s: dict[Stage, float] = {}
+
+    @property
+    def step_s(self) -> float | None:
+        """What the slowest stage lately took for a unit of work; None before there was one."""
+        return max(self._step_s.values(), default=None)
+
+    def started(self, stage: Stage, now: float) -> None:
+        """A worker has been told to start."""
+        self._starting.add(stage)
+        self._alive_s[stage] = now
+
+    def ready(self, stage: Stage, now: float) -> None:
+        """A worker is ready, and is pinged from now on."""
+        self._starting.discard(stage)
+        self._alive_s[stage] = now
+
+    def progressed(self, stage: Stage, now: float) -> None:
+        """A worker has reported progress of long work."""
+        self._alive_s[stage] = self._moved_s = now
+
+    def answered(self, stage: Stage, work_s: Tally | None, now: float) -> None:
+        """A worker has answered a ping; `work_s` is how long its units of work took so far."""
+        self._alive_s[stage] = now
+        if work_s is None:
+            return
+        before, before_s = self._work.get(stage, (0, 0.0))
+        count = work_s.count
+        if count > before:
+            self._step_s[stage] = (work_s.total - before_s) / (count - before)
+        self._work[stage] = count, work_s.total
+
+    def sent(self, message: PipelineMessage, now: float) -> None:
+        """A message has been sent into the pipeline."""
+        if not self._expected:
+            self._moved_s = now
+        place = message.greeting_frames - 1 if isinstance(message, Open) else _place(message)
+        self._expected[message.slot] = message.epoch, place
+
+    def came(self, message: PipelineMessage, now: float) -> None:
+        """A message has come out of the pipeline."""
+        self._came_s = self._moved_s = now
+        expected = self._expected.get(message.slot)
+        if expected and (message.epoch, _place(message)) >= expected:
+            del self._expected[message.slot]
+
+    def answering(self, now: float) -> bool:
+        """Whether every stage is ready and has lately shown that it lives."""
+        return len(self._alive_s) == len(Stage) and not self._starting and self._hang(now, 0.6) is None
+
+    def hang(self, now: float) -> Hang | None:
+        """Return which stage hangs, if any; to be called every `CHECK_EVERY_S`."""
+        if now - self._checked_s > self._limits.jump_s:
+            self._moved_s = now
+            self._alive_s = dict.fromkeys(self._alive_s, now)
+        self._checked_s = now
+        return self._hang(now)
+
+    def _hang(self, now: float, share: float = 1.0) -> Hang | None:
+        for stage in self._starting:
+            if now - self._alive_s[stage] > share * self._limits.start_s:
+                return Hang(stage, f"no progress of its start for {self._limits.start_s:.0f} s")
+        if self._expected:
+            limit_s = self._busy_limit_s()
+            if now - self._moved_s > share * limit_s:
+                return Hang(min(self._alive_s, key=self._alive_s.__getitem__), f"no frame for {limit_s:.1f} s")
+            return None
+        for stage in self._alive_s.keys() - self._starting:
+            if now - max(self._alive_s[stage], self._came_s) > share * self._limits.idle_s:
+                return Hang(stage, f"no answer for {self._limits.idle_s:.0f} s")
+        return None
+
+    def _busy_limit_s(self) -> float:
+        step_s = self.step_s
+        return self._limits.start_s if step_s is None else max(self._limits.busy_s, self._limits.busy_steps * step_s)
+
+
+def _place(message: PipelineMessage) -> int:
+    match message:
+        case Frame(seq=seq) | Codes(seq=seq):
+            return seq
+        case Open():
+            return -1
+        case Failed():
+            return _END - 1
+        case Close():
+            return _END

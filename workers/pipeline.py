@@ -1,0 +1,152 @@
+"""One life of the pipeline: three processes and the links between them, started and ended together.
+
+Every process inherits its control link and both its links when it is started, so no descriptor ever travels between
+processes (macOS may close one in transit). A link lives as long as the pipeline.
+
+A process beside the pipeline, such as a transcriber of the caller's words, would be one more `WorkerProcess`, with a
+task of its own in `Supervisor.run` that starts it again, and a link that `Supervisor.send` fills: `Link` drops the
+oldest audio when it is not read, and nothing here waits for it or ends when it ends.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from workers.link import Link, LinkClosed, pair
+from workers.messages import ControlMessage, Failed, PipelineMessage, Stage
+from workers.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+STOP_WITHIN_S = 3.0
+KILLED_WITHIN_S = 10.0
+"""A process that hangs in a driver outlives SIGKILL; the next pipeline is started all the same."""
+
+
+class AppEnd:
+    """Where messages leave the app for the encoder and come back from the decoder, on the running event loop."""
+
+    def __init__(
+        self, to_encoder: socket.socket, from_decoder: socket.socket, on_message: Callable[[PipelineMessage], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_message = on_message
+        self._out, self._back = Link(to_encoder), Link(from_decoder)
+        self._loop.add_reader(self._back, self._read)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that found no room on the way to the encoder."""
+        return self._out.dropped
+
+    def send(self, message: PipelineMessage) -> None:
+        """Send to the encoder. Never waits; what a dead encoder should have got is lost."""
+        with contextlib.suppress(LinkClosed):
+            self._out.send(message)
+            if self._out.blocked:
+                self._loop.add_writer(self._out, self._flush)
+
+    def close(self) -> None:
+        """Close both links."""
+        self._loop.remove_reader(self._back)
+        self._loop.remove_writer(self._out)
+        self._out.close()
+        self._back.close()
+
+    def _read(self) -> None:
+        try:
+            messages = self._back.receive()
+        except LinkClosed:  # the decoder has ended, which is noticed by its exit
+            self._loop.remove_reader(self._back)
+            return
+        for message in messages:
+            self._handle(message)  # type: ignore[arg-type]
+
+    def _handle(self, message: PipelineMessage) -> None:
+        """Pass a message on; an exception ends its call alone: messages that came with it belong to other calls."""
+        try:
+            self._on_message(message)
+        except Exception as error:
+            log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
+            with contextlib.suppress(Exception):  # logged above: there is nothing more to tell
+                self._on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
+
+    def _flush(self) -> None:
+        with contextlib.suppress(LinkClosed):
+            self._out.flush()
+            if self._out.blocked:
+                return
+        self._loop.remove_writer(self._out)
+
+
+class Pipeline:
+    """Encoder, engine and decoder. `on_message` gets what comes out; `on_control` what the processes say."""
+
+    def __init__(
+        self,
+        on_message: Callable[[PipelineMessage], None],
+        on_control: Callable[[WorkerProcess, ControlMessage], None],
+    ) -> None:
+        self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
+        self._on_message = on_message
+        self._app: AppEnd | None = None
+
+    async def start(self) -> None:
+        """Start the processes with their links. Raises OSError; `kill` or `stop` must be called in any case."""
+        out, *ends, back = [end for _ in range(len(Stage) + 1) for end in pair()]
+        self._app = AppEnd(out, back, self._on_message)
+        with contextlib.ExitStack() as stack:
+            for end in ends:
+                stack.enter_context(end)
+            for place, worker in enumerate(self.workers.values()):
+                await worker.start(ends[2 * place : 2 * place + 2])
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker is ready."""
+        return all(worker.ready for worker in self.workers.values())
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the app's that found no room on the way to the encoder."""
+        return self._app.dropped if self._app else 0
+
+    def send(self, message: PipelineMessage) -> None:
+        """Send a message to the encoder. Never waits."""
+        if self._app:
+            self._app.send(message)
+
+    async def wait_any(self, timeout_s: float) -> WorkerProcess | None:
+        """Return a worker whose process has ended, or None after `timeout_s`."""
+        exits = {worker.exit: worker for worker in self.workers.values() if worker.exit}
+        done, _ = await asyncio.wait(exits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return next((exits[task] for task in done), None)
+
+    async def stop(self) -> None:
+        """Have the processes end between two units of work; kill those that do not in time."""
+        self._close()
+        await self._wait_all(STOP_WITHIN_S)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End all processes at once."""
+        self._close()
+        for worker in self.workers.values():
+            worker.kill()
+        await self._wait_all(KILLED_WITHIN_S)
+        for worker in self.workers.values():
+            if worker.exit and not worker.exit.done():
+                log.error("worker %s: process %s does not end", worker.stage, worker.process_id)
+
+    async def _wait_all(self, timeout_s: float) -> None:
+        if exits := [worker.exit for worker in self.workers.values() if worker.exit]:
+            await asyncio.wait(exits, timeout=timeout_s)
+
+    def _close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        if self._app:
+            self._app.close()
+            self._app = None

@@ -1,0 +1,134 @@
+"""One worker process: started together with its sockets, and in words how it ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from workers.link import Link, LinkClosed, pair
+from workers.messages import ControlMessage, Stage, Vitals, WorkerConfig
+
+ALLOWED = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("VIRTUAL_ENV", "CC", "CFLAGS", "LDFLAGS", "SDKROOT", "DEVELOPER_DIR"),
+}
+"""What a worker may know of its environment: where things are, and how the network is reached."""
+ALLOWED_PREFIXES = (
+    *("LC_", "XDG_", "PYTHON", "LD_", "DYLD_"),
+    *("CUDA", "NVIDIA_", "MLX_", "METAL_", "MTL_", "OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "KMP_", "RAYON_"),
+)
+ALLOWED_FOR_DOWNLOADS = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_")
+"""Hugging Face's settings, its token among them: for the engine, which downloads the checkpoint."""
+
+
+def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a worker inherits of `environment`: by an allow-list, so that no secret of the service is in it.
+
+    Threads are ours to start, and the codec computes in full float32.
+    """
+    prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
+    known = {
+        name: value
+        for name, value in environment.items()
+        if name.upper() in ALLOWED or name.upper().startswith(prefixes)
+    }
+    threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
+    return {**known, **threads, **exact}
+
+
+class WorkerProcess:
+    """A process that runs `python -m workers`, and the control link to it.
+
+    `on_control` gets what it says, on the event loop that started it. `ready`, `refusal` and `vitals` are for whoever
+    supervises it.
+    """
+
+    def __init__(self, stage: Stage, on_control: Callable[["WorkerProcess", ControlMessage], None]) -> None:
+        self.stage = stage
+        self.ready = False
+        self.refusal: str | None = None
+        self.vitals: Vitals | None = None
+        """As of its last answer to a ping; None until then."""
+        self.exit: asyncio.Task[int] | None = None
+        """Done once the process has ended; its result is the exit status."""
+        self._process: asyncio.subprocess.Process | None = None
+        self._on_control = on_control
+        self._control: Link | None = None
+
+    async def start(self, links: Sequence[socket.socket]) -> None:
+        """Start the process; it inherits `links`, which the caller closes afterwards. Raises OSError."""
+        ours, theirs = pair()
+        descriptors = [theirs.fileno(), *(link.fileno() for link in links)]
+        with theirs:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "workers", *map(str, descriptors)),
+                    stdin=subprocess.PIPE,  # its end tells the worker that we are gone, however we went
+                    pass_fds=descriptors,
+                    start_new_session=True,
+                    env=worker_environment(self.stage, os.environ),
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self.exit = asyncio.create_task(self._process.wait())
+        self._control = Link(ours)
+        asyncio.get_running_loop().add_reader(self._control, self.read_control)
+
+    def send(self, message: ControlMessage | WorkerConfig) -> None:
+        """Send a control message; what a process that has just ended should have got is lost."""
+        if self._control:
+            with contextlib.suppress(LinkClosed):
+                self._control.send(message)
+
+    def read_control(self) -> None:
+        """Read what the process has said; to be called once more after its end."""
+        if self._control is None:
+            return
+        try:
+            messages = self._control.receive()
+        except LinkClosed:
+            asyncio.get_running_loop().remove_reader(self._control)
+            return
+        for message in messages:
+            self._on_control(self, message)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close the control link, which ends a worker between two units of work."""
+        if self._control:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+
+    def kill(self) -> None:
+        """End the process at once, if it has not ended yet."""
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    @property
+    def process_id(self) -> int | None:
+        """The process, None before it is started."""
+        return self._process.pid if self._process else None
+
+    @property
+    def ending(self) -> str:
+        """How the process ended: by which signal, or with which exit status."""
+        status = self._process.returncode if self._process else None
+        if status is None:
+            return "its end is not known"
+        return f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
