@@ -10,14 +10,10 @@ from workers.checkpoint_files import Files, Progress
 from workers.engine.capacity import fitting_slots, timely_engine
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
-from workers.engine.memory import weights_bytes
+from workers.engine.memory import device_memory, keep_resident, weights_bytes
 from workers.engine.sampling import Sampling
 from workers.engine.text import Pieces, Vocabulary
-from workers.memory import available_bytes
 from workers.messages import WorkerConfig
-
-CACHE_BYTES = 256 << 20
-"""What MLX may keep of freed memory on a Mac; shapes are fixed, so more would never be used."""
 
 
 def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tuple[Engine, Callable[[], Pieces], str]:
@@ -25,14 +21,14 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
 
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
-    slots = fitting_slots(files, config, available_bytes())
+    slots = fitting_slots(files, config, device_memory())
     weights = weights_bytes(files, config.quantize)
     progress("loading weights", 0, weights)
     lm = load(files, config.quantize)
     progress("loading weights", weights, weights)
     progress("warming up", 0, 1)
     engine = _engine(lm, slots, config, replace(sampling_of(files), **dict(config.sampling)))  # type: ignore[arg-type]
-    _wire()
+    keep_resident()
     progress("warming up", 1, 1)
     vocabulary = Vocabulary(files.tokenizer)
     return engine, lambda: Pieces(vocabulary), f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
@@ -44,10 +40,3 @@ def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling) -> Eng
     engine = Engine(lm, slots, sampling, config.context)
     engine.warm()
     return engine
-
-
-def _wire() -> None:
-    """On a Mac keep weights and rings resident, and nothing else: macOS takes back what lies idle for a second."""
-    if mx.metal.is_available():
-        mx.set_cache_limit(CACHE_BYTES)
-        mx.set_wired_limit(mx.get_active_memory())
