@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -42,6 +41,7 @@ from app.web.webhooks import Webhooks
 from workers.heap import settle
 from workers.lines import hiding
 from workers.messages import Progress, RingMessage, Stage, WorkerConfig
+from workers.processors import usable_processors
 from workers.ring import WorkerName
 from workers.supervisor import Supervisor
 
@@ -69,7 +69,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         cache=settings.cache,
         greeting_frames=settings.greeting_steps,
         max_call_s=settings.max_call_seconds,
-        threads=max(1, _cores() // 3),
+        threads=max(1, usable_processors() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
         sampling=settings.sampling,
         log_format=settings.log_format.resolve(),
@@ -108,11 +108,7 @@ def who_speaks(settings: Settings) -> str:
 
 def codec_pairs(settings: Settings) -> int:
     """How many encoders and decoders: one pair serves all calls, but rustymimi computes one call at a time."""
-    return min(settings.slots or 1, max(1, _cores() // 2)) if settings.codec is CodecKind.MIMI else 1
-
-
-def _cores() -> int:
-    return os.cpu_count() or 2
+    return min(settings.slots or 1, max(1, usable_processors() // 2)) if settings.codec is CodecKind.MIMI else 1
 
 
 class Service:

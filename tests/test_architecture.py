@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIGHT = {
     "workers.messages",
+    "workers.processors",
     "workers.ring",
     "workers.supervisor",
     "workers.link",
