@@ -21,6 +21,7 @@ from app.tunnel.number import NumberKeeper
 from tests.processes.ring import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
+from tests.sockets import socket_folder
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 from tests.tunnel.place import install
 
@@ -51,8 +52,8 @@ class Systemd:
 
 
 @contextlib.asynccontextmanager
-async def systemd(folder: Path) -> AsyncIterator[Systemd]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+async def systemd() -> AsyncIterator[Systemd]:
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(folder / "notify"))
         sock.setblocking(False)
         yield Systemd(str(folder / "notify"), sock)
@@ -136,7 +137,7 @@ async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
 
 async def test_systemd_hears_of_a_life_from_its_start_to_its_end(tmp_path: Path) -> None:
     port = free_port()
-    async with systemd(tmp_path) as manager:
+    async with systemd() as manager:
         told = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
         async with (
             serve(tmp_path, **GOOD, **told, PORT=str(port)) as program,
@@ -154,10 +155,10 @@ async def test_systemd_hears_of_a_life_from_its_start_to_its_end(tmp_path: Path)
             assert (await program.end())[0] == 0
 
 
-async def test_the_watchdog_hears_nothing_while_a_worker_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_watchdog_hears_nothing_while_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.supervisor.PING_EVERY_S", 0.05)
     monkeypatch.setattr("workers.supervisor.UNANSWERED_PINGS", 1_000_000)
-    async with systemd(tmp_path) as manager:
+    async with systemd() as manager:
         told = ServiceManager(notify_socket=manager.address, watchdog_usec=200_000)
         async with running(told) as (service, _):
             await manager.until("WATCHDOG=1")
