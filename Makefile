@@ -24,6 +24,8 @@ $(READY): $(LOCKED) pyproject.toml
 		$(RUN)pip install -q --no-deps --no-build-isolation -e . ; \
 	fi
 	@touch $@
+	@test ! -e /dev/nvidia0 || test "$(strip $(ACCELERATOR))" != cpu || \
+		echo "This computer has an NVIDIA card, MLX was installed without CUDA: to use it, add ACCELERATOR=cuda13"
 
 demo: setup
 	$(RUN)moshi-bridge demo

@@ -225,16 +225,13 @@ def bench_engine(
     steps: Annotated[int, typer.Option(help="Steps timed for each.", min=5)] = 100,
     context: Annotated[int | None, typer.Option(help="Steps remembered; default: the checkpoint's.")] = None,
     full: Annotated[bool, typer.Option(help="Measure with full rings, as after four minutes of a call.")] = False,
-    openblas: Annotated[
-        int, typer.Option(help="Threads of numpy's OpenBLAS on a Linux CPU; 0: MLX's own BLAS.", min=0, max=64)
-    ] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
     from app.bench.engine import EngineBench
     from app.bench.engine import bench_engine as run
 
-    bench = EngineBench(checkpoint, _numbers(rows, "--rows"), steps, context, full, openblas)
+    bench = EngineBench(checkpoint, _numbers(rows, "--rows"), steps, context, full)
     raise typer.Exit(run(_settings(), bench, json_file))
 
 

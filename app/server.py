@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -42,6 +41,7 @@ from app.web.webhooks import Webhooks
 from workers.heap import settle
 from workers.lines import hiding
 from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
+from workers.processors import usable_processors
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         cache=settings.cache,
         greeting_frames=settings.greeting_steps,
         max_call_s=settings.max_call_seconds,
-        threads=max(1, _cores() // 3),
+        threads=max(1, usable_processors() // 3),
         loopback_step_s=settings.loopback_step_ms / 1000,
         sampling=settings.sampling,
         log_format=settings.log_format.resolve(),
@@ -102,10 +102,6 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 def who_speaks(settings: Settings) -> str:
     """Return what answers the calls, as the call log says it."""
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
-
-
-def _cores() -> int:
-    return os.cpu_count() or 2
 
 
 class Service:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LIGHT = {
     "workers.messages",
     "workers.pipeline",
+    "workers.processors",
     "workers.supervisor",
     "workers.process",
     "workers.liveness",

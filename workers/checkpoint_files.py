@@ -30,6 +30,10 @@ CONFIG = "config.json"
 MODELS = ("model.q8.safetensors", "model.q4.safetensors", "model.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
+TEXT_CARD = 32_000
+"""Text tokens of the published Moshi, as many as its tokenizer has pieces; config.json has others as `text_card`."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+A_POINTER = "is a git-lfs pointer, not the file itself: type git lfs pull in its folder, or fetch it anew"
 
 
 class CheckpointError(ValueError):
@@ -69,6 +73,9 @@ def _make(rest: str, cache: Path, progress: Progress) -> Path:
         return make_standin(rest, cache, progress=progress)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+    except OSError as error:
+        reason = f"{error.filename or cache}: {error.strerror or error}"
+        raise CheckpointError(f"CACHE_DIR={cache} cannot be written ({reason}); name another folder") from error
 
 
 def files_in(folder: Path, spec: str, quantize: int | None = None) -> Files:
@@ -77,12 +84,13 @@ def files_in(folder: Path, spec: str, quantize: int | None = None) -> Files:
         raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: there is no folder {folder}; name one, or hf://owner/repo")
     present = [path.name for path in folder.iterdir()]
     config = folder / CONFIG if CONFIG in present else None
-    names = names_wanted(read_config(config), present, quantize)
+    settings = read_config(config)
+    names = names_wanted(settings, present, quantize)
     for name in names:
         if name not in present:
             raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {name} is missing in {folder}; fetch the checkpoint anew")
     files = Files(config, *(folder / name for name in names))
-    _see_whole(files, spec)
+    _see_whole(files, spec, settings.get("text_card", TEXT_CARD))
     return files
 
 
@@ -99,6 +107,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
+        if is_pointer(path):
+            raise CheckpointError(f"MOSHI_CHECKPOINT: {path} {A_POINTER}")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT: {path} cannot be read ({error}); fetch it anew") from error
@@ -107,11 +117,37 @@ def read_config(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _see_whole(files: Files, spec: str) -> None:
+def is_pointer(path: Path) -> bool:
+    """Tell whether a file is what git leaves in place of a large file that git-lfs has not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
+def _see_whole(files: Files, spec: str, pieces: object) -> None:
+    """Raise CheckpointError unless every file is whole and of its kind, and the tokenizer has so many pieces."""
     try:
+        for path in (files.model, files.mimi, files.tokenizer):
+            if is_pointer(path):
+                raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {path} {A_POINTER}")
         read_header(files.model)
         read_header(files.mimi)
+        found = _count_pieces(files.tokenizer)
     except HeaderError as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {error}; delete the file and fetch it anew") from error
-    if not files.tokenizer.stat().st_size:
-        raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {files.tokenizer} is empty; delete it and fetch it anew")
+    except OSError as error:
+        raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {error.filename}: {error.strerror}") from error
+    if found != pieces:
+        wrong = (
+            f"{files.tokenizer} has {found} pieces, the model {pieces}" if found else f"{files.tokenizer} is damaged"
+        )
+        raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: {wrong}; take the tokenizer of the same checkpoint, whole")
+
+
+def _count_pieces(path: Path) -> int:
+    """Return how many pieces a SentencePiece model has, 0 when it is none."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return int(SentencePieceProcessor(model_file=str(path)).vocab_size())
+    except RuntimeError:
+        return 0

@@ -1,37 +1,75 @@
 """`python -m workers.survey`: what MLX runs on and what a checkpoint would take, as JSON, for who may not ask MLX.
 
-Reads checkpoint, cache, quantize, slots and codec as JSON from standard input. Nothing is downloaded, no weights are
-loaded.
+Standard input is `{}` or a JSON object with checkpoint, cache, quantize, slots (0: as many as fit), context and codec.
+Nothing is downloaded, no weights are loaded. The answer has
+
+    device, device_name, is_gpu     what MLX computes on; instead `mlx_error` when MLX cannot be imported
+    device_bytes, ram_bytes         what weights and KV cache, and what the codec may take
+    checkpoint, on_device, in_ram   the model's file and what the calls take; `checkpoint` alone when it is not here yet
+    calls                           how many: `slots`, or as many as fit
+    shortage                        what is missing and what to set, "" when it fits
+    checkpoint_error                why the checkpoint cannot be used
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workers.checkpoint_files import CheckpointError, Files, files_in, locate
-from workers.memory import available_bytes, codec_bytes
 
 
 def main() -> None:
     """Answer the question on standard input."""
-    question = json.load(sys.stdin)
-    answer: dict[str, Any] = {"available_bytes": available_bytes(), **_device()}
-    answer["codec_bytes"] = codec_bytes(question["slots"], question["codec"])
-    try:
-        files = _local_files(question["checkpoint"], Path(question["cache"]), question["quantize"])
-        answer |= _size(files, question["quantize"], question["slots"]) if files else {"checkpoint": "not downloaded"}
-    except CheckpointError as error:
-        answer["checkpoint_error"] = str(error)
-    json.dump(answer, sys.stdout)
+    json.dump(_answer(json.load(sys.stdin)), sys.stdout)
 
 
-def _device() -> dict[str, str]:
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
-        import mlx.core as mx
+        device = _device()
     except ImportError as error:
         return {"mlx_error": str(error)}
-    return {"device": str(mx.default_device())}
+    return device | (_checkpoint(question) if "checkpoint" in question else {})
+
+
+def _device() -> dict[str, Any]:
+    import mlx.core as mx
+
+    from workers.engine.memory import device_memory
+
+    device, memory = mx.default_device(), device_memory()
+    return {
+        "device": str(device),
+        "device_name": str(mx.device_info().get("device_name", "")),
+        "is_gpu": device.type == mx.gpu,
+        "device_bytes": memory.device,
+        "ram_bytes": memory.ram,
+    }
+
+
+def _checkpoint(question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        files = _local_files(question["checkpoint"], Path(question["cache"]), question["quantize"])
+        return _plan(files, question) if files else {"checkpoint": "not downloaded"}
+    except CheckpointError as error:
+        return {"checkpoint_error": str(error)}
+
+
+def _plan(files: Files, question: dict[str, Any]) -> dict[str, Any]:
+    from workers.engine.capacity import SPARE
+    from workers.engine.memory import device_memory, plan
+
+    slots, memory = question["slots"], device_memory()
+    wanted = plan(files, question["quantize"], question["codec"], slots or 1, question["context"])
+    wanted = replace(wanted, calls=slots or wanted.most_calls(memory, SPARE) or 1)
+    return {
+        "checkpoint": str(files.model),
+        "on_device": wanted.on_device,
+        "in_ram": wanted.in_ram(memory),
+        "calls": wanted.calls,
+        "shortage": wanted.shortage(memory),
+    }
 
 
 def _local_files(spec: str, cache: Path, quantize: int | None) -> Files | None:
@@ -47,17 +85,6 @@ def _local_files(spec: str, cache: Path, quantize: int | None) -> Files | None:
         return None
     except HFValidationError as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: not a repository name; write hf://owner/repo") from error
-
-
-def _size(files: Files, quantize: int | None, slots: int) -> dict[str, Any]:
-    from workers.engine.checkpoint import config_of
-    from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
-
-    return {
-        "checkpoint": str(files.model),
-        "weights_bytes": weights_bytes(files, quantize),
-        "ring_bytes": ring_bytes(config_of(files), slots, item_bytes=number_bytes(files)),
-    }
 
 
 if __name__ == "__main__":

@@ -116,9 +116,6 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
     assert files is not None
     if config.slots:
         control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile
-    from workers.engine.blas import use_openblas
-
-    use_openblas(config.cache)  # before anything imports mlx
     from workers.engine.start import start_engine
 
     engine, pieces, note = start_engine(files, config, progress)

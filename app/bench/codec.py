@@ -14,7 +14,11 @@ def bench_codec(
     settings: Settings, rows: tuple[int, ...], threads: tuple[int, ...], frames: int, json_path: Path | None
 ) -> int:
     """Measure on random weights of the real shape; return the exit status."""
-    mimi = next(make_standin(WEIGHTS, settings.cache).glob("tokenizer*.safetensors"))
+    try:
+        mimi = next(make_standin(WEIGHTS, settings.cache).glob("tokenizer*.safetensors"))
+    except OSError as error:
+        print(f"moshi-bridge: CACHE_DIR={settings.cache} cannot be written ({error})", file=sys.stderr)
+        return 2
     numbers = ["--rows", *map(str, rows), "--threads", *map(str, threads), "--frames", str(frames)]
     files = ["--json", str(json_path)] if json_path else []
     command = [sys.executable, "-m", "workers.codec.bench", str(mimi), *numbers, *files]

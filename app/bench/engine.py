@@ -15,17 +15,13 @@ from app.config import Settings
 
 @dataclass(frozen=True, slots=True)
 class EngineBench:
-    """What to measure; `context` None is the checkpoint's own, with `full` every ring is full from the first step.
-
-    On a Linux CPU numpy's OpenBLAS multiplies on so many threads, both sides alike; 0 leaves it to MLX's own BLAS.
-    """
+    """What to measure; `context` None is the checkpoint's own, with `full` every ring is full from the first step."""
 
     checkpoint: str
     rows: tuple[int, ...]
     steps: int
     context: int | None = None
     full: bool = False
-    openblas: int = 1
 
 
 def bench_engine(settings: Settings, bench: EngineBench, json_path: Path | None) -> int:
@@ -49,7 +45,6 @@ def _command(settings: Settings, bench: EngineBench) -> list[str]:
         "--steps": bench.steps,
         "--context": bench.context,
         "--quantize": settings.quantize_bits,
-        "--openblas": bench.openblas,
     }
     flags = ["--full"] if bench.full else []
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
@@ -58,12 +53,11 @@ def _command(settings: Settings, bench: EngineBench) -> list[str]:
 
 def _table(figures: dict[str, Any]) -> Table:
     machine = figures["machine"]
-    blas = f", OpenBLAS on {machine['openblas']} threads" if machine["openblas"] else ""
-    table = Table(title=f"{figures['checkpoint']} on {machine['device']}{blas}")
+    table = Table(title=f"{figures['checkpoint']} on {machine['device']}")
     for heading in ("calls", "step p50", "step p99", "calls in real time", "against the official"):
         table.add_column(heading, justify="right")
-    for number, time in enumerate(figures["times"]):
-        calls = str(time["rows"]) if time["rows"] else "official, with our tiles" if number else "official, 1"
+    for time in figures["times"]:
+        calls = str(time["rows"]) if time["rows"] else "official, 1"
         in_time = f"{time['steps_per_s'] / 12.5:.1f}"
         table.add_row(calls, f"{time['p50_ms']:.2f} ms", f"{time['p99_ms']:.2f} ms", in_time, f"{time['ratio']:.2f}×")
     return table

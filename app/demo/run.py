@@ -1,9 +1,9 @@
 """Two simulated calls and what comes of them: WAV files, a picture, a table, a checklist."""
 
-import platform
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from rich.console import Console
@@ -17,11 +17,14 @@ from app.demo.checklist import Point, check_call
 from app.demo.conversation import conversation, talk
 from app.demo.oracle import expect
 from app.demo.picture import draw_call
+from app.doctor.survey import survey_device
 from app.simulator.progress import Progress, Pulse
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 
 STAND_IN = "synthetic:script"
+NVIDIA_CARD = Path("/dev/nvidia0")
+"""The first card, where NVIDIA's driver for Linux runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,20 @@ class Choice:
     why: str
 
 
-def choose(settings: Settings, asked: str | None) -> Choice:
-    """Choose Kyutai's weights where they can run, else the stand-in."""
+def choose(settings: Settings, asked: str | None, device: Mapping[str, Any], has_card: bool) -> Choice:
+    """Choose Kyutai's weights where MLX has a GPU for them, else the stand-in.
+
+    `device` is what `survey_device` says; `has_card` tells whether the computer has an NVIDIA card.
+    """
     if asked:
         return Choice(asked, f"you asked for {asked}")
-    if _has_accelerator():
+    if device.get("is_gpu"):
         return Choice(settings.moshi_checkpoint, f"{settings.moshi_checkpoint}, fetched if need be")
+    if error := device.get("mlx_error"):
+        return Choice(STAND_IN, f"MLX cannot be used here ({error})")
+    if has_card:
+        why = "this computer has an NVIDIA card, but MLX was installed without CUDA; for Moshi itself type"
+        return Choice(STAND_IN, f"{why}: make demo ACCELERATOR=cuda13")
     why = "this machine has neither Apple silicon nor CUDA, and Moshi's 7 billion weights need one to keep up"
     return Choice(STAND_IN, why)
 
@@ -46,8 +57,9 @@ def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
     """Run the demo into `folder`; return 0 if all went well."""
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
+    choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
     try:
-        return uvloop.run(_Demo(console, folder).run(choose(settings, asked)))
+        return uvloop.run(_Demo(console, folder).run(choice))
     except TrialFailed as error:
         console.print(f"[bold red]{error}[/] (the service's own words are in {folder}/*.log)")
         return 1
@@ -122,9 +134,3 @@ class _Demo:
     def _tell_files(self) -> None:
         self._console.print(f"\nHear it: {self._folder}/line.wav, {self._folder}/call.wav (caller left, Moshi right)")
         self._console.print(f"See it:  {self._folder}/call.png")
-
-
-def _has_accelerator() -> bool:
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    return Path("/dev/nvidia0").exists()

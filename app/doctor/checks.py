@@ -1,10 +1,8 @@
 """`moshi-bridge doctor`: would a call be answered, and if not, what to type. One line a finding."""
 
 import importlib.metadata
-import json
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,11 +15,11 @@ from rich.table import Table
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
 from app.doctor.finding import Finding, Level
 from app.doctor.storage import examine_storage
+from app.doctor.survey import survey_checkpoint
 from app.doctor.tunnel import examine_tunnel, running_service
 from app.web.listener import listen
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
-SURVEY_WITHIN_S = 120
 _GIB = 1 << 30
 
 
@@ -40,7 +38,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
         yield Finding(Level.NOTE, "ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return
-    survey = _survey(settings)
+    survey = survey_checkpoint(settings)
     yield _device(survey)
     yield _checkpoint(survey, settings)
 
@@ -146,52 +144,28 @@ def _account(settings: Settings, base_url: str) -> Iterator[Finding]:
     yield from examine_account(settings, base_url)
 
 
-def _survey(settings: Settings) -> dict[str, Any]:
-    question = {
-        "checkpoint": settings.moshi_checkpoint,
-        "cache": str(settings.cache),
-        "quantize": settings.quantize_bits,
-        "slots": settings.slots or 1,
-        "codec": settings.codec,
-    }
-    run = subprocess.run(
-        [sys.executable, "-m", "workers.survey"],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        timeout=SURVEY_WITHIN_S,
-        check=False,
-    )
-    if run.returncode:
-        return {"mlx_error": (run.stderr.strip().splitlines() or ["no answer"])[-1]}
-    answer: dict[str, Any] = json.loads(run.stdout)
-    return answer
-
-
 def _device(survey: dict[str, Any]) -> Finding:
     if "device" not in survey:
         return Finding(Level.PROBLEM, "MLX", survey.get("mlx_error", "missing"), "make setup")
-    found = f"computes on {survey['device']}"
-    if "cpu" in survey["device"]:
-        return Finding(
-            Level.NOTE, "MLX", found, "Moshi's 7B needs Apple silicon or CUDA: make setup ACCELERATOR=cuda13"
-        )
-    return Finding(Level.GOOD, "MLX", found)
+    found = f"computes on {survey['device']} {survey['device_name']}".rstrip()
+    if survey["is_gpu"]:
+        return Finding(Level.GOOD, "MLX", found)
+    return Finding(Level.NOTE, "MLX", found, "Moshi's 7B needs Apple silicon or CUDA: make setup ACCELERATOR=cuda13")
 
 
 def _checkpoint(survey: dict[str, Any], settings: Settings) -> Finding:
     if error := survey.get("checkpoint_error"):
         return Finding(Level.PROBLEM, "MOSHI_CHECKPOINT", error)
-    if "weights_bytes" not in survey:
+    if "on_device" not in survey:
         found = f"{settings.moshi_checkpoint} is not on this machine yet"
         return Finding(Level.NOTE, "MOSHI_CHECKPOINT", found, "serve fetches it (q4: 5.2 GB) and shows how far it is")
-    return _memory(survey, settings)
+    return memory_finding(survey)
 
 
-def _memory(survey: dict[str, Any], settings: Settings) -> Finding:
-    needed = survey["weights_bytes"] + survey["ring_bytes"] + survey["codec_bytes"]
-    available = survey["available_bytes"]
-    found = f"{needed / _GIB:.1f} GiB for MAX_CALLS={settings.max_calls}, {available / _GIB:.1f} GiB free"
-    if needed > available:
-        return Finding(Level.PROBLEM, "memory", found, "lower MAX_CALLS or set MOSHI_QUANTIZE=4")
-    return Finding(Level.GOOD, "memory", found)
+def memory_finding(survey: dict[str, Any]) -> Finding:
+    """Return whether the calls fit into the memory of the device and the computer."""
+    if survey["shortage"]:
+        return Finding(Level.PROBLEM, "memory", survey["shortage"])
+    device = f"{survey['on_device'] / _GIB:.1f} of {survey['device_bytes'] / _GIB:.1f} GiB of the device"
+    ram = f"{survey['in_ram'] / _GIB:.1f} of {survey['ram_bytes'] / _GIB:.1f} GiB of RAM"
+    return Finding(Level.GOOD, "memory", f"for {survey['calls']} calls: {device}, {ram}")

@@ -2,24 +2,28 @@
 
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
 from app.notify import Heart, NotifySocket, Vitals
+from tests.sockets import socket_folder
 
 WELL = Vitals(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
 STARTING = Vitals(ready=False, answering=False, stopping=False, status="starting the workers")
 
 
-@pytest.fixture(params=["path", "abstract"])
-def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
+
+
+@pytest.fixture(params=["path", pytest.param("abstract", marks=LINUX)])
+def listening(request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.socket]]:
     """A socket to hear on, and its address as systemd writes it."""
-    address = str(tmp_path / "notify") if request.param == "path" else f"@moshi-{secrets.token_hex(8)}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        address = str(folder / "notify") if request.param == "path" else f"@moshi-{secrets.token_hex(8)}"
         sock.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
         sock.settimeout(5)
         yield address, sock
@@ -34,10 +38,8 @@ def test_every_message_is_one_datagram(listening: tuple[str, socket.socket]) -> 
     assert sock.recv(1_000) == b"WATCHDOG=1"
 
 
-def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with NotifySocket(str(tmp_path / "nobody")) as systemd:
+def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with socket_folder() as folder, NotifySocket(str(folder / "nobody")) as systemd:
         systemd.send("READY=1")
         systemd.send("WATCHDOG=1")
     assert len(caplog.records) == 1

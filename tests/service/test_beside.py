@@ -21,6 +21,7 @@ from app.tunnel.number import NumberKeeper
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
+from tests.sockets import socket_folder
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 from tests.tunnel.place import install
 
@@ -51,8 +52,8 @@ class Systemd:
 
 
 @contextlib.asynccontextmanager
-async def systemd(folder: Path) -> AsyncIterator[Systemd]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+async def systemd() -> AsyncIterator[Systemd]:
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(folder / "notify"))
         sock.setblocking(False)
         yield Systemd(str(folder / "notify"), sock)
@@ -136,7 +137,7 @@ async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
 
 async def test_systemd_hears_of_a_life_from_its_start_to_its_end(tmp_path: Path) -> None:
     port = free_port()
-    async with systemd(tmp_path) as manager:
+    async with systemd() as manager:
         told = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
         async with (
             serve(tmp_path, **GOOD, **told, PORT=str(port)) as program,
@@ -154,8 +155,8 @@ async def test_systemd_hears_of_a_life_from_its_start_to_its_end(tmp_path: Path)
             assert (await program.end())[0] == 0
 
 
-async def test_the_watchdog_hears_nothing_from_a_hang_until_the_pipeline_is_back(tmp_path: Path) -> None:
-    async with systemd(tmp_path) as manager:
+async def test_the_watchdog_hears_nothing_from_a_hang_until_the_pipeline_is_back() -> None:
+    async with systemd() as manager:
         told = ServiceManager(notify_socket=manager.address, watchdog_usec=200_000)
         async with running(told) as (service, _):
             await manager.until("WATCHDOG=1")

@@ -26,7 +26,10 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame."""
+    """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame.
+
+    A frame begins every `every_s` seconds, or as soon as the one before is done.
+    """
 
     path: str
     direction: str
@@ -34,6 +37,7 @@ class Case:
     threads: int
     frames: int
     mimi: str
+    every_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def measure(case: Case) -> CodecTime:
     """Make the codec and time it."""
     empty = psutil.Process().memory_info().rss
     step, call_bytes = (_rustymimi if case.path == "rustymimi" else _ours)(case)
-    times, cpu_s = _timed(step, case.frames)
+    times, cpu_s = _timed(step, case.frames, case.every_s)
     full = psutil.Process().memory_info().rss
     p50, p95 = np.percentile(times, [50, 95]) * 1e3
     call_mib = (call_bytes or (full - empty) / case.rows) / _MIB
@@ -93,12 +97,14 @@ def _codes(case: Case) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
     return np.random.default_rng(0).integers(0, _CODES, (case.rows, CODEBOOKS), np.int32)
 
 
-def _timed(step: Callable[[], object], frames: int) -> tuple[list[float], float]:
+def _timed(step: Callable[[], object], frames: int, every_s: float) -> tuple[list[float], float]:
     """Return the seconds of each frame, and those of CPU for all of them, after a few to settle."""
     for _ in range(_SETTLE):
         step()
     times, cpu_s = [], -_cpu_s()
-    for _ in range(frames):
+    began = time.perf_counter()
+    for frame in range(frames):
+        time.sleep(max(0.0, began + frame * every_s - time.perf_counter()))
         started = time.perf_counter()
         step()
         times.append(time.perf_counter() - started)

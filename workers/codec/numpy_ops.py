@@ -6,9 +6,14 @@ of at most 10⁶ multiplications as it is (its small-matrix kernels, x86-64 with
 tiles of 64 columns, and one call of matmul walks through all tiles: measured 1.2 to 3 times as fast as one product, at
 every size that Mimi has. Elsewhere it is about even. And these kernels give a row the same result in whatever company:
 each call is bit-equal to itself alone.
+
+That holds for OpenBLAS only. numpy on macOS is built on Apple's Accelerate, others on MKL or a reference BLAS: there a
+product is one plain call (`Plain`), and a call in company is equal to itself alone but for rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +31,37 @@ _EPSILON = np.float32(1e-5)
 _ROOT_HALF = np.float32(0.5**0.5)
 _GELU_T = np.float32(0.3275911)
 _GELU = np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592], np.float32)
+
+
+class Matrix(Protocol):
+    """A matrix (in, out), laid out for products with a few rows."""
+
+    def product(self, x: F32) -> F32:
+        """Return x (rows, in) times the matrix, (rows, out)."""
+
+
+@cache
+def has_openblas() -> bool:
+    """Tell whether this numpy was built on OpenBLAS."""
+    config: Any = np.show_config(mode="dicts")
+    return is_openblas(config)
+
+
+def is_openblas(config: Mapping[str, Any]) -> bool:
+    """Tell whether `numpy.show_config(mode="dicts")` names OpenBLAS: scipy-openblas, openblas64, …"""
+    return "openblas" in str(config.get("Build Dependencies", {}).get("blas", {}).get("name", "")).lower()
+
+
+class Plain:
+    """A matrix as it is, for any BLAS."""
+
+    def __init__(self, weight: F32) -> None:
+        self._weight = np.ascontiguousarray(weight)
+
+    def product(self, x: F32) -> F32:
+        """Return x (rows, in) times the matrix, (rows, out)."""
+        y: F32 = x @ self._weight
+        return y
 
 
 class Tiles:
@@ -86,8 +122,8 @@ class NumpyOps:
 
     def linear(self, x: F32, layer: Linear) -> F32:
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-        tiles: Tiles = layer.weight
-        y = tiles.product(rows)
+        matrix: Matrix = layer.weight
+        y = matrix.product(rows)
         if layer.bias is not None:
             y += layer.bias
         return y.reshape(*x.shape[:-1], -1)

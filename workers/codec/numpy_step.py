@@ -1,5 +1,6 @@
 """Mimi's step on numpy: the rows that advance, shared out among threads."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.codec.frame import Place, forward_of, nothing_for
-from workers.codec.numpy_ops import NumpyOps, Tiles
+from workers.codec.numpy_ops import Matrix, NumpyOps, Plain, Tiles, has_openblas
 from workers.codec.state import Rows, make_state
 from workers.codec.tails import Tails
+from workers.codec.tensors import F32
 from workers.codec.weights import DecoderWeights, EncoderWeights, Linear, converted
 from workers.codec.window import turn
 
@@ -19,10 +21,18 @@ Result = NDArray[Any]
 class NumpyStep:
     """One direction of `slots` calls over one set of weights, which it takes a copy of."""
 
-    def __init__(self, weights: EncoderWeights | DecoderWeights, slots: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        weights: EncoderWeights | DecoderWeights,
+        slots: int,
+        threads: int = 1,
+        layout: Callable[[F32], Matrix] | None = None,
+    ) -> None:
+        """`threads` share the rows of a step; `layout` is how a matrix is stored, by default what suits this BLAS."""
+        layout = layout or (Tiles if has_openblas() else Plain)
         self.slots, self._threads = slots, threads
         self._forward, self._nothing = forward_of(weights), nothing_for(weights, 1)
-        self._weights = converted(weights, lambda linear: Linear(Tiles(linear.weight), linear.bias))
+        self._weights = converted(weights, lambda linear: Linear(layout(linear.weight), linear.bias))
         self._state = make_state(slots, weights.tail_floats)
         self._pool = ThreadPoolExecutor(threads, "mimi") if threads > 1 else None
         self.bytes_per_call = self._state.bytes_per_call

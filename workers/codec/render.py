@@ -6,7 +6,6 @@ the caller's that was heard in the step, and Moshi's that it completed. Where a 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from workers.codec.choose import library_for, make_decoder
 from workers.codec.error import CodecError
 from workers.codec.tensors import WeightsError
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot
+from workers.processors import usable_processors
 
 CALLER, MOSHI = Slot(0), Slot(1)
 TOKENS = 1 + 2 * CODEBOOKS
@@ -82,7 +82,7 @@ def main() -> int:
     records = np.frombuffer(sys.stdin.buffer.read(), "<i2").astype(np.int16).reshape(-1, TOKENS)
     try:
         files = locate(wanted.checkpoint, wanted.cache, _Told().tell, wanted.quantize)
-        decoder = make_decoder(library_for(wanted.codec), files.mimi, slots=2, threads=os.cpu_count() or 1)
+        decoder = make_decoder(library_for(wanted.codec), files.mimi, slots=2, threads=usable_processors())
         _write(render(decoder, records, delays_of(files)), sys.stdout.buffer)
     except (CheckpointError, WeightsError, CodecError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)

@@ -14,6 +14,5 @@ Only here are mlx and moshi_mlx imported, and not by this file, so that a proces
     text         text tokens become words
     checkpoint   the door to weights: a folder of files becomes an `Lm`; `hub`, `header` help to get there
     memory       what all this takes, known before anything is loaded
-    blas         faster products on Linux CPUs
     bench        the step, timed against the official `LmGen`
 """

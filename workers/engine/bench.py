@@ -9,7 +9,6 @@ import numpy as np
 from moshi_mlx.models import Lm, LmGen
 from moshi_mlx.utils import Sampler
 
-from workers.engine.blas import is_lent, use_tiles
 from workers.engine.engine import CODES, Engine
 from workers.engine.sampling import Sampling
 from workers.messages import CODEBOOKS, CodeArray, Slot
@@ -46,15 +45,14 @@ def bench_engine(
 
     A machine that is now faster and now slower is so for both. Each is given a fifth of its steps to settle. With
     `full` our rings are as after `context` steps, so that every step looks at all of them; `LmGen` begins at step 0,
-    on the weights as this engine has laid them out. Where mlx is lent OpenBLAS, `LmGen` has it as it is; the last of
-    the figures is then `LmGen` with the tiles that the engine makes of its products.
+    on the weights as this engine has laid them out.
     """
     sampling = sampling or Sampling()
     random = np.random.default_rng(0)
     codes = random.integers(0, CODES, (max(rows, default=1), CODEBOOKS), dtype=np.int32)
 
     def race(rows: int, step: Callable[[], object]) -> tuple[StepTime, list[float]]:
-        official, ours = _in_turns(_official_step(lm, sampling, codes[:1], steps, tiles=False), step, steps)
+        official, ours = _in_turns(_official_step(lm, sampling, codes[:1], steps), step, steps)
         return _summary(rows, ours, official), official
 
     found: list[StepTime] = []
@@ -65,14 +63,10 @@ def bench_engine(
         found.append(ours)
         officials += official
         del engine
-    if is_lent():
-        tiled, official = race(0, _official_step(lm, sampling, codes[:1], steps, tiles=True))
-        found.append(tiled)
-        officials += official
     return [_summary(0, officials, officials), *found]
 
 
-def _official_step(lm: Lm, sampling: Sampling, codes: CodeArray, steps: int, tiles: bool) -> Callable[[], object]:
+def _official_step(lm: Lm, sampling: Sampling, codes: CodeArray, steps: int) -> Callable[[], object]:
     text = Sampler(temp=sampling.text_temperature, top_k=sampling.text_top_k)
     audio = Sampler(temp=sampling.audio_temperature, top_k=sampling.audio_top_k)
     for cache in lm.transformer_cache:
@@ -80,13 +74,11 @@ def _official_step(lm: Lm, sampling: Sampling, codes: CodeArray, steps: int, til
     official = LmGen(lm, max_steps=2 * steps + 2 * SETTLE, text_sampler=text, audio_sampler=audio)
 
     def step() -> None:
-        use_tiles(tiles)
         token = official.step(mx.array(codes))[0]
         token.item()
         spoken = official.last_audio_tokens()
         if spoken is not None:
             np.array(spoken)
-        use_tiles(True)
 
     return step
 

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workers.checkpoint_files import CheckpointError
-from workers.engine.blas import use_openblas
 
 
 def main() -> int:
     """Run the bench and print one JSON object; exit with 2 and one line if the checkpoint cannot be used."""
     asked = _arguments()
-    openblas = bool(asked.openblas) and use_openblas(asked.cache, asked.openblas)
     import mlx.core as mx
 
     from workers.engine.bench import bench_engine
@@ -28,11 +26,7 @@ def main() -> int:
     times = bench_engine(
         checkpoint.lm, asked.rows, asked.steps, checkpoint.sampling, context=asked.context, full=asked.full
     )
-    machine = {
-        "platform": platform.platform(),
-        "device": str(mx.default_device()),
-        "openblas": asked.openblas if openblas else 0,
-    }
+    machine = {"platform": platform.platform(), "device": str(mx.default_device())}
     json.dump({"machine": machine, "checkpoint": asked.checkpoint, "times": [asdict(one) for one in times]}, sys.stdout)
     return 0
 
@@ -46,7 +40,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--context", type=int)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--openblas", type=int, default=0)
     return parser.parse_args()
 
 

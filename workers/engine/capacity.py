@@ -7,14 +7,12 @@ import numpy as np
 from moshi_mlx.models import Lm
 
 from workers.checkpoint_files import Files, Progress, report_nothing
-from workers.engine.checkpoint import config_of
 from workers.engine.engine import Engine
-from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
+from workers.engine.memory import plan
 from workers.engine.sampling import Sampling
-from workers.memory import MemoryShort, codec_bytes, require_memory
+from workers.memory import Memory, MemoryShort
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
-MOST_SLOTS = 64
 SPARE = 0.9
 """The share of free memory that MAX_CALLS=auto may take."""
 STEP_SHARE = 0.75
@@ -22,23 +20,19 @@ STEP_SHARE = 0.75
 TIMED_STEPS = 12
 
 
-def fitting_slots(files: Files, config: WorkerConfig, available: int) -> int:
-    """Return how many calls `available` bytes hold, at most 64.
+def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
+    """Return how many calls fit into `memory`, at most 64.
 
     Raises MemoryShort if not even one, or not the `config.slots` that are wanted.
     """
-    weights = weights_bytes(files, config.quantize)
-    ring = ring_bytes(config_of(files), 1, config.context, number_bytes(files))
+    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
+    if shortage := wanted.shortage(memory):
+        raise MemoryShort(shortage)
     if config.slots:
-        require_memory(weights, ring * config.slots, config.slots, config.codec, available)
         return config.slots
-    require_memory(weights, ring, 1, config.codec, available)
-    a_call = ring + codec_bytes(1, config.codec) - codec_bytes(0, config.codec)
-    rest = available * SPARE - weights - codec_bytes(0, config.codec)
-    slots = min(MOST_SLOTS, int(rest // a_call))
-    if slots < 1:
-        raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
-    return slots
+    if slots := wanted.most_calls(memory, SPARE):
+        return slots
+    raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
 
 
 def timely_engine(

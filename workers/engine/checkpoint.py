@@ -18,6 +18,8 @@ from workers.messages import CODEBOOKS
 
 GROUP_SIZES = {4: 32, 8: 64}
 """Weights that share a scale, by bits: Kyutai's choice (`moshi_mlx/local.py`)."""
+LARGEST_SIZE, MOST_LAYERS = 1_000_000, 1_000
+"""Widths, vocabularies and depths beyond these are a mistake; the published Moshi has 32,000 words and 32 layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def load(files: Files, quantize: int | None = None, progress: Progress = report_
     config = config_of(files)
     packed = quantization_of(tensors, config.transformer.d_model)
     _see_matching(packed, quantize, files.model)
-    lm = Lm(config)
+    lm = _build(config, files)
     if packed is not None:
         _pack(lm, packed, lambda path, _: f"{path}.scales" in tensors)
     _fill(lm, files.model, tensors, config)
@@ -80,8 +82,10 @@ def config_of(files: Files) -> LmConfig:
     settings = read_config(files.config)
     try:
         config = LmConfig.from_config_dict(settings) if settings else config_v0_1()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({error!r})") from error
+    if wrong := _wrong_number(config):
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({wrong})")
     if obstacle := _obstacle(config):
         raise CheckpointError(f"MOSHI_CHECKPOINT: {files.model.name} {obstacle}; take a Moshi for dialogue")
     return config
@@ -119,6 +123,42 @@ def _see_matching(packed: Quantization | None, quantize: int | None, path: Path)
     if packed is not None and quantize not in (None, packed.bits):
         hint = f"set it to none, or take a checkpoint with {quantize} or 16 bits"
         raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: {path.name} is quantised to {packed.bits} bits; {hint}")
+
+
+def _build(config: LmConfig, files: Files) -> Lm:
+    try:
+        return Lm(config)
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({error!r})") from error
+
+
+def _wrong_number(config: LmConfig) -> str:
+    """Say which number of the shape cannot be one, "" when all can: `Lm` would compute with it, or never end."""
+    main, depth = config.transformer, config.depformer.transformer
+    sizes = {
+        "dim": main.d_model,
+        "num_heads": main.num_heads,
+        "context": main.context,
+        "card": config.audio_vocab_size,
+        "text_card": config.text_out_vocab_size,
+        "depformer_dim": depth.d_model,
+        "depformer_num_heads": depth.num_heads,
+        "depformer_dim_feedforward": depth.dim_feedforward,
+    }
+    layers = {"num_layers": main.num_layers, "depformer_num_layers": depth.num_layers}
+    limits = [(sizes, LARGEST_SIZE), (layers, MOST_LAYERS)]
+    numbers = [(name, number, most) for group, most in limits for name, number in group.items()]
+    wrong = [
+        f"{name} {number!r}" for name, number, most in numbers if type(number) is not int or not 0 < number <= most
+    ]
+    if not isinstance(main.max_period, int | float) or main.max_period <= 0:
+        wrong.append(f"max_period {main.max_period!r}")
+    delays = config.audio_delays
+    if type(delays) is not list or len(delays) != config.audio_codebooks or not all(type(one) is int for one in delays):
+        wrong.append(f"delays {delays!r}"[:80])
+    if not wrong and (main.d_model % main.num_heads or depth.d_model % depth.num_heads):
+        return "a width is not a multiple of its heads"
+    return ", ".join(wrong)
 
 
 def _obstacle(config: LmConfig) -> str:

@@ -10,14 +10,10 @@ from workers.checkpoint_files import Files, Progress
 from workers.engine.capacity import fitting_slots, timely_engine
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
-from workers.engine.memory import weights_bytes
+from workers.engine.memory import device_memory, keep_resident, weights_bytes
 from workers.engine.sampling import Sampling
 from workers.engine.text import Pieces, Vocabulary
-from workers.memory import available_bytes
 from workers.messages import WorkerConfig
-
-CACHE_BYTES = 256 << 20
-"""What MLX may keep of freed memory on a Mac; shapes are fixed, so more would never be used."""
 
 
 def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tuple[Engine, Callable[[], Pieces], str]:
@@ -25,12 +21,12 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
 
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
-    slots = fitting_slots(files, config, available_bytes())
+    slots = fitting_slots(files, config, device_memory())
     progress("loading weights", 0, weights_bytes(files, config.quantize))
     lm = load(files, config.quantize, progress)
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
     engine = _engine(lm, slots, config, sampling, progress)
-    _wire()
+    keep_resident()
     vocabulary = Vocabulary(files.tokenizer)
     return engine, lambda: Pieces(vocabulary), f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
 
@@ -41,10 +37,3 @@ def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling, progre
     engine = Engine(lm, slots, sampling, config.context)
     engine.warm(progress)
     return engine
-
-
-def _wire() -> None:
-    """On a Mac keep weights and rings resident, and nothing else: macOS takes back what lies idle for a second."""
-    if mx.metal.is_available():
-        mx.set_cache_limit(CACHE_BYTES)
-        mx.set_wired_limit(mx.get_active_memory())

@@ -14,8 +14,6 @@ from mlx.nn.layers.linear import Linear
 from moshi_mlx.models.lm import ScaledEmbedding
 from moshi_mlx.modules.transformer import TransformerLayer
 
-from workers.engine.blas import is_lent
-
 Product = Callable[[mx.array], mx.array]
 """x (rows, inputs) times a weight matrix: (rows, outputs)."""
 
@@ -56,13 +54,12 @@ class Layer:
 def product(module: Module) -> Product:
     """Return what a linear module does, as a single operation where it is a plain matrix.
 
-    On a CPU a plain matrix is stored turned, unless OpenBLAS is lent: the reference BLAS in mlx's wheel is twice as
-    fast that way round.
+    On a CPU a plain matrix is stored transposed: the reference BLAS in mlx's wheel is twice as fast that way round.
     """
     if type(module) is not Linear or "bias" in module:
         return module  # type: ignore[no-any-return]
     turned = module["weight"].T
-    if mx.default_device().type == mx.cpu and not is_lent():
+    if mx.default_device().type == mx.cpu:
         turned = mx.contiguous(turned)
         module["weight"] = turned.T
     mx.eval(turned)

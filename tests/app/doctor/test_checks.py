@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from app.config import CodecKind, EngineKind, Settings, read_settings
-from app.doctor.checks import examine, report
+from app.doctor.checks import examine, memory_finding, report
 from app.doctor.finding import Finding, Level
+from app.doctor.survey import survey_checkpoint
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.rest import serving_rest
+from workers.memory import Memory, Plan
 
 TERMINAL = 80
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}
@@ -100,3 +102,24 @@ def test_memory_is_held_against_the_checkpoint() -> None:
     assert found["memory"].level is Level.GOOD
     missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="/no/such/folder")
     assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
+
+
+def test_a_shorter_context_takes_less_of_the_device() -> None:
+    settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY, context=500)
+    short, full = (survey_checkpoint(one) for one in (settings, settings.model_copy(update={"context": None})))
+    assert 0 < short["on_device"] < full["on_device"]
+
+
+def test_a_small_card_in_a_large_computer_is_a_problem() -> None:
+    """The survey of the published Moshi in 4 bits on a card of 6 GiB."""
+    plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, packed=True)
+    card, large = Memory(6 << 30, 64 << 30, shared=False), Memory(24 << 30, 64 << 30, shared=False)
+    assert memory_finding(_survey(plan, large)).level is Level.GOOD
+    finding = memory_finding(_survey(plan, card))
+    assert finding.level is Level.PROBLEM
+    assert "6.0 GiB are free for the device: set CONTEXT=2025" in finding.found
+
+
+def _survey(plan: Plan, memory: Memory) -> dict[str, object]:
+    needs = {"on_device": plan.on_device, "in_ram": plan.in_ram(memory), "shortage": plan.shortage(memory)}
+    return {"device_bytes": memory.device, "ram_bytes": memory.ram, "calls": plan.calls, **needs}

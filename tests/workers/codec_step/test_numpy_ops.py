@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.codec.numpy_ops import NumpyOps, Tiles
+from workers.codec.numpy_ops import NumpyOps, Plain, Tiles, has_openblas, is_openblas
 from workers.codec.state import make_state
 from workers.codec.weights import Linear, Norm
 
@@ -23,6 +23,28 @@ def random(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def test_a_tiled_product_is_the_product(rows: int, depth: int, out: int) -> None:
     x, weight = random(rows, depth), random(depth, out)
     assert np.allclose(Tiles(weight).product(x), x @ weight, atol=1e-5 * depth)
+
+
+@given(rows=st.integers(1, 70), depth=st.sampled_from([7, 8_192]), out=st.sampled_from([1, 192]))
+def test_a_plain_product_is_the_product(rows: int, depth: int, out: int) -> None:
+    x, weight = random(rows, depth), random(depth, out)
+    assert np.allclose(Plain(weight).product(x), x @ weight, atol=1e-5 * depth)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("scipy-openblas", True), ("openblas64", True), ("accelerate", False), ("mkl-sdl", False), ("blas", False)],
+)
+def test_tiles_are_for_openblas_only(name: str, expected: bool) -> None:
+    """The names that `numpy.show_config` has in the wheels for Linux and macOS, in Debian's and in conda's packages."""
+    assert is_openblas({"Build Dependencies": {"blas": {"name": name, "found": True}}}) is expected
+    assert not is_openblas({})
+
+
+def test_numpys_own_words_are_understood() -> None:
+    config = np.show_config(mode="dicts")
+    assert isinstance(config, dict)
+    assert is_openblas(config) == has_openblas()
 
 
 @given(rows=st.integers(2, 40), more=st.integers(0, 40))

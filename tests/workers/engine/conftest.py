@@ -10,7 +10,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.workers.engine.small import MID, build
-from workers.checkpoint_files import CONFIG, MIMI, TOKENIZER
+from workers.checkpoint_files import CONFIG, MIMI, TEXT_CARD, TOKENIZER
+from workers.standins.random_lm import random_pieces
+from workers.standins.tokenizer_file import write_tokenizer
 
 NAMES = {None: "model.safetensors", 4: "model.q4.safetensors", 8: "model.q8.safetensors"}
 Make = Callable[..., Path]
@@ -26,7 +28,7 @@ def make(tmp_path: Path) -> Make:
         weights = dict(tree_flatten(build("mid", dtype, bits).parameters()))
         mx.save_safetensors(str(folder / NAMES[bits]), weights)
         mx.save_safetensors(str(folder / MIMI), {"mimi": mx.zeros(3)})
-        (folder / TOKENIZER).write_bytes(b"pieces")
+        write_tokenizer(folder / TOKENIZER, random_pieces(config["text_card"] if config else TEXT_CARD))
         if config is not None:
             (folder / CONFIG).write_text(json.dumps(config))
         return folder

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from workers.engine.blas import use_openblas
 from workers.messages import Slot
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ RANDOM = np.random.default_rng(0)
 
 def main(steps: int) -> None:
     """Print the median step time and the memory of each tenth of the way, and how the end compares with a youth."""
-    use_openblas(CACHE)
     from workers.engine.checkpoint import open_checkpoint
     from workers.engine.engine import Engine
 

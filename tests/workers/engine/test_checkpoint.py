@@ -123,3 +123,17 @@ def test_a_config_that_is_no_json_is_refused(make: Make) -> None:
     (folder / CONFIG).write_text(json.dumps([1]))
     with pytest.raises(CheckpointError, match="not a JSON object"):
         files_in(folder, "here")
+
+
+NO_NUMBERS: list[object] = [None, "abc", -1, 0, [], {}, 1.5, True, 2_000_000_000]
+SIZES = ("dim", "num_heads", "num_layers", "context", "card", "text_card", "depformer_dim", "depformer_num_layers")
+
+
+@pytest.mark.parametrize("name", [*SIZES, "depformer_num_heads", "depformer_dim_feedforward", "dep_q", "n_q", "delays"])
+def test_a_config_whose_numbers_are_none_is_refused_in_one_line(make: Make, name: str) -> None:
+    folder = make(mx.float32)
+    for value in NO_NUMBERS:
+        (folder / CONFIG).write_text(json.dumps({**MID, name: value}))
+        with pytest.raises(CheckpointError) as caught:
+            load(files_in(folder, "here"))
+        assert "\n" not in str(caught.value)

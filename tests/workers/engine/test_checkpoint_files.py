@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.workers.engine.conftest import Make
-from workers.checkpoint_files import MIMI, MODELS, TOKENIZER, CheckpointError, Progress, files_in, locate, names_wanted
+from workers.checkpoint_files import (
+    CONFIG,
+    MIMI,
+    MODELS,
+    TOKENIZER,
+    CheckpointError,
+    Progress,
+    files_in,
+    locate,
+    names_wanted,
+)
+from workers.standins.random_lm import random_pieces
+from workers.standins.tokenizer_file import write_tokenizer
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -45,11 +57,67 @@ def test_a_file_cut_short_is_named(make: Make, name: str, left: int) -> None:
         files_in(path.parent, "spec")
 
 
-def test_an_empty_tokenizer_is_named(make: Make) -> None:
+FILES = [CONFIG, "model.safetensors", MIMI, TOKENIZER]
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def refusal(folder: Path) -> str:
+    """Return in which words a folder is refused: one line that names the setting."""
+    with pytest.raises(CheckpointError) as caught:
+        files_in(folder, "spec")
+    said = str(caught.value)
+    assert said.startswith("MOSHI_CHECKPOINT")
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_git_lfs_pointer_is_named(make: Make, name: str) -> None:
+    path = make() / name
+    path.write_text(POINTER)
+    said = refusal(path.parent)
+    assert f"{path} is a git-lfs pointer" in said
+    assert "git lfs pull" in said
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"<html>404</html>", b"\xff\xfe\xfd" * 99])
+def test_a_file_with_something_else_in_it_is_named(make: Make, name: str, content: bytes) -> None:
+    path = make() / name
+    path.write_bytes(content)
+    assert str(path) in refusal(path.parent)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_place_of_a_file_is_named(make: Make, name: str) -> None:
+    path = make() / name
+    path.unlink()
+    path.mkdir()
+    assert str(path) in refusal(path.parent)
+
+
+@pytest.mark.parametrize(("name", "other"), [(TOKENIZER, MIMI), (MIMI, TOKENIZER), (CONFIG, MIMI)])
+def test_another_file_of_the_checkpoint_in_its_place_is_named(make: Make, name: str, other: str) -> None:
+    folder = make()
+    (folder / name).write_bytes((folder / other).read_bytes())
+    assert name in refusal(folder)
+
+
+def test_a_tokenizer_cut_anywhere_is_named_unless_all_its_pieces_are_there(make: Make) -> None:
     path = make() / TOKENIZER
-    path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is empty"):
-        files_in(path.parent, "spec")
+    whole, refused = path.read_bytes(), 0
+    for left in range(1, len(whole), 97):
+        path.write_bytes(whole[:left])
+        refused += str(path) in refusal(path.parent)
+    assert refused == len(range(1, len(whole), 97))
+    path.write_bytes(whole)
+    assert files_in(path.parent, "spec").tokenizer == path
+
+
+def test_the_tokenizer_of_another_model_is_named(make: Make) -> None:
+    path = make() / TOKENIZER
+    write_tokenizer(path, random_pieces(800))
+    assert "has 800 pieces, the model 1000" in refusal(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +148,15 @@ def test_a_stand_in_is_made(make: Make, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_stand_in_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         locate("synthetic:nothing-like-it", tmp_path, silent)
+
+
+@pytest.mark.parametrize("kind", ["script", "random"])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, kind: str) -> None:
+    """A file where the folder should be: what a read-only folder does to root as well."""
+    occupied = tmp_path / "cache"
+    occupied.write_text("")
+    with pytest.raises(CheckpointError, match=r"^CACHE_DIR=.*cannot be written .*name another folder$"):
+        locate(f"synthetic:{kind}", occupied / "below", silent)
 
 
 def test_files_are_found_without_mlx() -> None:

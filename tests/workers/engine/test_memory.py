@@ -7,10 +7,10 @@ from moshi_mlx.models import Lm, config_v0_1
 
 from tests.workers.engine.conftest import Make
 from tests.workers.engine.small import build
-from workers.checkpoint_files import files_in
+from workers.checkpoint_files import CheckpointError, files_in
 from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
-from workers.engine.memory import number_bytes, ring_bytes, weights_bytes
+from workers.engine.memory import device_memory, number_bytes, plan, ring_bytes, weights_bytes, wired_limit
 
 
 def bytes_of(lm: Lm) -> int:
@@ -39,3 +39,26 @@ def test_a_call_on_the_published_moshi_takes_a_gigabyte_and_a_half() -> None:
 @pytest.mark.parametrize(("dtype", "expected"), [(mx.bfloat16, 2), (mx.float32, 4)])
 def test_the_ring_holds_numbers_like_the_weights(make: Make, dtype: mx.Dtype, expected: int) -> None:
     assert number_bytes(files_in(make(dtype), "here")) == expected
+
+
+def test_a_model_of_another_kind_is_named(make: Make) -> None:
+    folder = make(mx.float32)
+    mx.save_safetensors(str(folder / "model.safetensors"), {"mimi": mx.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds no Moshi"):
+        plan(files_in(folder, "here"), None, "numpy", 1)
+
+
+@pytest.mark.parametrize(("active", "expected"), [(5 << 30, 5 << 30), (30 << 30, 24 << 30)])
+def test_a_mac_keeps_resident_what_is_in_use_and_no_more_than_it_may(active: int, expected: int) -> None:
+    assert wired_limit(active, {"max_recommended_working_set_size": 24 << 30, "memory_size": 32 << 30}) == expected
+
+
+@pytest.mark.parametrize("info", [{}, {"total_memory": 24 << 30, "free_memory": 20 << 30}])
+def test_elsewhere_nothing_is_wired(info: dict[str, str | int]) -> None:
+    assert wired_limit(5 << 30, info) is None
+
+
+def test_this_device_has_memory() -> None:
+    memory = device_memory()
+    assert memory.device > 0
+    assert memory.ram > 0

@@ -1,0 +1,47 @@
+"""Asks the workers' side what MLX computes on and what a checkpoint takes: the app imports no MLX."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from app.config import Settings
+
+WITHIN_S = 120
+
+
+def survey_device() -> dict[str, Any]:
+    """Return what MLX computes on: the first keys of `workers/survey.py`."""
+    return _ask({})
+
+
+def survey_checkpoint(settings: Settings) -> dict[str, Any]:
+    """Return what MLX computes on and what the checkpoint takes with these settings: `workers/survey.py`."""
+    return _ask(
+        {
+            "checkpoint": settings.moshi_checkpoint,
+            "cache": str(settings.cache),
+            "quantize": settings.quantize_bits,
+            "slots": settings.slots,
+            "context": settings.context,
+            "codec": settings.codec,
+        }
+    )
+
+
+def _ask(question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "workers.survey"],
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"mlx_error": f"no answer within {WITHIN_S} s"}
+    if run.returncode:
+        return {"mlx_error": (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]}
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
