@@ -34,6 +34,7 @@ from app.web.history import History, build_history_router
 from app.web.listener import Server
 from app.web.live_routes import build_live_router
 from app.web.operators import Operators
+from app.web.paths import TwilioPaths
 from app.web.refusals import Refusals
 from app.web.routes import build_router
 from app.web.selftest import build_selftest_router
@@ -136,7 +137,9 @@ class Service:
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
+        self._refusals = Refusals(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
         self.lag = LagGauge()
         self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
@@ -179,7 +182,7 @@ class Service:
 
     def _routers(self, settings: Settings) -> Iterator[APIRouter]:
         """Yield everything that can be asked: by Twilio, then by operators."""
-        board, refusals = self.switchboard, Refusals(settings.refusals_per_minute)
+        board, refusals = self.switchboard, self._refusals
         webhooks = Webhooks(self.public, settings.twilio_account_sid, refusals)
         operators = Operators(settings.operator_token, refusals)
         reception = Reception(settings, self.public, board, self.room)
