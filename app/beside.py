@@ -2,19 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
 from functools import partial
 
 from app.config import ServiceManager, Settings
 from app.notify import tell_systemd
-from app.server import Service
+from app.server import Companion, Service
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.command import tunnel_command, tunnel_environment
 from app.tunnel.keeper import TunnelKeeper
 from app.tunnel.number import NumberKeeper, keep_pointed
 from app.web.selftest import prove
-
-Companion = Callable[[], Coroutine[None, None, None]]
 
 
 def companions(

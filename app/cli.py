@@ -1,6 +1,5 @@
 """The command `moshi-bridge`."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from app.signals import interrupt_on_stop
 from workers.lines import take_last_words
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ EXIT_SETTINGS = 2
 
 
 def main() -> None:
-    """Run the command line; SIGTERM ends a command as Ctrl-C does, so that what it has started ends with it."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run the command line."""
+    interrupt_on_stop()
     cli()
 
 

@@ -27,7 +27,8 @@ LOOPBACK_SLOTS = 64
 
 def main(descriptor: int) -> int:
     """Run one worker over the socket `descriptor`; return the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the app, too, which ends this process
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     control = Link(socket.socket(fileno=descriptor))
     config = _wait_for_config(control)
