@@ -8,7 +8,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-Work = Coroutine[Any, Any, None]
+Run = Callable[[], Coroutine[Any, Any, None]]
 
 
 class EndedEarly(Exception):
@@ -30,9 +30,9 @@ class BackgroundTasks:
         self.failure: Exception | None = None
         """What failed first."""
 
-    def start(self, name: str, work: Work, endless: bool = False) -> "asyncio.Task[None]":
-        """Start a task; an `endless` one fails when it returns."""
-        return self._group.create_task(self._watch(name, work, endless), name=name)
+    def start(self, name: str, run: Run) -> "asyncio.Task[None]":
+        """Start a task."""
+        return self._group.create_task(self._watch(name, run), name=name)
 
     def fail(self, name: str, error: Exception) -> None:
         """Note that something has failed, and stop."""
@@ -58,13 +58,17 @@ class BackgroundTasks:
         threading.excepthook = hook
         return restore
 
-    async def _watch(self, name: str, work: Work, endless: bool) -> None:
+    async def _watch(self, name: str, run: Run) -> None:
         try:
-            await work
-            if endless:
-                raise EndedEarly(f"{name} has ended")
+            await run()
         except Exception as error:  # the root of this task
             self.fail(name, error)
+
+
+async def endless(run: Run) -> None:
+    """Run what runs until it is cancelled. Raises EndedEarly if it returns."""
+    await run()
+    raise EndedEarly("it has returned")
 
 
 async def cancel(*tasks: "asyncio.Task[None]") -> None:

@@ -6,13 +6,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 
-from app.background import BackgroundTasks, cancel
+from app.background import BackgroundTasks, Run, cancel, endless
 from app.calllog.address import find_address
 from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
@@ -58,8 +58,6 @@ log = logging.getLogger(__name__)
 REHEARSED_SLOTS = 4
 TOLD = (WorkerRefused, RehearsalFailed, SettingsError)
 """Why a service cannot run, in one line each, for whoever started it."""
-
-Companion = Callable[[], Coroutine[None, None, None]]
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
@@ -157,7 +155,7 @@ class Service:
         for router in self._routers(settings):
             self.app.include_router(router)
 
-    async def run(self, sock: socket.socket, beside: Sequence[Companion] = ()) -> None:
+    async def run(self, sock: socket.socket, beside: Sequence[Run] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, RehearsalFailed if it cannot take a frame,
@@ -174,20 +172,20 @@ class Service:
             if failure:
                 raise failure
 
-    async def _run_tasks(self, server: WebServer, sock: socket.socket, beside: Sequence[Companion]) -> Exception | None:
+    async def _run_tasks(self, server: WebServer, sock: socket.socket, beside: Sequence[Run]) -> Exception | None:
         """Run everything until the web server ends; return what has failed."""
         async with asyncio.TaskGroup() as group:
             tasks = BackgroundTasks(group, self._stop, TOLD)
             restore_hook = tasks.watch_threads()
-            supervising = tasks.start("the supervisor", self.supervisor.run(), endless=True)
+            supervising = tasks.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
-                tasks.start("the self-test", self._rehearse()),
-                tasks.start("the lag gauge", self.lag.watch(), endless=True),
-                tasks.start("the waiting room", self.room.run()),
-                tasks.start("the drain", self.drain.run(self._stop)),
+                tasks.start("the self-test", self._rehearse),
+                tasks.start("the lag gauge", partial(endless, self.lag.watch)),
+                tasks.start("the waiting room", self.room.run),
+                tasks.start("the drain", partial(self.drain.run, self._stop)),
             ]
-            serving = tasks.start("the web server", server.serve(sock))
-            companions = [tasks.start(_name(companion), companion()) for companion in beside]
+            serving = tasks.start("the web server", partial(server.serve, sock))
+            companions = [tasks.start(_name(companion), companion) for companion in beside]
             try:
                 await asyncio.wait({serving})
             finally:
@@ -264,6 +262,8 @@ class Service:
             self._rehearsal.lose_worker(name)
 
 
-def _name(companion: Companion) -> str:
-    function = companion.func if isinstance(companion, partial) else companion
+def _name(companion: Run) -> str:
+    function = companion
+    while isinstance(function, partial):
+        function = function.args[0] if function.func is endless else function.func
     return str(getattr(function, "__qualname__", function))

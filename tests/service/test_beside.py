@@ -80,7 +80,7 @@ async def running(
             yield service, serving
         finally:
             serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+            with contextlib.suppress(asyncio.CancelledError, ServiceFailed):
                 await serving
 
 
