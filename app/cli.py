@@ -9,7 +9,7 @@ import typer
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
 from app.signals import interrupt_on_stop
-from workers.lines import take_last_words
+from workers.lines import log_uncaught_exceptions
 
 if TYPE_CHECKING:
     from app.simulator.trouble import Scenario
@@ -63,7 +63,7 @@ def serve(
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
     start_logging(log_level, settings.log_format.resolve(), settings.secrets)
-    take_last_words()
+    log_uncaught_exceptions()
     raise typer.Exit(run(settings))
 
 

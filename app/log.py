@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.twilio.events import CallSid
-from workers.lines import KEPT_DIGITS, LineFormat, start_lines
+from workers.lines import KEPT_DIGITS, LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
@@ -86,7 +86,7 @@ class LogFormat(StrEnum):
 
 def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, secrets: Iterable[str] = ()) -> None:
     """Write lines to standard error, without these secrets."""
-    start_lines("app", level, line_format, secrets)
+    start_process_logging("app", level, line_format, secrets)
     for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would tell numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in OPEN_TO_ALL:

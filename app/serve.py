@@ -22,7 +22,7 @@ from app.twilio.number import NumberOnLoan, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
 from app.web.listener import listen
-from workers.lines import flush_lines
+from workers.lines import flush_logging
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 
@@ -70,13 +70,13 @@ def serve(settings: Settings) -> int:
             _tell_what_runs(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
     except (SettingsError, WorkerRefused, RehearsalFailed) as error:
-        flush_lines()
+        flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     except KeyboardInterrupt:
         return 0
     except ServiceFailed as error:
-        flush_lines()
+        flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0

@@ -51,7 +51,7 @@ from workers.ring import WorkerName
 from workers.supervisor import Supervisor, WorkerRefused
 
 if TYPE_CHECKING:
-    from app.traces.delivery import CallTraces
+    from app.traces import CallTraces
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def open_traces(settings: Settings) -> "CallTraces | None":
     """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
     if not settings.traces_endpoint:
         return None
-    from app.traces.delivery import CallTraces
+    from app.traces import CallTraces
 
     place = Place("", settings.twilio_account_sid, who_speaks(settings))
     return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))

@@ -31,9 +31,9 @@ ELSEWHERE = "scripts/side_by_side"
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/web/listener.py"},
-    "soundfile": {"app/recording/sound.py"},
+    "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/standins/phrases.py"},
     "prometheus_client": {"app/metrics/families.py"},
-    "opentelemetry": {"app/traces/delivery.py"},
+    "opentelemetry": {"app/traces.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -89,8 +89,10 @@ def names_in(module: str) -> set[str]:
 
 
 SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording", "service")]
-SERVING += ["app/" + name for name in ("simulator", "traces", "tunnel", "twilio", "web")]
-SERVING += [f"app/{name}.py" for name in ("beside", "cli", "config", "log", "notify", "serve", "server", "__main__")]
+SERVING += ["app/" + name for name in ("simulator", "tunnel", "twilio", "web")]
+SERVING += [
+    f"app/{name}.py" for name in ("beside", "cli", "config", "log", "notify", "serve", "server", "traces", "__main__")
+]
 """What runs in the service's own process."""
 
 

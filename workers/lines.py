@@ -1,7 +1,7 @@
-"""Log lines of every process: for people or as JSON, one line each, without secrets and without phone numbers.
+"""Logging of every process: text or JSON, one line per record, secrets and phone numbers hidden.
 
-Whoever logs waits for nobody: lines are written by a thread, and when the reader of standard error stands still (a
-paused terminal, a full pipe) the newest ones are lost and counted rather than calls held up.
+Logging never blocks: lines go through a bounded queue to a thread that writes them. While standard error is not read (a
+paused terminal, a full pipe) the newest lines are dropped and counted.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from logging.handlers import QueueHandler, QueueListener
 from types import TracebackType
 from typing import TextIO
 
@@ -25,11 +26,11 @@ SHORTEST_SECRET = 8
 LINES_WAITING = 4_096
 FLUSH_WITHIN_S = 1.0
 LOGGERS = ("app", "workers", "scripts")
-"""Ours: others are asked for warnings alone, because what they tell at DEBUG holds headers, numbers and statements."""
+"""Our loggers. Others log warnings only: their DEBUG lines hold headers, numbers and SQL statements."""
 _NUMBER = re.compile(r"(\+|%2[Bb])\d{3,11}(?=\d{4}(?!\d))")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 _BREAKS = {code: f"\\u{code:04x}" for code in (127, 0x85, 0x2028, 0x2029)}
-"""Ends of lines to some, though not to JSON."""
+"""Line ends to some readers, though not to JSON."""
 
 Hide = Callable[[str], str]
 
@@ -42,14 +43,14 @@ class LineFormat(StrEnum):
 
 
 def hiding(secrets: Iterable[str]) -> Hide:
-    """Return what takes these secrets, and all but the last digits of phone numbers, out of a text."""
+    """Return a function that masks these secrets, and all but the last digits of phone numbers, in a text."""
     known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, known)) or r"(?!)")
     return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, text))
 
 
-class _Lines(logging.Formatter):
-    """What both kinds of lines have in common."""
+class _LineFormatter(logging.Formatter):
+    """Common to both formats: hides secrets in exceptions."""
 
     def __init__(self, process: str, hide: Hide) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class _Lines(logging.Formatter):
         return self._hide(self.formatException(record.exc_info)) if record.exc_info else ""
 
 
-class TextLines(_Lines):
+class TextFormatter(_LineFormatter):
     """For people: time, level, who, call, message. Only a traceback takes more than one line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +73,7 @@ class TextLines(_Lines):
         return "\n".join(filter(None, (line, self._exception(record))))
 
 
-class JsonLines(_Lines):
+class JsonFormatter(_LineFormatter):
     """For machines: an object a line, `call_sid` in those of a call, and `facts` that belong to the message."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -92,73 +93,75 @@ class JsonLines(_Lines):
         return json.dumps(fields, ensure_ascii=False, default=str).translate(_BREAKS)
 
 
-FORMATS: dict[LineFormat, type[_Lines]] = {LineFormat.TEXT: TextLines, LineFormat.JSON: JsonLines}
+FORMATS: dict[LineFormat, type[_LineFormatter]] = {LineFormat.TEXT: TextFormatter, LineFormat.JSON: JsonFormatter}
 
 
-class LineWriter(logging.Handler):
-    """Writes lines to a stream from a thread of its own; `emit` never waits."""
+class _Writer(QueueListener):
+    """Writes the queued lines in a thread of its own; logs how many were lost once it has caught up.
+
+    No `StreamHandler`: at exit `logging.shutdown` takes every handler's lock, and would wait for one that writes.
+    """
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord]", stream: TextIO) -> None:
+        super().__init__(lines)
+        self._lines, self._stream = lines, stream
+        self.lost = 0
+
+    def handle(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):  # standard error is closed: nobody reads
+            self._stream.write(record.getMessage() + "\n")
+            self._stream.flush()
+        if self.lost and self._lines.empty():
+            lost, self.lost = self.lost, 0
+            log.warning("%d lines were lost: standard error was not read", lost)
+
+
+class LineHandler(QueueHandler):
+    """Formats lines and queues them for the thread that writes them; never waits: a line that finds no room is lost."""
 
     def __init__(self, stream: TextIO, most: int = LINES_WAITING) -> None:
-        super().__init__()
-        self._stream = stream
-        self._waiting: queue.Queue[str] = queue.Queue(most)
-        self.lost = 0
-        """Lines that found no room and that nobody has been told of."""
-        threading.Thread(target=self._write, name="log", daemon=True).start()
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(most)
+        super().__init__(self._lines)
+        self._writer = _Writer(self._lines, stream)
+        self._writer.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record)
-        except Exception:  # as in logging's own handlers: a line that cannot be made must not end a call
-            self.handleError(record)
-            return
-        try:
-            self._waiting.put_nowait(line)
+            self._lines.put_nowait(record)
         except queue.Full:
-            self.lost += 1
+            self._writer.lost += 1
 
     def flush(self) -> None:
         """Wait until all lines are written, for `FLUSH_WITHIN_S` at most."""
-        with self._waiting.all_tasks_done:
-            self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, FLUSH_WITHIN_S)
-
-    def _write(self) -> None:
-        while True:
-            line = self._waiting.get()
-            with contextlib.suppress(OSError, ValueError):  # standard error is closed: nobody reads
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            self._waiting.task_done()
-            if self.lost and self._waiting.empty():
-                lost, self.lost = self.lost, 0
-                log.warning("%d lines were lost: standard error was not read", lost)
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, FLUSH_WITHIN_S)
 
 
-def start_lines(process: str, level: str, line_format: LineFormat, secrets: Iterable[str] = ()) -> None:
-    """Write the lines of this process to standard error: ours from a level on, of others warnings alone."""
-    writer = LineWriter(sys.stderr)
-    writer.setFormatter(FORMATS[line_format](process, hiding(secrets)))
-    logging.basicConfig(handlers=[writer], level=logging.WARNING)
+def start_process_logging(process: str, level: str, line_format: LineFormat, secrets: Iterable[str] = ()) -> None:
+    """Log to standard error under the name of this process: our loggers from `level` on, others warnings only."""
+    handler = LineHandler(sys.stderr)
+    handler.setFormatter(FORMATS[line_format](process, hiding(secrets)))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(level)
 
 
-def take_last_words() -> None:
-    """Let warnings, and what ends this process or one of its threads, be lines as well."""
+def log_uncaught_exceptions() -> None:
+    """Log warnings, and the exceptions that end this process or one of its threads."""
     logging.captureWarnings(True)
-    sys.excepthook = _tell
-    threading.excepthook = lambda hook: _tell(hook.exc_type, hook.exc_value, hook.exc_traceback)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda hook: _log_uncaught(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
 
-def _tell(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
     if error is None or not issubclass(kind, Exception):  # Ctrl-C, say
         sys.__excepthook__(kind, error or kind(), traceback)
         return
-    log.critical("ended by what nobody foresaw", exc_info=error)
-    flush_lines()
+    log.critical("uncaught exception", exc_info=error)
+    flush_logging()
 
 
-def flush_lines() -> None:
-    """Have all lines written that there are, before something else is written to standard error."""
+def flush_logging() -> None:
+    """Wait until all lines are written, before something else is written to standard error."""
     for handler in logging.getLogger().handlers:
         handler.flush()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from workers.checkpoint_files import CheckpointError, locate
 from workers.codec.tensors import WeightsError
 from workers.heap import settle
-from workers.lines import start_lines, take_last_words
+from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
 from workers.loop import Station, WorkerLoop
 from workers.memory import MemoryShort
@@ -32,8 +32,8 @@ def main(descriptor: int) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     control = Link(socket.socket(fileno=descriptor))
     config = _wait_for_config(control)
-    start_lines(f"{config.stage}-{config.index}", "INFO", config.log_format)
-    take_last_words()
+    start_process_logging(f"{config.stage}-{config.index}", "INFO", config.log_format)
+    log_uncaught_exceptions()
     try:
         station, note = _build(config, control)
     except (CheckpointError, MemoryShort, WeightsError) as error:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 RATE_HZ = 8_000
 SURE_MARKS = 3
+AGREES_S = 0.005
 ROUNDING_S = 1e-6
-MARKS_KEPT = 256
-"""Marks that may be out: twenty seconds' worth. A line that returns none must not cost memory."""
+MARKS_KEPT = 64
+"""Marks that may be out: at least ten seconds' worth. A line that returns none must not cost memory."""
 FIRST_SWAY_S = 0.001
 SWAY_MEMORY_S = 60.0
 ONE_EVENT_S = 1.0
@@ -36,9 +37,13 @@ class LeadMeter:
     _shifted_s: float = 0.0
     """By how much the forecast has been corrected so far."""
     _known: bool = False
-    _marks: dict[int, tuple[float, int, float | None]] = field(default_factory=dict)
-    """Of each mark still out: when it was sent, behind how much audio, its return as foretold less `_shifted_s`."""
+    _last: tuple[float, int] | None = None
+    """The last audio: when it was sent, how many samples."""
+    _marks: dict[int, tuple[float, float | None]] = field(default_factory=dict)
+    """Of each mark still out: its return if the round trip were 0, and its return as foretold less `_shifted_s`."""
     _later_s: deque[float] = field(default_factory=lambda: deque(maxlen=SURE_MARKS))
+    _agreeing: int = 0
+    """How many of the last marks in a row came back as foretold."""
     _number: int = 0
 
     @property
@@ -50,38 +55,46 @@ class LeadMeter:
         """Return what audio sent now would find unplayed when it arrives; below 0 by how much it would be too late."""
         return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s
 
-    def probe(self, now: float) -> int:
-        """Note that a mark goes out before the first audio; return its number."""
-        self._number += 1
-        self._marks[self._number] = (now, 0, None)
-        return self._number
-
-    def send(self, samples: int, now: float) -> int:
-        """Note that so much audio goes out; return the number for the mark behind it."""
+    def send(self, samples: int, now: float) -> None:
+        """Count audio that goes out now."""
         lead_s = self.lead_s(now)
         self.underruns += self._end_s is not None and lead_s < -ROUNDING_S
         self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
+        self._last = (now, samples)
+
+    def mark(self, now: float) -> int:
+        """Count a mark that goes out now, behind all audio so far; return its number."""
+        sent_s, samples = self._last or (now, 0)
+        earliest_s = max(now, sent_s + samples / RATE_HZ)
+        foretold_s = None if self._end_s is None else self._end_s - self._shifted_s
         self._number += 1
-        self._marks[self._number] = (now, samples, self._end_s - self._shifted_s)
+        self._marks[self._number] = (earliest_s, foretold_s)
         self._marks.pop(self._number - MARKS_KEPT, None)
         return self._number
 
     def mark_returned(self, number: int, now: float) -> None:
-        """Note that the mark of that number has come back."""
+        """Take a mark that has come back."""
         if number not in self._marks:
             return
-        sent_s, samples, foretold_s = self._marks[number]
+        earliest_s, foretold_s = self._marks[number]
         for earlier in [mark for mark in self._marks if mark <= number]:
             del self._marks[earlier]
-        self._note_round_trip(now - sent_s - samples / RATE_HZ)
+        self._note_round_trip(now - earliest_s)
         if foretold_s is not None:
             self._correct(now - foretold_s - self._shifted_s)
+
+    def certain(self, now: float) -> bool:
+        """Tell whether the last marks came back as foretold, and none that is out is late."""
+        _, foretold_s = next(iter(self._marks.values()), (0.0, None))
+        late = foretold_s is not None and now - foretold_s - self._shifted_s > AGREES_S
+        return self._agreeing >= SURE_MARKS and not late
 
     def clear(self, now: float) -> None:
         """Note that the buffer is being emptied."""
         self._end_s = now + self.round_trip_s
         self._marks.clear()
         self._later_s.clear()
+        self._agreeing = 0
 
     def _note_round_trip(self, least_s: float) -> None:
         before_s = self.round_trip_s
@@ -91,6 +104,7 @@ class LeadMeter:
         self._known = True
 
     def _correct(self, later_s: float) -> None:
+        self._agreeing = self._agreeing + 1 if abs(later_s) <= AGREES_S else 0
         self._later_s.append(later_s)
         if later_s < 0 or len(self._later_s) == SURE_MARKS:
             shift_s = later_s if later_s < 0 else max(0.0, min(self._later_s))

@@ -28,6 +28,8 @@ URGENT_S = 0.06
 """Standing delay from which speech is spliced, too."""
 HOPELESS_S = 0.4
 """Standing delay that is dropped at one go."""
+MARK_EVERY_S = 0.3
+"""How often a mark goes behind the audio while they come back as foretold; each is a message to Twilio and one back."""
 SURE_GAP_S = 0.002
 """A gap shorter than this is not faded after, for it may be none."""
 LOW_S = 0.003
@@ -36,7 +38,7 @@ LOW_S = 0.003
 
 @dataclass(frozen=True, slots=True)
 class SendAudio:
-    """Send mu-law to the caller, and a mark of that name behind it; it is the sound of step `seq`.
+    """Send mu-law to the caller, and a mark of that name behind it ("": none); it is the sound of step `seq`.
 
     It will be heard from `heard_s` on, as far as is known; the line's whole round trip is in that.
     """
@@ -76,6 +78,8 @@ class Playout:
         self._leads_s: deque[float] = deque(maxlen=MEAN_FRAMES)
         self._sway = Sway(sway_s)
         self._not_before_s: float | None = None
+        self._mark_every_s = MARK_EVERY_S
+        self._marked_s = float("-inf")
 
     @property
     def empty(self) -> bool:
@@ -89,7 +93,12 @@ class Playout:
 
     def start(self, now: float) -> list[PlayoutCommand]:
         """Begin: learn the round trip of the line before there is audio."""
-        return [SendMark(f"{self._epoch}:{self.meter.probe(now)}")]
+        return [SendMark(self._mark(now))]
+
+    def finish(self, now: float) -> list[PlayoutCommand]:
+        """Put a mark behind what has been sent, and one behind each piece of audio from now on: it is the last."""
+        self._mark_every_s = 0.0
+        return [SendMark(self._mark(now))]
 
     def push(
         self, seq: int, samples: Samples, now: float, ahead: bool = False, filled: bool = False
@@ -136,12 +145,18 @@ class Playout:
         return max(self._not_before_s or 0.0, end_s - self.target_s - PACKET_S)
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
-        if self.meter.lead_s(now) < -SURE_GAP_S:
+        lead_s = self.meter.lead_s(now)
+        if lead_s < -SURE_GAP_S:
             self.counts["underruns"] += 1
             samples = fade_in(samples)
-        heard_s = now + self.meter.round_trip_s + max(0.0, self.meter.lead_s(now))
-        number = self.meter.send(len(samples), now)
-        return SendAudio(mulaw.encode(samples), f"{self._epoch}:{number}", seq, heard_s)
+        self.meter.send(len(samples), now)
+        marked = now - self._marked_s >= self._mark_every_s or not self.meter.certain(now)
+        heard_s = now + self.meter.round_trip_s + max(0.0, lead_s)
+        return SendAudio(mulaw.encode(samples), self._mark(now) if marked else "", seq, heard_s)
+
+    def _mark(self, now: float) -> str:
+        self._marked_s = now
+        return f"{self._epoch}:{self.meter.mark(now)}"
 
     def _note_lead(self, now: float, filled: bool) -> None:
         lead_s = self.lead_s(now)

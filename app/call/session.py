@@ -20,7 +20,7 @@ from app.audio.outbound import Outbound
 from app.call.idle import IdleLimit
 from app.call.inbound import Inbound
 from app.call.lead import FIRST_SWAY_S
-from app.call.playout import Playout, PlayoutCommand, SendAudio
+from app.call.playout import Playout, PlayoutCommand, SendAudio, SendMark
 from app.call.record import CallRecord, EndReason
 from app.call.tallies import Tallies
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
@@ -211,10 +211,10 @@ class CallSession:
         match self.state:
             case State.DRAINING:
                 return []
-            case State.LIVE if self._last_mark:
+            case State.LIVE if self.record.first_sound_s is not None:
                 self._move(Change.DRAIN)
                 self._drained, self._deadline_s = reason, now + DRAIN_WITHIN_S
-                return []
+                return self._finish(now)
             case _:
                 return self.end(reason, now)
 
@@ -274,9 +274,17 @@ class CallSession:
             self._note_first_sound(now)
         for command in commands:
             if isinstance(command, SendAudio):
-                self._last_mark = command.mark
+                self._last_mark = command.mark or self._last_mark
                 self._note_delay(command)
         return list(commands)
+
+    def _finish(self, now: float) -> list[Command]:
+        """Learn when all that has been said is heard: nothing new is."""
+        commands = self._playout.finish(now)
+        for command in commands:
+            if isinstance(command, SendMark):
+                self._last_mark = command.mark
+        return [*commands]
 
     def _note_delay(self, sent: SendAudio) -> None:
         """Take down how long after the caller's frame its answer is heard; a greeting answers nothing."""

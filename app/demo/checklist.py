@@ -19,7 +19,6 @@ CLEAR = 0.95
 """How much of an utterance must come through at `SNR_DB`: where the play-out had to move, a window or two do not."""
 REACTION_S = 0.3
 SILENT_DBFS = -60.0
-ECHO_DBFS = -50.0
 SEARCH_S = 1.5
 """How far from where it is expected an utterance is looked for."""
 

@@ -6,10 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from app.config import Settings, is_loopback
 from app.doctor.finding import Finding, Level
@@ -33,13 +34,17 @@ def examine_tunnel(settings: Settings) -> Iterator[Finding]:
 def running_service(settings: Settings) -> dict[str, Any] | None:
     """Return what a service on HOST and PORT says of its public address; None when none of ours answers there."""
     try:
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{settings.local_url}/api/public", timeout=ANSWER_WITHIN_S) as answer:
-            said = json.load(answer)
-    except (OSError, ValueError):
+        said = asyncio.run(_get_json(f"{settings.local_url}/api/public"))
+    except (OSError, ValueError, ClientError):
         return None
     known = isinstance(said, dict) and {"base_url", "open", "service"} <= said.keys()
     return said if known else None
+
+
+async def _get_json(url: str) -> Any:
+    timeout = ClientTimeout(total=ANSWER_WITHIN_S)
+    async with ClientSession(timeout=timeout, raise_for_status=True) as client, client.get(url) as answer:
+        return await answer.json(content_type=None)
 
 
 def _cloudflared(settings: Settings) -> Finding:

@@ -21,7 +21,7 @@ from app.web.refusals import Refusals, Refused
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from app.traces.delivery import CallTraces
+    from app.traces import CallTraces
 
 _PROCESS = psutil.Process()
 

@@ -45,10 +45,6 @@ class Shelf:
         """Return the last recording of a call, None if there is none; the tape if it is not finished."""
         return next(iter(self._of(call_sid, (SOUND, TAPE))), None)
 
-    def tokens_of(self, call_sid: str) -> Path | None:
-        """Return the last token log of a call, None if there is none."""
-        return next(iter(self._of(call_sid, (TOKENS,))), None)
-
     def names(self, end: str) -> list[str]:
         """Return the names of the recordings whose call's SID ends so."""
         names = {_name(path) for path in self._files(SUFFIXES)}

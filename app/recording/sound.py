@@ -1,4 +1,4 @@
-"""The one door to `soundfile`: tapes become FLAC, recordings are looked at and written."""
+"""Sound files of recordings: tapes become FLAC, recordings are looked at and written."""
 
 import os
 from collections.abc import Iterator

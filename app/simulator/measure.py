@@ -113,14 +113,6 @@ def speech_segments(samples: Samples, quiet_dbfs: float = QUIET_DBFS, bridge_s: 
     return tuple(_segment(run[0], run[-1] + 1) for run in np.split(loud, breaks) if len(run))
 
 
-def silence_segments(samples: Samples, quiet_dbfs: float = QUIET_DBFS, bridge_s: float = 0.2) -> tuple[Segment, ...]:
-    """Return where there is no sound: what lies between the speech segments."""
-    speech = speech_segments(samples, quiet_dbfs, bridge_s)
-    starts = [0.0, *(segment.end_s for segment in speech)]
-    ends = [*(segment.start_s for segment in speech), len(samples) / RATE_HZ]
-    return tuple(Segment(start, end) for start, end in zip(starts, ends, strict=True) if end > start)
-
-
 def _segment(first: int, after: int) -> Segment:
     return Segment(first * LEVEL_WINDOW_SAMPLES / RATE_HZ, after * LEVEL_WINDOW_SAMPLES / RATE_HZ)
 

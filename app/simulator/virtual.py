@@ -8,7 +8,6 @@ buffer: where its first sample is heard, less where it was spoken.
 
 import heapq
 import itertools
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -192,7 +191,8 @@ class _VirtualCall:
         if spoken_s is not None:  # not of the greeting
             self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
-        self._playout.mark(audio.mark, now)
+        if audio.mark:
+            self._playout.mark(audio.mark, now)
         self._at(starts_s + len(audio.payload) / mulaw.SAMPLE_RATE_HZ, self._return_marks)
 
     def _clear(self, now: float) -> None:
@@ -230,15 +230,3 @@ def run_virtual(
 
 def _speech() -> bytes:
     return mulaw.encode(np.resize(talk(), 60 * mulaw.SAMPLE_RATE_HZ))
-
-
-def as_json(report: VirtualReport) -> str:
-    """Return the figures of a run as JSON."""
-    figures = {
-        "scenario": report.scenario.name,
-        "delay_ms": {f"p{percent}": round(report.delay_ms(percent), 1) for percent in (0, 50, 99, 100)},
-        "underruns": len(report.underruns),
-        "underruns_after_10_s": report.underruns_after(10),
-        "counts": dict(report.record.counts),
-    }
-    return json.dumps(figures)

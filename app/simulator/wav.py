@@ -1,11 +1,10 @@
-"""Audio files: the one door to `sphn`, `soxr` and `wave` in the simulator."""
+"""Audio files of the simulator: any rate in, 8 kHz out."""
 
-import wave
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
-import sphn  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from app.twilio.events import RATE_HZ
@@ -15,9 +14,16 @@ Samples = NDArray[np.int16]
 
 
 def read_audio(path: Path) -> Samples:
-    """Return an audio file as 8 kHz mono: all channels mixed, any rate, any format that `sphn` reads."""
-    channels, rate_hz = sphn.read(str(path))
-    mono: NDArray[np.float32] = np.asarray(channels, np.float32).mean(axis=0)
+    """Return an audio file as 8 kHz mono, its channels mixed; any rate and any format of libsndfile.
+
+    Raises OSError, ValueError if it is no audio.
+    """
+    try:
+        with path.open("rb") as file:
+            frames, rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: {error.error_string}") from error
+    mono: NDArray[np.float32] = frames.mean(axis=1)
     if rate_hz != RATE_HZ:
         mono = soxr.resample(mono, rate_hz, RATE_HZ, quality="VHQ")
     samples: Samples = np.clip(np.rint(mono * 32_768), -32_768, 32_767).astype(np.int16)
@@ -25,13 +31,9 @@ def read_audio(path: Path) -> Samples:
 
 
 def write_stereo(path: Path, left: Samples, right: Samples) -> None:
-    """Write two channels at 8 kHz, 16 bits; the shorter one ends in silence."""
-    length = max(len(left), len(right))
-    frames = np.zeros((length, 2), "<i2")
+    """Write two channels as WAV at 8 kHz, 16 bits; the shorter one ends in silence."""
+    frames = np.zeros((max(len(left), len(right)), 2), np.int16)
     frames[: len(left), 0] = left
     frames[: len(right), 1] = right
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes(frames.tobytes())
+    with path.open("wb") as file:
+        soundfile.write(file, frames, RATE_HZ, "PCM_16", format="WAV")

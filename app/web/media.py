@@ -107,7 +107,7 @@ async def _within(limit_s: float, sending: Awaitable[None]) -> None:
 def _messages(protocol: StreamProtocol, command: PlayoutCommand) -> tuple[str, ...]:
     match command:
         case SendAudio(payload, mark):
-            return protocol.media(payload), protocol.mark(mark)
+            return (protocol.media(payload), protocol.mark(mark)) if mark else (protocol.media(payload),)
         case SendMark(mark):
             return (protocol.mark(mark),)
         case ClearAudio():

@@ -23,8 +23,6 @@ DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 STORIES = Path(__file__).parent / "alerts_test.yml"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed")
-OTHERS = {"up", "ALERTS"}
-"""What Prometheus knows by itself."""
 
 
 async def served(folder: Path) -> set[str]:

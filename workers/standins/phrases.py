@@ -1,12 +1,12 @@
 """What the script stand-in can say: the recordings, and when each word begins."""
 
 import json
-import wave
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
@@ -38,9 +38,8 @@ class Phrase:
 
 def _read(path: Path) -> Pcm:
     """Return the recording at 24 kHz, filled up to whole frames."""
-    with wave.open(str(path)) as file:
-        samples, rate_hz = file.readframes(file.getnframes()), file.getframerate()
-    pcm = soxr.resample(np.frombuffer(samples, "<i2").astype(np.float32) / 32_768, rate_hz, SAMPLE_RATE_HZ, "VHQ")
+    samples, rate_hz = soundfile.read(path, dtype="float32")
+    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
     return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
 
 

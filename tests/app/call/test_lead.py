@@ -26,7 +26,8 @@ class Buffer:
 
     def send(self, meter: LeadMeter, now: float, samples: int = FRAME) -> float:
         """Send audio and a mark, on both sides; return how much the audio finds unplayed, below 0 if it is too late."""
-        number, arrives_s = meter.send(samples, now), now + self.there_s
+        meter.send(samples, now)
+        number, arrives_s = meter.mark(now), now + self.there_s
         lead_s = self.ends_s - arrives_s
         self.ends_s = max(self.ends_s, arrives_s) + samples / 8_000
         self.marks.append((self.ends_s + self.back_s, number))
@@ -78,7 +79,7 @@ def test_after_marks_the_lead_is_known_to_the_millisecond(there_s: float, back_s
 
 def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
     buffer, meter = Buffer(), LeadMeter()
-    meter.mark_returned(meter.probe(START), START + buffer.round_trip_s)
+    meter.mark_returned(meter.mark(START), START + buffer.round_trip_s)
     buffer.send(meter, START + 0.1)
     buffer.send(meter, START + 0.1)
     [(back_s, first), *_] = buffer.marks
@@ -88,7 +89,7 @@ def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
 
 def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
     buffer, meter = Buffer(), LeadMeter()
-    probe = meter.probe(START)
+    probe = meter.mark(START)
     buffer.send(meter, START)
     meter.mark_returned(probe, START + 0.07)
     now = START + 3 * FRAME_S

@@ -167,7 +167,7 @@ async def test_a_call_that_speaks_is_hung_up_on_when_it_has_been_heard_and_one_t
     looking = Looking()
     assert not looking.front.board.hang_up(ANN)
     call = looking.front.talk(ANN)
-    call.session._last_mark = "0:1"
+    call.session.record.first_sound_s = 0.0
     assert looking.front.board.hang_up(ANN)
     assert looking.only()["state"] == "ending"
     assert looking.front.board.hang_up(ANN), "again does no harm"

@@ -10,7 +10,6 @@ from app.simulator.measure import (
     fractional_delay_samples,
     level_dbfs,
     mouth_to_ear_ms,
-    silence_segments,
     snr_db,
     speech_segments,
     window_snr_db,
@@ -115,10 +114,8 @@ def test_speech_is_what_is_loud_short_pauses_included() -> None:
     loud, pause, gap = np.full(4_000, 5_000, np.int16), np.zeros(800, np.int16), np.zeros(8_000, np.int16)
     recording = np.concatenate([gap, loud, pause, loud, gap, loud])
     assert speech_segments(recording) == (Segment(1.0, 2.1), Segment(3.1, 3.6))
-    assert silence_segments(recording) == (Segment(0.0, 1.0), Segment(2.1, 3.1))
 
 
 def test_silence_alone_is_no_speech() -> None:
     assert speech_segments(np.zeros(8_000, np.int16)) == ()
-    assert silence_segments(np.zeros(8_000, np.int16)) == (Segment(0.0, 1.0),)
-    assert speech_segments(np.zeros(0, np.int16)) == silence_segments(np.zeros(0, np.int16)) == ()
+    assert speech_segments(np.zeros(0, np.int16)) == ()

@@ -45,3 +45,11 @@ def test_the_shorter_channel_ends_in_silence(tmp_path: Path) -> None:
         assert (file.getnchannels(), file.getframerate(), file.getsampwidth()) == (2, 8_000, 2)
         frames = np.frombuffer(file.readframes(9), "<i2").reshape(-1, 2)
     assert frames.tolist() == [[1, -1], [2, 0], [3, 0]]
+
+
+def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"a\.wav: .+"):
+        read_audio(tmp_path / "a.wav")
+    with pytest.raises(FileNotFoundError, match=r"b\.wav"):
+        read_audio(tmp_path / "b.wav")

@@ -1,0 +1,23 @@
+"""What is installed: the wheel as `pip install` would get it."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_holds_the_product_and_no_studies(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        (entry_points,) = (archive.read(name).decode() for name in files if name.endswith("/entry_points.txt"))
+    assert {name.partition("/")[0] for name in files if ".dist-info/" not in name} == {"app", "workers", "scripts"}
+    assert {name for name in files if name.startswith("scripts/")} == {"scripts/__init__.py", "scripts/make_call.py"}
+    assert "make-call = scripts.make_call:main" in entry_points
+    sources = [path for folder in ("app", "workers") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    ours = {str(path.relative_to(ROOT)) for path in sources if "__pycache__" not in path.parts}
+    assert ours <= files
