@@ -21,7 +21,7 @@ from app.background import ServiceFailed
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
-from app.simulator.progress import Progress, StreamOpened
+from app.simulator.progress import Progress, Pulse
 from app.simulator.rest import serving_rest
 from tests.processes.ring import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
@@ -80,11 +80,11 @@ async def until_written(terminal: int, text: str) -> None:
 
 
 async def start_call(url: str) -> "asyncio.Task[object]":
-    """Place a call that would last for an hour; return once its stream is open."""
+    """Place a call that would last for an hour; return once there has been sound for a while."""
     opened = asyncio.Event()
 
     def watch(progress: Progress) -> None:
-        if isinstance(progress, StreamOpened):
+        if isinstance(progress, Pulse) and progress.at_s > 1.0:
             opened.set()
 
     calling: asyncio.Task[object] = asyncio.create_task(
