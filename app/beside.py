@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
 from functools import partial
 
+from app.background import Run, endless
 from app.config import ServiceManager, Settings
 from app.notify import tell_systemd
 from app.server import Service
@@ -14,28 +14,26 @@ from app.tunnel.keeper import TunnelKeeper
 from app.tunnel.number import NumberKeeper, keep_pointed
 from app.web.selftest import prove
 
-Companion = Callable[[], Coroutine[None, None, None]]
-
 
 def companions(
     service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberKeeper | None
-) -> list[Companion]:
+) -> list[Run]:
     """Return what these settings ask to run beside a service.
 
     `cloudflared` is the program's path, None without a tunnel; `number` is None when it is to be left as it is.
     """
-    beside: list[Companion] = []
+    beside: list[Run] = []
     proof = partial(prove, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        beside.append(TunnelKeeper(service.public, start, proof, number).run)
+        beside.append(partial(endless, TunnelKeeper(service.public, start, proof, number).run))
     elif number:
         beside.append(partial(keep_pointed, settings.base_url, proof, number))
     if number:
         beside.append(partial(_put_back, number, service.stopping))
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
-        beside.append(partial(tell_systemd, service, manager.notify_socket, watchdog_s))
+        beside.append(partial(endless, partial(tell_systemd, service, manager.notify_socket, watchdog_s)))
     return beside
 
 

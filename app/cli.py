@@ -1,6 +1,5 @@
 """The command `moshi-bridge`."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from app.signals import interrupt_on_stop
 from workers.lines import log_uncaught_exceptions
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ EXIT_SETTINGS = 2
 
 
 def main() -> None:
-    """Run the command line; SIGTERM ends a command as Ctrl-C does, so that what it has started ends with it."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run the command line."""
+    interrupt_on_stop()
     cli()
 
 
@@ -278,41 +278,6 @@ def bench_crowd(
     from app.bench.crowd import bench_crowd as run
 
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))
-
-
-@bench.command("hostile")
-def bench_hostile(
-    silent: Annotated[int, typer.Option(help="Connections that say nothing.", min=0)] = 500,
-    noisy: Annotated[int, typer.Option(help="Connections that send garbage.", min=0)] = 500,
-    pause: Annotated[float, typer.Option(help="Seconds after which each comes again.", min=0.01)] = 1.0,
-    rounds: Annotated[int, typer.Option(help="How often quiet and siege take turns.", min=1)] = 3,
-    seconds: Annotated[float, typer.Option(help="Length of each quiet and of each siege.", min=15)] = 20.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
-) -> None:
-    """Two simulated calls while strangers besiege the service: their delay in quiet and in siege."""
-    from app.bench.hostile import Siege
-    from app.bench.hostile import bench_hostile as run
-
-    raise typer.Exit(run(Siege(silent, noisy, pause, rounds, seconds), json_file))
-
-
-@bench.command("watched")
-def bench_watched(
-    calls: Annotated[int, typer.Option(help="Calls at once.", min=1, max=200)] = 8,
-    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 20.0,
-    rounds: Annotated[int, typer.Option(help="How often all take turns.", min=1)] = 3,
-    ways: Annotated[str, typer.Option(help="What looks on.")] = "log,recording,page,listener,metrics,traces",
-    each: Annotated[bool, typer.Option("--each/--together", help="Measure each by itself, too.")] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
-) -> None:
-    """What call log, recordings, page, listener, metrics and traces cost the app: processor time per call, in turns."""
-    from app.bench.watched import WAYS, Course
-    from app.bench.watched import bench_watched as run
-
-    wanted = tuple(filter(None, ways.split(",")))
-    if unknown := set(wanted) - set(WAYS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {', '.join(WAYS)}")
-    raise typer.Exit(run(Course(calls, seconds, rounds, wanted, each), json_file))
 
 
 @bench.command("codec")

@@ -16,7 +16,7 @@ from workers.lines import KEPT_DIGITS, LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-OPEN_TO_ALL = ("app.web.door", "app.web.refusals", "app.web.routes", "uvicorn.error")
+OPEN_TO_ALL = ("app.web.refusals", "app.web.routes", "uvicorn.error")
 """Who logs what strangers do."""
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from app.background import ServiceFailed
 from app.beside import companions
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server import Service
@@ -27,7 +28,7 @@ from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)
 
-EXIT_SETTINGS = 2
+EXIT_FAILED, EXIT_SETTINGS = 1, 2
 
 
 class ProgressDisplay:
@@ -74,6 +75,10 @@ def serve(settings: Settings) -> int:
         return EXIT_SETTINGS
     except KeyboardInterrupt:
         return 0
+    except ServiceFailed as error:
+        flush_logging()
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 

@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 
+from app.background import BackgroundTasks, Run, cancel, endless
 from app.calllog.address import find_address
 from app.calllog.entry import Place
 from app.calllog.writer import CallLogWriter
-from app.config import EngineKind, RecordCalls, Settings
+from app.config import EngineKind, RecordCalls, Settings, SettingsError
 from app.metrics.page import build_metrics_router
 from app.metrics.service import Sources
 from app.page.routes import build_page_router
@@ -25,14 +28,16 @@ from app.service.lag import LagGauge
 from app.service.live import LiveView
 from app.service.public import PublicAddress
 from app.service.reception import Reception
-from app.service.self_test import PipelineLost, PipelineSelfTest
+from app.service.self_test import PipelineLost, PipelineSelfTest, SelfTestFailed
 from app.service.switchboard import Switchboard, keep_in
 from app.service.waiting_room import Dialler, WaitingRoom
+from app.signals import SignalHandler
 from app.web.drain_routes import build_drain_router
 from app.web.history import History, build_history_router
-from app.web.listener import Server
+from app.web.listener import WebServer
 from app.web.live_routes import build_live_router
 from app.web.operators import Operators
+from app.web.paths import TwilioPaths
 from app.web.refusals import Refusals
 from app.web.routes import build_router
 from app.web.selftest import build_selftest_router
@@ -42,7 +47,7 @@ from workers.heap import settle
 from workers.lines import hiding
 from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
 from workers.processors import usable_processors
-from workers.supervisor import Supervisor
+from workers.supervisor import Supervisor, WorkerRefused
 
 if TYPE_CHECKING:
     from app.traces import CallTraces
@@ -52,6 +57,8 @@ log = logging.getLogger(__name__)
 TESTED_SLOTS = 4
 SELF_TESTS = 3
 """How often the self-test is begun, before the service gives up."""
+TOLD = (WorkerRefused, SelfTestFailed, SettingsError)
+"""Why a service cannot run, in one line each, for whoever started it."""
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
@@ -115,6 +122,8 @@ class Service:
         """Set once the workers have shown that they can."""
         self.stopping = asyncio.Event()
         """Set once no more calls are taken, while the last ones end."""
+        self._stopped = False
+        self._server: WebServer | None = None
         self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
@@ -122,7 +131,9 @@ class Service:
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
+        self._refusals = Refusals(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
         self.lag = LagGauge()
         self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
         self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
@@ -130,42 +141,51 @@ class Service:
         for router in self._routers(settings):
             self.app.include_router(router)
 
-    async def run(self, sock: socket.socket, beside: Sequence[Callable[[], Coroutine[None, None, None]]] = ()) -> None:
+    async def run(self, sock: socket.socket, beside: Sequence[Run] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
-        SettingsError if calls or recordings can be kept nowhere, and what was raised beside.
+        SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
         """
-        server = Server(self.app, self._stop, self.drain)
         async with contextlib.AsyncExitStack() as stack:
+            handler = stack.enter_context(SignalHandler(self._handle_signal))
+            self._server = WebServer(self.app, handler.install)
             for keeper in (self._call_log, self._traces, self._recordings):
                 if keeper:
                     keeper.start()
                     stack.push_async_callback(keeper.stop)
-            supervising = asyncio.create_task(self.supervisor.run())
-            rehearsing = asyncio.create_task(self._rehearse())
-            for work in (self.lag.watch(), self.room.run(), self.drain.run(server.stop)):
-                stack.push_async_callback(_cancel, asyncio.create_task(work))
-            stack.push_async_callback(_cancel, rehearsing)
-            stack.push_async_callback(_cancel, supervising)
-            serving = asyncio.create_task(server.serve(sockets=[sock]))
-            companions = [asyncio.create_task(companion()) for companion in beside]
-            for task in companions:
-                stack.push_async_callback(_cancel, task)
-            for task in (rehearsing, *companions):
-                task.add_done_callback(server.stop_if_failed)
+            failure = await self._run_tasks(self._server, sock, beside)
+            if failure:
+                raise failure
+
+    async def _run_tasks(self, server: WebServer, sock: socket.socket, beside: Sequence[Run]) -> Exception | None:
+        """Run everything until the web server ends; return what has failed."""
+        async with asyncio.TaskGroup() as group:
+            tasks = BackgroundTasks(group, self._stop, TOLD)
+            restore_hook = tasks.watch_threads()
+            supervising = tasks.start("the supervisor", partial(endless, self.supervisor.run))
+            own = [
+                tasks.start("the self-test", self._rehearse),
+                tasks.start("the lag gauge", partial(endless, self.lag.watch)),
+                tasks.start("the waiting room", self.room.run),
+                tasks.start("the drain", partial(self.drain.run, self._stop)),
+            ]
+            serving = tasks.start("the web server", partial(server.serve, sock))
+            companions = [tasks.start(_name(companion), companion) for companion in beside]
             try:
-                await asyncio.wait({supervising, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({serving})
             finally:
-                server.should_exit = True
-                await serving
-            for task in (supervising, rehearsing, *companions):
-                if task.done():
-                    await task
+                self._stop()
+                await asyncio.wait({serving})
+                await cancel(*companions)
+                await cancel(*own)
+                await cancel(supervising)
+                restore_hook()
+        return tasks.failure
 
     def _routers(self, settings: Settings) -> Iterator[APIRouter]:
         """Yield everything that can be asked: by Twilio, then by operators."""
-        board, refusals = self.switchboard, Refusals(settings.refusals_per_minute)
+        board, refusals = self.switchboard, self._refusals
         webhooks = Webhooks(self.public, settings.twilio_account_sid, refusals)
         operators = Operators(settings.operator_token, refusals)
         reception = Reception(settings, self.public, board, self.room)
@@ -207,9 +227,23 @@ class Service:
     def _can_serve(self) -> bool:
         return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
 
+    def _handle_signal(self, number: signal.Signals) -> None:
+        """Drain at the first signal but SIGINT, if there is time for it; stop at SIGINT and whatever comes second."""
+        if self._stopped:
+            log.warning("%s: the service is stopping already", number.name)
+        elif number is not signal.SIGINT and self.drain.limit_s and not self.drain.begun:
+            self.drain.begin()
+        else:
+            self._stop()
+
     def _stop(self) -> None:
+        """End the calls, then the web server, once."""
+        if self._stopped or self._server is None:
+            return
+        self._stopped = True
         self.stopping.set()
         self.switchboard.stop()
+        self._server.stop()
 
     def _take_message(self, message: PipelineMessage) -> None:
         if self.rehearsed.is_set():
@@ -224,7 +258,8 @@ class Service:
             self._self_test.lose_pipeline(reason)
 
 
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task
+def _name(companion: Run) -> str:
+    function = companion
+    while isinstance(function, partial):
+        function = function.args[0] if function.func is endless else function.func
+    return str(getattr(function, "__qualname__", function))

@@ -1,7 +1,6 @@
 """The command `make-call`: Moshi calls somebody."""
 
 import asyncio
-import signal
 import sys
 import time
 from typing import Annotated
@@ -22,6 +21,7 @@ from app.commands.outbound import (
 )
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
+from app.signals import stop_signals
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_door import RestError
 
@@ -106,7 +106,8 @@ async def _call(settings: Settings, wish: Wish) -> Verdict:
 
     this = asyncio.current_task()
     assert this
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    for number in stop_signals():
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     rest = open_rest(settings)
     call = OutboundCall(rest, call_request(wish, await require_ready(settings)))
     console, began_s = Console(highlight=False), time.monotonic()

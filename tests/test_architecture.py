@@ -33,7 +33,7 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/web/listener.py", "app/web/door.py"},
+    "uvicorn": {"app/web/listener.py"},
     "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/standins/phrases.py"},
     "prometheus_client": {"app/metrics/families.py"},
     "opentelemetry": {"app/traces.py"},

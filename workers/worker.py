@@ -27,7 +27,8 @@ LOOPBACK_SLOTS = 64
 
 def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
     """Run one worker over three inherited sockets; return the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the app, too, which ends this process
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     control, upstream, downstream = (Link(socket.socket(fileno=fd)) for fd in (control_fd, upstream_fd, downstream_fd))
     try:

@@ -65,7 +65,7 @@ class Sources:
         turned_down = {why.value: float(self.reception.turned_down[why]) for why in TurnedDown}
         yield counters("calls_turned_down", "Calls that were not taken, by why.", "reason", turned_down)
         refused = {why.name.lower(): float(self.refusals.counts[why]) for why in Refused}
-        meaning = "Requests that were refused because they came from strangers, by why."
+        meaning = "Requests that were refused, by why."
         yield counters("refusals", meaning, "reason", refused)
 
 

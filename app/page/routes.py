@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from app.web.operators import Operators, is_own_page
 from app.web.sign_in import COOKIE, GOOD_FOR_S
+from app.web.webhooks import read_body
 
 ASSETS = Path(__file__).parent / "assets"
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -83,9 +84,10 @@ def _to_sign_in(request: Request, operators: Operators) -> Response:
 
 
 async def _token(request: Request) -> str:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_FORM_BYTES:
-            raise HTTPException(413, "the form is too large")
+    try:
+        body = await read_body(request, MAX_FORM_BYTES)
+    except TimeoutError as error:
+        raise HTTPException(408, "the form did not arrive in time") from error
+    if body is None:
+        raise HTTPException(413, "the form is too large")
     return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()

@@ -53,11 +53,13 @@ class NumberKeeper:
         await self._give_up()
         if not self._restoring:
             self._pointing = asyncio.create_task(self._point(base_url))
+            self._pointing.add_done_callback(_report)
 
     async def restore(self) -> None:
         """Put it back, once; from then on `point` does nothing. Who is cancelled here may call again to wait for it."""
         self._restoring = self._restoring or asyncio.create_task(self._restore())
         await asyncio.wait({self._restoring})
+        self._restoring.result()
 
     async def _restore(self) -> None:
         await self._give_up()
@@ -89,6 +91,12 @@ class NumberKeeper:
             self._pointing.cancel()
             await asyncio.wait({self._pointing})
             self._pointing = None
+
+
+def _report(pointing: "asyncio.Task[None]") -> None:
+    """Log an error that `troubles` does not name: nothing waits for this task."""
+    if not pointing.cancelled() and (error := pointing.exception()):
+        log.critical("the number does not lead here", exc_info=error)
 
 
 async def keep_pointed(url: str, prove: Callable[[str], Awaitable[None]], number: NumberKeeper) -> None:

@@ -21,8 +21,9 @@ async def feed(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
         for task in (sending, hearing):
             task.cancel()
         await asyncio.wait({sending, hearing})
-    if not sending.cancelled():
-        sending.result()
+    for task in (sending, hearing):
+        if not task.cancelled():
+            task.result()
 
 
 async def _send(websocket: WebSocket, texts: AsyncIterator[str]) -> None:

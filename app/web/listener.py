@@ -1,23 +1,33 @@
-"""The web server: uvicorn behind our own door, which ends in an order of ours."""
+"""The web server: uvicorn, by its public interface alone, on a socket of ours.
 
-import asyncio
-import contextlib
-import signal
+It has no limit of connections: uvicorn's `limit_concurrency` counts WebSockets too and answers 503 to whoever comes
+last, which under a flood is Twilio. Nor does it close connections that send no request, or half of one: a proxy does
+(docs/security.md).
+"""
+
+import logging
+import resource
 import socket
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config import Settings, SettingsError
-from app.service.drain import Drain
 from app.twilio.protocol import MAX_MESSAGE_BYTES
-from app.web.door import Door, Socket, raise_descriptor_limit
 from app.web.headers import SafeHeaders
 
+log = logging.getLogger(__name__)
+
 CLOSE_SOCKETS_WITHIN_S = 3
+KEEP_ALIVE_S = 130
+"""How long an idle connection stays open: longer than proxies keep theirs (cloudflared 90 s, Caddy 120 s), or they lose
+the request that they send at that moment."""
+PING_EVERY_S = 20.0
 BACKLOG = 1024
+DESCRIPTORS = 4_096
+"""Files and sockets; macOS gives a process 256."""
+_DENIED = "ASGI callable returned without completing handshake."
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -35,70 +45,62 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-class Server(uvicorn.Server):
-    """Lets connections in by our own door, and ends the calls before the sockets are taken away.
+class WebServer:
+    """Serves an application until `stop`; `when_begun` is called once uvicorn has taken the signals for itself."""
 
-    A first SIGTERM lets the calls end by themselves.
-    """
-
-    def __init__(self, app: FastAPI, on_exit: Callable[[], None], drain: Drain) -> None:
-        super().__init__(
-            uvicorn.Config(
-                SafeHeaders(app),
-                lifespan="off",
-                ws=Socket,
-                log_config=None,
-                ws_max_size=MAX_MESSAGE_BYTES,
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
-                server_header=False,
-            )
+    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
+        self.config = uvicorn.Config(
+            SafeHeaders(_Begun(app, when_begun)),
+            lifespan="on",
+            http="h11",
+            ws="websockets-sansio",
+            log_config=None,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=PING_EVERY_S,
+            ws_ping_timeout=None,  # a peer that answers no pings may still send audio: see app/web/media.py
+            server_header=False,
         )
-        self._on_exit = on_exit
-        self._accepting: list[asyncio.Task[None]] = []
-        self._drain = drain
+        self._server = uvicorn.Server(self.config)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve on `sock` until `stop`, then close the sockets that are left."""
+        raise_descriptor_limit()
+        await self._server.serve(sockets=[sock])
 
     def stop(self) -> None:
-        """Stop now."""
-        self.should_exit = True
+        """Take no more connections, and let `serve` return."""
+        self._server.should_exit = True
 
-    def stop_if_failed(self, task: "asyncio.Task[None]") -> None:
-        """Stop now if this task, which is done, has failed."""
-        if not task.cancelled() and task.exception():
-            self.stop()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first SIGTERM, if there is time for it; stop now at SIGINT and whatever comes second."""
-        if sig == signal.SIGTERM and self._drain.limit_s and not self._drain.begun:
-            self._drain.begin()
-        else:
-            super().handle_exit(sig, frame)
+class _Begun:
+    """An application that tells when its lifespan begins, which ASGI says once the server is set up."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as the wish to stop; uvicorn would raise them anew before the workers are gone."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
+        self._app, self._when_begun = app, when_begun
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=[])  # none for uvicorn itself
-        raise_descriptor_limit()
-        self._accepting = [asyncio.create_task(Door().attend(sock, self)) for sock in sockets or []]
-        for task in self._accepting:
-            task.add_done_callback(self.stop_if_failed)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            self._when_begun()
+        await self._app(scope, receive, send)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_exit()
-        for task in self._accepting:
-            task.cancel()
-        await asyncio.wait(self._accepting)
-        await super().shutdown(sockets)
-        for task in self._accepting:
-            if not task.cancelled():
-                task.result()
+
+def _is_no_denial(record: logging.LogRecord) -> bool:
+    """Drop the error that uvicorn logs for every upgrade that is answered by an HTTP response, as ASGI allows."""
+    return record.msg != _DENIED
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have `DESCRIPTORS` files and sockets, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        log.warning("this process may have %d files and sockets, and no more: %s", soft, error)

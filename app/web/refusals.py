@@ -1,8 +1,8 @@
-"""Those who are turned away: told why, and beyond so many times a minute not even that.
+"""Refused requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
 
-A refusal is counted for the address that it goes to; an IPv6 address stands for its network of 64 bits, which belongs
-to one subscriber. Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come
-through one tunnel, from one address. `now` is in seconds, monotonic.
+Refusals are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
+Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel,
+from one address. `now` is in seconds, monotonic.
 """
 
 import ipaddress
@@ -11,6 +11,7 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
@@ -26,13 +27,46 @@ NO_ADDRESS = "somebody without an address"
 
 
 class Refused(StrEnum):
-    """Why somebody is turned away, in the words that he is told."""
+    """Why a request is refused, as the answer and the log say it: what is wrong, and what to change."""
 
-    UNSIGNED = "not signed by Twilio for the PUBLIC_URL"
+    UNSIGNED = "not signed by Twilio"
+    WRONG_SIGNATURE = (
+        "not signed for PUBLIC_URL with TWILIO_AUTH_TOKEN; set PUBLIC_URL to the URL that Twilio was given "
+        "(https, host, port, prefix) and the token to the account's"
+    )
+    OTHER_ACCOUNT = "of another account; set TWILIO_ACCOUNT_SID to the account or subaccount that owns the number"
+    MALFORMED = "not a form of Twilio's; CallSid is missing or malformed, or there are too many fields"
+    TOO_LARGE = "the form is too large"
+    TOO_SLOW = "the form did not arrive in time"
+    WRONG_METHOD = (
+        "must be HTTP POST; set the number's webhooks to HTTP POST, and to a URL that is not redirected: "
+        "a redirect turns POST into GET"
+    )
+    WRONG_PATH = "not a path of this service; Twilio's voice webhook is PUBLIC_URL/twilio/voice"
+    PREFIX = "a prefix before /twilio; add it to PUBLIC_URL, or let the proxy take it away"
+    NO_UPGRADE = "not a WebSocket upgrade; let the proxy pass Upgrade and Connection on"
     NO_OPERATOR = "for operators only"
     WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
     NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
     TOO_MANY = "too many refusals"
+
+
+STATUS = {
+    Refused.MALFORMED: HTTPStatus.BAD_REQUEST,
+    Refused.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Refused.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    Refused.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+    Refused.WRONG_PATH: HTTPStatus.NOT_FOUND,
+    Refused.PREFIX: HTTPStatus.NOT_FOUND,
+    Refused.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
+}
+"""403 for all others."""
+HEADERS = {
+    Refused.TOO_SLOW: {"Connection": "close"},
+    Refused.TOO_LARGE: {"Connection": "close"},
+    Refused.WRONG_METHOD: {"Allow": "POST"},
+    Refused.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
+}
 
 
 @dataclass(slots=True)
@@ -67,15 +101,15 @@ class RefusalLimit:
 
 
 class Refusals:
-    """The answers to those who are turned away."""
+    """Makes the answers, counts them and logs them."""
 
     def __init__(self, per_minute: int) -> None:
         self._limit = RefusalLimit(per_minute)
         self.counts: Counter[Refused] = Counter()
-        """How many were turned away for which reason."""
+        """How many requests were refused for which reason."""
 
     def turn_away(self, connection: HTTPConnection, reason: Refused) -> HTTPException:
-        """Return the answer, 403 with the reason or 429, for the caller to raise."""
+        """Return the answer, an error with the reason or 429, for the caller to raise."""
         address, now = _address(connection), time.monotonic()
         if self._limit.reached(address, now):
             self.counts[Refused.TOO_MANY] += 1
@@ -85,7 +119,7 @@ class Refusals:
         log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
         if self._limit.reached(address, now):
             log.warning("%s is refused without a word for a minute", _network(address))
-        return HTTPException(403, reason)
+        return HTTPException(STATUS.get(reason, HTTPStatus.FORBIDDEN), reason.value, HEADERS.get(reason))
 
 
 def _network(address: str) -> str:
@@ -105,5 +139,5 @@ def _address(connection: HTTPConnection) -> str:
 
 def _printable(connection: HTTPConnection) -> str:
     """Return the path, on one line, without the token in it."""
-    path: str = connection.scope["path"]
-    return f"{MEDIA_PATH}…" if path.startswith(MEDIA_PATH) else ascii(path[:LONGEST_PATH])[1:-1]
+    before, media, _ = connection.scope["path"].partition(MEDIA_PATH)
+    return ascii(before[:LONGEST_PATH])[1:-1] + (f"{media}…" if media else "")

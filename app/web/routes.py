@@ -13,9 +13,12 @@ from app.service.reception import Reception
 from app.service.switchboard import Switchboard
 from app.twilio import twiml
 from app.twilio.events import CallSid
+from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.web.event_routes import build_event_router
 from app.web.media import run_media_socket
 from app.web.operators import Operators
+from app.web.paths import AFTER_STREAM_PATH
+from app.web.refusals import MEDIA_PATH
 from app.web.webhooks import Webhooks, deny
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ def build_router(
     """Return the routes over one switchboard."""
     router = APIRouter()
 
-    @router.post("/twilio/voice")
+    @router.post(VOICE_PATH)
     async def voice(request: Request) -> Response:
         form = await webhooks.read(request)
         try:
@@ -36,17 +39,17 @@ def build_router(
             CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
             raise HTTPException(400, str(error)) from error
 
-    @router.post("/twilio/after-stream")
+    @router.post(AFTER_STREAM_PATH)
     async def after_stream(request: Request) -> Response:
         CallLog(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
         return twiml_response(twiml.hangup())
 
-    @router.post("/twilio/status")
+    @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:
         reception.take_status(await webhooks.read(request))
         return Response(status_code=204)
 
-    @router.websocket("/twilio/media/{token}")
+    @router.websocket(MEDIA_PATH + "{token}")
     async def media(websocket: WebSocket, token: str) -> None:
         try:
             webhooks.check_socket(websocket)

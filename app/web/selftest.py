@@ -18,11 +18,11 @@ from websockets.exceptions import WebSocketException
 from app.service.public import PublicAddress
 from app.twilio.signature import SIGNATURE_HEADER, sign, socket_url
 from app.web.operators import Operators
+from app.web.paths import SELFTEST_PATH
 from app.web.webhooks import Webhooks, deny
 
 log = logging.getLogger(__name__)
 
-PATH = "/twilio/selftest"
 NONCE_LENGTH = 32
 ASKED_WITHIN_S = 5.0
 PROVED_WITHIN_S = 10.0
@@ -36,7 +36,7 @@ def build_selftest_router(public: PublicAddress, webhooks: Webhooks, operators: 
     """Return the socket that answers a nonce, and where a program on this machine learns the public URL."""
     router = APIRouter()
 
-    @router.websocket(PATH)
+    @router.websocket(SELFTEST_PATH)
     async def selftest(websocket: WebSocket) -> None:
         try:
             webhooks.check_socket(websocket)
@@ -71,7 +71,7 @@ async def prove(base_url: str, auth_token: str | None, service_name: str) -> Non
 
     Raises NotProved. A proxy of the environment is passed by: cloudflared needs the direct way out as well.
     """
-    url = socket_url(base_url) + PATH
+    url = socket_url(base_url) + SELFTEST_PATH
     headers = {SIGNATURE_HEADER: sign(auth_token, url)} if auth_token else {}
     nonce = secrets.token_hex(NONCE_LENGTH // 2)
     try:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from app.service.reception import Reception
+from app.web.paths import AFTER_WAIT_PATH, WAIT_PATH
 from app.web.routes import twiml_response
 from app.web.webhooks import Webhooks
 
@@ -11,11 +12,11 @@ def build_wait_router(webhooks: Webhooks, reception: Reception) -> APIRouter:
     """Return the routes of the wait page, and of what follows it."""
     router = APIRouter()
 
-    @router.post("/twilio/wait")
+    @router.post(WAIT_PATH)
     async def wait(request: Request) -> Response:
         return twiml_response(reception.wait(await webhooks.read(request)))
 
-    @router.post("/twilio/after-wait")
+    @router.post(AFTER_WAIT_PATH)
     async def after_wait(request: Request) -> Response:
         return twiml_response(reception.after_wait(await webhooks.read(request)))
 

@@ -19,6 +19,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import sign
 from app.web.operators import Operators
+from app.web.paths import TwilioPaths
 from app.web.refusals import Refusals
 from app.web.routes import build_router
 from app.web.selftest import build_selftest_router
@@ -57,6 +58,7 @@ class Front:
         self.switchboard.open_lines(self.settings.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
+        self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)
         webhooks = Webhooks(public, self.settings.twilio_account_sid, refusals)
         operators = Operators(self.settings.operator_token, refusals)
         room = WaitingRoom(self.switchboard, self.settings.queue_length, None, public)

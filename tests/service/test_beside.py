@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.background import ServiceFailed
 from app.beside import companions
 from app.config import ServiceManager, read_settings
 from app.server import Service
@@ -80,7 +81,7 @@ async def running(
             yield service, serving
         finally:
             serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+            with contextlib.suppress(asyncio.CancelledError, ServiceFailed):
                 await serving
 
 
@@ -130,7 +131,7 @@ async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         service = Service(read_settings(engine="loopback", codec="loopback"), lambda _: None)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(RuntimeError, match="a bug"):
+            with pytest.raises(ServiceFailed, match="a bug"):
                 await service.run(sock, [fail])
     assert service.supervisor.process_ids == {}
 

@@ -209,7 +209,7 @@ async def test_being_turned_away_for_a_moment_is_not_noticed(office: Office) -> 
     assert len(office.calls) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 async def test_a_signal_hangs_up(office: Office, number: signal.Signals) -> None:
     office.twilio.callees = {THEIRS: Callee(duration_s=3_600.0)}
     process = await office.start(THEIRS)

@@ -91,7 +91,7 @@ async def test_a_webhook_is_refused_and_takes_no_slot(name: str, route: str) -> 
 
 
 @pytest.mark.parametrize("route", WEBHOOKS)
-@pytest.mark.parametrize("path", ["{}/", "/{}", "{}%2e", "{};x", "{}%00"])
+@pytest.mark.parametrize("path", ["/{}", "{}%2e", "{};x", "{}%00"])
 async def test_no_other_way_to_write_a_path_leads_to_a_webhook(route: str, path: str) -> None:
     """And none is led on to it: a redirection names whatever host the request has named."""
     front = Front()
@@ -101,7 +101,9 @@ async def test_no_other_way_to_write_a_path_leads_to_a_webhook(route: str, path:
     assert front.switchboard.free_slots == 2
 
 
-@pytest.mark.parametrize("path", ["/twilio/%76oice", "/twilio%2fvoice", "/twilio/voice?", "/twilio/voice?a=b"])
+@pytest.mark.parametrize(
+    "path", ["/twilio/voice/", "/twilio/%76oice", "/twilio%2fvoice", "/twilio/voice?", "/twilio/voice?a=b"]
+)
 async def test_a_path_is_signed_as_it_is_written(path: str) -> None:
     front = Front()
     fields = form(new_call_sid())

@@ -17,7 +17,8 @@ from app.config import read_settings
 from app.server import Service
 from app.twilio.signature import sign
 from app.web import selftest
-from app.web.selftest import PATH, NotProved, prove
+from app.web.paths import SELFTEST_PATH
+from app.web.selftest import NotProved, prove
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import SECONDARY, TOKEN
 
@@ -37,7 +38,7 @@ class Served:
 
     @property
     def socket_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{PATH}"
+        return f"ws://127.0.0.1:{self.port}{SELFTEST_PATH}"
 
     def dial(self, signature: str | None) -> connect:
         headers = {} if signature is None else {"X-Twilio-Signature": signature}
@@ -70,7 +71,12 @@ async def test_a_signed_socket_comes_back(served: Served, token: str) -> None:
 
 @pytest.mark.parametrize(
     ("token", "signed_url"),
-    [(None, ""), ("another-token", ""), (TOKEN, "wss://elsewhere.example.com" + PATH), (TOKEN, "ws://127.0.0.1:1/")],
+    [
+        (None, ""),
+        ("another-token", ""),
+        (TOKEN, "wss://elsewhere.example.com" + SELFTEST_PATH),
+        (TOKEN, "ws://127.0.0.1:1/"),
+    ],
     ids=["unsigned", "wrong token", "other host", "other path"],
 )
 async def test_what_is_not_signed_for_this_address_is_refused(

@@ -20,7 +20,7 @@ def family(process_id: int) -> list[psutil.Process]:
     return psutil.Process(process_id).children(recursive=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_bench_that_is_ended_takes_its_service_with_it(tmp_path: Path, number: signal.Signals) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "HOME": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(

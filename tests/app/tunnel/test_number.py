@@ -108,3 +108,19 @@ async def test_a_public_url_without_a_tunnel_is_proved_before_the_number_is_poin
     await keep_pointed(ONE, prove, NumberKeeper(number, (NumberTrouble,), ready))
     assert await next_url(number) == ONE
     assert proofs == [ONE] * 3
+
+
+async def test_an_error_that_nobody_has_foreseen_is_logged_when_it_happens(caplog: pytest.LogCaptureFixture) -> None:
+    number = FakeNumber(troubles=["a bug"])
+    keeper = NumberKeeper(number, (), ready)
+    await keeper.point(ONE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "a bug"
+
+
+async def test_an_error_that_nobody_has_foreseen_is_raised_by_the_restoring() -> None:
+    with pytest.raises(NumberTrouble, match="a bug"):
+        await NumberKeeper(FakeNumber(troubles=["a bug"]), (), ready).restore()

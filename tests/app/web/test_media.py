@@ -89,8 +89,9 @@ class Line:
         self.call: Call = call
         self.peer = Peer()
 
-    def serve(self, blocked_after_s: float = GUARD_S) -> "asyncio.Task[None]":
-        return asyncio.create_task(run_media_socket(self.peer.socket(), self.call, self.board, blocked_after_s))
+    def serve(self, blocked_after_s: float = GUARD_S, silent_after_s: float = GUARD_S) -> "asyncio.Task[None]":
+        serving = run_media_socket(self.peer.socket(), self.call, self.board, blocked_after_s, silent_after_s)
+        return asyncio.create_task(serving)
 
     async def live(self) -> None:
         """Begin the stream and wait until we know of it."""
@@ -182,6 +183,30 @@ async def test_a_peer_that_vanishes_in_mid_sentence_ends_the_call() -> None:
     line.send(1, 2)
     await over(serving)
     assert line.end == (EndReason.SOCKET_LOST, 1)
+
+
+async def test_a_peer_from_which_nothing_comes_any_more_is_gone() -> None:
+    line = Line()
+    await over(line.serve(silent_after_s=NO_PATIENCE_S))
+    assert line.end == (EndReason.SOCKET_LOST, 1)
+    assert line.call.session.record.detail == "no message for 0 s"
+    assert line.peer.close_code == 1000
+
+
+@pytest.mark.parametrize(
+    ("close", "detail"),
+    [
+        ({"code": 1006}, "close code 1006"),
+        ({"code": 1009, "reason": "frame is too large"}, "close code 1009: frame is too large"),
+    ],
+)
+async def test_a_close_is_kept_with_its_code_and_reason(close: dict[str, Any], detail: str) -> None:
+    line = Line()
+    serving = line.serve()
+    line.peer.says.put_nowait({"type": "websocket.disconnect", **close})
+    await over(serving)
+    assert line.end == (EndReason.SOCKET_LOST, 1)
+    assert line.call.session.record.detail == detail
 
 
 async def test_a_peer_that_breaks_the_protocol_is_hung_up_on() -> None:

@@ -1,0 +1,79 @@
+"""Background tasks that nothing waits for: one that fails, or ends too early, ends the service."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[], Coroutine[Any, Any, None]]
+
+
+class EndedEarly(Exception):
+    """A task that runs until it is cancelled has returned."""
+
+
+class ServiceFailed(Exception):
+    """A part of the service has failed, as the log says; the message names it."""
+
+
+class BackgroundTasks:
+    """Runs tasks in a task group. `stop` is called when one of them, or a thread, has failed.
+
+    `told` are errors that are no bugs: whoever asks for `failure` tells of them.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, stop: Callable[[], None], told: tuple[type[Exception], ...]) -> None:
+        self._group, self._stop, self._told = group, stop, told
+        self.failure: Exception | None = None
+        """What failed first."""
+
+    def start(self, name: str, run: Run) -> "asyncio.Task[None]":
+        """Start a task."""
+        return self._group.create_task(self._watch(name, run), name=name)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Note that something has failed, and stop."""
+        if not isinstance(error, self._told):
+            log.critical("%s has failed, the service stops", name, exc_info=error)
+            error = ServiceFailed(f"{name} has failed: {error!r}")
+        self.failure = self.failure or error
+        self._stop()
+
+    def watch_threads(self) -> Callable[[], None]:
+        """Take a thread that ends with an exception for a failure; return what undoes this."""
+        loop, before = asyncio.get_running_loop(), threading.excepthook
+
+        def hook(failed: threading.ExceptHookArgs) -> None:
+            before(failed)
+            if isinstance(failed.exc_value, Exception):
+                name = failed.thread.name if failed.thread else "a thread"
+                loop.call_soon_threadsafe(self.fail, f"thread {name}", failed.exc_value)
+
+        def restore() -> None:
+            threading.excepthook = before
+
+        threading.excepthook = hook
+        return restore
+
+    async def _watch(self, name: str, run: Run) -> None:
+        try:
+            await run()
+        except Exception as error:  # the root of this task
+            self.fail(name, error)
+
+
+async def endless(run: Run) -> None:
+    """Run what runs until it is cancelled. Raises EndedEarly if it returns."""
+    await run()
+    raise EndedEarly("it has returned")
+
+
+async def cancel(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,44 @@
+"""The signals that end a program: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
+
+A program that was started with SIGHUP ignored, by nohup, say, goes on ignoring it.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Self
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end this program."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignores_hangup else (signal.SIGHUP,)))
+
+
+def interrupt_on_stop() -> None:
+    """Let each of them end a command as Ctrl-C does, so that what it has started ends with it."""
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+class SignalHandler:
+    """Calls `on_signal` on the running event loop for each of them, while in the block."""
+
+    def __init__(self, on_signal: Callable[[signal.Signals], None]) -> None:
+        self._on_signal = on_signal
+        self._before = {number: signal.getsignal(number) for number in stop_signals()}
+
+    def install(self) -> None:
+        """Take the signals; again where something else has taken them since."""
+        for number in self._before:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,244 @@
+"""How the service ends: by signals, by the end of its terminal, by a part of it that fails."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sqlite3
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import soundfile
+
+from app.background import ServiceFailed
+from app.simulator.account import Account, OwnedNumber
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.progress import Progress, Pulse
+from app.simulator.rest import serving_rest
+from tests.processes.pipeline import PATIENCE_S, all_gone
+from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
+from tests.service.test_beside import running
+from tests.service.test_serve import GOOD, LOOPBACK, ROOT, Program, free_port, serve
+from tests.tunnel.number import BEFORE, FakeNumber
+from tests.tunnel.place import Place, install
+
+NUMBER, OLD_URL = "+15550100000", "https://old.example.com/v"
+CANNOT_FLUSH = 120
+"""Python's exit status when standard error has gone."""
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@contextlib.asynccontextmanager
+async def on_a_terminal(folder: Path, **settings: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """Start `serve` on a terminal of its own; yield the process and the other end of the terminal."""
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "app", "serve"),
+        cwd=folder,
+        env={**environment, "PYTHONPATH": ROOT, **settings},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def until_written(terminal: int, text: str) -> None:
+    """Read the terminal until this is on it."""
+    seen, written, loop = bytearray(), asyncio.Event(), asyncio.get_running_loop()
+
+    def read() -> None:
+        seen.extend(os.read(terminal, 65_536))
+        if text.encode() in seen:
+            written.set()
+
+    loop.add_reader(terminal, read)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await written.wait()
+    finally:
+        loop.remove_reader(terminal)
+
+
+async def start_call(url: str) -> "asyncio.Task[object]":
+    """Place a call that would last for an hour; return once there has been sound for a while."""
+    opened = asyncio.Event()
+
+    def watch(progress: Progress) -> None:
+        if isinstance(progress, Pulse) and progress.at_s > 1.0:
+            opened.set()
+
+    calling: asyncio.Task[object] = asyncio.create_task(
+        simulate(CallOptions(url, TOKEN, ACCOUNT, duration_s=3_600.0), watch)
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        await opened.wait()
+    return calling
+
+
+async def test_a_closed_terminal_ends_the_service_in_order(tmp_path: Path) -> None:
+    """The number leads back, the call's row has its end, its recording is whole, and no process is left."""
+    tunnel, number, port = install(tmp_path / "bin"), OwnedNumber(NUMBER, OLD_URL, "GET", "", "POST"), free_port()
+    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
+        settings = {
+            **LOOPBACK,
+            **tunnel.environment,
+            "TUNNEL": "true",
+            "SET_NUMBER": "true",
+            "TWILIO_AUTH_TOKEN": TOKEN,
+            "TWILIO_ACCOUNT_SID": ACCOUNT,
+            "TWILIO_API_URL": rest.url,
+            "TWILIO_PHONE_NUMBER": NUMBER,
+            "PORT": str(port),
+            "CACHE_DIR": str(tmp_path / "cache"),
+            "DATABASE_URL": f"sqlite:///{tmp_path}/calls.db",
+            "RECORDINGS_DIR": str(tmp_path / "recordings"),
+        }
+        async with on_a_terminal(tmp_path, **settings) as (process, terminal):
+            await until_written(terminal, "the number leads to")
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                url = (await http.get("/api/public")).json()["base_url"]
+            calling = await start_call(url)
+            os.close(terminal)
+            async with asyncio.timeout(PATIENCE_S):
+                assert await process.wait() in (0, CANNOT_FLUSH)
+                await calling
+    assert (number.voice_url, number.voice_method) == (OLD_URL, "GET")
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as database:
+        [(reason,)] = database.execute("SELECT end_reason FROM calls").fetchall()
+    assert reason == "the service is stopping"
+    [recording] = (tmp_path / "recordings").glob("*.flac")
+    assert soundfile.info(recording).channels == 2
+    await gone(tunnel)
+
+
+async def gone(tunnel: Place) -> None:
+    await all_gone([start["pid"] for start in tunnel.happened("start")])
+
+
+async def test_what_was_started_by_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "app", "serve"),
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **GOOD, "PORT": str(port)},
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    program = Program(process)
+    try:
+        await program.until("ready for calls")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http, Phone(port, http).call() as call:
+            for pid in program.everybody():
+                os.kill(pid, signal.SIGHUP)
+            await call.speaks(3)
+        process.terminate()
+        status, words = await program.end()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+    assert status == 0
+    assert "is gone" not in words
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signal.Signals) -> None:
+    phone_number = FakeNumber()
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    phone_number.may_restore.clear()
+    async with running(number=phone_number) as (_, serving):
+        async with asyncio.timeout(PATIENCE_S):
+            await phone_number.pointed.get()
+            os.kill(os.getpid(), number)
+            await phone_number.restoring.wait()
+            for _ in range(3):
+                os.kill(os.getpid(), number)
+                await asyncio.sleep(0)
+            assert not serving.done()
+            phone_number.may_restore.set()
+            await serving
+    assert (phone_number.leads_to, phone_number.restored) == (BEFORE, 1)
+    assert {one: signal.getsignal(one) for one in before} == before
+
+
+async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = FakeNumber()
+    async with running(number=number, public_url="http://127.0.0.1:{port}") as (service, serving):
+        async with asyncio.timeout(PATIENCE_S):
+            await number.pointed.get()
+        port = int(service.public.base_url.rpartition(":")[2])
+        calling = await start_call(f"http://127.0.0.1:{port}")
+        [record] = service.switchboard.records()
+        monkeypatch.setattr(service.switchboard, "wind_up", lambda: 1 / 0)
+        service.drain.begin(limit_s=0.1)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ServiceFailed, match="the drain has failed"):
+                await serving
+            await calling
+    assert record.end is not None
+    assert number.leads_to == BEFORE
+    assert service.supervisor.process_ids == {}
+
+
+async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from app.service.lag import LagGauge\n"
+        "async def fail(gauge): raise RuntimeError('a bug')\n"
+        "LagGauge.watch = fail\n"
+        "sys.argv = ['moshi-bridge', 'serve']\n"
+        "from app.cli import main\n"
+        "main()\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "HOME": str(tmp_path), "DATABASE_URL": "off"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        cwd=tmp_path,
+        env={**environment, **GOOD, "PORT": str(free_port())},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    status, words = await Program(process).end()
+    assert status == 1
+    critical = [line for line in words.splitlines() if line.startswith("{") and json.loads(line)["level"] == "critical"]
+    assert len(critical) == 1
+    assert "the lag gauge has failed" in critical[0]
+    assert words.splitlines()[-1] == "moshi-bridge: the lag gauge has failed: RuntimeError('a bug')"
+
+
+async def test_a_sighup_lets_calls_go_on_as_a_sigterm_does(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        serve(tmp_path, **GOOD, PORT=str(port), DRAIN_SECONDS="600") as program,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        await program.until("ready for calls")
+        async with Phone(port, http).call() as call:
+            await call.speaks(2)
+            program.process.send_signal(signal.SIGHUP)
+            await program.until("draining: 1 on the line")
+            await call.speaks(2)
+            program.process.send_signal(signal.SIGHUP)
+            assert await closing_code(call.socket) == 1000
+            status, _ = await program.end()
+    assert status == 0
