@@ -30,6 +30,8 @@ HOPELESS_S = 0.4
 """Standing delay that is dropped at one go."""
 SURE_GAP_S = 0.002
 """A gap shorter than this is not faded after, for it may be none."""
+MARK_DIGITS = 12
+"""Digits of the number in a mark of ours; a peer may return anything."""
 LOW_S = 0.003
 """Mean lead below which a quiet packet is played twice: a clock of the caller's that is slow, say."""
 
@@ -123,7 +125,7 @@ class Playout:
     def take_mark(self, name: str, now: float) -> None:
         """Note a mark that has come back; those of audio that was cleared say nothing."""
         epoch, _, number = name.partition(":")
-        if epoch == str(self._epoch) and number.isdecimal():
+        if epoch == str(self._epoch) and len(number) <= MARK_DIGITS and number.isdecimal():
             self.meter.mark_returned(int(number), now)
 
     def lead_s(self, now: float) -> float:
