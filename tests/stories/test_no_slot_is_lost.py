@@ -115,7 +115,7 @@ class Story:
     def never_connect(self) -> None:
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            for call in self.front.board.calls_of(call_sid):
+            if call := self.front.board.call(call_sid):
                 self.front.board.do(call, call.session.handle_timer(call.reservation.expires_s))
 
     def fail_handshake(self) -> None:

@@ -20,6 +20,7 @@ from app.recording import take as take_module
 from app.recording.recorder import (
     EARLY_PIECES,
     NO_FOLDER,
+    OUR_FAULT,
     TOO_SLOW,
     Begun,
     CallRecorder,
@@ -34,7 +35,7 @@ from app.recording.shelf import Shelf
 from app.recording.tape import Tape
 from app.recording.timeline import Piece, Side
 from app.recording.tokens import read_tokens
-from app.recording.writer import OUR_FAULT, RecordingWriter
+from app.recording.writer import RecordingWriter
 from app.twilio.events import CallSid, MarkPlayed, Started, StreamSid
 from tests.processes.ring import PATIENCE_S
 
@@ -45,7 +46,9 @@ HAS_FULL_DISK = Path("/dev/full").exists()
 
 
 def call_record(call_sid: CallSid = ANN) -> CallRecord:
-    return CallRecord(call_sid, NOW, greeting_frames=3)
+    record = CallRecord(call_sid, NOW, greeting_frames=3)
+    record.open_stream(NOW)
+    return record
 
 
 def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
@@ -231,7 +234,7 @@ async def test_an_error_of_ours_costs_one_recording_and_no_other(
 
 def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
     record = call_record()
-    recorder = CallRecorder(record.recording, limit=10)
+    recorder = CallRecorder(record.streams[-1].recording, limit=10)
     talk(recorder)
     assert len(recorder.inbox) == 10
     assert record.recording.fault == TOO_SLOW
