@@ -266,8 +266,8 @@ class Switchboard:
     def claim(self, token: str) -> Call | None:
         """Give the call of this token its socket; None if the token is unknown, used or expired."""
         now = self._now()
-        if (on := self._standbys.get(token)) and on.session.state is not State.DRAINING:
-            self.end(on, EndReason.REPLACED)
+        if on := self._standbys.get(token):
+            self._replace(on)
         reservation = self._admission.claim(token, now)
         call = self._calls.get(reservation.slot) if reservation else None
         if call:
@@ -421,6 +421,8 @@ class Switchboard:
         call.log.error("internal error, this call ends", exc_info=error)
         end = End(EndReason.INTERNAL, type(error).__name__)
         self._safely(call, call.session.end, end.reason, self._now(), end.detail)
+        if call.session.stream.end is None:
+            call.session.record.note_end(call.session.stream, end.reason, end.detail, self._now())
         if self._calls.get(call.reservation.slot) is call:
             self._finish(call, end)
 
@@ -498,6 +500,12 @@ class Switchboard:
         expired = standby is None or self._now() >= standby.expires_s
         if standby and not expired and end.reason in ENDS_OF_THE_LINE and not record.over:
             self._open(record.call_sid, standby.request, standby.token)
+
+    def _replace(self, call: Call) -> None:
+        """End a stream for the one that stands by; not one that is about to end because we want the call to end."""
+        standby = call.standby
+        if standby and self._now() < standby.expires_s and call.session.state is not State.DRAINING:
+            self.end(call, EndReason.REPLACED)
 
     def _drop_standby(self, call: Call) -> None:
         if call.standby:

@@ -99,6 +99,22 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_each_stream_of_a_call_is_recorded_in_files_of_its_own_even_within_a_second(tmp_path: Path) -> None:
+    record = call_record()
+    async with writing(tmp_path) as begin:
+        for seconds in (1.0, 2.0, 3.0):
+            recorder = begin(record)
+            talk(recorder, seconds)
+            recorder.note_end(NOW + seconds)
+            record.open_stream(NOW + seconds)
+    recordings = [stream.recording.name for stream in record.streams[:-1]]
+    assert len(set(recordings)) == 3
+    assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
+    assert [soundfile.info(tmp_path / f"{name}.flac").duration for name in recordings] == [1.0, 2.0, 3.0]
+    assert len(names(tmp_path)) == 6
+    assert record.recording is record.streams[2].recording, "the last one that there is"
+
+
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
     record = call_record()
     async with writing(tmp_path) as begin:
