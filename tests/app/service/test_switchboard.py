@@ -443,7 +443,7 @@ async def test_an_error_of_ours_in_one_call_does_not_keep_the_others_from_ending
 class BrokenRecorder(CallRecorder):
     """Fails at whatever it is shown."""
 
-    note_event = note_sent = note_frame = note_end = broken
+    note_event = note_sent = note_frame = note_end = broken  # type: ignore[assignment]
 
 
 async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_call() -> None:
