@@ -1,4 +1,17 @@
-"""What a caller is answered: put through, in line, or turned down. Twilio's forms in, TwiML out."""
+"""What a caller is answered: put through, in line, or turned down. Twilio's forms in, TwiML out.
+
+Theory of operation. One phone call (CallSid) may ask for a stream several times. Twilio or a proxy repeats a webhook;
+and a call comes back after keys that were played, a transfer, or a lost stream. It has one record and at most one slot:
+
+- Before its socket has come, every webhook of a call gets the same answer.
+- A webhook on whose answer Twilio has acted already (the same I-Twilio-Idempotency-Token, or a call that is said to
+  ring although it had a socket) and one of a call that Twilio has said to be over get the old answer, or `<Hangup/>`
+  when nothing is on any more: Twilio has no use for it.
+- Any other webhook while a stream is on may be a repeat, or a call that comes back before we notice that its stream is
+  lost. It takes no slot: its token stands by. If a socket comes with it, the old stream yields and its slot goes over.
+- After the end of its stream a call comes back to a new slot. It is not screened and counted a second time.
+- A call that is answered already (one that we placed, or that comes back) hears no busy tone: `<Hangup/>`.
+"""
 
 import logging
 import time

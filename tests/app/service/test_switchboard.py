@@ -473,7 +473,7 @@ async def test_what_cannot_be_kept_recorded_or_sent_costs_no_slot(what: str) -> 
         broken if what == "send" else lambda message: None,
         lambda: True,
         broken if what == "keep" else lambda record, slot: None,
-        record=broken if what == "record" else record_nothing,  # type: ignore[arg-type]
+        record=broken if what == "record" else record_nothing,
     )
     board.open_lines(1, processing_s=0.0)
     reservation = board.reserve(ANN)
