@@ -110,6 +110,8 @@ class CallRecord:
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
+    refused: str = ""
+    """Why the call, which had been answered, was last hung up on for want of a slot."""
     over: bool = False
     """Whether Twilio has said that the phone call is over."""
     _status_sequence: int = -1
@@ -135,7 +137,7 @@ class CallRecord:
         stream.connected_s = now
         self.connected_s = now if self.connected_s is None else self.connected_s
         self.ended_s = self.end = None
-        self.detail = ""
+        self.detail = self.refused = ""
 
     def note_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
         """A stream has started."""
@@ -241,6 +243,7 @@ class CallRecord:
             "ended_s": self._relative(self.ended_s),
             "end": self.end,
             "detail": self.detail,
+            "refused": self.refused,
             "status": self.status,
             "duration_s": self.duration_s,
             "stream_error": self.stream_error,

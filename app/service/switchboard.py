@@ -255,10 +255,11 @@ class Switchboard:
         return call.standby.token
 
     def turn_down(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
-        """Take down that a call was hung up on for want of a slot; the record of one that was served stays as it is."""
+        """Take down that a call was hung up on for want of a slot; one that was served keeps its end."""
         now = self._now()
         record = self._records.get(call_sid) or CallRecord(call_sid, now)
         record.note_parties(request.caller, request.called, request.direction)
+        record.refused = detail
         if record.end is None:
             record.ended_s, record.end, record.detail = now, EndReason.NO_SLOT, detail
             self._records.close(record)

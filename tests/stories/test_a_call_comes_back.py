@@ -241,7 +241,8 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
     assert line.ring(ANN, Direction="outbound-api", CallStatus="in-progress") == Hangup()
     record = line.record()
     assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
-    assert (record.as_json()["end"], record.direction) == ("no slot was free", "outbound-api")
+    told = record.as_json()
+    assert (told["end"], told["refused"], record.direction) == ("no slot was free", record.detail, "outbound-api")
     assert (sum(line.reception.turned_down.values()), len(line.room)) == (1, 0)
 
 
