@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from app.call.record import CallRecord, EndReason
+from app.cli import cli
 from app.config import read_settings
 from app.server import Service
 from app.twilio.events import CallSid, Stopped
@@ -124,6 +128,38 @@ async def test_a_call_of_three_streams_and_many_repeats_is_one_call(served: Serv
     for name in names:
         outline = await phone.http.get(f"/api/calls/{sid}/peaks", params={"name": name})
         assert outline.json()["seconds"] > 0
+
+
+@pytest.mark.skipif(not find_spec("app.calllog.merge"), reason="the call log has no table of streams yet")
+async def test_forget_deletes_the_recordings_of_every_stream(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone, sid = served.phone, new_call_sid()
+    for number in range(2):
+        async with served.stream(sid, await phone.voice(sid)) as call:
+            await call.speaks(2)
+        await served.until_ended(sid, number + 1)
+    await served.recorded(sid, 2)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{served.folder.parent}/calls.db")
+    monkeypatch.setenv("RECORDINGS_DIR", str(served.folder))
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(bool(one["ended_at"]) for one in await kept_streams(sid)) < 2:  # noqa: ASYNC110 - a thread writes
+            await asyncio.sleep(0.1)
+    shown = await told("calls", "show", sid)
+    assert all(f"stream {number}" in shown for number in (1, 2))
+    await told("forget", form(sid)["From"])
+    assert list(served.folder.iterdir()) == []
+
+
+async def told(*command: str) -> str:
+    """Return what a command of the program prints, "" if it fails."""
+    ran = await asyncio.to_thread(CliRunner().invoke, cli, list(command))
+    return ran.stdout if ran.exit_code == 0 else ""
+
+
+async def kept_streams(call_sid: CallSid) -> list[dict[str, object]]:
+    """Return the streams of a call as the call log has them."""
+    shown = await told("calls", "show", call_sid, "--json")
+    streams: list[dict[str, object]] = json.loads(shown)["streams"] if shown else []
+    return streams
 
 
 async def test_the_number_of_a_call_that_came_back_has_called_once(served: Served) -> None:
