@@ -493,3 +493,17 @@ async def test_an_error_in_what_looks_on_costs_nobody_the_call_nor_the_end_of_it
         assert call.session.record.end is None
         desk.board.take_event(call, Stopped())
         assert [event.what async for event in news] == [events.Disconnected(EndReason.CALLER_HUNG_UP, "")]
+
+
+async def test_a_packet_looks_at_no_call_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(max_calls=3)
+    call, *others = [desk.start(call_sid) for call_sid in (ANN, BOB, EVE)]
+    for other in others:
+        for name in ("phase_s", "get_timer", "lead_s", "receive", "take_frame"):
+            monkeypatch.setattr(other.session, name, broken)
+    desk.board.take_event(call, Media(0, bytes(160)))
+    desk.board.take_message(frame(call))
+    assert desk.reasons() == [None] * 3
+    monkeypatch.setattr(call.session, "phase_s", broken)
+    desk.board.take_event(call, Media(20, bytes(160)))
+    assert desk.reasons() == [None] * 3, "the phase is for a stream that starts"
