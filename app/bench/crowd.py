@@ -18,7 +18,7 @@ from rich.table import Table
 from app.bench.line import LOOPBACK
 from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
 from app.demo.conversation import talk
-from app.service.switchboard import RECORDS_WITH_SPANS
+from app.service.records import RECORDS_WITH_SPANS
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.options import CallOptions

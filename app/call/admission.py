@@ -27,6 +27,11 @@ class Reservation:
     expires_s: float
 
 
+def new_token() -> str:
+    """Return a token that nobody can guess."""
+    return secrets.token_urlsafe(24)
+
+
 class Admission:
     """The slots of this machine, and who holds them."""
 
@@ -42,19 +47,15 @@ class Admission:
     def free_slots(self) -> int:
         return len(self._free)
 
-    def reserve(self, call_sid: CallSid, now: float) -> Reservation | None:
-        """Hold a slot for this call, or return None when all are taken."""
+    def reserve(self, call_sid: CallSid, now: float, token: str = "") -> Reservation | None:
+        """Hold a slot for this call, or return None when all are taken; `token` may have been given out already."""
         if not self._free:
             return None
         self._epoch += 1
         slot = heapq.heappop(self._free)
-        reservation = Reservation(slot, Epoch(self._epoch), call_sid, secrets.token_urlsafe(24), now + self._ttl_s)
+        reservation = Reservation(slot, Epoch(self._epoch), call_sid, token or new_token(), now + self._ttl_s)
         self._held[slot] = self._unclaimed[reservation.token] = reservation
         return reservation
-
-    def unclaimed(self, call_sid: CallSid) -> Reservation | None:
-        """Return what this call has reserved already: Twilio repeats a webhook that it thinks was lost."""
-        return next((held for held in self._unclaimed.values() if held.call_sid == call_sid), None)
 
     def claim(self, token: str, now: float) -> Reservation | None:
         """Use the token up; None if it is unknown, used or expired."""

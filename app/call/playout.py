@@ -32,6 +32,8 @@ MARK_EVERY_S = 0.3
 """How often a mark goes behind the audio while they come back as foretold; each is a message to Twilio and one back."""
 SURE_GAP_S = 0.002
 """A gap shorter than this is not faded after, for it may be none."""
+MARK_DIGITS = 12
+"""Digits of the number in a mark of ours; a peer may return anything."""
 LOW_S = 0.003
 """Mean lead below which a quiet packet is played twice: a clock of the caller's that is slow, say."""
 
@@ -132,7 +134,7 @@ class Playout:
     def take_mark(self, name: str, now: float) -> None:
         """Note a mark that has come back; those of audio that was cleared say nothing."""
         epoch, _, number = name.partition(":")
-        if epoch == str(self._epoch) and number.isdecimal():
+        if epoch == str(self._epoch) and len(number) <= MARK_DIGITS and number.isdecimal():
             self.meter.mark_returned(int(number), now)
 
     def lead_s(self, now: float) -> float:

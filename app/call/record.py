@@ -33,6 +33,8 @@ class EndReason(StrEnum):
     STAGE_FAILED = "a stage could not go on"
     INTERNAL = "internal error"
     SHUTDOWN = "the service is stopping"
+    REPLACED = "the call went on in a new stream"
+    NO_SLOT = "no slot was free"
 
 
 @dataclass
@@ -52,8 +54,33 @@ class Recording:
 
 
 @dataclass
+class StreamRecord:
+    """One media stream of a call, from its reservation to its end; times in seconds of the monotonic clock."""
+
+    number: int
+    """From 1."""
+    reserved_s: float
+    connected_s: float | None = None
+    started_s: float | None = None
+    ended_s: float | None = None
+    end: EndReason | None = None
+    detail: str = ""
+    recording: Recording = field(default_factory=Recording)
+    stream_sid: str = ""
+    """Twilio's name for it, known from its start on."""
+    webhook_token: str = ""
+    """The I-Twilio-Idempotency-Token of the webhook that opened it; "" if there was none."""
+
+
+@dataclass
 class CallRecord:
-    """One call; times in seconds of the monotonic clock, `counts` by name."""
+    """One call, whose media may come in several streams; times in seconds of the monotonic clock, `counts` by name.
+
+    Twilio asks for a stream anew when the call comes back: after keys were played, a transfer, a lost stream. What was
+    said, counted and timed is that of all streams together. `connected_s`, `started_s` and `first_sound_s` are those of
+    the first stream that came so far. `ended_s`, `end` and `detail` are those of the last stream whose socket came;
+    they are None again while a further one is connected.
+    """
 
     call_sid: CallSid
     reserved_s: float
@@ -81,8 +108,56 @@ class CallRecord:
     """When the caller pressed keys, the last ones."""
     delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
-    recording: Recording = field(default_factory=Recording)
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+    streams: list[StreamRecord] = field(default_factory=list)
+    refused: str = ""
+    """Why the call, which had been answered, was last hung up on for want of a slot."""
+    over: bool = False
+    """Whether Twilio has said that the phone call is over."""
+    _status_sequence: int = -1
+
+    @property
+    def recording(self) -> Recording:
+        """The last recording of the call, or what is known of why there is none."""
+        known = [stream.recording for stream in reversed(self.streams)]
+        named = next((recording for recording in known if recording.name), None)
+        return named or next((recording for recording in known if recording.fault), Recording())
+
+    def has_started(self, stream_sid: str) -> bool:
+        """Tell whether a stream of this name has started."""
+        return bool(stream_sid) and any(stream.stream_sid == stream_sid for stream in self.streams)
+
+    def open_stream(self, now: float, webhook_token: str = "") -> StreamRecord:
+        """Add a stream, for which a slot is reserved now."""
+        self.streams.append(StreamRecord(len(self.streams) + 1, now, webhook_token=webhook_token))
+        return self.streams[-1]
+
+    def note_connected(self, stream: StreamRecord, now: float) -> None:
+        """The socket of a stream is there: the call is on, even if an earlier stream of it has ended."""
+        stream.connected_s = now
+        self.connected_s = now if self.connected_s is None else self.connected_s
+        self.ended_s = self.end = None
+        self.detail = self.refused = ""
+
+    def note_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
+        """A stream has started."""
+        stream.started_s, stream.stream_sid = now, stream_sid
+        self.started_s = now if self.started_s is None else self.started_s
+
+    def note_end(self, stream: StreamRecord, reason: EndReason, detail: str, now: float) -> None:
+        """A stream has ended. One whose socket never came changes nothing in a call that had ended before."""
+        stream.ended_s, stream.end, stream.detail = now, reason, detail
+        if self.end is None or stream.connected_s is not None:
+            self.ended_s, self.end, self.detail = now, reason, detail
+
+    def is_repeat(self, webhook_token: str, is_ringing: bool) -> bool:
+        """Tell whether Twilio has acted on the answer to this voice webhook already, so that it is sent once more.
+
+        `is_ringing` is what the webhook says of the phone call: one that had a socket rings no more.
+        """
+        connected = [stream for stream in self.streams if stream.connected_s is not None]
+        same = bool(webhook_token) and any(stream.webhook_token == webhook_token for stream in connected)
+        return same or (is_ringing and bool(connected))
 
     def note_parties(self, caller: str, called: str, direction: str) -> None:
         """Take down who calls whom, unless that is known."""
@@ -107,6 +182,7 @@ class CallRecord:
             keys_s=self.keys_s.copy(),
             delays_s=self.delays_s.copy(),
             spans=self.spans.copy(),
+            streams=[replace(stream) for stream in self.streams],
         )
 
     def note_key(self, now: float) -> None:
@@ -115,13 +191,23 @@ class CallRecord:
         self.keys_s.append(now)
 
     def note_status(self, status: Status) -> None:
-        """Take down what Twilio tells of the call or its stream; an error stays once it is known."""
+        """Take down what Twilio tells of the call or its stream; an error stays once it is known.
+
+        Callbacks may arrive out of order: `SequenceNumber` orders them, and what follows the end of the call is late.
+        """
         self.error_code = status.error_code or self.error_code
         match status:
             case CallStatus():
-                self.status, self.duration_s = status.status, status.duration_s or self.duration_s
+                self.duration_s = status.duration_s or self.duration_s
+                self._note_call_status(status)
             case StreamStatus():
                 self.stream_error = status.error or self.stream_error
+
+    def _note_call_status(self, status: CallStatus) -> None:
+        sequence = self._status_sequence if status.sequence is None else status.sequence
+        if self.over or (sequence < self._status_sequence and not status.over):
+            return
+        self.status, self.over, self._status_sequence = status.status, status.over, sequence
 
     @property
     def transcript(self) -> str:
@@ -157,6 +243,7 @@ class CallRecord:
             "ended_s": self._relative(self.ended_s),
             "end": self.end,
             "detail": self.detail,
+            "refused": self.refused,
             "status": self.status,
             "duration_s": self.duration_s,
             "stream_error": self.stream_error,
@@ -164,6 +251,17 @@ class CallRecord:
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
             "recording": str(self.recording),
+            "streams": [self._stream_facts(stream) for stream in self.streams],
+        }
+
+    def _stream_facts(self, stream: StreamRecord) -> dict[str, object]:
+        moments = ("reserved_s", "connected_s", "started_s", "ended_s")
+        return {
+            "number": stream.number,
+            **{name: self._relative(getattr(stream, name)) for name in moments},
+            "end": stream.end,
+            "detail": stream.detail,
+            "recording": str(stream.recording),
         }
 
     def _relative(self, moment: float | None) -> float | None:

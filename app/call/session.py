@@ -105,13 +105,27 @@ class CallLimits:
 
 
 class CallSession:
-    """The rules of one call. `account_sid` "" accepts any account; `tallies` are what all calls add to."""
+    """The rules of one call, for one stream of it.
+
+    `account_sid` "" accepts any account; `tallies` are what all calls add to. `record` is that of a call which comes
+    back, None for a new one.
+    """
 
     def __init__(
-        self, call_sid: CallSid, account_sid: str, limits: CallLimits, now: float, tallies: Tallies | None = None
+        self,
+        call_sid: CallSid,
+        account_sid: str,
+        limits: CallLimits,
+        now: float,
+        tallies: Tallies | None = None,
+        record: CallRecord | None = None,
+        webhook_token: str = "",
     ) -> None:
-        self.record = CallRecord(call_sid, now, limits.greeting_frames, _takeover_s(limits))
+        self.record = record or CallRecord(call_sid, now)
+        self.record.greeting_frames, self.record.takeover_s = limits.greeting_frames, _takeover_s(limits)
+        self.stream = self.record.open_stream(now, webhook_token)
         self.state = State.RESERVED
+        self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
         self._tallies = tallies or Tallies()
@@ -123,6 +137,7 @@ class CallSession:
         self._idle = IdleLimit(limits.idle_s, now)
         self._drained = EndReason.TIME_LIMIT
         self._greeting: list[Frame] = []
+        self._has_sounded = False
         self._last_mark = ""
         self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
         self._seq = limits.greeting_frames
@@ -131,7 +146,7 @@ class CallSession:
     def socket_opened(self, now: float) -> None:
         """The call's socket is there. Raises KeyError if the call cannot have one now."""
         self._move(Change.SOCKET)
-        self.record.connected_s = now
+        self.record.note_connected(self.stream, now)
         self._deadline_s = now + START_WITHIN_S
 
     def receive(self, event: Event, now: float, phase_s: float | None = None) -> list[Command]:
@@ -177,11 +192,11 @@ class CallSession:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
         return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
-    def add_counts(self, total: Counter[str]) -> None:
-        """Add what this call, which is on, has counted so far to a total, by name; its record has all in the end."""
-        for counts in (self.record.counts, self._inbound.counts, self._playout.counts):
-            for name, count in counts.items():
-                total[name] += count
+    @property
+    def counts(self) -> Counter[str]:
+        """What this stream has counted so far, by name; the record has that of all streams, once they have ended."""
+        counted = self.record.counts - self._counted_before
+        return counted if self.state is State.ENDED else counted + self._inbound.counts + self._playout.counts
 
     @property
     def round_trip_s(self) -> float | None:
@@ -223,16 +238,16 @@ class CallSession:
         if self.state is State.ENDED:
             return []
         self._move(Change.END)
+        self.record.note_end(self.stream, reason, detail, now)
         self.record.counts.update(self._inbound.counts + self._playout.counts)
-        self.record.ended_s, self.record.end, self.record.detail = now, reason, detail
-        self._tallies.length.add(now - self.record.reserved_s)
+        self._tallies.length.add(now - self.stream.reserved_s)
         return [End(reason, detail)]
 
     def _start(self, event: Started, now: float, phase_s: float | None) -> list[Command]:
         if event.call_sid != self.record.call_sid or self._account_sid not in ("", event.account_sid):
             return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
         self._move(Change.START)
-        self.record.started_s = now
+        self.record.note_started(self.stream, event.stream_sid, now)
         self._deadline_s = now + self._limits.max_call_s
         self._idle.notice(now)
         self._inbound.start(now, phase_s)
@@ -270,7 +285,7 @@ class CallSession:
 
     def _play(self, now: float) -> list[Command]:
         commands = self._playout.advance(now)
-        if commands and self.record.first_sound_s is None:
+        if commands and not self._has_sounded:
             self._note_first_sound(now)
         for command in commands:
             if isinstance(command, SendAudio):
@@ -295,9 +310,11 @@ class CallSession:
             self._tallies.delay.add(delay_s)
 
     def _note_first_sound(self, now: float) -> None:
-        assert self.record.started_s is not None
-        self.record.first_sound_s = now
-        self._tallies.first_sound.add(now - self.record.started_s)
+        assert self.stream.started_s is not None
+        self._has_sounded = True
+        if self.stream.started_s == self.record.started_s:
+            self.record.first_sound_s = now
+        self._tallies.first_sound.add(now - self.stream.started_s)
 
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)

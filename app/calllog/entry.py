@@ -4,14 +4,16 @@ The one place that knows both: `row_of` is all that has to change when a record 
 """
 
 import json
-from dataclasses import dataclass, field, fields
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from app.call.record import CallRecord, EndReason
+from app.call.record import CallRecord, EndReason, StreamRecord
 from app.log import mask_number
 from workers.messages import Slot, Stage
 
@@ -45,6 +47,9 @@ ENDED_BY = {
     EndReason.WORKER_LOST: Party.SERVICE,
     EndReason.STAGE_FAILED: Party.SERVICE,
     EndReason.SHUTDOWN: Party.SERVICE,
+    EndReason.REPLACED: Party.LINE,
+    EndReason.NO_SLOT: Party.SERVICE,
+    EndReason.INTERNAL: Party.SERVICE,
 }
 
 
@@ -70,12 +75,28 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """One media stream of a call, numbered from 1; times are UTC, `recording` is as in `CallEntry`."""
+
+    number: int
+    reserved_at: datetime
+    connected_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+    end_detail: str
+    recording: str
+    recording_fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallEntry:
     """One call as it is kept. Times are UTC; `_s` are seconds since the slot was reserved, `_ms` lengths of time.
 
     `ended_at` is None while the call is on. `delay_*_ms` is mouth to ear as
     estimated by this service (the line's way included), `processing_*_ms` what the workers took for a frame.
-    `recording` is the name of its files, "" for none, `recording_fault` why it was broken off or not made.
+    `recording` is the name of the files of its last recording, "" for none, `recording_fault` why that was broken off
+    or not made. A call that came back has several `streams`.
     """
 
     call_sid: str
@@ -107,14 +128,16 @@ class CallEntry:
     recording_fault: str = ""
     pieces: list[tuple[float, str]] = field(default_factory=list)
     events: list[tuple[float, str, str]] = field(default_factory=list)
+    streams: list[StreamEntry] = field(default_factory=list)
 
     def as_line(self) -> str:
         """Return the entry as one line of JSON, without its end."""
         values = {kept.name: getattr(self, kept.name) for kept in fields(self)}
+        values["streams"] = [asdict(stream) for stream in self.streams]
         return json.dumps(values, default=datetime.isoformat, ensure_ascii=False)
 
 
-COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events"))
+COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events", "streams"))
 """What is kept in the call's own row."""
 TIMES = ("reserved_at", "connected_at", "started_at", "ended_at")
 
@@ -123,13 +146,18 @@ def read_entry(line: str) -> CallEntry:
     """Return the entry of a line; raises ValueError if it is none."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        for name in TIMES:
-            fields[name] = fields[name] and datetime.fromisoformat(fields[name])
         for name in ("pieces", "events"):
             fields[name] = [tuple(item) for item in fields[name]]
-        return CallEntry(**fields)
+        fields["streams"] = [StreamEntry(**_with_times(stream)) for stream in fields.get("streams", [])]
+        return CallEntry(**_with_times(fields))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no record of a call: {error}") from error
+
+
+def _with_times(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read from JSON with its moments as such."""
+    moments = {name: fields[name] and datetime.fromisoformat(fields[name]) for name in TIMES}
+    return {**fields, **moments}
 
 
 def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEntry:
@@ -169,6 +197,23 @@ def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEn
         recording_fault=_clean(record.recording.fault),
         pieces=[(_relative(record, moment_s), _clean(text)) for moment_s, text in record.text],
         events=_events(record),
+        streams=[_stream_entry(stream, clock) for stream in record.streams],
+    )
+
+
+def _stream_entry(stream: StreamRecord, clock: Clock) -> StreamEntry:
+    reserved_at = clock.at(stream.reserved_s)
+    assert reserved_at is not None
+    return StreamEntry(
+        number=stream.number,
+        reserved_at=reserved_at,
+        connected_at=clock.at(stream.connected_s),
+        started_at=clock.at(stream.started_s),
+        ended_at=clock.at(stream.ended_s),
+        end_reason=stream.end,
+        end_detail=_clean(stream.detail),
+        recording=stream.recording.name,
+        recording_fault=_clean(stream.recording.fault),
     )
 
 
@@ -200,13 +245,16 @@ def _percentiles_ms(times_s: list[float]) -> tuple[float | None, ...]:
 
 
 def _events(record: CallRecord) -> list[tuple[float, str, str]]:
-    """Return what happened in the order of time: seconds since the reservation, what, detail."""
-    moments = [
-        (record.reserved_s, "reserved", ""),
-        (record.connected_s, "socket opened", ""),
-        (record.started_s, "stream started", ""),
-        (record.first_sound_s, "first sound", ""),
-        *((key_s, "key pressed", "") for key_s in record.keys_s),
-        (record.ended_s, "ended", f"{record.end}{f' ({_clean(record.detail)})' if record.detail else ''}"),
-    ]
+    """Return what happened, stream by stream, in the order of time: seconds since the reservation, what, detail."""
+    sound = [(record.first_sound_s, "first sound")] if record.first_sound_s is not None else []
+    heard = deque(sorted([*sound, *((key_s, "key pressed") for key_s in record.keys_s)]))
+    moments: list[tuple[float | None, str, str]] = []
+    streams: Sequence[StreamRecord | CallRecord] = record.streams or [record]
+    for stream in streams:
+        opened = ((stream.connected_s, "socket opened", ""), (stream.started_s, "stream started", ""))
+        moments += [(stream.reserved_s, "reserved", ""), *opened]
+        while heard and (stream.ended_s is None or heard[0][0] <= stream.ended_s):
+            moments.append((*heard.popleft(), ""))
+        detail = f" ({_clean(stream.detail)})" if stream.detail else ""
+        moments.append((stream.ended_s, "ended", f"{stream.end}{detail}"))
     return [(_relative(record, moment_s), kind, detail) for moment_s, kind, detail in moments if moment_s is not None]

@@ -32,7 +32,10 @@ def call_families(switchboard: Switchboard) -> Iterator[Family]:
     by_state = {state.name.lower(): float(states[state]) for state in ON}
     yield gauges("calls", "Calls that are on, by how far they have come.", "state", by_state)
     by_reason = {reason.name.lower(): float(ends[reason]) for reason in EndReason}
-    yield counters("calls_ended", "Calls that have ended, by why.", "reason", by_reason)
+    meaning = "Calls that have ended, by why their first stream did; one that comes back counts once."
+    yield counters("calls_ended", meaning, "reason", by_reason)
+    by_reason = {reason.name.lower(): float(switchboard.stream_ends[reason]) for reason in EndReason}
+    yield counters("streams_ended", "Media streams of calls that have ended, by why.", "reason", by_reason)
     yield from _counted(switchboard)
     yield from tally_families(switchboard.tallies)
 
@@ -62,7 +65,7 @@ def tally_families(tallies: Tallies) -> Iterator[Family]:
     yield histogram("first_sound_seconds", "From the start of the stream to the first sound.", tallies.first_sound)
     meaning = "What a frame of Moshi's finds unplayed when it is ready; at 0 the caller may hear a gap."
     yield histogram("lead_seconds", meaning, tallies.lead)
-    yield histogram("call_duration_seconds", "How long calls held their slot.", tallies.length)
+    yield histogram("call_duration_seconds", "How long each stream of a call held its slot.", tallies.length)
     yield histogram("frame_seconds", "A frame's way through the workers, from the app and back.", tallies.frame)
     yield histograms("stage_seconds", "What a stage takes for a frame.", "stage", tallies.stages)
     meaning = "How long a frame waits for a stage, and at last for the app, on its way there included."

@@ -15,6 +15,7 @@ INBOX_MOMENTS = 4_096
 EARLY_PIECES = 12
 """A second's worth, in which a mark comes back or never will."""
 TOO_SLOW = "the disk did not keep up"
+OUR_FAULT = "an error of this service's own, see its log"
 NO_FOLDER = "RECORDINGS_DIR is not set"
 
 
@@ -87,7 +88,7 @@ class CallRecorder:
             case Media(timestamp_ms, payload):
                 if (begin := session.place(timestamp_ms)) is not None:
                     self._put(Heard(begin, now, payload))
-            case Started() if session.record.started_s == now:
+            case Started() if session.stream.started_s == now:
                 self._begun = True
                 self._put(Begun(now))
 
@@ -110,6 +111,12 @@ class CallRecorder:
         self._say_early(0.0)
         self._put(Ended(now))
         self.over = True
+        if not self._begun:
+            self.recording.name = ""
+
+    def break_off(self, fault: str) -> None:
+        """Record no more of this call, for a reason."""
+        self.recording.fault = fault
         if not self._begun:
             self.recording.name = ""
 
@@ -138,11 +145,11 @@ class CallRecorder:
 
 
 Record = Callable[[CallRecord, bool], CallRecorder | None]
-"""Begin to record a call, which was asked for or not."""
+"""Begin to record the last stream of a call, which was asked for or not."""
 
 
 def record_nothing(record: CallRecord, asked: bool) -> CallRecorder | None:
     """Record no calls; one that was asked for says why."""
     if asked:
-        record.recording = Recording(fault=NO_FOLDER)
+        record.streams[-1].recording = Recording(fault=NO_FOLDER)
     return None

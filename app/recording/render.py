@@ -33,7 +33,7 @@ class NotRendered(Exception):
 def render_call(settings: Settings, call: str, output: Path | None, checkpoint: str | None) -> int:
     """Write the call to `output`, by default NAME.24k.flac here; return the exit status.
 
-    `call` is the path of a token log, or the SID of a call, or its end.
+    `call` is the path of a token log, the name of a recording, the SID of a call, or its end.
     """
     try:
         tokens = find_tokens(settings, call)
@@ -64,7 +64,7 @@ def find_tokens(settings: Settings, call: str) -> Path:
     if not found:
         raise NotRendered(f"no token log in {settings.recordings} is of a call whose SID is or ends with {call}")
     if len(found) > 1:
-        raise NotRendered(f"more than one call: {', '.join(found[:MOST_NAMED])}; name a token log by its path")
+        raise NotRendered(f"more than one recording: {', '.join(found[:MOST_NAMED])}; give one of these names")
     return shelf.path(f"{found[0]}{TOKENS}")
 
 

@@ -27,26 +27,26 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
     one_at_a_time = asyncio.Semaphore(1)
     shelf = Shelf(folder) if folder else None
 
-    async def find(call_sid: str) -> Path:
-        sound = await asyncio.to_thread(shelf.sound_of, call_sid) if shelf else None
+    async def find(call_sid: str, name: str) -> Path:
+        sound = await asyncio.to_thread(shelf.sound_of, call_sid, name) if shelf else None
         if sound is None:
             raise HTTPException(404, "no recording of such a call")
         return sound
 
     @router.get("/api/calls/{call_sid}/recording")
-    async def recording(request: Request, call_sid: str) -> Response:
+    async def recording(request: Request, call_sid: str, name: str = "") -> Response:
         require(request)
         try:
-            return await asyncio.to_thread(_response, await find(call_sid))
+            return await asyncio.to_thread(_response, await find(call_sid, name))
         except FileNotFoundError:  # it was finished just then
-            return await asyncio.to_thread(_response, await find(call_sid))
+            return await asyncio.to_thread(_response, await find(call_sid, name))
 
     @router.get("/api/calls/{call_sid}/peaks")
     async def peaks(
-        request: Request, call_sid: str, buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 1_000
+        request: Request, call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 1_000
     ) -> dict[str, object]:
         require(request)
-        sound = await find(call_sid)
+        sound = await find(call_sid, name)
         async with one_at_a_time:
             try:
                 outline = await asyncio.to_thread(peaks_of, sound, buckets)

@@ -1,6 +1,7 @@
 """The folder in which recordings are: which there are, and how they are deleted.
 
-A recording's name begins with when the call began, UTC, and ends with its SID: 20261121T101530Z-CA….flac. Nothing that
+A recording's name begins with when its stream was reserved, UTC, and ends with the call's SID:
+20261121T101530Z-CA….flac. A call that came back has several, which differ in the time. Nothing that
 comes from outside is ever made into a path: it is compared with the names that are there. Files of other names are
 somebody else's and are left alone.
 """
@@ -41,14 +42,17 @@ class Shelf:
         """Return the path without suffix of a recording that this service has named."""
         return self.folder / name
 
-    def sound_of(self, call_sid: str) -> Path | None:
-        """Return the last recording of a call, None if there is none; the tape if it is not finished."""
-        return next(iter(self._of(call_sid, (SOUND, TAPE))), None)
+    def sound_of(self, call_sid: str, name: str = "") -> Path | None:
+        """Return the recording of that name of a call, else its last one; None if there is none.
+
+        It is the tape if it is not finished. A call has a recording for each of its streams.
+        """
+        return next((path for path in self._of(call_sid, (SOUND, TAPE)) if name in ("", _name(path))), None)
 
     def names(self, end: str) -> list[str]:
-        """Return the names of the recordings whose call's SID ends so."""
+        """Return the names of the recordings whose call's SID ends so, or that of the one which is called so."""
         names = {_name(path) for path in self._files(SUFFIXES)}
-        return sorted(name for name in names if name.partition("-")[2].endswith(end))
+        return sorted(name for name in names if name == end or name.partition("-")[2].endswith(end))
 
     def tapes(self) -> list[Path]:
         """Return the tapes."""

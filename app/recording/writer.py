@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.call.record import CallRecord, Recording
 from app.log import CallLog
-from app.recording.recorder import CallRecorder
+from app.recording.recorder import OUR_FAULT, CallRecorder
 from app.recording.shelf import Shelf, recording_name
 from app.recording.sound import SoundError, finish
 from app.recording.take import Take
@@ -24,7 +24,6 @@ WRITE_EVERY_S = 0.5
 """What a crash may cost."""
 STOP_WITHIN_S = 10.0
 EXPIRE_EVERY_S = 6 * 3_600.0
-OUR_FAULT = "an error of this service's own, see its log"
 
 
 class RecordingWriter:
@@ -57,14 +56,14 @@ class RecordingWriter:
         )
 
     def record(self, record: CallRecord, asked: bool) -> CallRecorder | None:
-        """Begin to record a call, or not; never blocks."""
+        """Begin to record the last stream of a call, or not; never blocks."""
         if not (asked or self._every_call):
             return None
         began = datetime.now(UTC)
-        record.recording = Recording(recording_name(record.call_sid, began))
-        recorder = CallRecorder(record.recording)
+        recording = record.streams[-1].recording = Recording(_new_name(record, began))
+        recorder = CallRecorder(recording)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
-        self._inbox.put(Take(recorder, self._shelf.path(record.recording.name), header))
+        self._inbox.put(Take(recorder, self._shelf.path(recording.name), header))
         self._news.set()
         return recorder
 
@@ -124,6 +123,14 @@ class RecordingWriter:
             return
         if gone:
             log.info("%d recordings older than %d days are deleted", gone, self._days)
+
+
+def _new_name(record: CallRecord, began: datetime) -> str:
+    """Return a name for a recording that none of the call has: names tell seconds apart, streams may be closer."""
+    taken = {stream.recording.name for stream in record.streams}
+    while (name := recording_name(record.call_sid, began)) in taken:
+        began += timedelta(seconds=1)
+    return name
 
 
 def _finish_take(take: Take) -> bool:

@@ -10,7 +10,6 @@ subscription that is not read loses its oldest events, and is told how many befo
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -89,7 +88,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The call is over: the last event of every call."""
+    """The stream is over, and with it the call unless it comes back: then `Connected` follows."""
 
     reason: EndReason
     detail: str
@@ -173,25 +172,33 @@ class Events:
     """Who listens to what. Everything here runs on the event loop and never waits."""
 
     def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
+        self._of_all: list[Subscription] = []
+        self._of_call: dict[CallSid, list[Subscription]] = {}
 
     def subscribe(self, call_sid: CallSid | None = None, *, audio: bool = False, room: int = ROOM) -> Subscription:
         """Listen to one call, which need not have rung yet, or to all calls; with their `audio` if that is wanted."""
         subscription = Subscription(self, call_sid, audio, room)
-        self._subscriptions.append(subscription)
+        among = self._of_all if call_sid is None else self._of_call.setdefault(call_sid, [])
+        among.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Listen no more; once is enough, twice does no harm."""
-        self._subscriptions = [one for one in self._subscriptions if one is not subscription]
+        call_sid = subscription.call_sid
+        if call_sid is None:
+            self._of_all = [one for one in self._of_all if one is not subscription]
+        elif left := [one for one in self._of_call.get(call_sid, ()) if one is not subscription]:
+            self._of_call[call_sid] = left
+        else:
+            self._of_call.pop(call_sid, None)
 
     def wanted(self, call_sid: CallSid) -> bool:
         """Tell whether anybody listens to this call; while nobody does, nothing need be found out."""
-        return bool(self._subscriptions) and any(self._listeners(call_sid))
+        return bool(self._of_all) or call_sid in self._of_call
 
     def publish(self, event: CallEvent) -> None:
         """Tell those who listen to this call; a subscription to it alone is over when the call is."""
-        for subscription in self._listeners(event.call_sid):
+        for subscription in [*self._of_all, *self._of_call.get(event.call_sid, ())]:
             if subscription.audio or not isinstance(event.what, Audio):
                 subscription.put(event)
             if isinstance(event.what, Disconnected) and subscription.call_sid:
@@ -199,15 +206,12 @@ class Events:
 
     def close(self) -> None:
         """Let all who listen come to the end."""
-        for subscription in list(self._subscriptions):
+        for subscription in [*self._of_all, *(one for ones in self._of_call.values() for one in ones)]:
             self._let_go(subscription)
 
     def _let_go(self, subscription: Subscription) -> None:
         subscription.finish()
         self.unsubscribe(subscription)
-
-    def _listeners(self, call_sid: CallSid) -> Iterable[Subscription]:
-        return (one for one in self._subscriptions if one.call_sid in (None, call_sid))
 
 
 def _fields(what: What) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from app.call.meter import LevelMeter
 from app.call.playout import PlayoutCommand, SendAudio
-from app.call.record import CallRecord, EndReason
+from app.call.record import CallRecord, EndReason, StreamRecord
 from app.call.session import End
 from app.call.speech import SpeechGauge
 from app.service.events import (
@@ -38,11 +38,12 @@ ERRORS = {
 
 
 class CallObserver:
-    """Looks on as one call goes; `now` in seconds, monotonic."""
+    """Publishes what happens in one stream of a call; `now` in seconds, monotonic."""
 
-    def __init__(self, events: Events, record: CallRecord) -> None:
+    def __init__(self, events: Events, record: CallRecord, stream: StreamRecord) -> None:
         self._events = events
         self._record = record
+        self._stream = stream
         self._gauges = {speaker: SpeechGauge() for speaker in Speaker}
         self._over = False
         self.meters = {speaker: LevelMeter() for speaker in Speaker}
@@ -58,7 +59,7 @@ class CallObserver:
             case Media(_, payload):
                 self._publish(Audio(Direction.IN, payload), now)
                 self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].hear(payload, now), now)
-            case Started() if self._record.started_s is not None:
+            case Started() if self._stream.started_s is not None:
                 self._publish(Connected(), now)
             case DtmfPressed(digit):
                 self._publish(Dtmf(digit), now)
@@ -81,11 +82,13 @@ class CallObserver:
         self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].look(now), now)
 
     def note_end(self, end: End, now: float) -> None:
-        """The call is over."""
+        """The stream is over, and with it the call, as far as is known: it may come back."""
+        self._over = True
+        if end.reason is EndReason.REPLACED:  # the call goes on
+            return
         if end.reason in ERRORS:
             self._publish(Error(end.reason, end.detail), now)
         self._publish(Disconnected(end.reason, end.detail), now)
-        self._over = True
 
     @property
     def _wanted(self) -> bool:

@@ -68,7 +68,9 @@ class WaitingRoom:
         self._line.leave(call_sid)
 
     def page(self, call_sid: CallSid) -> str:
-        """Return what a caller in line hears next, as TwiML."""
+        """Return what a caller in line hears next, as TwiML; a page for one who talks by now is late."""
+        if not self._switchboard.holds(call_sid) and self._switchboard.call(call_sid):
+            return twiml.pause(PAUSE_S)
         if not self._switchboard.holds(call_sid) and not self.enter(call_sid):
             return twiml.hangup()
         return twiml.leave() if call_sid in self._unreached else twiml.pause(PAUSE_S)

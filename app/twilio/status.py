@@ -21,6 +21,8 @@ class CallStatus:
     status: str
     duration_s: int | None = None
     error_code: int | None = None
+    sequence: int | None = None
+    """Twilio's SequenceNumber, by which the callbacks of a call are in order; None where it sends none."""
 
     @property
     def over(self) -> bool:
@@ -35,6 +37,7 @@ class StreamStatus:
     event: str
     error: str = ""
     error_code: int | None = None
+    stream_sid: str = ""
 
     @property
     def sentence(self) -> str:
@@ -50,9 +53,10 @@ def parse_status(form: Mapping[str, str]) -> Status | None:
     """Return what a status callback tells, None if nothing that we know; texts are cut off at `LONGEST_TEXT`."""
     code = _code(form.get("ErrorCode", "")) or _code(form.get("StreamError", ""))
     if event := form.get("StreamEvent"):
-        return StreamStatus(_text(event), _text(form.get("StreamError", "")), code)
+        return StreamStatus(_text(event), _text(form.get("StreamError", "")), code, _text(form.get("StreamSid", "")))
     if status := form.get("CallStatus"):
-        return CallStatus(_text(status), _seconds(form.get("CallDuration", "")), code)
+        sequence = _count(form.get("SequenceNumber", ""))
+        return CallStatus(_text(status), _count(form.get("CallDuration", "")), code, sequence)
     return None
 
 
@@ -62,7 +66,7 @@ def _code(text: str) -> int | None:
     return int(found[0]) if found else None
 
 
-def _seconds(text: str) -> int | None:
+def _count(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

@@ -38,5 +38,5 @@ def _require_own_page(websocket: WebSocket) -> None:
 
 
 def _require_running(switchboard: Switchboard, call_sid: CallSid) -> None:
-    if not any(record.call_sid == call_sid and record.end is None for record in switchboard.records()):
+    if switchboard.call(call_sid) is None:
         raise HTTPException(404, "no such call")

@@ -23,6 +23,9 @@ from app.web.webhooks import Webhooks, deny
 
 log = logging.getLogger(__name__)
 
+WEBHOOK_TOKEN_HEADER = "I-Twilio-Idempotency-Token"  # noqa: S105 - tells repeats of one webhook, no secret
+"""The same in all repeats of one webhook."""
+
 
 def build_router(
     webhooks: Webhooks, reception: Reception, switchboard: Switchboard, operators: Operators, lag: LagGauge
@@ -34,7 +37,7 @@ def build_router(
     async def voice(request: Request) -> Response:
         form = await webhooks.read(request)
         try:
-            return twiml_response(reception.answer(form))
+            return twiml_response(reception.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
         except ValueError as error:
             CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
             raise HTTPException(400, str(error)) from error

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 
+from app.call.record import CallRecord
 from app.config import read_settings
 from app.service.public import PublicAddress
 from app.service.reception import Reception
@@ -38,20 +40,27 @@ class FakeDialler:
 class Front:
     """What Twilio meets, without its signatures and sockets."""
 
-    def __init__(self, has_dialler: bool = True, **settings: object) -> None:
+    def __init__(
+        self, has_dialler: bool = True, clock: Callable[[], float] = time.monotonic, **settings: object
+    ) -> None:
         self.sent: list[PipelineMessage] = []
         self.warm = True
         read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
-        self.board = Switchboard(read, self.sent.append, lambda: self.warm)
+        self.kept: list[CallRecord] = []
+        """What the call log was given, as it was then."""
+        keep = lambda record, _: self.kept.append(record.copy())  # noqa: E731
+        self.board = Switchboard(read, self.sent.append, lambda: self.warm, keep, clock)
         self.dialler = FakeDialler(self)
         dialler = self.dialler if has_dialler else None
         self.room = WaitingRoom(self.board, read.queue_length, dialler, PublicAddress(read))
         self.reception = Reception(read, PublicAddress(read), self.board, self.room)
         self.board.open_lines(read.slots, processing_s=0.0)
 
-    def ring(self, call_sid: CallSid, caller: str = "+15550100001") -> twiml.Verb:
+    def ring(
+        self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
+    ) -> twiml.Verb:
         """Return the first verb of what a call is answered."""
-        return twiml.parse(self.reception.answer(form(call_sid, From=caller)))[0]
+        return twiml.parse(self.reception.answer(form(call_sid, From=caller, **fields), webhook_token))[0]
 
     def page(self, call_sid: CallSid) -> twiml.Verb:
         (verb,) = twiml.parse(self.reception.wait(form(call_sid)))
@@ -75,7 +84,7 @@ class Front:
         """Ring, open the socket, start the stream."""
         call = self.open_socket(self.ring(call_sid))
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
-            self.board.do(call, call.session.receive(event, call.session.record.reserved_s, None))
+            self.board.do(call, call.session.receive(event, call.session.stream.reserved_s, None))
         return call
 
     @contextlib.asynccontextmanager

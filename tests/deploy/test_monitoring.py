@@ -80,7 +80,7 @@ async def test_every_number_that_a_rule_or_a_panel_names_is_there(tmp_path: Path
 def test_a_rule_counts_the_ends_that_nobody_wanted() -> None:
     (rule,) = (rule for rule in rules() if rule["alert"] == "MoshiBridgeCallsEndBadly")
     assert (
-        matched(rule["expr"], "calls_ended_total")
+        matched(rule["expr"], "streams_ended_total")
         == {reason.name.lower() for reason in ERRORS}
         <= {reason.name.lower() for reason in EndReason}
     )

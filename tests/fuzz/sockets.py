@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
+from app.call.record import EndReason
 from app.service.switchboard import Call, Switchboard
 from app.twilio.events import CallSid
 from app.twilio.wire import read_payload, write_payload
@@ -261,6 +262,7 @@ class Exchange:
                     if on_air.serving.done():
                         del self._on[who]
                         on_air.serving.result()
+                        assert on_air.call.session.record.end is not EndReason.INTERNAL
                         self.counts[f"ended: {on_air.call.session.record.end}"] += 1
                 if not self._on:
                     return

@@ -38,7 +38,8 @@ class Place:
         return f"http://127.0.0.1:{self.phone.port}/"
 
     def live(self, call_sid: CallSid) -> LiveCall:
-        (call,) = self.service.switchboard.calls_of(call_sid)
+        call = self.service.switchboard.call(call_sid)
+        assert call
         return call
 
     def thinks(self, call_sid: CallSid, text: str) -> None:

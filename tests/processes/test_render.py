@@ -33,6 +33,7 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
     writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call=True)
     writer.start()
     record = CallRecord(SID, 0.0)
+    record.open_stream(0.0)
     recorder = writer.record(record, False)
     assert recorder
     async with real_workers("synthetic:parrot", CodecKind.NUMPY, cache) as workers:

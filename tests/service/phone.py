@@ -41,15 +41,28 @@ class Phone:
     http: httpx.AsyncClient
 
     async def post(
-        self, path: str, fields: Mapping[str, str], token: str | None = TOKEN, url: str | None = None
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        token: str | None = TOKEN,
+        url: str | None = None,
+        webhook_token: str = "",
     ) -> httpx.Response:
         """Post a webhook as Twilio signs it; unsigned without a token."""
-        signature = {} if token is None else {"X-Twilio-Signature": sign(token, url or PUBLIC + path, fields.items())}
-        return await self.http.post(path, data=dict(fields), headers=signature)
+        headers = {} if token is None else {"X-Twilio-Signature": sign(token, url or PUBLIC + path, fields.items())}
+        if webhook_token:
+            headers["I-Twilio-Idempotency-Token"] = webhook_token
+        return await self.http.post(path, data=dict(fields), headers=headers)
 
     async def ring(self, call_sid: CallSid) -> tuple[twiml.Verb, ...]:
         """Return what the service answers to a call."""
         return twiml.parse((await self.post("/twilio/voice", form(call_sid))).raise_for_status().text)
+
+    async def voice(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> twiml.Verb:
+        """Return what the voice webhook is answered, with more fields than `ring` gives."""
+        answer = await self.post("/twilio/voice", {**form(call_sid), **fields}, webhook_token=webhook_token)
+        (verb,) = twiml.parse(answer.raise_for_status().text)
+        return verb
 
     async def stream_url(self, call_sid: CallSid) -> str:
         """Ring and return the address of the socket, as the TwiML says it."""

@@ -35,6 +35,7 @@ class Story:
             *(self.connect, self.connect, self.begin, self.hang_up, self.give_up_waiting, self.never_connect),
             *(self.fail_handshake, self.lose_socket, self.say_stop, self.claim_to_be_another, self.fail_stage),
             *(self.lose_pipeline, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
+            *(self.come_back, self.come_back_while_on),
         ]
         self.rung = self.put_through_from_line = 0
 
@@ -50,6 +51,7 @@ class Story:
         board = self.front.board
         assert (board.free_slots, board.calls_on, board.quiet.is_set(), len(self.front.room)) == (SLOTS, 0, True, 0)
         assert self.opened() == self.closed()
+        self.look_at_records()
 
     def look(self) -> None:
         """What must hold at every moment."""
@@ -60,7 +62,18 @@ class Story:
         assert not (board.ready and len(self.front.room)), "somebody waits before a free slot"
         slots = [call.reservation.slot for call in board._calls.values()]
         assert len(set(slots)) == len(slots)
+        assert len({call.session.record.call_sid for call in board.calls}) == board.calls_on
         assert len(self.opened()) - len(self.closed()) == board.calls_on
+        if self.rung % 50 == 0:
+            self.look_at_records()
+
+    def look_at_records(self) -> None:
+        records = self.front.board.records()
+        assert len({record.call_sid for record in records}) == len(records)
+        for record in records:
+            on = self.front.board.call(record.call_sid) is not None
+            assert [stream.end is None for stream in record.streams].count(True) == on
+            assert on or record.end is not None
 
     def opened(self) -> list[int]:
         return [message.epoch for message in self.front.sent if isinstance(message, Open)]
@@ -86,6 +99,18 @@ class Story:
             call_sid = self.random.choice(list(self.ringing))
             if self.front.board.holds(call_sid):
                 assert self.front.ring(call_sid) == self.ringing[call_sid]
+
+    def come_back(self) -> None:
+        """A call that was served rings again, after keys or a transfer."""
+        over = [record for record in self.front.board.records() if record.end is not None and not record.over]
+        if over:
+            self.answered(self.random.choice(over).call_sid)
+
+    def come_back_while_on(self) -> None:
+        """Its stream was lost, and we have not noticed; or Twilio repeats the webhook."""
+        if call := self.somebody():
+            self.answered(call.session.record.call_sid)
+            self.talking.append(call)
 
     def connect(self) -> None:
         if not self.ringing:
@@ -115,7 +140,7 @@ class Story:
     def never_connect(self) -> None:
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            for call in self.front.board.calls_of(call_sid):
+            if call := self.front.board.call(call_sid):
                 self.front.board.do(call, call.session.handle_timer(call.reservation.expires_s))
 
     def fail_handshake(self) -> None:
@@ -211,3 +236,5 @@ async def test_the_story_comes_to_every_end_that_it_tells_of() -> None:
         EndReason.STAGE_FAILED,
     }
     assert story.put_through_from_line > 10
+    assert EndReason.REPLACED in story.front.board.stream_ends
+    assert any(len(record.streams) > 2 for record in story.front.board.records())

@@ -31,7 +31,7 @@ export function closeCall() {
   [sid, call, wasOn, asked_s, delays_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
-  for (const id of ["happened", "call-clock", "sound-told", "delays-told"]) byId(id).replaceChildren();
+  for (const id of ["happened", "call-clock", "sound-told", "delays-told", "streams"]) byId(id).replaceChildren();
   byId("delays").hidden = true;
   byId("said").firstElementChild.replaceChildren();
 }
@@ -143,19 +143,35 @@ function factsOf(kept) {
   return Object.fromEntries(Object.entries(facts).filter(([, text]) => !text.startsWith("–")));
 }
 
-async function showSound(kept, now) {
-  const started = kept.events.find((event) => event.kind === "stream started");
+/** Show a recording of a call: that of `stream`, or the last one. */
+async function showSound(kept, now, stream = kept.streams?.findLast((one) => one.recording)) {
+  const first = kept.events.find((event) => event.kind === "stream started");
+  const start_s = stream?.started_at ? (Date.parse(stream.started_at) - Date.parse(kept.reserved_at)) / 1000 : first?.at_s ?? 0;
+  showStreams(kept, now, stream);
   try {
-    const whole = await openSound(kept.call_sid, started?.at_s ?? 0, showPlace);
+    const whole = await openSound(kept.call_sid, stream?.recording ?? "", start_s, showPlace);
     if (visit !== now) closeSound();
     else if (whole) redoTimes();
     else {
       write(byId("sound-told"), "The recording is being finished.");
-      setTimeout(() => visit === now && showSound(kept, now), SOUND_AGAIN_MS);
+      setTimeout(() => visit === now && showSound(kept, now, stream), SOUND_AGAIN_MS);
     }
   } catch (error) {
     if (visit === now) write(byId("sound-told"), error.status === 404 ? notRecorded(kept) : `Cannot be played: ${error.message}.`);
   }
+}
+
+/** List the streams of a call that came back, each with its recording. */
+function showStreams(kept, now, shown) {
+  const streams = kept.streams ?? [];
+  const rows = streams.length < 2 ? [] : streams.map((stream) => {
+    const told = `Stream ${stream.number}, ${when(stream.reserved_at)}: ${endOf(stream)}`;
+    if (!stream.recording) return make("li", {}, `${told}. ${notRecorded(stream)}`);
+    const button = make("button", { type: "button", "aria-pressed": String(stream === shown) }, "Recording");
+    button.addEventListener("click", () => showSound(kept, now, stream));
+    return make("li", {}, `${told} `, button);
+  });
+  byId("streams").replaceChildren(...rows);
 }
 
 const notRecorded = ({ recording_fault }) => (recording_fault ? `Not recorded: ${recording_fault}.` : "Not recorded.");

@@ -7,14 +7,18 @@ const BUCKETS = 600;
 let peaks = null, starts_s = 0, moved = () => {};
 const player = byId("sound"), wave = byId("wave");
 
-/** Look for the recording of a call; `start_s` is where it begins on the transcript's clock. False while it is unfinished. */
-export async function openSound(sid, start_s, whenMoved) {
-  const path = `api/calls/${encodeURIComponent(sid)}`;
-  const found = await ask(`${path}/peaks?buckets=${BUCKETS}`);
+/**
+ * Look for a recording of a call by its name, "" for the last one; `start_s` is where it begins on the transcript's
+ * clock. False while it is unfinished.
+ */
+export async function openSound(sid, name, start_s, whenMoved) {
+  const path = `api/calls/${encodeURIComponent(sid)}`, which = `name=${encodeURIComponent(name)}`;
+  const found = await ask(`${path}/peaks?buckets=${BUCKETS}&${which}`);
   if (found.live) return false;
   peaks = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
   [starts_s, moved] = [start_s, whenMoved];
-  if (!player.src.endsWith(`${path}/recording`)) player.src = `${path}/recording`;
+  const source = `${path}/recording?${which}`;
+  if (!player.src.endsWith(source)) player.src = source;
   byId("sound-told").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
   player.hidden = wave.hidden = false;
   draw();

@@ -51,15 +51,6 @@ def test_the_token_of_a_released_slot_is_worthless() -> None:
     ann = reserved(admission, ANN)
     admission.release(ann)
     assert admission.claim(ann.token, 1.0) is None
-    assert admission.unclaimed(ANN) is None
-
-
-def test_a_call_finds_what_it_has_reserved_until_its_socket_came() -> None:
-    admission = Admission(2)
-    ann, bob = reserved(admission, ANN), reserved(admission, BOB)
-    assert (admission.unclaimed(ANN), admission.unclaimed(BOB), admission.unclaimed(EVE)) == (ann, bob, None)
-    admission.claim(ann.token, 1.0)
-    assert admission.unclaimed(ANN) is None
 
 
 def test_a_slot_given_back_twice_is_still_one_slot() -> None:
@@ -123,13 +114,6 @@ class Admitting(RuleBasedStateMachine):
         self.admission.release(reservation)
         if self.holders.get(reservation.slot) == reservation:
             del self.holders[reservation.slot]
-
-    @rule(call_sid=st.sampled_from([ANN, BOB, EVE]))
-    def ring_again(self, call_sid: CallSid) -> None:
-        waiting = [held for held in self.holders.values() if held.token not in self.claimed]
-        found = self.admission.unclaimed(call_sid)
-        mine = [held for held in waiting if held.call_sid == call_sid]
-        assert found in mine if mine else found is None
 
     @invariant()
     def no_slot_is_lost(self) -> None:

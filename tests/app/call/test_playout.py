@@ -382,3 +382,11 @@ def test_it_may_be_asked_at_any_time_what_goes_out(story: list[tuple[float, list
         sent += playout.advance(max(now, due_s))
     assert [command.seq for command in sent if isinstance(command, SendAudio)] == list(range(len(story)))
     assert not any(isinstance(command, ClearAudio) for command in sent)
+
+
+@pytest.mark.parametrize("name", ["0:" + "9" * 60_000, "0:", "0:²", "9" * 60_000, ":" * 60_000])
+def test_a_mark_that_is_none_of_ours_is_ignored(name: str) -> None:
+    playout = Playout()
+    playout.start(0.0)
+    playout.take_mark(name, 1.0)
+    assert playout.meter.known_round_trip_s is None

@@ -96,5 +96,6 @@ def test_an_error_of_the_stream_is_kept_with_what_to_do() -> None:
     ],
 )
 def test_what_is_recorded_is_said_in_short(name: str, fault: str, said: str) -> None:
-    record = CallRecord(ANN, reserved_s=0.0, recording=Recording(name, fault))
+    record = CallRecord(ANN, reserved_s=0.0)
+    record.open_stream(0.0).recording = Recording(name, fault)
     assert record.as_json()["recording"] == said

@@ -61,6 +61,22 @@ async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Pa
     assert sound.content == wav_header(16_000) + bytes([0xFF, 0x10]) * 16_000
 
 
+async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Path) -> None:
+    tape_of(tmp_path).close()
+    later = f"20260102T120001Z-{SID}"
+    tape = Tape(tmp_path / f"{later}.wav")
+    tape.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
+    tape.close()
+    seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
+    async with asking(tmp_path) as http:
+        for name, length_s in seconds.items():
+            outline = await http.get(f"/api/calls/{SID}/peaks", params={"name": name})
+            sound = await http.get(f"/api/calls/{SID}/recording", params={"name": name})
+            assert outline.json()["seconds"] == length_s
+            assert len(sound.content) == len(wav_header(0)) + 2 * length_s * 8_000
+        assert (await http.get(f"/api/calls/{SID}/recording?name=other")).status_code == 404
+
+
 @pytest.mark.parametrize("route", ["recording", "peaks"])
 async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route: str) -> None:
     tape_of(tmp_path).close()

@@ -33,6 +33,15 @@ def test_the_last_recording_of_a_call_is_found_and_the_finished_one_first(tmp_pa
     assert shelf.sound_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
 
 
+def test_each_recording_of_a_call_that_came_back_is_found_by_its_name_and_no_other_call_s_is(tmp_path: Path) -> None:
+    first, second, other = f"20260102T120000Z-{ANN}", f"20260102T120001Z-{ANN}", f"20260102T120000Z-{BOB}"
+    shelf = put(tmp_path, *(f"{name}{end}" for name in (first, second, other) for end in (".flac", ".tokens")))
+    assert shelf.sound_of(ANN, first) == tmp_path / f"{first}.flac"
+    assert shelf.sound_of(ANN, second) == shelf.sound_of(ANN) == tmp_path / f"{second}.flac"
+    assert [shelf.sound_of(ANN, name) for name in (other, "..", f"{first}.flac")] == [None] * 3
+    assert (shelf.names(ANN), shelf.names(second)) == ([first, second], [second])
+
+
 @pytest.mark.parametrize("asked", ["", "CA", "..", "../secret", "/etc/passwd", "*", f"{ANN}.flac", "secret", "\0"])
 def test_nothing_but_a_whole_sid_finds_a_recording(tmp_path: Path, asked: str) -> None:
     folder = tmp_path / "recordings"

@@ -20,6 +20,7 @@ from app.recording import take as take_module
 from app.recording.recorder import (
     EARLY_PIECES,
     NO_FOLDER,
+    OUR_FAULT,
     TOO_SLOW,
     Begun,
     CallRecorder,
@@ -34,7 +35,7 @@ from app.recording.shelf import Shelf
 from app.recording.tape import Tape
 from app.recording.timeline import Piece, Side
 from app.recording.tokens import read_tokens
-from app.recording.writer import OUR_FAULT, RecordingWriter
+from app.recording.writer import RecordingWriter
 from app.twilio.events import CallSid, MarkPlayed, Started, StreamSid
 from tests.processes.pipeline import PATIENCE_S
 
@@ -45,7 +46,9 @@ HAS_FULL_DISK = Path("/dev/full").exists()
 
 
 def call_record(call_sid: CallSid = ANN) -> CallRecord:
-    return CallRecord(call_sid, NOW, greeting_frames=3)
+    record = CallRecord(call_sid, NOW, greeting_frames=3)
+    record.open_stream(NOW)
+    return record
 
 
 def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
@@ -94,6 +97,22 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not true():  # noqa: ASYNC110 - a thread gives no sign
             await asyncio.sleep(0.01)
+
+
+async def test_each_stream_of_a_call_is_recorded_in_files_of_its_own_even_within_a_second(tmp_path: Path) -> None:
+    record = call_record()
+    async with writing(tmp_path) as begin:
+        for seconds in (1.0, 2.0, 3.0):
+            recorder = begin(record)
+            talk(recorder, seconds)
+            recorder.note_end(NOW + seconds)
+            record.open_stream(NOW + seconds)
+    recordings = [stream.recording.name for stream in record.streams[:-1]]
+    assert len(set(recordings)) == 3
+    assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
+    assert [soundfile.info(tmp_path / f"{name}.flac").duration for name in recordings] == [1.0, 2.0, 3.0]
+    assert len(names(tmp_path)) == 6
+    assert record.recording is record.streams[2].recording, "the last one that there is"
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
@@ -231,7 +250,7 @@ async def test_an_error_of_ours_costs_one_recording_and_no_other(
 
 def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
     record = call_record()
-    recorder = CallRecorder(record.recording, limit=10)
+    recorder = CallRecorder(record.streams[-1].recording, limit=10)
     talk(recorder)
     assert len(recorder.inbox) == 10
     assert record.recording.fault == TOO_SLOW

@@ -10,7 +10,7 @@ from app.call.record import CallRecord
 from app.service.events import Speaker
 from app.service.lag import LagGauge
 from app.service.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, course_of
-from app.service.switchboard import Call
+from app.service.switchboard import Call, VoiceRequest
 from app.twilio.events import CallSid
 from tests.app.front import ANN, BOB, Front
 from workers.messages import Frame, Span, Stage
@@ -70,8 +70,8 @@ async def test_a_call_from_its_ring_to_its_end() -> None:
 
 async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_called() -> None:
     looking = Looking()
-    looking.front.board.reserve(ANN, caller="+15550100001", called="+15550100000", direction="inbound")
-    looking.front.board.reserve(BOB, caller="+15550100000", called="+15550100002", direction="outbound-api")
+    looking.front.board.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))
+    looking.front.board.reserve(BOB, VoiceRequest(None, "+15550100000", "+15550100002", "outbound-api"))
     ann, bob = looking.snapshot()["calls"]
     assert (ann["number"], ann["direction"]) == ("…0001", "inbound")
     assert (bob["number"], bob["direction"]) == ("…0002", "outbound")

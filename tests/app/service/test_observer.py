@@ -37,7 +37,8 @@ class Looking:
     def __init__(self) -> None:
         self.events = Events()
         self.record = CallRecord(ANN, reserved_s=100.0)
-        self.observer = CallObserver(self.events, self.record)
+        self.stream = self.record.open_stream(100.0)
+        self.observer = CallObserver(self.events, self.record, self.stream)
         self.news: Subscription = self.events.subscribe(ANN, audio=True)
 
     async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP, detail: str = "") -> list[tuple[float, What]]:
@@ -52,7 +53,7 @@ def text(piece: str) -> Frame:
 
 async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_record() -> None:
     call = Looking()
-    call.record.started_s = 101.0
+    call.stream.started_s = 101.0
     call.observer.note_frame(text(" Hello"), 100.5)
     call.observer.note_event(STARTED, 101.0)
     call.observer.note_event(Media(0, QUIET[:160]), 101.02)
@@ -104,11 +105,22 @@ async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same()
     assert (1.5, SpeechStopped(Speaker.CALLER)) in await call.end()
 
 
-@pytest.mark.parametrize("reason", EndReason)
+@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.REPLACED])
 async def test_an_end_that_nobody_wanted_is_an_error_and_every_call_is_disconnected_last(reason: EndReason) -> None:
     told = [what for _, what in await Looking().end(reason, "why")]
     error = [Error(reason, "why")] if reason in ERRORS else []
     assert told == [*error, Disconnected(reason, "why")]
+
+
+async def test_who_listens_to_a_call_hears_on_when_it_goes_on_in_a_new_stream() -> None:
+    call = Looking()
+    call.observer.note_end(End(EndReason.REPLACED), 150.0)
+    call.stream = call.record.open_stream(150.0)
+    call.observer = CallObserver(call.events, call.record, call.stream)
+    call.stream.started_s = 151.0
+    call.observer.note_event(STARTED, 151.0)
+    over = Disconnected(EndReason.CALLER_HUNG_UP, "")
+    assert await call.end() == [(51.0, Connected()), (100.0, over)]
 
 
 async def test_nothing_is_told_of_a_call_that_is_over() -> None:

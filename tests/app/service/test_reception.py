@@ -155,7 +155,8 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
         await settle()
-        (bob,) = front.board.calls_of(BOB)
+        bob = front.board.call(BOB)
+        assert bob
         front.board.do(bob, bob.session.handle_timer(bob.reservation.expires_s))
     assert [call_sid for call_sid, _ in front.dialler.redirected] == [BOB, EVE]
     assert front.page(BOB) == Pause(PAUSE_S), "at the end of the line, if he is still there"

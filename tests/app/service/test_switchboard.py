@@ -8,11 +8,13 @@ import pytest
 from app.call.admission import TTL_S, Reservation
 from app.call.inbound import PATIENCE_S
 from app.call.playout import ClearAudio, SendAudio, SendMark
-from app.call.record import CallRecord, EndReason
+from app.call.record import CallRecord, EndReason, Recording
 from app.call.session import START_WITHIN_S, Listen
 from app.config import read_settings
+from app.recording.recorder import OUR_FAULT, CallRecorder, record_nothing
 from app.service import events
-from app.service.switchboard import NEWS, OUTBOX_MESSAGES, RECORDS_KEPT, RECORDS_WITH_SPANS, Call, Switchboard
+from app.service.records import RECORDS_KEPT, RECORDS_WITH_SPANS
+from app.service.switchboard import NEWS, OUTBOX_MESSAGES, Call, Switchboard, VoiceRequest
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
@@ -193,7 +195,7 @@ async def test_a_repeated_webhook_is_the_same_call_until_its_socket_comes() -> N
     first = desk.reserve(ANN)
     assert desk.reserve(ANN) == first
     desk.board.claim(first.token)
-    assert desk.reserve(ANN) != first
+    assert (desk.board.reserve(ANN), desk.board.free_slots) == (None, 1), "a call never has two slots"
 
 
 async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:
@@ -325,7 +327,7 @@ def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) 
     async def ring() -> None:
         board = Switchboard(read_settings(), sent.append, lambda: True)
         board.open_lines(1, processing_s=0.0)
-        assert board.reserve(ANN, wanted)
+        assert board.reserve(ANN, VoiceRequest(wanted))
         assert [record.greeting_frames for record in board.records()] == [frames]
 
     asyncio.run(ring())
@@ -407,8 +409,118 @@ async def test_a_call_is_handed_to_the_call_log_when_it_begins_and_when_it_has_e
     settings = read_settings(engine="loopback", codec="loopback")
     board = Switchboard(settings, lambda message: None, lambda: True, keep)
     board.open_lines(1, processing_s=0.0)
-    assert board.reserve(ANN, None, "+15550100001", "+15550100000", "inbound")
-    assert board.reserve(ANN, None, "+15550100001", "+15550100000", "inbound"), "the webhook came again"
+    request = VoiceRequest(None, "+15550100001", "+15550100000", "inbound")
+    assert board.reserve(ANN, request)
+    assert board.reserve(ANN, request), "the webhook came again"
     board.stop()
     known = ("+15550100001", "+15550100000", "inbound", Slot(0))
     assert kept == [(*known, None), (*known, EndReason.SHUTDOWN)]
+
+
+# Errors of our own.
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("where", ["receive", "take_frame", "handle_timer", "get_timer", "wind_up", "end"])
+async def test_an_error_of_ours_ends_its_call_alone_and_loses_no_other_s_messages(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    desk = Desk()
+    ann, bob = desk.start(ANN), desk.start(BOB)
+    monkeypatch.setattr(ann.session, where, broken)
+    desk.board.take_event(ann, Media(0, bytes(160)))
+    desk.board.take_message(frame(ann))
+    desk.board._handle_timer(ann)
+    desk.board.hang_up(ANN)
+    desk.board.end(ann, EndReason.WORKER_LOST)
+    desk.board.take_event(bob, Media(0, bytes(160)))
+    desk.board.take_message(frame(bob))
+    assert (desk.board.free_slots, desk.board.stream_ends[EndReason.INTERNAL]) == (1, 1)
+    assert waiting(ann)[-1] is None
+    assert no_timer(ann)
+    assert bob.session.record.end is None
+    assert bob.session.record.counts["frames_out"] == 1
+    assert bob.timer is not None
+    assert any(record.exc_info and record.exc_info[0] is ZeroDivisionError for record in caplog.records)
+    assert (ann.session.record.end, ann.session.record.detail) == (EndReason.INTERNAL, "ZeroDivisionError")
+
+
+async def test_an_error_of_ours_in_one_call_does_not_keep_the_others_from_ending() -> None:
+    desk = Desk(max_calls=3)
+    ann, bob, eve = (desk.start(call_sid) for call_sid in (ANN, BOB, EVE))
+    for call in (ann, bob):
+        call.session.end = broken  # type: ignore[assignment, method-assign]
+    desk.board.stop()
+    assert (desk.board.calls_on, eve.session.record.end) == (0, EndReason.SHUTDOWN)
+
+
+class BrokenRecorder(CallRecorder):
+    """Fails at whatever it is shown."""
+
+    note_event = note_sent = note_frame = note_end = broken  # type: ignore[assignment]
+
+
+async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_call() -> None:
+    def record(record: CallRecord, asked: bool) -> CallRecorder:
+        record.streams[-1].recording = Recording("name")
+        return BrokenRecorder(record.streams[-1].recording)
+
+    settings = read_settings(engine="loopback", codec="loopback")
+    board = Switchboard(settings, lambda message: None, lambda: True, record=record)
+    board.open_lines(1, processing_s=0.0)
+    reservation = board.reserve(ANN)
+    assert reservation
+    call = board.claim(reservation.token)
+    assert call
+    for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1"), Media(0, bytes(160))):
+        board.take_event(call, event)
+    assert (call.session.record.end, call.session.record.recording.fault) == (None, OUR_FAULT)
+    board.take_event(call, Stopped())
+    assert (call.session.record.end, board.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
+
+
+@pytest.mark.parametrize("what", ["keep", "record", "send"])
+async def test_what_cannot_be_kept_recorded_or_sent_costs_no_slot(what: str) -> None:
+    settings = read_settings(engine="loopback", codec="loopback")
+    board = Switchboard(
+        settings,
+        broken if what == "send" else lambda message: None,
+        lambda: True,
+        broken if what == "keep" else lambda record, slot: None,
+        record=broken if what == "record" else record_nothing,
+    )
+    board.open_lines(1, processing_s=0.0)
+    reservation = board.reserve(ANN)
+    assert (reservation is None) == (what == "send")
+    board.stop()
+    assert board.free_slots == 1
+    assert [record.end for record in board.records()] == [EndReason.INTERNAL if what == "send" else EndReason.SHUTDOWN]
+
+
+async def test_an_error_in_what_looks_on_costs_nobody_the_call_nor_the_end_of_its_events() -> None:
+    desk = Desk()
+    call = desk.start(ANN)
+    call.observer.note_event = call.observer.note_sent = call.observer.note_frame = broken  # type: ignore[method-assign, assignment]
+    async with desk.board.events.subscribe(ANN) as news:
+        desk.board.take_event(call, DtmfPressed("5"))
+        desk.board.take_message(frame(call))
+        assert call.session.record.end is None
+        desk.board.take_event(call, Stopped())
+        assert [event.what async for event in news] == [events.Disconnected(EndReason.CALLER_HUNG_UP, "")]
+
+
+async def test_a_packet_looks_at_no_call_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(max_calls=3)
+    call, *others = [desk.start(call_sid) for call_sid in (ANN, BOB, EVE)]
+    for other in others:
+        for name in ("phase_s", "get_timer", "lead_s", "receive", "take_frame"):
+            monkeypatch.setattr(other.session, name, broken)
+    desk.board.take_event(call, Media(0, bytes(160)))
+    desk.board.take_message(frame(call))
+    assert desk.reasons() == [None] * 3
+    monkeypatch.setattr(call.session, "phase_s", broken)
+    desk.board.take_event(call, Media(20, bytes(160)))
+    assert desk.reasons() == [None] * 3, "the phase is for a stream that starts"

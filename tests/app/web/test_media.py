@@ -223,7 +223,5 @@ async def test_a_mistake_of_ours_ends_the_call_and_is_told(monkeypatch: pytest.M
     monkeypatch.setattr(line.call.session, "receive", lambda *_: 1 / 0)
     serving = line.serve()
     line.peer.say(CONNECTED)
-    with pytest.raises(ExceptionGroup) as told:
-        await over(serving)
-    assert told.group_contains(ZeroDivisionError)
-    assert line.end == (EndReason.SOCKET_LOST, 1)
+    await over(serving)
+    assert line.end == (EndReason.INTERNAL, 1)

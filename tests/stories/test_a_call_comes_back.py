@@ -1,0 +1,408 @@
+"""One CallSid, several streams: whole calls over the real switchboard and reception, on a clock in our hands."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.call.admission import TTL_S
+from app.call.record import CallRecord, EndReason
+from app.call.session import State
+from app.service.switchboard import Call
+from app.twilio import twiml
+from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
+from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
+from tests.app.front import ANN, BOB, EVE, Front
+from workers.messages import Close, Frame, Open
+
+SLOTS = 2
+
+
+class Line(Front):
+    """A front whose clock moves when we say so."""
+
+    def __init__(self, **settings: object) -> None:
+        self.now_s = 1_000.0
+        super().__init__(True, lambda: self.now_s, **{"max_calls": SLOTS, **settings})
+        self.streams = 0
+
+    def pass_time(self, seconds: float) -> None:
+        """Let timers go off in their order."""
+        until_s = self.now_s + seconds
+        while due := [call for call in self.board.calls if call.session.get_timer() <= until_s]:
+            call = min(due, key=lambda one: one.session.get_timer())
+            self.now_s = max(self.now_s, call.session.get_timer())
+            self.board.do(call, call.session.handle_timer(self.now_s))
+        self.now_s = until_s
+
+    def start(self, call: Call) -> Call:
+        """Say what Twilio says first on a socket."""
+        self.streams += 1
+        for event in (Connected(), Started(StreamSid(f"MZ{self.streams}"), call.session.record.call_sid, "AC1")):
+            self.board.take_event(call, event)
+        return call
+
+    def talk(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> Call:
+        return self.start(self.open_socket(self.ring(call_sid, webhook_token=webhook_token, **fields)))
+
+    def say(self, call: Call, text: str) -> None:
+        """The caller speaks for a moment, presses a key, and Moshi says something."""
+        self.board.take_event(call, Media(0, bytes(160)))
+        self.board.take_event(call, DtmfPressed("1"))
+        held, pcm = call.reservation, np.zeros(1_920, np.float32)
+        self.board.take_message(Frame(held.slot, held.epoch, 0, pcm, text))
+
+    def record(self, call_sid: CallSid = ANN) -> CallRecord:
+        record = self.board.record(call_sid)
+        assert record
+        return record
+
+    def ends(self, call_sid: CallSid = ANN) -> list[EndReason | None]:
+        return [stream.end for stream in self.record(call_sid).streams]
+
+
+async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
+    line = Line(calls_per_number_per_hour=1)
+    first = line.talk(ANN, CallStatus="ringing")
+    line.say(first, " one")
+    line.pass_time(2.0)
+    line.board.take_event(first, Stopped())
+    assert (line.record().end, line.board.free_slots) == (EndReason.CALLER_HUNG_UP, SLOTS)
+    line.pass_time(30.0)
+    second = line.talk(ANN, CallStatus="in-progress")
+    record = line.record()
+    assert second.session.record is first.session.record is record
+    assert (record.end, record.ended_s, record.detail) == (None, None, ""), "the call is on"
+    line.say(second, " two")
+    line.pass_time(1.0)
+    line.board.end(second, EndReason.SOCKET_LOST, "close code 1006")
+    assert line.board.records() == [record]
+    assert (record.transcript, record.counts["packets_in"], record.counts["dtmf"]) == ("one two", 2, 2)
+    assert (record.reserved_s, record.connected_s, record.ended_s) == (1_000.0, 1_000.0, 1_033.0)
+    assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST]
+    assert [stream.reserved_s for stream in record.streams] == [1_000.0, 1_032.0]
+    assert record.end is EndReason.SOCKET_LOST
+    assert isinstance(line.ring(BOB), Reject), "the number has had its one call"
+
+
+async def test_a_call_that_comes_back_is_one_call_in_the_metrics_and_counts_nothing_twice() -> None:
+    line = Line()
+    for text in ("one", "two", "three"):
+        call = line.talk(ANN)
+        line.say(call, text)
+        assert line.board.counts["dtmf"] == line.record().counts["dtmf"]
+        line.board.take_event(call, Stopped())
+    assert (line.board.counts["dtmf"], line.board.counts["packets_in"]) == (3, 3)
+    assert dict(+line.board.ends) == {EndReason.CALLER_HUNG_UP: 1}
+    assert dict(+line.board.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
+
+
+async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> None:
+    line = Line()
+    line.board.take_event(line.talk(ANN), Stopped())
+    second = line.talk(ANN)
+    assert [kept.end for kept in line.kept] == [None, EndReason.CALLER_HUNG_UP, None]
+    line.board.end(second, EndReason.STAGE_FAILED)
+    kept = line.kept[-1]
+    assert (kept.call_sid, kept.end) == (ANN, EndReason.STAGE_FAILED)
+    assert [stream.end for stream in kept.streams] == [EndReason.CALLER_HUNG_UP, EndReason.STAGE_FAILED]
+
+
+@pytest.mark.parametrize("how", ["token", "status"])
+async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_and_ends_nothing(how: str) -> None:
+    line = Line(calls_per_number_per_hour=1)
+    same: dict[str, str] = {"webhook_token": "t1"} if how == "token" else {"CallStatus": "ringing"}
+    verb = line.ring(ANN, **same)
+    assert line.ring(ANN, **same) == verb
+    call = line.start(line.open_socket(verb))
+    assert line.ring(ANN, **same) == verb, "the answer that it got, whose token is used up"
+    assert isinstance(verb, Connect)
+    assert line.board.claim(verb.url.rpartition("/")[2]) is None
+    assert (line.board.free_slots, len(line.record().streams)) == (SLOTS - 1, 1)
+    line.pass_time(2 * TTL_S)
+    assert (call.session.state, line.record().end) == (State.LIVE, None)
+    line.board.take_event(call, Stopped())
+    assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
+
+
+@pytest.mark.parametrize("how", ["token", "status", "over"])
+async def test_a_webhook_that_is_repeated_after_the_end_opens_nothing(how: str) -> None:
+    line = Line()
+    same: dict[str, str] = {"webhook_token": "t1"} if how == "token" else {"CallStatus": "ringing"}
+    line.board.take_event(line.talk(ANN, **same), Stopped())
+    if how == "over":
+        line.tell(ANN, CallStatus="completed")
+        same = {"CallStatus": "in-progress", "webhook_token": "t2"}
+    assert line.ring(ANN, **same) == Hangup()
+    line.pass_time(2 * TTL_S)
+    assert (line.board.calls_on, line.ends()) == (0, [EndReason.CALLER_HUNG_UP])
+
+
+async def test_a_webhook_that_may_be_a_repeat_takes_no_slot_while_the_stream_goes_on() -> None:
+    line = Line()
+    call = line.talk(ANN)
+    verb = line.ring(ANN)
+    assert isinstance(verb, Connect)
+    assert line.ring(ANN) == verb
+    line.pass_time(2 * TTL_S)
+    assert (line.board.free_slots, call.session.state, len(line.record().streams)) == (SLOTS - 1, State.LIVE, 1)
+    assert line.board.claim(verb.url.rpartition("/")[2]) is None, "expired"
+    line.board.take_event(call, Stopped())
+    assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
+
+
+async def test_a_call_whose_stream_was_lost_unnoticed_goes_on_in_a_new_one_with_the_same_slot() -> None:
+    line = Line(max_calls=1, when_busy="queue")
+    old = line.talk(ANN, CallStatus="ringing")
+    line.say(old, " one")
+    assert isinstance(line.ring(BOB), Enqueue), "somebody waits, who must not get the slot in between"
+    verb = line.ring(ANN, CallStatus="in-progress", webhook_token="t2")
+    assert old.session.record.end is None
+    new = line.start(line.open_socket(verb))
+    assert line.ends() == [EndReason.REPLACED, None]
+    assert old.outbox.get_nowait() is None, "its socket is closed"
+    assert (new.session.state, line.board.calls_on, line.board.call(ANN)) == (State.LIVE, 1, new)
+    line.board.end(old, EndReason.SOCKET_LOST)
+    line.say(new, " two")
+    assert (line.record().transcript, line.record().end) == ("one two", None)
+
+
+async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_its_slot() -> None:
+    line = Line(max_calls=1, when_busy="queue")
+    old = line.talk(ANN)
+    line.ring(BOB)
+    verb = line.ring(ANN)
+    line.board.take_event(old, Stopped())
+    assert line.board.holds(ANN)
+    line.start(line.open_socket(verb))
+    assert line.ends() == [EndReason.CALLER_HUNG_UP, None]
+
+
+async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() -> None:
+    line = Line()
+    line.board.take_event(line.talk(ANN), Stopped())
+    before = line.record().copy()
+    line.pass_time(5.0)
+    assert isinstance(line.ring(ANN), Connect)
+    line.pass_time(2 * TTL_S)
+    after = line.record()
+    assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.NO_SOCKET]
+    assert (after.end, after.ended_s, after.detail) == (before.end, before.ended_s, before.detail)
+    assert line.board.free_slots == SLOTS
+    assert line.kept[-1].end is EndReason.CALLER_HUNG_UP
+
+
+@pytest.mark.parametrize("reason", [EndReason.OPERATOR, EndReason.TIME_LIMIT, EndReason.HANGUP_KEY])
+async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reason: EndReason) -> None:
+    line = Line()
+    call = line.talk(ANN)
+    verb = line.ring(ANN)
+    line.board.end(call, reason)
+    assert (line.board.calls_on, line.ends()) == (0, [reason])
+    assert isinstance(verb, Connect)
+    assert line.board.claim(verb.url.rpartition("/")[2]) is None
+
+
+async def test_a_call_that_an_operator_hangs_up_does_not_go_on_while_its_last_words_are_heard() -> None:
+    line = Line()
+    call = line.talk(ANN)
+    line.say(call, "word")
+    line.pass_time(1.0)
+    verb = line.ring(ANN)
+    line.board.hang_up(ANN)
+    assert call.session.state is State.DRAINING
+    assert isinstance(verb, Connect)
+    assert line.board.claim(verb.url.rpartition("/")[2]) is None
+    line.pass_time(5.0)
+    assert (line.board.calls_on, line.ends()) == (0, [EndReason.OPERATOR])
+
+
+async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None:
+    line = Line()
+    line.board.take_event(line.talk(ANN), Stopped())
+    line.ring(ANN)
+    line.tell(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
+    assert line.board.holds(ANN)
+    line.tell(ANN, StreamEvent="stream-error", StreamError="31920", StreamSid="MZ2")
+    assert not line.board.holds(ANN)
+
+
+@pytest.mark.parametrize("mode", ["reject", "say", "queue"])
+@pytest.mark.parametrize("ready", [True, False])
+async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_the_record_says_why(
+    mode: str, ready: bool
+) -> None:
+    line = Line(when_busy=mode, max_calls=1)
+    line.talk(BOB)
+    line.board.open, line.warm = ready, ready
+    assert line.ring(ANN, Direction="outbound-api", CallStatus="in-progress") == Hangup()
+    record = line.record()
+    assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
+    told = record.as_json()
+    assert (told["end"], told["refused"], record.direction) == ("no slot was free", record.detail, "outbound-api")
+    assert (sum(line.reception.turned_down.values()), len(line.room)) == (1, 0)
+
+
+async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_the_call_is_answered() -> None:
+    line = Line(max_calls=1)
+    line.board.take_event(line.talk(ANN), Stopped())
+    line.talk(BOB)
+    assert line.ring(ANN, CallStatus="in-progress") == Hangup()
+    assert (line.record().end, len(line.board.records())) == (EndReason.CALLER_HUNG_UP, 2)
+
+
+async def test_a_wait_page_that_is_asked_for_late_does_not_put_one_who_talks_in_line() -> None:
+    line = Line(when_busy="queue")
+    line.talk(ANN)
+    line.page(ANN)
+    assert len(line.room) == 0
+
+
+# Status callbacks out of order.
+
+
+@pytest.mark.parametrize("late", ["initiated", "ringing", "in-progress", "busy"])
+@pytest.mark.parametrize("sequence", ["", "0", "9", "x"])
+async def test_a_status_that_comes_after_the_end_of_a_call_changes_nothing(late: str, sequence: str) -> None:
+    line = Line()
+    call = line.talk(ANN)
+    line.tell(ANN, CallStatus="completed", CallDuration="12", SequenceNumber="3")
+    line.tell(ANN, CallStatus=late, SequenceNumber=sequence)
+    record = line.record()
+    assert (record.status, record.duration_s, record.over) == ("completed", 12, True)
+    assert (call.session.state, record.end, line.board.calls_on) == (State.ENDED, EndReason.CALLER_HUNG_UP, 0)
+
+
+async def test_of_two_statuses_that_come_the_wrong_way_round_the_later_one_stays() -> None:
+    line = Line()
+    line.talk(ANN)
+    line.tell(ANN, CallStatus="in-progress", SequenceNumber="2")
+    line.tell(ANN, CallStatus="ringing", SequenceNumber="1")
+    assert line.record().status == "in-progress"
+    line.tell(ANN, CallStatus="completed", SequenceNumber="0")
+    assert line.record().status == "completed", "the end is the end, whatever its number"
+
+
+# Anything, in any order.
+
+SIDS = st.sampled_from([ANN, BOB, EVE])
+WEBHOOK = st.tuples(
+    st.just("webhook"), SIDS, st.sampled_from(["", "ringing", "in-progress"]), st.sampled_from(["", "t1", "t2"])
+)
+STATUS = st.tuples(
+    st.just("status"), SIDS, st.sampled_from(["ringing", "in-progress", "completed"]), st.sampled_from(["", "1", "5"])
+)
+OTHER = st.tuples(
+    st.sampled_from(["socket", "start", "say", "stop", "lose", "hang up", "stream error", "page", "fail"]),
+    SIDS,
+    st.just(""),
+    st.just(""),
+)
+TIME = st.tuples(st.just("time"), SIDS, st.sampled_from(["1", "19", "21"]), st.just(""))
+DEED = st.one_of(WEBHOOK, WEBHOOK, OTHER, OTHER, OTHER, STATUS, TIME)
+Deed = tuple[str, CallSid, str, str]
+
+
+class AnyOrder:
+    """Does anything, and looks at what must hold after each deed."""
+
+    def __init__(self, mode: str) -> None:
+        self.line = Line(when_busy=mode, queue_length=1)
+        self.answers: list[Connect] = []
+        self.ended: dict[tuple[CallSid, int], object] = {}
+        self.ends: dict[CallSid, tuple[int, object]] = {}
+
+    def do(self, deed: Deed) -> None:
+        what, call_sid, first, second = deed
+        line, call = self.line, self.line.board.call(call_sid)
+        match what:
+            case "webhook":
+                self.note(line.ring(call_sid, webhook_token=second, CallStatus=first))
+            case "socket" if self.answers:
+                line.board.claim(self.answers.pop().url.rpartition("/")[2])
+            case "status":
+                line.tell(call_sid, CallStatus=first, SequenceNumber=second)
+            case "stream error":
+                line.tell(call_sid, StreamEvent="stream-error", StreamError="31920", StreamSid="MZ1")
+            case "page":
+                line.page(call_sid)
+            case "time":
+                line.pass_time(float(first))
+            case "start" if call and call.session.state is State.CONNECTED:
+                line.start(call)
+            case "say" if call:
+                line.say(call, "word")
+            case "stop" if call:
+                line.board.take_event(call, Stopped())
+            case "lose" if call:
+                line.board.end(call, EndReason.SOCKET_LOST)
+            case "hang up":
+                line.board.hang_up(call_sid)
+            case "fail" if call:
+                line.board.end(call, EndReason.STAGE_FAILED)
+        self.look()
+
+    def note(self, verb: twiml.Verb) -> None:
+        if isinstance(verb, Connect):
+            self.answers.append(verb)
+
+    def look(self) -> None:
+        board, records = self.line.board, self.line.board.records()
+        assert board.free_slots + board.calls_on == SLOTS
+        assert board.quiet.is_set() == (board.calls_on == 0)
+        assert len({call.reservation.slot for call in board.calls}) == board.calls_on
+        assert len({call.session.record.call_sid for call in board.calls}) == board.calls_on
+        assert len({record.call_sid for record in records}) == len(records)
+        sent = self.line.sent
+        opened, closed = (sum(isinstance(one, kind) for one in sent) for kind in (Open, Close))
+        assert opened - closed == board.calls_on
+        for record in records:
+            self.look_at(record)
+
+    def look_at(self, record: CallRecord) -> None:
+        on = self.line.board.call(record.call_sid)
+        assert [stream.number for stream in record.streams] == list(range(1, len(record.streams) + 1))
+        assert [stream.end is None for stream in record.streams].count(True) == (on is not None)
+        assert record.end is not None or on is not None
+        for stream in record.streams:
+            if stream.end is not None:
+                told = replace(stream)
+                assert self.ended.setdefault((record.call_sid, stream.number), told) == told, "an end is for good"
+        connected = sum(stream.connected_s is not None for stream in record.streams)
+        before = self.ends.get(record.call_sid)
+        if before and before[0] == connected:
+            assert (record.ended_s, record.end, record.detail) == before[1]
+        if record.end is not None:
+            self.ends[record.call_sid] = (connected, (record.ended_s, record.end, record.detail))
+
+    def finish(self) -> None:
+        """Let everybody go, and all that stands by expire."""
+        for call_sid in (ANN, BOB, EVE):
+            self.do(("status", call_sid, "completed", ""))
+        self.line.pass_time(60.0)
+        self.look()
+        board = self.line.board
+        assert (board.free_slots, board.calls_on) == (SLOTS, 0)
+        last = {kept.call_sid: kept for kept in self.line.kept}
+        assert {call_sid: kept.streams for call_sid, kept in last.items()} == {
+            record.call_sid: record.streams for record in board.records()
+        }
+        assert EndReason.INTERNAL not in board.stream_ends
+
+
+@pytest.mark.parametrize("mode", ["reject", "queue"])
+@given(deeds=st.lists(DEED, max_size=60))
+@settings(max_examples=150)
+def test_whatever_comes_in_whatever_order_a_call_has_one_slot_one_record_and_keeps_its_end(
+    mode: str, deeds: list[Deed]
+) -> None:
+    async def run() -> None:
+        story = AnyOrder(mode)
+        for deed in deeds:
+            story.do(deed)
+        story.finish()
+
+    asyncio.run(run())
