@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from workers.checkpoints.synthetic import make_standin
 from workers.codec.bench_one import Case
 from workers.messages import FRAME_S
 from workers.processors import usable_processors
-from workers.standins import make_standin
 
 Found = dict[str, Any]
 CACHE = Path("~/.cache/moshi-bridge").expanduser()

@@ -34,12 +34,12 @@ ELSEWHERE = "scripts/side_by_side"
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/web/listener.py"},
-    "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/standins/phrases.py"},
+    "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/checkpoints/synthetic/phrases.py"},
     "prometheus_client": {"app/metrics/families.py"},
     "opentelemetry": {"app/traces.py"},
 }
 """Dependencies that only these modules may import."""
-MLX = ("engine", "standins", "survey.py", "codec/mlx_step.py", "codec/choose.py")
+MLX = ("engine", "checkpoints/synthetic", "survey.py", "codec/mlx_step.py", "codec/choose.py")
 """Where in `workers` mlx is at home; codec/mlx_step is the codec's own door to it, codec/choose asks for its GPU."""
 MODELS = {"mlx", "moshi_mlx", "rustymimi"}
 
@@ -142,7 +142,9 @@ def test_what_judges_calls_may_know_what_the_stand_ins_say_but_nothing_of_how_a_
         f"{source.relative_to(ROOT)} imports {name}"
         for source in sources(*TOOLS)
         for name in imports(source)
-        if name.partition(".")[0] == "workers" and name not in allowed and not name.startswith("workers.standins")
+        if name.partition(".")[0] == "workers"
+        and name not in allowed
+        and not name.startswith("workers.checkpoints.synthetic")
     ]
     assert wrong == []
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoint_files import CheckpointError, Files, files_in, locate
+from workers.checkpoints.locate import CheckpointError, Files, files_in, locate
 
 
 def main() -> None:

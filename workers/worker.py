@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from workers.checkpoint_files import CheckpointError, locate
+from workers.checkpoints.locate import CheckpointError, locate
 from workers.codec.tensors import WeightsError
 from workers.heap import settle
 from workers.lines import log_uncaught_exceptions, start_process_logging

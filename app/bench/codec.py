@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from app.config import Settings
-from workers.standins import make_standin
+from workers.checkpoints.synthetic import make_standin
 
 WEIGHTS = "random"
 

@@ -11,9 +11,9 @@ from app.audio import mulaw
 from app.call.inbound import Inbound
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
+from workers.checkpoints.synthetic.linear_mimi import activity_of
+from workers.checkpoints.synthetic.script import Activity, Phase, ScriptOracle, State, script, transcript
 from workers.messages import FRAME_S, Pcm
-from workers.standins.linear_mimi import activity_of
-from workers.standins.script import Activity, Phase, ScriptOracle, State, script, transcript
 
 PACKET = 160
 

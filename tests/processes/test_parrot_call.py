@@ -21,8 +21,8 @@ from app.demo.conversation import talk
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
 from tests.processes.real_workers import real_workers
+from workers.checkpoints.synthetic import make_standin
 from workers.messages import FRAME_SAMPLES, Frame, Pcm
-from workers.standins import make_standin
 
 PACKET = 160
 BLOCK = 20

@@ -19,8 +19,8 @@ from app.simulator.virtual import run_virtual
 from app.twilio.events import CallSid
 from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
+from workers.checkpoints.synthetic import make_standin
 from workers.messages import Frame
-from workers.standins import make_standin
 
 SECONDS = 4
 SID = CallSid("CA" + "0" * 29 + "123")

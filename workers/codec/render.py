@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoint_files import CheckpointError, Files, locate, read_config
+from workers.checkpoints.locate import CheckpointError, Files, locate, read_config
 from workers.codec.calls import Decoder
 from workers.codec.choose import library_for, make_decoder
 from workers.codec.error import CodecError

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from workers.checkpoint_files import CheckpointError
+from workers.checkpoints.locate import CheckpointError
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 from moshi_mlx.models import Lm
 
-from workers.checkpoint_files import Files, Progress, report_nothing
+from workers.checkpoints.locate import Files, Progress, report_nothing
 from workers.engine.engine import Engine
 from workers.engine.memory import plan
 from workers.engine.sampling import Sampling

@@ -11,7 +11,7 @@ from mlx.nn.layers.quantized import quantize as quantize_modules
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig, config_v0_1
 
-from workers.checkpoint_files import CheckpointError, Files, Progress, locate, read_config, report_nothing
+from workers.checkpoints.locate import CheckpointError, Files, Progress, locate, read_config, report_nothing
 from workers.engine.header import Tensor, read_header
 from workers.engine.sampling import Sampling
 from workers.messages import CODEBOOKS

@@ -22,15 +22,15 @@ from mlx.nn.layers.quantized import quantize as quantize_modules
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig
 
+from workers.checkpoints.synthetic.lm_layout import FULL, TINY, config_of
+from workers.checkpoints.synthetic.random_lm import Weights
+from workers.checkpoints.synthetic.random_lm import random_lm as random_tensors
 from workers.engine.checkpoint import GROUP_SIZES, open_checkpoint
 from workers.engine.engine import CODES, Engine
 from workers.engine.memory import device_memory, ring_bytes
 from workers.engine.sampling import ARGMAX, Sampling
 from workers.memory import Plan
 from workers.messages import CODEBOOKS, FRAME_S, CodeArray, Slot
-from workers.standins.lm_layout import FULL, TINY, config_of
-from workers.standins.random_lm import Weights
-from workers.standins.random_lm import random_lm as random_tensors
 
 Found = dict[str, Any]
 SHAPES = {"tiny": TINY, "full": FULL}

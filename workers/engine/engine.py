@@ -18,12 +18,12 @@ import numpy as np
 from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
-from workers.checkpoint_files import Progress, report_nothing
-from workers.engine import ring
+from workers.checkpoints.locate import Progress, report_nothing
+from workers.engine import kv_cache as ring
 from workers.engine.forward import Forward, compiled
 from workers.engine.model import Model
-from workers.engine.rules import Rules
 from workers.engine.sampling import Sampling
+from workers.engine.sampling_settings import Rules
 from workers.engine.streams import LogArray, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot
 

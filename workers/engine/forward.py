@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from workers.engine.kv_cache import Ring
 from workers.engine.model import TEXT, Model
-from workers.engine.ring import Ring
 from workers.engine.sampling import Manner, discourage, pick
 from workers.messages import CODEBOOKS
 

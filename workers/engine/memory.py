@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 from moshi_mlx.models import LmConfig
 
-from workers.checkpoint_files import CheckpointError, Files
+from workers.checkpoints.locate import CheckpointError, Files
 from workers.codec.choose import library_for
 from workers.engine.checkpoint import GROUP_SIZES, config_of
 from workers.engine.header import Tensor, read_header

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import mlx.core as mx
 from moshi_mlx.models import Lm
 
-from workers.engine import ring
+from workers.engine import kv_cache as ring
 from workers.engine.weights import Layer, join, product, table
 from workers.messages import CODEBOOKS
 

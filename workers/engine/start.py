@@ -6,7 +6,7 @@ from dataclasses import replace
 import mlx.core as mx
 from moshi_mlx.models import Lm
 
-from workers.checkpoint_files import Files, Progress
+from workers.checkpoints.locate import Files, Progress
 from workers.engine.capacity import fitting_slots, timely_engine
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine

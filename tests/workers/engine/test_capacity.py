@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from tests.workers.config import LOOPBACK
-from workers.checkpoint_files import Files, files_in
+from workers.checkpoints.locate import Files, files_in
+from workers.checkpoints.synthetic import make_standin
 from workers.engine.capacity import SPARE, fitting_slots, timely_engine
 from workers.engine.checkpoint import load
 from workers.engine.memory import plan
 from workers.engine.sampling import Sampling
 from workers.memory import MOST_CALLS, Memory, MemoryShort
 from workers.messages import WorkerConfig
-from workers.standins import make_standin
 
 AUTO = replace(LOOPBACK, slots=0, engine="mlx", codec="numpy", checkpoint="synthetic:random")
 GIB = 1 << 30

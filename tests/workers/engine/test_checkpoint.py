@@ -8,9 +8,9 @@ import pytest
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig
 
-from tests.workers.engine.conftest import Make
+from tests.workers.conftest import Make
 from tests.workers.engine.small import MID, TINY, build, official, speech
-from workers.checkpoint_files import CONFIG, CheckpointError, files_in
+from workers.checkpoints.locate import CONFIG, CheckpointError, files_in
 from workers.engine import checkpoint
 from workers.engine.checkpoint import load, open_checkpoint, sampling_of
 from workers.engine.sampling import Sampling

@@ -5,9 +5,9 @@ import pytest
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, config_v0_1
 
-from tests.workers.engine.conftest import Make
+from tests.workers.conftest import Make
 from tests.workers.engine.small import build
-from workers.checkpoint_files import CheckpointError, files_in
+from workers.checkpoints.locate import CheckpointError, files_in
 from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
 from workers.engine.memory import device_memory, number_bytes, plan, ring_bytes, weights_bytes, wired_limit

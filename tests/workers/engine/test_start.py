@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.workers.config import LOOPBACK
-from workers.checkpoint_files import Files, files_in
+from workers.checkpoints.locate import Files, files_in
+from workers.checkpoints.synthetic import make_standin
 from workers.engine.engine import Engine
 from workers.engine.start import start_engine
 from workers.messages import Slot, WorkerConfig
-from workers.standins import make_standin
 
 ONE = Slot(0)
 CONFIG = replace(LOOPBACK, slots=1, engine="mlx", codec="numpy", checkpoint="synthetic:random", context=50)

@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rustymimi
+from moshi_mlx.models.mimi import Mimi, mimi_202407
+from numpy.typing import NDArray
+
+from workers.checkpoints.synthetic.linear_mimi import activity, coefficients, frame_codes, linear_mimi
+from workers.checkpoints.synthetic.make import MIMI_FILE
+from workers.checkpoints.synthetic.phrases import phrases
+from workers.checkpoints.synthetic.script import script
+from workers.messages import FRAME_SAMPLES, Pcm
+
+Codes = NDArray[np.int32]
+GREETING = phrases()[0]
+CODES = frame_codes(script().halves)[: GREETING.frames]
+
+
+@pytest.fixture(scope="module")
+def mimi(made: Callable[[str], Path]) -> "rustymimi.Tokenizer":
+    return rustymimi.Tokenizer(str(made("script") / MIMI_FILE), num_codebooks=8)
+
+
+def encode(mimi: "rustymimi.Tokenizer", pcm: Pcm) -> Codes:
+    whole = pcm[: len(pcm) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float32)
+    codes: Codes = mimi.encode_step(whole[None, None])[0].T.astype(np.int32)
+    return codes
+
+
+def decode(mimi: "rustymimi.Tokenizer", codes: Codes) -> Pcm:
+    pcm: Pcm = mimi.decode_step(np.ascontiguousarray(codes.T[None].astype(np.uint32)))[0, 0]
+    return pcm
+
+
+def snr_db(wanted: Pcm, got: Pcm) -> float:
+    return float(10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()))
+
+
+def noise(level_db: float, frames: int) -> Pcm:
+    return (np.random.default_rng(0).standard_normal(frames * FRAME_SAMPLES) * 10 ** (level_db / 20)).astype(np.float32)
+
+
+def pink(level_db: float, frames: int) -> Pcm:
+    spectrum = np.fft.rfft(noise(0, frames))
+    samples = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)))
+    level: Pcm = (samples / samples.std() * 10 ** (level_db / 20)).astype(np.float32)
+    return level
+
+
+def tone(level_db: float, frequency_hz: float, frames: int) -> Pcm:
+    seconds = np.arange(frames * FRAME_SAMPLES) / 24_000
+    return (np.sin(2 * np.pi * frequency_hz * seconds) * 10 ** (level_db / 20)).astype(np.float32)
+
+
+def test_it_decodes_a_phrase(mimi: "rustymimi.Tokenizer") -> None:
+    assert snr_db(GREETING.pcm, decode(mimi, CODES)) > 35
+
+
+def test_it_encodes_a_phrase_to_its_own_frame_numbers(mimi: "rustymimi.Tokenizer") -> None:
+    begin, end = 8, 38
+    codes = encode(mimi, GREETING.pcm[begin * FRAME_SAMPLES : end * FRAME_SAMPLES])
+    assert codes.tolist() == CODES[begin:end].tolist()
+    assert codes[:, 0].any()
+
+
+def test_silence_is_code_0_both_ways(mimi: "rustymimi.Tokenizer") -> None:
+    assert not encode(mimi, np.zeros(2 * FRAME_SAMPLES, np.float32)).any()
+    assert np.abs(decode(mimi, np.zeros((2, 8), np.int32))).max() < 2**-16
+
+
+def test_noise_of_the_line_is_silence(mimi: "rustymimi.Tokenizer") -> None:
+    assert not encode(mimi, noise(-46, 30)).any()
+    assert not encode(mimi, pink(-54, 20)).any()
+    assert not encode(mimi, tone(-54, 440, 5)).any()
+
+
+def test_mains_hum_is_silence(mimi: "rustymimi.Tokenizer") -> None:
+    assert not encode(mimi, tone(-46, 50, 5)).any()
+
+
+def test_a_voice_is_active_even_when_faint(mimi: "rustymimi.Tokenizer") -> None:
+    hello = GREETING.pcm[FRAME_SAMPLES : 5 * FRAME_SAMPLES]
+    assert activity(encode(mimi, hello)).all()
+    assert activity(encode(mimi, hello * np.float32(0.1))).all()
+
+
+def test_a_voice_out_of_step_with_the_frames_is_active_too(mimi: "rustymimi.Tokenizer") -> None:
+    shifted = GREETING.pcm[2_620 : 2_620 + 4 * FRAME_SAMPLES] * np.float32(0.3)
+    assert activity(encode(mimi, shifted)).all()
+
+
+def test_a_tone_above_the_threshold_is_active(mimi: "rustymimi.Tokenizer") -> None:
+    assert activity(encode(mimi, tone(-44, 440, 5))).all()
+
+
+def test_a_loud_hiss_above_speech_is_coded_with_what_exists(mimi: "rustymimi.Tokenizer") -> None:
+    codes = encode(mimi, noise(-6, 5))
+    assert activity(codes).all()
+    assert (codes[:, :2] < 1_280).all()
+    assert not codes[:, 2:].any()
+
+
+def test_each_frame_stands_for_itself(mimi: "rustymimi.Tokenizer") -> None:
+    one = decode(mimi, CODES[[9]])
+    decode(mimi, CODES[[30]])
+    assert np.array_equal(decode(mimi, CODES[[9]]), one)
+
+
+def test_faint_halves_of_a_phrase_become_silence() -> None:
+    faint = np.full(FRAME_SAMPLES, 1e-3, np.float32)
+    assert not coefficients(faint).any()
+    assert coefficients(10 * faint).any()
+
+
+def test_more_frames_than_the_codebook_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="1023"):
+        linear_mimi(np.ones((1_024, 2, 256), np.float32))
+
+
+def test_the_official_mimi_loads_it(made: Callable[[str], Path]) -> None:
+    Mimi(mimi_202407(8)).load_pytorch_weights(str(made("script") / MIMI_FILE), strict=True)

@@ -1,0 +1,130 @@
+"""Conversations foretold by the oracle: the table against what the module says of it, word by word."""
+
+import numpy as np
+
+from workers.checkpoints.synthetic.script import (
+    PAUSE_STEPS,
+    Activity,
+    Hearing,
+    Phase,
+    ScriptOracle,
+    State,
+    always,
+    hearings,
+    script,
+    transcript,
+)
+from workers.messages import FRAME_SAMPLES
+
+GREETING, REPLY1, REPLY2, REPLY3 = script().phrases
+TURN = PAUSE_STEPS + 1
+"""Silent frames that end a turn."""
+
+
+def caller(*frames: int) -> Activity:
+    """Silent, speaking, silent, speaking … for so many frames each."""
+    return always([bool(turn % 2) for turn, count in enumerate(frames) for _ in range(count)])
+
+
+def run(*frames: int) -> list[State]:
+    return ScriptOracle().run(caller(*frames))
+
+
+def phases(states: list[State]) -> list[tuple[str, int]]:
+    """Sum the states up: (phase, or name of the phrase spoken; steps)."""
+    names = [script().phrases[s.phrase].name if s.phase is Phase.SPEAK else s.phase.value for s in states]
+    summed: list[tuple[str, int]] = []
+    for name in names:
+        summed[-1:] = [(name, summed[-1][1] + 1)] if summed and summed[-1][0] == name else [*summed[-1:], (name, 1)]
+    return summed
+
+
+def test_a_silent_caller_is_greeted_once() -> None:
+    states = run(200)
+    assert phases(states) == [("greeting", GREETING.frames), ("wait", 200 - GREETING.frames)]
+    assert transcript(states) == GREETING.text
+
+
+def test_the_caller_speaks_and_pauses_and_is_answered() -> None:
+    assert phases(run(100, 10, 100))[1:5] == [
+        ("wait", 101 - GREETING.frames),  # his first frame alone is not heard
+        ("listen", 10),
+        ("pause", PAUSE_STEPS - 1),
+        ("reply1", REPLY1.frames),
+    ]
+
+
+def test_short_pauses_are_bridged() -> None:
+    assert "reply1" not in dict(phases(run(100, 10, TURN - 1, 10, TURN - 1, 10)))
+    assert "reply1" in dict(phases(run(100, 10, TURN - 1, 10, TURN, 1)))
+
+
+def test_replies_come_in_turn_and_round_again() -> None:
+    states = run(80, *[5, 120] * 5)
+    names = [name for name, _ in phases(states)]
+    assert [name for name in names if name.startswith("reply")] == ["reply1", "reply2", "reply3", "reply1", "reply2"]
+    replies = " ".join([REPLY1.text, REPLY2.text, REPLY3.text, REPLY1.text, REPLY2.text])
+    assert transcript(states) == f"{GREETING.text} {replies}"
+
+
+def test_two_active_frames_stop_a_phrase_at_once() -> None:
+    states = run(20, 2, 30)
+    assert phases(states)[:2] == [("greeting", 21), ("listen", 2)]
+    assert phases(states)[3][0] == "reply1"
+    assert transcript(states[:25]) == "Hello, this is Moshi, standing"
+
+
+def test_one_active_frame_stops_nothing() -> None:
+    assert phases(run(20, 1, 10, 1, 100)) == phases(run(132))
+
+
+def test_an_answer_cut_short_is_followed_by_the_next() -> None:
+    states = run(80, 5, 20, 5, 200)
+    assert [name for name, _ in phases(states)] == [
+        "greeting",
+        "wait",
+        "listen",
+        "pause",
+        "reply1",
+        "listen",
+        "pause",
+        "reply2",
+        "wait",
+    ]
+
+
+def test_one_active_frame_in_a_pause_starts_the_count_again() -> None:
+    summed = phases(run(80, 5, 4, 1, 40))
+    assert [name for name, _ in summed[2:7]] == ["listen", "pause", "listen", "pause", "reply1"]
+
+
+def test_a_half_frame_is_heard_with_its_neighbour() -> None:
+    halves = np.zeros((6, 2), bool)
+    halves[2, 1] = halves[3, 0] = True
+    assert [hearing.name for hearing in hearings(halves)] == ["QUIET", "QUIET", "QUIET", "HEARD", "QUIET", "QUIET"]
+
+
+def test_frame_0_is_not_heard_but_by_a_late_engine() -> None:
+    first = always([True, False, False])
+    assert set(hearings(first)) == {Hearing.QUIET}
+    assert list(hearings(first, late_frames=1)) == [Hearing.QUIET, Hearing.MIXED, Hearing.MIXED]
+
+
+def test_a_late_engine_says_the_same_a_step_later() -> None:
+    speaks = caller(100, 5, 70)
+    assert ScriptOracle().run(speaks, late_frames=1)[101:] == ScriptOracle().run(speaks)[100:-1]
+
+
+def test_the_sound_is_the_recording_frame_by_frame() -> None:
+    oracle = ScriptOracle()
+    sound = oracle.sound(oracle.run(caller(80, 5, 80)))
+    begin = (80 + 5 + TURN - 1) * FRAME_SAMPLES
+    assert sound.shape == (165 * FRAME_SAMPLES,)
+    assert np.array_equal(sound[: len(GREETING.pcm)], GREETING.pcm)
+    assert not sound[len(GREETING.pcm) : begin].any()
+    assert np.array_equal(sound[begin : begin + len(REPLY1.pcm)], REPLY1.pcm)
+    assert not oracle.sound([]).size
+
+
+def test_waiting_after_the_greeting_is_kyutais_padding_token() -> None:
+    assert run(200)[-1].token == 3

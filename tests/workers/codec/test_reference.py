@@ -1,0 +1,90 @@
+"""The same codes and the same sound as rustymimi on the same file, from the first frame to past the window's wrap.
+
+One call of 150 frames with every kind of sound in it; 251 keys are 125.5 frames. Minutes of each kind, for every
+library: `reference.py` beside this file.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import rustymimi
+
+from tests.workers.codec.sounds import KINDS, Frames, codes, snr_db, sound
+from workers.codec.calls import Decoder, Encoder
+from workers.codec.choose import make_decoder, make_encoder
+from workers.codec.mlx_step import MlxStep
+from workers.codec.numpy_step import NumpyStep
+from workers.messages import CodeArray, Slot
+
+FRAMES = 150
+WRAP = 124
+SLOT = Slot(1)
+
+
+class Reference(NamedTuple):
+    """A call as rustymimi has it: what is said and its codes, what Moshi says and its sound."""
+
+    said: Frames
+    codes: CodeArray
+    answer: CodeArray
+    heard: Frames
+
+
+@pytest.fixture(scope="module")
+def reference(mimi: Path) -> Reference:
+    said = np.concatenate([sound(kind, count) for kind, count in zip(KINDS, (40, 30, 20, 60), strict=True)])
+    tokenizer = rustymimi.Tokenizer(str(mimi), num_codebooks=8)
+    encoded = [tokenizer.encode_step(frame[None, None])[0, :, 0].astype(np.int32) for frame in said]
+    answer = np.concatenate([encoded[: FRAMES // 2], codes(FRAMES - FRAMES // 2)])
+    heard = [tokenizer.decode_step(frame.astype(np.uint32)[None, :, None])[0, 0] for frame in answer]
+    return Reference(said, np.array(encoded), answer, np.array(heard))
+
+
+def encoded(encoder: Encoder, frames: Frames) -> CodeArray:
+    return np.array([encoder.encode({SLOT: frame})[SLOT] for frame in frames], np.int32)
+
+
+def decoded(decoder: Decoder, frames: CodeArray) -> Frames:
+    return np.array([decoder.decode({SLOT: frame})[SLOT] for frame in frames], np.float32)
+
+
+def test_numpy_gives_the_codes_of_rustymimi(encoder: Encoder, reference: Reference) -> None:
+    encoder.open(SLOT)
+    assert encoded(encoder, reference.said).tolist() == reference.codes.tolist()
+
+
+def test_numpy_gives_the_sound_of_rustymimi(decoder: Decoder, reference: Reference) -> None:
+    decoder.open(SLOT)
+    assert snr_db(reference.heard, decoded(decoder, reference.answer)) > 100
+
+
+def hand_over(old: Encoder | Decoder, new: Encoder | Decoder) -> None:
+    """Let a codec on MLX go on where one on numpy stands."""
+    before, after = old._step, new._step
+    assert isinstance(before, NumpyStep)
+    assert isinstance(after, MlxStep)
+    state = before._state
+    after._position[:] = state.position
+    after._tails = mx.array(state.tails)
+    after._keys, after._values = ([mx.array(layer) for layer in layers] for layers in (state.keys, state.values))
+
+
+def test_mlx_gives_the_codes_of_rustymimi(mimi: Path, encoder: Encoder, reference: Reference) -> None:
+    on_mlx = make_encoder("mlx", mimi, encoder.slots)
+    assert encoded(on_mlx, reference.said[:4]).tolist() == reference.codes[:4].tolist()
+    encoder.open(SLOT)
+    encoded(encoder, reference.said[:WRAP])
+    hand_over(encoder, on_mlx)
+    assert encoded(on_mlx, reference.said[WRAP : WRAP + 4]).tolist() == reference.codes[WRAP : WRAP + 4].tolist()
+
+
+def test_mlx_gives_the_sound_of_rustymimi(mimi: Path, decoder: Decoder, reference: Reference) -> None:
+    on_mlx = make_decoder("mlx", mimi, decoder.slots)
+    assert snr_db(reference.heard[:4], decoded(on_mlx, reference.answer[:4])) > 100
+    decoder.open(SLOT)
+    decoded(decoder, reference.answer[:WRAP])
+    hand_over(decoder, on_mlx)
+    assert snr_db(reference.heard[WRAP : WRAP + 4], decoded(on_mlx, reference.answer[WRAP : WRAP + 4])) > 100

@@ -1,0 +1,77 @@
+"""Checkpoints from Hugging Face: only the files that are needed, with progress in bytes."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+from workers.checkpoints.locate import CONFIG, CheckpointError, Progress, names_wanted, read_config
+
+
+def fetch(repo: str, progress: Progress, quantize: int | None = None) -> Path:
+    """Return the folder in Hugging Face's cache that holds the checkpoint, downloading what is not there yet.
+
+    Without a network, what an earlier start has downloaded is used. Raises CheckpointError.
+    """
+    setting = f"MOSHI_CHECKPOINT=hf://{repo}"
+    try:
+        return _download(repo, progress, quantize)
+    except GatedRepoError as error:
+        raise CheckpointError(f"{setting}: gated; accept its licence on huggingface.co and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(f"{setting}: no such repository (or a private one: set HF_TOKEN)") from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{setting}: not a repository name; write hf://owner/repo") from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{setting}: Hugging Face answered with an error ({_line(error)}); try again") from error
+    except (NetworkError, OSError) as error:
+        return _cached(repo, setting, error)
+
+
+def _download(repo: str, progress: Progress, quantize: int | None) -> Path:
+    present = [sibling.rfilename for sibling in HfApi().model_info(repo, timeout=10).siblings or []]
+    bar = _bar(progress)
+    config = Path(hf_hub_download(repo, CONFIG, tqdm_class=bar)) if CONFIG in present else None
+    names = names_wanted(read_config(config), present, quantize)
+    for name in names:
+        if name not in present:
+            raise CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: the repository has no {name}; name another one")
+    return [Path(hf_hub_download(repo, name, tqdm_class=bar)).parent for name in names][0]  # noqa: RUF015
+
+
+def _cached(repo: str, setting: str, cause: Exception) -> Path:
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        hint = "check the network, or name a folder that holds the checkpoint"
+        raise CheckpointError(f"{setting}: cannot be reached ({_line(cause)}); {hint}") from cause
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _bar(progress: Progress) -> type[Any]:
+    """Return a tqdm that reports instead of drawing."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, desc: str = "", **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+            self.file = desc
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            progress(self.file, int(self.n), int(self.total or 0))
+            return None
+
+    return Bar
