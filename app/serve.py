@@ -16,10 +16,10 @@ from app.server import Service
 from app.service.rehearsal import RehearsalFailed
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
-from app.twilio.loan_note import LoanNote
-from app.twilio.number import NumberOnLoan, NumberRefused
+from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
+from app.twilio.saved_webhook import SavedWebhook
 from app.web.listener import listen
 from workers.lines import flush_lines
 from workers.messages import Progress
@@ -88,8 +88,8 @@ async def _run(
 def _number(settings: Settings, service: Service) -> NumberKeeper | None:
     if not settings.set_number:
         return None
-    note = LoanNote(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
-    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number, note)
+    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
     return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
 
 
