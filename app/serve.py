@@ -61,6 +61,7 @@ def serve(settings: Settings) -> int:
     """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
     display = ProgressDisplay(Console(stderr=True))
     try:
+        settings.require_host()
         settings.require_safe()
         manager = read_service_manager()
         cloudflared = find_cloudflared() if settings.tunnel else None
@@ -100,6 +101,8 @@ def _tell_what_runs(settings: Settings) -> None:
     log.info("the operator's page is at %s/", settings.local_url)
     if is_quick_tunnel and settings.public_url:
         log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+    for name, doubt in settings.doubts.items():
+        log.warning("%s: %s; copy it from the Twilio console", name, doubt)
     public = urlsplit(settings.base_url)
     if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
         log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)

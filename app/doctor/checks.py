@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +91,11 @@ def _version(name: str) -> str | None:
 
 def _port(settings: Settings) -> Iterator[Finding]:
     try:
+        settings.require_host()
+    except SettingsError as error:
+        yield Finding(Level.PROBLEM, "HOST", str(error), "MOSHI_BRIDGE_HOST=127.0.0.1 moshi-bridge serve")
+        return
+    try:
         listen(settings).close()
     except SettingsError as error:
         if running_service(settings):
@@ -103,20 +107,20 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 
 def _twilio(settings: Settings) -> Iterator[Finding]:
-    if settings.auth_tokens:
-        yield Finding(Level.GOOD, "TWILIO_AUTH_TOKEN", "set; what Twilio did not sign is refused")
-    else:
-        yield Finding(Level.NOTE, "TWILIO_AUTH_TOKEN", "not set: simulated calls only", "copy it from the console")
-    yield _pattern("TWILIO_ACCOUNT_SID", settings.twilio_account_sid, r"AC[0-9a-fA-F]{32}", "AC and 32 hex digits")
-    yield _pattern("TWILIO_PHONE_NUMBER", settings.twilio_phone_number, r"\+[1-9]\d{6,14}", "like +15551234567")
+    yield _given(settings, "TWILIO_AUTH_TOKEN", Level.NOTE, "set; what Twilio did not sign is refused")
+    if settings.twilio_auth_token_secondary:
+        yield _given(settings, "TWILIO_AUTH_TOKEN_SECONDARY", Level.NOTE, "set; accepted as well")
+    yield _given(settings, "TWILIO_ACCOUNT_SID", Level.PROBLEM, "set")
+    yield _given(settings, "TWILIO_PHONE_NUMBER", Level.PROBLEM, "set")
 
 
-def _pattern(name: str, value: str, pattern: str, shape: str) -> Finding:
-    if not value:
-        return Finding(Level.NOTE, name, "not set: no real calls", f"put it into .env, {shape}")
-    if re.fullmatch(pattern, value):
-        return Finding(Level.GOOD, name, "set")
-    return Finding(Level.PROBLEM, name, "malformed", f"it must be {shape}")
+def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
+    """Tell whether a value from the Twilio console is there, and whether it can be one."""
+    if not getattr(settings, name.lower()):
+        return Finding(Level.NOTE, name, "not set: no real calls", "copy it from the Twilio console into .env")
+    if doubt := settings.doubts.get(name):
+        return Finding(level_of_doubt, name, doubt, "copy it from the Twilio console")
+    return Finding(Level.GOOD, name, meaning)
 
 
 def _public_url(settings: Settings) -> Finding:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.config import Settings, SettingsError, is_loopback
+from app.setting_sources import PREFIX
 
 PROGRAM = "cloudflared"
 USER_CONFIG = Path("~/.cloudflared/config.yml")
@@ -46,7 +47,7 @@ def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> di
     kept = {
         name: value
         for name, value in environment.items()
-        if name.upper() not in ours and not name.upper().startswith("TUNNEL_")
+        if name.upper() not in ours and not name.upper().startswith((PREFIX, "TUNNEL_"))
     }
     return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
 
