@@ -460,11 +460,10 @@ def _one_line_each(error: ValidationError, found: Mapping[str, Found]) -> str:
     """Return a line for each setting that is wrong; one that may be of several kinds is told them all."""
     reasons: dict[str, list[str]] = {}
     for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
+        name = str(item["loc"][0]).upper() if item["loc"] else "settings"
         reasons.setdefault(name, []).append(item["msg"].removeprefix("Value error, "))
     return "\n".join(
-        f"{name.upper() if name in Settings.model_fields else name}: {'; or '.join(wrong)}{_from(found.get(name))}"
-        for name, wrong in reasons.items()
+        f"{name}: {'; or '.join(wrong)}{_from(found.get(name.lower()))}" for name, wrong in reasons.items()
     )
 
 

@@ -27,6 +27,7 @@ FLUSH_WITHIN_S = 1.0
 LOGGERS = ("app", "workers", "scripts")
 """Ours: others are asked for warnings alone, because what they tell at DEBUG holds headers, numbers and statements."""
 _NUMBER = re.compile(r"(\+|%2[Bb])\d{3,11}(?=\d{4}(?!\d))")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 _BREAKS = {code: f"\\u{code:04x}" for code in (127, 0x85, 0x2028, 0x2029)}
 """Ends of lines to some, though not to JSON."""
@@ -41,11 +42,16 @@ class LineFormat(StrEnum):
     JSON = "json"
 
 
+def mask_userinfo(text: str) -> str:
+    """Return a text with user and password of each URL in it hidden."""
+    return _USERINFO.sub(f"{HIDDEN}@", text)
+
+
 def hiding(secrets: Iterable[str]) -> Hide:
-    """Return what takes these secrets, and all but the last digits of phone numbers, out of a text."""
+    """Return what takes these secrets, users and passwords in URLs, and the first digits of numbers out of a text."""
     known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, known)) or r"(?!)")
-    return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, text))
+    return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, mask_userinfo(text)))
 
 
 class _Lines(logging.Formatter):

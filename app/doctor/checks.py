@@ -18,6 +18,7 @@ from app.doctor.finding import Finding, Level
 from app.doctor.storage import examine_storage
 from app.doctor.tunnel import examine_tunnel, running_service
 from app.web.listener import listen
+from workers.lines import mask_userinfo
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 SURVEY_WITHIN_S = 120
@@ -51,9 +52,9 @@ def report(settings: Settings) -> int:
     problems = 0
     for finding in examine(settings):
         problems += finding.level is Level.PROBLEM
-        advice = f" [dim]→ {escape(finding.advice)}[/]" if finding.advice else ""
+        advice = f" [dim]→ {escape(mask_userinfo(finding.advice))}[/]" if finding.advice else ""
         mark = f"[{styles[finding.level]}]{finding.level:8}[/]"
-        _print(console, mark, f"{finding.subject:22}", f"{escape(finding.found)}{advice}")
+        _print(console, mark, f"{finding.subject:22}", f"{escape(mask_userinfo(finding.found))}{advice}")
     return 1 if problems else 0
 
 

@@ -11,6 +11,7 @@ import asyncio
 from app.log import mask_number
 from app.twilio.rest import Number, NumberSid, TwilioRest
 from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
+from app.twilio.signature import same_url
 
 VOICE_PATH, STATUS_PATH = "/twilio/voice", "/twilio/status"
 
@@ -46,8 +47,8 @@ def obstacle(number: Number | None, phone_number: str) -> str | None:
 
 def restored(now: Destination, pointed: Pointed) -> Destination:
     """Return where the number leads once we are gone: each value as it was before, if its URL is ours."""
-    voice = pointed.before.voice if now.voice.url == pointed.ours.voice.url else now.voice
-    status = pointed.before.status if now.status.url == pointed.ours.status.url else now.status
+    voice = pointed.before.voice if same_url(now.voice.url, pointed.ours.voice.url) else now.voice
+    status = pointed.before.status if same_url(now.status.url, pointed.ours.status.url) else now.status
     return Destination(voice, status)
 
 
