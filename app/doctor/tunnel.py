@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,10 +37,10 @@ def running_service(settings: Settings) -> dict[str, Any] | None:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(f"{settings.local_url}/api/public", timeout=ANSWER_WITHIN_S) as answer:
             said = json.load(answer)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError, RecursionError):
         return None
     known = isinstance(said, dict) and {"base_url", "open", "service"} <= said.keys()
-    return said if known else None
+    return said if known and isinstance(said["base_url"], str) else None
 
 
 def _cloudflared(settings: Settings) -> Finding:
