@@ -22,18 +22,15 @@ def tunnel(**settings: object) -> Settings:
 
 
 def test_a_quick_tunnel_leads_to_host_and_port() -> None:
+    where = ["--config", "/dev/null", "--url", "http://127.0.0.1:5007"]
     assert tunnel_command(tunnel(port=5007), "cloudflared", 6000) == (
-        ["cloudflared", "tunnel", "--url", "http://127.0.0.1:5007", "--no-autoupdate", "--metrics", "127.0.0.1:6000"]
+        ["cloudflared", "tunnel", *where, "--no-autoupdate", "--metrics", "127.0.0.1:6000"]
     )
 
 
-def test_a_configuration_of_the_operators_is_kept_from_a_quick_tunnel(home: Path) -> None:
-    (home / ".cloudflared").mkdir()
-    (home / ".cloudflared" / "config.yml").touch()
-    command = tunnel_command(tunnel(), "cloudflared", 6000)
-    assert command[2:4] == ["--config", "/dev/null"]
+def test_a_named_tunnel_keeps_its_operators_configuration() -> None:
     named = tunnel_command(tunnel(tunnel_name="phone", public_url=PUBLIC), "cloudflared", 6000)
-    assert "--config" not in named, "a named tunnel needs its credentials"
+    assert "--config" not in named
 
 
 def test_a_named_tunnel_is_run_by_its_name() -> None:
@@ -54,6 +51,10 @@ def test_cloudflared_learns_nothing_of_our_settings_and_takes_no_options_from_th
         "TWILIO_AUTH_TOKEN": TOKEN,
         "TUNNEL_NAME": "x",
         "TUNNEL_URL": "y",
+        "TUNNEL_CONFIG": "/home/me/another.yml",
+        "tunnel_hostname": "another.example.com",
+        "MOSHI_BRIDGE_TWILIO_AUTH_TOKEN": TOKEN,
+        "MOSHI_BRIDGE_PORT": "5002",
     }
     assert tunnel_environment(tunnel(), shell) == {"PATH": "/bin", "HTTPS_PROXY": "http://proxy"}
 
