@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from hmac import compare_digest
 
@@ -34,11 +35,19 @@ PAGE_SIZE = 50
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass
+class Held:
+    """An answer that waits for its release; `reached` tells that there is one."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class RestStandIn:
     """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
 
-    `faults` are answered first, by what is asked, in order; what is `held` is answered, though carried out, only when
-    its event is set. `callees` are who answers at a number.
+    `faults` are answered first, by what is asked, in order; the answer to what is `held` waits, though it is carried
+    out. `callees` are who answers at a number.
     """
 
     def __init__(self, account: Account, dial_url: str | None = None) -> None:
@@ -47,7 +56,7 @@ class RestStandIn:
         self.callees: dict[str, Callee] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.asked: list[tuple[str, list[tuple[str, str]]]] = []
-        self.held: dict[str, asyncio.Event] = {}
+        self.held: dict[str, Held] = {}
         self.clock_ahead_s = 0.0
         self.page_size = PAGE_SIZE
         self._dial_url = dial_url
@@ -98,8 +107,9 @@ class RestStandIn:
             answer = await handler(request)
         except web.HTTPNotFound:
             return _refuse(request, NOT_FOUND)
-        if asked in self.held:
-            await self.held[asked].wait()
+        if held := self.held.get(asked):
+            held.reached.set()
+            await held.release.wait()
         return _refuse(request, fault) if fault else answer
 
     def _knows(self, authorization: str) -> bool:

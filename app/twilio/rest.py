@@ -140,6 +140,8 @@ class TwilioRest:
         self._door = RestDoor(api_url or API_URL)
         self._client = Client(account_sid, auth_token, http_client=self._door)
         self._account_sid, self._sleep = account_sid, sleep
+        self.repeats_orders = True
+        """Whether an order (a call, a redirect) that Twilio turned away for a moment is given again."""
 
     async def place_call(self, request: CallRequest) -> RestCall:
         """Have Twilio call somebody. The call is queued then, not ringing yet."""
@@ -172,13 +174,15 @@ class TwilioRest:
         """Have a call that is on, or in a queue, fetch its TwiML anew, at `url`."""
         await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), harmless=False)
 
-    async def hang_up(self, call_sid: CallSid) -> None:
-        """End a call, also one that is queued or ringing; one that is over already is none to end."""
+    async def hang_up(self, call_sid: CallSid) -> bool:
+        """End a call, also one that is queued or ringing; return False if it was over already."""
         try:
             await self._do(lambda: self._client.calls(call_sid).update(status=CallStatus.COMPLETED.value))
         except RestError as error:
             if error.code != NOT_IN_PROGRESS:
                 raise
+            return False
+        return True
 
     async def account(self) -> Account:
         """Return what kind of account this is."""
@@ -234,9 +238,12 @@ class TwilioRest:
                 wait_s = retry_wait_s(error, attempt, harmless, random.random())  # noqa: S311 - no secret
                 if wait_s is None:
                     raise
+                refusal = error
             except (TwilioException, ValueError, TypeError, AttributeError, LookupError) as error:
                 raise unlike_twilio(self._door.host) from error
             await self._sleep(wait_s)
+            if not harmless and not self.repeats_orders:
+                raise refusal
             attempt += 1
 
 
