@@ -31,9 +31,13 @@ def main() -> None:
     cli()
 
 
-def _settings(**overrides: object) -> Settings:
+def _settings(url: str | None = "", **overrides: object) -> Settings:
+    """Read the settings; with `url` None the command asks the service at HOST and PORT. Ends the command if wrong."""
     try:
-        return read_settings(**overrides)
+        settings = read_settings(**overrides)
+        if url is None:
+            settings.require_host()
+        return settings
     except SettingsError as error:
         for line in str(error).splitlines():
             print(f"moshi-bridge: {line}", file=sys.stderr)
@@ -81,7 +85,7 @@ def drain(
     """Have the running service take no more calls, and stop when those that are on have ended."""
     from app.commands.drain import run_drain
 
-    raise typer.Exit(run_drain(_settings(), url, seconds, wait))
+    raise typer.Exit(run_drain(_settings(url), url, seconds, wait))
 
 
 @cli.command()
@@ -124,7 +128,7 @@ def simulate(
     from app.commands.simulate import Simulation, run_simulation
 
     wanted = Simulation(url, calls, audio, seconds, _scenario(scenario), wav, json_file, picture)
-    raise typer.Exit(run_simulation(_settings(), wanted))
+    raise typer.Exit(run_simulation(_settings(url), wanted))
 
 
 calls = typer.Typer(help="The calls that were, from the call log, and those that are on.")
@@ -164,7 +168,7 @@ def calls_top(
     """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
     from app.commands.calls_top import run_top
 
-    raise typer.Exit(run_top(_settings(), url, once))
+    raise typer.Exit(run_top(_settings(url), url, once))
 
 
 @cli.command()

@@ -3,16 +3,19 @@
 import ipaddress
 import logging
 import re
+import socket
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.call.screening import parse_patterns
 from app.log import LogFormat
+from app.setting_sources import PREFIX, Found, find_values
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,9 @@ class RecordCalls(StrEnum):
 OPERATOR_TOKEN_LENGTH = 16
 """A shorter one could be guessed."""
 
-_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
+AUTH_TOKEN = re.compile(r"[0-9a-fA-F]{32}")
 _SAMPLING = (
     "text_temperature",
     "text_top_k",
@@ -70,7 +75,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Everything that can be set, from the environment or from `.env`; frozen once read."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    _found: dict[str, Found] = PrivateAttr(default_factory=dict)
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 5001
@@ -210,6 +217,18 @@ class Settings(BaseSettings):
         bool, Field(description="point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends")
     ] = False
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `read_settings` has found, and nothing else."""
+        return (init_settings,)
+
     @field_validator("public_url", "twilio_api_url", "traces_endpoint")
     @classmethod
     def _is_base_url(cls, url: str) -> str:
@@ -219,7 +238,22 @@ class Settings(BaseSettings):
             raise ValueError("must be http(s)://host[:port][/prefix]")
         if parts.path.rstrip("/").endswith("/twilio/voice"):
             raise ValueError("must end before /twilio/voice, which is added")
-        return url.rstrip("/")
+        return parts.geturl().rstrip("/")
+
+    @field_validator("twilio_account_sid")
+    @classmethod
+    def _may_be_an_account_sid(cls, sid: str) -> str:
+        if sid and not (sid.isascii() and sid.isalnum() and sid.startswith("AC")):
+            kind = " (SK… is an API key's)" if sid.startswith("SK") else ""
+            raise ValueError(f"must be AC and 32 hex digits, from the Twilio console{kind}")
+        return sid
+
+    @field_validator("twilio_auth_token", "twilio_auth_token_secondary")
+    @classmethod
+    def _may_be_a_token(cls, token: str) -> str:
+        if not token.isascii() or not token.isprintable() or any(letter in token for letter in " \"'"):
+            raise ValueError("must be 32 hex digits, from the Twilio console; it holds a space, a quote or the like")
+        return token
 
     @field_validator("allowed_callers", "blocked_callers")
     @classmethod
@@ -271,7 +305,7 @@ class Settings(BaseSettings):
         needed = ("twilio_account_sid", "twilio_auth_token", "twilio_phone_number")
         if self.set_number and (missing := [name.upper() for name in needed if not getattr(self, name)]):
             raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
-        if self.set_number and not _E164.fullmatch(self.twilio_phone_number):
+        if self.set_number and not E164.fullmatch(self.twilio_phone_number):
             raise ValueError("SET_NUMBER needs TWILIO_PHONE_NUMBER with + and country code, like +15551234567")
         if self.set_number and not self.tunnel and is_loopback(urlsplit(self.base_url).hostname or ""):
             raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
@@ -313,11 +347,38 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be seen: the settings that are not shown, and the password in DATABASE_URL."""
-        names = {name for name, field in Settings.model_fields.items() if not field.repr} - {"database_url"}
-        hidden = [*(str(getattr(self, name)) for name in sorted(names)), *self.trace_headers.values()]
-        password = urlsplit(self.database_url).password if "://" in self.database_url else None
-        return (*filter(None, hidden), *((password, unquote(password)) if password else ()))
+        """What must never be seen: the settings that are not shown, and the passwords in URLs; a URL itself is none."""
+        texts = {name: str(getattr(self, name)) for name in Settings.model_fields}
+        kept = [text for name, text in texts.items() if not Settings.model_fields[name].repr and text != "off"]
+        hidden = [text for text in kept if "://" not in text]
+        passwords = [password for text in texts.values() for password in _passwords(text)]
+        return tuple(filter(None, (*hidden, *self.trace_headers.values(), *passwords, *map(unquote, passwords))))
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """What is wrong with values that Twilio cannot have given, though nothing is refused for it; by name."""
+        shapes = (
+            ("twilio_account_sid", ACCOUNT_SID, "AC and 32 hex digits"),
+            ("twilio_auth_token", AUTH_TOKEN, "32 hex digits"),
+            ("twilio_auth_token_secondary", AUTH_TOKEN, "32 hex digits"),
+            ("twilio_phone_number", E164, "+ and country code, like +15551234567"),
+        )
+        return {
+            name.upper(): f"it should be {shape}, and is not{self.origin(name)}"
+            for name, pattern, shape in shapes
+            if (value := getattr(self, name)) and not pattern.fullmatch(value)
+        }
+
+    def origin(self, name: str) -> str:
+        """Return where the value of a setting was found, in brackets after a space; "" for a default or an option."""
+        return _from(self._found.get(name))
+
+    def require_host(self) -> None:
+        """Raise SettingsError if HOST is no address and no name of one."""
+        try:
+            socket.getaddrinfo(self.host, None)
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"HOST={self.host} is no address of this machine{self.origin('host')}") from error
 
     @property
     def checks_signatures(self) -> bool:
@@ -362,8 +423,9 @@ class Settings(BaseSettings):
             )
         for name, host in (("PUBLIC_URL", urlsplit(self.base_url).hostname or ""), ("HOST", self.host)):
             if not is_loopback(host):
+                origin = self.origin("public_url" if self.public_url and name == "PUBLIC_URL" else "host")
                 raise SettingsError(
-                    f"{missing}, but {name}={host} can be reached from outside: anyone could place calls. "
+                    f"{missing}, but {name}={host} can be reached from outside{origin}: anyone could place calls. "
                     "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
                 )
 
@@ -387,26 +449,54 @@ def read_service_manager() -> ServiceManager:
     try:
         return ServiceManager()
     except ValidationError as error:
-        raise SettingsError(_one_line_each(error)) from error
+        raise SettingsError(_one_line_each(error, {})) from error
 
 
 def read_settings(**overrides: object) -> Settings:
     """Read the settings; `overrides` (lower-case names) go before the environment. Raises SettingsError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    found: dict[str, Found] = {}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        found = {name: one for name, one in find_values(Settings).items() if name not in given}
+        settings = Settings(**{name: one.value for name, one in found.items()}, **given)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError(_one_line_each(error)) from error
+        raise SettingsError(_one_line_each(error, found)) from error
     except UnicodeDecodeError as error:
         raise SettingsError(".env: is not UTF-8; save it as plain UTF-8 text") from error
+    settings._found.update(found)
+    return settings
 
 
-def _one_line_each(error: ValidationError) -> str:
+def _one_line_each(error: ValidationError, found: Mapping[str, Found]) -> str:
     """Return a line for each setting that is wrong; one that may be of several kinds is told them all."""
     reasons: dict[str, list[str]] = {}
     for item in error.errors():
         name = str(item["loc"][0]).upper() if item["loc"] else "settings"
         reasons.setdefault(name, []).append(item["msg"].removeprefix("Value error, "))
-    return "\n".join(f"{name}: {'; or '.join(wrong)}" for name, wrong in reasons.items())
+    return "\n".join(
+        f"{name}: {'; or '.join(wrong)}{_from(found.get(name.lower()))}" for name, wrong in reasons.items()
+    )
+
+
+def _from(found: Found | None) -> str:
+    """Return where a value was found and what wins over it, in brackets; "" if it was given to the command."""
+    if found is None:
+        return ""
+    if found.name.startswith(PREFIX):
+        return f" ({found.name} is set in {found.place})"
+    return f" (set in {found.place}; {PREFIX}{found.name} wins over it)"
+
+
+def _passwords(url: str) -> list[str]:
+    """Return the passwords in a URL, as they are written there: before the host and in the query."""
+    if "://" not in url:
+        return []
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return []
+    asked = [part.partition("=") for part in parts.query.split("&")]
+    return [parts.password or "", *(value for name, _, value in asked if "password" in name.lower())]
 
 
 def is_loopback(host: str) -> bool:
@@ -424,6 +514,8 @@ def example_env() -> str:
     parts = [
         "# Copy to .env. Fill in a line and take the # before it away: what stays is its default.\n"
         "# Real calls need TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, TWILIO_PHONE_NUMBER, and a tunnel or PUBLIC_URL.\n"
+        "# MOSHI_BRIDGE_ before a name (MOSHI_BRIDGE_HOST=…), here or in the environment, wins over the plain name,\n"
+        "# which another program may have set: conda exports HOST.\n"
     ]
     for name, field in Settings.model_fields.items():
         parts.append(f"\n# {field.description}\n# {name.upper()}={_env_value(field.default)}\n")

@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 
 from app.server import Service
+from workers.lines import mask_userinfo
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ def _status(service: Service) -> str:
         return f"the pipeline is being started again ({service.switchboard.pipeline})"
     if not service.public.is_open:
         return "the tunnel is not open"
-    return f"{service.switchboard.free_slots} of {service.supervisor.slots} slots free, at {service.public.base_url}"
+    where = mask_userinfo(service.public.base_url)
+    return f"{service.switchboard.free_slots} of {service.supervisor.slots} slots free, at {where}"
 
 
 async def tell_systemd(service: Service, address: str, watchdog_s: float) -> None:

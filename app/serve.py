@@ -17,10 +17,10 @@ from app.server import Service
 from app.service.self_test import SelfTestFailed
 from app.tunnel.command import find_cloudflared
 from app.tunnel.number import NumberKeeper
-from app.twilio.loan_note import LoanNote
-from app.twilio.number import NumberOnLoan, NumberRefused
+from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError
+from app.twilio.saved_webhook import SavedWebhook
 from app.web.listener import listen
 from workers.lines import flush_logging
 from workers.messages import Progress
@@ -62,6 +62,7 @@ def serve(settings: Settings) -> int:
     """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
     display = ProgressDisplay(Console(stderr=True))
     try:
+        settings.require_host()
         settings.require_safe()
         manager = read_service_manager()
         cloudflared = find_cloudflared() if settings.tunnel else None
@@ -93,8 +94,8 @@ async def _run(
 def _number(settings: Settings, service: Service) -> NumberKeeper | None:
     if not settings.set_number:
         return None
-    note = LoanNote(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
-    number = NumberOnLoan(open_rest(settings), settings.twilio_phone_number, note)
+    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
     return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
 
 
@@ -105,6 +106,8 @@ def _tell_what_runs(settings: Settings) -> None:
     log.info("the operator's page is at %s/", settings.local_url)
     if is_quick_tunnel and settings.public_url:
         log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+    for name, doubt in settings.doubts.items():
+        log.warning("%s: %s; copy it from the Twilio console", name, doubt)
     public = urlsplit(settings.base_url)
     if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
         log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)

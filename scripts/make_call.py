@@ -1,24 +1,19 @@
 """The command `make-call`: Moshi calls somebody."""
 
 import asyncio
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from app.commands.outbound import (
-    ExitStatus,
-    Machine,
-    NotReady,
-    OutboundCall,
-    Verdict,
-    Wish,
-    call_request,
-    checked,
-    masked_fields,
-    require_ready,
-)
+from app.commands.bridge import NotReady, find_bridge
+from app.commands.outbound import ExitStatus, Machine, Verdict, Wish, call_request, checked, masked_fields
+from app.commands.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
 from app.log import LogLevel, start_logging
 from app.signals import stop_signals
@@ -27,8 +22,9 @@ from app.twilio.rest_door import RestError
 
 EXITS = (
     "Exit status: 0 answered and completed; 1 failed, or refused by Twilio; 2 settings or number are wrong; 3 the "
-    "bridge is not ready or cannot be reached; 4 busy; 5 no answer; 6 an answering machine answered; 130 stopped with "
-    "Ctrl-C, which hangs up."
+    "bridge is not ready or cannot be reached; 4 busy; 5 no answer; 6 an answering machine answered; 7 unknown: the "
+    "call may ring or be on, which the last line says; 8 answered, but the bridge had no free slot; 130 stopped by "
+    "Ctrl-C, SIGTERM or SIGHUP: the call was hung up, was over, or was never placed."
 )
 WORDS = {
     CallStatus.QUEUED: "queued",
@@ -48,7 +44,13 @@ def main() -> None:
 
 @cli.command(epilog=EXITS)
 def make_call(
-    number: Annotated[str, typer.Argument(help="Whom to call, like +15551234567.")],
+    number: Annotated[
+        str,
+        typer.Argument(
+            help="Whom to call, like +15551234567. An extension (x123, ;ext=123, or after pauses: ,,123, ww123) is "
+            "dialled once it is answered."
+        ),
+    ],
     from_number: Annotated[
         str | None, typer.Option("--from", help="The number to call from (TWILIO_PHONE_NUMBER).")
     ] = None,
@@ -86,10 +88,22 @@ def make_call(
     except RestError as error:
         outcome = Verdict(ExitStatus.FAILED, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        outcome = Verdict(ExitStatus.STOPPED, "stopped")
-    for line in outcome.sentence.splitlines():
-        print(f"make-call: {line}", file=sys.stderr if outcome.status else sys.stdout)
+        outcome = Verdict(ExitStatus.STOPPED, "stopped before the call was placed")
+    _tell(outcome)
     raise typer.Exit(outcome.status)
+
+
+def _tell(outcome: Verdict) -> None:
+    """Print what came of it; a terminal that is gone does not change the exit status."""
+    try:
+        for line in outcome.sentence.splitlines():
+            print(f"make-call: {line}", file=sys.stderr if outcome.status else sys.stdout)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _show_request(settings: Settings, wish: Wish) -> Verdict:
@@ -101,30 +115,67 @@ def _show_request(settings: Settings, wish: Wish) -> Verdict:
 
 
 async def _call(settings: Settings, wish: Wish) -> Verdict:
-    """Check the bridge, place the call, show every status once and the seconds that it lasts."""
-    from rich.console import Console
-
-    this = asyncio.current_task()
-    assert this
-    for number in stop_signals():
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
+    signals = Signals()
     rest = open_rest(settings)
-    call = OutboundCall(rest, call_request(wish, await require_ready(settings)))
+    bridge = await find_bridge(settings)
+    call = OutboundCall(rest, call_request(wish, bridge.base_url), refusal=bridge.refusal)
+    outcome: Verdict | None = None
+    try:
+        with _showing() as show:
+            outcome = await _run_or_stop(call, show, signals)
+    except OSError:  # of the terminal, which may be gone
+        if outcome is None:
+            raise
+    if signals.seen > 1:
+        _tell(outcome)
+        os._exit(outcome.status)  # a request in a thread would be waited for
+    return outcome
+
+
+async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> Verdict:
+    try:
+        return await call.run(show)
+    except asyncio.CancelledError:
+        if signals.seen > 1:
+            return call.give_up()
+        try:
+            return await call.stop()
+        except asyncio.CancelledError:
+            return call.give_up()
+
+
+class Signals:
+    """Has signals cancel this task and counts them; not those that are ignored, as SIGHUP is under nohup."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task
+        for number in stop_signals():
+            loop.add_signal_handler(number, self._cancel, task)
+
+    def _cancel(self, task: "asyncio.Task[object]") -> None:
+        self.seen += 1
+        task.cancel()
+
+
+@contextlib.contextmanager
+def _showing() -> Iterator[Callable[[RestCall], None]]:
+    """Yield what shows every status once and the seconds that it lasts; a terminal that is gone stops nothing."""
     console, began_s = Console(highlight=False), time.monotonic()
     shown: list[CallStatus] = []
     with console.status("placing the call …") as line:
 
         def show(seen: RestCall) -> None:
             word = WORDS.get(seen.status, seen.status)
-            if seen.status not in shown:
-                console.print(f"{word} ({seen.sid})" if not shown else word, soft_wrap=True)
-                shown.append(seen.status)
-            line.update(f"{word} … {time.monotonic() - began_s:.0f} s")
+            with contextlib.suppress(OSError):
+                if seen.status not in shown:
+                    console.print(f"{word} ({seen.sid})" if not shown else word, soft_wrap=True)
+                    shown.append(seen.status)
+                line.update(f"{word} … {time.monotonic() - began_s:.0f} s")
 
-        try:
-            return await call.run(show)
-        except asyncio.CancelledError:  # Ctrl-C; nothing is above this to be told but the exit status
-            return Verdict(ExitStatus.STOPPED, await call.stop())
+        yield show
 
 
 if __name__ == "__main__":

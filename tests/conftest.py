@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from app.config import Settings
+from app.setting_sources import PREFIX
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
@@ -17,7 +18,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")  # the same e
 
 def pytest_configure() -> None:
     ours = {name.lower() for name in Settings.model_fields}
-    for name in [name for name in os.environ if name.lower() in ours]:
+    for name in [name for name in os.environ if name.lower().removeprefix(PREFIX.lower()) in ours]:
         del os.environ[name]
     os.environ["DATABASE_URL"] = "off"
     Settings.model_config["env_file"] = None

@@ -28,6 +28,7 @@ FLUSH_WITHIN_S = 1.0
 LOGGERS = ("app", "workers", "scripts")
 """Our loggers. Others log warnings only: their DEBUG lines hold headers, numbers and SQL statements."""
 _NUMBER = re.compile(r"(\+|%2[Bb])\d{3,11}(?=\d{4}(?!\d))")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 _BREAKS = {code: f"\\u{code:04x}" for code in (127, 0x85, 0x2028, 0x2029)}
 """Line ends to some readers, though not to JSON."""
@@ -42,11 +43,16 @@ class LineFormat(StrEnum):
     JSON = "json"
 
 
+def mask_userinfo(text: str) -> str:
+    """Return a text with user and password of each URL in it hidden."""
+    return _USERINFO.sub(f"{HIDDEN}@", text)
+
+
 def hiding(secrets: Iterable[str]) -> Hide:
-    """Return a function that masks these secrets, and all but the last digits of phone numbers, in a text."""
+    """Return a function that masks these secrets, userinfo in URLs, and the first digits of phone numbers in a text."""
     known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, known)) or r"(?!)")
-    return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, text))
+    return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, mask_userinfo(text)))
 
 
 class _LineFormatter(logging.Formatter):

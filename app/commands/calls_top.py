@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.running import NOT_LET_IN, operator_headers
+from app.commands.running import NOT_LET_IN, NOT_OURS, UNLIKE_OURS, operator_headers
 from app.config import Settings
 from app.twilio.signature import checked_base
 
@@ -52,11 +52,10 @@ def run_top(settings: Settings, url: str | None, once: bool) -> int:
 async def _show(settings: Settings, url: str, once: bool, console: Console) -> None:
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)
     async with aiohttp.ClientSession(url, headers=operator_headers(settings), timeout=timeout) as client:
-        snapshot = await _ask(client, url)
+        first = await _view(client, url, console.width)
         if once:
-            console.print(snapshot_view(snapshot, console.width))
+            console.print(first)
             return
-        first = snapshot_view(snapshot, console.width)
         with Live(first, console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -66,9 +65,16 @@ async def _show(settings: Settings, url: str, once: bool, console: Console) -> N
 async def _look_again(client: aiohttp.ClientSession, url: str, width: int) -> Group | Text:
     """Return the next view; a service that is away for a while, as when it starts anew, is waited for."""
     try:
-        return snapshot_view(await _ask(client, url), width)
+        return await _view(client, url, width)
     except TopFailed as error:
         return Text(f"{error}; trying again, Ctrl-C ends")
+
+
+async def _view(client: aiohttp.ClientSession, url: str, width: int) -> Group:
+    try:
+        return snapshot_view(await _ask(client, url), width)
+    except UNLIKE_OURS as error:
+        raise TopFailed(f"{url}: {NOT_OURS}") from error
 
 
 async def _ask(client: aiohttp.ClientSession, url: str) -> Snapshot:
@@ -77,10 +83,12 @@ async def _ask(client: aiohttp.ClientSession, url: str) -> Snapshot:
             if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
                 raise TopFailed(NOT_LET_IN)
             if answer.status != HTTPStatus.OK:
-                raise TopFailed(f"{url} answers {answer.status}: is it moshi-bridge?")
+                raise TopFailed(f"{url}: {NOT_OURS} (HTTP {answer.status})")
             snapshot: Snapshot = await answer.json()
             return snapshot
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except aiohttp.ContentTypeError as error:
+        raise TopFailed(f"{url}: {NOT_OURS}") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise TopFailed(f"no service answers at {url}: {error or type(error).__name__}") from error
 
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from app.commands.running import NOT_LET_IN, operator_headers
+from app.commands.running import NOT_LET_IN, NOT_OURS, UNLIKE_OURS, operator_headers
 from app.config import Settings
 from app.twilio.signature import checked_base
 
@@ -49,10 +49,14 @@ async def _ask(client: aiohttp.ClientSession, parameters: dict[str, str]) -> int
         if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
             raise DrainFailed(NOT_LET_IN)
         if answer.status != HTTPStatus.ACCEPTED:
-            raise DrainFailed(f"the service answers {answer.status}: is it moshi-bridge?")
-        told = await answer.json()
-    print(f"draining: {told['calls']} on the line, for at most {told['seconds']:.0f} s")
-    return int(told["calls"])
+            raise DrainFailed(f"{NOT_OURS} (HTTP {answer.status})")
+        try:
+            told = await answer.json()
+            calls, seconds = int(told["calls"]), float(told["seconds"])
+        except UNLIKE_OURS as error:
+            raise DrainFailed(NOT_OURS) from error
+    print(f"draining: {calls} on the line, for at most {seconds:.0f} s")
+    return calls
 
 
 async def _calls_left(client: aiohttp.ClientSession, before: int) -> int | None:
@@ -60,7 +64,7 @@ async def _calls_left(client: aiohttp.ClientSession, before: int) -> int | None:
     try:
         async with client.get("/readyz") as answer:
             calls = int((await answer.json())["calls"])
-    except (aiohttp.ClientError, TimeoutError):
+    except (aiohttp.ClientError, TimeoutError, *UNLIKE_OURS):
         return None
     if calls != before:
         print(f"{calls} left")

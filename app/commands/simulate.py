@@ -28,6 +28,7 @@ from app.simulator.progress import OnProgress, Progress, Pulse, ignore_progress
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.twilio.signature import checked_base
+from workers.lines import mask_userinfo
 
 EXIT_SETTINGS = 2
 NOT_ANSWERED = {Outcome.WEBHOOK_FAILED, Outcome.HANDSHAKE_FAILED}
@@ -79,7 +80,7 @@ def run_simulation(settings: Settings, wanted: Simulation) -> int:
         return _refuse(str(error))
     console.print(_table(reports))
     for line in sorted({_reason(report) for report in reports if report.outcome in NOT_ANSWERED}):
-        print(f"moshi-bridge: {line}", file=sys.stderr)
+        print(f"moshi-bridge: {mask_userinfo(line)}", file=sys.stderr)
     _save(wanted, reports)
     return 0 if all(report.outcome in AS_INTENDED for report in reports) else 1
 
@@ -95,7 +96,7 @@ def _place_of_service(settings: Settings, url: str | None) -> tuple[str, str | N
 
 
 def _refuse(why: str) -> int:
-    print(f"moshi-bridge: {why}", file=sys.stderr)
+    print(f"moshi-bridge: {mask_userinfo(why)}", file=sys.stderr)
     return EXIT_SETTINGS
 
 

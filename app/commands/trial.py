@@ -15,8 +15,11 @@ from typing import Any
 import aiohttp
 import psutil
 
+from app.setting_sources import PREFIX
+
 ACCOUNT_SID = "AC" + "0" * 32
-AUTH_TOKEN = "a-token-for-simulated-calls"  # noqa: S105 - nothing but this trial accepts it
+AUTH_TOKEN = "5" * 32
+"""Nothing but this trial accepts it."""
 READY_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.1
@@ -86,9 +89,10 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         "LOG_FORMAT": "text",
         **environment,
     }
+    prefixed = {PREFIX + name: value for name, value in settings.items()}  # wins over `.env` and the shell
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app", "serve"), env={**os.environ, **settings}, stderr=log_file
+            *(sys.executable, "-m", "app", "serve"), env={**os.environ, **prefixed}, stderr=log_file
         )
     running = Trial(f"http://127.0.0.1:{port}", process.pid)
     try:

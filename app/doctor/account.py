@@ -14,6 +14,8 @@ from app.log import mask_number
 from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest
 from app.twilio.rest_door import RestError
+from app.twilio.signature import same_url
+from workers.lines import mask_userinfo
 
 TRIAL_CALLS = 5
 """How many calls a trial account may have on at once."""
@@ -81,8 +83,8 @@ def number_finding(number: Number | None, phone_number: str, base_url: str) -> F
     if reason := obstacle(number, phone_number):
         return Finding(Level.PROBLEM, "number", reason)
     assert number is not None
-    ours = base_url + VOICE_PATH
-    if number.voice_url != ours:
+    ours = mask_userinfo(base_url + VOICE_PATH)
+    if not same_url(number.voice_url, base_url + VOICE_PATH):
         return _elsewhere(number.voice_url, masked, base_url)
     if number.voice_method != "POST":
         found = f"{masked} asks {ours} by {number.voice_method}, and the bridge answers POST"
@@ -94,13 +96,16 @@ def _elsewhere(voice_url: str, masked: str, base_url: str) -> Finding:
     found = f"{masked} leads to {_shown(voice_url)}"
     if is_loopback(urlsplit(base_url).hostname or ""):
         return Finding(Level.NOTE, "number", found, "moshi-bridge serve --tunnel --set-number leads it here")
-    advice = f"set its voice URL to {base_url}{VOICE_PATH} (HTTP POST)"
+    advice = f"set its voice URL to {mask_userinfo(base_url)}{VOICE_PATH} (HTTP POST)"
     return Finding(Level.PROBLEM, "number", f"{found}, not here", advice)
 
 
 def _shown(url: str) -> str:
     """Return a URL without the user name, password and query that somebody may have put in."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "what is no URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.hostname else "nowhere"
 
 

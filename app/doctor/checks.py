@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from app.doctor.storage import examine_storage
 from app.doctor.survey import survey_checkpoint
 from app.doctor.tunnel import examine_tunnel, running_service
 from app.web.listener import listen
+from workers.lines import mask_userinfo
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 _GIB = 1 << 30
@@ -50,9 +50,9 @@ def report(settings: Settings) -> int:
     problems = 0
     for finding in examine(settings):
         problems += finding.level is Level.PROBLEM
-        advice = f" [dim]→ {escape(finding.advice)}[/]" if finding.advice else ""
+        advice = f" [dim]→ {escape(mask_userinfo(finding.advice))}[/]" if finding.advice else ""
         mark = f"[{styles[finding.level]}]{finding.level:8}[/]"
-        _print(console, mark, f"{finding.subject:22}", f"{escape(finding.found)}{advice}")
+        _print(console, mark, f"{finding.subject:22}", f"{escape(mask_userinfo(finding.found))}{advice}")
     return 1 if problems else 0
 
 
@@ -90,6 +90,11 @@ def _version(name: str) -> str | None:
 
 def _port(settings: Settings) -> Iterator[Finding]:
     try:
+        settings.require_host()
+    except SettingsError as error:
+        yield Finding(Level.PROBLEM, "HOST", str(error), "MOSHI_BRIDGE_HOST=127.0.0.1 moshi-bridge serve")
+        return
+    try:
         listen(settings).close()
     except SettingsError as error:
         if running_service(settings):
@@ -101,20 +106,20 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 
 def _twilio(settings: Settings) -> Iterator[Finding]:
-    if settings.auth_tokens:
-        yield Finding(Level.GOOD, "TWILIO_AUTH_TOKEN", "set; what Twilio did not sign is refused")
-    else:
-        yield Finding(Level.NOTE, "TWILIO_AUTH_TOKEN", "not set: simulated calls only", "copy it from the console")
-    yield _pattern("TWILIO_ACCOUNT_SID", settings.twilio_account_sid, r"AC[0-9a-fA-F]{32}", "AC and 32 hex digits")
-    yield _pattern("TWILIO_PHONE_NUMBER", settings.twilio_phone_number, r"\+[1-9]\d{6,14}", "like +15551234567")
+    yield _given(settings, "TWILIO_AUTH_TOKEN", Level.NOTE, "set; what Twilio did not sign is refused")
+    if settings.twilio_auth_token_secondary:
+        yield _given(settings, "TWILIO_AUTH_TOKEN_SECONDARY", Level.NOTE, "set; accepted as well")
+    yield _given(settings, "TWILIO_ACCOUNT_SID", Level.PROBLEM, "set")
+    yield _given(settings, "TWILIO_PHONE_NUMBER", Level.PROBLEM, "set")
 
 
-def _pattern(name: str, value: str, pattern: str, shape: str) -> Finding:
-    if not value:
-        return Finding(Level.NOTE, name, "not set: no real calls", f"put it into .env, {shape}")
-    if re.fullmatch(pattern, value):
-        return Finding(Level.GOOD, name, "set")
-    return Finding(Level.PROBLEM, name, "malformed", f"it must be {shape}")
+def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
+    """Tell whether a value from the Twilio console is there, and whether it can be one."""
+    if not getattr(settings, name.lower()):
+        return Finding(Level.NOTE, name, "not set: no real calls", "copy it from the Twilio console into .env")
+    if doubt := settings.doubts.get(name):
+        return Finding(level_of_doubt, name, doubt, "copy it from the Twilio console")
+    return Finding(Level.GOOD, name, meaning)
 
 
 def _public_url(settings: Settings) -> Finding:

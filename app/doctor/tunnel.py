@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from app.config import Settings, is_loopback
 from app.doctor.finding import Finding, Level
-from app.tunnel.command import HOW_TO_INSTALL, PROGRAM, USER_CONFIG
+from app.tunnel.command import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
 from app.web.selftest import NotProved, prove
 
 ANSWER_WITHIN_S = 1.0
@@ -35,10 +35,10 @@ def running_service(settings: Settings) -> dict[str, Any] | None:
     """Return what a service on HOST and PORT says of its public address; None when none of ours answers there."""
     try:
         said = asyncio.run(_get_json(f"{settings.local_url}/api/public"))
-    except (OSError, ValueError, ClientError):
+    except (OSError, ValueError, RecursionError, ClientError):
         return None
     known = isinstance(said, dict) and {"base_url", "open", "service"} <= said.keys()
-    return said if known else None
+    return said if known and isinstance(said["base_url"], str) else None
 
 
 async def _get_json(url: str) -> Any:
@@ -74,12 +74,12 @@ def _named_tunnel(settings: Settings) -> Iterator[Finding]:
     elif settings.tunnel_token:
         where = f"its public host name must lead to {settings.local_url}"
         yield Finding(Level.GOOD, "TUNNEL_TOKEN", f"set; {where} (Cloudflare's dashboard)")
-    elif not list(USER_CONFIG.parent.expanduser().glob("*.json")):
-        found = f"{settings.tunnel_name}: no credentials in {USER_CONFIG.parent}"
+    elif not list(CREDENTIALS.expanduser().glob("*.json")):
+        found = f"{settings.tunnel_name}: no credentials in {CREDENTIALS}"
         advice = f"cloudflared tunnel login && cloudflared tunnel create {settings.tunnel_name}"
         yield Finding(Level.PROBLEM, "TUNNEL_NAME", found, advice)
     else:
-        yield Finding(Level.GOOD, "TUNNEL_NAME", f"{settings.tunnel_name}, with credentials in {USER_CONFIG.parent}")
+        yield Finding(Level.GOOD, "TUNNEL_NAME", f"{settings.tunnel_name}, with credentials in {CREDENTIALS}")
 
 
 def _is_token(token: str) -> bool:

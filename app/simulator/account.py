@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from enum import StrEnum
 
 from app.simulator.remote import Remote
@@ -18,12 +19,17 @@ ERROR, WARNING = "0", "1"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An answer that refuses: HTTP `status`, None for no answer at all; `code` None for one that is not Twilio's."""
+    """An answer that refuses: HTTP `status`, None for no answer at all; `code` None for one that is not Twilio's.
+
+    `text` is a body of another shape. `carried_out` tells that what was asked is done all the same.
+    """
 
     status: int | None
     code: int | None = None
     message: str = ""
     retry_after_s: int | None = None
+    text: str = "<html>unavailable</html>"
+    carried_out: bool = False
 
     def body(self) -> Json:
         """Return the JSON that goes with it."""
@@ -84,12 +90,15 @@ class PlacedCall:
     """Level and code."""
     report: CallReport | None = None
     remote: Remote = field(default_factory=Remote)
+    created_s: float = 0.0
+    """Seconds since 1970, by Twilio's clock."""
     sid: str = field(default_factory=lambda: f"CA{secrets.token_hex(16)}")
 
     def as_json(self, account_sid: str) -> Json:
         """Return the resource."""
         return {
             "sid": self.sid,
+            "date_created": formatdate(self.created_s),
             "account_sid": account_sid,
             "to": self.form["To"],
             "from": self.form["From"],

@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from hmac import compare_digest
 
@@ -34,10 +35,19 @@ PAGE_SIZE = 50
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass
+class Held:
+    """An answer that waits for its release; `reached` tells that there is one."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class RestStandIn:
     """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
 
-    `faults` are answered first, by what is asked, in order; `callees` are who answers at a number.
+    `faults` are answered first, by what is asked, in order; the answer to what is `held` waits, though it is carried
+    out. `callees` are who answers at a number.
     """
 
     def __init__(self, account: Account, dial_url: str | None = None) -> None:
@@ -46,6 +56,7 @@ class RestStandIn:
         self.callees: dict[str, Callee] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.asked: list[tuple[str, list[tuple[str, str]]]] = []
+        self.held: dict[str, Held] = {}
         self.clock_ahead_s = 0.0
         self.page_size = PAGE_SIZE
         self._dial_url = dial_url
@@ -72,6 +83,7 @@ class RestStandIn:
         root = f"{ROOT}/{self.account.sid}"
         application.router.add_get(f"{root}.json", self._fetch_account)
         application.router.add_post(f"{root}/Calls.json", self._create_call)
+        application.router.add_get(f"{root}/Calls.json", self._list_calls)
         application.router.add_get(f"{root}/Calls/{{sid}}.json", self._fetch_call)
         application.router.add_post(f"{root}/Calls/{{sid}}.json", self._update_call)
         application.router.add_get(f"{root}/Calls/{{sid}}/Notifications.json", self._list_notifications)
@@ -86,14 +98,19 @@ class RestStandIn:
         asked = f"{request.method} {_resource(request.path)}"
         pairs = [(name, str(value)) for name, value in (await request.post() or request.query).items()]
         self.asked.append((asked, pairs))
-        if faults := self.faults[asked]:
-            return _refuse(request, faults.popleft())
+        fault = self.faults[asked].popleft() if self.faults[asked] else None
+        if fault and not fault.carried_out:
+            return _refuse(request, fault)
         if not self._knows(request.headers.get("Authorization", "")):
             return _refuse(request, UNAUTHORIZED)
         try:
-            return await handler(request)
+            answer = await handler(request)
         except web.HTTPNotFound:
             return _refuse(request, NOT_FOUND)
+        if held := self.held.get(asked):
+            held.reached.set()
+            await held.release.wait()
+        return _refuse(request, fault) if fault else answer
 
     def _knows(self, authorization: str) -> bool:
         ours = b64encode(f"{self.account.sid}:{self.account.auth_token}".encode())
@@ -111,13 +128,20 @@ class RestStandIn:
         if fault := self.account.refuses(form):
             return _refuse(request, fault)
         events = [str(event) for event in posted.getall("StatusCallbackEvent", ["completed"])]
-        call = PlacedCall(form, events)
+        call = PlacedCall(form, events, created_s=time.time() + self.clock_ahead_s)
         self.account.calls[call.sid] = call
         self.adopt(call.sid, call.remote.give)
         callee = self.callees.get(form["To"], Callee())
         placing = asyncio.create_task(Placing(self.account, call, callee, self._dial_url).run())
         self._placings.add(placing)
         return web.json_response(call.as_json(self.account.sid), status=201)
+
+    async def _list_calls(self, request: web.Request) -> web.Response:
+        """List the calls between the numbers `To` and `From`, the newest first."""
+        calls = [call.as_json(self.account.sid) for call in reversed(self.account.calls.values())]
+        for name in ("To", "From"):
+            calls = [call for call in calls if request.query.get(name) in (None, call[name.lower()])]
+        return self._page(request, "calls", calls)
 
     async def _fetch_call(self, request: web.Request) -> web.Response:
         return web.json_response(self._call(request).as_json(self.account.sid))
@@ -211,5 +235,5 @@ def _refuse(request: web.Request, fault: Fault) -> web.Response:
         return web.Response()
     headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
     if fault.code is None:
-        return web.Response(status=fault.status, text="<html>unavailable</html>", headers=headers)
+        return web.Response(status=fault.status, text=fault.text, headers=headers)
     return web.json_response(fault.body(), status=fault.status, headers=headers)

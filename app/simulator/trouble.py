@@ -145,7 +145,7 @@ def _value(name: str, wanted: Any) -> Any:
 def _windows(name: str, wanted: Any) -> tuple[Window, ...]:
     try:
         return tuple(Window(float(one["at_s"]), float(one["length_s"])) for one in wanted)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{name} must be a list of windows like {{"at_s": 20, "length_s": 0.6}} ({error!r})'
         ) from error

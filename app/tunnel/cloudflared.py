@@ -19,7 +19,7 @@ from typing import Self
 
 import aiohttp
 
-from app.tunnel.command import url_of
+from app.tunnel.command import NO_CONFIG, url_of
 from app.tunnel.course import Look
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ READ_BYTES = 65_536
 LINE_BYTES = 1_000
 KEPT_LINES = 20
 ERROR_MARK = " ERR "
+EMPTY_CONFIG = f"{NO_CONFIG} was empty"
+"""How it complains, as an error, of the file that a quick tunnel is given."""
 
 
 class Cloudflared:
@@ -123,7 +125,7 @@ class Cloudflared:
         line = raw[:LINE_BYTES].decode(errors="replace").strip()
         if self._secret:
             line = line.replace(self._secret, "…")
-        if line:
+        if line and not line.endswith(EMPTY_CONFIG):
             self._lines.append(line)
             log.debug("cloudflared: %s", line)
 

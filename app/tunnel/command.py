@@ -2,7 +2,9 @@
 
 The token of a tunnel goes by the environment, never by the command line, which every user of the machine can read.
 cloudflared takes each of its own options from `TUNNEL_…` variables too, so those of the operator's shell are kept from
-it, and ours, which hold Twilio's token, with them.
+it, and ours, which hold Twilio's token, with them. It also reads the first configuration file that it finds in any of
+five folders, and one with an ingress takes over a quick tunnel: so a quick tunnel gets an empty file. A named tunnel
+keeps the operator's.
 """
 
 import re
@@ -11,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.config import Settings, SettingsError, is_loopback
+from app.setting_sources import PREFIX
 
 PROGRAM = "cloudflared"
-USER_CONFIG = Path("~/.cloudflared/config.yml")
+CREDENTIALS = Path("~/.cloudflared")
+NO_CONFIG = "/dev/null"
 HOW_TO_INSTALL = (
     "brew install cloudflared (Mac), or the package for your system from "
     "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
@@ -36,8 +40,7 @@ def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[
         return [program, "tunnel", *common, "run"]
     if settings.tunnel_name:
         return [program, "tunnel", *common, "run", "--url", settings.local_url, settings.tunnel_name]
-    aside = ["--config", "/dev/null"] if USER_CONFIG.expanduser().exists() else []
-    return [program, "tunnel", *aside, "--url", settings.local_url, *common]
+    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.local_url, *common]
 
 
 def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -46,7 +49,7 @@ def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> di
     kept = {
         name: value
         for name, value in environment.items()
-        if name.upper() not in ours and not name.upper().startswith("TUNNEL_")
+        if name.upper() not in ours and not name.upper().startswith((PREFIX, "TUNNEL_"))
     }
     return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
 

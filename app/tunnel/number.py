@@ -56,20 +56,33 @@ class NumberKeeper:
             self._pointing.add_done_callback(_report)
 
     async def restore(self) -> None:
-        """Put it back, once; from then on `point` does nothing. Who is cancelled here may call again to wait for it."""
+        """Put it back, once; from then on `point` does nothing. Ends, even when cancelled, only when that is over."""
         self._restoring = self._restoring or asyncio.create_task(self._restore())
-        await asyncio.wait({self._restoring})
+        cancelled: asyncio.CancelledError | None = None
+        while not self._restoring.done():
+            try:
+                await asyncio.wait({self._restoring})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled:
+            raise cancelled
         self._restoring.result()
 
     async def _restore(self) -> None:
-        await self._give_up()
-        try:
-            async with asyncio.timeout(RESTORE_WITHIN_S):
-                await self._number.restore()
-        except TimeoutError:
-            log.error("the number is not put back: Twilio does not answer")
-        except self._troubles as error:
-            log.error("the number is not put back: %s", error)
+        """Put it back within `RESTORE_WITHIN_S`; a signal that cancels every task only begins it anew."""
+        until_s = asyncio.get_running_loop().time() + RESTORE_WITHIN_S
+        while True:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await self._give_up()
+                    await self._number.restore()
+            except asyncio.CancelledError:
+                continue
+            except TimeoutError:
+                log.error("the number is not put back: Twilio does not answer")
+            except self._troubles as error:
+                log.error("the number is not put back: %s", error)
+            return
 
     async def _point(self, base_url: str) -> None:
         await self._service_ready()

@@ -11,6 +11,7 @@ from app.twilio.wire import (
     Fields,
     ProtocolViolation,
     Reason,
+    bad_field,
     read_count,
     read_object,
     read_payload,
@@ -25,6 +26,8 @@ RATE_HZ = 8_000
 ENCODING = "audio/x-mulaw"
 CHANNELS = 1
 TRACK = "inbound"
+MAX_MARK_LENGTH = 100
+"""Marks come back as we have sent them, and ours are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,10 @@ def _parse_dtmf(fields: Fields) -> DtmfPressed:
 
 
 def _parse_mark(fields: Fields) -> MarkPlayed:
-    return MarkPlayed(read_text(read_object(fields, "mark"), "name"))
+    name = read_text(read_object(fields, "mark"), "name")
+    if len(name) > MAX_MARK_LENGTH:
+        raise bad_field("name", f"a mark of ours, which has {MAX_MARK_LENGTH} characters at most")
+    return MarkPlayed(name)
 
 
 def _parse_stopped(fields: Fields) -> Stopped:

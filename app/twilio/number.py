@@ -1,16 +1,17 @@
-"""Where our phone number leads: pointed at this service, and back again when we go.
+"""The number override: our phone number's webhooks lead to this service while it runs, and are restored afterwards.
 
-Theory. The values that the number had before us are remembered, and put back only where ours still stand: what somebody
-has set in the meantime is his. When our own address changes, those first values stay the ones to go back to. With an
-application or a trunk Twilio ignores the voice URL, so such a number is refused, not changed. The first values
-are noted on the disk as well, because a service that is killed puts nothing back: the next one does.
+Theory. The values that the number had before are kept, and restored only where ours still stand: what somebody has set
+in the meantime stays. When our own address changes, those first values stay the ones to restore. With an application
+or a trunk Twilio ignores the voice URL, so such a number is refused, not changed. The first values are saved on the
+disk as well, because a service that is killed cannot restore them: the next one does.
 """
 
 import asyncio
 
 from app.log import mask_number
-from app.twilio.loan_note import Destination, LoanNote, Pointed, Webhook
 from app.twilio.rest import Number, NumberSid, TwilioRest
+from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
+from app.twilio.signature import same_url
 
 VOICE_PATH, STATUS_PATH = "/twilio/voice", "/twilio/status"
 
@@ -46,16 +47,16 @@ def obstacle(number: Number | None, phone_number: str) -> str | None:
 
 def restored(now: Destination, pointed: Pointed) -> Destination:
     """Return where the number leads once we are gone: each value as it was before, if its URL is ours."""
-    voice = pointed.before.voice if now.voice.url == pointed.ours.voice.url else now.voice
-    status = pointed.before.status if now.status.url == pointed.ours.status.url else now.status
+    voice = pointed.before.voice if same_url(now.voice.url, pointed.ours.voice.url) else now.voice
+    status = pointed.before.status if same_url(now.status.url, pointed.ours.status.url) else now.status
     return Destination(voice, status)
 
 
-class NumberOnLoan:
-    """Our number, led to us and back; `point` may be called again with another address of ours."""
+class NumberOverride:
+    """Points our number at this service and restores it; `point` may be called again with another address of ours."""
 
-    def __init__(self, rest: TwilioRest, phone_number: str, note: LoanNote) -> None:
-        self._rest, self._phone_number, self._note = rest, phone_number, note
+    def __init__(self, rest: TwilioRest, phone_number: str, saved: SavedWebhook) -> None:
+        self._rest, self._phone_number, self._saved = rest, phone_number, saved
         self._pointed: Pointed | None = None
         self._leading: asyncio.Task[object] | None = None
 
@@ -70,7 +71,7 @@ class NumberOnLoan:
         if reason or number is None:
             raise NumberRefused(reason)
         now, ours = leads_to(number), ours_at(base_url)
-        known = self._pointed or await self._noted()
+        known = self._pointed or await self._read_saved()
         before = restored(now, known) if known else now
         self._pointed = Pointed(ours, before)  # first: nobody knows whether a request that fails was carried out
         if now != ours:
@@ -82,7 +83,7 @@ class NumberOnLoan:
         Nothing is done for a number that is no longer owned. Raises RestError.
         """
         await self._settle()
-        self._pointed = self._pointed or await self._noted()
+        self._pointed = self._pointed or await self._read_saved()
         if self._pointed is None:
             return
         number = await self._rest.find_number(self._phone_number)
@@ -93,18 +94,18 @@ class NumberOnLoan:
         if wanted != now:
             await self._lead(number.sid, wanted)
         self._pointed = None
-        await asyncio.to_thread(self._note.erase)
+        await asyncio.to_thread(self._saved.erase)
 
-    async def _noted(self) -> Pointed | None:
-        return await asyncio.to_thread(self._note.read, self._phone_number)
+    async def _read_saved(self) -> Pointed | None:
+        return await asyncio.to_thread(self._saved.read, self._phone_number)
 
-    async def _lead(self, sid: NumberSid, to: Destination, note: Pointed | None = None) -> None:
-        self._leading = asyncio.create_task(self._note_and_lead(sid, to, note))
+    async def _lead(self, sid: NumberSid, to: Destination, save: Pointed | None = None) -> None:
+        self._leading = asyncio.create_task(self._save_and_lead(sid, to, save))
         await asyncio.shield(self._leading)
 
-    async def _note_and_lead(self, sid: NumberSid, to: Destination, note: Pointed | None) -> None:
-        if note:
-            await asyncio.to_thread(self._note.write, self._phone_number, note)
+    async def _save_and_lead(self, sid: NumberSid, to: Destination, save: Pointed | None) -> None:
+        if save:
+            await asyncio.to_thread(self._saved.write, self._phone_number, save)
         await self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
 
     async def _settle(self) -> None:

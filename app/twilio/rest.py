@@ -6,6 +6,7 @@ else does no harm.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,10 +19,14 @@ from twilio.rest import Client  # type: ignore[import-untyped]
 from app.config import Settings, SettingsError
 from app.twilio.errors import NOT_IN_PROGRESS
 from app.twilio.events import CallSid
-from app.twilio.rest_door import RestDoor, RestError, retry_wait_s
+from app.twilio.rest_door import RestDoor, RestError, retry_wait_s, unlike_twilio
 
 API_URL = "https://api.twilio.com"
 STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
+MOST_LISTED = 50
+MOST_DIGITS = 10
+PLACED = "outbound-api"
+"""The direction of a call that was placed by REST."""
 ERROR_LEVEL = "0"
 """A notification of this level is an error, of "1" a warning."""
 
@@ -56,7 +61,10 @@ class MachineDetection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A call to place; both numbers as E.164, `time_limit_s` None for Twilio's four hours."""
+    """A call to place; both numbers as E.164, `time_limit_s` None for Twilio's four hours.
+
+    `send_digits` are the keys that Twilio presses once somebody has answered; w is a pause of half a second.
+    """
 
     to: str
     from_number: str
@@ -64,10 +72,15 @@ class CallRequest:
     status_url: str
     time_limit_s: int | None = None
     machine_detection: MachineDetection | None = None
+    send_digits: str = ""
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the form that Twilio gets."""
-        optional = {"TimeLimit": self.time_limit_s, "MachineDetection": self.machine_detection}
+        optional = {
+            "TimeLimit": self.time_limit_s,
+            "MachineDetection": self.machine_detection,
+            "SendDigits": self.send_digits or None,
+        }
         return [
             ("To", self.to),
             ("From", self.from_number),
@@ -127,6 +140,8 @@ class TwilioRest:
         self._door = RestDoor(api_url or API_URL)
         self._client = Client(account_sid, auth_token, http_client=self._door)
         self._account_sid, self._sleep = account_sid, sleep
+        self.repeats_orders = True
+        """Whether an order (a call, a redirect) that Twilio turned away for a moment is given again."""
 
     async def place_call(self, request: CallRequest) -> RestCall:
         """Have Twilio call somebody. The call is queued then, not ringing yet."""
@@ -138,32 +153,50 @@ class TwilioRest:
 
     async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
         """Return the codes of what went wrong in a call, warnings left out, in the order in which Twilio lists them."""
-        noted = await self._do(lambda: self._client.calls(sid).notifications.list(log=int(ERROR_LEVEL)))
-        return tuple(dict.fromkeys(int(note.error_code) for note in noted if str(note.log) == ERROR_LEVEL))
+        listing = self._client.calls(sid).notifications.list
+        noted = await self._do(lambda: listing(log=int(ERROR_LEVEL)))
+        codes = (_number_of(note.error_code) for note in noted if str(note.log) == ERROR_LEVEL)
+        return tuple(dict.fromkeys(code for code in codes if code))
+
+    async def recent_calls(self, to: str, from_number: str, within_s: float) -> tuple[RestCall, ...]:
+        """Return the calls between these numbers that were placed by REST in the last seconds, the newest first.
+
+        Both times are Twilio's: a wrong clock here does no harm. `MOST_LISTED` calls are looked at.
+        """
+        listing = self._client.calls.list
+        found = await self._do(lambda: listing(to=to, from_=from_number, limit=MOST_LISTED))
+        since_s = (self._door.clock_s or time.time()) - within_s
+        return await self._do(
+            lambda: tuple(_call(one) for one in found if one.direction == PLACED and _created_s(one) >= since_s)
+        )
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
         """Have a call that is on, or in a queue, fetch its TwiML anew, at `url`."""
         await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), harmless=False)
 
-    async def hang_up(self, call_sid: CallSid) -> None:
-        """End a call, also one that is queued or ringing; one that is over already is none to end."""
+    async def hang_up(self, call_sid: CallSid) -> bool:
+        """End a call, also one that is queued or ringing; return False if it was over already."""
         try:
             await self._do(lambda: self._client.calls(call_sid).update(status=CallStatus.COMPLETED.value))
         except RestError as error:
             if error.code != NOT_IN_PROGRESS:
                 raise
+            return False
+        return True
 
     async def account(self) -> Account:
         """Return what kind of account this is."""
         account = await self._do(lambda: self._client.api.v2010.accounts(self._account_sid).fetch())
-        return Account(account.sid, account.status, account.type == "Trial", self._door.clock_s)
+        return await self._do(
+            lambda: Account(_text(account.sid), _text(account.status), account.type == "Trial", self._door.clock_s)
+        )
 
     async def find_number(self, phone_number: str) -> Number | None:
         """Return this number, None when the account does not own it."""
-        found = await self._do(lambda: self._client.incoming_phone_numbers.list(phone_number=phone_number))
-        return next(
-            (_number(item) for item in found if item.phone_number == phone_number), None
-        )  # Twilio's is a search
+        listing = self._client.incoming_phone_numbers.list  # which is a search
+        found = await self._do(lambda: listing(phone_number=phone_number))
+        exact = [item for item in found if item.phone_number == phone_number]
+        return await self._do(lambda: _number(exact[0])) if exact else None
 
     async def point_number(
         self,
@@ -193,6 +226,7 @@ class TwilioRest:
             status_callback_event=list(STATUS_EVENTS),
             time_limit=request.time_limit_s or unset,
             machine_detection=request.machine_detection.value if request.machine_detection else unset,
+            send_digits=request.send_digits or unset,
         )
 
     async def _do(self, request: Callable[[], Result], harmless: bool = True) -> Result:
@@ -204,9 +238,12 @@ class TwilioRest:
                 wait_s = retry_wait_s(error, attempt, harmless, random.random())  # noqa: S311 - no secret
                 if wait_s is None:
                     raise
-            except (TwilioException, ValueError) as error:
-                raise RestError("Twilio answered what its own client cannot read; is TWILIO_API_URL right?") from error
+                refusal = error
+            except (TwilioException, ValueError, TypeError, AttributeError, LookupError) as error:
+                raise unlike_twilio(self._door.host) from error
             await self._sleep(wait_s)
+            if not harmless and not self.repeats_orders:
+                raise refusal
             attempt += 1
 
 
@@ -219,14 +256,31 @@ def open_rest(settings: Settings) -> TwilioRest:
 
 
 def _call(call: Any) -> RestCall:
-    duration_s = int(call.duration) if call.duration else None
-    return RestCall(CallSid(call.sid), CallStatus(call.status), call.answered_by or None, duration_s)
+    answered_by = str(call.answered_by) if call.answered_by else None
+    return RestCall(CallSid(_text(call.sid)), CallStatus(call.status), answered_by, _number_of(call.duration))
+
+
+def _created_s(call: Any) -> float:
+    return float(call.date_created.timestamp())
+
+
+def _text(value: object) -> str:
+    """Return what must be text and not empty. Raises ValueError."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a field of the answer is missing")
+    return value
+
+
+def _number_of(value: object) -> int | None:
+    """Return a number that Twilio writes as text, None if it is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS else None
 
 
 def _number(number: Any) -> Number:
     return Number(
-        NumberSid(number.sid),
-        number.phone_number,
+        NumberSid(_text(number.sid)),
+        _text(number.phone_number),
         number.voice_url or "",
         number.status_callback or "",
         number.voice_method or "POST",

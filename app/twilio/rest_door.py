@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from socket import gaierror
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.parse import urlsplit
 
+from requests.exceptions import ConnectTimeout
 from twilio.http.http_client import TwilioHttpClient  # type: ignore[import-untyped]
 
 from app.log import mask_number
@@ -32,7 +35,7 @@ class RestError(Exception):
     """Twilio refused, or could not be reached; the message is one line that says what to do, with numbers masked.
 
     `code` is Twilio's, None where there is none; `status` is HTTP's, None when no answer came. `unheard` tells that the
-    request reached nobody.
+    request reached nobody; `may_be_done` that nobody knows whether Twilio has carried it out.
     """
 
     def __init__(
@@ -45,6 +48,12 @@ class RestError(Exception):
     ) -> None:
         super().__init__(sentence)
         self.code, self.status, self.retry_after_s, self.unheard = code, status, retry_after_s, unheard
+
+    @property
+    def may_be_done(self) -> bool:
+        if self.status is None:
+            return not self.unheard
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def retry_wait_s(error: RestError, attempt: int, harmless: bool, chance: float) -> float | None:
@@ -67,6 +76,7 @@ class RestDoor:
 
     def __init__(self, api_url: str) -> None:
         self._base = urlsplit(api_url)
+        self.host = self._base.netloc.rpartition("@")[2]
         self._http = TwilioHttpClient(timeout=TIMEOUT_S, logger=_SILENT)
         self.clock_s: float | None = None
 
@@ -75,17 +85,35 @@ class RestDoor:
         try:
             response = self._http.request(method, url, **rest)
         except OSError as error:  # all that `requests` raises
-            raise _unanswered(self._base.netloc, error) from error
+            raise _unanswered(self.host, error) from error
         self.clock_s = _clock_s(response.headers)
-        if response.status_code >= HTTPStatus.BAD_REQUEST:
+        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise _refusal(response)
+        if not _body(response.text):
+            raise unlike_twilio(self.host, response.status_code)
         return response
 
 
+UNHEARD: dict[type[BaseException], str] = {
+    ConnectionRefusedError: "the connection was refused",
+    gaierror: "its address cannot be found",
+    ConnectTimeout: "no connection",
+    SSLCertVerificationError: "its certificate is not accepted",
+}
+"""What goes wrong before a request is sent."""
+
+
 def _unanswered(host: str, error: OSError) -> RestError:
-    unheard = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
-    reason = "the connection was refused" if unheard else "no answer"
-    return RestError(f"{host}: {reason}; is this machine online?", unheard=unheard)
+    for cause in _causes(error):
+        if reason := next((told for kind, told in UNHEARD.items() if isinstance(cause, kind)), None):
+            return RestError(f"{host}: {reason}; is this machine online?", unheard=True)
+    return RestError(f"{host}: no answer; is this machine online?")
+
+
+def unlike_twilio(host: str, status: int | None = None) -> RestError:
+    """Return the error for a success whose content is none of Twilio's: a web page, a list, fields that are missing."""
+    advice = "is TWILIO_API_URL right, and is there a proxy in between?"
+    return RestError(f"{host} answers otherwise than Twilio does: {advice}", status=status)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -99,7 +127,7 @@ def _refusal(response: Any) -> RestError:
     body = _body(response.text)
     code, status = body.get("code"), int(response.status_code)
     retry_after_s = _seconds(response.headers.get("Retry-After"))
-    if not isinstance(code, int):
+    if type(code) is not int:
         return RestError(f"Twilio answered with HTTP {status}", None, status, retry_after_s)
     told = "" if code in MEANINGS else f" ({_masked(str(body.get('message', '')))})"
     return RestError(explain(code) + told, code, status, retry_after_s)
@@ -108,7 +136,7 @@ def _refusal(response: Any) -> RestError:
 def _body(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

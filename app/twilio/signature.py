@@ -2,19 +2,25 @@
 
 A signature is base64(HMAC-SHA1(auth token, URL + sorted form parameters)): https://www.twilio.com/docs/usage/security.
 The URL is the one that Twilio was given, so it is built from the configured public URL alone. The Host header is wrong
-behind tunnels and an attacker's to choose.
+behind tunnels and an attacker's to choose. Twilio signs the host in the case in which it was given, with user and
+password if the URL has them (reported); other senders normalize. So each spelling of the public URL is accepted: host
+as written and in lower case, with and without user and password, default port written out and left out.
 """
 
-from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
+import hmac
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import SplitResult, urlsplit
 
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
+
+from workers.lines import mask_userinfo
 
 FormPairs = Iterable[tuple[str, str]]
 """The parameters of a form, in any order; a name may occur more than once."""
 
 SIGNATURE_HEADER = "X-Twilio-Signature"
 SOCKET_SCHEMES = {"http": "ws", "https": "wss"}
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 class SignatureCheck:
@@ -28,20 +34,19 @@ class SignatureCheck:
         """
         if not auth_tokens or not all(auth_tokens):
             raise ValueError("at least one auth token is needed, and none may be empty")
-        self.webhook_base = checked_base(public_url)
-        self.socket_base = socket_url(self.webhook_base)
-        self._socket_bases = (self.socket_base, _with_port_443(self.socket_base))
+        checked_base(public_url)
+        base = public_url.rstrip("/")
+        self._webhook_bases, self._socket_bases = spellings(base), spellings(socket_url(base))
         self._validators = [RequestValidator(token) for token in auth_tokens]
 
     def webhook_valid(self, path_and_query: str, form: FormPairs, signature: str | None) -> bool:
         """Check a form POST; `path_and_query` is as on the request line, percent signs and all."""
-        return self._valid([self.webhook_base + path_and_query], path_and_query, form, signature)
+        return self._valid([base + path_and_query for base in self._webhook_bases], path_and_query, form, signature)
 
     def socket_valid(self, path: str, signature: str | None) -> bool:
         """Check a WebSocket upgrade; `path` is as on the request line. It is the URL of the TwiML that is signed.
 
-        With and without one trailing slash and, for wss, with port 443 written out: which of them Twilio signs has
-        changed over time, and none can be forged.
+        With and without one trailing slash: which of them Twilio signs has changed over time, and none can be forged.
         """
         bare = path.removesuffix("/")
         urls = [base + bare + slash for base in self._socket_bases for slash in ("", "/")]
@@ -50,9 +55,10 @@ class SignatureCheck:
     def _valid(self, urls: Sequence[str], path: str, form: FormPairs, signature: str | None) -> bool:
         if not signature or not path.startswith("/"):
             return False
-        parameters = _Form(form)
+        parameters, given = _Form(form), signature.encode("utf-8", "replace")
         try:
-            return any(validator.validate(url, parameters, signature) for validator in self._validators for url in urls)
+            wanted = (one.compute_signature(url, parameters) for one in self._validators for url in urls)
+            return any(hmac.compare_digest(signed.encode(), given) for signed in wanted)
         except ValueError:  # a lone surrogate in the path or the form, which Twilio never sends
             return False
 
@@ -66,7 +72,7 @@ def sign(auth_token: str, url: str, form: FormPairs = ()) -> str:
 def socket_url(url: str) -> str:
     """Return the same URL for a WebSocket: http becomes ws, https becomes wss."""
     scheme, rest = url.split(":", 1)
-    return f"{SOCKET_SCHEMES[scheme]}:{rest}"
+    return f"{SOCKET_SCHEMES[scheme.lower()]}:{rest}"
 
 
 class _Form(dict[str, list[str]]):
@@ -82,17 +88,42 @@ class _Form(dict[str, list[str]]):
 
 
 def checked_base(public_url: str) -> str:
-    """Return scheme, host in lower case, port and path prefix, without a slash at the end. Raises ValueError."""
+    """Return scheme, user and password, host in lower case, port and path, without a slash at the end.
+
+    Raises ValueError, which shows no password.
+    """
     parts = urlsplit(public_url)
     _ = parts.port  # raises ValueError when it is no port
     if parts.scheme not in SOCKET_SCHEMES or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"a URL must be http(s)://host[:port][/prefix], not {public_url!r}")
-    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+        raise ValueError(f"a URL must be http(s)://host[:port][/prefix], not {mask_userinfo(public_url)!r}")
+    user, at, place = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user}{at}{place.lower()}{parts.path.rstrip('/')}"
 
 
-def _with_port_443(url: str) -> str:
-    """Write out the port of a wss URL that has none; RequestValidator would try port 80."""
-    parts = urlsplit(url)
-    if parts.scheme != "wss" or parts.port:
-        return url
-    return parts._replace(netloc=f"{parts.netloc}:443").geturl()
+def same_url(one: str, other: str) -> bool:
+    """Tell whether two URLs differ in nothing but their spelling: the case of the host, or a default port."""
+    return one == other or not spellings(one).isdisjoint(spellings(other))
+
+
+def spellings(url: str) -> frozenset[str]:
+    """Return the URLs that may be signed for this one; itself alone if it is no http(s) or ws(s) URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return frozenset({url})
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        return frozenset({url})
+    user, at, place = parts.netloc.rpartition("@")
+    places = {spelt for cased in (place, place.lower()) for spelt in _places(parts, cased)}
+    netlocs = places | {f"{user}{at}{spelt}" for spelt in places}
+    return frozenset(parts._replace(netloc=netloc).geturl() for netloc in netlocs)
+
+
+def _places(parts: SplitResult, place: str) -> Iterator[str]:
+    """Yield host and port as written, without the port and, where it is the default one, with it."""
+    host = place.removesuffix(f":{parts.port}") if parts.port else place.removesuffix(":")
+    yield place
+    yield host
+    if parts.port in (None, DEFAULT_PORTS[parts.scheme]):
+        yield f"{host}:{DEFAULT_PORTS[parts.scheme]}"

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from twilio.twiml.voice_response import Connect as ConnectVerb  # type: ignore[import-untyped]
 from twilio.twiml.voice_response import VoiceResponse
 
+MAX_LENGTH_DIGITS = 5
 MAX_PARAMETER_LENGTH = 500
 """Twilio cuts off where the name and the value of a parameter are longer than this together."""
 
@@ -181,11 +182,17 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
         case "Enqueue":
             return _parse_enqueue(element)
         case "Pause":
-            return Pause(int(element.get("length", "1")))
+            return Pause(_parse_length(element.get("length", "1")))
         case "Leave":
             return Leave()
         case name:
             return Other(name)
+
+
+def _parse_length(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_LENGTH_DIGITS):
+        raise TwimlError(f"<Pause length> must be a number of seconds, not {text[:20]!r}")
+    return int(text)
 
 
 def _parse_connect(element: ElementTree.Element) -> Connect:

@@ -41,7 +41,8 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         sock.close()
         reason = error.strerror or str(error)
-        raise SettingsError(f"PORT={settings.port}, HOST={settings.host}: {reason}; choose another PORT") from error
+        where = f"PORT={settings.port}{settings.origin('port')}, HOST={settings.host}{settings.origin('host')}"
+        raise SettingsError(f"{where}: {reason}; choose another PORT") from error
     return sock
 
 

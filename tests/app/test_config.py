@@ -121,6 +121,29 @@ def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(read_settings(**secrets))
 
 
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if not field.repr])
+def test_what_is_not_shown_is_a_secret(name: str) -> None:
+    value = {"database_url": "postgresql://me:the-password@db/calls", "traces_headers": "X-Key=the-password"}
+    secret = value.get(name, "the-password-of-this")
+    read = read_settings(**{name: secret})
+    assert any(one in secret and len(one) > 8 for one in read.secrets)
+    assert "the-password" not in repr(read)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("public_url", "https://me:the%2Fpassword@phone.example.com"),
+        ("twilio_api_url", "https://me:the%2Fpassword@api.example.com"),
+        ("traces_endpoint", "https://me:the%2Fpassword@traces.example.com/v1/traces"),
+        ("database_url", "postgresql://me:the%2Fpassword@db.example.com/calls"),
+        ("database_url", "postgresql://db.example.com/calls?user=me&password=the%2Fpassword&sslmode=require"),
+    ],
+)
+def test_the_password_in_a_url_is_a_secret_and_the_url_is_none(name: str, url: str) -> None:
+    assert set(read_settings(**{name: url}).secrets) == {"the%2Fpassword", "the/password"}
+
+
 def test_the_loopback_engine_has_no_greeting() -> None:
     assert read_settings(engine="loopback").greeting_steps == 0
     assert read_settings(greeting_frames=7).greeting_steps == 7

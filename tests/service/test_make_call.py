@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from app.demo import conversation
 from app.simulator.account import (
+    NO_ANSWER,
     TOO_MANY_CALLS,
     TOO_MANY_REQUESTS,
     UNAVAILABLE,
@@ -27,7 +28,7 @@ from app.simulator.account import (
 from app.simulator.callee import Answer, Callee
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.report import Outcome
-from app.simulator.rest import RestStandIn, serving_rest
+from app.simulator.rest import Held, RestStandIn, serving_rest
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, Program, free_port, serve
@@ -57,13 +58,31 @@ class Office:
     folder: Path
 
     async def start(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
+        return await self.spawn(arguments, settings)
+
+    async def spawn(
+        self,
+        arguments: Sequence[str],
+        settings: Mapping[str, str],
+        ignored: int = 0,
+        terminal: int = asyncio.subprocess.PIPE,
+    ) -> asyncio.subprocess.Process:
+        """Start it with a signal that it is to ignore, or on a terminal of its own, which it then controls."""
+
+        def prepare() -> None:
+            if ignored:
+                signal.signal(ignored, signal.SIG_IGN)
+            if terminal > 0:
+                os.login_tty(terminal)
+
         environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "scripts.make_call", *arguments),
             cwd=self.folder,
             env={**environment, "PYTHONPATH": str(ROOT), **self.settings, **settings},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=terminal,
+            stderr=terminal,
+            preexec_fn=prepare,
         )
 
     async def make_call(self, *arguments: str, **settings: str) -> Ended:
@@ -209,7 +228,10 @@ async def test_being_turned_away_for_a_moment_is_not_noticed(office: Office) -> 
     assert len(office.calls) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 async def test_a_signal_hangs_up(office: Office, number: signal.Signals) -> None:
     office.twilio.callees = {THEIRS: Callee(duration_s=3_600.0)}
     process = await office.start(THEIRS)
@@ -226,6 +248,89 @@ async def test_a_signal_hangs_up(office: Office, number: signal.Signals) -> None
     assert call.report.outcome is Outcome.ENDED_REMOTELY
 
 
+async def test_under_nohup_the_end_of_the_terminal_does_not_end_the_call(office: Office) -> None:
+    office.twilio.callees = {THEIRS: Callee(duration_s=1.0)}
+    process = await office.spawn([THEIRS], {}, ignored=signal.SIGHUP)
+    assert process.stdout
+    async with asyncio.timeout(PATIENCE_S):
+        while "answered" not in (line := (await process.stdout.readline()).decode()):
+            assert line
+        process.send_signal(signal.SIGHUP)
+        out, _ = await process.communicate()
+    assert (process.returncode, "completed after" in out.decode()) == (0, True)
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+async def test_a_signal_while_twilio_has_the_request_finds_the_call_and_hangs_up(
+    office: Office, number: signal.Signals
+) -> None:
+    """Twilio places the call, the signal comes, and the answer is lost."""
+    office.twilio.callees = {THEIRS: Callee(rings_s=None)}
+    held = office.twilio.held["POST Calls"] = Held()
+    office.twilio.faults["POST Calls"].append(replace(NO_ANSWER, carried_out=True))
+    process = await office.start(THEIRS)
+    async with asyncio.timeout(PATIENCE_S):
+        await held.reached.wait()
+        process.send_signal(number)
+        del office.twilio.held["POST Calls"]
+        held.release.set()
+        _, err = await process.communicate()
+        await office.twilio.settle()
+    [line] = err.decode().splitlines()
+    [call] = office.calls
+    assert call.status == "canceled"
+    assert process.returncode in (1, 130), "the answer may be lost before the signal is seen"
+    assert line.endswith("it was placed; the call was hung up")
+
+
+async def test_two_signals_end_it_at_once_and_say_that_the_call_may_ring(office: Office) -> None:
+    office.twilio.callees = {THEIRS: Callee(rings_s=None)}
+    held = office.twilio.held["POST Calls"] = Held()
+    process = await office.start(THEIRS)
+    async with asyncio.timeout(PATIENCE_S):
+        await held.reached.wait()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+    held.release.set()
+    assert (process.returncode, err.decode()) == (7, "make-call: stopped at once; …0001 may be called\n")
+
+
+async def test_the_end_of_its_terminal_hangs_up(office: Office) -> None:
+    """A terminal that is closed sends SIGHUP, and what is written to it then fails."""
+    office.twilio.callees = {THEIRS: Callee(duration_s=3_600.0)}
+    ours, theirs = os.openpty()
+    process = await office.spawn([THEIRS], {}, terminal=theirs)
+    os.close(theirs)
+    shown = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while b"answered" not in shown:
+            shown += await asyncio.to_thread(os.read, ours, 4_096)
+        os.close(ours)
+        await process.wait()
+        await office.twilio.settle()
+    assert process.returncode == 130
+    [call] = office.calls
+    assert call.report is not None
+    assert call.report.outcome is Outcome.ENDED_REMOTELY
+
+
+async def test_an_extension_is_dialled(office: Office) -> None:
+    office.twilio.callees = {THEIRS: Callee(duration_s=0.5)}
+    assert (await office.make_call(f"{THEIRS}x4711")).status == 0
+    [call] = office.calls
+    assert (call.form["To"], call.form["SendDigits"]) == (THEIRS, "ww4711")
+
+
+@pytest.mark.parametrize("text", ["<html>a proxy</html>", "[]", "{}", ""])
+async def test_an_answer_of_another_shape_is_one_line(office: Office, text: str) -> None:
+    office.twilio.faults["POST Calls"].append(Fault(200, text=text))
+    ended = await office.make_call(THEIRS)
+    [line] = ended.err.splitlines()
+    assert ended.status == 7
+    assert "…0001 may be called" in line
+
+
 async def test_a_dry_run_shows_the_request_and_asks_nobody(office: Office) -> None:
     ended = await office.make_call(THEIRS, "--dry-run", "--time-limit", "60", PORT="1")
     assert ended.status == 0
@@ -239,14 +344,17 @@ async def test_a_dry_run_shows_the_request_and_asks_nobody(office: Office) -> No
     ("arguments", "settings", "status", "named"),
     [
         (("12345",), {}, 2, "country code"),
+        (("sip:alice@example.com",), {}, 2, "no phone number"),
+        ((f"{THEIRS},,12ab",), {}, 2, "no phone number"),
         ((THEIRS, "--from", "12345"), {}, 2, "the number to call from"),
+        ((THEIRS,), {"HOST": "x86_64-conda-linux-gnu"}, 2, "MOSHI_BRIDGE_HOST wins over it"),
         ((THEIRS, "--greeting-frames", "99"), {}, 2, "GREETING_FRAMES=25"),
         ((THEIRS,), {"TWILIO_PHONE_NUMBER": ""}, 2, "TWILIO_PHONE_NUMBER"),
         ((THEIRS,), {"TWILIO_AUTH_TOKEN": ""}, 2, "TWILIO_AUTH_TOKEN"),
         ((THEIRS,), {"TWILIO_API_URL": "twilio"}, 2, "TWILIO_API_URL"),
         ((THEIRS,), {"PORT": "1"}, 3, "moshi-bridge serve"),
     ],
-    ids=["number", "from", "greeting", "no number", "no token", "API", "no bridge"],
+    ids=["number", "SIP", "extension", "from", "host", "greeting", "no number", "no token", "API", "no bridge"],
 )
 async def test_what_is_missing_is_told_before_anybody_is_called(
     office: Office, arguments: tuple[str, ...], settings: dict[str, str], status: int, named: str

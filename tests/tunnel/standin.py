@@ -8,6 +8,9 @@ STANDIN_UNREADY    so many first questions for /ready are answered 503
 STANDIN_FLOOD      so many bytes are written to standard error before anything else, in one line
 STANDIN_STUBBORN   SIGTERM is not heard
 STANDIN_FAIL       these are its last words, at once
+
+As the real one, it reads a configuration file: that of --config or TUNNEL_CONFIG, else the first in the home folder's
+`FOLDERS`. One that has an ingress takes over a quick tunnel, which then leads elsewhere.
 """
 
 import asyncio
@@ -19,6 +22,8 @@ import sys
 from http import HTTPStatus
 from pathlib import Path
 
+FOLDERS = (".cloudflared", ".cloudflare-warp", "cloudflare-warp")
+FILES = ("config.yml", "config.yaml")
 VERSION = "cloudflared version 2025.9.1 (built 2025-09-22-1400 UTC)"
 
 
@@ -40,6 +45,15 @@ class Standin:
         if diary := os.environ.get("STANDIN_DIARY"):
             with Path(diary).open("a") as file:
                 file.write(json.dumps({"happening": happening, "pid": os.getpid(), **facts}) + "\n")
+
+    def taken_over(self) -> bool:
+        """Tell whether a configuration file leads the tunnel elsewhere."""
+        given = self.option("--config") or os.environ.get("TUNNEL_CONFIG")
+        usual = [Path.home() / folder / name for folder in FOLDERS for name in FILES]
+        found = [Path(given)] if given else [path for path in usual if path.exists()]
+        if found and not (text := found[0].read_text()):
+            print(f"2026-01-01T00:00:00Z ERR Configuration file {found[0]} was empty", file=sys.stderr)
+        return bool(found) and "ingress" in text
 
     async def run(self) -> None:
         """Serve until a signal."""
@@ -66,7 +80,8 @@ class Standin:
     def metrics(self, path: str) -> tuple[HTTPStatus, dict[str, object]]:
         """Return the answer for one path."""
         if path == "/quicktunnel":
-            return HTTPStatus.OK, {"hostname": self.hostname if self.option("--url") else ""}
+            leads_here = self.option("--url") and not self.taken_over()
+            return HTTPStatus.OK, {"hostname": self.hostname if leads_here else ""}
         self.unready -= 1
         ready = self.unready < 0
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE

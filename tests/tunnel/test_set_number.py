@@ -1,12 +1,15 @@
 """`serve --tunnel --set-number` against the stand-ins of cloudflared and of Twilio's REST API."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import serving_rest
-from tests.processes.pipeline import all_gone
+from app.simulator.rest import Held, serving_rest
+from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install
@@ -51,4 +54,24 @@ async def test_what_a_killed_service_has_left_behind_the_next_one_puts_back(tmp_
             program.process.terminate()
             await program.end()
     assert (number.voice_url, number.voice_method) == (BEFORE, "GET")
+    await all_gone([start["pid"] for start in place.happened("start")])
+
+
+@pytest.mark.parametrize("asked", ["GET IncomingPhoneNumbers", "POST IncomingPhoneNumbers"])
+async def test_a_second_signal_while_the_number_is_put_back_does_not_keep_it(tmp_path: Path, asked: str) -> None:
+    place, number = install(tmp_path / "bin"), OwnedNumber(OURS, BEFORE, "GET", "", "POST")
+    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
+        told = {"TWILIO_API_URL": rest.url, "TWILIO_PHONE_NUMBER": OURS, "PORT": str(free_port())}
+        told["CACHE_DIR"] = str(tmp_path / "cache")
+        async with serve(tmp_path, **LOOPBACK, **SETTINGS, **told, **place.environment) as program:
+            await program.until("the number leads to")
+            held = rest.held[asked] = Held()
+            program.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE_S):
+                await held.reached.wait()
+            program.process.send_signal(signal.SIGINT)
+            del rest.held[asked]
+            held.release.set()
+            await program.end()
+        assert (number.voice_url, number.voice_method) == (BEFORE, "GET")
     await all_gone([start["pid"] for start in place.happened("start")])

@@ -65,7 +65,7 @@ async def served(status: int, body: object) -> tuple[web.AppRunner, str, list[st
 
 @pytest.mark.parametrize(
     ("status", "exit_status", "told"),
-    [(200, 0, "line test"), (403, 1, "OPERATOR_TOKEN"), (404, 1, "is it moshi-bridge?")],
+    [(200, 0, "line test"), (403, 1, "OPERATOR_TOKEN"), (404, 1, "not moshi-bridge")],
 )
 async def test_once_prints_and_returns(
     status: int, exit_status: int, told: str, capsys: pytest.CaptureFixture[str]

@@ -53,13 +53,13 @@ def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[st
 
 
 async def test_everything_set_is_good() -> None:
-    base_url, sid, number = "https://bridge.example", "AC" + "0" * 32, "+15551234567"
+    base_url, sid, number, token = "https://bridge.example", "AC" + "0" * 32, "+15551234567", "1" * 32
     owned = OwnedNumber(number, f"{base_url}/twilio/voice")
-    async with serving_rest(Account(sid, "token", numbers=[owned])) as twilio:
+    async with serving_rest(Account(sid, token, numbers=[owned])) as twilio:
         found = await asyncio.to_thread(
             _findings,
             twilio_account_sid=sid,
-            twilio_auth_token="token",
+            twilio_auth_token=token,
             twilio_phone_number=number,
             twilio_api_url=twilio.url,
             public_url=base_url,

@@ -10,6 +10,7 @@ import pytest
 from app.tunnel import cloudflared as module
 from app.tunnel.cloudflared import Cloudflared, free_port
 from app.tunnel.course import Look
+from tests.processes.pipeline import PATIENCE_S
 
 PHONE = "https://phone.example.com"
 
@@ -75,3 +76,13 @@ async def test_a_metrics_port_that_is_not_there_or_says_nothing_is_no_connection
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         async with tunnel(deaf.getsockname()[1], PHONE) as running:
             assert await running.look() == Look(None, connected=False)
+
+
+async def test_the_complaint_about_the_empty_configuration_is_not_what_it_died_of() -> None:
+    said = "2026-01-01T00:00:00Z ERR Configuration file /dev/null was empty"
+    running = await Cloudflared.start(["/bin/sh", "-c", f"echo no such flag >&2; echo {said} >&2"], {}, 1, None, "")
+    async with asyncio.timeout(PATIENCE_S):
+        while not await running.died_within(1.0):
+            pass
+    assert running.last_words == "no such flag"
+    await running.stop()

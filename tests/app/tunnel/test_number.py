@@ -75,10 +75,26 @@ async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> N
     asking = asyncio.create_task(keeper.restore())
     await number.restoring.wait()
     asking.cancel()
-    await asyncio.wait({asking})
     number.may_restore.set()
-    await keeper.restore()
+    await asyncio.wait({asking})
+    assert asking.cancelled()
     assert number.restored == 1
+
+
+async def test_putting_back_goes_to_its_end_though_every_task_is_cancelled() -> None:
+    """As the event loop does when a second signal ends it."""
+    number = FakeNumber()
+    number.may_restore.clear()
+    asking = asyncio.create_task(NumberKeeper(number, (NumberTrouble,), ready).restore())
+    await number.restoring.wait()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    number.restoring.clear()
+    async with asyncio.timeout(PATIENCE_S):
+        await number.restoring.wait()
+        number.may_restore.set()
+        await asyncio.wait({asking})
+    assert (number.leads_to, number.restored) == (BEFORE, 1)
 
 
 async def test_a_number_that_cannot_be_put_back_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:

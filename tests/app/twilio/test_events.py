@@ -74,6 +74,8 @@ def test_a_start_without_parameters_is_a_start() -> None:
         (MEDIA, "sequenceNumber", None, Reason.BAD_FIELD),
         (DTMF, "dtmf.digit", 1, Reason.BAD_FIELD),
         (MARK, "mark", "my label", Reason.BAD_FIELD),
+        (MARK, "mark.name", f"0:{'9' * 5_000}", Reason.BAD_FIELD),
+        (MARK, "mark.name", "9" * 101, Reason.BAD_FIELD),
         (STOP, "stop", ..., Reason.BAD_FIELD),
     ],
 )

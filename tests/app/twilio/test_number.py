@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from app.simulator.account import UNAVAILABLE, Account, OwnedNumber
 from app.simulator.rest import RestStandIn, serving_rest
-from app.twilio.loan_note import Destination, LoanNote, Pointed, Webhook
-from app.twilio.number import NumberOnLoan, NumberRefused, restored
+from app.twilio.number import NumberOverride, NumberRefused, restored
 from app.twilio.rest import TwilioRest
 from app.twilio.rest_door import ATTEMPTS, RestError
+from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
 
 SID, TOKEN, OURS = "AC" + "3" * 32, "the-rest-token", "+15550100000"
 FIRST, SECOND = "https://first.example.com", "https://second.example.com"
@@ -28,12 +28,12 @@ class Twilio:
     file: Path
 
     def __post_init__(self) -> None:
-        self.loan = self.next_start()
+        self.override = self.next_start()
 
-    def next_start(self) -> NumberOnLoan:
-        """Return the loan of a service that has just started."""
+    def next_start(self) -> NumberOverride:
+        """Return the override of a service that has just started."""
         rest = TwilioRest(SID, TOKEN, self.stand_in.url, no_sleep)
-        return NumberOnLoan(rest, OURS, LoanNote(self.file))
+        return NumberOverride(rest, OURS, SavedWebhook(self.file))
 
     @property
     def number(self) -> OwnedNumber:
@@ -55,61 +55,61 @@ async def no_sleep(_: float) -> None:
 
 
 async def test_the_number_leads_to_us_and_back(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
     assert twilio.number.status_callback == f"{FIRST}/twilio/status"
     assert (twilio.number.voice_method, twilio.number.status_callback_method) == ("POST", "POST")
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.number == BEFORE
 
 
 async def test_a_number_that_led_nowhere_leads_nowhere_again(twilio: Twilio) -> None:
     twilio.number.voice_url = twilio.number.status_callback = ""
-    await twilio.loan.point(FIRST)
-    await twilio.loan.restore()
+    await twilio.override.point(FIRST)
+    await twilio.override.restore()
     assert (twilio.number.voice_url, twilio.number.status_callback) == ("", "")
 
 
 async def test_after_a_change_of_address_the_first_values_come_back(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
-    await twilio.loan.point(SECOND)
+    await twilio.override.point(FIRST)
+    await twilio.override.point(SECOND)
     assert twilio.number.voice_url == f"{SECOND}/twilio/voice"
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.number == BEFORE
 
 
 async def test_what_somebody_set_meanwhile_stays(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
     assert twilio.number.status_callback == BEFORE.status_callback
 
 
 async def test_what_somebody_set_between_two_addresses_of_ours_is_what_comes_back(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
-    await twilio.loan.point(SECOND)
-    await twilio.loan.restore()
+    await twilio.override.point(SECOND)
+    await twilio.override.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
 
 
 async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
+    await twilio.override.point(FIRST)
     assert twilio.changes == 1
-    await twilio.loan.restore()
-    await twilio.loan.restore()
+    await twilio.override.restore()
+    await twilio.override.restore()
     assert twilio.changes == 2
 
 
 async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) -> None:
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.stand_in.asked == []
 
 
 async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_service(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     revived = twilio.next_start()
     await revived.point(SECOND)
     await revived.restore()
@@ -118,7 +118,7 @@ async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_se
 
 
 async def test_after_two_kills_too(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     await twilio.next_start().point(SECOND)
     revived = twilio.next_start()
     await revived.point(FIRST)
@@ -127,13 +127,13 @@ async def test_after_two_kills_too(twilio: Twilio) -> None:
 
 
 async def test_after_a_kill_they_come_back_even_if_the_next_service_never_opens(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     await twilio.next_start().restore()
     assert twilio.number == BEFORE
 
 
 async def test_after_a_kill_what_somebody_has_set_meanwhile_is_what_comes_back(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
     revived = twilio.next_start()
     await revived.point(SECOND)
@@ -142,14 +142,14 @@ async def test_after_a_kill_what_somebody_has_set_meanwhile_is_what_comes_back(t
 
 
 async def test_a_note_of_another_number_is_left_aside(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     twilio.file.write_text(twilio.file.read_text().replace(OURS, "+15550100009"))
     await twilio.next_start().restore()
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
 
 
 async def test_a_note_is_for_this_user_alone_and_garbage_in_its_place_does_no_harm(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     assert twilio.file.stat().st_mode & 0o077 == 0
     for garbage in (b"", b"\xff", b"{}", b"[1]", twilio.file.read_bytes()[:-3]):
         twilio.file.write_bytes(garbage)
@@ -159,34 +159,34 @@ async def test_a_note_is_for_this_user_alone_and_garbage_in_its_place_does_no_ha
 
 async def test_without_a_place_for_the_note_the_number_is_pointed_all_the_same(twilio: Twilio) -> None:
     twilio.file.parent.touch()
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.number == BEFORE
 
 
 async def test_a_number_that_was_given_up_meanwhile_is_left_alone(twilio: Twilio) -> None:
-    await twilio.loan.point(FIRST)
+    await twilio.override.point(FIRST)
     twilio.stand_in.account.numbers.clear()
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.changes == 1
 
 
 async def test_a_request_whose_answer_was_lost_is_undone_as_well(twilio: Twilio) -> None:
     twilio.stand_in.faults["POST IncomingPhoneNumbers"].extend([UNAVAILABLE] * ATTEMPTS)
     with pytest.raises(RestError):
-        await twilio.loan.point(FIRST)
+        await twilio.override.point(FIRST)
     twilio.number.voice_url = f"{FIRST}/twilio/voice"  # it was carried out after all
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.number == BEFORE
 
 
 async def test_a_request_that_was_cut_short_does_not_overtake_the_one_that_undoes_it(twilio: Twilio) -> None:
-    pointing = asyncio.create_task(twilio.loan.point(FIRST))
-    while twilio.loan._leading is None:  # noqa: ASYNC110 - this very moment is wanted
+    pointing = asyncio.create_task(twilio.override.point(FIRST))
+    while twilio.override._leading is None:  # noqa: ASYNC110 - this very moment is wanted
         await asyncio.sleep(0)
     pointing.cancel()
-    await twilio.loan.restore()
+    await twilio.override.restore()
     assert twilio.changes == 2
     assert twilio.number == BEFORE
 
@@ -204,7 +204,7 @@ async def test_a_number_that_would_not_lead_to_us_is_refused_and_not_touched(
 ) -> None:
     setattr(twilio.number, field, sid)
     with pytest.raises(NumberRefused, match=named) as caught:
-        await twilio.loan.point(FIRST)
+        await twilio.override.point(FIRST)
     assert twilio.changes == 0
     assert "\n" not in str(caught.value)
     assert OURS not in str(caught.value)

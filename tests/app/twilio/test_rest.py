@@ -181,11 +181,80 @@ async def test_an_answer_that_is_not_twilios_is_told(twilio: Twilio) -> None:
     assert caught.value.code is None
 
 
-@pytest.mark.parametrize("fault", [Fault(200), Fault(200, 0, "no call")], ids=["a web page", "another JSON"])
-async def test_a_success_that_is_not_twilios_is_told(twilio: Twilio, fault: Fault) -> None:
+SHAPES = {
+    "a web page": "<html>Welcome to the hotel</html>",
+    "nothing": "",
+    "a list": "[]",
+    "a number": "7",
+    "an empty object": "{}",
+    "an error": '{"code": 20003, "message": "no"}',
+    "nested too deep": "[" * 100_000,
+    "a number too long": f'{{"sid": {"9" * 5_000}}}',
+    "fields of other types": '{"sid": 7, "status": [], "phone_number": {}, "duration": "soon", "date_created": 5}',
+    "null fields": '{"sid": null, "status": null, "type": null, "phone_number": null}',
+    "a list of no objects": '{"calls": ["a"], "notifications": ["a"], "incoming_phone_numbers": ["a"]}',
+    "no list": '{"calls": 1, "notifications": 1, "incoming_phone_numbers": 1, "page": "x"}',
+}
+"""Bodies of a success that is none of Twilio's."""
+
+
+@pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES)
+async def test_a_success_of_another_shape_is_one_line_at_every_method(twilio: Twilio, text: str) -> None:
+    rest, call_sid = twilio.rest, CallSid("CA1")
+    for asking, asked in (
+        (rest.place_call(REQUEST), "POST Calls"),
+        (rest.fetch_call(call_sid), "GET Calls"),
+        (rest.call_errors(call_sid), "GET Notifications"),
+        (rest.recent_calls(THEIRS, OURS, 1.0), "GET Calls"),
+        (rest.account(), "GET Accounts"),
+        (rest.find_number(OURS), "GET IncomingPhoneNumbers"),
+        (rest.point_number(NumberSid("PN1"), PUBLIC, PUBLIC), "POST IncomingPhoneNumbers"),
+    ):
+        twilio.stand_in.faults[asked].append(Fault(200, text=text))
+        with pytest.raises(RestError, match="TWILIO_API_URL") as caught:
+            await asking
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 200
+        assert caught.value.may_be_done
+
+
+@pytest.mark.parametrize(
+    ("fault", "may_be_done"),
+    [
+        (Fault(302), False),
+        (Fault(401, 20003), False),
+        (Fault(429, 10004), False),
+        (Fault(503), True),
+        (NO_ANSWER, True),
+        (Fault(200), True),
+    ],
+)
+async def test_it_is_known_whether_a_request_may_have_been_carried_out(
+    twilio: Twilio, fault: Fault, may_be_done: bool
+) -> None:
     twilio.stand_in.faults["POST Calls"].append(fault)
-    with pytest.raises(RestError, match="TWILIO_API_URL"):
+    with pytest.raises(RestError) as caught:
         await twilio.rest.place_call(REQUEST)
+    assert caught.value.may_be_done is may_be_done
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"], ids=["no port", "no name"])
+async def test_what_reached_nobody_is_not_carried_out(url: str) -> None:
+    async def sleep(_: float) -> None:
+        pass
+
+    with pytest.raises(RestError) as caught:
+        await TwilioRest(SID, TOKEN, url, sleep).place_call(REQUEST)
+    assert (caught.value.unheard, caught.value.may_be_done) == (True, False)
+
+
+async def test_the_calls_of_the_last_seconds_can_be_listed_whatever_the_clock_here_says(twilio: Twilio) -> None:
+    twilio.stand_in.clock_ahead_s = 86_400.0
+    old, new = [await twilio.rest.place_call(REQUEST) for _ in range(2)]
+    twilio.stand_in.account.calls[old.sid].created_s -= 60
+    found = await twilio.rest.recent_calls(THEIRS, OURS, 10.0)
+    assert [call.sid for call in found] == [new.sid]
+    assert await twilio.rest.recent_calls(OURS, THEIRS, 10.0) == ()
 
 
 async def test_a_code_that_is_not_known_here_comes_with_twilios_words_and_no_number(twilio: Twilio) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.signature import SignatureCheck, sign, socket_url
+from app.twilio.signature import SignatureCheck, same_url, sign, socket_url
 
 TOKEN = "12345"
 DOCUMENTED_PATH = "/myapp.php?foo=1&bar=2"
@@ -109,6 +109,67 @@ def test_the_public_url_may_be_written_in_capitals_with_a_slash_and_a_prefix() -
     assert check("https://MyCompany.COM/Bridge/").webhook_valid(
         "/Voice", [], by_hand(TOKEN, "https://mycompany.com/Bridge/Voice")
     )
+
+
+PUBLIC_URLS = (
+    ("https://Phone.Example.COM", ("https://Phone.Example.COM", "https://phone.example.com")),
+    ("https://Phone.Example.COM/", ("https://Phone.Example.COM", "https://phone.example.com")),
+    ("HTTPS://phone.example.com", ("https://phone.example.com",)),
+    ("https://Phone.Example.COM:443", ("https://Phone.Example.COM:443", "https://phone.example.com")),
+    ("https://Phone.Example.COM/Bridge/", ("https://Phone.Example.COM/Bridge", "https://phone.example.com/Bridge")),
+    (
+        "https://Me:Pass%2FWord@phone.example.com",
+        ("https://Me:Pass%2FWord@phone.example.com", "https://phone.example.com"),
+    ),
+    (
+        "https://Me:Pass%2FWord@Phone.Example.COM:443/b",
+        (
+            "https://Me:Pass%2FWord@Phone.Example.COM:443/b",
+            "https://Me:Pass%2FWord@phone.example.com/b",
+            "https://Phone.Example.COM/b",
+            "https://phone.example.com:443/b",
+        ),
+    ),
+    ("https://Me:Word@Phone.Example.COM:8443", ("https://Me:Word@Phone.Example.COM:8443", "https://phone.example.com")),
+)
+"""PUBLIC_URL as it may be written, and the URLs that Twilio may sign for it, without the path."""
+
+
+@pytest.mark.parametrize(("public_url", "bases"), PUBLIC_URLS)
+def test_what_is_signed_for_each_spelling_of_the_public_url_is_accepted(
+    public_url: str, bases: tuple[str, ...]
+) -> None:
+    one = check(public_url)
+    for base in bases:
+        assert one.webhook_valid("/voice", [("a", "b")], by_hand(TOKEN, f"{base}/voiceab"))
+        assert one.socket_valid("/media/t", by_hand(TOKEN, f"{base}/media/t".replace("https:", "wss:")))
+    for other in ("https://phone.example.com.evil.com", "https://me:pass%2fword@phone.example.com", "https://evil.com"):
+        assert not one.webhook_valid("/voice", [("a", "b")], by_hand(TOKEN, f"{other}/voiceab"))
+        assert not one.socket_valid("/media/t", by_hand(TOKEN, f"{other}/media/t".replace("https:", "wss:")))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://A.example/voice", "https://a.example/voice", True),
+        ("https://a.example:443/voice", "https://a.example/voice", True),
+        ("https://a.example/voice/", "https://a.example/voice", False),
+        ("https://a.example/Voice", "https://a.example/voice", False),
+        ("http://a.example/voice", "https://a.example/voice", False),
+        ("", "", True),
+        ("", "https://a.example", False),
+        ("http://[::1", "http://[::1", True),
+        ("http://a:port", "https://a.example", False),
+    ],
+)
+def test_urls_are_the_same_but_for_the_case_of_the_host_and_a_default_port(one: str, other: str, same: bool) -> None:
+    assert same_url(one, other) is same
+
+
+def test_a_url_that_is_refused_shows_no_password() -> None:
+    with pytest.raises(ValueError, match="must be") as caught:
+        check("ftp://me:secret@phone.example.com")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:5001", "localhost:5001", "[::1]:5001"])

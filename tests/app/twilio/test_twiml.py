@@ -90,6 +90,8 @@ def test_what_twilio_would_lose_is_our_mistake(url: str, parameters: dict[str, s
         '<Response><Connect><Stream url="https://a.b"/></Connect></Response>',
         '<Response><Enqueue action="/a">q</Enqueue></Response>',
         '<Response><Enqueue waitUrl="/w">q</Enqueue></Response>',
+        '<Response><Pause length="soon"/></Response>',
+        f'<Response><Pause length="{"9" * 5_000}"/></Response>',
     ],
 )
 def test_an_answer_that_twilio_would_not_follow(answer: str) -> None:

@@ -1,7 +1,7 @@
-"""A note on the disk of where our number led before it led to us.
+"""The webhooks that our number had before this service took it over, saved in a file.
 
-A service that is killed puts nothing back. The one that starts next reads here what the operator wanted; otherwise it
-would take the address of the dead one for that, and lead the number there in the end.
+A service that is killed cannot restore them. The next one reads them here; otherwise it would take the address of the
+killed service for the operator's own, and restore that.
 """
 
 import contextlib
@@ -40,47 +40,47 @@ class Pointed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loan:
+class _Saved:
     phone_number: str
     pointed: Pointed
 
 
-_LOAN = TypeAdapter(_Loan)
+_SAVED = TypeAdapter(_Saved)
 
 
-class LoanNote:
-    """One note, in a file that only this user can read. No method raises: without a note the service does what it can.
+class SavedWebhook:
+    """One file that only this user can read. No method raises: a service without the file does what it can.
 
-    Every service needs a file of its own: whoever finds one takes its writer for dead.
+    Every service needs a file of its own: a service that finds one takes the writer for dead.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, phone_number: str) -> Pointed | None:
-        """Return what is noted of a number; None if there is nothing, or nothing that can be read."""
+        """Return what is saved of a number; None if there is nothing, or nothing that can be read."""
         try:
-            loan = _LOAN.validate_json(self._path.read_bytes())
+            saved = _SAVED.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError):
             log.warning("where the number led before is not known: %s cannot be read", self._path)
             return None
-        return loan.pointed if loan.phone_number == phone_number else None
+        return saved.pointed if saved.phone_number == phone_number else None
 
     def write(self, phone_number: str, pointed: Pointed) -> None:
-        """Note it, in place of what was noted before."""
+        """Save it, in place of what was saved before."""
         fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with os.fdopen(os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(_LOAN.dump_json(_Loan(phone_number, pointed)))
+                file.write(_SAVED.dump_json(_Saved(phone_number, pointed)))
                 os.fsync(file.fileno())
             fresh.replace(self._path)
         except OSError as error:
             log.warning("if this service is killed, the number stays with it: %s: %s", self._path, error.strerror)
 
     def erase(self) -> None:
-        """Throw the note away: the number leads where it led before."""
+        """Delete the file: the number leads where it led before."""
         with contextlib.suppress(OSError):
             self._path.unlink()
