@@ -64,7 +64,7 @@ def kind_of(name: str) -> Kind:
     """Return what a name of `name_of` is."""
     if name == ANONYMOUS:
         return Kind.ANONYMOUS
-    if name.startswith("+"):
+    if name.startswith("+") and _NUMBER.fullmatch(name):
         return Kind.NUMBER
     return Kind.URI if _URI.fullmatch(name) else Kind.OTHER
 
@@ -92,7 +92,7 @@ def _says_phone(address: str) -> bool:
 
 
 def _withheld(text: str) -> bool:
-    return text.removeprefix("+") in WITHHELD
+    return text != "+" and text.removeprefix("+") in WITHHELD
 
 
 def _number(text: str) -> str:

@@ -4,7 +4,7 @@ The one place that knows both: `row_of` is all that has to change when a record 
 """
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -19,6 +19,8 @@ KILLED = "the service was killed"
 """The end reason of a call that was on when its service was killed."""
 PERCENTILES = (50, 95, 99)
 LONGEST_TEXT = 500
+OUTBOUND = "outbound"
+"""How the direction of a call that we placed begins: outbound-api, outbound-dial."""
 
 
 class Party(StrEnum):
@@ -70,12 +72,28 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """One media stream of a call, numbered from 1; times are UTC, `recording` is as in `CallEntry`."""
+
+    number: int
+    reserved_at: datetime
+    connected_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+    end_detail: str
+    recording: str
+    recording_fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallEntry:
     """One call as it is kept. Times are UTC; `_s` are seconds since the slot was reserved, `_ms` lengths of time.
 
     `ended_at` is None while the call is on. `delay_*_ms` is mouth to ear as
     estimated by this service (the line's way included), `processing_*_ms` what the workers took for a frame.
-    `recording` is the name of its files, "" for none, `recording_fault` why it was broken off or not made.
+    `recording` is the name of the files of its last recording, "" for none, `recording_fault` why that was broken off
+    or not made. A call that came back has several `streams`.
     """
 
     call_sid: str
@@ -107,14 +125,16 @@ class CallEntry:
     recording_fault: str = ""
     pieces: list[tuple[float, str]] = field(default_factory=list)
     events: list[tuple[float, str, str]] = field(default_factory=list)
+    streams: list[StreamEntry] = field(default_factory=list)
 
     def as_line(self) -> str:
         """Return the entry as one line of JSON, without its end."""
         values = {kept.name: getattr(self, kept.name) for kept in fields(self)}
+        values["streams"] = [asdict(stream) for stream in self.streams]
         return json.dumps(values, default=datetime.isoformat, ensure_ascii=False)
 
 
-COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events"))
+COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events", "streams"))
 """What is kept in the call's own row."""
 TIMES = ("reserved_at", "connected_at", "started_at", "ended_at")
 
@@ -123,13 +143,18 @@ def read_entry(line: str) -> CallEntry:
     """Return the entry of a line; raises ValueError if it is none."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        for name in TIMES:
-            fields[name] = fields[name] and datetime.fromisoformat(fields[name])
         for name in ("pieces", "events"):
             fields[name] = [tuple(item) for item in fields[name]]
-        return CallEntry(**fields)
+        fields["streams"] = [StreamEntry(**_with_times(stream)) for stream in fields.get("streams", [])]
+        return CallEntry(**_with_times(fields))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no record of a call: {error}") from error
+
+
+def _with_times(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what was read from JSON with its moments as such."""
+    moments = {name: fields[name] and datetime.fromisoformat(fields[name]) for name in TIMES}
+    return {**fields, **moments}
 
 
 def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEntry:
