@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -69,7 +69,7 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
         settle(database, address.spool_folder, Spool(address.spool_folder))
     except OSError as error:  # another process is at it, or the file is another user's
         left.append(f"records that wait in {address.spool_folder} could not be written ({in_short(error)})")
-    deleted = _delete_recordings(database.recordings_with(name), settings)
+    deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
     if not (gone or on) and kind_of(name) is Kind.OTHER:
         raise SettingsError(f"{party}: no such calls; {ADDRESSES}")
@@ -81,14 +81,18 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     return left
 
 
-def _delete_recordings(names: Sequence[str], settings: Settings) -> str:
+def _delete_recordings(database: Database, name: str, settings: Settings) -> str:
     """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
-    if not names:
-        return ""
+    call_sids, recordings = database.recordings_with(name)
+    if settings.recordings is None and recordings:
+        raise SettingsError(
+            f"RECORDINGS_DIR is not set, but there are {len(recordings)} recordings: say where, then forget"
+        )
     if settings.recordings is None:
-        raise SettingsError(f"RECORDINGS_DIR is not set, but there are {len(names)} recordings: say where, then forget")
-    deleted = Shelf(settings.recordings).delete(names)
-    return f", with {deleted} recording{'' if deleted == 1 else 's'}"
+        return ""
+    shelf = Shelf(settings.recordings)
+    deleted = shelf.delete(recordings.union(shelf.of_calls(call_sids)))
+    return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
 
 
 def _calls(count: int) -> str:

@@ -110,20 +110,20 @@ class Database:
     def forget(self, name: str) -> tuple[int, int]:
         """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
         with self._engine.begin(ANSWER_WITHIN_S, writes=True) as connection:
-            rows = _rows_with(connection, name)
-            for some in _portions([row.id for row in rows if row.ended_at]):
+            over, on = _calls_with(connection, name)
+            for some in _portions([row_id for ids in over.values() for row_id in ids]):
                 connection.execute(delete(calls).where(calls.c.id.in_(some)))
-            on = {row.call_sid for row in rows if not row.ended_at}
-            return len({row.call_sid for row in rows} - on), len(on)
+            return len(over), len(on)
 
-    def recordings_with(self, name: str) -> list[str]:
-        """Return the names of the recordings of the calls with this party that are over, those of all streams."""
+    def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the SIDs of the calls with this party that are over, and the names of their known recordings."""
         found: set[str] = set()
         with self._engine.begin(ANSWER_WITHIN_S) as connection:
-            for some in _portions([row.id for row in _rows_with(connection, name) if row.ended_at]):
+            over, _ = _calls_with(connection, name)
+            for some in _portions([row_id for ids in over.values() for row_id in ids]):
                 found |= set(connection.scalars(select(calls.c.recording).where(calls.c.id.in_(some))))
                 found |= set(connection.scalars(select(streams.c.recording).where(streams.c.call_id.in_(some))))
-        return sorted(found - {""})
+        return set(over), found - {""}
 
     def recent(self, limit: int) -> list[CallEntry]:
         """Return the last calls, the newest first, without what was said, what happened, and streams."""
@@ -172,11 +172,18 @@ def _close_killed(connection: Connection, call_id: int, reserved_at: datetime, e
     connection.execute(insert(events).values(values))
 
 
-def _rows_with(connection: Connection, name: str) -> list[Any]:
-    """Return id, SID and end of the calls whose other party has this name, however the call log has it written."""
+def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[int]], set[str]]:
+    """Return the rows of the calls that are over by SID, and the SIDs of those that are on.
+
+    They are those whose other party has this name, however the call log has it written.
+    """
     columns = (calls.c.id, calls.c.call_sid, calls.c.ended_at, calls.c.direction, calls.c.caller, calls.c.called)
-    rows = connection.execute(select(*columns)).all()
-    return [row for row in rows if name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller) == name]
+    rows, on = defaultdict(list), set()
+    for row in connection.execute(select(*columns)):
+        if name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller) == name:
+            rows[row.call_sid].append(row.id)
+            on |= set() if row.ended_at else {row.call_sid}
+    return {sid: ids for sid, ids in rows.items() if sid not in on}, on
 
 
 def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:

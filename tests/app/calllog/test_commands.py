@@ -219,14 +219,15 @@ def test_the_recordings_of_all_streams_are_forgotten(
     monkeypatch.setenv("RECORDINGS_DIR", str(folder))
     folder.mkdir()
     names = [f"20260102T12000{number}Z-{ANN}" for number in range(2)]
-    for name in names:
+    nobody_knows = f"20260102T120009Z-{ANN}"
+    for name in (*names, nobody_knows):
         (folder / f"{name}.flac").touch()
     streams = [
         StreamEntry(number, NOON, None, None, NOON, "caller hung up", "", name, "")
         for number, name in enumerate(names, 1)
     ]
     fill(address, replace(entry(ANN), recording=names[1], streams=streams))
-    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 2 recordings\n"
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 3 recordings\n"
     assert list(folder.iterdir()) == []
 
 
