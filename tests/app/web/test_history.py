@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from app.config import read_settings
 from app.web.history import AT_ONCE, History, build_history_router
 from app.web.operators import Operators
 from app.web.refusals import Refusals
+from tests.app.calllog.postgres import PostgresServer, postgres
 from tests.app.calllog.records import ANN, BOB, entry
 from tests.processes.ring import PATIENCE_S
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        yield server
 
 
 def address(file: Path) -> Address:
@@ -91,6 +99,17 @@ async def test_a_server_that_is_away_is_told() -> None:
         answer = await http.get("/api/history")
     assert answer.status_code == 503
     assert "secret" not in answer.text
+
+
+async def test_a_server_that_does_not_give_what_its_address_asks_for_is_told_in_one_line(
+    server: PostgresServer,
+) -> None:
+    where = find_address(read_settings(database_url=f"{server.new_database()}?sslmode=require&channel_binding=require"))
+    async with asking(where) as http:
+        answer = await http.get("/api/history")
+    assert answer.status_code == 503
+    assert "SSL" in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x"])
