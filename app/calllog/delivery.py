@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 RECORDS_IN_MEMORY = 1_024
 """Records that wait while neither database nor spool takes them; of more the oldest are lost."""
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+RETRY_S = 5.0
+"""Pause after the database did not take a record."""
 EXPIRE_EVERY_S = 6 * 3_600.0
 
 
@@ -38,7 +38,7 @@ class Delivery:
         self.lost = 0
         """How many records are lost."""
         self._is_prepared = self._has_put_off = False
-        self._pause_s, self._retry_s, self._expire_s = FIRST_PAUSE_S, 0.0, 0.0
+        self._retry_s = self._expire_s = 0.0
         self._trouble = ""
 
     @property
@@ -52,8 +52,8 @@ class Delivery:
         if len(self._entries) > RECORDS_IN_MEMORY:
             self._lose(self._entries.popleft(), "neither database nor disk took it")
 
-    def turn(self, now: float, utc: datetime) -> float:
-        """Write what there is wherever it is taken; return after how many seconds to try again."""
+    def turn(self, now: float, utc: datetime) -> None:
+        """Write what there is wherever it is taken."""
         self._look_for_spool()
         if now >= self._retry_s:
             try:
@@ -63,7 +63,6 @@ class Delivery:
         if self.is_away:
             self._save()
         self._touch()
-        return max(0.0, self._retry_s - now) if self.is_away else LONGEST_PAUSE_S
 
     def finish(self, now: float, utc: datetime) -> None:
         """Write what there is a last time; the next start brings in what waits on the disk."""
@@ -97,7 +96,7 @@ class Delivery:
             self._entries.popleft()
         if self.is_away:
             log.info("the call log's database is back")
-        self.is_away, self._pause_s = False, FIRST_PAUSE_S
+        self.is_away = False
         self._expire(now, utc)
 
     def _deliver_spool(self) -> bool:
@@ -164,7 +163,7 @@ class Delivery:
         if not self.is_away:
             log.warning("the call log's database is away, records wait: %s", error)
         self.is_away, self._is_prepared = True, False  # it may come back as an empty one
-        self._retry_s, self._pause_s = now + self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._retry_s = now + RETRY_S
 
     def _tell_trouble(self, error: OSError) -> None:
         if not self._trouble:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from app.call.record import CallRecord
 from app.calllog.address import Address, make_folders
 from app.calllog.database import Database
-from app.calllog.delivery import Delivery
+from app.calllog.delivery import RETRY_S, Delivery
 from app.calllog.entry import Clock, Place, row_of
 from app.calllog.runs import Run
 from app.calllog.spool import Spool
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 INBOX_RECORDS = 1_024
 """Records that may wait for the thread; more are lost, which the log says."""
-HEARTBEAT_S = 5.0
 STOP_WITHIN_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
@@ -98,8 +97,8 @@ class CallLogWriter:
             while not self._stopping.is_set():
                 self._news.clear()
                 self._take(self._delivery)
-                pause_s = self._delivery.turn(time.monotonic(), datetime.now(UTC))
-                self._news.wait(min(pause_s, HEARTBEAT_S))
+                self._delivery.turn(time.monotonic(), datetime.now(UTC))
+                self._news.wait(RETRY_S)
             self._take(self._delivery)
             self._delivery.finish(time.monotonic(), datetime.now(UTC))
         except Exception:  # the root of this thread: the calls go on

@@ -15,7 +15,7 @@ import pytest
 
 from app.calllog.address import Address, find_address
 from app.calllog.database import Database
-from app.calllog.delivery import EXPIRE_EVERY_S, LONGEST_PAUSE_S, RECORDS_IN_MEMORY, Delivery
+from app.calllog.delivery import EXPIRE_EVERY_S, RECORDS_IN_MEMORY, RETRY_S, Delivery
 from app.calllog.entry import KILLED
 from app.calllog.runs import Run
 from app.calllog.spool import NAME, Spool
@@ -92,24 +92,13 @@ def test_what_a_locked_file_does_not_take_waits_on_the_disk_and_is_counted_until
     with locked(address):
         for call_sid in (ANN, BOB):
             sending.add(entry(call_sid))
-            pause_s = sending.turn(0.0, NOON)
+            sending.turn(0.0, NOON)
         assert (sending.is_away, sending.waiting, len(on_disk(address))) == (True, 2, 2)
-        assert 0 < pause_s <= LONGEST_PAUSE_S
-    sending.turn(pause_s / 2, NOON)
+    sending.turn(RETRY_S / 2, NOON)
     assert kept(address) == {}, "it is not asked again before the pause is over"
-    sending.turn(pause_s, NOON)
+    sending.turn(RETRY_S, NOON)
     assert kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
     assert (sending.is_away, sending.waiting, on_disk(address)) == (False, 0, [])
-
-
-def test_pauses_grow_to_a_limit(address: Address) -> None:
-    sending, now, pauses = delivering(address), 0.0, []
-    with locked(address):
-        for _ in range(10):
-            pauses.append(sending.turn(now, NOON))
-            now += pauses[-1]
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE_S
 
 
 @pytest.mark.parametrize("has_folder", [True, False], ids=["full", "folder gone"])
@@ -135,10 +124,10 @@ def test_what_neither_takes_waits_in_memory_and_is_written_when_one_does(
     with locked(address):
         for call_sid in (ANN, BOB):
             sending.add(entry(call_sid))
-            pause_s = sending.turn(0.0, NOON)
+            sending.turn(0.0, NOON)
         assert (sending.waiting, on_disk(address)) == (2, [])
         assert len(errors(caplog)) == 1, "it is told once"
-    sending.turn(pause_s, NOON)
+    sending.turn(RETRY_S, NOON)
     assert kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
     assert sending.lost == 0
 

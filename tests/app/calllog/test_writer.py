@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from app.call.record import CallRecord, EndReason
-from app.calllog import delivery
 from app.calllog.address import Address, find_address
 from app.calllog.database import Database
 from app.calllog.engine import CallLogError
@@ -33,11 +32,10 @@ LOOK_AGAIN_S = 0.02
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Ask a database that is away again and again, and hear what is said about it."""
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE_S", 0.05)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a database that is away again and again."""
+    for module in ("delivery", "writer"):
+        monkeypatch.setattr(f"app.calllog.{module}.RETRY_S", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -76,9 +74,9 @@ async def until_kept(address: Address, calls: dict[str, str | None]) -> None:
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
-async def until_said(log: pytest.LogCaptureFixture, text: str) -> None:
+async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while text not in log.text:  # noqa: ASYNC110 - it is said in another thread
+        while not is_so():  # noqa: ASYNC110 - it becomes so in another thread
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
@@ -138,18 +136,16 @@ async def test_the_times_of_a_call_are_those_of_the_wall(tmp_path: Path) -> None
     assert before - a_tick <= Database(address).find(ANN).reserved_at <= after + a_tick
 
 
-async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(tmp_path: Path) -> None:
     address = file_address(tmp_path)
     make_tables(address)
     async with writing(address) as writer:
         with locked(address):
             for call_sid in (ANN, BOB):
                 writer.keep(call_record(call_sid), Slot(0))
-            await until_said(caplog, "database is away")
+            await until(lambda: len(waiting(address)) == 2)
+            assert writer.is_away
             assert await kept(address) == {}
-            assert len(waiting(address)) == 2
         await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
 
 
@@ -167,9 +163,7 @@ async def test_what_waited_when_the_service_stopped_is_written_once_by_the_next(
         assert waiting(address) == []
 
 
-async def test_a_server_that_crashes_and_comes_back_gets_everything(
-    server: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
     address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
     assert address
     async with writing(address) as writer:
@@ -178,9 +172,9 @@ async def test_a_server_that_crashes_and_comes_back_gets_everything(
         server.stop()
         for call_sid in (BOB, EVE):
             writer.keep(call_record(call_sid), Slot(0))
-        await until_said(caplog, "database is away")
+        await until(lambda: writer.is_away)
         server.start()
-        await until_said(caplog, "is back")
+        await until(lambda: not (writer.is_away or writer.waiting))
     assert await kept(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
 
 
