@@ -172,8 +172,13 @@ def calls_top(
 
 
 @cli.command()
-def forget(number: Annotated[str, typer.Argument(help="A phone number, +15551234567.")]) -> None:
-    """Delete every call with this person from the call log."""
+def forget(
+    number: Annotated[
+        str,
+        typer.Argument(help="A number, +15551234567, or sip:…, client:…, whatsapp:…, anonymous, as the log has it."),
+    ],
+) -> None:
+    """Delete every call with this person from the call log, and the recordings of these calls."""
     from app.calllog.commands import forget_caller
 
     raise typer.Exit(forget_caller(_settings(), number))

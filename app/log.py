@@ -11,20 +11,14 @@ from collections.abc import Iterable, MutableMapping
 from enum import StrEnum
 from typing import Any
 
+from app.call.parties import mask_number as mask_number
 from app.twilio.events import CallSid
-from workers.lines import KEPT_DIGITS, LineFormat, start_process_logging
+from workers.lines import LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
 OPEN_TO_ALL = ("app.web.refusals", "app.web.routes", "uvicorn.error")
 """Who logs what strangers do."""
-
-
-def mask_number(number: str) -> str:
-    """Return a phone number with all but its last four characters hidden."""
-    if len(number) <= KEPT_DIGITS:
-        return number
-    return "…" + number[-KEPT_DIGITS:]
 
 
 class CallLog(logging.LoggerAdapter[logging.Logger]):

@@ -1,8 +1,9 @@
-"""Which numbers may call, and how often.
+"""Which addresses may call, and how often.
 
-A pattern is a number in which `*` stands for any characters, or for none: `+1555*`. What is blocked is refused, even if
-it is allowed as well; an empty list of the allowed is everybody. Capitals do not count. Callers who withhold their
-number come as one, `anonymous`, whatever Twilio has for them: a word, or one spelled on the keys, `+266696687`.
+A pattern is an address in which `*` stands for any characters, or for none: `+1555*`, `sip:*@example.com`. It matches
+an address as it is written or by its name (`app.call.parties`), so that a number is matched in every way in which it
+can be written. What is blocked is refused, even if it is allowed as well; an empty list of the allowed is everybody.
+Capitals do not count. Callers who withhold their number come as one, `anonymous`.
 
 A number may be let in so many times in any hour. Of at most `NUMBERS_KEPT` numbers it is known when they called, so
 memory is bounded; beyond that the one that called longest ago is forgotten. `now` is in seconds, monotonic.
@@ -13,15 +14,12 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from enum import StrEnum
 
+from app.call.parties import ANONYMOUS, cleaned, name_of, names_of
+
 HOUR_S = 3_600.0
 NUMBERS_KEPT = 10_000
-ANONYMOUS = "anonymous"
-WITHHELD = {
-    *("", ANONYMOUS, "restricted", "unavailable", "unknown", "blocked", "private"),
-    *("266696687", "7378742833", "86282452253", "8656696", "2562533"),
-}
-"""What stands for no number, in small letters and without a plus; the numbers spell the words."""
-_PATTERN = re.compile(r"\+[1-9*][0-9*]*|[*a-zA-Z][^\s,]*")
+_NUMBER = re.compile(r"\+?[1-9*][0-9*]*")
+_WORD = re.compile(r"[*a-z][^\s,]*")
 
 
 class Refusal(StrEnum):
@@ -46,12 +44,12 @@ class Screening:
 
     def refusal(self, number: str, now: float) -> Refusal | None:
         """Return why a call from this number is refused, None when it is not."""
-        number = _known_as(number)
-        if self._blocked.fullmatch(number):
+        names = names_of(number)
+        if any(map(self._blocked.fullmatch, names)):
             return Refusal.BLOCKED
-        if not (self._any_allowed or self._allowed.fullmatch(number)):
+        if not (self._any_allowed or any(map(self._allowed.fullmatch, names))):
             return Refusal.NOT_ALLOWED
-        calls_s = self._calls_s.get(number)
+        calls_s = self._calls_s.get(name_of(number))
         if calls_s is not None and len(calls_s) == self._per_hour and now - calls_s[0] < HOUR_S:
             return Refusal.TOO_OFTEN
         return None
@@ -60,7 +58,7 @@ class Screening:
         """Count a call that has been let in."""
         if not self._per_hour:
             return
-        number = _known_as(number)
+        number = name_of(number)
         self._calls_s.setdefault(number, deque(maxlen=self._per_hour)).append(now)
         self._calls_s.move_to_end(number)
         while len(self._calls_s) > self._numbers_kept:
@@ -69,19 +67,24 @@ class Screening:
 
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Return the patterns of a list separated by commas. Raises ValueError for one that no caller could match."""
-    patterns = tuple(part.strip() for part in text.split(",") if part.strip())
-    for pattern in patterns:
-        if not _PATTERN.fullmatch(pattern):
-            raise ValueError(f"{pattern!r} is no number: write +15551234567, +1555* or anonymous, with commas between")
-    return patterns
+    return tuple(_parse(part) for part in text.split(",") if cleaned(part))
 
 
-def _known_as(number: str) -> str:
-    """Return one name for all who withhold their number, and one for all ways to write the others."""
-    small = number.strip().lower()
-    return ANONYMOUS if small.removeprefix("+") in WITHHELD else small
+def _parse(part: str) -> str:
+    """Return one pattern as addresses are compared: a number begins with `+`, and a URI has no parameters."""
+    pattern = cleaned(part)
+    number = re.sub(r"[-.()]", "", pattern)
+    if _NUMBER.fullmatch(number):
+        exact = "*" not in number
+        return name_of(number) if exact else re.sub(r"^(?=\d)", "+", number)
+    if _WORD.fullmatch(pattern):
+        return ANONYMOUS if name_of(pattern) == ANONYMOUS else pattern
+    raise ValueError(
+        f"{part.strip()!r} is no number or address: write +15551234567, +1555*, sip:…, client:…, whatsapp:… or "
+        "anonymous, with commas between"
+    )
 
 
 def _compile(patterns: Sequence[str]) -> re.Pattern[str]:
     each = (".*".join(map(re.escape, re.split(r"\*+", pattern))) for pattern in patterns)
-    return re.compile("|".join(each) or "(?!)", re.DOTALL | re.IGNORECASE)
+    return re.compile("|".join(each) or "(?!)", re.DOTALL)

@@ -1,12 +1,13 @@
 """The call log: one record a call in a database, with what Moshi said and what happened.
 
-Theory of operation. A call must never wait for a database, so a record takes three steps. The switchboard hands it over
-with one call that cannot block (`CallLogWriter.keep`). A thread of its own appends it to a file, the spool. The same
-thread brings what is in the spool into the database, oldest first, and empties the spool once all has arrived. While
-the database is slow or gone the spool grows; when it is back, or at the next start, it is emptied. To write a record
-twice is the same as to write it once, so that a crash between the two needs no care.
+Theory of operation. The switchboard hands a copy of a record over with one call that cannot block
+(`CallLogWriter.keep`), and a thread of its own writes it into the database. While the database does not take records
+they are appended to one bounded file, the spool, and the thread tries again every few seconds. When the database is
+back, or at the next start, what waits is written first, oldest first, and the file is emptied. To write a record twice
+is the same as to write it once, so that a crash at any moment needs no care. What neither database nor disk takes is
+lost with one ERROR that names the call, and is counted.
 
-A record is written when its slot is reserved and again when the call has ended. Every run of the service holds a lock
-on a spool of its own. A spool that nobody holds was left by a run that was killed: the next run brings its records in
-and closes the calls that are still open in the database under that spool's name.
+A record is written when a slot is reserved and again when the call has ended, into a row of this run of the service;
+`merge` makes one call of several rows. Every run locks a file of its own (`runs`), so that the next one can close the
+calls that a killed run has left open.
 """

@@ -1,52 +1,112 @@
-"""Where the call log is: what DATABASE_URL means."""
+"""Where the call log is: what DATABASE_URL means.
 
-from dataclasses import dataclass
+The URL of a PostgreSQL server is libpq's: every parameter that libpq knows works. What libpq does not know, or cannot
+use, is refused at the start and by every command, so that a mistyped `sslmode` never means "no encryption".
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from errno import EACCES
 from pathlib import Path
 
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn
 
+from app.calllog.spool import NAME as SPOOL
 from app.config import Settings, SettingsError
 
 OFF = "off"
 WRONG = "DATABASE_URL: must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or off"
-DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+ESCAPED = "in a password write %25 for %, %40 for @, %2F for / and %3F for ?"
+POSTGRESQL = ("postgresql", "postgres")
+CONNECT_WITHIN_S = 5
+"""Until a server that does not answer is taken to be away, unless the URL has `connect_timeout`."""
+WHOLE_NUMBERS = (
+    *("connect_timeout", "tcp_user_timeout", "keepalives"),
+    *("keepalives_idle", "keepalives_interval", "keepalives_count"),
+)
+"""What libpq looks at only after it has found the server."""
+NOWHERE = "/nonexistent"
+_UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A database, and the folder in which records wait for it."""
+    """A database, and the folder in which records wait for it: a SQLite file, or a server by libpq's parameters."""
 
-    url: URL
+    shown: str
     spool_folder: Path
-
-    @property
-    def file(self) -> Path | None:
-        """The file of a SQLite database, None for a server."""
-        return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+    file: Path | None = None
+    conninfo: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         """Name the database without its password."""
-        return str(self.file or self.url.render_as_string(hide_password=True))
+        return self.shown
 
 
 def find_address(settings: Settings) -> Address | None:
     """Return where the call log is, None if DATABASE_URL is off. Raises SettingsError if it is no such place."""
-    if settings.database_url in ("", OFF):
+    url = settings.database_url
+    if url in ("", OFF):
         return None
-    try:
-        url = make_url(settings.database_url)
-    except ArgumentError as error:
-        raise SettingsError(WRONG) from error
-    backend, place = url.drivername.partition("+")[0], url.database
-    if backend not in DRIVERS or not place or place == ":memory:":
+    scheme, _, rest = url.partition("://")
+    backend = scheme.partition("+")[0]
+    if backend in POSTGRESQL:
+        return _server(f"postgresql://{rest}", settings.cache / "call-log")
+    place = rest.removeprefix("/")
+    if backend != "sqlite" or not rest.startswith("/") or place in ("", ":memory:"):
         raise SettingsError(WRONG)
-    url = url.set(drivername=DRIVERS[backend])
-    if backend != "sqlite":
-        query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
-        return Address(url.set(query=query), settings.cache / "call-log")
+    if "?" in place:
+        raise SettingsError("DATABASE_URL: a SQLite file takes no parameters; take out what follows the ?")
     file = Path(place).expanduser().absolute()
-    return Address(url.set(database=str(file)), file.with_name(f"{file.name}.waiting"))
+    return Address(str(file), file.with_name(f"{file.name}.waiting"), file)
+
+
+def _server(url: str, spool_folder: Path) -> Address:
+    try:
+        parameters = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except (psycopg.Error, UnicodeError) as error:
+        raise SettingsError(_why_not(url, str(error))) from None
+    if not {"dbname", "service"} & parameters.keys():
+        raise SettingsError(WRONG)
+    if "@" in parameters.get("host", ""):
+        raise SettingsError(f"{WRONG}; {ESCAPED}")
+    if wrong := _wrong_value(parameters):
+        raise SettingsError(f"DATABASE_URL: {wrong}")
+    hosts = parameters.get("host") or parameters.get("hostaddr", "")
+    user = f"{parameters['user']}@" if "user" in parameters else ""
+    conninfo = make_conninfo(**{"connect_timeout": str(CONNECT_WITHIN_S), **parameters, "client_encoding": "utf8"})
+    return Address(f"postgresql://{user}{hosts}/{parameters.get('dbname', '')}", spool_folder, conninfo=conninfo)
+
+
+def _why_not(url: str, error: str) -> str:
+    """Return why libpq cannot read a URL. What it quotes may be a part of the password, a parameter's name aside."""
+    query = url.partition("?")[2]
+    if (unknown := _UNKNOWN.match(error)) and "@" not in query:
+        return f"DATABASE_URL: {unknown[1]} is no parameter of PostgreSQL's client library; take it out"
+    return f"{WRONG}; {ESCAPED}"
+
+
+def _wrong_value(parameters: dict[str, str]) -> str:
+    """Return what libpq says against these parameters, "" for nothing. No server is asked: no host is where we look."""
+    for name in WHOLE_NUMBERS:
+        if not re.fullmatch(r"-?\d{1,9}", parameters.get(name, "0")):
+            return f"{name} must be a whole number"
+    hosts = parameters.get("hostaddr") or parameters.get("host", "")
+    local = {"host": re.sub("[^,]+", NOWHERE, hosts) or NOWHERE, "hostaddr": ""}
+    if parameters.get("gssencmode") == "require":  # there is no such thing on a socket
+        local["gssencmode"] = "disable"
+    probe = PGconn.connect_start(make_conninfo(**{**parameters, **local}).encode())
+    said = probe.get_error_message().partition("\n")[0]
+    probe.finish()
+    return "" if NOWHERE in said else re.sub(r'"[^"]*"', lambda quoted: _name_only(quoted[0], parameters), said)
+
+
+def _name_only(quoted: str, parameters: dict[str, str]) -> str:
+    """Return a quoted name of a parameter; a value may be a part of a password that was not written as it must be."""
+    return quoted if quoted.strip('"') in parameters else '"…"'
 
 
 def make_folders(address: Address) -> None:
@@ -56,6 +116,9 @@ def make_folders(address: Address) -> None:
         probe = address.spool_folder / ".probe"
         probe.touch()
         probe.unlink()
+        waiting = address.spool_folder / SPOOL
+        if waiting.exists() and not os.access(waiting, os.R_OK | os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES), str(waiting))
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
         raise SettingsError(

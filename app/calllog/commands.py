@@ -1,32 +1,31 @@
 """`moshi-bridge calls`, `calls show` and `forget`: questions to the call log, answered on the terminal."""
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 
-import phonenumbers
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
+from app.call.parties import Kind, cleaned, kind_of, mask_number, name_of
 from app.calllog.address import Address, find_address
-from app.calllog.database import CallNotFound, Database, in_short
-from app.calllog.delivery import deliver_orphan
-from app.calllog.spool import Spool, forget_rejected, is_waiting
+from app.calllog.database import CallNotFound, Database
+from app.calllog.delivery import settle
+from app.calllog.engine import CallLogError, in_short
+from app.calllog.spool import Spool
 from app.calllog.tables import call_json, call_page, calls_table, whole_call_json
 from app.config import Settings, SettingsError
-from app.log import mask_number
 from app.recording.shelf import Shelf
 
 EXIT_NOT_ANSWERED = 1
 EXIT_SETTINGS = 2
+ADDRESSES = "write +15551234567, sip:user@host, client:name or anonymous, as the call log has it"
 
 
 def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
     """Show the last calls, the newest first; return the exit status."""
 
-    async def show(database: Database) -> None:
-        calls = await database.recent(limit)
+    def show(database: Database) -> None:
+        calls = database.recent(limit)
         if as_json:
             print(json.dumps([call_json(call) for call in calls], indent=2))
         elif calls:
@@ -40,8 +39,8 @@ def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
 def show_call(settings: Settings, sid: str, as_json: bool) -> int:
     """Show one call, whose SID is `sid`, begins or ends so; return the exit status."""
 
-    async def show(database: Database) -> None:
-        call = await database.find(sid)
+    def show(database: Database) -> None:
+        call = database.find(sid)
         if as_json:
             print(json.dumps(whole_call_json(call), indent=2, ensure_ascii=False))
         else:
@@ -50,62 +49,54 @@ def show_call(settings: Settings, sid: str, as_json: bool) -> int:
     return _ask(settings, show)
 
 
-def forget_caller(settings: Settings, number: str) -> int:
+def forget_caller(settings: Settings, party: str) -> int:
     """Delete the calls with one person; return the exit status, which is 1 if some have to stay for now."""
-    try:
-        address, e164 = _address(settings), _e164(number)
-    except SettingsError as error:
-        return _refuse(str(error), EXIT_SETTINGS)
     left: list[str] = []
-    shelf = Shelf(settings.recordings) if settings.recordings else None
 
-    async def forget(database: Database) -> None:
-        left.extend(await _forget(database, address, e164, shelf))
+    def forget(database: Database) -> None:
+        left.extend(_forget(database, _address(settings), party, settings))
 
     return _ask(settings, forget) or int(bool(left))
 
 
-async def _forget(database: Database, address: Address, number: str, shelf: Shelf | None) -> list[str]:
+def _forget(database: Database, address: Address, party: str, settings: Settings) -> list[str]:
     """Delete what there is of a person, also what has not reached the database yet; return what could not go."""
-    for orphan in Spool.adopt(address.spool_folder):
-        await deliver_orphan(database, orphan)
-    forget_rejected(address.spool_folder, number)
-    deleted = _delete_recordings(await database.recordings_with(number), shelf)
-    gone, on = await database.forget(number)
-    print(f"{_calls(gone)} with {mask_number(number)} deleted{deleted}")
-    left = [f"{_calls(on)} not over yet"] if on else []
-    if is_waiting(address.spool_folder, number):
-        left.append("a running service has yet to write some")
+    if not cleaned(party):
+        raise SettingsError(f"whose calls? {ADDRESSES}")
+    name, shown = name_of(party), mask_number(party)
+    left: list[str] = []
+    try:
+        settle(database, address.spool_folder, Spool(address.spool_folder))
+    except OSError as error:  # another process is at it, or the file is another user's
+        left.append(f"records that wait in {address.spool_folder} could not be written ({in_short(error)})")
+    deleted = _delete_recordings(database, name, settings)
+    gone, on = database.forget(name)
+    if not (gone or on) and kind_of(name) is Kind.OTHER:
+        raise SettingsError(f"{party}: no such calls; {ADDRESSES}")
+    print(f"{_calls(gone)} with {shown} deleted{deleted}")
+    if on:
+        left.append(f"{_calls(on)} not over yet")
     for reason in left:
-        print(f"moshi-bridge: {reason}: forget {mask_number(number)} once more later", file=sys.stderr)
+        print(f"moshi-bridge: {reason}: forget {shown} once more later", file=sys.stderr)
     return left
 
 
-def _delete_recordings(names: Sequence[str], shelf: Shelf | None) -> str:
+def _delete_recordings(database: Database, name: str, settings: Settings) -> str:
     """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
-    if not names:
-        return ""
-    if shelf is None:
+    call_sids, recordings = database.recordings_with(name)
+    if settings.recordings is None and recordings:
         raise SettingsError(
-            f"RECORDINGS_DIR is not set, but {_calls(len(names))} were recorded: say where, then forget"
+            f"RECORDINGS_DIR is not set, but there are {len(recordings)} recordings: say where, then forget"
         )
-    deleted = shelf.delete(names)
-    return f", with {deleted} recording{'' if deleted == 1 else 's'}"
+    if settings.recordings is None:
+        return ""
+    shelf = Shelf(settings.recordings)
+    deleted = shelf.delete(recordings.union(shelf.of_calls(call_sids)))
+    return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
 
 
 def _calls(count: int) -> str:
     return f"{count} call{'' if count == 1 else 's'}"
-
-
-def _e164(number: str) -> str:
-    """Return a number as the log has it. Raises SettingsError."""
-    try:
-        parsed = phonenumbers.parse(number)
-    except phonenumbers.NumberParseException as error:
-        raise SettingsError(f"{number}: write the number with + and country code, +15551234567") from error
-    if not phonenumbers.is_possible_number(parsed):
-        raise SettingsError(f"{number}: no phone number is like this; write it with + and country code, +15551234567")
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
 def _address(settings: Settings) -> Address:
@@ -115,29 +106,25 @@ def _address(settings: Settings) -> Address:
     return address
 
 
-def _ask(settings: Settings, question: Callable[[Database], Awaitable[None]]) -> int:
+def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
     """Ask the database; return the exit status. What is wrong is told in one line."""
     try:
         address = _address(settings)
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):
             print(f"no calls yet: there is no {address}")
             return 0
-        asyncio.run(_asked(Database(address), question))
+        database = Database(address)
+        database.migrate()
+        question(database)
     except SettingsError as error:
         return _refuse(str(error), EXIT_SETTINGS)
     except CallNotFound as error:
         return _refuse(str(error), EXIT_NOT_ANSWERED)
-    except (SQLAlchemyError, OSError) as error:
-        return _refuse(f"{address} does not answer: {in_short(error)}", EXIT_NOT_ANSWERED)
+    except CallLogError as error:
+        return _refuse(f"{address} does not answer: {error}", EXIT_NOT_ANSWERED)
+    except OSError as error:
+        return _refuse(in_short(error), EXIT_NOT_ANSWERED)
     return 0
-
-
-async def _asked(database: Database, question: Callable[[Database], Awaitable[None]]) -> None:
-    try:
-        await database.migrate()
-        await question(database)
-    finally:
-        await database.close()
 
 
 def _refuse(why: str, status: int) -> int:

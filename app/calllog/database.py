@@ -4,43 +4,40 @@ Every question opens a connection of its own: calls are rare, and a connection t
 """
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import (
-    ColumnElement,
     Connection,
+    Row,
     Select,
+    Table,
     and_,
     delete,
-    event,
+    exists,
     func,
     insert,
-    not_,
     or_,
     select,
     update,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DataError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
-from sqlalchemy.orm import selectinload
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from app.call.parties import mask_number, name_of
 from app.calllog.address import Address
-from app.calllog.entry import COLUMNS, KILLED, CallEntry, Party
-from app.calllog.models import OUTBOUND, Call, CallEvent, Piece
+from app.calllog.engine import Transactions, migrations, one_error
+from app.calllog.entry import COLUMNS, KILLED, OUTBOUND, CallEntry, Party, StreamEntry
+from app.calllog.merge import merged
+from app.calllog.models import calls, events, expiry, pieces, streams
+from app.expiry import may_expire, put_off_since
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-CONNECT_ARGS = {"sqlite": {"timeout": 2.0}, "postgresql": {"timeout": 5.0, "command_timeout": 10.0}}
-"""Seconds until a database that does not answer is taken to be away."""
+WRITE_WITHIN_S, ANSWER_WITHIN_S, LONG_S = 15.0, 60.0, 600.0
+"""How long a server may take to write one record, to answer a question, to change tables or delete what is old."""
 ROWS_AT_ONCE = 500
 CHOICE = 5
-DATA_EXCEPTION = "22"
-"""How the SQLSTATE of a value begins that PostgreSQL cannot keep."""
 
 
 class CallNotFound(Exception):
@@ -48,150 +45,174 @@ class CallNotFound(Exception):
 
 
 class Database:
-    """The tables, behind questions that are answered in one transaction each.
-
-    Everything may raise what the driver raises when the database is away.
-    """
+    """The tables, behind questions that are answered in one transaction each. Everything may raise CallLogError."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
-        self._engine = create_async_engine(
-            address.url,
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args=CONNECT_ARGS[address.url.get_backend_name()],
-        )
-        if address.file:
-            event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+        self._file = address.file
+        self._engine = Transactions(address)
 
-    async def migrate(self) -> None:
+    def migrate(self) -> None:
         """Make or change the tables as this version needs them."""
-        if self._address.file:
-            self._address.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self._address.file, os.O_CREAT | os.O_RDWR, 0o600))
-        async with self._engine.begin() as connection:
-            await connection.run_sync(_upgrade)
+        with one_error():
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
+        with self._engine.begin(LONG_S, writes=True, checks=False) as connection:
+            command.upgrade(migrations(connection), "head")
 
-    async def write(self, entry: CallEntry) -> None:
-        """Put in a call that began, or that has ended in place of what was there of it; twice is as good as once."""
-        values = {name: getattr(entry, name) for name in COLUMNS}
-        async with self._engine.begin() as connection:
-            if entry.ended_at is None and await connection.scalar(_with_sid(entry.call_sid)) is not None:
-                return
-            await connection.execute(delete(Call).where(Call.call_sid == entry.call_sid))
-            call_id = await connection.scalar(insert(Call).values(values).returning(Call.id))
-            pieces = [
-                {"call_id": call_id, "number": number, "at_s": at_s, "text": text}
-                for number, (at_s, text) in enumerate(entry.pieces)
-            ]
-            await _insert(connection, Piece, pieces)
-            events = [
-                {"call_id": call_id, "number": number, "at_s": at_s, "kind": kind, "detail": detail}
-                for number, (at_s, kind, detail) in enumerate(entry.events)
-            ]
-            await _insert(connection, CallEvent, events)
+    def check(self) -> None:
+        """Ask the database whether it is there."""
+        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+            connection.execute(select(1))
 
-    async def close_killed(self, service: str, alive_at: datetime) -> int:
+    def write(self, entry: CallEntry) -> None:
+        """Put in a call, in place of what this run of the service has written of it; twice is as good as once.
+
+        What is older than what is there changes nothing: it has fewer streams, or as many and has not ended.
+        """
+        mine = and_(calls.c.call_sid == entry.call_sid, calls.c.service == entry.service)
+        with self._engine.begin(WRITE_WITHIN_S, writes=True) as connection:
+            if there := connection.execute(select(calls.c.id, calls.c.ended_at).where(mine)).first():
+                count = connection.scalar(select(func.count()).where(streams.c.call_id == there.id)) or 0
+                if (len(entry.streams), entry.ended_at is not None) < (count, there.ended_at is not None):
+                    return
+            connection.execute(delete(calls).where(mine))
+            values = {name: getattr(entry, name) for name in COLUMNS}
+            call_id = connection.scalar(insert(calls).values(values).returning(calls.c.id))
+            _insert(connection, pieces, call_id, [{"at_s": at_s, "text": text} for at_s, text in entry.pieces])
+            told = [{"at_s": at_s, "kind": kind, "detail": detail} for at_s, kind, detail in entry.events]
+            _insert(connection, events, call_id, told)
+            _insert(connection, streams, call_id, [asdict(stream) for stream in entry.streams])
+
+    def close_killed(self, service: str, alive_at: datetime) -> int:
         """End the calls that a killed run of the service left open; it was last seen `alive_at`. Return how many."""
-        async with self._engine.begin() as connection:
-            are_open = and_(Call.service == service, Call.ended_at.is_(None))
-            open_calls = (await connection.execute(select(Call.id, Call.reserved_at).where(are_open))).all()
-            for call_id, reserved_at in open_calls:
-                ended_at = max(alive_at, reserved_at)
-                end = {"ended_at": ended_at, "end_reason": KILLED, "ended_by": Party.SERVICE}
-                await connection.execute(update(Call).where(Call.id == call_id).values(end))
-                number = select(func.count()).where(CallEvent.call_id == call_id)
-                at_s = round((ended_at - reserved_at).total_seconds(), 4)
-                ended = {"call_id": call_id, "number": await connection.scalar(number), "at_s": at_s}
-                await connection.execute(insert(CallEvent).values(kind="ended", detail=KILLED, **ended))
-            return len(open_calls)
+        with self._engine.begin(ANSWER_WITHIN_S, writes=True) as connection:
+            is_open = and_(calls.c.service == service, calls.c.ended_at.is_(None))
+            found = connection.execute(select(calls.c.id, calls.c.reserved_at).where(is_open)).all()
+            for call_id, reserved_at in found:
+                _close_killed(connection, call_id, reserved_at, max(alive_at, reserved_at))
+            return len(found)
 
-    async def expire(self, before: datetime) -> int:
-        """Delete the calls that ended before this moment; return how many."""
-        async with self._engine.begin() as connection:
-            return (await connection.execute(delete(Call).where(Call.ended_at < before))).rowcount
+    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
+        """Delete the calls that ended before this moment; return how many, and how many are put off."""
+        with self._engine.begin(LONG_S, writes=True) as connection:
+            is_old = calls.c.ended_at < before
+            old = connection.scalar(select(func.count()).select_from(calls).where(is_old)) or 0
+            total = connection.scalar(select(func.count()).select_from(calls)) or 0
+            since = connection.scalar(select(expiry.c.put_off_at))
+            connection.execute(delete(expiry))
+            if not may_expire(old, total, since, now):
+                connection.execute(insert(expiry).values(id=1, put_off_at=put_off_since(since, now)))
+                return 0, old
+            connection.execute(delete(calls).where(is_old))
+            return old, 0
 
-    async def forget(self, number: str) -> tuple[int, int]:
-        """Delete the calls with this person, E.164; return how many went, and how many stay because they are on."""
-        async with self._engine.begin() as connection:
-            is_over = Call.ended_at.is_not(None)
-            gone = (await connection.execute(delete(Call).where(_is_with(number), is_over))).rowcount
-            return gone, await connection.scalar(select(func.count()).where(_is_with(number), not_(is_over))) or 0
+    def forget(self, name: str) -> tuple[int, int]:
+        """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
+        with self._engine.begin(ANSWER_WITHIN_S, writes=True) as connection:
+            over, on = _calls_with(connection, name)
+            for some in _portions([row_id for ids in over.values() for row_id in ids]):
+                connection.execute(delete(calls).where(calls.c.id.in_(some)))
+            return len(over), len(on)
 
-    async def recordings_with(self, number: str) -> Sequence[str]:
-        """Return the names of the recordings of the calls with this person that are over."""
-        named = select(Call.recording).where(_is_with(number), Call.ended_at.is_not(None), Call.recording != "")
-        async with self._engine.connect() as connection:
-            return (await connection.scalars(named)).all()
+    def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the SIDs of the calls with this party that are over, and the names of their known recordings."""
+        found: set[str] = set()
+        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+            over, _ = _calls_with(connection, name)
+            for some in _portions([row_id for ids in over.values() for row_id in ids]):
+                found |= set(connection.scalars(select(calls.c.recording).where(calls.c.id.in_(some))))
+                found |= set(connection.scalars(select(streams.c.recording).where(streams.c.call_id.in_(some))))
+        return set(over), found - {""}
 
-    async def recent(self, limit: int) -> Sequence[Call]:
-        """Return the last calls, the newest first, without transcripts."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            newest = select(Call).order_by(Call.reserved_at.desc(), Call.id.desc()).limit(limit)
-            return (await session.scalars(newest)).all()
+    def recent(self, limit: int) -> list[CallEntry]:
+        """Return the last calls, the newest first, without what was said, what happened, and streams."""
+        other = calls.alias()
+        is_earlier = or_(
+            other.c.reserved_at < calls.c.reserved_at,
+            and_(other.c.reserved_at == calls.c.reserved_at, other.c.id < calls.c.id),
+        )
+        begins = ~exists().where(other.c.call_sid == calls.c.call_sid, is_earlier)
+        newest = select(calls.c.call_sid).where(begins).order_by(calls.c.reserved_at.desc(), calls.c.id.desc())
+        wanted = newest.limit(limit).subquery()
+        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+            found = _found(connection, calls.c.call_sid.in_(select(wanted.c.call_sid)))
+        entries = [merged([_entry(row) for row in rows]) for rows in found.values()]
+        return entries[::-1]
 
-    async def find(self, sid: str) -> Call:
-        """Return the call whose SID is this, begins or ends so, with transcript and events. Raises CallNotFound."""
-        whole = select(Call).options(selectinload(Call.pieces), selectinload(Call.events))
-        begins, ends = Call.call_sid.startswith(sid, autoescape=True), Call.call_sid.endswith(sid, autoescape=True)
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            if call := await session.scalar(whole.where(Call.call_sid == sid)):
-                return call
-            found = (await session.scalars(whole.where(or_(begins, ends)).limit(CHOICE))).all()
-        match found:
-            case [call]:
-                return call
-            case []:
+    def find(self, sid: str) -> CallEntry:
+        """Return the call whose SID is this, begins or ends so, with all that is kept of it. Raises CallNotFound."""
+        begins, ends = (like(sid, autoescape=True) for like in (calls.c.call_sid.startswith, calls.c.call_sid.endswith))
+        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+            found = _found(connection, calls.c.call_sid == sid)
+            if not found:
+                some = select(calls.c.call_sid).where(or_(begins, ends)).distinct().limit(CHOICE)
+                found = _found(connection, calls.c.call_sid.in_(connection.scalars(some).all()))
+            if not found:
                 raise CallNotFound(f"no call has a SID that is, begins or ends with {sid}")
-            case _:
-                raise CallNotFound(f"more than one call: {', '.join(sorted(call.call_sid for call in found))}")
-
-    async def close(self) -> None:
-        """Let go of the driver."""
-        await self._engine.dispose()
+            if len(found) > 1:
+                raise CallNotFound(f"more than one call: {', '.join(sorted(found))}")
+            return merged([_whole(connection, row) for rows in found.values() for row in rows])
 
 
-def _upgrade(connection: Connection) -> None:
-    command.upgrade(migrations(connection), "head")
+def _insert(connection: Connection, table: Table, call_id: int | None, rows: Sequence[Mapping[str, object]]) -> None:
+    if rows:
+        numbered = [{"number": number, **row, "call_id": call_id} for number, row in enumerate(rows)]
+        connection.execute(insert(table), numbered)
 
 
-def migrations(connection: Connection) -> Config:
-    """Return what alembic's commands take to change the tables behind a connection."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
+def _close_killed(connection: Connection, call_id: int, reserved_at: datetime, ended_at: datetime) -> None:
+    end = {"ended_at": ended_at, "end_reason": KILLED}
+    connection.execute(update(calls).where(calls.c.id == call_id).values(**end, ended_by=Party.SERVICE))
+    open_streams = and_(streams.c.call_id == call_id, streams.c.ended_at.is_(None))
+    connection.execute(update(streams).where(open_streams).values(end))
+    number = connection.scalar(select(func.count()).where(events.c.call_id == call_id))
+    at_s = round((ended_at - reserved_at).total_seconds(), 4)
+    values = {"call_id": call_id, "number": number, "at_s": at_s, "kind": "ended", "detail": KILLED}
+    connection.execute(insert(events).values(values))
 
 
-def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA journal_mode = WAL")  # who reads keeps nobody from writing
-    cursor.close()
+def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[int]], set[str]]:
+    """Return the rows of the calls that are over by SID, and the SIDs of those that are on.
+
+    They are those whose other party has this name, however the call log has it written.
+    """
+    columns = (calls.c.id, calls.c.call_sid, calls.c.ended_at, calls.c.direction, calls.c.caller, calls.c.called)
+    rows, on = defaultdict(list), set()
+    for row in connection.execute(select(*columns)):
+        if name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller) == name:
+            rows[row.call_sid].append(row.id)
+            on |= set() if row.ended_at else {row.call_sid}
+    return {sid: ids for sid, ids in rows.items() if sid not in on}, on
 
 
-def _with_sid(call_sid: str) -> Select[int]:
-    return select(Call.id).where(Call.call_sid == call_sid)
+def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        yield ids[start : start + ROWS_AT_ONCE]
 
 
-def _is_with(number: str) -> ColumnElement[bool]:
-    """Whether the person at the other end has this number."""
-    is_outbound = Call.direction.startswith(OUTBOUND)
-    return or_(and_(is_outbound, Call.called == number), and_(not_(is_outbound), Call.caller == number))
+def _found(connection: Connection, condition: Any) -> dict[str, list[Row[Any]]]:
+    """Return the rows of each call by SID, in the order of the reservations."""
+    found: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(select(calls).where(condition).order_by(calls.c.reserved_at, calls.c.id)):
+        found[row.call_sid].append(row)
+    return found
 
 
-async def _insert(connection: AsyncConnection, table: type[Piece | CallEvent], rows: list[dict[str, object]]) -> None:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        await connection.execute(insert(table), rows[start : start + ROWS_AT_ONCE])
+def _entry(row: Row[Any], **more: Any) -> CallEntry:
+    values = {name: getattr(row, name) for name in COLUMNS}
+    values |= {"caller_masked": mask_number(row.caller), "called_masked": mask_number(row.called)}
+    return CallEntry(**values, **more)
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether a record is wrong, rather than the database away."""
-    code = str(getattr(getattr(error, "orig", None), "sqlstate", None))
-    return isinstance(error, ValueError | DataError | IntegrityError) or code.startswith(DATA_EXCEPTION)
+def _whole(connection: Connection, row: Row[Any]) -> CallEntry:
+    return _entry(
+        row,
+        pieces=[(one.at_s, one.text) for one in connection.execute(_of(pieces, row))],
+        events=[(one.at_s, one.kind, one.detail) for one in connection.execute(_of(events, row))],
+        streams=[StreamEntry(*one[1:]) for one in connection.execute(_of(streams, row))],
+    )
 
 
-def in_short(error: Exception) -> str:
-    """Return the kind and the first line; more may hold what a caller would not want in a log."""
-    return f"{type(error).__name__} {str(error).partition(chr(10))[0]}".strip()
+def _of(table: Table, row: Row[Any]) -> "Select[Any]":
+    return select(table).where(table.c.call_id == row.id).order_by(table.c.number)

@@ -1,156 +1,212 @@
-"""Brings what waits in the spool into the database, again and again until it has arrived."""
+"""Brings records into the database at once, or into the spool while the database is away. No thread, no clock."""
 
-import asyncio
-import contextlib
 import logging
-import time
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
-
-from app.calllog.database import Database, in_short, is_refusal
-from app.calllog.entry import read_entry
+from app.calllog.database import Database
+from app.calllog.engine import CallLogError, RecordRefused
+from app.calllog.entry import CallEntry, read_entry
+from app.calllog.runs import Run, dead_runs
 from app.calllog.spool import Spool
+from app.log import CallLog
+from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
 
-LINES_IN_MEMORY = 1_024
-"""Records that wait while the spool cannot be written; of more the oldest are lost, which the log says."""
-ANSWER_WITHIN_S = 15.0
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+RECORDS_IN_MEMORY = 1_024
+"""Records that wait while neither database nor spool takes them; of more the oldest are lost."""
+RETRY_S = 5.0
+"""Pause after the database did not take a record."""
 EXPIRE_EVERY_S = 6 * 3_600.0
 
 
 class Delivery:
-    """What waits for the database: in memory until the spool has it, in the spool until the database has it.
+    """The records that are on their way, oldest first. `days` is how long calls are kept, 0 for ever.
 
-    `orphans` are the spools of runs that were killed; `days` is how long calls are kept, 0 for ever.
+    `now` is in seconds, monotonic.
     """
 
-    def __init__(self, database: Database, spool: Spool, orphans: list[Spool], days: int) -> None:
-        self._database, self._spool, self._orphans, self._days = database, spool, orphans, days
-        self._lines: deque[str] = deque()
-        self._work, self._stop = asyncio.Event(), asyncio.Event()
-        self._is_migrated = False
+    def __init__(self, database: Database, spool: Spool, run: Run, days: int) -> None:
+        self._database, self._spool, self._run, self._days = database, spool, run, days
+        self._entries: deque[CallEntry] = deque()
+        self._spooled: list[CallEntry] = []  # without what was said and happened, to say what is lost
         self.is_away = False
         """Whether the database does not take records."""
-        self._is_full = False
         self.lost = 0
-        """How many records did not find room."""
-        self._expire_s = 0.0
-
-    def add(self, line: str) -> None:
-        """Take a record as a line; `beat` puts it into the spool."""
-        self._lines.append(line)
-        if len(self._lines) > LINES_IN_MEMORY:
-            self._lines.popleft()
-            self.lost += 1
-            log.error("a record of a call is lost: %d wait in memory already", LINES_IN_MEMORY)
+        """How many records are lost."""
+        self._is_prepared = self._has_put_off = False
+        self._retry_s = self._expire_s = 0.0
+        self._trouble = ""
 
     @property
     def waiting(self) -> int:
-        """How many records wait for the spool."""
-        return len(self._lines)
+        """How many records wait, in memory and in the spool."""
+        return len(self._entries) + len(self._spooled)
 
-    def beat(self) -> None:
-        """Put what was added into the spool, and show that this run is alive."""
-        try:
-            while self._lines:
-                self._spool.append(self._lines[0])
-                self._lines.popleft()
-                self._work.set()
-            self._spool.touch()
-            self._is_full = False
-        except OSError as error:
-            if not self._is_full:
-                log.error("%d records of calls wait in memory: %s", len(self._lines), error)
-            self._is_full = True
+    def add(self, entry: CallEntry) -> None:
+        """Take a record."""
+        self._entries.append(entry)
+        if len(self._entries) > RECORDS_IN_MEMORY:
+            self._lose(self._entries.popleft(), "neither database nor disk took it")
 
-    def stop(self) -> None:
-        """Try once more, then let `run` return."""
-        self._stop.set()
-        self._work.set()
-
-    async def run(self) -> None:
-        """Deliver whenever there is something, until stopped."""
-        pause_s, is_last = FIRST_PAUSE_S, False
-        while not is_last:
-            is_last = self._stop.is_set()
-            self._work.clear()
+    def turn(self, now: float, utc: datetime) -> None:
+        """Write what there is wherever it is taken."""
+        self._look_for_spool()
+        if now >= self._retry_s:
             try:
-                await self._deliver_all()
-                await self._wait(self._work, EXPIRE_EVERY_S)
-                pause_s = FIRST_PAUSE_S
-            except Exception as error:  # whatever a driver raises, the next calls are to be kept as well
-                self._tell_away(error)
-                self._is_migrated = False  # it may come back as an empty one
-                await self._wait(self._stop, pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    async def close(self) -> None:
-        """Let go of database and spools; an orphan stays one until its calls are closed."""
-        await self._database.close()
-        for orphan in self._orphans:
-            orphan.close()
-        self._spool.remove()
-
-    async def _deliver_all(self) -> None:
-        if not self._is_migrated:
-            await self._database.migrate()
-            self._is_migrated = True
-        while self._orphans:
-            await deliver_orphan(self._database, self._orphans[0])
-            self._orphans.pop(0)
-        delivered = await deliver(self._database, self._spool)
-        self._spool.empty()
+                self._deliver(now, utc)
+            except CallLogError as error:
+                self._set_away(error, now)
         if self.is_away:
-            log.info("the call log's database is back; %d records written", delivered)
-            self.is_away = False
-        await self._expire(time.monotonic())
+            self._save()
+        self._touch()
 
-    async def _expire(self, now: float) -> None:
+    def finish(self, now: float, utc: datetime) -> None:
+        """Write what there is a last time; the next start brings in what waits on the disk."""
+        self._retry_s = now
+        self.turn(now, utc)
+        self._save()
+        self.leave()
+        while self._entries:
+            self._lose(self._entries.popleft(), self._trouble)
+        self._run.end()
+
+    def leave(self) -> None:
+        """Leave what is in memory in the file of this run."""
+        try:
+            self._run.leave([entry.as_line() for entry in tuple(self._entries)])
+            self._entries.clear()
+        except OSError as error:
+            self._trouble = self._trouble or str(error)
+
+    def _deliver(self, now: float, utc: datetime) -> None:
+        if not self._is_prepared:
+            self._database.migrate()
+        if not self._deliver_spool():
+            return
+        while self._entries:
+            entry = self._entries[0]
+            try:
+                self._database.write(entry)
+            except RecordRefused as error:
+                self._lose(entry, str(error))
+            self._entries.popleft()
+        if self.is_away:
+            log.info("the call log's database is back")
+        self.is_away = False
+        self._expire(now, utc)
+
+    def _deliver_spool(self) -> bool:
+        """Deliver what waits on the disk; return whether nothing does that another process is delivering."""
+        try:
+            if not self._is_prepared:
+                settle(self._database, self._run.folder, self._spool)
+                self._is_prepared = True
+            delivered, lost = deliver(self._database, self._spool)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._tell_trouble(error)
+            return True
+        self.lost += lost
+        self._spooled.clear()
+        if delivered:
+            log.info("%d records of calls that waited are written", delivered)
+        return True
+
+    def _save(self) -> None:
+        """Put what is in memory into the spool."""
+        if not self._entries:
+            return
+        try:
+            self._spool.append(*(entry.as_line() for entry in self._entries))
+            self._spooled += [replace(entry, pieces=[], events=[]) for entry in self._entries]
+            self._entries.clear()
+            self._trouble = ""
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._tell_trouble(error)
+
+    def _look_for_spool(self) -> None:
+        if self._spooled and self._spool.is_gone:
+            for entry in self._spooled:
+                self._lose(entry, "somebody has removed the file in which it waited")
+            self._spooled.clear()
+
+    def _touch(self) -> None:
+        try:
+            self._run.touch()
+        except OSError as error:
+            self._tell_trouble(error)
+
+    def _expire(self, now: float, utc: datetime) -> None:
         if not self._days or now < self._expire_s:
             return
         self._expire_s = now + EXPIRE_EVERY_S
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            gone = await self._database.expire(datetime.now(UTC) - timedelta(days=self._days))
+        gone, put_off = self._database.expire(utc - timedelta(days=self._days), utc)
         if gone:
             log.info("%d calls that ended more than %d days ago are deleted", gone, self._days)
+        if put_off and not self._has_put_off:
+            log.warning(
+                "%d calls, most of those that are kept, ended more than CALL_LOG_DAYS=%d days ago: "
+                "they are deleted in a day if the clock is still the same; is it right?",
+                put_off,
+                self._days,
+            )
+        self._has_put_off = bool(put_off)
 
-    def _tell_away(self, error: Exception) -> None:
+    def _set_away(self, error: CallLogError, now: float) -> None:
         if not self.is_away:
-            log.warning("the call log's database is away, records wait: %s", in_short(error))
-        self.is_away = True
+            log.warning("the call log's database is away, records wait: %s", error)
+        self.is_away, self._is_prepared = True, False  # it may come back as an empty one
+        self._retry_s = now + RETRY_S
 
-    async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
-        if not self._stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), limit_s)
+    def _tell_trouble(self, error: OSError) -> None:
+        if not self._trouble:
+            log.error("records of calls cannot wait on the disk, %d wait in memory: %s", len(self._entries), error)
+        self._trouble = str(error)
+
+    def _lose(self, entry: CallEntry, why: str) -> None:
+        self.lost += 1
+        tell_lost(entry, why)
 
 
-async def deliver(database: Database, spool: Spool) -> int:
-    """Write what waits in a spool, the oldest first; return how many records it was."""
-    delivered = 0
-    while (line := spool.first()) is not None:
+def settle(database: Database, folder: Path, spool: Spool) -> None:
+    """Write what waits, and end the calls that killed runs have left open."""
+    with dead_runs(folder, spool) as runs:
+        deliver(database, spool)
+        for run in runs:
+            if closed := database.close_killed(run.name, run.alive_at):
+                log.warning("the service was killed with %d calls on; their records are closed", closed)
+            run.path.unlink(missing_ok=True)
+
+
+def deliver(database: Database, spool: Spool) -> tuple[int, int]:
+    """Write what waits in the spool, the oldest first; return how many records are written and how many are lost."""
+    lost = 0
+
+    def take(line: str) -> None:
+        nonlocal lost
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await database.write(read_entry(line))
-            spool.drop_first()
-            delivered += 1
-        except (ValueError, DBAPIError) as error:
-            if not is_refusal(error):
-                raise
-            log.error("a record of a call is put aside in %s: %s", spool.reject_first(), in_short(error))
-    return delivered
+            entry = read_entry(line)
+        except ValueError as error:
+            log.error("the record of a call is lost: half a line waited: %s", error)
+            lost += 1
+            return
+        try:
+            database.write(entry)
+        except RecordRefused as error:
+            tell_lost(entry, str(error))
+            lost += 1
+
+    return spool.deliver(take) - lost, lost
 
 
-async def deliver_orphan(database: Database, orphan: Spool) -> None:
-    """Write what a killed run left, end the calls that it left open, and remove its spool."""
-    await deliver(database, orphan)
-    async with asyncio.timeout(ANSWER_WITHIN_S):
-        closed = await database.close_killed(orphan.name, orphan.alive_at)
-    if closed:
-        log.warning("the service was killed with %d calls on; their records are closed", closed)
-    orphan.remove()
+def tell_lost(entry: CallEntry, why: str) -> None:
+    """Say that a record is lost, and what it was."""
+    end = entry.end_reason or "it was on"
+    CallLog(log, CallSid(entry.call_sid)).error("the record of this call is lost (%s): %s", end, why)

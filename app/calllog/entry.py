@@ -21,6 +21,8 @@ KILLED = "the service was killed"
 """The end reason of a call that was on when its service was killed."""
 PERCENTILES = (50, 95, 99)
 LONGEST_TEXT = 500
+OUTBOUND = "outbound"
+"""How the direction of a call that we placed begins: outbound-api, outbound-dial."""
 
 
 class Party(StrEnum):

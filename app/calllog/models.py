@@ -3,11 +3,21 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, Index, String, TypeDecorator
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-
-OUTBOUND = "outbound"
-"""How the direction of a call that we placed begins: outbound-api, outbound-dial."""
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -28,74 +38,60 @@ class UtcTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class Base(DeclarativeBase):
-    """All tables."""
-
-    type_annotation_map = {datetime: UtcTime, float: Double, str: String, dict[str, int]: JSON}  # noqa: RUF012 - SQLAlchemy's own way
+def _texts(*names: str) -> list[Column[str]]:
+    return [Column(name, String, nullable=False) for name in names]
 
 
-class Call(Base):
-    """One call; the columns are those of `CallEntry`."""
-
-    __tablename__ = "calls"
-    __table_args__ = (Index("calls_caller", "caller"), Index("calls_called", "called"))
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    call_sid: Mapped[str] = mapped_column(unique=True)
-    service: Mapped[str]
-    account_sid: Mapped[str]
-    direction: Mapped[str]
-    caller: Mapped[str]
-    called: Mapped[str]
-    caller_masked: Mapped[str]
-    called_masked: Mapped[str]
-    slot: Mapped[int]
-    checkpoint: Mapped[str]
-    reserved_at: Mapped[datetime] = mapped_column(index=True)
-    connected_at: Mapped[datetime | None]
-    started_at: Mapped[datetime | None]
-    ended_at: Mapped[datetime | None]
-    end_reason: Mapped[str | None]
-    end_detail: Mapped[str]
-    ended_by: Mapped[str | None]
-    first_sound_ms: Mapped[float | None]
-    delay_p50_ms: Mapped[float | None]
-    delay_p95_ms: Mapped[float | None]
-    delay_p99_ms: Mapped[float | None]
-    processing_p50_ms: Mapped[float | None]
-    processing_p95_ms: Mapped[float | None]
-    processing_p99_ms: Mapped[float | None]
-    counters: Mapped[dict[str, int]]
-    recording: Mapped[str]
-    recording_fault: Mapped[str]
-
-    pieces: Mapped[list["Piece"]] = relationship(order_by="Piece.number", viewonly=True)
-    events: Mapped[list["CallEvent"]] = relationship(order_by="CallEvent.number", viewonly=True)
-
-    @property
-    def is_outbound(self) -> bool:
-        """Whether we called."""
-        return self.direction.startswith(OUTBOUND)
+def _times(*names: str) -> list[Column[datetime]]:
+    return [Column(name, UtcTime) for name in names]
 
 
-class Piece(Base):
-    """One piece of what Moshi said, `at_s` seconds after the reservation."""
-
-    __tablename__ = "transcript_pieces"
-
-    call_id: Mapped[int] = mapped_column(ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    at_s: Mapped[float]
-    text: Mapped[str]
+def _of_call() -> list[Column[int]]:
+    """Return the key of what a call has several of, in order."""
+    call_id = Column("call_id", Integer, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True)
+    return [call_id, Column("number", Integer, primary_key=True)]
 
 
-class CallEvent(Base):
-    """Something that happened in a call, `at_s` seconds after the reservation."""
+metadata = MetaData()
 
-    __tablename__ = "call_events"
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *_texts("call_sid", "service", "account_sid", "direction", "caller", "called", "caller_masked", "called_masked"),
+    Column("slot", Integer, nullable=False),
+    *_texts("checkpoint"),
+    Column("reserved_at", UtcTime, nullable=False, index=True),
+    *_times("connected_at", "started_at", "ended_at"),
+    Column("end_reason", String),
+    *_texts("end_detail"),
+    Column("ended_by", String),
+    Column("first_sound_ms", Double),
+    *(Column(f"{what}_p{p}_ms", Double) for what in ("delay", "processing") for p in (50, 95, 99)),
+    Column("counters", JSON, nullable=False),
+    *_texts("recording", "recording_fault"),
+    UniqueConstraint("call_sid", "service", name="calls_sid_service"),
+    Index("calls_caller", "caller"),
+    Index("calls_called", "called"),
+)
+"""What one run of the service has kept of one call; the columns are those of `CallEntry`."""
 
-    call_id: Mapped[int] = mapped_column(ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    at_s: Mapped[float]
-    kind: Mapped[str]
-    detail: Mapped[str]
+pieces = Table("transcript_pieces", metadata, *_of_call(), Column("at_s", Double, nullable=False), *_texts("text"))
+"""What Moshi said, `at_s` seconds after the reservation."""
+
+events = Table("call_events", metadata, *_of_call(), Column("at_s", Double, nullable=False), *_texts("kind", "detail"))
+"""What happened in a call, `at_s` seconds after the reservation."""
+
+streams = Table(
+    "call_streams",
+    metadata,
+    *_of_call(),
+    Column("reserved_at", UtcTime, nullable=False),
+    *_times("connected_at", "started_at", "ended_at"),
+    Column("end_reason", String),
+    *_texts("end_detail", "recording", "recording_fault"),
+)
+"""The media streams of a call; the columns are those of `StreamEntry`."""
+
+expiry = Table("call_log_expiry", metadata, Column("id", Integer, primary_key=True), *_times("put_off_at"))
+"""At most one row, while the deletion of old calls is put off: since when."""

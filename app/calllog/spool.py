@@ -1,21 +1,18 @@
-"""Where records wait for the database: a file of lines, one for each run of the service.
+"""The spool: one file of lines in which records wait for a database that is away, for all runs of the service.
 
-The file is locked as long as the run lives; the system takes the lock away when it dies, however it dies. Only one
-thread uses it.
+Who writes or delivers holds a lock on the file for as long as that takes. Nobody waits for the lock: BlockingIOError
+says that another process has it. Whatever touches the file may raise OSError.
 """
 
+import contextlib
 import fcntl
 import os
-import uuid
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 MAX_BYTES = 256 << 20
 """About a thousand calls of an hour."""
-BLOCK = 1 << 16
-SUFFIX = ".spool"
-REJECTED = "rejected.jsonl"
+NAME = "waiting.spool"
 
 
 class SpoolFull(OSError):
@@ -23,111 +20,62 @@ class SpoolFull(OSError):
 
 
 class Spool:
-    """Lines in the order in which they came. `name` is the run's own; whatever touches the file may raise OSError."""
+    """The spool in a folder; both are made when they are needed."""
 
-    def __init__(self, path: Path, descriptor: int, max_bytes: int = MAX_BYTES) -> None:
-        self._path, self._descriptor, self._max_bytes = path, descriptor, max_bytes
-        self._done = 0
-        self.alive_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        """When the run that filled it was last alive, if it was found."""
-
-    @classmethod
-    def create(cls, folder: Path, max_bytes: int = MAX_BYTES) -> Self:
-        """Make one for this run."""
-        path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return cls(path, descriptor, max_bytes)
-
-    @classmethod
-    def adopt(cls, folder: Path) -> list[Self]:
-        """Take over those whose run is dead."""
-        return [spool for path in sorted(folder.glob(f"*{SUFFIX}")) if (spool := cls._adopt(path))]
-
-    @classmethod
-    def _adopt(cls, path: Path) -> Self | None:
-        descriptor = None
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(path, descriptor)
-        except (BlockingIOError, FileNotFoundError):  # its run is alive, or somebody else was faster
-            if descriptor is not None:
-                os.close(descriptor)
-            return None
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._path, self._max_bytes = folder / NAME, max_bytes
 
     @property
-    def name(self) -> str:
-        return self._path.name.removesuffix(SUFFIX)
-
-    def append(self, line: str) -> None:
-        """Add a line. Raises SpoolFull or OSError, and then has not."""
-        end, rest = self._size(), line.encode() + b"\n"
-        if end + len(rest) > self._max_bytes:
-            raise SpoolFull(f"{self._max_bytes} bytes of records wait already")
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
         try:
-            while rest:
-                rest = rest[os.pwrite(self._descriptor, rest, self._size()) :]
-        except OSError:
-            os.ftruncate(self._descriptor, end)
-            raise
+            return self._path.stat().st_size == 0
+        except FileNotFoundError:
+            return True
 
-    def first(self) -> str | None:
-        """Return the oldest line that waits, None if none does."""
-        line = self._first()
-        return line.decode(errors="replace").rstrip("\n") if line else None
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody has removed the file; what was delivered leaves an empty one."""
+        return not self._path.exists()
 
-    def drop_first(self) -> None:
-        """Let go of the oldest line: it has arrived."""
-        self._done += len(self._first())
+    def append(self, *lines: str) -> None:
+        """Add lines. Raises SpoolFull or another OSError, and then has added none."""
+        with self._locked(os.O_CREAT) as descriptor:
+            end = os.fstat(descriptor).st_size
+            cut_short = end and os.pread(descriptor, 1, end - 1) != b"\n"  # its writer was killed
+            rest = b"\n" * bool(cut_short) + "".join(f"{line}\n" for line in lines).encode()
+            if end + len(rest) > self._max_bytes:
+                raise SpoolFull(f"{self._max_bytes} bytes of records wait already")
+            try:
+                while rest:
+                    rest = rest[os.pwrite(descriptor, rest, os.fstat(descriptor).st_size) :]
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
 
-    def empty(self) -> None:
-        """Give the space back, if every line has arrived."""
-        if self._done == self._size():
-            os.ftruncate(self._descriptor, 0)
-            self._done = 0
+    def deliver(self, take: Callable[[str], None]) -> int:
+        """Give every line to `take`, the oldest first, and empty the file; return how many it was.
 
-    def touch(self) -> None:
-        """Show that this run is alive."""
-        os.utime(self._descriptor)
+        What `take` raises is raised here, and everything stays: it is given again, also what has been taken already.
+        """
+        if self.is_empty:
+            return 0
+        with self._locked() as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            delivered = 0
+            for line in file:
+                take(line.decode(errors="replace").rstrip("\n"))
+                delivered += 1
+            os.ftruncate(descriptor, 0)
+            return delivered
 
-    def reject_first(self) -> Path:
-        """Put the oldest line, which no database takes, where a person can look at it; return where."""
-        path = self._path.with_name(REJECTED)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a") as file:
-            file.write(f"{self.first()}\n")
-        self.drop_first()
-        return path
-
-    def close(self) -> None:
-        """Let go of the file; it can be adopted."""
-        os.close(self._descriptor)
-
-    def remove(self) -> None:
-        """Let go of the file and delete it, unless something waits in it."""
-        if not self._first():
-            self._path.unlink()
-        self.close()
-
-    def _size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def _first(self) -> bytes:
-        """Return the oldest line with its end, which the last one lacks if its writer was killed."""
-        line = b""
-        while b"\n" not in line and (part := os.pread(self._descriptor, BLOCK, self._done + len(line))):
-            line += part
-        return line[: line.find(b"\n") + 1] or line
-
-
-def forget_rejected(folder: Path, number: str) -> None:
-    """Delete the rejected lines that hold this number."""
-    path = folder / REJECTED
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if number not in line))
-
-
-def is_waiting(folder: Path, number: str) -> bool:
-    """Whether a record with this number has still to be written by a run that lives."""
-    return any(number in path.read_text(errors="replace") for path in folder.glob(f"*{SUFFIX}"))
+    @contextlib.contextmanager
+    def _locked(self, flags: int = 0) -> Iterator[int]:
+        if flags:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._path, os.O_RDWR | flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield descriptor
+        finally:
+            os.close(descriptor)

@@ -1,7 +1,6 @@
-"""Takes the records of calls from the switchboard into a thread of its own, with a loop of its own."""
+"""Takes the records of calls from the switchboard into a thread of its own."""
 
 import asyncio
-import contextlib
 import logging
 import queue
 import threading
@@ -11,9 +10,11 @@ from datetime import UTC, datetime
 from app.call.record import CallRecord
 from app.calllog.address import Address, make_folders
 from app.calllog.database import Database
-from app.calllog.delivery import Delivery
+from app.calllog.delivery import RETRY_S, Delivery
 from app.calllog.entry import Clock, Place, row_of
+from app.calllog.runs import Run
 from app.calllog.spool import Spool
+from app.config import SettingsError
 from app.log import CallLog
 from workers.messages import Slot
 
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 INBOX_RECORDS = 1_024
 """Records that may wait for the thread; more are lost, which the log says."""
-KEEP_ALIVE_S = 5.0
-STOP_WITHIN_S = 5.0
+STOP_WITHIN_S = 8.0
+"""How long the end of the service waits for a database that does not answer."""
 
 Handed = tuple[CallRecord, Slot, Clock]
 
@@ -36,35 +37,37 @@ class CallLogWriter:
     def __init__(self, address: Address, account_sid: str, checkpoint: str, days: int = 0) -> None:
         self._address, self._account_sid, self._checkpoint, self._days = address, account_sid, checkpoint, days
         self._inbox: queue.Queue[Handed] = queue.Queue(INBOX_RECORDS)
-        self._stopping = threading.Event()
+        self._news, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._delivery: Delivery | None = None
-        self._unheard = 0
-        self._has_stopped = False
+        self._lost = 0
+        self._has_failed = False
 
     @property
     def is_away(self) -> bool:
         """Whether the database does not take records now."""
-        return self._has_stopped or (self._delivery is not None and self._delivery.is_away)
+        return self._has_failed or (self._delivery is not None and self._delivery.is_away)
 
     @property
     def waiting(self) -> int:
-        """How many records wait in memory, for the thread or for the spool."""
+        """How many records wait, in memory or on the disk."""
         return self._inbox.qsize() + (self._delivery.waiting if self._delivery else 0)
 
     @property
     def lost(self) -> int:
         """How many records are lost."""
-        return self._unheard + (self._delivery.lost if self._delivery else 0)
+        return self._lost + (self._delivery.lost if self._delivery else 0)
 
     def start(self) -> None:
-        """Open the spool and begin to write."""
+        """Begin to write."""
         make_folders(self._address)
-        orphans = Spool.adopt(self._address.spool_folder)
-        spool = Spool.create(self._address.spool_folder)
-        self._place = Place(spool.name, self._account_sid, self._checkpoint)
-        self._delivery = Delivery(Database(self._address), spool, orphans, self._days)
+        try:
+            run = Run(self._address.spool_folder)
+        except OSError as error:
+            raise SettingsError(f"DATABASE_URL: records of calls cannot wait: {error}") from error
+        self._place = Place(run.name, self._account_sid, self._checkpoint)
+        spool = Spool(self._address.spool_folder)
+        self._delivery = Delivery(Database(self._address), spool, run, self._days)
         self._thread.start()
         log.info("calls are kept in %s", self._address)
 
@@ -74,48 +77,42 @@ class CallLogWriter:
         try:
             self._inbox.put_nowait((record.copy(), slot, clock))
         except queue.Full:
-            self._unheard += 1
-            CallLog(log, record.call_sid).error("not kept: %d records wait already", INBOX_RECORDS)
-        self._wake()
+            self._lost += 1
+            end = record.end or "it is on"
+            CallLog(log, record.call_sid).error("the record of this call is lost (%s): too many wait already", end)
+        self._news.set()
 
     async def stop(self) -> None:
-        """Write what there is, if the database takes it soon; what it does not take is written at the next start."""
+        """Write what there is; what the database does not take soon is written at the next start."""
         self._stopping.set()
-        self._wake()
-        await asyncio.to_thread(self._thread.join, 2 * STOP_WITHIN_S)
-
-    def _wake(self) -> None:
-        if loop := self._loop:
-            with contextlib.suppress(RuntimeError):  # the thread has ended
-                loop.call_soon_threadsafe(self._news.set)
+        self._news.set()
+        await asyncio.to_thread(self._thread.join, STOP_WITHIN_S)
+        if self._thread.is_alive() and self._delivery:
+            self._take(self._delivery)
+            self._delivery.leave()
 
     def _run(self) -> None:
+        assert self._delivery
         try:
-            asyncio.run(self._write())
-        except Exception:
-            self._has_stopped = True
+            while not self._stopping.is_set():
+                self._news.clear()
+                self._take(self._delivery)
+                self._delivery.turn(time.monotonic(), datetime.now(UTC))
+                self._news.wait(RETRY_S)
+            self._take(self._delivery)
+            self._delivery.finish(time.monotonic(), datetime.now(UTC))
+        except Exception:  # the root of this thread: the calls go on
+            self._has_failed = True
             log.exception("the call log has stopped; no more calls are kept")
 
-    async def _write(self) -> None:
-        assert self._delivery is not None
-        self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        delivering = asyncio.create_task(self._delivery.run())
-        while not self._stopping.is_set():
-            self._take()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), KEEP_ALIVE_S)
-            self._news.clear()
-        self._take()
-        self._delivery.stop()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(delivering, STOP_WITHIN_S)
-        await self._delivery.close()
-
-    def _take(self) -> None:
-        assert self._delivery is not None
-        with contextlib.suppress(queue.Empty):
-            while True:
+    def _take(self, delivery: Delivery) -> None:
+        while True:
+            try:
                 record, slot, clock = self._inbox.get_nowait()
-                self._delivery.add(row_of(record, slot, self._place, clock).as_line())
-        self._delivery.beat()
+            except queue.Empty:
+                return
+            try:
+                delivery.add(row_of(record, slot, self._place, clock))
+            except Exception:
+                self._lost += 1
+                CallLog(log, record.call_sid).exception("the record of this call is lost: it cannot be made")

@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 from app.calllog.address import find_address, make_folders
+from app.calllog.database import Database
+from app.calllog.engine import CallLogError
 from app.config import Settings, SettingsError
 from app.doctor.finding import Finding, Level
 from app.recording.shelf import Shelf
@@ -26,8 +28,13 @@ def _call_log(settings: Settings) -> Finding:
         if address is None:
             return Finding(Level.NOTE, "DATABASE_URL", "off: no calls are kept")
         make_folders(address)
+        if not address.file or address.file.exists():
+            Database(address).check()
     except SettingsError as error:
         return Finding(Level.PROBLEM, "DATABASE_URL", str(error))
+    except CallLogError as error:
+        advice = "records wait on the disk until it answers; `moshi-bridge calls` says the same"
+        return Finding(Level.PROBLEM, "DATABASE_URL", f"{address} does not answer: {error}", advice)
     days = f"for {settings.call_log_days} days" if settings.call_log_days else "for ever"
     return Finding(Level.GOOD, "DATABASE_URL", f"calls are kept in {address} {days}")
 

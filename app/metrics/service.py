@@ -79,7 +79,8 @@ def _build(settings: Settings) -> Family:
 
 def _call_log(call_log: CallLogWriter) -> Iterator[Family]:
     yield gauge("call_log_up", "1 if the call log's database takes records.", not call_log.is_away)
-    yield gauge("call_log_waiting_records", "Records of calls that wait in memory to be kept.", call_log.waiting)
+    meaning = "Records of calls that wait for the database, on disk or in memory."
+    yield gauge("call_log_waiting_records", meaning, call_log.waiting)
     yield counter("call_log_lost_records", "Records of calls that are lost.", call_log.lost)
 
 

@@ -8,16 +8,18 @@ somebody else's and are left alone.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from app.config import SettingsError
+from app.expiry import may_expire, put_off_since
 from app.twilio.events import CallSid
 
 TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
 UNFINISHED = ".part"
+PUT_OFF = ".expiry-put-off"
 SUFFIXES = (SOUND, TAPE, TOKENS)
 _OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
 
@@ -54,6 +56,11 @@ class Shelf:
         names = {_name(path) for path in self._files(SUFFIXES)}
         return sorted(name for name in names if name == end or name.partition("-")[2].endswith(end))
 
+    def of_calls(self, call_sids: Collection[str]) -> set[str]:
+        """Return the names of all recordings of these calls, also of those that no record of a call names."""
+        names = {_name(path) for path in self._files((*SUFFIXES, UNFINISHED))}
+        return {name for name in names if name.partition("-")[2] in call_sids}
+
     def tapes(self) -> list[Path]:
         """Return the tapes."""
         return sorted(self._files((TAPE,)))
@@ -66,13 +73,24 @@ class Shelf:
             path.unlink(missing_ok=True)
         return len({_name(path) for path in files})
 
-    def expire(self, before: datetime) -> int:
-        """Delete the recordings that were last written before this moment; return how many."""
+    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
+        """Delete the recordings that were last written before this moment; return how many, and how many are put off.
+
+        Since when that is put off is when the file `PUT_OFF` was last written.
+        """
         newest: dict[str, float] = {}
         for path in self._files(SUFFIXES):
             with suppress(FileNotFoundError):  # finished or forgotten just now
                 newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
-        return self.delete(name for name, at_s in newest.items() if at_s < before.timestamp())
+        old = [name for name, at_s in newest.items() if at_s < before.timestamp()]
+        mark = self.folder / PUT_OFF
+        since = datetime.fromtimestamp(mark.stat().st_mtime, UTC) if mark.exists() else None
+        if may_expire(len(old), len(newest), since, now):
+            mark.unlink(missing_ok=True)
+            return self.delete(old), 0
+        mark.touch(0o600)
+        os.utime(mark, (put_off_since(since, now).timestamp(),) * 2)
+        return 0, len(old)
 
     def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
         """Return the newest first, and of equals what comes first in `suffixes`."""

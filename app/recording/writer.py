@@ -40,6 +40,7 @@ class RecordingWriter:
         self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
         self.faults = 0
         """Recordings that were broken off or could not be finished."""
+        self._has_put_off = False
         self._news, self._stopping = threading.Event(), threading.Event()
         self._writing = threading.Thread(target=self._write_all, name="recordings", daemon=True)
         self._finishing = threading.Thread(target=self._finish_all, name="finish-recordings", daemon=True)
@@ -117,12 +118,21 @@ class RecordingWriter:
 
     def _expire(self) -> None:
         try:
-            gone = self._shelf.expire(datetime.now(UTC) - timedelta(days=self._days))
+            now = datetime.now(UTC)
+            gone, put_off = self._shelf.expire(now - timedelta(days=self._days), now)
         except OSError as error:
             log.error("old recordings are not deleted: %s", error)
             return
         if gone:
             log.info("%d recordings older than %d days are deleted", gone, self._days)
+        if put_off and not self._has_put_off:
+            log.warning(
+                "%d recordings, most of those that are kept, are older than CALL_LOG_DAYS=%d days: "
+                "they are deleted in a day if the clock is still the same; is it right?",
+                put_off,
+                self._days,
+            )
+        self._has_put_off = bool(put_off)
 
 
 def _new_name(record: CallRecord, began: datetime) -> str:

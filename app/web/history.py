@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.calllog.address import Address
-from app.calllog.database import CallNotFound, Database, in_short
+from app.calllog.database import CallNotFound, Database
+from app.calllog.engine import CallLogError
 from app.calllog.tables import call_json, whole_call_json
 from app.web.operators import Operators
 
@@ -24,7 +24,7 @@ AT_ONCE = 3
 MOST_CALLS = 500
 LONGEST_SID = 64
 
-Question = Callable[[Database], Awaitable[Any]]
+Question = Callable[[Database], Any]
 
 
 class History:
@@ -36,19 +36,11 @@ class History:
 
     async def recent(self, limit: int) -> bytes:
         """Return the last calls as JSON, the newest first. Raises HTTPException 404, 503."""
-
-        async def question(database: Database) -> object:
-            return [call_json(call) for call in await database.recent(limit)]
-
-        return await self._ask(question)
+        return await self._ask(lambda database: [call_json(call) for call in database.recent(limit)])
 
     async def call(self, sid: str) -> bytes:
         """Return one call as JSON, with transcript and events. Raises HTTPException 404, 503."""
-
-        async def question(database: Database) -> object:
-            return whole_call_json(await database.find(sid))
-
-        return await self._ask(question)
+        return await self._ask(lambda database: whole_call_json(database.find(sid)))
 
     async def _ask(self, question: Question) -> bytes:
         if self._address is None:
@@ -62,8 +54,8 @@ class History:
             return await _in_thread(self._address, question)
         except CallNotFound as error:
             raise HTTPException(404, str(error)) from error
-        except (SQLAlchemyError, OSError) as error:
-            raise HTTPException(503, f"the call log does not answer: {in_short(error)}") from error
+        except CallLogError as error:
+            raise HTTPException(503, f"the call log does not answer: {error}") from error
         finally:
             self._asking -= 1
 
@@ -83,7 +75,7 @@ async def _in_thread(address: Address, question: Question) -> bytes:
 
     def run() -> None:
         try:
-            result: bytes | BaseException = asyncio.run(_asked(address, question))
+            result: bytes | BaseException = json.dumps(question(Database(address))).encode()
         except BaseException as error:  # the root of this thread: it is raised where it is waited for
             result = error
         with contextlib.suppress(RuntimeError):  # the service has stopped
@@ -91,14 +83,6 @@ async def _in_thread(address: Address, question: Question) -> bytes:
 
     threading.Thread(target=run, name="history", daemon=True).start()
     return await answer
-
-
-async def _asked(address: Address, question: Question) -> bytes:
-    database = Database(address)
-    try:
-        return json.dumps(await question(database)).encode()
-    finally:
-        await database.close()
 
 
 def build_history_router(operators: Operators, history: History) -> APIRouter:

@@ -207,3 +207,19 @@ async def test_a_place_where_no_call_can_be_kept_is_told_in_one_line(tmp_path: P
     assert status == 2
     assert words.splitlines()[-1].startswith("moshi-bridge: DATABASE_URL: ")
     assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("arguments", [("calls",), ("forget", "+15550100001"), ("serve",)])
+async def test_a_parameter_that_libpq_does_not_know_is_told_by_every_command_in_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    url = "postgres://ann:secret@db.example.com/calls?sslmode=require&pgbouncer=true"
+    if arguments == ("serve",):
+        async with serve(tmp_path, **GOOD, PORT=str(free_port()), DATABASE_URL=url) as program:
+            status, errors = await program.end()
+    else:
+        status, _, errors = await command(tmp_path, url, *arguments)
+    assert status == 2
+    assert "pgbouncer" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert "secret" not in errors

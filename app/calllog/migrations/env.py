@@ -3,13 +3,13 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.calllog.models import Base
+from app.calllog.models import metadata
 
 ONE_AT_A_TIME = 0x6D6F736869
 """The key of the lock that services of several machines take in turn."""
 
 connection: Connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=Base.metadata)
+context.configure(connection=connection, target_metadata=metadata)
 with context.begin_transaction():
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ONE_AT_A_TIME})

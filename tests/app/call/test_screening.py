@@ -70,11 +70,31 @@ def test_a_list_is_separated_by_commas_and_may_have_spaces_around_them() -> None
 
 @pytest.mark.parametrize(
     "wrong",
-    ["15551234567", "+1 555 123", "+1555*,0049*", "(555)", "+1-555*", "+1555(*", "+0049*", "+", "+１555*", "+155x"],
+    ["+1555*,0049*", "+0049*", "+", "+１555*", "+155x", "(x)", "+1 555 ann"],
 )
 def test_what_no_caller_could_match_is_named(wrong: str) -> None:
     with pytest.raises(ValueError, match="is no number"):
         parse_patterns(wrong)
+
+
+WAYS = ["15550100001", "whatsapp:+15550100001", "sip:+15550100001@gw.example.com;user=phone", "\u202a+1 555 0100001"]
+
+
+@pytest.mark.parametrize("number", WAYS)
+@pytest.mark.parametrize("pattern", [ANN, "15550100001", "+1 (555) 010-0001", "+1555*", "1 555*", "\u200e+15550100001"])
+def test_a_number_is_known_in_every_way_in_which_it_can_be_written(number: str, pattern: str) -> None:
+    assert refusal(number, blocked=pattern) is Refusal.BLOCKED
+    assert refusal(number, allowed=pattern) is None
+    screening = Screening((), (), per_hour=1)
+    screening.note(ANN, 0.0)
+    assert screening.refusal(number, 1.0) is Refusal.TOO_OFTEN
+
+
+def test_a_way_can_be_named_and_then_only_it_is_meant() -> None:
+    assert refusal("whatsapp:+15550100001", blocked="whatsapp:*") is Refusal.BLOCKED
+    assert refusal(ANN, blocked="whatsapp:*") is None
+    assert refusal("sip:alice@example.com;user=phone", blocked="sip:Alice@example.com;transport=tls") is Refusal.BLOCKED
+    assert refusal("client:ann", allowed="client:ann") is None
 
 
 def test_a_number_may_call_so_often_in_any_hour() -> None:

@@ -1,10 +1,9 @@
 """The two kinds of database."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from app.calllog.address import Address, find_address
 from app.calllog.database import Database
@@ -30,10 +29,9 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     return address
 
 
-@pytest_asyncio.fixture
-async def database(address: Address) -> AsyncIterator[Database]:
+@pytest.fixture
+def database(address: Address) -> Database:
     """One with tables."""
     database = Database(address)
-    await database.migrate()
-    yield database
-    await database.close()
+    database.migrate()
+    return database

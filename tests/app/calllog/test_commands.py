@@ -1,7 +1,6 @@
 """The commands on a database that a service has left; each is asked as from the terminal."""
 
-import asyncio
-import contextlib
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typer.testing import CliRunner, Result
 
 from app.calllog.address import Address, find_address
 from app.calllog.database import Database
-from app.calllog.entry import CallEntry
-from app.calllog.spool import REJECTED, Spool
+from app.calllog.entry import CallEntry, StreamEntry
+from app.calllog.spool import NAME, Spool
 from app.cli import cli
 from app.config import read_settings
-from tests.app.calllog.records import ANN, BOB, EVE, entry, outbound
+from tests.app.calllog.records import ANN, BOB, EVE, NOON, entry, outbound
 from tests.service.test_serve import free_port
 
 HIS = "+15550100001"
@@ -33,19 +32,14 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
 
 
 def fill(address: Address, *entries: CallEntry) -> None:
-    async def write() -> None:
-        database = Database(address)
-        await database.migrate()
-        for one in entries:
-            await database.write(one)
-        await database.close()
-
-    asyncio.run(write())
+    database = Database(address)
+    database.migrate()
+    for one in entries:
+        database.write(one)
 
 
 def left_behind(address: Address, one: CallEntry) -> None:
-    with contextlib.closing(Spool.create(address.spool_folder)) as spool:
-        spool.append(one.as_line())
+    Spool(address.spool_folder).append(one.as_line())
 
 
 def ask(*arguments: str) -> Result:
@@ -153,7 +147,6 @@ def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address
     fill(address, entry(ANN))
     left_behind(address, entry(BOB))
     left_behind(address, entry(EVE, caller="+15550100009"))
-    (address.spool_folder / REJECTED).write_text(f"{HIS}\n")
     assert ask("forget", HIS).stdout == "2 calls with …0001 deleted\n"
     assert listed() == [EVE]
     assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
@@ -174,20 +167,88 @@ def test_a_call_that_is_on_has_to_be_forgotten_later(address: Address) -> None:
     assert "1 call not over yet" in result.stderr
 
 
-def test_what_a_running_service_has_yet_to_write_has_to_be_forgotten_later(address: Address) -> None:
+def test_what_a_running_service_writes_just_then_has_to_be_forgotten_later(address: Address) -> None:
     fill(address)
-    with contextlib.closing(Spool.create(address.spool_folder)) as spool:
-        spool.append(replace(entry(ANN), service=spool.name).as_line())
+    left_behind(address, entry(ANN))
+    with (address.spool_folder / NAME).open() as service:
+        fcntl.flock(service, fcntl.LOCK_EX)
         result = ask("forget", HIS)
     assert result.exit_code == 1
-    assert "a running service has yet to write some" in result.stderr
+    assert "could not be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted\n"
 
 
-@pytest.mark.parametrize("number", ["15550100001", "Ann", "+", "+1555", "+15550100001000000"])
-def test_what_is_no_number_is_told_in_one_line(address: Address, number: str) -> None:
+@pytest.mark.parametrize(
+    ("logged", "asked"),
+    [
+        ("sip:alice@example.com;user=phone", "sip:alice@example.com;user=phone"),
+        ("sip:Alice@example.com", "sip:alice@EXAMPLE.com"),
+        ("client:name", "client:name"),
+        ("whatsapp:+15550100001", "whatsapp:+15550100001"),
+        ("whatsapp:+15550100001", HIS),
+        (HIS, "whatsapp:+15550100001"),
+        ("sip:+15550100001@gw.example.com;user=phone", HIS),
+        ("15550100001", HIS),
+        (HIS, "15550100001"),
+        (HIS, "+1 (555) 010-0001"),
+        ("\u202a+1 555 0100001\u202c", HIS),
+        ("anonymous", "anonymous"),
+        ("Restricted", "anonymous"),
+        ("+266696687", "unavailable"),
+        ("", "anonymous"),
+        ("somebody", "somebody"),
+        ("12345", "12345"),
+    ],
+)
+def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_it(
+    address: Address, logged: str, asked: str
+) -> None:
+    fill(address, entry(ANN, caller=logged), entry(EVE, caller="+15550100009"))
+    left_behind(address, outbound(entry(BOB, caller=logged)))
+    result = ask("forget", asked)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("2 calls with ")
+    assert listed() == [EVE]
+
+
+def test_the_recordings_of_all_streams_are_forgotten(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recordings"
+    monkeypatch.setenv("RECORDINGS_DIR", str(folder))
+    folder.mkdir()
+    names = [f"20260102T12000{number}Z-{ANN}" for number in range(2)]
+    nobody_knows = f"20260102T120009Z-{ANN}"
+    for name in (*names, nobody_knows):
+        (folder / f"{name}.flac").touch()
+    streams = [
+        StreamEntry(number, NOON, None, None, NOON, "caller hung up", "", name, "")
+        for number, name in enumerate(names, 1)
+    ]
+    fill(address, replace(entry(ANN), recording=names[1], streams=streams))
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 3 recordings\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("party", ["Ann", "", " ", "+", "+1555", "+15550100001000000", "call me"])
+def test_what_is_no_address_and_in_no_call_is_told_in_one_line(address: Address, party: str) -> None:
     fill(address, entry(ANN))
-    result = ask("forget", number)
+    result = ask("forget", party)
     assert result.exit_code == 2
     assert "+15551234567" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert listed() == [ANN]
+
+
+@pytest.mark.parametrize("arguments", [("calls",), ("calls", "show", ANN), ("forget", HIS)])
+@pytest.mark.parametrize(("query", "named"), [("pgbouncer=true", "pgbouncer"), ("sslmode=bogus", "sslmode")])
+def test_a_parameter_that_no_server_can_be_asked_with_is_named_in_one_line(
+    arguments: tuple[str, ...], query: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@127.0.0.1:1/calls?{query}")
+    result = ask(*arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1

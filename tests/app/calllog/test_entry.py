@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.call.record import EndReason
-from app.calllog.entry import ENDED_BY, CallEntry, Clock, Party, read_entry, row_of
-from app.calllog.models import Call
+from app.calllog.entry import COLUMNS, ENDED_BY, CallEntry, Clock, Party, StreamEntry, read_entry, row_of
+from app.calllog.models import calls, streams
 from tests.app.calllog.records import ANN, NOON, PLACE, call_record, entry, moshi_frame
 from workers.messages import Slot
 
@@ -74,7 +74,9 @@ def test_of_a_call_that_has_only_begun_the_rest_is_open() -> None:
 
 
 def test_there_is_a_column_for_everything_that_is_kept() -> None:
-    assert {field.name for field in fields(CallEntry)} == {*Call.__mapper__.attrs.keys()} - {"id"}
+    assert set(COLUMNS) == set(calls.columns.keys()) - {"id"}
+    assert {field.name for field in fields(CallEntry)} == {*COLUMNS, "pieces", "events", "streams"}
+    assert [field.name for field in fields(StreamEntry)] == streams.columns.keys()[1:]
 
 
 TEXTS = st.text(max_size=20)
@@ -83,7 +85,8 @@ TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.ju
 
 @given(TEXTS, TEXTS, TIMES, st.lists(st.tuples(st.floats(-1e6, 1e6), TEXTS), max_size=5))
 def test_an_entry_survives_its_line(caller: str, detail: str, at: datetime, pieces: list[tuple[float, str]]) -> None:
-    kept = replace(entry(), caller=caller, end_detail=detail, ended_at=at, pieces=pieces)
+    streams = [StreamEntry(1, at, at, None, None, None, detail, caller, "")]
+    kept = replace(entry(), caller=caller, end_detail=detail, ended_at=at, pieces=pieces, streams=streams)
     line = kept.as_line()
     assert "\n" not in line
     assert read_entry(line) == kept
@@ -122,5 +125,5 @@ def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
 
 def test_a_line_of_before_recordings_is_read() -> None:
     fields = json.loads(entry().as_line())
-    del fields["recording"], fields["recording_fault"]
+    del fields["recording"], fields["recording_fault"], fields["streams"]
     assert read_entry(json.dumps(fields)) == entry()

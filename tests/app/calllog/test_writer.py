@@ -3,21 +3,23 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy.exc import DBAPIError
 
 from app.call.record import CallRecord, EndReason
-from app.calllog import delivery
 from app.calllog.address import Address, find_address
 from app.calllog.database import Database
+from app.calllog.engine import CallLogError
 from app.calllog.entry import KILLED
-from app.calllog.spool import REJECTED, Spool
+from app.calllog.runs import Run
+from app.calllog.spool import Spool
 from app.calllog.writer import INBOX_RECORDS, CallLogWriter
 from app.config import SettingsError, read_settings
 from app.twilio.events import CallSid
@@ -30,11 +32,10 @@ LOOK_AGAIN_S = 0.02
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Ask a database that is away again and again, and hear what is said about it."""
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE_S", 0.05)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a database that is away again and again."""
+    for module in ("delivery", "writer"):
+        monkeypatch.setattr(f"app.calllog.{module}.RETRY_S", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -53,22 +54,18 @@ def file_address(folder: Path) -> Address:
     return address
 
 
-async def make_tables(address: Address) -> None:
+def make_tables(address: Address) -> None:
     """Migrate, while no writer does: Alembic can do it once at a time in a process."""
-    database = Database(address)
-    await database.migrate()
-    await database.close()
+    Database(address).migrate()
 
 
 async def kept(address: Address) -> dict[str, str | None]:
     """Return the end of every call in the database, by SID."""
-    database = Database(address)
     try:
-        return {call.call_sid: call.end_reason for call in await database.recent(10_000)}
-    except DBAPIError:  # no tables yet
+        calls = await asyncio.to_thread(Database(address).recent, 10_000)
+    except CallLogError:  # no tables yet
         return {}
-    finally:
-        await database.close()
+    return {call.call_sid: call.end_reason for call in calls}
 
 
 async def until_kept(address: Address, calls: dict[str, str | None]) -> None:
@@ -77,9 +74,9 @@ async def until_kept(address: Address, calls: dict[str, str | None]) -> None:
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
-async def until_said(log: pytest.LogCaptureFixture, text: str) -> None:
+async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while text not in log.text:  # noqa: ASYNC110 - it is said in another thread
+        while not is_so():  # noqa: ASYNC110 - it becomes so in another thread
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
@@ -107,9 +104,9 @@ async def test_a_call_is_in_the_database_from_its_beginning_on(address: Address)
         await until_kept(address, {ANN: None})
         writer.keep(call_record(), Slot(3))
     assert await kept(address) == {ANN: HUNG_UP}
-    call = await Database(address).find(ANN)
+    call = Database(address).find(ANN)
     assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
-    assert "".join(piece.text for piece in call.pieces) == "Hello."
+    assert "".join(text for _, text in call.pieces) == "Hello."
     assert list(address.spool_folder.iterdir()) == [], "everything has arrived"
 
 
@@ -121,7 +118,7 @@ async def test_a_record_is_kept_as_it_was_when_it_was_handed_over(tmp_path: Path
         record.text.clear()
         record.counts.clear()
         record.spans.clear()
-    call = await Database(address).find(ANN)
+    call = Database(address).find(ANN)
     assert len(call.pieces) == 2
     assert call.counters["frames_out"] == 2
     assert call.processing_p50_ms is not None
@@ -136,27 +133,25 @@ async def test_the_times_of_a_call_are_those_of_the_wall(tmp_path: Path) -> None
         writer.keep(record, Slot(0))
         after = datetime.now(UTC)
     a_tick = timedelta(milliseconds=20)
-    assert before - a_tick <= (await Database(address).find(ANN)).reserved_at <= after + a_tick
+    assert before - a_tick <= Database(address).find(ANN).reserved_at <= after + a_tick
 
 
-async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(tmp_path: Path) -> None:
     address = file_address(tmp_path)
-    await make_tables(address)
+    make_tables(address)
     async with writing(address) as writer:
         with locked(address):
             for call_sid in (ANN, BOB):
                 writer.keep(call_record(call_sid), Slot(0))
-            await until_said(caplog, "database is away")
+            await until(lambda: len(waiting(address)) == 2)
+            assert writer.is_away
             assert await kept(address) == {}
-            assert len(waiting(address)) == 2
         await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
 
 
 async def test_what_waited_when_the_service_stopped_is_written_once_by_the_next(tmp_path: Path) -> None:
     address = file_address(tmp_path)
-    await make_tables(address)
+    make_tables(address)
     with locked(address):
         async with writing(address) as writer:
             writer.keep(call_record(ANN), Slot(0))
@@ -165,12 +160,10 @@ async def test_what_waited_when_the_service_stopped_is_written_once_by_the_next(
         async with writing(address) as writer:
             pass
         assert await kept(address) == {ANN: HUNG_UP}
-    assert list(address.spool_folder.iterdir()) == []
+        assert waiting(address) == []
 
 
-async def test_a_server_that_crashes_and_comes_back_gets_everything(
-    server: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
     address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
     assert address
     async with writing(address) as writer:
@@ -179,39 +172,35 @@ async def test_a_server_that_crashes_and_comes_back_gets_everything(
         server.stop()
         for call_sid in (BOB, EVE):
             writer.keep(call_record(call_sid), Slot(0))
-        await until_said(caplog, "database is away")
+        await until(lambda: writer.is_away)
         server.start()
-        await until_said(caplog, "is back")
+        await until(lambda: not (writer.is_away or writer.waiting))
     assert await kept(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
 
 
 def left_behind(address: Address, *lines: str) -> str:
-    """Leave a spool as a run that was killed; return the name of the run."""
-    address.spool_folder.mkdir(exist_ok=True)
-    spool = Spool.create(address.spool_folder)
-    for line in lines:
-        spool.append(line)
-    spool.close()
-    return spool.name
+    """Leave what a run that was killed leaves, with records that waited; return the name of the run."""
+    run = Run(address.spool_folder)
+    if lines:
+        Spool(address.spool_folder).append(*lines)
+    os.close(run._descriptor)
+    return run.name
 
 
 async def test_a_killed_runs_records_are_brought_in_and_its_open_calls_closed(address: Address) -> None:
-    await make_tables(address)
+    make_tables(address)
     name = left_behind(address)
     calls = [replace(entry(ANN, ended=False), service=name), replace(entry(BOB), service=name)]
     left_behind(address, *(call.as_line() for call in [*calls, replace(entry(EVE, ended=False), service="a live run")]))
-    database = Database(address)
-    await database.write(calls[0])
+    Database(address).write(calls[0])
     async with writing(address):
         await until_kept(address, {ANN: KILLED, BOB: HUNG_UP, EVE: None})
-    await database.close()
 
 
 async def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next_start(tmp_path: Path) -> None:
     address = file_address(tmp_path)
-    await make_tables(address)
-    database = Database(address)
-    await database.write(replace(entry(ANN, ended=False), service=left_behind(address)))
+    make_tables(address)
+    Database(address).write(replace(entry(ANN, ended=False), service=left_behind(address)))
     with locked(address):
         async with writing(address):
             pass
@@ -220,48 +209,47 @@ async def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_th
         await until_kept(address, {ANN: KILLED})
 
 
-async def test_a_file_with_half_a_line_loses_nothing_but_the_half(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    left_behind(address, entry(ANN).as_line(), "{}", entry(BOB).as_line())
-    (path,) = address.spool_folder.iterdir()
-    path.write_bytes(path.read_bytes() + b'{"call_sid": "CAe')
-    async with writing(address):
-        await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
-    assert (address.spool_folder / REJECTED).read_text().splitlines() == ["{}", '{"call_sid": "CAe']
-
-
-async def test_a_spool_that_cannot_be_written_keeps_records_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_server_that_hangs_holds_up_no_stop_and_nothing_is_lost(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = file_address(tmp_path)
-    append = Spool.append
-
-    def disk_full(self: Spool, line: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Spool, "append", disk_full)
-    async with writing(address) as writer:
-        writer.keep(call_record(ANN), Slot(0))
-        await until_said(caplog, "No space left on device")
-        monkeypatch.setattr(Spool, "append", append)
-        writer.keep(call_record(BOB), Slot(0))
-    assert await kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
+    """A database that hangs in the middle of a question: another one holds the table."""
+    monkeypatch.setattr("app.calllog.writer.STOP_WITHIN_S", 0.5)
+    address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
+    assert address
+    make_tables(address)
+    with psycopg.connect(address.conninfo) as other:
+        other.execute("LOCK TABLE calls")
+        async with writing(address) as writer:
+            writer.keep(call_record(ANN), Slot(0))
+    assert any(ANN in path.read_text() for path in address.spool_folder.iterdir())
+    async with writing(address):
+        await until_kept(address, {ANN: HUNG_UP})
 
 
 async def test_records_that_nobody_takes_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = CallLogWriter(file_address(tmp_path), "AC1", "loopback")
     for number in range(INBOX_RECORDS + 1):
         writer.keep(call_record(CallSid(f"CA{number}")), Slot(0))
-    assert caplog.messages == [f"not kept: {INBOX_RECORDS} records wait already"]
+    assert [one.levelno for one in caplog.records] == [logging.ERROR]
+    assert (getattr(caplog.records[0], "call_sid", ""), writer.lost) == (f"CA{INBOX_RECORDS}", 1)
+
+
+async def test_a_record_that_cannot_be_made_costs_no_other(address: Address) -> None:
+    broken = call_record(ANN)
+    broken.delays_s.append("no number")  # type: ignore[arg-type]
+    async with writing(address) as writer:
+        writer.keep(broken, Slot(0))
+        writer.keep(call_record(BOB), Slot(0))
+    assert await kept(address) == {BOB: HUNG_UP}
+    assert writer.lost == 1
 
 
 async def test_old_calls_are_deleted_when_the_service_starts(tmp_path: Path) -> None:
     address = file_address(tmp_path)
     database = Database(address)
-    await database.migrate()
+    database.migrate()
     for call_sid, age in ((ANN, 31), (BOB, 29)):
-        await database.write(entry(call_sid, at=datetime.now(UTC) - timedelta(days=age)))
-    await database.close()
+        database.write(entry(call_sid, at=datetime.now(UTC) - timedelta(days=age)))
     async with writing(address, days=30):
         await until_kept(address, {BOB: HUNG_UP})
 
@@ -269,9 +257,8 @@ async def test_old_calls_are_deleted_when_the_service_starts(tmp_path: Path) -> 
 async def test_without_a_limit_calls_stay_for_ever(tmp_path: Path) -> None:
     address = file_address(tmp_path)
     database = Database(address)
-    await database.migrate()
-    await database.write(entry(ANN, at=NOON - timedelta(days=9_999)))
-    await database.close()
+    database.migrate()
+    database.write(entry(ANN, at=NOON - timedelta(days=9_999)))
     async with writing(address) as writer:
         writer.keep(call_record(BOB), Slot(0))
     assert await kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}

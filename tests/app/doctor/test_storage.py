@@ -30,6 +30,21 @@ def test_what_is_told_of_a_call_log_that_keeps_nothing(tmp_path: Path, url: str,
     assert findings(settings(tmp_path, database_url=url))["DATABASE_URL"].level is level
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://ann:secret@127.0.0.1:1/calls", "postgresql://ann:secret@127.0.0.1:1/calls?pgbouncer=true"]
+)
+def test_a_server_that_cannot_be_asked_is_a_problem_in_one_line(tmp_path: Path, url: str) -> None:
+    found = findings(settings(tmp_path, database_url=url))["DATABASE_URL"]
+    assert found.level is Level.PROBLEM
+    assert "secret" not in found.found
+    assert "\n" not in found.found
+
+
+def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "calls.db").write_text("this is no database, " * 100)
+    assert findings(settings(tmp_path))["DATABASE_URL"].level is Level.PROBLEM
+
+
 def test_a_place_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     within = tmp_path / "file" / "folder"

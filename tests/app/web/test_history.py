@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from app.config import read_settings
 from app.web.history import AT_ONCE, History, build_history_router
 from app.web.operators import Operators
 from app.web.refusals import Refusals
+from tests.app.calllog.postgres import PostgresServer, postgres
 from tests.app.calllog.records import ANN, BOB, entry
 from tests.processes.pipeline import PATIENCE_S
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        yield server
 
 
 def address(file: Path) -> Address:
@@ -23,13 +31,12 @@ def address(file: Path) -> Address:
     return found
 
 
-async def kept(file: Path) -> Address:
+def kept(file: Path) -> Address:
     """Return a call log that has two calls."""
     database = Database(address(file))
-    await database.migrate()
+    database.migrate()
     for call_sid in (ANN, BOB):
-        await database.write(entry(call_sid))
-    await database.close()
+        database.write(entry(call_sid))
     return address(file)
 
 
@@ -40,7 +47,7 @@ def asking(where: Address | None, host: str = "127.0.0.1") -> httpx.AsyncClient:
 
 
 async def test_the_last_calls_are_told_without_a_number_in_full(tmp_path: Path) -> None:
-    async with asking(await kept(tmp_path / "calls.db")) as http:
+    async with asking(kept(tmp_path / "calls.db")) as http:
         answer = await http.get("/api/history")
         one = await http.get("/api/history?limit=1")
     calls: list[dict[str, Any]] = answer.json()
@@ -51,7 +58,7 @@ async def test_the_last_calls_are_told_without_a_number_in_full(tmp_path: Path) 
 
 
 async def test_one_call_is_told_with_what_was_said_and_what_happened(tmp_path: Path) -> None:
-    async with asking(await kept(tmp_path / "calls.db")) as http:
+    async with asking(kept(tmp_path / "calls.db")) as http:
         answer = await http.get(f"/api/history/{ANN}")
     assert [piece["text"] for piece in answer.json()["transcript"]] == ["Hel", "lo."]
     assert [event["kind"] for event in answer.json()["events"]][-1] == "ended"
@@ -60,7 +67,7 @@ async def test_one_call_is_told_with_what_was_said_and_what_happened(tmp_path: P
 
 @pytest.mark.parametrize("sid", ["CAnobody", "CA%25", "x" * 100, "a'b"])
 async def test_a_call_that_is_not_kept_is_not_found(tmp_path: Path, sid: str) -> None:
-    async with asking(await kept(tmp_path / "calls.db")) as http:
+    async with asking(kept(tmp_path / "calls.db")) as http:
         assert (await http.get(f"/api/history/{sid}")).status_code == 404
 
 
@@ -94,6 +101,17 @@ async def test_a_server_that_is_away_is_told() -> None:
     assert "secret" not in answer.text
 
 
+async def test_a_server_that_does_not_give_what_its_address_asks_for_is_told_in_one_line(
+    server: PostgresServer,
+) -> None:
+    where = find_address(read_settings(database_url=f"{server.new_database()}?sslmode=require&channel_binding=require"))
+    async with asking(where) as http:
+        answer = await http.get("/api/history")
+    assert answer.status_code == 503
+    assert "SSL" in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x"])
 async def test_no_more_is_asked_for_than_can_be_told(tmp_path: Path, query: str) -> None:
     async with asking(address(tmp_path / "calls.db")) as http:
@@ -102,7 +120,7 @@ async def test_no_more_is_asked_for_than_can_be_told(tmp_path: Path, query: str)
 
 @pytest.mark.parametrize("path", ["/api/history", f"/api/history/{ANN}"])
 async def test_it_is_for_operators_only(tmp_path: Path, path: str) -> None:
-    async with asking(await kept(tmp_path / "calls.db"), "phone.example.com") as http:
+    async with asking(kept(tmp_path / "calls.db"), "phone.example.com") as http:
         assert (await http.get(path)).status_code == 403
 
 
@@ -111,13 +129,13 @@ async def test_a_question_that_takes_long_holds_up_nobody_and_too_many_are_turne
 ) -> None:
     released, asked = threading.Event(), threading.Semaphore(0)
 
-    async def slow(self: Database, limit: int) -> list[object]:
+    def slow(self: Database, limit: int) -> list[object]:
         asked.release()
         released.wait(PATIENCE_S)
         return []
 
     monkeypatch.setattr(Database, "recent", slow)
-    async with asking(await kept(tmp_path / "calls.db")) as http:
+    async with asking(kept(tmp_path / "calls.db")) as http:
         waiting = [asyncio.create_task(http.get("/api/history")) for _ in range(AT_ONCE)]
         for _ in waiting:
             assert await asyncio.to_thread(asked.acquire, timeout=PATIENCE_S)
