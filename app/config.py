@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.call.screening import parse_patterns
-from app.log import LogFormat
+from app.calls.screening import parse_patterns
+from app.logging import LogFormat
 from app.setting_sources import PREFIX, Found, find_values
 
 log = logging.getLogger(__name__)

@@ -145,7 +145,7 @@ def _print(every: Iterator[Found]) -> int:
 
 
 def _has_gpu() -> bool:
-    from app.doctor.survey import survey_device
+    from app.cli.doctor.survey import survey_device
 
     return bool(survey_device().get("is_gpu"))
 

@@ -90,10 +90,10 @@ def check_pipeline(scale: Scale) -> Iterator[Found]:
 
 async def _calls(scale: Scale, codec: str) -> Found:
     """Place simulated calls to a service of our own; return the worst of them."""
-    from app.bench.figures import figures_of
-    from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, trial
-    from app.demo.conversation import talk
+    from app.cli.bench.figures import figures_of
+    from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, trial
     from app.simulator.call import simulate
+    from app.simulator.conversation import talk
     from app.simulator.options import CallOptions
     from app.twilio.events import RATE_HZ
 

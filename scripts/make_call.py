@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.commands.bridge import NotReady, find_bridge
-from app.commands.outbound import ExitStatus, Machine, Verdict, Wish, call_request, checked, masked_fields
-from app.commands.outbound_call import OutboundCall
+from app.cli.bridge import NotReady, find_bridge
+from app.cli.outbound import ExitStatus, Machine, Verdict, Wish, call_request, checked, masked_fields
+from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
-from app.log import LogLevel, start_logging
-from app.signals import stop_signals
+from app.logging import LogLevel, start_logging
+from app.server.signals import stop_signals
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_door import RestError
 

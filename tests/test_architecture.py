@@ -22,8 +22,10 @@ LIGHT = {
     "workers.tally",
 }
 """What the app may import from the workers."""
-PURE = ["app/audio", "app/call", "app/twilio/wire.py", "app/twilio/events.py", "app/twilio/protocol.py"]
-PURE += ["app/twilio/status.py", "app/twilio/errors.py", "app/recording/timeline.py"]
+PURE = ["app/audio"]
+PURE += [f"app/calls/{name}.py" for name in ("admission", "histograms", "idle", "record", "screening", "session")]
+PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
+PURE += ["app/calls/waiting_callers.py", "app/telemetry/recording/timeline.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -33,10 +35,14 @@ ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
-    "uvicorn": {"app/web/listener.py"},
-    "soundfile": {"app/recording/sound.py", "app/simulator/wav.py", "workers/checkpoints/synthetic/phrases.py"},
-    "prometheus_client": {"app/metrics/families.py"},
-    "opentelemetry": {"app/traces.py"},
+    "uvicorn": {"app/server/listener.py"},
+    "soundfile": {
+        "app/telemetry/recording/sound.py",
+        "app/simulator/wav.py",
+        "workers/checkpoints/synthetic/phrases.py",
+    },
+    "prometheus_client": {"app/telemetry/metrics/families.py"},
+    "opentelemetry": {"app/telemetry/traces.py"},
 }
 """Dependencies that only these modules may import."""
 MLX = ("engine", "checkpoints/synthetic", "survey.py", "codec/mlx_step.py", "codec/choose.py")
@@ -91,11 +97,8 @@ def names_in(module: str) -> set[str]:
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = ["app/" + name for name in ("audio", "call", "calllog", "metrics", "page", "recording", "service")]
-SERVING += ["app/" + name for name in ("simulator", "tunnel", "twilio", "web")]
-SERVING += [
-    f"app/{name}.py" for name in ("beside", "cli", "config", "log", "notify", "serve", "server", "traces", "__main__")
-]
+SERVING = [f"app/{name}" for name in ("audio", "calls", "http", "server", "simulator", "telemetry", "twilio")]
+SERVING += [f"app/{name}.py" for name in ("__main__", "config", "logging", "setting_sources", "cli/main")]
 """What runs in the service's own process."""
 
 
@@ -110,29 +113,27 @@ def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None
     assert wrong == []
 
 
-LAYERS = {
-    "app/call": ("service", "web", "page", "metrics", "recording", "calllog", "tunnel", "traces"),
-    "app/twilio": ("service", "web", "page", "metrics", "recording", "calllog", "tunnel", "traces"),
-    "app/service": ("web", "page", "metrics", "tunnel", "traces", "commands"),
-    "app/calllog": ("service", "web", "page", "metrics", "tunnel", "traces"),
-    "app/recording": ("service", "web", "page", "metrics", "tunnel", "traces"),
-}
-"""What must not know of what is built on it; `app/server.py` puts all of it together."""
+LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")
+"""The packages of the app, each knowing only those before it."""
 
 
-@pytest.mark.parametrize("folder", LAYERS)
-def test_what_is_below_knows_nothing_of_what_is_above(folder: str) -> None:
-    above = {f"app.{name}" for name in LAYERS[folder]} | {"app.server", "app.serve", "app.beside"}
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_package_knows_only_those_below_it(package: str) -> None:
+    above = {f"app.{name}" for name in LAYERS[LAYERS.index(package) + 1 :]}
     wrong = [
         f"{source.relative_to(ROOT)} imports {name}"
-        for source in sources(folder)
+        for source in sources(f"app/{package}")
         for name in imports(source)
         if ".".join(name.split(".")[:2]) in above
     ]
     assert wrong == []
 
 
-TOOLS = ["app/bench", "app/commands", "app/demo", "app/doctor", "app/recording/render.py"]
+def test_every_package_of_the_app_has_a_layer() -> None:
+    assert {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")} == set(LAYERS)
+
+
+TOOLS = ["app/cli"]
 """What runs beside the service, in a process of its own."""
 
 
@@ -190,8 +191,8 @@ def test_only_the_settings_read_the_environment() -> None:
     ]
     assert set(readers) <= {
         "app/config.py",
-        "app/commands/trial.py",
-        "app/beside.py",
+        "app/cli/trial.py",
+        "app/server/service_tasks.py",
         "workers/process.py",
         "workers/codec/bench.py",
     }
@@ -204,7 +205,7 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["app.cli", "app.server"])
+@pytest.mark.parametrize("module", ["app.cli.main", "app.server.service"])
 def test_the_app_starts_without_a_model_in_its_process(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded

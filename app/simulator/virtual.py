@@ -16,13 +16,13 @@ from functools import partial
 import numpy as np
 
 from app.audio import mulaw
-from app.call.playout import ClearAudio, SendAudio, SendMark
-from app.call.record import CallRecord
-from app.call.session import CallLimits, CallSession, Command, End, Listen
-from app.demo.conversation import talk
-from app.recording.recorder import CallRecorder
+from app.audio.playout import ClearAudio, SendAudio, SendMark
+from app.calls.record import CallRecord
+from app.calls.session import CallLimits, CallSession, Command, End, Listen
+from app.simulator.conversation import talk
 from app.simulator.playout import Playout, Underrun
 from app.simulator.trouble import Scenario, through
+from app.telemetry.recording.recorder import CallRecorder
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 

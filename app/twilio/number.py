@@ -8,7 +8,7 @@ disk as well, because a service that is killed cannot restore them: the next one
 
 import asyncio
 
-from app.log import mask_number
+from app.logging import mask_number
 from app.twilio.rest import Number, NumberSid, TwilioRest
 from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
 from app.twilio.signature import same_url

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from requests.exceptions import ConnectTimeout
 from twilio.http.http_client import TwilioHttpClient  # type: ignore[import-untyped]
 
-from app.log import mask_number
+from app.logging import mask_number
 from app.twilio.errors import CONCURRENCY, MEANINGS, explain
 
 TIMEOUT_S = 10.0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.commands.trial import ACCOUNT_SID, Trial, TrialFailed
-from app.demo.conversation import talk
+from app.cli.trial import ACCOUNT_SID, Trial, TrialFailed
 from app.simulator.call import simulate
+from app.simulator.conversation import talk
 from app.simulator.options import CallOptions
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport, Outcome

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.commands.trial import TrialFailed
+from app.cli.trial import TrialFailed
 from app.simulator.progress import OnProgress
 from app.simulator.trouble import Scenario, Window
 from scripts.side_by_side.calls import Load, place

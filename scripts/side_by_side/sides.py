@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.bench.line import LOOPBACK
-from app.commands.trial import AUTH_TOKEN, Trial, TrialFailed, trial
+from app.cli.bench.line import LOOPBACK
+from app.cli.trial import AUTH_TOKEN, Trial, TrialFailed, trial
 
 HOST = "127.0.0.1"
 PROGRAMS = Path(__file__).parent / "servers"

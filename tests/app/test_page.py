@@ -7,11 +7,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.page.routes import ASSETS, build_page_router
-from app.web.headers import SafeHeaders
-from app.web.operators import Operators
-from app.web.refusals import Refusals
-from app.web.sign_in import COOKIE
+from app.http.headers import SafeHeaders
+from app.http.operator_auth import Operators
+from app.http.page.routes import ASSETS, build_page_router
+from app.http.rate_limit import Refusals
+from app.http.session_cookie import COOKIE
 
 TOKEN = "a-long-operator-token"
 ELSEWHERE = "https://phone.example.com"

@@ -16,7 +16,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from app.config import Settings
-from app.serve import EXIT_SETTINGS
+from app.server.serve import EXIT_SETTINGS
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -33,7 +33,7 @@ NOT_OURS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_HOME"} | {
 """What others than our settings read."""
 PLACES = """
 from pathlib import Path
-from app.calllog.address import find_address
+from app.telemetry.call_log.address import find_address
 from app.config import read_settings
 
 settings = read_settings()
@@ -260,7 +260,9 @@ def test_what_an_image_copies_is_let_through_and_no_secret_is(dockerfile: Path) 
 def test_what_an_image_copies_is_enough_to_serve(tmp_path: Path) -> None:
     for folder in ("app", "workers", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    program = "import app.cli, app.serve, app.doctor.checks, workers.worker; print(app.serve.__file__)"
+    program = (
+        "import app.cli.main, app.server.serve, app.cli.doctor.checks, workers.worker; print(app.server.serve.__file__)"
+    )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.call.record import EndReason
+from app.calls.observer import ERRORS
+from app.calls.record import EndReason
+from app.calls.router import TurnedDown
 from app.config import Settings
-from app.server import Service
-from app.service.observer import ERRORS
-from app.service.reception import TurnedDown
+from app.server.service import Service
 from tests.service.front import front_settings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
-from app.call.record import EndReason
-from app.service.switchboard import Call, Switchboard
+from app.calls.manager import Call, Switchboard
+from app.calls.record import EndReason
+from app.http.media import run_media_socket
 from app.twilio.events import CallSid
 from app.twilio.wire import read_payload, write_payload
-from app.web.media import run_media_socket
 from tests.app.twilio.transcript import changed
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings

@@ -12,9 +12,9 @@ import numpy as np
 from aiohttp import web
 
 from app.audio import mulaw
+from app.calls.manager import Call as LiveCall
 from app.config import Settings, read_settings
-from app.server import Service
-from app.service.switchboard import Call as LiveCall
+from app.server.service import Service
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone

@@ -12,9 +12,9 @@ from fastapi import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from app.call.record import EndReason
-from app.web import feed
-from app.web.live_routes import MOST_READERS
+from app.calls.record import EndReason
+from app.http import feed
+from app.http.live_routes import MOST_READERS
 from tests.page.place import OPERATOR_TOKEN, Place, page_settings, served
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code

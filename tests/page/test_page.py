@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from app.audio import mulaw
-from app.call.record import EndReason
+from app.calls.record import EndReason
 from tests.page.place import (
     NAMES,
     OPERATOR_TOKEN,

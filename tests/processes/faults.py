@@ -20,7 +20,7 @@ import psutil
 import uvloop
 
 from app.config import Settings, read_settings
-from app.server import Service
+from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import AUDIBLE, CallReport, Outcome

@@ -14,10 +14,10 @@ import rustymimi
 from numpy.typing import NDArray
 
 from app.audio import mulaw
+from app.audio.jitter_buffer import Inbound
 from app.audio.outbound import Outbound
-from app.call.inbound import Inbound
 from app.config import CodecKind
-from app.demo.conversation import talk
+from app.simulator.conversation import talk
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
 from tests.processes.real_workers import real_workers

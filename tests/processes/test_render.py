@@ -8,14 +8,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from app.call.record import CallRecord
-from app.cli import cli
+from app.calls.record import CallRecord
+from app.cli.main import cli
 from app.config import CodecKind
-from app.recording.shelf import Shelf
-from app.recording.tokens import read_tokens
-from app.recording.writer import RecordingWriter
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
+from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.tokens import read_tokens
+from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm

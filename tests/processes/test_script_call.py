@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from app.audio import mulaw
+from app.cli.demo.checklist import Point, check_call
+from app.cli.demo.oracle import expect
 from app.config import CodecKind
-from app.demo.checklist import Point, check_call
-from app.demo.conversation import LENGTH_S, conversation
-from app.demo.oracle import expect
+from app.simulator.conversation import LENGTH_S, conversation
 from app.simulator.report import CallReport, Outcome, StreamRecord
 from app.simulator.stream import StreamTally
 from app.simulator.trouble import Scenario

@@ -9,22 +9,22 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import Message
 
+from app.calls.manager import Switchboard
+from app.calls.queue import WaitingRoom
+from app.calls.router import Reception
 from app.config import Settings, read_settings
-from app.service.lag import LagGauge
-from app.service.public import PublicAddress
-from app.service.reception import Reception
-from app.service.switchboard import Switchboard
-from app.service.waiting_room import WaitingRoom
+from app.http.operator_auth import Operators
+from app.http.paths import TwilioPaths
+from app.http.rate_limit import Refusals
+from app.http.routes import build_router
+from app.http.selftest import build_selftest_router
+from app.http.wait_routes import build_wait_router
+from app.http.webhooks import Webhooks
+from app.telemetry.event_loop_lag import LagGauge
 from app.twilio import twiml
 from app.twilio.events import CallSid
+from app.twilio.public_address import PublicAddress
 from app.twilio.signature import sign
-from app.web.operators import Operators
-from app.web.paths import TwilioPaths
-from app.web.refusals import Refusals
-from app.web.routes import build_router
-from app.web.selftest import build_selftest_router
-from app.web.wait_routes import build_wait_router
-from app.web.webhooks import Webhooks
 from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
 from workers.messages import PipelineMessage
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.call.record import CallRecord, EndReason
-from app.cli import cli
+from app.calls.record import CallRecord, EndReason
+from app.cli.main import cli
 from app.config import read_settings
-from app.server import Service
+from app.server.service import Service
 from app.twilio.events import CallSid, Stopped
 from app.twilio.twiml import Connect, Hangup, Verb
 from tests.processes.pipeline import PATIENCE_S, log_lines
@@ -130,7 +130,7 @@ async def test_a_call_of_three_streams_and_many_repeats_is_one_call(served: Serv
         assert outline.json()["seconds"] > 0
 
 
-@pytest.mark.skipif(not find_spec("app.calllog.merge"), reason="the call log has no table of streams yet")
+@pytest.mark.skipif(not find_spec("app.telemetry.call_log.merge"), reason="the call log has no table of streams yet")
 async def test_forget_deletes_the_recordings_of_every_stream(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     phone, sid = served.phone, new_call_sid()
     for number in range(2):

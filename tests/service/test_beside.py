@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.background import ServiceFailed
-from app.beside import companions
 from app.config import ServiceManager, read_settings
-from app.server import Service
-from app.tunnel.course import Patience
-from app.tunnel.number import NumberKeeper
+from app.server.background import ServiceFailed
+from app.server.number_override import NumberKeeper
+from app.server.service import Service
+from app.server.service_tasks import companions
+from app.server.tunnel_states import Patience
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
@@ -110,7 +110,7 @@ async def test_a_named_tunnel_is_open_once_its_public_url_leads_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     place, number = install(tmp_path / "bin"), FakeNumber()
-    monkeypatch.setattr("app.tunnel.course.Patience", lambda: Patience(first_proof_s=0))
+    monkeypatch.setattr("app.server.tunnel_states.Patience", lambda: Patience(first_proof_s=0))
     monkeypatch.setenv("STANDIN_DIARY", place.environment["STANDIN_DIARY"])
     named: dict[str, Any] = {"tunnel": True, "public_url": "http://127.0.0.1:{port}", setting: "phone"}
     async with running(number=number, cloudflared=place.program, **named) as (service, _):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.call.record import CallRecord
+from app.calls.record import CallRecord
 from app.config import read_settings
-from app.server import Service
+from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.calllog.entry import KILLED
+from app.telemetry.call_log.entry import KILLED
 from app.twilio.events import CallSid, Stopped
-from tests.app.calllog.postgres import PostgresServer, postgres
+from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Call, Phone, closing_code
 from tests.service.test_serve import GOOD, ROOT, Program, free_port, serve

@@ -137,7 +137,7 @@ async def test_a_terminal_gets_lines_for_people(tmp_path: Path) -> None:
     """And everybody else lines for machines: see above, where standard error is a pipe."""
     leader, follower = os.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from app.log import LogFormat; print(LogFormat.AUTO.resolve())"),
+        *(sys.executable, "-c", "from app.logging import LogFormat; print(LogFormat.AUTO.resolve())"),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": ROOT},
         stdout=asyncio.subprocess.PIPE,
         stderr=follower,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from app.demo import conversation
+from app.simulator import conversation
 from app.simulator.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,

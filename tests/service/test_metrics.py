@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.metrics.page import write_page
-from tests.app.metrics.test_families import samples
+from app.http.metrics_routes import write_page
+from tests.app.telemetry.metrics.test_families import samples
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
 from tests.service.test_serve import GOOD, Program, free_port, serve
@@ -112,7 +112,7 @@ async def test_no_label_has_a_value_of_a_call(tmp_path: Path) -> None:
 
 
 async def test_whoever_writes_the_page_lets_others_run_between_two_families() -> None:
-    from app.metrics.families import gauge
+    from app.telemetry.metrics.families import gauge
 
     turns = 0
 

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
-from app.demo.conversation import conversation
+from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
 from app.simulator.call import simulate
+from app.simulator.conversation import conversation
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import RATE_HZ

@@ -12,13 +12,13 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from app.config import read_settings
-from app.server import Service
+from app.http.selftest import NotProved, prove
+from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio import twiml
 from app.twilio.signature import sign, socket_url
-from app.web.selftest import NotProved, prove
 from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import log_lines
 from tests.service.phone import ACCOUNT, TOKEN, form, new_call_sid

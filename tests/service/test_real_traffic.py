@@ -20,10 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from app.http.rate_limit import Refused
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import sign
-from app.web.refusals import Refused
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code, form, media, new_call_sid, start
 from tests.service.test_serve import GOOD, Program, free_port, serve

@@ -17,12 +17,12 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import correlate
 
-from app.calllog.entry import KILLED
-from app.demo.conversation import talk
 from app.simulator.call import simulate
+from app.simulator.conversation import talk
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario, Window
+from app.telemetry.call_log.entry import KILLED
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_call_log import HUNG_UP, command, until_kept

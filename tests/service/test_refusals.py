@@ -10,8 +10,8 @@ from enum import StrEnum
 import pytest
 from starlette.routing import BaseRoute
 
-from app.call.admission import TTL_S
-from app.call.record import EndReason
+from app.calls.admission import TTL_S
+from app.calls.record import EndReason
 from app.twilio.signature import sign
 from tests.service.front import SOCKET_BASE, Front
 from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid, start

@@ -14,11 +14,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from app.config import read_settings
-from app.server import Service
+from app.http import selftest
+from app.http.paths import SELFTEST_PATH
+from app.http.selftest import NotProved, prove
+from app.server.service import Service
 from app.twilio.signature import sign
-from app.web import selftest
-from app.web.paths import SELFTEST_PATH
-from app.web.selftest import NotProved, prove
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import SECONDARY, TOKEN
 

@@ -4,9 +4,9 @@ import socket
 import pytest
 
 from app.config import SettingsError, read_settings
-from app.server import Service, worker_config
-from app.service.self_test import PipelineLost, SelfTestFailed
-from app.web.listener import listen
+from app.server.listener import listen
+from app.server.pipeline_self_test import PipelineLost, SelfTestFailed
+from app.server.service import Service, worker_config
 from tests.processes.pipeline import PATIENCE_S
 
 LOOPBACK = read_settings(engine="loopback", codec="loopback")

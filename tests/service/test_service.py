@@ -19,10 +19,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.audio import mulaw
-from app.call.record import CallRecord, EndReason
+from app.calls.record import CallRecord, EndReason
 from app.config import read_settings
-from app.demo import conversation
-from app.server import Service
+from app.server.service import Service
+from app.simulator import conversation
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.options import CallOptions

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import soundfile
 
-from app.background import ServiceFailed
+from app.server.background import ServiceFailed
 from app.simulator.account import Account, OwnedNumber
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
@@ -204,11 +204,11 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
 async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from app.service.lag import LagGauge\n"
+        "from app.telemetry.event_loop_lag import LagGauge\n"
         "async def fail(gauge): raise RuntimeError('a bug')\n"
         "LagGauge.watch = fail\n"
         "sys.argv = ['moshi-bridge', 'serve']\n"
-        "from app.cli import main\n"
+        "from app.cli.main import main\n"
         "main()\n"
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "HOME": str(tmp_path), "DATABASE_URL": "off"}

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.bench.line import LOOPBACK
-from app.commands.simulate import Simulation, run_simulation
-from app.commands.trial import ACCOUNT_SID, AUTH_TOKEN, trial
+from app.cli.bench.line import LOOPBACK
+from app.cli.simulate import Simulation, run_simulation
+from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, trial
 from app.config import read_settings
 from app.simulator.trouble import Scenario
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from app.twilio.events import DtmfPressed, Stopped
-from tests.app.trace_collector import collecting, values
+from tests.app.telemetry.trace_collector import collecting, values
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.call.admission import TTL_S
-from app.call.record import CallRecord, EndReason
-from app.call.session import State
-from app.service.switchboard import Call
+from app.calls.admission import TTL_S
+from app.calls.manager import Call
+from app.calls.record import CallRecord, EndReason
+from app.calls.session import State
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
-from tests.app.front import ANN, BOB, EVE, Front
+from tests.app.calls.front import ANN, BOB, EVE, Front
 from workers.messages import Close, Frame, Open
 
 SLOTS = 2

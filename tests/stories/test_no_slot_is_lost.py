@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.call.record import EndReason
-from app.call.session import State
-from app.service.switchboard import Call
+from app.calls.manager import Call
+from app.calls.record import EndReason
+from app.calls.session import State
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, Stopped, StreamSid
-from tests.app.front import Front, settle
+from tests.app.calls.front import Front, settle
 from workers.messages import Close, Failed, Frame, Open, Stage
 
 CALLS = 1_000

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.signal import correlate
 
 from app.audio import mulaw
-from app.call.record import Recording
-from app.recording.recorder import Begun, CallRecorder, Cleared, Heard, Said
-from app.recording.timeline import Piece, Side, Timeline
+from app.calls.record import Recording
 from app.simulator.trouble import KNOWN, Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
+from app.telemetry.recording.recorder import Begun, CallRecorder, Cleared, Heard, Said
+from app.telemetry.recording.timeline import Piece, Side, Timeline
 
 RATE_HZ, PACKET = 8_000, 160
 TRAVEL = 80

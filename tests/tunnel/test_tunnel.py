@@ -17,17 +17,17 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from app.call.record import EndReason
+from app.calls.record import EndReason
 from app.config import Settings, read_settings
-from app.server import Service
-from app.tunnel.cloudflared import Cloudflared, free_port
-from app.tunnel.command import tunnel_command, tunnel_environment
-from app.tunnel.course import Patience
-from app.tunnel.keeper import TunnelKeeper
-from app.tunnel.number import NumberKeeper
+from app.http.selftest import prove
+from app.server.cloudflared import Cloudflared, free_port
+from app.server.number_override import NumberKeeper
+from app.server.service import Service
+from app.server.tunnel import TunnelKeeper
+from app.server.tunnel_command import tunnel_command, tunnel_environment
+from app.server.tunnel_states import Patience
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
-from app.web.selftest import prove
 from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
 from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
 from tests.tunnel.number import FakeNumber, NumberTrouble
@@ -82,7 +82,7 @@ async def running() -> AsyncIterator[Served]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The service with nobody on the line and no tunnel; one that dies is started again at once."""
-    monkeypatch.setattr("app.tunnel.keeper.back_off_s", lambda failures: 0.0)
+    monkeypatch.setattr("app.server.tunnel.back_off_s", lambda failures: 0.0)
     running.service.public.is_open = False
     switchboard = running.service.switchboard
     for call in list(switchboard._calls.values()):
@@ -243,7 +243,7 @@ async def test_last_words_are_told_without_the_tunnels_token(served: Served, pla
 async def test_a_cloudflared_that_hears_no_signal_is_killed(
     served: Served, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.tunnel.cloudflared.STOP_WITHIN_S", 0.2)
+    monkeypatch.setattr("app.server.cloudflared.STOP_WITHIN_S", 0.2)
     async with keeping(served, place, STANDIN_STUBBORN="1"):
         await place.until("start")
     (start,) = place.happened("start")

@@ -19,7 +19,7 @@ hide = hiding([SECRET, "short"])
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
-    made = logging.LogRecord("app.service.switchboard", logging.WARNING, "", 0, message, arguments, None)
+    made = logging.LogRecord("app.calls.manager", logging.WARNING, "", 0, message, arguments, None)
     made.created = 1_700_000_000.25
     made.__dict__.update(extra)
     return made
@@ -56,11 +56,11 @@ def test_a_secret_is_never_seen(before: str, after: str) -> None:
 
 def test_a_line_for_people_names_the_call() -> None:
     line = TextFormatter("app", hide).format(record("call from %s", NUMBER, call_sid=CALL))
-    assert line.endswith(f" WARNING app.service.switchboard call_sid={CALL} call from …0001")
+    assert line.endswith(f" WARNING app.calls.manager call_sid={CALL} call from …0001")
 
 
 def test_a_line_of_a_worker_names_it() -> None:
-    assert " WARNING step-0 app.service.switchboard warm" in TextFormatter("step-0", hide).format(record("warm"))
+    assert " WARNING step-0 app.calls.manager warm" in TextFormatter("step-0", hide).format(record("warm"))
 
 
 def test_nobody_can_add_a_line_of_his_own() -> None:
@@ -79,7 +79,7 @@ def test_a_line_for_machines_is_an_object() -> None:
         "time": "2023-11-14T22:13:20.250+00:00",
         "level": "warning",
         "process": "app",
-        "logger": "app.service.switchboard",
+        "logger": "app.calls.manager",
         "call_sid": CALL,
         "message": "ended: é",
         "end": "idle",

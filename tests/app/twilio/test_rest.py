@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config import SettingsError, read_settings
-from app.log import LogLevel, start_logging
+from app.logging import LogLevel, start_logging
 from app.simulator.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,

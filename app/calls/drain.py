@@ -1,0 +1,56 @@
+"""How the service stops without cutting anybody off.
+
+From the wish to stop on no new call is taken, and those that are on go on. When the last one has ended, or the time is
+over and the others have been heard to the end of what Moshi was saying, the service stops.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from app.calls.manager import Switchboard
+from app.calls.session import DRAIN_WITHIN_S
+
+log = logging.getLogger(__name__)
+
+SPARE_S = 1.0
+"""Beyond what the last sentences take."""
+
+
+class Drain:
+    """The wish to stop: `begin` expresses it, `run` fulfils it and calls `stop` in the end."""
+
+    def __init__(self, switchboard: Switchboard, limit_s: float, begun: asyncio.Event) -> None:
+        """Wish it when told, or when somebody else sets `begun`."""
+        self.limit_s = limit_s
+        """How long calls that are on may go on."""
+        self._switchboard = switchboard
+        self._begun = begun
+
+    @property
+    def begun(self) -> bool:
+        return self._begun.is_set()
+
+    def begin(self, limit_s: float | None = None) -> None:
+        """Take no more calls; stop when those that are on have ended or `limit_s` is over. The first wish counts."""
+        if self.begun:
+            return
+        self.limit_s = self.limit_s if limit_s is None else limit_s
+        log.info("draining: %d on the line, for at most %d s", self._switchboard.calls_on, self.limit_s)
+        self._switchboard.drain()
+        self._begun.set()
+
+    async def run(self, stop: Callable[[], None]) -> None:
+        """Wait for the wish, then for the calls, then stop."""
+        await self._begun.wait()
+        if self.limit_s:
+            await self._until_quiet(self.limit_s)
+            self._switchboard.wind_up()
+            await self._until_quiet(DRAIN_WITHIN_S + SPARE_S)
+        stop()
+
+    async def _until_quiet(self, limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._switchboard.quiet.wait()

@@ -1,0 +1,192 @@
+"""What a caller is answered: put through, in line, or turned down. Twilio's forms in, TwiML out.
+
+Theory of operation. One phone call (CallSid) may ask for a stream several times. Twilio or a proxy repeats a webhook;
+and a call comes back after keys that were played, a transfer, or a lost stream. It has one record and at most one slot:
+
+- Before its socket has come, every webhook of a call gets the same answer.
+- A webhook on whose answer Twilio has acted already (the same I-Twilio-Idempotency-Token, or a call that is said to
+  ring although it had a socket) and one of a call that Twilio has said to be over get the old answer, or `<Hangup/>`
+  when nothing is on any more: Twilio has no use for it.
+- Any other webhook while a stream is on may be a repeat, or a call that comes back before we notice that its stream is
+  lost. It takes no slot: its token stands by. If a socket comes with it, the old stream yields and its slot goes over.
+- After the end of its stream a call comes back to a new slot. It is not screened and counted a second time.
+- A call that is answered already (one that we placed, or that comes back) hears no busy tone: `<Hangup/>`.
+"""
+
+import logging
+import time
+from collections import Counter
+from enum import StrEnum
+
+from app.calls.manager import Switchboard, VoiceRequest
+from app.calls.queue import WaitingRoom
+from app.calls.record import EndReason
+from app.calls.screening import Screening, parse_patterns
+from app.calls.session import State
+from app.config import Settings, WhenBusy
+from app.logging import CallLog, mask_number
+from app.twilio import twiml
+from app.twilio.errors import explain
+from app.twilio.events import CallSid
+from app.twilio.form import Form
+from app.twilio.public_address import PublicAddress
+from app.twilio.signature import socket_url
+from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
+from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
+
+log = logging.getLogger(__name__)
+
+HANGUP = "hangup"
+"""How Twilio says that a caller in line has hung up."""
+RINGING, IN_PROGRESS = "ringing", "in-progress"
+"""How far the phone call has come, in `CallStatus` of the voice webhook: not answered, answered."""
+
+
+class TurnedDown(StrEnum):
+    """Why a call was not taken."""
+
+    BUSY = "busy"
+    NOT_READY = "not_ready"
+    SCREENED = "screened"
+    MACHINE = "machine"
+
+
+WHY_NO_SLOT = {
+    TurnedDown.BUSY: "all lines of the bridge were taken",
+    TurnedDown.NOT_READY: "the bridge was not ready",
+}
+
+
+class Reception:
+    """Decides on every call, in front of the switchboard and its waiting room."""
+
+    def __init__(self, settings: Settings, public: PublicAddress, switchboard: Switchboard, room: WaitingRoom) -> None:
+        self._settings = settings
+        self._public = public
+        self._switchboard = switchboard
+        self._room = room
+        self.turned_down: Counter[TurnedDown] = Counter()
+        """How many calls were not taken for which reason."""
+        allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
+        self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
+
+    def answer(self, form: Form, webhook_token: str = "") -> str:
+        """Answer the voice webhook of a call: a new one, one that comes back, one that was first in line, a repeat.
+
+        `webhook_token` is its I-Twilio-Idempotency-Token, "" for none. Raises ValueError for a query that asks for what
+        cannot be had.
+        """
+        request = self._request(form, webhook_token)
+        if form.fields.get("AnsweredBy") in MACHINES:
+            CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            self.turned_down[TurnedDown.MACHINE] += 1
+            return twiml.hangup()
+        record = self._switchboard.record(form.call_sid)
+        if record and (record.over or record.is_repeat(webhook_token, form.fields.get("CallStatus") == RINGING)):
+            return self._answer_repeat(form)
+        known = form.outbound or bool(record and record.streams) or form.call_sid in self._room
+        refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
+        if refusal:
+            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
+            self.turned_down[TurnedDown.SCREENED] += 1
+            return twiml.reject_caller()
+        self._room.call_next()
+        answer = self._put_through(form, request) or self._put_in_line(form)
+        if answer and not known:
+            self._screening.note(form.caller, time.monotonic())
+        return answer or self._turn_down(form, request)
+
+    def wait(self, form: Form) -> str:
+        """Answer the wait page."""
+        return self._room.page(form.call_sid)
+
+    def after_wait(self, form: Form) -> str:
+        """Answer when a caller has left the line, for whatever reason."""
+        result = form.fields.get("QueueResult", "")
+        CallLog(log, form.call_sid).info("left the line: %a", result[:20])
+        self._room.leave(form.call_sid)
+        if result == HANGUP:
+            self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)
+        holds = self._switchboard.holds(form.call_sid)
+        return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
+
+    def take_status(self, form: Form) -> None:
+        """Keep what Twilio tells of a call or its stream, and give the slot back if nothing can come of it any more."""
+        call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
+        record = self._switchboard.record(form.call_sid)
+        if record and status:
+            record.note_status(status)
+        match status:
+            case StreamStatus(event, _, code, stream_sid) if event == STREAM_ERROR:
+                detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
+                call_log.warning("the stream failed: %s", detail)
+                if not (record and record.has_started(stream_sid)):
+                    self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
+            case StreamStatus(event):
+                call_log.info("%s", event)
+            case CallStatus():
+                call_log.info("call %s", status.status)
+                if status.over:
+                    self._room.leave(form.call_sid)
+                    self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
+
+    def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
+        return VoiceRequest(
+            read_greeting_frames(form.query, self._settings.greeting_frames),
+            form.caller,
+            form.called,
+            form.direction,
+            reads_record(form.query),
+            webhook_token,
+        )
+
+    def _answer_repeat(self, form: Form) -> str:
+        """Answer what Twilio has acted on already: as before, or with nothing when that stream or the call is over."""
+        CallLog(log, form.call_sid).info("the voice webhook is repeated")
+        call = self._switchboard.call(form.call_sid)
+        return self._connect(form, call.reservation.token) if call else twiml.hangup()
+
+    def _put_through(self, form: Form, request: VoiceRequest) -> str | None:
+        call = self._switchboard.call(form.call_sid)
+        if call and call.session.state is not State.RESERVED:
+            CallLog(log, form.call_sid).info("the call comes again while its stream is on")
+            return self._connect(form, self._switchboard.stand_by(call, request))
+        reservation = self._switchboard.reserve(form.call_sid, request)
+        if reservation is None:
+            return None
+        CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
+        return self._connect(form, reservation.token)
+
+    def _connect(self, form: Form, token: str) -> str:
+        base_url = self._public.base_url
+        return twiml.connect(
+            socket_url(f"{base_url}/twilio/media/{token}"),
+            f"{base_url}/twilio/after-stream",
+            {"from": form.caller, "to": form.called},
+            f"{base_url}/twilio/status",
+        )
+
+    def _put_in_line(self, form: Form) -> str | None:
+        waits = self._settings.when_busy is WhenBusy.QUEUE and not form.outbound
+        if not waits or not self._room.enter(form.call_sid):
+            return None
+        call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
+        call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._room))
+        return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
+
+    def _turn_down(self, form: Form, request: VoiceRequest) -> str:
+        CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        why = TurnedDown.NOT_READY if self._switchboard.free_slots else TurnedDown.BUSY
+        self.turned_down[why] += 1
+        if form.outbound:  # somebody has answered: there is no busy tone for them, and they did not call
+            self._switchboard.turn_down(form.call_sid, request, WHY_NO_SLOT[why])
+            return twiml.hangup()
+        if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
+            return twiml.say_busy(self._settings.busy_sentence)
+        return twiml.hangup() if form.fields.get("CallStatus") == IN_PROGRESS else twiml.reject_busy()
+
+    def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: State) -> None:
+        """End what is on of this call, if it has come as far as one of these states and no farther."""
+        call = self._switchboard.call(call_sid)
+        if call and call.session.state in states:
+            self._switchboard.end(call, reason, detail)

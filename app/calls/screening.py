@@ -1,0 +1,90 @@
+"""Which addresses may call, and how often.
+
+A pattern is an address in which `*` stands for any characters, or for none: `+1555*`, `sip:*@example.com`. It matches
+an address as it is written or by its name (`app.twilio.parties`), so that a number is matched in every way in which it
+can be written. What is blocked is refused, even if it is allowed as well; an empty list of the allowed is everybody.
+Capitals do not count. Callers who withhold their number come as one, `anonymous`.
+
+A number may be let in so many times in any hour. Of at most `NUMBERS_KEPT` numbers it is known when they called, so
+memory is bounded; beyond that the one that called longest ago is forgotten. `now` is in seconds, monotonic.
+"""
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from enum import StrEnum
+
+from app.twilio.parties import ANONYMOUS, cleaned, name_of, names_of
+
+HOUR_S = 3_600.0
+NUMBERS_KEPT = 10_000
+_NUMBER = re.compile(r"\+?[1-9*][0-9*]*")
+_WORD = re.compile(r"[*a-z][^\s,]*")
+
+
+class Refusal(StrEnum):
+    """Why a number may not call."""
+
+    BLOCKED = "the number is blocked"
+    NOT_ALLOWED = "the number is not among the allowed"
+    TOO_OFTEN = "the number has called too often in the last hour"
+
+
+class Screening:
+    """Two lists of patterns and a limit of calls per number per hour, 0 for none."""
+
+    def __init__(
+        self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int, numbers_kept: int = NUMBERS_KEPT
+    ) -> None:
+        self._allowed, self._blocked = _compile(allowed), _compile(blocked)
+        self._any_allowed = not allowed
+        self._per_hour = per_hour
+        self._numbers_kept = numbers_kept
+        self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
+
+    def refusal(self, number: str, now: float) -> Refusal | None:
+        """Return why a call from this number is refused, None when it is not."""
+        names = names_of(number)
+        if any(map(self._blocked.fullmatch, names)):
+            return Refusal.BLOCKED
+        if not (self._any_allowed or any(map(self._allowed.fullmatch, names))):
+            return Refusal.NOT_ALLOWED
+        calls_s = self._calls_s.get(name_of(number))
+        if calls_s is not None and len(calls_s) == self._per_hour and now - calls_s[0] < HOUR_S:
+            return Refusal.TOO_OFTEN
+        return None
+
+    def note(self, number: str, now: float) -> None:
+        """Count a call that has been let in."""
+        if not self._per_hour:
+            return
+        number = name_of(number)
+        self._calls_s.setdefault(number, deque(maxlen=self._per_hour)).append(now)
+        self._calls_s.move_to_end(number)
+        while len(self._calls_s) > self._numbers_kept:
+            self._calls_s.popitem(last=False)
+
+
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Return the patterns of a list separated by commas. Raises ValueError for one that no caller could match."""
+    return tuple(_parse(part) for part in text.split(",") if cleaned(part))
+
+
+def _parse(part: str) -> str:
+    """Return one pattern as addresses are compared: a number begins with `+`, and a URI has no parameters."""
+    pattern = cleaned(part)
+    number = re.sub(r"[-.()]", "", pattern)
+    if _NUMBER.fullmatch(number):
+        exact = "*" not in number
+        return name_of(number) if exact else re.sub(r"^(?=\d)", "+", number)
+    if _WORD.fullmatch(pattern):
+        return ANONYMOUS if name_of(pattern) == ANONYMOUS else pattern
+    raise ValueError(
+        f"{part.strip()!r} is no number or address: write +15551234567, +1555*, sip:…, client:…, whatsapp:… or "
+        "anonymous, with commas between"
+    )
+
+
+def _compile(patterns: Sequence[str]) -> re.Pattern[str]:
+    each = (".*".join(map(re.escape, re.split(r"\*+", pattern))) for pattern in patterns)
+    return re.compile("|".join(each) or "(?!)", re.DOTALL)

@@ -1,0 +1,1 @@
+"""Every command, one thin module each."""

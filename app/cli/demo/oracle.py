@@ -1,0 +1,75 @@
+"""What the script stand-in must have said in a call, worked out from what the caller said and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from app.audio import mulaw
+from app.audio.jitter_buffer import Inbound
+from app.simulator.wav import Samples
+from app.twilio.events import RATE_HZ
+from workers.checkpoints.synthetic.linear_mimi import activity_of
+from workers.checkpoints.synthetic.script import Activity, Phase, ScriptOracle, State, script, transcript
+from workers.messages import FRAME_S, Pcm
+
+PACKET = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One phrase or the part of it that was said.
+
+    `decided_s` and `yielded_s` are when on the caller's clock the frame ends that made Moshi begin and, where the
+    caller spoke over him, stop; None where no frame of the caller's did. `pcm` is at 24 kHz.
+    """
+
+    name: str
+    pcm: Pcm
+    decided_s: float | None
+    yielded_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What must be heard in the call, and read in its transcript."""
+
+    utterances: tuple[Utterance, ...]
+    transcript: str
+
+
+def expect(said: Samples, record: dict[str, Any]) -> Expectation:
+    """Work out what is said to a caller who said this, int16 at 8 kHz; `record` tells when his frames took over."""
+    greeting_frames, takeover_s = int(record["greeting_frames"]), float(record["takeover_s"])
+    states = ScriptOracle().run(_activity(said, greeting_frames, takeover_s))
+
+    def frame_end_s(step: int) -> float | None:
+        frame = step - greeting_frames
+        return takeover_s + (frame + 1) * FRAME_S if frame >= 0 else None
+
+    return Expectation(tuple(_utterances(states, frame_end_s)), transcript(states))
+
+
+def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activity:
+    inbound, payload = Inbound(takeover_s), mulaw.encode(said)
+    inbound.start(0.0)
+    frames = [
+        frame
+        for start in range(0, len(payload), PACKET)
+        for frame in inbound.push(start * 1000 // RATE_HZ, payload[start : start + PACKET], (start + PACKET) / RATE_HZ)
+    ]
+    heard = activity_of(np.concatenate(frames), script().halves)
+    return np.concatenate([np.zeros((greeting_frames, 2), bool), heard])
+
+
+def _utterances(states: list[State], frame_end_s: Any) -> Iterator[Utterance]:
+    oracle, step = ScriptOracle(), 0
+    for (phase, phrase), run in groupby(states, key=lambda state: (state.phase, state.phrase)):
+        said = list(run)
+        first, step = step, step + len(said)
+        if phase is Phase.SPEAK:
+            cut = step < len(states) and not oracle.script.ends(said[-1])
+            name = oracle.script.phrases[phrase].name
+            yield Utterance(name, oracle.sound(said), frame_end_s(first), frame_end_s(step) if cut else None)

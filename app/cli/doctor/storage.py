@@ -1,0 +1,51 @@
+"""What the doctor finds of the places where calls are kept and recorded."""
+
+import shutil
+from collections.abc import Iterator
+
+from app.cli.doctor.finding import Finding, Level
+from app.config import Settings, SettingsError
+from app.telemetry.call_log.address import find_address, make_folders
+from app.telemetry.call_log.database import Database
+from app.telemetry.call_log.engine import CallLogError
+from app.telemetry.recording.store import Shelf
+
+HOUR_BYTES = 60_000_000
+"""What an hour of a call takes while it is recorded: two sides of mu-law and the token log."""
+FEW_HOURS = 24
+
+
+def examine_storage(settings: Settings) -> Iterator[Finding]:
+    """Look at the call log's place and, if calls are recorded, at that of the recordings."""
+    yield _call_log(settings)
+    if settings.recordings:
+        yield _recordings(Shelf(settings.recordings))
+
+
+def _call_log(settings: Settings) -> Finding:
+    try:
+        address = find_address(settings)
+        if address is None:
+            return Finding(Level.NOTE, "DATABASE_URL", "off: no calls are kept")
+        make_folders(address)
+        if not address.file or address.file.exists():
+            Database(address).check()
+    except SettingsError as error:
+        return Finding(Level.PROBLEM, "DATABASE_URL", str(error))
+    except CallLogError as error:
+        advice = "records wait on the disk until it answers; `moshi-bridge calls` says the same"
+        return Finding(Level.PROBLEM, "DATABASE_URL", f"{address} does not answer: {error}", advice)
+    days = f"for {settings.call_log_days} days" if settings.call_log_days else "for ever"
+    return Finding(Level.GOOD, "DATABASE_URL", f"calls are kept in {address} {days}")
+
+
+def _recordings(shelf: Shelf) -> Finding:
+    try:
+        shelf.make()
+        hours = shutil.disk_usage(shelf.folder).free // HOUR_BYTES
+    except (SettingsError, OSError) as error:
+        return Finding(Level.PROBLEM, "RECORDINGS_DIR", str(error))
+    found = f"{shelf.folder}: room for {hours:,} hours of calls"
+    if hours < FEW_HOURS:
+        return Finding(Level.NOTE, "RECORDINGS_DIR", found, "make room, or set CALL_LOG_DAYS lower")
+    return Finding(Level.GOOD, "RECORDINGS_DIR", found)

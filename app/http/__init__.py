@@ -1,0 +1,1 @@
+"""Every HTTP route and WebSocket, and who may use them."""

@@ -1,0 +1,91 @@
+"""Who may see and steer the service: whoever sits at this machine, and elsewhere whoever has OPERATOR_TOKEN."""
+
+import hmac
+import re
+import time
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from app.config import is_loopback
+from app.http.rate_limit import Refusals, Refused
+from app.http.session_cookie import COOKIE, SignIns
+
+_SCHEME = "Bearer "
+_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+"""What proxies say of the one for whom they ask."""
+
+
+class Operators:
+    """The check that the page and every route under `/api/` begin with."""
+
+    def __init__(self, token: str, refusals: Refusals) -> None:
+        self._token = token
+        self._refusals = refusals
+        self.sign_ins = SignIns(token)
+        self.has_token = bool(token)
+        """Whether operators may come from elsewhere."""
+
+    def require(self, connection: HTTPConnection) -> None:
+        """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
+        if not self.lets_in(connection):
+            raise self._refusals.turn_away(connection, Refused.NO_OPERATOR)
+
+    def lets_in(self, connection: HTTPConnection) -> bool:
+        """Tell whether an operator asks: with the token, signed in, or at this machine."""
+        given = connection.headers.get("authorization", "")
+        if self._token and given:
+            return hmac.compare_digest(given.encode(), (_SCHEME + self._token).encode())
+        if not is_own_page(connection):
+            return False
+        return self.is_signed_in(connection) or _is_local(connection)
+
+    def is_signed_in(self, connection: HTTPConnection) -> bool:
+        """Tell whether a browser shows a cookie of ours that is good."""
+        return self.sign_ins.accepts(connection.cookies.get(COOKIE, ""), time.time())
+
+    def require_token(self, connection: HTTPConnection, token: str) -> None:
+        """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
+        if not self.sign_ins.opens(token):
+            raise self._refusals.turn_away(connection, Refused.WRONG_TOKEN)
+
+
+def is_own_page(connection: HTTPConnection) -> bool:
+    """Tell whether no page of another site asks, which browsers say: any page may send anything to anybody.
+
+    A link on another site that leads here is none of that: it shows nothing to the other site.
+    """
+    headers = connection.headers
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+        return False
+    origin = headers.get("origin")
+    return origin is None or _netloc(origin) == headers.get("host")
+
+
+def _is_local(connection: HTTPConnection) -> bool:
+    """Tell whether somebody at this machine asks.
+
+    A tunnel or proxy connects from it too. It keeps the public host name or says for whom it asks; one that does
+    neither cannot be told from an operator.
+    """
+    if any(name in connection.headers for name in PASSED_ON):
+        return False
+    client = connection.client.host if connection.client else ""
+    return is_loopback(client) and is_loopback(_named(connection.headers.get("host", "")))
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
+def _named(host: str) -> str:
+    """Return the name or address in a Host header, "" if it is none.
+
+    `connection.url` would not do: in place of a host that is none it has the address that the server listens on.
+    """
+    found = _HOST.fullmatch(host)
+    return (found["name"] or found["v6"]).lower() if found else ""

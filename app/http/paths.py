@@ -1,0 +1,77 @@
+"""Twilio's paths, and what is wrong with a request of Twilio's that comes to another one.
+
+Consoles get a URL without the path, proxies leave a prefix on or drop the upgrade, redirects turn POST into GET. Each
+of these is refused with one line that says what to change. A slash behind the path is taken away, and so is the path of
+PUBLIC_URL before it: these requests work. Their signature covers the URL as Twilio was given it, slash and all.
+"""
+
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from app.http.rate_limit import MEDIA_PATH, Refusals, Refused
+from app.twilio.number import STATUS_PATH, VOICE_PATH
+from app.twilio.public_address import PublicAddress
+from app.twilio.signature import SIGNATURE_HEADER
+
+ROOT = "/twilio"
+AFTER_STREAM_PATH = "/twilio/after-stream"
+WAIT_PATH, AFTER_WAIT_PATH = "/twilio/wait", "/twilio/after-wait"
+SELFTEST_PATH = "/twilio/selftest"
+WEBHOOKS = (VOICE_PATH, STATUS_PATH, AFTER_STREAM_PATH, WAIT_PATH, AFTER_WAIT_PATH)
+SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
+
+
+class TwilioPaths:
+    """An application behind the check of where Twilio's requests go."""
+
+    def __init__(self, app: ASGIApp, public: PublicAddress, refusals: Refusals) -> None:
+        self._app, self._public, self._refusals = app, public, refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope = _plain(scope, urlsplit(self._public.base_url).path)
+            if reason := misdirected(scope):
+                await refuse(self._refusals.turn_away(HTTPConnection(scope), reason), scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _plain(scope: Scope, prefix: str) -> Scope:
+    """Return the scope without PUBLIC_URL's path in front, and below `/twilio` without a slash behind."""
+    path, raw_path = scope["path"], scope["raw_path"]
+    if prefix and raw_path.startswith(f"{prefix}/".encode()):
+        path, raw_path = path[len(prefix) :], raw_path[len(prefix) :]
+    if path.startswith(f"{ROOT}/"):
+        path = path.removesuffix("/")
+    return {**scope, "path": path, "raw_path": raw_path}
+
+
+def misdirected(scope: Scope) -> Refused | None:
+    """Return why a request is none that Twilio should make, None if it is one, or none of Twilio's."""
+    path: str = scope["path"]
+    if ROOT not in path and SIGNATURE_HEADER not in Headers(scope=scope):
+        return None
+    is_socket = scope["type"] == "websocket"
+    if path.startswith(SOCKETS):
+        return None if is_socket else Refused.NO_UPGRADE
+    if path in WEBHOOKS:
+        if is_socket:
+            return Refused.WRONG_PATH
+        return None if scope["method"] == "POST" else Refused.WRONG_METHOD
+    has_prefix = path.removesuffix("/").endswith(WEBHOOKS) or any(socket in path for socket in SOCKETS)
+    return Refused.PREFIX if has_prefix else Refused.WRONG_PATH
+
+
+async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request or an upgrade that is refused."""
+    answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(answer)
+    else:
+        await answer(scope, receive, send)

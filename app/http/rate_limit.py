@@ -1,0 +1,147 @@
+"""Refused requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
+
+Refusals are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
+Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel,
+from one address. `now` is in seconds, monotonic.
+"""
+
+import ipaddress
+import logging
+import time
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+
+log = logging.getLogger(__name__)
+
+MINUTE_S = 60.0
+ADDRESSES_KEPT = 4_096
+NETWORK_BITS = 64
+MEDIA_PATH = "/twilio/media/"
+LONGEST_PATH = 100
+NO_ADDRESS = "somebody without an address"
+
+
+class Refused(StrEnum):
+    """Why a request is refused, as the answer and the log say it: what is wrong, and what to change."""
+
+    UNSIGNED = "not signed by Twilio"
+    WRONG_SIGNATURE = (
+        "not signed for PUBLIC_URL with TWILIO_AUTH_TOKEN; set PUBLIC_URL to the URL that Twilio was given "
+        "(https, host, port, prefix) and the token to the account's"
+    )
+    OTHER_ACCOUNT = "of another account; set TWILIO_ACCOUNT_SID to the account or subaccount that owns the number"
+    MALFORMED = "not a form of Twilio's; CallSid is missing or malformed, or there are too many fields"
+    TOO_LARGE = "the form is too large"
+    TOO_SLOW = "the form did not arrive in time"
+    WRONG_METHOD = (
+        "must be HTTP POST; set the number's webhooks to HTTP POST, and to a URL that is not redirected: "
+        "a redirect turns POST into GET"
+    )
+    WRONG_PATH = "not a path of this service; Twilio's voice webhook is PUBLIC_URL/twilio/voice"
+    PREFIX = "a prefix before /twilio; add it to PUBLIC_URL, or let the proxy take it away"
+    NO_UPGRADE = "not a WebSocket upgrade; let the proxy pass Upgrade and Connection on"
+    NO_OPERATOR = "for operators only"
+    WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
+    NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
+    TOO_MANY = "too many refusals"
+
+
+STATUS = {
+    Refused.MALFORMED: HTTPStatus.BAD_REQUEST,
+    Refused.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Refused.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    Refused.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+    Refused.WRONG_PATH: HTTPStatus.NOT_FOUND,
+    Refused.PREFIX: HTTPStatus.NOT_FOUND,
+    Refused.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
+}
+"""403 for all others."""
+HEADERS = {
+    Refused.TOO_SLOW: {"Connection": "close"},
+    Refused.TOO_LARGE: {"Connection": "close"},
+    Refused.WRONG_METHOD: {"Allow": "POST"},
+    Refused.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
+}
+
+
+@dataclass(slots=True)
+class _Tally:
+    since_s: float
+    refusals: int = 0
+
+
+class RefusalLimit:
+    """Count refusals by address, minute by minute, for the last `addresses_kept` addresses."""
+
+    def __init__(self, per_minute: int, addresses_kept: int = ADDRESSES_KEPT) -> None:
+        self._per_minute = per_minute
+        self._addresses_kept = addresses_kept
+        self._tallies: OrderedDict[str, _Tally] = OrderedDict()  # the longest quiet first
+
+    def reached(self, address: str, now: float) -> bool:
+        """Tell whether an address has had its refusals of this minute."""
+        tally = self._tallies.get(_network(address))
+        return tally is not None and now - tally.since_s < MINUTE_S and tally.refusals >= self._per_minute
+
+    def note(self, address: str, now: float) -> None:
+        """Count one refusal."""
+        network = _network(address)
+        tally = self._tallies.setdefault(network, _Tally(now))
+        if now - tally.since_s >= MINUTE_S:
+            tally.since_s, tally.refusals = now, 0
+        tally.refusals += 1
+        self._tallies.move_to_end(network)
+        while len(self._tallies) > self._addresses_kept:
+            self._tallies.popitem(last=False)
+
+
+class Refusals:
+    """Makes the answers, counts them and logs them."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._limit = RefusalLimit(per_minute)
+        self.counts: Counter[Refused] = Counter()
+        """How many requests were refused for which reason."""
+
+    def by_reason(self) -> dict[str, float]:
+        """Return how many requests were refused, by the name of every reason there is."""
+        return {reason.name.lower(): float(self.counts[reason]) for reason in Refused}
+
+    def turn_away(self, connection: HTTPConnection, reason: Refused) -> HTTPException:
+        """Return the answer, an error with the reason or 429, for the caller to raise."""
+        address, now = _address(connection), time.monotonic()
+        if self._limit.reached(address, now):
+            self.counts[Refused.TOO_MANY] += 1
+            return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
+        self._limit.note(address, now)
+        self.counts[reason] += 1
+        log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
+        if self._limit.reached(address, now):
+            log.warning("%s is refused without a word for a minute", _network(address))
+        return HTTPException(STATUS.get(reason, HTTPStatus.FORBIDDEN), reason.value, HEADERS.get(reason))
+
+
+def _network(address: str) -> str:
+    """Return what an address stands for; one name for all that are none, as a proxy may say anything in their place."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return NO_ADDRESS
+    if parsed.version == 4:
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed), NETWORK_BITS), strict=False))
+
+
+def _address(connection: HTTPConnection) -> str:
+    return connection.client.host if connection.client else ""
+
+
+def _printable(connection: HTTPConnection) -> str:
+    """Return the path, on one line, without the token in it."""
+    before, media, _ = connection.scope["path"].partition(MEDIA_PATH)
+    return ascii(before[:LONGEST_PATH])[1:-1] + (f"{media}…" if media else "")

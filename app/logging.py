@@ -1,0 +1,87 @@
+"""Logging: one line a fact, `call_sid` on every line of a call, no phone number in full.
+
+What a level means: ERROR, somebody must act. WARNING, somebody should look at it in the morning. INFO, how calls and
+the service go. DEBUG, what else there is. `workers.lines` writes the lines, those of the workers as well.
+"""
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, MutableMapping
+from enum import StrEnum
+from typing import Any
+
+from app.twilio.events import CallSid
+from app.twilio.parties import mask_number as mask_number
+from workers.lines import LineFormat, start_process_logging
+
+MINUTE_S = 60.0
+MOST_ALIKE = 10
+OPEN_TO_ALL = ("app.http.rate_limit", "app.http.routes", "uvicorn.error")
+"""Who logs what strangers do."""
+
+
+class CallLog(logging.LoggerAdapter[logging.Logger]):
+    """Log lines of one call."""
+
+    def __init__(self, logger: logging.Logger, call_sid: CallSid) -> None:
+        super().__init__(logger, {"call_sid": call_sid})
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**kwargs.get("extra", {}), **(self.extra or {})}
+        return msg, kwargs
+
+
+class Sparing(logging.Filter):
+    """Lets a warning that anybody can cause through `MOST_ALIKE` times a minute, so that nobody can fill the disk.
+
+    The first one of a later minute says how many more there were. Warnings are alike that have the same format.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since_s: dict[object, float] = {}
+        self._seen: Counter[object] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        alike = record.msg
+        if record.created - self._since_s.get(alike, -MINUTE_S) >= MINUTE_S:
+            if (more := self._seen[alike] - MOST_ALIKE) > 0:
+                record.msg = f"{alike} ({more} more like it before)"
+            self._since_s[alike], self._seen[alike] = record.created, 0
+        self._seen[alike] += 1
+        return self._seen[alike] <= MOST_ALIKE
+
+
+class LogLevel(StrEnum):
+    """From which level on lines are written."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LogFormat(StrEnum):
+    """How lines look: for people, for machines, or whichever reads them: a terminal is read by people."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+    def resolve(self) -> LineFormat:
+        """Return which of the two it is."""
+        if self is LogFormat.AUTO:
+            return LineFormat.TEXT if sys.stderr.isatty() else LineFormat.JSON
+        return LineFormat(self)
+
+
+def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, secrets: Iterable[str] = ()) -> None:
+    """Write lines to standard error, without these secrets."""
+    start_process_logging("app", level, line_format, secrets)
+    for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would tell numbers in URLs
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in OPEN_TO_ALL:
+        logging.getLogger(name).addFilter(Sparing())

@@ -1,0 +1,137 @@
+"""cloudflared as a process of ours, and its metrics port.
+
+Its log is read for ever, because a full pipe would stop it, but never for the URL: the metrics port tells that. It runs
+in a session of its own, so that a Ctrl-C at the terminal lets calls end first, and on a leash: a shell that ends it
+when our end of a pipe closes, in whatever way we die.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Self
+
+import aiohttp
+
+from app.server.tunnel_command import NO_CONFIG, url_of
+from app.server.tunnel_states import Look
+
+log = logging.getLogger(__name__)
+
+LEASH = (
+    'exec 3<&0; "$@" 3<&- </dev/null & tunnel=$!; '
+    '(read -r _ <&3; kill "$tunnel") >/dev/null 2>&1 & leash=$!; '
+    'exec 3<&-; wait "$tunnel"; status=$?; kill "$leash" 2>/dev/null; exit "$status"'
+)
+ANSWER_WITHIN_S = 2.0
+STOP_WITHIN_S = 5.0
+READ_BYTES = 65_536
+LINE_BYTES = 1_000
+KEPT_LINES = 20
+ERROR_MARK = " ERR "
+EMPTY_CONFIG = f"{NO_CONFIG} was empty"
+"""How it complains, as an error, of the file that a quick tunnel is given."""
+
+
+class Cloudflared:
+    """One run of cloudflared."""
+
+    def __init__(self, process: asyncio.subprocess.Process, metrics_port: int, url: str | None, secret: str) -> None:
+        self._process = process
+        self._metrics = f"http://127.0.0.1:{metrics_port}"
+        self._url = url
+        self._secret = secret
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._draining = asyncio.create_task(self._drain())
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], metrics_port: int, url: str | None, secret: str
+    ) -> Self:
+        """Start it. `url` is that of a named tunnel, None for a quick one; `secret` is kept out of every log line."""
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", LEASH, "cloudflared", *command),
+            env=dict(environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        return cls(process, metrics_port, url, secret)
+
+    async def look(self) -> Look:
+        """Ask the metrics port; what does not answer has no URL and no connection."""
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)) as client:
+                async with client.get(f"{self._metrics}/ready") as answer:
+                    connected = answer.status == HTTPStatus.OK
+                return Look(self._url or await self._quick_url(client), connected)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return Look(None, connected=False)
+
+    async def died_within(self, seconds: float) -> bool:
+        """Wait so long for its end; tell whether it came."""
+        await asyncio.wait({self._draining}, timeout=seconds)
+        return self._draining.done()
+
+    @property
+    def last_words(self) -> str:
+        """Its last error, else its last line."""
+        errors = [line for line in self._lines if ERROR_MARK in line]
+        return (errors or list(self._lines) or ["without a word"])[-1]
+
+    async def stop(self) -> None:
+        """End it, and what it started; returns when it is gone."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_WITHIN_S)
+        except TimeoutError:
+            log.warning("cloudflared does not end by itself and is killed")
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+            self._draining.cancel()
+            await asyncio.wait({self._draining})
+
+    async def _quick_url(self, client: aiohttp.ClientSession) -> str | None:
+        async with client.get(f"{self._metrics}/quicktunnel") as answer:
+            try:
+                said = json.loads(await answer.text())
+            except ValueError:
+                return None
+        return url_of(said.get("hostname")) if isinstance(said, dict) else None
+
+    async def _drain(self) -> None:
+        """Read its log until it ends, in pieces: a line may have any length."""
+        assert self._process.stderr
+        rest = b""
+        while piece := await self._process.stderr.read(READ_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            rest = rest[:LINE_BYTES]
+            for line in lines:
+                self._take(line)
+        self._take(rest)
+        await self._process.wait()
+
+    def _take(self, raw: bytes) -> None:
+        line = raw[:LINE_BYTES].decode(errors="replace").strip()
+        if self._secret:
+            line = line.replace(self._secret, "…")
+        if line and not line.endswith(EMPTY_CONFIG):
+            self._lines.append(line)
+            log.debug("cloudflared: %s", line)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,107 @@
+"""The web server: uvicorn, by its public interface alone, on a socket of ours.
+
+It has no limit of connections: uvicorn's `limit_concurrency` counts WebSockets too and answers 503 to whoever comes
+last, which under a flood is Twilio. Nor does it close connections that send no request, or half of one: a proxy does
+(docs/security.md).
+"""
+
+import logging
+import resource
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.config import Settings, SettingsError
+from app.http.headers import SafeHeaders
+from app.twilio.protocol import MAX_MESSAGE_BYTES
+
+log = logging.getLogger(__name__)
+
+CLOSE_SOCKETS_WITHIN_S = 3
+KEEP_ALIVE_S = 130
+"""How long an idle connection stays open: longer than proxies keep theirs (cloudflared 90 s, Caddy 120 s), or they lose
+the request that they send at that moment."""
+PING_EVERY_S = 20.0
+BACKLOG = 1024
+DESCRIPTORS = 4_096
+"""Files and sockets; macOS gives a process 256."""
+_DENIED = "ASGI callable returned without completing handshake."
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket bound to HOST and PORT. Raises SettingsError when they cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(BACKLOG)  # now, so that a second service on the same port learns it at once
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        where = f"PORT={settings.port}{settings.origin('port')}, HOST={settings.host}{settings.origin('host')}"
+        raise SettingsError(f"{where}: {reason}; choose another PORT") from error
+    return sock
+
+
+class WebServer:
+    """Serves an application until `stop`; `when_begun` is called once uvicorn has taken the signals for itself."""
+
+    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
+        self.config = uvicorn.Config(
+            SafeHeaders(_Begun(app, when_begun)),
+            lifespan="on",
+            http="h11",
+            ws="websockets-sansio",
+            log_config=None,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=CLOSE_SOCKETS_WITHIN_S,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=PING_EVERY_S,
+            ws_ping_timeout=None,  # a peer that answers no pings may still send audio: see app/http/media.py
+            server_header=False,
+        )
+        self._server = uvicorn.Server(self.config)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve on `sock` until `stop`, then close the sockets that are left."""
+        raise_descriptor_limit()
+        await self._server.serve(sockets=[sock])
+
+    def stop(self) -> None:
+        """Take no more connections, and let `serve` return."""
+        self._server.should_exit = True
+
+
+class _Begun:
+    """An application that tells when its lifespan begins, which ASGI says once the server is set up."""
+
+    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
+        self._app, self._when_begun = app, when_begun
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            self._when_begun()
+        await self._app(scope, receive, send)
+
+
+def _is_no_denial(record: logging.LogRecord) -> bool:
+    """Drop the error that uvicorn logs for every upgrade that is answered by an HTTP response, as ASGI allows."""
+    return record.msg != _DENIED
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have `DESCRIPTORS` files and sockets, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        log.warning("this process may have %d files and sockets, and no more: %s", soft, error)

@@ -1,0 +1,115 @@
+"""`moshi-bridge serve`: settings in, a running service, an exit status out."""
+
+import logging
+import socket
+import sys
+from urllib.parse import urlsplit
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
+from app.server.background import ServiceFailed
+from app.server.listener import listen
+from app.server.number_override import NumberKeeper
+from app.server.pipeline_self_test import SelfTestFailed
+from app.server.service import Service
+from app.server.service_tasks import companions
+from app.server.tunnel_command import find_cloudflared
+from app.twilio.number import NumberOverride, NumberRefused
+from app.twilio.rest import open_rest
+from app.twilio.rest_door import RestError
+from app.twilio.saved_webhook import SavedWebhook
+from workers.lines import flush_logging
+from workers.messages import Progress
+from workers.supervisor import WorkerRefused
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED, EXIT_SETTINGS = 1, 2
+
+
+class ProgressDisplay:
+    """Shows long work: a bar on a terminal, otherwise a line when a piece of work begins and ends."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bars = Bars(*columns, console=console, transient=True)
+        self._tasks: dict[str, int] = {}
+        self._is_terminal = console.is_terminal
+
+    def show(self, progress: Progress) -> None:
+        """Take note of how far a piece of work has come."""
+        if self._is_terminal:
+            self._draw(progress)
+        elif progress.what not in self._tasks:
+            self._tasks[progress.what] = 0
+            log.info("%s …", progress.what)
+
+    def _draw(self, progress: Progress) -> None:
+        if progress.what not in self._tasks:
+            self._bars.start()
+            self._tasks[progress.what] = self._bars.add_task(progress.what, total=progress.total or None)
+        task = self._bars.tasks[self._tasks[progress.what]].id
+        self._bars.update(task, completed=progress.done, total=progress.total or None)
+        if all(bar.finished for bar in self._bars.tasks):
+            self._bars.stop()
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
+    display = ProgressDisplay(Console(stderr=True))
+    try:
+        settings.require_host()
+        settings.require_safe()
+        manager = read_service_manager()
+        cloudflared = find_cloudflared() if settings.tunnel else None
+        sock = listen(settings)
+        with sock:
+            _tell_what_runs(settings)
+            uvloop.run(_run(settings, manager, cloudflared, display, sock))
+    except (SettingsError, WorkerRefused, SelfTestFailed) as error:
+        flush_logging()
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        return 0
+    except ServiceFailed as error:
+        flush_logging()
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+async def _run(
+    settings: Settings, manager: ServiceManager, cloudflared: str | None, display: ProgressDisplay, sock: socket.socket
+) -> None:
+    queues = settings.when_busy is WhenBusy.QUEUE and settings.twilio_account_sid and settings.twilio_auth_token
+    service = Service(settings, display.show, open_rest(settings) if queues else None)
+    await service.run(sock, companions(service, settings, manager, cloudflared, _number(settings, service)))
+
+
+def _number(settings: Settings, service: Service) -> NumberKeeper | None:
+    if not settings.set_number:
+        return None
+    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
+    return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
+
+
+def _tell_what_runs(settings: Settings) -> None:
+    is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
+    webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
+    log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
+    log.info("the operator's page is at %s/", settings.local_url)
+    if is_quick_tunnel and settings.public_url:
+        log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+    for name, doubt in settings.doubts.items():
+        log.warning("%s: %s; copy it from the Twilio console", name, doubt)
+    public = urlsplit(settings.base_url)
+    if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
+        log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)
+    if not settings.checks_signatures:
+        log.warning("signatures are not checked: good for this machine alone")

@@ -1,0 +1,1 @@
+"""What watches calls: metrics, traces, call log, recordings, live view."""

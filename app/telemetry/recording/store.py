@@ -1,0 +1,115 @@
+"""The folder in which recordings are: which there are, and how they are deleted.
+
+A recording's name begins with when its stream was reserved, UTC, and ends with the call's SID:
+20261121T101530Z-CA….flac. A call that came back has several, which differ in the time. Nothing that
+comes from outside is ever made into a path: it is compared with the names that are there. Files of other names are
+somebody else's and are left alone.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.config import SettingsError
+from app.telemetry.expiry import may_expire, put_off_since
+from app.twilio.events import CallSid
+
+TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
+UNFINISHED = ".part"
+PUT_OFF = ".expiry-put-off"
+SUFFIXES = (SOUND, TAPE, TOKENS)
+_OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
+
+
+class Shelf:
+    """The recordings in `folder`. Every question reads the folder: not for the event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """Make the folder, for this user alone. Raises SettingsError if it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = self.folder / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(f"RECORDINGS_DIR={self.folder}: {error.strerror}; choose a folder of yours") from error
+
+    def path(self, name: str) -> Path:
+        """Return the path without suffix of a recording that this service has named."""
+        return self.folder / name
+
+    def sound_of(self, call_sid: str, name: str = "") -> Path | None:
+        """Return the recording of that name of a call, else its last one; None if there is none.
+
+        It is the tape if it is not finished. A call has a recording for each of its streams.
+        """
+        return next((path for path in self._of(call_sid, (SOUND, TAPE)) if name in ("", _name(path))), None)
+
+    def names(self, end: str) -> list[str]:
+        """Return the names of the recordings whose call's SID ends so, or that of the one which is called so."""
+        names = {_name(path) for path in self._files(SUFFIXES)}
+        return sorted(name for name in names if name == end or name.partition("-")[2].endswith(end))
+
+    def of_calls(self, call_sids: Collection[str]) -> set[str]:
+        """Return the names of all recordings of these calls, also of those that no record of a call names."""
+        names = {_name(path) for path in self._files((*SUFFIXES, UNFINISHED))}
+        return {name for name in names if name.partition("-")[2] in call_sids}
+
+    def tapes(self) -> list[Path]:
+        """Return the tapes."""
+        return sorted(self._files((TAPE,)))
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Delete recordings and their token logs; return how many there were."""
+        wanted = set(names) - {""}
+        files = [path for path in self._files((*SUFFIXES, UNFINISHED)) if _name(path) in wanted]
+        for path in files:
+            path.unlink(missing_ok=True)
+        return len({_name(path) for path in files})
+
+    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
+        """Delete the recordings that were last written before this moment; return how many, and how many are put off.
+
+        Since when that is put off is when the file `PUT_OFF` was last written.
+        """
+        newest: dict[str, float] = {}
+        for path in self._files(SUFFIXES):
+            with suppress(FileNotFoundError):  # finished or forgotten just now
+                newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
+        old = [name for name, at_s in newest.items() if at_s < before.timestamp()]
+        mark = self.folder / PUT_OFF
+        since = datetime.fromtimestamp(mark.stat().st_mtime, UTC) if mark.exists() else None
+        if may_expire(len(old), len(newest), since, now):
+            mark.unlink(missing_ok=True)
+            return self.delete(old), 0
+        mark.touch(0o600)
+        os.utime(mark, (put_off_since(since, now).timestamp(),) * 2)
+        return 0, len(old)
+
+    def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
+        """Return the newest first, and of equals what comes first in `suffixes`."""
+        files = self._files(tuple(f"-{call_sid}{suffix}" for suffix in suffixes))
+        return sorted(files, key=lambda path: (_name(path), -suffixes.index(path.suffix)), reverse=True)
+
+    def _files(self, ends: tuple[str, ...]) -> list[Path]:
+        """Return what is ours and ends so. There can be a hundred thousand files: most are put aside at once."""
+        try:
+            names = [name for name in os.listdir(self.folder) if name.endswith(ends)]  # noqa: PTH208 - a tenth of the time
+        except FileNotFoundError:
+            return []
+        return [self.folder / name for name in names if _OURS.fullmatch(name)]
+
+
+def recording_name(call_sid: CallSid, began: datetime) -> str:
+    """Return how the recording of a call is called."""
+    return f"{began.astimezone(UTC):%Y%m%dT%H%M%SZ}-{call_sid}"
+
+
+def _name(path: Path) -> str:
+    return path.name.partition(".")[0]

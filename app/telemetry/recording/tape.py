@@ -1,0 +1,91 @@
+"""The tape of a call that is on: a stereo WAV file of mu-law at 8 kHz that is whole after every write."""
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
+from app.telemetry.recording.timeline import Piece, Side
+
+CHANNELS = len(Side)
+_HEADER = struct.Struct("<4sI4s 4sIHHIIHHH 4sII 4sI")
+_MULAW = 7
+EMPTY_BYTES = _HEADER.size
+"""What a tape takes on which nothing is yet."""
+
+
+class Tape:
+    """One file, made anew and locked until `close`; whatever touches it may raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._length = 0
+        self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._write_header()
+        except OSError:
+            path.unlink()
+            self.close()
+            raise
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Lay pieces down, those that come later over those before; where nothing is there is silence."""
+        if not pieces:
+            return
+        begin = min(self._length, min(piece.begin for piece in pieces))
+        end = max(self._length, max(piece.end for piece in pieces))
+        frames = self._read(begin, end)
+        for piece in pieces:
+            frames[piece.begin - begin : piece.end - begin, piece.side] = np.frombuffer(piece.payload, np.uint8)
+        self._write(frames.tobytes(), begin)
+        self._length = end
+        self._write_header()
+
+    def end(self, length: int) -> None:
+        """Let the recording be so many samples long."""
+        if length > self._length:
+            self._write(self._read(self._length, length).tobytes(), self._length)
+        else:
+            os.ftruncate(self._descriptor, _HEADER.size + CHANNELS * length)
+        self._length = length
+        self._write_header()
+
+    def sync(self) -> None:
+        """Have it on the disk."""
+        os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+    def _read(self, begin: int, end: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        """Return what is there of these samples, shape (end - begin, 2), silence where nothing is."""
+        frames = np.full((end - begin, CHANNELS), SILENCE, np.uint8)
+        known = os.pread(self._descriptor, CHANNELS * (self._length - begin), _HEADER.size + CHANNELS * begin)
+        frames.reshape(-1)[: len(known)] = np.frombuffer(known, np.uint8)
+        return frames
+
+    def _write(self, rest: bytes, begin: int) -> None:
+        place = _HEADER.size + CHANNELS * begin
+        while rest:
+            written = os.pwrite(self._descriptor, rest, place)
+            rest, place = rest[written:], place + written
+
+    def _write_header(self) -> None:
+        header = wav_header(self._length)
+        if os.pwrite(self._descriptor, header, 0) != len(header):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def wav_header(length: int) -> bytes:
+    """Return the header of a mu-law WAV file of so many stereo samples (RFC 2361, Microsoft's format tag 7)."""
+    size, rate_hz = CHANNELS * length, SAMPLE_RATE_HZ
+    form = (_MULAW, CHANNELS, rate_hz, CHANNELS * rate_hz, CHANNELS, 8, 0)
+    riff = (b"RIFF", _HEADER.size - 8 + size, b"WAVE")
+    return _HEADER.pack(*riff, b"fmt ", 18, *form, b"fact", 4, length, b"data", size)

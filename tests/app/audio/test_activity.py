@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.audio import mulaw
+from app.audio.activity import HANG_S, SpeechGauge
+from app.simulator.conversation import talk
+from app.simulator.measure import speech_segments
+
+PACKET_S = 0.02
+SILENCE = bytes([mulaw.SILENCE]) * 160
+
+
+def noise(dbfs: float, seconds: float, seed: int = 1) -> list[bytes]:
+    samples = np.random.default_rng(seed).normal(0, 32_768 * 10 ** (dbfs / 20), round(seconds * 8_000))
+    payload = mulaw.encode(np.clip(samples, -32_000, 32_000).astype(np.int16))
+    return [payload[at : at + 160] for at in range(0, len(payload), 160)]
+
+
+def changes(packets: list[bytes], gauge: SpeechGauge | None = None, from_s: float = 0.0) -> list[tuple[float, bool]]:
+    """When speech was found to begin (True) and to stop (False), packet after packet."""
+    gauge = gauge or SpeechGauge()
+    told = [
+        (from_s + (at + 1) * PACKET_S, gauge.hear(packet, from_s + (at + 1) * PACKET_S))
+        for at, packet in enumerate(packets)
+    ]
+    return [(at_s, begun) for at_s, begun in told if begun is not None]
+
+
+def test_silence_is_no_speech() -> None:
+    assert changes([SILENCE] * 500) == []
+
+
+def test_speech_begins_when_it_has_lasted_and_stops_when_there_has_been_none() -> None:
+    found = changes([*[SILENCE] * 50, *noise(-20, 1.0), *[SILENCE] * 50])
+    assert [begun for _, begun in found] == [True, False]
+    assert [at_s for at_s, _ in found] == pytest.approx([1.06, 2.0 + HANG_S], abs=PACKET_S + 1e-6)
+
+
+def test_a_click_is_no_speech() -> None:
+    assert changes([*[SILENCE] * 50, *noise(-10, 0.04), *[SILENCE] * 50]) == []
+
+
+def test_a_pause_between_two_words_does_not_end_speech() -> None:
+    found = changes([*noise(-20, 0.5), *[SILENCE] * 15, *noise(-20, 0.5)])
+    assert [begun for _, begun in found] == [True]
+
+
+def test_the_noise_of_a_line_is_learned_and_speech_over_it_is_found() -> None:
+    gauge = SpeechGauge()
+    learned = changes(noise(-40, 20.0), gauge)
+    assert [begun for _, begun in learned] == [True, False]
+    assert learned[-1][0] < 10.0
+    assert [begun for _, begun in changes(noise(-15, 1.0), gauge, 20.0)] == [True]
+
+
+def test_a_line_that_sends_nothing_in_silence_stops_by_the_clock() -> None:
+    gauge = SpeechGauge()
+    changes(noise(-20, 0.5), gauge)
+    assert gauge.look(0.5 + HANG_S - 0.01) is None
+    assert gauge.look(0.5 + HANG_S) is False
+    assert gauge.look(9.0) is None
+
+
+def test_who_thinks_has_not_finished() -> None:
+    gauge = SpeechGauge()
+    changes(noise(-20, 0.5), gauge)
+    gauge.think(0.8)
+    assert gauge.look(0.8 + HANG_S - 0.01) is None
+    assert gauge.look(0.8 + HANG_S) is False
+
+
+def test_recorded_speech_is_found_where_a_measurement_of_the_whole_recording_finds_it() -> None:
+    said = np.concatenate([np.zeros(8_000, np.int16), talk()[:80_000], np.zeros(8_000, np.int16)])
+    said = said[: len(said) // 160 * 160]
+    payload = mulaw.encode(said)
+    found = changes([payload[at : at + 160] for at in range(0, len(payload), 160)])
+    expected = speech_segments(said, bridge_s=HANG_S)
+    assert len(found) == 2 * len(expected)
+    for segment, (begun_s, _), (stopped_s, _) in zip(expected, found[::2], found[1::2], strict=True):
+        assert begun_s == pytest.approx(segment.start_s, abs=0.25)
+        assert stopped_s == pytest.approx(segment.end_s + HANG_S, abs=0.25)
+
+
+@given(st.lists(st.binary(max_size=320), max_size=40))
+def test_whatever_is_heard_it_begins_and_stops_in_turns(packets: list[bytes]) -> None:
+    found = [begun for _, begun in changes(packets)]
+    assert found == [bool(number % 2 == 0) for number in range(len(found))]

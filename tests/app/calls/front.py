@@ -1,0 +1,116 @@
+"""A reception over a real switchboard, whose workers are a list, and a dialler in our hands."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from app.calls.manager import Call, Switchboard
+from app.calls.queue import WaitingRoom
+from app.calls.record import CallRecord
+from app.calls.router import Reception
+from app.config import read_settings
+from app.twilio import twiml
+from app.twilio.events import CallSid, Connected, Started, StreamSid
+from app.twilio.form import Form
+from app.twilio.public_address import PublicAddress
+from workers.messages import PipelineMessage
+
+BASE_URL = "http://127.0.0.1:5001"
+ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
+
+
+class FakeDialler:
+    """Notes whom it is told to redirect; Twilio `fails` for some."""
+
+    def __init__(self, front: "Front") -> None:
+        self.redirected: list[tuple[str, str]] = []
+        self.unreserved: list[str] = []
+        self.fails: set[str] = set()
+        self._front = front
+
+    async def redirect(self, call_sid: str, url: str) -> None:
+        if not self._front.board.holds(CallSid(call_sid)):
+            self.unreserved.append(call_sid)
+        if call_sid in self.fails:
+            raise ConnectionError("HTTP 500")
+        self.redirected.append((call_sid, url))
+
+
+class Front:
+    """What Twilio meets, without its signatures and sockets."""
+
+    def __init__(
+        self, has_dialler: bool = True, clock: Callable[[], float] = time.monotonic, **settings: object
+    ) -> None:
+        self.sent: list[PipelineMessage] = []
+        self.warm = True
+        read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
+        self.kept: list[CallRecord] = []
+        """What the call log was given, as it was then."""
+        keep = lambda record, _: self.kept.append(record.copy())  # noqa: E731
+        self.board = Switchboard(read, self.sent.append, lambda: self.warm, keep, clock)
+        self.dialler = FakeDialler(self)
+        dialler = self.dialler if has_dialler else None
+        self.room = WaitingRoom(self.board, read.queue_length, dialler, PublicAddress(read))
+        self.reception = Reception(read, PublicAddress(read), self.board, self.room)
+        self.board.open_lines(read.slots, processing_s=0.0)
+
+    def ring(
+        self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
+    ) -> twiml.Verb:
+        """Return the first verb of what a call is answered."""
+        return twiml.parse(self.reception.answer(form(call_sid, From=caller, **fields), webhook_token))[0]
+
+    def page(self, call_sid: CallSid) -> twiml.Verb:
+        (verb,) = twiml.parse(self.reception.wait(form(call_sid)))
+        return verb
+
+    def left(self, call_sid: CallSid, result: str) -> twiml.Verb:
+        (verb,) = twiml.parse(self.reception.after_wait(form(call_sid, QueueResult=result)))
+        return verb
+
+    def tell(self, call_sid: CallSid, **fields: str) -> None:
+        self.reception.take_status(form(call_sid, **fields))
+
+    def open_socket(self, verb: twiml.Verb) -> Call:
+        """Claim the slot that the TwiML leads to."""
+        assert isinstance(verb, twiml.Connect)
+        call = self.board.claim(verb.url.rpartition("/")[2])
+        assert call is not None
+        return call
+
+    def talk(self, call_sid: CallSid) -> Call:
+        """Ring, open the socket, start the stream."""
+        call = self.open_socket(self.ring(call_sid))
+        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
+            self.board.do(call, call.session.receive(event, call.session.stream.reserved_s, None))
+        return call
+
+    @contextlib.asynccontextmanager
+    async def redirecting(self) -> AsyncIterator[None]:
+        """Let the room redirect, and all that is on its way go out before the block ends."""
+        running = asyncio.create_task(self.room.run())
+        try:
+            yield
+            await settle()
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def form(call_sid: CallSid, **fields: str) -> Form:
+    return Form(call_sid, {"From": "+15550100001", "To": "+15550100000", **fields})
+
+
+def verbs(front: Front, call_sids: list[CallSid]) -> Iterator[type[twiml.Verb]]:
+    """Ring for each; yield what kind of answer it got."""
+    for call_sid in call_sids:
+        yield type(front.ring(call_sid))

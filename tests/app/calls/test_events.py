@@ -1,0 +1,136 @@
+import asyncio
+import json
+
+import pytest
+
+from app.calls.events import (
+    Audio,
+    CallEvent,
+    Connected,
+    Direction,
+    Disconnected,
+    Dtmf,
+    Error,
+    Events,
+    Lost,
+    Speaker,
+    SpeechStarted,
+    SpeechStopped,
+    Subscription,
+    Text,
+    What,
+)
+from app.calls.record import EndReason
+from app.twilio.events import CallSid
+
+ANN, BOB = CallSid("CAann"), CallSid("CAbob")
+OVER = Disconnected(EndReason.CALLER_HUNG_UP, "")
+GUARD_S = 30.0
+
+
+def tell(events: Events, *whats: What, call_sid: CallSid = ANN) -> None:
+    for what in whats:
+        events.publish(CallEvent(call_sid, 1.0, what))
+
+
+async def read(subscription: Subscription, count: int) -> list[What]:
+    async with asyncio.timeout(GUARD_S):
+        return [(await anext(subscription)).what for _ in range(count)]
+
+
+async def rest(subscription: Subscription) -> list[What]:
+    async with asyncio.timeout(GUARD_S):
+        return [event.what async for event in subscription]
+
+
+async def test_a_subscription_to_a_call_has_its_events_in_order_and_ends_with_it() -> None:
+    events = Events()
+    async with events.subscribe(ANN) as news:
+        tell(events, Connected(), Text(" Hello"), OVER)
+        assert await rest(news) == [Connected(), Text(" Hello"), OVER]
+
+
+async def test_other_calls_are_not_heard_but_by_who_listens_to_all() -> None:
+    events = Events()
+    async with events.subscribe(ANN) as ann, events.subscribe() as everything:
+        tell(events, Dtmf("1"), call_sid=BOB)
+        tell(events, Dtmf("2"), OVER)
+        assert await rest(ann) == [Dtmf("2"), OVER]
+        tell(events, Dtmf("3"), call_sid=BOB)
+        assert await read(everything, 4) == [Dtmf("1"), Dtmf("2"), OVER, Dtmf("3")]
+
+
+async def test_who_waits_is_woken() -> None:
+    events = Events()
+    async with events.subscribe(ANN) as news:
+        waiting = asyncio.create_task(read(news, 1))
+        await asyncio.sleep(0)
+        tell(events, Connected())
+        assert await waiting == [Connected()]
+
+
+async def test_audio_comes_to_those_alone_who_want_it() -> None:
+    events = Events()
+    packet = Audio(Direction.IN, b"\xff" * 160)
+    async with events.subscribe(ANN) as without, events.subscribe(ANN, audio=True) as with_audio:
+        tell(events, packet, OVER)
+        assert await rest(without) == [OVER]
+        assert await rest(with_audio) == [packet, OVER]
+
+
+async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
+    events = Events()
+    async with events.subscribe(ANN, room=3) as slow, events.subscribe(ANN, room=9) as quick:
+        tell(events, *(Dtmf(str(key)) for key in range(7)), OVER)
+        assert await rest(slow) == [Lost(5), Dtmf("5"), Dtmf("6"), OVER]
+        assert len(await rest(quick)) == 8
+
+
+async def test_what_was_lost_is_told_once() -> None:
+    events = Events()
+    async with events.subscribe(ANN, room=1) as slow:
+        tell(events, Dtmf("1"), Dtmf("2"))
+        assert await read(slow, 2) == [Lost(1), Dtmf("2")]
+        tell(events, Dtmf("3"))
+        assert await read(slow, 1) == [Dtmf("3")]
+
+
+async def test_nothing_is_wanted_while_nobody_listens() -> None:
+    events = Events()
+    assert not events.wanted(ANN)
+    async with events.subscribe(ANN):
+        assert (events.wanted(ANN), events.wanted(BOB)) == (True, False)
+        async with events.subscribe():
+            assert events.wanted(BOB)
+    assert not events.wanted(ANN)
+
+
+async def test_when_the_service_stops_all_who_listen_come_to_the_end() -> None:
+    events = Events()
+    async with events.subscribe(ANN) as ann, events.subscribe() as everything:
+        tell(events, Connected())
+        events.close()
+        assert await rest(ann) == await rest(everything) == [Connected()]
+    assert not events.wanted(ANN)
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        (Connected(), {"event": "connected"}),
+        (Audio(Direction.OUT, b"\xff\xff\xff\xff"), {"event": "audio", "direction": "out", "payload": "/////w=="}),
+        (Text(" Hi"), {"event": "text", "text": " Hi"}),
+        (SpeechStarted(Speaker.MOSHI), {"event": "speech_started", "speaker": "moshi"}),
+        (SpeechStopped(Speaker.CALLER), {"event": "speech_stopped", "speaker": "caller"}),
+        (Dtmf("#"), {"event": "dtmf", "digit": "#"}),
+        (
+            Error(EndReason.WORKER_LOST, "step-0"),
+            {"event": "error", "reason": "a worker was lost", "detail": "step-0"},
+        ),
+        (OVER, {"event": "disconnected", "reason": "caller hung up", "detail": ""}),
+        (Lost(7), {"event": "lost", "count": 7}),
+    ],
+    ids=lambda value: value["event"] if isinstance(value, dict) else "",
+)
+def test_every_event_can_be_written_as_json(what: What, fields: dict[str, object]) -> None:
+    assert json.loads(CallEvent(ANN, 1.23456, what).to_json()) == {"call_sid": "CAann", "at_s": 1.2346, **fields}

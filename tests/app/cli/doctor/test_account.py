@@ -1,0 +1,128 @@
+"""What the doctor finds at the account, against the stand-in for Twilio's REST API."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from app.cli.doctor.account import clock_finding, concurrency_finding, examine_account
+from app.cli.doctor.finding import Finding, Level
+from app.config import Settings, read_settings
+from app.simulator.account import Account, AccountType, OwnedNumber
+from app.simulator.rest import RestStandIn, serving_rest
+from app.twilio.rest import Account as AccountFacts
+
+SID, TOKEN, NUMBER, BASE = "AC" + "4" * 32, "the-rest-token", "+15550100000", "https://bridge.example"
+
+
+async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **settings: object) -> dict[str, Finding]:
+    """Return the findings for an account with everything right but for one change."""
+    account = Account(SID, TOKEN, numbers=[OwnedNumber(NUMBER, f"{BASE}/twilio/voice")])
+    async with serving_rest(account) as twilio:
+        change(twilio)
+        ours = {
+            "twilio_account_sid": SID,
+            "twilio_auth_token": TOKEN,
+            "twilio_phone_number": NUMBER,
+            "public_url": BASE,
+            "twilio_api_url": twilio.url,
+        }
+        found = await asyncio.to_thread(_examine, read_settings(**{**ours, **settings}))
+    assert all("\n" not in finding.found + finding.advice for finding in found)
+    assert all(NUMBER not in finding.found + finding.advice for finding in found)
+    return {finding.subject: finding for finding in found}
+
+
+def _examine(settings: Settings) -> list[Finding]:
+    return list(examine_account(settings, settings.base_url))
+
+
+async def test_with_everything_right_all_is_good() -> None:
+    found = await examined()
+    assert list(found) == ["account", "calls at once", "clock", "number"]
+    assert {finding.level for finding in found.values()} == {Level.GOOD}
+
+
+@pytest.mark.parametrize("missing", ["twilio_account_sid", "twilio_auth_token"])
+async def test_without_sid_or_token_nobody_is_asked(missing: str) -> None:
+    asked: list[RestStandIn] = []
+    found = await examined(asked.append, **{missing: ""})
+    assert [(finding.level, finding.subject) for finding in found.values()] == [(Level.NOTE, "account")]
+    assert asked[0].asked == []
+
+
+def own(**fields: str) -> Callable[[RestStandIn], None]:
+    return lambda twilio: vars(twilio.account.numbers[0]).update(fields)
+
+
+def be(**fields: object) -> Callable[[RestStandIn], None]:
+    return lambda twilio: vars(twilio.account).update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "named"),
+    [
+        (be(auth_token="another"), "account", "20003"),
+        (be(status="suspended"), "account", "suspended"),
+        (be(numbers=[]), "number", "not this account's"),
+        (own(voice_url="https://u:secret@old.example/v?key=secret"), "number", "leads to https://old.example/v, not"),
+        (own(voice_url=""), "number", "leads to nowhere, not here"),
+        (own(voice_method="GET"), "number", "by GET"),
+        (own(voice_application_sid="AP1"), "number", "application (AP1)"),
+        (own(trunk_sid="TK1"), "number", "trunk (TK1)"),
+        (lambda twilio: setattr(twilio, "clock_ahead_s", 86_400.0), "clock", "behind Twilio's"),
+        (lambda twilio: setattr(twilio, "clock_ahead_s", -86_400.0), "clock", "ahead of Twilio's"),
+    ],
+    ids=[
+        *("token", "suspended", "not owned", "leads elsewhere", "leads nowhere", "GET", "application", "trunk"),
+        *("clock behind", "clock ahead"),
+    ],
+)
+async def test_what_is_in_the_way_is_a_problem(change: Callable[[RestStandIn], None], subject: str, named: str) -> None:
+    finding = (await examined(change))[subject]
+    assert finding.level is Level.PROBLEM
+    assert named in finding.found
+
+
+async def test_a_number_that_leads_elsewhere_is_no_problem_before_there_is_a_tunnel() -> None:
+    finding = (await examined(own(voice_url=""), public_url=""))["number"]
+    assert finding.level is Level.NOTE
+    assert "serve --tunnel --set-number" in finding.advice
+
+
+async def test_without_a_number_the_account_is_looked_at_all_the_same() -> None:
+    assert list(await examined(twilio_phone_number="")) == ["account", "calls at once", "clock"]
+
+
+async def test_a_trial_account_has_its_limits() -> None:
+    finding = (await examined(be(type=AccountType.TRIAL)))["calls at once"]
+    assert finding.level is Level.NOTE
+    assert "verified numbers only" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("trial", "slots", "level", "advice"),
+    [
+        (False, 1, Level.GOOD, ""),
+        (False, 2, Level.GOOD, ""),
+        (False, 3, Level.NOTE, "console"),
+        (False, 0, Level.NOTE, "console"),
+        (True, 5, Level.NOTE, "upgrade"),
+        (True, 6, Level.NOTE, "MAX_CALLS=5"),
+    ],
+)
+def test_more_calls_than_twilio_lets_through_are_worth_a_note(
+    trial: bool, slots: int, level: Level, advice: str
+) -> None:
+    finding = concurrency_finding(AccountFacts(SID, "active", trial, None), slots)
+    assert finding.level is level
+    assert advice in finding.advice
+
+
+@pytest.mark.parametrize(("twilio_s", "level"), [(1_000.0, Level.GOOD), (940.0, Level.GOOD), (939.0, Level.PROBLEM)])
+def test_a_minute_between_the_clocks_is_allowed(twilio_s: float, level: Level) -> None:
+    assert clock_finding(twilio_s, 1_000.0).level is level
+
+
+def test_an_answer_without_a_date_is_told() -> None:
+    assert clock_finding(None, 1_000.0).level is Level.NOTE

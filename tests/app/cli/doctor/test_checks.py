@@ -1,0 +1,125 @@
+"""The doctor's findings."""
+
+import asyncio
+import socket
+from functools import partial
+
+import pytest
+from rich.console import Console
+
+from app.cli.doctor.checks import examine, memory_finding, report
+from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.survey import survey_checkpoint
+from app.config import CodecKind, EngineKind, Settings, read_settings
+from app.simulator.account import Account, OwnedNumber
+from app.simulator.rest import serving_rest
+from workers.memory import Memory, Plan
+
+TERMINAL = 80
+LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _findings(**settings: object) -> dict[str, Finding]:
+    chosen = read_settings(**{"port": _free_port(), **LINE_TEST, **settings})
+    return {finding.subject: finding for finding in examine(chosen)}
+
+
+def test_a_line_test_on_this_machine_has_no_problem() -> None:
+    found = _findings()
+    assert [finding for finding in found.values() if finding.level is Level.PROBLEM] == []
+    assert found["PORT"].level is Level.GOOD
+    assert found["ENGINE"].level is Level.NOTE
+
+
+@pytest.mark.parametrize(
+    ("settings", "subject"),
+    [
+        ({"twilio_account_sid": "AC12"}, "TWILIO_ACCOUNT_SID"),
+        ({"twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER"),
+        ({"public_url": "https://bridge.example"}, "PUBLIC_URL"),
+        ({"public_url": "http://bridge.example", "twilio_auth_token": "t"}, "PUBLIC_URL"),
+    ],
+)
+def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[str, object], subject: str) -> None:
+    finding = _findings(**settings)[subject]
+    assert finding.level is Level.PROBLEM
+    assert finding.advice or "Set " in finding.found
+
+
+async def test_everything_set_is_good() -> None:
+    base_url, sid, number, token = "https://bridge.example", "AC" + "0" * 32, "+15551234567", "1" * 32
+    owned = OwnedNumber(number, f"{base_url}/twilio/voice")
+    async with serving_rest(Account(sid, token, numbers=[owned])) as twilio:
+        found = await asyncio.to_thread(
+            _findings,
+            twilio_account_sid=sid,
+            twilio_auth_token=token,
+            twilio_phone_number=number,
+            twilio_api_url=twilio.url,
+            public_url=base_url,
+        )
+    settings = "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER", "PUBLIC_URL"
+    for subject in (*settings, "account", "calls at once", "clock", "number"):
+        assert found[subject].level is Level.GOOD, found[subject]
+
+
+def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert report(_settings(port)) == 1
+    assert "choose another PORT" in capsys.readouterr().out
+    assert report(_settings(port)) == 0
+
+
+def test_on_a_terminal_findings_are_columns_and_elsewhere_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(_settings(_free_port()))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) > TERMINAL
+    console = partial(Console, force_terminal=True, width=TERMINAL, color_system=None)
+    monkeypatch.setattr("app.cli.doctor.checks.Console", console)
+    report(_settings(_free_port()))
+    columns = capsys.readouterr().out.splitlines()
+    assert max(map(len, columns)) <= TERMINAL
+    assert len([line for line in columns if not line.startswith(" " * 32)]) == len(lines)
+
+
+def _settings(port: int) -> Settings:
+    return read_settings(port=port, **LINE_TEST)
+
+
+def test_memory_is_held_against_the_checkpoint() -> None:
+    found = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="synthetic:random")
+    assert found["memory"].level is Level.GOOD
+    missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="/no/such/folder")
+    assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
+
+
+def test_a_shorter_context_takes_less_of_the_device() -> None:
+    settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY, context=500)
+    short, full = (survey_checkpoint(one) for one in (settings, settings.model_copy(update={"context": None})))
+    assert 0 < short["on_device"] < full["on_device"]
+
+
+def test_a_small_card_in_a_large_computer_is_a_problem() -> None:
+    """The survey of the published Moshi in 4 bits on a card of 6 GiB."""
+    plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, packed=True)
+    card, large = Memory(6 << 30, 64 << 30, shared=False), Memory(24 << 30, 64 << 30, shared=False)
+    assert memory_finding(_survey(plan, large)).level is Level.GOOD
+    finding = memory_finding(_survey(plan, card))
+    assert finding.level is Level.PROBLEM
+    assert "6.0 GiB are free for the device: set CONTEXT=2025" in finding.found
+
+
+def _survey(plan: Plan, memory: Memory) -> dict[str, object]:
+    needs = {"on_device": plan.on_device, "in_ram": plan.in_ram(memory), "shortage": plan.shortage(memory)}
+    return {"device_bytes": memory.device, "ram_bytes": memory.ram, "calls": plan.calls, **needs}

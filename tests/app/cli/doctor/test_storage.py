@@ -1,0 +1,66 @@
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.storage import FEW_HOURS, HOUR_BYTES, examine_storage
+from app.config import Settings, read_settings
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def settings(folder: Path, **changes: object) -> Settings:
+    return read_settings(**{"database_url": f"sqlite:///{folder}/calls.db", "cache_dir": folder, **changes})
+
+
+def findings(chosen: Settings) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in examine_storage(chosen)}
+
+
+def test_a_call_log_that_can_be_written_is_good_and_recordings_are_not_asked_for(tmp_path: Path) -> None:
+    found = findings(settings(tmp_path))
+    assert list(found) == ["DATABASE_URL"]
+    assert found["DATABASE_URL"].level is Level.GOOD
+    assert str(tmp_path / "calls.db") in found["DATABASE_URL"].found
+
+
+@pytest.mark.parametrize(("url", "level"), [("off", Level.NOTE), ("mysql://host/calls", Level.PROBLEM)])
+def test_what_is_told_of_a_call_log_that_keeps_nothing(tmp_path: Path, url: str, level: Level) -> None:
+    assert findings(settings(tmp_path, database_url=url))["DATABASE_URL"].level is level
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://ann:secret@127.0.0.1:1/calls", "postgresql://ann:secret@127.0.0.1:1/calls?pgbouncer=true"]
+)
+def test_a_server_that_cannot_be_asked_is_a_problem_in_one_line(tmp_path: Path, url: str) -> None:
+    found = findings(settings(tmp_path, database_url=url))["DATABASE_URL"]
+    assert found.level is Level.PROBLEM
+    assert "secret" not in found.found
+    assert "\n" not in found.found
+
+
+def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "calls.db").write_text("this is no database, " * 100)
+    assert findings(settings(tmp_path))["DATABASE_URL"].level is Level.PROBLEM
+
+
+def test_a_place_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    within = tmp_path / "file" / "folder"
+    found = findings(settings(tmp_path, database_url=f"sqlite:///{within}/calls.db", recordings_dir=str(within)))
+    assert {name: finding.level for name, finding in found.items()} == {
+        "DATABASE_URL": Level.PROBLEM,
+        "RECORDINGS_DIR": Level.PROBLEM,
+    }
+    assert "RECORDINGS_DIR" in found["RECORDINGS_DIR"].found
+
+
+@pytest.mark.parametrize(("hours", "level"), [(FEW_HOURS - 1, Level.NOTE), (FEW_HOURS, Level.GOOD)])
+def test_a_disk_with_room_for_few_recordings_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int, level: Level
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, hours * HOUR_BYTES))
+    finding = findings(settings(tmp_path, recordings_dir=str(tmp_path / "sound")))["RECORDINGS_DIR"]
+    assert finding.level is level
+    assert f"{hours} hours" in finding.found

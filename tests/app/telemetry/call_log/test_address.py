@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from app.config import SettingsError, read_settings
+from app.telemetry.call_log.address import Address, find_address, make_folders
+from app.telemetry.call_log.spool import Spool
+
+
+@pytest.mark.parametrize("url", ["off", ""])
+def test_the_log_can_be_off(url: str) -> None:
+    assert find_address(read_settings(database_url=url)) is None
+
+
+def test_without_a_setting_calls_are_kept_in_a_file_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    address = find_address(read_settings())
+    assert address
+    assert address.file == Path("~/.local/share/moshi-bridge/calls.db").expanduser()
+    assert address.spool_folder.parent == address.file.parent
+
+
+def server(url: str, folder: Path) -> Address:
+    address = find_address(read_settings(database_url=url, cache_dir=folder))
+    assert address
+    return address
+
+
+def parameters(address: Address) -> dict[str, object]:
+    return dict(conninfo_to_dict(address.conninfo))
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"])
+def test_a_server_may_be_written_as_other_programs_write_it(scheme: str, tmp_path: Path) -> None:
+    address = server(f"{scheme}://ann:secret@db.example.com/calls?sslmode=require", tmp_path)
+    assert parameters(address).items() >= {"host": "db.example.com", "sslmode": "require", "dbname": "calls"}.items()
+    assert address.spool_folder.parent == tmp_path
+    assert "secret" not in str(address)
+    assert "secret" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("rest", "given"),
+    [
+        ("h/db?sslmode=require&channel_binding=require", {"sslmode": "require", "channel_binding": "require"}),
+        ("h/db?options=-c%20search_path%3Dcalls", {"options": "-c search_path=calls"}),
+        ("h/db?options=endpoint%3Dmy-endpoint", {"options": "endpoint=my-endpoint"}),
+        ("h/db?connect_timeout=3&application_name=x", {"connect_timeout": "3", "application_name": "x"}),
+        ("one:1,two:2/db?target_session_attrs=read-write", {"host": "one,two", "port": "1,2"}),
+        ("/db?host=/run/postgresql", {"host": "/run/postgresql"}),
+        ("%2Frun%2Fpostgresql/db", {"host": "/run/postgresql"}),
+        ("[::1]:5/db", {"host": "::1", "port": "5"}),
+        ("h/db?sslmode=verify-full&sslrootcert=system", {"sslmode": "verify-full", "sslrootcert": "system"}),
+        ("h/db?keepalives_idle=30&tcp_user_timeout=9000&gssencmode=disable", {"keepalives_idle": "30"}),
+        ("h/db?ssl=true", {"sslmode": "require"}),
+        ("h?dbname=db&user=ann&password=secret", {"user": "ann", "password": "secret"}),
+    ],
+)
+def test_every_parameter_of_libpq_reaches_it(rest: str, given: dict[str, str], tmp_path: Path) -> None:
+    address = server(f"postgresql://{rest}", tmp_path)
+    assert parameters(address).items() >= given.items()
+    assert "secret" not in f"{address} {address!r}"
+
+
+def test_a_server_that_does_not_answer_is_away_after_seconds_unless_the_url_says_otherwise(tmp_path: Path) -> None:
+    assert parameters(server("postgresql://h/db", tmp_path))["connect_timeout"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        *(("pgbouncer=true", "pgbouncer"), ("sslmod=require", "sslmod"), ("connection_limit=1", "connection_limit")),
+        *(("sslmode=bogus", "sslmode"), ("channel_binding=bogus", "channel_binding"), ("port=abc", "port")),
+        *(("connect_timeout=abc", "connect_timeout"), ("keepalives_idle=x", "keepalives_idle")),
+        *(("target_session_attrs=bogus", "target_session_attrs"), ("port=1,2", "port"), ("service=nobody", "service")),
+        *(("sslmode=prefer&sslrootcert=system", "sslmode"), ("require_auth=bogus", "require_auth")),
+    ],
+)
+def test_what_libpq_does_not_know_or_cannot_use_is_named_in_one_line(query: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named) as caught:
+        find_address(read_settings(database_url=f"postgres://ann:secret@db.example.com/calls?{query}"))
+    assert str(caught.value).startswith("DATABASE_URL: ")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["se%cret", "pa/se?cret=x", "p@secret", "p@ss:secret", "se?cret@x"])
+def test_of_a_password_that_is_not_written_as_it_must_be_nothing_is_told(password: str) -> None:
+    """Whether or not it can be read at all."""
+    try:
+        told = str(find_address(read_settings(database_url=f"postgresql://ann:{password}@db.example.com/calls")))
+    except SettingsError as error:
+        told = str(error)
+    assert "cret" not in told
+
+
+def test_a_file_takes_no_parameters() -> None:
+    with pytest.raises(SettingsError, match="no parameters"):
+        find_address(read_settings(database_url="sqlite:////var/lib/calls.db?timeout=5"))
+
+
+@pytest.mark.parametrize(
+    "url", ["calls.db", "mysql://host/calls", "sqlite://", "sqlite:///:memory:", "postgresql://host"]
+)
+def test_what_is_no_database_is_told_in_one_line(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"DATABASE_URL: must be sqlite:///FILE, .*or off") as caught:
+        find_address(read_settings(database_url=url))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_calls_come(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    address = find_address(read_settings(database_url=f"sqlite:///{tmp_path}/file/calls.db"))
+    assert address
+    with pytest.raises(SettingsError, match=r"DATABASE_URL: .*Not a directory"):
+        make_folders(address)
+
+
+def test_settings_that_are_shown_hide_the_password() -> None:
+    assert "secret" not in repr(read_settings(database_url="postgresql://ann:secret@host/calls"))
+
+
+def test_a_spool_that_cannot_be_written_is_told_before_calls_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, say: the tests may run as root, who may write everything."""
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    address = server("postgresql://h/calls", tmp_path)
+    Spool(address.spool_folder).append("one")
+    with pytest.raises(SettingsError, match=r"waiting\.spool: Permission denied"):
+        make_folders(address)

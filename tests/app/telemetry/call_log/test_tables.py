@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from app.telemetry.call_log.entry import StreamEntry
+from app.telemetry.call_log.tables import call_json, call_page, calls_table, clock_of, spoken_lines, whole_call_json
+from tests.app.telemetry.call_log.records import ANN, BOB, entry, outbound
+
+TERMINAL = 80
+
+
+def shown(what: object, width: int = 200) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+def test_a_row_says_when_with_whom_how_long_how_it_ended_and_how_it_sounded() -> None:
+    kept = replace(entry(), counters={"underruns": 3})
+    (line,) = [line for line in shown(calls_table([kept])).splitlines() if ANN[-6:] in line]
+    for fact in ("…0001", "0:31.0", "caller hung up (bye)", "caller", "250 ms", "3"):
+        assert fact in line
+
+
+def test_on_a_terminal_nothing_is_cut_off_and_no_date_is_broken() -> None:
+    longest = replace(entry(), end_detail="", ended_by="service", end_reason="the stream belongs to another call")
+    words = shown(calls_table([longest]), TERMINAL).split()
+    assert f"{longest.reserved_at.astimezone():%Y-%m-%d}" in words
+    assert {"gaps", "service", "0:31.0", "…0001", "another"} <= set(words)
+    assert "…" not in "".join(words).replace(f"…{ANN[-6:]}", "").replace("…0001", "")
+
+
+def test_a_call_that_is_on_says_so() -> None:
+    assert "it is on" in shown(calls_table([entry(ended=False)]))
+
+
+def test_of_an_outbound_call_it_is_the_called_one_who_is_shown() -> None:
+    assert "…0009" in shown(calls_table([outbound(entry(BOB, caller="+15550100009"))]))
+
+
+def test_the_page_of_a_call_tells_all() -> None:
+    page = shown(call_page(entry()))
+    for fact in (ANN, "AC1", "…0001, …0000 (inbound)", "synthetic:script, in slot 2", "50 ms / 50 ms / 50 ms"):
+        assert fact in page
+    for fact in ("frames_out", "0:01.5  stream started", "0:31.0  ended", "0:02.0  Hel", "0:03.5  lo."):
+        assert fact in page
+
+
+@pytest.mark.parametrize(
+    "show", [calls_table, lambda calls: call_page(calls[0]), lambda calls: whole_call_json(calls[0])]
+)
+@pytest.mark.parametrize("number", ["caller", "called"])
+def test_no_number_is_shown_in_full(show: object, number: str) -> None:
+    assert callable(show)
+    kept = entry()
+    assert getattr(kept, number) not in shown(show([kept]))
+
+
+def test_nothing_that_was_said_is_taken_for_markup() -> None:
+    assert "[bold]" in shown(call_page(replace(entry(), pieces=[(1.0, "[bold]")])))
+
+
+def test_what_was_said_without_a_pause_is_one_line() -> None:
+    said = [(1.0, " Good"), (1.4, " mor"), (2.3, "ning."), (3.3, " How"), (3.5, " are you?")]
+    assert list(spoken_lines(said)) == [(1.0, "Good morning."), (3.3, "How are you?")]
+    assert list(spoken_lines([])) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00.0"), (9.96, "0:10.0"), (59.96, "1:00.0"), (3_600, "60:00.0"), (61.25, "1:01.2")]
+)
+def test_a_length_reads_as_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert clock_of(seconds) == text
+
+
+def test_json_has_times_in_utc_and_the_transcript() -> None:
+    call = entry()
+    assert call_json(call)["reserved_at"] == "2026-01-02T12:00:00+00:00"
+    assert whole_call_json(call)["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
+    assert whole_call_json(call)["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}
+
+
+def test_the_streams_of_a_call_that_came_back_are_shown_and_are_in_the_json() -> None:
+    kept = entry()
+    assert kept.ended_at
+    first = StreamEntry(1, kept.reserved_at, None, None, kept.ended_at, "the socket was lost", "", "one", "")
+    second = replace(first, number=2, reserved_at=kept.ended_at, end_reason="time limit", recording="", ended_at=None)
+    call = replace(kept, streams=[first, second])
+    page = shown(call_page(call))
+    for fact in (
+        "reserved at 0:00.0, the socket was lost, kept in one",
+        "reserved at 0:31.0, time limit, no recording",
+    ):
+        assert fact in page
+    assert whole_call_json(call)["streams"][1]["reserved_at"] == "2026-01-02T12:00:31+00:00"
+    assert whole_call_json(call)["streams"][1]["ended_at"] is None

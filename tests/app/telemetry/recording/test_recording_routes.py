@@ -1,0 +1,111 @@
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.http.operator_auth import Operators
+from app.http.rate_limit import Refusals
+from app.http.recording_routes import MOST_BUCKETS, build_recording_router
+from app.telemetry.recording.sound import finish
+from app.telemetry.recording.tape import Tape, wav_header
+from app.telemetry.recording.timeline import Piece, Side
+
+SID = "CA" + "a" * 32
+NAME = f"20260102T120000Z-{SID}.wav"
+LOUD = bytes([0x10])
+
+
+@contextlib.asynccontextmanager
+async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
+    """A client at this address."""
+    app = FastAPI()
+    app.include_router(build_recording_router(folder, Operators("", Refusals(100)).require))
+    transport = httpx.ASGITransport(app, client=(address, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        yield http
+
+
+def tape_of(folder: Path) -> Tape:
+    tape = Tape(folder / NAME)
+    tape.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
+    return tape
+
+
+async def test_a_browser_may_ask_for_any_part_of_a_finished_recording(tmp_path: Path) -> None:
+    tape_of(tmp_path).close()
+    flac = finish(tmp_path / NAME)
+    assert flac
+    content = flac.read_bytes()
+    async with asking(tmp_path) as http:
+        whole = await http.get(f"/api/calls/{SID}/recording")
+        assert (whole.status_code, whole.headers["content-type"], whole.content) == (200, "audio/flac", content)
+        part = await http.get(f"/api/calls/{SID}/recording", headers={"Range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, content[10:20])
+        assert part.headers["content-range"] == f"bytes 10-19/{len(content)}"
+        outline = (await http.get(f"/api/calls/{SID}/peaks?buckets=4")).json()
+    assert (outline["call_sid"], outline["live"], outline["seconds"]) == (SID, False, 2.0)
+    assert outline["caller"] == {"min": [0.0] * 4, "max": [0.0] * 4}
+    assert outline["moshi"]["min"] == outline["moshi"]["max"]
+
+
+async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Path) -> None:
+    tape = tape_of(tmp_path)
+    async with asking(tmp_path) as http:
+        sound = await http.get(f"/api/calls/{SID}/recording")
+        assert (await http.get(f"/api/calls/{SID}/peaks")).json()["live"] is True
+    tape.close()
+    assert (sound.status_code, sound.headers["content-type"]) == (200, "audio/wav")
+    assert sound.content == wav_header(16_000) + bytes([0xFF, 0x10]) * 16_000
+
+
+async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Path) -> None:
+    tape_of(tmp_path).close()
+    later = f"20260102T120001Z-{SID}"
+    tape = Tape(tmp_path / f"{later}.wav")
+    tape.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
+    tape.close()
+    seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
+    async with asking(tmp_path) as http:
+        for name, length_s in seconds.items():
+            outline = await http.get(f"/api/calls/{SID}/peaks", params={"name": name})
+            sound = await http.get(f"/api/calls/{SID}/recording", params={"name": name})
+            assert outline.json()["seconds"] == length_s
+            assert len(sound.content) == len(wav_header(0)) + 2 * length_s * 8_000
+        assert (await http.get(f"/api/calls/{SID}/recording?name=other")).status_code == 404
+
+
+@pytest.mark.parametrize("route", ["recording", "peaks"])
+async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route: str) -> None:
+    tape_of(tmp_path).close()
+    async with asking(tmp_path, "203.0.113.5") as http:
+        assert (await http.get(f"/api/calls/{SID}/{route}")).status_code == 403
+        assert (await http.get(f"/api/calls/nobody/{route}")).status_code == 403
+
+
+@pytest.mark.parametrize("route", ["recording", "peaks"])
+@pytest.mark.parametrize("sid", ["CA", "..", "%2e%2e%2fsecret", "..%2f..%2fetc%2fpasswd", "*", "%00", SID[:-1], NAME])
+async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, route: str, sid: str) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    tape_of(folder).close()
+    (tmp_path / "secret.flac").write_text("secret")
+    async with asking(folder) as http:
+        assert (await http.get(f"/api/calls/{sid}/{route}")).status_code == 404
+    async with asking(None) as http:
+        assert (await http.get(f"/api/calls/{sid}/{route}")).status_code == 404
+
+
+@pytest.mark.parametrize("buckets", ["0", "-1", str(MOST_BUCKETS + 1), "many", ""])
+async def test_an_outline_that_nobody_can_draw_is_refused(tmp_path: Path, buckets: str) -> None:
+    tape_of(tmp_path).close()
+    async with asking(tmp_path) as http:
+        assert (await http.get(f"/api/calls/{SID}/peaks?buckets={buckets}")).status_code == 422
+
+
+async def test_a_recording_that_cannot_be_read_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"cut short")
+    async with asking(tmp_path) as http:
+        assert (await http.get(f"/api/calls/{SID}/peaks")).status_code == 404

@@ -1,0 +1,175 @@
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.audio.level import SILENT_DBFS
+from app.calls.events import Speaker
+from app.calls.manager import Call, VoiceRequest
+from app.calls.record import CallRecord
+from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, course_of
+from app.twilio.events import CallSid
+from tests.app.calls.front import ANN, BOB, Front
+from workers.messages import Frame, Span, Stage
+
+
+class Looking:
+    """Somebody who looks at a front, on a clock in his hands that goes on from the real one."""
+
+    def __init__(self) -> None:
+        self.front = Front(max_calls=3)
+        self.now_s = time.monotonic()
+        self.lag = LagGauge()
+        self.view = LiveView(self.front.board, lambda: 7, self.lag, "line test", lambda: self.now_s)
+
+    def snapshot(self) -> dict[str, Any]:
+        return json.loads(json.dumps(self.view.snapshot(self.now_s, REPEATED_S)))  # type: ignore[no-any-return]
+
+    def only(self) -> dict[str, Any]:
+        (call,) = self.snapshot()["calls"]
+        return call  # type: ignore[no-any-return]
+
+    def record(self, call_sid: CallSid) -> CallRecord:
+        record = self.front.board.record(call_sid)
+        assert record is not None
+        return record
+
+    def says(self, call: Call, text: str, step_ms: float = 20.0) -> None:
+        """Moshi's frame of now."""
+        spans = (
+            Span(Stage.ENCODE, self.now_s - 0.06, self.now_s - 0.05),
+            Span(Stage.STEP, self.now_s - 0.05, self.now_s - 0.05 + step_ms / 1000),
+            Span(Stage.DECODE, self.now_s - 0.01, self.now_s),
+        )
+        call.session.record.note_frame(
+            Frame(call.reservation.slot, call.reservation.epoch, 0, None, text, 0, spans), self.now_s
+        )
+
+
+async def test_nobody_is_on_the_line() -> None:
+    looking = Looking()
+    snapshot = looking.snapshot()
+    assert snapshot["calls"] == snapshot["steps"] == []
+    assert (snapshot["ready"], snapshot["draining"], snapshot["slots"], snapshot["free_slots"]) == (True, False, 3, 3)
+    assert (snapshot["waiting"], snapshot["speaks"], snapshot["beat_ms"]) == (7, "line test", 80)
+
+
+async def test_a_call_from_its_ring_to_its_end() -> None:
+    looking = Looking()
+    verb = looking.front.ring(ANN)
+    assert (looking.only()["state"], looking.only()["number"]) == ("ringing", "…0001")
+    looking.front.open_socket(verb)
+    assert looking.only()["state"] == "connecting"
+    assert looking.front.board.hang_up(ANN)
+    assert looking.snapshot()["calls"] == []
+    assert looking.snapshot()["free_slots"] == 3
+
+
+async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_called() -> None:
+    looking = Looking()
+    looking.front.board.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))
+    looking.front.board.reserve(BOB, VoiceRequest(None, "+15550100000", "+15550100002", "outbound-api"))
+    ann, bob = looking.snapshot()["calls"]
+    assert (ann["number"], ann["direction"]) == ("…0001", "inbound")
+    assert (bob["number"], bob["direction"]) == ("…0002", "outbound")
+    whole = looking.view.latest() + looking.view.first() + json.dumps(course_of(looking.record(ANN)))
+    assert "5550100" not in whole
+
+
+async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by() -> None:
+    looking = Looking()
+    call = looking.front.talk(ANN)
+    for word in ("one", "two", "three"):
+        looking.says(call, word)
+        looking.now_s += REPEATED_S / 2
+    text = looking.only()["text"]
+    assert (text["first"], [piece for _, piece in text["pieces"]]) == (1, ["two", "three"])
+    first = json.loads(looking.view.first())["calls"][0]["text"]
+    assert (first["first"], [piece for _, piece in first["pieces"]]) == (0, ["one", "two", "three"])
+    assert json.loads(json.dumps(course_of(looking.record(ANN))["text"])) == first
+    rest = json.loads(json.dumps(course_of(looking.record(ANN), after=1)["text"]))
+    assert rest == {"first": 1, "pieces": first["pieces"][1:]}
+    assert course_of(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
+
+
+async def test_steps_are_told_once_for_all_calls_oldest_first() -> None:
+    looking = Looking()
+    ann, bob = looking.front.talk(ANN), looking.front.talk(BOB)
+    for step_ms in (10.0, 90.0):
+        looking.now_s += 0.08
+        for call in (ann, bob):
+            looking.says(call, "", step_ms)
+    assert [took for _, took in looking.snapshot()["steps"]] == [10.0, 90.0]
+    assert [call["overruns"] for call in looking.snapshot()["calls"]] == [1, 1]
+    looking.now_s += HISTORY_S + 1
+    assert json.loads(looking.view.first())["steps"] == []
+
+
+async def test_levels_are_those_of_now() -> None:
+    looking = Looking()
+    call = looking.front.talk(ANN)
+    assert (looking.only()["caller_dbfs"], looking.only()["moshi_dbfs"]) == (SILENT_DBFS, SILENT_DBFS)
+    loud = np.random.default_rng(1).integers(0, 256, 640, np.uint8).tobytes()
+    call.observer.meters[Speaker.CALLER].note(loud, looking.now_s)
+    assert looking.only()["caller_dbfs"] > -20
+    assert looking.only()["moshi_dbfs"] == SILENT_DBFS
+
+
+async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_points_than_can_be_seen() -> None:
+    looking = Looking()
+    record = looking.front.talk(ANN).session.record
+    assert looking.only()["delay_ms"] is None
+    record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
+    assert looking.only()["delay_ms"] == 100.0
+    delays_ms = course_of(record)["delays_ms"]
+    assert isinstance(delays_ms, list)
+    assert len(delays_ms) == DELAYS_TOLD
+    assert (delays_ms[0], delays_ms[-1]) == (500.0, 100.0)
+
+
+async def test_a_call_that_is_over_still_has_its_course() -> None:
+    looking = Looking()
+    looking.front.talk(ANN)
+    looking.front.board.hang_up(ANN)
+    course = course_of(looking.record(ANN))
+    assert (course["end"], course["delays_ms"]) == ("an operator hung up", [])
+
+
+async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = Looking()
+    made: list[float] = []
+    snapshot = looking.view.snapshot
+
+    def counted(now: float, back_s: float) -> dict[str, object]:
+        made.append(now)
+        return snapshot(now, back_s)
+
+    monkeypatch.setattr(looking.view, "snapshot", counted)
+    for _ in range(40):
+        looking.view.latest()
+    assert len(made) == 1
+    looking.now_s += BEAT_S
+    assert json.loads(looking.view.latest())["now_s"] == pytest.approx(looking.now_s, abs=0.001)
+    assert len(made) == 2
+
+
+async def test_the_lag_told_is_the_worst_of_late() -> None:
+    looking = Looking()
+    for lag_s in [0.5, *[0.001] * 60, 0.02]:
+        looking.lag.note(lag_s)
+    assert looking.snapshot()["lag_ms"] == 20.0
+
+
+async def test_a_call_that_speaks_is_hung_up_on_when_it_has_been_heard_and_one_that_is_not_on_never() -> None:
+    looking = Looking()
+    assert not looking.front.board.hang_up(ANN)
+    call = looking.front.talk(ANN)
+    call.session.record.first_sound_s = 0.0
+    assert looking.front.board.hang_up(ANN)
+    assert looking.only()["state"] == "ending"
+    assert looking.front.board.hang_up(ANN), "again does no harm"
+    looking.front.board.do(call, call.session.handle_timer(time.monotonic() + 10))
+    assert call.session.record.end == "an operator hung up"

@@ -1,0 +1,52 @@
+import logging
+import subprocess
+import sys
+
+from app.logging import MINUTE_S, MOST_ALIKE, Sparing
+
+
+def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.LogRecord:
+    made = logging.LogRecord("app.http.routes", level, "", 0, message, ("an argument",), None)
+    made.created = at_s
+    return made
+
+
+def test_a_flood_of_one_warning_is_written_so_often_and_no_more() -> None:
+    sparing = Sparing()
+    passed = [sparing.filter(record("refused: %s", second / 100)) for second in range(1_000)]
+    assert passed == [True] * MOST_ALIKE + [False] * (1_000 - MOST_ALIKE)
+
+
+def test_other_warnings_and_other_levels_are_not_part_of_it() -> None:
+    sparing = Sparing()
+    for _ in range(100):
+        sparing.filter(record("refused: %s", 0.0))
+    assert sparing.filter(record("something else: %s", 0.1))
+    assert all(sparing.filter(record("refused: %s", 0.1, level)) for level in (logging.INFO, logging.ERROR))
+
+
+def test_a_minute_later_it_is_written_again_with_how_many_there_were() -> None:
+    sparing = Sparing()
+    for _ in range(100):
+        sparing.filter(record("refused: %s", 5.0))
+    assert not sparing.filter(record("refused: %s", 5.0 + MINUTE_S - 0.1))
+    later = record("refused: %s", 5.0 + MINUTE_S)
+    assert sparing.filter(later)
+    assert later.getMessage() == f"refused: an argument ({101 - MOST_ALIKE} more like it before)"
+    again = record("refused: %s", 6.0 + 2 * MINUTE_S)
+    assert sparing.filter(again)
+    assert again.getMessage() == "refused: an argument"
+
+
+def test_what_strangers_cause_is_written_so_often_whoever_tells_of_it() -> None:
+    program = """
+import logging
+from app.logging import LogLevel, start_logging
+import app.http.rate_limit, app.http.routes
+start_logging(LogLevel.INFO)
+for module in (app.http.rate_limit, app.http.routes):
+    for _ in range(1000):
+        module.log.warning("%s refused", "somebody")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(done.stderr.splitlines()) == 2 * MOST_ALIKE
