@@ -17,9 +17,9 @@ LIGHT = {
     "workers.process",
     "workers.liveness",
     "workers.link",
-    "workers.heap",
+    "workers.gc_freeze",
     "workers.lines",
-    "workers.tally",
+    "workers.histogram",
 }
 """What the app may import from the workers."""
 PURE = ["app/audio"]

@@ -12,8 +12,8 @@ answers too: when `hang` is called late, all counts start anew.
 
 from dataclasses import dataclass
 
+from workers.histogram import Histogram
 from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
-from workers.tally import Tally
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
@@ -85,7 +85,7 @@ class Liveness:
         """A worker has reported progress of long work."""
         self._alive_s[stage] = self._moved_s = now
 
-    def answered(self, stage: Stage, work_s: Tally | None, now: float) -> None:
+    def answered(self, stage: Stage, work_s: Histogram | None, now: float) -> None:
         """A worker has answered a ping; `work_s` is how long its units of work took so far."""
         self._alive_s[stage] = now
         if work_s is None:

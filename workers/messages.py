@@ -12,8 +12,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.histogram import Histogram
 from workers.lines import LineFormat
-from workers.tally import Tally
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
@@ -206,8 +206,8 @@ class Vitals:
     memory_bytes: int
     device_bytes: int
     cpu_s: float
-    work_s: Tally
-    rows: Tally
+    work_s: Histogram
+    rows: Histogram
     dropped: int
 
 

@@ -2,8 +2,8 @@
 
 import psutil
 
+from workers.histogram import ROW_BOUNDS, Histogram
 from workers.messages import Vitals
-from workers.tally import ROW_BOUNDS, Tally
 
 _PROCESS = psutil.Process()
 
@@ -12,8 +12,8 @@ class VitalsGauge:
     """Notes each unit of work of this process, and tells of all of it when asked."""
 
     def __init__(self) -> None:
-        self._work_s = Tally()
-        self._rows = Tally(ROW_BOUNDS)
+        self._work_s = Histogram()
+        self._rows = Histogram(ROW_BOUNDS)
 
     def worked(self, took_s: float, rows: int) -> None:
         """Note a unit of work that brought `rows` calls a frame further; one of none was no work."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from workers.checkpoints.locate import CheckpointError, locate
 from workers.codec.tensors import WeightsError
-from workers.heap import settle
+from workers.gc_freeze import freeze_gc
 from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
 from workers.loop import PipelineStage, WorkerLoop
@@ -36,7 +36,7 @@ def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
         start_process_logging(config.stage, "INFO", config.log_format)
         log_uncaught_exceptions()
         stage, note = _build(config, control)
-        settle()
+        freeze_gc()
         control.send(Ready(note))
     except (CheckpointError, MemoryShort, WeightsError) as error:
         with contextlib.suppress(LinkClosed):

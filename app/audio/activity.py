@@ -25,7 +25,7 @@ _POWER: "np.ndarray[tuple[int], np.dtype[np.float64]]" = (mulaw.decode(bytes(ran
 _LEAST_POWER = 1e-12
 
 
-class SpeechGauge:
+class ActivityDetector:
     """One speaker; `now` in seconds, monotonic."""
 
     def __init__(self) -> None:

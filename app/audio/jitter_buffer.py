@@ -36,7 +36,7 @@ ALL_LATE_S = 3.0
 _FULL_SCALE = np.float32(1 / 32768)
 
 
-class Inbound:
+class JitterBuffer:
     """Cut one call's packets into frames, beginning `start_s` after the first packet; `now` in seconds, monotonic."""
 
     def __init__(self, start_s: float = 0.0) -> None:

@@ -2,12 +2,12 @@
 
 Theory of operation. A frame goes out as soon as it exists, unless Twilio's buffer is well ahead already: then it waits
 here, where it can still be dropped. What a frame finds unplayed when it is ready, in Twilio's buffer and in our queue,
-is its lead. How much it sways (`Sway`) tells how much is needed: `target_s`. What stays above that for long is
+is its lead. How much it sways (`Jitter`) tells how much is needed: `target_s`. What stays above that for long is
 standing delay, and is got rid of: first by leaving out quiet packets, then by splicing speech, in the end by dropping
 what waits and clearing Twilio's buffer. What stays below it is made up by playing a quiet packet twice.
 
 Audio that was computed ahead (a greeting) says nothing of the line, nor does a frame that the caller's packets did not
-come for (`Inbound` waited before it filled it up).
+come for (`JitterBuffer` waited before it filled it up).
 
 `start`; `push` a frame, then `advance`; `advance` again at `get_timer`. `take` the marks that come back.
 """
@@ -16,7 +16,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from app.audio import mulaw
-from app.audio.playout_buffer import FIRST_SWAY_S, RATE_HZ, LeadMeter, Sway
+from app.audio.playout_buffer import FIRST_JITTER_S, RATE_HZ, Jitter, PlayoutBuffer
 from app.audio.time_stretch import PACKET, Samples, fade_in, leave_out_quiet, repeat_quiet, splice
 
 PACKET_S = PACKET / RATE_HZ
@@ -71,14 +71,14 @@ PlayoutCommand = SendAudio | SendMark | ClearAudio
 class Playout:
     """One call's audio on its way out; `now` in seconds, monotonic."""
 
-    def __init__(self, sway_s: float = FIRST_SWAY_S) -> None:
+    def __init__(self, jitter_s: float = FIRST_JITTER_S) -> None:
         """Begin with what the workers' times are known to sway by."""
         self.counts: Counter[str] = Counter()
-        self.meter = LeadMeter()
+        self.meter = PlayoutBuffer()
         self._epoch = 0
         self._queue: deque[tuple[int, Samples]] = deque()
         self._leads_s: deque[float] = deque(maxlen=MEAN_FRAMES)
-        self._sway = Sway(sway_s)
+        self._jitter = Jitter(jitter_s)
         self._not_before_s: float | None = None
         self._mark_every_s = MARK_EVERY_S
         self._marked_s = float("-inf")
@@ -91,7 +91,7 @@ class Playout:
     @property
     def target_s(self) -> float:
         """The lead that the line needs, as far as is known."""
-        return min(TARGET_S[0] + self._sway.size_s, TARGET_S[1])
+        return min(TARGET_S[0] + self._jitter.size_s, TARGET_S[1])
 
     def start(self, now: float) -> list[PlayoutCommand]:
         """Begin: learn the round trip of the line before there is audio."""
@@ -137,23 +137,23 @@ class Playout:
         if epoch == str(self._epoch) and len(number) <= MARK_DIGITS and number.isdecimal():
             self.meter.mark_returned(int(number), now)
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         """Return what a frame that is ready now finds unplayed, here and at Twilio's."""
-        return self.meter.lead_s(now) + sum(len(samples) for _, samples in self._queue) / RATE_HZ
+        return self.meter.buffered_s(now) + sum(len(samples) for _, samples in self._queue) / RATE_HZ
 
     def _due_s(self) -> float:
         """Audio is due when Twilio's buffer has come down to its target and a packet."""
-        end_s = self.meter.lead_s(0.0)
+        end_s = self.meter.buffered_s(0.0)
         return max(self._not_before_s or 0.0, end_s - self.target_s - PACKET_S)
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
-        lead_s = self.meter.lead_s(now)
-        if lead_s < -SURE_GAP_S:
+        buffered_s = self.meter.buffered_s(now)
+        if buffered_s < -SURE_GAP_S:
             self.counts["underruns"] += 1
             samples = fade_in(samples)
         self.meter.send(len(samples), now)
         marked = now - self._marked_s >= self._mark_every_s or not self.meter.certain(now)
-        heard_s = now + self.meter.round_trip_s + max(0.0, lead_s)
+        heard_s = now + self.meter.round_trip_s + max(0.0, buffered_s)
         return SendAudio(mulaw.encode(samples), self._mark(now) if marked else "", seq, heard_s)
 
     def _mark(self, now: float) -> str:
@@ -161,10 +161,10 @@ class Playout:
         return f"{self._epoch}:{self.meter.mark(now)}"
 
     def _note_lead(self, now: float, filled: bool) -> None:
-        lead_s = self.lead_s(now)
-        self._leads_s.append(max(0.0, lead_s))
+        buffered_s = self.buffered_s(now)
+        self._leads_s.append(max(0.0, buffered_s))
         if not filled:
-            self._sway.note(self._mean_s() - lead_s, now)
+            self._jitter.note(self._mean_s() - buffered_s, now)
 
     def _mean_s(self) -> float:
         return sum(self._leads_s) / len(self._leads_s)

@@ -20,14 +20,14 @@ AGREES_S = 0.005
 ROUNDING_S = 1e-6
 MARKS_KEPT = 64
 """Marks that may be out: at least ten seconds' worth. A line that returns none must not cost memory."""
-FIRST_SWAY_S = 0.001
-SWAY_MEMORY_S = 60.0
+FIRST_JITTER_S = 0.001
+JITTER_MEMORY_S = 60.0
 ONE_EVENT_S = 1.0
 """Frames late within so short a time have one cause."""
 
 
 @dataclass
-class LeadMeter:
+class PlayoutBuffer:
     """Foretells the play-out of one call; `now` in seconds, audio in samples at 8 kHz."""
 
     round_trip_s: float = 0.0
@@ -51,15 +51,15 @@ class LeadMeter:
         """The round trip, None until a mark has shown it: it is taken to be 0 until then."""
         return self.round_trip_s if self._known else None
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         """Return what audio sent now would find unplayed when it arrives; below 0 by how much it would be too late."""
         return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s
 
     def send(self, samples: int, now: float) -> None:
         """Count audio that goes out now."""
-        lead_s = self.lead_s(now)
-        self.underruns += self._end_s is not None and lead_s < -ROUNDING_S
-        self._end_s = now + self.round_trip_s + max(0.0, lead_s) + samples / RATE_HZ
+        buffered_s = self.buffered_s(now)
+        self.underruns += self._end_s is not None and buffered_s < -ROUNDING_S
+        self._end_s = now + self.round_trip_s + max(0.0, buffered_s) + samples / RATE_HZ
         self._last = (now, samples)
 
     def mark(self, now: float) -> int:
@@ -117,14 +117,14 @@ class LeadMeter:
         self._shifted_s += later_s
 
 
-class Sway:
+class Jitter:
     """How much later than on average a frame must be expected to come.
 
     The second largest lateness of the last minute, late frames in a row being one event: what happens once (a stall)
     is not the line's habit. A call that is younger than a minute has not shown all yet: it may sway by `first_s`.
     """
 
-    def __init__(self, first_s: float = FIRST_SWAY_S) -> None:
+    def __init__(self, first_s: float = FIRST_JITTER_S) -> None:
         """Expect `first_s` at least until there is a minute to go by."""
         self._first_s = first_s
         self._began_s: float | None = None
@@ -141,9 +141,9 @@ class Sway:
         """Take by how much a frame was later than the average; below 0 if it was early."""
         if self._began_s is None:
             self._began_s = now
-        if now - self._began_s >= SWAY_MEMORY_S:
+        if now - self._began_s >= JITTER_MEMORY_S:
             self._first_s = 0.0
-        while self._events and self._events[0][0] < now - SWAY_MEMORY_S:
+        while self._events and self._events[0][0] < now - JITTER_MEMORY_S:
             self._events.popleft()
         if now - self._last_s < ONE_EVENT_S and self._events:
             began_s, so_far_s = self._events.pop()

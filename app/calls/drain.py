@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from app.calls.manager import Switchboard
+from app.calls.manager import CallManager
 from app.calls.session import DRAIN_WITHIN_S
 
 log = logging.getLogger(__name__)
@@ -21,11 +21,11 @@ SPARE_S = 1.0
 class Drain:
     """The wish to stop: `begin` expresses it, `run` fulfils it and calls `stop` in the end."""
 
-    def __init__(self, switchboard: Switchboard, limit_s: float, begun: asyncio.Event) -> None:
+    def __init__(self, manager: CallManager, limit_s: float, begun: asyncio.Event) -> None:
         """Wish it when told, or when somebody else sets `begun`."""
         self.limit_s = limit_s
         """How long calls that are on may go on."""
-        self._switchboard = switchboard
+        self._manager = manager
         self._begun = begun
 
     @property
@@ -37,8 +37,8 @@ class Drain:
         if self.begun:
             return
         self.limit_s = self.limit_s if limit_s is None else limit_s
-        log.info("draining: %d on the line, for at most %d s", self._switchboard.calls_on, self.limit_s)
-        self._switchboard.drain()
+        log.info("draining: %d on the line, for at most %d s", self._manager.calls_on, self.limit_s)
+        self._manager.drain()
         self._begun.set()
 
     async def run(self, stop: Callable[[], None]) -> None:
@@ -46,11 +46,11 @@ class Drain:
         await self._begun.wait()
         if self.limit_s:
             await self._until_quiet(self.limit_s)
-            self._switchboard.wind_up()
+            self._manager.wind_up()
             await self._until_quiet(DRAIN_WITHIN_S + SPARE_S)
         stop()
 
     async def _until_quiet(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._switchboard.quiet.wait()
+                await self._manager.quiet.wait()

@@ -1,6 +1,6 @@
 """What happens in the calls, for whoever embeds the service.
 
-    async with switchboard.events.subscribe(call_sid) as news:
+    async with manager.events.subscribe(call_sid) as news:
         async for event in news:
             match event.what: ...
 

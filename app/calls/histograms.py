@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from workers.histogram import Histogram
 from workers.messages import Span, Stage
-from workers.tally import Tally
 
 DELAY_BOUNDS_S = (0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
 """Nothing can be quicker than the 80 ms of a frame."""
@@ -17,17 +17,17 @@ BACK = "app"
 
 
 @dataclass(frozen=True, slots=True)
-class Tallies:
+class Histograms:
     """All in seconds. A stage's wait is from when a frame could have been worked on until it was."""
 
-    stages: dict[str, Tally] = field(default_factory=lambda: {stage: Tally() for stage in Stage})
-    waits: dict[str, Tally] = field(default_factory=lambda: {place: Tally() for place in (*Stage, BACK)})
-    frame: Tally = field(default_factory=Tally)
+    stages: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in Stage})
+    waits: dict[str, Histogram] = field(default_factory=lambda: {place: Histogram() for place in (*Stage, BACK)})
+    frame: Histogram = field(default_factory=Histogram)
     """From the app and back to it."""
-    delay: Tally = field(default_factory=partial(Tally, DELAY_BOUNDS_S))
-    lead: Tally = field(default_factory=partial(Tally, LEAD_BOUNDS_S))
-    first_sound: Tally = field(default_factory=partial(Tally, SOUND_BOUNDS_S))
-    length: Tally = field(default_factory=partial(Tally, LENGTH_BOUNDS_S))
+    delay: Histogram = field(default_factory=partial(Histogram, DELAY_BOUNDS_S))
+    lead: Histogram = field(default_factory=partial(Histogram, LEAD_BOUNDS_S))
+    first_sound: Histogram = field(default_factory=partial(Histogram, SOUND_BOUNDS_S))
+    length: Histogram = field(default_factory=partial(Histogram, LENGTH_BOUNDS_S))
 
     def note_frame(self, spans: Sequence[Span], asked_s: float | None, now: float) -> None:
         """Take the times of a frame that has come back, which the encoder was sent at `asked_s`.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
-from app.audio.playout_buffer import FIRST_SWAY_S
+from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.events import Events
-from app.calls.histograms import Tallies
+from app.calls.histograms import Histograms
 from app.calls.observer import ERRORS, CallObserver
 from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.records import CallRecords
@@ -32,10 +32,10 @@ Keep = Callable[[CallRecord, Slot], None]
 
 OUTBOX_MESSAGES = 128
 """Frames that may wait for a socket, ten seconds of them. One that lets more pile up is given up."""
-LIKELY_SWAY = 0.6
+LIKELY_JITTER = 0.6
 """The share of a frame's time by which it may be taken to sway until calls have shown it."""
-SWAY_FADING = 0.999
-MOST_SWAY_S = 0.02
+JITTER_DECAY = 0.999
+MAX_JITTER_S = 0.02
 NEWS = 0.02
 """How much each frame counts in what the workers are taken to need."""
 ENDS_OF_THE_LINE = {
@@ -108,7 +108,7 @@ class Call:
     """False once the observer has failed."""
 
 
-class Switchboard:
+class CallManager:
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm, `keep` puts a call that begins
@@ -139,7 +139,7 @@ class Switchboard:
         self._records = CallRecords()
         self._draining = False
         self._loss = ""
-        self.tallies = Tallies()
+        self.histograms = Histograms()
         """What took how long, of all calls so far."""
         self.ends: Counter[EndReason] = Counter()
         """How many calls ended for which reason; one that came back counts once, as its first stream ended."""
@@ -155,14 +155,14 @@ class Switchboard:
         self.quiet.set()
         self.processing_s = 0.0
         """What the workers lately took for a frame, from the caller's PCM to Moshi's, on average."""
-        self.sway_s = 0.0
+        self.jitter_s = 0.0
         """By how much a frame lately took longer than that: a maximum that fades."""
 
     def open_lines(self, slots: int, processing_s: float) -> None:
         """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
         self.open = not self._draining
-        self.processing_s, self.sway_s = processing_s, processing_s * LIKELY_SWAY
+        self.processing_s, self.jitter_s = processing_s, processing_s * LIKELY_JITTER
 
     @property
     def ready(self) -> bool:
@@ -343,7 +343,7 @@ class Switchboard:
         assert reservation is not None
         limits = self._limits(request)
         account_sid, record = self._settings.twilio_account_sid, self._records.get(call_sid)
-        session = CallSession(call_sid, account_sid, limits, now, self.tallies, record, request.webhook_token)
+        session = CallSession(call_sid, account_sid, limits, now, self.histograms, record, request.webhook_token)
         session.record.note_parties(request.caller, request.called, request.direction)
         observer = CallObserver(self.events, session.record, session.stream)
         call = Call(session, reservation, CallLog(log, call_sid), observer)
@@ -367,7 +367,7 @@ class Switchboard:
             TTL_S,
             settings.max_call_seconds,
             self.processing_s,
-            min(max(FIRST_SWAY_S, self.sway_s), MOST_SWAY_S),
+            min(max(FIRST_JITTER_S, self.jitter_s), MAX_JITTER_S),
             settings.idle_seconds,
             settings.hangup_digit,
         )
@@ -543,5 +543,5 @@ class Switchboard:
     def _note_processing(self, frame: Frame) -> None:
         if len(frame.spans) == len(("encode", "step", "decode")):
             took_s = frame.spans[-1].ended_s - frame.spans[0].started_s
-            self.sway_s = max(took_s - self.processing_s, SWAY_FADING * self.sway_s)
+            self.jitter_s = max(took_s - self.processing_s, JITTER_DECAY * self.jitter_s)
             self.processing_s += NEWS * (took_s - self.processing_s)

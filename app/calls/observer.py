@@ -1,6 +1,6 @@
 """Tells what happens in one call to whoever listens to it; while nobody does, it looks at nothing."""
 
-from app.audio.activity import SpeechGauge
+from app.audio.activity import ActivityDetector
 from app.audio.level import LevelMeter
 from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.events import (
@@ -44,7 +44,7 @@ class CallObserver:
         self._events = events
         self._record = record
         self._stream = stream
-        self._gauges = {speaker: SpeechGauge() for speaker in Speaker}
+        self._gauges = {speaker: ActivityDetector() for speaker in Speaker}
         self._over = False
         self.meters = {speaker: LevelMeter() for speaker in Speaker}
         """How loud they are, for who asks."""

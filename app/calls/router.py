@@ -18,8 +18,8 @@ import time
 from collections import Counter
 from enum import StrEnum
 
-from app.calls.manager import Switchboard, VoiceRequest
-from app.calls.queue import WaitingRoom
+from app.calls.manager import CallManager, VoiceRequest
+from app.calls.queue import CallQueue
 from app.calls.record import EndReason
 from app.calls.screening import Screening, parse_patterns
 from app.calls.session import State
@@ -57,14 +57,14 @@ WHY_NO_SLOT = {
 }
 
 
-class Reception:
-    """Decides on every call, in front of the switchboard and its waiting room."""
+class CallRouter:
+    """Decides on every call, in front of the manager and its waiting call_queue."""
 
-    def __init__(self, settings: Settings, public: PublicAddress, switchboard: Switchboard, room: WaitingRoom) -> None:
+    def __init__(self, settings: Settings, public: PublicAddress, manager: CallManager, call_queue: CallQueue) -> None:
         self._settings = settings
         self._public = public
-        self._switchboard = switchboard
-        self._room = room
+        self._manager = manager
+        self._call_queue = call_queue
         self.turned_down: Counter[TurnedDown] = Counter()
         """How many calls were not taken for which reason."""
         allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
@@ -81,16 +81,16 @@ class Reception:
             CallLog(log, form.call_sid).info("answered by a machine, hanging up")
             self.turned_down[TurnedDown.MACHINE] += 1
             return twiml.hangup()
-        record = self._switchboard.record(form.call_sid)
+        record = self._manager.record(form.call_sid)
         if record and (record.over or record.is_repeat(webhook_token, form.fields.get("CallStatus") == RINGING)):
             return self._answer_repeat(form)
-        known = form.outbound or bool(record and record.streams) or form.call_sid in self._room
+        known = form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.turned_down[TurnedDown.SCREENED] += 1
             return twiml.reject_caller()
-        self._room.call_next()
+        self._call_queue.call_next()
         answer = self._put_through(form, request) or self._put_in_line(form)
         if answer and not known:
             self._screening.note(form.caller, time.monotonic())
@@ -98,22 +98,22 @@ class Reception:
 
     def wait(self, form: Form) -> str:
         """Answer the wait page."""
-        return self._room.page(form.call_sid)
+        return self._call_queue.page(form.call_sid)
 
     def after_wait(self, form: Form) -> str:
         """Answer when a caller has left the line, for whatever reason."""
         result = form.fields.get("QueueResult", "")
         CallLog(log, form.call_sid).info("left the line: %a", result[:20])
-        self._room.leave(form.call_sid)
+        self._call_queue.leave(form.call_sid)
         if result == HANGUP:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)
-        holds = self._switchboard.holds(form.call_sid)
+        holds = self._manager.holds(form.call_sid)
         return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
 
     def take_status(self, form: Form) -> None:
         """Keep what Twilio tells of a call or its stream, and give the slot back if nothing can come of it any more."""
         call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
-        record = self._switchboard.record(form.call_sid)
+        record = self._manager.record(form.call_sid)
         if record and status:
             record.note_status(status)
         match status:
@@ -127,7 +127,7 @@ class Reception:
             case CallStatus():
                 call_log.info("call %s", status.status)
                 if status.over:
-                    self._room.leave(form.call_sid)
+                    self._call_queue.leave(form.call_sid)
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
 
     def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
@@ -143,15 +143,15 @@ class Reception:
     def _answer_repeat(self, form: Form) -> str:
         """Answer what Twilio has acted on already: as before, or with nothing when that stream or the call is over."""
         CallLog(log, form.call_sid).info("the voice webhook is repeated")
-        call = self._switchboard.call(form.call_sid)
+        call = self._manager.call(form.call_sid)
         return self._connect(form, call.reservation.token) if call else twiml.hangup()
 
     def _put_through(self, form: Form, request: VoiceRequest) -> str | None:
-        call = self._switchboard.call(form.call_sid)
+        call = self._manager.call(form.call_sid)
         if call and call.session.state is not State.RESERVED:
             CallLog(log, form.call_sid).info("the call comes again while its stream is on")
-            return self._connect(form, self._switchboard.stand_by(call, request))
-        reservation = self._switchboard.reserve(form.call_sid, request)
+            return self._connect(form, self._manager.stand_by(call, request))
+        reservation = self._manager.reserve(form.call_sid, request)
         if reservation is None:
             return None
         CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
@@ -168,25 +168,25 @@ class Reception:
 
     def _put_in_line(self, form: Form) -> str | None:
         waits = self._settings.when_busy is WhenBusy.QUEUE and not form.outbound
-        if not waits or not self._room.enter(form.call_sid):
+        if not waits or not self._call_queue.enter(form.call_sid):
             return None
         call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
-        call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._room))
+        call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._call_queue))
         return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
 
     def _turn_down(self, form: Form, request: VoiceRequest) -> str:
         CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
-        why = TurnedDown.NOT_READY if self._switchboard.free_slots else TurnedDown.BUSY
+        why = TurnedDown.NOT_READY if self._manager.free_slots else TurnedDown.BUSY
         self.turned_down[why] += 1
         if form.outbound:  # somebody has answered: there is no busy tone for them, and they did not call
-            self._switchboard.turn_down(form.call_sid, request, WHY_NO_SLOT[why])
+            self._manager.turn_down(form.call_sid, request, WHY_NO_SLOT[why])
             return twiml.hangup()
-        if self._settings.when_busy is WhenBusy.SAY and self._switchboard.open:
+        if self._settings.when_busy is WhenBusy.SAY and self._manager.open:
             return twiml.say_busy(self._settings.busy_sentence)
         return twiml.hangup() if form.fields.get("CallStatus") == IN_PROGRESS else twiml.reject_busy()
 
     def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: State) -> None:
         """End what is on of this call, if it has come as far as one of these states and no farther."""
-        call = self._switchboard.call(call_sid)
+        call = self._manager.call(call_sid)
         if call and call.session.state in states:
-            self._switchboard.end(call, reason, detail)
+            self._manager.end(call, reason, detail)

@@ -2,8 +2,8 @@
 
 Theory of operation. A session is RESERVED while the phone rings; Moshi's greeting is computed meanwhile and kept. Its
 socket CONNECTs it, Twilio's `start` makes it LIVE, anything can END it. While it is live the caller's packets become
-frames for the workers (`Inbound`), and the workers' frames become packets for the caller (`Playout`). When it has gone
-on or been silent for too long, or the service is to stop, it DRAINs: what Moshi has said is heard to its end.
+frames for the workers (`JitterBuffer`) and the workers' frames become packets for the caller (`Playout`). When it has
+gone on or been silent for too long, or the service is to stop, it DRAINs: what Moshi has said is heard to its end.
 
 The greeting was computed ahead, so it plays for a while in which Moshi is not listening yet. The caller's frames take
 over so early that the first answer to them arrives as the greeting's last frame is being played: `_takeover_s`.
@@ -16,11 +16,11 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from app.audio.jitter_buffer import Inbound
+from app.audio.jitter_buffer import JitterBuffer
 from app.audio.outbound import Outbound
 from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
-from app.audio.playout_buffer import FIRST_SWAY_S
-from app.calls.histograms import Tallies
+from app.audio.playout_buffer import FIRST_JITTER_S
+from app.calls.histograms import Histograms
 from app.calls.idle import IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
@@ -91,7 +91,7 @@ NEXT: dict[State, dict[Change, State]] = {
 class CallLimits:
     """What a call is given: frames of greeting, and seconds: until a socket must come, in all, through the workers.
 
-    `sway_s` is by how much the workers' time sways, `idle_s` for how long the caller may be silent (0: for ever). The
+    `jitter_s` is by how much the workers' time sways, `idle_s` for how long the caller may be silent (0: for ever). The
     key `hangup_digit` ends the call; "" for none.
     """
 
@@ -99,7 +99,7 @@ class CallLimits:
     socket_within_s: float
     max_call_s: float
     processing_s: float
-    sway_s: float = FIRST_SWAY_S
+    jitter_s: float = FIRST_JITTER_S
     idle_s: float = 0.0
     hangup_digit: str = ""
 
@@ -107,7 +107,7 @@ class CallLimits:
 class CallSession:
     """The rules of one call, for one stream of it.
 
-    `account_sid` "" accepts any account; `tallies` are what all calls add to. `record` is that of a call which comes
+    `account_sid` "" accepts any account; `histograms` are what all calls add to. `record` is that of a call which comes
     back, None for a new one.
     """
 
@@ -117,7 +117,7 @@ class CallSession:
         account_sid: str,
         limits: CallLimits,
         now: float,
-        tallies: Tallies | None = None,
+        histograms: Histograms | None = None,
         record: CallRecord | None = None,
         webhook_token: str = "",
     ) -> None:
@@ -128,12 +128,12 @@ class CallSession:
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
-        self._tallies = tallies or Tallies()
+        self._histograms = histograms or Histograms()
         self._asked: deque[tuple[int, float]] = deque(maxlen=ASKED_KEPT)
         """Which frames the workers have, and since when."""
-        self._inbound = Inbound(self.record.takeover_s)
+        self._jitter_buffer = JitterBuffer(self.record.takeover_s)
         self._outbound = Outbound()
-        self._playout = Playout(limits.sway_s)
+        self._playout = Playout(limits.jitter_s)
         self._idle = IdleLimit(limits.idle_s, now)
         self._drained = EndReason.TIME_LIMIT
         self._greeting: list[Frame] = []
@@ -155,8 +155,8 @@ class CallSession:
             case Media(timestamp_ms, payload) if self.state is State.LIVE:
                 self.record.counts["packets_in"] += 1
                 self._idle.hear(payload, now)
-                frames = self._inbound.push(timestamp_ms, payload, now)
-                self.record.takeover_s = self._inbound.start_s
+                frames = self._jitter_buffer.push(timestamp_ms, payload, now)
+                self.record.takeover_s = self._jitter_buffer.start_s
                 return self._listen(frames, now)
             case MarkPlayed(name):
                 return self._take_mark(name, now)
@@ -173,7 +173,7 @@ class CallSession:
         if self.state is State.ENDED:
             return []
         self.record.note_frame(frame, now)
-        self._tallies.note_frame(frame.spans, self._asked_s(frame.seq), now)
+        self._histograms.note_frame(frame.spans, self._asked_s(frame.seq), now)
         if self.state is State.LIVE:
             return self._speak(frame, now)
         if self.state is not State.DRAINING:
@@ -182,21 +182,21 @@ class CallSession:
 
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
-        return self._inbound.complete_s(now) if self.state is State.LIVE else None
+        return self._jitter_buffer.complete_s(now) if self.state is State.LIVE else None
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
-        return max(0.0, self._playout.lead_s(now))
+        return max(0.0, self._playout.buffered_s(now))
 
     def place(self, timestamp_ms: int) -> int | None:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
-        return self._inbound.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+        return self._jitter_buffer.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
 
     @property
     def counts(self) -> Counter[str]:
         """What this stream has counted so far, by name; the record has that of all streams, once they have ended."""
         counted = self.record.counts - self._counted_before
-        return counted if self.state is State.ENDED else counted + self._inbound.counts + self._playout.counts
+        return counted if self.state is State.ENDED else counted + self._jitter_buffer.counts + self._playout.counts
 
     @property
     def round_trip_s(self) -> float | None:
@@ -207,7 +207,7 @@ class CallSession:
         """When `handle_timer` wants to be called next."""
         due_s = [self._deadline_s, self._playout.get_timer()]
         if self.state is State.LIVE:
-            due_s += [self._inbound.get_timer(), self._idle.due_s]
+            due_s += [self._jitter_buffer.get_timer(), self._idle.due_s]
         return min(moment for moment in due_s if moment is not None)
 
     def handle_timer(self, now: float) -> list[Command]:
@@ -239,8 +239,8 @@ class CallSession:
             return []
         self._move(Change.END)
         self.record.note_end(self.stream, reason, detail, now)
-        self.record.counts.update(self._inbound.counts + self._playout.counts)
-        self._tallies.length.add(now - self.stream.reserved_s)
+        self.record.counts.update(self._jitter_buffer.counts + self._playout.counts)
+        self._histograms.length.add(now - self.stream.reserved_s)
         return [End(reason, detail)]
 
     def _start(self, event: Started, now: float, phase_s: float | None) -> list[Command]:
@@ -250,7 +250,7 @@ class CallSession:
         self.record.note_started(self.stream, event.stream_sid, now)
         self._deadline_s = now + self._limits.max_call_s
         self._idle.notice(now)
-        self._inbound.start(now, phase_s)
+        self._jitter_buffer.start(now, phase_s)
         probe = self._playout.start(now)
         greeting, self._greeting = self._greeting, []
         spoken = [command for frame in greeting for command in self._speak(frame, now)]
@@ -262,7 +262,7 @@ class CallSession:
         return [Listen(seq, pcm) for seq, pcm in enumerate(frames, first)]
 
     def _fill(self, now: float) -> list[Command]:
-        commands = self._listen(self._inbound.handle_timer(now), now)
+        commands = self._listen(self._jitter_buffer.handle_timer(now), now)
         self._filled.extend(command.seq for command in commands if isinstance(command, Listen))
         return commands
 
@@ -279,7 +279,7 @@ class CallSession:
             return []
         ahead, filled = frame.seq < self._limits.greeting_frames, frame.seq in self._filled
         if not ahead:
-            self._tallies.lead.add(self.lead_s(now))
+            self._histograms.lead.add(self.buffered_s(now))
         commands = self._playout.push(frame.seq, self._outbound.push(frame.pcm), now, ahead, filled)
         return [*commands, *self._play(now)]
 
@@ -304,17 +304,17 @@ class CallSession:
     def _note_delay(self, sent: SendAudio) -> None:
         """Take down how long after the caller's frame its answer is heard; a greeting answers nothing."""
         number = sent.seq - self._limits.greeting_frames
-        if number >= 0 and (spoken_s := self._inbound.spoken_s(number)) is not None:
+        if number >= 0 and (spoken_s := self._jitter_buffer.spoken_s(number)) is not None:
             delay_s = sent.heard_s - spoken_s + FILTERS_S
             self.record.delays_s.append(delay_s)
-            self._tallies.delay.add(delay_s)
+            self._histograms.delay.add(delay_s)
 
     def _note_first_sound(self, now: float) -> None:
         assert self.stream.started_s is not None
         self._has_sounded = True
         if self.stream.started_s == self.record.started_s:
             self.record.first_sound_s = now
-        self._tallies.first_sound.add(now - self.stream.started_s)
+        self._histograms.first_sound.add(now - self.stream.started_s)
 
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)
@@ -350,4 +350,4 @@ def _takeover_s(limits: CallLimits) -> float:
     should find `LEAD_S` of the greeting still unplayed.
     """
     played_s = max(0, limits.greeting_frames - SILENT_STEPS) * FRAME_S
-    return max(0.0, played_s - FRAME_S - limits.processing_s - limits.sway_s - LEAD_S)
+    return max(0.0, played_s - FRAME_S - limits.processing_s - limits.jitter_s - LEAD_S)

@@ -13,7 +13,7 @@ HEARD_WITHIN_S = 20.0
 """How long Twilio may take to ask for the next one."""
 
 
-class WaitingLine:
+class WaitingCallers:
     """The calls in line, at most `longest` of them."""
 
     def __init__(self, longest: int, heard_within_s: float = HEARD_WITHIN_S) -> None:

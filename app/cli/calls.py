@@ -13,7 +13,7 @@ from app.telemetry.call_log.delivery import settle
 from app.telemetry.call_log.engine import CallLogError, in_short
 from app.telemetry.call_log.spool import Spool
 from app.telemetry.call_log.tables import call_json, call_page, calls_table, whole_call_json
-from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.store import RecordingStore
 from app.twilio.parties import Kind, cleaned, kind_of, mask_number, name_of
 
 EXIT_NOT_ANSWERED = 1
@@ -90,8 +90,8 @@ def _delete_recordings(database: Database, name: str, settings: Settings) -> str
         )
     if settings.recordings is None:
         return ""
-    shelf = Shelf(settings.recordings)
-    deleted = shelf.delete(recordings.union(shelf.of_calls(call_sids)))
+    store = RecordingStore(settings.recordings)
+    deleted = store.delete(recordings.union(store.of_calls(call_sids)))
     return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
 
 

@@ -113,7 +113,7 @@ def _place(options: CallOptions, calls: int, console: Console) -> list[CallRepor
         def show(progress: Progress) -> None:
             if isinstance(progress, Pulse):
                 said, heard = _meter(progress.said_dbfs), _meter(progress.heard_dbfs)
-                status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  lead {progress.lead_s:.2f} s")
+                status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  lead {progress.buffered_s:.2f} s")
 
         return uvloop.run(_crowd(options, calls, show))
 
@@ -166,7 +166,7 @@ def draw_leads(reports: Sequence[CallReport], line: Scenario, path: Path) -> Non
     size = (12, 1.4 * len(reports) + 1)
     figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, sharex=True, layout="constrained")
     for report, (axes,) in zip(reports, rows, strict=True):
-        axes.step([lead.at_s for lead in report.leads], [lead.lead_s * 1000 for lead in report.leads], lw=0.8)
+        axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], lw=0.8)
         for gap in report.underruns:
             axes.axvspan(gap.start_s, gap.start_s + gap.length_s, color="black", alpha=0.6)
         for trouble in line.troubles:

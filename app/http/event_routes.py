@@ -6,13 +6,13 @@ from fastapi import APIRouter, HTTPException, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.responses import PlainTextResponse
 
-from app.calls.manager import Switchboard
+from app.calls.manager import CallManager
 from app.http.feed import feed
 from app.http.operator_auth import is_own_page
 from app.twilio.events import CallSid
 
 
-def build_event_router(switchboard: Switchboard, require_operator: Callable[[HTTPConnection], None]) -> APIRouter:
+def build_event_router(manager: CallManager, require_operator: Callable[[HTTPConnection], None]) -> APIRouter:
     """Return the route; `require_operator` raises HTTPException for whom it is not meant."""
     router = APIRouter()
 
@@ -21,11 +21,11 @@ def build_event_router(switchboard: Switchboard, require_operator: Callable[[HTT
         try:
             require_operator(websocket)
             _require_own_page(websocket)
-            _require_running(switchboard, call_sid)
+            _require_running(manager, call_sid)
         except HTTPException as refusal:
             await websocket.send_denial_response(PlainTextResponse(refusal.detail, refusal.status_code))
             return
-        async with switchboard.events.subscribe(call_sid, audio=audio) as subscription:
+        async with manager.events.subscribe(call_sid, audio=audio) as subscription:
             await feed(websocket, (event.to_json() async for event in subscription))
 
     return router
@@ -37,6 +37,6 @@ def _require_own_page(websocket: WebSocket) -> None:
         raise HTTPException(403, "not for pages of other sites")
 
 
-def _require_running(switchboard: Switchboard, call_sid: CallSid) -> None:
-    if switchboard.call(call_sid) is None:
+def _require_running(manager: CallManager, call_sid: CallSid) -> None:
+    if manager.call(call_sid) is None:
         raise HTTPException(404, "no such call")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.engine import CallLogError
@@ -85,7 +85,7 @@ async def _in_thread(address: Address, question: Question) -> bytes:
     return await answer
 
 
-def build_history_router(operators: Operators, history: History) -> APIRouter:
+def build_history_router(operators: OperatorAuth, history: History) -> APIRouter:
     """Return the routes by which operators read the call log."""
     router = APIRouter(dependencies=[Depends(operators.require)])
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket
 
-from app.calls.manager import Switchboard
+from app.calls.manager import CallManager
 from app.http.feed import feed
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.webhooks import deny
 from app.logging import CallLog
 from app.telemetry.live import BEAT_S, LiveView, course_of
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MOST_READERS = 32
 
 
-def build_live_router(operators: Operators, switchboard: Switchboard, live: LiveView) -> APIRouter:
+def build_live_router(operators: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
     """Return the routes by which operators look on, and end a call."""
     router = APIRouter()
     readers: set[WebSocket] = set()
@@ -50,7 +50,7 @@ def build_live_router(operators: Operators, switchboard: Switchboard, live: Live
     @router.get("/api/live/{call_sid}")
     async def course(request: Request, call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
         operators.require(request)
-        record = switchboard.record(call_sid)
+        record = manager.record(call_sid)
         if record is None:
             raise HTTPException(404, "this service has no such call any more")
         copy = record.copy()
@@ -60,7 +60,7 @@ def build_live_router(operators: Operators, switchboard: Switchboard, live: Live
     @router.post("/api/calls/{call_sid}/hangup", status_code=202)
     async def hang_up(request: Request, call_sid: CallSid) -> dict[str, object]:
         operators.require(request)
-        if not switchboard.hang_up(call_sid):
+        if not manager.hang_up(call_sid):
             raise HTTPException(404, "no such call is on")
         CallLog(log, call_sid).info("an operator hangs up")
         return {"call_sid": call_sid}

@@ -14,7 +14,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
-from app.calls.manager import Call, Switchboard
+from app.calls.manager import Call, CallManager
 from app.calls.record import EndReason
 from app.twilio.protocol import ProtocolViolation, StreamProtocol
 
@@ -36,7 +36,7 @@ class _Heard:
 async def run_media_socket(
     websocket: WebSocket,
     call: Call,
-    switchboard: Switchboard,
+    manager: CallManager,
     blocked_after_s: float = BLOCKED_AFTER_S,
     silent_after_s: float = SILENT_AFTER_S,
 ) -> None:
@@ -50,31 +50,31 @@ async def run_media_socket(
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_write(websocket, protocol, call, blocked_after_s))
-            watching = tasks.create_task(_watch(heard, call, switchboard, silent_after_s))
-            await _read(websocket, protocol, call, switchboard, heard)
+            watching = tasks.create_task(_watch(heard, call, manager, silent_after_s))
+            await _read(websocket, protocol, call, manager, heard)
             watching.cancel()
     except* TimeoutError:
-        switchboard.end(call, EndReason.SOCKET_BLOCKED)
+        manager.end(call, EndReason.SOCKET_BLOCKED)
     finally:
-        switchboard.end(call, EndReason.SOCKET_LOST)
+        manager.end(call, EndReason.SOCKET_LOST)
 
 
 async def _read(
-    websocket: WebSocket, protocol: StreamProtocol, call: Call, switchboard: Switchboard, heard: _Heard
+    websocket: WebSocket, protocol: StreamProtocol, call: Call, manager: CallManager, heard: _Heard
 ) -> None:
     while True:
         message = await websocket.receive()
         heard.messages += 1
         if message["type"] == "websocket.disconnect":
-            switchboard.end(call, EndReason.SOCKET_LOST, _close_of(message))
+            manager.end(call, EndReason.SOCKET_LOST, _close_of(message))
             return
         text = message.get("text")
         try:
             event = protocol.receive(text if text is not None else message["bytes"])
         except ProtocolViolation as violation:
-            switchboard.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
+            manager.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
             return
-        switchboard.take_event(call, event)
+        manager.take_event(call, event)
 
 
 def _close_of(message: Message) -> str:
@@ -83,12 +83,12 @@ def _close_of(message: Message) -> str:
     return f"close code {message.get('code')}{reason}"
 
 
-async def _watch(heard: _Heard, call: Call, switchboard: Switchboard, silent_after_s: float) -> None:
+async def _watch(heard: _Heard, call: Call, manager: CallManager, silent_after_s: float) -> None:
     before = -1
     while heard.messages != before:
         before = heard.messages
         await asyncio.sleep(silent_after_s)
-    switchboard.end(call, EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
+    manager.end(call, EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
 
 
 async def _write(websocket: WebSocket, protocol: StreamProtocol, call: Call, blocked_after_s: float) -> None:

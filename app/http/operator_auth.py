@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
 from app.http.rate_limit import Refusals, Refused
-from app.http.session_cookie import COOKIE, SignIns
+from app.http.session_cookie import COOKIE, SessionCookies
 
 _SCHEME = "Bearer "
 _HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
@@ -17,13 +17,13 @@ PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "v
 """What proxies say of the one for whom they ask."""
 
 
-class Operators:
+class OperatorAuth:
     """The check that the page and every route under `/api/` begin with."""
 
     def __init__(self, token: str, refusals: Refusals) -> None:
         self._token = token
         self._refusals = refusals
-        self.sign_ins = SignIns(token)
+        self.sign_ins = SessionCookies(token)
         self.has_token = bool(token)
         """Whether operators may come from elsewhere."""
 

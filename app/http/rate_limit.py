@@ -81,23 +81,23 @@ class RefusalLimit:
     def __init__(self, per_minute: int, addresses_kept: int = ADDRESSES_KEPT) -> None:
         self._per_minute = per_minute
         self._addresses_kept = addresses_kept
-        self._tallies: OrderedDict[str, _Tally] = OrderedDict()  # the longest quiet first
+        self._histograms: OrderedDict[str, _Tally] = OrderedDict()  # the longest quiet first
 
     def reached(self, address: str, now: float) -> bool:
         """Tell whether an address has had its refusals of this minute."""
-        tally = self._tallies.get(_network(address))
-        return tally is not None and now - tally.since_s < MINUTE_S and tally.refusals >= self._per_minute
+        histogram = self._histograms.get(_network(address))
+        return histogram is not None and now - histogram.since_s < MINUTE_S and histogram.refusals >= self._per_minute
 
     def note(self, address: str, now: float) -> None:
         """Count one refusal."""
         network = _network(address)
-        tally = self._tallies.setdefault(network, _Tally(now))
-        if now - tally.since_s >= MINUTE_S:
-            tally.since_s, tally.refusals = now, 0
-        tally.refusals += 1
-        self._tallies.move_to_end(network)
-        while len(self._tallies) > self._addresses_kept:
-            self._tallies.popitem(last=False)
+        histogram = self._histograms.setdefault(network, _Tally(now))
+        if now - histogram.since_s >= MINUTE_S:
+            histogram.since_s, histogram.refusals = now, 0
+        histogram.refusals += 1
+        self._histograms.move_to_end(network)
+        while len(self._histograms) > self._addresses_kept:
+            self._histograms.popitem(last=False)
 
 
 class Refusals:

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
 from app.telemetry.recording.sound import SoundError
-from app.telemetry.recording.store import SOUND, Shelf
+from app.telemetry.recording.store import SOUND, RecordingStore
 from app.telemetry.recording.waveform import peaks_of
 
 MOST_BUCKETS = 10_000
@@ -25,10 +25,10 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
     """Return the routes over the recordings in `folder`; `require` lets operators in and nobody else."""
     router = APIRouter()
     one_at_a_time = asyncio.Semaphore(1)
-    shelf = Shelf(folder) if folder else None
+    store = RecordingStore(folder) if folder else None
 
     async def find(call_sid: str, name: str) -> Path:
-        sound = await asyncio.to_thread(shelf.sound_of, call_sid, name) if shelf else None
+        sound = await asyncio.to_thread(store.sound_of, call_sid, name) if store else None
         if sound is None:
             raise HTTPException(404, "no recording of such a call")
         return sound
@@ -41,8 +41,8 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
         except FileNotFoundError:  # it was finished just then
             return await asyncio.to_thread(_response, await find(call_sid, name))
 
-    @router.get("/api/calls/{call_sid}/peaks")
-    async def peaks(
+    @router.get("/api/calls/{call_sid}/waveform")
+    async def waveform(
         request: Request, call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 1_000
     ) -> dict[str, object]:
         require(request)

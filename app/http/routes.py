@@ -6,12 +6,12 @@ import logging
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 
-from app.calls.manager import Switchboard
+from app.calls.manager import CallManager
 from app.calls.record import CallRecord
-from app.calls.router import Reception
+from app.calls.router import CallRouter
 from app.http.event_routes import build_event_router
 from app.http.media import run_media_socket
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.paths import AFTER_STREAM_PATH
 from app.http.rate_limit import MEDIA_PATH
 from app.http.webhooks import Webhooks, deny
@@ -28,16 +28,16 @@ WEBHOOK_TOKEN_HEADER = "I-Twilio-Idempotency-Token"  # noqa: S105 - tells repeat
 
 
 def build_router(
-    webhooks: Webhooks, reception: Reception, switchboard: Switchboard, operators: Operators, lag: LagGauge
+    webhooks: Webhooks, call_router: CallRouter, manager: CallManager, operators: OperatorAuth, lag: LagGauge
 ) -> APIRouter:
-    """Return the routes over one switchboard."""
+    """Return the routes over one manager."""
     router = APIRouter()
 
     @router.post(VOICE_PATH)
     async def voice(request: Request) -> Response:
         form = await webhooks.read(request)
         try:
-            return twiml_response(reception.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
+            return twiml_response(call_router.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
         except ValueError as error:
             CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
             raise HTTPException(400, str(error)) from error
@@ -49,7 +49,7 @@ def build_router(
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:
-        reception.take_status(await webhooks.read(request))
+        call_router.take_status(await webhooks.read(request))
         return Response(status_code=204)
 
     @router.websocket(MEDIA_PATH + "{token}")
@@ -59,12 +59,12 @@ def build_router(
         except HTTPException as refusal:
             await deny(websocket, refusal)
             return
-        call = switchboard.claim(token)
+        call = manager.claim(token)
         if call is None:
             log.warning("socket refused: its token is unknown, used or expired")
             await deny(websocket, webhooks.refuse_token())
             return
-        await run_media_socket(websocket, call, switchboard)
+        await run_media_socket(websocket, call, manager)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -72,14 +72,14 @@ def build_router(
 
     @router.get("/readyz")
     async def readyz(response: Response) -> dict[str, object]:
-        if not switchboard.ready:
+        if not manager.ready:
             response.status_code = 503
         return {
-            "ready": switchboard.ready,
-            "free_slots": switchboard.free_slots,
-            "calls": switchboard.calls_on,
-            "draining": switchboard.draining,
-            "pipeline": switchboard.pipeline,
+            "ready": manager.ready,
+            "free_slots": manager.free_slots,
+            "calls": manager.calls_on,
+            "draining": manager.draining,
+            "pipeline": manager.pipeline,
         }
 
     @router.get("/api/loop")
@@ -90,17 +90,17 @@ def build_router(
     @router.get("/api/calls")
     async def calls(request: Request) -> Response:
         operators.require(request)
-        return await _json([record.summary() for record in switchboard.records()])
+        return await _json([record.summary() for record in manager.records()])
 
     @router.get("/api/calls/{call_sid}")
     async def call(request: Request, call_sid: str) -> Response:
         operators.require(request)
-        record = switchboard.record(CallSid(call_sid))
+        record = manager.record(CallSid(call_sid))
         if record is None:
             raise HTTPException(404, "no such call")
         return await _json(record.copy())
 
-    router.include_router(build_event_router(switchboard, operators.require))
+    router.include_router(build_event_router(manager, operators.require))
     return router
 
 

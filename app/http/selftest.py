@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.paths import SELFTEST_PATH
 from app.http.webhooks import Webhooks, deny
 from app.twilio.public_address import PublicAddress
@@ -32,7 +32,7 @@ class NotProved(Exception):
     """No signed socket came back through the public URL; the message says in one line how far it got."""
 
 
-def build_selftest_router(public: PublicAddress, webhooks: Webhooks, operators: Operators) -> APIRouter:
+def build_selftest_router(public: PublicAddress, webhooks: Webhooks, operators: OperatorAuth) -> APIRouter:
     """Return the socket that answers a nonce, and where a program on this machine learns the public URL."""
     router = APIRouter()
 

@@ -13,7 +13,7 @@ GOOD_FOR_S = 12 * 3600
 _LONGEST = 100
 
 
-class SignIns:
+class SessionCookies:
     """Issues cookies for one token and tells them from others; without a token there are none."""
 
     def __init__(self, token: str) -> None:

@@ -16,7 +16,7 @@ from app.server.listener import listen
 from app.server.number_override import NumberKeeper
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
-from app.server.service_tasks import companions
+from app.server.service_tasks import service_tasks
 from app.server.tunnel_command import find_cloudflared
 from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
@@ -88,7 +88,7 @@ async def _run(
 ) -> None:
     queues = settings.when_busy is WhenBusy.QUEUE and settings.twilio_account_sid and settings.twilio_auth_token
     service = Service(settings, display.show, open_rest(settings) if queues else None)
-    await service.run(sock, companions(service, settings, manager, cloudflared, _number(settings, service)))
+    await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 
 def _number(settings: Settings, service: Service) -> NumberKeeper | None:
@@ -96,7 +96,7 @@ def _number(settings: Settings, service: Service) -> NumberKeeper | None:
         return None
     saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
     number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
-    return NumberKeeper(number, (NumberRefused, RestError), service.rehearsed.wait)
+    return NumberKeeper(number, (NumberRefused, RestError), service.self_tested.wait)
 
 
 def _tell_what_runs(settings: Settings) -> None:

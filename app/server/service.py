@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, FastAPI
 
 from app.calls.drain import Drain
-from app.calls.manager import Switchboard, keep_in
-from app.calls.queue import Dialler, WaitingRoom
-from app.calls.router import Reception
+from app.calls.manager import CallManager, keep_in
+from app.calls.queue import CallQueue, CallRedirector
+from app.calls.router import CallRouter
 from app.config import EngineKind, RecordCalls, Settings, SettingsError
 from app.http.drain_routes import build_drain_router
 from app.http.history import History, build_history_router
 from app.http.live_routes import build_live_router
 from app.http.metrics_routes import build_metrics_router
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.rate_limit import Refusals
@@ -40,10 +40,10 @@ from app.telemetry.event_loop_lag import LagGauge
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import Sources
 from app.telemetry.recording.recorder import record_nothing
-from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.public_address import PublicAddress
-from workers.heap import settle
+from workers.gc_freeze import freeze_gc
 from workers.lines import hiding
 from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
 from workers.processors import usable_processors
@@ -93,7 +93,9 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
     if settings.recordings is None:
         return None
     every_call = settings.record_calls is RecordCalls.ALL
-    return RecordingWriter(Shelf(settings.recordings), who_speaks(settings), every_call, settings.call_log_days)
+    return RecordingWriter(
+        RecordingStore(settings.recordings), who_speaks(settings), every_call, settings.call_log_days
+    )
 
 
 def open_traces(settings: Settings) -> "CallTraces | None":
@@ -112,13 +114,13 @@ def who_speaks(settings: Settings) -> str:
 
 
 class Service:
-    """The web application, its switchboard and its workers; `dialler` redirects those who wait in line."""
+    """The web application, its manager and its workers; `redirector` redirects those who wait in line."""
 
     def __init__(
-        self, settings: Settings, on_progress: Callable[[Progress], None], dialler: Dialler | None = None
+        self, settings: Settings, on_progress: Callable[[Progress], None], redirector: CallRedirector | None = None
     ) -> None:
         self.public = PublicAddress(settings)
-        self.rehearsed = asyncio.Event()
+        self.self_tested = asyncio.Event()
         """Set once the workers have shown that they can."""
         self.stopping = asyncio.Event()
         """Set once no more calls are taken, while the last ones end."""
@@ -130,13 +132,13 @@ class Service:
         keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
-        self.switchboard = Switchboard(settings, self.supervisor.send, self._can_serve, keep, record=record)
+        self.manager = CallManager(settings, self.supervisor.send, self._can_serve, keep, record=record)
         self._refusals = Refusals(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
         self.lag = LagGauge()
-        self.room = WaitingRoom(self.switchboard, settings.queue_length, dialler, self.public)
-        self.drain = Drain(self.switchboard, settings.drain_seconds, self.stopping)
+        self.call_queue = CallQueue(self.manager, settings.queue_length, redirector, self.public)
+        self.drain = Drain(self.manager, settings.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         for router in self._routers(settings):
             self.app.include_router(router)
@@ -165,19 +167,19 @@ class Service:
             restore_hook = tasks.watch_threads()
             supervising = tasks.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
-                tasks.start("the self-test", self._rehearse),
+                tasks.start("the self-test", self._run_self_test),
                 tasks.start("the lag gauge", partial(endless, self.lag.watch)),
-                tasks.start("the waiting room", self.room.run),
+                tasks.start("the waiting room", self.call_queue.run),
                 tasks.start("the drain", partial(self.drain.run, self._stop)),
             ]
             serving = tasks.start("the web server", partial(server.serve, sock))
-            companions = [tasks.start(_name(companion), companion) for companion in beside]
+            service_tasks = [tasks.start(_name(companion), companion) for companion in beside]
             try:
                 await asyncio.wait({serving})
             finally:
                 self._stop()
                 await asyncio.wait({serving})
-                await cancel(*companions)
+                await cancel(*service_tasks)
                 await cancel(*own)
                 await cancel(supervising)
                 restore_hook()
@@ -185,31 +187,31 @@ class Service:
 
     def _routers(self, settings: Settings) -> Iterator[APIRouter]:
         """Yield everything that can be asked: by Twilio, then by operators."""
-        board, refusals = self.switchboard, self._refusals
+        board, refusals = self.manager, self._refusals
         webhooks = Webhooks(self.public, settings.twilio_account_sid, refusals)
-        operators = Operators(settings.operator_token, refusals)
-        reception = Reception(settings, self.public, board, self.room)
-        yield build_router(webhooks, reception, board, operators, self.lag)
-        yield build_wait_router(webhooks, reception)
+        operators = OperatorAuth(settings.operator_token, refusals)
+        call_router = CallRouter(settings, self.public, board, self.call_queue)
+        yield build_router(webhooks, call_router, board, operators, self.lag)
+        yield build_wait_router(webhooks, call_router)
         yield build_selftest_router(self.public, webhooks, operators)
         yield build_drain_router(operators, self.drain, board, settings.max_call_seconds)
         yield build_recording_router(settings.recordings, operators.require)
         sources = Sources(
-            *(settings, board, self.supervisor, reception, self.room),
+            *(settings, board, self.supervisor, call_router, self.call_queue),
             *(refusals.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )
         yield build_metrics_router(sources.families, operators.require)
-        live = LiveView(board, self.room.__len__, self.lag, who_speaks(settings))
+        live = LiveView(board, self.call_queue.__len__, self.lag, who_speaks(settings))
         yield build_live_router(operators, board, live)
         yield build_history_router(operators, History(find_address(settings)))
         yield build_page_router(operators)
 
-    async def _rehearse(self) -> None:
+    async def _run_self_test(self) -> None:
         took_s = await self._test_pipeline()
         slots = self.supervisor.slots
-        settle()
-        self.switchboard.open_lines(slots, took_s)
-        self.rehearsed.set()
+        freeze_gc()
+        self.manager.open_lines(slots, took_s)
+        self.self_tested.set()
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
@@ -225,7 +227,7 @@ class Service:
         raise AssertionError("the last attempt returns or raises")
 
     def _can_serve(self) -> bool:
-        return self.rehearsed.is_set() and self.supervisor.ready and self.public.is_open
+        return self.self_tested.is_set() and self.supervisor.ready and self.public.is_open
 
     def _handle_signal(self, number: signal.Signals) -> None:
         """Drain at the first signal but SIGINT, if there is time for it; stop at SIGINT and whatever comes second."""
@@ -242,18 +244,18 @@ class Service:
             return
         self._stopped = True
         self.stopping.set()
-        self.switchboard.stop()
+        self.manager.stop()
         self._server.stop()
 
     def _take_message(self, message: PipelineMessage) -> None:
-        if self.rehearsed.is_set():
-            self.switchboard.take_message(message)
+        if self.self_tested.is_set():
+            self.manager.take_message(message)
         else:
             self._self_test.take_message(message)
 
     def _lose_pipeline(self, reason: str) -> None:
-        if self.rehearsed.is_set():
-            self.switchboard.lose_pipeline(reason)
+        if self.self_tested.is_set():
+            self.manager.lose_pipeline(reason)
         else:
             self._self_test.lose_pipeline(reason)
 

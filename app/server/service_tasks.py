@@ -15,7 +15,7 @@ from app.server.tunnel import TunnelKeeper
 from app.server.tunnel_command import tunnel_command, tunnel_environment
 
 
-def companions(
+def service_tasks(
     service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberKeeper | None
 ) -> list[Run]:
     """Return what these settings ask to run beside a service.

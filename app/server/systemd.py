@@ -80,7 +80,7 @@ class NotifySocket:
 def vitals_of(service: Service) -> Vitals:
     """Return how a service is."""
     return Vitals(
-        ready=service.rehearsed.is_set(),
+        ready=service.self_tested.is_set(),
         answering=service.supervisor.answering,
         stopping=service.stopping.is_set(),
         status=_status(service),
@@ -90,14 +90,14 @@ def vitals_of(service: Service) -> Vitals:
 def _status(service: Service) -> str:
     if service.stopping.is_set():
         return "stopping: no more calls are taken"
-    if not service.rehearsed.is_set():
+    if not service.self_tested.is_set():
         return "starting the workers"
     if not service.supervisor.ready:
-        return f"the pipeline is being started again ({service.switchboard.pipeline})"
+        return f"the pipeline is being started again ({service.manager.pipeline})"
     if not service.public.is_open:
         return "the tunnel is not open"
     where = mask_userinfo(service.public.base_url)
-    return f"{service.switchboard.free_slots} of {service.supervisor.slots} slots free, at {where}"
+    return f"{service.manager.free_slots} of {service.supervisor.slots} slots free, at {where}"
 
 
 async def tell_systemd(service: Service, address: str, watchdog_s: float) -> None:

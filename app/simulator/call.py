@@ -205,7 +205,7 @@ class _Call:
         ending = await converse(socket, stream, pace, lambda: self._turn(stream))
         self._now_s = pace.now_s(stream.now_s) if isinstance(ending, Gone) else stream.now_s
         self._playout.clear(self._now_s)
-        self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.tally), ending)
+        self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.histogram), ending)
         return ending
 
     def _keep(self, record: StreamRecord, ending: LineEnding) -> None:
@@ -225,8 +225,8 @@ class _Call:
         self._pulses, since_s = int(now_s / PULSE_S), max(now_s - PULSE_S, 0.0)
         said = mulaw.decode(self._script.said[round(since_s * RATE_HZ) : round(now_s * RATE_HZ)])
         heard = mulaw.decode(self._playout.heard(now_s, since_s))
-        lead_s, underruns = self._playout.lead_s(now_s), len(self._playout.underruns)
-        self._tell(Pulse(now_s, lead_s, underruns, level_dbfs(said), level_dbfs(heard)))
+        buffered_s, underruns = self._playout.buffered_s(now_s), len(self._playout.underruns)
+        self._tell(Pulse(now_s, buffered_s, underruns, level_dbfs(said), level_dbfs(heard)))
 
     async def _post_status(self, path: str, ending: _Ending) -> _Ending:
         status = "busy" if ending.outcome is Outcome.REJECTED else "completed"

@@ -30,7 +30,7 @@ class Lead:
     """How far the buffer was ahead, in seconds, when more audio arrived."""
 
     at_s: float
-    lead_s: float
+    buffered_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Playout:
 
         The silence that follows is wanted and no underrun, unless there was nothing to forget.
         """
-        self._gap_counts &= self.lead_s(now) == 0
+        self._gap_counts &= self.buffered_s(now) == 0
         del self._line[self._move(now) :]
         return self._return(len(self._marks), now, cleared=True)
 
@@ -101,7 +101,7 @@ class Playout:
         """Return when the next mark will be reached, None without one."""
         return self._marks[0].position / RATE_HZ if self._marks else None
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         """Return how much audio the buffer still holds."""
         return max(len(self._line) - self._move(now), 0) / RATE_HZ
 

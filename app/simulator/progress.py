@@ -37,7 +37,7 @@ class Pulse:
     """Four times a second of the call: levels are of the last quarter, in dB below full scale."""
 
     at_s: float
-    lead_s: float
+    buffered_s: float
     underruns: int
     said_dbfs: float
     heard_dbfs: float

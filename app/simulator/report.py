@@ -41,7 +41,7 @@ class StreamRecord:
     stream_sid: str
     opened_s: float
     closed_s: float
-    tally: StreamTally
+    histogram: StreamTally
     close_code: int = 1000
     close_reason: str = ""
 
@@ -96,11 +96,11 @@ class CallReport:
 
     def lead_percentile_ms(self, percent: float) -> float | None:
         """Return a percentile of the lead that arriving audio found."""
-        return percentile_ms([lead.lead_s for lead in self.leads], percent)
+        return percentile_ms([lead.buffered_s for lead in self.leads], percent)
 
     def lateness_percentile_ms(self, percent: float) -> float | None:
         """Return a percentile of how late this simulator itself sent its packets."""
-        return percentile_ms([late_s for stream in self.streams for late_s in stream.tally.lateness_s], percent)
+        return percentile_ms([late_s for stream in self.streams for late_s in stream.histogram.lateness_s], percent)
 
     def to_json(self) -> str:
         """Return all figures, without the audio, as JSON with an indent."""
@@ -119,7 +119,7 @@ class CallReport:
             "underruns": [asdict(underrun) for underrun in self.underruns],
             "streams": [_figures(stream) for stream in self.streams],
             "marks": [asdict(mark) for mark in self.marks],
-            "leads": [[lead.at_s, lead.lead_s * 1000] for lead in self.leads],
+            "leads": [[lead.at_s, lead.buffered_s * 1000] for lead in self.leads],
         }
         return json.dumps(figures, indent=2)
 
@@ -138,6 +138,6 @@ def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
 
 
 def _figures(stream: StreamRecord) -> dict[str, object]:
-    """Return a stream without its tally's long list."""
-    tally = {name: value for name, value in asdict(stream.tally).items() if name != "lateness_s"}
-    return asdict(stream) | {"tally": tally}
+    """Return a stream without its histogram's long list."""
+    histogram = {name: value for name, value in asdict(stream.histogram).items() if name != "lateness_s"}
+    return asdict(stream) | {"histogram": histogram}

@@ -77,15 +77,15 @@ class StreamTally:
 
 
 class CallerStream:
-    """One stream of a call; `tally` counts, `over` tells that the caller has hung up.
+    """One stream of a call; `histogram` counts, `over` tells that the caller has hung up.
 
-    `tally.ragged_packets` counts payloads that are no multiple of 160 bytes, `tally.lateness_s` how late each packet
-    was handed out: how far this simulator itself can be trusted.
+    `histogram.ragged_packets` counts payloads that are no multiple of 160 bytes, `histogram.lateness_s` how late each
+    packet was handed out: how far this simulator itself can be trusted.
     """
 
     def __init__(self, started: Started, script: Script, playout: Playout, opened_s: float) -> None:
         """Begin a stream that opens at `opened_s` of the call."""
-        self.tally = StreamTally()
+        self.histogram = StreamTally()
         self.opened_s = opened_s
         self.now_s = opened_s
         self._carrier = CarrierProtocol()
@@ -145,8 +145,8 @@ class CallerStream:
         match wanted:
             case Play(payload):
                 self._playout.receive(payload, self.now_s)
-                self.tally.bytes_received += len(payload)
-                self.tally.ragged_packets += len(payload) % PACKET_SAMPLES != 0
+                self.histogram.bytes_received += len(payload)
+                self.histogram.ragged_packets += len(payload) % PACKET_SAMPLES != 0
             case SetMark(name):
                 self._playout.mark(name, self.now_s)
             case ClearBuffer():
@@ -172,8 +172,8 @@ class CallerStream:
         self._next_packet_s = self._when_next()
         if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
             return []
-        self.tally.packets_sent += 1
-        self.tally.lateness_s.append(self.now_s - due)
+        self.histogram.packets_sent += 1
+        self.histogram.lateness_s.append(self.now_s - due)
         return self._send(Media(self._packet * PACKET_MS, payload))
 
     def _mark_due_s(self) -> float:

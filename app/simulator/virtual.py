@@ -102,7 +102,7 @@ class _VirtualCall:
             act(moment_s)
         self._report.sound = self._playout.heard(self._scenario.ends_s)
         self._report.underruns = self._playout.underruns
-        self._report.leads = [(lead.at_s, lead.lead_s) for lead in self._playout.leads]
+        self._report.leads = [(lead.at_s, lead.buffered_s) for lead in self._playout.leads]
         return self._report
 
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
@@ -187,7 +187,7 @@ class _VirtualCall:
         self._return_marks(now)
 
     def _play(self, audio: SendAudio, now: float) -> None:
-        spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.lead_s(now)
+        spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.buffered_s(now)
         if spoken_s is not None:  # not of the greeting
             self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from workers.tally import Tally
+from workers.histogram import Histogram
 
 LOOK_EVERY_S = 0.25
 KEPT = 2_400
@@ -20,7 +20,7 @@ class LagGauge:
 
     def __init__(self) -> None:
         self._lags_s: deque[float] = deque(maxlen=KEPT)
-        self.tally = Tally(BOUNDS_S)
+        self.histogram = Histogram(BOUNDS_S)
         """All lags since the start, in seconds."""
 
     async def watch(self) -> None:
@@ -33,7 +33,7 @@ class LagGauge:
     def note(self, lag_s: float) -> None:
         """Take one lag, in seconds."""
         self._lags_s.append(lag_s)
-        self.tally.add(lag_s)
+        self.histogram.add(lag_s)
 
     def worst_s(self, last_s: float) -> float:
         """Return the longest lag of the last seconds."""

@@ -12,7 +12,7 @@ from itertools import islice, pairwise, takewhile
 from statistics import median
 
 from app.calls.events import Speaker
-from app.calls.manager import Call, Switchboard
+from app.calls.manager import Call, CallManager
 from app.calls.record import CallRecord
 from app.calls.session import State
 from app.logging import mask_number
@@ -40,17 +40,17 @@ OUTBOUND = "outbound"
 
 
 class LiveView:
-    """Tells of the calls of one switchboard; `waiting` is how many stand in line, `speaks` who answers."""
+    """Tells of the calls of one manager; `waiting` is how many stand in line, `speaks` who answers."""
 
     def __init__(
         self,
-        switchboard: Switchboard,
+        manager: CallManager,
         waiting: Callable[[], int],
         lag: LagGauge,
         speaks: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._switchboard = switchboard
+        self._manager = manager
         self._waiting = waiting
         self._lag = lag
         self._speaks = speaks
@@ -71,7 +71,7 @@ class LiveView:
 
     def snapshot(self, now: float, back_s: float) -> dict[str, object]:
         """Return what goes on, with what was said and how long steps took in the last `back_s` seconds."""
-        board, calls = self._switchboard, self._switchboard.calls
+        board, calls = self._manager, self._manager.calls
         return {
             "now_s": round(now, 3),
             "ready": board.ready,
@@ -121,7 +121,7 @@ def _call(call: Call, now: float, since_s: float) -> dict[str, object]:
         "caller_dbfs": round(meters[Speaker.CALLER].level_dbfs(now), 1),
         "moshi_dbfs": round(meters[Speaker.MOSHI].level_dbfs(now), 1),
         "delay_ms": _ms(median(lately)) if lately else None,
-        "lead_ms": _ms(call.session.lead_s(now)),
+        "lead_ms": _ms(call.session.buffered_s(now)),
         "stages_ms": _stages_ms(record),
         "overruns": record.counts["overruns"],
         "dropped": record.counts["frames_dropped"],

@@ -52,7 +52,7 @@ def crowd_figures(reports: Sequence[CallReport], cpu: dict[str, float]) -> Crowd
     """Put together what all calls of a crowd were like."""
     delays = [_delay(report) for report in reports]
     gaps = [gap for report in reports for gap in report.underruns]
-    late_s = [late for report in reports for stream in report.streams for late in stream.tally.lateness_s]
+    late_s = [late for report in reports for stream in report.streams for late in stream.histogram.lateness_s]
     return CrowdFigures(
         calls=len(reports),
         p50_ms=_median([delay.p50_ms for delay in delays]),

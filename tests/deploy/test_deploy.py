@@ -267,7 +267,7 @@ def test_what_an_image_copies_is_enough_to_serve(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str(tmp_path / "app" / "serve.py")
+    assert done.stdout.strip() == str(tmp_path / "app" / "server" / "serve.py")
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)

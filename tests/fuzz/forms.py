@@ -79,7 +79,7 @@ class Desk:
                 await self._post(one)
             else:
                 await self._dial(one)
-        board = self.front.switchboard
+        board = self.front.manager
         for call in list(board._calls.values()):
             board.end(call, EndReason.SHUTDOWN)
         assert board.free_slots == SLOTS
@@ -94,14 +94,14 @@ class Desk:
         elif post.token is not None:
             headers[b"x-twilio-signature"] = sign(post.token, PUBLIC + url, post.fields).encode()
         body = str(httpx.QueryParams(list(post.fields))).encode() if post.body is None else post.body
-        free = self.front.switchboard.free_slots
+        free = self.front.manager.free_slots
         answer = await self.front.http.request(post.method, url, content=body, headers=headers)
         self.counts[f"status {answer.status_code}"] += 1
         assert answer.status_code in STATUSES
         if post.token not in (TOKEN, SECONDARY) or post.signature is not None:
             assert answer.status_code not in (200, 204), "let in without a signature"
         if answer.status_code != 200:
-            assert self.front.switchboard.free_slots == free, "a refusal took a slot"
+            assert self.front.manager.free_slots == free, "a refusal took a slot"
         elif post.path == "/twilio/voice":
             self._note_secret(answer.text, dict(post.fields))
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
-from app.calls.manager import Call, Switchboard
+from app.calls.manager import Call, CallManager
 from app.calls.record import EndReason
 from app.http.media import run_media_socket
 from app.twilio.events import CallSid
@@ -168,14 +168,14 @@ class _OnAir:
 
 @dataclass
 class Exchange:
-    """One switchboard for all that is tried, as in a service that runs for weeks; `counts` what was tried and heard."""
+    """One manager for all that is tried, as in a service that runs for weeks; `counts` what was tried and heard."""
 
     loop: VirtualLoop = field(default_factory=VirtualLoop)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         settings = front_settings(max_calls=CALLS, hangup_digit="#", max_call_seconds=10)
-        self.board = Switchboard(settings, self._send, lambda: True, clock=self.loop.time)
+        self.board = CallManager(settings, self._send, lambda: True, clock=self.loop.time)
         self.board.open_lines(CALLS, processing_s=0.01)
         self._ring: deque[Frame] = deque(maxlen=RING_HOLDS)
         self._on: dict[int, _OnAir] = {}

@@ -38,14 +38,14 @@ class Place:
         return f"http://127.0.0.1:{self.phone.port}/"
 
     def live(self, call_sid: CallSid) -> LiveCall:
-        call = self.service.switchboard.call(call_sid)
+        call = self.service.manager.call(call_sid)
         assert call
         return call
 
     def thinks(self, call_sid: CallSid, text: str) -> None:
         """Let Moshi think a piece of text, as if it came round the ring."""
         reservation = self.live(call_sid).reservation
-        self.service.switchboard.take_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
+        self.service.manager.take_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[CallSid]:

@@ -106,7 +106,7 @@ async def test_strangers_see_nothing_and_hang_up_on_nobody(place: Place, host: s
         for path in (f"/api/calls/{call_sid}/hangup", "/api/drain"):
             assert (await place.phone.http.post(path, headers=named)).status_code == 403
         assert place.live(call_sid).session.record.end is None
-    assert not place.service.switchboard.draining
+    assert not place.service.manager.draining
 
 
 async def test_the_token_lets_in_from_elsewhere(place: Place) -> None:

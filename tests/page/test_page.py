@@ -228,7 +228,7 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
         assert (opened, seen) == (False, ["opaque", "opaque"])
         assert place.live(call_sid).session.record.end is None
         assert place.live(call_sid).session.state.name != "DRAINING"
-    assert not place.service.switchboard.draining
+    assert not place.service.manager.draining
 
 
 async def test_a_service_that_goes_away_is_told_and_one_that_comes_back_found(tmp_path: Path, page: "Page") -> None:

@@ -141,13 +141,13 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
     """Hit one worker of a service of its own; return what came of it."""
     if not at_start:
         async with serving(settings) as place:  # opens what this process opens once and keeps
-            await place.service.rehearsed.wait()
+            await place.service.self_tested.wait()
     descriptors = psutil.Process().num_fds()
     async with serving(settings) as place:
         if at_start:
             process_id = await started(place, stage)
         else:
-            await place.service.rehearsed.wait()
+            await place.service.self_tested.wait()
         talking = [asyncio.create_task(place.call(TALK_S + WITHIN_S)) for _ in range(calls)]
         await asyncio.sleep(0 if at_start else TALK_S)
         process_id = place.service.supervisor.process_ids[stage]
@@ -160,7 +160,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
             await noticing
         next_call_s = await place.call_until_heard() - struck_s
         noticed_s = noticing.result() - struck_s if noticing.done() else None
-        board = place.service.switchboard
+        board = place.service.manager
         for task in (noticing, resuming):
             task.cancel()
         await board.quiet.wait()

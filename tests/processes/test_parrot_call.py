@@ -14,7 +14,7 @@ import rustymimi
 from numpy.typing import NDArray
 
 from app.audio import mulaw
-from app.audio.jitter_buffer import Inbound
+from app.audio.jitter_buffer import JitterBuffer
 from app.audio.outbound import Outbound
 from app.config import CodecKind
 from app.simulator.conversation import talk
@@ -34,7 +34,7 @@ def _caller(seconds: int) -> bytes:
 
 
 def _frames(said: bytes) -> list[Pcm]:
-    inbound = Inbound()
+    inbound = JitterBuffer()
     inbound.start(0.0)
     packets = [said[start : start + PACKET] for start in range(0, len(said), PACKET)]
     return [pcm for n, packet in enumerate(packets) for pcm in inbound.push(20 * n, packet, (n + 1) * 0.02)]

@@ -13,7 +13,7 @@ from app.cli.main import cli
 from app.config import CodecKind
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
-from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
@@ -30,7 +30,7 @@ ROUNDING = 1e-3
 
 async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
     """Place a call to the parrot in virtual time and record it."""
-    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call=True)
+    writer = RecordingWriter(RecordingStore(folder), "synthetic:parrot", every_call=True)
     writer.start()
     record = CallRecord(SID, 0.0)
     record.open_stream(0.0)

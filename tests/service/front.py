@@ -1,4 +1,4 @@
-"""The service's routes and switchboard without a server and without workers, on a clock in our hands."""
+"""The service's routes and manager without a server and without workers, on a clock in our hands."""
 
 import json
 from collections import deque
@@ -9,11 +9,11 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import Message
 
-from app.calls.manager import Switchboard
-from app.calls.queue import WaitingRoom
-from app.calls.router import Reception
+from app.calls.manager import CallManager
+from app.calls.queue import CallQueue
+from app.calls.router import CallRouter
 from app.config import Settings, read_settings
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.paths import TwilioPaths
 from app.http.rate_limit import Refusals
 from app.http.routes import build_router
@@ -54,17 +54,17 @@ class Front:
     sent: list[PipelineMessage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.switchboard = Switchboard(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
-        self.switchboard.open_lines(self.settings.slots, processing_s=0.0)
+        self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
+        self.manager.open_lines(self.settings.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
         self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)
         webhooks = Webhooks(public, self.settings.twilio_account_sid, refusals)
-        operators = Operators(self.settings.operator_token, refusals)
-        room = WaitingRoom(self.switchboard, self.settings.queue_length, None, public)
-        reception = Reception(self.settings, public, self.switchboard, room)
-        self.app.include_router(build_router(webhooks, reception, self.switchboard, operators, LagGauge()))
-        self.app.include_router(build_wait_router(webhooks, reception))
+        operators = OperatorAuth(self.settings.operator_token, refusals)
+        call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
+        call_router = CallRouter(self.settings, public, self.manager, call_queue)
+        self.app.include_router(build_router(webhooks, call_router, self.manager, operators, LagGauge()))
+        self.app.include_router(build_wait_router(webhooks, call_router))
         self.app.include_router(build_selftest_router(public, webhooks, operators))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 

@@ -34,7 +34,7 @@ class Served:
     folder: Path
 
     def record(self, call_sid: CallSid) -> CallRecord:
-        record = self.service.switchboard.record(call_sid)
+        record = self.service.manager.record(call_sid)
         assert record
         return record
 
@@ -88,7 +88,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 async def test_a_call_of_three_streams_and_many_repeats_is_one_call(served: Served) -> None:
-    phone, board, sid = served.phone, served.service.switchboard, new_call_sid()
+    phone, board, sid = served.phone, served.service.manager, new_call_sid()
     rings = {"CallStatus": "ringing", "webhook_token": "t1"}
     verb = await phone.voice(sid, **rings)
     assert await phone.voice(sid, **rings) == verb
@@ -126,7 +126,7 @@ async def test_a_call_of_three_streams_and_many_repeats_is_one_call(served: Serv
     names = await served.recorded(sid, 3)
     assert names == [stream.recording.name for stream in served.record(sid).streams]
     for name in names:
-        outline = await phone.http.get(f"/api/calls/{sid}/peaks", params={"name": name})
+        outline = await phone.http.get(f"/api/calls/{sid}/waveform", params={"name": name})
         assert outline.json()["seconds"] > 0
 
 

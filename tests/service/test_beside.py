@@ -17,7 +17,7 @@ from app.config import ServiceManager, read_settings
 from app.server.background import ServiceFailed
 from app.server.number_override import NumberKeeper
 from app.server.service import Service
-from app.server.service_tasks import companions
+from app.server.service_tasks import service_tasks
 from app.server.tunnel_states import Patience
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
@@ -74,8 +74,8 @@ async def running(
             settings["public_url"] = str(settings["public_url"]).format(port=port)
         chosen = read_settings(engine="loopback", codec="loopback", port=port, twilio_auth_token=TOKEN, **settings)
         service = Service(chosen, lambda _: None)
-        pointed = NumberKeeper(number, (NumberTrouble,), service.rehearsed.wait) if number else None
-        beside = companions(service, chosen, manager or ServiceManager(), cloudflared, pointed)
+        pointed = NumberKeeper(number, (NumberTrouble,), service.self_tested.wait) if number else None
+        beside = service_tasks(service, chosen, manager or ServiceManager(), cloudflared, pointed)
         serving = asyncio.create_task(service.run(sock, beside))
         try:
             yield service, serving
@@ -90,7 +90,7 @@ async def test_the_number_leads_here_while_the_service_runs_and_back_when_it_end
     async with running(number=number) as (service, _):
         async with asyncio.timeout(PATIENCE_S):
             assert await number.pointed.get() == service.public.base_url
-        assert service.switchboard.ready
+        assert service.manager.ready
     assert (number.leads_to, number.restored) == (BEFORE, 1)
 
 
@@ -117,7 +117,7 @@ async def test_a_named_tunnel_is_open_once_its_public_url_leads_here(
         assert not service.public.is_open
         async with asyncio.timeout(PATIENCE_S):
             assert await number.pointed.get() == service.public.base_url
-        assert service.switchboard.ready
+        assert service.manager.ready
     (start,) = place.happened("start")
     assert "run" in start["arguments"]
     assert start["token"] == ("phone" if setting == "tunnel_token" else "")

@@ -1,6 +1,6 @@
 """Two slots, five callers, in each of the three ways to be busy: the real service and workers, simulated calls.
 
-The simulator is the telephone network and its REST API in one: the service's dialler is the simulator's exchange.
+The simulator is the telephone network and its REST API in one: the service's redirector is the simulator's exchange.
 """
 
 import asyncio
@@ -57,11 +57,11 @@ class Town:
                     return
 
     def records(self) -> list[CallRecord]:
-        return sorted(self.service.switchboard.records(), key=lambda record: record.reserved_s)
+        return sorted(self.service.manager.records(), key=lambda record: record.reserved_s)
 
     @property
     def lost_slots(self) -> int:
-        return 2 - self.service.switchboard.free_slots
+        return 2 - self.service.manager.free_slots
 
 
 @contextlib.asynccontextmanager
@@ -123,7 +123,7 @@ async def test_of_five_callers_two_talk_at_a_time_and_each_slot_goes_to_the_next
             calls.append(asyncio.create_task(here.call(call_sid, 1.0)))
             await here.until(call_sid, Waiting)
         reports = await asyncio.gather(*calls)
-        records, lost, in_line = here.records(), here.lost_slots, len(here.service.room)
+        records, lost, in_line = here.records(), here.lost_slots, len(here.service.call_queue)
     assert [report.outcome for report in reports] == [Outcome.CALLER_HUNG_UP] * 5
     assert [len(report.streams) for report in reports] == [1] * 5
     assert [record.call_sid for record in records] == FIRST + LATER

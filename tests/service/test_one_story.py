@@ -94,7 +94,7 @@ async def tell_the_same(service: Trial, http: aiohttp.ClientSession, call_sid: s
     assert told["moshi_bridge_underruns_total"] == record["counts"].get("underruns", 0)
 
     async def recorded() -> Any:
-        async with http.get(f"/api/calls/{call_sid}/peaks?buckets=100") as answer:
+        async with http.get(f"/api/calls/{call_sid}/waveform?buckets=100") as answer:
             outline = await answer.json()
         return outline if answer.status == 200 and not outline["live"] else None
 

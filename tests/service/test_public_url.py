@@ -45,7 +45,7 @@ async def served() -> AsyncIterator[Served]:
         service = Service(settings, lambda _: None)
         async with log_lines("app") as log:
             serving = asyncio.create_task(service.run(sock))
-            await service.rehearsed.wait()
+            await service.self_tested.wait()
             yield Served(service, f"http://127.0.0.1:{sock.getsockname()[1]}", log)
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):

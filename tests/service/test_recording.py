@@ -78,8 +78,12 @@ async def until_recorded(http: httpx.AsyncClient) -> str:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             for call in (await http.get("/api/calls")).json():
-                peaks = await http.get(f"/api/calls/{call['call_sid']}/peaks?buckets=10")
-                if peaks.status_code == 200 and peaks.json()["live"] and max(peaks.json()["caller"]["max"]) > 0.1:
+                waveform = await http.get(f"/api/calls/{call['call_sid']}/waveform?buckets=10")
+                if (
+                    waveform.status_code == 200
+                    and waveform.json()["live"]
+                    and max(waveform.json()["caller"]["max"]) > 0.1
+                ):
                     return str(call["call_sid"])
             await asyncio.sleep(0.05)
 
@@ -104,7 +108,7 @@ async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
         async with httpx.AsyncClient(base_url=url) as http:
             whole = await http.get(f"/api/calls/{report.call_sid}/recording")
             part = await http.get(f"/api/calls/{report.call_sid}/recording", headers={"Range": "bytes=4-41"})
-            outline = (await http.get(f"/api/calls/{report.call_sid}/peaks?buckets=20")).json()
+            outline = (await http.get(f"/api/calls/{report.call_sid}/waveform?buckets=20")).json()
     assert (part.status_code, part.content) == (206, whole.content[4:42])
     (tmp_path / "call.flac").write_bytes(whole.content)
     sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="int16")

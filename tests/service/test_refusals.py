@@ -86,7 +86,7 @@ async def test_a_webhook_is_refused_and_takes_no_slot(name: str, route: str) -> 
         fields["AccountSid"] = "ACtheirs"
     answer = await front.post(route, fields, forged(name, PUBLIC, route, fields))
     assert answer.status_code == 403
-    assert front.switchboard.free_slots == 2
+    assert front.manager.free_slots == 2
     assert front.sent == []
 
 
@@ -98,7 +98,7 @@ async def test_no_other_way_to_write_a_path_leads_to_a_webhook(route: str, path:
     fields = form(new_call_sid())
     answer = await front.post(path.format(route), fields, sign(TOKEN, PUBLIC + route, fields.items()))
     assert answer.status_code == 404
-    assert front.switchboard.free_slots == 2
+    assert front.manager.free_slots == 2
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def call_is_over(front: Front, path: str) -> str:
 
 
 async def call_is_on(front: Front, path: str) -> str:
-    assert front.switchboard.claim(path.rpartition("/")[2]) is not None
+    assert front.manager.claim(path.rpartition("/")[2]) is not None
     return path
 
 
@@ -180,16 +180,16 @@ async def test_a_stream_that_is_not_the_one_that_rang_is_hung_up_on_before_any_a
     dialled = await front.dial(path, sign(TOKEN, SOCKET_BASE + path), [CONNECTED, begun])
     assert dialled.accepted
     assert dialled.heard == []
-    (record,) = front.switchboard.records()
+    (record,) = front.manager.records()
     assert record.end is EndReason.WRONG_CALL
-    assert front.switchboard.free_slots == 2
+    assert front.manager.free_slots == 2
 
 
 async def test_what_a_caller_has_written_into_his_number_is_nothing_a_terminal_or_a_log_obeys() -> None:
     front = Front()
     fields = {**form(new_call_sid()), "From": "sip:eve\x1b[2J", "To": "a\nb\x9b\u202e", "Direction": "in\x1bbound"}
     await front.post(VOICE, fields, sign(TOKEN, PUBLIC + VOICE, fields.items()))
-    [record] = front.switchboard.records()
+    [record] = front.manager.records()
     kept = (record.caller, record.called, record.direction)
     assert kept == ("sip:eve[2J", "ab", "inbound")
 
@@ -203,4 +203,4 @@ async def test_twilio_itself_is_let_in_everywhere() -> None:
         assert (await front.post(route, fields, sign(TOKEN, PUBLIC + route, fields.items()))).status_code == status
     path = await front.ring(call_sid)
     dialled = await front.dial(path, sign(TOKEN, SOCKET_BASE + path), [CONNECTED, start(call_sid)])
-    assert (dialled.accepted, front.switchboard.records()[0].started_s) == (True, 0.0)
+    assert (dialled.accepted, front.manager.records()[0].started_s) == (True, 0.0)

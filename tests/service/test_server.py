@@ -23,7 +23,7 @@ async def test_a_service_whose_workers_cannot_take_a_frame_stops_and_says_so(mon
         async with asyncio.timeout(PATIENCE_S):
             await service.run(sock)
     assert service.supervisor.process_ids == {}
-    assert not service.switchboard.ready
+    assert not service.manager.ready
 
 
 async def test_a_pipeline_that_is_lost_during_its_self_test_is_tested_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,8 +41,8 @@ async def test_a_pipeline_that_is_lost_during_its_self_test_is_tested_again(monk
     with socket.create_server(("127.0.0.1", 0)) as sock:
         running = asyncio.create_task(service.run(sock))
         async with asyncio.timeout(PATIENCE_S):
-            await service.rehearsed.wait()
-        assert (attempts, service.switchboard.ready) == (2, True)
+            await service.self_tested.wait()
+        assert (attempts, service.manager.ready) == (2, True)
         running.cancel()
         await asyncio.wait({running})
 

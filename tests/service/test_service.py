@@ -74,11 +74,11 @@ class Served:
             await self.service.supervisor.wait_ready()
 
     def record(self, call_sid: CallSid) -> CallRecord:
-        return next(record for record in self.service.switchboard.records() if record.call_sid == call_sid)
+        return next(record for record in self.service.manager.records() if record.call_sid == call_sid)
 
     @property
     def free_slots(self) -> int:
-        return self.service.switchboard.free_slots
+        return self.service.manager.free_slots
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -113,9 +113,9 @@ async def served(running: Served) -> AsyncIterator[Served]:
     while not running.log.empty():
         running.log.get_nowait()
     yield running
-    switchboard = running.service.switchboard
-    for call in list(switchboard._calls.values()):
-        switchboard.end(call, EndReason.SHUTDOWN)
+    manager = running.service.manager
+    for call in list(manager._calls.values()):
+        manager.end(call, EndReason.SHUTDOWN)
     assert running.free_slots == MAX_CALLS
 
 

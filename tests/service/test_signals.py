@@ -189,8 +189,8 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
             await number.pointed.get()
         port = int(service.public.base_url.rpartition(":")[2])
         calling = await start_call(f"http://127.0.0.1:{port}")
-        [record] = service.switchboard.records()
-        monkeypatch.setattr(service.switchboard, "wind_up", lambda: 1 / 0)
+        [record] = service.manager.records()
+        monkeypatch.setattr(service.manager, "wind_up", lambda: 1 / 0)
         service.drain.begin(limit_s=0.1)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ServiceFailed, match="the drain has failed"):

@@ -1,4 +1,4 @@
-"""One CallSid, several streams: whole calls over the real switchboard and reception, on a clock in our hands."""
+"""One CallSid, several streams: whole calls over the real manager and call_router, on a clock in our hands."""
 
 import asyncio
 from dataclasses import replace
@@ -243,7 +243,7 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
     assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
     told = record.as_json()
     assert (told["end"], told["refused"], record.direction) == ("no slot was free", record.detail, "outbound-api")
-    assert (sum(line.reception.turned_down.values()), len(line.room)) == (1, 0)
+    assert (sum(line.call_router.turned_down.values()), len(line.call_queue)) == (1, 0)
 
 
 async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_the_call_is_answered() -> None:
@@ -258,7 +258,7 @@ async def test_a_wait_page_that_is_asked_for_late_does_not_put_one_who_talks_in_
     line = Line(when_busy="queue")
     line.talk(ANN)
     line.page(ANN)
-    assert len(line.room) == 0
+    assert len(line.call_queue) == 0
 
 
 # Status callbacks out of order.

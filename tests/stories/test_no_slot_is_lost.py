@@ -1,6 +1,6 @@
 """A thousand calls, each of which dies at some stage in some way: in the end, and at every moment, all slots are known.
 
-The switchboard, the line and the reception are the real ones; Twilio, the workers and the clock are this story.
+The manager, the line and the call_router are the real ones; Twilio, the workers and the clock are this story.
 """
 
 import asyncio
@@ -49,7 +49,8 @@ class Story:
             self.everybody_goes()
             self.look()
         board = self.front.board
-        assert (board.free_slots, board.calls_on, board.quiet.is_set(), len(self.front.room)) == (SLOTS, 0, True, 0)
+        assert (board.free_slots, board.calls_on, board.quiet.is_set()) == (SLOTS, 0, True)
+        assert len(self.front.call_queue) == 0
         assert self.opened() == self.closed()
         self.look_at_records()
 
@@ -58,8 +59,8 @@ class Story:
         board = self.front.board
         assert board.free_slots + board.calls_on == SLOTS
         assert board.quiet.is_set() == (board.calls_on == 0)
-        assert self.front.dialler.unreserved == [], "somebody is redirected who has no slot"
-        assert not (board.ready and len(self.front.room)), "somebody waits before a free slot"
+        assert self.front.redirector.unreserved == [], "somebody is redirected who has no slot"
+        assert not (board.ready and len(self.front.call_queue)), "somebody waits before a free slot"
         slots = [call.reservation.slot for call in board._calls.values()]
         assert len(set(slots)) == len(slots)
         assert len({call.session.record.call_sid for call in board.calls}) == board.calls_on
@@ -180,9 +181,9 @@ class Story:
 
     def follow_redirects(self) -> None:
         """Some redirects arrive, others fail from now on."""
-        redirected = [CallSid(call_sid) for call_sid, _ in self.front.dialler.redirected]
-        self.front.dialler.redirected.clear()
-        self.front.dialler.fails = set(self.random.sample(self.waiting, len(self.waiting) // 3))
+        redirected = [CallSid(call_sid) for call_sid, _ in self.front.redirector.redirected]
+        self.front.redirector.redirected.clear()
+        self.front.redirector.fails = set(self.random.sample(self.waiting, len(self.waiting) // 3))
         for call_sid in redirected:
             if call_sid in self.waiting:
                 self.waiting.remove(call_sid)
@@ -199,7 +200,7 @@ class Story:
         self.front.warm = False
         self.front.board.lose_pipeline("encode: killed by SIGKILL")
         self.front.warm = True
-        self.front.room.call_next()
+        self.front.call_queue.call_next()
 
     def everybody_goes(self) -> None:
         for call_sid in [*self.waiting, *self.ringing]:

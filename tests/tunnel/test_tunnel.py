@@ -84,9 +84,9 @@ async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The service with nobody on the line and no tunnel; one that dies is started again at once."""
     monkeypatch.setattr("app.server.tunnel.back_off_s", lambda failures: 0.0)
     running.service.public.is_open = False
-    switchboard = running.service.switchboard
-    for call in list(switchboard._calls.values()):
-        switchboard.end(call, EndReason.SHUTDOWN)
+    manager = running.service.manager
+    for call in list(manager._calls.values()):
+        manager.end(call, EndReason.SHUTDOWN)
     while not running.log.empty():
         running.log.get_nowait()
     return running
@@ -110,7 +110,7 @@ async def keeping(
             tunnel_command(served.settings, place.program, port), environment, port, None, secret=""
         )
 
-    pointed = NumberKeeper(number, (NumberTrouble,), served.service.rehearsed.wait) if number else None
+    pointed = NumberKeeper(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
     proof = partial(prove, auth_token=TOKEN, service_name=served.service.public.service_name)
     keeper = TunnelKeeper(served.service.public, start, proof, pointed, patience, look_every_s=0.05)
     keeping = asyncio.create_task(keeper.run())

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.histogram import Histogram
 from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
 from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
-from workers.tally import Tally
 
 A, B = Slot(0), Slot(1)
 STEP_S = 0.05
@@ -34,7 +34,7 @@ class Watch:
     def __init__(self, step_s: float | None = STEP_S, ready: bool = True) -> None:
         self.now = 100.0
         self.liveness = Liveness(self.now)
-        self.work = Tally()
+        self.work = Histogram()
         self.stopped: set[Stage] = set()
         for stage in Stage:
             self.liveness.started(stage, self.now)

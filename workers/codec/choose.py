@@ -7,7 +7,7 @@ from typing import Literal
 from workers.codec.calls import Decoder, Encoder, Step
 from workers.codec.prepare import load_decoder, load_encoder
 from workers.codec.weights import DecoderWeights, EncoderWeights
-from workers.heap import give_back_freed_memory
+from workers.gc_freeze import give_back_freed_memory
 
 Library = Literal["numpy", "mlx"]
 

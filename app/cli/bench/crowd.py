@@ -24,7 +24,7 @@ from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport, Outcome, percentile_ms
 from app.twilio.events import RATE_HZ
-from workers.heap import settle
+from workers.gc_freeze import freeze_gc
 from workers.messages import Stage
 
 SETTLED_S = 10.0
@@ -74,7 +74,7 @@ async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> Crowd
     environment = {**LOOPBACK, "MAX_CALLS": str(calls), "LOOPBACK_STEP_MS": str(step_ms)}
     async with trial(environment, log) as service:
         audio = np.resize(talk(), round(seconds * RATE_HZ))
-        settle()
+        freeze_gc()
         before = service.cpu_s()
         reports = await asyncio.gather(*(_caller(service, audio) for _ in range(calls)))
         after = service.cpu_s()
@@ -95,7 +95,7 @@ def _figures(
     reports: Sequence[CallReport], records: Sequence[dict[str, Any]], cpu: dict[str, float], lag_ms: float
 ) -> CrowdFigures:
     delays = [mouth_to_ear_ms(report.said, report.heard) for report in reports]
-    late_s = [late for report in reports for stream in report.streams for late in stream.tally.lateness_s]
+    late_s = [late for report in reports for stream in report.streams for late in stream.histogram.lateness_s]
     return CrowdFigures(
         calls=len(reports),
         p50_ms=float(np.median([delay.p50_ms or np.nan for delay in delays])),

@@ -23,7 +23,7 @@ from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
-from workers.heap import settle
+from workers.gc_freeze import freeze_gc
 
 LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
 
@@ -59,7 +59,7 @@ async def measure_call(
 ) -> LineRun:
     """Place one call to a running service. Raises TrialFailed if it does not last until the caller hangs up."""
     options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio, line=line)
-    settle()
+    freeze_gc()
     before = service.cpu_s()
     report = await simulate(options, on_progress)
     after = service.cpu_s()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from app.audio import mulaw
-from app.audio.jitter_buffer import Inbound
+from app.audio.jitter_buffer import JitterBuffer
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 from workers.checkpoints.synthetic.linear_mimi import activity_of
@@ -53,7 +53,7 @@ def expect(said: Samples, record: dict[str, Any]) -> Expectation:
 
 
 def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activity:
-    inbound, payload = Inbound(takeover_s), mulaw.encode(said)
+    inbound, payload = JitterBuffer(takeover_s), mulaw.encode(said)
     inbound.start(0.0)
     frames = [
         frame

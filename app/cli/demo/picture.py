@@ -65,7 +65,7 @@ def _mark_underruns(axes: Axes, report: CallReport) -> None:
 
 
 def _draw_lead(axes: Axes, report: CallReport) -> None:
-    axes.step([lead.at_s for lead in report.leads], [lead.lead_s * 1000 for lead in report.leads], color=MOSHI)
+    axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], color=MOSHI)
     axes.set_ylabel("lead, ms")
     axes.set_yscale("symlog", linthresh=100)
     axes.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import find_address, make_folders
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.engine import CallLogError
-from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.store import RecordingStore
 
 HOUR_BYTES = 60_000_000
 """What an hour of a call takes while it is recorded: two sides of mu-law and the token log."""
@@ -19,7 +19,7 @@ def examine_storage(settings: Settings) -> Iterator[Finding]:
     """Look at the call log's place and, if calls are recorded, at that of the recordings."""
     yield _call_log(settings)
     if settings.recordings:
-        yield _recordings(Shelf(settings.recordings))
+        yield _recordings(RecordingStore(settings.recordings))
 
 
 def _call_log(settings: Settings) -> Finding:
@@ -39,13 +39,13 @@ def _call_log(settings: Settings) -> Finding:
     return Finding(Level.GOOD, "DATABASE_URL", f"calls are kept in {address} {days}")
 
 
-def _recordings(shelf: Shelf) -> Finding:
+def _recordings(store: RecordingStore) -> Finding:
     try:
-        shelf.make()
-        hours = shutil.disk_usage(shelf.folder).free // HOUR_BYTES
+        store.make()
+        hours = shutil.disk_usage(store.folder).free // HOUR_BYTES
     except (SettingsError, OSError) as error:
         return Finding(Level.PROBLEM, "RECORDINGS_DIR", str(error))
-    found = f"{shelf.folder}: room for {hours:,} hours of calls"
+    found = f"{store.folder}: room for {hours:,} hours of calls"
     if hours < FEW_HOURS:
         return Finding(Level.NOTE, "RECORDINGS_DIR", found, "make room, or set CALL_LOG_DAYS lower")
     return Finding(Level.GOOD, "RECORDINGS_DIR", found)

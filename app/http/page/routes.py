@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.http.operator_auth import Operators, is_own_page
+from app.http.operator_auth import OperatorAuth, is_own_page
 from app.http.session_cookie import COOKIE, GOOD_FOR_S
 from app.http.webhooks import read_body
 
@@ -28,7 +28,7 @@ SIGNED_IN = ('<html lang="en">', '<html lang="en" class="signed-in">')
 WRONG = ("<!-- wrong -->", '<p class="wrong" role="alert">{}</p>')
 
 
-def build_page_router(operators: Operators) -> APIRouter:
+def build_page_router(operators: OperatorAuth) -> APIRouter:
     """Return the routes of the page and its files, which are read once."""
     router = APIRouter()
     files = {path.name: path.read_bytes() for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES}
@@ -75,7 +75,7 @@ def build_page_router(operators: Operators) -> APIRouter:
     return router
 
 
-def _to_sign_in(request: Request, operators: Operators) -> Response:
+def _to_sign_in(request: Request, operators: OperatorAuth) -> Response:
     """Send a stranger to the form; without a token nobody may come from elsewhere. Raises HTTPException."""
     if not operators.has_token:
         operators.require(request)

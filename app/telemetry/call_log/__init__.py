@@ -1,6 +1,6 @@
 """The call log: one record a call in a database, with what Moshi said and what happened.
 
-Theory of operation. The switchboard hands a copy of a record over with one call that cannot block
+Theory of operation. The manager hands a copy of a record over with one call that cannot block
 (`CallLogWriter.keep`), and a thread of its own writes it into the database. While the database does not take records
 they are appended to one bounded file, the spool, and the thread tries again every few seconds. When the database is
 back, or at the next start, what waits is written first, oldest first, and the file is emptied. To write a record twice

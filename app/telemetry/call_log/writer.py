@@ -1,4 +1,4 @@
-"""Takes the records of calls from the switchboard into a thread of its own."""
+"""Takes the records of calls from the manager into a thread of its own."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ Handed = tuple[CallRecord, Slot, Clock]
 
 
 class CallLogWriter:
-    """Takes records from the switchboard. `start` raises SettingsError if they cannot be kept anywhere.
+    """Takes records from the manager. `start` raises SettingsError if they cannot be kept anywhere.
 
     `days` is how long calls stay in the database, 0 for ever.
     """

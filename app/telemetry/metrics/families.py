@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from workers.tally import Tally
+from workers.histogram import Histogram
 
 PREFIX = "moshi_bridge_"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -52,23 +52,23 @@ def counters(name: str, meaning: str, label: str, values: Mapping[str, float]) -
     return family
 
 
-def histogram(name: str, meaning: str, tally: Tally) -> Family:
-    """Return a tally."""
-    return HistogramMetricFamily(PREFIX + name, meaning, _buckets(tally), tally.total)
+def histogram(name: str, meaning: str, counted: Histogram) -> Family:
+    """Return a histogram."""
+    return HistogramMetricFamily(PREFIX + name, meaning, _buckets(counted), counted.total)
 
 
-def histograms(name: str, meaning: str, label: str, tallies: Mapping[str, Tally]) -> Family:
-    """Return a tally for each value of a label."""
+def histograms(name: str, meaning: str, label: str, histograms: Mapping[str, Histogram]) -> Family:
+    """Return a histogram for each value of a label."""
     family = HistogramMetricFamily(PREFIX + name, meaning, labels=[label])
-    for value, tally in tallies.items():
-        family.add_metric([value], _buckets(tally), tally.total)
+    for value, histogram in histograms.items():
+        family.add_metric([value], _buckets(histogram), histogram.total)
     return family
 
 
-def _buckets(tally: Tally) -> list[tuple[str, float]]:
-    """Return a tally as Prometheus has it: each bucket counts those below it as well."""
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return a histogram as Prometheus has it: each bucket counts those below it as well."""
     so_far, buckets = 0, []
-    for bound, count in zip((*tally.bounds, inf), tally.counts, strict=True):
+    for bound, count in zip((*histogram.bounds, inf), histogram.counts, strict=True):
         so_far += count
         buckets.append(("+Inf" if bound == inf else str(bound), float(so_far)))
     return buckets

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from app.calls.manager import Switchboard
-from app.calls.queue import WaitingRoom
-from app.calls.router import Reception, TurnedDown
+from app.calls.manager import CallManager
+from app.calls.queue import CallQueue
+from app.calls.router import CallRouter, TurnedDown
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import LagGauge
@@ -30,10 +30,10 @@ class Sources:
     """Where the numbers are."""
 
     settings: Settings
-    switchboard: Switchboard
+    manager: CallManager
     supervisor: Supervisor
-    reception: Reception
-    room: WaitingRoom
+    call_router: CallRouter
+    call_queue: CallQueue
     refusals: Callable[[], dict[str, float]]
     lag: LagGauge
     call_log: CallLogWriter | None
@@ -43,9 +43,9 @@ class Sources:
     def families(self) -> Iterator[Family]:
         """Yield every number there is, each as of the moment at which it is asked for."""
         yield _build(self.settings)
-        yield from call_families(self.switchboard)
+        yield from call_families(self.manager)
         yield from self._at_the_door()
-        yield histogram("loop_lag_seconds", "By how much the event loop came late to a timer.", self.lag.tally)
+        yield histogram("loop_lag_seconds", "By how much the event loop came late to a timer.", self.lag.histogram)
         yield from worker_families(self.supervisor.workers)
         meaning = "Frames that found no room on the way to the encoder."
         yield counter("frames_unsent", meaning, self.supervisor.dropped)
@@ -60,8 +60,8 @@ class Sources:
             yield counter("traces_lost", meaning, self.traces.lost)
 
     def _at_the_door(self) -> Iterator[Family]:
-        yield gauge("waiting_callers", "Callers who wait in line for a slot.", len(self.room))
-        turned_down = {why.value: float(self.reception.turned_down[why]) for why in TurnedDown}
+        yield gauge("waiting_callers", "Callers who wait in line for a slot.", len(self.call_queue))
+        turned_down = {why.value: float(self.call_router.turned_down[why]) for why in TurnedDown}
         yield counters("calls_turned_down", "Calls that were not taken, by why.", "reason", turned_down)
         meaning = "Requests that were refused, by why."
         yield counters("refusals", meaning, "reason", self.refusals())

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from app.telemetry.metrics.families import Family, counters, gauges, histograms
+from workers.histogram import Histogram
 from workers.messages import Vitals
 from workers.supervisor import WorkerState
-from workers.tally import Tally
 
 LABEL = "worker"
 
@@ -26,14 +26,16 @@ def worker_families(workers: Iterable[WorkerState]) -> Iterator[Family]:
     hangs = {name: float(worker.hangs) for name, worker in named.items()}
     yield counters("worker_hangs", "How often it hung, which is among its losses.", LABEL, hangs)
     vitals = {name: worker.vitals for name, worker in named.items() if worker.vitals}
-    number, tally = partial(_numbers, vitals), partial(_tallies, vitals)
+    number, histogram = partial(_numbers, vitals), partial(_histograms, vitals)
     meaning = "What MLX holds for arrays in use, on a GPU where there is one."
     yield gauges("worker_mlx_memory_bytes", meaning, LABEL, number(lambda one: one.device_bytes))
     meaning = "Frames that found no room on the way from a worker to the next one."
     yield counters("worker_frames_dropped", meaning, LABEL, number(lambda one: one.dropped))
     meaning = "What a worker takes for a unit of work: the engine for a step, the codec for a batch of frames."
-    yield histograms("worker_work_seconds", meaning, LABEL, tally(lambda one: one.work_s))
-    yield histograms("worker_work_calls", "How many calls share a unit of work.", LABEL, tally(lambda one: one.rows))
+    yield histograms("worker_work_seconds", meaning, LABEL, histogram(lambda one: one.work_s))
+    yield histograms(
+        "worker_work_calls", "How many calls share a unit of work.", LABEL, histogram(lambda one: one.rows)
+    )
 
 
 def memory_and_cpu(workers: Iterable[WorkerState], app_memory_bytes: int, app_cpu_s: float) -> Iterator[Family]:
@@ -49,5 +51,5 @@ def _numbers(vitals: Mapping[str, Vitals], of: Callable[[Vitals], float]) -> dic
     return {name: float(of(one)) for name, one in vitals.items()}
 
 
-def _tallies(vitals: Mapping[str, Vitals], of: Callable[[Vitals], Tally]) -> dict[str, Tally]:
+def _histograms(vitals: Mapping[str, Vitals], of: Callable[[Vitals], Histogram]) -> dict[str, Histogram]:
     return {name: of(one) for name, one in vitals.items()}

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from app.config import CodecKind, Settings
 from app.telemetry.recording.sound import SoundError, SoundWriter
-from app.telemetry.recording.store import TOKENS, Shelf
+from app.telemetry.recording.store import TOKENS, RecordingStore
 from app.telemetry.recording.tokens import TokenHeader, TokenLogError, read_tokens
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
@@ -59,13 +59,13 @@ def find_tokens(settings: Settings, call: str) -> Path:
         return Path(call)
     if settings.recordings is None:
         raise NotRendered("RECORDINGS_DIR is not set: say where the recordings are, or name a token log")
-    shelf = Shelf(settings.recordings)
-    found = [name for name in shelf.names(call) if shelf.path(f"{name}{TOKENS}").is_file()]
+    store = RecordingStore(settings.recordings)
+    found = [name for name in store.names(call) if store.path(f"{name}{TOKENS}").is_file()]
     if not found:
         raise NotRendered(f"no token log in {settings.recordings} is of a call whose SID is or ends with {call}")
     if len(found) > 1:
         raise NotRendered(f"more than one recording: {', '.join(found[:MOST_NAMED])}; give one of these names")
-    return shelf.path(f"{found[0]}{TOKENS}")
+    return store.path(f"{found[0]}{TOKENS}")
 
 
 def _render(settings: Settings, checkpoint: str, header: TokenHeader, records: NDArray[np.int16], target: Path) -> None:

@@ -24,7 +24,7 @@ SUFFIXES = (SOUND, TAPE, TOKENS)
 _OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
 
 
-class Shelf:
+class RecordingStore:
     """The recordings in `folder`. Every question reads the folder: not for the event loop."""
 
     def __init__(self, folder: Path) -> None:

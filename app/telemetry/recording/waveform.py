@@ -12,7 +12,7 @@ DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Peaks:
+class Waveform:
     """The outline; `low` and `high` have the shape (buckets, 2), in [-1, 1], caller and Moshi."""
 
     seconds: float
@@ -28,7 +28,7 @@ class Peaks:
         return {"seconds": round(self.seconds, 3), "buckets": len(self.low), **sides}
 
 
-def peaks_of(path: Path, buckets: int) -> Peaks:
+def peaks_of(path: Path, buckets: int) -> Waveform:
     """Return the outline of a file in so many parts, or in as many as it has samples. Raises SoundError."""
     length, rate_hz = length_of(path)
     buckets = min(buckets, length)
@@ -45,4 +45,4 @@ def peaks_of(path: Path, buckets: int) -> Peaks:
         low[seen] = np.minimum(low[seen], np.minimum.reduceat(block, starts))
         high[seen] = np.maximum(high[seen], np.maximum.reduceat(block, starts))
         at += len(block)
-    return Peaks(length / rate_hz, *(np.round(side / FULL_SCALE, DECIMALS) for side in (low, high)))
+    return Waveform(length / rate_hz, *(np.round(side / FULL_SCALE, DECIMALS) for side in (low, high)))

@@ -14,7 +14,7 @@ from app.calls.record import CallRecord, Recording
 from app.logging import CallLog
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
 from app.telemetry.recording.sound import SoundError, finish
-from app.telemetry.recording.store import Shelf, recording_name
+from app.telemetry.recording.store import RecordingStore, recording_name
 from app.telemetry.recording.take import Take
 from app.telemetry.recording.tokens import TokenHeader
 
@@ -33,8 +33,8 @@ class RecordingWriter:
     ever.
     """
 
-    def __init__(self, shelf: Shelf, checkpoint: str, every_call: bool, days: int = 0) -> None:
-        self._shelf, self._checkpoint, self._every_call, self._days = shelf, checkpoint, every_call, days
+    def __init__(self, store: RecordingStore, checkpoint: str, every_call: bool, days: int = 0) -> None:
+        self._store, self._checkpoint, self._every_call, self._days = store, checkpoint, every_call, days
         self._inbox: queue.SimpleQueue[Take] = queue.SimpleQueue()
         self._takes: list[Take] = []
         self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
@@ -47,13 +47,13 @@ class RecordingWriter:
 
     def start(self) -> None:
         """Begin to write, and finish what a killed run has left."""
-        self._shelf.make()
-        for tape in self._shelf.tapes():
+        self._store.make()
+        for tape in self._store.tapes():
             self._over.put(tape)
         self._writing.start()
         self._finishing.start()
         log.info(
-            "%s recorded into %s", "calls are" if self._every_call else "calls that ask for it are", self._shelf.folder
+            "%s recorded into %s", "calls are" if self._every_call else "calls that ask for it are", self._store.folder
         )
 
     def record(self, record: CallRecord, asked: bool) -> CallRecorder | None:
@@ -64,7 +64,7 @@ class RecordingWriter:
         recording = record.streams[-1].recording = Recording(_new_name(record, began))
         recorder = CallRecorder(recording)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
-        self._inbox.put(Take(recorder, self._shelf.path(recording.name), header))
+        self._inbox.put(Take(recorder, self._store.path(recording.name), header))
         self._news.set()
         return recorder
 
@@ -119,7 +119,7 @@ class RecordingWriter:
     def _expire(self) -> None:
         try:
             now = datetime.now(UTC)
-            gone, put_off = self._shelf.expire(now - timedelta(days=self._days), now)
+            gone, put_off = self._store.expire(now - timedelta(days=self._days), now)
         except OSError as error:
             log.error("old recordings are not deleted: %s", error)
             return

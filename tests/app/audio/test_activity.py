@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.audio.activity import HANG_S, SpeechGauge
+from app.audio.activity import HANG_S, ActivityDetector
 from app.simulator.conversation import talk
 from app.simulator.measure import speech_segments
 
@@ -18,9 +18,11 @@ def noise(dbfs: float, seconds: float, seed: int = 1) -> list[bytes]:
     return [payload[at : at + 160] for at in range(0, len(payload), 160)]
 
 
-def changes(packets: list[bytes], gauge: SpeechGauge | None = None, from_s: float = 0.0) -> list[tuple[float, bool]]:
+def changes(
+    packets: list[bytes], gauge: ActivityDetector | None = None, from_s: float = 0.0
+) -> list[tuple[float, bool]]:
     """When speech was found to begin (True) and to stop (False), packet after packet."""
-    gauge = gauge or SpeechGauge()
+    gauge = gauge or ActivityDetector()
     told = [
         (from_s + (at + 1) * PACKET_S, gauge.hear(packet, from_s + (at + 1) * PACKET_S))
         for at, packet in enumerate(packets)
@@ -48,7 +50,7 @@ def test_a_pause_between_two_words_does_not_end_speech() -> None:
 
 
 def test_the_noise_of_a_line_is_learned_and_speech_over_it_is_found() -> None:
-    gauge = SpeechGauge()
+    gauge = ActivityDetector()
     learned = changes(noise(-40, 20.0), gauge)
     assert [begun for _, begun in learned] == [True, False]
     assert learned[-1][0] < 10.0
@@ -56,7 +58,7 @@ def test_the_noise_of_a_line_is_learned_and_speech_over_it_is_found() -> None:
 
 
 def test_a_line_that_sends_nothing_in_silence_stops_by_the_clock() -> None:
-    gauge = SpeechGauge()
+    gauge = ActivityDetector()
     changes(noise(-20, 0.5), gauge)
     assert gauge.look(0.5 + HANG_S - 0.01) is None
     assert gauge.look(0.5 + HANG_S) is False
@@ -64,7 +66,7 @@ def test_a_line_that_sends_nothing_in_silence_stops_by_the_clock() -> None:
 
 
 def test_who_thinks_has_not_finished() -> None:
-    gauge = SpeechGauge()
+    gauge = ActivityDetector()
     changes(noise(-20, 0.5), gauge)
     gauge.think(0.8)
     assert gauge.look(0.8 + HANG_S - 0.01) is None

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.audio.jitter_buffer import ALL_LATE_S, FRAME_SAMPLES_8K, MAX_JUMP_SAMPLES, PATIENCE_S, Inbound
+from app.audio.jitter_buffer import ALL_LATE_S, FRAME_SAMPLES_8K, MAX_JUMP_SAMPLES, PATIENCE_S, JitterBuffer
 from app.audio.resample import Interpolator
 from workers.messages import FRAME_S, FRAME_SAMPLES, Pcm
 
@@ -38,7 +38,7 @@ def packets(line: bytes, first_ms: int = 0, late_s: float = 0.0) -> list[Arrival
     ]
 
 
-def run(inbound: Inbound, arrivals: Iterable[Arrival], until_s: float = 0.0) -> Completed:
+def run(inbound: JitterBuffer, arrivals: Iterable[Arrival], until_s: float = 0.0) -> Completed:
     """Let the packets come and the timer ring, each in its time; at least until the last packet."""
     done: Completed = []
     for at_s, stamp_ms, payload in arrivals:
@@ -47,15 +47,15 @@ def run(inbound: Inbound, arrivals: Iterable[Arrival], until_s: float = 0.0) -> 
     return done + ring(inbound, until_s)
 
 
-def ring(inbound: Inbound, until_s: float) -> Completed:
+def ring(inbound: JitterBuffer, until_s: float) -> Completed:
     done: Completed = []
     while (due_s := inbound.get_timer()) is not None and due_s <= NOW + until_s:
         done += [(due_s - NOW, frame) for frame in inbound.handle_timer(due_s)]
     return done
 
 
-def started(start_s: float = 0.0, phase_s: float | None = None) -> Inbound:
-    inbound = Inbound(start_s)
+def started(start_s: float = 0.0, phase_s: float | None = None) -> JitterBuffer:
+    inbound = JitterBuffer(start_s)
     inbound.start(NOW, phase_s)
     return inbound
 
@@ -181,8 +181,8 @@ def test_a_timer_that_rings_too_early_fills_nothing_and_one_that_rings_late_fill
 
 
 def test_before_the_start_no_timer_runs() -> None:
-    assert Inbound().get_timer() is None
-    assert Inbound().handle_timer(NOW) == []
+    assert JitterBuffer().get_timer() is None
+    assert JitterBuffer().handle_timer(NOW) == []
 
 
 # What comes late.

@@ -66,16 +66,16 @@ class Line:
             self.speak(samples, now + number * FRAME_S)
         return now + count * FRAME_S
 
-    def grow(self, lead_s: float, now: float) -> None:
+    def grow(self, buffered_s: float, now: float) -> None:
         """Something at Twilio's end makes the lead so long."""
-        extra_s = lead_s - self.playout.lead_s(now)
+        extra_s = buffered_s - self.playout.buffered_s(now)
         self.buffer.receive(bytes(round(extra_s * 8_000)), now)
         assert self.playout.meter._end_s is not None
         self.playout.meter._end_s += extra_s
 
-    def lead_s(self) -> float:
+    def buffered_s(self) -> float:
         """What the newest frame found unplayed."""
-        return self.buffer.leads[-1].lead_s
+        return self.buffer.leads[-1].buffered_s
 
     def _do(self, commands: list[PlayoutCommand], now: float) -> None:
         for command in commands:
@@ -93,11 +93,11 @@ def times(line: Line) -> list[float]:
     return [at_s for at_s, _ in line.sent]
 
 
-def standing(lead_s: float) -> tuple[Line, float]:
-    """A steady line whose lead has grown to `lead_s` in one stroke: frames came all at once after a stall."""
+def standing(buffered_s: float) -> tuple[Line, float]:
+    """A steady line whose lead has grown to `buffered_s` in one stroke: frames came all at once after a stall."""
     line = Line()
     now = line.speak_on(20, 1.0)
-    line.grow(lead_s, now)
+    line.grow(buffered_s, now)
     return line, now
 
 
@@ -111,7 +111,7 @@ def test_the_first_frame_is_held_by_the_target_and_the_others_go_out_at_once() -
     assert times(line)[0] == pytest.approx(first_s)
     assert times(line)[1:] == pytest.approx([1.0 + number * FRAME_S for number in range(1, 10)])
     assert line.buffer.underruns == []
-    assert line.lead_s() == pytest.approx(line.playout.target_s, abs=0.001)
+    assert line.buffered_s() == pytest.approx(line.playout.target_s, abs=0.001)
     assert LEAST_LEAD_S <= line.playout.target_s <= MOST_LEAD_S
 
 
@@ -125,7 +125,7 @@ def test_a_greeting_computed_ahead_begins_at_once_and_is_played_in_real_time() -
         [1.0 + number * FRAME_S - line.playout.target_s - PACKET_S for number in range(1, 25)]
     )
     assert line.buffer.underruns == []
-    assert max(lead.lead_s for lead in line.buffer.leads) <= line.playout.target_s + PACKET_S + 0.001
+    assert max(lead.buffered_s for lead in line.buffer.leads) <= line.playout.target_s + PACKET_S + 0.001
 
 
 def test_a_greeting_says_nothing_of_the_line() -> None:
@@ -223,7 +223,7 @@ def test_standing_delay_goes_with_the_quiet_packets_first() -> None:
     line.speak_on(40, now, speech_with_a_pause(2))
     assert line.playout.counts["packets_left_out"] == 5
     assert line.playout.counts["packets_spliced"] == 0
-    assert line.playout.lead_s(now + 40 * FRAME_S) <= line.playout.target_s + PACKET_S
+    assert line.playout.buffered_s(now + 40 * FRAME_S) <= line.playout.target_s + PACKET_S
     assert line.buffer.underruns == []
 
 
@@ -240,7 +240,7 @@ def test_a_long_pause_takes_it_all_at_once() -> None:
     line, now = standing(0.2)
     now = line.speak_on(SURE_FRAMES + 2, now)
     line.speak_on(4, now, QUIET)
-    assert line.playout.lead_s(now + 4 * FRAME_S) <= line.playout.target_s + PACKET_S + 0.001
+    assert line.playout.buffered_s(now + 4 * FRAME_S) <= line.playout.target_s + PACKET_S + 0.001
     assert line.buffer.underruns == []
 
 
@@ -250,8 +250,10 @@ def test_without_a_pause_urgent_delay_is_spliced_out_and_the_rest_waits_for_one(
     assert line.playout.counts["packets_left_out"] == 0
     spliced = line.playout.counts["packets_spliced"]
     assert spliced > 0
-    assert line.playout.lead_s(now) == pytest.approx(0.2 - spliced * PACKET_S, abs=0.001)
-    assert line.playout.target_s + URGENT_S - PACKET_S <= line.playout.lead_s(now) < line.playout.target_s + URGENT_S
+    assert line.playout.buffered_s(now) == pytest.approx(0.2 - spliced * PACKET_S, abs=0.001)
+    assert (
+        line.playout.target_s + URGENT_S - PACKET_S <= line.playout.buffered_s(now) < line.playout.target_s + URGENT_S
+    )
     assert line.buffer.underruns == []
 
 
@@ -263,7 +265,7 @@ def test_hopeless_delay_is_cleared_at_one_go() -> None:
     assert line.playout.counts["packets_left_out"] + line.playout.counts["packets_spliced"] == 0
     line.speak_on(20, now + SURE_FRAMES * FRAME_S)
     assert line.playout.counts["clears"] == 1
-    assert line.playout.lead_s(now + (SURE_FRAMES + 20) * FRAME_S) <= MOST_LEAD_S
+    assert line.playout.buffered_s(now + (SURE_FRAMES + 20) * FRAME_S) <= MOST_LEAD_S
 
 
 def test_what_waits_here_is_dropped_with_the_clear_and_counted() -> None:
@@ -285,9 +287,9 @@ def test_marks_of_audio_that_was_cleared_say_nothing() -> None:
     for _ in range(18):
         line.speak(SPEECH, now)
     assert line.cleared_s
-    lead_s = line.playout.lead_s(now)
+    buffered_s = line.playout.buffered_s(now)
     line.playout.take_mark(old, now - 5.0)
-    assert line.playout.lead_s(now) == lead_s
+    assert line.playout.buffered_s(now) == buffered_s
     new = line.sent[-1][1].mark
     assert new.partition(":")[0] != old.partition(":")[0]
 
@@ -296,9 +298,9 @@ def test_marks_of_audio_that_was_cleared_say_nothing() -> None:
 def test_a_mark_that_is_not_ours_says_nothing(name: str) -> None:
     line = Line()
     line.speak_on(5, 1.0)
-    lead_s = line.playout.lead_s(1.4)
+    buffered_s = line.playout.buffered_s(1.4)
     line.playout.take_mark(name, 0.5)
-    assert line.playout.lead_s(1.4) == lead_s
+    assert line.playout.buffered_s(1.4) == buffered_s
 
 
 # Too little lead.
@@ -325,7 +327,7 @@ def test_a_lead_that_is_too_short_for_long_is_mended_with_a_quiet_packet() -> No
         line.speak(speech_with_a_pause(1), now)
     assert line.playout.counts["packets_repeated"] == pytest.approx(late_s / PACKET_S, abs=1)
     assert line.playout.counts["packets_left_out"] == 0
-    assert 0.0 <= line.playout.lead_s(now + FRAME_S) <= MOST_LEAD_S
+    assert 0.0 <= line.playout.buffered_s(now + FRAME_S) <= MOST_LEAD_S
 
 
 def test_speech_is_never_stretched() -> None:

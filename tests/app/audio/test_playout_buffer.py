@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audio.playout_buffer import FIRST_SWAY_S, SURE_MARKS, SWAY_MEMORY_S, LeadMeter, Sway
+from app.audio.playout_buffer import FIRST_JITTER_S, JITTER_MEMORY_S, SURE_MARKS, Jitter, PlayoutBuffer
 
 FRAME, FRAME_S = 640, 0.08
 START = 1_000.0
@@ -24,32 +24,32 @@ class Buffer:
     def round_trip_s(self) -> float:
         return self.there_s + self.back_s
 
-    def send(self, meter: LeadMeter, now: float, samples: int = FRAME) -> float:
+    def send(self, meter: PlayoutBuffer, now: float, samples: int = FRAME) -> float:
         """Send audio and a mark, on both sides; return how much the audio finds unplayed, below 0 if it is too late."""
         meter.send(samples, now)
         number, arrives_s = meter.mark(now), now + self.there_s
-        lead_s = self.ends_s - arrives_s
+        buffered_s = self.ends_s - arrives_s
         self.ends_s = max(self.ends_s, arrives_s) + samples / 8_000
         self.marks.append((self.ends_s + self.back_s, number))
-        return lead_s
+        return buffered_s
 
-    def clear(self, meter: LeadMeter, now: float) -> None:
+    def clear(self, meter: PlayoutBuffer, now: float) -> None:
         meter.clear(now)
         self.ends_s = now + self.there_s
         self.marks = [(self.ends_s + self.back_s, number) for _, number in self.marks]
 
-    def tell(self, meter: LeadMeter, now: float) -> None:
+    def tell(self, meter: PlayoutBuffer, now: float) -> None:
         """Bring back the marks that are due."""
         due = [mark for mark in self.marks if mark[0] <= now]
         self.marks = [mark for mark in self.marks if mark[0] > now]
         for back_s, number in due:
             meter.mark_returned(number, back_s)
 
-    def lead_s(self, now: float) -> float:
+    def buffered_s(self, now: float) -> float:
         return self.ends_s - now - self.there_s
 
 
-def settled(buffer: Buffer, meter: LeadMeter, frames: int = 10, ahead: int = 2) -> float:
+def settled(buffer: Buffer, meter: PlayoutBuffer, frames: int = 10, ahead: int = 2) -> float:
     """Send frames, the first `ahead` at once and then one each 80 ms; return the time of the next one."""
     for number in range(frames):
         now = START + max(0, number - ahead + 1) * FRAME_S
@@ -59,26 +59,26 @@ def settled(buffer: Buffer, meter: LeadMeter, frames: int = 10, ahead: int = 2) 
 
 
 def test_without_marks_the_lead_follows_from_what_was_sent() -> None:
-    meter = LeadMeter()
-    assert meter.lead_s(START) == 0.0
+    meter = PlayoutBuffer()
+    assert meter.buffered_s(START) == 0.0
     meter.send(FRAME, START)
     meter.send(FRAME, START)
-    assert meter.lead_s(START) == pytest.approx(0.16)
-    assert meter.lead_s(START + 0.1) == pytest.approx(0.06)
-    assert meter.lead_s(START + 0.2) == pytest.approx(-0.04)
+    assert meter.buffered_s(START) == pytest.approx(0.16)
+    assert meter.buffered_s(START + 0.1) == pytest.approx(0.06)
+    assert meter.buffered_s(START + 0.2) == pytest.approx(-0.04)
 
 
 @pytest.mark.parametrize(("there_s", "back_s"), [(0.0, 0.0), (0.01, 0.01), (0.15, 0.05)])
 def test_after_marks_the_lead_is_known_to_the_millisecond(there_s: float, back_s: float) -> None:
-    buffer, meter = Buffer(there_s, back_s), LeadMeter()
+    buffer, meter = Buffer(there_s, back_s), PlayoutBuffer()
     now = settled(buffer, meter)
     buffer.tell(meter, now)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
-    assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now), abs=0.001)
+    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
 
 
 def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     meter.mark_returned(meter.mark(START), START + buffer.round_trip_s)
     buffer.send(meter, START + 0.1)
     buffer.send(meter, START + 0.1)
@@ -88,14 +88,14 @@ def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
 
 
 def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     probe = meter.mark(START)
     buffer.send(meter, START)
     meter.mark_returned(probe, START + 0.07)
     now = START + 3 * FRAME_S
     buffer.tell(meter, now)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
-    assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now))
+    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now))
 
 
 @given(
@@ -107,73 +107,73 @@ def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
 def test_on_a_line_that_never_sways_the_forecast_is_right_whatever_is_sent(
     there_s: float, back_s: float, sent: list[tuple[float, int]]
 ) -> None:
-    buffer, meter, now, gaps = Buffer(there_s, back_s), LeadMeter(), START, 0
+    buffer, meter, now, gaps = Buffer(there_s, back_s), PlayoutBuffer(), START, 0
     buffer.send(meter, now)
     buffer.tell(meter, now := now + 1.0)  # the first mark is back: the round trip is known
     for wait_s, packets in sent:
         now += wait_s
         buffer.tell(meter, now)
-        assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now), abs=1e-6)
+        assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=1e-6)
         gaps += buffer.send(meter, now, packets * 160) < -1e-6
     assert gaps <= meter.underruns <= gaps + sum(wait_s == 0.02 * packets for wait_s, packets in sent)
 
 
 def test_a_mark_that_was_held_up_changes_nothing() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter)
     buffer.tell(meter, now)
-    before_s = meter.lead_s(now)
+    before_s = meter.buffered_s(now)
     (_, number), *_ = buffer.marks
     meter.mark_returned(number, now + 0.5)
-    assert meter.lead_s(now) == pytest.approx(before_s)
+    assert meter.buffered_s(now) == pytest.approx(before_s)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
 
 
 def test_three_late_marks_in_a_row_are_believed_as_far_as_the_least_of_them_says() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter, ahead=SURE_MARKS + 2)
     buffer.tell(meter, now)
-    before_s, late_s = meter.lead_s(now), [0.3, 0.1, 0.2]
+    before_s, late_s = meter.buffered_s(now), [0.3, 0.1, 0.2]
     for (back_s, number), by_s in zip(buffer.marks, late_s, strict=False):
-        assert meter.lead_s(now) == pytest.approx(before_s)
+        assert meter.buffered_s(now) == pytest.approx(before_s)
         meter.mark_returned(number, back_s + by_s)
-    assert meter.lead_s(now) == pytest.approx(before_s + 0.1)
+    assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
 def test_what_was_believed_once_does_not_count_again() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter, ahead=SURE_MARKS + 3)
     buffer.tell(meter, now)
-    before_s = meter.lead_s(now)
+    before_s = meter.buffered_s(now)
     for (back_s, number), by_s in zip(buffer.marks, [0.1, 0.1, 0.1, 0.15], strict=False):
         meter.mark_returned(number, back_s + by_s)
-    assert meter.lead_s(now) == pytest.approx(before_s + 0.1)
+    assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
 def test_a_first_mark_that_was_held_up_is_put_right_by_the_second() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     for _ in range(2):
         buffer.send(meter, START)
     (first_s, first), (second_s, second) = buffer.marks
     meter.mark_returned(first, first_s + 0.1)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s + 0.1)
     meter.mark_returned(second, second_s)
-    assert meter.lead_s(START) + meter.round_trip_s == pytest.approx(buffer.lead_s(START) + buffer.round_trip_s)
+    assert meter.buffered_s(START) + meter.round_trip_s == pytest.approx(buffer.buffered_s(START) + buffer.round_trip_s)
 
 
 def test_news_that_the_buffer_is_emptier_is_believed_at_once() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter, ahead=4)
     buffer.tell(meter, now)
-    before_s = meter.lead_s(now)
+    before_s = meter.buffered_s(now)
     (back_s, number), *_ = buffer.marks
     meter.mark_returned(number, back_s - 0.04)
-    assert meter.lead_s(now) == pytest.approx(before_s - 0.04)
+    assert meter.buffered_s(now) == pytest.approx(before_s - 0.04)
 
 
 def test_when_twilio_begins_to_play_late_the_marks_soon_tell() -> None:
     """The forecast thinks that it plays already; the buffer is fuller than that."""
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter)
     buffer.tell(meter, now)
     buffer.ends_s += 0.3
@@ -181,76 +181,76 @@ def test_when_twilio_begins_to_play_late_the_marks_soon_tell() -> None:
         buffer.send(meter, now)
         now += FRAME_S
         buffer.tell(meter, now)
-    assert meter.lead_s(now) == pytest.approx(buffer.lead_s(now), abs=0.001)
+    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
 
 
 def test_a_mark_stands_for_all_before_it_and_counts_once() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter, ahead=4)
     buffer.tell(meter, now)
-    lead_s, (_, (back_s, number), *_) = meter.lead_s(now), buffer.marks
+    buffered_s, (_, (back_s, number), *_) = meter.buffered_s(now), buffer.marks
     meter.mark_returned(number, back_s)
-    assert meter.lead_s(now) == pytest.approx(lead_s)
+    assert meter.buffered_s(now) == pytest.approx(buffered_s)
     for stale in range(number + 1):
         meter.mark_returned(stale, back_s - 5.0)
-    assert meter.lead_s(now) == pytest.approx(lead_s)
+    assert meter.buffered_s(now) == pytest.approx(buffered_s)
 
 
 @pytest.mark.parametrize("number", [0, -1, 99])
 def test_a_mark_that_nobody_set_says_nothing(number: int) -> None:
-    meter = LeadMeter()
+    meter = PlayoutBuffer()
     meter.mark_returned(number, START)
-    assert meter.lead_s(START) == 0.0
+    assert meter.buffered_s(START) == 0.0
     meter.send(FRAME, START)
     meter.mark_returned(number, START + 5.0)
-    assert meter.lead_s(START) == pytest.approx(0.08)
+    assert meter.buffered_s(START) == pytest.approx(0.08)
 
 
 def test_after_a_clear_nothing_is_left_and_the_cleared_marks_say_nothing() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter, ahead=8)
     buffer.tell(meter, now)
-    assert meter.lead_s(now) > 0.4
+    assert meter.buffered_s(now) > 0.4
     buffer.clear(meter, now)
-    assert meter.lead_s(now) == pytest.approx(0.0)
+    assert meter.buffered_s(now) == pytest.approx(0.0)
     cleared_s = now
     buffer.send(meter, cleared_s)
     buffer.tell(meter, cleared_s + buffer.round_trip_s)
-    assert meter.lead_s(cleared_s) == pytest.approx(FRAME_S)
+    assert meter.buffered_s(cleared_s) == pytest.approx(FRAME_S)
     buffer.tell(meter, cleared_s + 1.0)
-    assert meter.lead_s(cleared_s) == pytest.approx(FRAME_S), "the mark of what was sent since then does"
+    assert meter.buffered_s(cleared_s) == pytest.approx(FRAME_S), "the mark of what was sent since then does"
 
 
 def test_after_a_clear_one_late_mark_is_as_little_believed_as_before() -> None:
-    buffer, meter = Buffer(), LeadMeter()
+    buffer, meter = Buffer(), PlayoutBuffer()
     now = settled(buffer, meter)
     buffer.clear(meter, now)
     buffer.send(meter, now)
     ((back_s, number),) = [mark for mark in buffer.marks if mark[1] == max(number for _, number in buffer.marks)]
     meter.mark_returned(number, back_s + 0.3)
-    assert meter.lead_s(now) == pytest.approx(FRAME_S)
+    assert meter.buffered_s(now) == pytest.approx(FRAME_S)
 
 
 def test_audio_that_finds_nothing_unplayed_is_an_underrun_and_the_first_is_none() -> None:
-    meter = LeadMeter()
+    meter = PlayoutBuffer()
     for now, underruns in [(0.0, 0), (0.05, 0), (0.17, 1), (0.25, 1), (0.34, 2)]:
         meter.send(FRAME, START + now)
         assert meter.underruns == underruns, now
 
 
-def sway(*late: tuple[float, float], first_s: float = FIRST_SWAY_S) -> Sway:
-    one = Sway(first_s)
+def sway(*late: tuple[float, float], first_s: float = FIRST_JITTER_S) -> Jitter:
+    one = Jitter(first_s)
     for now, late_s in late:
         one.note(late_s, now)
     return one
 
 
 def test_before_anything_is_known_a_little_sway_is_expected() -> None:
-    assert Sway().size_s == FIRST_SWAY_S
+    assert Jitter().size_s == FIRST_JITTER_S
 
 
 def test_what_happens_once_is_not_the_lines_habit() -> None:
-    assert sway((10.0, 0.4)).size_s == FIRST_SWAY_S
+    assert sway((10.0, 0.4)).size_s == FIRST_JITTER_S
     assert sway((10.0, 0.4), (12.0, 0.002)).size_s == 0.002
 
 
@@ -271,7 +271,7 @@ def test_a_frame_that_is_early_is_late_by_nothing() -> None:
 def test_a_quiet_beginning_does_not_promise_a_quiet_call() -> None:
     one = sway((10.0, 0.0), (12.0, 0.0), (14.0, 0.0), first_s=0.02)
     assert one.size_s == 0.02
-    one.note(0.0, 10.0 + SWAY_MEMORY_S)
+    one.note(0.0, 10.0 + JITTER_MEMORY_S)
     assert one.size_s == 0.0
 
 
@@ -280,5 +280,5 @@ def test_after_a_minute_it_is_forgotten() -> None:
     for now in (30.0, 50.0, 69.9):
         one.note(0.0, now)
     assert one.size_s == 0.03
-    one.note(0.0, 10.0 + SWAY_MEMORY_S + 0.1)
+    one.note(0.0, 10.0 + JITTER_MEMORY_S + 0.1)
     assert one.size_s == 0.0

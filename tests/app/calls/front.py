@@ -1,14 +1,14 @@
-"""A reception over a real switchboard, whose workers are a list, and a dialler in our hands."""
+"""A call_router over a real manager, whose workers are a list, and a redirector in our hands."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from app.calls.manager import Call, Switchboard
-from app.calls.queue import WaitingRoom
+from app.calls.manager import Call, CallManager
+from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
-from app.calls.router import Reception
+from app.calls.router import CallRouter
 from app.config import read_settings
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
@@ -20,7 +20,7 @@ BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
 
 
-class FakeDialler:
+class FakeRedirector:
     """Notes whom it is told to redirect; Twilio `fails` for some."""
 
     def __init__(self, front: "Front") -> None:
@@ -49,29 +49,29 @@ class Front:
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
         keep = lambda record, _: self.kept.append(record.copy())  # noqa: E731
-        self.board = Switchboard(read, self.sent.append, lambda: self.warm, keep, clock)
-        self.dialler = FakeDialler(self)
-        dialler = self.dialler if has_dialler else None
-        self.room = WaitingRoom(self.board, read.queue_length, dialler, PublicAddress(read))
-        self.reception = Reception(read, PublicAddress(read), self.board, self.room)
+        self.board = CallManager(read, self.sent.append, lambda: self.warm, keep, clock)
+        self.redirector = FakeRedirector(self)
+        redirector = self.redirector if has_dialler else None
+        self.call_queue = CallQueue(self.board, read.queue_length, redirector, PublicAddress(read))
+        self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
         self.board.open_lines(read.slots, processing_s=0.0)
 
     def ring(
         self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
     ) -> twiml.Verb:
         """Return the first verb of what a call is answered."""
-        return twiml.parse(self.reception.answer(form(call_sid, From=caller, **fields), webhook_token))[0]
+        return twiml.parse(self.call_router.answer(form(call_sid, From=caller, **fields), webhook_token))[0]
 
     def page(self, call_sid: CallSid) -> twiml.Verb:
-        (verb,) = twiml.parse(self.reception.wait(form(call_sid)))
+        (verb,) = twiml.parse(self.call_router.wait(form(call_sid)))
         return verb
 
     def left(self, call_sid: CallSid, result: str) -> twiml.Verb:
-        (verb,) = twiml.parse(self.reception.after_wait(form(call_sid, QueueResult=result)))
+        (verb,) = twiml.parse(self.call_router.after_wait(form(call_sid, QueueResult=result)))
         return verb
 
     def tell(self, call_sid: CallSid, **fields: str) -> None:
-        self.reception.take_status(form(call_sid, **fields))
+        self.call_router.take_status(form(call_sid, **fields))
 
     def open_socket(self, verb: twiml.Verb) -> Call:
         """Claim the slot that the TwiML leads to."""
@@ -90,7 +90,7 @@ class Front:
     @contextlib.asynccontextmanager
     async def redirecting(self) -> AsyncIterator[None]:
         """Let the room redirect, and all that is on its way go out before the block ends."""
-        running = asyncio.create_task(self.room.run())
+        running = asyncio.create_task(self.call_queue.run())
         try:
             yield
             await settle()

@@ -9,7 +9,7 @@ from app.audio.jitter_buffer import PATIENCE_S
 from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls import events
 from app.calls.admission import TTL_S, Reservation
-from app.calls.manager import NEWS, OUTBOX_MESSAGES, Call, Switchboard, VoiceRequest
+from app.calls.manager import NEWS, OUTBOX_MESSAGES, Call, CallManager, VoiceRequest
 from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.records import RECORDS_KEPT, RECORDS_WITH_SPANS
 from app.calls.session import START_WITHIN_S, Listen
@@ -22,13 +22,13 @@ ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
 
 class Desk:
-    """A switchboard, and what it has sent round the ring."""
+    """A manager, and what it has sent round the ring."""
 
     def __init__(self, max_calls: int = 2, **changes: object) -> None:
         self.sent: list[PipelineMessage] = []
         self.warm = True
         settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls, **changes)
-        self.board = Switchboard(settings, self.sent.append, lambda: self.warm)
+        self.board = CallManager(settings, self.sent.append, lambda: self.warm)
         self.board.open_lines(max_calls, processing_s=0.0)
 
     def reserve(self, call_sid: CallSid) -> Reservation:
@@ -301,7 +301,7 @@ def in_phase(moment_s: float, phase_s: float) -> bool:
 
 async def test_before_the_lines_are_open_no_call_is_taken() -> None:
     settings = read_settings(engine="loopback", codec="loopback", max_calls=2)
-    board = Switchboard(settings, lambda _: None, lambda: True)
+    board = CallManager(settings, lambda _: None, lambda: True)
     assert (board.ready, board.free_slots, board.reserve(ANN)) == (False, 0, None)
     board.open_lines(2, processing_s=0.03)
     assert (board.ready, board.free_slots, board.processing_s) == (True, 2, 0.03)
@@ -325,7 +325,7 @@ def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) 
     sent: list[PipelineMessage] = []
 
     async def ring() -> None:
-        board = Switchboard(read_settings(), sent.append, lambda: True)
+        board = CallManager(read_settings(), sent.append, lambda: True)
         board.open_lines(1, processing_s=0.0)
         assert board.reserve(ANN, VoiceRequest(wanted))
         assert [record.greeting_frames for record in board.records()] == [frames]
@@ -407,7 +407,7 @@ async def test_a_call_is_handed_to_the_call_log_when_it_begins_and_when_it_has_e
         kept.append((record.caller, record.called, record.direction, slot, record.end))
 
     settings = read_settings(engine="loopback", codec="loopback")
-    board = Switchboard(settings, lambda message: None, lambda: True, keep)
+    board = CallManager(settings, lambda message: None, lambda: True, keep)
     board.open_lines(1, processing_s=0.0)
     request = VoiceRequest(None, "+15550100001", "+15550100000", "inbound")
     assert board.reserve(ANN, request)
@@ -469,7 +469,7 @@ async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_cal
         return BrokenRecorder(record.streams[-1].recording)
 
     settings = read_settings(engine="loopback", codec="loopback")
-    board = Switchboard(settings, lambda message: None, lambda: True, record=record)
+    board = CallManager(settings, lambda message: None, lambda: True, record=record)
     board.open_lines(1, processing_s=0.0)
     reservation = board.reserve(ANN)
     assert reservation
@@ -485,7 +485,7 @@ async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_cal
 @pytest.mark.parametrize("what", ["keep", "record", "send"])
 async def test_what_cannot_be_kept_recorded_or_sent_costs_no_slot(what: str) -> None:
     settings = read_settings(engine="loopback", codec="loopback")
-    board = Switchboard(
+    board = CallManager(
         settings,
         broken if what == "send" else lambda message: None,
         lambda: True,
@@ -516,7 +516,7 @@ async def test_a_packet_looks_at_no_call_but_its_own(monkeypatch: pytest.MonkeyP
     desk = Desk(max_calls=3)
     call, *others = [desk.start(call_sid) for call_sid in (ANN, BOB, EVE)]
     for other in others:
-        for name in ("phase_s", "get_timer", "lead_s", "receive", "take_frame"):
+        for name in ("phase_s", "get_timer", "buffered_s", "receive", "take_frame"):
             monkeypatch.setattr(other.session, name, broken)
     desk.board.take_event(call, Media(0, bytes(160)))
     desk.board.take_message(frame(call))

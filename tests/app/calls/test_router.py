@@ -34,7 +34,7 @@ async def test_a_call_too_many_may_wait_in_line() -> None:
     list(verbs(front, [ANN, BOB]))
     assert front.ring(EVE) == Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
     assert front.page(EVE) == Pause(PAUSE_S)
-    assert len(front.room) == 1
+    assert len(front.call_queue) == 1
 
 
 async def test_a_line_that_is_full_rejects() -> None:
@@ -66,10 +66,10 @@ async def test_a_slot_that_comes_free_is_reserved_for_the_first_in_line_who_is_t
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
         assert front.board.holds(EVE)
-    assert front.dialler.redirected == [(EVE, VOICE_URL)]
-    assert front.dialler.unreserved == []
+    assert front.redirector.redirected == [(EVE, VOICE_URL)]
+    assert front.redirector.unreserved == []
     assert isinstance(front.ring(EVE), Connect)
-    assert (front.board.calls_on, len(front.room)) == (2, 1)
+    assert (front.board.calls_on, len(front.call_queue)) == (2, 1)
 
 
 async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
@@ -81,7 +81,7 @@ async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
             front.board.end(call, EndReason.CALLER_HUNG_UP)
         await settle()
         front.board.end(front.open_socket(front.ring(EVE)), EndReason.CALLER_HUNG_UP)
-    assert [call_sid for call_sid, _ in front.dialler.redirected] == [EVE, DAN, KIM]
+    assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE, DAN, KIM]
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
@@ -103,13 +103,13 @@ async def test_when_the_workers_are_back_the_next_wait_page_gives_the_slots_out(
     front.warm = True
     async with front.redirecting():
         assert front.page(ANN) == Pause(PAUSE_S)
-    assert front.dialler.redirected == [(ANN, VOICE_URL)]
+    assert front.redirector.redirected == [(ANN, VOICE_URL)]
 
 
 @pytest.mark.parametrize("has_dialler", [True, False])
 async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(has_dialler: bool) -> None:
     front = Front(has_dialler, when_busy="queue", max_calls=1)
-    front.dialler.fails = {BOB}
+    front.redirector.fails = {BOB}
     ann = front.talk(ANN)
     front.ring(BOB)
     async with front.redirecting():
@@ -126,7 +126,7 @@ async def test_who_hangs_up_before_the_redirect_goes_out_is_not_redirected() -> 
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
         front.left(BOB, "hangup")
-    assert front.dialler.redirected == []
+    assert front.redirector.redirected == []
 
 
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
@@ -158,9 +158,9 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
         bob = front.board.call(BOB)
         assert bob
         front.board.do(bob, bob.session.handle_timer(bob.reservation.expires_s))
-    assert [call_sid for call_sid, _ in front.dialler.redirected] == [BOB, EVE]
+    assert [call_sid for call_sid, _ in front.redirector.redirected] == [BOB, EVE]
     assert front.page(BOB) == Pause(PAUSE_S), "at the end of the line, if he is still there"
-    assert BOB in front.room
+    assert BOB in front.call_queue
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
@@ -174,7 +174,7 @@ async def test_who_hangs_up_while_waiting_leaves_the_line(how: str) -> None:
         front.tell(BOB, CallStatus="completed")
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
-    assert [call_sid for call_sid, _ in front.dialler.redirected] == [EVE]
+    assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE]
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
@@ -187,7 +187,7 @@ async def test_who_hangs_up_when_it_is_his_turn_gives_the_slot_to_the_next(how: 
         assert front.board.holds(BOB)
         front.left(BOB, "hangup") if how == "action" else front.tell(BOB, CallStatus="completed")
         assert front.board.holds(EVE)
-    assert (front.board.calls_on, len(front.room)) == (1, 0)
+    assert (front.board.calls_on, len(front.call_queue)) == (1, 0)
 
 
 async def test_the_action_of_a_call_that_talks_already_does_not_end_it() -> None:
@@ -212,7 +212,7 @@ async def test_a_service_that_was_started_anew_learns_its_line_from_those_who_wa
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2
     async with front.redirecting():
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
-    assert front.dialler.redirected == [(BOB, VOICE_URL)]
+    assert front.redirector.redirected == [(BOB, VOICE_URL)]
 
 
 # Numbers.
@@ -237,7 +237,7 @@ async def test_a_number_that_calls_too_often_is_rejected() -> None:
 async def test_a_call_that_we_place_is_not_screened_for_the_number_is_ours() -> None:
     front = Front(calls_per_number_per_hour=1, blocked_callers="+1555*")
     for call_sid in (ANN, BOB):
-        answer = front.reception.answer(form(call_sid, Direction="outbound-api"))
+        answer = front.call_router.answer(form(call_sid, Direction="outbound-api"))
         assert isinstance(twiml.parse(answer)[0], Connect)
 
 
@@ -325,5 +325,5 @@ async def test_what_comes_after_the_end_of_a_call_is_still_written_down() -> Non
 async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front = Front()
     front.tell(CallSid("CAnobody"), CallStatus="completed")
-    front.reception.take_status(form(ANN))
+    front.call_router.take_status(form(ANN))
     assert front.board.records() == []

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.audio.jitter_buffer import PATIENCE_S, Inbound
+from app.audio.jitter_buffer import PATIENCE_S, JitterBuffer
 from app.audio.outbound import Outbound
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
-from app.audio.playout_buffer import FIRST_SWAY_S
+from app.audio.playout_buffer import FIRST_JITTER_S
 from app.audio.time_stretch import Samples
 from app.calls.record import EndReason
 from app.calls.session import (
@@ -184,7 +184,7 @@ def test_the_callers_frames_are_those_of_his_packets() -> None:
     media = packets(0.5)
     heard = [command for command in hear(live(now=2.0), media) if isinstance(command, Listen)]
     assert [command.seq for command in heard] == list(range(6))
-    inbound = Inbound()
+    inbound = JitterBuffer()
     inbound.start(0.0)
     expected = [pcm for packet in media for pcm in inbound.push(packet.timestamp_ms, packet.payload, 0.0)]
     for command, pcm in zip(heard, expected, strict=True):
@@ -251,11 +251,11 @@ def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
     assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
 
 
-LEAD = LEAD_S + FIRST_SWAY_S
+LEAD = LEAD_S + FIRST_JITTER_S
 
 
 def test_workers_whose_time_sways_are_given_more_lead() -> None:
-    steady, swaying = (CallLimits(25, RINGS_S, LONGEST_S, 0.03, sway_s) for sway_s in (0.001, 0.015))
+    steady, swaying = (CallLimits(25, RINGS_S, LONGEST_S, 0.03, jitter_s) for jitter_s in (0.001, 0.015))
     assert _takeover_s(steady) - _takeover_s(swaying) == pytest.approx(0.014)
 
 

@@ -1,14 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calls.waiting_callers import HEARD_WITHIN_S, PAUSE_S, WaitingLine
+from app.calls.waiting_callers import HEARD_WITHIN_S, PAUSE_S, WaitingCallers
 from app.twilio.events import CallSid
 
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
 
-def line(*call_sids: CallSid, longest: int = 5) -> WaitingLine:
-    waiting = WaitingLine(longest)
+def line(*call_sids: CallSid, longest: int = 5) -> WaitingCallers:
+    waiting = WaitingCallers(longest)
     assert all(waiting.join(call_sid, 0.0) for call_sid in call_sids)
     return waiting
 
@@ -57,7 +57,7 @@ def test_a_wait_page_may_come_late_a_few_times_before_its_caller_is_taken_to_be_
 def test_whoever_comes_and_goes_the_line_is_never_too_long_and_its_order_is_that_of_coming(
     longest: int, deeds: list[tuple[CallSid, bool]]
 ) -> None:
-    waiting, expected = WaitingLine(longest), list[CallSid]()
+    waiting, expected = WaitingCallers(longest), list[CallSid]()
     for call_sid, joins in deeds:
         if not joins:
             waiting.leave(call_sid)

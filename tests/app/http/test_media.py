@@ -9,7 +9,7 @@ from fastapi import WebSocket
 from starlette.types import Message
 
 from app.audio.playout import ClearAudio, SendAudio
-from app.calls.manager import Call, Switchboard
+from app.calls.manager import Call, CallManager
 from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
@@ -76,11 +76,11 @@ class Peer:
 
 
 class Line:
-    """A call on a switchboard of its own, and the peer that it is connected with."""
+    """A call on a manager of its own, and the peer that it is connected with."""
 
     def __init__(self) -> None:
         settings = read_settings(engine="loopback", codec="loopback")
-        self.board = Switchboard(settings, lambda _: None, lambda: True)
+        self.board = CallManager(settings, lambda _: None, lambda: True)
         self.board.open_lines(1, processing_s=0.0)
         reservation = self.board.reserve(ANN)
         assert reservation is not None

@@ -57,7 +57,7 @@ def test_what_a_proxy_says_in_place_of_an_address_is_neither_kept_nor_logged(
     refusals = Refusals(per_minute=1)
     with caplog.at_level(logging.WARNING):
         refusals.turn_away(connection(odd), Refused.UNSIGNED)
-    assert max(map(len, refusals._limit._tallies)) < 50
+    assert max(map(len, refusals._limit._histograms)) < 50
     assert all(record.getMessage().isprintable() and len(record.getMessage()) < 200 for record in caplog.records)
 
 
@@ -67,7 +67,7 @@ def test_however_many_addresses_come_only_the_last_are_remembered(addresses: lis
     for address in addresses:
         refusals.note(address, 0.0)
         assert refusals.reached(address, 0.0)
-    assert len(refusals._tallies) <= 4
+    assert len(refusals._histograms) <= 4
 
 
 def connection(address: str, path: str = "/twilio/voice") -> HTTPConnection:

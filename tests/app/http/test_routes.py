@@ -76,14 +76,14 @@ async def test_every_operator_route_is_for_operators(path: str) -> None:
 
 async def test_a_drain_is_for_operators_and_takes_no_call_from_then_on() -> None:
     async with door() as (http, service):
-        service.switchboard.open_lines(1, 0.0)
+        service.manager.open_lines(1, 0.0)
         assert (await http.post("/api/drain")).status_code == 403
-        assert not service.switchboard.draining
+        assert not service.manager.draining
         bearer = {"Authorization": f"Bearer {OPERATOR}"}
         assert (await http.post("/api/drain?seconds=-1", headers=bearer)).status_code == 422
         answer = await http.post("/api/drain?seconds=60", headers=bearer)
         assert (answer.status_code, answer.json()) == (202, {"calls": 0, "seconds": 60})
-        assert service.switchboard.draining
+        assert service.manager.draining
         assert (await http.get("/readyz")).json()["draining"] is True
 
 
@@ -92,7 +92,7 @@ async def test_another_page_in_an_operators_browser_cannot_drain() -> None:
         transport = httpx.ASGITransport(service.app, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as browser:
             answer = await browser.post("/api/drain", headers={"Origin": "https://evil.example.com"})
-            assert (answer.status_code, service.switchboard.draining) == (403, False)
+            assert (answer.status_code, service.manager.draining) == (403, False)
             assert (await browser.post("/api/drain")).status_code == 202
 
 

@@ -27,13 +27,13 @@ async def next_url(number: FakeNumber) -> str:
 
 
 async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> None:
-    number, rehearsed = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
+    number, self_tested = FakeNumber(), asyncio.Event()
+    keeper = NumberKeeper(number, (NumberTrouble,), self_tested.wait)
     await keeper.point(ONE)
     for _ in range(10):
         await asyncio.sleep(0)
     assert number.leads_to == BEFORE
-    rehearsed.set()
+    self_tested.set()
     assert await next_url(number) == ONE
 
 
@@ -46,11 +46,11 @@ async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixt
 
 
 async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
-    number, rehearsed = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, (NumberTrouble,), rehearsed.wait)
+    number, self_tested = FakeNumber(), asyncio.Event()
+    keeper = NumberKeeper(number, (NumberTrouble,), self_tested.wait)
     await keeper.point(ONE)
     await keeper.point(TWO)
-    rehearsed.set()
+    self_tested.set()
     assert await next_url(number) == TWO
     assert number.pointed.empty()
 

@@ -231,7 +231,7 @@ async def test_the_report_is_saved(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "call.json").read_text())
     assert figures["outcome"] == "caller-hung-up"
     assert figures["first_packet_s"] == report.first_packet_s
-    assert figures["streams"][0]["tally"]["packets_sent"] == 25
+    assert figures["streams"][0]["histogram"]["packets_sent"] == 25
     assert (tmp_path / "call.wav").stat().st_size == 44 + 4 * len(report.heard)
 
 
@@ -247,7 +247,7 @@ async def test_two_calls_at_once_are_two_calls() -> None:
     assert [report.outcome for report in reports] == 2 * [Outcome.CALLER_HUNG_UP]
     assert len({report.call_sid for report in reports}) == 2
     for report in reports:
-        assert report.streams[0].tally.packets_sent == 25
+        assert report.streams[0].histogram.packets_sent == 25
         assert report.first_packet_s is not None
         assert report.first_packet_s >= 0.08
         assert (report.lateness_percentile_ms(0) or 0.0) >= 0.0

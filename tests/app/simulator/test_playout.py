@@ -29,7 +29,7 @@ def test_only_what_has_been_played_is_heard() -> None:
     playout.receive(A * 640, 0.0)
     assert playout.heard(0.02) == A * 160
     assert playout.heard(0.03, since_s=0.01) == A * 160
-    assert playout.lead_s(0.03) == 0.05
+    assert playout.buffered_s(0.03) == 0.05
 
 
 def test_audio_that_comes_too_late_leaves_a_gap() -> None:
@@ -164,4 +164,4 @@ def test_the_model_is_what_a_buffer_does_sample_by_sample(steps: list[tuple[int,
     assert playout.heard(cursor / 8000) == bytes(heard)
     return_marks()
     assert returned + playout.advance(cursor / 8000) == expected
-    assert playout.lead_s(cursor / 8000) * 8000 == pytest.approx(sum(isinstance(item, int) for item in queue))
+    assert playout.buffered_s(cursor / 8000) * 8000 == pytest.approx(sum(isinstance(item, int) for item in queue))

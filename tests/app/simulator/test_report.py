@@ -39,5 +39,5 @@ def test_the_json_holds_the_figures_and_no_audio() -> None:
     assert figures["lead_ms"]["p50"] == pytest.approx(20)
     assert figures["leads"] == [[0.25, 10.0], [0.33, 30.0]]
     assert figures["underruns"][0] == {"start_s": 0.5, "length_s": 0.02}
-    assert figures["streams"][0]["tally"] == {"packets_sent": 50, "bytes_received": 6_400, "ragged_packets": 0}
+    assert figures["streams"][0]["histogram"] == {"packets_sent": 50, "bytes_received": 6_400, "ragged_packets": 0}
     assert "said" not in figures

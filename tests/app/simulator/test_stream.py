@@ -158,8 +158,12 @@ def test_the_stream_counts() -> None:
     stream, server = opened(Script(b"", ends_s=9.0))
     stream.receive(server.media(b"\x01" * 640), 0.025)
     stream.receive(server.media(b"\x01" * 100), 0.025)
-    assert (stream.tally.packets_sent, stream.tally.bytes_received, stream.tally.ragged_packets) == (1, 740, 1)
-    assert stream.tally.lateness_s == [pytest.approx(0.005)]
+    assert (stream.histogram.packets_sent, stream.histogram.bytes_received, stream.histogram.ragged_packets) == (
+        1,
+        740,
+        1,
+    )
+    assert stream.histogram.lateness_s == [pytest.approx(0.005)]
 
 
 def test_what_twilio_refuses_is_a_violation() -> None:

@@ -23,8 +23,8 @@ def later(delay_s: float) -> Samples:
 
 
 def report(heard: Samples, *gaps: Underrun, late_s: float = 0.001) -> CallReport:
-    tally = StreamTally(lateness_s=[late_s])
-    stream = StreamRecord("ws://a/", "MZ1", 0.0, LENGTH_S, tally)
+    histogram = StreamTally(lateness_s=[late_s])
+    stream = StreamRecord("ws://a/", "MZ1", 0.0, LENGTH_S, histogram)
     return CallReport("CA1", Outcome.CALLER_HUNG_UP, "", None, LENGTH_S, SAID, heard, (stream,), gaps)
 
 

@@ -23,7 +23,7 @@ def said(step: Step) -> Said:
     return step.text_token, None if step.codes is None else step.codes.tolist()
 
 
-class Switchboard:
+class CallManager:
     """Calls on an engine: the n-th call hears `speech(n)`, whatever slot it is in."""
 
     def __init__(self, engine: Engine) -> None:
@@ -55,14 +55,14 @@ def expected(name: str, dtype: mx.Dtype, bits: int | None, call: int, steps: int
     return official(build(name, dtype, bits), speech(call, 100)[: steps + 1])
 
 
-def assert_official(board: Switchboard, name: str, dtype: mx.Dtype, bits: int | None, steps: int) -> None:
+def assert_official(board: CallManager, name: str, dtype: mx.Dtype, bits: int | None, steps: int) -> None:
     for call, transcript in enumerate(board.transcripts):
         assert transcript == expected(name, dtype, bits, call, steps)[: len(transcript)], f"call {call}"
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["f32", "bf16"])
 def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> None:
-    board = Switchboard(Engine(build(dtype=dtype), SLOTS, ARGMAX, context=64))
+    board = CallManager(Engine(build(dtype=dtype), SLOTS, ARGMAX, context=64))
     a, b, c = Slot(0), Slot(1), Slot(2)
     board.join(a)
     board.tick([a])
@@ -90,7 +90,7 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
 )
 def test_a_larger_model_packed_or_not(dtype: mx.Dtype, bits: int | None) -> None:
     wanted = [expected("mid", dtype, bits, call, 5) for call in range(2)]
-    board = Switchboard(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
+    board = CallManager(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
     board.join(Slot(0))
     board.tick([Slot(0)])
     board.join(Slot(1))
@@ -127,7 +127,7 @@ def mornings(draw: st.DrawFn) -> list[tuple[str, list[int]]]:
 @given(morning=mornings())
 def test_calls_may_come_go_and_pause_at_any_tick(morning: list[tuple[str, list[int]]]) -> None:
     engine = shared_engine()
-    board = Switchboard(engine)
+    board = CallManager(engine)
     for change, present in morning:
         what, slot = change.split()
         if what == "join":

@@ -1,4 +1,4 @@
-"""The numbers of calls as they go, on a switchboard whose workers are a list."""
+"""The numbers of calls as they go, on a manager whose workers are a list."""
 
 import numpy as np
 import pytest

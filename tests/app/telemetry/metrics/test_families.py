@@ -1,11 +1,11 @@
-"""What prometheus-client makes of our tallies, read back by its own parser."""
+"""What prometheus-client makes of our histograms, read back by its own parser."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.telemetry.metrics.families import counters, gauge, histogram, histograms, info, texts
-from workers.tally import Tally
+from workers.histogram import Histogram
 
 
 def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -18,16 +18,16 @@ def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.7, 1.0, 3.0])))
 def test_a_bucket_counts_what_is_below_it_as_well(values: list[float]) -> None:
-    tally = Tally((0.5, 1.0))
+    counted = Histogram((0.5, 1.0))
     for value in values:
-        tally.add(value)
-    found = samples(b"".join(texts([histogram("step_seconds", "How long.", tally)])))
+        counted.add(value)
+    found = samples(b"".join(texts([histogram("step_seconds", "How long.", counted)])))
     for bound in (0.5, 1.0):
         bucket = found["moshi_bridge_step_seconds_bucket", (("le", str(bound)),)]
         assert bucket == sum(value <= bound for value in values)
     assert found["moshi_bridge_step_seconds_bucket", (("le", "+Inf"),)] == len(values)
     assert found["moshi_bridge_step_seconds_count", ()] == len(values)
-    assert found["moshi_bridge_step_seconds_sum", ()] == tally.total
+    assert found["moshi_bridge_step_seconds_sum", ()] == counted.total
 
 
 def test_each_label_has_its_own_samples_and_a_counter_ends_in_total() -> None:
@@ -36,7 +36,9 @@ def test_each_label_has_its_own_samples_and_a_counter_ends_in_total() -> None:
             [
                 gauge("free_slots", "Free.", 3),
                 counters("refusals", "Refused.", "reason", {"unsigned": 2, "no_token": 1}),
-                histograms("stage_seconds", "Stages.", "stage", {"encode": Tally((1.0,)), "step": Tally((1.0,))}),
+                histograms(
+                    "stage_seconds", "Stages.", "stage", {"encode": Histogram((1.0,)), "step": Histogram((1.0,))}
+                ),
                 info("build_info", "What runs.", {"version": "1", "engine": 'with "quotes"'}),
             ]
         )

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.http.operator_auth import Operators
+from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import Refusals
 from app.http.recording_routes import MOST_BUCKETS, build_recording_router
 from app.telemetry.recording.sound import finish
@@ -22,7 +22,7 @@ LOUD = bytes([0x10])
 async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
     """A client at this address."""
     app = FastAPI()
-    app.include_router(build_recording_router(folder, Operators("", Refusals(100)).require))
+    app.include_router(build_recording_router(folder, OperatorAuth("", Refusals(100)).require))
     transport = httpx.ASGITransport(app, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield http
@@ -45,7 +45,7 @@ async def test_a_browser_may_ask_for_any_part_of_a_finished_recording(tmp_path: 
         part = await http.get(f"/api/calls/{SID}/recording", headers={"Range": "bytes=10-19"})
         assert (part.status_code, part.content) == (206, content[10:20])
         assert part.headers["content-range"] == f"bytes 10-19/{len(content)}"
-        outline = (await http.get(f"/api/calls/{SID}/peaks?buckets=4")).json()
+        outline = (await http.get(f"/api/calls/{SID}/waveform?buckets=4")).json()
     assert (outline["call_sid"], outline["live"], outline["seconds"]) == (SID, False, 2.0)
     assert outline["caller"] == {"min": [0.0] * 4, "max": [0.0] * 4}
     assert outline["moshi"]["min"] == outline["moshi"]["max"]
@@ -55,7 +55,7 @@ async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Pa
     tape = tape_of(tmp_path)
     async with asking(tmp_path) as http:
         sound = await http.get(f"/api/calls/{SID}/recording")
-        assert (await http.get(f"/api/calls/{SID}/peaks")).json()["live"] is True
+        assert (await http.get(f"/api/calls/{SID}/waveform")).json()["live"] is True
     tape.close()
     assert (sound.status_code, sound.headers["content-type"]) == (200, "audio/wav")
     assert sound.content == wav_header(16_000) + bytes([0xFF, 0x10]) * 16_000
@@ -70,14 +70,14 @@ async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Pa
     seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
     async with asking(tmp_path) as http:
         for name, length_s in seconds.items():
-            outline = await http.get(f"/api/calls/{SID}/peaks", params={"name": name})
+            outline = await http.get(f"/api/calls/{SID}/waveform", params={"name": name})
             sound = await http.get(f"/api/calls/{SID}/recording", params={"name": name})
             assert outline.json()["seconds"] == length_s
             assert len(sound.content) == len(wav_header(0)) + 2 * length_s * 8_000
         assert (await http.get(f"/api/calls/{SID}/recording?name=other")).status_code == 404
 
 
-@pytest.mark.parametrize("route", ["recording", "peaks"])
+@pytest.mark.parametrize("route", ["recording", "waveform"])
 async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route: str) -> None:
     tape_of(tmp_path).close()
     async with asking(tmp_path, "203.0.113.5") as http:
@@ -85,7 +85,7 @@ async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route
         assert (await http.get(f"/api/calls/nobody/{route}")).status_code == 403
 
 
-@pytest.mark.parametrize("route", ["recording", "peaks"])
+@pytest.mark.parametrize("route", ["recording", "waveform"])
 @pytest.mark.parametrize("sid", ["CA", "..", "%2e%2e%2fsecret", "..%2f..%2fetc%2fpasswd", "*", "%00", SID[:-1], NAME])
 async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, route: str, sid: str) -> None:
     folder = tmp_path / "recordings"
@@ -102,10 +102,10 @@ async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, r
 async def test_an_outline_that_nobody_can_draw_is_refused(tmp_path: Path, buckets: str) -> None:
     tape_of(tmp_path).close()
     async with asking(tmp_path) as http:
-        assert (await http.get(f"/api/calls/{SID}/peaks?buckets={buckets}")).status_code == 422
+        assert (await http.get(f"/api/calls/{SID}/waveform?buckets={buckets}")).status_code == 422
 
 
 async def test_a_recording_that_cannot_be_read_is_not_there(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"cut short")
     async with asking(tmp_path) as http:
-        assert (await http.get(f"/api/calls/{SID}/peaks")).status_code == 404
+        assert (await http.get(f"/api/calls/{SID}/waveform")).status_code == 404

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from app.config import SettingsError
-from app.telemetry.recording.store import Shelf, recording_name
+from app.telemetry.recording.store import RecordingStore, recording_name
 from app.twilio.events import CallSid
 
 ANN, BOB = "CA" + "a" * 32, "CA" + "b" * 32
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
-def put(folder: Path, *names: str) -> Shelf:
+def put(folder: Path, *names: str) -> RecordingStore:
     for name in names:
         (folder / name).touch()
-    return Shelf(folder)
+    return RecordingStore(folder)
 
 
 def left(folder: Path) -> list[str]:
@@ -28,18 +28,18 @@ def test_a_recording_is_called_by_its_date_and_its_call() -> None:
 
 def test_the_last_recording_of_a_call_is_found_and_the_finished_one_first(tmp_path: Path) -> None:
     names = [f"20260102T120000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.wav"]
-    shelf = put(tmp_path, *names, f"20260102T140000Z-{BOB}.wav", f"20260102T130000Z-{ANN}.tokens")
-    assert shelf.sound_of(ANN) == tmp_path / names[1]
-    assert shelf.sound_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
+    store = put(tmp_path, *names, f"20260102T140000Z-{BOB}.wav", f"20260102T130000Z-{ANN}.tokens")
+    assert store.sound_of(ANN) == tmp_path / names[1]
+    assert store.sound_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
 
 
 def test_each_recording_of_a_call_that_came_back_is_found_by_its_name_and_no_other_call_s_is(tmp_path: Path) -> None:
     first, second, other = f"20260102T120000Z-{ANN}", f"20260102T120001Z-{ANN}", f"20260102T120000Z-{BOB}"
-    shelf = put(tmp_path, *(f"{name}{end}" for name in (first, second, other) for end in (".flac", ".tokens")))
-    assert shelf.sound_of(ANN, first) == tmp_path / f"{first}.flac"
-    assert shelf.sound_of(ANN, second) == shelf.sound_of(ANN) == tmp_path / f"{second}.flac"
-    assert [shelf.sound_of(ANN, name) for name in (other, "..", f"{first}.flac")] == [None] * 3
-    assert (shelf.names(ANN), shelf.names(second)) == ([first, second], [second])
+    store = put(tmp_path, *(f"{name}{end}" for name in (first, second, other) for end in (".flac", ".tokens")))
+    assert store.sound_of(ANN, first) == tmp_path / f"{first}.flac"
+    assert store.sound_of(ANN, second) == store.sound_of(ANN) == tmp_path / f"{second}.flac"
+    assert [store.sound_of(ANN, name) for name in (other, "..", f"{first}.flac")] == [None] * 3
+    assert (store.names(ANN), store.names(second)) == ([first, second], [second])
 
 
 @pytest.mark.parametrize("asked", ["", "CA", "..", "../secret", "/etc/passwd", "*", f"{ANN}.flac", "secret", "\0"])
@@ -51,32 +51,32 @@ def test_nothing_but_a_whole_sid_finds_a_recording(tmp_path: Path, asked: str) -
 
 
 def test_a_folder_that_is_not_there_is_an_empty_shelf(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "nowhere")
-    assert shelf.sound_of(ANN) is None
-    assert shelf.delete([ANN]) == 0
+    store = RecordingStore(tmp_path / "nowhere")
+    assert store.sound_of(ANN) is None
+    assert store.delete([ANN]) == 0
 
 
 def test_all_that_belongs_to_a_recording_is_deleted_and_nothing_else(tmp_path: Path) -> None:
     name = f"20260102T120000Z-{ANN}"
-    shelf = put(tmp_path, f"{name}.flac", f"{name}.wav", f"{name}.tokens", f"{name}.part", "other.txt", f"{name}.txt")
+    store = put(tmp_path, f"{name}.flac", f"{name}.wav", f"{name}.tokens", f"{name}.part", "other.txt", f"{name}.txt")
     put(tmp_path, f"20260102T120000Z-{BOB}.flac")
-    assert shelf.delete([name, "", "../other", "nothing"]) == 1
+    assert store.delete([name, "", "../other", "nothing"]) == 1
     assert left(tmp_path) == [f"20260102T120000Z-{ANN}.txt", f"20260102T120000Z-{BOB}.flac", "other.txt"]
 
 
 def test_what_is_old_is_deleted_by_when_it_was_last_written(tmp_path: Path) -> None:
     old, new = f"20260101T120000Z-{ANN}", f"20260102T120000Z-{BOB}"
-    shelf = put(tmp_path, f"{old}.flac", f"{old}.tokens", f"{new}.flac", f"{new}.tokens")
+    store = put(tmp_path, f"{old}.flac", f"{old}.tokens", f"{new}.flac", f"{new}.tokens")
     put(tmp_path, "song.flac", f"{ANN}.wav")
     for path in tmp_path.iterdir():
         moment_s = NOON.timestamp() + (1 if path.name == f"{new}.flac" else -1)
         os.utime(path, (moment_s, moment_s))
-    assert shelf.expire(NOON, NOON) == (1, 0)
+    assert store.expire(NOON, NOON) == (1, 0)
     assert left(tmp_path) == [f"{new}.flac", f"{new}.tokens", f"{ANN}.wav", "song.flac"], "others' files stay"
 
 
 def test_the_folder_is_made_for_this_user_alone(tmp_path: Path) -> None:
-    Shelf(tmp_path / "a" / "recordings").make()
+    RecordingStore(tmp_path / "a" / "recordings").make()
     assert (tmp_path / "a" / "recordings").stat().st_mode & 0o777 == 0o700
     assert left(tmp_path / "a" / "recordings") == []
 
@@ -84,25 +84,25 @@ def test_the_folder_is_made_for_this_user_alone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="RECORDINGS_DIR="):
-        Shelf(tmp_path / "file").make()
+        RecordingStore(tmp_path / "file").make()
 
 
 def test_what_would_delete_most_recordings_is_put_off_for_a_day(tmp_path: Path) -> None:
     """A start with a wrong clock must not delete a year of recordings; nor must it keep them for ever."""
-    shelf = put(tmp_path, *(f"2026010{day}T120000Z-{ANN}.flac" for day in range(1, 4)))
+    store = put(tmp_path, *(f"2026010{day}T120000Z-{ANN}.flac" for day in range(1, 4)))
     in_a_year = datetime.now(UTC) + timedelta(days=365)
     before = in_a_year - timedelta(days=90)
-    assert shelf.expire(before, in_a_year) == (0, 3)
-    assert shelf.expire(before, in_a_year + timedelta(hours=23)) == (0, 3)
-    assert len(shelf.names(ANN)) == 3
-    assert shelf.expire(datetime.now(UTC) - timedelta(days=90), datetime.now(UTC)) == (0, 0), "the clock is right again"
-    assert shelf.expire(before, in_a_year + timedelta(days=2)) == (0, 3), "it counts anew"
-    assert shelf.expire(before, in_a_year + timedelta(days=3)) == (3, 0)
+    assert store.expire(before, in_a_year) == (0, 3)
+    assert store.expire(before, in_a_year + timedelta(hours=23)) == (0, 3)
+    assert len(store.names(ANN)) == 3
+    assert store.expire(datetime.now(UTC) - timedelta(days=90), datetime.now(UTC)) == (0, 0), "the clock is right again"
+    assert store.expire(before, in_a_year + timedelta(days=2)) == (0, 3), "it counts anew"
+    assert store.expire(before, in_a_year + timedelta(days=3)) == (3, 0)
     assert left(tmp_path) == []
 
 
 def test_all_recordings_of_a_call_are_known_by_its_sid(tmp_path: Path) -> None:
     names = [f"20260102T120000Z-{ANN}", f"20260102T130000Z-{ANN}"]
-    shelf = put(tmp_path, f"{names[0]}.flac", f"{names[1]}.wav", f"20260102T120000Z-{BOB}.flac")
-    assert shelf.of_calls({ANN}) == set(names)
-    assert shelf.of_calls({ANN[:-1]}) == set()
+    store = put(tmp_path, f"{names[0]}.flac", f"{names[1]}.wav", f"20260102T120000Z-{BOB}.flac")
+    assert store.of_calls({ANN}) == set(names)
+    assert store.of_calls({ANN[:-1]}) == set()

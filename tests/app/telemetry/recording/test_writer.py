@@ -31,7 +31,7 @@ from app.telemetry.recording.recorder import (
     Stepped,
     record_nothing,
 )
-from app.telemetry.recording.store import Shelf
+from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tape import Tape
 from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.tokens import read_tokens
@@ -76,7 +76,7 @@ class Begin:
 @contextlib.asynccontextmanager
 async def writing(folder: Path, every_call: bool = True, days: int = 0) -> AsyncIterator["Begin"]:
     """A writer at work; gives what begins a recording. At the end everything has been written and finished."""
-    writer = RecordingWriter(Shelf(folder), "synthetic:parrot", every_call, days)
+    writer = RecordingWriter(RecordingStore(folder), "synthetic:parrot", every_call, days)
     writer.start()
     try:
         yield Begin(writer)
@@ -167,7 +167,7 @@ async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -
 
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
-    writer = RecordingWriter(Shelf(tmp_path), "", every_call=False)
+    writer = RecordingWriter(RecordingStore(tmp_path), "", every_call=False)
     assert writer.record(call_record(), False) is None
     asked = call_record()
     assert writer.record(asked, True) is not None
@@ -290,8 +290,8 @@ async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path
     async with writing(tmp_path) as begin:
         recorder = begin(call_record())
         talk(recorder)
-        await until(lambda: Shelf(tmp_path).sound_of(ANN) and not recorder.inbox)
-        path = Shelf(tmp_path).sound_of(ANN)
+        await until(lambda: RecordingStore(tmp_path).sound_of(ANN) and not recorder.inbox)
+        path = RecordingStore(tmp_path).sound_of(ANN)
         assert path
         recorder._put(Ended(NOW + 1.0))
         recorder.over = True

@@ -9,7 +9,7 @@ ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 @dataclass(slots=True)
-class Tally:
+class Histogram:
     """How many values were at most each of `bounds`, which rise, and above the one before; what is above all is last.
 
     So `counts` has one place more than `bounds`. `total` is the sum of all values.

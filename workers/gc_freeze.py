@@ -13,7 +13,7 @@ def give_back_freed_memory() -> bool:
     return trim is not None and bool(trim(0))
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Let the garbage collector never look again at what there is now: modules, weights, settings.
 
     Its full pass over them takes 20 to 30 ms in the middle of some call.
