@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from workers.checkpoints.synthetic import make_standin
+from workers.checkpoints.synthetic import make_synthetic
 from workers.codec.bench_one import Case
 from workers.messages import FRAME_S
 from workers.processors import usable_processors
 
 Found = dict[str, Any]
 CACHE = Path("~/.cache/moshi-bridge").expanduser()
-DEVICE_CHECK = [sys.executable, "-m", "workers.engine.device_check"]
+DEVICE_CHECK = [sys.executable, "-m", "scripts.device_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ DRY = Scale("tiny", (1, 2), 5, (1,), 5, "synthetic:random:tiny:f32", 5, ("numpy"
 
 def check_codec(scale: Scale) -> Iterator[Found]:
     """Both directions side by side, as fast as they can; then a frame every 80 ms beside an engine that does so too."""
-    mimi = next(make_standin("random", CACHE).glob("tokenizer*.safetensors"))
+    mimi = next(make_synthetic("random", CACHE).glob("tokenizer*.safetensors"))
     threads = max(1, usable_processors() // 3)
     for calls in scale.calls:
         for path in scale.libraries:

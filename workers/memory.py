@@ -1,4 +1,4 @@
-"""How much memory there is, and how much the service will take, known before it is taken."""
+"""How much memory there is, and how much the service will take, computed beforehand."""
 
 import sys
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Plan:
     """What `calls` calls that remember `context` steps take.
 
     `weights` and `kv_step` (one step of one call in the KV cache) are bytes; `codec` is what computes Mimi: numpy, mlx,
-    rustymimi or loopback; `packed` weights are quantised already.
+    rustymimi or loopback; `quantised` weights are quantised already.
     """
 
     weights: int
@@ -48,7 +48,7 @@ class Plan:
     codec: str
     calls: int
     context: int
-    packed: bool = False
+    quantised: bool = False
 
     @property
     def kv_cache(self) -> int:
@@ -101,7 +101,7 @@ class Plan:
         calls, context = self.most_calls(memory), self.longest_context(memory)
         ways = [f"MAX_CALLS={calls}"] if calls else []
         ways += [f"CONTEXT={context}"] if context else []
-        ways += [] if self.packed else ["MOSHI_QUANTIZE=4"]
+        ways += [] if self.quantised else ["MOSHI_QUANTIZE=4"]
         return ", or ".join([*(f"set {way}" for way in ways), "choose a smaller MOSHI_CHECKPOINT"])
 
 

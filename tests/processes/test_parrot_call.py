@@ -21,7 +21,8 @@ from app.simulator.conversation import talk
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
 from tests.processes.real_workers import real_workers
-from workers.checkpoints.synthetic import make_standin
+from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic import make_synthetic
 from workers.messages import FRAME_SAMPLES, Frame, Pcm
 
 PACKET = 160
@@ -76,8 +77,8 @@ def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
 async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
     codec: CodecKind, seconds: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    cache = tmp_path_factory.getbasetemp() / "parrot"
-    mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
+    cache = synthetic_cache(tmp_path_factory)
+    mimi = next(make_synthetic("parrot", cache).glob("tokenizer*.safetensors"))
     said = _caller(seconds)
     async with real_workers("synthetic:parrot", codec, cache) as workers:
         calls = []

@@ -14,13 +14,14 @@ from app.simulator.stream import StreamTally
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 from tests.processes.real_workers import real_workers
+from tests.synthetic import synthetic_cache
 
 GREETING_FRAMES = 25
 LINE = Scenario(seconds=LENGTH_S, travel_s=0.0, step_s=0.04)
 
 
 async def _call(cache_base: pytest.TempPathFactory) -> VirtualReport:
-    cache = cache_base.getbasetemp() / "script"
+    cache = synthetic_cache(cache_base)
     said = mulaw.encode(conversation())
     async with real_workers("synthetic:script", CodecKind.NUMPY, cache, GREETING_FRAMES) as workers:
         greeting = await workers.open(GREETING_FRAMES)

@@ -1,26 +1,25 @@
 """One measurement, in a process of its own: `python -m workers.codec.bench_one JSON`, which answers in JSON.
 
-Memory, threads and the state of a heap are a process's; measured one after the other in one process, the paths would
+Memory, threads and the state of a heap are a process's; measured one after the other in one process, the codecs would
 spoil each other's figures.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
 from workers.codec.choose import Library, make_decoder, make_encoder
-from workers.messages import CODEBOOKS, FRAME_SAMPLES, Slot
+from workers.messages import CODEBOOKS, CODES, FRAME_SAMPLES, Slot
 
-_SETTLE = 5
-_CODES = 2_048
+_WARM_UP_FRAMES = 5
 _MIB = 1 << 20
 
 
@@ -56,23 +55,36 @@ class CodecTime:
 
 def measure(case: Case) -> CodecTime:
     """Make the codec and time it."""
-    empty = psutil.Process().memory_info().rss
+    process = psutil.Process()
+    empty = process.memory_info().rss
     step, call_bytes = (_rustymimi if case.path == "rustymimi" else _ours)(case)
-    times, cpu_s = _timed(step, case.frames, case.every_s)
-    full = psutil.Process().memory_info().rss
-    p50, p95 = np.percentile(times, [50, 95]) * 1e3
+    for _ in range(_WARM_UP_FRAMES):
+        step()
+    before = process.cpu_times()
+    times = _timed(step, case.frames, case.every_s)
+    after, full = process.cpu_times(), process.memory_info().rss
+    cpu_s = after.user + after.system - before.user - before.system
+    p50, p95 = (float(value) for value in np.percentile(times, [50, 95]) * 1e3)
     call_mib = (call_bytes or (full - empty) / case.rows) / _MIB
-    return CodecTime(float(p50), float(p95), cpu_s * 1e3 / case.frames, full / _MIB, call_mib)
+    return CodecTime(p50, p95, cpu_s * 1e3 / case.frames, full / _MIB, call_mib)
+
+
+def _inputs(case: Case) -> Any:
+    """Return a frame of noise, or random codes, for each row."""
+    random = np.random.default_rng(0)
+    if case.direction == "encode":
+        return random.standard_normal((case.rows, FRAME_SAMPLES), np.float32) * np.float32(0.1)
+    return random.integers(0, CODES, (case.rows, CODEBOOKS), np.int32)
 
 
 def _ours(case: Case) -> tuple[Callable[[], object], int]:
     library: Library = "mlx" if case.path == "mlx" else "numpy"
-    mimi, slots = Path(case.mimi), [Slot(row) for row in range(case.rows)]
+    mimi, frames = Path(case.mimi), {Slot(row): frame for row, frame in enumerate(_inputs(case))}
     if case.direction == "encode":
-        encoder, pcm = make_encoder(library, mimi, case.rows, case.threads), dict(zip(slots, _pcm(case), strict=True))
-        return lambda: encoder.encode(pcm), encoder.bytes_per_call
-    decoder, codes = make_decoder(library, mimi, case.rows, case.threads), dict(zip(slots, _codes(case), strict=True))
-    return lambda: decoder.decode(codes), decoder.bytes_per_call
+        encoder = make_encoder(library, mimi, case.rows, case.threads)
+        return lambda: encoder.encode(frames), encoder.bytes_per_call
+    decoder = make_decoder(library, mimi, case.rows, case.threads)
+    return lambda: decoder.decode(frames), decoder.bytes_per_call
 
 
 def _rustymimi(case: Case) -> tuple[Callable[[], object], int]:
@@ -81,39 +93,24 @@ def _rustymimi(case: Case) -> tuple[Callable[[], object], int]:
 
     def step(row: int) -> object:
         if case.direction == "encode":
-            return tokenizers[row].encode_step(pcm[row][None, None])
-        return tokenizers[row].decode_step(codes[row].astype(np.uint32)[None, :, None])
+            return tokenizers[row].encode_step(inputs[row][None, None])
+        return tokenizers[row].decode_step(inputs[row].astype(np.uint32)[None, :, None])
 
     tokenizers = [rustymimi.Tokenizer(case.mimi, num_codebooks=CODEBOOKS) for _ in range(case.rows)]
-    pcm, codes, pool = _pcm(case), _codes(case), ThreadPoolExecutor(case.threads)
+    inputs, pool = _inputs(case), ThreadPoolExecutor(case.threads)
     return lambda: list(pool.map(step, range(case.rows))), 0
 
 
-def _pcm(case: Case) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((case.rows, FRAME_SAMPLES), np.float32) * np.float32(0.1)
-
-
-def _codes(case: Case) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
-    return np.random.default_rng(0).integers(0, _CODES, (case.rows, CODEBOOKS), np.int32)
-
-
-def _timed(step: Callable[[], object], frames: int, every_s: float) -> tuple[list[float], float]:
-    """Return the seconds of each frame, and those of CPU for all of them, after a few to settle."""
-    for _ in range(_SETTLE):
-        step()
-    times, cpu_s = [], -_cpu_s()
+def _timed(step: Callable[[], object], frames: int, every_s: float) -> list[float]:
+    """Return the seconds of each frame."""
+    times = []
     began = time.perf_counter()
     for frame in range(frames):
         time.sleep(max(0.0, began + frame * every_s - time.perf_counter()))
         started = time.perf_counter()
         step()
         times.append(time.perf_counter() - started)
-    return times, cpu_s + _cpu_s()
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return times
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import pytest
 import rustymimi
 
 from tests.workers.codec.sounds import KINDS, Frames, codes, snr_db, sound
-from workers.codec.calls import Decoder, Encoder
 from workers.codec.choose import make_decoder, make_encoder
-from workers.codec.mlx_step import MlxStep
-from workers.codec.numpy_step import NumpyStep
+from workers.codec.mimi import MimiDecoder, MimiEncoder
 from workers.messages import CodeArray, Slot
 
 FRAMES = 150
@@ -43,36 +41,32 @@ def reference(mimi: Path) -> Reference:
     return Reference(said, np.array(encoded), answer, np.array(heard))
 
 
-def encoded(encoder: Encoder, frames: Frames) -> CodeArray:
+def encoded(encoder: MimiEncoder, frames: Frames) -> CodeArray:
     return np.array([encoder.encode({SLOT: frame})[SLOT] for frame in frames], np.int32)
 
 
-def decoded(decoder: Decoder, frames: CodeArray) -> Frames:
+def decoded(decoder: MimiDecoder, frames: CodeArray) -> Frames:
     return np.array([decoder.decode({SLOT: frame})[SLOT] for frame in frames], np.float32)
 
 
-def test_numpy_gives_the_codes_of_rustymimi(encoder: Encoder, reference: Reference) -> None:
+def test_numpy_gives_the_codes_of_rustymimi(encoder: MimiEncoder, reference: Reference) -> None:
     encoder.open(SLOT)
     assert encoded(encoder, reference.said).tolist() == reference.codes.tolist()
 
 
-def test_numpy_gives_the_sound_of_rustymimi(decoder: Decoder, reference: Reference) -> None:
+def test_numpy_gives_the_sound_of_rustymimi(decoder: MimiDecoder, reference: Reference) -> None:
     decoder.open(SLOT)
     assert snr_db(reference.heard, decoded(decoder, reference.answer)) > 100
 
 
-def hand_over(old: Encoder | Decoder, new: Encoder | Decoder) -> None:
+def hand_over(old: MimiEncoder | MimiDecoder, new: MimiEncoder | MimiDecoder) -> None:
     """Let a codec on MLX go on where one on numpy stands."""
-    before, after = old._step, new._step
-    assert isinstance(before, NumpyStep)
-    assert isinstance(after, MlxStep)
-    state = before._state
-    after._position[:] = state.position
-    after._tails = mx.array(state.tails)
-    after._keys, after._values = ([mx.array(layer) for layer in layers] for layers in (state.keys, state.values))
+    before, after = old._step.state, new._step.state
+    after.position[:], after.tails = before.position, mx.array(before.tails)
+    after.keys, after.values = ([mx.array(layer) for layer in layers] for layers in (before.keys, before.values))
 
 
-def test_mlx_gives_the_codes_of_rustymimi(mimi: Path, encoder: Encoder, reference: Reference) -> None:
+def test_mlx_gives_the_codes_of_rustymimi(mimi: Path, encoder: MimiEncoder, reference: Reference) -> None:
     on_mlx = make_encoder("mlx", mimi, encoder.slots)
     assert encoded(on_mlx, reference.said[:4]).tolist() == reference.codes[:4].tolist()
     encoder.open(SLOT)
@@ -81,7 +75,7 @@ def test_mlx_gives_the_codes_of_rustymimi(mimi: Path, encoder: Encoder, referenc
     assert encoded(on_mlx, reference.said[WRAP : WRAP + 4]).tolist() == reference.codes[WRAP : WRAP + 4].tolist()
 
 
-def test_mlx_gives_the_sound_of_rustymimi(mimi: Path, decoder: Decoder, reference: Reference) -> None:
+def test_mlx_gives_the_sound_of_rustymimi(mimi: Path, decoder: MimiDecoder, reference: Reference) -> None:
     on_mlx = make_decoder("mlx", mimi, decoder.slots)
     assert snr_db(reference.heard[:4], decoded(on_mlx, reference.answer[:4])) > 100
     decoder.open(SLOT)

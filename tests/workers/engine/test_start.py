@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
-from workers.checkpoints.locate import Files, files_in
-from workers.checkpoints.synthetic import make_standin
+from workers.checkpoints.files import Files, files_in
+from workers.checkpoints.synthetic import make_synthetic
 from workers.engine.engine import Engine
 from workers.engine.start import start_engine
 from workers.messages import Slot, WorkerConfig
@@ -19,7 +20,7 @@ COLD = (("text_temperature", 0.0), ("audio_temperature", 0.0))
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return files_in(make_standin("random:tiny:f32", tmp_path_factory.mktemp("standin")), "synthetic:random")
+    return files_in(make_synthetic("random:tiny:f32", synthetic_cache(tmp_path_factory)), "synthetic:random")
 
 
 def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
@@ -30,8 +31,8 @@ def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
 
 
 def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None:
-    cold = replace(CONFIG, sampling=COLD)
-    assert say(files, cold, 1) == say(files, cold, 2), "at temperature 0 chance has no say"
+    any_greedy = replace(CONFIG, sampling=COLD)
+    assert say(files, any_greedy, 1) == say(files, any_greedy, 2), "at temperature 0 chance has no say"
     hot = replace(CONFIG, sampling=(("text_temperature", 5.0), ("text_top_k", 1_000)))
     assert say(files, hot, 1) != say(files, hot, 2)
 
