@@ -29,5 +29,4 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """The number of values."""
         return sum(self.counts)

@@ -39,8 +39,6 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A stage hangs; `reason` is a phrase."""
-
     stage: Stage
     reason: str
 
@@ -74,7 +72,6 @@ class Liveness:
         return max(self._step_s.values(), default=None)
 
     def started(self, stage: Stage, now: float) -> None:
-        """A worker has been told to start."""
         self._starting.add(stage)
         self._alive_s[stage] = now
 
@@ -84,7 +81,6 @@ class Liveness:
         self._alive_s[stage] = now
 
     def progressed(self, stage: Stage, now: float) -> None:
-        """A worker has reported progress of long work."""
         self._alive_s[stage] = self._moved_s = now
 
     def answered(self, stage: Stage, work_s: Histogram | None, now: float) -> None:
@@ -99,14 +95,12 @@ class Liveness:
         self._last_work[stage] = count, work_s.total
 
     def sent(self, message: PipelineMessage, now: float) -> None:
-        """A message has been sent into the pipeline."""
         if not self._expected:
             self._moved_s = now
         order = message.greeting_frames - 1 if isinstance(message, Open) else _order(message)
         self._expected[message.slot] = message.epoch, order
 
     def received(self, message: PipelineMessage, now: float) -> None:
-        """A message has come out of the pipeline."""
         self._received_s = self._moved_s = now
         expected = self._expected.get(message.slot)
         if expected and (message.epoch, _order(message)) >= expected:

@@ -52,27 +52,22 @@ class Plan:
 
     @property
     def kv_cache(self) -> int:
-        """Bytes of the KV caches of all calls."""
         return self.calls * self.context * self.kv_step
 
     @property
     def codecs(self) -> int:
-        """Bytes of both directions of the codec."""
         return codec_bytes(self.calls, self.codec)
 
     @property
     def on_device(self) -> int:
-        """Bytes that this takes of the device's memory."""
         return self.weights + self.kv_cache + (self.codecs if self.codec == "mlx" else 0)
 
     def in_ram(self, memory: Memory) -> int:
-        """Bytes that this takes of `memory.ram`."""
         if memory.shared:
             return self.weights + self.kv_cache + self.codecs
         return 0 if self.codec == "mlx" else self.codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
-        """Tell whether this share of the memory holds it."""
         return self.on_device <= share * memory.device and self.in_ram(memory) <= share * memory.ram
 
     def most_calls(self, memory: Memory, share: float = 1.0) -> int:
@@ -97,7 +92,6 @@ class Plan:
         return f"MAX_CALLS={self.calls} needs {_gib(needed)} GiB ({parts}) but {present}: {self.advice(memory)}"
 
     def advice(self, memory: Memory) -> str:
-        """Return what to set so that it fits."""
         calls, context = self.most_calls(memory), self.longest_context(memory)
         ways = [f"MAX_CALLS={calls}"] if calls else []
         ways += [f"CONTEXT={context}"] if context else []
@@ -127,7 +121,6 @@ def ram() -> tuple[int, int]:
 
 
 def codec_bytes(calls: int, codec: str) -> int:
-    """Return the bytes that the codec takes for `calls` calls."""
     match codec:
         case "loopback":
             return 0

@@ -75,8 +75,6 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The call in this slot is over."""
-
     slot: Slot
     epoch: Epoch
 
@@ -224,8 +222,6 @@ class WorkerVitals:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to the ping of that number."""
-
     number: int
     vitals: WorkerVitals | None = None
 

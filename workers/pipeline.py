@@ -48,7 +48,6 @@ class AppEnd:
                 self._loop.add_writer(self._to_encoder, self._flush)
 
     def close(self) -> None:
-        """Close both links."""
         self._loop.remove_reader(self._from_decoder)
         self._loop.remove_writer(self._to_encoder)
         self._to_encoder.close()
@@ -100,7 +99,6 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Whether every worker is ready."""
         return all(worker.ready for worker in self.workers.values())
 
     @property
@@ -109,7 +107,6 @@ class Pipeline:
         return self._app.dropped if self._app else 0
 
     def send(self, message: PipelineMessage) -> None:
-        """Send a message to the encoder. Never waits."""
         if self._app:
             self._app.send(message)
 
@@ -126,7 +123,6 @@ class Pipeline:
         await self.kill()
 
     async def kill(self) -> None:
-        """End all processes at once."""
         self._close()
         for worker in self.workers.values():
             worker.kill()

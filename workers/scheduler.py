@@ -55,11 +55,9 @@ class BatchScheduler:
         self._arrivals[slot] = _Arrival(self._clock() if at_s is None else at_s, slot not in self._arrivals)
 
     def call_ended(self, slot: Slot) -> None:
-        """The call is over."""
         self._arrivals.pop(slot, None)
 
     def step_took(self, step_s: float) -> None:
-        """A step has taken so long."""
         before_s = step_s if self._step_s is None else self._step_s
         self._step_s = before_s + STEP_EMA_WEIGHT * (step_s - before_s)
 

@@ -56,8 +56,6 @@ class WorkerState:
 
 
 class LossKind(StrEnum):
-    """How a worker ended the pipeline."""
-
     ENDED = "is gone"
     REFUSED = "refuses to start"
     HUNG = "hangs"
@@ -65,8 +63,6 @@ class LossKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why a pipeline was ended."""
-
     stage: Stage
     kind: LossKind
     reason: str
@@ -127,13 +123,11 @@ class Supervisor:
 
     @property
     def process_ids(self) -> dict[Stage, int]:
-        """The process of each worker that runs."""
         workers = self._pipeline.workers.values() if self._pipeline else ()
         return {worker.stage: worker.process_id for worker in workers if worker.process_id}
 
     @property
     def workers(self) -> list[WorkerState]:
-        """The state of all workers."""
         running = self._pipeline.workers if self._pipeline else {}
         return [self._state(stage, running.get(stage)) for stage in Stage]
 
@@ -143,7 +137,6 @@ class Supervisor:
         return self._dropped + (self._pipeline.dropped if self._pipeline else 0)
 
     async def wait_ready(self) -> None:
-        """Return once every worker is ready."""
         await self._ready.wait()
 
     async def run(self) -> None:
@@ -163,7 +156,6 @@ class Supervisor:
             await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
 
     async def _run_pipeline(self, pipeline: Pipeline) -> Loss:
-        """Run one pipeline until it is lost."""
         self._liveness = Liveness(time.monotonic(), self._limits)
         try:
             await pipeline.start()

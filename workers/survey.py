@@ -22,7 +22,6 @@ from workers.checkpoints.locate import locate
 
 
 def main() -> None:
-    """Answer the question on standard input."""
     json.dump(_answer(json.load(sys.stdin)), sys.stdout)
 
 

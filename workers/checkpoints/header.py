@@ -24,18 +24,15 @@ class TensorInfo:
 
     @property
     def size(self) -> int:
-        """The number of elements."""
         return prod(self.shape)
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of one element."""
         bits = re.search(r"\d+", self.dtype)  # BOOL, the only one without, takes a byte
         return int(bits[0]) // 8 if bits else 1
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
         return self.size * self.item_bytes
 
 

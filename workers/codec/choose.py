@@ -6,8 +6,7 @@ from typing import Literal
 
 from workers.codec.codec import Decoder, Encoder, LoopbackCodec
 from workers.codec.mimi import MimiDecoder, MimiEncoder, MimiStep
-from workers.codec.prepare import load_decoder, load_encoder
-from workers.codec.weights import DecoderWeights, EncoderWeights
+from workers.codec.weights import Weights, load_decoder, load_encoder
 from workers.gc_freeze import give_back_freed_memory
 from workers.messages import WorkerConfig
 
@@ -83,7 +82,7 @@ def make_decoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> 
     return decoder
 
 
-def _step(library: Library, weights: EncoderWeights | DecoderWeights, slots: int, threads: int) -> MimiStep:
+def _step(library: Library, weights: Weights, slots: int, threads: int) -> MimiStep:
     if library == "mlx":
         from workers.codec.mlx_step import MlxStep
 

@@ -13,8 +13,6 @@ class CodecError(Exception):
 
 
 class Codec(Protocol):
-    """Either direction."""
-
     def open(self, slot: Slot) -> None:
         """Begin a new call in a slot; nothing of the last one remains."""
 

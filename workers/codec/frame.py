@@ -19,19 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoints.mimi_layout import DIM, HEAD_DIM, HEADS
-from workers.codec.weights import (
-    Array,
-    Conv,
-    DecoderWeights,
-    EncoderWeights,
-    Linear,
-    Norm,
-    Quantizer,
-    Residual,
-    TransformerWeights,
-    TransposedConv,
-)
+from workers.checkpoints.mimi_layout import DIM, GROUPS, HEAD_DIM, HEADS, LAYERS, STRIDES
+from workers.codec.weights import Array, Conv, Linear, Norm, TransposedConv, Upsample, Weights
 from workers.messages import CODEBOOKS, FRAME_SAMPLES
 
 POSITIONS = 2
@@ -99,38 +88,38 @@ class FramePosition:
     first: Array
 
 
-Forward = Callable[[Ops, Any, Tails, FramePosition, Array], tuple[Array, ...]]
+Forward = Callable[[Ops, Weights, Tails, FramePosition, Array], tuple[Array, ...]]
 """`encode` or `decode`: one step of some rows."""
 
 
-def direction_of(weights: EncoderWeights | DecoderWeights, rows: int) -> tuple[Forward, NDArray[Any]]:
+def direction_of(weights: Weights, rows: int) -> tuple[Forward, NDArray[Any]]:
     """Return the direction that these weights are for, and frames of silence, or codes 0, whichever it takes."""
-    if isinstance(weights, EncoderWeights):
-        return encode, np.zeros((rows, FRAME_SAMPLES), np.float32)
-    return decode, np.zeros((rows, CODEBOOKS), np.int32)
+    if "upsample" in weights:
+        return decode, np.zeros((rows, CODEBOOKS), np.int32)
+    return encode, np.zeros((rows, FRAME_SAMPLES), np.float32)
 
 
-def encode(ops: Ops, weights: EncoderWeights, tails: Tails, at: FramePosition, pcm: Array) -> tuple[Array, Array]:
+def encode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, pcm: Array) -> tuple[Array, Array]:
     """Return the codes (rows, 8) of frames (rows, 1920), and the latent (rows, 512) that they stand for."""
-    x = conv(ops, weights.first, tails, pcm.reshape((-1, FRAME_SAMPLES, 1)))
-    for block, shrink in weights.levels:
-        x = conv(ops, shrink, tails, ops.elu(residual(ops, block, tails, x)))
-    x = conv(ops, weights.last, tails, ops.elu(x))
-    for index, layer in enumerate(weights.layers):
-        x = transformer_layer(ops, layer, index, at, x)
-    latent = downsample(ops, weights.downsample, tails, at, x)
-    return quantize(ops, weights.quantizers, latent), latent
+    x = conv(ops, weights["encoder.model.0"], tails, pcm.reshape((-1, FRAME_SAMPLES, 1)))
+    for level in range(len(STRIDES)):
+        x = residual(ops, weights, f"encoder.model.{3 * level + 1}", tails, x)
+        x = conv(ops, weights[f"encoder.model.{3 * level + 3}"], tails, ops.elu(x))
+    x = conv(ops, weights["encoder.model.14"], tails, ops.elu(x))
+    x = transformer(ops, weights, "encoder_transformer", at, x)
+    latent = downsample(ops, weights["downsample.conv"], tails, at, x)
+    return quantize(ops, weights, latent), latent
 
 
-def decode(ops: Ops, weights: DecoderWeights, tails: Tails, at: FramePosition, codes: Array) -> tuple[Array]:
+def decode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, codes: Array) -> tuple[Array]:
     """Return the frames (rows, 1920) of codes (rows, 8)."""
-    x = upsample(ops, weights, tails, dequantize(ops, weights, codes))
-    for index, layer in enumerate(weights.layers):
-        x = transformer_layer(ops, layer, index, at, x)
-    x = conv(ops, weights.first, tails, x)
-    for grow, block in weights.levels:
-        x = residual(ops, block, tails, transposed_conv(ops, grow, tails, ops.elu(x)))
-    return (conv(ops, weights.last, tails, ops.elu(x)).reshape((-1, FRAME_SAMPLES)),)
+    x = upsample(weights["upsample"], tails, dequantize(ops, weights, codes))
+    x = transformer(ops, weights, "decoder_transformer", at, x)
+    x = conv(ops, weights["decoder.model.0"], tails, x)
+    for level in range(len(STRIDES)):
+        x = transposed_conv(ops, weights[f"decoder.model.{3 * level + 2}"], tails, ops.elu(x))
+        x = residual(ops, weights, f"decoder.model.{3 * level + 3}", tails, x)
+    return (conv(ops, weights["decoder.model.14"], tails, ops.elu(x)).reshape((-1, FRAME_SAMPLES)),)
 
 
 def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
@@ -149,10 +138,10 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     return ops.linear(ops.concat(columns, 2), layer.product)
 
 
-def residual(ops: Ops, block: Residual, tails: Tails, x: Array) -> Array:
+def residual(ops: Ops, weights: Weights, name: str, tails: Tails, x: Array) -> Array:
     """Return x plus its block's result, the same shape."""
-    narrow = conv(ops, block.narrow, tails, ops.elu(x))
-    return x + conv(ops, block.widen, tails, ops.elu(narrow))
+    narrow = conv(ops, weights[f"{name}.block.1"], tails, ops.elu(x))
+    return x + conv(ops, weights[f"{name}.block.3"], tails, ops.elu(narrow))
 
 
 def transposed_conv(ops: Ops, layer: TransposedConv, tails: Tails, x: Array) -> Array:
@@ -165,13 +154,18 @@ def transposed_conv(ops: Ops, layer: TransposedConv, tails: Tails, x: Array) -> 
     return (now + carried).reshape((-1, time * layer.stride, layer.channels))
 
 
-def transformer_layer(ops: Ops, layer: TransformerWeights, index: int, at: FramePosition, x: Array) -> Array:
-    """Return layer number `index` of a transformer for two positions (rows, 2, 512)."""
-    qkv = ops.linear(ops.layer_norm(x, layer.norm1), layer.qkv).reshape((-1, POSITIONS, 3 * HEADS, HEAD_DIM))
-    rotated, values = rotate(ops, qkv[:, :, : 2 * HEADS], at), qkv[:, :, 2 * HEADS :]
-    seen = ops.attend(index, rotated[:, :, :HEADS], rotated[:, :, HEADS:], values)
-    x = x + ops.linear(seen.reshape((-1, POSITIONS, DIM)), layer.attention_out)
-    return x + ops.linear(ops.gelu(ops.linear(ops.layer_norm(x, layer.norm2), layer.linear1)), layer.linear2)
+def transformer(ops: Ops, weights: Weights, name: str, at: FramePosition, x: Array) -> Array:
+    """Return what all layers make of two positions (rows, 2, 512)."""
+    for index in range(LAYERS):
+        layer = f"{name}.transformer.layers.{index}"
+        normed = ops.layer_norm(x, weights[f"{layer}.norm1"])
+        qkv = ops.linear(normed, weights[f"{layer}.qkv"]).reshape((-1, POSITIONS, 3 * HEADS, HEAD_DIM))
+        rotated, values = rotate(ops, qkv[:, :, : 2 * HEADS], at), qkv[:, :, 2 * HEADS :]
+        seen = ops.attend(index, rotated[:, :, :HEADS], rotated[:, :, HEADS:], values)
+        x = x + ops.linear(seen.reshape((-1, POSITIONS, DIM)), weights[f"{layer}.out_proj"])
+        wide = ops.linear(ops.layer_norm(x, weights[f"{layer}.norm2"]), weights[f"{layer}.linear1"])
+        x = x + ops.linear(ops.gelu(wide), weights[f"{layer}.linear2"])
+    return x
 
 
 def rotate(ops: Ops, x: Array, at: FramePosition) -> Array:
@@ -190,30 +184,30 @@ def downsample(ops: Ops, layer: Conv, tails: Tails, at: FramePosition, x: Array)
     return ops.linear(ops.concat([before, x], 1).reshape((-1, layer.kernel * DIM)), layer.product)
 
 
-def upsample(ops: Ops, weights: DecoderWeights, tails: Tails, x: Array) -> Array:
-    """Return two positions (rows, 2, 512) for one (rows, 512): a transposed convolution, each channel by itself."""
+def upsample(layer: Upsample, tails: Tails, x: Array) -> Array:
+    """Return two positions (rows, 2, 512) for one (rows, 512)."""
     x = x.reshape((-1, 1, DIM))
     before = tails.take(POSITIONS, DIM)
-    tails.keep(x * weights.upsample[POSITIONS:], POSITIONS * DIM)
-    return x * weights.upsample[:POSITIONS] + before
+    tails.keep(x * layer.weight[POSITIONS:], POSITIONS * DIM)
+    return x * layer.weight[:POSITIONS] + before
 
 
-def quantize(ops: Ops, quantizers: tuple[Quantizer, ...], latent: Array) -> Array:
+def quantize(ops: Ops, weights: Weights, latent: Array) -> Array:
     """Return the codes (rows, 8) of a latent (rows, 512): each codebook's nearest entry to the residual."""
     codes = []
-    for quantizer in quantizers:
-        rest = ops.linear(latent, quantizer.project)
-        for codebook in quantizer.codebooks:
-            nearest = ops.linear(rest, codebook.distance).argmin(axis=1)
-            rest = rest - codebook.entries[nearest]
+    for group, codebooks in GROUPS.items():
+        rest = ops.linear(latent, weights[group])
+        for codebook in codebooks:
+            nearest = ops.linear(rest, weights[codebook].distance).argmin(axis=1)
+            rest = rest - weights[codebook].entries[nearest]
             codes.append(nearest[:, None])
     return ops.concat(codes, 1)
 
 
-def dequantize(ops: Ops, weights: DecoderWeights, codes: Array) -> Array:
+def dequantize(ops: Ops, weights: Weights, codes: Array) -> Array:
     """Return the latent (rows, 512) that codes (rows, 8) stand for."""
-    latent, first = 0, 0
-    for tables, project in weights.tables:
-        entries = [table[codes[:, first + index]] for index, table in enumerate(tables)]
-        latent, first = latent + ops.linear(sum(entries[1:], entries[0]), project), first + len(tables)
+    latent = 0
+    for group, codebooks in GROUPS.items():
+        entries = [weights[codebook][codes[:, codebook]] for codebook in codebooks]
+        latent = latent + ops.linear(sum(entries[1:], entries[0]), weights[group])
     return latent

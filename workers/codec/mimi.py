@@ -73,8 +73,6 @@ class _MimiDirection:
 
 
 class MimiEncoder(_MimiDirection):
-    """The caller's direction."""
-
     def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
         """Return the codes (8,) of the next frame, float32 (1920,), of each slot named; the others stay as they are.
 
@@ -93,8 +91,6 @@ class MimiEncoder(_MimiDirection):
 
 
 class MimiDecoder(_MimiDirection):
-    """Moshi's direction."""
-
     def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
         """Return the next frame, float32 (1920,), of the codes (8,) of each slot named; the others stay as they are.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from workers.codec.frame import FramePosition, Tails, direction_of
 from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask, rotation
-from workers.codec.weights import DecoderWeights, EncoderWeights, Linear, Norm, converted
+from workers.codec.weights import Linear, Norm, Weights, converted, tail_floats
 
 _EPSILON = 1e-5
 Layers = list[mx.array]
@@ -61,11 +61,11 @@ class MlxOps:
 class MlxStep:
     """One direction of `slots` calls over one set of weights, which it copies."""
 
-    def __init__(self, weights: EncoderWeights | DecoderWeights, slots: int) -> None:
+    def __init__(self, weights: Weights, slots: int) -> None:
         self._slots = slots
         self._forward, self._silence = direction_of(weights, 1)
         self._weights = converted(weights, _linear, mx.array)
-        self.state = CodecState.allocate(slots, weights.tail_floats, mx.zeros)
+        self.state = CodecState.allocate(slots, tail_floats(weights), mx.zeros)
         self._compiled: Callable[..., Advanced] = mx.compile(self._advance)
         mx.eval(self.state.tails, self.state.keys, self.state.values)
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from workers.checkpoints.mimi_layout import HEADS
 from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask
-from workers.codec.weights import F32, Linear, Norm
+from workers.codec.tensors import F32
+from workers.codec.weights import Linear, Norm
 
 _SMALL = 1_000_000
 _TILE = 64

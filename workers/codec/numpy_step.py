@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from workers.codec.frame import FramePosition, Tails, direction_of
 from workers.codec.numpy_ops import Matrix, NumpyOps, PlainMatrix, TiledMatrix, has_openblas
 from workers.codec.state import CodecState, Rows, rotation
-from workers.codec.weights import F32, DecoderWeights, EncoderWeights, Linear, converted
+from workers.codec.tensors import F32
+from workers.codec.weights import Linear, Weights, converted, tail_floats
 
 Result = NDArray[Any]
 
@@ -20,7 +21,7 @@ class NumpyStep:
 
     def __init__(
         self,
-        weights: EncoderWeights | DecoderWeights,
+        weights: Weights,
         slots: int,
         threads: int = 1,
         matrix: Callable[[F32], Matrix] | None = None,
@@ -30,7 +31,7 @@ class NumpyStep:
         self._threads = threads
         self._forward, self._silence = direction_of(weights, 1)
         self._weights = converted(weights, lambda linear: Linear(make(linear.weight), linear.bias))
-        self.state = CodecState.allocate(slots, weights.tail_floats, lambda shape: np.zeros(shape, np.float32))
+        self.state = CodecState.allocate(slots, tail_floats(weights), lambda shape: np.zeros(shape, np.float32))
         self._pool = ThreadPoolExecutor(threads, "mimi") if threads > 1 else None
 
     def warm(self) -> None:

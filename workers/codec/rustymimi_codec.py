@@ -58,14 +58,11 @@ class _SlotTokenizer:
 
 
 class _RustymimiDirection:
-    """A tokenizer for each slot."""
-
     def __init__(self, weights: Path, slots: int, max_call_s: float, clear: Step) -> None:
         positions = (int(max_call_s / FRAME_S) + _SPARE_FRAMES) * POSITIONS
         self._tokenizers = {slot: _SlotTokenizer(weights, positions, clear) for slot in map(Slot, range(slots))}
 
     def open(self, slot: Slot) -> None:
-        """Begin a new call in a slot."""
         self._tokenizers[slot].reset()
 
     def close(self, slot: Slot) -> None:
@@ -74,10 +71,7 @@ class _RustymimiDirection:
 
 
 class RustymimiEncoder(_RustymimiDirection):
-    """The caller's direction."""
-
     def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        """Load a tokenizer for each slot; a call may last `max_call_s`."""
         zeros = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(zeros))
 
@@ -92,10 +86,7 @@ class RustymimiEncoder(_RustymimiDirection):
 
 
 class RustymimiDecoder(_RustymimiDirection):
-    """Moshi's direction."""
-
     def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        """Load a tokenizer for each slot; a call may last `max_call_s`."""
         zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
         super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import HEAD_DIM, HEADS, LAYERS
-from workers.codec.weights import F32
+from workers.codec.tensors import F32
 
 ENTRIES = 252
 """Keys and values a layer keeps of a call; even, so that the two of a frame lie side by side."""
@@ -52,7 +52,6 @@ class CodecState:
 
     @property
     def bytes_per_call(self) -> int:
-        """Bytes that one row takes."""
         arrays = (self.position, self.tails, *self.keys, *self.values)
         return sum(int(array.nbytes) for array in arrays) // len(self.position)
 

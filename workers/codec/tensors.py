@@ -4,11 +4,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import deserialize, safe_open
 
 from workers.checkpoints.header import HeaderError, read_header
 from workers.checkpoints.mimi_layout import SHAPES
-from workers.codec.weights import F32
+
+F32 = NDArray[np.float32]
 
 
 class WeightsError(ValueError):
@@ -16,8 +18,6 @@ class WeightsError(ValueError):
 
 
 class Tensors:
-    """The tensors of one file, each read when it is asked for."""
-
     def __init__(self, path: Path) -> None:
         """Open a file, float32 or bfloat16. Raises WeightsError."""
         try:

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.codec.bench import CodecFigures, CodecRow, calls_held, table, with_ratios
-from workers.codec.bench_one import Case, CodecTime, measure
+from workers.codec.bench import Case, CodecFigures, CodecRow, CodecTime, calls_held, measure, table, with_ratios
 
 
 def measured(path: str, rows: int, ms: float, direction: str = "encode") -> CodecRow:

@@ -18,8 +18,8 @@ from workers.codec.codec import CodecError
 from workers.codec.mimi import MimiDecoder, MimiEncoder
 from workers.codec.numpy_ops import Matrix, PlainMatrix, TiledMatrix, has_openblas
 from workers.codec.numpy_step import NumpyStep
-from workers.codec.prepare import load_decoder, load_encoder
-from workers.codec.weights import F32
+from workers.codec.tensors import F32
+from workers.codec.weights import load_decoder, load_encoder
 from workers.messages import Slot
 
 TICKS = 7

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import SHAPES
 from workers.checkpoints.synthetic.weights_file import LazyTensor, to_bf16, write_weights
-from workers.codec.prepare import load_decoder, load_encoder
 from workers.codec.tensors import Tensors, WeightsError
+from workers.codec.weights import load_decoder, load_encoder
 
 NUMBERS = np.resize(np.array([1.5, -2.25, 3.0e-3, 7.0e4], np.float32), 64)
 

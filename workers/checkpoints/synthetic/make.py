@@ -43,7 +43,6 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The prefix of its folder's name."""
         return f"random-{self.size}-{self.weights}" if self.kind == "random" else self.kind
 
 

@@ -56,7 +56,6 @@ def _piece(step: int) -> Piece:
 
 
 def parrot_pieces() -> list[Piece]:
-    """Return the vocabulary."""
     return [*SPECIAL, *(_piece(step) for step in range(_ROUND))]
 
 
@@ -73,7 +72,6 @@ def _write_count(weights: dict[str, F32], factor: float) -> None:
 
 
 def parrot_lm() -> dict[str, F32]:
-    """Return the weights."""
     weights = blank(shapes_of(len(parrot_pieces())))
     factor = norm_factor(_PLACES)
     write_matched_filters(weights)

@@ -27,12 +27,10 @@ class Phrase:
 
     @property
     def frames(self) -> int:
-        """Its length in frames."""
         return len(self.pcm) // FRAME_SAMPLES
 
     @property
     def text(self) -> str:
-        """Its words."""
         return " ".join(word for _, word in self.words)
 
 

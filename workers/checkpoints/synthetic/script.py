@@ -52,8 +52,6 @@ class Hearing(Enum):
 
 
 class Phase(Enum):
-    """What Moshi is doing."""
-
     SPEAK = "speak"
     WAIT = "wait"
     LISTEN = "listen"
@@ -93,7 +91,6 @@ class ScriptAutomaton:
     """The states and the table of the conversation; `start` is the token before the first step."""
 
     def __init__(self, phrases: Sequence[Phrase]) -> None:
-        """`phrases` are the greeting and at least one reply."""
         self.phrases = tuple(phrases)
         self.halves = frames_of([phrase.pcm for phrase in self.phrases])
         self.states = {state.token: state for state in (*self._silent_states(), *self._spoken_states())}
@@ -108,7 +105,6 @@ class ScriptAutomaton:
         return [*SPECIAL[:FIRST_TOKEN], *(state.piece for state in self.states.values())]
 
     def ends(self, state: ScriptState) -> bool:
-        """Tell whether this is the last frame of a phrase."""
         return state.phase is Phase.SPEAK and state.place + 1 == self.phrases[state.phrase].frames
 
     def _silent_states(self) -> list[ScriptState]:
@@ -144,7 +140,6 @@ class ScriptAutomaton:
 
 @cache
 def script() -> ScriptAutomaton:
-    """Return the conversation of `synthetic:script`."""
     return ScriptAutomaton(phrases())
 
 
@@ -160,7 +155,6 @@ class ScriptOracle:
     """Predicts the states of a call, step by step."""
 
     def __init__(self) -> None:
-        """Begin before the first step."""
         self.script = script()
         self._token = self.script.start
 

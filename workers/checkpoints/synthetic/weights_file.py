@@ -33,7 +33,6 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
         return prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
