@@ -4,6 +4,9 @@ from tests.processes.faults import KILLED, SLOTS, STOPPED, Fault, line_test, run
 from workers.messages import Stage
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("fault", [KILLED, STOPPED], ids=["killed", "stopped"])
 @pytest.mark.parametrize("stage", Stage)
 async def test_after_a_fault_of_a_worker_calls_end_and_the_next_is_served(stage: Stage, fault: Fault) -> None:

@@ -23,7 +23,7 @@ from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic import make_synthetic
 from workers.messages import Frame
 
-SECONDS = 4
+SECONDS = 2
 SID = CallSid("CA" + "0" * 29 + "123")
 ROUNDING = 1e-3
 """16 bits, and what two implementations of Mimi differ by."""

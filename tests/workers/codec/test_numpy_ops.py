@@ -1,12 +1,14 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.codec.numpy_ops import NumpyOps, PlainMatrix, TiledMatrix, has_openblas, is_openblas
+from workers.codec.numpy_ops import Matrix, NumpyOps, PlainMatrix, TiledMatrix, has_openblas, is_openblas
 from workers.codec.state import CodecState
+from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Norm
 
 
@@ -19,16 +21,14 @@ def random(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
 
 
+@pytest.mark.parametrize("matrix", [TiledMatrix, PlainMatrix])
+@settings(max_examples=20)
 @given(rows=st.integers(1, 70), depth=st.sampled_from([7, 64, 8_192]), out=st.sampled_from([1, 32, 64, 192]))
-def test_a_tiled_product_is_the_product(rows: int, depth: int, out: int) -> None:
+def test_a_product_is_the_product_in_any_layout(
+    matrix: Callable[[F32], Matrix], rows: int, depth: int, out: int
+) -> None:
     x, weight = random(rows, depth), random(depth, out)
-    assert np.allclose(TiledMatrix(weight).product(x), x @ weight, atol=1e-5 * depth)
-
-
-@given(rows=st.integers(1, 70), depth=st.sampled_from([7, 8_192]), out=st.sampled_from([1, 192]))
-def test_a_plain_product_is_the_product(rows: int, depth: int, out: int) -> None:
-    x, weight = random(rows, depth), random(depth, out)
-    assert np.allclose(PlainMatrix(weight).product(x), x @ weight, atol=1e-5 * depth)
+    assert np.allclose(matrix(weight).product(x), x @ weight, atol=1e-5 * depth)
 
 
 @pytest.mark.parametrize(
