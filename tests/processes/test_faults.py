@@ -3,7 +3,6 @@ import pytest
 from tests.processes.faults import KILLED, SLOTS, STOPPED, Fault, line_test, run_fault
 from workers.messages import Stage
 
-
 pytestmark = pytest.mark.slow
 
 
