@@ -2,25 +2,24 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workers.checkpoints.synthetic import make_standin
-from workers.codec.bench_one import Case
+from workers.checkpoints.synthetic import make_synthetic
+from workers.codec.bench import Case, start_measurement
 from workers.messages import FRAME_S
 from workers.processors import usable_processors
 
 Found = dict[str, Any]
 CACHE = Path("~/.cache/moshi-bridge").expanduser()
-DEVICE_CHECK = [sys.executable, "-m", "workers.engine.device_check"]
+DEVICE_CHECK = [sys.executable, "-m", "scripts.device_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ DRY = Scale("tiny", (1, 2), 5, (1,), 5, "synthetic:random:tiny:f32", 5, ("numpy"
 
 def check_codec(scale: Scale) -> Iterator[Found]:
     """Both directions side by side, as fast as they can; then a frame every 80 ms beside an engine that does so too."""
-    mimi = next(make_standin("random", CACHE).glob("tokenizer*.safetensors"))
+    mimi = next(make_synthetic("random", CACHE).glob("tokenizer*.safetensors"))
     threads = max(1, usable_processors() // 3)
     for calls in scale.calls:
         for path in scale.libraries:
@@ -54,16 +53,11 @@ def check_codec(scale: Scale) -> Iterator[Found]:
 
 
 def _both_directions(case: Case, where: str) -> Iterator[Found]:
-    environment = os.environ | {"MLX_ENABLE_TF32": "0", "OPENBLAS_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
-    command = [sys.executable, "-m", "workers.codec.bench_one"]
-    cases = [asdict(case) | {"direction": direction} for direction in ("encode", "decode")]
-    running = [
-        subprocess.Popen([*command, json.dumps(one)], stdout=subprocess.PIPE, text=True, env=environment)
-        for one in cases
-    ]
+    cases = [replace(case, direction=direction) for direction in ("encode", "decode")]
+    running = [start_measurement(one) for one in cases]
     for one, process in zip(cases, running, strict=True):
         said = process.communicate()[0]
-        what = f"{one['direction']} on {case.path}, {case.rows} calls, {where}"
+        what = f"{one.direction} on {case.path}, {case.rows} calls, {where}"
         yield {"what": what, **(json.loads(said) if said else {"failed": f"exit status {process.returncode}"})}
 
 

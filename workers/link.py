@@ -3,21 +3,16 @@
 Nothing here waits. `send` hands over what the socket takes and keeps the rest; whoever owns the link calls `flush`
 when the descriptor is writable and `receive` when it is readable. What is kept is bounded: beyond `BACKLOG` messages
 the oldest audio is dropped, never an `Open`, a `Close` or a `Failed`.
-
-On the wire a message is its length in four bytes, big-endian, and its pickle. Only processes that this service started
-itself hold the other end.
 """
 
-import pickle
 import socket
-import struct
 from collections import deque
 
 from workers.messages import Codes, Frame
+from workers.wire import LENGTH, parse, serialize
 
 BACKLOG = 64
-_HEADER = struct.Struct(">I")
-_RECEIVE_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 18
 
 
 class LinkClosed(Exception):
@@ -28,8 +23,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     """Return two connected sockets whose buffers hold a few frames (macOS gives 8 KiB unless asked)."""
     left, right = socket.socketpair()
     for end in (left, right):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _RECEIVE_BYTES)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
     return left, right
 
 
@@ -41,7 +36,8 @@ class Link:
         self._socket = sock
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._head_sent = 0
-        self._inbox = bytearray()
+        self._received = bytearray()
+        self._space = memoryview(bytearray(_BUFFER_BYTES))
         self.dropped = 0
         """Audio messages dropped because the other end did not keep up."""
 
@@ -55,8 +51,7 @@ class Link:
 
     def send(self, message: object) -> None:
         """Send, or keep for `flush`. Raises LinkClosed."""
-        body = pickle.dumps(message, protocol=5)
-        self._unsent.append((_HEADER.pack(len(body)) + body, isinstance(message, Frame | Codes)))
+        self._unsent.append((serialize(message), isinstance(message, Frame | Codes)))
         if len(self._unsent) > BACKLOG:
             self._drop_oldest_audio()
         self.flush()
@@ -65,7 +60,11 @@ class Link:
         """Send what the socket takes now. Raises LinkClosed."""
         try:
             while self._unsent:
-                self._send_head()
+                data, _ = self._unsent[0]
+                self._head_sent += self._socket.send(data[self._head_sent :] if self._head_sent else data)
+                if self._head_sent == len(data):
+                    self._unsent.popleft()
+                    self._head_sent = 0
         except BlockingIOError:
             return
         except OSError as error:
@@ -74,26 +73,19 @@ class Link:
     def receive(self) -> list[object]:
         """Return the messages that have arrived whole. Raises LinkClosed once there are none and never will be."""
         try:
-            more = self._socket.recv(_RECEIVE_BYTES)
+            size = self._socket.recv_into(self._space)
         except BlockingIOError:
             return []
         except OSError as error:
             raise LinkClosed(str(error)) from error
-        if not more:
+        if not size:
             raise LinkClosed("end of stream")
-        self._inbox += more
+        self._received += self._space[:size]
         return self._whole_messages()
 
     def close(self) -> None:
         self._socket.close()
         self._unsent.clear()
-
-    def _send_head(self) -> None:
-        wire, _ = self._unsent[0]
-        self._head_sent += self._socket.send(memoryview(wire)[self._head_sent :])
-        if self._head_sent == len(wire):
-            self._unsent.popleft()
-            self._head_sent = 0
 
     def _drop_oldest_audio(self) -> None:
         first = 1 if self._head_sent else 0  # half a message on the wire must be finished
@@ -106,12 +98,12 @@ class Link:
     def _whole_messages(self) -> list[object]:
         messages = []
         start = 0
-        while len(self._inbox) >= start + _HEADER.size:
-            (length,) = _HEADER.unpack_from(self._inbox, start)
-            end = start + _HEADER.size + length
-            if len(self._inbox) < end:
-                break
-            messages.append(pickle.loads(memoryview(self._inbox)[start + _HEADER.size : end]))  # noqa: S301
-            start = end
-        del self._inbox[:start]
+        with memoryview(self._received) as received:
+            while len(received) >= start + LENGTH.size:
+                end = start + LENGTH.size + LENGTH.unpack_from(received, start)[0]
+                if len(received) < end:
+                    break
+                messages.append(parse(received[start + LENGTH.size : end]))
+                start = end
+        del self._received[:start]
         return messages

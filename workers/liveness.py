@@ -1,10 +1,10 @@
 """Decides whether a stage of the pipeline hangs: no I/O, time is an argument (seconds, monotonic).
 
-Theory. A worker is single-threaded: during a unit of work it answers no ping, so its silence alone proves nothing.
-While frames are under way the sign of progress is that something comes out of the pipeline: every message that the app
-sends comes back, an `Open` with a greeting as the greeting's last frame, and of several frames of one call the newest.
-While nothing is under way no unit of work runs, so each worker must answer pings. Work that takes longer than a few
-steps (loading, warm-up, prefill) reports `Progress` by chunk, which counts as progress wherever it comes from.
+A worker is single-threaded: during a unit of work it answers no ping, so its silence alone proves nothing. While frames
+are in the pipeline the sign of progress is that something comes out: every message that the app sends comes back, an
+`Open` with a greeting as the greeting's last frame, and of several frames of one call the newest. While nothing is in
+the pipeline no unit of work runs, so each worker must answer pings. Work that takes longer than a few steps (loading,
+warm-up, prefill) reports `Progress` by chunk, which counts as progress whichever stage sends it.
 
 Whatever stopped the supervisor itself, a laptop that slept or an event loop that was blocked, stopped it from reading
 answers too: when `hang` is called late, all counts start anew.
@@ -17,15 +17,17 @@ from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineM
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
+ANSWERING_SHARE = 0.6
+"""The share of its limit after which a stage no longer counts as answering."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """After how long without a sign of progress a stage is taken to hang, in seconds.
 
-    `busy_s`, or `busy_steps` times the measured step if that is longer, while frames are under way; `idle_s` without an
-    answer while none is; `start_s` while a worker starts, and before a step has been measured. A call of `hang` that
-    comes more than `jump_s` after the last one starts all counts anew.
+    `busy_s`, or `busy_steps` times the measured step if that is longer, while frames are in the pipeline; `idle_s`
+    without an answer while none is; `start_s` while a worker starts, and before a step has been measured. A call of
+    `hang` that comes more than `jump_s` after the last one starts all counts anew.
     """
 
     busy_s: float = 1.0
@@ -37,33 +39,31 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A stage hangs; `reason` is a phrase."""
-
     stage: Stage
     reason: str
 
 
 _END = 1 << 62
-_Place = tuple[Epoch, int]
-"""A message's place among all that come out for its slot: they rise."""
+_Order = tuple[Epoch, int]
+"""A message's order among all that come out for its slot: it rises."""
 
 
 class Liveness:
-    """Watches one life of the pipeline; `now` is when it is started."""
+    """Watches one pipeline, started at `now`."""
 
     def __init__(self, now: float, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._checked_s = now
-        self._came_s = now
-        """When something last came out of the pipeline: a sign of life of every stage."""
+        self._received_s = now
+        """When something last came out of the pipeline, which shows that every stage lives."""
         self._moved_s = now
         """When something last came out, long work was reported, or something was sent into an empty pipeline."""
-        self._expected: dict[Slot, _Place] = {}
-        """What has to come out for each slot at last."""
+        self._expected: dict[Slot, _Order] = {}
+        """The last message that has to come out for each slot."""
         self._starting: set[Stage] = set()
         self._alive_s: dict[Stage, float] = {}
         """When each stage last gave a sign of life."""
-        self._work: dict[Stage, tuple[int, float]] = {}
+        self._last_work: dict[Stage, tuple[int, float]] = {}
         self._step_s: dict[Stage, float] = {}
 
     @property
@@ -72,7 +72,6 @@ class Liveness:
         return max(self._step_s.values(), default=None)
 
     def started(self, stage: Stage, now: float) -> None:
-        """A worker has been told to start."""
         self._starting.add(stage)
         self._alive_s[stage] = now
 
@@ -82,7 +81,6 @@ class Liveness:
         self._alive_s[stage] = now
 
     def progressed(self, stage: Stage, now: float) -> None:
-        """A worker has reported progress of long work."""
         self._alive_s[stage] = self._moved_s = now
 
     def answered(self, stage: Stage, work_s: Histogram | None, now: float) -> None:
@@ -90,29 +88,27 @@ class Liveness:
         self._alive_s[stage] = now
         if work_s is None:
             return
-        before, before_s = self._work.get(stage, (0, 0.0))
+        before, before_s = self._last_work.get(stage, (0, 0.0))
         count = work_s.count
         if count > before:
             self._step_s[stage] = (work_s.total - before_s) / (count - before)
-        self._work[stage] = count, work_s.total
+        self._last_work[stage] = count, work_s.total
 
     def sent(self, message: PipelineMessage, now: float) -> None:
-        """A message has been sent into the pipeline."""
         if not self._expected:
             self._moved_s = now
-        place = message.greeting_frames - 1 if isinstance(message, Open) else _place(message)
-        self._expected[message.slot] = message.epoch, place
+        order = message.greeting_frames - 1 if isinstance(message, Open) else _order(message)
+        self._expected[message.slot] = message.epoch, order
 
-    def came(self, message: PipelineMessage, now: float) -> None:
-        """A message has come out of the pipeline."""
-        self._came_s = self._moved_s = now
+    def received(self, message: PipelineMessage, now: float) -> None:
+        self._received_s = self._moved_s = now
         expected = self._expected.get(message.slot)
-        if expected and (message.epoch, _place(message)) >= expected:
+        if expected and (message.epoch, _order(message)) >= expected:
             del self._expected[message.slot]
 
     def answering(self, now: float) -> bool:
-        """Whether every stage is ready and has lately shown that it lives."""
-        return len(self._alive_s) == len(Stage) and not self._starting and self._hang(now, 0.6) is None
+        """Whether every stage is ready and has lately given a sign of life."""
+        return len(self._alive_s) == len(Stage) and not self._starting and self._hang(now, ANSWERING_SHARE) is None
 
     def hang(self, now: float) -> Hang | None:
         """Return which stage hangs, if any; to be called every `CHECK_EVERY_S`."""
@@ -132,7 +128,7 @@ class Liveness:
                 return Hang(min(self._alive_s, key=self._alive_s.__getitem__), f"no frame for {limit_s:.1f} s")
             return None
         for stage in self._alive_s.keys() - self._starting:
-            if now - max(self._alive_s[stage], self._came_s) > share * self._limits.idle_s:
+            if now - max(self._alive_s[stage], self._received_s) > share * self._limits.idle_s:
                 return Hang(stage, f"no answer for {self._limits.idle_s:.0f} s")
         return None
 
@@ -141,7 +137,7 @@ class Liveness:
         return self._limits.start_s if step_s is None else max(self._limits.busy_s, self._limits.busy_steps * step_s)
 
 
-def _place(message: PipelineMessage) -> int:
+def _order(message: PipelineMessage) -> int:
     match message:
         case Frame(seq=seq) | Codes(seq=seq):
             return seq

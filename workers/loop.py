@@ -1,7 +1,7 @@
 """The loop of every worker: wait for a message, pass it to the stage, send on what comes out.
 
-A stage decides and computes, the loop talks. The loop waits on descriptors alone and between two units of work takes
-in whatever has arrived, so that a stage always knows of the newest frame.
+A stage decides and computes, the loop does the I/O. It waits on descriptors alone and between two units of work reads
+whatever has arrived, so that a stage always has the newest frame.
 """
 
 import logging
@@ -11,18 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import psutil
+
+from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Ping, PipelineMessage, Pong, Stage, Vitals
-from workers.vitals import VitalsGauge
+from workers.messages import Failed, Ping, PipelineMessage, Pong, Stage, WorkerVitals
 
 log = logging.getLogger(__name__)
 
 
-class PipelineStage(Protocol):
+class FrameProcessor(Protocol):
     """One stage of the pipeline: frames of all slots in, frames out."""
 
     def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
-        """Take a message in; return what goes on to the next stage at once."""
+        """Handle a message; return what goes on to the next stage at once."""
 
     def due_s(self) -> float | None:
         """When on the monotonic clock `work` is to be called: 0 for at once, None for not before the next message."""
@@ -37,19 +39,21 @@ class ControlClosed(Exception):
 
 @dataclass
 class WorkerLoop:
-    """Runs `stage`, which is called `name`, between its neighbours until the supervisor closes the control link.
+    """Runs the `stage` called `name` between its neighbours until the supervisor closes the control link.
 
-    What a neighbour that has died should have got is lost: the supervisor ends the whole pipeline. `device_bytes` tells
-    what this process holds of a GPU's memory.
+    Messages for a neighbour that has died are lost: the supervisor ends the whole pipeline. `device_bytes` returns what
+    this process holds of a GPU's memory.
     """
 
     name: Stage
     control: Link
     upstream: Link
     downstream: Link
-    stage: PipelineStage
+    stage: FrameProcessor
     device_bytes: Callable[[], int] = lambda: 0
-    _vitals: VitalsGauge = field(default_factory=VitalsGauge)
+    _work_s: Histogram = field(default_factory=Histogram)
+    _rows: Histogram = field(default_factory=lambda: Histogram(ROW_BOUNDS))
+    _process: psutil.Process = field(default_factory=psutil.Process)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _due_s: float | None = None
 
@@ -61,13 +65,13 @@ class WorkerLoop:
         """Return when the control link closes, which is how a worker is told to stop."""
         try:
             while True:
-                self.turn()
+                self.run_once()
         except ControlClosed:
             return
         finally:
             self._selector.close()
 
-    def turn(self, longest_s: float | None = None) -> None:
+    def run_once(self, longest_s: float | None = None) -> None:
         """Wait for a message or until work is due, `longest_s` at most; do one unit of work. Raises ControlClosed."""
         for key, _ in self._selector.select(self._wait_s(longest_s)):
             key.data()
@@ -85,7 +89,9 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        self._vitals.worked(time.monotonic() - started_s, len(messages))
+        if messages:  # keeping the engine awake is no work
+            self._work_s.add(time.monotonic() - started_s)
+            self._rows.add(len(messages))
         self._send(messages)
 
     def _read_control(self) -> None:
@@ -93,12 +99,15 @@ class WorkerLoop:
             for message in self.control.receive():
                 if not isinstance(message, Ping):
                     raise TypeError(f"no message for a running worker: {message!r}")
-                self.control.send(Pong(message.number, self._read_vitals()))
+                self.control.send(Pong(message.number, self._vitals()))
         except LinkClosed as error:
             raise ControlClosed from error
 
-    def _read_vitals(self) -> Vitals:
-        return self._vitals.read(self.downstream.dropped, self.device_bytes())
+    def _vitals(self) -> WorkerVitals:
+        with self._process.oneshot():
+            times, memory_bytes = self._process.cpu_times(), self._process.memory_info().rss
+        cpu_s, dropped = times.user + times.system, self.downstream.dropped
+        return WorkerVitals(memory_bytes, self.device_bytes(), cpu_s, self._work_s, self._rows, dropped)
 
     def _read(self) -> None:
         try:
@@ -128,8 +137,8 @@ class WorkerLoop:
     def _flush(self) -> None:
         try:
             self.downstream.flush()
+            done = not self.downstream.blocked
         except LinkClosed:
-            self._selector.unregister(self.downstream)
-            return
-        if not self.downstream.blocked:
+            done = True
+        if done:
             self._selector.unregister(self.downstream)

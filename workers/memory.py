@@ -1,4 +1,4 @@
-"""How much memory there is, and how much the service will take, known before it is taken."""
+"""How much memory there is, and how much the service will take, computed beforehand."""
 
 import sys
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Plan:
     """What `calls` calls that remember `context` steps take.
 
     `weights` and `kv_step` (one step of one call in the KV cache) are bytes; `codec` is what computes Mimi: numpy, mlx,
-    rustymimi or loopback; `packed` weights are quantised already.
+    rustymimi or loopback; `quantised` weights are quantised already.
     """
 
     weights: int
@@ -48,31 +48,26 @@ class Plan:
     codec: str
     calls: int
     context: int
-    packed: bool = False
+    quantised: bool = False
 
     @property
     def kv_cache(self) -> int:
-        """Bytes of the KV caches of all calls."""
         return self.calls * self.context * self.kv_step
 
     @property
     def codecs(self) -> int:
-        """Bytes of both directions of the codec."""
         return codec_bytes(self.calls, self.codec)
 
     @property
     def on_device(self) -> int:
-        """Bytes that this takes of the device's memory."""
         return self.weights + self.kv_cache + (self.codecs if self.codec == "mlx" else 0)
 
     def in_ram(self, memory: Memory) -> int:
-        """Bytes that this takes of `memory.ram`."""
         if memory.shared:
             return self.weights + self.kv_cache + self.codecs
         return 0 if self.codec == "mlx" else self.codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
-        """Tell whether this share of the memory holds it."""
         return self.on_device <= share * memory.device and self.in_ram(memory) <= share * memory.ram
 
     def most_calls(self, memory: Memory, share: float = 1.0) -> int:
@@ -97,11 +92,10 @@ class Plan:
         return f"MAX_CALLS={self.calls} needs {_gib(needed)} GiB ({parts}) but {present}: {self.advice(memory)}"
 
     def advice(self, memory: Memory) -> str:
-        """Return what to set so that it fits."""
         calls, context = self.most_calls(memory), self.longest_context(memory)
         ways = [f"MAX_CALLS={calls}"] if calls else []
         ways += [f"CONTEXT={context}"] if context else []
-        ways += [] if self.packed else ["MOSHI_QUANTIZE=4"]
+        ways += [] if self.quantised else ["MOSHI_QUANTIZE=4"]
         return ", or ".join([*(f"set {way}" for way in ways), "choose a smaller MOSHI_CHECKPOINT"])
 
 
@@ -127,7 +121,6 @@ def ram() -> tuple[int, int]:
 
 
 def codec_bytes(calls: int, codec: str) -> int:
-    """Return the bytes that the codec takes for `calls` calls."""
     match codec:
         case "loopback":
             return 0

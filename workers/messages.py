@@ -19,6 +19,8 @@ SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
 FRAME_S = 0.08
 CODEBOOKS = 8
+CODES = 2_048
+"""Entries of a codebook."""
 
 Slot = NewType("Slot", int)
 Epoch = NewType("Epoch", int)
@@ -28,6 +30,15 @@ CodeArray = NDArray[np.int32]
 """Codes of one frame, shape (8,), each in 0..2047; of many frames, shape (frames, 8)."""
 Payload = CodeArray | Pcm
 """What travels as codes: between loopback stages it is the PCM itself."""
+
+
+def codes_error(codes: CodeArray) -> str:
+    """Return why these are not the codes of a frame, "" when they are."""
+    if codes.shape != (CODEBOOKS,) or codes.dtype.kind not in "iu":
+        return f"a frame is {CODEBOOKS} integers, not {codes.dtype} of shape {codes.shape}"
+    if codes.min() < 0 or codes.max() >= CODES:
+        return f"a code is 0..{CODES - 1}, not {codes.tolist()}"
+    return ""
 
 
 class Stage(StrEnum):
@@ -51,8 +62,8 @@ class Span:
 class Open:
     """Give a slot to a new call: every stage forgets the last one.
 
-    `greeting_frames` frames of silence stand in for the caller before his first frame; the encoder adds the
-    `silence` codes that belong to them, shape (greeting_frames, 8). With a `seed` Moshi draws the same chances again.
+    `greeting_frames` frames of silence take the place of the caller's before their first one; the encoder adds the
+    `silence` codes that belong to them, shape (greeting_frames, 8). With a `seed` Moshi samples the same way again.
     """
 
     slot: Slot
@@ -64,8 +75,6 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The call in this slot is over."""
-
     slot: Slot
     epoch: Epoch
 
@@ -74,11 +83,11 @@ class Close:
 class Frame:
     """One frame of PCM: from the caller (app to encoder) or to the caller (decoder to app).
 
-    `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame heard in the
-    step that brought this one about, and `text` the piece Moshi thought in that step ("" for none). `pcm` is None for
-    the first steps of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's
-    frames that were dropped on the way because newer ones had arrived. `tokens` is what Moshi read and drew in that
-    step, 17 little-endian int16 as in `Step.log` of the engine, empty for what has none.
+    `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame read in the
+    step that yielded this one, and `text` is Moshi's text of that step ("" for none). `pcm` is None for the first steps
+    of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's frames that were
+    dropped on the way because newer ones had arrived. `tokens` are those read and sampled in that step, 17
+    little-endian int16 as in the engine's `StepResult.log`; inbound it is empty.
     """
 
     slot: Slot
@@ -132,8 +141,8 @@ class WorkerConfig:
     `slots` is how many calls are served at once, 0 for as many as the engine finds it can serve; each remembers
     `context` steps, None for the checkpoint's own. `checkpoint` is as in MOSHI_CHECKPOINT, `quantize` in bits. `mimi`
     is where the engine found the codec's weights. A call lasts `max_call_s` seconds at most. The codec may use so many
-    `threads`. `sampling` replaces what the checkpoint wants, by the names of the fields of `Sampling`. A step of the
-    loopback engine takes `loopback_step_s`. `log_format` is how log lines look.
+    `threads`. `sampling` replaces the checkpoint's values, by the names of the fields of `SamplingSettings`. A step of
+    the loopback engine takes `loopback_step_s`.
     """
 
     stage: Stage
@@ -157,7 +166,7 @@ class WorkerConfig:
 class Progress:
     """How far a long piece of work has come; `total` 0 when unknown.
 
-    Each one also shows that the worker does not hang: whatever may take longer than a second reports by chunk.
+    It also shows that the worker does not hang: work that may take longer than a second reports by chunk.
     """
 
     what: str
@@ -181,7 +190,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class StartRefused:
     """The worker cannot start as configured; `reason` is one line that names the setting."""
 
     reason: str
@@ -189,13 +198,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Asks a worker whether its loop still turns."""
+    """Asks a worker whether its loop still runs."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class WorkerVitals:
     """How a worker is, counted since it was started.
 
     `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
@@ -213,10 +222,8 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to the ping of that number."""
-
     number: int
-    vitals: Vitals | None = None
+    vitals: WorkerVitals | None = None
 
 
-ControlMessage = WorkerConfig | Progress | Prepared | Ready | Refused | Ping | Pong
+ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | Pong

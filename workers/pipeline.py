@@ -23,43 +23,41 @@ log = logging.getLogger(__name__)
 STOP_WITHIN_S = 3.0
 KILLED_WITHIN_S = 10.0
 """A process that hangs in a driver outlives SIGKILL; the next pipeline is started all the same."""
+OnMessage = Callable[[PipelineMessage], None]
 
 
 class AppEnd:
     """Where messages leave the app for the encoder and come back from the decoder, on the running event loop."""
 
-    def __init__(
-        self, to_encoder: socket.socket, from_decoder: socket.socket, on_message: Callable[[PipelineMessage], None]
-    ) -> None:
+    def __init__(self, to_encoder: socket.socket, from_decoder: socket.socket, on_message: OnMessage) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
-        self._out, self._back = Link(to_encoder), Link(from_decoder)
-        self._loop.add_reader(self._back, self._read)
+        self._to_encoder, self._from_decoder = Link(to_encoder), Link(from_decoder)
+        self._loop.add_reader(self._from_decoder, self._read)
 
     @property
     def dropped(self) -> int:
         """Frames that found no room on the way to the encoder."""
-        return self._out.dropped
+        return self._to_encoder.dropped
 
     def send(self, message: PipelineMessage) -> None:
-        """Send to the encoder. Never waits; what a dead encoder should have got is lost."""
+        """Send to the encoder. Never waits; messages for a dead encoder are lost."""
         with contextlib.suppress(LinkClosed):
-            self._out.send(message)
-            if self._out.blocked:
-                self._loop.add_writer(self._out, self._flush)
+            self._to_encoder.send(message)
+            if self._to_encoder.blocked:
+                self._loop.add_writer(self._to_encoder, self._flush)
 
     def close(self) -> None:
-        """Close both links."""
-        self._loop.remove_reader(self._back)
-        self._loop.remove_writer(self._out)
-        self._out.close()
-        self._back.close()
+        self._loop.remove_reader(self._from_decoder)
+        self._loop.remove_writer(self._to_encoder)
+        self._to_encoder.close()
+        self._from_decoder.close()
 
     def _read(self) -> None:
         try:
-            messages = self._back.receive()
+            messages = self._from_decoder.receive()
         except LinkClosed:  # the decoder has ended, which is noticed by its exit
-            self._loop.remove_reader(self._back)
+            self._loop.remove_reader(self._from_decoder)
             return
         for message in messages:
             self._handle(message)  # type: ignore[arg-type]
@@ -70,25 +68,21 @@ class AppEnd:
             self._on_message(message)
         except Exception as error:
             log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
-            with contextlib.suppress(Exception):  # logged above: there is nothing more to tell
+            with contextlib.suppress(Exception):  # logged above
                 self._on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
 
     def _flush(self) -> None:
         with contextlib.suppress(LinkClosed):
-            self._out.flush()
-            if self._out.blocked:
+            self._to_encoder.flush()
+            if self._to_encoder.blocked:
                 return
-        self._loop.remove_writer(self._out)
+        self._loop.remove_writer(self._to_encoder)
 
 
 class Pipeline:
-    """Encoder, engine and decoder. `on_message` gets what comes out; `on_control` what the processes say."""
+    """Encoder, engine and decoder. `on_message` gets what comes out; `on_control` the processes' control messages."""
 
-    def __init__(
-        self,
-        on_message: Callable[[PipelineMessage], None],
-        on_control: Callable[[WorkerProcess, ControlMessage], None],
-    ) -> None:
+    def __init__(self, on_message: OnMessage, on_control: Callable[[WorkerProcess, ControlMessage], None]) -> None:
         self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
         self._on_message = on_message
         self._app: AppEnd | None = None
@@ -105,7 +99,6 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Whether every worker is ready."""
         return all(worker.ready for worker in self.workers.values())
 
     @property
@@ -114,7 +107,6 @@ class Pipeline:
         return self._app.dropped if self._app else 0
 
     def send(self, message: PipelineMessage) -> None:
-        """Send a message to the encoder. Never waits."""
         if self._app:
             self._app.send(message)
 
@@ -131,7 +123,6 @@ class Pipeline:
         await self.kill()
 
     async def kill(self) -> None:
-        """End all processes at once."""
         self._close()
         for worker in self.workers.values():
             worker.kill()

@@ -1,4 +1,4 @@
-"""One worker process: started together with its sockets, and in words how it ended."""
+"""One worker process: started together with its sockets, and how it ended."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from workers.link import Link, LinkClosed, pair
-from workers.messages import ControlMessage, Stage, Vitals, WorkerConfig
+from workers.messages import ControlMessage, Stage, WorkerVitals
 
 ALLOWED = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
@@ -18,7 +18,7 @@ ALLOWED = {
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("VIRTUAL_ENV", "CC", "CFLAGS", "LDFLAGS", "SDKROOT", "DEVELOPER_DIR"),
 }
-"""What a worker may know of its environment: where things are, and how the network is reached."""
+"""Environment variables of paths and of the network, which a worker may have."""
 ALLOWED_PREFIXES = (
     *("LC_", "XDG_", "PYTHON", "LD_", "DYLD_"),
     *("CUDA", "NVIDIA_", "MLX_", "METAL_", "MTL_", "OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "KMP_", "RAYON_"),
@@ -30,7 +30,7 @@ ALLOWED_FOR_DOWNLOADS = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_")
 def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a worker inherits of `environment`: by an allow-list, so that no secret of the service is in it.
 
-    Threads are ours to start, and the codec computes in full float32.
+    Libraries start no threads of their own, and the codec computes in full float32.
     """
     prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
     known = {
@@ -46,15 +46,15 @@ def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str
 class WorkerProcess:
     """A process that runs `python -m workers`, and the control link to it.
 
-    `on_control` gets what it says, on the event loop that started it. `ready`, `refusal` and `vitals` are for whoever
-    supervises it.
+    `on_control` gets its control messages, on the event loop that started it. `ready`, `refusal` and `vitals` are set
+    by the supervisor.
     """
 
     def __init__(self, stage: Stage, on_control: Callable[["WorkerProcess", ControlMessage], None]) -> None:
         self.stage = stage
         self.ready = False
         self.refusal: str | None = None
-        self.vitals: Vitals | None = None
+        self.vitals: WorkerVitals | None = None
         """As of its last answer to a ping; None until then."""
         self.exit: asyncio.Task[int] | None = None
         """Done once the process has ended; its result is the exit status."""
@@ -82,14 +82,14 @@ class WorkerProcess:
         self._control = Link(ours)
         asyncio.get_running_loop().add_reader(self._control, self.read_control)
 
-    def send(self, message: ControlMessage | WorkerConfig) -> None:
-        """Send a control message; what a process that has just ended should have got is lost."""
+    def send(self, message: ControlMessage) -> None:
+        """Send a control message; it is lost if the process has just ended."""
         if self._control:
             with contextlib.suppress(LinkClosed):
                 self._control.send(message)
 
     def read_control(self) -> None:
-        """Read what the process has said; to be called once more after its end."""
+        """Handle the control messages that have arrived; to be called once more after the process has ended."""
         if self._control is None:
             return
         try:
@@ -120,7 +120,7 @@ class WorkerProcess:
 
     @property
     def ending(self) -> str:
-        """How the process ended: by which signal, or with which exit status."""
+        """By which signal the process ended, or with which exit status."""
         status = self._process.returncode if self._process else None
         if status is None:
             return "its end is not known"

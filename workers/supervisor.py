@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
+from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     ControlMessage,
     Ping,
@@ -24,10 +24,10 @@ from workers.messages import (
     Prepared,
     Progress,
     Ready,
-    Refused,
     Stage,
-    Vitals,
+    StartRefused,
     WorkerConfig,
+    WorkerVitals,
 )
 from workers.pipeline import Pipeline
 from workers.process import WorkerProcess
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 PING_EVERY_S = 1.0
 BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-HOPELESS_STARTS = 4
+FAILED_STARTS = 4
+"""After so many, without one that succeeded, the service ends."""
 
 
 class WorkerRefused(Exception):
@@ -51,12 +52,10 @@ class WorkerState:
     ready: bool
     losses: int
     hangs: int
-    vitals: Vitals | None
+    vitals: WorkerVitals | None
 
 
-class How(StrEnum):
-    """What a worker did that ended the pipeline."""
-
+class LossKind(StrEnum):
     ENDED = "is gone"
     REFUSED = "refuses to start"
     HUNG = "hangs"
@@ -64,21 +63,19 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why a pipeline was ended."""
-
     stage: Stage
-    how: How
+    kind: LossKind
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.stage}: {'hangs, ' if self.how is How.HUNG else ''}{self.reason}"
+        return f"{self.stage}: {'hangs, ' if self.kind is LossKind.HUNG else ''}{self.reason}"
 
 
 class Supervisor:
     """Runs the pipeline.
 
-    `on_message` gets what comes out of it, `on_lost` why it was lost (a short phrase), `on_progress` how far a long
-    start has come; all on the event loop that `run` runs on.
+    `on_message` gets what comes out of it, `on_lost` why it was lost (a short phrase), `on_progress` the progress of a
+    long start; all on the event loop that `run` runs on.
     """
 
     def __init__(
@@ -90,9 +87,7 @@ class Supervisor:
         limits: Limits | None = None,
     ) -> None:
         self._config = config
-        self._on_message = on_message
-        self._on_lost = on_lost
-        self._on_progress = on_progress
+        self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
         self._limits = limits
         self._pipeline: Pipeline | None = None
         self._liveness = Liveness(0.0, limits)
@@ -106,7 +101,7 @@ class Supervisor:
         self._dropped = 0
 
     def send(self, message: PipelineMessage) -> None:
-        """Send a message into the pipeline. Never waits; what a pipeline that is not ready should have got is lost."""
+        """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
         if self._pipeline and self._ready.is_set():
             self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
@@ -118,7 +113,7 @@ class Supervisor:
 
     @property
     def answering(self) -> bool:
-        """Whether every worker is ready and has lately shown that it lives."""
+        """Whether every worker is ready and has lately shown a sign of life."""
         return self._ready.is_set() and self._liveness.answering(time.monotonic())
 
     @property
@@ -128,13 +123,11 @@ class Supervisor:
 
     @property
     def process_ids(self) -> dict[Stage, int]:
-        """The process of each worker that runs."""
         workers = self._pipeline.workers.values() if self._pipeline else ()
         return {worker.stage: worker.process_id for worker in workers if worker.process_id}
 
     @property
     def workers(self) -> list[WorkerState]:
-        """All workers as they are."""
         running = self._pipeline.workers if self._pipeline else {}
         return [self._state(stage, running.get(stage)) for stage in Stage]
 
@@ -144,15 +137,14 @@ class Supervisor:
         return self._dropped + (self._pipeline.dropped if self._pipeline else 0)
 
     async def wait_ready(self) -> None:
-        """Return once every worker is ready."""
         await self._ready.wait()
 
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
         while True:
-            pipeline = self._pipeline = Pipeline(self._take_message, self._take_control)
+            pipeline = self._pipeline = Pipeline(self._handle_message, self._handle_control)
             try:
-                self._lose(await self._run_pipeline(pipeline))
+                self._report_loss(await self._run_pipeline(pipeline))
             except asyncio.CancelledError:
                 await pipeline.stop()
                 raise
@@ -163,62 +155,55 @@ class Supervisor:
                 await pipeline.kill()
             await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
 
-    def _lose(self, loss: Loss) -> None:
-        """Say that the pipeline is lost, before its processes are ended: one that hangs in a driver may take long."""
-        self._ready.clear()
-        self._losses[loss.stage] += 1
-        self._hangs[loss.stage] += loss.how is How.HUNG
-        self._failures += 1
-        self._raise_if_hopeless(loss)
-        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, loss.how, loss.reason)
-        self._on_lost(str(loss))
-
-    def _raise_if_hopeless(self, loss: Loss) -> None:
-        if self._was_ready:
-            return
-        if loss.how is How.REFUSED:
-            raise WorkerRefused(loss.reason)
-        if self._failures >= HOPELESS_STARTS:
-            raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its last words are above")
-
     async def _run_pipeline(self, pipeline: Pipeline) -> Loss:
-        """Run one pipeline until it is lost."""
         self._liveness = Liveness(time.monotonic(), self._limits)
         try:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
-            return Loss(Stage.ENCODE, How.REFUSED, f"cannot start: {error.strerror}")
+            return Loss(Stage.ENCODE, LossKind.REFUSED, f"cannot start: {error.strerror}")
         self._configure(pipeline.workers[Stage.STEP])
-        return await self._watch(pipeline)
-
-    async def _watch(self, pipeline: Pipeline) -> Loss:
         while True:
             worker = await pipeline.wait_any(CHECK_EVERY_S)
             if worker:
-                worker.read_control()  # its last words
-                how = How.REFUSED if worker.refusal else How.ENDED
-                return Loss(worker.stage, how, worker.refusal or worker.ending)
-            if hang := self._check(pipeline, time.monotonic()):
-                return Loss(hang.stage, How.HUNG, hang.reason)
+                worker.read_control()  # what it sent before it ended
+                kind = LossKind.REFUSED if worker.refusal else LossKind.ENDED
+                return Loss(worker.stage, kind, worker.refusal or worker.ending)
+            now = time.monotonic()
+            self._ping(pipeline, now)
+            if hang := self._liveness.hang(now):
+                return Loss(hang.stage, LossKind.HUNG, hang.reason)
 
-    def _check(self, pipeline: Pipeline, now: float) -> Hang | None:
-        if now >= self._next_ping_s:
-            self._next_ping_s = now + PING_EVERY_S
-            self._pings += 1
-            for worker in pipeline.workers.values():
-                if worker.ready:
-                    worker.send(Ping(self._pings))
-        return self._liveness.hang(now)
+    def _report_loss(self, loss: Loss) -> None:
+        """Report a loss before the processes are ended: one that hangs in a driver may take long."""
+        self._ready.clear()
+        self._losses[loss.stage] += 1
+        self._hangs[loss.stage] += loss.kind is LossKind.HUNG
+        self._failures += 1
+        if not self._was_ready and loss.kind is LossKind.REFUSED:
+            raise WorkerRefused(loss.reason)
+        if not self._was_ready and self._failures >= FAILED_STARTS:
+            raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its log lines are above")
+        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, loss.kind, loss.reason)
+        self._on_lost(str(loss))
+
+    def _ping(self, pipeline: Pipeline, now: float) -> None:
+        if now < self._next_ping_s:
+            return
+        self._next_ping_s = now + PING_EVERY_S
+        self._pings += 1
+        for worker in pipeline.workers.values():
+            if worker.ready:
+                worker.send(Ping(self._pings))
 
     def _configure(self, worker: WorkerProcess) -> None:
         worker.send(replace(self._config, stage=worker.stage))
         self._liveness.started(worker.stage, time.monotonic())
 
-    def _take_message(self, message: PipelineMessage) -> None:
-        self._liveness.came(message, time.monotonic())
+    def _handle_message(self, message: PipelineMessage) -> None:
+        self._liveness.received(message, time.monotonic())
         self._on_message(message)
 
-    def _take_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
+    def _handle_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
         now = time.monotonic()
         match message:
             case Progress():
@@ -226,11 +211,11 @@ class Supervisor:
                 self._on_progress(message)
             case Prepared(mimi, slots):
                 self._liveness.progressed(worker.stage, now)
-                self._prepare(mimi, slots)
+                self._configure_codec(mimi, slots)
             case Ready(note):
                 self._liveness.ready(worker.stage, now)
-                self._take_ready(worker, note, now)
-            case Refused(reason):
+                self._handle_ready(worker, note, now)
+            case StartRefused(reason):
                 worker.refusal = reason
             case Pong(_, vitals):
                 self._liveness.answered(worker.stage, vitals.work_s if vitals else None, now)
@@ -240,14 +225,14 @@ class Supervisor:
             case _:
                 raise TypeError(f"no message for the supervisor: {message!r}")
 
-    def _prepare(self, mimi: Path | None, slots: int) -> None:
-        """Tell the codec's workers what they wait for; a later pipeline serves as many slots as the first."""
+    def _configure_codec(self, mimi: Path | None, slots: int) -> None:
+        """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
         self._config = replace(self._config, mimi=mimi, slots=self._config.slots or slots)
         assert self._pipeline is not None
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])
 
-    def _take_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
+    def _handle_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
         worker.ready = True
         log.info("worker %s is ready: %s", worker.stage, note)
         if self._pipeline and self._pipeline.ready:

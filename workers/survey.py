@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoints.locate import CheckpointError, Files, files_in, locate
+from workers.checkpoints.files import CheckpointError, Files, files_in, report_nothing
+from workers.checkpoints.locate import locate
 
 
 def main() -> None:
-    """Answer the question on standard input."""
     json.dump(_answer(json.load(sys.stdin)), sys.stdout)
 
 
@@ -57,12 +57,12 @@ def _checkpoint(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(files: Files, question: dict[str, Any]) -> dict[str, Any]:
-    from workers.engine.capacity import SPARE
     from workers.engine.memory import device_memory, plan
+    from workers.engine.start import AUTO_MEMORY_SHARE
 
     slots, memory = question["slots"], device_memory()
     wanted = plan(files, question["quantize"], question["codec"], slots or 1, question["context"])
-    wanted = replace(wanted, calls=slots or wanted.most_calls(memory, SPARE) or 1)
+    wanted = replace(wanted, calls=slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE) or 1)
     return {
         "checkpoint": str(files.model),
         "on_device": wanted.on_device,
@@ -74,17 +74,11 @@ def _plan(files: Files, question: dict[str, Any]) -> dict[str, Any]:
 
 def _local_files(spec: str, cache: Path, quantize: int | None) -> Files | None:
     if not spec.startswith("hf:"):
-        return locate(spec, cache, lambda *_: None, quantize)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+        return locate(spec, cache, report_nothing, quantize)
+    from workers.checkpoints.download import cached
 
-    repo = spec.removeprefix("hf:").removeprefix("//")
-    try:
-        return files_in(Path(snapshot_download(repo, local_files_only=True)), spec, quantize)
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: not a repository name; write hf://owner/repo") from error
+    folder = cached(spec.removeprefix("hf:").removeprefix("//"))
+    return files_in(folder, spec, quantize) if folder else None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A worker process: wait for its configuration, build its stage, report ready, run the loop until told to stop."""
 
 import contextlib
-import logging
 import os
 import selectors
 import signal
@@ -10,16 +9,15 @@ import sys
 import threading
 from collections.abc import Callable
 
-from workers.checkpoints.locate import CheckpointError, locate
+from workers.checkpoints.files import CheckpointError
+from workers.checkpoints.locate import locate
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
 from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
-from workers.loop import PipelineStage, WorkerLoop
+from workers.loop import FrameProcessor, WorkerLoop
 from workers.memory import MemoryShort
-from workers.messages import Prepared, Progress, Ready, Refused, Slot, Stage, WorkerConfig
-
-log = logging.getLogger(__name__)
+from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefused, WorkerConfig
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
@@ -40,7 +38,7 @@ def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
         control.send(Ready(note))
     except (CheckpointError, MemoryShort, WeightsError) as error:
         with contextlib.suppress(LinkClosed):
-            control.send(Refused(str(error)))
+            control.send(StartRefused(str(error)))
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
@@ -49,7 +47,7 @@ def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
 
 
 def _end_with_parent() -> None:
-    """Standard input is the lifeline: it ends when the parent dies, however it dies."""
+    """End this process when standard input ends, which it does when the parent dies, however it dies."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os._exit(0)
@@ -64,7 +62,8 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     return config
 
 
-def _build(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
+def _build(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
+    """Return the stage, and a note on what it runs on."""
     match config.stage:
         case Stage.ENCODE:
             return _encoder(config)
@@ -74,16 +73,9 @@ def _build(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
             return _engine(config, control)
 
 
-def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
-    if config.stage is not Stage.STEP or config.engine == "loopback":
-        return lambda: 0
-    from workers.engine.memory import device_bytes
-
-    return device_bytes
-
-
-def _encoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
-    from workers.codec.door import codec_name, open_encoder, silence_codes
+def _encoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
+    from workers.codec.choose import codec_name, open_encoder
+    from workers.codec.codec import silence_codes
     from workers.codec.stages import EncoderStage
 
     encoder = open_encoder(config)
@@ -91,35 +83,42 @@ def _encoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
     return EncoderStage(encoder, silence), codec_name(config)
 
 
-def _decoder(config: WorkerConfig) -> tuple[PipelineStage, str]:
-    from workers.codec.door import codec_name, open_decoder
+def _decoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
+    from workers.codec.choose import codec_name, open_decoder
     from workers.codec.stages import DecoderStage
 
     return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
 
 
-def _engine(config: WorkerConfig, control: Link) -> tuple[PipelineStage, str]:
+def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
     from workers.engine.stage import EngineStage
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
 
-    if config.engine == "loopback" and config.codec == "loopback":
-        files = None
-    else:
+    loopback = config.engine == "loopback"
+    files = None
+    if not (loopback and config.codec == "loopback"):
         files = locate(config.checkpoint, config.cache, progress, config.quantize)
-    mimi = files.mimi if files else None
-    if config.engine == "loopback":
-        from workers.engine.loopback import LoopbackEngine, NoPieces
+    mimi, slots = files.mimi if files else None, config.slots or (LOOPBACK_SLOTS if loopback else 0)
+    if slots:
+        control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
+    if loopback:
+        from workers.engine.loopback import LoopbackEngine
 
-        control.send(Prepared(mimi, config.slots or LOOPBACK_SLOTS))
-        return EngineStage(LoopbackEngine(config.loopback_step_s), NoPieces), "loopback"
-    assert files is not None
-    if config.slots:
-        control.send(Prepared(mimi, config.slots))  # so that the codec loads meanwhile
+        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback"
     from workers.engine.start import start_engine
 
-    engine, pieces, note = start_engine(files, config, progress)
-    if not config.slots:
+    assert files is not None
+    engine, text_decoder, note = start_engine(files, config, progress)
+    if not slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStage(engine, pieces), note
+    return EngineStage(engine, text_decoder), note
+
+
+def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
+    if config.stage is not Stage.STEP or config.engine == "loopback":
+        return lambda: 0
+    from workers.engine.memory import device_bytes
+
+    return device_bytes

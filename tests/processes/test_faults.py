@@ -3,6 +3,8 @@ import pytest
 from tests.processes.faults import KILLED, SLOTS, STOPPED, Fault, line_test, run_fault
 from workers.messages import Stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("fault", [KILLED, STOPPED], ids=["killed", "stopped"])
 @pytest.mark.parametrize("stage", Stage)

@@ -1,4 +1,4 @@
-"""A minute's call to the parrot through the real workers, against the same call worked out offline with rustymimi.
+"""A call to the parrot through the real workers, against the same call worked out offline with rustymimi.
 
 The app's side of the call is the real session in virtual time, so that no clock and no load decides anything here;
 codec and engine are the real processes.
@@ -21,7 +21,8 @@ from app.simulator.conversation import talk
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
 from tests.processes.real_workers import real_workers
-from workers.checkpoints.synthetic import make_standin
+from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic import make_synthetic
 from workers.messages import FRAME_SAMPLES, Frame, Pcm
 
 PACKET = 160
@@ -72,16 +73,23 @@ def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
     return report.sound[round(first * mulaw.SAMPLE_RATE_HZ) :]
 
 
-@pytest.mark.parametrize(("codec", "seconds"), [(CodecKind.NUMPY, 60), (CodecKind.RUSTYMIMI, 12)])
+@pytest.mark.parametrize(
+    ("codec", "seconds"),
+    [
+        (CodecKind.NUMPY, 4),
+        pytest.param(CodecKind.NUMPY, 60, marks=pytest.mark.slow),
+        pytest.param(CodecKind.RUSTYMIMI, 12, marks=pytest.mark.slow),
+    ],
+)
 async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
     codec: CodecKind, seconds: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    cache = tmp_path_factory.getbasetemp() / "parrot"
-    mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
+    cache = synthetic_cache(tmp_path_factory)
+    mimi = next(make_synthetic("parrot", cache).glob("tokenizer*.safetensors"))
     said = _caller(seconds)
     async with real_workers("synthetic:parrot", codec, cache) as workers:
         calls = []
-        for call in (said, said[: 4 * mulaw.SAMPLE_RATE_HZ]):
+        for call in (said, said[: seconds // 3 * mulaw.SAMPLE_RATE_HZ]):
             await workers.open()
             calls.append(await asyncio.to_thread(_call, workers, call))
             workers.close()

@@ -19,10 +19,11 @@ from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
-from workers.checkpoints.synthetic import make_standin
+from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic import make_synthetic
 from workers.messages import Frame
 
-SECONDS = 4
+SECONDS = 2
 SID = CallSid("CA" + "0" * 29 + "123")
 ROUNDING = 1e-3
 """16 bits, and what two implementations of Mimi differ by."""
@@ -53,10 +54,10 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
 async def test_a_call_is_made_again_from_its_tokens(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, cache = tmp_path / "recordings", tmp_path_factory.getbasetemp() / "parrot"
+    folder, cache = tmp_path / "recordings", synthetic_cache(tmp_path_factory)
     said = _caller(SECONDS)
     record = await record_call(folder, cache, said)
-    mimi = next(make_standin("parrot", cache).glob("tokenizer*.safetensors"))
+    mimi = next(make_synthetic("parrot", cache).glob("tokenizer*.safetensors"))
     heard = _codes(mimi, _frames(said))
     _, tokens = read_tokens(folder / f"{record.recording.name}.tokens")
     steps = len(tokens)

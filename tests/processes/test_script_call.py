@@ -1,4 +1,4 @@
-"""The twelve points of a full-duplex call to the script stand-in: real workers, the real session in virtual time."""
+"""The twelve points of a full-duplex call to `synthetic:script`: real workers, the real session in virtual time."""
 
 import asyncio
 
@@ -14,17 +14,18 @@ from app.simulator.stream import StreamTally
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 from tests.processes.real_workers import real_workers
+from tests.synthetic import synthetic_cache
 
 GREETING_FRAMES = 25
-LINE = Scenario(seconds=LENGTH_S, travel_s=0.0, step_s=0.04)
 
 
-async def _call(cache_base: pytest.TempPathFactory) -> VirtualReport:
-    cache = cache_base.getbasetemp() / "script"
-    said = mulaw.encode(conversation())
+async def _call(cache_base: pytest.TempPathFactory, seconds: float) -> VirtualReport:
+    said = mulaw.encode(conversation())[: round(seconds * mulaw.SAMPLE_RATE_HZ)]
+    line = Scenario(seconds=seconds, travel_s=0.0, step_s=0.04)
+    cache = synthetic_cache(cache_base)
     async with real_workers("synthetic:script", CodecKind.NUMPY, cache, GREETING_FRAMES) as workers:
         greeting = await workers.open(GREETING_FRAMES)
-        return await asyncio.to_thread(run_virtual, LINE, said, workers, greeting)
+        return await asyncio.to_thread(run_virtual, line, said, workers, greeting)
 
 
 def _points(call: VirtualReport) -> list[Point]:
@@ -45,15 +46,24 @@ def _points(call: VirtualReport) -> list[Point]:
     return check_call(report, record, expect(report.said, record))
 
 
+async def test_the_greeting_has_its_words(tmp_path_factory: pytest.TempPathFactory) -> None:
+    call = await _call(tmp_path_factory, 4.0)
+    record = call.record.as_json()
+    expected = expect(mulaw.decode(mulaw.encode(conversation()))[: 4 * mulaw.SAMPLE_RATE_HZ], record)
+    words = str(record["transcript"]).split()
+    assert len(words) > 8
+    assert words == expected.transcript.split()[: len(words)]
+    assert not call.underruns
+
+
+@pytest.mark.slow
 async def test_all_twelve_points(tmp_path_factory: pytest.TempPathFactory) -> None:
-    points = _points(await _call(tmp_path_factory))
+    call = await _call(tmp_path_factory, LENGTH_S)
+    points = _points(call)
     assert len(points) == 12
     assert [f"{point.title}: {point.detail}" for point in points if not point.passed] == []
 
-
-async def test_a_checklist_that_sees_a_fault(tmp_path_factory: pytest.TempPathFactory) -> None:
-    call = await _call(tmp_path_factory)
-    second = len(call.sound) // 3
+    second = len(call.sound) // 3  # a fault is seen: a second twice, and a word missing
     call.sound = call.sound[:second] + call.sound[second - 8_000 :][: len(call.sound) - second]
     call.record.text.pop()
     failed = {point.title for point in _points(call) if not point.passed}

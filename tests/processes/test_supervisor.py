@@ -78,7 +78,7 @@ async def test_no_worker_has_a_secret_in_its_environment(pipeline: SupervisedPip
 
 
 @pytest.mark.parametrize("stage", Stage)
-async def test_of_what_nobody_has_thought_of_nothing_is_inherited(stage: Stage) -> None:
+async def test_a_variable_that_is_not_allowed_is_not_inherited(stage: Stage) -> None:
     useful = {"PATH": "/bin", "HOME": "/root", "https_proxy": "http://proxy", "CUDA_VISIBLE_DEVICES": "0"}
     inherited = worker_environment(stage, {**useful, "AWS_SECRET_ACCESS_KEY": "a secret", "HF_TOKEN": "of the hub"})
     assert inherited.items() >= useful.items()
@@ -103,8 +103,14 @@ async def test_when_a_worker_is_killed_the_pipeline_is_started_again_as_a_unit(
     assert pipeline.lost.empty()
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "frame under way"])
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(
+    ("stage", "busy"),
+    [
+        (Stage.STEP, False),
+        *((stage, True) for stage in Stage),
+        *(pytest.param(stage, False, marks=pytest.mark.slow) for stage in (Stage.ENCODE, Stage.DECODE)),
+    ],
+)
 async def test_when_a_worker_hangs_the_pipeline_is_started_again(
     pipeline: SupervisedPipeline, stage: Stage, busy: bool
 ) -> None:
@@ -122,7 +128,7 @@ async def test_when_a_worker_hangs_the_pipeline_is_started_again(
     assert state(pipeline, stage).hangs == hangs + 1
 
 
-async def test_that_a_pipeline_is_lost_is_told_before_its_processes_have_ended() -> None:
+async def test_a_loss_is_reported_before_the_processes_have_ended() -> None:
     found: asyncio.Queue[set[str]] = asyncio.Queue()
     pids: list[int] = []
     supervisor = Supervisor(
@@ -138,7 +144,7 @@ async def test_that_a_pipeline_is_lost_is_told_before_its_processes_have_ended()
     await asyncio.wait({supervising})
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", [Stage.STEP, pytest.param(Stage.DECODE, marks=pytest.mark.slow)])
 async def test_a_worker_that_hangs_while_it_starts_is_started_again(stage: Stage) -> None:
     pipeline = SupervisedPipeline(limits=Limits(start_s=2.0))
     supervising = asyncio.create_task(pipeline.supervisor.run())

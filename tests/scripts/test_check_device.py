@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from scripts.check_device import Section, check, sections
 
 ONE = '{"what": "one", "ms": 1.5}'
@@ -40,6 +42,7 @@ def test_the_limits_of_all_sections_are_less_than_eight_minutes() -> None:
     assert sum(section.limit_s for section in sections(dry_run=False)) < 480
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_device(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     run = subprocess.run(

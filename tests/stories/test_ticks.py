@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.loopback import LoopbackEngine, LoopbackStep, NoPieces
+from workers.engine.loopback import LoopbackEngine
 from workers.engine.stage import EngineStage
+from workers.engine.streams import StepResult
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 
 PACKET_S = 0.02
@@ -27,10 +28,10 @@ class SlowEngine(LoopbackEngine):
     ticks: list[tuple[float, int]] = field(default_factory=list)
     """When each step began, and for how many calls."""
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
+    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
         self.ticks.append((self.now, len(codes)))
         self.now += self.step_s
-        return {slot: LoopbackStep(frame) for slot, frame in codes.items()}
+        return {slot: StepResult(3, frame) for slot, frame in codes.items()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ callers = st.lists(
 def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine, list[tuple[float, float]], int]:
     """Return the engine, when each frame came and how long it waited, and how many frames were dropped."""
     engine = SlowEngine(step_s)
-    station = EngineStage(engine, NoPieces, lambda: engine.now)
+    station = EngineStage(engine, lambda: lambda token: "", lambda: engine.now)
     coming: list[tuple[float, Open | Codes]] = []
     for place, caller in enumerate(crowd):
         slot, silence = Slot(place), GREETING if caller.greeted else GREETING[:0]

@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.workers.engine.small import MID, build
-from workers.checkpoints.locate import CONFIG, MIMI, TEXT_CARD, TOKENIZER
+from workers.checkpoints.files import CONFIG, MIMI, TEXT_CARD, TOKENIZER
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
 

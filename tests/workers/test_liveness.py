@@ -55,7 +55,7 @@ class Watch:
 
     def come(self, *messages: PipelineMessage) -> None:
         for message in messages:
-            self.liveness.came(message, self.now)
+            self.liveness.received(message, self.now)
 
     def wait(self, seconds: float, pings: bool = True) -> Hang | None:
         """Let time pass, with an answer a second; return the first hang."""

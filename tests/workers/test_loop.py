@@ -54,15 +54,15 @@ class Bench:
         self.loop = WorkerLoop(Stage.STEP, control, upstream, downstream, Conveyor())
         self._ends = ends
 
-    def turn(self, times: int = 1) -> None:
+    def run_once(self, times: int = 1) -> None:
         for _ in range(times):
-            self.loop.turn(longest_s=0)
+            self.loop.run_once(longest_s=0)
 
     def send(self, *messages: PipelineMessage) -> None:
         """Send to the loop and let it take in what has come."""
         for message in messages:
             self.upstream.send(message)
-        self.turn()
+        self.run_once()
 
     def came(self) -> list[object]:
         """What has come out of the loop."""
@@ -70,7 +70,7 @@ class Bench:
 
     def ask(self) -> Pong:
         self.supervisor.send(Ping(7))
-        self.turn()
+        self.run_once()
         (pong,) = self.supervisor.receive()
         assert isinstance(pong, Pong)
         return pong
@@ -80,7 +80,7 @@ class Bench:
         sent = 0
         while True:
             self.send(*(audio(sent + n, "x" * 10_000) for n in range(8)))
-            self.turn(8)
+            self.run_once(8)
             sent += 8
             pong = self.ask()
             if pong.vitals and pong.vitals.dropped:
@@ -112,7 +112,7 @@ def test_whatever_has_arrived_is_taken_in_between_two_units_of_work(bench: Bench
     bench.send(*frames)
     bench.send(closed(0))
     assert bench.came() == [frames[0], closed(0), frames[1]]
-    bench.turn()
+    bench.run_once()
     assert bench.came() == [frames[2]]
 
 
@@ -128,7 +128,7 @@ def test_a_neighbour_that_does_not_read_gets_the_rest_when_it_does(bench: Bench)
     seqs: list[int] = []
     while not seqs or seqs[-1] < sent - 1:
         seqs += [message.seq for message in bench.came() if isinstance(message, Codes)]
-        bench.turn()
+        bench.run_once()
     assert seqs == sorted(seqs)
     assert seqs[-BACKLOG + 1 :] == list(range(sent - BACKLOG + 1, sent)), "the newest ones are kept, in order"
     bench.send(closed(0))
@@ -141,14 +141,14 @@ def test_what_a_dead_neighbour_should_have_got_is_lost_and_the_loop_goes_on(benc
         bench.fill()
     bench.downstream.close()
     bench.send(opened(0), audio(0), closed(0))
-    bench.turn(3)
+    bench.run_once(3)
     assert bench.ask().number == 7
 
 
 def test_a_neighbour_that_has_sent_its_last_message_is_heard_and_no_more_waited_for(bench: Bench) -> None:
     bench.upstream.send(opened(0))
     bench.upstream.close()
-    bench.turn(3)
+    bench.run_once(3)
     assert bench.came() == [opened(0)]
     assert bench.ask().number == 7
 
@@ -156,20 +156,20 @@ def test_a_neighbour_that_has_sent_its_last_message_is_heard_and_no_more_waited_
 def test_the_end_of_the_control_link_is_the_end(bench: Bench) -> None:
     bench.supervisor.close()
     with pytest.raises(ControlClosed):
-        bench.turn()
+        bench.run_once()
 
 
 def test_a_supervisor_that_asks_and_is_gone_is_the_end(bench: Bench) -> None:
     bench.supervisor.send(Ping(1))
     bench.supervisor.close()
     with pytest.raises(ControlClosed):
-        bench.turn()
+        bench.run_once()
 
 
 def test_a_control_message_that_is_no_ping_is_our_mistake(bench: Bench) -> None:
     bench.supervisor.send(replace(LOOPBACK))
     with pytest.raises(TypeError, match="no message for a running worker"):
-        bench.turn()
+        bench.run_once()
 
 
 def test_a_loop_runs_until_its_control_link_closes(bench: Bench) -> None:
@@ -182,7 +182,7 @@ def test_a_loop_runs_until_its_control_link_closes(bench: Bench) -> None:
 
 def test_the_answer_to_a_ping_says_how_much_work_there_was(bench: Bench) -> None:
     bench.send(*(audio(seq) for seq in range(3)))
-    bench.turn(2)
+    bench.run_once(2)
     vitals = bench.ask().vitals
     assert vitals is not None
     assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)

@@ -30,7 +30,7 @@ CUDA: dict[str, str | int] = {
 }
 CPU: dict[str, str | int] = {"architecture": "x86_64", "device_name": "AMD EPYC"}
 
-MOSHI_Q4 = Plan(5 * GIB, 3000 * 512 * 1024 // 3000, "numpy", calls=1, context=3000, packed=True)
+MOSHI_Q4 = Plan(5 * GIB, 3000 * 512 * 1024 // 3000, "numpy", calls=1, context=3000, quantised=True)
 """The published 7B in 4 bits: 5 GiB of weights, 1.46 GiB of KV cache a call."""
 
 
@@ -103,7 +103,7 @@ def test_a_shortage_says_what_would_fit() -> None:
 def test_quantising_is_advised_where_it_helps_only() -> None:
     small = Memory(GIB, GIB, shared=True)
     assert "MOSHI_QUANTIZE" not in MOSHI_Q4.shortage(small)
-    said = replace(MOSHI_Q4, packed=False).shortage(small)
+    said = replace(MOSHI_Q4, quantised=False).shortage(small)
     assert said.endswith("set MOSHI_QUANTIZE=4, or choose a smaller MOSHI_CHECKPOINT")
 
 

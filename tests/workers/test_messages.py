@@ -20,10 +20,10 @@ from workers.messages import (
     Prepared,
     Progress,
     Ready,
-    Refused,
     Slot,
     Span,
     Stage,
+    StartRefused,
     WorkerConfig,
 )
 
@@ -54,7 +54,7 @@ EVERY_KIND = [
     Prepared(Path("/mimi"), 3),
     Prepared(None, 0),
     Ready("on a CPU"),
-    Refused("MOSHI_CHECKPOINT is not there"),
+    StartRefused("MOSHI_CHECKPOINT is not there"),
     Ping(1),
     Pong(1),
 ]

@@ -14,11 +14,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-from workers.checkpoints.locate import CONFIG, CheckpointError, Progress, names_wanted, read_config
+from workers.checkpoints.files import CONFIG, CheckpointError, ReportProgress, names_wanted, read_config
 
 
-def fetch(repo: str, progress: Progress, quantize: int | None = None) -> Path:
-    """Return the folder in Hugging Face's cache that holds the checkpoint, downloading what is not there yet.
+def fetch(repo: str, progress: ReportProgress, quantize: int | None = None) -> Path:
+    """Return the folder in Hugging Face's cache that holds the checkpoint, downloading what is missing.
 
     Without a network, what an earlier start has downloaded is used. Raises CheckpointError.
     """
@@ -30,14 +30,31 @@ def fetch(repo: str, progress: Progress, quantize: int | None = None) -> Path:
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"{setting}: no such repository (or a private one: set HF_TOKEN)") from error
     except HFValidationError as error:
-        raise CheckpointError(f"{setting}: not a repository name; write hf://owner/repo") from error
+        raise _no_name(repo) from error
     except HfHubHTTPError as error:
         raise CheckpointError(f"{setting}: Hugging Face answered with an error ({_line(error)}); try again") from error
     except (NetworkError, OSError) as error:
-        return _cached(repo, setting, error)
+        if folder := cached(repo):
+            return folder
+        hint = "check the network, or name a folder that holds the checkpoint"
+        raise CheckpointError(f"{setting}: cannot be reached ({_line(error)}); {hint}") from error
 
 
-def _download(repo: str, progress: Progress, quantize: int | None) -> Path:
+def cached(repo: str) -> Path | None:
+    """Return the folder of what was downloaded earlier, None when nothing was. Raises CheckpointError."""
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise _no_name(repo) from error
+
+
+def _no_name(repo: str) -> CheckpointError:
+    return CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: not a repository name; write hf://owner/repo")
+
+
+def _download(repo: str, progress: ReportProgress, quantize: int | None) -> Path:
     present = [sibling.rfilename for sibling in HfApi().model_info(repo, timeout=10).siblings or []]
     bar = _bar(progress)
     config = Path(hf_hub_download(repo, CONFIG, tqdm_class=bar)) if CONFIG in present else None
@@ -48,19 +65,11 @@ def _download(repo: str, progress: Progress, quantize: int | None) -> Path:
     return [Path(hf_hub_download(repo, name, tqdm_class=bar)).parent for name in names][0]  # noqa: RUF015
 
 
-def _cached(repo: str, setting: str, cause: Exception) -> Path:
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):
-        hint = "check the network, or name a folder that holds the checkpoint"
-        raise CheckpointError(f"{setting}: cannot be reached ({_line(cause)}); {hint}") from cause
-
-
 def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _bar(progress: Progress) -> type[Any]:
+def _bar(progress: ReportProgress) -> type[Any]:
     """Return a tqdm that reports instead of drawing."""
 
     class Bar(tqdm):

@@ -1,13 +1,14 @@
-"""Which library computes Mimi's step."""
+"""Which codec CODEC means, and which library computes it."""
 
 import sys
 from pathlib import Path
 from typing import Literal
 
-from workers.codec.calls import Decoder, Encoder, Step
-from workers.codec.prepare import load_decoder, load_encoder
-from workers.codec.weights import DecoderWeights, EncoderWeights
+from workers.codec.codec import Decoder, Encoder, LoopbackCodec
+from workers.codec.mimi import MimiDecoder, MimiEncoder, MimiStep
+from workers.codec.weights import Weights, load_decoder, load_encoder
 from workers.gc_freeze import give_back_freed_memory
+from workers.messages import WorkerConfig
 
 Library = Literal["numpy", "mlx"]
 
@@ -31,24 +32,57 @@ def library_for(codec: str) -> Library:
             raise ValueError(f"no library computes CODEC={codec}")
 
 
-def make_encoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> Encoder:
+def codec_name(config: WorkerConfig) -> str:
+    """Return what computes the codec, for log lines."""
+    return config.codec if config.codec in ("loopback", "rustymimi") else f"Mimi on {library_for(config.codec)}"
+
+
+def open_encoder(config: WorkerConfig) -> Encoder:
+    """Return the warm encoder for all slots. Raises WeightsError."""
+    if config.codec == "loopback":
+        return LoopbackCodec()
+    assert config.mimi is not None
+    if config.codec == "rustymimi":
+        from workers.codec.rustymimi_codec import RustymimiEncoder
+
+        return RustymimiEncoder(config.mimi, config.slots, config.max_call_s)
+    encoder = make_encoder(library_for(config.codec), config.mimi, config.slots, config.threads)
+    encoder.warm()
+    return encoder
+
+
+def open_decoder(config: WorkerConfig) -> Decoder:
+    """Return the warm decoder for all slots. Raises WeightsError."""
+    if config.codec == "loopback":
+        return LoopbackCodec()
+    assert config.mimi is not None
+    if config.codec == "rustymimi":
+        from workers.codec.rustymimi_codec import RustymimiDecoder
+
+        return RustymimiDecoder(config.mimi, config.slots, config.max_call_s)
+    decoder = make_decoder(library_for(config.codec), config.mimi, config.slots, config.threads)
+    decoder.warm()
+    return decoder
+
+
+def make_encoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> MimiEncoder:
     """Return the caller's direction for `slots` calls, with the weights in the file `mimi`. Raises WeightsError.
 
-    `threads` share the rows of a step; they are numpy's alone.
+    `threads` share the rows of a step; only numpy uses more than one.
     """
-    encoder = Encoder(_step(library, load_encoder(mimi), slots, threads))
+    encoder = MimiEncoder(_step(library, load_encoder(mimi), slots, threads))
     give_back_freed_memory()
     return encoder
 
 
-def make_decoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> Decoder:
+def make_decoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> MimiDecoder:
     """Return Moshi's direction for `slots` calls, otherwise as `make_encoder`."""
-    decoder = Decoder(_step(library, load_decoder(mimi), slots, threads))
+    decoder = MimiDecoder(_step(library, load_decoder(mimi), slots, threads))
     give_back_freed_memory()
     return decoder
 
 
-def _step(library: Library, weights: EncoderWeights | DecoderWeights, slots: int, threads: int) -> Step:
+def _step(library: Library, weights: Weights, slots: int, threads: int) -> MimiStep:
     if library == "mlx":
         from workers.codec.mlx_step import MlxStep
 

@@ -1,9 +1,9 @@
 """One frame through Mimi, either way: the step that every codec of ours computes.
 
-Theory. A frame is 1,920 samples, or two positions of 512 channels, or 8 codes; `rows` calls go through at once as
-(rows, time, channels). Nothing here knows which library computes: `ops` does, see `workers/codec/ops.py`. Whatever
-reaches from one frame into the next is either the end of a convolution's input, kept in `Tails`, or a key and a value,
-kept behind `ops.attend`; so a step is a function of (frame, tails, keys and values) and the positions.
+A frame is 1,920 samples, or two positions of 512 channels, or 8 codes; `rows` calls go through at once as (rows, time,
+channels). `Ops` is the library that computes. What reaches from one frame into the next is either the end of a
+convolution's input, kept in `Tails`, or a key and a value, kept by `Ops.attend`; so a step is a function of the frame,
+the tails, keys and values, and the positions.
 
 Causal throughout: a sample, and each of the two positions, sees nothing that comes after it. Attention sees 251
 positions, itself among them, as rustymimi does (measured; PyTorch's Mimi sees 250).
@@ -12,86 +12,118 @@ Source: moshi_mlx/models/mimi.py and moshi_mlx/modules/{seanet,conv,transformer,
 window are rustymimi's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.codec.ops import Ops
-from workers.codec.tails import Tails
-from workers.codec.weights import (
-    DIM,
-    HEAD_DIM,
-    HEADS,
-    Conv,
-    DecoderWeights,
-    EncoderWeights,
-    Layer,
-    Quantizer,
-    Residual,
-    Spread,
-)
+from workers.checkpoints.mimi_layout import DIM, GROUPS, HEAD_DIM, HEADS, LAYERS, STRIDES
+from workers.codec.weights import Array, Conv, Linear, Norm, TransposedConv, Upsample, Weights
 from workers.messages import CODEBOOKS, FRAME_SAMPLES
-
-Array = Any
 
 POSITIONS = 2
 """Positions of a frame, 40 ms each."""
 
 
+class Ops(Protocol):
+    """One library's operations for the rows of one step, beside those that arrays of numpy and MLX share."""
+
+    def linear(self, x: Array, layer: Linear) -> Array:
+        """Return x @ weight + bias, over the last axis of x."""
+
+    def elu(self, x: Array) -> Array:
+        """Return x where it is positive, exp(x) - 1 elsewhere."""
+
+    def gelu(self, x: Array) -> Array:
+        """Return x · Φ(x), the exact one."""
+
+    def layer_norm(self, x: Array, norm: Norm) -> Array:
+        """Normalise over the last axis; epsilon is 1e-5."""
+
+    def concat(self, parts: Sequence[Array], axis: int) -> Array:
+        """Concatenate arrays."""
+
+    def attend(self, index: int, q: Array, k: Array, v: Array) -> Array:
+        """Store keys and values of two positions in layer `index`; return the attention of the queries.
+
+        All are (rows, 2, 8, 64), and so is what is returned; the queries are scaled already.
+        """
+
+
+class Tails:
+    """What one frame keeps for the next, row by row end to end in one array (rows, floats).
+
+    The step takes each tail where it needs it and keeps its successor; both in the same order in every frame, so that
+    no tail needs a name.
+    """
+
+    def __init__(self, ops: Ops, old: Array) -> None:
+        self._ops, self._old = ops, old
+        self._taken = 0
+        self._new: list[Array] = []
+
+    def take(self, time: int, channels: int) -> Array:
+        """Return the next tail of the last frame, (rows, time, channels); zeros at a call's beginning."""
+        begin, self._taken = self._taken, self._taken + time * channels
+        return self._old[:, begin : self._taken].reshape((-1, time, channels))
+
+    def keep(self, tail: Array, floats: int) -> None:
+        """Keep as many floats a row for the next frame."""
+        self._new.append(tail.reshape((-1, floats)))
+
+    def kept(self) -> Array:
+        """Return all that was kept, as the next frame wants it."""
+        return self._ops.concat(self._new, 1)
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the rows stand: cosines and sines of their two positions' angles, each (rows, 2, 1, 32), and whether this
-    is a call's first frame, 1 or 0, (rows, 1, 1)."""
+class FramePosition:
+    """Cosines and sines of the angles of the rows' two positions, each (rows, 2, 1, 32), and whether this is a call's
+    first frame, 1 or 0, (rows, 1, 1)."""
 
     cos: Array
     sin: Array
-    fresh: Array
+    first: Array
 
 
-Forward = Callable[[Ops, Any, Tails, Place, Array], tuple[Array, ...]]
+Forward = Callable[[Ops, Weights, Tails, FramePosition, Array], tuple[Array, ...]]
 """`encode` or `decode`: one step of some rows."""
 
 
-def forward_of(weights: EncoderWeights | DecoderWeights) -> Forward:
-    """Return the direction that these weights are for."""
-    return encode if isinstance(weights, EncoderWeights) else decode
+def direction_of(weights: Weights, rows: int) -> tuple[Forward, NDArray[Any]]:
+    """Return the direction that these weights are for, and frames of silence, or codes 0, whichever it takes."""
+    if "upsample" in weights:
+        return decode, np.zeros((rows, CODEBOOKS), np.int32)
+    return encode, np.zeros((rows, FRAME_SAMPLES), np.float32)
 
 
-def nothing_for(weights: EncoderWeights | DecoderWeights, rows: int) -> NDArray[Any]:
-    """Return frames of silence, or of codes that are all 0, whichever these weights take."""
-    if isinstance(weights, EncoderWeights):
-        return np.zeros((rows, FRAME_SAMPLES), np.float32)
-    return np.zeros((rows, CODEBOOKS), np.int32)
-
-
-def encode(ops: Ops, weights: EncoderWeights, tails: Tails, place: Place, pcm: Array) -> tuple[Array, Array]:
+def encode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, pcm: Array) -> tuple[Array, Array]:
     """Return the codes (rows, 8) of frames (rows, 1920), and the latent (rows, 512) that they stand for."""
-    x = conv(ops, weights.first, tails, ops.reshape(pcm, (-1, FRAME_SAMPLES, 1)))
-    for block, shrink in weights.levels:
-        x = conv(ops, shrink, tails, ops.elu(residual(ops, block, tails, x)))
-    x = conv(ops, weights.last, tails, ops.elu(x))
-    for index, layer in enumerate(weights.layers):
-        x = attention_layer(ops, layer, index, place, x)
-    latent = downsample(ops, weights.down, tails, place, x)
-    return quantize(ops, weights.quantizers, latent), latent
+    x = conv(ops, weights["encoder.model.0"], tails, pcm.reshape((-1, FRAME_SAMPLES, 1)))
+    for level in range(len(STRIDES)):
+        x = residual(ops, weights, f"encoder.model.{3 * level + 1}", tails, x)
+        x = conv(ops, weights[f"encoder.model.{3 * level + 3}"], tails, ops.elu(x))
+    x = conv(ops, weights["encoder.model.14"], tails, ops.elu(x))
+    x = transformer(ops, weights, "encoder_transformer", at, x)
+    latent = downsample(ops, weights["downsample.conv"], tails, at, x)
+    return quantize(ops, weights, latent), latent
 
 
-def decode(ops: Ops, weights: DecoderWeights, tails: Tails, place: Place, codes: Array) -> tuple[Array]:
+def decode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, codes: Array) -> tuple[Array]:
     """Return the frames (rows, 1920) of codes (rows, 8)."""
-    x = upsample(ops, weights, tails, look_up(ops, weights, codes))
-    for index, layer in enumerate(weights.layers):
-        x = attention_layer(ops, layer, index, place, x)
-    x = conv(ops, weights.first, tails, x)
-    for grow, block in weights.levels:
-        x = residual(ops, block, tails, spread(ops, grow, tails, ops.elu(x)))
-    return (ops.reshape(conv(ops, weights.last, tails, ops.elu(x)), (-1, FRAME_SAMPLES)),)
+    x = upsample(weights["upsample"], tails, dequantize(ops, weights, codes))
+    x = transformer(ops, weights, "decoder_transformer", at, x)
+    x = conv(ops, weights["decoder.model.0"], tails, x)
+    for level in range(len(STRIDES)):
+        x = transposed_conv(ops, weights[f"decoder.model.{3 * level + 2}"], tails, ops.elu(x))
+        x = residual(ops, weights, f"decoder.model.{3 * level + 3}", tails, x)
+    return (conv(ops, weights["decoder.model.14"], tails, ops.elu(x)).reshape((-1, FRAME_SAMPLES)),)
 
 
 def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
-    """Return what a causal convolution makes of x (rows, time, channels): (rows, time / stride, out)."""
+    """Return the causal convolution of x (rows, time, channels): (rows, time / stride, out)."""
     time, channels = x.shape[1:]
     past = layer.kernel - layer.stride
     if not past:
@@ -101,79 +133,81 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     if layer.stride == 1:
         columns = [x[:, tap : tap + time] for tap in range(layer.kernel)]
     else:
-        groups = ops.reshape(x, (-1, time // layer.stride + 1, layer.stride * channels))
+        groups = x.reshape((-1, time // layer.stride + 1, layer.stride * channels))
         columns = [groups[:, :-1], groups[:, 1:]]
     return ops.linear(ops.concat(columns, 2), layer.product)
 
 
-def residual(ops: Ops, block: Residual, tails: Tails, x: Array) -> Array:
-    """Return x plus what its block makes of it, the same shape."""
-    narrow = conv(ops, block.narrow, tails, ops.elu(x))
-    return x + conv(ops, block.widen, tails, ops.elu(narrow))
+def residual(ops: Ops, weights: Weights, name: str, tails: Tails, x: Array) -> Array:
+    """Return x plus its block's result, the same shape."""
+    narrow = conv(ops, weights[f"{name}.block.1"], tails, ops.elu(x))
+    return x + conv(ops, weights[f"{name}.block.3"], tails, ops.elu(narrow))
 
 
-def spread(ops: Ops, layer: Spread, tails: Tails, x: Array) -> Array:
-    """Return what a transposed convolution makes of x (rows, time, channels): (rows, time · stride, out)."""
+def transposed_conv(ops: Ops, layer: TransposedConv, tails: Tails, x: Array) -> Array:
+    """Return the transposed convolution of x (rows, time, channels): (rows, time · stride, out)."""
     time, width = x.shape[1], layer.tail_floats
     product = ops.linear(x, layer.product)
     now, later = product[:, :, :width], product[:, :, width:]
     carried = ops.concat([tails.take(1, width), later[:, :-1]], 1)
     tails.keep(later[:, time - 1 :], width)
-    return ops.reshape(now + carried, (-1, time * layer.stride, layer.channels))
+    return (now + carried).reshape((-1, time * layer.stride, layer.channels))
 
 
-def attention_layer(ops: Ops, layer: Layer, index: int, place: Place, x: Array) -> Array:
-    """Return what layer number `index` of a transformer makes of two positions (rows, 2, 512)."""
-    qkv = ops.linear(ops.layer_norm(x, layer.before_attention), layer.qkv)
-    qkv = ops.reshape(qkv, (-1, POSITIONS, 3 * HEADS, HEAD_DIM))
-    turned, values = rotate(ops, qkv[:, :, : 2 * HEADS], place), qkv[:, :, 2 * HEADS :]
-    seen = ops.attend(index, turned[:, :, :HEADS], turned[:, :, HEADS:], values)
-    x = x + ops.linear(ops.reshape(seen, (-1, POSITIONS, DIM)), layer.attended)
-    fed = ops.gelu(ops.linear(ops.layer_norm(x, layer.before_feed_forward), layer.feed))
-    return x + ops.linear(fed, layer.forward)
+def transformer(ops: Ops, weights: Weights, name: str, at: FramePosition, x: Array) -> Array:
+    """Return what all layers make of two positions (rows, 2, 512)."""
+    for index in range(LAYERS):
+        layer = f"{name}.transformer.layers.{index}"
+        normed = ops.layer_norm(x, weights[f"{layer}.norm1"])
+        qkv = ops.linear(normed, weights[f"{layer}.qkv"]).reshape((-1, POSITIONS, 3 * HEADS, HEAD_DIM))
+        rotated, values = rotate(ops, qkv[:, :, : 2 * HEADS], at), qkv[:, :, 2 * HEADS :]
+        seen = ops.attend(index, rotated[:, :, :HEADS], rotated[:, :, HEADS:], values)
+        x = x + ops.linear(seen.reshape((-1, POSITIONS, DIM)), weights[f"{layer}.out_proj"])
+        wide = ops.linear(ops.layer_norm(x, weights[f"{layer}.norm2"]), weights[f"{layer}.linear1"])
+        x = x + ops.linear(ops.gelu(wide), weights[f"{layer}.linear2"])
+    return x
 
 
-def rotate(ops: Ops, x: Array, place: Place) -> Array:
-    """Turn queries and keys (rows, 2, heads, 64) by the angles of their positions."""
-    cos, sin = place.cos, place.sin
+def rotate(ops: Ops, x: Array, at: FramePosition) -> Array:
+    """Rotate queries and keys (rows, 2, heads, 64) by the angles of their positions."""
     a, b = x[:, :, :, : HEAD_DIM // 2], x[:, :, :, HEAD_DIM // 2 :]
-    return ops.concat([a * cos - b * sin, b * cos + a * sin], 3)
+    return ops.concat([a * at.cos - b * at.sin, b * at.cos + a * at.sin], 3)
 
 
-def downsample(ops: Ops, layer: Conv, tails: Tails, place: Place, x: Array) -> Array:
+def downsample(ops: Ops, layer: Conv, tails: Tails, at: FramePosition, x: Array) -> Array:
     """Return one position (rows, 512) for two (rows, 2, 512).
 
-    Before a call there is nothing but its own first position, repeated: Mimi pads this one convolution so.
+    Before a call's first position comes that position itself, repeated: Mimi pads only this convolution so.
     """
-    before = tails.take(POSITIONS, DIM) + place.fresh * x[:, :1]
+    before = tails.take(POSITIONS, DIM) + at.first * x[:, :1]
     tails.keep(x, POSITIONS * DIM)
-    return ops.linear(ops.reshape(ops.concat([before, x], 1), (-1, layer.kernel * DIM)), layer.product)
+    return ops.linear(ops.concat([before, x], 1).reshape((-1, layer.kernel * DIM)), layer.product)
 
 
-def upsample(ops: Ops, weights: DecoderWeights, tails: Tails, x: Array) -> Array:
-    """Return two positions (rows, 2, 512) for one (rows, 512): a transposed convolution, each channel by itself."""
-    x = ops.reshape(x, (-1, 1, DIM))
+def upsample(layer: Upsample, tails: Tails, x: Array) -> Array:
+    """Return two positions (rows, 2, 512) for one (rows, 512)."""
+    x = x.reshape((-1, 1, DIM))
     before = tails.take(POSITIONS, DIM)
-    tails.keep(x * weights.up[POSITIONS:], POSITIONS * DIM)
-    return x * weights.up[:POSITIONS] + before
+    tails.keep(x * layer.weight[POSITIONS:], POSITIONS * DIM)
+    return x * layer.weight[:POSITIONS] + before
 
 
-def quantize(ops: Ops, quantizers: tuple[Quantizer, ...], latent: Array) -> Array:
-    """Return the codes (rows, 8) of a latent (rows, 512): each codebook's nearest entry to what is left."""
+def quantize(ops: Ops, weights: Weights, latent: Array) -> Array:
+    """Return the codes (rows, 8) of a latent (rows, 512): each codebook's nearest entry to the residual."""
     codes = []
-    for quantizer in quantizers:
-        rest = ops.linear(latent, quantizer.project)
-        for book in quantizer.books:
-            codes.append(ops.smallest(ops.linear(rest, book.distance)))
-            rest = rest - ops.take(book.entries, codes[-1])
-    return ops.stack(codes)
+    for group, codebooks in GROUPS.items():
+        rest = ops.linear(latent, weights[group])
+        for codebook in codebooks:
+            nearest = ops.linear(rest, weights[codebook].distance).argmin(axis=1)
+            rest = rest - weights[codebook].entries[nearest]
+            codes.append(nearest[:, None])
+    return ops.concat(codes, 1)
 
 
-def look_up(ops: Ops, weights: DecoderWeights, codes: Array) -> Array:
+def dequantize(ops: Ops, weights: Weights, codes: Array) -> Array:
     """Return the latent (rows, 512) that codes (rows, 8) stand for."""
-    latent, first = None, 0
-    for tables, project in weights.tables:
-        entries = [ops.take(table, codes[:, first + index]) for index, table in enumerate(tables)]
-        part = ops.linear(sum(entries[1:], entries[0]), project)
-        latent, first = part if latent is None else latent + part, first + len(tables)
+    latent = 0
+    for group, codebooks in GROUPS.items():
+        entries = [weights[codebook][codes[:, codebook]] for codebook in codebooks]
+        latent = latent + ops.linear(sum(entries[1:], entries[0]), weights[group])
     return latent

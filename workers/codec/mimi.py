@@ -1,116 +1,106 @@
-"""The one door to rustymimi, the reference: one process serves all slots, one call after the other in a batch.
+"""Our Mimi for many calls, one frame of some of them at a time.
 
-What its version 0.4.1 asks for (measured): whole frames only; one `Tokenizer` per call and direction; `reset()` alone
-leaves a trace of the last audio in the next frame, so a reset here is reset, one frame of nothing, reset. It raises
-ValueError once `max_seq_len` positions of 40 ms are used up or for a wrong code, and works no more after that, so it is
-made anew. It keeps about 98 MiB for each minute of a call.
+A `MimiStep` is one library's way to advance some rows by one frame; it trusts what it is given. `MimiEncoder` and
+`MimiDecoder` check each frame before any row has moved, and each result: a frame that no row may take, or a row that
+computed NaN or infinity, gives that call a `CodecError` and leaves the others alone. Such a row is cleared when its
+slot is opened again.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
-import rustymimi
 from numpy.typing import NDArray
 
-from workers.codec.error import CodecError
-from workers.messages import CODEBOOKS, FRAME_S, FRAME_SAMPLES, CodeArray, Pcm, Slot
-
-_POSITIONS_A_FRAME = 2
-_CODES = 2_048
-
-Tokenizer = Any
-"""A `rustymimi.Tokenizer`, which has no types."""
-Nothing = Callable[[Tokenizer], object]
+from workers.codec.codec import CodecError
+from workers.codec.state import CodecState, Rows
+from workers.messages import FRAME_SAMPLES, CodeArray, Pcm, Slot, codes_error
 
 
-class _Line:
-    """One rustymimi `Tokenizer`, for one direction of one call at a time; `nothing` feeds it a frame of nothing."""
+class MimiStep(Protocol):
+    """One direction of a fixed number of rows, computed by one library."""
 
-    def __init__(self, weights: Path, positions: int, nothing: Nothing) -> None:
-        self._weights, self._positions, self._nothing = str(weights), positions, nothing
-        self._tokenizer: Tokenizer | None = None
-        self._used = True
-        self.reset()
+    state: CodecState
 
-    def reset(self) -> None:
-        """Forget the call, if there was one."""
-        if not self._used:
-            return
-        if self._tokenizer is None:
-            positions, weights = self._positions, self._weights
-            self._tokenizer = rustymimi.Tokenizer(weights, num_codebooks=CODEBOOKS, max_seq_len=positions)
-        self._tokenizer.reset()
-        self._nothing(self._tokenizer)
-        self._tokenizer.reset()
-        self._used = False
+    def run(self, slots: Rows, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Advance these rows by one frame, x row by row, and return what comes out in the same order."""
 
-    def step(self, step: Callable[[Tokenizer], NDArray[np.generic]]) -> NDArray[np.generic] | CodecError:
-        """Return what `step` makes of the tokenizer, or why it cannot."""
-        self._used = True
-        if self._tokenizer is None:
-            return CodecError("Mimi failed earlier in this call")
-        try:
-            return step(self._tokenizer)
-        except ValueError as error:
-            self._tokenizer = None
-            return CodecError(str(error).splitlines()[0])
+    def warm(self) -> None:
+        """Do the work that the first steps would have to wait for."""
 
 
-class _Lines:
-    """A tokenizer for each slot."""
+class _MimiDirection:
+    """What both directions have in common."""
 
-    def __init__(self, weights: Path, slots: int, max_call_s: float, nothing: Nothing) -> None:
-        positions = (int(max_call_s / FRAME_S) + 8) * _POSITIONS_A_FRAME
-        self._lines = {slot: _Line(weights, positions, nothing) for slot in map(Slot, range(slots))}
+    def __init__(self, step: MimiStep) -> None:
+        self._step = step
+        self._not_finite: set[Slot] = set()
+        self.slots = len(step.state.position)
+        self.bytes_per_call = step.state.bytes_per_call
+
+    def warm(self) -> None:
+        """Do the work that the first frames would have to wait for. No slot may be in use."""
+        self._step.warm()
 
     def open(self, slot: Slot) -> None:
-        """Begin a new call in a slot."""
-        self._lines[slot].reset()
+        """Begin a new call in a slot; nothing of the last one remains. It costs next to nothing."""
+        if slot in self._not_finite:
+            self._step.state.zero(slot)
+            self._not_finite.discard(slot)
+        self._step.state.open(slot)
 
-    def close(self, slot: Slot) -> None:
-        """Forget the call in a slot, which takes two frames' time."""
-        self._lines[slot].reset()
+    def close(self, slot: Slot) -> None: ...
+
+    def _split(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[dict[Slot, NDArray[Any]], dict[Slot, CodecError]]:
+        """Return the frames that rows may take, and the errors of the others."""
+        errors: dict[Slot, CodecError] = {}
+        for slot, frame in frames.items():
+            if reason := self._error(frame) if 0 <= slot < self.slots else f"not one of {self.slots}":
+                errors[slot] = CodecError(reason)
+        return {slot: frame for slot, frame in frames.items() if slot not in errors}, errors
+
+    def _error(self, frame: NDArray[Any]) -> str:
+        raise NotImplementedError
+
+    def _run(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        return self._step.run(np.array(list(frames), np.intp), np.stack(list(frames.values())))
+
+    def _check_finite(self, slots: Iterable[Slot], results: NDArray[Any]) -> dict[Slot, CodecError]:
+        finite = np.isfinite(results).all(axis=1)
+        wrong = [slot for slot, fine in zip(slots, finite, strict=True) if not fine]
+        self._not_finite.update(wrong)
+        return {slot: CodecError("Mimi computed NaN or infinity") for slot in wrong}
 
 
-class MimiEncoder(_Lines):
-    """The caller's direction."""
-
-    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        """Load a tokenizer for each slot; a call may last `max_call_s`."""
-        silence = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
-        super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(silence))
-
+class MimiEncoder(_MimiDirection):
     def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
-        """Return the codes (8,) of the next frame, float32 (1920,), of each slot named."""
-        return {slot: self._encode(slot, frame) for slot, frame in frames.items()}
+        """Return the codes (8,) of the next frame, float32 (1920,), of each slot named; the others stay as they are.
 
-    def _encode(self, slot: Slot, frame: Pcm) -> CodeArray | CodecError:
-        if frame.shape != (FRAME_SAMPLES,) or not np.isfinite(frame).all():
-            return CodecError(f"not a frame of {FRAME_SAMPLES} finite samples")
-        codes = self._lines[slot].step(lambda tokenizer: tokenizer.encode_step(frame[None, None]))
-        return codes if isinstance(codes, CodecError) else codes[0, :, 0].astype(np.int32)
+        In place of its codes a slot may get the error with which its call must end.
+        """
+        good, errors = self._split(frames)
+        if not good:
+            return {**errors}
+        codes, latent = self._run(good)
+        return dict(zip(good, codes.astype(np.int32), strict=True)) | self._check_finite(good, latent) | errors
+
+    def _error(self, frame: Pcm) -> str:
+        if frame.shape != (FRAME_SAMPLES,) or frame.dtype != np.float32:
+            return f"a frame is {FRAME_SAMPLES} float32, not {frame.dtype} of shape {frame.shape}"
+        return "" if np.isfinite(frame).all() else "a sample is not a finite number"
 
 
-class MimiDecoder(_Lines):
-    """Moshi's direction."""
-
-    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        """Load a tokenizer for each slot; a call may last `max_call_s`."""
-        zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
-        super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))
-
+class MimiDecoder(_MimiDirection):
     def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
-        """Return the next frame, float32 (1920,), of the codes (8,) of each slot named."""
-        return {slot: self._decode(slot, frame) for slot, frame in codes.items()}
+        """Return the next frame, float32 (1920,), of the codes (8,) of each slot named; the others stay as they are.
 
-    def _decode(self, slot: Slot, codes: CodeArray) -> Pcm | CodecError:
-        if codes.shape != (CODEBOOKS,) or not ((codes >= 0) & (codes < _CODES)).all():
-            return CodecError(f"not {CODEBOOKS} codes in 0..{_CODES - 1}")
-        wanted = codes.astype(np.uint32)[None, :, None]
-        pcm = self._lines[slot].step(lambda tokenizer: tokenizer.decode_step(wanted))
-        if isinstance(pcm, CodecError):
-            return pcm
-        sound: Pcm = pcm[0, 0].astype(np.float32)
-        return sound if np.isfinite(sound).all() else CodecError("what Mimi decoded is not a number")
+        In place of its frame a slot may get the error with which its call must end.
+        """
+        good, errors = self._split(codes)
+        if not good:
+            return {**errors}
+        (pcm,) = self._run(good)
+        return dict(zip(good, pcm, strict=True)) | self._check_finite(good, pcm) | errors
+
+    def _error(self, frame: CodeArray) -> str:
+        return codes_error(frame)

@@ -1,14 +1,14 @@
 """Mimi's operations in numpy.
 
-Theory of `linear`. At a few rows the time goes into reading weights: 150 MB a frame and direction. BLAS libraries first
-copy ("pack") the matrix of every larger product, which costs more than the product itself; but OpenBLAS does a product
-of at most 10⁶ multiplications as it is (its small-matrix kernels, x86-64 with AVX-512 and arm64). So weights lie in
-tiles of 64 columns, and one call of matmul walks through all tiles: measured 1.2 to 3 times as fast as one product, at
-every size that Mimi has. Elsewhere it is about even. And these kernels give a row the same result in whatever company:
+At a few rows the time goes into reading weights: 150 MB a frame and direction. BLAS libraries first copy ("pack") the
+matrix of every larger product, which costs more than the product itself; but OpenBLAS does a product of at most 10⁶
+multiplications as it is (its small-matrix kernels, x86-64 with AVX-512 and arm64). So weights lie in tiles of 64
+columns, and one call of matmul walks through all tiles: measured 1.2 to 3 times as fast as one product, at every size
+that Mimi has. Elsewhere it is about even. These kernels also give a row the same result whatever rows are beside it:
 each call is bit-equal to itself alone.
 
 That holds for OpenBLAS only. numpy on macOS is built on Apple's Accelerate, others on MKL or a reference BLAS: there a
-product is one plain call (`Plain`), and a call in company is equal to itself alone but for rounding.
+product is one plain call (`PlainMatrix`), and a call among others is equal to itself alone but for rounding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,11 @@ from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from workers.codec.state import Rows, State
+from workers.checkpoints.mimi_layout import HEADS
+from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask
 from workers.codec.tensors import F32
-from workers.codec.weights import HEADS, Linear, Norm
-from workers.codec.window import ENTRIES, hidden
+from workers.codec.weights import Linear, Norm
 
 _SMALL = 1_000_000
 _TILE = 64
@@ -52,7 +51,7 @@ def is_openblas(config: Mapping[str, Any]) -> bool:
     return "openblas" in str(config.get("Build Dependencies", {}).get("blas", {}).get("name", "")).lower()
 
 
-class Plain:
+class PlainMatrix:
     """A matrix as it is, for any BLAS."""
 
     def __init__(self, weight: F32) -> None:
@@ -64,7 +63,7 @@ class Plain:
         return y
 
 
-class Tiles:
+class TiledMatrix:
     """A matrix (in, out) cut into tiles, in memory one after the other: `parts` are (tiles, rows, columns).
 
     A single column gets an empty one beside it: products with one column, or of one row, are another routine of BLAS,
@@ -114,11 +113,11 @@ def _even(rows: int, most: int) -> int:
 class NumpyOps:
     """The operations for some rows of a state, for one step."""
 
-    def __init__(self, state: State, slots: Rows) -> None:
+    def __init__(self, state: CodecState, slots: Rows) -> None:
         self._state = state
         position = state.position[slots]
         self._rows = list(zip(range(len(slots)), slots.tolist(), (position % ENTRIES).tolist(), strict=True))
-        self._hidden = hidden(position)
+        self._mask = attention_mask(position)
 
     def linear(self, x: F32, layer: Linear) -> F32:
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
@@ -161,19 +160,6 @@ class NumpyOps:
     def concat(self, parts: Sequence[F32], axis: int) -> F32:
         return np.concatenate(parts, axis)
 
-    def stack(self, columns: Sequence[NDArray[np.intp]]) -> NDArray[np.int32]:
-        return np.stack(columns, axis=1).astype(np.int32)
-
-    def reshape(self, x: F32, shape: tuple[int, ...]) -> F32:
-        return x.reshape(shape)
-
-    def smallest(self, x: F32) -> NDArray[np.intp]:
-        nearest: NDArray[np.intp] = x.argmin(axis=1)
-        return nearest
-
-    def take(self, table: F32, indices: NDArray[np.intp]) -> F32:
-        return table[indices]
-
     def attend(self, index: int, q: F32, k: F32, v: F32) -> F32:
         keys, values = self._state.keys[index], self._state.values[index]
         scores = np.empty((len(self._rows), HEADS, 2, ENTRIES), np.float32)
@@ -187,7 +173,7 @@ class NumpyOps:
         return seen
 
     def _softmax(self, scores: F32) -> F32:
-        scores += self._hidden
+        scores += self._mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)

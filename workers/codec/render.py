@@ -1,23 +1,23 @@
 """A call made again from its tokens: `python -m workers.codec.render CHECKPOINT …`.
 
 Records of steps come in on standard input, 17 little-endian int16 each: the text token and the eight codes that Moshi
-drew, the caller's eight codes. For each step a frame of both goes out on standard output, float32 (1920, 2) at 24 kHz:
-the caller's that was heard in the step, and Moshi's that it completed. Where a record is -1 nobody stepped: silence.
+sampled, the caller's eight codes. For each step a frame of both goes out on standard output, float32 (1920, 2) at
+24 kHz: the caller's that was read in the step, and Moshi's that it completed. A record of -1 is a pause: silence.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoints.locate import CheckpointError, Files, locate, read_config
-from workers.codec.calls import Decoder
+from workers.checkpoints.files import CheckpointError, Files, read_config
+from workers.checkpoints.locate import locate
 from workers.codec.choose import library_for, make_decoder
-from workers.codec.error import CodecError
+from workers.codec.codec import CodecError
+from workers.codec.mimi import MimiDecoder
 from workers.codec.tensors import WeightsError
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot
 from workers.processors import usable_processors
@@ -31,37 +31,36 @@ EXIT_WRONG = 2
 Records = NDArray[np.int16]
 
 
-def moshi_frames(records: Records, delays: Sequence[int] = DELAYS) -> Iterator[CodeArray | None]:
-    """Yield the frame that each step completed, int32 (8,); None for the first ones and where nobody stepped.
+def moshi_frames(records: Records, delays: Sequence[int] = DELAYS) -> list[CodeArray | None]:
+    """Return the frame that each step completed, int32 (8,); None for the first ones and in pauses.
 
-    `records` have the shape (steps, 17). Codebook c of a frame was drawn `delays[c]` steps after the first one.
+    `records` have the shape (steps, 17). Codebook c of a frame was sampled `delays[c]` steps after the first one.
     """
     stepped = np.flatnonzero(records[:, 0] >= 0)
-    drawn = records[stepped, 1 : 1 + CODEBOOKS].astype(np.int32)
+    sampled = records[stepped, 1 : 1 + CODEBOOKS].astype(np.int32)
     wait, codebooks = max(delays), np.arange(CODEBOOKS)
     frames: list[CodeArray | None] = [None] * len(records)
     for step in range(wait, len(stepped)):
-        frames[stepped[step]] = drawn[step - wait + np.array(delays), codebooks]
-    yield from frames
+        frames[stepped[step]] = sampled[step - wait + np.array(delays), codebooks]
+    return frames
 
 
-def caller_frames(records: Records) -> Iterator[CodeArray | None]:
-    """Yield the frame heard in each step, int32 (8,); None where nobody stepped."""
-    for record in records:
-        yield record[1 + CODEBOOKS :].astype(np.int32) if record[0] >= 0 else None
+def caller_frames(records: Records) -> list[CodeArray | None]:
+    """Return the frame read in each step, int32 (8,); None in pauses."""
+    return [record[1 + CODEBOOKS :].astype(np.int32) if record[0] >= 0 else None for record in records]
 
 
-def render(decoder: Decoder, records: Records, delays: Sequence[int] = DELAYS) -> Iterator[Pcm]:
+def render(decoder: MimiDecoder, records: Records, delays: Sequence[int] = DELAYS) -> Iterator[Pcm]:
     """Yield a stereo frame for each record, float32 (1920, 2): caller and Moshi. Raises CodecError for wrong codes."""
     for slot in (CALLER, MOSHI):
         decoder.open(slot)
     for caller, moshi in zip(caller_frames(records), moshi_frames(records, delays), strict=True):
         codes = {slot: frame for slot, frame in ((CALLER, caller), (MOSHI, moshi)) if frame is not None}
         stereo = np.zeros((FRAME_SAMPLES, 2), np.float32)
-        for slot, sound in decoder.decode(codes).items():
-            if isinstance(sound, CodecError):
-                raise sound
-            stereo[:, slot] = sound
+        for slot, pcm in decoder.decode(codes).items():
+            if isinstance(pcm, CodecError):
+                raise pcm
+            stereo[:, slot] = pcm
         yield stereo
 
 
@@ -72,39 +71,35 @@ def delays_of(files: Files) -> tuple[int, ...]:
 
 
 def main() -> int:
-    """Render standard input to standard output; return the exit status. What is wrong is told in one line."""
+    """Render standard input to standard output; return the exit status. Errors are one line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoint")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--codec", default="auto")
     parser.add_argument("--quantize", type=int)
-    wanted = parser.parse_args()
+    args = parser.parse_args()
     records = np.frombuffer(sys.stdin.buffer.read(), "<i2").astype(np.int16).reshape(-1, TOKENS)
     try:
-        files = locate(wanted.checkpoint, wanted.cache, _Told().tell, wanted.quantize)
-        decoder = make_decoder(library_for(wanted.codec), files.mimi, slots=2, threads=usable_processors())
-        _write(render(decoder, records, delays_of(files)), sys.stdout.buffer)
+        files = locate(args.checkpoint, args.cache, _ProgressLines().report, args.quantize)
+        decoder = make_decoder(library_for(args.codec), files.mimi, slots=2, threads=usable_processors())
+        for frame in render(decoder, records, delays_of(files)):
+            sys.stdout.buffer.write(frame.tobytes())
+        sys.stdout.buffer.flush()
     except (CheckpointError, WeightsError, CodecError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_WRONG
-    except BrokenPipeError:  # nobody wants it any more
+    except BrokenPipeError:  # the reader has gone
         return EXIT_WRONG
     return 0
 
 
-def _write(frames: Iterator[Pcm], out: BinaryIO) -> None:
-    for frame in frames:
-        out.write(frame.tobytes())
-    out.flush()
-
-
-class _Told:
-    """Says once what takes long."""
+class _ProgressLines:
+    """One line on standard error for each piece of work that takes long."""
 
     def __init__(self) -> None:
         self._what = ""
 
-    def tell(self, what: str, done: int, total: int) -> None:
+    def report(self, what: str, done: int, total: int) -> None:
         if what != self._what:
             print(f"{what} …", file=sys.stderr)
         self._what = what

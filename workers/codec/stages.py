@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from workers.codec.door import Decoder, Encoder
-from workers.codec.error import CodecError
+from workers.codec.codec import Codec, CodecError, Decoder, Encoder
 from workers.messages import (
     Close,
     CodeArray,
@@ -28,40 +27,68 @@ DECODE_BACKLOG = 64
 """Frames of a call, beside those of its greeting, that may wait to be decoded; older ones are dropped."""
 PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
+Clock = Callable[[], float]
+
+
+class _Calls:
+    """The calls of one direction that are on, and when their next batch is due."""
+
+    def __init__(self, codec: Codec, stage: Stage, clock: Clock) -> None:
+        self._codec, self._stage = codec, stage
+        self._scheduler = BatchScheduler(PATIENCE_S, clock)
+        self._epochs: dict[Slot, Epoch] = {}
+
+    def is_on(self, message: PipelineMessage) -> bool:
+        """Whether this message belongs to the call that its slot has now."""
+        return self._epochs.get(message.slot) == message.epoch
+
+    def open(self, message: Open) -> None:
+        self._codec.open(message.slot)
+        self._epochs[message.slot] = message.epoch
+        self._scheduler.call_ended(message.slot)
+
+    def close(self, slot: Slot) -> None:
+        del self._epochs[slot]
+        self._scheduler.call_ended(slot)
+        self._codec.close(slot)
+
+    def fail(self, message: Frame | Codes, error: CodecError) -> Failed:
+        self.close(message.slot)
+        return Failed(message.slot, message.epoch, self._stage, str(error))
+
+    def frame_arrived(self, slot: Slot) -> None:
+        self._scheduler.frame_arrived(slot)
+
+    def due_s(self, waiting: list[Slot]) -> float | None:
+        return self._scheduler.due_s(waiting)
 
 
 class EncoderStage:
     """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted."""
 
-    def __init__(self, encoder: Encoder, silence: Payload, clock: Callable[[], float] = time.monotonic) -> None:
-        self._encoder = encoder
-        self._silence = silence
-        self._clock = clock
-        self._scheduler = BatchScheduler(PATIENCE_S, clock)
-        self._epochs: dict[Slot, Epoch] = {}
+    def __init__(self, encoder: Encoder, silence: Payload, clock: Clock = time.monotonic) -> None:
+        """`silence` are the codes of as many frames of silence as a greeting may have, shape (frames, 8)."""
+        self._encoder, self._silence, self._clock = encoder, silence, clock
+        self._calls = _Calls(encoder, Stage.ENCODE, clock)
         self._waiting: dict[Slot, Frame] = {}
 
     def due_s(self) -> float | None:
-        return self._scheduler.due_s(self._waiting)
+        return self._calls.due_s(list(self._waiting))
 
     def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         match message:
-            case Frame(slot, epoch):
-                if self._epochs.get(slot) == epoch:
+            case Frame():
+                if self._calls.is_on(message):
                     self._wait(message)
                 return []
-            case Open(slot, epoch, greeting_frames):
-                self._forget(slot)
-                self._encoder.open(slot)
-                self._epochs[slot] = epoch
+            case Open(slot, _, greeting_frames):
+                self._waiting.pop(slot, None)
+                self._calls.open(message)
                 return [replace(message, silence=self._silence[:greeting_frames])]
-            case Close(slot, epoch):
-                if self._epochs.get(slot) == epoch:
-                    self._forget(slot)
-                    self._encoder.close(slot)
-                return [message]
-            case _:
-                return [message]
+            case Close(slot) if self._calls.is_on(message):
+                self._waiting.pop(slot, None)
+                self._calls.close(slot)
+        return [message]
 
     def work(self) -> list[PipelineMessage]:
         batch, self._waiting = self._waiting, {}
@@ -73,57 +100,45 @@ class EncoderStage:
 
     def _outcome(self, frame: Frame, result: Payload | CodecError, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
-            self._forget(frame.slot)
-            self._encoder.close(frame.slot)
-            return Failed(frame.slot, frame.epoch, Stage.ENCODE, str(result))
+            return self._calls.fail(frame, result)
         spans = (*frame.spans, span)
         return Codes(frame.slot, frame.epoch, frame.seq, result, dropped=frame.dropped, spans=spans)
 
     def _wait(self, frame: Frame) -> None:
-        older = self._waiting.get(frame.slot)
-        dropped = frame.dropped + (older.dropped + 1 if older else 0)
-        self._waiting[frame.slot] = replace(frame, dropped=dropped)
-        self._scheduler.frame_arrived(frame.slot)
-
-    def _forget(self, slot: Slot) -> None:
-        self._epochs.pop(slot, None)
-        self._waiting.pop(slot, None)
-        self._scheduler.call_ended(slot)
+        if older := self._waiting.get(frame.slot):
+            frame = replace(frame, dropped=frame.dropped + older.dropped + 1)
+        self._waiting[frame.slot] = frame
+        self._calls.frame_arrived(frame.slot)
 
 
 class DecoderStage:
-    """Moshi's codes become frames, every one of them and in order: a frame left out would be heard in the next ones.
+    """Moshi's codes become frames, all of them and in order: a frame left out would be heard in the next ones.
 
     The engine may step all `greeting_frames` of a call at once.
     """
 
-    def __init__(self, decoder: Decoder, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, greeting_frames: int = 0, clock: Clock = time.monotonic) -> None:
+        self._decoder, self._clock = decoder, clock
         self._backlog = DECODE_BACKLOG + greeting_frames
-        self._clock = clock
-        self._scheduler = BatchScheduler(PATIENCE_S, clock)
-        self._epochs: dict[Slot, Epoch] = {}
+        self._calls = _Calls(decoder, Stage.DECODE, clock)
         self._waiting: dict[Slot, deque[Codes]] = {}
 
     def due_s(self) -> float | None:
-        return self._scheduler.due_s([slot for slot, frames in self._waiting.items() if frames])
+        return self._calls.due_s([slot for slot, frames in self._waiting.items() if frames])
 
     def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         match message:
-            case Codes(slot, epoch):
-                if self._epochs.get(slot) == epoch:
+            case Codes(slot):
+                if self._calls.is_on(message):
                     self._waiting[slot].append(message)
-                    self._scheduler.frame_arrived(slot)
+                    self._calls.frame_arrived(slot)
                 return []
-            case Open(slot, epoch):
-                self._forget(slot)
-                self._decoder.open(slot)
-                self._epochs[slot] = epoch
+            case Open(slot):
+                self._calls.open(message)
                 self._waiting[slot] = deque(maxlen=self._backlog)
-            case Close(slot, epoch):
-                if self._epochs.get(slot) == epoch:
-                    self._forget(slot)
-                    self._decoder.close(slot)
+            case Close(slot) if self._calls.is_on(message):
+                del self._waiting[slot]
+                self._calls.close(slot)
         return [message]
 
     def work(self) -> list[PipelineMessage]:
@@ -136,13 +151,7 @@ class DecoderStage:
 
     def _outcome(self, codes: Codes, result: Pcm | CodecError | None, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
-            self._forget(codes.slot)
-            self._decoder.close(codes.slot)
-            return Failed(codes.slot, codes.epoch, Stage.DECODE, str(result))
+            del self._waiting[codes.slot]
+            return self._calls.fail(codes, result)
         spans = (*codes.spans, span)
         return Frame(codes.slot, codes.epoch, codes.seq, result, codes.text, codes.dropped, spans, codes.tokens)
-
-    def _forget(self, slot: Slot) -> None:
-        self._epochs.pop(slot, None)
-        self._waiting.pop(slot, None)
-        self._scheduler.call_ended(slot)

@@ -1,17 +1,14 @@
-"""Reading a checkpoint's tensors, in float32, without loading the file.
+"""Mimi's tensors out of a safetensors file, in float32, without loading the file."""
 
-A safetensors file is eight bytes of length, little-endian, a header in JSON, and the tensors end to end
-(https://huggingface.co/docs/safetensors). The file is mapped: what is never asked for is never read.
-"""
-
-import json
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import deserialize, safe_open
 
-from workers.engine.header import HeaderError, read_header
+from workers.checkpoints.header import HeaderError, read_header
+from workers.checkpoints.mimi_layout import SHAPES
 
 F32 = NDArray[np.float32]
 
@@ -20,46 +17,34 @@ class WeightsError(ValueError):
     """The file does not hold a Mimi that can be used; the message is one line."""
 
 
-class Tensors(Mapping[str, F32]):
-    """The tensors of one file by name, each read when it is asked for. Raises WeightsError."""
-
+class Tensors:
     def __init__(self, path: Path) -> None:
+        """Open a file, float32 or bfloat16. Raises WeightsError."""
         try:
-            read_header(path)
+            self._header = read_header(path)
         except (OSError, HeaderError) as error:
             raise WeightsError(f"Mimi's weights cannot be read: {error}") from error
         self._path = path
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            self._entries = {k: v for k, v in json.loads(file.read(length)).items() if k != "__metadata__"}
-        self._bytes = np.memmap(path, np.uint8, mode="r", offset=8 + length)
+        self._file = safe_open(path, framework="numpy")
 
     def __getitem__(self, name: str) -> F32:
-        """Return one tensor; it may lie in the mapped file and must not be written to."""
-        if name not in self._entries:
+        """Return one tensor, which must have Mimi's shape. Raises WeightsError."""
+        info, wanted = self._header.get(name), SHAPES[name]
+        if info is None:
             raise WeightsError(f"{self._path} holds no Mimi of 8 codebooks: {name} is missing")
-        entry = self._entries[name]
-        begin, end = entry["data_offsets"]
-        return self._as_f32(name, entry["dtype"], self._bytes[begin:end]).reshape(entry["shape"])
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def shaped(self, name: str, *shape: int) -> F32:
-        """Return one tensor, which must have this shape."""
-        tensor = self[name]
-        if tensor.shape != shape:
-            raise WeightsError(f"{self._path}: {name} has the shape {tensor.shape}, Mimi's has {shape}")
-        return tensor
-
-    def _as_f32(self, name: str, dtype: str, stored: NDArray[np.uint8]) -> F32:
-        match dtype:
+        if info.shape != wanted:
+            raise WeightsError(f"{self._path}: {name} has the shape {info.shape}, Mimi's has {wanted}")
+        match info.dtype:
             case "F32":
-                return stored.view(np.float32)
+                tensor: F32 = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+                return tensor
             case "BF16":
-                return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+                bits = np.frombuffer(self._stored[name], np.uint16).astype(np.uint32) << 16
+                return bits.view(np.float32).reshape(wanted)
             case _:
-                raise WeightsError(f"{self._path}: {name} is stored as {dtype}; F32 and BF16 can be read")
+                raise WeightsError(f"{self._path}: {name} is stored as {info.dtype}; F32 and BF16 can be read")
+
+    @cached_property
+    def _stored(self) -> dict[str, bytes]:
+        """All tensors as they are stored: numpy has no bfloat16, so the library does not read those one by one."""
+        return {name: tensor["data"] for name, tensor in deserialize(self._path.read_bytes())}  # type: ignore[no-untyped-call]

@@ -1,33 +1,30 @@
 """Mimi's weights as the step wants them: every layer as matrices that samples are multiplied with.
 
-Theory. Samples lie as (rows, time, channels). A convolution of kernel K over `channels` is a product of the last K
-samples, end to end, with a matrix (K · channels, out). Mimi's strided convolutions have K = 2 · stride, so they are
-products over pairs of neighbouring groups of `stride` samples; its transposed ones, K = 2 · stride too, make `stride`
-samples of now and `stride` that are added to what comes next. `prepare` reads all this from a file.
+Samples lie as (rows, time, channels). A convolution of kernel K over `channels` is a product of the last K samples, end
+to end, with a matrix (K · channels, out). Mimi's strided convolutions have K = 2 · stride, so they are products over
+pairs of neighbouring groups of `stride` samples; its transposed ones, K = 2 · stride too, make `stride` samples of now
+and `stride` that are added to what comes next.
+
+Scales that only multiply are folded into matrices: layer scales and attention's 1/8. A rotation turns one half of a
+head's channels against the other, so queries and keys come with the even channels first, then the odd ones.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workers.codec.tensors import F32
+from workers.checkpoints.mimi_layout import DIM, HEAD_DIM, HEADS, SHAPES, codebook_name
+from workers.codec.tensors import F32, Tensors
+from workers.messages import CODEBOOKS
 
 Array = Any
-"""An array of numpy, of MLX: whichever library computes with these weights."""
-
-STRIDES = (4, 5, 6, 8)
-"""Of the encoder, first to last; the decoder's are the other way round."""
-CHANNELS = (64, 128, 256, 512, 1024)
-DIM = 512
-"""Channels of a position, of which a frame has two."""
-HEADS = 8
-HEAD_DIM = DIM // HEADS
-LAYERS = 8
-FEED_FORWARD = 2_048
-CODES = 2_048
-CODE_DIM = 256
+"""An array of numpy or of MLX: whichever library computes with these weights."""
+Weights = dict[str | int, Any]
+"""The layers of one direction by the names of their modules in PyTorch's Mimi; codebooks by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +45,21 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A causal convolution: the product takes `kernel` samples end to end and moves on by `stride`."""
+    """A causal convolution; the next frame needs `tail_floats` of one frame's input."""
 
     product: Linear
     channels: int
     kernel: int
-    stride: int = 1
+    stride: int
 
     @property
     def tail_floats(self) -> int:
-        """Return how much of one frame's input the next frame needs."""
         return (self.kernel - self.stride) * self.channels
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A transposed convolution: the product makes `stride` samples of now, then `stride` to add to the next ones."""
+class TransposedConv:
+    """The product makes `stride` samples of now, then `stride` to add to the next ones: `tail_floats` a frame."""
 
     product: Linear
     channels: int
@@ -71,112 +67,125 @@ class Spread:
 
     @property
     def tail_floats(self) -> int:
-        """Return how much of one frame's output belongs into the next frame."""
         return self.stride * self.channels
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
-    """Two convolutions around which the input is carried."""
+class Upsample:
+    """A transposed convolution of each channel by itself, (4, 512): two positions of now, two to add to the next."""
 
-    narrow: Conv
-    widen: Conv
-
-    @property
-    def tail_floats(self) -> int:
-        return self.narrow.tail_floats + self.widen.tail_floats
+    weight: Array
+    tail_floats: int = 2 * DIM
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of a transformer; `qkv` is (512, 3 · 512): queries, keys, values."""
-
-    before_attention: Norm
-    qkv: Linear
-    attended: Linear
-    before_feed_forward: Norm
-    feed: Linear
-    forward: Linear
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """One codebook: its entries (2048, 256), and a product that gives half the squared distance to each, up to a term
-    that is the same for all."""
+class Codebook:
+    """Its entries (2048, 256), and a product that gives half the squared distance to each, up to a common term."""
 
     entries: Array
     distance: Linear
 
 
-@dataclass(frozen=True, slots=True)
-class Quantizer:
-    """Codebooks that share one projection, each coding what the one before left over."""
-
-    project: Linear
-    books: tuple[Book, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderWeights:
-    """A frame's way to codes, from top to bottom."""
-
-    first: Conv
-    levels: tuple[tuple[Residual, Conv], ...]
-    last: Conv
-    layers: tuple[Layer, ...]
-    down: Conv
-    quantizers: tuple[Quantizer, ...]
-
-    @property
-    def tail_floats(self) -> int:
-        """Return the floats a call that reach from one frame into the next, attention apart."""
-        levels = (part for level in self.levels for part in level)
-        return sum(part.tail_floats for part in (self.first, *levels, self.last, self.down))
+def load_encoder(path: Path) -> Weights:
+    """Return the caller's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
+    tensors = Tensors(path)
+    books = {codebook: _codebook(_entries(tensors, codebook)) for codebook in range(CODEBOOKS)}
+    return _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj") | books
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    """Codes' way to a frame, from top to bottom; `tables` are (entries of each codebook, their projection) pairs.
+def load_decoder(path: Path) -> Weights:
+    """Return Moshi's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
+    tensors = Tensors(path)
+    entries = {codebook: _entries(tensors, codebook) for codebook in range(CODEBOOKS)}
+    upsample = Upsample(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T))
+    return _layers(tensors, "decoder") | {"upsample": upsample} | _projections(tensors, "output_proj") | entries
 
-    `up` is (4, 512): each position becomes two of now and two to add to the next.
-    """
 
-    tables: tuple[tuple[tuple[Array, ...], Linear], ...]
-    up: Array
-    layers: tuple[Layer, ...]
-    first: Conv
-    levels: tuple[tuple[Spread, Residual], ...]
-    last: Conv
-
-    @property
-    def tail_floats(self) -> int:
-        """Return the floats a call that reach from one frame into the next, attention apart."""
-        levels = (part for level in self.levels for part in level)
-        return 2 * DIM + sum(part.tail_floats for part in (self.first, *levels, self.last))
+def tail_floats(weights: Weights) -> int:
+    """Return the floats a call that reach from one frame into the next, attention apart."""
+    return sum(getattr(part, "tail_floats", 0) for part in weights.values())
 
 
 def converted(part: Any, linear: Callable[[Linear], Linear], array: Callable[[F32], Array] = np.asarray) -> Any:
-    """Return weights with every `Linear` and every other array in them made into something else."""
+    """Return weights with `linear` applied to every `Linear` in them, and `array` to every other array."""
     match part:
         case Linear():
             return linear(part)
         case np.ndarray():
             return array(part)
-        case tuple():
-            return tuple(converted(one, linear, array) for one in part)
+        case dict():
+            return {name: converted(one, linear, array) for name, one in part.items()}
         case int():
             return part
     return replace(part, **{field.name: converted(getattr(part, field.name), linear, array) for field in fields(part)})
 
 
-def weight_bytes(weights: EncoderWeights | DecoderWeights) -> int:
-    """Return what one frame reads: every matrix, and of tables that are only looked up next to nothing."""
-    total = 0
+def _copied(array: NDArray[Any]) -> F32:
+    return np.array(array, np.float32, order="C")
 
-    def add(linear: Linear) -> Linear:
-        nonlocal total
-        total += linear.weight.nbytes
-        return linear
 
-    converted(weights, add)
-    return total
+def _linear(weight: NDArray[Any]) -> Linear:
+    """Return a weight (out, in) of PyTorch's as a product."""
+    return Linear(_copied(weight.T))
+
+
+def _layers(tensors: Tensors, *sides: str) -> Weights:
+    """Return the convolutions and transformer layers of these modules."""
+    weights: Weights = {}
+    for name in SHAPES:
+        if not name.startswith(sides):
+            continue
+        if name.endswith(".conv.conv.weight"):
+            weights[name.removesuffix(".conv.conv.weight")] = _conv(tensors, name)
+        elif name.endswith(".convtr.convtr.weight"):
+            weights[name.removesuffix(".convtr.convtr.weight")] = _transposed_conv(tensors, name)
+        elif name.endswith(".self_attn.in_proj_weight"):
+            weights |= _transformer_layer(tensors, name.removesuffix(".self_attn.in_proj_weight"))
+    return weights
+
+
+def _conv(tensors: Tensors, name: str) -> Conv:
+    weight, bias = tensors[name], name.replace("weight", "bias")
+    out, channels, kernel = weight.shape
+    matrix = _copied(weight.transpose(2, 1, 0)).reshape(kernel * channels, out)
+    stride = 1 if kernel % 2 else kernel // 2
+    return Conv(Linear(matrix, tensors[bias] if bias in SHAPES else None), channels, kernel, stride)
+
+
+def _transposed_conv(tensors: Tensors, name: str) -> TransposedConv:
+    weight = tensors[name]
+    channels, out, kernel = weight.shape
+    bias = np.tile(tensors[name.replace("weight", "bias")], kernel // 2)
+    matrix = _copied(weight.transpose(0, 2, 1)).reshape(channels, kernel * out)
+    return TransposedConv(Linear(matrix, np.concatenate([bias, np.zeros_like(bias)])), out, kernel // 2)
+
+
+def _transformer_layer(tensors: Tensors, name: str) -> Weights:
+    even_first = np.arange(DIM).reshape(HEADS, HEAD_DIM // 2, 2).transpose(0, 2, 1).reshape(-1)
+    queries, keys, values = np.split(tensors[f"{name}.self_attn.in_proj_weight"], 3)
+    queries = queries[even_first] * np.float32(HEAD_DIM**-0.5)
+    scales = [tensors[f"{name}.layer_scale_{part}.scale"][:, None] for part in (1, 2)]
+    norms: Weights = {
+        f"{name}.{norm}": Norm(tensors[f"{name}.{norm}.weight"], tensors[f"{name}.{norm}.bias"])
+        for norm in ("norm1", "norm2")
+    }
+    return norms | {
+        f"{name}.qkv": _linear(np.concatenate([queries, keys[even_first], values])),
+        f"{name}.out_proj": _linear(tensors[f"{name}.self_attn.out_proj.weight"] * scales[0]),
+        f"{name}.linear1": _linear(tensors[f"{name}.linear1.weight"]),
+        f"{name}.linear2": _linear(tensors[f"{name}.linear2.weight"] * scales[1]),
+    }
+
+
+def _projections(tensors: Tensors, way: str) -> Weights:
+    return {group: _linear(tensors[f"quantizer.{group}.{way}.weight"][:, :, 0]) for group in ("rvq_first", "rvq_rest")}
+
+
+def _entries(tensors: Tensors, codebook: int) -> F32:
+    name = codebook_name(codebook)
+    usage = np.maximum(tensors[f"{name}.cluster_usage"], np.float32(1e-5))
+    return _copied(tensors[f"{name}.embedding_sum"] / usage[:, None])
+
+
+def _codebook(entries: F32) -> Codebook:
+    return Codebook(entries, Linear(_copied(-entries.T), (entries * entries).sum(axis=1) / 2))

@@ -1,4 +1,4 @@
-"""The one door to weights: a folder of files becomes an `Lm`."""
+"""A folder of files becomes an `Lm`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from mlx.nn.layers.quantized import quantize as quantize_modules
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig, config_v0_1
 
-from workers.checkpoints.locate import CheckpointError, Files, Progress, locate, read_config, report_nothing
-from workers.engine.header import Tensor, read_header
-from workers.engine.sampling import Sampling
+from workers.checkpoints.files import CheckpointError, Files, ReportProgress, read_config, report_nothing
+from workers.checkpoints.header import TensorInfo, read_header
+from workers.checkpoints.locate import locate
+from workers.engine.sampling import SamplingSettings
 from workers.messages import CODEBOOKS
 
 GROUP_SIZES = {4: 32, 8: 64}
@@ -28,53 +29,53 @@ class Checkpoint:
 
     lm: Lm
     files: Files
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How weights are packed: `bits` each, `group_size` of them with one scale."""
+    """`bits` a weight; `group_size` weights share one scale and one bias."""
 
     bits: int
     group_size: int
 
 
-def open_checkpoint(spec: str, quantize: int | None, *, cache: Path, progress: Progress) -> Checkpoint:
+def open_checkpoint(spec: str, quantize: int | None, *, cache: Path, progress: ReportProgress) -> Checkpoint:
     """Find, fetch or make the checkpoint that MOSHI_CHECKPOINT names and load it. Raises CheckpointError."""
     files = locate(spec, cache, progress, quantize)
     return Checkpoint(load(files, quantize), files, sampling_of(files))
 
 
-def load(files: Files, quantize: int | None = None, progress: Progress = report_nothing) -> Lm:
+def load(files: Files, quantize: int | None = None, progress: ReportProgress = report_nothing) -> Lm:
     """Load Moshi's weights; everything is evaluated on return. Raises CheckpointError.
 
-    `quantize` (None, 4 or 8 bits) packs a plain checkpoint; one that is packed already must match it or be left alone.
+    `quantize` (None, 4 or 8 bits) quantises plain weights; those that are quantised already must match it.
     """
     tensors = read_header(files.model)
     config = config_of(files)
-    packed = quantization_of(tensors, config.transformer.d_model)
-    _see_matching(packed, quantize, files.model)
-    lm = _build(config, files)
-    if packed is not None:
-        _pack(lm, packed, lambda path, _: f"{path}.scales" in tensors)
-    _fill(lm, files.model, tensors, config)
-    if packed is None and quantize is not None:
-        plan = Quantization(quantize, GROUP_SIZES[quantize])
-        _pack(lm, plan, lambda _, module: _divides(module, plan.group_size))
+    found = quantization_of(tensors, config.transformer.d_model)
+    _check_quantization(found, quantize, files.model)
+    try:
+        lm = Lm(config)
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise _no_moshi(files, repr(error)) from error
+    if found:
+        _quantize(lm, found, lambda path, _: f"{path}.scales" in tensors)
+    _load_weights(lm, files.model, tensors, config)
+    if quantize and not found:
+        quantize_plain(lm, quantize)
     _evaluate(lm, progress)
     return lm
 
 
-def _evaluate(lm: Lm, progress: Progress) -> None:
-    """Have everything read and packed, and report it tensor by tensor: from a slow disk it takes minutes."""
-    leaves: Any = tree_flatten(lm.parameters())
-    arrays: list[mx.array] = [array for _, array in leaves]
-    mx.async_eval(arrays)  # type: ignore[no-untyped-call]
-    total, done = sum(array.nbytes for array in arrays), 0
-    for array in arrays:
-        mx.eval(array)
-        done += array.nbytes
-        progress("loading weights", done, total)
+def quantize_plain(lm: Lm, bits: int) -> None:
+    """Quantise every layer whose width is a multiple of the group size."""
+
+    def divides(_: str, module: Module) -> bool:
+        weight: Any = module["weight"]
+        return bool(weight.shape[-1] % GROUP_SIZES[bits] == 0)
+
+    _quantize(lm, Quantization(bits, GROUP_SIZES[bits]), divides)
 
 
 def config_of(files: Files) -> LmConfig:
@@ -83,31 +84,31 @@ def config_of(files: Files) -> LmConfig:
     try:
         config = LmConfig.from_config_dict(settings) if settings else config_v0_1()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({error!r})") from error
-    if wrong := _wrong_number(config):
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({wrong})")
-    if obstacle := _obstacle(config):
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.model.name} {obstacle}; take a Moshi for dialogue")
+        raise _no_moshi(files, repr(error)) from error
+    if wrong := _wrong_numbers(config):
+        raise _no_moshi(files, wrong)
+    if unsupported := _unsupported(config):
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.model.name} {unsupported}; take a Moshi for dialogue")
     return config
 
 
-def sampling_of(files: Files) -> Sampling:
+def sampling_of(files: Files) -> SamplingSettings:
     """Return how the checkpoint wants to be sampled: `lm_gen_config` in config.json, else the defaults."""
-    wish = read_config(files.config).get("lm_gen_config") or {}
-    default = Sampling()
+    wanted = read_config(files.config).get("lm_gen_config") or {}
+    default = SamplingSettings()
     try:
-        return Sampling(
-            text_temperature=float(wish.get("temp_text", default.text_temperature)),
-            text_top_k=int(wish.get("top_k_text", default.text_top_k)),
-            audio_temperature=float(wish.get("temp", default.audio_temperature)),
-            audio_top_k=int(wish.get("top_k", default.audio_top_k)),
+        return SamplingSettings(
+            text_temperature=float(wanted.get("temp_text", default.text_temperature)),
+            text_top_k=int(wanted.get("top_k_text", default.text_top_k)),
+            audio_temperature=float(wanted.get("temp", default.audio_temperature)),
+            audio_top_k=int(wanted.get("top_k", default.audio_top_k)),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT: lm_gen_config in {files.config} is wrong ({error})") from error
 
 
-def quantization_of(tensors: dict[str, Tensor], dim: int) -> Quantization | None:
-    """Tell from the shapes how a file is packed, None when it is not; `dim` is the width of the model.
+def quantization_of(tensors: dict[str, TensorInfo], dim: int) -> Quantization | None:
+    """Return how a file is quantised, None when it is not; `dim` is the width of the model.
 
     A row of `dim` weights takes `dim * bits / 32` words and `dim / group_size` scales.
     """
@@ -117,52 +118,47 @@ def quantization_of(tensors: dict[str, Tensor], dim: int) -> Quantization | None
     return Quantization(bits=32 * words // dim, group_size=dim // scales)
 
 
-def _see_matching(packed: Quantization | None, quantize: int | None, path: Path) -> None:
+def _check_quantization(found: Quantization | None, quantize: int | None, path: Path) -> None:
     if quantize not in (None, *GROUP_SIZES):
         raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: choose none, 4 or 8")
-    if packed is not None and quantize not in (None, packed.bits):
+    if found and quantize not in (None, found.bits):
         hint = f"set it to none, or take a checkpoint with {quantize} or 16 bits"
-        raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: {path.name} is quantised to {packed.bits} bits; {hint}")
+        raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: {path.name} is quantised to {found.bits} bits; {hint}")
 
 
-def _build(config: LmConfig, files: Files) -> Lm:
-    try:
-        return Lm(config)
-    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({error!r})") from error
+def _no_moshi(files: Files, reason: str) -> CheckpointError:
+    return CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({reason})")
 
 
-def _wrong_number(config: LmConfig) -> str:
-    """Say which number of the shape cannot be one, "" when all can: `Lm` would compute with it, or never end."""
-    main, depth = config.transformer, config.depformer.transformer
+def _wrong_numbers(config: LmConfig) -> str:
+    """Return which numbers of the shape cannot be right, "" for none: `Lm` would compute with them, or never end."""
+    main, depformer = config.transformer, config.depformer.transformer
     sizes = {
         "dim": main.d_model,
         "num_heads": main.num_heads,
         "context": main.context,
         "card": config.audio_vocab_size,
         "text_card": config.text_out_vocab_size,
-        "depformer_dim": depth.d_model,
-        "depformer_num_heads": depth.num_heads,
-        "depformer_dim_feedforward": depth.dim_feedforward,
+        "depformer_dim": depformer.d_model,
+        "depformer_num_heads": depformer.num_heads,
+        "depformer_dim_feedforward": depformer.dim_feedforward,
     }
-    layers = {"num_layers": main.num_layers, "depformer_num_layers": depth.num_layers}
-    limits = [(sizes, LARGEST_SIZE), (layers, MOST_LAYERS)]
-    numbers = [(name, number, most) for group, most in limits for name, number in group.items()]
-    wrong = [
-        f"{name} {number!r}" for name, number, most in numbers if type(number) is not int or not 0 < number <= most
-    ]
+    layers = {"num_layers": main.num_layers, "depformer_num_layers": depformer.num_layers}
+    limits = {**dict.fromkeys(sizes, LARGEST_SIZE), **dict.fromkeys(layers, MOST_LAYERS)}
+    numbers = (sizes | layers).items()
+    wrong = [f"{name} {n!r}" for name, n in numbers if type(n) is not int or not 0 < n <= limits[name]]
     if not isinstance(main.max_period, int | float) or main.max_period <= 0:
         wrong.append(f"max_period {main.max_period!r}")
     delays = config.audio_delays
-    if type(delays) is not list or len(delays) != config.audio_codebooks or not all(type(one) is int for one in delays):
+    if type(delays) is not list or len(delays) != config.audio_codebooks or not all(type(n) is int for n in delays):
         wrong.append(f"delays {delays!r}"[:80])
-    if not wrong and (main.d_model % main.num_heads or depth.d_model % depth.num_heads):
+    if not wrong and (main.d_model % main.num_heads or depformer.d_model % depformer.num_heads):
         return "a width is not a multiple of its heads"
     return ", ".join(wrong)
 
 
-def _obstacle(config: LmConfig) -> str:
-    """Say why the batched step does not serve this shape, "" when it does."""
+def _unsupported(config: LmConfig) -> str:
+    """Return why the batched step does not serve this shape, "" when it does."""
     if config.audio_codebooks != 2 * CODEBOOKS or config.depformer.num_slices != CODEBOOKS:
         return f"has not {CODEBOOKS} codebooks a voice"
     if config.conditioners or config.transformer.cross_attention or config.demux_second_stream:
@@ -172,20 +168,15 @@ def _obstacle(config: LmConfig) -> str:
     return ""
 
 
-def _pack(lm: Lm, plan: Quantization, predicate: Callable[[str, Module], bool]) -> None:
-    def packs(path: str, module: Module) -> bool:
+def _quantize(lm: Lm, quantization: Quantization, predicate: Callable[[str, Module], bool]) -> None:
+    def wanted(path: str, module: Module) -> bool:
         return hasattr(module, "to_quantized") and predicate(path, module)
 
-    quantize_modules(lm, group_size=plan.group_size, bits=plan.bits, class_predicate=packs)
+    quantize_modules(lm, group_size=quantization.group_size, bits=quantization.bits, class_predicate=wanted)
 
 
-def _divides(module: Module, group_size: int) -> bool:
-    weight: Any = module["weight"]
-    return bool(weight.shape[-1] % group_size == 0)
-
-
-def _fill(lm: Lm, path: Path, tensors: dict[str, Tensor], config: LmConfig) -> None:
-    """Put the weights of a file, in MLX's layout or PyTorch's, into the model."""
+def _load_weights(lm: Lm, path: Path, tensors: dict[str, TensorInfo], config: LmConfig) -> None:
+    """Load the weights of a file, in MLX's layout or PyTorch's, into the model."""
     try:
         if "depformer_in.0.weight" in tensors:
             lm.load_pytorch_weights(str(path), config, strict=True)
@@ -195,3 +186,15 @@ def _fill(lm: Lm, path: Path, tensors: dict[str, Tensor], config: LmConfig) -> N
         reason = str(error).strip().splitlines()[0][:200]
         hint = "weights and config.json must come from the same checkpoint"
         raise CheckpointError(f"MOSHI_CHECKPOINT: {path.name} does not fit its config ({reason}); {hint}") from error
+
+
+def _evaluate(lm: Lm, progress: ReportProgress) -> None:
+    """Read and quantise everything, reporting tensor by tensor: from a slow disk it takes minutes."""
+    leaves: Any = tree_flatten(lm.parameters())
+    arrays: list[mx.array] = [array for _, array in leaves]
+    mx.async_eval(arrays)  # type: ignore[no-untyped-call]
+    total, done = sum(array.nbytes for array in arrays), 0
+    for array in arrays:
+        mx.eval(array)
+        done += array.nbytes
+        progress("loading weights", done, total)

@@ -2,46 +2,26 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from workers.engine.streams import TEXT_PADDING, StepResult
 from workers.messages import CodeArray, Slot
-
-
-@dataclass(frozen=True, slots=True)
-class LoopbackStep:
-    """The frame that went in."""
-
-    codes: CodeArray
-    text_token: int = 3
-    fault: str = ""
-    log = None
 
 
 class LoopbackEngine:
     """Any number of slots, no state; a step takes `step_s`, as that of a slow model would."""
 
+    keep_alive_s = None
+
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s
 
-    keep_alive_s = None
+    def keep_alive(self) -> None: ...
 
-    def keep_alive(self) -> None:
-        """Nothing to keep awake."""
+    def open(self, slot: Slot, seed: int | None = None) -> None: ...
 
-    def open(self, slot: Slot, seed: int | None = None) -> None:
-        """Nothing to prepare."""
+    def close(self, slot: Slot) -> None: ...
 
-    def close(self, slot: Slot) -> None:
-        """Nothing to forget."""
-
-    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, LoopbackStep]:
+    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
         if codes and self._step_s:
             time.sleep(self._step_s)
-        return {slot: LoopbackStep(frame) for slot, frame in codes.items()}
-
-
-class NoPieces:
-    """No text."""
-
-    def push(self, token: int) -> str:
-        return ""
+        return {slot: StepResult(TEXT_PADDING, frame) for slot, frame in codes.items()}

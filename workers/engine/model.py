@@ -1,93 +1,144 @@
-"""The arithmetic of one step for many rows, over moshi_mlx's modules.
+"""One step of many rows as a pure function of fixed shapes, over moshi_mlx's modules.
 
-This is `moshi_mlx.models.Lm._sample` with the state taken out: what a row remembers comes in as arguments, so that the
-whole step is one pure function of fixed shapes. Each row has a position and a ring of its own. Throughout, x is
-(rows, dim).
+This is `moshi_mlx.models.Lm._sample` with the state taken out: tokens, uniforms and KV caches come in as arguments, so
+that `mx.compile` can keep the step. Each row has its own position. Throughout, x is (rows, dim).
 """
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import mlx.core as mx
 from moshi_mlx.models import Lm
 
-from workers.engine import kv_cache as ring
-from workers.engine.weights import Layer, join, product, table
+from workers.engine.kv_cache import KVCache, visible, visible_in_prefill
+from workers.engine.sampling import SamplingBranches, penalize, sample
+from workers.engine.weights import StepLayer, join, product, table
 from workers.messages import CODEBOOKS
 
-TEXT = -1
-
-Pick = Callable[[int, mx.array], mx.array]
-"""Takes TEXT or a codebook 0..7 and its logits (rows, vocabulary); returns one token a row, (rows, 1) int32."""
+TOKENS = 1 + 2 * CODEBOOKS
+"""Tokens read in a step: text, own codes, the caller's codes."""
+_TEXT = -1
+_Layers = list[mx.array]
+_Sample = Callable[[int, mx.array], mx.array]
+"""Takes _TEXT or a codebook 0..7 and its logits (rows, vocabulary); returns one token a row, (rows, 1) int32."""
 
 
 class Model:
-    """The weights, and the three parts of a step: `embed`, `transform`, `speak`."""
+    """The weights of a loaded `Lm`, whose modules it takes over; the `Lm`'s own caches stay unused."""
 
     def __init__(self, lm: Lm) -> None:
-        """Take over the modules of a loaded `Lm`; its own caches stay unused."""
         config = lm.cfg
         self._text_table, self._audio_table = table(lm.text_emb), table(join(lm.audio_embs))
         self._first_entry = mx.arange(config.audio_codebooks) * config.audio_vocab_size
-        self._layers = [Layer(layer) for layer in lm.transformer.layers]
+        self._layers = [StepLayer(layer) for layer in lm.transformer.layers]
         self._rope_base = float(config.transformer.max_period)
         self._norm, self._text_head = lm.out_norm, product(lm.text_linear)
         slices = lm.depformer.slices
-        self._hint = product(join([part.linear_in for part in slices]))
-        self._tables = [table(part.emb) for part in slices]
-        self._slices = [[Layer(layer) for layer in part.transformer.layers] for part in slices]
-        self._heads = [product(part.linear_out) for part in slices]
+        self._depformer_in = product(join([part.linear_in for part in slices]))
+        self._depformer_tables = [table(part.emb) for part in slices]
+        self._depformer_layers = [[StepLayer(layer) for layer in part.transformer.layers] for part in slices]
+        self._depformer_heads = [product(part.linear_out) for part in slices]
 
-    def embed(self, tokens: mx.array) -> mx.array:
-        """Sum the embeddings of the tokens read, (rows, 17): text, own codes, caller's codes; return x.
+    def step(
+        self,
+        tokens: mx.array,
+        uniforms: mx.array,
+        settings: mx.array,
+        keys: _Layers,
+        values: _Layers,
+        window: int,
+        branches: SamplingBranches,
+    ) -> tuple[mx.array, _Layers, _Layers]:
+        """Return (rows, 10), the text token, eight codes and whether all logits were finite, and the new KV cache.
 
-        The order of the sum is moshi_mlx's: in bf16 another one gives other tokens.
+        `tokens` is (rows, 17 + 1 + 30): tokens read, position, recent text; `uniforms` (rows, 9); `settings` (rows, 6)
+        the fields of `SamplingSettings`; `keys` and `values` are those of all slots. `window` and `branches` fix the
+        graph.
         """
+        kv_cache = KVCache(list(keys), list(values))
+        position, recent_text = tokens[:, TOKENS], tokens[:, TOKENS + 1 :]
+        text_temperature, text_top_k, audio_temperature, audio_top_k, penalty, bias = mx.split(settings, 6, axis=1)
+        uniform = mx.split(uniforms, 1 + CODEBOOKS, axis=1)
+        sums: list[mx.array] = []
+
+        def draw(codebook: int, logits: mx.array) -> mx.array:
+            logits = logits.astype(mx.float32)
+            sums.append(logits.sum(axis=-1, keepdims=True))
+            limits = branches.text_top_k_limit, branches.audio_top_k_limit
+            if codebook != _TEXT:
+                return sample(logits, uniform[codebook + 1], audio_temperature, audio_top_k, limits[1], branches)
+            if branches.penalizes:
+                logits = penalize(logits, recent_text, penalty, bias)
+            return sample(logits, uniform[0], text_temperature, text_top_k, limits[0], branches)
+
+        sampled = self._speak(self._transform(self._embed(tokens[:, :TOKENS]), position, kv_cache, window), draw)
+        finite = mx.isfinite(mx.concatenate(sums, axis=1).sum(axis=1, keepdims=True))
+        return mx.concatenate([sampled, finite.astype(mx.int32)], axis=1), kv_cache.keys, kv_cache.values
+
+    def prefill(self, tokens: mx.array, start: int, kv_cache: KVCache, slot: int) -> None:
+        """Write the keys and values of steps start, start+1, … of one slot; `tokens` (steps, 17) is what they read.
+
+        At most `context` steps at a time. The steps take the place of the rows; each sees itself, those before it in
+        this pass, and what the cache holds of older ones.
+        """
+        x = self._embed(tokens)
+        steps = len(tokens)
+        position = mx.arange(start, start + steps)
+        mask = visible_in_prefill(start, steps, kv_cache.context)
+        for index, layer in enumerate(self._layers):
+            q, k, v = layer.project(x)
+            q, k, v = (part.swapaxes(0, 2) for part in (self._rope(q, position), self._rope(k, position), v))
+            seen = layer.attend(q, *kv_cache.prefill(index, slot, start, k, v), mask)
+            x = layer.finish(x, seen.swapaxes(0, 2))
+        mx.eval(kv_cache.keys, kv_cache.values)
+
+    def _embed(self, tokens: mx.array) -> mx.array:
+        """Sum the embeddings of the tokens, (rows, 17), in moshi_mlx's order: in bf16 another gives other tokens."""
         x = self._text_table(tokens[:, :1])
         for code in mx.split(self._audio_table(tokens[:, 1:] + self._first_entry), 2 * CODEBOOKS, axis=1):
             x = x + code
         return x[:, 0]
 
-    def transform(self, x: mx.array, position: mx.array, memory: ring.Ring, size: int) -> mx.array:
-        """Run the main transformer: write this step into `memory`, read the first `size` entries of it."""
-        place, mask = ring.place(position, memory.context), ring.visible(position, size)
+    def _transform(self, x: mx.array, position: mx.array, kv_cache: KVCache, window: int) -> mx.array:
+        """Run the main transformer: append this step to the cache, read the first `window` entries of it."""
+        rows, mask = kv_cache.rows(position), visible(position, window)
         for index, layer in enumerate(self._layers):
-            q, k, v = layer.look(x)
+            q, k, v = layer.project(x)
             q, k = self._rope(q, position), self._rope(k, position)
-            x = layer.go_on(x, layer.attend(q, *memory.turn(index, place, k, v, size), mask))
+            x = layer.finish(x, layer.attend(q, *kv_cache.append(index, rows, k, v, window), mask))
         return self._norm(x)  # type: ignore[no-any-return]
 
-    def speak(self, x: mx.array, pick: Pick) -> mx.array:
+    def _speak(self, x: mx.array, draw: _Sample) -> mx.array:
         """Draw the text token and then, code by code, the frame that goes with it; return (rows, 9)."""
-        tokens = [pick(TEXT, self._text_head(x))]
-        hints = mx.split(self._hint(x), CODEBOOKS, axis=-1)
-        past: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._slices[0]]
-        for codebook, layers in enumerate(self._slices):
-            y = hints[codebook] + self._tables[codebook](tokens[-1][:, 0])
+        tokens = [draw(_TEXT, self._text_head(x))]
+        inputs = mx.split(self._depformer_in(x), CODEBOOKS, axis=-1)
+        past: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._depformer_layers[0]]
+        for codebook, layers in enumerate(self._depformer_layers):
+            y = inputs[codebook] + self._depformer_tables[codebook](tokens[-1][:, 0])
             for layer, seen in zip(layers, past, strict=True):
-                q, k, v = layer.look(y)
+                q, k, v = layer.project(y)
                 seen.append((k, v))
                 keys, values = (mx.concatenate(list(part), axis=2) for part in zip(*seen, strict=True))
-                y = layer.go_on(y, layer.attend(q, keys, values) if codebook else v)
-            tokens.append(pick(codebook, self._heads[codebook](y)))
+                y = layer.finish(y, layer.attend(q, keys, values) if codebook else v)
+            tokens.append(draw(codebook, self._depformer_heads[codebook](y)))
         return mx.concatenate(tokens, axis=1)
 
-    def recall(self, tokens: mx.array, start: int, memory: ring.Ring, slot: int) -> None:
-        """Write what steps start, start+1, … of one slot leave in its ring; `tokens` (steps, 17) is what they read.
-
-        At most `context` steps at a time. The steps take the place of the rows; each sees itself, those before it in
-        this pass, and what the ring holds of older ones.
-        """
-        x = self.embed(tokens)
-        steps = len(tokens)
-        position = mx.arange(start, start + steps)
-        mask = ring.visible_to_many(start, steps, memory.context)
-        for index, layer in enumerate(self._layers):
-            q, k, v = layer.look(x)
-            q, k, v = (part.swapaxes(0, 2) for part in (self._rope(q, position), self._rope(k, position), v))
-            seen = layer.attend(q, *memory.extend(index, slot, start, k, v), mask)
-            x = layer.go_on(x, seen.swapaxes(0, 2))
-        mx.eval(memory.keys, memory.values)
-
     def _rope(self, x: mx.array, position: mx.array) -> mx.array:
-        """Turn queries or keys to their rows' positions; one offset a row, always (MOSHI.md §4)."""
+        """Rotate by the rows' positions; one offset a row, always: a single one faults on Metal before mlx 0.32."""
         return mx.fast.rope(x, x.shape[-1], traditional=True, base=self._rope_base, scale=1.0, offset=position)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled where that is possible (twice as fast at one row), else as it is."""
+    return mx.compile(function) if can_compile() else function
+
+
+@cache
+def can_compile() -> bool:
+    """Tell whether `mx.compile` works: for the CPU, on Linux, it calls a C++ compiler that may be missing."""
+    try:
+        mx.eval(mx.compile(lambda x: mx.exp(x) * x + 1)(mx.ones(3)))
+    except RuntimeError:
+        return False
+    return True

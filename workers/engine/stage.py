@@ -1,9 +1,8 @@
-"""The engine's stage: one step of the batch serves every slot that has a frame waiting.
+"""The engine's stage: one step of the batch serves every call that has a frame waiting.
 
 A step runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough
-(`BatchScheduler`). A call without a frame is left out. A call counts as live while its frames come. The silence of a
-greeting never delays other calls: it is stepped along with their frames, and between them where a step fits in. While
-no step runs, the engine's keep-alive does.
+(`BatchScheduler`). A call without a frame is left out. The silence of a greeting never delays other calls: it is
+stepped along with their frames, and between them where a step fits in. Between steps the engine is kept awake.
 """
 
 import time
@@ -12,9 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from workers.engine.streams import StepResult
 from workers.messages import (
     Close,
     CodeArray,
@@ -33,26 +30,12 @@ from workers.scheduler import BatchScheduler
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
+DecodeText = Callable[[int], str]
+"""Returns what a text token adds to one call's transcript."""
 
 
-class Step(Protocol):
-    """What one step of one slot yields."""
-
-    @property
-    def text_token(self) -> int: ...
-
-    @property
-    def codes(self) -> Payload | None: ...
-
-    @property
-    def log(self) -> NDArray[np.int32] | None: ...
-
-    @property
-    def fault(self) -> str: ...
-
-
-class Engine(Protocol):
-    """The batched model, or the loopback engine of the line test."""
+class BatchedEngine(Protocol):
+    """`Engine`, or the loopback engine of the line test."""
 
     @property
     def keep_alive_s(self) -> float | None: ...
@@ -63,26 +46,20 @@ class Engine(Protocol):
 
     def close(self, slot: Slot) -> None: ...
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Step]: ...
-
-
-class Pieces(Protocol):
-    """One call's text tokens as strings."""
-
-    def push(self, token: int) -> str: ...
+    def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, StepResult]: ...
 
 
 @dataclass
 class _Row:
-    """One live slot: what waits for its next step. The silence of its greeting goes before what the caller sends."""
+    """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames."""
 
     epoch: Epoch
-    pieces: Pieces
+    decode_text: DecodeText
     greeting: deque[Payload]
     greeted: int = 0
     frame: Codes | None = None
 
-    def take(self, slot: Slot) -> Codes | None:
+    def pop(self, slot: Slot) -> Codes | None:
         if self.greeting:
             self.greeted += 1
             return Codes(slot, self.epoch, self.greeted - 1, self.greeting.popleft())
@@ -94,23 +71,23 @@ class EngineStage:
     """Of each call at most one frame waits for the step; an older one is dropped and counted."""
 
     def __init__(
-        self, engine: Engine, pieces: Callable[[], Pieces], clock: Callable[[], float] = time.monotonic
+        self,
+        engine: BatchedEngine,
+        text_decoder: Callable[[], DecodeText],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._pieces = pieces
+        self._text_decoder = text_decoder
         self._clock = clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
         self._worked_s = clock()
 
     def due_s(self) -> float | None:
-        waiting = [slot for slot, row in self._rows.items() if row.frame]
-        if waiting:
+        if waiting := [slot for slot, row in self._rows.items() if row.frame]:
             return self._scheduler.due_s(waiting)
-        greets = any(row.greeting for row in self._rows.values())
-        return self._scheduler.gap_s() if greets else self._keep_alive_due_s()
-
-    def _keep_alive_due_s(self) -> float | None:
+        if any(row.greeting for row in self._rows.values()):
+            return self._scheduler.gap_s()
         return None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
 
     def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
@@ -120,7 +97,7 @@ class EngineStage:
                 if row and row.epoch == epoch:
                     self._wait(row, message)
                 return []
-            case Open(slot, epoch):
+            case Open():
                 self._open(message)
                 return [replace(message, silence=None)]
             case Close(slot, epoch) | Failed(slot, epoch):
@@ -130,26 +107,23 @@ class EngineStage:
                 raise TypeError("frames of PCM are not for the engine")
 
     def work(self) -> list[PipelineMessage]:
-        self._worked_s = self._clock()
-        taken = {slot: frame for slot, row in self._rows.items() if (frame := row.take(slot))}
-        if not taken:
+        started_s = self._worked_s = self._clock()
+        frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop(slot))}
+        if not frames:
             self._engine.keep_alive()
-        codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in taken.items()}  # type: ignore[misc]
-        started_s = self._clock()
-        steps = self._engine.step(codes)
+            return []
+        codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in frames.items()}  # type: ignore[misc]
+        results = self._engine.step(codes)
         span = Span(Stage.STEP, started_s, self._clock())
-        if steps:
-            self._scheduler.step_took(span.ended_s - span.started_s)
-        return [self._outcome(slot, taken[slot], step, span) for slot, step in steps.items()]
+        self._scheduler.step_took(span.ended_s - span.started_s)
+        return [self._outcome(frames[slot], result, span) for slot, result in results.items()]
 
     def _open(self, message: Open) -> None:
-        if self._rows.pop(message.slot, None):
-            self._engine.close(message.slot)
-            self._scheduler.call_ended(message.slot)
-        greeting = deque(message.silence if message.silence is not None else ())
-        row = _Row(message.epoch, self._pieces(), greeting)
+        if row := self._rows.get(message.slot):
+            self._close(message.slot, row.epoch)
         self._engine.open(message.slot, message.seed)
-        self._rows[message.slot] = row
+        greeting = deque(message.silence if message.silence is not None else ())
+        self._rows[message.slot] = _Row(message.epoch, self._text_decoder(), greeting)
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)
@@ -164,15 +138,10 @@ class EngineStage:
         row.frame = frame
         self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
-    def _fail(self, slot: Slot, reason: str) -> Failed:
-        epoch = self._rows[slot].epoch
-        self._close(slot, epoch)
-        return Failed(slot, epoch, Stage.STEP, reason)
-
-    def _outcome(self, slot: Slot, frame: Codes, step: Step, span: Span) -> Codes | Failed:
-        if step.fault:
-            return self._fail(slot, step.fault)
-        row = self._rows[slot]
-        text = row.pieces.push(step.text_token)
-        tokens = b"" if step.log is None else step.log.astype("<i2").tobytes()
-        return Codes(slot, row.epoch, frame.seq, step.codes, text, frame.dropped, (*frame.spans, span), tokens)
+    def _outcome(self, frame: Codes, result: StepResult, span: Span) -> Codes | Failed:
+        slot, row = frame.slot, self._rows[frame.slot]
+        if result.fault:
+            self._close(slot, row.epoch)
+            return Failed(slot, row.epoch, Stage.STEP, result.fault)
+        text, tokens = row.decode_text(result.text_token), result.log.astype("<i2").tobytes()
+        return Codes(slot, row.epoch, frame.seq, result.codes, text, frame.dropped, (*frame.spans, span), tokens)

@@ -1,23 +1,34 @@
-"""From files on disk to an engine that has taken its first step."""
+"""From files on disk to a warm engine, with as many slots as fit into memory and are stepped in time."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 from moshi_mlx.models import Lm
 
-from workers.checkpoints.locate import Files, Progress
-from workers.engine.capacity import fitting_slots, timely_engine
+from workers.checkpoints.files import Files, ReportProgress, report_nothing
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
-from workers.engine.memory import device_memory, keep_resident, weights_bytes
-from workers.engine.sampling import Sampling
-from workers.engine.text import Pieces, Vocabulary
-from workers.messages import WorkerConfig
+from workers.engine.memory import device_memory, keep_resident, plan, weights_bytes
+from workers.engine.sampling import SamplingSettings
+from workers.engine.stage import DecodeText
+from workers.engine.text import TextDecoder, Vocabulary
+from workers.memory import Memory, MemoryShort
+from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
+
+AUTO_MEMORY_SHARE = 0.9
+"""The share of free memory that MAX_CALLS=auto may take."""
+STEP_SHARE = 0.75
+"""The share of a frame's time that a step may take: the codec and the rest of the machine need theirs."""
+TIMED_STEPS = 12
 
 
-def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tuple[Engine, Callable[[], Pieces], str]:
-    """Load, warm up, and return the engine, what makes a call's `Pieces`, and a note on what it runs on.
+def start_engine(
+    files: Files, config: WorkerConfig, progress: ReportProgress
+) -> tuple[Engine, Callable[[], DecodeText], str]:
+    """Load, warm up, and return the engine, what makes a call's text decoder, and a note on what it runs on.
 
     Raises CheckpointError, or MemoryShort before anything is loaded.
     """
@@ -25,15 +36,56 @@ def start_engine(files: Files, config: WorkerConfig, progress: Progress) -> tupl
     progress("loading weights", 0, weights_bytes(files, config.quantize))
     lm = load(files, config.quantize, progress)
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    engine = _engine(lm, slots, config, sampling, progress)
+    if config.slots:
+        engine = Engine(lm, slots, sampling, config.context)
+        engine.warm(progress)
+    else:
+        engine = timely_engine(lm, slots, sampling, config.context, progress)
     keep_resident()
     vocabulary = Vocabulary(files.tokenizer)
-    return engine, lambda: Pieces(vocabulary), f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
+    note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
+    return engine, lambda: TextDecoder(vocabulary).decode, note
 
 
-def _engine(lm: Lm, slots: int, config: WorkerConfig, sampling: Sampling, progress: Progress) -> Engine:
-    if not config.slots:
-        return timely_engine(lm, slots, sampling, config.context, progress)
-    engine = Engine(lm, slots, sampling, config.context)
-    engine.warm(progress)
-    return engine
+def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
+    """Return how many calls fit into `memory`, at most 64.
+
+    Raises MemoryShort if not even one, or not the `config.slots` that are wanted.
+    """
+    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
+    if shortage := wanted.shortage(memory):
+        raise MemoryShort(shortage)
+    if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):
+        return slots
+    raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
+
+
+def timely_engine(
+    lm: Lm, slots: int, sampling: SamplingSettings, context: int | None, progress: ReportProgress = report_nothing
+) -> Engine:
+    """Return a warm engine with as many slots, of `slots` or half, a quarter … of them, as it can step in time."""
+    while True:
+        engine = Engine(lm, slots, sampling, context)
+        engine.warm(progress)
+        if slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
+            return engine
+        del engine
+        mx.clear_cache()
+        slots = max(1, slots // 2)
+
+
+def full_step_s(engine: Engine, progress: ReportProgress = report_nothing) -> float:
+    """Return the 95th percentile of the time of a step of all slots with full KV caches, in seconds."""
+    silence = {Slot(slot): np.zeros(CODEBOOKS, np.int32) for slot in range(engine.slots)}
+    for slot in silence:
+        engine.open(slot)
+        engine.skip(slot, engine.context)
+    times_s = []
+    for number in range(TIMED_STEPS):
+        started_s = time.monotonic()
+        engine.step(silence)
+        times_s.append(time.monotonic() - started_s)
+        progress(f"timing {engine.slots} calls", number + 1, TIMED_STEPS)
+    for slot in silence:
+        engine.close(slot)
+    return float(np.percentile(times_s[1:], 95))

@@ -1,42 +1,54 @@
-"""Which token is read at which step: the delays.
+"""Which token is read at which step: the delay pattern of Kyutai's streams.
 
-Theory. A step of Moshi reads one text token and 16 codes, Moshi's own 8 and the caller's 8, and yields one text token
-and 8 codes of its own. Codebook c runs `delay[c]` steps late: the code of frame f belongs to step f + delay[c]. So at
-step p
+A step of Moshi reads one text token and 16 codes, Moshi's own 8 and the caller's 8, and samples one text token and 8
+codes. Codebook c runs `delay[c]` steps late (Moshi 7B: 0 for codebook 0, 1 for the others): the code of frame f belongs
+to step f + delay[c]. At step p
 
-    text          is read as sampled in step p-1 (a start token at p = 0);
-    own codes     are read as sampled in step p-1: codebook c read there is the code of frame p-1-delay[c];
+    text          is the token sampled in step p-1 (a start token at p = 0);
+    own codes     were sampled in step p-1: codebook c is the code of frame p-1-delay[c];
     caller codes  of codebook c are those of frame p-delay[c].
 
-A code of a frame that does not exist is the padding token: Moshi's frames begin at 0 (so padding while p-1 < delay[c]),
-the caller's at 1 (padding while p <= delay[c]). His frame 0 is never read, as in Kyutai's PyTorch `LMGen`, which writes
-the caller's codes at `offset + delay`, reads at `offset`, and pads while `offset <= delay`: the frame that has just
-arrived is read in its own step. moshi_mlx and the Rust server read `step - 1 - delay` for all 16, one step (80 ms)
-later for the same alignment. Hence: step p here is step p of the official `moshi_mlx.models.LmGen` fed with
-y[p] = x[p+1].
+A code of a frame that does not exist is the padding token. Moshi's frames begin at 0 (padding while p-1 < delay[c]),
+the caller's at 1 (padding while p <= delay[c]): their frame 0 is never read, as in Kyutai's PyTorch `LMGen`, which
+writes the caller's codes at `offset + delay`, reads at `offset` and pads while `offset <= delay`. So a frame is read in
+the step it arrives for. moshi_mlx and the Rust server read `step - 1 - delay` for all 16, one step (80 ms) later for
+the same alignment: step p here is step p of `moshi_mlx.models.LmGen` fed with y[p] = x[p+1].
 
-Frame f of Moshi's is complete when its slowest codebook has been sampled: step p yields frame p - max(delay),
-codebook c of which was sampled in step p - max(delay) + delay[c]. The first max(delay) steps yield nothing.
-
-Nothing older than max(delay) steps is ever read, so each stream is kept in max(delay) + 1 columns, by step modulo their
-number.
+Moshi's frame f is complete when its slowest codebook has been sampled: step p yields frame p - max(delay), codebook c
+of which was sampled in step p - max(delay) + delay[c]. The first max(delay) steps yield nothing. Nothing older than
+max(delay) steps is read, so each stream is kept in max(delay) + 1 columns, by step modulo their number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.messages import CODEBOOKS, CodeArray, Slot
+from workers.messages import CODEBOOKS, CodeArray, Payload, Slot
 
-Tokens = NDArray[np.int32]
 LogArray = NDArray[np.int32]
-"""One step as it is kept, shape (17,): the text token and the eight codes sampled in it, the caller's eight codes."""
+"""One step, shape (17,): the text token and the eight codes sampled in it, the caller's eight codes."""
 
 TEXT_END_OF_PADDING = 0
 """A word follows in the next step."""
 TEXT_PADDING = 3
 """No word now."""
+_NO_LOG = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step of one call yields.
+
+    `codes` is Moshi's frame, shape (8,), None for the first steps of a call. `log` are the tokens of the step, from
+    which `Engine.prefill` rebuilds the call. With a `fault` the other fields mean nothing and the call must end.
+    """
+
+    text_token: int
+    codes: Payload | None
+    log: LogArray = field(default_factory=lambda: _NO_LOG)
+    fault: str = ""
 
 
 class Streams:
@@ -48,7 +60,6 @@ class Streams:
         self._caller_delay = np.array(delays[CODEBOOKS:])
         self._text_start, self._padding = text_start, padding
         self._columns = max(delays) + 1
-        self._wait = max(delays[:CODEBOOKS])
         self._all = np.arange(slots)[:, None]
         self._codebooks = np.arange(CODEBOOKS)
         self.position = np.zeros(slots, np.int32)
@@ -57,16 +68,15 @@ class Streams:
         self._caller = np.zeros((slots, self._columns, CODEBOOKS), np.int32)
 
     def open(self, slot: Slot) -> None:
-        """Begin again at step 0; the guards on the position hide what the last call left."""
+        """Begin again at step 0; what the last call left is masked by the position."""
         self.position[slot] = 0
         self._text[slot] = self._text_start
 
-    def hear(self, codes: Mapping[Slot, CodeArray]) -> None:
-        """Take the caller's frames of this step."""
-        for slot, frame in codes.items():
-            self._caller[slot, self.position[slot] % self._columns] = frame
+    def write(self, slot: Slot, frame: CodeArray) -> None:
+        """Set the caller's frame of this step."""
+        self._caller[slot, self.position[slot] % self._columns] = frame
 
-    def read(self, rows: int) -> Tokens:
+    def read(self, rows: int) -> NDArray[np.int32]:
         """Return what the first `rows` rows read in this step, shape (rows, 17): text, own codes, caller codes."""
         at = self.position[:rows, None]
         row = self._all[:rows]
@@ -77,12 +87,12 @@ class Streams:
         return np.concatenate([self._text[:rows, None], own, caller], axis=1, dtype=np.int32)
 
     def advance(self, slot: Slot, text: int, own: CodeArray) -> CodeArray | None:
-        """Take what was sampled in this step; return the frame it completes, shape (8,), or None for the first ones."""
+        """Store what was sampled in this step; return the frame it completes, shape (8,), None for the first ones."""
         at = int(self.position[slot])
         self._own[slot, at % self._columns] = own
         self._text[slot] = text
         self.position[slot] = at + 1
-        frame = at - self._wait
+        frame = at - int(self._own_delay.max())
         if frame < 0:
             return None
         completed: CodeArray = self._own[slot, (frame + self._own_delay) % self._columns, self._codebooks]

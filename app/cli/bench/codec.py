@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from app.config import Settings
-from workers.checkpoints.synthetic import make_standin
+from workers.checkpoints.synthetic import make_synthetic
 
 WEIGHTS = "random"
 
@@ -15,7 +15,7 @@ def bench_codec(
 ) -> int:
     """Measure on random weights of the real shape; return the exit status."""
     try:
-        mimi = next(make_standin(WEIGHTS, settings.cache).glob("tokenizer*.safetensors"))
+        mimi = next(make_synthetic(WEIGHTS, settings.cache).glob("tokenizer*.safetensors"))
     except OSError as error:
         print(f"moshi-bridge: CACHE_DIR={settings.cache} cannot be written ({error})", file=sys.stderr)
         return 2

@@ -48,7 +48,7 @@ def _command(settings: Settings, bench: EngineBench) -> list[str]:
     }
     flags = ["--full"] if bench.full else []
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    return [sys.executable, "-m", "workers.engine.bench_command", *given, *flags, "--rows", *map(str, bench.rows)]
+    return [sys.executable, "-m", "workers.engine.bench", *given, *flags, "--rows", *map(str, bench.rows)]
 
 
 def _table(figures: dict[str, Any]) -> Table:

@@ -12,7 +12,7 @@ from app.audio.jitter_buffer import JitterBuffer
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 from workers.checkpoints.synthetic.linear_mimi import activity_of
-from workers.checkpoints.synthetic.script import Activity, Phase, ScriptOracle, State, script, transcript
+from workers.checkpoints.synthetic.script import Activity, Phase, ScriptOracle, ScriptState, script, transcript
 from workers.messages import FRAME_S, Pcm
 
 PACKET = 160
@@ -64,7 +64,7 @@ def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activit
     return np.concatenate([np.zeros((greeting_frames, 2), bool), heard])
 
 
-def _utterances(states: list[State], frame_end_s: Any) -> Iterator[Utterance]:
+def _utterances(states: list[ScriptState], frame_end_s: Any) -> Iterator[Utterance]:
     oracle, step = ScriptOracle(), 0
     for (phase, phrase), run in groupby(states, key=lambda state: (state.phase, state.phrase)):
         said = list(run)

@@ -5,7 +5,7 @@ from functools import partial
 
 from app.telemetry.metrics.families import Family, counters, gauges, histograms
 from workers.histogram import Histogram
-from workers.messages import Vitals
+from workers.messages import WorkerVitals
 from workers.supervisor import WorkerState
 
 LABEL = "worker"
@@ -47,9 +47,9 @@ def memory_and_cpu(workers: Iterable[WorkerState], app_memory_bytes: int, app_cp
     yield counters("process_cpu_seconds", "Processor time that a process has used.", "process", cpu)
 
 
-def _numbers(vitals: Mapping[str, Vitals], of: Callable[[Vitals], float]) -> dict[str, float]:
+def _numbers(vitals: Mapping[str, WorkerVitals], of: Callable[[WorkerVitals], float]) -> dict[str, float]:
     return {name: float(of(one)) for name, one in vitals.items()}
 
 
-def _histograms(vitals: Mapping[str, Vitals], of: Callable[[Vitals], Histogram]) -> dict[str, Histogram]:
+def _histograms(vitals: Mapping[str, WorkerVitals], of: Callable[[WorkerVitals], Histogram]) -> dict[str, Histogram]:
     return {name: of(one) for name, one in vitals.items()}

@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import constants
 
 from tests.workers.conftest import Make
-from workers.checkpoints.locate import CheckpointError, locate
+from workers.checkpoints.files import CheckpointError
+from workers.checkpoints.locate import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/moshi"

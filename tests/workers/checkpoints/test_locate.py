@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 
 from tests.workers.conftest import Make
-from workers.checkpoints.locate import (
+from workers.checkpoints.files import (
     CONFIG,
     MIMI,
     MODELS,
     TOKENIZER,
     CheckpointError,
-    Progress,
+    ReportProgress,
     files_in,
-    locate,
     names_wanted,
 )
+from workers.checkpoints.locate import locate
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """ReportProgress that nobody watches."""
 
 
 def test_a_folder_is_found(make: Make) -> None:
@@ -136,11 +136,11 @@ def test_a_stand_in_is_made(make: Make, tmp_path: Path, monkeypatch: pytest.Monk
     folder = make()
     asked = []
 
-    def make_standin(rest: str, cache: Path, progress: Progress) -> Path:
+    def make_synthetic(rest: str, cache: Path, progress: ReportProgress) -> Path:
         asked.append((rest, cache))
         return folder
 
-    monkeypatch.setattr("workers.checkpoints.synthetic.make_standin", make_standin)
+    monkeypatch.setattr("workers.checkpoints.synthetic.make_synthetic", make_synthetic)
     assert locate("synthetic:random?size=tiny", tmp_path, silent).model == folder / "model.safetensors"
     assert asked == [("random?size=tiny", tmp_path)]
 

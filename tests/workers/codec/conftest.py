@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.checkpoints.synthetic import make_standin
-from workers.checkpoints.synthetic.make import MIMI_FILE
-from workers.codec.calls import Decoder, Encoder
+from tests.synthetic import random_mimi
 from workers.codec.choose import make_decoder, make_encoder
+from workers.codec.mimi import MimiDecoder, MimiEncoder
 
 SLOTS = 3
 
@@ -15,16 +14,16 @@ SLOTS = 3
 @pytest.fixture(scope="session")
 def mimi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of float32 with 8 codebooks."""
-    return make_standin("random", tmp_path_factory.mktemp("mimi")) / MIMI_FILE
+    return random_mimi(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def encoder(mimi: Path) -> Encoder:
+def encoder(mimi: Path) -> MimiEncoder:
     """Three slots on numpy; a test opens those that it uses."""
     return make_encoder("numpy", mimi, SLOTS)
 
 
 @pytest.fixture(scope="session")
-def decoder(mimi: Path) -> Decoder:
+def decoder(mimi: Path) -> MimiDecoder:
     """Three slots on numpy; a test opens those that it uses."""
     return make_decoder("numpy", mimi, SLOTS)

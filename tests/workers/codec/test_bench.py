@@ -1,14 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from workers.codec.bench import CodecFigures, CodecRow, calls_held, table, with_ratios
-from workers.codec.bench_one import Case, CodecTime, measure
+from workers.codec.bench import Case, CodecFigures, CodecRow, CodecTime, calls_held, measure, table, with_ratios
 
 
-def measured(path: str, rows: int, ms: float, direction: str = "encode") -> tuple[Case, bool, CodecTime]:
+def measured(path: str, rows: int, ms: float, direction: str = "encode") -> CodecRow:
     case = Case(path, direction, rows, 1, 10, "mimi")
-    return case, path == "numpy", CodecTime(ms, ms * 1.1, ms, 200, 8)
+    return CodecRow(case, path == "numpy", CodecTime(ms, ms * 1.1, ms, 200, 8))
 
 
 def test_as_many_calls_hold_as_the_slower_direction_allows() -> None:
@@ -27,8 +27,7 @@ def test_ratios_are_against_one_call_on_rustymimi() -> None:
 
 
 def test_the_table_says_it_all() -> None:
-    row = CodecRow(*measured("numpy", 4, 20), 10.0)
-    figures = CodecFigures([row], 25.0, {"encode": 150, "decode": 160}, {"encode": 6, "decode": 6.4}, 8)
+    figures = CodecFigures([replace(measured("numpy", 4, 20), ratio=10.0)], 8)
     assert "numpy         4       1  encode +     20.0" in table(figures)
     assert "8 calls hold 80 ms" in table(figures)
 

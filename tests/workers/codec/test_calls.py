@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from tests.workers.codec.sounds import codes, sound
-from workers.codec.calls import Decoder, Encoder
-from workers.codec.door import silence_codes
-from workers.codec.error import CodecError
+from workers.codec.codec import CodecError, silence_codes
+from workers.codec.mimi import MimiDecoder, MimiEncoder
 from workers.messages import Slot
 
 FRAME = sound("speech", 1)[0]
@@ -26,7 +25,7 @@ def assert_refused(result: object, reason: str) -> None:
     ],
 )
 def test_a_bad_frame_ends_its_call_and_no_other(
-    encoder: Encoder, slot: int, frame: np.ndarray[tuple[int], np.dtype[np.float32]], reason: str
+    encoder: MimiEncoder, slot: int, frame: np.ndarray[tuple[int], np.dtype[np.float32]], reason: str
 ) -> None:
     encoder.open(Slot(0))
     wanted = np.array(encoder.encode({Slot(0): FRAME})[Slot(0)])
@@ -46,7 +45,7 @@ def test_a_bad_frame_ends_its_call_and_no_other(
     ],
 )
 def test_bad_codes_are_refused(
-    decoder: Decoder, frame: np.ndarray[tuple[int], np.dtype[np.int32]], reason: str
+    decoder: MimiDecoder, frame: np.ndarray[tuple[int], np.dtype[np.int32]], reason: str
 ) -> None:
     for slot in (Slot(0), Slot(2)):
         decoder.open(slot)
@@ -56,12 +55,12 @@ def test_bad_codes_are_refused(
     assert_refused(results[Slot(2)], reason)
 
 
-def test_nothing_in_nothing_out(encoder: Encoder, decoder: Decoder) -> None:
+def test_nothing_in_nothing_out(encoder: MimiEncoder, decoder: MimiDecoder) -> None:
     assert encoder.encode({}) == {}
     assert decoder.decode({}) == {}
 
 
-def test_the_codes_of_silence_are_those_of_a_call_that_begins_in_silence(encoder: Encoder) -> None:
+def test_the_codes_of_silence_are_those_of_a_call_that_begins_in_silence(encoder: MimiEncoder) -> None:
     silence = silence_codes(encoder, Slot(2), 4)
     assert silence.shape == (4, 8)
     encoder.open(Slot(2))
@@ -69,7 +68,7 @@ def test_the_codes_of_silence_are_those_of_a_call_that_begins_in_silence(encoder
         assert np.array(encoder.encode({Slot(2): np.zeros(1_920, np.float32)})[Slot(2)]).tolist() == frame.tolist()
 
 
-def test_results_are_the_callers_to_keep(decoder: Decoder) -> None:
+def test_results_are_the_callers_to_keep(decoder: MimiDecoder) -> None:
     decoder.open(Slot(0))
     first = np.array(decoder.decode({Slot(0): codes(1)[0]})[Slot(0)])
     decoder.open(Slot(0))
@@ -78,12 +77,12 @@ def test_results_are_the_callers_to_keep(decoder: Decoder) -> None:
     assert np.array_equal(np.array(kept), first)
 
 
-def test_a_call_takes_eight_mib_a_direction(encoder: Encoder, decoder: Decoder) -> None:
+def test_a_call_takes_eight_mib_a_direction(encoder: MimiEncoder, decoder: MimiDecoder) -> None:
     assert 7.8 < encoder.bytes_per_call / 2**20 < 8.0
     assert 7.8 < decoder.bytes_per_call / 2**20 < 8.0
 
 
-def test_warming_up_leaves_no_trace(encoder: Encoder, decoder: Decoder) -> None:
+def test_warming_up_leaves_no_trace(encoder: MimiEncoder, decoder: MimiDecoder) -> None:
     encoder.open(Slot(0))
     decoder.open(Slot(0))
     said, heard = encoder.encode({Slot(0): FRAME})[Slot(0)], decoder.decode({Slot(0): codes(1)[0]})[Slot(0)]

@@ -1,34 +1,34 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.codec.numpy_ops import NumpyOps, Plain, Tiles, has_openblas, is_openblas
-from workers.codec.state import make_state
+from workers.codec.numpy_ops import Matrix, NumpyOps, PlainMatrix, TiledMatrix, has_openblas, is_openblas
+from workers.codec.state import CodecState
+from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Norm
 
 
 @pytest.fixture(scope="module")
 def ops() -> NumpyOps:
-    return NumpyOps(make_state(1, 0), np.array([0]))
+    return NumpyOps(CodecState.allocate(1, 0, lambda shape: np.zeros(shape, np.float32)), np.array([0]))
 
 
 def random(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
 
 
+@pytest.mark.parametrize("matrix", [TiledMatrix, PlainMatrix])
+@settings(max_examples=20)
 @given(rows=st.integers(1, 70), depth=st.sampled_from([7, 64, 8_192]), out=st.sampled_from([1, 32, 64, 192]))
-def test_a_tiled_product_is_the_product(rows: int, depth: int, out: int) -> None:
+def test_a_product_is_the_product_in_any_layout(
+    matrix: Callable[[F32], Matrix], rows: int, depth: int, out: int
+) -> None:
     x, weight = random(rows, depth), random(depth, out)
-    assert np.allclose(Tiles(weight).product(x), x @ weight, atol=1e-5 * depth)
-
-
-@given(rows=st.integers(1, 70), depth=st.sampled_from([7, 8_192]), out=st.sampled_from([1, 192]))
-def test_a_plain_product_is_the_product(rows: int, depth: int, out: int) -> None:
-    x, weight = random(rows, depth), random(depth, out)
-    assert np.allclose(Plain(weight).product(x), x @ weight, atol=1e-5 * depth)
+    assert np.allclose(matrix(weight).product(x), x @ weight, atol=1e-5 * depth)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_numpys_own_words_are_understood() -> None:
 
 @given(rows=st.integers(2, 40), more=st.integers(0, 40))
 def test_a_row_comes_out_the_same_in_whatever_company(rows: int, more: int) -> None:
-    x, tiles = random(rows + more, 512), Tiles(random(512, 192))
+    x, tiles = random(rows + more, 512), TiledMatrix(random(512, 192))
     assert np.allclose(tiles.product(x)[:rows], tiles.product(x[:rows]), rtol=0, atol=1e-5)
 
 
 def test_a_single_row_keeps_its_shape(ops: NumpyOps) -> None:
-    layer = Linear(Tiles(random(64, 128)), random(128))
+    layer = Linear(TiledMatrix(random(64, 128)), random(128))
     assert ops.linear(random(1, 64), layer).shape == (1, 128)
     assert ops.linear(random(3, 5, 64), layer).shape == (3, 5, 128)
 

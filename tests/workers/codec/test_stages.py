@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.workers.config import LOOPBACK
-from workers.codec.door import Decoder, Encoder, open_decoder, open_encoder, silence_codes
-from workers.codec.error import CodecError
-from workers.codec.loopback import LoopbackCodec
+from workers.codec.choose import open_decoder, open_encoder
+from workers.codec.codec import CodecError, Decoder, Encoder, LoopbackCodec, silence_codes
 from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, DecoderStage, EncoderStage
 from workers.messages import (
     Close,

@@ -10,8 +10,10 @@ from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from workers.engine.sampling import SamplingSettings
 from workers.messages import CodeArray
 
+ARGMAX = SamplingSettings(text_temperature=0.0, audio_temperature=0.0)
 Said = tuple[int, list[int] | None]
 """What one step brought: the text token, and the frame where there is one."""
 

@@ -1,8 +1,7 @@
 """The bench measures what it says."""
 
-from tests.workers.engine.small import build
+from tests.workers.engine.small import ARGMAX, build
 from workers.engine.bench import bench_engine
-from workers.engine.sampling import ARGMAX
 
 
 def test_the_official_model_comes_first_and_is_the_measure() -> None:

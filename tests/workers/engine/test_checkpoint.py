@@ -10,10 +10,10 @@ from moshi_mlx.models import Lm, LmConfig
 
 from tests.workers.conftest import Make
 from tests.workers.engine.small import MID, TINY, build, official, speech
-from workers.checkpoints.locate import CONFIG, CheckpointError, files_in
+from workers.checkpoints.files import CONFIG, CheckpointError, files_in
 from workers.engine import checkpoint
 from workers.engine.checkpoint import load, open_checkpoint, sampling_of
-from workers.engine.sampling import Sampling
+from workers.engine.sampling import SamplingSettings
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -69,14 +69,14 @@ def test_without_a_config_it_is_the_published_moshi(make: Make, monkeypatch: pyt
     monkeypatch.setattr(checkpoint, "config_v0_1", lambda: LmConfig.from_config_dict(MID))
     loaded = open_checkpoint(str(make(bits=8, config=None)), None, cache=Path("unused"), progress=silent)
     assert same_weights(loaded.lm, build("mid", mx.bfloat16, 8))
-    assert loaded.sampling == Sampling()
+    assert loaded.sampling == SamplingSettings()
     assert loaded.files.config is None
 
 
 def test_the_checkpoint_may_say_how_to_sample(make: Make) -> None:
     wish = {"temp": 0.5, "temp_text": 0.0, "top_k": 100, "top_k_text": 10}
     files = files_in(make(config={**MID, "lm_gen_config": wish}), "here")
-    assert sampling_of(files) == Sampling(0.0, 10, 0.5, 100)
+    assert sampling_of(files) == SamplingSettings(0.0, 10, 0.5, 100)
 
 
 def test_a_wrong_wish_is_refused(make: Make) -> None:

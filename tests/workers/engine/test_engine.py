@@ -9,21 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.engine.small import Said, build, official, speech
-from workers.engine import forward
-from workers.engine.engine import Engine, Step
-from workers.engine.sampling import ARGMAX, Sampling
+from tests.workers.engine.small import ARGMAX, Said, build, official, speech
+from workers.engine import model
+from workers.engine.engine import Engine
+from workers.engine.sampling import SamplingSettings
+from workers.engine.streams import StepResult
 from workers.messages import Slot
 
 SLOTS = 3
 
 
-def said(step: Step) -> Said:
+def said(step: StepResult) -> Said:
     assert not step.fault
     return step.text_token, None if step.codes is None else step.codes.tolist()
 
 
-class CallManager:
+class Board:
     """Calls on an engine: the n-th call hears `speech(n)`, whatever slot it is in."""
 
     def __init__(self, engine: Engine) -> None:
@@ -40,7 +41,7 @@ class CallManager:
         del self.calls[slot]
         self.engine.close(slot)
 
-    def tick(self, slots: Sequence[Slot]) -> None:
+    def step(self, slots: Sequence[Slot]) -> None:
         heard = {slot: self.next_frame(self.calls[slot]) for slot in slots}
         for slot, step in self.engine.step(heard).items():
             self.transcripts[self.calls[slot]].append(said(step))
@@ -55,30 +56,30 @@ def expected(name: str, dtype: mx.Dtype, bits: int | None, call: int, steps: int
     return official(build(name, dtype, bits), speech(call, 100)[: steps + 1])
 
 
-def assert_official(board: CallManager, name: str, dtype: mx.Dtype, bits: int | None, steps: int) -> None:
+def assert_official(board: Board, name: str, dtype: mx.Dtype, bits: int | None, steps: int) -> None:
     for call, transcript in enumerate(board.transcripts):
         assert transcript == expected(name, dtype, bits, call, steps)[: len(transcript)], f"call {call}"
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["f32", "bf16"])
 def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> None:
-    board = CallManager(Engine(build(dtype=dtype), SLOTS, ARGMAX, context=64))
+    board = Board(Engine(build(dtype=dtype), SLOTS, ARGMAX, context=64))
     a, b, c = Slot(0), Slot(1), Slot(2)
     board.join(a)
-    board.tick([a])
-    board.tick([a])
+    board.step([a])
+    board.step([a])
     board.join(c)
     for _ in range(5):
-        board.tick([a, c])
+        board.step([a, c])
     board.join(b)
-    board.tick([b])
-    board.tick([c, b])
+    board.step([b])
+    board.step([c, b])
     board.leave(c)
     for _ in range(4):
-        board.tick([b, a])
+        board.step([b, a])
     board.join(c)
     for _ in range(8):
-        board.tick([a, b, c])
+        board.step([a, b, c])
     assert [len(transcript) for transcript in board.transcripts] == [19, 6, 14, 8]
     assert_official(board, "tiny", dtype, None, 20)
 
@@ -90,12 +91,12 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
 )
 def test_a_larger_model_packed_or_not(dtype: mx.Dtype, bits: int | None) -> None:
     wanted = [expected("mid", dtype, bits, call, 5) for call in range(2)]
-    board = CallManager(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
+    board = Board(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
     board.join(Slot(0))
-    board.tick([Slot(0)])
+    board.step([Slot(0)])
     board.join(Slot(1))
     for _ in range(4):
-        board.tick([Slot(0), Slot(1)])
+        board.step([Slot(0), Slot(1)])
     assert board.transcripts == [wanted[0], wanted[1][:4]]
 
 
@@ -127,26 +128,26 @@ def mornings(draw: st.DrawFn) -> list[tuple[str, list[int]]]:
 @given(morning=mornings())
 def test_calls_may_come_go_and_pause_at_any_tick(morning: list[tuple[str, list[int]]]) -> None:
     engine = shared_engine()
-    board = CallManager(engine)
+    board = Board(engine)
     for change, present in morning:
         what, slot = change.split()
         if what == "join":
             board.join(Slot(int(slot)))
         if what == "leave":
             board.leave(Slot(int(slot)))
-        board.tick([Slot(slot) for slot in present])
+        board.step([Slot(slot) for slot in present])
     for taken in list(board.calls):
         board.leave(taken)
     assert_official(board, "tiny", mx.float32, None, 12)
 
 
-def talk(engine: Engine, slot: Slot, call: int, steps: int) -> Iterator[Step]:
+def talk(engine: Engine, slot: Slot, call: int, steps: int) -> Iterator[StepResult]:
     for frame in speech(call, steps):
         yield engine.step({slot: frame})[slot]
 
 
 def test_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "can_compile", lambda: False)
+    monkeypatch.setattr(model, "can_compile", lambda: False)
     engine = Engine(build(), 1, ARGMAX, context=64)
     engine.open(Slot(0))
     assert [said(step) for step in talk(engine, Slot(0), 0, 6)] == expected("tiny", mx.float32, None, 0, 20)[:6]
@@ -175,7 +176,7 @@ def test_a_step_writes_the_ring_in_place() -> None:
 
 def test_a_seeded_call_does_not_hear_its_neighbours() -> None:
     def run(others: int) -> list[Said]:
-        engine = Engine(build(), 4, Sampling(repetition_penalty=1.2), context=64)
+        engine = Engine(build(), 4, SamplingSettings(repetition_penalty=1.2), context=64)
         for slot in range(1, others + 1):
             engine.open(Slot(slot))
         engine.open(Slot(0), seed=7)
@@ -191,9 +192,11 @@ def test_a_seeded_call_does_not_hear_its_neighbours() -> None:
 
 
 def test_rows_keep_to_their_own_rules() -> None:
-    engine = Engine(build(), 2, Sampling(), context=64)
+    engine = Engine(build(), 2, SamplingSettings(), context=64)
     engine.open(Slot(0), seed=1)
-    engine.open(Slot(1), sampling=Sampling(text_temperature=0, audio_temperature=0, text_top_k=5, audio_top_k=9))
+    engine.open(
+        Slot(1), sampling=SamplingSettings(text_temperature=0, audio_temperature=0, text_top_k=5, audio_top_k=9)
+    )
     frames = speech(0, 8)
     both = [engine.step({Slot(0): frame, Slot(1): frame}) for frame in frames]
     assert [said(step[Slot(1)]) for step in both] == expected("tiny", mx.float32, None, 0, 20)[:8]
@@ -201,9 +204,9 @@ def test_rows_keep_to_their_own_rules() -> None:
 
 
 def test_a_top_k_beyond_the_default_is_refused() -> None:
-    engine = Engine(build(), 1, Sampling(), context=64)
+    engine = Engine(build(), 1, SamplingSettings(), context=64)
     with pytest.raises(ValueError, match="top_k"):
-        engine.open(Slot(0), sampling=Sampling(audio_top_k=251))
+        engine.open(Slot(0), sampling=SamplingSettings(audio_top_k=251))
 
 
 BAD = [
@@ -244,7 +247,7 @@ def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
     transcript = []
     for number, frame in enumerate(speech(0, 6)):
         if number == 3:
-            engine._ring.values[0][sick, :, 0] = mx.nan
+            engine._kv_cache.values[0][sick, :, 0] = mx.nan
         steps = engine.step({sound: frame, sick: frame} if number < 4 else {sound: frame})
         transcript.append(said(steps[sound]))
         assert bool(number < 4 and steps[sick].fault) == (number == 3)

@@ -7,10 +7,10 @@ from moshi_mlx.models import Lm, config_v0_1
 
 from tests.workers.conftest import Make
 from tests.workers.engine.small import build
-from workers.checkpoints.locate import CheckpointError, files_in
+from workers.checkpoints.files import CheckpointError, files_in
 from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
-from workers.engine.memory import device_memory, number_bytes, plan, ring_bytes, weights_bytes, wired_limit
+from workers.engine.memory import device_memory, kv_cache_bytes, number_bytes, plan, weights_bytes, wired_limit
 
 
 def bytes_of(lm: Lm) -> int:
@@ -27,13 +27,13 @@ def test_an_engine_takes_the_weights_once_and_its_ring() -> None:
     before = mx.get_active_memory()
     lm = build.__wrapped__("mid", mx.bfloat16, 8)
     engine = Engine(lm, 3, context=100)
-    ring = ring_bytes(lm.cfg, 3, 100, item_bytes=2)
-    assert ring == sum(array.nbytes for array in (*engine._ring.keys, *engine._ring.values))
+    ring = kv_cache_bytes(lm.cfg, 3, 100, item_bytes=2)
+    assert ring == sum(array.nbytes for array in (*engine._kv_cache.keys, *engine._kv_cache.values))
     assert mx.get_active_memory() - before < 1.05 * (bytes_of(lm) + ring)
 
 
 def test_a_call_on_the_published_moshi_takes_a_gigabyte_and_a_half() -> None:
-    assert ring_bytes(config_v0_1(), 1) == 3000 * 512 * 1024
+    assert kv_cache_bytes(config_v0_1(), 1) == 3000 * 512 * 1024
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(mx.bfloat16, 2), (mx.float32, 4)])

@@ -5,19 +5,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.engine.sampling import MEMORY, Manner, Sampling, discourage, pick
+from workers.engine.sampling import PENALTY_TOKENS, SamplingBranches, SamplingSettings, penalize, sample
 from workers.engine.streams import TEXT_PADDING
 
-DRAWS = 4000
+UNIFORMS = 4000
 
 
 def drawn(logits: list[float], temperature: float, most: int, top_k: int | None = None) -> NDArray[np.float64]:
-    """Return how often each token comes when the chances are spread evenly over [0, 1)."""
-    rows = mx.array(np.tile(np.array(logits, np.float32), (DRAWS, 1)))
-    chances = mx.arange(DRAWS)[:, None] / DRAWS
-    heat, fewer = mx.full((DRAWS, 1), temperature), mx.full((DRAWS, 1), float(top_k or most))
-    manner = Manner(most, most, cold=temperature == 0, warm=most > 1, uneven=top_k is not None, plain=True)
-    tokens = np.array(pick(rows, chances, heat, fewer, most, manner))
+    """Return how often each token comes when the uniforms are spread evenly over [0, 1)."""
+    rows = mx.array(np.tile(np.array(logits, np.float32), (UNIFORMS, 1)))
+    uniforms = mx.arange(UNIFORMS)[:, None] / UNIFORMS
+    temperatures, fewer = mx.full((UNIFORMS, 1), temperature), mx.full((UNIFORMS, 1), float(top_k or most))
+    branches = SamplingBranches(
+        most, most, any_greedy=temperature == 0, any_sampled=most > 1, mixed_top_k=top_k is not None, penalizes=False
+    )
+    tokens = np.array(sample(rows, uniforms, temperatures, fewer, most, branches))
     shares: NDArray[np.float64] = np.array([np.mean(tokens == token) for token in range(len(logits))])
     return shares
 
@@ -52,8 +54,8 @@ def test_temperature_0_takes_the_first_of_the_best(most: int) -> None:
 @pytest.mark.parametrize("chance", [0.0, 1 - 2**-24])
 def test_the_ends_of_chance_name_a_likely_token(chance: float) -> None:
     logits = mx.array([[0.0, -200.0, 1.0, -200.0]])
-    manner = Manner(4, 4, cold=False, warm=True, uneven=False, plain=True)
-    token = pick(logits, mx.array([[chance]]), mx.ones((1, 1)), mx.full((1, 1), 4.0), 4, manner).item()
+    branches = SamplingBranches(4, 4, any_greedy=False, any_sampled=True, mixed_top_k=False, penalizes=False)
+    token = sample(logits, mx.array([[chance]]), mx.ones((1, 1)), mx.full((1, 1), 4.0), 4, branches).item()
     assert token in (0, 2)
 
 
@@ -63,19 +65,19 @@ def test_where_nothing_is_a_number_some_token_is_taken(temperature: float) -> No
 
 
 def said(*tokens: int) -> mx.array:
-    return mx.array([[*tokens, *[TEXT_PADDING] * (MEMORY - len(tokens))]])
+    return mx.array([[*tokens, *[TEXT_PADDING] * (PENALTY_TOKENS - len(tokens))]])
 
 
 def test_what_was_said_lately_is_scored_down_and_padding_is_not() -> None:
     logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0, 0.0]])
-    scored = discourage(logits, said(1, 2, 1), mx.array([[2.0]]), mx.array([[0.0]]))
+    scored = penalize(logits, said(1, 2, 1), mx.array([[2.0]]), mx.array([[0.0]]))
     assert scored.tolist() == [[1.0, 1.0, -4.0, 4.0, 8.0, 0.0]]
 
 
 def test_padding_may_be_scored_up_and_down() -> None:
     logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0], [1.0, 2.0, -2.0, 4.0, 8.0]])
     bias = mx.array([[0.5], [-3.0]])
-    scored = discourage(logits, mx.concatenate([said(), said()]), mx.ones((2, 1)), bias)
+    scored = penalize(logits, mx.concatenate([said(), said()]), mx.ones((2, 1)), bias)
     assert scored.tolist() == [[1.0, 2.0, -2.0, 4.5, 8.0], [1.0, 2.0, -2.0, 1.0, 8.0]]
 
 
@@ -84,4 +86,4 @@ def test_padding_may_be_scored_up_and_down() -> None:
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"temperature|top_k|penalty"):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        SamplingSettings(**wrong)  # type: ignore[arg-type]

@@ -5,21 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
-from workers.checkpoints.locate import Files, files_in
-from workers.checkpoints.synthetic import make_standin
+from workers.checkpoints.files import Files, files_in
+from workers.checkpoints.synthetic import make_synthetic
 from workers.engine.engine import Engine
-from workers.engine.start import start_engine
+from workers.engine.memory import plan
+from workers.engine.start import AUTO_MEMORY_SHARE, start_engine
+from workers.memory import Memory
 from workers.messages import Slot, WorkerConfig
 
 ONE = Slot(0)
 CONFIG = replace(LOOPBACK, slots=1, engine="mlx", codec="numpy", checkpoint="synthetic:random", context=50)
-COLD = (("text_temperature", 0.0), ("audio_temperature", 0.0))
+ARGMAX = (("text_temperature", 0.0), ("audio_temperature", 0.0))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return files_in(make_standin("random:tiny:f32", tmp_path_factory.mktemp("standin")), "synthetic:random")
+    return files_in(make_synthetic("random:tiny:f32", synthetic_cache(tmp_path_factory)), "synthetic:random")
 
 
 def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
@@ -30,8 +33,8 @@ def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
 
 
 def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None:
-    cold = replace(CONFIG, sampling=COLD)
-    assert say(files, cold, 1) == say(files, cold, 2), "at temperature 0 chance has no say"
+    argmax = replace(CONFIG, sampling=ARGMAX)
+    assert say(files, argmax, 1) == say(files, argmax, 2), "at temperature 0 chance has no say"
     hot = replace(CONFIG, sampling=(("text_temperature", 5.0), ("text_top_k", 1_000)))
     assert say(files, hot, 1) != say(files, hot, 2)
 
@@ -41,7 +44,10 @@ def test_a_seed_draws_the_same_chances_again(files: Files) -> None:
 
 
 @pytest.mark.parametrize("slots", [2, 0])
-def test_a_long_start_reports_progress_by_chunk(files: Files, slots: int) -> None:
+def test_a_long_start_reports_progress_by_chunk(files: Files, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = plan(files, None, "numpy", 2, CONFIG.context)
+    free = round((two.on_device + two.codecs) / AUTO_MEMORY_SHARE) + 1024
+    monkeypatch.setattr("workers.engine.start.device_memory", lambda: Memory(free, free, shared=True))
     reports: dict[str, list[tuple[int, int]]] = {}
     start_engine(files, replace(CONFIG, slots=slots), lambda what, *done: reports.setdefault(what, []).append(done))
     assert {"loading weights", "warming up"} <= reports.keys()

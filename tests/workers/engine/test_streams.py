@@ -36,7 +36,7 @@ def test_every_token_is_read_at_its_step(delays: list[int], rest: int) -> None:
     for step in range(12):
         frame = random.integers(0, 2048, 8).astype(np.int32)
         heard.append(frame.tolist())
-        streams.hear({slot: frame})
+        streams.write(slot, frame)
         for _ in range(rest):
             streams.read(2)
         assert streams.read(2)[slot].tolist() == oracle(text, own, heard, delays)
@@ -52,7 +52,7 @@ def test_every_token_is_read_at_its_step(delays: list[int], rest: int) -> None:
 def test_a_new_call_reads_nothing_of_the_last_one() -> None:
     streams = Streams(1, MOSHI, START, PADDING)
     for _ in range(5):
-        streams.hear({Slot(0): np.full(8, 7, np.int32)})
+        streams.write(Slot(0), np.full(8, 7, np.int32))
         streams.advance(Slot(0), 9, np.full(8, 8, np.int32))
     streams.open(Slot(0))
     assert streams.read(1)[0].tolist() == [START] + [PADDING] * 16
@@ -63,7 +63,7 @@ def test_the_frame_that_has_just_arrived_is_read_at_once_and_the_first_one_never
     streams = Streams(1, MOSHI, START, PADDING)
     read = []
     for step in range(3):
-        streams.hear({Slot(0): np.full(8, 100 + step, np.int32)})
+        streams.write(Slot(0), np.full(8, 100 + step, np.int32))
         read.append(streams.read(1)[0, 9:11].tolist())
         streams.advance(Slot(0), 9, np.full(8, 8, np.int32))
     assert read == [[PADDING, PADDING], [101, PADDING], [102, 101]]

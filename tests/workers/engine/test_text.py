@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from workers.engine.text import Pieces, Vocabulary
+from workers.engine.text import TextDecoder, Vocabulary
 
 SENTENCES = ["hello world this is a test of pieces", "how are you today my friend", "the quick brown fox jumps"]
 
@@ -47,8 +47,8 @@ def byte(value: int) -> int:
 
 
 def read(vocabulary: Vocabulary, *tokens: int) -> list[str]:
-    pieces = Pieces(vocabulary)
-    return [pieces.push(token) for token in tokens]
+    pieces = TextDecoder(vocabulary)
+    return [pieces.decode(token) for token in tokens]
 
 
 def test_pieces_read_on_from_one_another(vocabulary: Vocabulary, ids: SentencePieceProcessor) -> None:
@@ -72,13 +72,6 @@ def test_a_broken_character_is_shown_as_such(vocabulary: Vocabulary, ids: Senten
     assert said[0] == ""
     assert said[1].startswith("\ufffd ")
     assert read(vocabulary, byte(0x80)) == ["\ufffd"]
-
-
-def test_an_unfinished_character_ends_with_the_call(vocabulary: Vocabulary) -> None:
-    pieces = Pieces(vocabulary)
-    pieces.push(byte(0xE2))
-    assert pieces.end() == "\ufffd"
-    assert pieces.end() == ""
 
 
 @given(tokens=st.lists(st.integers(-5, 400), max_size=30))

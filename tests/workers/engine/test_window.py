@@ -9,10 +9,10 @@ import numpy as np
 from moshi_mlx.models import Lm
 from moshi_mlx.utils import Sampler
 
-from tests.workers.engine.small import TINY, build, speech
-from workers.engine.engine import Engine, Step
-from workers.engine.sampling import ARGMAX, Sampling
-from workers.engine.streams import LogArray
+from tests.workers.engine.small import ARGMAX, TINY, build, speech
+from workers.engine.engine import Engine
+from workers.engine.sampling import SamplingSettings
+from workers.engine.streams import LogArray, StepResult
 from workers.messages import Slot
 
 CONTEXT = 16
@@ -20,11 +20,11 @@ STEPS = 40
 SLOT = Slot(1)
 
 
-def call(engine: Engine, slot: Slot, steps: int, start: int = 0) -> list[Step]:
+def call(engine: Engine, slot: Slot, steps: int, start: int = 0) -> list[StepResult]:
     return [engine.step({slot: frame})[slot] for frame in speech(3, STEPS)[start:steps]]
 
 
-def log_of(steps: list[Step]) -> LogArray:
+def log_of(steps: list[StepResult]) -> LogArray:
     return np.stack([step.log for step in steps])
 
 
@@ -78,7 +78,7 @@ def test_past_the_window_the_ring_holds_exactly_the_last_context_steps() -> None
 
 def test_a_call_goes_on_from_its_log() -> None:
     lm = build(context=CONTEXT)
-    first, second = (Engine(lm, 2, Sampling(repetition_penalty=1.3)) for _ in range(2))
+    first, second = (Engine(lm, 2, SamplingSettings(repetition_penalty=1.3)) for _ in range(2))
     first.open(SLOT, seed=5)
     steps = call(first, SLOT, STEPS)
     log = log_of(steps)

@@ -1,10 +1,9 @@
-"""Folders that are there in full or not at all, whoever else makes the same one or is killed while making it."""
+"""Folders that exist in full or not at all, whoever else makes the same one or is killed while making it."""
 
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ _PACKAGE = Path(__file__).parent
 
 @cache
 def fingerprint() -> str:
-    """Return 12 hexadecimal digits that change with anything the stand-ins are made from."""
+    """Return 12 hexadecimal digits that change with anything that synthetic checkpoints are made from."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         if path.suffix in (".py", ".wav", ".json"):
@@ -21,40 +20,30 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock; the kernel gives back that of a process that died."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Return `path`, made by `make` under another name unless it is there.
+    """Return `path`; unless it exists, `make` makes it, file or folder, under another name.
 
-    `make` gets the place to write a file or a folder to; what a killed process left there is removed first.
+    Other processes wait meanwhile, by a lock that the kernel releases when its process dies. What a killed process left
+    is removed first.
     """
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    with _locked(path.with_name(path.name + ".lock")):
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _remove(unfinished)
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            unfinished.unlink(missing_ok=True)
             make(unfinished)
             unfinished.rename(path)
     return path
 
 
-def share(path: Path, place: Path) -> None:
-    """Put a file of the cache at `place` too, without another copy where the file system can."""
+def share(path: Path, copy: Path) -> None:
+    """Put a file of the cache at `copy` too, without a second copy of its bytes where the file system can."""
     try:
-        place.hardlink_to(path)
+        copy.hardlink_to(path)
     except OSError:
-        shutil.copyfile(path, place)
+        shutil.copyfile(path, copy)

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from workers.messages import CODEBOOKS
+from workers.messages import CODEBOOKS, CODES
 
 Shape = tuple[int, ...]
 
-CARD = 2_048
 STREAMS = 2 * CODEBOOKS
 DELAYS = [0, *([0] + [1] * 7) * 2]
 """In steps: the text's, then Moshi's 8 codebooks, then the caller's."""
@@ -60,13 +59,13 @@ def config_of(shapes: Shapes) -> dict[str, object]:
         "depformer_pos_emb": "none",
         "dep_q": CODEBOOKS,
         "n_q": STREAMS,
-        "card": CARD,
+        "card": CODES,
         "text_card": shapes.text_card,
         "delays": DELAYS,
     }
 
 
-def _layers(name: str, dim: int, gate: int, layers: int) -> dict[str, Shape]:
+def _transformer(name: str, dim: int, gate: int, layers: int) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for layer in range(layers):
         at = f"{name}.layers.{layer}"
@@ -76,15 +75,6 @@ def _layers(name: str, dim: int, gate: int, layers: int) -> dict[str, Shape]:
     return shapes
 
 
-def _slice(shapes: Shapes, index: int) -> dict[str, Shape]:
-    name, dim = f"depformer.slices.{index}", shapes.depformer_dim
-    return {
-        f"{name}.emb.weight": (shapes.text_card + 1 if index == 0 else CARD + 1, dim),
-        f"{name}.linear_in.weight": (dim, shapes.dim),
-        f"{name}.linear_out.weight": (CARD, dim),
-    } | _layers(f"{name}.transformer", dim, shapes.depformer_gate, shapes.depformer_layers)
-
-
 def tensors_of(shapes: Shapes) -> dict[str, Shape]:
     """Return every tensor's name and shape, (outputs, inputs) or (rows, width)."""
     tensors: dict[str, Shape] = {
@@ -92,8 +82,12 @@ def tensors_of(shapes: Shapes) -> dict[str, Shape]:
         "text_linear.weight": (shapes.text_card, shapes.dim),
         "out_norm.weight": (shapes.dim,),
     }
-    tensors |= {f"audio_embs.{stream}.weight": (CARD + 1, shapes.dim) for stream in range(STREAMS)}
-    tensors |= _layers("transformer", shapes.dim, shapes.gate, shapes.layers)
+    tensors |= {f"audio_embs.{stream}.weight": (CODES + 1, shapes.dim) for stream in range(STREAMS)}
+    tensors |= _transformer("transformer", shapes.dim, shapes.gate, shapes.layers)
+    dim, gate, layers = shapes.depformer_dim, shapes.depformer_gate, shapes.depformer_layers
     for index in range(CODEBOOKS):
-        tensors |= _slice(shapes, index)
+        name, card = f"depformer.slices.{index}", CODES if index else shapes.text_card
+        tensors |= {f"{name}.emb.weight": (card + 1, dim), f"{name}.linear_in.weight": (dim, shapes.dim)}
+        tensors |= {f"{name}.linear_out.weight": (CODES, dim)}
+        tensors |= _transformer(f"{name}.transformer", dim, gate, layers)
     return tensors

@@ -1,10 +1,11 @@
-"""Making a stand-in by its name."""
+"""Making a synthetic checkpoint by its name."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal
 
+from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, ReportProgress, report_nothing
 from workers.checkpoints.synthetic.cache import fingerprint, made_once, share
 from workers.checkpoints.synthetic.linear_mimi import linear_mimi
 from workers.checkpoints.synthetic.lm_layout import FULL, MID, TINY, Shapes, config_of
@@ -14,15 +15,11 @@ from workers.checkpoints.synthetic.random_mimi import random_mimi
 from workers.checkpoints.synthetic.script import script
 from workers.checkpoints.synthetic.script_lm import script_lm
 from workers.checkpoints.synthetic.tokenizer_file import Piece, write_tokenizer
-from workers.checkpoints.synthetic.weights_file import Progress, Tensor, in_f32, write_weights
+from workers.checkpoints.synthetic.weights_file import LazyTensor, in_f32, write_weights
 from workers.checkpoints.synthetic.written_lm import shapes_of
 
-MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
-TOKENIZER_FILE = "tokenizer_spm_32k_3.model"
-CONFIG_FILE = "config.json"
-
-Kind = Literal["script", "parrot", "random"]
-_WRITTEN: dict[str, Kind] = {"script": "script", "parrot": "parrot"}
+SyntheticKind = Literal["script", "parrot", "random"]
+_WRITTEN: dict[str, SyntheticKind] = {"script": "script", "parrot": "parrot"}
 _WEIGHTS: dict[str, Weights] = {weights: weights for weights in WEIGHTS}
 _SIZES = {"tiny": TINY, "mid": MID, "full": FULL}
 _MODEL_FILES: dict[Weights, str] = {
@@ -40,39 +37,52 @@ _GRAMMAR = "script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8]"
 class Recipe:
     """What to make: `size` and `weights` are a choice for `random` alone."""
 
-    kind: Kind
+    kind: SyntheticKind
     size: str = "tiny"
     weights: Weights = "f32"
 
     @property
     def name(self) -> str:
-        """The beginning of its folder's name."""
         return f"random-{self.size}-{self.weights}" if self.kind == "random" else self.kind
 
 
-def _random(spec: str, parts: list[str]) -> Recipe:
+def parse_recipe(spec: str) -> Recipe:
+    """Return what `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`, names. Raises ValueError."""
+    kind, *parts = spec.split(":")
+    if kind in _WRITTEN and not parts:
+        return Recipe(_WRITTEN[kind])
     size = parts.pop(0) if parts and parts[0] in _SIZES else "tiny"
-    weights: Weights = _WEIGHTS[parts.pop(0)] if parts and parts[0] in WEIGHTS else "bf16"
-    if parts:
-        raise _unknown(spec)
+    weights = _WEIGHTS[parts.pop(0)] if parts and parts[0] in _WEIGHTS else "bf16"
+    if kind != "random" or parts:
+        wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
+        raise ValueError(f"MOSHI_CHECKPOINT: {wrong}")
     return Recipe("random", size, weights)
 
 
-def _unknown(spec: str) -> ValueError:
-    return ValueError(f"MOSHI_CHECKPOINT: there is no stand-in synthetic:{spec}; after synthetic: comes {_GRAMMAR}")
+def make_synthetic(spec: str, cache: Path, *, progress: ReportProgress = report_nothing) -> Path:
+    """Return a folder with a synthetic checkpoint, made in the folder `cache` unless it exists.
+
+    `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8].
+    The folder holds config.json, the model, Mimi and the tokenizer under Kyutai's names. It is complete as soon as it
+    exists, and its name changes with anything it is made from. Raises ValueError for an unknown spec.
+    """
+    recipe = parse_recipe(spec)
+    folder = cache / f"{recipe.name}-{fingerprint()}"
+    return made_once(folder, lambda unfinished: _write(recipe, unfinished, cache, progress))
 
 
-def parse_recipe(spec: str) -> Recipe:
-    """Return what `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`, asks for; raise ValueError if nothing."""
-    kind, *parts = spec.split(":")
-    if kind == "random":
-        return _random(spec, parts)
-    if kind not in _WRITTEN or parts:
-        raise _unknown(spec)
-    return Recipe(_WRITTEN[kind])
+def _write(recipe: Recipe, folder: Path, cache: Path, progress: ReportProgress) -> None:
+    folder.mkdir()
+    shapes, tensors, pieces = _model(recipe)
+    write_weights(folder / _MODEL_FILES[recipe.weights], tensors, progress)
+    write_tokenizer(folder / TOKENIZER, pieces)
+    _write_mimi(recipe, folder / MIMI, cache, progress)
+    names = {"moshi_name": _MODEL_FILES[recipe.weights], "mimi_name": MIMI, "tokenizer_name": TOKENIZER}
+    sampling = {"lm_gen_config": _SAMPLED if recipe.kind == "random" else _ARGMAX}
+    (folder / CONFIG).write_text(json.dumps(config_of(shapes) | names | sampling, indent=2) + "\n")
 
 
-def _language(recipe: Recipe) -> tuple[Shapes, dict[str, Tensor], list[Piece]]:
+def _model(recipe: Recipe) -> tuple[Shapes, dict[str, LazyTensor], list[Piece]]:
     """Return the Moshi of a recipe: its shapes, weights and vocabulary."""
     match recipe.kind:
         case "script":
@@ -82,41 +92,11 @@ def _language(recipe: Recipe) -> tuple[Shapes, dict[str, Tensor], list[Piece]]:
         case "random":
             shapes = _SIZES[recipe.size]
             return shapes, random_lm(shapes, recipe.weights), random_pieces(shapes.text_card)
-        case _:
-            assert_never(recipe.kind)
 
 
-def _config(shapes: Shapes, recipe: Recipe) -> dict[str, object]:
-    names = {"moshi_name": _MODEL_FILES[recipe.weights], "mimi_name": MIMI_FILE, "tokenizer_name": TOKENIZER_FILE}
-    sampling = _SAMPLED if recipe.kind == "random" else _ARGMAX
-    return config_of(shapes) | names | {"lm_gen_config": sampling}
-
-
-def _write_mimi(recipe: Recipe, path: Path, cache: Path, progress: Progress | None) -> None:
+def _write_mimi(recipe: Recipe, path: Path, cache: Path, progress: ReportProgress) -> None:
     if recipe.kind == "script":
         write_weights(path, in_f32(linear_mimi(script().halves)), progress)
         return
     shared = cache / f"random-mimi-{fingerprint()}.safetensors"
     share(made_once(shared, lambda unfinished: write_weights(unfinished, random_mimi(), progress)), path)
-
-
-def _write(recipe: Recipe, folder: Path, cache: Path, progress: Progress | None) -> None:
-    folder.mkdir()
-    shapes, tensors, pieces = _language(recipe)
-    write_weights(folder / _MODEL_FILES[recipe.weights], tensors, progress)
-    write_tokenizer(folder / TOKENIZER_FILE, pieces)
-    _write_mimi(recipe, folder / MIMI_FILE, cache, progress)
-    (folder / CONFIG_FILE).write_text(json.dumps(_config(shapes, recipe), indent=2) + "\n")
-
-
-def make_standin(spec: str, cache: Path, *, progress: Progress | None = None) -> Path:
-    """Return a folder with the checkpoint of a stand-in, made in the folder `cache` unless it is there.
-
-    `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8].
-    The folder holds config.json, the model, Mimi and the tokenizer under Kyutai's names. It is complete as soon as it
-    exists, and its name changes with anything it is made from. `progress` is told (file, bytes written, bytes in all)
-    while it is being made. Raises ValueError for a spec that names no stand-in.
-    """
-    recipe = parse_recipe(spec)
-    folder = cache / f"{recipe.name}-{fingerprint()}"
-    return made_once(folder, lambda unfinished: _write(recipe, unfinished, cache, progress))

@@ -1,25 +1,34 @@
-"""A Moshi that says what the caller says: an oracle for the whole way of a code.
+"""A Moshi that repeats the caller's codes: an exact oracle for the whole way of a code.
 
-Theory. The embedding of the caller's codebook c writes the code's pattern into a block of its own; slice c of the
-depformer gets that block and answers with the same code. So in each step
+The embedding of the caller's codebook c writes the code's pattern into a block of its own; slice c of the depformer
+gets that block and answers with the same code. So in each step
 
     codebook c of Moshi, as sampled  =  codebook c of the caller, as read
 
 for any codes; the padding of the first steps is read as code 0.
 
-Delays. The engine reads codebook 0 of the caller's frame p and codebook 1..7 of his frame p - 1 in step p, and step p
+Delays. The engine reads codebook 0 of the caller's frame p and codebook 1..7 of their frame p - 1 in step p, and step p
 completes Moshi's frame p - 1: codebook 0 sampled in step p - 1 (from the caller's frame p - 1), the rest in step p
-(from his frame p - 1). So **step p yields the caller's frame p - 1**, whole. Step 0 yields nothing, and step 1 eight
+(from their frame p - 1). So **step p yields the caller's frame p - 1**, whole. Step 0 yields nothing, and step 1 eight
 times code 0, because frame 0 is never read. The official moshi_mlx reads a step later: there **step p yields frame
 p - 2**, step 1 eight times code 0, and no frame is lost.
 
 The text is a count from one to ten and round again, one word every 12 steps beginning with the first, whatever the
-caller says; between words it is control tokens, which are no text. So the text token of step p is known too.
+caller says; the steps between are control tokens, which are no text. So the text token of step p is known too.
 """
 
-from workers.checkpoints.synthetic.golay import LENGTH, PATTERNS
-from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Kind, Piece
-from workers.checkpoints.synthetic.written_lm import SHARPNESS, Floats, blank, match_codes, norm_factor, shapes_of, show
+from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
+from workers.checkpoints.synthetic.written_lm import (
+    F32,
+    LENGTH,
+    PATTERNS,
+    SHARPNESS,
+    blank,
+    connect,
+    norm_factor,
+    shapes_of,
+    write_matched_filters,
+)
 from workers.messages import CODEBOOKS
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -43,15 +52,14 @@ def text_word(step: int) -> str:
 
 def _piece(step: int) -> Piece:
     word = text_word(step)
-    return (SPACE + word, Kind.NORMAL) if word else (f"<step {step}>", Kind.CONTROL)
+    return (SPACE + word, PieceType.NORMAL) if word else (f"<step {step}>", PieceType.CONTROL)
 
 
 def parrot_pieces() -> list[Piece]:
-    """Return the vocabulary."""
     return [*SPECIAL, *(_piece(step) for step in range(_ROUND))]
 
 
-def _count(weights: dict[str, Floats], factor: float) -> None:
+def _write_count(weights: dict[str, F32], factor: float) -> None:
     """Make each text token follow from the last; one that is no count is followed by the first."""
     start, rows, head = len(parrot_pieces()), weights["text_emb.weight"], weights["text_linear.weight"]
     for token in range(start + 1):
@@ -63,15 +71,14 @@ def _count(weights: dict[str, Floats], factor: float) -> None:
     head *= SHARPNESS / LENGTH / factor
 
 
-def parrot_lm() -> dict[str, Floats]:
-    """Return the weights."""
+def parrot_lm() -> dict[str, F32]:
     weights = blank(shapes_of(len(parrot_pieces())))
     factor = norm_factor(_PLACES)
-    match_codes(weights)
-    _count(weights, factor)
+    write_matched_filters(weights)
+    _write_count(weights, factor)
     for codebook in range(CODEBOOKS):
         begin = codebook * LENGTH
         rows = weights[f"audio_embs.{CODEBOOKS + codebook}.weight"]
         rows[:, begin : begin + LENGTH] = PATTERNS[[*range(len(PATTERNS)), 0]]
-        show(weights, codebook, begin, factor)
+        connect(weights, codebook, begin, factor)
     return weights

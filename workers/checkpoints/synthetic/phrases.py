@@ -1,4 +1,4 @@
-"""What the script stand-in can say: the recordings, and when each word begins."""
+"""What `synthetic:script` can say: the recordings, and when each word begins."""
 
 import json
 from dataclasses import dataclass
@@ -27,20 +27,25 @@ class Phrase:
 
     @property
     def frames(self) -> int:
-        """How long it is."""
         return len(self.pcm) // FRAME_SAMPLES
 
     @property
     def text(self) -> str:
-        """What it says."""
         return " ".join(word for _, word in self.words)
 
 
-def _read(path: Path) -> Pcm:
-    """Return the recording at 24 kHz, filled up to whole frames."""
-    samples, rate_hz = soundfile.read(path, dtype="float32")
+@cache
+def phrases() -> tuple[Phrase, ...]:
+    """Return the greeting, then the replies in their order."""
+    listed = json.loads((FOLDER / "phrases.json").read_text())
+    return tuple(_phrase(**entry) for entry in listed)
+
+
+def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
+    samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
     pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
-    return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
+    whole_frames = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
+    return Phrase(name, whole_frames, tuple(zip(_frames(onsets_ms), text.split(), strict=True)))
 
 
 def _frames(onsets_ms: list[int]) -> list[int]:
@@ -50,15 +55,3 @@ def _frames(onsets_ms: list[int]) -> list[int]:
         frame = onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES
         frames.append(max(frame, frames[-1] + 1) if frames else frame)
     return frames
-
-
-def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
-    words = zip(_frames(onsets_ms), text.split(), strict=True)
-    return Phrase(name, _read(FOLDER / f"{name}.wav"), tuple(words))
-
-
-@cache
-def phrases() -> tuple[Phrase, ...]:
-    """Return the greeting, then the replies in their order."""
-    listed = json.loads((FOLDER / "phrases.json").read_text())
-    return tuple(_phrase(**entry) for entry in listed)

@@ -1,10 +1,10 @@
-"""The conversation of the script stand-in: an automaton, and the oracle that foretells what it says.
+"""The conversation of `synthetic:script`: an automaton, and the oracle that predicts what it says.
 
-Theory. A state is a text token. In each step Moshi's last text token and what it hears of the caller decide the next
-one. It hears two halves of 40 ms, because codebook 0 is the first half of a frame and is read in that frame's step,
-and codebook 1 the second half and comes one step later: the second half of the frame before and the first half of this
-one. Both active is HEARD, both silent is QUIET, anything else MIXED. So one active frame alone is never HEARD, two in a
-row always are.
+A state is a text token. In each step Moshi's last text token and what is heard of the caller decide the next one. Two
+halves of 40 ms are heard, because codebook 0 is the first half of a frame and is read in that frame's step, and
+codebook 1 the second half and comes one step later: the second half of the frame before and the first half of this one.
+Both active is HEARD, both silent is QUIET, anything else MIXED. So one active frame alone is never HEARD, two in a row
+always are.
 
     SPEAK   say the next frame of a phrase, then WAIT;   HEARD: LISTEN, at once, wherever the phrase is
     WAIT    stay;                                        HEARD: LISTEN
@@ -12,9 +12,9 @@ row always are.
     PAUSE   count QUIET steps, then SPEAK the reply;     otherwise: LISTEN
 
 A call begins with the greeting (phrase 0); phrases 1, 2, 3 are the replies, in turn and round again. Which reply comes
-next is part of the state. A phrase cut short is not taken up again: the next reply is the next phrase.
+next is part of the state. A phrase cut short is not resumed: the next reply is the next phrase.
 
-The caller's pauses are bridged while they are shorter than PAUSE_STEPS QUIET steps: he must be silent for PAUSE_STEPS
+The caller's pauses are bridged while they are shorter than PAUSE_STEPS QUIET steps: they must be silent for PAUSE_STEPS
 + 1 frames to be answered.
 
 The first half of a frame (codebook 0) is sampled in the step of its text token, the second half in the step after it.
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.synthetic.linear_mimi import frame_codes, frames_of
 from workers.checkpoints.synthetic.phrases import Phrase, phrases
-from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Kind, Piece
+from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm
 
 PAUSE_STEPS = 5
@@ -52,8 +52,6 @@ class Hearing(Enum):
 
 
 class Phase(Enum):
-    """What Moshi is doing."""
-
     SPEAK = "speak"
     WAIT = "wait"
     LISTEN = "listen"
@@ -61,7 +59,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ScriptState:
     """One state: `reply` is the phrase that comes next.
 
     `place` is the frame of the phrase being spoken, or how many QUIET steps have been counted. `word` begins in this
@@ -77,145 +75,106 @@ class State:
     word: str = ""
 
     @property
+    def key(self) -> tuple[Phase, int, int]:
+        """The state by its meaning: phase, phrase spoken or next reply, place."""
+        return self.phase, self.phrase if self.phase is Phase.SPEAK else self.reply, self.place
+
+    @property
     def piece(self) -> Piece:
         """Its piece in the tokenizer; only a word's is text."""
         if self.word:
-            return SPACE + self.word, Kind.NORMAL
-        return SPECIAL[FIRST_TOKEN] if self.token == FIRST_TOKEN else (f"<state {self.token}>", Kind.CONTROL)
+            return SPACE + self.word, PieceType.NORMAL
+        return SPECIAL[FIRST_TOKEN] if self.token == FIRST_TOKEN else (f"<state {self.token}>", PieceType.CONTROL)
 
 
-_Key = tuple[Phase, int, int]
-"""A state by what it means: phase, phrase spoken or next reply, place."""
-
-
-class Script:
+class ScriptAutomaton:
     """The states and the table of the conversation; `start` is the token before the first step."""
 
     def __init__(self, phrases: Sequence[Phrase]) -> None:
-        """Take the greeting and at least one reply."""
         self.phrases = tuple(phrases)
         self.halves = frames_of([phrase.pcm for phrase in self.phrases])
-        self.states = {state.token: state for state in self._states()}
+        self.states = {state.token: state for state in (*self._silent_states(), *self._spoken_states())}
         self.start = FIRST_TOKEN + len(self.states)
-        self._tokens = {self._key(state): token for token, state in self.states.items()}
-        self.table = self._table()
-
-    @property
-    def replies(self) -> range:
-        """The phrases that answer."""
-        return range(1, len(self.phrases))
+        self._tokens = {state.key: token for token, state in self.states.items()}
+        self.table = {token: self._row(state) for token, state in self.states.items()}
+        greeting = self._tokens[Phase.SPEAK, 0, 0]
+        self.table[self.start] = {Hearing.QUIET: greeting, Hearing.MIXED: greeting}
 
     def pieces(self) -> list[Piece]:
         """Return the vocabulary, one piece for each text token."""
         return [*SPECIAL[:FIRST_TOKEN], *(state.piece for state in self.states.values())]
 
-    def after(self, phrase: int) -> int:
-        """Return the reply that follows a phrase."""
-        return phrase % len(self.replies) + 1
-
-    def ends(self, state: State) -> bool:
-        """Say whether this is the last frame of a phrase."""
+    def ends(self, state: ScriptState) -> bool:
         return state.phase is Phase.SPEAK and state.place + 1 == self.phrases[state.phrase].frames
 
-    def _silent(self) -> Iterator[tuple[Phase, int, int]]:
-        yield from ((Phase.WAIT, reply, 0) for reply in self.replies)
-        yield from ((Phase.LISTEN, reply, 0) for reply in self.replies)
-        yield from ((Phase.PAUSE, reply, count) for reply in self.replies for count in range(1, PAUSE_STEPS))
+    def _silent_states(self) -> list[ScriptState]:
+        replies = range(1, len(self.phrases))
+        keys = [(phase, reply, 0) for phase in (Phase.WAIT, Phase.LISTEN) for reply in replies]
+        keys += [(Phase.PAUSE, reply, count) for reply in replies for count in range(1, PAUSE_STEPS)]
+        codes = np.zeros(CODEBOOKS, np.int32)
+        return [
+            ScriptState(token, phase, reply, codes, place=place)
+            for token, (phase, reply, place) in enumerate(keys, FIRST_TOKEN)
+        ]
 
-    def _states(self) -> Iterator[State]:
-        token = FIRST_TOKEN
-        for phase, reply, place in self._silent():
-            yield State(token, phase, reply, np.zeros(CODEBOOKS, np.int32), place=place)
-            token += 1
-        codes = iter(frame_codes(self.halves))
+    def _spoken_states(self) -> Iterator[ScriptState]:
+        token, codes = FIRST_TOKEN + len(self._silent_states()), iter(frame_codes(self.halves))
         for number, phrase in enumerate(self.phrases):
-            words = dict(phrase.words)
+            words, reply = dict(phrase.words), number % (len(self.phrases) - 1) + 1
             for frame in range(phrase.frames):
-                yield State(token, Phase.SPEAK, self.after(number), next(codes), number, frame, words.get(frame, ""))
+                yield ScriptState(token, Phase.SPEAK, reply, next(codes), number, frame, words.get(frame, ""))
                 token += 1
 
-    def _key(self, state: State) -> _Key:
-        return state.phase, state.phrase if state.phase is Phase.SPEAK else state.reply, state.place
-
-    def _onward(self, state: State) -> int:
-        """Return the token that follows when the caller does not matter."""
-        if state.phase is Phase.SPEAK and not self.ends(state):
-            return self._tokens[Phase.SPEAK, state.phrase, state.place + 1]
-        return self._tokens[Phase.WAIT, state.reply, 0]
-
-    def _counted(self, state: State) -> int:
-        """Return the token that follows one more QUIET step."""
-        if state.place + 1 == PAUSE_STEPS:
-            return self._tokens[Phase.SPEAK, state.reply, 0]
-        return self._tokens[Phase.PAUSE, state.reply, state.place + 1]
-
-    def _row(self, state: State) -> dict[Hearing, int]:
+    def _row(self, state: ScriptState) -> dict[Hearing, int]:
+        """Return the token that follows a state, by what is heard."""
         listen = self._tokens[Phase.LISTEN, state.reply, 0]
         if state.phase in (Phase.LISTEN, Phase.PAUSE):
-            return {Hearing.QUIET: self._counted(state), Hearing.MIXED: listen, Hearing.HEARD: listen}
-        onward = self._onward(state)
-        return {Hearing.QUIET: onward, Hearing.MIXED: onward, Hearing.HEARD: listen}
-
-    def _table(self) -> dict[int, dict[Hearing, int]]:
-        greeting = self._tokens[Phase.SPEAK, 0, 0]
-        rows = {token: self._row(state) for token, state in self.states.items()}
-        rows[self.start] = {Hearing.QUIET: greeting, Hearing.MIXED: greeting}
-        return rows
+            counted = state.place + 1
+            last = counted == PAUSE_STEPS
+            quiet = (Phase.SPEAK, state.reply, 0) if last else (Phase.PAUSE, state.reply, counted)
+            return {Hearing.QUIET: self._tokens[quiet], Hearing.MIXED: listen, Hearing.HEARD: listen}
+        speaks_on = state.phase is Phase.SPEAK and not self.ends(state)
+        onward = (Phase.SPEAK, state.phrase, state.place + 1) if speaks_on else (Phase.WAIT, state.reply, 0)
+        return {Hearing.QUIET: self._tokens[onward], Hearing.MIXED: self._tokens[onward], Hearing.HEARD: listen}
 
 
 @cache
-def script() -> Script:
-    """Return the conversation of `synthetic:script`."""
-    return Script(phrases())
+def script() -> ScriptAutomaton:
+    return ScriptAutomaton(phrases())
 
 
-def always(active: Sequence[bool] | Activity) -> Activity:
-    """Return the activity of a caller who is active or silent for whole frames, `active` of shape (frames,)."""
-    return np.repeat(np.asarray(active, bool)[:, None], 2, axis=1)
-
-
-def hearings(caller: Activity, late_frames: int = 0) -> Iterator[Hearing]:
-    """Yield what each step hears of a caller, one step a frame.
-
-    An engine that reads each frame in its own step never reads frame 0; one that reads it a step late, as the official
-    moshi_mlx does (`late_frames` 1), reads that too.
-    """
-    frames = len(caller)
-    caller = np.concatenate([np.zeros((late_frames, 2), bool), caller])
-    for step in range(frames):
+def hearings(caller: Activity) -> Iterator[Hearing]:
+    """Yield what each step hears of a caller, one step a frame; frame 0 is never read."""
+    for step in range(len(caller)):
         first = step >= 1 and caller[step, 0]
         second = step >= 2 and caller[step - 1, 1]
         yield Hearing(int(first) + int(second))
 
 
 class ScriptOracle:
-    """Foretells the states of a call, step by step."""
+    """Predicts the states of a call, step by step."""
 
-    def __init__(self, conversation: Script | None = None) -> None:
-        """Stand before the first step."""
-        self.script = conversation or script()
+    def __init__(self) -> None:
+        self.script = script()
         self._token = self.script.start
 
-    def step(self, hearing: Hearing) -> State:
-        """Return the state after a step in which this was heard."""
+    def run(self, caller: Activity) -> list[ScriptState]:
+        """Return the state after each step with this caller."""
+        return [self._step(hearing) for hearing in hearings(caller)]
+
+    def _step(self, hearing: Hearing) -> ScriptState:
         self._token = self.script.table[self._token][hearing]
         return self.script.states[self._token]
 
-    def run(self, caller: Activity, late_frames: int = 0) -> list[State]:
-        """Return the state after each step with this caller; see `hearings`."""
-        return [self.step(hearing) for hearing in hearings(caller, late_frames)]
-
-    def sound(self, states: Sequence[State]) -> Pcm:
-        """Return what the caller hears of these states at 24 kHz, shape (states * 1920,), to some 35 dB."""
-        silence = np.zeros(FRAME_SAMPLES, np.float32)
-        frames = [self._frame(state) if state.phase is Phase.SPEAK else silence for state in states]
-        return np.concatenate(frames) if frames else silence[:0]
-
-    def _frame(self, state: State) -> Pcm:
-        begin = state.place * FRAME_SAMPLES
-        return self.script.phrases[state.phrase].pcm[begin : begin + FRAME_SAMPLES]
+    def sound(self, states: Sequence[ScriptState]) -> Pcm:
+        """Return the sound of these states at 24 kHz, shape (states * 1920,), to some 35 dB."""
+        sound = np.zeros((len(states), FRAME_SAMPLES), np.float32)
+        for frame, state in zip(sound, states, strict=True):
+            if state.phase is Phase.SPEAK:
+                frame[:] = self.script.phrases[state.phrase].pcm.reshape(-1, FRAME_SAMPLES)[state.place]
+        return sound.reshape(-1)
 
 
-def transcript(states: Sequence[State]) -> str:
+def transcript(states: Sequence[ScriptState]) -> str:
     """Return the words that begin in these states."""
     return " ".join(state.word for state in states if state.word)

@@ -1,7 +1,7 @@
 """The script's automaton as the weights of a Moshi.
 
-Theory. The embedding of a text token says in places of its own which state it is; those of the caller's first two
-codebooks say whether he is active. A row of the text head adds up evidence for one next state, 1 being certain:
+The embedding of a text token says in places of its own which state it is; those of the caller's first two codebooks say
+whether the caller is active. A row of the text head adds up evidence for one next state, 1 being certain:
 
     a frame of a phrase, a count of PAUSE   the pattern of the one state before it: 1, of any other at most 1/3
     WAIT for a reply                        the mark of those that lead there: WAIT itself and the phrase's last frame
@@ -15,17 +15,18 @@ the token before, whose embedding holds its pattern. The other six are always 0.
 
 import numpy as np
 
-from workers.checkpoints.synthetic.golay import LENGTH, PATTERNS
-from workers.checkpoints.synthetic.script import FIRST_TOKEN, Hearing, Phase, Script, State
+from workers.checkpoints.synthetic.script import FIRST_TOKEN, Hearing, Phase, ScriptAutomaton, ScriptState
 from workers.checkpoints.synthetic.written_lm import (
     DIM,
+    F32,
+    LENGTH,
+    PATTERNS,
     SHARPNESS,
-    Floats,
     blank,
-    match_codes,
+    connect,
     norm_factor,
     shapes_of,
-    show,
+    write_matched_filters,
 )
 from workers.messages import CODEBOOKS
 
@@ -41,11 +42,11 @@ _HALVES = (105, 106)
 _PLACES = 3 * LENGTH + 5
 
 
-def _leads_to(script: Script, state: State) -> int:
+def _leads_to(script: ScriptAutomaton, state: ScriptState) -> int:
     return state.reply if state.phase is Phase.WAIT or script.ends(state) else 0
 
 
-def _embed(row: Floats, script: Script, token: int, state: State) -> None:
+def _write_state(row: F32, script: ScriptAutomaton, token: int, state: ScriptState) -> None:
     """Write a state into the embedding of a token."""
     row[_IDENTITY : _IDENTITY + LENGTH] = PATTERNS[token]
     row[_SECOND_CODE : _SECOND_CODE + LENGTH] = PATTERNS[state.codes[1]]
@@ -55,19 +56,19 @@ def _embed(row: Floats, script: Script, token: int, state: State) -> None:
     row[_HEARING] = 1 if state.phase in (Phase.LISTEN, Phase.PAUSE) else -1
 
 
-def _embeddings(weights: dict[str, Floats], script: Script) -> None:
-    """Write the states; the tokens before the first, which are never said, count as waiting."""
+def _write_states(weights: dict[str, F32], script: ScriptAutomaton) -> None:
+    """Write the states; the tokens before the first, which are never sampled, count as waiting."""
     rows, waiting = weights["text_emb.weight"], script.states[FIRST_TOKEN]
     for token, state in script.states.items():
-        _embed(rows[token], script, token, state)
+        _write_state(rows[token], script, token, state)
     for token in range(FIRST_TOKEN):
-        _embed(rows[token], script, FIRST_TOKEN, waiting)
+        _write_state(rows[token], script, FIRST_TOKEN, waiting)
     greeting = script.states[script.table[script.start][Hearing.QUIET]]
-    _embed(rows[script.start], script, script.start, greeting)
+    _write_state(rows[script.start], script, script.start, greeting)
     rows[script.start, _SECOND_CODE : _SECOND_CODE + LENGTH] = PATTERNS[0]
 
 
-def _hear(weights: dict[str, Floats]) -> None:
+def _write_activity(weights: dict[str, F32]) -> None:
     """Write whether a half frame is active into the embeddings of the caller's codes; the last row is padding."""
     for index, place in enumerate(_HALVES):
         rows = weights[f"audio_embs.{CODEBOOKS + index}.weight"]
@@ -75,7 +76,7 @@ def _hear(weights: dict[str, Floats]) -> None:
         rows[0, place] = rows[-1, place] = -1
 
 
-def _evidence(script: Script) -> Floats:
+def _evidence(script: ScriptAutomaton) -> F32:
     """Return the text head in terms of the sum of the embeddings, shape (tokens, 256)."""
     head = np.zeros((script.start, DIM), np.float32)
     for token, row in script.table.items():
@@ -90,22 +91,22 @@ def _evidence(script: Script) -> Floats:
     return head
 
 
-def _speak(weights: dict[str, Floats], script: Script, factor: float) -> None:
-    match_codes(weights)
+def _write_codes(weights: dict[str, F32], script: ScriptAutomaton, factor: float) -> None:
+    write_matched_filters(weights)
     first = weights["depformer.slices.0.emb.weight"]
     codes = [0] * FIRST_TOKEN + [int(state.codes[0]) for state in script.states.values()] + [0]
     first[:, :LENGTH] = PATTERNS[codes]
-    show(weights, 1, _SECOND_CODE, factor)
+    connect(weights, 1, _SECOND_CODE, factor)
     for index in range(2, CODEBOOKS):
-        show(weights, index, _NO_CODE, factor)
+        connect(weights, index, _NO_CODE, factor)
 
 
-def script_lm(script: Script) -> dict[str, Floats]:
+def script_lm(script: ScriptAutomaton) -> dict[str, F32]:
     """Return the weights of a Moshi that follows `script` with the codes of `linear_mimi`."""
     weights = blank(shapes_of(script.start))
     factor = norm_factor(_PLACES)
-    _embeddings(weights, script)
-    _hear(weights)
+    _write_states(weights, script)
+    _write_activity(weights)
     weights["text_linear.weight"][:] = _evidence(script) * SHARPNESS / factor
-    _speak(weights, script, factor)
+    _write_codes(weights, script, factor)
     return weights

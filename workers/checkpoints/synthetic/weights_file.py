@@ -1,4 +1,4 @@
-"""Writing safetensors files larger than memory allows.
+"""Writing safetensors files larger than memory, which the safetensors library does not.
 
 The layout is that of https://huggingface.co/docs/safetensors: the header's length, the header in JSON, then the tensors
 end to end. Each tensor is made only when its turn comes, and one of zeros leaves a hole in the file, which takes no
@@ -6,7 +6,8 @@ space on the disk.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,15 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
-Progress = Callable[[str, int, int], None]
-"""Told after each tensor: the file's name, bytes written, bytes in all."""
+from workers.checkpoints.files import ReportProgress, report_nothing
 
+Array = NDArray[np.generic]
+F32 = NDArray[np.float32]
+_SEED = 0
 _ITEM_BYTES = {"F32": 4, "BF16": 2, "U32": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class LazyTensor:
     """A tensor to come: `dtype` F32, BF16 (its bits as uint16) or U32, and the function that makes it."""
 
     dtype: str
@@ -30,57 +32,50 @@ class Tensor:
     make: Callable[[], Array]
 
     @property
-    def size(self) -> int:
-        """How many bytes it takes."""
+    def nbytes(self) -> int:
         return prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
-def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, int]]:
-    """Yield each tensor with the place where it begins, in bytes after the header."""
-    begin = 0
+def write_weights(path: Path, tensors: Mapping[str, LazyTensor], progress: ReportProgress = report_nothing) -> None:
+    """Write `tensors` in their order to the new file `path`."""
+    entries, total = {}, 0
     for name, tensor in tensors.items():
-        yield name, tensor, begin
-        begin += tensor.size
-
-
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    entries = {
-        name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.size]}
-        for name, tensor, begin in _spans(tensors)
-    }
+        offsets = [total, total := total + tensor.nbytes]
+        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    header = len(text).to_bytes(8, "little") + text
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + total)
+        end = 0
+        for name, tensor in tensors.items():
+            array = _made(name, tensor)
+            if array.any():
+                file.seek(len(header) + end)
+                file.write(array.data)
+            end += tensor.nbytes
+            progress(path.name, end, total)
 
 
-def _made(name: str, tensor: Tensor) -> Array:
+def _made(name: str, tensor: LazyTensor) -> Array:
     array = np.ascontiguousarray(tensor.make())
-    if array.shape != tensor.shape or array.nbytes != tensor.size:
+    if array.shape != tensor.shape or array.nbytes != tensor.nbytes:
         raise AssertionError(f"{name} came out as {array.dtype}{array.shape}, not {tensor.dtype}{tensor.shape}")
     return array
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], progress: Progress | None = None) -> None:
-    """Write `tensors` in their order to the new file `path`."""
-    header, total = _header(tensors), sum(tensor.size for tensor in tensors.values())
-    with path.open("wb") as file:
-        file.write(header)
-        file.truncate(len(header) + total)
-        for name, tensor, begin in _spans(tensors):
-            array = _made(name, tensor)
-            if array.any():
-                file.seek(len(header) + begin)
-                file.write(array.data)
-            if progress is not None:
-                progress(path.name, begin + tensor.size, total)
-
-
-def in_f32(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+def in_f32(arrays: Mapping[str, F32]) -> dict[str, LazyTensor]:
     """Return tensors that exist already as tensors to write."""
-    return {name: Tensor("F32", array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
+    return {name: LazyTensor("F32", array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
 
 
-def to_bf16(array: NDArray[np.float32]) -> NDArray[np.uint16]:
+def to_bf16(array: F32) -> NDArray[np.uint16]:
     """Round to the nearest bfloat16, ties to even; return its bits."""
     bits = array.view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def generator_of(name: str) -> np.random.Generator:
+    """Return the random numbers of one tensor: each has its own, whichever is made first."""
+    return np.random.default_rng([_SEED, zlib.crc32(name.encode())])

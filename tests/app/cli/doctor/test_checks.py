@@ -112,7 +112,7 @@ def test_a_shorter_context_takes_less_of_the_device() -> None:
 
 def test_a_small_card_in_a_large_computer_is_a_problem() -> None:
     """The survey of the published Moshi in 4 bits on a card of 6 GiB."""
-    plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, packed=True)
+    plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, quantised=True)
     card, large = Memory(6 << 30, 64 << 30, shared=False), Memory(24 << 30, 64 << 30, shared=False)
     assert memory_finding(_survey(plan, large)).level is Level.GOOD
     finding = memory_finding(_survey(plan, card))

@@ -1,22 +1,23 @@
-"""Stand-ins made once for all tests of this folder."""
+"""Synthetic checkpoints by their specs."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from workers.checkpoints.synthetic import make_standin
+from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic import make_synthetic
 
 Make = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for stand-ins."""
-    return tmp_path_factory.mktemp("standins")
+    """The folder that they are made in."""
+    return synthetic_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def made(cache: Path) -> Make:
-    """Give the folder of a stand-in by its spec."""
-    return lambda spec: make_standin(spec, cache)
+    """Return the folder of a checkpoint by its spec."""
+    return lambda spec: make_synthetic(spec, cache)

@@ -13,6 +13,8 @@ from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int32]
+Activity = NDArray[np.bool_]
+"""Whether the caller is active in the first and second half of each frame, shape (frames, 2)."""
 _GROUPS = {4: 32, 8: 64}
 
 
@@ -59,3 +61,20 @@ def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int]
         if last is not None:
             frames.append(np.array(last)[0])
     return tokens, np.array(frames, np.int32)
+
+
+def activity(codes: Codes) -> Activity:
+    """Return whether somebody speaks in these codes of `linear_mimi`, shape (frames, 8)."""
+    active: Activity = codes[:, :2] != 0
+    return active
+
+
+def turns(*frames: int) -> Activity:
+    """Silent, speaking, silent, speaking … for so many whole frames each."""
+    speaks = [bool(turn % 2) for turn, count in enumerate(frames) for _ in range(count)]
+    return np.repeat(np.array(speaks, bool)[:, None], 2, axis=1)
+
+
+def as_heard_late(caller: Activity) -> Activity:
+    """Return the caller as the official moshi_mlx hears them: a frame later, from their frame 0 on."""
+    return np.concatenate([np.zeros((1, 2), bool), caller])[: len(caller)]

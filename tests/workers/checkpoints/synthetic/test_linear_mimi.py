@@ -7,8 +7,9 @@ import rustymimi
 from moshi_mlx.models.mimi import Mimi, mimi_202407
 from numpy.typing import NDArray
 
-from workers.checkpoints.synthetic.linear_mimi import activity, coefficients, frame_codes, linear_mimi
-from workers.checkpoints.synthetic.make import MIMI_FILE
+from tests.workers.checkpoints.synthetic.official import activity
+from workers.checkpoints.files import MIMI
+from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes, linear_mimi
 from workers.checkpoints.synthetic.phrases import phrases
 from workers.checkpoints.synthetic.script import script
 from workers.messages import FRAME_SAMPLES, Pcm
@@ -20,7 +21,7 @@ CODES = frame_codes(script().halves)[: GREETING.frames]
 
 @pytest.fixture(scope="module")
 def mimi(made: Callable[[str], Path]) -> "rustymimi.Tokenizer":
-    return rustymimi.Tokenizer(str(made("script") / MIMI_FILE), num_codebooks=8)
+    return rustymimi.Tokenizer(str(made("script") / MIMI), num_codebooks=8)
 
 
 def encode(mimi: "rustymimi.Tokenizer", pcm: Pcm) -> Codes:
@@ -120,4 +121,4 @@ def test_more_frames_than_the_codebook_holds_are_refused() -> None:
 
 
 def test_the_official_mimi_loads_it(made: Callable[[str], Path]) -> None:
-    Mimi(mimi_202407(8)).load_pytorch_weights(str(made("script") / MIMI_FILE), strict=True)
+    Mimi(mimi_202407(8)).load_pytorch_weights(str(made("script") / MIMI), strict=True)

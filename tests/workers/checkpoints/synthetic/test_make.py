@@ -6,8 +6,9 @@ import pytest
 from moshi_mlx.models import LmConfig
 from sentencepiece import SentencePieceProcessor
 
-from workers.checkpoints.synthetic import make_standin
-from workers.checkpoints.synthetic.make import MIMI_FILE, TOKENIZER_FILE, Recipe, parse_recipe
+from workers.checkpoints.files import MIMI, TOKENIZER
+from workers.checkpoints.synthetic import make_synthetic
+from workers.checkpoints.synthetic.make import Recipe, parse_recipe
 
 Made = Callable[[str], Path]
 SPECS = ["script", "parrot", "random:tiny:bf16", "random:tiny:q4"]
@@ -30,8 +31,8 @@ def test_a_spec_names_a_recipe(spec: str, recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:"])
 def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^MOSHI_CHECKPOINT: there is no stand-in synthetic:{spec};"):
-        make_standin(spec, tmp_path)
+    with pytest.raises(ValueError, match=f"^MOSHI_CHECKPOINT: there is no synthetic checkpoint synthetic:{spec};"):
+        make_synthetic(spec, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -39,8 +40,8 @@ def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_pat
 def test_the_folder_holds_what_its_config_names(made: Made, spec: str) -> None:
     folder = made(spec)
     config = json.loads((folder / "config.json").read_text())
-    assert config["mimi_name"] == MIMI_FILE
-    assert config["tokenizer_name"] == TOKENIZER_FILE
+    assert config["mimi_name"] == MIMI
+    assert config["tokenizer_name"] == TOKENIZER
     names = {config["moshi_name"], config["mimi_name"], config["tokenizer_name"], "config.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert config["moshi_name"] == ("model.q4.safetensors" if spec.endswith("q4") else "model.safetensors")
@@ -52,7 +53,7 @@ def test_the_config_is_one_of_kyutais(made: Made, spec: str) -> None:
     official = LmConfig.from_config_dict(config)
     assert official.audio_delays == [0, 1, 1, 1, 1, 1, 1, 1] * 2
     assert (official.generated_codebooks, official.other_codebooks, official.audio_vocab_size) == (8, 8, 2_049)
-    tokenizer = SentencePieceProcessor(model_file=str(made(spec) / TOKENIZER_FILE))
+    tokenizer = SentencePieceProcessor(model_file=str(made(spec) / TOKENIZER))
     assert tokenizer.vocab_size() == official.text_out_vocab_size
 
 
@@ -68,9 +69,9 @@ def test_what_is_written_is_not_sampled(made: Made) -> None:
 
 def test_the_same_spec_is_made_once(made: Made, cache: Path) -> None:
     told: list[str] = []
-    assert make_standin("random", cache, progress=lambda name, *_: told.append(name)) == made("random:tiny:bf16")
+    assert make_synthetic("random", cache, progress=lambda name, *_: told.append(name)) == made("random:tiny:bf16")
     assert not told
 
 
 def test_the_random_mimi_is_kept_once(made: Made) -> None:
-    assert (made("parrot") / MIMI_FILE).samefile(made("random") / MIMI_FILE)
+    assert (made("parrot") / MIMI).samefile(made("random") / MIMI)

@@ -8,7 +8,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.official import Codes, converse, load, quantise
-from workers.checkpoints.synthetic.make import TOKENIZER_FILE
+from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.parrot import STEPS_A_WORD, WORDS, text_token, text_word
 
 Made = Callable[[str], Path]
@@ -47,7 +47,7 @@ def test_quantised_it_says_the_same(made: Made, bits: int) -> None:
 
 
 def test_it_counts_to_ten(made: Made) -> None:
-    pieces = SentencePieceProcessor(model_file=str(made("parrot") / TOKENIZER_FILE))
+    pieces = SentencePieceProcessor(model_file=str(made("parrot") / TOKENIZER))
     steps = range(2 * STEPS_A_WORD * len(WORDS))
     assert pieces.decode([text_token(step) for step in steps]) == " ".join(WORDS * 2)
     assert [text_word(step) for step in steps] == [pieces.decode([text_token(step)]) for step in steps]

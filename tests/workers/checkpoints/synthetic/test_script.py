@@ -2,14 +2,13 @@
 
 import numpy as np
 
+from tests.workers.checkpoints.synthetic.official import as_heard_late, turns
 from workers.checkpoints.synthetic.script import (
     PAUSE_STEPS,
-    Activity,
     Hearing,
     Phase,
     ScriptOracle,
-    State,
-    always,
+    ScriptState,
     hearings,
     script,
     transcript,
@@ -21,16 +20,11 @@ TURN = PAUSE_STEPS + 1
 """Silent frames that end a turn."""
 
 
-def caller(*frames: int) -> Activity:
-    """Silent, speaking, silent, speaking … for so many frames each."""
-    return always([bool(turn % 2) for turn, count in enumerate(frames) for _ in range(count)])
+def run(*frames: int) -> list[ScriptState]:
+    return ScriptOracle().run(turns(*frames))
 
 
-def run(*frames: int) -> list[State]:
-    return ScriptOracle().run(caller(*frames))
-
-
-def phases(states: list[State]) -> list[tuple[str, int]]:
+def phases(states: list[ScriptState]) -> list[tuple[str, int]]:
     """Sum the states up: (phase, or name of the phrase spoken; steps)."""
     names = [script().phrases[s.phrase].name if s.phase is Phase.SPEAK else s.phase.value for s in states]
     summed: list[tuple[str, int]] = []
@@ -104,20 +98,15 @@ def test_a_half_frame_is_heard_with_its_neighbour() -> None:
     assert [hearing.name for hearing in hearings(halves)] == ["QUIET", "QUIET", "QUIET", "HEARD", "QUIET", "QUIET"]
 
 
-def test_frame_0_is_not_heard_but_by_a_late_engine() -> None:
-    first = always([True, False, False])
+def test_frame_0_is_heard_by_a_late_engine_only() -> None:
+    first = turns(0, 1, 2)
     assert set(hearings(first)) == {Hearing.QUIET}
-    assert list(hearings(first, late_frames=1)) == [Hearing.QUIET, Hearing.MIXED, Hearing.MIXED]
-
-
-def test_a_late_engine_says_the_same_a_step_later() -> None:
-    speaks = caller(100, 5, 70)
-    assert ScriptOracle().run(speaks, late_frames=1)[101:] == ScriptOracle().run(speaks)[100:-1]
+    assert list(hearings(as_heard_late(first))) == [Hearing.QUIET, Hearing.MIXED, Hearing.MIXED]
 
 
 def test_the_sound_is_the_recording_frame_by_frame() -> None:
     oracle = ScriptOracle()
-    sound = oracle.sound(oracle.run(caller(80, 5, 80)))
+    sound = oracle.sound(oracle.run(turns(80, 5, 80)))
     begin = (80 + 5 + TURN - 1) * FRAME_SAMPLES
     assert sound.shape == (165 * FRAME_SAMPLES,)
     assert np.array_equal(sound[: len(GREETING.pcm)], GREETING.pcm)

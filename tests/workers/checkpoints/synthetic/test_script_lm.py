@@ -11,10 +11,19 @@ from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from tests.workers.checkpoints.synthetic.official import Codes, converse, load, parameters_of, quantise
+from tests.workers.checkpoints.synthetic.official import (
+    Activity,
+    Codes,
+    as_heard_late,
+    converse,
+    load,
+    parameters_of,
+    quantise,
+    turns,
+)
+from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.linear_mimi import BAND_BEGIN
-from workers.checkpoints.synthetic.make import TOKENIZER_FILE
-from workers.checkpoints.synthetic.script import PAUSE_STEPS, Activity, Hearing, ScriptOracle, always, script
+from workers.checkpoints.synthetic.script import PAUSE_STEPS, Hearing, ScriptOracle, script
 
 Made = Callable[[str], Path]
 GREETING, REPLY1, REPLY2, _ = script().phrases
@@ -27,10 +36,6 @@ def caller_codes(caller: Activity) -> Codes:
     codes = np.zeros((len(caller), 8), np.int32)
     codes[:, :2] = np.where(caller, BAND_BEGIN + np.arange(len(caller))[:, None] % 256, 0)
     return codes
-
-
-def turns(*frames: int) -> Activity:
-    return always([bool(turn % 2) for turn, count in enumerate(frames) for _ in range(count)])
 
 
 def heads(lm: Lm, tokens: list[int], first: list[int], second: list[int]) -> tuple[mx.array, NDArray[np.float32]]:
@@ -73,7 +78,7 @@ def test_the_official_engine_greets_listens_replies_and_yields(made: Made) -> No
     pause = PAUSE_STEPS
     caller = turns(90, 10, pause, 4, 70, 6, 30, 3, 60)  # a pause bridged, a reply, a second one spoken over, the third
     tokens, frames = converse(load(made("script")), caller_codes(caller))
-    states = ScriptOracle().run(caller, late_frames=1)
+    states = ScriptOracle().run(as_heard_late(caller))
     assert tokens == [state.token for state in states]
     assert frames.tolist() == [state.codes.tolist() for state in states[:-1]]
 
@@ -82,7 +87,7 @@ def test_word_by_word(made: Made) -> None:
     """The same without the oracle: one step for each frame, the reply after six silent frames and one late one."""
     caller = turns(90, 10, 80)
     tokens, frames = converse(load(made("script")), caller_codes(caller))
-    pieces = SentencePieceProcessor(model_file=str(made("script") / TOKENIZER_FILE))
+    pieces = SentencePieceProcessor(model_file=str(made("script") / TOKENIZER))
     words = {step: pieces.decode([token]) for step, token in enumerate(tokens) if pieces.decode([token])}
     reply = 90 + 10 + PAUSE_STEPS + 1
     assert words == dict(GREETING.words) | {reply + frame: word for frame, word in REPLY1.words}
@@ -98,7 +103,7 @@ def test_word_by_word(made: Made) -> None:
 def test_sampling_at_kyutais_temperature_changes_nothing(made: Made) -> None:
     caller = turns(20, 3, 40)
     tokens, _ = converse(load(made("script")), caller_codes(caller), temperature=0.8)
-    assert tokens == [state.token for state in ScriptOracle().run(caller, late_frames=1)]
+    assert tokens == [state.token for state in ScriptOracle().run(as_heard_late(caller))]
 
 
 def test_nothing_that_lies_in_the_ring_matters(made: Made) -> None:

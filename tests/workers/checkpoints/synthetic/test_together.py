@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import rustymimi
 
-from tests.workers.checkpoints.synthetic.official import converse, load
-from workers.checkpoints.synthetic.linear_mimi import activity
-from workers.checkpoints.synthetic.make import MIMI_FILE
+from tests.workers.checkpoints.synthetic.official import activity, as_heard_late, converse, load
+from workers.checkpoints.files import MIMI
 from workers.checkpoints.synthetic.script import Phase, ScriptOracle, script
 from workers.messages import FRAME_SAMPLES, Pcm
 
@@ -33,11 +32,11 @@ def line() -> Pcm:
 
 
 def test_the_greeting_stops_when_spoken_over_and_the_reply_is_heard(made: Callable[[str], Path]) -> None:
-    encoder, decoder = (rustymimi.Tokenizer(str(made("script") / MIMI_FILE), num_codebooks=8) for _ in range(2))
+    encoder, decoder = (rustymimi.Tokenizer(str(made("script") / MIMI), num_codebooks=8) for _ in range(2))
     caller = encoder.encode_step(line()[None, None])[0].T.astype(np.int32)
     tokens, frames = converse(load(made("script")), caller)
     oracle = ScriptOracle()
-    states = oracle.run(activity(caller), late_frames=1)
+    states = oracle.run(as_heard_late(activity(caller)))
     assert tokens == [state.token for state in states]
     assert [states[step].phase for step in (SPEAKS_AT, SPEAKS_AT + 4)] == [Phase.SPEAK, Phase.LISTEN]
     assert (states[-1].phase, states[-1].phrase) == (Phase.SPEAK, 1)

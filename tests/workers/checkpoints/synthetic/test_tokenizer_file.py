@@ -3,15 +3,15 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 
 from workers.checkpoints.synthetic.random_lm import random_pieces
-from workers.checkpoints.synthetic.tokenizer_file import SPECIAL, Kind, write_tokenizer
+from workers.checkpoints.synthetic.tokenizer_file import SPECIAL, PieceType, write_tokenizer
 
 
-def _words(*words: str) -> list[tuple[str, Kind]]:
-    return [("▁" + word, Kind.NORMAL) for word in words]
+def _words(*words: str) -> list[tuple[str, PieceType]]:
+    return [("▁" + word, PieceType.NORMAL) for word in words]
 
 
 def test_words_come_back_and_controls_are_no_text(tmp_path: Path) -> None:
-    pieces = [*SPECIAL, *_words("Hello,", "this"), ("<state 6>", Kind.CONTROL), *_words("is")]
+    pieces = [*SPECIAL, *_words("Hello,", "this"), ("<state 6>", PieceType.CONTROL), *_words("is")]
     write_tokenizer(tmp_path / "t.model", pieces)
     tokenizer = SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
     assert tokenizer.vocab_size() == 8

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from workers.checkpoints.synthetic.weights_file import Tensor, in_f32, to_bf16, write_weights
+from workers.checkpoints.synthetic.weights_file import LazyTensor, in_f32, to_bf16, write_weights
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "zeros": np.zeros((1000, 1000), np.float32)}
 
@@ -25,7 +25,7 @@ def test_zeros_take_no_space(tmp_path: Path) -> None:
 def test_bfloat16_rounds_as_mlx_does(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((100, 7), dtype=np.float32)
     values[0, :3] = 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8
-    write_weights(tmp_path / "w.safetensors", {"v": Tensor("BF16", (100, 7), lambda: to_bf16(values))})
+    write_weights(tmp_path / "w.safetensors", {"v": LazyTensor("BF16", (100, 7), lambda: to_bf16(values))})
     read = mx.load(str(tmp_path / "w.safetensors"))["v"]  # type: ignore[call-overload]
     assert isinstance(read, mx.array)
     assert read.dtype == mx.bfloat16
@@ -41,8 +41,8 @@ def test_progress_comes_to_the_whole(tmp_path: Path) -> None:
 def test_each_tensor_is_made_only_when_its_turn_comes(tmp_path: Path) -> None:
     order: list[str] = []
 
-    def tensor(name: str) -> Tensor:
-        return Tensor("F32", (2,), lambda: (order.append(name), np.ones(2, np.float32))[1])  # type: ignore[func-returns-value]
+    def tensor(name: str) -> LazyTensor:
+        return LazyTensor("F32", (2,), lambda: (order.append(name), np.ones(2, np.float32))[1])  # type: ignore[func-returns-value]
 
     write_weights(tmp_path / "w", {n: tensor(n) for n in "ab"}, lambda *_: order.append("told"))
     assert order == ["a", "told", "b", "told"]
@@ -50,4 +50,4 @@ def test_each_tensor_is_made_only_when_its_turn_comes(tmp_path: Path) -> None:
 
 def test_a_tensor_of_another_shape_than_announced_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"^x came out as"):
-        write_weights(tmp_path / "w", {"x": Tensor("F32", (2,), lambda: np.ones(3, np.float32))})
+        write_weights(tmp_path / "w", {"x": LazyTensor("F32", (2,), lambda: np.ones(3, np.float32))})

@@ -1,24 +1,35 @@
-"""The tensors of a Mimi checkpoint with 8 codebooks: names of PyTorch's and shapes, as rustymimi reads them.
+"""The tensors of a Mimi checkpoint with 8 codebooks: PyTorch's names and shapes, as rustymimi reads them.
 
 24 kHz PCM, four strided convolutions (4, 5, 6, 8), two positions of 512 channels a frame, a transformer, a downsampling
-by 2, the quantizers; and the same way back.
+by 2, the quantizers; and the same way back. Source: moshi_mlx.models.mimi.Mimi.load_pytorch_weights.
 """
 
-from workers.messages import CODEBOOKS
+from workers.messages import CODEBOOKS, CODES
 
 Shape = tuple[int, ...]
 
 STRIDES = (4, 5, 6, 8)
+"""Of the encoder, first to last; the decoder's are in reverse."""
 CHANNELS = (64, 128, 256, 512, 1024)
 DIM = 512
+"""Channels of a position, of which a frame has two."""
+HEADS = 8
+HEAD_DIM = DIM // HEADS
+LAYERS = 8
 CODE_DIM = 256
-ENTRIES = 2_048
-_LAYERS = 8
+GROUPS = {"rvq_first": range(1), "rvq_rest": range(1, CODEBOOKS)}
+"""The codebooks of each quantizer: the first has one of its own, the other 7 share one."""
 _FEED_FORWARD = 2_048
 
 
-def _conv(name: str, out: int, of: int, kernel: int) -> dict[str, Shape]:
-    return {f"{name}.conv.conv.weight": (out, of, kernel), f"{name}.conv.conv.bias": (out,)}
+def codebook_name(codebook: int) -> str:
+    """Return the prefix of a codebook's tensors."""
+    group, index = ("rvq_first", 0) if codebook == 0 else ("rvq_rest", codebook - 1)
+    return f"quantizer.{group}.vq.layers.{index}._codebook"
+
+
+def _conv(name: str, out: int, channels: int, kernel: int) -> dict[str, Shape]:
+    return {f"{name}.conv.conv.weight": (out, channels, kernel), f"{name}.conv.conv.bias": (out,)}
 
 
 def _residual(name: str, channels: int) -> dict[str, Shape]:
@@ -44,41 +55,26 @@ def _decoder() -> dict[str, Shape]:
     return shapes | _conv("decoder.model.14", 1, CHANNELS[0], 3)
 
 
-def _transformer_layer(name: str) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {
-        f"{name}.self_attn.in_proj_weight": (3 * DIM, DIM),
-        f"{name}.self_attn.out_proj.weight": (DIM, DIM),
-        f"{name}.linear1.weight": (_FEED_FORWARD, DIM),
-        f"{name}.linear2.weight": (DIM, _FEED_FORWARD),
-    }
-    for part in (1, 2):
-        shapes |= {f"{name}.norm{part}.weight": (DIM,), f"{name}.norm{part}.bias": (DIM,)}
-        shapes[f"{name}.layer_scale_{part}.scale"] = (DIM,)
-    return shapes
-
-
 def _transformer(name: str) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
-    for layer in range(_LAYERS):
-        shapes |= _transformer_layer(f"{name}.transformer.layers.{layer}")
+    for layer in range(LAYERS):
+        at = f"{name}.transformer.layers.{layer}"
+        shapes |= {f"{at}.self_attn.in_proj_weight": (3 * DIM, DIM), f"{at}.self_attn.out_proj.weight": (DIM, DIM)}
+        shapes |= {f"{at}.linear1.weight": (_FEED_FORWARD, DIM), f"{at}.linear2.weight": (DIM, _FEED_FORWARD)}
+        for part in (1, 2):
+            vectors = f"{at}.norm{part}.weight", f"{at}.norm{part}.bias", f"{at}.layer_scale_{part}.scale"
+            shapes |= dict.fromkeys(vectors, (DIM,))
     return shapes
-
-
-def codebook_name(codebook: int) -> str:
-    """Return where the tensors of a codebook begin: the first has a quantizer of its own, the other 7 share one."""
-    group, index = ("rvq_first", 0) if codebook == 0 else ("rvq_rest", codebook - 1)
-    return f"quantizer.{group}.vq.layers.{index}._codebook"
 
 
 def _quantizers() -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
-    for group in ("rvq_first", "rvq_rest"):
+    for group in GROUPS:
         shapes[f"quantizer.{group}.input_proj.weight"] = (CODE_DIM, DIM, 1)
         shapes[f"quantizer.{group}.output_proj.weight"] = (DIM, CODE_DIM, 1)
-    for codebook in range(CODEBOOKS):
-        name = codebook_name(codebook)
-        shapes |= {f"{name}._initialized": (1,), f"{name}.cluster_usage": (ENTRIES,)}
-        shapes[f"{name}.embedding_sum"] = (ENTRIES, CODE_DIM)
+    for name in map(codebook_name, range(CODEBOOKS)):
+        shapes |= {f"{name}._initialized": (1,), f"{name}.cluster_usage": (CODES,)}
+        shapes[f"{name}.embedding_sum"] = (CODES, CODE_DIM)
     return shapes
 
 

@@ -1,0 +1,127 @@
+"""The files of a checkpoint, before anything is loaded. No mlx: the codec's process needs only Mimi's path.
+
+Whatever MOSHI_CHECKPOINT names ends as a folder with
+
+    model.q4.safetensors | model.q8.safetensors | model.safetensors   Moshi
+    tokenizer-e351c8d8-checkpoint125.safetensors                      Mimi
+    tokenizer_spm_32k_3.model                                         the text pieces
+    config.json                                                       optional; may name the other three differently
+
+Kyutai's MLX repositories have no config.json.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.checkpoints.header import HeaderError, read_header
+
+ReportProgress = Callable[[str, int, int], None]
+"""Called with what is being fetched or made, how many bytes (or parts) are done, and of how many."""
+CONFIG = "config.json"
+MODELS = ("model.safetensors", "model.q4.safetensors", "model.q8.safetensors")
+MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
+TOKENIZER = "tokenizer_spm_32k_3.model"
+TEXT_CARD = 32_000
+"""Text tokens of the published Moshi, as many as its tokenizer has pieces; config.json has others as `text_card`."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+IS_POINTER = "is a git-lfs pointer, not the file itself: type git lfs pull in its folder, or fetch it anew"
+
+
+class CheckpointError(ValueError):
+    """The checkpoint cannot be used; the message is one line that names the setting and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one checkpoint; without a config it is the published Moshi 7B."""
+
+    config: Path | None
+    model: Path
+    mimi: Path
+    tokenizer: Path
+
+
+def report_nothing(what: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+def files_in(folder: Path, spec: str, quantize: int | None = None) -> Files:
+    """Return the files in a folder. Raises CheckpointError when one is missing, cut short or of another kind.
+
+    Of several models the one that `quantize` (None, 4 or 8) asks for is taken.
+    """
+    setting = f"MOSHI_CHECKPOINT={spec}"
+    if not folder.is_dir():
+        raise CheckpointError(f"{setting}: there is no folder {folder}; name one, or hf://owner/repo")
+    present = [path.name for path in folder.iterdir()]
+    config = folder / CONFIG if CONFIG in present else None
+    settings = read_config(config)
+    names = names_wanted(settings, present, quantize)
+    for name in names:
+        if name not in present:
+            raise CheckpointError(f"{setting}: {name} is missing in {folder}; fetch the checkpoint anew")
+    files = Files(config, *(folder / name for name in names))
+    _check_files(files, setting, settings.get("text_card", TEXT_CARD))
+    return files
+
+
+def names_wanted(config: dict[str, Any], present: list[str], quantize: int | None) -> tuple[str, str, str]:
+    """Return the names of Moshi's, Mimi's and the tokenizer's file in a place that holds the files `present`."""
+    found = [name for name in (f"model.q{quantize}.safetensors", *MODELS) if name in present]
+    model = config.get("moshi_name") or (found or MODELS)[0]
+    return model, config.get("mimi_name") or MIMI, config.get("tokenizer_name") or TOKENIZER
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """Return the content of config.json, {} without one. Raises CheckpointError when it is not a JSON object."""
+    if path is None:
+        return {}
+    try:
+        if _is_pointer(path):
+            raise CheckpointError(f"MOSHI_CHECKPOINT: {path} {IS_POINTER}")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {path} cannot be read ({error}); fetch it anew") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {path} is not a JSON object; fetch it anew")
+    return config
+
+
+def _is_pointer(path: Path) -> bool:
+    """Tell whether a file is what git leaves in place of a large file that git-lfs has not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
+def _check_files(files: Files, setting: str, pieces: object) -> None:
+    """Raise CheckpointError unless every file is whole and of its kind, and the tokenizer has so many pieces."""
+    try:
+        for path in (files.model, files.mimi, files.tokenizer):
+            if _is_pointer(path):
+                raise CheckpointError(f"{setting}: {path} {IS_POINTER}")
+        read_header(files.model)
+        read_header(files.mimi)
+        found = _count_pieces(files.tokenizer)
+    except HeaderError as error:
+        raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
+    except OSError as error:
+        raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
+    if found != pieces:
+        wrong = f"has {found} pieces, the model {pieces}" if found else "is damaged"
+        hint = "take the tokenizer of the same checkpoint, whole"
+        raise CheckpointError(f"{setting}: {files.tokenizer} {wrong}; {hint}")
+
+
+def _count_pieces(path: Path) -> int:
+    """Return how many pieces a SentencePiece model has, 0 when it is none."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return int(SentencePieceProcessor(model_file=str(path)).vocab_size())
+    except RuntimeError:
+        return 0
