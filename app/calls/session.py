@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from app.audio.jitter_buffer import JitterBuffer
-from app.audio.outbound import Outbound
 from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.playout_buffer import FIRST_JITTER_S
+from app.audio.resample import Decimator
 from app.calls.idle import IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.statistics import Histograms
@@ -133,7 +133,7 @@ class CallSession:
         self._asked: deque[tuple[int, float]] = deque(maxlen=ASKED_KEPT)
         """Which frames the workers have, and since when."""
         self._jitter_buffer = JitterBuffer(self.record.takeover_s)
-        self._outbound = Outbound()
+        self._decimator = Decimator()
         self._playout = Playout(limits.jitter_s)
         self._idle = IdleLimit(limits.idle_s, now)
         self._drained = EndReason.TIME_LIMIT
@@ -283,7 +283,7 @@ class CallSession:
         ahead, filled = frame.seq < self._limits.greeting_frames, frame.seq in self._filled
         if not ahead:
             self._histograms.lead.add(self.buffered_s(now))
-        commands = self._playout.push(frame.seq, self._outbound.push(frame.pcm), now, ahead, filled)
+        commands = self._playout.push(frame.seq, self._decimator.push_int16(frame.pcm), now, ahead, filled)
         return [*commands, *self._play(now)]
 
     def _play(self, now: float) -> list[Command]:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from app.audio import mulaw
 from app.audio.jitter_buffer import PATIENCE_S, JitterBuffer
-from app.audio.outbound import Outbound
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.playout_buffer import FIRST_JITTER_S
+from app.audio.resample import Decimator
 from app.audio.time_stretch import Samples
 from app.calls.record import EndReason
 from app.calls.session import (
@@ -110,8 +110,8 @@ def payloads(commands: list[Command]) -> list[bytes]:
 
 def spoken(*seqs: int) -> list[bytes]:
     """The packets that the caller should get for these frames, one after the other."""
-    outbound = Outbound()
-    return [mulaw.encode(outbound.push(sound(seq))) for seq in seqs]
+    decimator = Decimator()
+    return [mulaw.encode(decimator.push_int16(sound(seq))) for seq in seqs]
 
 
 def reasons(commands: list[Command]) -> list[EndReason]:
