@@ -197,9 +197,9 @@ class Playout:
             return samples
         shorter = drop_silence(samples, packets)
         if len(shorter) == len(samples) and standing_s >= URGENT_S:
-            self.counts["packets_spliced"] += 1
+            self.counts["packets_shortened"] += 1
             return shorten_speech(samples)
-        self.counts["packets_left_out"] += (len(samples) - len(shorter)) // PACKET_SAMPLES
+        self.counts["packets_dropped"] += (len(samples) - len(shorter)) // PACKET_SAMPLES
         return shorter
 
     def _drop_hopeless(self, now: float) -> list[PlayoutCommand]:

@@ -9,7 +9,7 @@ from app.calls.statistics import Histograms
 from app.telemetry.metrics.families import Family, counter, counters, gauge, gauges, histogram, histograms
 
 ON = tuple(state for state in CallState if state is not CallState.ENDED)
-ADJUSTED = ("left_out", "spliced", "repeated")
+ADJUSTED = ("dropped", "shortened", "repeated")
 COUNTED = {
     "overruns": "Frames of which a stage took longer than the 80 ms in which the next one comes.",
     "underruns": "Gaps that callers heard: audio that came after Twilio had played all it had.",
