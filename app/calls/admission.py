@@ -1,8 +1,7 @@
-"""Who gets a slot.
+"""Slots: reserved when the phone rings, claimed once by the media socket's token, released when the call ends.
 
-A slot is reserved when the phone rings, for `ttl_s` seconds; the reservation is claimed once, by the socket that
-presents its token; the slot comes free when the call ends or the reservation expires. The lowest free slot is given
-out, because a step costs as much as the highest one taken. `now` is in seconds, monotonic.
+The lowest free slot is reserved first, because an engine step costs as much as the highest one in use. `now` is in
+seconds, monotonic.
 """
 
 import heapq
@@ -13,12 +12,12 @@ from app.twilio.events import CallSid
 from workers.messages import Epoch, Slot
 
 TTL_S = 20.0
-"""How long Twilio may take from our TwiML to its socket; seen are one or two seconds."""
+"""How long Twilio may take from our TwiML to its socket; one or two seconds are usual."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A slot held for one call. `token` is the secret last part of the socket's path, good for one use."""
+    """`token` is the secret last part of the socket's path, good for one use until `expires_s`."""
 
     slot: Slot
     epoch: Epoch
@@ -28,12 +27,11 @@ class Reservation:
 
 
 def new_token() -> str:
-    """Return a token that nobody can guess."""
     return secrets.token_urlsafe(24)
 
 
 class Admission:
-    """The slots of this machine, and who holds them."""
+    """The slots of this machine and their reservations."""
 
     def __init__(self, slots: int, ttl_s: float = TTL_S) -> None:
         self.slots = slots
@@ -48,7 +46,7 @@ class Admission:
         return len(self._free)
 
     def reserve(self, call_sid: CallSid, now: float, token: str = "") -> Reservation | None:
-        """Hold a slot for this call, or return None when all are taken; `token` may have been given out already."""
+        """Reserve a slot, None when all are taken; `token` may have been given out already."""
         if not self._free:
             return None
         self._epoch += 1
@@ -65,7 +63,7 @@ class Admission:
         return self._unclaimed.pop(token)
 
     def release(self, reservation: Reservation) -> None:
-        """Give the slot back; once is enough, twice does no harm."""
+        """Free the slot; twice does no harm."""
         if self._held.get(reservation.slot) == reservation:
             del self._held[reservation.slot]
             self._unclaimed.pop(reservation.token, None)

@@ -1,7 +1,7 @@
-"""How the service stops without cutting anybody off.
+"""How the service stops without cutting a call off.
 
-From the wish to stop on no new call is taken, and those that are on go on. When the last one has ended, or the time is
-over and the others have been heard to the end of what Moshi was saying, the service stops.
+Once draining begins, no new call is accepted, and those that are on go on. When the last one has ended, or the time is
+over and what Moshi was saying in the others has been played, the service stops.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ SPARE_S = 1.0
 
 
 class Drain:
-    """The wish to stop: `begin` expresses it, `run` fulfils it and calls `stop` in the end."""
+    """`begin` starts to drain; `run` waits for that, then for the calls, and stops the service."""
 
     def __init__(self, manager: CallManager, limit_s: float, begun: asyncio.Event) -> None:
-        """Wish it when told, or when somebody else sets `begun`."""
+        """Drain on `begin`, or when somebody else sets `begun`."""
         self.limit_s = limit_s
         """How long calls that are on may go on."""
         self._manager = manager
@@ -33,24 +33,23 @@ class Drain:
         return self._begun.is_set()
 
     def begin(self, limit_s: float | None = None) -> None:
-        """Take no more calls; stop when those that are on have ended or `limit_s` is over. The first wish counts."""
+        """Accept no more calls; stop when those that are on have ended or `limit_s` is over. Twice does no harm."""
         if self.begun:
             return
         self.limit_s = self.limit_s if limit_s is None else limit_s
-        log.info("draining: %d on the line, for at most %d s", self._manager.calls_on, self.limit_s)
-        self._manager.drain()
+        log.info("draining: %d calls are on, for at most %d s", self._manager.active_calls, self.limit_s)
+        self._manager.stop_accepting()
         self._begun.set()
 
     async def run(self, stop: Callable[[], None]) -> None:
-        """Wait for the wish, then for the calls, then stop."""
         await self._begun.wait()
         if self.limit_s:
-            await self._until_quiet(self.limit_s)
-            self._manager.wind_up()
-            await self._until_quiet(DRAIN_WITHIN_S + SPARE_S)
+            await self._wait_for_calls(self.limit_s)
+            self._manager.drain_calls()
+            await self._wait_for_calls(DRAIN_WITHIN_S + SPARE_S)
         stop()
 
-    async def _until_quiet(self, limit_s: float) -> None:
+    async def _wait_for_calls(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._manager.quiet.wait()
+                await self._manager.no_calls.wait()

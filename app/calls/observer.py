@@ -1,102 +1,89 @@
-"""Tells what happens in one call to whoever listens to it; while nobody does, it looks at nothing."""
+"""Who watches calls: the one interface for events, levels, statistics, log lines, recordings, call log and traces."""
 
-from app.audio.activity import ActivityDetector
-from app.audio.level import LevelMeter
-from app.audio.playout import PlayoutCommand, SendAudio
-from app.calls.events import (
-    Audio,
-    CallEvent,
-    Connected,
-    Direction,
-    Disconnected,
-    Dtmf,
-    Error,
-    Events,
-    Speaker,
-    SpeechStarted,
-    SpeechStopped,
-    Text,
-    What,
-)
-from app.calls.record import CallRecord, EndReason, StreamRecord
-from app.calls.session import End
-from app.twilio.events import DtmfPressed, Event, Media, Started
-from workers.messages import Frame
+from collections.abc import Callable, Sequence
 
-ERRORS = {
-    EndReason.SOCKET_LOST,
-    EndReason.SOCKET_BLOCKED,
-    EndReason.PROTOCOL,
-    EndReason.NO_START,
-    EndReason.NO_SOCKET,
-    EndReason.WRONG_CALL,
-    EndReason.WORKER_LOST,
-    EndReason.STAGE_FAILED,
-    EndReason.INTERNAL,
-}
-"""Ends that nobody wanted."""
+from app.audio.playout import PlayoutCommand
+from app.calls.record import CallRecord
+from app.calls.session import CallSession, End, SendFrame
+from app.logging import CallLog
+from app.twilio.events import Event
+from workers.messages import Frame, Slot
+
+HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_sent", "on_end")
 
 
 class CallObserver:
-    """Publishes what happens in one stream of a call; `now` in seconds, monotonic."""
+    """Watches one stream of a call. A method that is not overridden costs nothing; `now` in seconds, monotonic.
 
-    def __init__(self, events: Events, record: CallRecord, stream: StreamRecord) -> None:
-        self._events = events
-        self._record = record
-        self._stream = stream
-        self._gauges = {speaker: ActivityDetector() for speaker in Speaker}
-        self._over = False
-        self.meters = {speaker: LevelMeter() for speaker in Speaker}
-        """How loud they are, for who asks."""
+    The methods run on the event loop and must not wait. When one raises, that is logged, `on_error` and later `on_end`
+    are still called, nothing else is, and the call goes on.
+    """
 
-    def note_event(self, event: Event, now: float) -> None:
-        """Twilio has said this, and the session has taken it."""
-        if isinstance(event, Media):
-            self.meters[Speaker.CALLER].note(event.payload, now)
-        if not self._wanted:
-            return
-        match event:
-            case Media(_, payload):
-                self._publish(Audio(Direction.IN, payload), now)
-                self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].hear(payload, now), now)
-            case Started() if self._stream.started_s is not None:
-                self._publish(Connected(), now)
-            case DtmfPressed(digit):
-                self._publish(Dtmf(digit), now)
+    def on_reserved(self, now: float) -> None:
+        """A slot is reserved and the greeting has been started."""
 
-    def note_frame(self, frame: Frame, now: float) -> None:
-        """Moshi has made this frame."""
-        if frame.text and self._wanted:
-            self._publish(Text(frame.text), now)
-            self._gauges[Speaker.MOSHI].think(now)
+    def on_connected(self, now: float) -> None:
+        """The media socket is open."""
 
-    def note_sent(self, command: PlayoutCommand, now: float) -> None:
-        """This goes out to the caller. Moshi's packets never stop, so they are also when the caller is looked at."""
-        if not isinstance(command, SendAudio):
-            return
-        self.meters[Speaker.MOSHI].note(command.payload, now)
-        if not self._wanted:
-            return
-        self._publish(Audio(Direction.OUT, command.payload), now)
-        self._note_speech(Speaker.MOSHI, self._gauges[Speaker.MOSHI].hear(command.payload, now), now)
-        self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].look(now), now)
+    def on_event(self, event: Event, now: float) -> None:
+        """The session has handled one of Twilio's events."""
 
-    def note_end(self, end: End, now: float) -> None:
-        """The stream is over, and with it the call, as far as is known: it may come back."""
-        self._over = True
-        if end.reason is EndReason.REPLACED:  # the call goes on
-            return
-        if end.reason in ERRORS:
-            self._publish(Error(end.reason, end.detail), now)
-        self._publish(Disconnected(end.reason, end.detail), now)
+    def on_frame(self, frame: Frame, now: float) -> None:
+        """One of Moshi's frames has come; the session handles it next."""
 
-    @property
-    def _wanted(self) -> bool:
-        return not self._over and self._events.wanted(self._record.call_sid)
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
+        """A command has gone to the socket's writer, or a frame to the workers."""
 
-    def _note_speech(self, speaker: Speaker, begun: bool | None, now: float) -> None:
-        if begun is not None:
-            self._publish(SpeechStarted(speaker) if begun else SpeechStopped(speaker), now)
+    def on_end(self, end: End, now: float) -> None:
+        """The stream has ended."""
 
-    def _publish(self, what: What, now: float) -> None:
-        self._events.publish(CallEvent(self._record.call_sid, now - self._record.reserved_s, what))
+    def on_error(self) -> None:
+        """One of the methods above has raised."""
+
+
+class Observers:
+    """The observers of one stream, in order."""
+
+    def __init__(self, log: CallLog, observers: Sequence[CallObserver]) -> None:
+        self._log = log
+        self._hooks = {name: _overriding(observers, name) for name in HOOKS}
+
+    def notify(self, hook: str, *arguments: object) -> None:
+        """Call one of `HOOKS` of each observer."""
+        for observer, method in self._hooks[hook]:
+            try:
+                method(*arguments)
+            except Exception:
+                self._log.exception("%s watches this call no more", type(observer).__name__)
+                self._drop(observer)
+
+    def _drop(self, failed: CallObserver) -> None:
+        for name in HOOKS[:-1]:
+            self._hooks[name] = [(one, method) for one, method in self._hooks[name] if one is not failed]
+        try:
+            failed.on_error()
+        except Exception:
+            self._log.exception("internal error")
+
+
+def _overriding(observers: Sequence[CallObserver], name: str) -> list[tuple[CallObserver, Callable[..., None]]]:
+    overriding = (one for one in observers if getattr(type(one), name) is not getattr(CallObserver, name))
+    return [(one, getattr(one, name)) for one in overriding]
+
+
+class RecordObserver(CallObserver):
+    """Passes a call's record to `keep` when the call begins, comes back in a new stream, and ends."""
+
+    def __init__(self, session: CallSession, slot: Slot, keep: Callable[[CallRecord, Slot], None]) -> None:
+        self._session, self._slot, self._keep = session, slot, keep
+
+    def on_reserved(self, now: float) -> None:
+        if self._session.stream.number == 1:
+            self._keep(self._session.record, self._slot)
+
+    def on_connected(self, now: float) -> None:
+        if self._session.stream.number > 1:
+            self._keep(self._session.record, self._slot)
+
+    def on_end(self, end: End, now: float) -> None:
+        self._keep(self._session.record, self._slot)

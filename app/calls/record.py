@@ -1,4 +1,4 @@
-"""What is kept of a call: who ended it and why, what was said, how long each stage took."""
+"""The record of a call: who ended it and why, Moshi's words, how long each stage took."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
@@ -37,18 +37,31 @@ class EndReason(StrEnum):
     NO_SLOT = "no slot was free"
 
 
+ERRORS = {
+    EndReason.SOCKET_LOST,
+    EndReason.SOCKET_BLOCKED,
+    EndReason.PROTOCOL,
+    EndReason.NO_START,
+    EndReason.NO_SOCKET,
+    EndReason.WRONG_CALL,
+    EndReason.WORKER_LOST,
+    EndReason.STAGE_FAILED,
+    EndReason.INTERNAL,
+}
+"""Ends that nobody wanted."""
+
+
 @dataclass
 class Recording:
-    """What is recorded of a call: `name` of its files, "" for none; `fault` is why it was broken off, or not made.
+    """`name` of the files, "" for none; `fault` is why it was broken off, or not made.
 
-    The thread that writes it may note a fault at any time.
+    The thread that writes it may set a fault at any time.
     """
 
     name: str = ""
     fault: str = ""
 
     def __str__(self) -> str:
-        """Say in short what there is."""
         kept = f"kept in {self.name}" if self.name else "no recording"
         return f"{kept}; broken off: {self.fault}" if self.name and self.fault else self.fault or kept
 
@@ -76,8 +89,8 @@ class StreamRecord:
 class CallRecord:
     """One call, whose media may come in several streams; times in seconds of the monotonic clock, `counts` by name.
 
-    Twilio asks for a stream anew when the call comes back: after keys were played, a transfer, a lost stream. What was
-    said, counted and timed is that of all streams together. `connected_s`, `started_s` and `first_sound_s` are those of
+    Twilio asks for a stream anew when the call comes back: after keys were played, a transfer, a lost stream. Words,
+    counts and times are those of all streams together. `connected_s`, `started_s` and `first_sound_s` are those of
     the first stream that came so far. `ended_s`, `end` and `detail` are those of the last stream whose socket came;
     they are None again while a further one is connected.
     """
@@ -86,7 +99,7 @@ class CallRecord:
     reserved_s: float
     greeting_frames: int = 0
     takeover_s: float = 0.0
-    """When on the caller's clock his first frame begins that Moshi hears."""
+    """When on the caller's clock the first frame begins that Moshi listens to."""
     caller: str = field(default="", repr=False)
     called: str = field(default="", repr=False)
     direction: str = ""
@@ -106,7 +119,7 @@ class CallRecord:
     counts: Counter[str] = field(default_factory=Counter)
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
-    delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
@@ -132,19 +145,18 @@ class CallRecord:
         self.streams.append(StreamRecord(len(self.streams) + 1, now, webhook_token=webhook_token))
         return self.streams[-1]
 
-    def note_connected(self, stream: StreamRecord, now: float) -> None:
-        """The socket of a stream is there: the call is on, even if an earlier stream of it has ended."""
+    def on_connected(self, stream: StreamRecord, now: float) -> None:
+        """The socket of a stream is open: the call is on, even if an earlier stream of it has ended."""
         stream.connected_s = now
         self.connected_s = now if self.connected_s is None else self.connected_s
         self.ended_s = self.end = None
         self.detail = self.refused = ""
 
-    def note_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
-        """A stream has started."""
+    def on_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
         stream.started_s, stream.stream_sid = now, stream_sid
         self.started_s = now if self.started_s is None else self.started_s
 
-    def note_end(self, stream: StreamRecord, reason: EndReason, detail: str, now: float) -> None:
+    def on_end(self, stream: StreamRecord, reason: EndReason, detail: str, now: float) -> None:
         """A stream has ended. One whose socket never came changes nothing in a call that had ended before."""
         stream.ended_s, stream.end, stream.detail = now, reason, detail
         if self.end is None or stream.connected_s is not None:
@@ -159,13 +171,13 @@ class CallRecord:
         same = bool(webhook_token) and any(stream.webhook_token == webhook_token for stream in connected)
         return same or (is_ringing and bool(connected))
 
-    def note_parties(self, caller: str, called: str, direction: str) -> None:
-        """Take down who calls whom, unless that is known."""
+    def set_parties(self, caller: str, called: str, direction: str) -> None:
+        """Set who calls whom, unless that is known."""
         if not self.caller:
             self.caller, self.called, self.direction = caller, called, direction
 
-    def note_frame(self, frame: Frame, now: float) -> None:
-        """Take down what came with one of Moshi's frames."""
+    def on_frame(self, frame: Frame, now: float) -> None:
+        """Add what came with one of Moshi's frames."""
         self.counts["frames_out"] += frame.pcm is not None
         self.counts["frames_dropped"] += frame.dropped
         self.counts["overruns"] += any(span.ended_s - span.started_s > FRAME_S for span in frame.spans)
@@ -180,18 +192,18 @@ class CallRecord:
             text=list(self.text),
             counts=Counter(self.counts),
             keys_s=self.keys_s.copy(),
-            delays_s=self.delays_s.copy(),
+            latencies_s=self.latencies_s.copy(),
             spans=self.spans.copy(),
             streams=[replace(stream) for stream in self.streams],
         )
 
-    def note_key(self, now: float) -> None:
-        """Take down that the caller has pressed a key, but not which: it may be part of a PIN."""
+    def on_key(self, now: float) -> None:
+        """Count a key that the caller has pressed, but not which: it may be part of a PIN."""
         self.counts["dtmf"] += 1
         self.keys_s.append(now)
 
-    def note_status(self, status: Status) -> None:
-        """Take down what Twilio tells of the call or its stream; an error stays once it is known.
+    def on_status(self, status: Status) -> None:
+        """Set what Twilio says of the call or its stream; an error stays once it is known.
 
         Callbacks may arrive out of order: `SequenceNumber` orders them, and what follows the end of the call is late.
         """
@@ -199,11 +211,11 @@ class CallRecord:
         match status:
             case CallStatus():
                 self.duration_s = status.duration_s or self.duration_s
-                self._note_call_status(status)
+                self._on_call_status(status)
             case StreamStatus():
                 self.stream_error = status.error or self.stream_error
 
-    def _note_call_status(self, status: CallStatus) -> None:
+    def _on_call_status(self, status: CallStatus) -> None:
         sequence = self._status_sequence if status.sequence is None else status.sequence
         if self.over or (sequence < self._status_sequence and not status.over):
             return
@@ -211,7 +223,6 @@ class CallRecord:
 
     @property
     def transcript(self) -> str:
-        """What Moshi said, as text."""
         return "".join(piece for _, piece in self.text).strip()
 
     def summary(self) -> dict[str, object]:
@@ -233,21 +244,11 @@ class CallRecord:
         }
 
     def _facts(self) -> dict[str, object]:
+        moments = ("connected_s", "started_s", "first_sound_s", "ended_s")
+        plain = ("call_sid", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s")
         return {
-            "call_sid": self.call_sid,
-            "greeting_frames": self.greeting_frames,
-            "takeover_s": self.takeover_s,
-            "connected_s": self._relative(self.connected_s),
-            "started_s": self._relative(self.started_s),
-            "first_sound_s": self._relative(self.first_sound_s),
-            "ended_s": self._relative(self.ended_s),
-            "end": self.end,
-            "detail": self.detail,
-            "refused": self.refused,
-            "status": self.status,
-            "duration_s": self.duration_s,
-            "stream_error": self.stream_error,
-            "error_code": self.error_code,
+            **{name: getattr(self, name) for name in (*plain, "stream_error", "error_code")},
+            **{name: self._relative(getattr(self, name)) for name in moments},
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
             "recording": str(self.recording),

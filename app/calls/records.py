@@ -1,4 +1,4 @@
-"""The records of the calls that are on and of the last ones that were: one for each CallSid."""
+"""The records of the calls that are on and of the last ones that have ended, one for each CallSid."""
 
 from itertools import islice
 
@@ -11,14 +11,13 @@ RECORDS_WITH_SPANS = 8
 
 
 class CallRecords:
-    """Finds a record by its CallSid; of calls that have ended, `RECORDS_KEPT` are kept."""
+    """Of calls that have ended, `RECORDS_KEPT` are kept."""
 
     def __init__(self) -> None:
         self._on: dict[CallSid, CallRecord] = {}
         self._ended: dict[CallSid, CallRecord] = {}  # the one that ended first is first
 
     def get(self, call_sid: CallSid) -> CallRecord | None:
-        """Return the record of a call, None if it is not known any more."""
         return self._on.get(call_sid) or self._ended.get(call_sid)
 
     def all(self) -> list[CallRecord]:
@@ -31,7 +30,7 @@ class CallRecords:
         self._on[record.call_sid] = record
 
     def close(self, record: CallRecord) -> None:
-        """Note that a call has ended."""
+        """Move a call to those that have ended."""
         self._on.pop(record.call_sid, None)
         self._ended.pop(record.call_sid, None)
         self._ended[record.call_sid] = record

@@ -1,12 +1,12 @@
 """Which addresses may call, and how often.
 
-A pattern is an address in which `*` stands for any characters, or for none: `+1555*`, `sip:*@example.com`. It matches
-an address as it is written or by its name (`app.twilio.parties`), so that a number is matched in every way in which it
-can be written. What is blocked is refused, even if it is allowed as well; an empty list of the allowed is everybody.
-Capitals do not count. Callers who withhold their number come as one, `anonymous`.
+A pattern is an address in which `*` stands for any characters, or none: `+1555*`, `sip:*@example.com`. It matches an
+address as it is written or by its name (`app.twilio.parties`), so that a number matches in every way in which it can be
+written; case does not matter. Blocked addresses are refused even if they are allowed as well; an empty list of allowed
+ones allows all. Callers who withhold their number are one address, `anonymous`.
 
-A number may be let in so many times in any hour. Of at most `NUMBERS_KEPT` numbers it is known when they called, so
-memory is bounded; beyond that the one that called longest ago is forgotten. `now` is in seconds, monotonic.
+The times of calls are kept of at most `NUMBERS_KEPT` numbers; beyond that, the one that called longest ago is dropped.
+`now` is in seconds, monotonic.
 """
 
 import re
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\+?[1-9*][0-9*]*")
 _WORD = re.compile(r"[*a-z][^\s,]*")
 
 
-class Refusal(StrEnum):
+class ScreeningRefusal(StrEnum):
     """Why a number may not call."""
 
     BLOCKED = "the number is blocked"
@@ -42,20 +42,20 @@ class Screening:
         self._numbers_kept = numbers_kept
         self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
 
-    def refusal(self, number: str, now: float) -> Refusal | None:
+    def refusal(self, number: str, now: float) -> ScreeningRefusal | None:
         """Return why a call from this number is refused, None when it is not."""
         names = names_of(number)
         if any(map(self._blocked.fullmatch, names)):
-            return Refusal.BLOCKED
+            return ScreeningRefusal.BLOCKED
         if not (self._any_allowed or any(map(self._allowed.fullmatch, names))):
-            return Refusal.NOT_ALLOWED
+            return ScreeningRefusal.NOT_ALLOWED
         calls_s = self._calls_s.get(name_of(number))
         if calls_s is not None and len(calls_s) == self._per_hour and now - calls_s[0] < HOUR_S:
-            return Refusal.TOO_OFTEN
+            return ScreeningRefusal.TOO_OFTEN
         return None
 
-    def note(self, number: str, now: float) -> None:
-        """Count a call that has been let in."""
+    def add(self, number: str, now: float) -> None:
+        """Count a call that has been accepted."""
         if not self._per_hour:
             return
         number = name_of(number)

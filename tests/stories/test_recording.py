@@ -14,6 +14,7 @@ from scipy.signal import correlate
 
 from app.audio import mulaw
 from app.calls.record import Recording
+from app.calls.session import CallSession
 from app.simulator.trouble import KNOWN, Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 from app.telemetry.recording.recorder import Begun, CallRecorder, Cleared, Heard, Said
@@ -33,10 +34,15 @@ Samples = NDArray[np.int16]
 
 def recorded(scenario: Scenario) -> tuple[VirtualReport, list[Piece], dict[int, Piece]]:
     """Run a call; return what came of it, what is on its recording, and of that the caller's packets by number."""
-    recorder = CallRecorder(Recording(), limit=1_000_000)
-    report = run_virtual(scenario, recorder=recorder)
+    recorders: list[CallRecorder] = []
+
+    def record(session: CallSession) -> CallRecorder:
+        recorders.append(CallRecorder(session, Recording(), limit=1_000_000))
+        return recorders[0]
+
+    report = run_virtual(scenario, observe=record)
     timeline, pieces, packets = Timeline(0.0), list[Piece](), dict[int, Piece]()
-    for moment in recorder.inbox:
+    for moment in recorders[0].inbox:
         match moment:
             case Begun(at_s):
                 timeline = Timeline(at_s)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from app.calls.histograms import Histograms
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
-from app.calls.session import State
+from app.calls.session import CallState
+from app.calls.statistics import Histograms
 from app.telemetry.metrics.families import Family, counter, counters, gauge, gauges, histogram, histograms
 
-ON = tuple(state for state in State if state is not State.ENDED)
-ADJUSTED = ("left_out", "spliced", "repeated")
+ON = tuple(state for state in CallState if state is not CallState.ENDED)
+ADJUSTED = ("dropped", "shortened", "repeated")
 COUNTED = {
     "overruns": "Frames of which a stage took longer than the 80 ms in which the next one comes.",
     "underruns": "Gaps that callers heard: audio that came after Twilio had played all it had.",
@@ -24,7 +24,7 @@ COUNTED = {
 
 def call_families(manager: CallManager) -> Iterator[Family]:
     """Yield how many calls there are and were, and what they have counted."""
-    states, ends = manager.states, manager.ends
+    states, ends = manager.states, manager.statistics.ends
     yield gauge("ready", "1 if a call could be taken now.", manager.ready)
     yield gauge("draining", "1 if no more calls are taken because the service is to stop.", manager.draining)
     yield gauge("slots", "How many calls can be on at once; 0 until the workers are ready.", manager.slots)
@@ -34,10 +34,10 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     by_reason = {reason.name.lower(): float(ends[reason]) for reason in EndReason}
     meaning = "Calls that have ended, by why their first stream did; one that comes back counts once."
     yield counters("calls_ended", meaning, "reason", by_reason)
-    by_reason = {reason.name.lower(): float(manager.stream_ends[reason]) for reason in EndReason}
+    by_reason = {reason.name.lower(): float(manager.statistics.stream_ends[reason]) for reason in EndReason}
     yield counters("streams_ended", "Media streams of calls that have ended, by why.", "reason", by_reason)
     yield from _counted(manager)
-    yield from histogram_families(manager.histograms)
+    yield from histogram_families(manager.statistics.histograms)
 
 
 def _counted(manager: CallManager) -> Iterator[Family]:
@@ -61,11 +61,11 @@ def _counted(manager: CallManager) -> Iterator[Family]:
 def histogram_families(of_calls: Histograms) -> Iterator[Family]:
     """Yield what took how long."""
     meaning = "From what a caller says to what he hears of Moshi's answer, as far as can be told from here."
-    yield histogram("mouth_to_ear_seconds", meaning, of_calls.delay)
+    yield histogram("mouth_to_ear_seconds", meaning, of_calls.mouth_to_ear)
     yield histogram("first_sound_seconds", "From the start of the stream to the first sound.", of_calls.first_sound)
     meaning = "What a frame of Moshi's finds unplayed when it is ready; at 0 the caller may hear a gap."
-    yield histogram("lead_seconds", meaning, of_calls.lead)
-    yield histogram("call_duration_seconds", "How long each stream of a call held its slot.", of_calls.length)
+    yield histogram("lead_seconds", meaning, of_calls.buffered)
+    yield histogram("call_duration_seconds", "How long each stream of a call held its slot.", of_calls.duration)
     yield histogram("frame_seconds", "A frame's way through the workers, from the app and back.", of_calls.frame)
     yield histograms("stage_seconds", "What a stage takes for a frame.", "stage", of_calls.stages)
     meaning = "How long a frame waits for a stage, and at last for the app, on its way there included."

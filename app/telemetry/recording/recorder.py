@@ -1,12 +1,13 @@
-"""What happens in one call, handed over to the writer: nothing here waits, and nothing is looked at twice."""
+"""Hands over what happens in one call to the thread that writes recordings; nothing here waits."""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
-from app.calls.record import CallRecord, Recording
-from app.calls.session import CallSession
+from app.calls.observer import CallObserver
+from app.calls.record import Recording
+from app.calls.session import CallSession, End, SendFrame
 from app.twilio.events import Event, Media, Started
 from workers.messages import Frame
 
@@ -68,55 +69,54 @@ class Ended:
 Moment = Begun | Heard | Said | Cleared | Stepped | Ended
 
 
-class CallRecorder:
-    """Looks on as one call goes. It writes to `inbox`, the writer takes from it: one thread each."""
+class CallRecorder(CallObserver):
+    """Watches one stream of a call. It writes to `inbox`, the writer takes from it: one thread each."""
 
-    def __init__(self, recording: Recording, limit: int = INBOX_MOMENTS) -> None:
+    def __init__(self, session: CallSession, recording: Recording, limit: int = INBOX_MOMENTS) -> None:
         self.recording = recording
         self.inbox: deque[Moment] = deque()
         self.over = False
         """Whether nothing more will come."""
         self.when_broken: Callable[[], object] = lambda: None
         """Called by the writer's thread when the recording is broken off after the call is over."""
+        self._session = session
         self._limit = limit
         self._begun = False
         self._early: list[Said] | None = []
 
-    def note_event(self, event: Event, session: CallSession, now: float) -> None:
-        """Twilio has said this, and the session has taken it."""
+    def on_event(self, event: Event, now: float) -> None:
         match event:
             case Media(timestamp_ms, payload):
-                if (begin := session.place(timestamp_ms)) is not None:
+                if (begin := self._session.position(timestamp_ms)) is not None:
                     self._put(Heard(begin, now, payload))
-            case Started() if session.stream.started_s == now:
+            case Started() if self._session.stream.started_s == now:
                 self._begun = True
                 self._put(Begun(now))
 
-    def note_sent(self, command: PlayoutCommand, session: CallSession) -> None:
-        """This goes out to the caller. What is sent before the round trip is known is kept back for a while."""
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
+        """Pass audio on; what is sent before the round trip is known is kept back for a while."""
         match command:
             case SendAudio(payload, _, _, heard_s):
-                self._say(Said(payload, heard_s), session.round_trip_s)
+                self._say(Said(payload, heard_s), self._session.round_trip_s)
             case ClearAudio(heard_s):
-                self._say_early(session.round_trip_s or 0.0)
+                self._say_early(self._session.round_trip_s or 0.0)
                 self._put(Cleared(heard_s))
 
-    def note_frame(self, frame: Frame) -> None:
-        """Moshi has made this frame."""
+    def on_frame(self, frame: Frame, now: float) -> None:
         if frame.tokens:
             self._put(Stepped(frame.seq, frame.tokens))
 
-    def note_end(self, now: float) -> None:
-        """The call is over; if there was no stream there is no recording."""
+    def on_end(self, end: End, now: float) -> None:
+        """End the recording; if there was no stream there is none."""
         self._say_early(0.0)
         self._put(Ended(now))
         self.over = True
         if not self._begun:
             self.recording.name = ""
 
-    def break_off(self, fault: str) -> None:
-        """Record no more of this call, for a reason."""
-        self.recording.fault = fault
+    def on_error(self) -> None:
+        """Record no more of this call."""
+        self.recording.fault = OUR_FAULT
         if not self._begun:
             self.recording.name = ""
 
@@ -144,12 +144,7 @@ class CallRecorder:
             self.inbox.append(moment)
 
 
-Record = Callable[[CallRecord, bool], CallRecorder | None]
-"""Begin to record the last stream of a call, which was asked for or not."""
-
-
-def record_nothing(record: CallRecord, asked: bool) -> CallRecorder | None:
+def record_nothing(session: CallSession, asked: bool) -> None:
     """Record no calls; one that was asked for says why."""
     if asked:
-        record.streams[-1].recording = Recording(fault=NO_FOLDER)
-    return None
+        session.stream.recording = Recording(fault=NO_FOLDER)

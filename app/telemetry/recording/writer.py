@@ -7,16 +7,20 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
+from app.calls.session import CallSession
 from app.logging import CallLog
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
 from app.telemetry.recording.sound import SoundError, finish
 from app.telemetry.recording.store import RecordingStore, recording_name
 from app.telemetry.recording.take import Take
 from app.telemetry.recording.tokens import TokenHeader
+from workers.messages import Slot
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ WRITE_EVERY_S = 0.5
 """What a crash may cost."""
 STOP_WITHIN_S = 10.0
 EXPIRE_EVERY_S = 6 * 3_600.0
+NO_SLOT = Slot(-1)
 
 
 class RecordingWriter:
@@ -38,6 +43,8 @@ class RecordingWriter:
         self._inbox: queue.SimpleQueue[Take] = queue.SimpleQueue()
         self._takes: list[Take] = []
         self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
+        self.on_late_fault: Callable[[CallRecord, Slot], None] = lambda record, slot: None
+        """Called on the event loop when a recording is broken off after its call was over."""
         self.faults = 0
         """Recordings that were broken off or could not be finished."""
         self._has_put_off = False
@@ -56,16 +63,22 @@ class RecordingWriter:
             "%s recorded into %s", "calls are" if self._every_call else "calls that ask for it are", self._store.folder
         )
 
-    def record(self, record: CallRecord, asked: bool) -> CallRecorder | None:
-        """Begin to record the last stream of a call, or not; never blocks."""
+    def record(self, session: CallSession, asked: bool, slot: Slot = NO_SLOT) -> CallRecorder | None:
+        """Begin to record a stream of a call, or not; never blocks."""
         if not (asked or self._every_call):
             return None
+        record, stream = session.record, session.stream
+        stream.recording = Recording(fault=OUR_FAULT)  # until it has begun
         began = datetime.now(UTC)
-        recording = record.streams[-1].recording = Recording(_new_name(record, began))
-        recorder = CallRecorder(recording)
+        recording = Recording(_new_name(record, began))
+        recorder = CallRecorder(session, recording)
+        recorder.when_broken = partial(
+            asyncio.get_running_loop().call_soon_threadsafe, self.on_late_fault, record, slot
+        )
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
         self._inbox.put(Take(recorder, self._store.path(recording.name), header))
         self._news.set()
+        stream.recording = recording
         return recorder
 
     async def stop(self) -> None:

@@ -1,154 +1,144 @@
+"""Observers of a call on a real manager."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 
-from app.audio import activity as speech
-from app.audio import mulaw
-from app.audio.playout import ClearAudio, SendAudio, SendMark
-from app.calls.events import (
-    Audio,
-    Connected,
-    Direction,
-    Disconnected,
-    Dtmf,
-    Error,
-    Events,
-    Speaker,
-    SpeechStarted,
-    SpeechStopped,
-    Subscription,
-    Text,
-    What,
-)
-from app.calls.observer import ERRORS, CallObserver
+from app.audio.playout import PlayoutCommand
+from app.calls.active_call import ActiveCall, ObserverFactory, VoiceRequest
+from app.calls.manager import CallManager
+from app.calls.observer import CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
-from app.calls.session import End
-from app.twilio.events import CallSid, DtmfPressed, MarkPlayed, Media, Started, Stopped, StreamSid
-from workers.messages import Epoch, Frame, Slot
+from app.calls.session import End, SendFrame
+from app.config import read_settings
+from app.twilio.events import CallSid, Connected, DtmfPressed, Event, Media, Started, Stopped, StreamSid
+from workers.messages import Frame, Slot
 
 ANN = CallSid("CAann")
-LOUD = mulaw.encode(np.random.default_rng(1).normal(0, 6_000, 640).astype(np.int16))
-QUIET = bytes([mulaw.SILENCE]) * 640
 STARTED = Started(StreamSid("MZ1"), ANN, "AC1")
+HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_sent", "on_end")
 
 
-class Looking:
-    """One call, seen by somebody who wants its audio too."""
+@dataclass
+class Seen(CallObserver):
+    """Notes what it is shown; fails at the hooks named in `fails`."""
 
-    def __init__(self) -> None:
-        self.events = Events()
-        self.record = CallRecord(ANN, reserved_s=100.0)
-        self.stream = self.record.open_stream(100.0)
-        self.observer = CallObserver(self.events, self.record, self.stream)
-        self.news: Subscription = self.events.subscribe(ANN, audio=True)
+    fails: frozenset[str] = frozenset()
+    hooks: list[str] = field(default_factory=list)
+    errors: int = 0
 
-    async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP, detail: str = "") -> list[tuple[float, What]]:
-        """End the call; return all that was told, and when."""
-        self.observer.note_end(End(reason, detail), 200.0)
-        return [(round(event.at_s, 3), event.what) async for event in self.news]
+    def on_reserved(self, now: float) -> None:
+        self._see("on_reserved")
 
+    def on_connected(self, now: float) -> None:
+        self._see("on_connected")
 
-def text(piece: str) -> Frame:
-    return Frame(Slot(0), Epoch(1), 0, None, piece)
+    def on_event(self, event: Event, now: float) -> None:
+        self._see("on_event")
 
+    def on_frame(self, frame: Frame, now: float) -> None:
+        self._see("on_frame")
 
-async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_record() -> None:
-    call = Looking()
-    call.stream.started_s = 101.0
-    call.observer.note_frame(text(" Hello"), 100.5)
-    call.observer.note_event(STARTED, 101.0)
-    call.observer.note_event(Media(0, QUIET[:160]), 101.02)
-    call.observer.note_sent(SendAudio(QUIET, "0:1", 0), 101.1)
-    call.observer.note_event(DtmfPressed("5"), 102.0)
-    assert await call.end() == [
-        (0.5, Text(" Hello")),
-        (1.0, Connected()),
-        (1.02, Audio(Direction.IN, QUIET[:160])),
-        (1.1, Audio(Direction.OUT, QUIET)),
-        (2.0, Dtmf("5")),
-        (100.0, Disconnected(EndReason.CALLER_HUNG_UP, "")),
-    ]
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
+        self._see("on_sent")
+
+    def on_end(self, end: End, now: float) -> None:
+        self._see("on_end")
+
+    def on_error(self) -> None:
+        self.errors += 1
+
+    def _see(self, hook: str) -> None:
+        self.hooks.append(hook)
+        if hook in self.fails:
+            raise ZeroDivisionError
 
 
-async def test_a_stream_that_was_not_let_start_is_not_connected() -> None:
-    call = Looking()
-    call.observer.note_event(STARTED, 101.0)
-    assert [what for _, what in await call.end(EndReason.WRONG_CALL)] == [
-        Error(EndReason.WRONG_CALL, ""),
-        Disconnected(EndReason.WRONG_CALL, ""),
-    ]
+def manager(observers: Sequence[ObserverFactory]) -> CallManager:
+    settings = read_settings(engine="loopback", codec="loopback")
+    board = CallManager(settings, lambda _: None, lambda: True, observers)
+    board.start_accepting(1, processing_s=0.0)
+    return board
 
 
-async def test_the_caller_begins_and_stops_by_the_level_of_his_packets() -> None:
-    call = Looking()
-    for at in range(10):
-        loud = at < 4
-        call.observer.note_event(Media(80 * at, LOUD if loud else QUIET), 101.0 + 0.08 * at)
-    told = [(at_s, what) for at_s, what in await call.end() if isinstance(what, SpeechStarted | SpeechStopped)]
-    assert told == [(1.0, SpeechStarted(Speaker.CALLER)), (1.64, SpeechStopped(Speaker.CALLER))]
+def place_call(board: CallManager) -> ActiveCall:
+    """Run a call with one packet, one frame and its end."""
+    reservation = board.reserve(ANN)
+    assert reservation
+    call = board.claim(reservation.token)
+    assert call
+    for event in (Connected(), STARTED, Media(0, bytes(640))):
+        call.handle_event(event)
+    board.handle_message(Frame(reservation.slot, reservation.epoch, 0, np.zeros(1_920, np.float32)))
+    call.handle_event(Stopped())
+    return call
 
 
-async def test_moshi_begins_and_stops_by_what_is_sent_and_has_not_finished_while_he_thinks() -> None:
-    call = Looking()
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 101.0)
-    call.observer.note_frame(text(" and"), 101.3)
-    for at in range(10):
-        call.observer.note_sent(SendAudio(QUIET, "0:2", 1), 101.1 + 0.08 * at)
-    told = [(at_s, what) for at_s, what in await call.end() if isinstance(what, SpeechStarted | SpeechStopped)]
-    assert told == [(1.0, SpeechStarted(Speaker.MOSHI)), (1.74, SpeechStopped(Speaker.MOSHI))]
+async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None:
+    seen = Seen()
+    place_call(manager([lambda _: seen]))
+    events = ["on_event", "on_event", "on_sent", "on_event", "on_sent"]  # start: a mark; packet: a frame
+    assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
+    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == ["on_frame", "on_event", "on_end"]
 
 
-async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same() -> None:
-    call = Looking()
-    call.observer.note_event(Media(0, LOUD), 101.0)
-    call.observer.note_sent(SendAudio(QUIET, "0:1", 0), 101.3)
-    call.observer.note_sent(SendAudio(QUIET, "0:2", 1), 101.5)
-    assert (1.5, SpeechStopped(Speaker.CALLER)) in await call.end()
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_an_observer_that_fails_is_dropped_but_for_the_end_and_costs_nobody_else_anything(
+    hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, other = Seen(frozenset([hook])), Seen()
+    call = place_call(board := manager([lambda _: failing, lambda _: other]))
+    assert call.session.record.end is EndReason.CALLER_HUNG_UP
+    assert board.free_slots == 1
+    assert failing.errors == 1
+    assert failing.hooks.count(hook) == 1
+    assert failing.hooks[-1] == other.hooks[-1] == "on_end"
+    assert set(other.hooks) == set(HOOKS)
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1, "logged once"
 
 
-@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.REPLACED])
-async def test_an_end_that_nobody_wanted_is_an_error_and_every_call_is_disconnected_last(reason: EndReason) -> None:
-    told = [what for _, what in await Looking().end(reason, "why")]
-    error = [Error(reason, "why")] if reason in ERRORS else []
-    assert told == [*error, Disconnected(reason, "why")]
+async def test_an_observer_that_cannot_be_made_costs_nothing_but_itself(caplog: pytest.LogCaptureFixture) -> None:
+    seen = Seen()
+
+    def broken(call: ActiveCall) -> CallObserver:
+        raise ZeroDivisionError
+
+    call = place_call(manager([broken, lambda _: None, lambda _: seen]))
+    assert call.session.record.end is EndReason.CALLER_HUNG_UP
+    assert seen.hooks[-1] == "on_end"
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
 
-async def test_who_listens_to_a_call_hears_on_when_it_goes_on_in_a_new_stream() -> None:
-    call = Looking()
-    call.observer.note_end(End(EndReason.REPLACED), 150.0)
-    call.stream = call.record.open_stream(150.0)
-    call.observer = CallObserver(call.events, call.record, call.stream)
-    call.stream.started_s = 151.0
-    call.observer.note_event(STARTED, 151.0)
-    over = Disconnected(EndReason.CALLER_HUNG_UP, "")
-    assert await call.end() == [(51.0, Connected()), (100.0, over)]
+async def test_a_record_is_kept_when_a_call_begins_comes_back_and_ends() -> None:
+    kept: list[tuple[str, str, str, Slot, EndReason | None]] = []
+
+    def keep(record: CallRecord, slot: Slot) -> None:
+        kept.append((record.caller, record.called, record.direction, slot, record.end))
+
+    board = manager([lambda call: RecordObserver(call.session, call.reservation.slot, keep)])
+    request = VoiceRequest(None, "+15550100001", "+15550100000", "inbound")
+    for end in (EndReason.SOCKET_LOST, EndReason.SHUTDOWN):
+        reservation = board.reserve(ANN, request)
+        assert reservation
+        assert board.reserve(ANN, request) == reservation, "a repeated webhook"
+        call = board.claim(reservation.token)
+        assert call
+        call.end(end)
+    ends = [None, EndReason.SOCKET_LOST, None, EndReason.SHUTDOWN]
+    assert kept == [("+15550100001", "+15550100000", "inbound", Slot(0), end) for end in ends]
 
 
-async def test_nothing_is_told_of_a_call_that_is_over() -> None:
-    call = Looking()
-    everything = call.events.subscribe(audio=True)
-    await call.end()
-    call.observer.note_event(Media(0, LOUD), 201.0)
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 201.0)
-    call.observer.note_frame(text(" late"), 201.0)
-    call.events.close()
-    assert [event.what async for event in everything] == [Disconnected(EndReason.CALLER_HUNG_UP, "")]
-
-
-async def test_what_is_no_news_is_not_told() -> None:
-    call = Looking()
-    for event in (MarkPlayed("0:1"), Stopped()):
-        call.observer.note_event(event, 101.0)
-    for command in (SendMark("0:1"), ClearAudio()):
-        call.observer.note_sent(command, 101.0)
-    call.observer.note_frame(text(""), 101.0)
-    assert len(await call.end()) == 1
-
-
-async def test_while_nobody_listens_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "_level_dbfs", lambda _: 1 / 0)
-    call = Looking()
-    with pytest.raises(ZeroDivisionError):
-        call.observer.note_event(Media(0, LOUD), 101.0)
-    call.events.unsubscribe(call.news)
-    call.observer.note_event(Media(0, LOUD), 101.0)
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 101.0)
+async def test_events_go_on_to_their_end_when_another_observer_fails() -> None:
+    board = manager([lambda _: Seen(frozenset(HOOKS))])
+    async with board.events.subscribe(ANN) as events:
+        reservation = board.reserve(ANN)
+        assert reservation
+        call = board.claim(reservation.token)
+        assert call
+        call.handle_event(DtmfPressed("5"))
+        call.end(EndReason.SHUTDOWN)
+        assert [type(event.body).__name__ async for event in events] == ["KeyPressed", "Disconnected"]
+    assert call.session.record.ended_s == pytest.approx(time.monotonic(), abs=60)

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calls.screening import HOUR_S, Refusal, Screening, parse_patterns
+from app.calls.screening import HOUR_S, Screening, ScreeningRefusal, parse_patterns
 
 ANN, BOB = "+15550100001", "+4930123456"
 
 
-def refusal(number: str, allowed: str = "", blocked: str = "") -> Refusal | None:
+def refusal(number: str, allowed: str = "", blocked: str = "") -> ScreeningRefusal | None:
     return Screening(parse_patterns(allowed), parse_patterns(blocked), 0).refusal(number, 0.0)
 
 
@@ -20,23 +20,23 @@ def test_without_lists_everybody_may_call() -> None:
 @pytest.mark.parametrize("pattern", [ANN, "+1555*", "*", "*0001", "+1*01*0001", "+49*, +1555*", "+1555**"])
 def test_a_pattern_matches_the_whole_number(pattern: str) -> None:
     assert refusal(ANN, allowed=pattern) is None
-    assert refusal(ANN, blocked=pattern) is Refusal.BLOCKED
+    assert refusal(ANN, blocked=pattern) is ScreeningRefusal.BLOCKED
 
 
 @pytest.mark.parametrize("pattern", ["+1555", "+1555010000", "+49*", "sip:*", "*0002", "anonymous"])
 def test_a_pattern_that_is_only_a_part_of_the_number_does_not_match(pattern: str) -> None:
-    assert refusal(ANN, allowed=pattern) is Refusal.NOT_ALLOWED
+    assert refusal(ANN, allowed=pattern) is ScreeningRefusal.NOT_ALLOWED
     assert refusal(ANN, blocked=pattern) is None
 
 
 def test_blocked_wins_over_allowed() -> None:
-    assert refusal(ANN, allowed="+1*", blocked="+1555*") is Refusal.BLOCKED
+    assert refusal(ANN, allowed="+1*", blocked="+1555*") is ScreeningRefusal.BLOCKED
     assert refusal("+12025550100", allowed="+1*", blocked="+1555*") is None
 
 
 def test_who_withholds_the_number_can_be_named() -> None:
-    assert refusal("anonymous", blocked="anonymous") is Refusal.BLOCKED
-    assert refusal("anonymous", allowed="+*") is Refusal.NOT_ALLOWED
+    assert refusal("anonymous", blocked="anonymous") is ScreeningRefusal.BLOCKED
+    assert refusal("anonymous", allowed="+*") is ScreeningRefusal.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,22 @@ def test_who_withholds_the_number_can_be_named() -> None:
 )
 def test_a_withheld_number_is_one_whatever_twilio_calls_it(number: str) -> None:
     """The numbers spell ANONYMOUS, RESTRICTED, UNAVAILABLE, UNKNOWN on a telephone's keys."""
-    assert refusal(number, blocked="anonymous") is Refusal.BLOCKED
-    assert refusal(number, allowed="+*") is Refusal.NOT_ALLOWED
+    assert refusal(number, blocked="anonymous") is ScreeningRefusal.BLOCKED
+    assert refusal(number, allowed="+*") is ScreeningRefusal.NOT_ALLOWED
     assert refusal(number, allowed="Anonymous") is None
     screening = Screening((), (), per_hour=1)
-    screening.note("anonymous", 0.0)
-    assert screening.refusal(number, 1.0) is Refusal.TOO_OFTEN
+    screening.add("anonymous", 0.0)
+    assert screening.refusal(number, 1.0) is ScreeningRefusal.TOO_OFTEN
 
 
 def test_capitals_are_no_way_around_a_list() -> None:
-    assert refusal("SIP:Eve@Example.COM", blocked="sip:*@example.com") is Refusal.BLOCKED
-    assert refusal("sip:eve@example.com", blocked="SIP:*") is Refusal.BLOCKED
+    assert refusal("SIP:Eve@Example.COM", blocked="sip:*@example.com") is ScreeningRefusal.BLOCKED
+    assert refusal("sip:eve@example.com", blocked="SIP:*") is ScreeningRefusal.BLOCKED
 
 
 def test_a_dot_is_a_dot() -> None:
     assert refusal("sip:ann@exampleXcom", blocked="sip:*@example.com") is None
-    assert refusal("sip:ann@example.com", blocked="sip:*@example.com") is Refusal.BLOCKED
+    assert refusal("sip:ann@example.com", blocked="sip:*@example.com") is ScreeningRefusal.BLOCKED
 
 
 def test_a_list_is_separated_by_commas_and_may_have_spaces_around_them() -> None:
@@ -83,30 +83,33 @@ WAYS = ["15550100001", "whatsapp:+15550100001", "sip:+15550100001@gw.example.com
 @pytest.mark.parametrize("number", WAYS)
 @pytest.mark.parametrize("pattern", [ANN, "15550100001", "+1 (555) 010-0001", "+1555*", "1 555*", "\u200e+15550100001"])
 def test_a_number_is_known_in_every_way_in_which_it_can_be_written(number: str, pattern: str) -> None:
-    assert refusal(number, blocked=pattern) is Refusal.BLOCKED
+    assert refusal(number, blocked=pattern) is ScreeningRefusal.BLOCKED
     assert refusal(number, allowed=pattern) is None
     screening = Screening((), (), per_hour=1)
-    screening.note(ANN, 0.0)
-    assert screening.refusal(number, 1.0) is Refusal.TOO_OFTEN
+    screening.add(ANN, 0.0)
+    assert screening.refusal(number, 1.0) is ScreeningRefusal.TOO_OFTEN
 
 
 def test_a_way_can_be_named_and_then_only_it_is_meant() -> None:
-    assert refusal("whatsapp:+15550100001", blocked="whatsapp:*") is Refusal.BLOCKED
+    assert refusal("whatsapp:+15550100001", blocked="whatsapp:*") is ScreeningRefusal.BLOCKED
     assert refusal(ANN, blocked="whatsapp:*") is None
-    assert refusal("sip:alice@example.com;user=phone", blocked="sip:Alice@example.com;transport=tls") is Refusal.BLOCKED
+    assert (
+        refusal("sip:alice@example.com;user=phone", blocked="sip:Alice@example.com;transport=tls")
+        is ScreeningRefusal.BLOCKED
+    )
     assert refusal("client:ann", allowed="client:ann") is None
 
 
 def test_a_number_may_call_so_often_in_any_hour() -> None:
     screening = Screening((), (), per_hour=2)
-    screening.note(ANN, 0.0)
+    screening.add(ANN, 0.0)
     assert screening.refusal(ANN, 1.0) is None
-    screening.note(ANN, 1_000.0)
-    assert screening.refusal(ANN, HOUR_S - 1) is Refusal.TOO_OFTEN
+    screening.add(ANN, 1_000.0)
+    assert screening.refusal(ANN, HOUR_S - 1) is ScreeningRefusal.TOO_OFTEN
     assert screening.refusal(BOB, HOUR_S - 1) is None
     assert screening.refusal(ANN, HOUR_S) is None
-    screening.note(ANN, HOUR_S)
-    assert screening.refusal(ANN, HOUR_S + 999) is Refusal.TOO_OFTEN
+    screening.add(ANN, HOUR_S)
+    assert screening.refusal(ANN, HOUR_S + 999) is ScreeningRefusal.TOO_OFTEN
     assert screening.refusal(ANN, HOUR_S + 1_000) is None
 
 
@@ -119,7 +122,7 @@ def test_a_call_that_was_not_let_in_does_not_count() -> None:
 def test_without_a_limit_nobody_calls_too_often_and_nothing_is_kept() -> None:
     screening = Screening((), (), per_hour=0)
     for second in range(100):
-        screening.note(ANN, second)
+        screening.add(ANN, second)
     assert screening.refusal(ANN, 100.0) is None
     assert len(screening._calls_s) == 0
 
@@ -128,7 +131,7 @@ def test_without_a_limit_nobody_calls_too_often_and_nothing_is_kept() -> None:
 def test_of_however_many_numbers_only_the_last_are_kept(numbers: list[str]) -> None:
     screening = Screening((), (), per_hour=1, numbers_kept=5)
     for number in numbers:
-        screening.note(number, 0.0)
+        screening.add(number, 0.0)
     last = list(dict.fromkeys(reversed(numbers)))[:5]
     refused = {number for number in set(numbers) if screening.refusal(number, 1.0)}
     assert refused == set(last)

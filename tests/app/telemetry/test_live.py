@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from app.audio.level import SILENT_DBFS
-from app.calls.events import Speaker
-from app.calls.manager import Call, VoiceRequest
+from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.record import CallRecord
 from app.telemetry.event_loop_lag import LagGauge
 from app.telemetry.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, course_of
@@ -37,14 +36,14 @@ class Looking:
         assert record is not None
         return record
 
-    def says(self, call: Call, text: str, step_ms: float = 20.0) -> None:
+    def says(self, call: ActiveCall, text: str, step_ms: float = 20.0) -> None:
         """Moshi's frame of now."""
         spans = (
             Span(Stage.ENCODE, self.now_s - 0.06, self.now_s - 0.05),
             Span(Stage.STEP, self.now_s - 0.05, self.now_s - 0.05 + step_ms / 1000),
             Span(Stage.DECODE, self.now_s - 0.01, self.now_s),
         )
-        call.session.record.note_frame(
+        call.session.record.on_frame(
             Frame(call.reservation.slot, call.reservation.epoch, 0, None, text, 0, spans), self.now_s
         )
 
@@ -113,7 +112,7 @@ async def test_levels_are_those_of_now() -> None:
     call = looking.front.talk(ANN)
     assert (looking.only()["caller_dbfs"], looking.only()["moshi_dbfs"]) == (SILENT_DBFS, SILENT_DBFS)
     loud = np.random.default_rng(1).integers(0, 256, 640, np.uint8).tobytes()
-    call.observer.meters[Speaker.CALLER].note(loud, looking.now_s)
+    call.levels.caller.add(loud, looking.now_s)
     assert looking.only()["caller_dbfs"] > -20
     assert looking.only()["moshi_dbfs"] == SILENT_DBFS
 
@@ -122,7 +121,7 @@ async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_point
     looking = Looking()
     record = looking.front.talk(ANN).session.record
     assert looking.only()["delay_ms"] is None
-    record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
+    record.latencies_s.extend([0.5] * 1_000 + [0.1] * 100)
     assert looking.only()["delay_ms"] == 100.0
     delays_ms = course_of(record)["delays_ms"]
     assert isinstance(delays_ms, list)
@@ -171,5 +170,5 @@ async def test_a_call_that_speaks_is_hung_up_on_when_it_has_been_heard_and_one_t
     assert looking.front.board.hang_up(ANN)
     assert looking.only()["state"] == "ending"
     assert looking.front.board.hang_up(ANN), "again does no harm"
-    looking.front.board.do(call, call.session.handle_timer(time.monotonic() + 10))
+    call.carry_out(call.session.handle_timer(time.monotonic() + 10), call.clock())
     assert call.session.record.end == "an operator hung up"

@@ -14,8 +14,8 @@ import soundfile
 
 from app.audio import mulaw
 from app.audio.playout import SendAudio
-from app.calls.record import CallRecord
-from app.calls.session import CallLimits, CallSession
+from app.calls.record import CallRecord, EndReason, Recording
+from app.calls.session import CallLimits, CallSession, End
 from app.telemetry.recording import take as take_module
 from app.telemetry.recording.recorder import (
     EARLY_PIECES,
@@ -41,14 +41,13 @@ from tests.processes.pipeline import PATIENCE_S
 
 ANN = CallSid("CA" + "a" * 32)
 NOW = 1_000.0
+OVER = End(EndReason.CALLER_HUNG_UP)
 LOUD = bytes([0x10])
 HAS_FULL_DISK = Path("/dev/full").exists()
 
 
-def call_record(call_sid: CallSid = ANN) -> CallRecord:
-    record = CallRecord(call_sid, NOW, greeting_frames=3)
-    record.open_stream(NOW)
-    return record
+def call_session(call_sid: CallSid = ANN, record: CallRecord | None = None) -> CallSession:
+    return CallSession(call_sid, "", CallLimits(3, 10.0, 100.0, 0.0), NOW, record)
 
 
 def talk(recorder: CallRecorder, seconds: float = 1.0) -> None:
@@ -67,8 +66,8 @@ class Begin:
 
     writer: RecordingWriter
 
-    def __call__(self, record: CallRecord) -> CallRecorder:
-        recorder = self.writer.record(record, False)
+    def __call__(self, session: CallSession) -> CallRecorder:
+        recorder = self.writer.record(session, False)
         assert recorder
         return recorder
 
@@ -100,14 +99,13 @@ async def until(true: Callable[[], object]) -> None:
 
 
 async def test_each_stream_of_a_call_is_recorded_in_files_of_its_own_even_within_a_second(tmp_path: Path) -> None:
-    record = call_record()
+    record = CallRecord(ANN, NOW)
     async with writing(tmp_path) as begin:
         for seconds in (1.0, 2.0, 3.0):
-            recorder = begin(record)
+            recorder = begin(call_session(record=record))
             talk(recorder, seconds)
-            recorder.note_end(NOW + seconds)
-            record.open_stream(NOW + seconds)
-    recordings = [stream.recording.name for stream in record.streams[:-1]]
+            recorder.on_end(OVER, NOW + seconds)
+    recordings = [stream.recording.name for stream in record.streams]
     assert len(set(recordings)) == 3
     assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
     assert [soundfile.info(tmp_path / f"{name}.flac").duration for name in recordings] == [1.0, 2.0, 3.0]
@@ -116,11 +114,12 @@ async def test_each_stream_of_a_call_is_recorded_in_files_of_its_own_even_within
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
-    record = call_record()
+    session = call_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         talk(recorder)
-        recorder.note_end(NOW + 1.5)
+        recorder.on_end(OVER, NOW + 1.5)
     found = files(tmp_path)
     assert set(found) == {".flac", ".tokens"}
     assert {path.stem for path in found.values()} == {record.recording.name}
@@ -138,52 +137,54 @@ async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
 
 async def test_what_moshi_had_still_to_say_when_the_caller_hung_up_is_not_on_it(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
-        recorder = begin(call_record())
+        recorder = begin(call_session())
         talk(recorder)
-        recorder.note_end(NOW + 0.25)
+        recorder.on_end(OVER, NOW + 0.25)
     samples, _ = soundfile.read(files(tmp_path)[".flac"], dtype="int16")
     assert len(samples) == 2_000
 
 
 async def test_what_was_cleared_is_not_on_it(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
-        recorder = begin(call_record())
+        recorder = begin(call_session())
         talk(recorder)
         recorder._put(Cleared(NOW + 0.5))
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     samples, _ = soundfile.read(files(tmp_path)[".flac"], dtype="int16")
     assert np.flatnonzero(samples[:, Side.MOSHI]).max() == 3_999
     assert np.flatnonzero(samples[:, Side.CALLER]).max() == 7_999
 
 
 async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -> None:
-    record = call_record()
+    session = call_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         recorder._put(Stepped(0, bytes(34)))
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     assert names(tmp_path) == []
     assert str(record.recording) == "no recording"
 
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
     writer = RecordingWriter(RecordingStore(tmp_path), "", every_call=False)
-    assert writer.record(call_record(), False) is None
-    asked = call_record()
+    assert writer.record(call_session(), False) is None
+    asked = call_session()
     assert writer.record(asked, True) is not None
-    assert asked.recording.name.endswith(ANN)
+    assert asked.record.recording.name.endswith(ANN)
 
 
 def test_who_asks_where_nothing_is_recorded_is_told_why() -> None:
-    asked, other = call_record(), call_record()
-    assert record_nothing(asked, True) is record_nothing(other, False) is None
-    assert (str(asked.recording), str(other.recording)) == (NO_FOLDER, "no recording")
+    asked, other = call_session(), call_session()
+    record_nothing(asked, True)
+    record_nothing(other, False)
+    assert (str(asked.record.recording), str(other.record.recording)) == (NO_FOLDER, "no recording")
 
 
 @pytest.mark.skipif(not HAS_FULL_DISK, reason="there is no /dev/full here")
 async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tape whose writes go to /dev/full, which takes nothing; the other call's disk has room."""
-    full, fine = call_record(), call_record(CallSid("CAfine"))
+    full, fine = call_session(), call_session(CallSid("CAfine"))
 
     class FullTape(Tape):
         def write(self, pieces: list[Piece]) -> None:  # type: ignore[override]
@@ -194,37 +195,39 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
 
     monkeypatch.setattr(take_module, "Tape", FullTape)
     async with writing(tmp_path) as begin:
-        recorders = [begin(record) for record in (full, fine)]
+        recorders = [begin(session) for session in (full, fine)]
         for recorder in recorders:
             talk(recorder)
-        await until(lambda: full.recording.fault)
+        await until(lambda: full.record.recording.fault)
         for recorder in recorders:
             recorder._put(Heard(8_000, NOW + 1.02, LOUD * 160))
-            recorder.note_end(NOW + 2.0)
-    assert full.recording.fault == "No space left on device"
-    assert str(full.recording).endswith("broken off: No space left on device")
-    assert fine.recording.fault == ""
-    assert f"{fine.recording.name}.flac" in names(tmp_path)
+            recorder.on_end(OVER, NOW + 2.0)
+    assert full.record.recording.fault == "No space left on device"
+    assert str(full.record.recording).endswith("broken off: No space left on device")
+    assert fine.record.recording.fault == ""
+    assert f"{fine.record.recording.name}.flac" in names(tmp_path)
     assert begin.writer.faults == 1
     assert len(recorders[0].inbox) == 0, "nothing piles up once it is broken off"
 
 
 async def test_a_tape_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path) -> None:
-    record = call_record()
+    session = call_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         (tmp_path / f"{record.recording.name}.wav").mkdir()
         talk(recorder)
         await until(lambda: record.recording.fault)
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     assert str(record.recording) == "File exists"
     assert [name[-4:] for name in names(tmp_path)] == [".wav"]
 
 
 async def test_what_goes_wrong_after_the_end_is_told_once_more(tmp_path: Path) -> None:
-    record, told = call_record(), list[str]()
+    session, told = call_session(), list[str]()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         recorder.when_broken = lambda: told.append(record.recording.fault)
         (tmp_path / f"{record.recording.name}.wav").mkdir()
         recorder.over = True  # before the writer has looked
@@ -235,25 +238,32 @@ async def test_what_goes_wrong_after_the_end_is_told_once_more(tmp_path: Path) -
 async def test_an_error_of_ours_costs_one_recording_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong, fine = call_record(), call_record(CallSid("CAfine"))
+    wrong, fine = call_session(), call_session(CallSid("CAfine"))
     async with writing(tmp_path) as begin:
-        for record in (wrong, fine):
-            recorder = begin(record)
+        for session in (wrong, fine):
+            recorder = begin(session)
             talk(recorder)
-            if record is wrong:
+            if session is wrong:
                 recorder.inbox.append(Stepped(50, None))  # type: ignore[arg-type]
-            recorder.note_end(NOW + 1.0)
-    assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
-    assert f"{fine.recording.name}.flac" in names(tmp_path)
+            recorder.on_end(OVER, NOW + 1.0)
+    assert (wrong.record.recording.fault, fine.record.recording.fault) == (OUR_FAULT, "")
+    assert f"{fine.record.recording.name}.flac" in names(tmp_path)
     assert "a recording is lost" in caplog.text
 
 
 def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
-    record = call_record()
-    recorder = CallRecorder(record.streams[-1].recording, limit=10)
+    recorder = CallRecorder(call_session(), Recording("name"), limit=10)
     talk(recorder)
     assert len(recorder.inbox) == 10
-    assert record.recording.fault == TOO_SLOW
+    assert recorder.recording.fault == TOO_SLOW
+
+
+def test_an_error_of_ours_breaks_off_the_recording() -> None:
+    recorder = CallRecorder(call_session(), Recording("name"))
+    talk(recorder)
+    recorder.on_error()
+    recorder.on_end(OVER, NOW + 1)
+    assert str(recorder.recording) == f"kept in name; broken off: {OUR_FAULT}"
 
 
 async def test_what_a_killed_run_left_is_finished_and_what_another_run_writes_is_left_alone(tmp_path: Path) -> None:
@@ -288,7 +298,7 @@ async def test_recordings_are_deleted_after_their_days(tmp_path: Path) -> None:
 
 async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
-        recorder = begin(call_record())
+        recorder = begin(call_session())
         talk(recorder)
         await until(lambda: RecordingStore(tmp_path).sound_of(ANN) and not recorder.inbox)
         path = RecordingStore(tmp_path).sound_of(ANN)
@@ -300,7 +310,7 @@ async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path
 
 
 def test_to_record_costs_the_event_loop_next_to_nothing(record_property: Callable[[str, object], None]) -> None:
-    recorder = CallRecorder(call_record().recording, limit=1_000_000)
+    recorder = CallRecorder(call_session(), Recording(), limit=1_000_000)
     began_s = time.perf_counter()
     for number in range(10_000):
         recorder._put(Said(b"", float(number)))
@@ -309,28 +319,30 @@ def test_to_record_costs_the_event_loop_next_to_nothing(record_property: Callabl
 
 
 def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> None:
-    recorder, session = CallRecorder(call_record().recording), new_session()
+    session = new_session()
+    recorder = CallRecorder(session, Recording())
     sent = [SendAudio(bytes([number]), "0:1", number, NOW + number) for number in range(3)]
     for audio in sent[:2]:
-        recorder.note_sent(audio, session)
+        recorder.on_sent(audio, NOW)
     assert not recorder.inbox
     session.receive(MarkPlayed("0:1"), NOW + 0.1)
-    recorder.note_sent(sent[2], session)
+    recorder.on_sent(sent[2], NOW)
     heard = [(moment.payload, moment.heard_s) for moment in recorder.inbox if isinstance(moment, Said)]
     assert [payload for payload, _ in heard] == [b"\0", b"\1", b"\2"]
     assert [heard_s for _, heard_s in heard] == pytest.approx([NOW + 0.1, NOW + 1.1, NOW + 2])
 
 
 def test_where_no_mark_comes_back_nothing_is_kept_back_for_long() -> None:
-    recorder, session = CallRecorder(call_record().recording), new_session()
+    session = new_session()
+    recorder = CallRecorder(session, Recording())
     for number in range(EARLY_PIECES + 1):
-        recorder.note_sent(SendAudio(b"\0", "0:1", number, NOW + number), session)
+        recorder.on_sent(SendAudio(b"\0", "0:1", number, NOW + number), NOW)
     assert list(recorder.inbox) == [Said(b"\0", NOW + number) for number in range(EARLY_PIECES + 1)]
 
 
 def new_session() -> CallSession:
     """A call whose stream began just now, at which a mark went out."""
     session = CallSession(ANN, "", CallLimits(0, 10.0, 100.0, 0.0), NOW)
-    session.socket_opened(NOW)
+    session.on_socket_open(NOW)
     session.receive(Started(StreamSid("MZ1"), ANN, "AC1"), NOW)
     return session
