@@ -34,7 +34,7 @@ from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineLost, PipelineSelfTest, SelfTestFailed
 from app.server.signals import SignalHandler
 from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.entry import ServiceIdentity
+from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView

@@ -22,7 +22,8 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from app.calls.observer import ERRORS
 from app.calls.record import CallRecord, EndReason
-from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.entry import LATENCIES, PROCESSING, CallEntry
+from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
 from workers.lines import Hide
 from workers.messages import Slot
 
@@ -31,10 +32,7 @@ log = logging.getLogger(__name__)
 EXPORT_WITHIN_S = 35.0
 """For one batch with its retries; the exporter's five waits of 1, 2, 4, 8 and 16 s fit in."""
 STOP_WITHIN_S = 3.0
-FIGURES = (
-    "first_sound_ms",
-    *(f"{what}_p{percent}_ms" for what in ("delay", "processing") for percent in (50, 95, 99)),
-)
+FIGURES = ("first_sound_ms", *LATENCIES, *PROCESSING)
 """Fields of a call log entry that become attributes under their own names."""
 
 

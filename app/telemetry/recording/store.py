@@ -14,12 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.config import SettingsError
-from app.telemetry.expiry import may_expire, put_off_since
 from app.twilio.events import CallSid
 
 TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
 UNFINISHED = ".part"
-PUT_OFF = ".expiry-put-off"
 SUFFIXES = (SOUND, TAPE, TOKENS)
 _OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
 
@@ -73,24 +71,21 @@ class RecordingStore:
             path.unlink(missing_ok=True)
         return len({_name(path) for path in files})
 
-    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
-        """Delete the recordings that were last written before this moment; return how many, and how many are put off.
+    def count_old(self, before: datetime) -> tuple[int, int]:
+        """Return how many recordings were last written before this moment, and how many there are at all."""
+        written = self._last_written()
+        return sum(at_s < before.timestamp() for at_s in written.values()), len(written)
 
-        Since when that is put off is when the file `PUT_OFF` was last written.
-        """
-        newest: dict[str, float] = {}
+    def delete_old(self, before: datetime) -> int:
+        """Delete the recordings that were last written before this moment; return how many."""
+        return self.delete(name for name, at_s in self._last_written().items() if at_s < before.timestamp())
+
+    def _last_written(self) -> dict[str, float]:
+        written: dict[str, float] = {}
         for path in self._files(SUFFIXES):
             with suppress(FileNotFoundError):  # finished or forgotten just now
-                newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
-        old = [name for name, at_s in newest.items() if at_s < before.timestamp()]
-        mark = self.folder / PUT_OFF
-        since = datetime.fromtimestamp(mark.stat().st_mtime, UTC) if mark.exists() else None
-        if may_expire(len(old), len(newest), since, now):
-            mark.unlink(missing_ok=True)
-            return self.delete(old), 0
-        mark.touch(0o600)
-        os.utime(mark, (put_off_since(since, now).timestamp(),) * 2)
-        return 0, len(old)
+                written[_name(path)] = max(written.get(_name(path), 0.0), path.stat().st_mtime)
+        return written
 
     def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
         """Return the newest first, and of equals what comes first in `suffixes`."""

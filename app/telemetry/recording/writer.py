@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
 from app.logging import CallLog
+from app.telemetry.expiry import CHECK_EVERY_S, Expiry
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
 from app.telemetry.recording.sound import SoundError, finish
 from app.telemetry.recording.store import RecordingStore, recording_name
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5
 """What a crash may cost."""
 STOP_WITHIN_S = 10.0
-EXPIRE_EVERY_S = 6 * 3_600.0
 
 
 class RecordingWriter:
@@ -34,13 +34,13 @@ class RecordingWriter:
     """
 
     def __init__(self, store: RecordingStore, checkpoint: str, every_call: bool, days: int = 0) -> None:
-        self._store, self._checkpoint, self._every_call, self._days = store, checkpoint, every_call, days
+        self._store, self._checkpoint, self._every_call = store, checkpoint, every_call
+        self._expiry = Expiry(store, "recordings", days, store.path(".expiry-put-off"))
         self._inbox: queue.SimpleQueue[Take] = queue.SimpleQueue()
         self._takes: list[Take] = []
         self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
         self.faults = 0
         """Recordings that were broken off or could not be finished."""
-        self._has_put_off = False
         self._news, self._stopping = threading.Event(), threading.Event()
         self._writing = threading.Thread(target=self._write_all, name="recordings", daemon=True)
         self._finishing = threading.Thread(target=self._finish_all, name="finish-recordings", daemon=True)
@@ -99,13 +99,13 @@ class RecordingWriter:
         self._takes = [take for take in self._takes if not take.over]
 
     def _finish_all(self) -> None:
-        expire_s = 0.0
         while True:
-            if self._days and time.monotonic() >= expire_s:
-                expire_s = time.monotonic() + EXPIRE_EVERY_S
-                self._expire()
             try:
-                over = self._over.get(timeout=EXPIRE_EVERY_S)
+                self._expiry.run(time.monotonic(), datetime.now(UTC))
+            except OSError as error:
+                log.error("old recordings are not deleted: %s", error)
+            try:
+                over = self._over.get(timeout=CHECK_EVERY_S)
             except queue.Empty:
                 continue
             if over is None:
@@ -115,24 +115,6 @@ class RecordingWriter:
             except Exception:
                 self.faults += 1
                 log.exception("a recording stays as it was on the line")
-
-    def _expire(self) -> None:
-        try:
-            now = datetime.now(UTC)
-            gone, put_off = self._store.expire(now - timedelta(days=self._days), now)
-        except OSError as error:
-            log.error("old recordings are not deleted: %s", error)
-            return
-        if gone:
-            log.info("%d recordings older than %d days are deleted", gone, self._days)
-        if put_off and not self._has_put_off:
-            log.warning(
-                "%d recordings, most of those that are kept, are older than CALL_LOG_DAYS=%d days: "
-                "they are deleted in a day if the clock is still the same; is it right?",
-                put_off,
-                self._days,
-            )
-        self._has_put_off = bool(put_off)
 
 
 def _new_name(record: CallRecord, began: datetime) -> str:
