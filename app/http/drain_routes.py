@@ -18,6 +18,6 @@ def build_drain_router(operators: OperatorAuth, drain: Drain, manager: CallManag
     @router.post("/api/drain", status_code=202)
     async def begin(seconds: Annotated[int | None, Query(ge=0, le=LONGEST_S)] = None) -> dict[str, object]:
         drain.begin(drain.limit_s or longest_call_s if seconds is None else seconds)
-        return {"calls": manager.calls_on, "seconds": drain.limit_s}
+        return {"calls": manager.active_calls, "seconds": drain.limit_s}
 
     return router

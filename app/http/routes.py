@@ -49,7 +49,7 @@ def build_router(
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:
-        call_router.take_status(await webhooks.read(request))
+        call_router.handle_status(await webhooks.read(request))
         return Response(status_code=204)
 
     @router.websocket(MEDIA_PATH + "{token}")
@@ -77,7 +77,7 @@ def build_router(
         return {
             "ready": manager.ready,
             "free_slots": manager.free_slots,
-            "calls": manager.calls_on,
+            "calls": manager.active_calls,
             "draining": manager.draining,
             "pipeline": manager.pipeline,
         }

@@ -32,12 +32,12 @@ class PipelineSelfTest:
         self._answer_within_s = answer_within_s
         self._arrived: asyncio.Queue[Frame | Failed | PipelineLost] = asyncio.Queue()
 
-    def take_message(self, message: PipelineMessage) -> None:
+    def handle_message(self, message: PipelineMessage) -> None:
         """Take what came out of the pipeline."""
         if isinstance(message, Frame | Failed):
             self._arrived.put_nowait(message)
 
-    def lose_pipeline(self, reason: str) -> None:
+    def on_pipeline_lost(self, reason: str) -> None:
         """The pipeline is lost: what it should have sent will not come."""
         self._arrived.put_nowait(PipelineLost(f"self-test: {reason}"))
 

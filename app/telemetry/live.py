@@ -12,9 +12,9 @@ from itertools import islice, pairwise, takewhile
 from statistics import median
 
 from app.calls.events import Speaker
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import CallRecord
-from app.calls.session import State
+from app.calls.session import CallState
 from app.logging import mask_number
 from app.telemetry.event_loop_lag import EventLoopLag
 from workers.messages import FRAME_S, Span, Stage
@@ -30,11 +30,11 @@ LAG_OVER_S = 10.0
 DELAYS_TOLD = 240
 """How many points a call's delay over time is told in."""
 STATES = {
-    State.RESERVED: "ringing",
-    State.CONNECTED: "connecting",
-    State.LIVE: "on",
-    State.DRAINING: "ending",
-    State.ENDED: "over",
+    CallState.RESERVED: "ringing",
+    CallState.CONNECTED: "connecting",
+    CallState.LIVE: "on",
+    CallState.DRAINING: "ending",
+    CallState.ENDED: "over",
 }
 OUTBOUND = "outbound"
 
@@ -105,13 +105,13 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
             "first": min(after, len(record.text)),
             "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[after:]],
         },
-        "delays_ms": _thinned_ms(list(record.delays_s)),
+        "delays_ms": _thinned_ms(list(record.latencies_s)),
     }
 
 
-def _call(call: Call, now: float, since_s: float) -> dict[str, object]:
+def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
     record, meters = call.session.record, call.observer.meters
-    lately = list(islice(reversed(record.delays_s), LATELY))
+    lately = list(islice(reversed(record.latencies_s), LATELY))
     return {
         **_parties(record),
         "call_sid": record.call_sid,
@@ -149,7 +149,7 @@ def _stages_ms(record: CallRecord) -> dict[str, float]:
     return {span.stage: _ms(span.ended_s - span.started_s) for span in spans}
 
 
-def _steps(calls: list[Call], since_s: float) -> list[tuple[float, float]]:
+def _steps(calls: list[ActiveCall], since_s: float) -> list[tuple[float, float]]:
     """Return the engine's steps since then, when (`now_s`'s clock) and how long in ms, oldest first.
 
     A step is one for all calls, so that those of the call that has been on longest are all of them.

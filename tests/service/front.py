@@ -55,7 +55,7 @@ class Front:
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
-        self.manager.open_lines(self.settings.slots, processing_s=0.0)
+        self.manager.start_accepting(self.settings.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
         self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)

@@ -95,7 +95,7 @@ def make_entry(record: CallRecord, slot: Slot, service: ServiceIdentity, clock: 
         transcript=[TranscriptPiece(_relative(record, at_s), _clean(text)) for at_s, text in record.text],
         events=[EventEntry(_relative(record, at_s), kind, detail) for at_s, kind, detail in _events(record)],
         streams=[_stream_entry(stream, clock) for stream in record.streams],
-        **_percentiles_ms(LATENCIES, list(record.delays_s)),
+        **_percentiles_ms(LATENCIES, list(record.latencies_s)),
         **_percentiles_ms(PROCESSING, _processing_s(record)),
     )
 

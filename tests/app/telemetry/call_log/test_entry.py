@@ -30,7 +30,7 @@ def test_an_entry_says_who_called_and_who_ended_the_call() -> None:
 
 def test_transcript_and_events_count_from_the_reservation() -> None:
     record = call_record()
-    record.note_key(1_010.0)
+    record.on_key(1_010.0)
     made = make_entry(record, Slot(2), PLACE, ClockReading(1_100.0, NOON))
     assert made.transcript == [(2.0, "Hel"), (3.5, "lo.")]
     assert made.events == [
@@ -48,8 +48,8 @@ def test_transcript_and_events_count_from_the_reservation() -> None:
 def test_latency_and_processing_become_percentiles() -> None:
     record = call_record(ended=False)
     for ms in range(1, 101):
-        record.note_frame(moshi_frame(took_s=ms / 1000), 1_001.0)
-        record.delays_s.append(ms / 1000)
+        record.on_frame(moshi_frame(took_s=ms / 1000), 1_001.0)
+        record.latencies_s.append(ms / 1000)
     made = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
     expected = pytest.approx((50.5, 95.05, 99.01), abs=0.01)
     assert (made.processing_p50_ms, made.processing_p95_ms, made.processing_p99_ms) == expected

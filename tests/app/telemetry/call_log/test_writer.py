@@ -217,7 +217,7 @@ def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next
 
 def test_a_record_that_cannot_be_made_costs_no_other(file: Address) -> None:
     broken = call_record(ANN)
-    broken.delays_s.append("no number")  # type: ignore[arg-type]
+    broken.latencies_s.append("no number")  # type: ignore[arg-type]
     writer = opened(file)
     writer.keep(broken, Slot(0))
     keep(writer, BOB)
