@@ -29,16 +29,16 @@ def test_a_recording_is_called_by_its_date_and_its_call() -> None:
 def test_the_last_recording_of_a_call_is_found_and_the_finished_one_first(tmp_path: Path) -> None:
     names = [f"20260102T120000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.wav"]
     store = put(tmp_path, *names, f"20260102T140000Z-{BOB}.wav", f"20260102T130000Z-{ANN}.tokens")
-    assert store.sound_of(ANN) == tmp_path / names[1]
-    assert store.sound_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
+    assert store.audio_of(ANN) == tmp_path / names[1]
+    assert store.audio_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
 
 
 def test_each_recording_of_a_call_that_came_back_is_found_by_its_name_and_no_other_call_s_is(tmp_path: Path) -> None:
     first, second, other = f"20260102T120000Z-{ANN}", f"20260102T120001Z-{ANN}", f"20260102T120000Z-{BOB}"
     store = put(tmp_path, *(f"{name}{end}" for name in (first, second, other) for end in (".flac", ".tokens")))
-    assert store.sound_of(ANN, first) == tmp_path / f"{first}.flac"
-    assert store.sound_of(ANN, second) == store.sound_of(ANN) == tmp_path / f"{second}.flac"
-    assert [store.sound_of(ANN, name) for name in (other, "..", f"{first}.flac")] == [None] * 3
+    assert store.audio_of(ANN, first) == tmp_path / f"{first}.flac"
+    assert store.audio_of(ANN, second) == store.audio_of(ANN) == tmp_path / f"{second}.flac"
+    assert [store.audio_of(ANN, name) for name in (other, "..", f"{first}.flac")] == [None] * 3
     assert (store.names(ANN), store.names(second)) == ([first, second], [second])
 
 
@@ -47,12 +47,12 @@ def test_nothing_but_a_whole_sid_finds_a_recording(tmp_path: Path, asked: str) -
     folder = tmp_path / "recordings"
     folder.mkdir()
     put(tmp_path, "secret.flac", "20260102T120000Z-secret.flac")
-    assert put(folder, f"20260102T120000Z-{ANN}.flac", "odd.flac").sound_of(asked) is None
+    assert put(folder, f"20260102T120000Z-{ANN}.flac", "odd.flac").audio_of(asked) is None
 
 
-def test_a_folder_that_is_not_there_is_an_empty_shelf(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_has_no_recordings(tmp_path: Path) -> None:
     store = RecordingStore(tmp_path / "nowhere")
-    assert store.sound_of(ANN) is None
+    assert store.audio_of(ANN) is None
     assert store.delete([ANN]) == 0
 
 
