@@ -38,7 +38,7 @@ from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
-from app.telemetry.metrics.service import Sources
+from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
@@ -196,7 +196,7 @@ class Service:
         yield build_selftest_router(self.public, webhooks, operators)
         yield build_drain_router(operators, self.drain, board, settings.max_call_seconds)
         yield build_recording_router(settings.recordings, operators.require)
-        sources = Sources(
+        sources = MetricSources(
             *(settings, board, self.supervisor, call_router, self.call_queue),
             *(refusals.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )

@@ -159,7 +159,7 @@ async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.Mon
 async def test_the_lag_told_is_the_worst_of_late() -> None:
     looking = Looking()
     for lag_s in [0.5, *[0.001] * 60, 0.02]:
-        looking.lag.note(lag_s)
+        looking.lag.add(lag_s)
     assert looking.snapshot()["lag_ms"] == 20.0
 
 
