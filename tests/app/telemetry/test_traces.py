@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 from app.calls.live_events import ERRORS
 from app.calls.record import EndReason
 from app.telemetry.call_log.entry import CallEntry, EventEntry
-from app.telemetry.traces import EXPORT_WITHIN_S, CallTraces, add_span
+from app.telemetry.traces import EXPORT_LIMIT_S, CallTraces, add_span
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.records import ANN, BOB, NOON, PLACE, call_record, entry
 from tests.app.telemetry.trace_collector import Collector, collecting, values
@@ -157,7 +157,7 @@ async def test_a_collector_that_is_away_costs_the_service_a_few_seconds_at_its_e
 
 
 async def test_a_collector_that_never_answers_does_not_keep_the_service_from_its_end() -> None:
-    assert PATIENCE_S < EXPORT_WITHIN_S
+    assert PATIENCE_S < EXPORT_LIMIT_S
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
         async with asyncio.timeout(PATIENCE_S), exporting(url) as traces:
