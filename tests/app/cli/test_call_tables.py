@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from app.cli.call_tables import call_page, calls_table, clock_of, spoken_lines
 from app.telemetry.call_log.entry import StreamEntry, TranscriptPiece
-from app.telemetry.call_log.tables import call_page, calls_table, clock_of, spoken_lines
 from tests.app.telemetry.call_log.records import ANN, BOB, entry, outbound
 
 TERMINAL = 80
