@@ -25,7 +25,7 @@ LIGHT = {
 PURE = ["app/audio"]
 PURE += [f"app/calls/{name}.py" for name in ("admission", "idle", "record", "screening", "session", "statistics")]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
-PURE += ["app/calls/waiting_callers.py", "app/telemetry/recording/timeline.py"]
+PURE += ["app/telemetry/recording/timeline.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),

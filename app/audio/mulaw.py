@@ -1,14 +1,18 @@
-"""Mu-law (ITU-T G.711) as two tables.
+"""Mu-law (ITU-T G.711) as two tables: the audio of a phone line.
 
 A byte holds sign, exponent and mantissa of a magnitude in 14 bits, all bits inverted on the line. Encoding is that of
 ITU-T G.191's `ulaw_compress`: negative samples by one's complement, so that −1 is silence as 1 is (the common shift by
-two makes −1 to −8, a bias heard in quiet passages).
+two turns −1 into −8, a bias that is heard in quiet passages).
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 8_000
+PACKET_SAMPLES = 160
+"""20 ms: what Twilio sends in one packet."""
 SILENCE = 0xFF
 _BIAS = 33
 _CLIP = 8_158
@@ -33,6 +37,19 @@ def _encode_table() -> NDArray[np.uint8]:
 
 _DECODE = _decode_table()
 _ENCODE = _encode_table()
+POWER: NDArray[np.float64] = (_DECODE / 32_768.0) ** 2
+"""The power of each byte, full scale 1."""
+
+
+def silence(samples: int) -> bytes:
+    """Return so many samples of silence."""
+    return bytes([SILENCE]) * samples
+
+
+def power_dbfs(payload: bytes) -> float:
+    """Return the level of a packet, not empty; at least -120 dBFS."""
+    power = float(np.mean(POWER[np.frombuffer(payload, np.uint8)]))
+    return 10 * math.log10(max(power, 1e-12))
 
 
 def decode(payload: bytes) -> NDArray[np.int16]:

@@ -1,48 +1,50 @@
-"""When Moshi's audio goes out, and what of it.
+"""When Moshi's audio is sent to Twilio, and what of it.
 
-Theory of operation. A frame goes out as soon as it exists, unless Twilio's buffer is well ahead already: then it waits
-here, where it can still be dropped. What a frame finds unplayed when it is ready, in Twilio's buffer and in our queue,
-is its lead. How much it sways (`Jitter`) tells how much is needed: `target_s`. What stays above that for long is
-standing delay, and is got rid of: first by leaving out quiet packets, then by splicing speech, in the end by dropping
-what waits and clearing Twilio's buffer. What stays below it is made up by playing a quiet packet twice.
+Theory of operation. A frame is sent as soon as it exists, unless Twilio's buffer is well filled already: then it waits
+here, where it can still be dropped. `buffered_s` is what a frame finds unplayed when it is ready, in Twilio's buffer
+and in our queue. How much that varies (`Jitter`) tells how much is needed: `target_s`. What stays above it for long is
+standing latency and is removed: first by dropping quiet packets, then by shortening speech, in the end by dropping what
+waits and clearing Twilio's buffer. What stays below it is made up by repeating a quiet packet.
 
-Audio that was computed ahead (a greeting) says nothing of the line, nor does a frame that the caller's packets did not
-come for (`JitterBuffer` waited before it filled it up).
+Audio that was computed ahead (a greeting) says nothing of the line, nor does the answer to a frame that was filled with
+silence, since the `JitterBuffer` waited for that.
 
-`start`; `push` a frame, then `advance`; `advance` again at `get_timer`. `take` the marks that come back.
+Call `start`; `push` a frame, then `advance`; `advance` again at `get_timer`; `handle_mark` for marks that come back.
 """
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 
 from app.audio import mulaw
-from app.audio.playout_buffer import FIRST_JITTER_S, RATE_HZ, Jitter, PlayoutBuffer
-from app.audio.time_stretch import PACKET, Samples, fade_in, leave_out_quiet, repeat_quiet, splice
+from app.audio.mulaw import PACKET_SAMPLES, SAMPLE_RATE_HZ
+from app.audio.playout_buffer import FIRST_JITTER_S, Jitter, PlayoutBuffer
+from app.audio.time_stretch import Samples, drop_silence, fade_in, repeat_silence, shorten_speech
 
-PACKET_S = PACKET / RATE_HZ
+PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 TARGET_S = (0.005, 0.04)
 MEAN_FRAMES = 12
-SURE_FRAMES = 8
-"""Over how many frames the lead must stay above its target to be standing delay: two thirds of a second."""
+STANDING_FRAMES = 8
+"""Over how many frames `buffered_s` must stay above its target to be standing latency: two thirds of a second."""
 URGENT_S = 0.06
-"""Standing delay from which speech is spliced, too."""
+"""Standing latency from which speech is shortened, too."""
 HOPELESS_S = 0.4
-"""Standing delay that is dropped at one go."""
+"""Standing latency that is dropped at once."""
 MARK_EVERY_S = 0.3
-"""How often a mark goes behind the audio while they come back as foretold; each is a message to Twilio and one back."""
-SURE_GAP_S = 0.002
-"""A gap shorter than this is not faded after, for it may be none."""
+"""How often a mark is sent while they come back as predicted; each is a message to Twilio and one back."""
+CERTAIN_GAP_S = 0.002
+"""After a gap shorter than this there is no fade-in, for it may be none."""
 MARK_DIGITS = 12
 """Digits of the number in a mark of ours; a peer may return anything."""
 LOW_S = 0.003
-"""Mean lead below which a quiet packet is played twice: a clock of the caller's that is slow, say."""
+"""Mean `buffered_s` below which a quiet packet is repeated: a caller's clock that is slow, say."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendAudio:
     """Send mu-law to the caller, and a mark of that name behind it ("": none); it is the sound of step `seq`.
 
-    It will be heard from `heard_s` on, as far as is known; the line's whole round trip is in that.
+    It is heard from `heard_s` on, as far as is known; the line's whole round trip is in that.
     """
 
     payload: bytes
@@ -60,7 +62,7 @@ class SendMark:
 
 @dataclass(frozen=True, slots=True)
 class ClearAudio:
-    """Empty Twilio's buffer, which is heard at `heard_s`."""
+    """Clear Twilio's buffer, which is heard at `heard_s`."""
 
     heard_s: float = 0.0
 
@@ -72,16 +74,18 @@ class Playout:
     """One call's audio on its way out; `now` in seconds, monotonic."""
 
     def __init__(self, jitter_s: float = FIRST_JITTER_S) -> None:
-        """Begin with what the workers' times are known to sway by."""
+        """Start with the known jitter of the workers."""
         self.counts: Counter[str] = Counter()
-        self.meter = PlayoutBuffer()
+        self.buffer = PlayoutBuffer()
         self._epoch = 0
         self._queue: deque[tuple[int, Samples]] = deque()
-        self._leads_s: deque[float] = deque(maxlen=MEAN_FRAMES)
+        self._queued_samples = 0
+        self._buffered_s: deque[float] = deque(maxlen=MEAN_FRAMES)
+        """What the last frames found."""
         self._jitter = Jitter(jitter_s)
         self._not_before_s: float | None = None
         self._mark_every_s = MARK_EVERY_S
-        self._marked_s = float("-inf")
+        self._marked_s = -math.inf
 
     @property
     def empty(self) -> bool:
@@ -90,110 +94,112 @@ class Playout:
 
     @property
     def target_s(self) -> float:
-        """The lead that the line needs, as far as is known."""
-        return min(TARGET_S[0] + self._jitter.size_s, TARGET_S[1])
+        """How much buffered audio the line needs, as far as is known."""
+        return min(TARGET_S[0] + self._jitter.jitter_s, TARGET_S[1])
 
     def start(self, now: float) -> list[PlayoutCommand]:
-        """Begin: learn the round trip of the line before there is audio."""
+        """Start with a mark, which shows the round trip before there is audio."""
         return [SendMark(self._mark(now))]
 
     def finish(self, now: float) -> list[PlayoutCommand]:
-        """Put a mark behind what has been sent, and one behind each piece of audio from now on: it is the last."""
+        """Send a mark behind what has been sent, and one behind each piece of audio from now on: it is the last."""
         self._mark_every_s = 0.0
         return [SendMark(self._mark(now))]
 
     def push(
         self, seq: int, samples: Samples, now: float, ahead: bool = False, filled: bool = False
     ) -> list[PlayoutCommand]:
-        """Take the sound of step `seq`, int16 (640,) at 8 kHz.
+        """Queue the sound of step `seq`, int16 (640,) at 8 kHz.
 
-        It was computed `ahead` of its time, or answers a frame that was `filled` up, or neither.
+        It was computed `ahead` of its time, or answers a frame that was `filled` with silence, or neither.
         """
         if self._not_before_s is None:
             self._not_before_s = now if ahead else now + self.target_s
         commands: list[PlayoutCommand] = []
         if not ahead:
-            self._note_lead(now, filled)
+            self._add_buffered(now, filled)
             commands = self._drop_hopeless(now)
-            samples = self._fit(samples)
+            samples = self._stretch(samples)
         if len(samples):
             self._queue.append((seq, samples))
+            self._queued_samples += len(samples)
         return commands
 
     def advance(self, now: float) -> list[PlayoutCommand]:
-        """Return what goes out now."""
+        """Return what is to be sent now."""
         commands: list[PlayoutCommand] = []
-        while self._queue and now >= self._due_s():
-            commands.append(self._send(*self._queue.popleft(), now))
+        while self._queue and now >= self.get_timer():
+            seq, samples = self._queue.popleft()
+            self._queued_samples -= len(samples)
+            commands.append(self._send(seq, samples, now))
         return commands
 
-    def get_timer(self) -> float | None:
-        """Return when `advance` has something to send, None if nothing waits."""
-        return self._due_s() if self._queue else None
+    def get_timer(self) -> float:
+        """Return when `advance` has something to send: Twilio's buffer is down to its target and a packet."""
+        if not self._queue:
+            return math.inf
+        return max(self._not_before_s or 0.0, self.buffer.buffered_s(0.0) - self.target_s - PACKET_S)
 
-    def take_mark(self, name: str, now: float) -> None:
-        """Note a mark that has come back; those of audio that was cleared say nothing."""
+    def handle_mark(self, name: str, now: float) -> None:
+        """Handle a mark that has come back; those of audio that was cleared say nothing."""
         epoch, _, number = name.partition(":")
         if epoch == str(self._epoch) and len(number) <= MARK_DIGITS and number.isdecimal():
-            self.meter.mark_returned(int(number), now)
+            self.buffer.handle_mark(int(number), now)
 
     def buffered_s(self, now: float) -> float:
         """Return what a frame that is ready now finds unplayed, here and at Twilio's."""
-        return self.meter.buffered_s(now) + sum(len(samples) for _, samples in self._queue) / RATE_HZ
-
-    def _due_s(self) -> float:
-        """Audio is due when Twilio's buffer has come down to its target and a packet."""
-        end_s = self.meter.buffered_s(0.0)
-        return max(self._not_before_s or 0.0, end_s - self.target_s - PACKET_S)
+        return self.buffer.buffered_s(now) + self._queued_samples / SAMPLE_RATE_HZ
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
-        buffered_s = self.meter.buffered_s(now)
-        if buffered_s < -SURE_GAP_S:
+        buffered_s = self.buffer.buffered_s(now)
+        if buffered_s < -CERTAIN_GAP_S:
             self.counts["underruns"] += 1
             samples = fade_in(samples)
-        self.meter.send(len(samples), now)
-        marked = now - self._marked_s >= self._mark_every_s or not self.meter.certain(now)
-        heard_s = now + self.meter.round_trip_s + max(0.0, buffered_s)
+        self.buffer.send(len(samples), now)
+        marked = now - self._marked_s >= self._mark_every_s or not self.buffer.is_certain(now)
+        heard_s = now + self.buffer.round_trip_s + max(0.0, buffered_s)
         return SendAudio(mulaw.encode(samples), self._mark(now) if marked else "", seq, heard_s)
 
     def _mark(self, now: float) -> str:
         self._marked_s = now
-        return f"{self._epoch}:{self.meter.mark(now)}"
+        return f"{self._epoch}:{self.buffer.mark(now)}"
 
-    def _note_lead(self, now: float, filled: bool) -> None:
+    def _add_buffered(self, now: float, filled: bool) -> None:
         buffered_s = self.buffered_s(now)
-        self._leads_s.append(max(0.0, buffered_s))
+        self._buffered_s.append(max(0.0, buffered_s))
         if not filled:
-            self._jitter.note(self._mean_s() - buffered_s, now)
+            self._jitter.add(self._mean_s() - buffered_s, now)
 
     def _mean_s(self) -> float:
-        return sum(self._leads_s) / len(self._leads_s)
+        return sum(self._buffered_s) / len(self._buffered_s)
 
     def _standing_s(self) -> float:
-        """Return by how much the lead has been too long all the while; 0 if that is not known yet."""
-        lately_s = list(self._leads_s)[-SURE_FRAMES:]
-        return max(0.0, min(lately_s) - self.target_s) if len(lately_s) == SURE_FRAMES else 0.0
+        """Return by how much `buffered_s` has been too long all the while; 0 if that is not known yet."""
+        lately_s = list(self._buffered_s)[-STANDING_FRAMES:]
+        return max(0.0, min(lately_s) - self.target_s) if len(lately_s) == STANDING_FRAMES else 0.0
 
-    def _fit(self, samples: Samples) -> Samples:
-        """Make a frame longer or shorter by whole packets, as the lead wants it."""
-        if len(self._leads_s) == MEAN_FRAMES and self._mean_s() < LOW_S:
-            longer = repeat_quiet(samples)
-            self.counts["packets_repeated"] += (len(longer) - len(samples)) // PACKET
-            self._forget((len(samples) - len(longer)) / RATE_HZ)
-            return longer
-        return self._shorten(samples)
+    def _stretch(self, samples: Samples) -> Samples:
+        """Make a frame longer or shorter by whole packets, as the buffer needs it."""
+        if len(self._buffered_s) == MEAN_FRAMES and self._mean_s() < LOW_S:
+            stretched = repeat_silence(samples)
+            self.counts["packets_repeated"] += (len(stretched) - len(samples)) // PACKET_SAMPLES
+        else:
+            stretched = self._shorten(samples)
+        if len(stretched) != len(samples):
+            longer_s = (len(stretched) - len(samples)) / SAMPLE_RATE_HZ
+            self._buffered_s = deque((max(0.0, one + longer_s) for one in self._buffered_s), maxlen=MEAN_FRAMES)
+        return stretched
 
     def _shorten(self, samples: Samples) -> Samples:
-        packets = int(self._standing_s() / PACKET_S)
+        standing_s = self._standing_s()
+        packets = int(standing_s / PACKET_S)
         if packets == 0:
             return samples
-        shorter = leave_out_quiet(samples, packets)
-        if len(shorter) == len(samples) and self._standing_s() >= URGENT_S:
-            shorter = splice(samples)
+        shorter = drop_silence(samples, packets)
+        if len(shorter) == len(samples) and standing_s >= URGENT_S:
             self.counts["packets_spliced"] += 1
-        else:
-            self.counts["packets_left_out"] += (len(samples) - len(shorter)) // PACKET
-        self._forget((len(samples) - len(shorter)) / RATE_HZ)
+            return shorten_speech(samples)
+        self.counts["packets_left_out"] += (len(samples) - len(shorter)) // PACKET_SAMPLES
         return shorter
 
     def _drop_hopeless(self, now: float) -> list[PlayoutCommand]:
@@ -202,11 +208,8 @@ class Playout:
         self.counts["clears"] += 1
         self.counts["frames_cleared"] += len(self._queue)
         self._queue.clear()
-        self._leads_s.clear()
+        self._queued_samples = 0
+        self._buffered_s.clear()
         self._epoch += 1
-        self.meter.clear(now)
-        return [ClearAudio(now + self.meter.round_trip_s)]
-
-    def _forget(self, shortened_s: float) -> None:
-        """Take what has been cut out of the leads that are remembered."""
-        self._leads_s = deque((max(0.0, lead - shortened_s) for lead in self._leads_s), maxlen=MEAN_FRAMES)
+        self.buffer.clear(now)
+        return [ClearAudio(now + self.buffer.round_trip_s)]

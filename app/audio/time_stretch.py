@@ -1,63 +1,56 @@
-"""Make a stretch of speech shorter, or longer, without changing its pitch.
+"""Time stretch: makes a stretch of speech shorter or longer without changing its pitch.
 
-A packet that is quiet is simply left out, or played twice. In speech the cut is made where the sound after it goes on
-most like the sound before it, and the two are faded into each other (overlap-add, as in WSOLA: Verhelst and Roelands,
-1993).
+A quiet packet is dropped or repeated. In speech the cut is made where the sound after it goes on most like the sound
+before it, and the two are cross-faded (overlap-add, as in WSOLA: Verhelst and Roelands, 1993).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-PACKET = 160
-"""20 ms at 8 kHz: what one cut removes."""
-FADE = 40
-"""5 ms, over which the two sides of a cut are faded into each other."""
+from app.audio.mulaw import PACKET_SAMPLES
+
+FADE_SAMPLES = 40
+"""5 ms, over which the two sides of a cut are cross-faded."""
 QUIET_RMS = 180.0
-"""-45 dB below full scale."""
-STEP = 8
+"""-45 dBFS."""
+SEARCH_STEP = 8
 
 Samples = NDArray[np.int16]
+_FADE = np.linspace(0, 1, FADE_SAMPLES, dtype=np.float32)
 
 
-def leave_out_quiet(samples: Samples, packets: int) -> Samples:
+def drop_silence(samples: Samples, packets: int) -> Samples:
     """Return `samples`, (n * 160,), without up to `packets` of its quiet packets."""
-    rows = samples.reshape(-1, PACKET)
-    quiet = np.flatnonzero(_rms(rows) < QUIET_RMS)[:packets]
-    return np.delete(rows, quiet, axis=0).reshape(-1)
+    rows = samples.reshape(-1, PACKET_SAMPLES)
+    return np.delete(rows, _quiet(rows)[:packets], axis=0).reshape(-1)
 
 
-def repeat_quiet(samples: Samples) -> Samples:
+def repeat_silence(samples: Samples) -> Samples:
     """Return `samples`, (n * 160,), with their first quiet packet twice; unchanged if none is quiet."""
-    rows = samples.reshape(-1, PACKET)
-    quiet = np.flatnonzero(_rms(rows) < QUIET_RMS)
+    rows = samples.reshape(-1, PACKET_SAMPLES)
+    quiet = _quiet(rows)
     return np.insert(rows, quiet[0], rows[quiet[0]], axis=0).reshape(-1) if len(quiet) else samples
 
 
-def splice(samples: Samples) -> Samples:
-    """Return `samples`, at least 200 of them, shorter by one packet, cut where it shows least."""
-    starts = np.arange(0, len(samples) - PACKET - FADE + 1, STEP)
+def shorten_speech(samples: Samples) -> Samples:
+    """Return `samples`, at least 200 of them, shorter by one packet, cut where it is heard least."""
     signal = samples.astype(np.float32)
-    before = np.stack([signal[start : start + FADE] for start in starts])
-    after = np.stack([signal[start + PACKET : start + PACKET + FADE] for start in starts])
-    start = int(starts[np.argmin(((before - after) ** 2).sum(axis=1))])
-    return _join(signal, start)
-
-
-def fade_in(samples: Samples) -> Samples:
-    """Return `samples` beginning softly: what follows a gap must not click."""
-    softened = samples.astype(np.float32)
-    softened[:FADE] *= np.linspace(0, 1, FADE, dtype=np.float32)
-    return softened.astype(np.int16)
-
-
-def _join(signal: NDArray[np.float32], start: int) -> Samples:
-    weight = np.linspace(0, 1, FADE, dtype=np.float32)
-    resumed = start + PACKET
-    faded = signal[start : start + FADE] * (1 - weight) + signal[resumed : resumed + FADE] * weight
-    joined: NDArray[np.float32] = np.rint(np.concatenate([signal[:start], faded, signal[resumed + FADE :]]))
+    windows = np.lib.stride_tricks.sliding_window_view(signal, FADE_SAMPLES)
+    before, after = windows[:-PACKET_SAMPLES:SEARCH_STEP], windows[PACKET_SAMPLES::SEARCH_STEP]
+    start = SEARCH_STEP * int(np.argmin(((before - after) ** 2).sum(axis=1)))
+    resumed = start + PACKET_SAMPLES
+    crossed = signal[start : start + FADE_SAMPLES] * (1 - _FADE) + signal[resumed : resumed + FADE_SAMPLES] * _FADE
+    joined: NDArray[np.float32] = np.rint(np.concatenate([signal[:start], crossed, signal[resumed + FADE_SAMPLES :]]))
     return joined.astype(np.int16)
 
 
-def _rms(rows: NDArray[np.int16]) -> NDArray[np.float64]:
-    level: NDArray[np.float64] = np.sqrt(np.mean(rows.astype(np.float64) ** 2, axis=1))
-    return level
+def fade_in(samples: Samples) -> Samples:
+    """Return `samples` starting softly: what follows a gap must not click."""
+    softened = samples.astype(np.float32)
+    softened[:FADE_SAMPLES] *= _FADE
+    return softened.astype(np.int16)
+
+
+def _quiet(rows: NDArray[np.int16]) -> NDArray[np.intp]:
+    power = np.mean(rows.astype(np.float64) ** 2, axis=1)
+    return np.flatnonzero(power < QUIET_RMS**2)

@@ -1,30 +1,29 @@
-"""What happens in the calls, for whoever embeds the service.
+"""What happens in the calls, for programs that embed the service.
 
-    async with manager.events.subscribe(call_sid) as news:
-        async for event in news:
-            match event.what: ...
+    async with manager.events.subscribe(call_sid) as events:
+        async for event in events:
+            match event.body: ...
 
-Nobody who listens can slow a call: what happens is put into a queue of each subscription and nothing is waited for. A
-subscription that is not read loses its oldest events, and is told how many before it gets the next one (`Lost`).
+No subscriber can slow a call: each subscription has a queue of its own, and nothing is waited for. A subscription that
+is not read loses its oldest events, and gets `EventsLost` with their number before the next one.
 """
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
 from typing import Self, assert_never
 
 from app.calls.record import EndReason
 from app.twilio.events import CallSid
 from app.twilio.wire import write_message, write_payload
 
-ROOM = 512
+QUEUED_EVENTS = 512
 """Events that wait for one subscriber: five seconds of a call with its audio, minutes without."""
 
 
 class Direction(StrEnum):
-    """Which way audio goes: from the caller, or to him."""
+    """From the caller, or to them."""
 
     IN = "in"
     OUT = "out"
@@ -38,49 +37,49 @@ class Speaker(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """The stream of the call has started; both can be heard from now on."""
+class CallStarted:
+    """The stream of the call has started; audio flows both ways from now on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Audio:
-    """Mu-law at 8 kHz: a packet as it came from the caller, or as it was sent to him."""
+class AudioSent:
+    """Mu-law at 8 kHz: a packet as it came from the caller, or as it was sent to them."""
 
     direction: Direction
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of what Moshi thinks as he speaks; those of a greeting come while the phone still rings."""
+class TextSpoken:
+    """A piece of Moshi's text; that of a greeting comes while the phone still rings."""
 
     piece: str
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """Somebody has begun to speak, as far as levels tell (`app.audio.activity`); the call does not use it."""
+    """Somebody has started to speak, by the level (`app.audio.activity`); the call does not use it."""
 
     speaker: Speaker
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """Somebody has stopped speaking, as far as levels tell: information, the call does not use it."""
+    """Somebody has stopped speaking, by the level; the call does not use it."""
 
     speaker: Speaker
 
 
 @dataclass(frozen=True, slots=True)
-class Dtmf:
+class KeyPressed:
     """The caller has pressed a key."""
 
     digit: str
 
 
 @dataclass(frozen=True, slots=True)
-class Error:
-    """Something has gone wrong that ends the call; `Disconnected` follows."""
+class CallError:
+    """An error ends the call; `Disconnected` follows."""
 
     reason: EndReason
     detail: str
@@ -88,36 +87,46 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The stream is over, and with it the call unless it comes back: then `Connected` follows."""
+    """The stream is over, and with it the call unless it comes back: then `CallStarted` follows."""
 
     reason: EndReason
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """So many events were not read in time and are gone."""
+class EventsLost:
+    """So many events were not read in time."""
 
     count: int
 
 
-What = Connected | Audio | Text | SpeechStarted | SpeechStopped | Dtmf | Error | Disconnected | Lost
+EventBody = (
+    CallStarted
+    | AudioSent
+    | TextSpoken
+    | SpeechStarted
+    | SpeechStopped
+    | KeyPressed
+    | CallError
+    | Disconnected
+    | EventsLost
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
     """What happened in which call, `at_s` seconds after its slot was reserved: the clock of the call's record.
 
-    A `Lost` of a subscription to all calls has no call: `call_sid` "".
+    `EventsLost` of a subscription to all calls has no call: `call_sid` "".
     """
 
     call_sid: CallSid
     at_s: float
-    what: What
+    body: EventBody
 
     def to_json(self) -> str:
         """Return the event as one JSON object; audio is base64."""
-        return write_message({"call_sid": self.call_sid, "at_s": round(self.at_s, 4), **_fields(self.what)})
+        return write_message({"call_sid": self.call_sid, "at_s": round(self.at_s, 4), **_fields(self.body)})
 
 
 class Subscription:
@@ -129,110 +138,112 @@ class Subscription:
     def __init__(self, events: "Events", call_sid: CallSid | None, audio: bool, room: int) -> None:
         self.call_sid, self.audio = call_sid, audio
         self._events = events
-        self._waiting: deque[CallEvent] = deque(maxlen=room)
+        self._queue: deque[CallEvent] = deque(maxlen=room)
         self._lost = 0
-        self._over = False
-        self._news = asyncio.Event()
+        self._finished = False
+        self._changed = asyncio.Event()
 
     def put(self, event: CallEvent) -> None:
-        """Queue an event; the oldest one is lost if there is no room."""
-        self._lost += len(self._waiting) == self._waiting.maxlen
-        self._waiting.append(event)
-        self._news.set()
+        """Queue an event; without room the oldest one is lost."""
+        self._lost += len(self._queue) == self._queue.maxlen
+        self._queue.append(event)
+        self._changed.set()
 
     def finish(self) -> None:
-        """Let the reader come to the end once he has read what is left."""
-        self._over = True
-        self._news.set()
+        """Let iteration stop after what is queued."""
+        self._finished = True
+        self._changed.set()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> CallEvent:
-        while not self._waiting:
-            if self._over:
+        while not self._queue:
+            if self._finished:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         if self._lost:
             lost, self._lost = self._lost, 0
-            return CallEvent(self.call_sid or CallSid(""), self._waiting[0].at_s, Lost(lost))
-        return self._waiting.popleft()
+            return CallEvent(self.call_sid or CallSid(""), self._queue[0].at_s, EventsLost(lost))
+        return self._queue.popleft()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._events.unsubscribe(self)
 
 
 class Events:
-    """Who listens to what. Everything here runs on the event loop and never waits."""
+    """All subscriptions. Everything here runs on the event loop and never waits."""
 
     def __init__(self) -> None:
-        self._of_all: list[Subscription] = []
-        self._of_call: dict[CallSid, list[Subscription]] = {}
+        self._to_all: list[Subscription] = []
+        self._to_call: dict[CallSid, list[Subscription]] = {}
 
-    def subscribe(self, call_sid: CallSid | None = None, *, audio: bool = False, room: int = ROOM) -> Subscription:
-        """Listen to one call, which need not have rung yet, or to all calls; with their `audio` if that is wanted."""
+    def subscribe(
+        self, call_sid: CallSid | None = None, *, audio: bool = False, room: int = QUEUED_EVENTS
+    ) -> Subscription:
+        """Subscribe to one call, which need not have rung yet, or to all calls; with their `audio` if wanted."""
         subscription = Subscription(self, call_sid, audio, room)
-        among = self._of_all if call_sid is None else self._of_call.setdefault(call_sid, [])
-        among.append(subscription)
+        (self._to_all if call_sid is None else self._to_call.setdefault(call_sid, [])).append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Listen no more; once is enough, twice does no harm."""
+        """End a subscription; twice does no harm."""
         call_sid = subscription.call_sid
         if call_sid is None:
-            self._of_all = [one for one in self._of_all if one is not subscription]
-        elif left := [one for one in self._of_call.get(call_sid, ()) if one is not subscription]:
-            self._of_call[call_sid] = left
+            self._to_all = [one for one in self._to_all if one is not subscription]
+        elif left := [one for one in self._to_call.get(call_sid, ()) if one is not subscription]:
+            self._to_call[call_sid] = left
         else:
-            self._of_call.pop(call_sid, None)
+            self._to_call.pop(call_sid, None)
 
     def wanted(self, call_sid: CallSid) -> bool:
-        """Tell whether anybody listens to this call; while nobody does, nothing need be found out."""
-        return bool(self._of_all) or call_sid in self._of_call
+        """Tell whether anybody subscribes to this call; if not, its events need not be made."""
+        return bool(self._to_all) or call_sid in self._to_call
 
     def publish(self, event: CallEvent) -> None:
-        """Tell those who listen to this call; a subscription to it alone is over when the call is."""
-        for subscription in [*self._of_all, *self._of_call.get(event.call_sid, ())]:
-            if subscription.audio or not isinstance(event.what, Audio):
+        """Pass an event on; a subscription to its call alone is finished when the call is over."""
+        for subscription in [*self._to_all, *self._to_call.get(event.call_sid, ())]:
+            if subscription.audio or not isinstance(event.body, AudioSent):
                 subscription.put(event)
-            if isinstance(event.what, Disconnected) and subscription.call_sid:
-                self._let_go(subscription)
+        if isinstance(event.body, Disconnected):
+            self._finish(event.call_sid)
+
+    def _finish(self, call_sid: CallSid) -> None:
+        for subscription in self._to_call.pop(call_sid, ()):
+            subscription.finish()
 
     def close(self) -> None:
-        """Let all who listen come to the end."""
-        for subscription in [*self._of_all, *(one for ones in self._of_call.values() for one in ones)]:
-            self._let_go(subscription)
+        """Finish all subscriptions."""
+        for subscription in self._to_all:
+            subscription.finish()
+        self._to_all.clear()
+        for call_sid in list(self._to_call):
+            self._finish(call_sid)
 
-    def _let_go(self, subscription: Subscription) -> None:
-        subscription.finish()
-        self.unsubscribe(subscription)
 
-
-def _fields(what: What) -> dict[str, object]:
-    match what:
-        case Connected():
+def _fields(body: EventBody) -> dict[str, object]:
+    match body:
+        case CallStarted():
             return {"event": "connected"}
-        case Audio(direction, payload):
+        case AudioSent(direction, payload):
             return {"event": "audio", "direction": direction, "payload": write_payload(payload)}
-        case Text(piece):
+        case TextSpoken(piece):
             return {"event": "text", "text": piece}
         case SpeechStarted(speaker):
             return {"event": "speech_started", "speaker": speaker}
         case SpeechStopped(speaker):
             return {"event": "speech_stopped", "speaker": speaker}
-        case Dtmf(digit):
+        case KeyPressed(digit):
             return {"event": "dtmf", "digit": digit}
-        case Error(reason, detail):
+        case CallError(reason, detail):
             return {"event": "error", "reason": reason, "detail": detail}
         case Disconnected(reason, detail):
             return {"event": "disconnected", "reason": reason, "detail": detail}
-        case Lost(count):
+        case EventsLost(count):
             return {"event": "lost", "count": count}
         case _:
-            assert_never(what)
+            assert_never(body)

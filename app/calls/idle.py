@@ -1,9 +1,10 @@
-"""How long nothing has been heard of a caller: a limit, and nothing else.
+"""How long a caller has been silent: a limit that tells a line with somebody on it from one that was left open.
 
-Moshi hears everything and decides himself when to speak; what counts as a sound here takes no part in that. It only
-tells a line that somebody is on from one that was left lying. A packet is quiet when no sample of it is louder than
-`QUIET`, which is under a voice and over the noise of an idle line; packets that do not come are quiet too.
+A packet is quiet when no sample of it is louder than `QUIET`, which is below a voice and above the noise of an idle
+line; packets that do not come are quiet too. Moshi hears everything, and nothing else depends on this.
 """
+
+import math
 
 import numpy as np
 
@@ -16,22 +17,17 @@ _QUIET_BYTES = bytes(np.flatnonzero(_LOUDNESS <= QUIET).astype(np.uint8))
 
 
 class IdleLimit:
-    """Tell when a caller has been quiet for `limit_s` seconds from `now` on; 0 is never."""
+    """`due_s` is when a caller has been quiet for `limit_s` seconds, infinity if that is 0."""
 
     def __init__(self, limit_s: float, now: float) -> None:
-        self._limit_s = limit_s
-        self._heard_s = now
+        self._limit_s = limit_s or math.inf
+        self.due_s = now + self._limit_s
 
-    def hear(self, payload: bytes, now: float) -> None:
-        """Take one packet, mu-law."""
-        if self._limit_s and payload.translate(None, _QUIET_BYTES):
-            self._heard_s = now
+    def add(self, payload: bytes, now: float) -> None:
+        """Count one packet, mu-law."""
+        if self._limit_s < math.inf and payload.translate(None, _QUIET_BYTES):
+            self.reset(now)
 
-    def notice(self, now: float) -> None:
-        """Take another sign of life, such as a key pressed."""
-        self._heard_s = now
-
-    @property
-    def due_s(self) -> float | None:
-        """When the caller has been quiet for too long; None for never."""
-        return self._heard_s + self._limit_s if self._limit_s else None
+    def reset(self, now: float) -> None:
+        """Count another sign of life, such as a key pressed."""
+        self.due_s = now + self._limit_s

@@ -1,19 +1,20 @@
-"""Where callers wait for a slot, and how the first in line gets it.
+"""Callers who wait for a slot, and how the first in the queue gets one.
 
-A slot that comes free is reserved for the first in line at once, so nobody can step in between, and the call is
-redirected to the voice webhook, which finds the reservation. Where Twilio cannot be told, the caller's next wait page
-tells him to leave the line instead; that takes as long as a page lasts. He who does not come in time loses the slot to
-the next, and is at the end of the line if he is heard of again; so is everybody, in the order in which they are heard
-of, when the service has been started anew.
+A slot that comes free is reserved at once for the caller who came first, so that nobody gets in between, and the call
+is redirected to the voice webhook, which finds the reservation. Where Twilio cannot be told, the caller's next wait
+page has them leave Twilio's queue instead; that takes as long as a page lasts. A caller who does not come in time loses
+the slot to the next one. Twilio asks for the wait page again each time that one has run out: a call of which nothing
+has come for `ASKS_WITHIN_S` has left, though nobody said so. After a restart of the service callers are queued in the
+order in which Twilio asks for their pages.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from app.calls.manager import CallManager
-from app.calls.waiting_callers import PAUSE_S, WaitingCallers
 from app.logging import CallLog
 from app.twilio import twiml
 from app.twilio.events import CallSid
@@ -21,34 +22,46 @@ from app.twilio.public_address import PublicAddress
 
 log = logging.getLogger(__name__)
 
+PAUSE_S = 4
+"""How long one wait page lasts."""
+ASKS_WITHIN_S = 20.0
+"""How long Twilio may take to ask for the next one."""
+
 
 class CallRedirector(Protocol):
-    """What can tell Twilio where a call that is on goes next."""
+    """Redirects a call that is on."""
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
-        """Have Twilio ask `url` for TwiML, now; raises if Twilio will not."""
+        """Have Twilio ask `url` for TwiML, now; raises if Twilio refuses."""
 
 
 class CallQueue:
-    """The line in front of a manager. Without a `redirector` callers leave it with their next wait page."""
+    """At most `longest` calls; without a `redirector` they leave Twilio's queue with their next wait page."""
 
     def __init__(
-        self, manager: CallManager, longest: int, redirector: CallRedirector | None, public: PublicAddress
+        self,
+        manager: CallManager,
+        longest: int,
+        redirector: CallRedirector | None,
+        public: PublicAddress,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
-        self._line = WaitingCallers(longest)
+        self._longest = longest
         self._redirector = redirector
         self._public = public
+        self._clock = clock
+        self._asked_s: dict[CallSid, float] = {}  # in the order in which they came
         self._to_redirect: asyncio.Queue[CallSid] = asyncio.Queue()  # no more than there are slots
         self._unreached: set[CallSid] = set()
         """Those who have a slot and have not been redirected."""
-        manager.on_slot_free = self.call_next
+        manager.on_slot_free = self.reserve_next
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._asked_s)
 
     def __contains__(self, call_sid: CallSid) -> bool:
-        return call_sid in self._line
+        return call_sid in self._asked_s
 
     async def run(self) -> None:
         """Redirect those whose turn it is, until cancelled."""
@@ -59,42 +72,53 @@ class CallQueue:
                 tasks.create_task(self._redirect(self._redirector, await self._to_redirect.get()))
 
     def enter(self, call_sid: CallSid) -> bool:
-        """Put a call in line, or keep it there; False if the line is full or nobody is let in any more."""
-        if not self._manager.accepting or not self._line.join(call_sid, time.monotonic()):
+        """Queue a call, or keep its place; False if the queue is full or no calls are accepted any more."""
+        self._drop_gone()
+        is_full = len(self._asked_s) >= self._longest and call_sid not in self._asked_s
+        if is_full or not self._manager.accepting:
             return False
-        self.call_next()
+        self._asked_s[call_sid] = self._clock()  # keeps its place
+        self.reserve_next()
         return True
 
     def leave(self, call_sid: CallSid) -> None:
-        """Take a call out of the line, if it is in it."""
-        self._line.leave(call_sid)
+        """Remove a call from the queue, if it is in it."""
+        self._asked_s.pop(call_sid, None)
 
     def page(self, call_sid: CallSid) -> str:
-        """Return what a caller in line hears next, as TwiML; a page for one who talks by now is late."""
+        """Return the next wait page of a call, as TwiML; one of a call that is connected by now is late."""
         if not self._manager.holds(call_sid) and self._manager.call(call_sid):
             return twiml.pause(PAUSE_S)
         if not self._manager.holds(call_sid) and not self.enter(call_sid):
             return twiml.hangup()
         return twiml.leave() if call_sid in self._unreached else twiml.pause(PAUSE_S)
 
-    def call_next(self) -> None:
-        """Reserve what is free for those who are first in line."""
+    def reserve_next(self) -> None:
+        """Reserve free slots for those who came first."""
         self._unreached = {call_sid for call_sid in self._unreached if self._manager.holds(call_sid)}
-        while self._manager.ready and (call_sid := self._line.call_next(time.monotonic())):
+        self._drop_gone()
+        while self._asked_s and self._manager.ready:
+            call_sid = next(iter(self._asked_s))
+            self.leave(call_sid)
             self._manager.reserve(call_sid)
             if self._redirector:
                 self._to_redirect.put_nowait(call_sid)
             else:
                 self._unreached.add(call_sid)
 
+    def _drop_gone(self) -> None:
+        now = self._clock()
+        for call_sid in [sid for sid, asked_s in self._asked_s.items() if now - asked_s > ASKS_WITHIN_S]:
+            self.leave(call_sid)
+
     async def _redirect(self, redirector: CallRedirector, call_sid: CallSid) -> None:
-        if not self._manager.holds(call_sid):  # he hung up, or a worker died, before this task's turn came
+        if not self._manager.holds(call_sid):  # they hung up, or a worker died, before this task's turn came
             return
         call_log = CallLog(log, call_sid)
         try:
             await redirector.redirect(call_sid, f"{self._public.base_url}/twilio/voice")
-        except Exception as error:  # the root of this task: whatever Twilio says, the line goes on
-            call_log.warning("first in line, but not redirected: %s", error)
+        except Exception as error:  # the root of this task: whatever Twilio says, the queue goes on
+            call_log.warning("first in the queue, but not redirected: %s", error)
             self._unreached.add(call_sid)
         else:
-            call_log.info("first in line, redirected")
+            call_log.info("first in the queue, redirected")

@@ -37,6 +37,20 @@ class EndReason(StrEnum):
     NO_SLOT = "no slot was free"
 
 
+ERRORS = {
+    EndReason.SOCKET_LOST,
+    EndReason.SOCKET_BLOCKED,
+    EndReason.PROTOCOL,
+    EndReason.NO_START,
+    EndReason.NO_SOCKET,
+    EndReason.WRONG_CALL,
+    EndReason.WORKER_LOST,
+    EndReason.STAGE_FAILED,
+    EndReason.INTERNAL,
+}
+"""Ends that nobody wanted."""
+
+
 @dataclass
 class Recording:
     """What is recorded of a call: `name` of its files, "" for none; `fault` is why it was broken off, or not made.

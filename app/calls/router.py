@@ -18,7 +18,8 @@ import time
 from collections import Counter
 from enum import StrEnum
 
-from app.calls.manager import CallManager, VoiceRequest
+from app.calls.active_call import VoiceRequest
+from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
 from app.calls.record import EndReason
 from app.calls.screening import Screening, parse_patterns
@@ -90,7 +91,7 @@ class CallRouter:
             CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.rejected[RejectReason.SCREENED] += 1
             return twiml.reject_caller()
-        self._call_queue.call_next()
+        self._call_queue.reserve_next()
         answer = self._put_through(form, request) or self._put_in_line(form)
         if answer and not known:
             self._screening.note(form.caller, time.monotonic())
@@ -189,4 +190,4 @@ class CallRouter:
         """End what is on of this call, if it has come as far as one of these states and no farther."""
         call = self._manager.call(call_sid)
         if call and call.session.state in states:
-            self._manager.end(call, reason, detail)
+            call.end(reason, detail)

@@ -1,11 +1,10 @@
-"""The media socket: reads Twilio's messages into a session, writes what the session sends.
+"""The media socket: Twilio's messages go to the call's session, what the session sends goes to Twilio.
 
-The reader never waits for the workers, nor the writer for the reader; the session between them decides.
+The reader never waits for the workers, nor the writer for the reader.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,67 +13,66 @@ from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
-from app.calls.manager import ActiveCall, CallManager
+from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
 from app.twilio.protocol import ProtocolViolation, StreamProtocol
 
 NORMAL_CLOSURE = 1000
 BLOCKED_AFTER_S = 5.0
-"""How long one message may take to leave before the socket is given up as half dead."""
+"""How long one message may take to leave, up to twice as long, before the socket is given up."""
 SILENT_AFTER_S = 20.0
-"""A peer that has sent nothing for so long, no packet and no mark of ours, is gone. Pongs do not count: some peers send
-none. A silent caller is not taken for gone: where Twilio sends no packets for silence, it still returns our marks."""
+"""A peer that has sent nothing for so long, up to twice as long, no packet and no mark of ours, is gone. Pongs do not
+count: some peers send none. A silent caller is not taken for gone: where Twilio sends no packets for silence, it still
+returns our marks."""
 
 
 @dataclass(slots=True)
-class _Heard:
-    """How many messages the peer has sent."""
+class _Progress:
+    """How many messages have come, how many were begun to be sent, and how many of these have left."""
 
-    messages: int = 0
+    received: int = 0
+    begun: int = 0
+    sent: int = 0
 
 
 async def run_media_socket(
     websocket: WebSocket,
     call: ActiveCall,
-    manager: CallManager,
     blocked_after_s: float = BLOCKED_AFTER_S,
     silent_after_s: float = SILENT_AFTER_S,
 ) -> None:
-    """Accept the socket and serve it until the call has ended and the socket is closed.
-
-    One that takes a message not within `blocked_after_s` is left to be torn down; one that sends none for
-    `silent_after_s`, up to twice as long, is closed.
-    """
+    """Accept the socket and serve it until the call has ended and the socket is closed."""
     await websocket.accept()
-    protocol, heard = StreamProtocol(), _Heard()
+    protocol, progress = StreamProtocol(), _Progress()
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_write(websocket, protocol, call, blocked_after_s))
-            watching = tasks.create_task(_watch(heard, call, manager, silent_after_s))
-            await _read(websocket, protocol, call, manager, heard)
-            watching.cancel()
+            writing = tasks.create_task(_write(websocket, protocol, call, progress))
+            silence = tasks.create_task(_end_silent(progress, call, silent_after_s))
+            blockage = tasks.create_task(_end_blocked(progress, blocked_after_s))
+            await _read(websocket, protocol, call, progress)
+            silence.cancel()
+            await writing
+            blockage.cancel()
     except* TimeoutError:
-        manager.end(call, EndReason.SOCKET_BLOCKED)
+        call.end(EndReason.SOCKET_BLOCKED)
     finally:
-        manager.end(call, EndReason.SOCKET_LOST)
+        call.end(EndReason.SOCKET_LOST)
 
 
-async def _read(
-    websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, manager: CallManager, heard: _Heard
-) -> None:
+async def _read(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _Progress) -> None:
     while True:
         message = await websocket.receive()
-        heard.messages += 1
+        progress.received += 1
         if message["type"] == "websocket.disconnect":
-            manager.end(call, EndReason.SOCKET_LOST, _close_of(message))
+            call.end(EndReason.SOCKET_LOST, _close_of(message))
             return
         text = message.get("text")
         try:
             event = protocol.receive(text if text is not None else message["bytes"])
         except ProtocolViolation as violation:
-            manager.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
+            call.end(EndReason.PROTOCOL, f"{violation.reason}: {violation}")
             return
-        manager.handle_event(call, event)
+        call.handle_event(event)
 
 
 def _close_of(message: Message) -> str:
@@ -83,25 +81,34 @@ def _close_of(message: Message) -> str:
     return f"close code {message.get('code')}{reason}"
 
 
-async def _watch(heard: _Heard, call: ActiveCall, manager: CallManager, silent_after_s: float) -> None:
+async def _end_silent(progress: _Progress, call: ActiveCall, silent_after_s: float) -> None:
     before = -1
-    while heard.messages != before:
-        before = heard.messages
+    while progress.received != before:
+        before = progress.received
         await asyncio.sleep(silent_after_s)
-    manager.end(call, EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
+    call.end(EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
 
 
-async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, blocked_after_s: float) -> None:
-    while (command := await call.outbox.get()) is not None:
-        for message in _messages(protocol, command):
-            await _within(blocked_after_s, websocket.send_text(message))
-    await _within(blocked_after_s, websocket.close(NORMAL_CLOSURE))
+async def _end_blocked(progress: _Progress, blocked_after_s: float) -> None:
+    """Raise TimeoutError when one message has not left between two looks: a timer for each costs more than sending."""
+    begun = 0
+    while progress.sent == progress.begun or progress.begun != begun:
+        begun = progress.begun
+        await asyncio.sleep(blocked_after_s)
+    raise TimeoutError
 
 
-async def _within(limit_s: float, sending: Awaitable[None]) -> None:
+async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _Progress) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the peer may be gone already
-        async with asyncio.timeout(limit_s):
-            await sending
+        while await call.outbox.wait():
+            while command := call.outbox.pop():
+                for message in _messages(protocol, command):
+                    progress.begun += 1
+                    await websocket.send_text(message)
+                    progress.sent += 1
+        progress.begun += 1
+        await websocket.close(NORMAL_CLOSURE)
+    progress.sent = progress.begun
 
 
 def _messages(protocol: StreamProtocol, command: PlayoutCommand) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def build_router(
             log.warning("socket refused: its token is unknown, used or expired")
             await deny(websocket, webhooks.refuse_token())
             return
-        await run_media_socket(websocket, call, manager)
+        await run_media_socket(websocket, call)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 
+from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.drain import Drain
-from app.calls.manager import CallManager, keep_in
+from app.calls.manager import CallManager
+from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.router import CallRouter
 from app.config import EngineKind, RecordCalls, Settings, SettingsError
@@ -129,10 +131,8 @@ class Service:
         self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
-        keep = keep_in(*(keeper.keep for keeper in (self._call_log, self._traces) if keeper))
         self._recordings = open_recordings(settings)
-        record = self._recordings.record if self._recordings else record_nothing
-        self.manager = CallManager(settings, self.supervisor.send, self._can_serve, keep, record=record)
+        self.manager = CallManager(settings, self.supervisor.send, self._can_serve, [*self._observers()])
         self._refusals = Refusals(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
@@ -184,6 +184,21 @@ class Service:
                 await cancel(supervising)
                 restore_hook()
         return tasks.failure
+
+    def _observers(self) -> Iterator[ObserverFactory]:
+        """Yield what watches calls; the recorder first, since the records of the others name its recording."""
+        yield self._record
+        keeps = [keeper.keep for keeper in (self._call_log, self._traces) if keeper]
+        for keep in keeps:
+            yield lambda call, keep=keep: RecordObserver(call.session, call.reservation.slot, keep)  # type: ignore[misc]
+        if self._recordings and self._call_log:
+            self._recordings.on_late_fault = self._call_log.keep
+
+    def _record(self, call: ActiveCall) -> CallObserver | None:
+        if self._recordings:
+            return self._recordings.record(call.session, call.request.record, call.reservation.slot)
+        record_nothing(call.session, call.request.record)
+        return None
 
     def _routers(self, settings: Settings) -> Iterator[APIRouter]:
         """Yield everything that can be asked: by Twilio, then by operators."""

@@ -17,12 +17,12 @@ import numpy as np
 
 from app.audio import mulaw
 from app.audio.playout import ClearAudio, SendAudio, SendMark
+from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
 from app.calls.session import CallLimits, CallSession, Command, End, SendFrame
 from app.simulator.conversation import talk
 from app.simulator.playout import Playout, Underrun
 from app.simulator.trouble import Scenario, through
-from app.telemetry.recording.recorder import CallRecorder
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
@@ -74,7 +74,7 @@ class _VirtualCall:
         said: bytes,
         workers: Callable[[Frame], Frame],
         greeting: Sequence[Frame],
-        recorder: CallRecorder | None,
+        observe: Callable[[CallSession], CallObserver],
     ) -> None:
         self._scenario = scenario
         self._said = said
@@ -83,8 +83,8 @@ class _VirtualCall:
         self._moments: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self._greeting = greeting
-        self._recorder = recorder
         self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
+        self._observer = observe(self._session)
         self._playout = Playout()
         self._report = VirtualReport(scenario, self._session.record)
         self._spoken_s: dict[int, float] = {}
@@ -93,7 +93,7 @@ class _VirtualCall:
 
     def run(self) -> VirtualReport:
         for frame in self._greeting:
-            self._do(self._session.handle_frame(frame, 0.0), 0.0)
+            self._handle_frame(frame, 0.0)
         self._session.on_socket_open(0.0)
         self._receive(STARTED, 0.0)
         self._speak(0)
@@ -129,14 +129,13 @@ class _VirtualCall:
 
     def _receive(self, event: Event, now: float) -> None:
         commands = self._session.receive(event, now)
-        if self._recorder:
-            self._recorder.on_event(event, self._session, now)
+        self._observer.on_event(event, now)
         self._do(commands, now)
 
     def _do(self, commands: list[Command], now: float) -> None:
         for command in commands:
-            if self._recorder and not isinstance(command, SendFrame | End):
-                self._recorder.on_sent(command, self._session)
+            if not isinstance(command, End):
+                self._observer.on_sent(command, now)
             match command:
                 case SendFrame():
                     self._work(command, now)
@@ -175,6 +174,10 @@ class _VirtualCall:
 
     def _answer(self, frame: Frame, spoken_s: float, now: float) -> None:
         self._spoken_s[frame.seq] = spoken_s
+        self._handle_frame(frame, now)
+
+    def _handle_frame(self, frame: Frame, now: float) -> None:
+        self._observer.on_frame(frame, now)
         self._do(self._session.handle_frame(frame, now), now)
 
     def _send(self, now: float, act: Callable[[float], None]) -> None:
@@ -217,15 +220,15 @@ def run_virtual(
     said: bytes | None = None,
     workers: Callable[[Frame], Frame] = echo,
     greeting: Sequence[Frame] = (),
-    recorder: CallRecorder | None = None,
+    observe: Callable[[CallSession], CallObserver] = lambda session: CallObserver(),
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
     The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
     in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
-    `recorder` looks on.
+    `observe` makes what watches the session.
     """
-    return _VirtualCall(scenario, said or _speech(), workers, greeting, recorder).run()
+    return _VirtualCall(scenario, said or _speech(), workers, greeting, observe).run()
 
 
 def _speech() -> bytes:

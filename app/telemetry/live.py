@@ -10,8 +10,8 @@ from collections.abc import Callable
 from itertools import islice, pairwise, takewhile
 from statistics import median
 
-from app.calls.events import Speaker
-from app.calls.manager import ActiveCall, CallManager
+from app.calls.active_call import ActiveCall
+from app.calls.manager import CallManager
 from app.calls.record import CallRecord
 from app.calls.session import CallState
 from app.logging import mask_number
@@ -75,7 +75,7 @@ class LiveView:
             "waiting": self._waiting(),
             "speaks": self._speaks,
             "beat_ms": FRAME_S * 1000,
-            "processing_ms": _ms(manager.processing_s),
+            "processing_ms": _ms(manager.statistics.processing_s),
             "lag_ms": _ms(self._lag.worst_s(LAG_OVER_S)),
             "steps": _steps(calls, now - back_s),
             "calls": [_call(call, now, now - back_s) for call in calls],
@@ -101,7 +101,7 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
 
 
 def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
-    record, meters = call.session.record, call.observer.meters
+    record, levels = call.session.record, call.levels
     latencies_s = list(islice(reversed(record.latencies_s), LATENCY_OVER))
     late = sum(1 for _ in takewhile(lambda piece: piece[0] >= since_s, reversed(record.text)))
     return {
@@ -110,8 +110,8 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "slot": call.reservation.slot,
         "state": STATES[call.session.state],
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
-        "caller_dbfs": round(meters[Speaker.CALLER].level_dbfs(now), 1),
-        "moshi_dbfs": round(meters[Speaker.MOSHI].level_dbfs(now), 1),
+        "caller_dbfs": round(levels.caller.level_dbfs(now), 1),
+        "moshi_dbfs": round(levels.moshi.level_dbfs(now), 1),
         "delay_ms": _ms(median(latencies_s)) if latencies_s else None,
         "lead_ms": _ms(call.session.buffered_s(now)),
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},

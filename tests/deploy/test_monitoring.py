@@ -12,8 +12,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.calls.live_events import ERRORS
-from app.calls.record import EndReason
+from app.calls.record import ERRORS, EndReason
 from app.calls.router import RejectReason
 from app.config import Settings
 from app.server.service import Service

@@ -81,7 +81,7 @@ class Desk:
                 await self._dial(one)
         board = self.front.manager
         for call in list(board._calls.values()):
-            board.end(call, EndReason.SHUTDOWN)
+            call.end(EndReason.SHUTDOWN)
         assert board.free_slots == SLOTS
         self.front.sent.clear()
         self.secrets.clear()

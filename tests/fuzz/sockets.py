@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
-from app.calls.manager import ActiveCall, CallManager
+from app.calls.active_call import ActiveCall
+from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.http.media import run_media_socket
 from app.twilio.events import CallSid
@@ -232,7 +233,7 @@ class Exchange:
         assert call is not None
         peer = Peer(reservation.call_sid, MARKS[self._placed % len(MARKS)], self.counts)
         self._placed += 1
-        serving = self.loop.create_task(run_media_socket(peer.socket(), call, self.board))
+        serving = self.loop.create_task(run_media_socket(peer.socket(), call))
         if on_air:
             self._on[-1 - self._placed] = on_air  # its socket may be closing still
         self._on[who] = _OnAir(peer, call, serving)

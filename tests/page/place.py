@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from app.audio import mulaw
-from app.calls.manager import ActiveCall as LiveCall
+from app.calls.active_call import ActiveCall as LiveCall
 from app.config import Settings, read_settings
 from app.server.service import Service
 from app.twilio.events import CallSid

@@ -167,7 +167,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
     if not at_start:  # when several run at once
         left += await _left_behind(descriptors)
-    ends = {reason.value: number for reason, number in board.ends.items()}
+    ends = {reason.value: number for reason, number in board.statistics.ends.items()}
     return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from app.audio import mulaw
 from app.audio.jitter_buffer import JitterBuffer
-from app.audio.outbound import Outbound
+from app.audio.resample import Decimator
 from app.config import CodecKind
 from app.simulator.conversation import talk
 from app.simulator.trouble import Scenario
@@ -59,9 +59,9 @@ def _offline(mimi: Path, said: bytes) -> bytes:
 
     Step p yields the frame heard in step p - 1: step 0 nothing, step 1 eight zeros, for frame 0 is never read.
     """
-    outbound = Outbound()
+    decimator = Decimator()
     heard = np.concatenate([np.zeros((1, 8, 1), np.uint32), _codes(mimi, _frames(said))[..., 1:-1]], axis=2)
-    return b"".join(mulaw.encode(outbound.push(frame)) for frame in _pcm(mimi, heard))
+    return b"".join(mulaw.encode(decimator.push_int16(frame)) for frame in _pcm(mimi, heard))
 
 
 def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """A call to the parrot through the real workers, recorded, made again from its tokens, and held against rustymimi."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +9,21 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from app.calls.record import CallRecord
+from app.calls.record import CallRecord, EndReason
+from app.calls.session import CallSession, End
 from app.cli.main import cli
 from app.config import CodecKind
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
+from app.telemetry.recording.recorder import CallRecorder
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
-from app.twilio.events import CallSid
 from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
 from workers.checkpoints.synthetic import make_standin
-from workers.messages import Frame
 
 SECONDS = 4
-SID = CallSid("CA" + "0" * 29 + "123")
 ROUNDING = 1e-3
 """16 bits, and what two implementations of Mimi differ by."""
 
@@ -32,22 +32,21 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
     """Place a call to the parrot in virtual time and record it."""
     writer = RecordingWriter(RecordingStore(folder), "synthetic:parrot", every_call=True)
     writer.start()
-    record = CallRecord(SID, 0.0)
-    record.open_stream(0.0)
-    recorder = writer.record(record, False)
-    assert recorder
+    recorders: list[CallRecorder] = []
+
+    def record(session: CallSession) -> CallRecorder:
+        recorder = writer.record(session, False)
+        assert recorder
+        recorders.append(recorder)
+        return recorder
+
     async with real_workers("synthetic:parrot", CodecKind.NUMPY, cache) as workers:
         await workers.open()
-
-        def step(frame: Frame) -> Frame:
-            answer = workers(frame)
-            recorder.on_frame(answer)
-            return answer
-
-        await asyncio.to_thread(run_virtual, Scenario(seconds=SECONDS, travel_s=0.0), said, step, recorder=recorder)
-    recorder.on_end(float(SECONDS))
+        scenario = Scenario(seconds=SECONDS, travel_s=0.0)
+        report = await asyncio.to_thread(partial(run_virtual, scenario, said, workers, observe=record))
+    recorders[0].on_end(End(EndReason.CALLER_HUNG_UP), float(SECONDS))
     await writer.stop()
-    return record
+    return report.record
 
 
 async def test_a_call_is_made_again_from_its_tokens(
@@ -65,7 +64,7 @@ async def test_a_call_is_made_again_from_its_tokens(
 
     monkeypatch.setenv("RECORDINGS_DIR", str(folder))
     monkeypatch.setenv("CACHE_DIR", str(cache))
-    made = await asyncio.to_thread(CliRunner().invoke, cli, ["render", "123", "-o", str(tmp_path / "call.flac")])
+    made = await asyncio.to_thread(CliRunner().invoke, cli, ["render", "virtual", "-o", str(tmp_path / "call.flac")])
     assert made.exit_code == 0, made.output
     sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="float32")
     assert (rate_hz, sound.shape) == (24_000, (steps * 1_920, 2))

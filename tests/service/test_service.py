@@ -115,7 +115,7 @@ async def served(running: Served) -> AsyncIterator[Served]:
     yield running
     manager = running.service.manager
     for call in list(manager._calls.values()):
-        manager.end(call, EndReason.SHUTDOWN)
+        call.end(EndReason.SHUTDOWN)
     assert running.free_slots == MAX_CALLS
 
 

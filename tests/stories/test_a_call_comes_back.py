@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S
-from app.calls.manager import ActiveCall
 from app.calls.record import CallRecord, EndReason
 from app.calls.session import CallState
 from app.twilio import twiml
@@ -35,14 +35,14 @@ class Line(Front):
         while due := [call for call in self.board.calls if call.session.get_timer() <= until_s]:
             call = min(due, key=lambda one: one.session.get_timer())
             self.now_s = max(self.now_s, call.session.get_timer())
-            self.board.do(call, call.session.handle_timer(self.now_s))
+            call.carry_out(call.session.handle_timer(self.now_s), call.clock())
         self.now_s = until_s
 
     def start(self, call: ActiveCall) -> ActiveCall:
         """Say what Twilio says first on a socket."""
         self.streams += 1
         for event in (Connected(), Started(StreamSid(f"MZ{self.streams}"), call.session.record.call_sid, "AC1")):
-            self.board.handle_event(call, event)
+            call.handle_event(event)
         return call
 
     def talk(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> ActiveCall:
@@ -50,8 +50,8 @@ class Line(Front):
 
     def say(self, call: ActiveCall, text: str) -> None:
         """The caller speaks for a moment, presses a key, and Moshi says something."""
-        self.board.handle_event(call, Media(0, bytes(160)))
-        self.board.handle_event(call, DtmfPressed("1"))
+        call.handle_event(Media(0, bytes(160)))
+        call.handle_event(DtmfPressed("1"))
         held, pcm = call.reservation, np.zeros(1_920, np.float32)
         self.board.handle_message(Frame(held.slot, held.epoch, 0, pcm, text))
 
@@ -69,7 +69,7 @@ async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
     first = line.talk(ANN, CallStatus="ringing")
     line.say(first, " one")
     line.pass_time(2.0)
-    line.board.handle_event(first, Stopped())
+    first.handle_event(Stopped())
     assert (line.record().end, line.board.free_slots) == (EndReason.CALLER_HUNG_UP, SLOTS)
     line.pass_time(30.0)
     second = line.talk(ANN, CallStatus="in-progress")
@@ -78,7 +78,7 @@ async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
     assert (record.end, record.ended_s, record.detail) == (None, None, ""), "the call is on"
     line.say(second, " two")
     line.pass_time(1.0)
-    line.board.end(second, EndReason.SOCKET_LOST, "close code 1006")
+    second.end(EndReason.SOCKET_LOST, "close code 1006")
     assert line.board.records() == [record]
     assert (record.transcript, record.counts["packets_in"], record.counts["dtmf"]) == ("one two", 2, 2)
     assert (record.reserved_s, record.connected_s, record.ended_s) == (1_000.0, 1_000.0, 1_033.0)
@@ -94,18 +94,18 @@ async def test_a_call_that_comes_back_is_one_call_in_the_metrics_and_counts_noth
         call = line.talk(ANN)
         line.say(call, text)
         assert line.board.counts["dtmf"] == line.record().counts["dtmf"]
-        line.board.handle_event(call, Stopped())
+        call.handle_event(Stopped())
     assert (line.board.counts["dtmf"], line.board.counts["packets_in"]) == (3, 3)
-    assert dict(+line.board.ends) == {EndReason.CALLER_HUNG_UP: 1}
-    assert dict(+line.board.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
+    assert dict(+line.board.statistics.ends) == {EndReason.CALLER_HUNG_UP: 1}
+    assert dict(+line.board.statistics.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
 
 
 async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> None:
     line = Line()
-    line.board.handle_event(line.talk(ANN), Stopped())
+    line.talk(ANN).handle_event(Stopped())
     second = line.talk(ANN)
     assert [kept.end for kept in line.kept] == [None, EndReason.CALLER_HUNG_UP, None]
-    line.board.end(second, EndReason.STAGE_FAILED)
+    second.end(EndReason.STAGE_FAILED)
     kept = line.kept[-1]
     assert (kept.call_sid, kept.end) == (ANN, EndReason.STAGE_FAILED)
     assert [stream.end for stream in kept.streams] == [EndReason.CALLER_HUNG_UP, EndReason.STAGE_FAILED]
@@ -124,7 +124,7 @@ async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_a
     assert (line.board.free_slots, len(line.record().streams)) == (SLOTS - 1, 1)
     line.pass_time(2 * TTL_S)
     assert (call.session.state, line.record().end) == (CallState.LIVE, None)
-    line.board.handle_event(call, Stopped())
+    call.handle_event(Stopped())
     assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
 
 
@@ -132,7 +132,7 @@ async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_a
 async def test_a_webhook_that_is_repeated_after_the_end_opens_nothing(how: str) -> None:
     line = Line()
     same: dict[str, str] = {"webhook_token": "t1"} if how == "token" else {"CallStatus": "ringing"}
-    line.board.handle_event(line.talk(ANN, **same), Stopped())
+    line.talk(ANN, **same).handle_event(Stopped())
     if how == "over":
         line.tell(ANN, CallStatus="completed")
         same = {"CallStatus": "in-progress", "webhook_token": "t2"}
@@ -150,7 +150,7 @@ async def test_a_webhook_that_may_be_a_repeat_takes_no_slot_while_the_stream_goe
     line.pass_time(2 * TTL_S)
     assert (line.board.free_slots, call.session.state, len(line.record().streams)) == (SLOTS - 1, CallState.LIVE, 1)
     assert line.board.claim(verb.url.rpartition("/")[2]) is None, "expired"
-    line.board.handle_event(call, Stopped())
+    call.handle_event(Stopped())
     assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
 
 
@@ -163,9 +163,9 @@ async def test_a_call_whose_stream_was_lost_unnoticed_goes_on_in_a_new_one_with_
     assert old.session.record.end is None
     new = line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.REPLACED, None]
-    assert old.outbox.get_nowait() is None, "its socket is closed"
+    assert old.outbox.closed, "its socket is closed"
     assert (new.session.state, line.board.active_calls, line.board.call(ANN)) == (CallState.LIVE, 1, new)
-    line.board.end(old, EndReason.SOCKET_LOST)
+    old.end(EndReason.SOCKET_LOST)
     line.say(new, " two")
     assert (line.record().transcript, line.record().end) == ("one two", None)
 
@@ -175,7 +175,7 @@ async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_it
     old = line.talk(ANN)
     line.ring(BOB)
     verb = line.ring(ANN)
-    line.board.handle_event(old, Stopped())
+    old.handle_event(Stopped())
     assert line.board.holds(ANN)
     line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.CALLER_HUNG_UP, None]
@@ -183,7 +183,7 @@ async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_it
 
 async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() -> None:
     line = Line()
-    line.board.handle_event(line.talk(ANN), Stopped())
+    line.talk(ANN).handle_event(Stopped())
     before = line.record().copy()
     line.pass_time(5.0)
     assert isinstance(line.ring(ANN), Connect)
@@ -200,7 +200,7 @@ async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reas
     line = Line()
     call = line.talk(ANN)
     verb = line.ring(ANN)
-    line.board.end(call, reason)
+    call.end(reason)
     assert (line.board.active_calls, line.ends()) == (0, [reason])
     assert isinstance(verb, Connect)
     assert line.board.claim(verb.url.rpartition("/")[2]) is None
@@ -222,7 +222,7 @@ async def test_a_call_that_an_operator_hangs_up_does_not_go_on_while_its_last_wo
 
 async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None:
     line = Line()
-    line.board.handle_event(line.talk(ANN), Stopped())
+    line.talk(ANN).handle_event(Stopped())
     line.ring(ANN)
     line.tell(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
     assert line.board.holds(ANN)
@@ -248,7 +248,7 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
 
 async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_the_call_is_answered() -> None:
     line = Line(max_calls=1)
-    line.board.handle_event(line.talk(ANN), Stopped())
+    line.talk(ANN).handle_event(Stopped())
     line.talk(BOB)
     assert line.ring(ANN, CallStatus="in-progress") == Hangup()
     assert (line.record().end, len(line.board.records())) == (EndReason.CALLER_HUNG_UP, 2)
@@ -336,13 +336,13 @@ class AnyOrder:
             case "say" if call:
                 line.say(call, "word")
             case "stop" if call:
-                line.board.handle_event(call, Stopped())
+                call.handle_event(Stopped())
             case "lose" if call:
-                line.board.end(call, EndReason.SOCKET_LOST)
+                call.end(EndReason.SOCKET_LOST)
             case "hang up":
                 line.board.hang_up(call_sid)
             case "fail" if call:
-                line.board.end(call, EndReason.STAGE_FAILED)
+                call.end(EndReason.STAGE_FAILED)
         self.look()
 
     def note(self, verb: twiml.Verb) -> None:
@@ -390,7 +390,7 @@ class AnyOrder:
         assert {call_sid: kept.streams for call_sid, kept in last.items()} == {
             record.call_sid: record.streams for record in board.records()
         }
-        assert EndReason.INTERNAL not in board.stream_ends
+        assert EndReason.INTERNAL not in board.statistics.stream_ends
 
 
 @pytest.mark.parametrize("mode", ["reject", "queue"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.calls.manager import ActiveCall
+from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
 from app.calls.session import CallState
 from app.twilio import twiml
@@ -143,7 +143,7 @@ class Story:
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
             if call := self.front.board.call(call_sid):
-                self.front.board.do(call, call.session.handle_timer(call.reservation.expires_s))
+                call.carry_out(call.session.handle_timer(call.reservation.expires_s), call.clock())
 
     def fail_handshake(self) -> None:
         if self.ringing:
@@ -156,8 +156,8 @@ class Story:
 
     def lose_socket(self) -> None:
         if call := self.somebody():
-            self.front.board.end(call, EndReason.SOCKET_LOST)
-            self.front.board.end(call, EndReason.SOCKET_LOST)
+            call.end(EndReason.SOCKET_LOST)
+            call.end(EndReason.SOCKET_LOST)
 
     def claim_to_be_another(self) -> None:
         if call := self.somebody():
@@ -201,13 +201,13 @@ class Story:
         self.front.warm = False
         self.front.board.on_pipeline_lost("encode: killed by SIGKILL")
         self.front.warm = True
-        self.front.call_queue.call_next()
+        self.front.call_queue.reserve_next()
 
     def everybody_goes(self) -> None:
         for call_sid in [*self.waiting, *self.ringing]:
             self.front.left(call_sid, "hangup")
         for call in list(self.front.board._calls.values()):
-            self.front.board.end(call, EndReason.CALLER_HUNG_UP)
+            call.end(EndReason.CALLER_HUNG_UP)
 
     def somebody(self) -> ActiveCall | None:
         if not self.talking:
@@ -215,7 +215,7 @@ class Story:
         return self.talking.pop(self.random.randrange(len(self.talking)))
 
     def receive(self, call: ActiveCall, event: Connected | Started | Stopped) -> None:
-        self.front.board.do(call, call.session.receive(event, call.session.record.reserved_s))
+        call.handle_event(event)
 
 
 @pytest.mark.parametrize("mode", ["reject", "say", "queue"])
@@ -238,5 +238,5 @@ async def test_the_story_comes_to_every_end_that_it_tells_of() -> None:
         EndReason.STAGE_FAILED,
     }
     assert story.put_through_from_line > 10
-    assert EndReason.REPLACED in story.front.board.stream_ends
+    assert EndReason.REPLACED in story.front.board.statistics.stream_ends
     assert any(len(record.streams) > 2 for record in story.front.board.records())

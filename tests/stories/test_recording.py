@@ -36,15 +36,15 @@ Samples = NDArray[np.int16]
 class PacketRecorder(CallRecorder):
     """Also remembers where each of the caller's packets lies, by its number."""
 
-    def __init__(self) -> None:
-        super().__init__(Recording(), limit=1_000_000)
+    def __init__(self, session: CallSession) -> None:
+        super().__init__(session, Recording(), limit=1_000_000)
         self.packets: dict[int, Piece] = {}
 
-    def on_event(self, event: Event, session: CallSession, now: float) -> None:
+    def on_event(self, event: Event, now: float) -> None:
         before = len(self.queue)
-        super().on_event(event, session, now)
+        super().on_event(event, now)
         if isinstance(event, Media) and len(self.queue) > before:
-            position, piece = session.position(event.timestamp_ms), self.queue[-1]
+            position, piece = self.session.position(event.timestamp_ms), self.queue[-1]
             assert position is not None
             assert isinstance(piece, Piece)
             self.packets[position // PACKET] = piece
@@ -52,8 +52,13 @@ class PacketRecorder(CallRecorder):
 
 def recorded(scenario: Scenario) -> tuple[VirtualReport, list[Piece], dict[int, Piece]]:
     """Run a call; return what came of it, what is on its recording, and of that the caller's packets by number."""
-    recorder = PacketRecorder()
-    report = run_virtual(scenario, recorder=recorder)
+    recorders: list[PacketRecorder] = []
+
+    def observe(session: CallSession) -> PacketRecorder:
+        recorders.append(PacketRecorder(session))
+        return recorders[0]
+
+    report, (recorder,) = run_virtual(scenario, observe=observe), recorders
     return report, [piece for piece in recorder.queue if isinstance(piece, Piece)], recorder.packets
 
 

@@ -86,7 +86,7 @@ async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     running.service.public.is_open = False
     manager = running.service.manager
     for call in list(manager._calls.values()):
-        manager.end(call, EndReason.SHUTDOWN)
+        call.end(EndReason.SHUTDOWN)
     while not running.log.empty():
         running.log.get_nowait()
     return running

@@ -32,13 +32,13 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     yield gauge("calls", "Active calls by state.", by_state, "state")
     ends, stream_ends = (
         {reason.name.lower(): float(counts[reason]) for reason in EndReason}
-        for counts in (manager.ends, manager.stream_ends)
+        for counts in (manager.statistics.ends, manager.statistics.stream_ends)
     )
     help_text = "Calls that have ended, by the reason of their first stream; one that comes back counts once."
     yield counter("calls_ended", help_text, ends, "reason")
     yield counter("streams_ended", "Media streams that have ended, by reason.", stream_ends, "reason")
     yield from _counted(manager)
-    yield from histogram_families(manager.histograms)
+    yield from histogram_families(manager.statistics.histograms)
 
 
 def _counted(manager: CallManager) -> Iterator[Family]:
@@ -59,11 +59,11 @@ def _counted(manager: CallManager) -> Iterator[Family]:
 def histogram_families(of_calls: Histograms) -> Iterator[Family]:
     """Yield latencies and durations."""
     help_text = "Latency from what a caller says to what they hear of the answer, estimated by this service."
-    yield histogram("mouth_to_ear_seconds", help_text, of_calls.delay)
+    yield histogram("mouth_to_ear_seconds", help_text, of_calls.mouth_to_ear)
     yield histogram("first_sound_seconds", "From the start of the stream to the first sound.", of_calls.first_sound)
     help_text = "Audio still to be played at Twilio when a frame is ready; at 0 the caller may hear a gap."
-    yield histogram("playout_buffer_seconds", help_text, of_calls.lead)
-    yield histogram("call_duration_seconds", "How long a stream held its slot.", of_calls.length)
+    yield histogram("playout_buffer_seconds", help_text, of_calls.buffered)
+    yield histogram("call_duration_seconds", "How long a stream held its slot.", of_calls.duration)
     yield histogram("frame_seconds", "A frame's way through the workers, from the app and back.", of_calls.frame)
     yield histogram("stage_seconds", "What a stage takes for a frame.", of_calls.stages, "stage")
     help_text = "How long a frame waits for a stage, and at last for the app, the transfer included."

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
-from app.calls.record import CallRecord, Recording
-from app.calls.session import CallSession
+from app.calls.observer import CallObserver
+from app.calls.record import Recording
+from app.calls.session import CallSession, End, SendFrame
 from app.telemetry.recording.timeline import Piece, Timeline
 from app.twilio.events import Event, Media, Started
 from workers.messages import Frame
@@ -27,10 +28,10 @@ class StepTokens(NamedTuple):
     tokens: bytes
 
 
-class CallRecorder:
+class CallRecorder(CallObserver):
     """Observes one stream. The event loop puts into `queue`, the writer's thread removes from it."""
 
-    def __init__(self, recording: Recording, limit: int = MAX_QUEUED) -> None:
+    def __init__(self, session: CallSession, recording: Recording, limit: int = MAX_QUEUED) -> None:
         self.recording = recording
         self.queue: deque[Piece | StepTokens] = deque()
         self.is_over = False
@@ -38,7 +39,7 @@ class CallRecorder:
         self.length = 0
         self.when_broken: Callable[[], object] = lambda: None
         """Called by the writer's thread when the recording is broken off after the call is over."""
-        self._limit = limit
+        self.session, self._limit = session, limit
         self._timeline: Timeline | None = None
         self._early: list[SendAudio] | None = []
 
@@ -47,36 +48,37 @@ class CallRecorder:
         """Whether the stream has started."""
         return self._timeline is not None
 
-    def on_event(self, event: Event, session: CallSession, now: float) -> None:
-        """Record the caller's audio, which the session has handled."""
+    def on_event(self, event: Event, now: float) -> None:
+        """Record the caller's audio."""
         match event:
             case Media(timestamp_ms, payload) if self._timeline:
-                if (begin := session.position(timestamp_ms)) is not None:
+                if (begin := self.session.position(timestamp_ms)) is not None:
                     self._put(*self._timeline.place_inbound(begin, now, payload))
-            case Started() if session.stream.started_s == now:
+            case Started() if self.session.stream.started_s == now:
                 self._timeline = Timeline(now)
 
-    def on_sent(self, command: PlayoutCommand, session: CallSession) -> None:
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """Record Moshi's audio. What is sent before the round trip is known is held back for a while."""
+        round_trip_s = self.session.round_trip_s
         match command:
-            case SendAudio() if self._early is not None and session.round_trip_s is None:
+            case SendAudio() if self._early is not None and round_trip_s is None:
                 self._early.append(command)
                 if len(self._early) > MAX_EARLY:
                     self._place_early(0.0)
             case SendAudio():
-                self._place_early(session.round_trip_s or 0.0)
+                self._place_early(round_trip_s or 0.0)
                 self._place(command, 0.0)
             case ClearAudio(heard_s):
-                self._place_early(session.round_trip_s or 0.0)
+                self._place_early(round_trip_s or 0.0)
                 if self._timeline:
                     self._put(*self._timeline.clear(heard_s))
 
-    def on_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame, now: float) -> None:
         """Record the tokens of a frame."""
         if frame.tokens:
             self._put(StepTokens(frame.seq, frame.tokens))
 
-    def on_end(self, now: float) -> None:
+    def on_end(self, end: End, now: float) -> None:
         """The call is over; if the stream never started there is no recording."""
         self._place_early(0.0)
         if self._timeline:
@@ -85,9 +87,9 @@ class CallRecorder:
             self.recording.name = ""
         self.is_over = True
 
-    def break_off(self, fault: str) -> None:
-        """Record no more of this call, for a reason."""
-        self.recording.fault = fault
+    def on_error(self) -> None:
+        """Record no more of this call."""
+        self.recording.fault = OUR_FAULT
         if not self.has_begun:
             self.recording.name = ""
 
@@ -109,12 +111,7 @@ class CallRecorder:
             self.queue.extend(items)
 
 
-Record = Callable[[CallRecord, bool], CallRecorder | None]
-"""Begin to record the last stream of a call; the flag says whether that was asked for."""
-
-
-def record_nothing(record: CallRecord, asked: bool) -> CallRecorder | None:
+def record_nothing(session: CallSession, asked: bool) -> None:
     """Record no calls; one that was asked for says why."""
     if asked:
-        record.streams[-1].recording = Recording(fault=NO_FOLDER)
-    return None
+        session.stream.recording = Recording(fault=NO_FOLDER)

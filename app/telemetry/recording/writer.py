@@ -7,10 +7,13 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
+from app.calls.session import CallSession
 from app.logging import CallLog
 from app.telemetry.expiry import CHECK_EVERY_S, Expiry
 from app.telemetry.recording.call_files import CallFiles
@@ -18,12 +21,14 @@ from app.telemetry.recording.flac import AudioFileError, encode_flac
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
 from app.telemetry.recording.store import RecordingStore, recording_name
 from app.telemetry.recording.tokens import TokenHeader
+from workers.messages import Slot
 
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
 """What a kill may cost."""
 STOP_LIMIT_S = 10.0
+NO_SLOT = Slot(-1)
 
 
 class RecordingWriter:
@@ -38,6 +43,8 @@ class RecordingWriter:
         self._expiry = Expiry(store, "recordings", days, store.path(".expiry-put-off"))
         self._new: queue.SimpleQueue[CallFiles] = queue.SimpleQueue()
         self._over: queue.SimpleQueue[CallFiles | Path | None] = queue.SimpleQueue()
+        self.on_late_fault: Callable[[CallRecord, Slot], None] = lambda record, slot: None
+        """Called on the event loop when a recording is broken off after its call was over."""
         self.faults = 0
         """Recordings that were broken off or could not be finished."""
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -46,6 +53,7 @@ class RecordingWriter:
 
     def start(self) -> None:
         """Begin to write, and finish what a killed run has left."""
+        self._loop = asyncio.get_running_loop()
         self._store.make()
         for path in self._store.unfinished():
             self._over.put(path)
@@ -54,17 +62,23 @@ class RecordingWriter:
         which = "calls are" if self._every_call else "calls that ask for it are"
         log.info("%s recorded into %s", which, self._store.folder)
 
-    def record(self, record: CallRecord, asked: bool) -> CallRecorder | None:
-        """Begin to record the last stream of a call, or not; never blocks."""
+    def record(self, session: CallSession, asked: bool, slot: Slot = NO_SLOT) -> CallRecorder | None:
+        """Begin to record a stream of a call, or not; never blocks."""
         if not (asked or self._every_call):
             return None
-        began = datetime.now(UTC)
-        recording = record.streams[-1].recording = Recording(_new_name(record, began))
-        recorder = CallRecorder(recording)
+        record, began = session.record, datetime.now(UTC)
+        session.stream.recording = Recording(fault=OUR_FAULT)  # until it has begun
+        recording = Recording(_new_name(record, began))
+        recorder = CallRecorder(session, recording)
+        recorder.when_broken = partial(self._report_late_fault, record, slot)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
         self._new.put(CallFiles(recorder, self._store.path(recording.name), header))
         self._wake.set()
+        session.stream.recording = recording
         return recorder
+
+    def _report_late_fault(self, record: CallRecord, slot: Slot) -> None:
+        self._loop.call_soon_threadsafe(self.on_late_fault, record, slot)
 
     async def stop(self) -> None:
         """Write and finish what there is; what is not finished soon is finished at the next start."""

@@ -19,12 +19,12 @@ def noise(dbfs: float, seconds: float, seed: int = 1) -> list[bytes]:
 
 
 def changes(
-    packets: list[bytes], gauge: ActivityDetector | None = None, from_s: float = 0.0
+    packets: list[bytes], detector: ActivityDetector | None = None, from_s: float = 0.0
 ) -> list[tuple[float, bool]]:
     """When speech was found to begin (True) and to stop (False), packet after packet."""
-    gauge = gauge or ActivityDetector()
+    detector = detector or ActivityDetector()
     told = [
-        (from_s + (at + 1) * PACKET_S, gauge.hear(packet, from_s + (at + 1) * PACKET_S))
+        (from_s + (at + 1) * PACKET_S, detector.add(packet, from_s + (at + 1) * PACKET_S))
         for at, packet in enumerate(packets)
     ]
     return [(at_s, begun) for at_s, begun in told if begun is not None]
@@ -50,27 +50,27 @@ def test_a_pause_between_two_words_does_not_end_speech() -> None:
 
 
 def test_the_noise_of_a_line_is_learned_and_speech_over_it_is_found() -> None:
-    gauge = ActivityDetector()
-    learned = changes(noise(-40, 20.0), gauge)
+    detector = ActivityDetector()
+    learned = changes(noise(-40, 20.0), detector)
     assert [begun for _, begun in learned] == [True, False]
     assert learned[-1][0] < 10.0
-    assert [begun for _, begun in changes(noise(-15, 1.0), gauge, 20.0)] == [True]
+    assert [begun for _, begun in changes(noise(-15, 1.0), detector, 20.0)] == [True]
 
 
 def test_a_line_that_sends_nothing_in_silence_stops_by_the_clock() -> None:
-    gauge = ActivityDetector()
-    changes(noise(-20, 0.5), gauge)
-    assert gauge.look(0.5 + HANG_S - 0.01) is None
-    assert gauge.look(0.5 + HANG_S) is False
-    assert gauge.look(9.0) is None
+    detector = ActivityDetector()
+    changes(noise(-20, 0.5), detector)
+    assert detector.check(0.5 + HANG_S - 0.01) is None
+    assert detector.check(0.5 + HANG_S) is False
+    assert detector.check(9.0) is None
 
 
 def test_who_thinks_has_not_finished() -> None:
-    gauge = ActivityDetector()
-    changes(noise(-20, 0.5), gauge)
-    gauge.think(0.8)
-    assert gauge.look(0.8 + HANG_S - 0.01) is None
-    assert gauge.look(0.8 + HANG_S) is False
+    detector = ActivityDetector()
+    changes(noise(-20, 0.5), detector)
+    detector.add_text(0.8)
+    assert detector.check(0.8 + HANG_S - 0.01) is None
+    assert detector.check(0.8 + HANG_S) is False
 
 
 def test_recorded_speech_is_found_where_a_measurement_of_the_whole_recording_finds_it() -> None:

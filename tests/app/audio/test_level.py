@@ -14,21 +14,21 @@ def tone(peak: float, seconds: float = 0.5) -> bytes:
 def test_a_tone_has_its_level(peak: float, level_dbfs: float) -> None:
     """A sine's power is half its peak's square: 3 dB under it."""
     meter = LevelMeter()
-    meter.note(tone(peak), 1.0)
+    meter.add(tone(peak), 1.0)
     assert meter.level_dbfs(1.0) == pytest.approx(level_dbfs, abs=0.5)
 
 
 def test_what_is_older_than_a_quarter_of_a_second_counts_no_more() -> None:
     meter = LevelMeter()
-    meter.note(tone(32_000), 1.0)
+    meter.add(tone(32_000), 1.0)
     for packet in range(13):
-        meter.note(bytes([mulaw.SILENCE]) * 160, 1.0 + packet * 0.02)
+        meter.add(bytes([mulaw.SILENCE]) * 160, 1.0 + packet * 0.02)
     assert meter.level_dbfs(1.26) == SILENT_DBFS
 
 
 def test_a_line_that_sends_nothing_is_silent() -> None:
     meter = LevelMeter()
     assert meter.level_dbfs(0.0) == SILENT_DBFS
-    meter.note(tone(32_000), 1.0)
+    meter.add(tone(32_000), 1.0)
     assert meter.level_dbfs(1.0 + WINDOW_S) > SILENT_DBFS
     assert meter.level_dbfs(1.01 + WINDOW_S) == SILENT_DBFS

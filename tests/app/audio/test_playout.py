@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ from app.audio import mulaw
 from app.audio.playout import (
     HOPELESS_S,
     PACKET_S,
-    SURE_FRAMES,
+    STANDING_FRAMES,
     TARGET_S,
     URGENT_S,
     ClearAudio,
@@ -57,7 +58,7 @@ class Line:
             if not dues or (due_s := min(dues)) > until_s:
                 return
             for name in self.buffer.advance(due_s):
-                self.playout.take_mark(name, due_s)
+                self.playout.handle_mark(name, due_s)
             self._do(self.playout.advance(due_s), due_s)
 
     def speak_on(self, count: int, now: float, samples: Samples = SPEECH) -> float:
@@ -70,8 +71,8 @@ class Line:
         """Something at Twilio's end makes the lead so long."""
         extra_s = buffered_s - self.playout.buffered_s(now)
         self.buffer.receive(bytes(round(extra_s * 8_000)), now)
-        assert self.playout.meter._end_s is not None
-        self.playout.meter._end_s += extra_s
+        assert self.playout.buffer._end_s is not None
+        self.playout.buffer._end_s += extra_s
 
     def buffered_s(self) -> float:
         """What the newest frame found unplayed."""
@@ -168,7 +169,7 @@ def test_at_the_end_each_piece_of_audio_has_a_mark() -> None:
 
 def test_nothing_is_sent_twice_and_without_anything_to_send_no_timer_runs() -> None:
     playout = Playout()
-    assert playout.get_timer() is None
+    assert playout.get_timer() == math.inf
     assert playout.advance(1.0) == []
     assert playout.push(0, SPEECH, 1.0) == []
     assert not playout.empty
@@ -177,7 +178,7 @@ def test_nothing_is_sent_twice_and_without_anything_to_send_no_timer_runs() -> N
     assert playout.advance(due_s - 0.001) == []
     assert len(playout.advance(due_s)) == 1
     assert playout.empty
-    assert playout.get_timer() is None
+    assert playout.get_timer() == math.inf
     assert playout.advance(due_s + 1.0) == []
 
 
@@ -214,7 +215,7 @@ def test_a_frame_that_the_callers_packets_did_not_come_for_says_nothing_of_the_l
 
 def test_a_lead_that_is_long_for_a_moment_only_is_left_alone() -> None:
     line, now = standing(0.2)
-    line.speak_on(SURE_FRAMES - 1, now)
+    line.speak_on(STANDING_FRAMES - 1, now)
     assert line.playout.counts["packets_left_out"] == line.playout.counts["packets_spliced"] == 0
 
 
@@ -238,7 +239,7 @@ def test_what_we_cut_out_is_not_taken_for_the_lines_sway() -> None:
 
 def test_a_long_pause_takes_it_all_at_once() -> None:
     line, now = standing(0.2)
-    now = line.speak_on(SURE_FRAMES + 2, now)
+    now = line.speak_on(STANDING_FRAMES + 2, now)
     line.speak_on(4, now, QUIET)
     assert line.playout.buffered_s(now + 4 * FRAME_S) <= line.playout.target_s + PACKET_S + 0.001
     assert line.buffer.underruns == []
@@ -259,13 +260,13 @@ def test_without_a_pause_urgent_delay_is_spliced_out_and_the_rest_waits_for_one(
 
 def test_hopeless_delay_is_cleared_at_one_go() -> None:
     line, now = standing(HOPELESS_S + 0.1)
-    line.speak_on(SURE_FRAMES, now)
+    line.speak_on(STANDING_FRAMES, now)
     assert line.playout.counts["clears"] == len(line.cleared_s) == 1
     assert line.sent[-1][0] == line.cleared_s[0], "and the frame that is ready goes out"
     assert line.playout.counts["packets_left_out"] + line.playout.counts["packets_spliced"] == 0
-    line.speak_on(20, now + SURE_FRAMES * FRAME_S)
+    line.speak_on(20, now + STANDING_FRAMES * FRAME_S)
     assert line.playout.counts["clears"] == 1
-    assert line.playout.buffered_s(now + (SURE_FRAMES + 20) * FRAME_S) <= MOST_LEAD_S
+    assert line.playout.buffered_s(now + (STANDING_FRAMES + 20) * FRAME_S) <= MOST_LEAD_S
 
 
 def test_what_waits_here_is_dropped_with_the_clear_and_counted() -> None:
@@ -288,7 +289,7 @@ def test_marks_of_audio_that_was_cleared_say_nothing() -> None:
         line.speak(SPEECH, now)
     assert line.cleared_s
     buffered_s = line.playout.buffered_s(now)
-    line.playout.take_mark(old, now - 5.0)
+    line.playout.handle_mark(old, now - 5.0)
     assert line.playout.buffered_s(now) == buffered_s
     new = line.sent[-1][1].mark
     assert new.partition(":")[0] != old.partition(":")[0]
@@ -299,7 +300,7 @@ def test_a_mark_that_is_not_ours_says_nothing(name: str) -> None:
     line = Line()
     line.speak_on(5, 1.0)
     buffered_s = line.playout.buffered_s(1.4)
-    line.playout.take_mark(name, 0.5)
+    line.playout.handle_mark(name, 0.5)
     assert line.playout.buffered_s(1.4) == buffered_s
 
 
@@ -390,5 +391,5 @@ def test_it_may_be_asked_at_any_time_what_goes_out(story: list[tuple[float, list
 def test_a_mark_that_is_none_of_ours_is_ignored(name: str) -> None:
     playout = Playout()
     playout.start(0.0)
-    playout.take_mark(name, 1.0)
-    assert playout.meter.known_round_trip_s is None
+    playout.handle_mark(name, 1.0)
+    assert playout.buffer.known_round_trip_s is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audio.playout_buffer import FIRST_JITTER_S, JITTER_MEMORY_S, SURE_MARKS, Jitter, PlayoutBuffer
+from app.audio.playout_buffer import CONFIRMING_MARKS, FIRST_JITTER_S, JITTER_MEMORY_S, Jitter, PlayoutBuffer
 
 FRAME, FRAME_S = 640, 0.08
 START = 1_000.0
@@ -43,7 +43,7 @@ class Buffer:
         due = [mark for mark in self.marks if mark[0] <= now]
         self.marks = [mark for mark in self.marks if mark[0] > now]
         for back_s, number in due:
-            meter.mark_returned(number, back_s)
+            meter.handle_mark(number, back_s)
 
     def buffered_s(self, now: float) -> float:
         return self.ends_s - now - self.there_s
@@ -79,11 +79,11 @@ def test_after_marks_the_lead_is_known_to_the_millisecond(there_s: float, back_s
 
 def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
     buffer, meter = Buffer(), PlayoutBuffer()
-    meter.mark_returned(meter.mark(START), START + buffer.round_trip_s)
+    meter.handle_mark(meter.mark(START), START + buffer.round_trip_s)
     buffer.send(meter, START + 0.1)
     buffer.send(meter, START + 0.1)
     [(back_s, first), *_] = buffer.marks
-    meter.mark_returned(first, back_s + 0.07)
+    meter.handle_mark(first, back_s + 0.07)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
 
 
@@ -91,7 +91,7 @@ def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
     buffer, meter = Buffer(), PlayoutBuffer()
     probe = meter.mark(START)
     buffer.send(meter, START)
-    meter.mark_returned(probe, START + 0.07)
+    meter.handle_mark(probe, START + 0.07)
     now = START + 3 * FRAME_S
     buffer.tell(meter, now)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
@@ -124,29 +124,29 @@ def test_a_mark_that_was_held_up_changes_nothing() -> None:
     buffer.tell(meter, now)
     before_s = meter.buffered_s(now)
     (_, number), *_ = buffer.marks
-    meter.mark_returned(number, now + 0.5)
+    meter.handle_mark(number, now + 0.5)
     assert meter.buffered_s(now) == pytest.approx(before_s)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
 
 
 def test_three_late_marks_in_a_row_are_believed_as_far_as_the_least_of_them_says() -> None:
     buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=SURE_MARKS + 2)
+    now = settled(buffer, meter, ahead=CONFIRMING_MARKS + 2)
     buffer.tell(meter, now)
     before_s, late_s = meter.buffered_s(now), [0.3, 0.1, 0.2]
     for (back_s, number), by_s in zip(buffer.marks, late_s, strict=False):
         assert meter.buffered_s(now) == pytest.approx(before_s)
-        meter.mark_returned(number, back_s + by_s)
+        meter.handle_mark(number, back_s + by_s)
     assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
 def test_what_was_believed_once_does_not_count_again() -> None:
     buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=SURE_MARKS + 3)
+    now = settled(buffer, meter, ahead=CONFIRMING_MARKS + 3)
     buffer.tell(meter, now)
     before_s = meter.buffered_s(now)
     for (back_s, number), by_s in zip(buffer.marks, [0.1, 0.1, 0.1, 0.15], strict=False):
-        meter.mark_returned(number, back_s + by_s)
+        meter.handle_mark(number, back_s + by_s)
     assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
@@ -155,9 +155,9 @@ def test_a_first_mark_that_was_held_up_is_put_right_by_the_second() -> None:
     for _ in range(2):
         buffer.send(meter, START)
     (first_s, first), (second_s, second) = buffer.marks
-    meter.mark_returned(first, first_s + 0.1)
+    meter.handle_mark(first, first_s + 0.1)
     assert meter.round_trip_s == pytest.approx(buffer.round_trip_s + 0.1)
-    meter.mark_returned(second, second_s)
+    meter.handle_mark(second, second_s)
     assert meter.buffered_s(START) + meter.round_trip_s == pytest.approx(buffer.buffered_s(START) + buffer.round_trip_s)
 
 
@@ -167,7 +167,7 @@ def test_news_that_the_buffer_is_emptier_is_believed_at_once() -> None:
     buffer.tell(meter, now)
     before_s = meter.buffered_s(now)
     (back_s, number), *_ = buffer.marks
-    meter.mark_returned(number, back_s - 0.04)
+    meter.handle_mark(number, back_s - 0.04)
     assert meter.buffered_s(now) == pytest.approx(before_s - 0.04)
 
 
@@ -189,20 +189,20 @@ def test_a_mark_stands_for_all_before_it_and_counts_once() -> None:
     now = settled(buffer, meter, ahead=4)
     buffer.tell(meter, now)
     buffered_s, (_, (back_s, number), *_) = meter.buffered_s(now), buffer.marks
-    meter.mark_returned(number, back_s)
+    meter.handle_mark(number, back_s)
     assert meter.buffered_s(now) == pytest.approx(buffered_s)
     for stale in range(number + 1):
-        meter.mark_returned(stale, back_s - 5.0)
+        meter.handle_mark(stale, back_s - 5.0)
     assert meter.buffered_s(now) == pytest.approx(buffered_s)
 
 
 @pytest.mark.parametrize("number", [0, -1, 99])
 def test_a_mark_that_nobody_set_says_nothing(number: int) -> None:
     meter = PlayoutBuffer()
-    meter.mark_returned(number, START)
+    meter.handle_mark(number, START)
     assert meter.buffered_s(START) == 0.0
     meter.send(FRAME, START)
-    meter.mark_returned(number, START + 5.0)
+    meter.handle_mark(number, START + 5.0)
     assert meter.buffered_s(START) == pytest.approx(0.08)
 
 
@@ -227,7 +227,7 @@ def test_after_a_clear_one_late_mark_is_as_little_believed_as_before() -> None:
     buffer.clear(meter, now)
     buffer.send(meter, now)
     ((back_s, number),) = [mark for mark in buffer.marks if mark[1] == max(number for _, number in buffer.marks)]
-    meter.mark_returned(number, back_s + 0.3)
+    meter.handle_mark(number, back_s + 0.3)
     assert meter.buffered_s(now) == pytest.approx(FRAME_S)
 
 
@@ -241,44 +241,44 @@ def test_audio_that_finds_nothing_unplayed_is_an_underrun_and_the_first_is_none(
 def sway(*late: tuple[float, float], first_s: float = FIRST_JITTER_S) -> Jitter:
     one = Jitter(first_s)
     for now, late_s in late:
-        one.note(late_s, now)
+        one.add(late_s, now)
     return one
 
 
 def test_before_anything_is_known_a_little_sway_is_expected() -> None:
-    assert Jitter().size_s == FIRST_JITTER_S
+    assert Jitter().jitter_s == FIRST_JITTER_S
 
 
 def test_what_happens_once_is_not_the_lines_habit() -> None:
-    assert sway((10.0, 0.4)).size_s == FIRST_JITTER_S
-    assert sway((10.0, 0.4), (12.0, 0.002)).size_s == 0.002
+    assert sway((10.0, 0.4)).jitter_s == FIRST_JITTER_S
+    assert sway((10.0, 0.4), (12.0, 0.002)).jitter_s == 0.002
 
 
 def test_late_frames_in_a_row_are_one_event_as_large_as_the_largest() -> None:
     stall = [(10.0, 0.1), (10.08, 0.4), (10.16, 0.3)]
-    assert sway(*stall, (12.0, 0.02)).size_s == 0.02
-    assert sway(*stall, (12.0, 0.2), (12.08, 0.5)).size_s == 0.4
+    assert sway(*stall, (12.0, 0.02)).jitter_s == 0.02
+    assert sway(*stall, (12.0, 0.2), (12.08, 0.5)).jitter_s == 0.4
 
 
 def test_what_happens_twice_is() -> None:
-    assert sway((10.0, 0.03), (12.0, 0.05), (14.0, 0.01)).size_s == 0.03
+    assert sway((10.0, 0.03), (12.0, 0.05), (14.0, 0.01)).jitter_s == 0.03
 
 
 def test_a_frame_that_is_early_is_late_by_nothing() -> None:
-    assert sway((10.0, -0.05), (12.0, -0.02), first_s=0.0).size_s == 0.0
+    assert sway((10.0, -0.05), (12.0, -0.02), first_s=0.0).jitter_s == 0.0
 
 
 def test_a_quiet_beginning_does_not_promise_a_quiet_call() -> None:
     one = sway((10.0, 0.0), (12.0, 0.0), (14.0, 0.0), first_s=0.02)
-    assert one.size_s == 0.02
-    one.note(0.0, 10.0 + JITTER_MEMORY_S)
-    assert one.size_s == 0.0
+    assert one.jitter_s == 0.02
+    one.add(0.0, 10.0 + JITTER_MEMORY_S)
+    assert one.jitter_s == 0.0
 
 
 def test_after_a_minute_it_is_forgotten() -> None:
     one = sway((10.0, 0.03), (12.0, 0.05))
     for now in (30.0, 50.0, 69.9):
-        one.note(0.0, now)
-    assert one.size_s == 0.03
-    one.note(0.0, 10.0 + JITTER_MEMORY_S + 0.1)
-    assert one.size_s == 0.0
+        one.add(0.0, now)
+    assert one.jitter_s == 0.03
+    one.add(0.0, 10.0 + JITTER_MEMORY_S + 0.1)
+    assert one.jitter_s == 0.0

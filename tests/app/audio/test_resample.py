@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import signal
 
+from app.audio import mulaw
 from app.audio.resample import LOOP_DELAY_SAMPLES, RATIO, TAPS, Decimator, Interpolator
 
 LENGTH = 240
@@ -67,33 +68,34 @@ def test_any_split_goes_down_to_the_same_samples(sizes: list[int]) -> None:
     np.testing.assert_allclose(np.concatenate(pieces), Decimator().push(line), atol=1e-6)
 
 
-def test_up_and_down_again_is_a_delay_of_23_samples_to_the_sample() -> None:
-    time_s = np.arange(800) / 8_000
-    tones = np.sin(2 * np.pi * np.outer([310, 1_130, 2_870], time_s))
-    line: NDArray[np.float32] = (np.ones(3) @ tones / 3).astype(np.float32)
-    back = Decimator().push(Interpolator().push(line))
-    assert LOOP_DELAY_SAMPLES == 23
-    settled = slice(100, None)
-    np.testing.assert_allclose(back[settled], line[100 - LOOP_DELAY_SAMPLES : -LOOP_DELAY_SAMPLES], atol=0.01)
-
-
-def test_a_click_up_and_down_again_is_highest_after_23_samples_and_even_on_both_sides() -> None:
+def test_up_and_down_again_delays_by_23_samples_exactly() -> None:
     click = np.zeros(100, np.float32)
     click[0] = 1
     back = Decimator().push(Interpolator().push(click))
+    assert LOOP_DELAY_SAMPLES == 23
     assert int(np.argmax(back)) == LOOP_DELAY_SAMPLES
     around = back[: 2 * LOOP_DELAY_SAMPLES + 1]
     np.testing.assert_allclose(around, around[::-1], atol=1e-7)
 
 
-def test_silence_stays_silence() -> None:
-    assert not Interpolator().push(np.zeros(160, np.float32)).any()
-    assert not Decimator().push(np.zeros(480, np.float32)).any()
+def test_silence_stays_silence_and_float32() -> None:
+    for silence in (Interpolator().push(np.zeros(160, np.float32)), Decimator().push(np.zeros(480, np.float32))):
+        assert silence.dtype == np.float32
+        assert not silence.any()
 
 
-def test_the_type_stays_float32() -> None:
-    assert Interpolator().push(noise(5)).dtype == np.float32
-    assert Decimator().push(noise(6)).dtype == np.float32
+@pytest.mark.parametrize("level", [1.0, 1.5, 4.0, 1e6])
+def test_samples_that_are_too_loud_saturate_and_do_not_wrap(level: float) -> None:
+    tone = (level * np.sin(2 * np.pi * 440 * np.arange(7_680) / 24_000)).astype(np.float32)
+    wanted, saturated = Decimator().push(tone), Decimator().push_int16(tone)
+    loud = np.abs(wanted) > 0.05
+    assert (np.sign(saturated) == np.sign(wanted))[loud].all()
+    assert np.abs(mulaw.decode(mulaw.encode(saturated)).astype(int)).max() <= 32_124
+
+
+@pytest.mark.parametrize(("level", "sample"), [(2, 32_767), (-2, -32_768)])
+def test_a_level_beyond_full_scale_is_the_loudest_sample(level: float, sample: int) -> None:
+    assert set(Decimator().push_int16(np.full(1_920, level, np.float32))[72:].tolist()) == {sample}
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4, 1_919])

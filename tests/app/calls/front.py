@@ -5,7 +5,9 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from app.calls.manager import ActiveCall, CallManager
+from app.calls.active_call import ActiveCall
+from app.calls.manager import CallManager
+from app.calls.observer import RecordObserver
 from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
@@ -48,13 +50,15 @@ class Front:
         read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        keep = lambda record, _: self.kept.append(record.copy())  # noqa: E731
-        self.board = CallManager(read, self.sent.append, lambda: self.warm, keep, clock)
+        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_dialler else None
         self.call_queue = CallQueue(self.board, read.queue_length, redirector, PublicAddress(read))
         self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
         self.board.start_accepting(read.slots, processing_s=0.0)
+
+    def _keep(self, call: ActiveCall) -> RecordObserver:
+        return RecordObserver(call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()))
 
     def ring(
         self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
@@ -84,7 +88,7 @@ class Front:
         """Ring, open the socket, start the stream."""
         call = self.open_socket(self.ring(call_sid))
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
-            self.board.do(call, call.session.receive(event, call.session.stream.reserved_s, None))
+            call.handle_event(event)
         return call
 
     @contextlib.asynccontextmanager

@@ -35,11 +35,11 @@ async def test_calls_that_are_on_go_on_and_the_last_one_ends_the_wait() -> None:
     ann, bob = front.talk(ANN), front.talk(BOB)
     draining = Draining(front, LONG_S)
     draining.drain.begin()
-    front.board.end(ann, EndReason.CALLER_HUNG_UP)
+    ann.end(EndReason.CALLER_HUNG_UP)
     await settle()
     assert not draining.stopped.is_set()
     assert (bob.session.record.end, front.board.draining) == (None, True)
-    front.board.end(bob, EndReason.CALLER_HUNG_UP)
+    bob.end(EndReason.CALLER_HUNG_UP)
     await draining.over()
 
 

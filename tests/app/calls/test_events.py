@@ -4,21 +4,21 @@ import json
 import pytest
 
 from app.calls.events import (
-    Audio,
+    AudioSent,
+    CallError,
     CallEvent,
-    Connected,
+    CallStarted,
     Direction,
     Disconnected,
-    Dtmf,
-    Error,
+    EventBody,
     Events,
-    Lost,
+    EventsLost,
+    KeyPressed,
     Speaker,
     SpeechStarted,
     SpeechStopped,
     Subscription,
-    Text,
-    What,
+    TextSpoken,
 )
 from app.calls.record import EndReason
 from app.twilio.events import CallSid
@@ -28,36 +28,36 @@ OVER = Disconnected(EndReason.CALLER_HUNG_UP, "")
 GUARD_S = 30.0
 
 
-def tell(events: Events, *whats: What, call_sid: CallSid = ANN) -> None:
+def tell(events: Events, *whats: EventBody, call_sid: CallSid = ANN) -> None:
     for what in whats:
         events.publish(CallEvent(call_sid, 1.0, what))
 
 
-async def read(subscription: Subscription, count: int) -> list[What]:
+async def read(subscription: Subscription, count: int) -> list[EventBody]:
     async with asyncio.timeout(GUARD_S):
-        return [(await anext(subscription)).what for _ in range(count)]
+        return [(await anext(subscription)).body for _ in range(count)]
 
 
-async def rest(subscription: Subscription) -> list[What]:
+async def rest(subscription: Subscription) -> list[EventBody]:
     async with asyncio.timeout(GUARD_S):
-        return [event.what async for event in subscription]
+        return [event.body async for event in subscription]
 
 
 async def test_a_subscription_to_a_call_has_its_events_in_order_and_ends_with_it() -> None:
     events = Events()
     async with events.subscribe(ANN) as news:
-        tell(events, Connected(), Text(" Hello"), OVER)
-        assert await rest(news) == [Connected(), Text(" Hello"), OVER]
+        tell(events, CallStarted(), TextSpoken(" Hello"), OVER)
+        assert await rest(news) == [CallStarted(), TextSpoken(" Hello"), OVER]
 
 
 async def test_other_calls_are_not_heard_but_by_who_listens_to_all() -> None:
     events = Events()
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
-        tell(events, Dtmf("1"), call_sid=BOB)
-        tell(events, Dtmf("2"), OVER)
-        assert await rest(ann) == [Dtmf("2"), OVER]
-        tell(events, Dtmf("3"), call_sid=BOB)
-        assert await read(everything, 4) == [Dtmf("1"), Dtmf("2"), OVER, Dtmf("3")]
+        tell(events, KeyPressed("1"), call_sid=BOB)
+        tell(events, KeyPressed("2"), OVER)
+        assert await rest(ann) == [KeyPressed("2"), OVER]
+        tell(events, KeyPressed("3"), call_sid=BOB)
+        assert await read(everything, 4) == [KeyPressed("1"), KeyPressed("2"), OVER, KeyPressed("3")]
 
 
 async def test_who_waits_is_woken() -> None:
@@ -65,13 +65,13 @@ async def test_who_waits_is_woken() -> None:
     async with events.subscribe(ANN) as news:
         waiting = asyncio.create_task(read(news, 1))
         await asyncio.sleep(0)
-        tell(events, Connected())
-        assert await waiting == [Connected()]
+        tell(events, CallStarted())
+        assert await waiting == [CallStarted()]
 
 
 async def test_audio_comes_to_those_alone_who_want_it() -> None:
     events = Events()
-    packet = Audio(Direction.IN, b"\xff" * 160)
+    packet = AudioSent(Direction.IN, b"\xff" * 160)
     async with events.subscribe(ANN) as without, events.subscribe(ANN, audio=True) as with_audio:
         tell(events, packet, OVER)
         assert await rest(without) == [OVER]
@@ -81,18 +81,18 @@ async def test_audio_comes_to_those_alone_who_want_it() -> None:
 async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
     events = Events()
     async with events.subscribe(ANN, room=3) as slow, events.subscribe(ANN, room=9) as quick:
-        tell(events, *(Dtmf(str(key)) for key in range(7)), OVER)
-        assert await rest(slow) == [Lost(5), Dtmf("5"), Dtmf("6"), OVER]
+        tell(events, *(KeyPressed(str(key)) for key in range(7)), OVER)
+        assert await rest(slow) == [EventsLost(5), KeyPressed("5"), KeyPressed("6"), OVER]
         assert len(await rest(quick)) == 8
 
 
 async def test_what_was_lost_is_told_once() -> None:
     events = Events()
     async with events.subscribe(ANN, room=1) as slow:
-        tell(events, Dtmf("1"), Dtmf("2"))
-        assert await read(slow, 2) == [Lost(1), Dtmf("2")]
-        tell(events, Dtmf("3"))
-        assert await read(slow, 1) == [Dtmf("3")]
+        tell(events, KeyPressed("1"), KeyPressed("2"))
+        assert await read(slow, 2) == [EventsLost(1), KeyPressed("2")]
+        tell(events, KeyPressed("3"))
+        assert await read(slow, 1) == [KeyPressed("3")]
 
 
 async def test_nothing_is_wanted_while_nobody_listens() -> None:
@@ -108,29 +108,29 @@ async def test_nothing_is_wanted_while_nobody_listens() -> None:
 async def test_when_the_service_stops_all_who_listen_come_to_the_end() -> None:
     events = Events()
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
-        tell(events, Connected())
+        tell(events, CallStarted())
         events.close()
-        assert await rest(ann) == await rest(everything) == [Connected()]
+        assert await rest(ann) == await rest(everything) == [CallStarted()]
     assert not events.wanted(ANN)
 
 
 @pytest.mark.parametrize(
     ("what", "fields"),
     [
-        (Connected(), {"event": "connected"}),
-        (Audio(Direction.OUT, b"\xff\xff\xff\xff"), {"event": "audio", "direction": "out", "payload": "/////w=="}),
-        (Text(" Hi"), {"event": "text", "text": " Hi"}),
+        (CallStarted(), {"event": "connected"}),
+        (AudioSent(Direction.OUT, b"\xff\xff\xff\xff"), {"event": "audio", "direction": "out", "payload": "/////w=="}),
+        (TextSpoken(" Hi"), {"event": "text", "text": " Hi"}),
         (SpeechStarted(Speaker.MOSHI), {"event": "speech_started", "speaker": "moshi"}),
         (SpeechStopped(Speaker.CALLER), {"event": "speech_stopped", "speaker": "caller"}),
-        (Dtmf("#"), {"event": "dtmf", "digit": "#"}),
+        (KeyPressed("#"), {"event": "dtmf", "digit": "#"}),
         (
-            Error(EndReason.WORKER_LOST, "step-0"),
+            CallError(EndReason.WORKER_LOST, "step-0"),
             {"event": "error", "reason": "a worker was lost", "detail": "step-0"},
         ),
         (OVER, {"event": "disconnected", "reason": "caller hung up", "detail": ""}),
-        (Lost(7), {"event": "lost", "count": 7}),
+        (EventsLost(7), {"event": "lost", "count": 7}),
     ],
     ids=lambda value: value["event"] if isinstance(value, dict) else "",
 )
-def test_every_event_can_be_written_as_json(what: What, fields: dict[str, object]) -> None:
+def test_every_event_can_be_written_as_json(what: EventBody, fields: dict[str, object]) -> None:
     assert json.loads(CallEvent(ANN, 1.23456, what).to_json()) == {"call_sid": "CAann", "at_s": 1.2346, **fields}

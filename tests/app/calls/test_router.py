@@ -2,8 +2,8 @@ import logging
 
 import pytest
 
+from app.calls.queue import PAUSE_S
 from app.calls.record import EndReason
-from app.calls.waiting_callers import PAUSE_S
 from app.twilio import twiml
 from app.twilio.events import CallSid, Stopped
 from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
@@ -64,7 +64,7 @@ async def test_a_slot_that_comes_free_is_reserved_for_the_first_in_line_who_is_t
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE, DAN]))
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
         assert front.board.holds(EVE)
     assert front.redirector.redirected == [(EVE, VOICE_URL)]
     assert front.redirector.unreserved == []
@@ -78,9 +78,9 @@ async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
     list(verbs(front, [EVE, DAN, KIM]))
     async with front.redirecting():
         for call in calls:
-            front.board.end(call, EndReason.CALLER_HUNG_UP)
+            call.end(EndReason.CALLER_HUNG_UP)
         await settle()
-        front.board.end(front.open_socket(front.ring(EVE)), EndReason.CALLER_HUNG_UP)
+        front.open_socket(front.ring(EVE)).end(EndReason.CALLER_HUNG_UP)
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE, DAN, KIM]
 
 
@@ -89,7 +89,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     ann = front.talk(ANN)
     front.ring(BOB)
     front.warm = False
-    front.board.end(ann, EndReason.WORKER_LOST)
+    ann.end(EndReason.WORKER_LOST)
     front.warm = True
     assert isinstance(front.ring(EVE), Enqueue)
     assert front.board.holds(BOB)
@@ -113,7 +113,7 @@ async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(h
     ann = front.talk(ANN)
     front.ring(BOB)
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
     assert front.board.active_calls == 1
@@ -124,7 +124,7 @@ async def test_who_hangs_up_before_the_redirect_goes_out_is_not_redirected() -> 
     ann = front.talk(ANN)
     front.ring(BOB)
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
         front.left(BOB, "hangup")
     assert front.redirector.redirected == []
 
@@ -134,7 +134,7 @@ async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
     ann = front.talk(ANN)
     front.ring(BOB)
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
         assert front.page(BOB) == Pause(PAUSE_S)
         await settle()
         assert front.page(BOB) == Pause(PAUSE_S)
@@ -144,7 +144,7 @@ async def test_a_redirected_call_may_ask_the_action_first_and_gets_the_same_slot
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     front.ring(BOB)
-    front.board.end(ann, EndReason.CALLER_HUNG_UP)
+    ann.end(EndReason.CALLER_HUNG_UP)
     assert front.left(BOB, "redirected") == front.ring(BOB)
 
 
@@ -153,11 +153,11 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
         await settle()
         bob = front.board.call(BOB)
         assert bob
-        front.board.do(bob, bob.session.handle_timer(bob.reservation.expires_s))
+        bob.carry_out(bob.session.handle_timer(bob.reservation.expires_s), bob.clock())
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [BOB, EVE]
     assert front.page(BOB) == Pause(PAUSE_S), "at the end of the line, if he is still there"
     assert BOB in front.call_queue
@@ -173,7 +173,7 @@ async def test_who_hangs_up_while_waiting_leaves_the_line(how: str) -> None:
     else:
         front.tell(BOB, CallStatus="completed")
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE]
 
 
@@ -183,7 +183,7 @@ async def test_who_hangs_up_when_it_is_his_turn_gives_the_slot_to_the_next(how: 
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
         assert front.board.holds(BOB)
         front.left(BOB, "hangup") if how == "action" else front.tell(BOB, CallStatus="completed")
         assert front.board.holds(EVE)
@@ -211,7 +211,7 @@ async def test_a_service_that_was_started_anew_learns_its_line_from_those_who_wa
     ann = front.talk(ANN)
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2
     async with front.redirecting():
-        front.board.end(ann, EndReason.CALLER_HUNG_UP)
+        ann.end(EndReason.CALLER_HUNG_UP)
     assert front.redirector.redirected == [(BOB, VOICE_URL)]
 
 
@@ -229,7 +229,7 @@ async def test_a_blocked_number_is_rejected_and_its_number_is_not_logged(caplog:
 
 async def test_a_number_that_calls_too_often_is_rejected() -> None:
     front = Front(calls_per_number_per_hour=1)
-    front.board.end(front.talk(ANN), EndReason.CALLER_HUNG_UP)
+    front.talk(ANN).end(EndReason.CALLER_HUNG_UP)
     assert front.ring(BOB) == Reject("rejected")
     assert isinstance(front.ring(BOB, "+4930123456"), Connect)
 
@@ -251,7 +251,7 @@ async def test_a_call_that_waited_is_one_call() -> None:
     ann = front.talk(ANN)
     assert isinstance(front.ring(BOB, "+4930123456"), Enqueue)
     assert isinstance(front.ring(BOB, "+4930123456"), Enqueue)
-    front.board.end(ann, EndReason.CALLER_HUNG_UP)
+    ann.end(EndReason.CALLER_HUNG_UP)
     assert isinstance(front.ring(BOB, "+4930123456"), Connect)
 
 
@@ -259,7 +259,7 @@ async def test_a_call_that_was_turned_down_does_not_count() -> None:
     front = Front(max_calls=1, calls_per_number_per_hour=1)
     ann = front.talk(ANN)
     assert front.ring(BOB, "+4930123456") == Reject("busy")
-    front.board.end(ann, EndReason.CALLER_HUNG_UP)
+    ann.end(EndReason.CALLER_HUNG_UP)
     assert isinstance(front.ring(EVE, "+4930123456"), Connect)
 
 
@@ -315,7 +315,7 @@ async def test_the_status_of_a_call_that_goes_on_is_kept_and_ends_nothing() -> N
 async def test_what_comes_after_the_end_of_a_call_is_still_written_down() -> None:
     front = Front()
     ann = front.talk(ANN)
-    front.board.do(ann, ann.session.receive(Stopped(), ann.session.record.reserved_s))
+    ann.handle_event(Stopped())
     front.tell(ANN, CallStatus="completed", CallDuration="12")
     record = front.board.record(ANN)
     assert record is not None

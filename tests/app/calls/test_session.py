@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.audio.jitter_buffer import PATIENCE_S, JitterBuffer
-from app.audio.outbound import Outbound
+from app.audio.jitter_buffer import WAIT_S, JitterBuffer
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.playout_buffer import FIRST_JITTER_S
+from app.audio.resample import Decimator
 from app.audio.time_stretch import Samples
 from app.calls.record import EndReason
 from app.calls.session import (
     DRAIN_WITHIN_S,
-    LEAD_S,
     START_WITHIN_S,
+    TAKEOVER_MARGIN_S,
     CallLimits,
     CallSession,
     CallState,
@@ -110,8 +110,8 @@ def payloads(commands: list[Command]) -> list[bytes]:
 
 def spoken(*seqs: int) -> list[bytes]:
     """The packets that the caller should get for these frames, one after the other."""
-    outbound = Outbound()
-    return [mulaw.encode(outbound.push(sound(seq))) for seq in seqs]
+    decimator = Decimator()
+    return [mulaw.encode(decimator.push_int16(sound(seq))) for seq in seqs]
 
 
 def reasons(commands: list[Command]) -> list[EndReason]:
@@ -204,7 +204,7 @@ def test_a_caller_who_sends_nothing_is_taken_to_be_silent() -> None:
     session = live(now=2.0)
     done = [(at_s, command) for at_s, command in until(session, 3.0) if isinstance(command, SendFrame)]
     assert [command.seq for _, command in done] == list(range(len(done)))
-    due_s = [2.0 + PATIENCE_S[0] + number * FRAME_S for number in range(1, len(done) + 1)]
+    due_s = [2.0 + WAIT_S[0] + number * FRAME_S for number in range(1, len(done) + 1)]
     assert [at_s for at_s, _ in done] == pytest.approx(due_s)
     assert not any(command.pcm.any() for _, command in done)
     session.end(EndReason.SHUTDOWN, 3.0)
@@ -251,7 +251,7 @@ def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
     assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
 
 
-LEAD = LEAD_S + FIRST_JITTER_S
+LEAD = TAKEOVER_MARGIN_S + FIRST_JITTER_S
 
 
 def test_workers_whose_time_sways_are_given_more_lead() -> None:

@@ -9,7 +9,8 @@ from fastapi import WebSocket
 from starlette.types import Message
 
 from app.audio.playout import ClearAudio, SendAudio
-from app.calls.manager import ActiveCall, CallManager
+from app.calls.active_call import ActiveCall
+from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
@@ -90,7 +91,7 @@ class Line:
         self.peer = Peer()
 
     def serve(self, blocked_after_s: float = GUARD_S, silent_after_s: float = GUARD_S) -> "asyncio.Task[None]":
-        serving = run_media_socket(self.peer.socket(), self.call, self.board, blocked_after_s, silent_after_s)
+        serving = run_media_socket(self.peer.socket(), self.call, blocked_after_s, silent_after_s)
         return asyncio.create_task(serving)
 
     async def live(self) -> None:
@@ -100,7 +101,7 @@ class Line:
             await asyncio.sleep(0)
 
     def send(self, *numbers: int) -> None:
-        self.board.do(self.call, [SendAudio(bytes(160), f"0:{number}", number) for number in numbers])
+        self.call.carry_out([SendAudio(bytes(160), f"0:{number}", number) for number in numbers], self.call.clock())
 
     @property
     def end(self) -> tuple[EndReason | None, int]:
@@ -117,7 +118,7 @@ async def test_what_the_session_sends_goes_out_in_order_and_the_socket_closes_wh
     serving = line.serve()
     await line.live()
     line.send(2, 3)
-    line.board.do(line.call, [ClearAudio()])
+    line.call.carry_out([ClearAudio()], line.call.clock())
     while len(line.peer.heard) < 6:  # noqa: ASYNC110 - turns of the loop
         await asyncio.sleep(0)
     line.peer.say(STOP)
@@ -169,7 +170,7 @@ async def test_a_peer_that_reads_nothing_cannot_keep_the_socket_open_when_the_ca
     line.peer.reads.clear()
     serving = line.serve(NO_PATIENCE_S)
     await line.live()
-    line.board.end(line.call, EndReason.SHUTDOWN)
+    line.call.end(EndReason.SHUTDOWN)
     await over(serving)
     assert line.end == (EndReason.SHUTDOWN, 1)
     assert line.peer.close_code is None

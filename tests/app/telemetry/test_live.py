@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from app.audio.level import SILENT_DBFS
-from app.calls.events import Speaker
-from app.calls.manager import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.record import CallRecord
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import HISTORY_S, MAX_POINTS, REPEAT_S, SNAPSHOT_EVERY_S, LiveView, call_detail
@@ -113,7 +112,7 @@ async def test_levels_are_those_of_now() -> None:
     call = looking.front.talk(ANN)
     assert (looking.only()["caller_dbfs"], looking.only()["moshi_dbfs"]) == (SILENT_DBFS, SILENT_DBFS)
     loud = np.random.default_rng(1).integers(0, 256, 640, np.uint8).tobytes()
-    call.observer.meters[Speaker.CALLER].note(loud, looking.now_s)
+    call.levels.caller.add(loud, looking.now_s)
     assert looking.only()["caller_dbfs"] > -20
     assert looking.only()["moshi_dbfs"] == SILENT_DBFS
 
@@ -171,5 +170,5 @@ async def test_an_operator_s_hang_up_ends_a_call_once_what_was_said_is_played() 
     assert looking.front.board.hang_up(ANN)
     assert looking.only()["state"] == "ending"
     assert looking.front.board.hang_up(ANN), "again does no harm"
-    looking.front.board.do(call, call.session.handle_timer(time.monotonic() + 10))
+    call.carry_out(call.session.handle_timer(time.monotonic() + 10), call.clock())
     assert call.session.record.end == "an operator hung up"

@@ -13,8 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from app.calls.live_events import ERRORS
-from app.calls.record import EndReason
+from app.calls.record import ERRORS, EndReason
 from app.telemetry.call_log.entry import CallEntry, EventEntry
 from app.telemetry.traces import EXPORT_LIMIT_S, CallTraces, add_span
 from app.twilio.events import CallSid

@@ -13,6 +13,7 @@ import soundfile
 
 from app.audio import mulaw
 from app.calls.record import CallRecord
+from app.calls.session import CallSession
 from app.telemetry.recording import call_files
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder, StepTokens
 from app.telemetry.recording.recording_file import RecordingFile
@@ -21,16 +22,10 @@ from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
-from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk
+from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, OVER, Talk, new_session
 from tests.processes.pipeline import PATIENCE_S
 
 PIECE = Piece(Side.MOSHI, 0, LOUD * 5)
-
-
-def call_record(call_sid: CallSid = ANN) -> CallRecord:
-    record = CallRecord(call_sid, NOW, greeting_frames=3)
-    record.open_stream(NOW)
-    return record
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,8 @@ class Begin:
 
     writer: RecordingWriter
 
-    def __call__(self, record: CallRecord) -> CallRecorder:
-        recorder = self.writer.record(record, False)
+    def __call__(self, session: CallSession) -> CallRecorder:
+        recorder = self.writer.record(session, False)
         assert recorder
         return recorder
 
@@ -76,11 +71,12 @@ async def until(is_so: Callable[[], object]) -> None:
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
-    record = call_record()
+    session = new_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         Talk(recorder).start().speak(1.0)
-        recorder.on_end(NOW + 1.5)
+        recorder.on_end(OVER, NOW + 1.5)
     name = record.recording.name
     assert str(record.recording) == f"kept in {name}"
     assert names(tmp_path) == [f"{name}.flac", f"{name}.tokens"]
@@ -95,14 +91,13 @@ async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
 
 
 async def test_each_stream_of_a_call_has_files_of_its_own_even_within_a_second(tmp_path: Path) -> None:
-    record = call_record()
+    record = CallRecord(ANN, NOW)
     async with writing(tmp_path) as begin:
         for seconds in (1.0, 2.0, 3.0):
-            recorder = begin(record)
+            recorder = begin(new_session(record=record))
             Talk(recorder).start().speak(seconds)
-            recorder.on_end(NOW + seconds)
-            record.open_stream(NOW + seconds)
-    recordings = [stream.recording.name for stream in record.streams[:-1]]
+            recorder.on_end(OVER, NOW + seconds)
+    recordings = [stream.recording.name for stream in record.streams]
     assert len(set(recordings)) == 3
     assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
     assert [soundfile.info(tmp_path / f"{name}.flac").duration for name in recordings] == [1.0, 2.0, 3.0]
@@ -112,9 +107,9 @@ async def test_each_stream_of_a_call_has_files_of_its_own_even_within_a_second(t
 
 async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
-        recorder = begin(call_record())
+        recorder = begin(new_session())
         Talk(recorder).start().speak(1.0).clear(NOW + 0.5)
-        recorder.on_end(NOW + 0.75)
+        recorder.on_end(OVER, NOW + 0.75)
     found = samples(tmp_path)
     assert len(found) == 6_000
     assert np.flatnonzero(found[:, Side.MOSHI]).max() == 3_999
@@ -122,27 +117,29 @@ async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_pat
 
 
 async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -> None:
-    record = call_record()
+    session = new_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         recorder.queue.append(StepTokens(0, bytes(34)))
-        recorder.on_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     assert names(tmp_path) == []
     assert str(record.recording) == "no recording"
 
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
     writer = RecordingWriter(RecordingStore(tmp_path), "", every_call=False)
-    assert writer.record(call_record(), False) is None
-    asked = call_record()
+    assert writer.record(new_session(), False) is None
+    asked = new_session()
     assert writer.record(asked, True) is not None
-    assert asked.recording.name.endswith(ANN)
+    assert asked.record.recording.name.endswith(ANN)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 async def test_a_full_disk_ends_that_recording_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of one call is /dev/full, which takes nothing; the other call's disk has room."""
-    full, fine = call_record(), call_record(CallSid("CAfine"))
+    sessions = new_session(), new_session(CallSid("CAfine"))
+    full, fine = (session.record for session in sessions)
 
     class FullDiskFile(RecordingFile):
         def write(self, pieces: Sequence[Piece]) -> None:
@@ -153,10 +150,10 @@ async def test_a_full_disk_ends_that_recording_and_says_so(tmp_path: Path, monke
 
     monkeypatch.setattr(call_files, "RecordingFile", FullDiskFile)
     async with writing(tmp_path) as begin:
-        talks = [Talk(begin(record)).start().speak(1.0) for record in (full, fine)]
+        talks = [Talk(begin(session)).start().speak(1.0) for session in sessions]
         await until(lambda: full.recording.fault)
         for talk in talks:
-            talk.speak(0.5, first=50).recorder.on_end(NOW + 2.0)
+            talk.speak(0.5, first=50).recorder.on_end(OVER, NOW + 2.0)
     assert str(full.recording).endswith("broken off: No space left on device")
     assert fine.recording.fault == ""
     assert f"{fine.recording.name}.flac" in names(tmp_path)
@@ -165,39 +162,44 @@ async def test_a_full_disk_ends_that_recording_and_says_so(tmp_path: Path, monke
 
 
 async def test_a_file_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path) -> None:
-    record = call_record()
+    session = new_session()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
+        recorder = begin(session)
         (tmp_path / f"{record.recording.name}.wav").mkdir()
         Talk(recorder).start().speak(1.0)
         await until(lambda: record.recording.fault)
-        recorder.on_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     assert str(record.recording) == "File exists"
     assert [name[-4:] for name in names(tmp_path)] == [".wav"]
 
 
 async def test_a_fault_after_the_end_of_the_call_is_reported(tmp_path: Path) -> None:
-    record, reported = call_record(), list[str]()
+    session, reported = new_session(), asyncio.Event()
+    record = session.record
     async with writing(tmp_path) as begin:
-        recorder = begin(record)
-        recorder.when_broken = lambda: reported.append(record.recording.fault)
+        begin.writer.on_late_fault = lambda late, slot: reported.set() if late is record else None
+        recorder = begin(session)
         (tmp_path / f"{record.recording.name}.wav").mkdir()
         recorder.is_over = True  # before the writer has begun
         Talk(recorder).start()
-    assert reported == ["File exists"]
+        async with asyncio.timeout(PATIENCE_S):
+            await reported.wait()
+    assert record.recording.fault == "File exists"
 
 
 async def test_an_error_of_ours_costs_one_recording_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong, fine = call_record(), call_record(CallSid("CAfine"))
+    sessions = new_session(), new_session(CallSid("CAfine"))
+    wrong, fine = (session.record for session in sessions)
     async with writing(tmp_path) as begin:
-        for record in (wrong, fine):
-            recorder = begin(record)
+        for session in sessions:
+            recorder = begin(session)
             Talk(recorder).start().speak(1.0)
-            if record is wrong:
+            if session.record is wrong:
                 recorder.queue.append(StepTokens(50, None))  # type: ignore[arg-type]
-            recorder.on_end(NOW + 1.0)
+            recorder.on_end(OVER, NOW + 1.0)
     assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
     assert f"{fine.recording.name}.flac" in names(tmp_path)
     assert "a recording is lost" in caplog.text
@@ -235,11 +237,11 @@ async def test_recordings_are_deleted_after_their_days(tmp_path: Path) -> None:
 async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path) -> None:
     store = RecordingStore(tmp_path)
     async with writing(tmp_path) as begin:
-        recorder = begin(call_record())
+        recorder = begin(new_session())
         Talk(recorder).start().speak(1.0)
         await until(lambda: store.audio_of(ANN) and not recorder.queue)
         path = store.audio_of(ANN)
         assert path
         assert path.suffix == ".wav"
-        recorder.on_end(NOW + 1.0)
+        recorder.on_end(OVER, NOW + 1.0)
     assert len(samples(tmp_path)) == 8_000

@@ -1,0 +1,196 @@
+"""One stream of a call while it holds a slot: carries out what its session decides, keeps its timer.
+
+Everything here runs on the event loop and never waits.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.calls.admission import Reservation
+from app.calls.levels import CallLevels
+from app.calls.observer import CallObserver, Observers
+from app.calls.outbox import Outbox
+from app.calls.record import EndReason
+from app.calls.session import CallSession, Command, End, SendFrame
+from app.logging import CallLog
+from app.twilio.events import Event, Started
+from workers.messages import Close, Frame, Open, PipelineMessage
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceRequest:
+    """What a voice webhook says of a call, and asks for.
+
+    `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
+    for a recording. `webhook_token` is the webhook's I-Twilio-Idempotency-Token.
+    """
+
+    greeting_frames: int | None = None
+    caller: str = ""
+    called: str = ""
+    direction: str = ""
+    record: bool = False
+    webhook_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """The token of a stream that Twilio may open in place of the one that is on; it holds no slot of its own."""
+
+    token: str
+    expires_s: float
+    request: VoiceRequest
+
+
+@dataclass(eq=False, kw_only=True)
+class ActiveCall:
+    """A session and what it acts on.
+
+    `send` passes a message to the workers; `phase_s` returns when the frames of other calls become complete; `release`
+    is called once, when the stream has ended; `clock` returns seconds, monotonic.
+    """
+
+    session: CallSession
+    reservation: Reservation
+    request: VoiceRequest
+    log: CallLog
+    send: Callable[[PipelineMessage], None]
+    phase_s: Callable[[], float | None]
+    release: Callable[["ActiveCall", End], None]
+    clock: Callable[[], float]
+    levels: CallLevels = field(default_factory=CallLevels)
+    outbox: Outbox = field(default_factory=Outbox)
+    over: bool = False
+    standby: Standby | None = None
+    timer: asyncio.TimerHandle | None = None
+    _timer_s: float = 0.0
+
+    def start(self, factories: "Sequence[ObserverFactory]", opening: Open) -> None:
+        """Start the greeting."""
+        observers = [observer for factory in factories if (observer := self._make(factory))]
+        self._observers = Observers(self.log, [self.levels, *observers])
+        try:
+            self.send(opening)
+            self._set_timer(self.clock())
+            self._observers.on_reserved(self.clock())
+        except Exception as error:
+            self._fail(error)
+
+    def on_socket_open(self) -> None:
+        """Handle the media socket's opening. Raises KeyError if the call cannot have one now."""
+        now = self.clock()
+        self.session.on_socket_open(now)
+        self._set_timer(now)
+        self._observers.on_connected(now)
+
+    def handle_event(self, event: Event) -> None:
+        """Handle one of Twilio's events. Errors of ours, here and below, end this call and no other."""
+        if self.over:
+            return
+        now = self.clock()
+        try:
+            phase_s = self.phase_s() if isinstance(event, Started) else None
+            commands = self.session.receive(event, now, phase_s)
+            self._observers.on_event(event, now)
+            self.carry_out(commands, now)
+        except Exception as error:
+            self._fail(error)
+
+    def handle_frame(self, frame: Frame) -> None:
+        """Handle one of Moshi's frames."""
+        now = self.clock()
+        try:
+            self._observers.on_frame(frame, now)
+            self.carry_out(self.session.handle_frame(frame, now), now)
+        except Exception as error:
+            self._fail(error)
+
+    def handle_timer(self) -> None:
+        """Do what is due; a timer that goes off early is only set again."""
+        self.timer = None
+        now = self.clock()
+        try:
+            self.carry_out(self.session.handle_timer(now), now)
+        except Exception as error:
+            self._fail(error)
+
+    def drain(self, reason: EndReason) -> None:
+        """End the call once what Moshi has said has been played."""
+        now = self.clock()
+        try:
+            self.carry_out(self.session.drain(reason, now), now)
+        except Exception as error:
+            self._fail(error)
+
+    def end(self, reason: EndReason, detail: str = "") -> None:
+        """End the call now; one that is over stays so."""
+        now = self.clock()
+        try:
+            self.carry_out(self.session.end(reason, now, detail), now)
+        except Exception as error:
+            self._fail(error)
+
+    def carry_out(self, commands: Sequence[Command], now: float) -> None:
+        """Carry out what the session has decided, and set the timer anew."""
+        for command in commands:
+            if self.over:
+                return
+            if isinstance(command, End):
+                self._finish(command, now)
+            elif isinstance(command, SendFrame):
+                self.send(Frame(self.reservation.slot, self.reservation.epoch, command.seq, command.pcm))
+                self._observers.on_sent(command, now)
+            elif self.outbox.put(command):
+                self._observers.on_sent(command, now)
+            else:
+                self.end(EndReason.SOCKET_BLOCKED)
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        """Have the timer go off in time; one that is early enough stays, since most move later with each frame."""
+        if self.over:
+            return
+        due_s = self.session.get_timer()
+        if self.timer:
+            if self._timer_s <= due_s:
+                return
+            self.timer.cancel()
+        self._timer_s = due_s
+        self.timer = asyncio.get_running_loop().call_later(due_s - now, self.handle_timer)
+
+    def _finish(self, end: End, now: float) -> None:
+        self.over = True
+        if self.timer:
+            self.timer.cancel()
+        self.outbox.close()
+        try:
+            self.send(Close(self.reservation.slot, self.reservation.epoch))
+        except Exception:
+            self.log.exception("internal error")
+        self._observers.on_end(end, now)
+        self.release(self, end)
+
+    def _fail(self, error: Exception) -> None:
+        """End a call in which something of ours went wrong, whatever state that has left it in."""
+        self.log.error("internal error, this call ends", exc_info=error)
+        now, end = self.clock(), End(EndReason.INTERNAL, type(error).__name__)
+        try:
+            self.session.end(end.reason, now, end.detail)
+        except Exception:
+            self.log.exception("internal error")
+        if self.session.stream.end is None:
+            self.session.record.on_end(self.session.stream, end.reason, end.detail, now)
+        if not self.over:
+            self._finish(end, now)
+
+    def _make(self, factory: "ObserverFactory") -> CallObserver | None:
+        try:
+            return factory(self)
+        except Exception:
+            self.log.exception("an observer of this call is missing")
+            return None
+
+
+ObserverFactory = Callable[[ActiveCall], CallObserver | None]
+"""Makes the observer of one stream; None if it is not to be observed."""
