@@ -70,66 +70,38 @@ class ActiveCall:
         """Start the greeting."""
         observers = [observer for factory in factories if (observer := self._make(factory))]
         self._observers = Observers(self.log, [self.levels, *observers])
-        try:
-            self.send(opening)
-            self._set_timer(self.clock())
-            self._observers.on_reserved(self.clock())
-        except Exception as error:
-            self._fail(error)
+        self._act(lambda now: self._send_opening(opening))
+        if not self.over:
+            self._observers.notify("on_reserved", self.clock())
 
     def on_socket_open(self) -> None:
         """Handle the media socket's opening. Raises KeyError if the call cannot have one now."""
         now = self.clock()
         self.session.on_socket_open(now)
         self._set_timer(now)
-        self._observers.on_connected(now)
+        self._observers.notify("on_connected", now)
 
     def handle_event(self, event: Event) -> None:
-        """Handle one of Twilio's events. Errors of ours, here and below, end this call and no other."""
-        if self.over:
-            return
-        now = self.clock()
-        try:
-            phase_s = self.phase_s() if isinstance(event, Started) else None
-            commands = self.session.receive(event, now, phase_s)
-            self._observers.on_event(event, now)
-            self.carry_out(commands, now)
-        except Exception as error:
-            self._fail(error)
+        """Handle one of Twilio's events."""
+        if not self.over:
+            self._act(lambda now: self._receive(event, now))
 
     def handle_frame(self, frame: Frame) -> None:
         """Handle one of Moshi's frames."""
-        now = self.clock()
-        try:
-            self._observers.on_frame(frame, now)
-            self.carry_out(self.session.handle_frame(frame, now), now)
-        except Exception as error:
-            self._fail(error)
+        self._act(lambda now: self._handle_frame(frame, now))
 
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""
         self.timer = None
-        now = self.clock()
-        try:
-            self.carry_out(self.session.handle_timer(now), now)
-        except Exception as error:
-            self._fail(error)
+        self._act(self.session.handle_timer)
 
     def drain(self, reason: EndReason) -> None:
         """End the call once what Moshi has said has been played."""
-        now = self.clock()
-        try:
-            self.carry_out(self.session.drain(reason, now), now)
-        except Exception as error:
-            self._fail(error)
+        self._act(lambda now: self.session.drain(reason, now))
 
     def end(self, reason: EndReason, detail: str = "") -> None:
         """End the call now; one that is over stays so."""
-        now = self.clock()
-        try:
-            self.carry_out(self.session.end(reason, now, detail), now)
-        except Exception as error:
-            self._fail(error)
+        self._act(lambda now: self.session.end(reason, now, detail))
 
     def carry_out(self, commands: Sequence[Command], now: float) -> None:
         """Carry out what the session has decided, and set the timer anew."""
@@ -140,12 +112,33 @@ class ActiveCall:
                 self._finish(command, now)
             elif isinstance(command, SendFrame):
                 self.send(Frame(self.reservation.slot, self.reservation.epoch, command.seq, command.pcm))
-                self._observers.on_sent(command, now)
+                self._observers.notify("on_sent", command, now)
             elif self.outbox.put(command):
-                self._observers.on_sent(command, now)
+                self._observers.notify("on_sent", command, now)
             else:
                 self.end(EndReason.SOCKET_BLOCKED)
         self._set_timer(now)
+
+    def _act(self, decide: Callable[[float], Sequence[Command]]) -> None:
+        """Carry out what the session decides. An error of ours ends this call and no other."""
+        now = self.clock()
+        try:
+            self.carry_out(decide(now), now)
+        except Exception as error:
+            self._fail(error)
+
+    def _send_opening(self, opening: Open) -> Sequence[Command]:
+        self.send(opening)
+        return []
+
+    def _receive(self, event: Event, now: float) -> Sequence[Command]:
+        commands = self.session.receive(event, now, self.phase_s() if isinstance(event, Started) else None)
+        self._observers.notify("on_event", event, now)
+        return commands
+
+    def _handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
+        self._observers.notify("on_frame", frame, now)
+        return self.session.handle_frame(frame, now)
 
     def _set_timer(self, now: float) -> None:
         """Have the timer go off in time; one that is early enough stays, since most move later with each frame."""
@@ -168,7 +161,7 @@ class ActiveCall:
             self.send(Close(self.reservation.slot, self.reservation.epoch))
         except Exception:
             self.log.exception("internal error")
-        self._observers.on_end(end, now)
+        self._observers.notify("on_end", end, now)
         self.release(self, end)
 
     def _fail(self, error: Exception) -> None:

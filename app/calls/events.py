@@ -9,10 +9,11 @@ is not read loses its oldest events, and gets `EventsLost` with their number bef
 """
 
 import asyncio
+import dataclasses
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self, assert_never
+from typing import Self
 
 from app.calls.record import EndReason
 from app.twilio.events import CallSid
@@ -23,15 +24,11 @@ QUEUED_EVENTS = 512
 
 
 class Direction(StrEnum):
-    """From the caller, or to them."""
-
     IN = "in"
     OUT = "out"
 
 
 class Speaker(StrEnum):
-    """Who speaks."""
-
     CALLER = "caller"
     MOSHI = "moshi"
 
@@ -53,19 +50,19 @@ class AudioSent:
 class TextSpoken:
     """A piece of Moshi's text; that of a greeting comes while the phone still rings."""
 
-    piece: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """Somebody has started to speak, by the level (`app.audio.activity`); the call does not use it."""
+    """Somebody has started to speak, by the level of the sound (`app.audio.activity`)."""
 
     speaker: Speaker
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """Somebody has stopped speaking, by the level; the call does not use it."""
+    """Somebody has stopped speaking."""
 
     speaker: Speaker
 
@@ -100,6 +97,17 @@ class EventsLost:
     count: int
 
 
+EVENT_NAMES = {
+    CallStarted: "connected",
+    AudioSent: "audio",
+    TextSpoken: "text",
+    SpeechStarted: "speech_started",
+    SpeechStopped: "speech_stopped",
+    KeyPressed: "dtmf",
+    CallError: "error",
+    Disconnected: "disconnected",
+    EventsLost: "lost",
+}
 EventBody = (
     CallStarted
     | AudioSent
@@ -126,7 +134,11 @@ class CallEvent:
 
     def to_json(self) -> str:
         """Return the event as one JSON object; audio is base64."""
-        return write_message({"call_sid": self.call_sid, "at_s": round(self.at_s, 4), **_fields(self.body)})
+        fields = {field.name: getattr(self.body, field.name) for field in dataclasses.fields(self.body)}
+        if isinstance(self.body, AudioSent):
+            fields["payload"] = write_payload(self.body.payload)
+        event = {"call_sid": self.call_sid, "at_s": round(self.at_s, 4), "event": EVENT_NAMES[type(self.body)]}
+        return write_message(event | fields)
 
 
 class Subscription:
@@ -223,27 +235,3 @@ class Events:
         self._to_all.clear()
         for call_sid in list(self._to_call):
             self._finish(call_sid)
-
-
-def _fields(body: EventBody) -> dict[str, object]:
-    match body:
-        case CallStarted():
-            return {"event": "connected"}
-        case AudioSent(direction, payload):
-            return {"event": "audio", "direction": direction, "payload": write_payload(payload)}
-        case TextSpoken(piece):
-            return {"event": "text", "text": piece}
-        case SpeechStarted(speaker):
-            return {"event": "speech_started", "speaker": speaker}
-        case SpeechStopped(speaker):
-            return {"event": "speech_stopped", "speaker": speaker}
-        case KeyPressed(digit):
-            return {"event": "dtmf", "digit": digit}
-        case CallError(reason, detail):
-            return {"event": "error", "reason": reason, "detail": detail}
-        case Disconnected(reason, detail):
-            return {"event": "disconnected", "reason": reason, "detail": detail}
-        case EventsLost(count):
-            return {"event": "lost", "count": count}
-        case _:
-            assert_never(body)

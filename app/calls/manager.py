@@ -53,6 +53,7 @@ class CallManager:
         self.events = Events()
         """What happens in the calls, for whoever subscribes."""
         self.statistics = Statistics()
+        self.draining = False
         self.accepting = False
         """Whether new calls are accepted: from `start_accepting` until the service drains or stops."""
         self.on_slot_free: Callable[[], None] = lambda: None
@@ -70,18 +71,16 @@ class CallManager:
         self._by_sid: dict[CallSid, ActiveCall] = {}
         self._standbys: dict[str, ActiveCall] = {}
         self._records = CallRecords()
-        self._draining = False
         self._pipeline_loss = ""
 
     def start_accepting(self, slots: int, processing_s: float) -> None:
         """Accept up to `slots` calls from now on; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
-        self.accepting = not self._draining
+        self.accepting = not self.draining
         self.statistics.set_processing(processing_s)
 
     def stop_accepting(self) -> None:
-        """Accept no new calls, for good."""
-        self._draining, self.accepting = True, False
+        self.draining, self.accepting = True, False
 
     @property
     def ready(self) -> bool:
@@ -92,11 +91,6 @@ class CallManager:
     def pipeline(self) -> str:
         """`ready`, or `starting`, or why the last pipeline was lost while the next one starts."""
         return "ready" if self._workers_ready() else self._pipeline_loss or "starting"
-
-    @property
-    def draining(self) -> bool:
-        """Whether the service is to stop."""
-        return self._draining
 
     @property
     def active_calls(self) -> int:
@@ -122,7 +116,6 @@ class CallManager:
 
     @property
     def states(self) -> Counter[CallState]:
-        """How many of the calls that are on are in which state."""
         return Counter(call.session.state for call in self._calls.values())
 
     @property
@@ -137,15 +130,12 @@ class CallManager:
         return sorted(self._calls.values(), key=lambda call: call.reservation.epoch)
 
     def call(self, call_sid: CallSid) -> ActiveCall | None:
-        """Return the stream of a call that is on, None if none is."""
         return self._by_sid.get(call_sid)
 
     def records(self) -> list[CallRecord]:
-        """Return the records of the last calls, oldest first, and of those that are on."""
         return self._records.all()
 
     def record(self, call_sid: CallSid) -> CallRecord | None:
-        """Return the record of a call, None if it is not kept any more."""
         return self._records.get(call_sid)
 
     def holds(self, call_sid: CallSid) -> bool:
@@ -210,7 +200,6 @@ class CallManager:
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
     def on_pipeline_lost(self, reason: str) -> None:
-        """End all calls."""
         self._pipeline_loss = reason
         self._end_all(EndReason.WORKER_LOST, reason)
 

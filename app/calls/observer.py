@@ -9,7 +9,7 @@ from app.logging import CallLog
 from app.twilio.events import Event
 from workers.messages import Frame, Slot
 
-Hook = Callable[..., None]
+HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_sent", "on_end")
 
 
 class CallObserver:
@@ -46,50 +46,27 @@ class Observers:
 
     def __init__(self, log: CallLog, observers: Sequence[CallObserver]) -> None:
         self._log = log
-        self._end = _hooks(observers, "on_end")
-        self._watch(observers)
+        self._hooks = {name: _overriding(observers, name) for name in HOOKS}
 
-    def on_reserved(self, now: float) -> None:
-        self._call(self._reserved, now)
-
-    def on_connected(self, now: float) -> None:
-        self._call(self._connected, now)
-
-    def on_event(self, event: Event, now: float) -> None:
-        self._call(self._event, event, now)
-
-    def on_frame(self, frame: Frame, now: float) -> None:
-        self._call(self._frame, frame, now)
-
-    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
-        self._call(self._sent, command, now)
-
-    def on_end(self, end: End, now: float) -> None:
-        self._call(self._end, end, now)
-
-    def _call(self, hooks: Sequence[tuple[CallObserver, Hook]], *arguments: object) -> None:
-        for observer, hook in hooks:
+    def notify(self, hook: str, *arguments: object) -> None:
+        """Call one of `HOOKS` of each observer."""
+        for observer, method in self._hooks[hook]:
             try:
-                hook(*arguments)
+                method(*arguments)
             except Exception:
                 self._log.exception("%s watches this call no more", type(observer).__name__)
                 self._drop(observer)
 
     def _drop(self, failed: CallObserver) -> None:
-        self._watch([observer for observer in self._observers if observer is not failed])
+        for name in HOOKS[:-1]:
+            self._hooks[name] = [(one, method) for one, method in self._hooks[name] if one is not failed]
         try:
             failed.on_error()
         except Exception:
             self._log.exception("internal error")
 
-    def _watch(self, observers: Sequence[CallObserver]) -> None:
-        self._observers = observers
-        self._reserved, self._connected = _hooks(observers, "on_reserved"), _hooks(observers, "on_connected")
-        self._event, self._frame = _hooks(observers, "on_event"), _hooks(observers, "on_frame")
-        self._sent = _hooks(observers, "on_sent")
 
-
-def _hooks(observers: Sequence[CallObserver], name: str) -> list[tuple[CallObserver, Hook]]:
+def _overriding(observers: Sequence[CallObserver], name: str) -> list[tuple[CallObserver, Callable[..., None]]]:
     overriding = (one for one in observers if getattr(type(one), name) is not getattr(CallObserver, name))
     return [(one, getattr(one, name)) for one in overriding]
 

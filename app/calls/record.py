@@ -1,4 +1,4 @@
-"""What is kept of a call: who ended it and why, what was said, how long each stage took."""
+"""The record of a call: who ended it and why, Moshi's words, how long each stage took."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
@@ -53,16 +53,15 @@ ERRORS = {
 
 @dataclass
 class Recording:
-    """What is recorded of a call: `name` of its files, "" for none; `fault` is why it was broken off, or not made.
+    """`name` of the files, "" for none; `fault` is why it was broken off, or not made.
 
-    The thread that writes it may note a fault at any time.
+    The thread that writes it may set a fault at any time.
     """
 
     name: str = ""
     fault: str = ""
 
     def __str__(self) -> str:
-        """Say in short what there is."""
         kept = f"kept in {self.name}" if self.name else "no recording"
         return f"{kept}; broken off: {self.fault}" if self.name and self.fault else self.fault or kept
 
@@ -90,8 +89,8 @@ class StreamRecord:
 class CallRecord:
     """One call, whose media may come in several streams; times in seconds of the monotonic clock, `counts` by name.
 
-    Twilio asks for a stream anew when the call comes back: after keys were played, a transfer, a lost stream. What was
-    said, counted and timed is that of all streams together. `connected_s`, `started_s` and `first_sound_s` are those of
+    Twilio asks for a stream anew when the call comes back: after keys were played, a transfer, a lost stream. Words,
+    counts and times are those of all streams together. `connected_s`, `started_s` and `first_sound_s` are those of
     the first stream that came so far. `ended_s`, `end` and `detail` are those of the last stream whose socket came;
     they are None again while a further one is connected.
     """
@@ -100,7 +99,7 @@ class CallRecord:
     reserved_s: float
     greeting_frames: int = 0
     takeover_s: float = 0.0
-    """When on the caller's clock his first frame begins that Moshi hears."""
+    """When on the caller's clock the first frame begins that Moshi listens to."""
     caller: str = field(default="", repr=False)
     called: str = field(default="", repr=False)
     direction: str = ""
@@ -147,14 +146,13 @@ class CallRecord:
         return self.streams[-1]
 
     def on_connected(self, stream: StreamRecord, now: float) -> None:
-        """The socket of a stream is there: the call is on, even if an earlier stream of it has ended."""
+        """The socket of a stream is open: the call is on, even if an earlier stream of it has ended."""
         stream.connected_s = now
         self.connected_s = now if self.connected_s is None else self.connected_s
         self.ended_s = self.end = None
         self.detail = self.refused = ""
 
     def on_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
-        """A stream has started."""
         stream.started_s, stream.stream_sid = now, stream_sid
         self.started_s = now if self.started_s is None else self.started_s
 
@@ -174,12 +172,12 @@ class CallRecord:
         return same or (is_ringing and bool(connected))
 
     def set_parties(self, caller: str, called: str, direction: str) -> None:
-        """Take down who calls whom, unless that is known."""
+        """Set who calls whom, unless that is known."""
         if not self.caller:
             self.caller, self.called, self.direction = caller, called, direction
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        """Take down what came with one of Moshi's frames."""
+        """Add what came with one of Moshi's frames."""
         self.counts["frames_out"] += frame.pcm is not None
         self.counts["frames_dropped"] += frame.dropped
         self.counts["overruns"] += any(span.ended_s - span.started_s > FRAME_S for span in frame.spans)
@@ -200,12 +198,12 @@ class CallRecord:
         )
 
     def on_key(self, now: float) -> None:
-        """Take down that the caller has pressed a key, but not which: it may be part of a PIN."""
+        """Count a key that the caller has pressed, but not which: it may be part of a PIN."""
         self.counts["dtmf"] += 1
         self.keys_s.append(now)
 
     def on_status(self, status: Status) -> None:
-        """Take down what Twilio tells of the call or its stream; an error stays once it is known.
+        """Set what Twilio says of the call or its stream; an error stays once it is known.
 
         Callbacks may arrive out of order: `SequenceNumber` orders them, and what follows the end of the call is late.
         """
@@ -213,11 +211,11 @@ class CallRecord:
         match status:
             case CallStatus():
                 self.duration_s = status.duration_s or self.duration_s
-                self._note_call_status(status)
+                self._on_call_status(status)
             case StreamStatus():
                 self.stream_error = status.error or self.stream_error
 
-    def _note_call_status(self, status: CallStatus) -> None:
+    def _on_call_status(self, status: CallStatus) -> None:
         sequence = self._status_sequence if status.sequence is None else status.sequence
         if self.over or (sequence < self._status_sequence and not status.over):
             return
@@ -225,7 +223,6 @@ class CallRecord:
 
     @property
     def transcript(self) -> str:
-        """What Moshi said, as text."""
         return "".join(piece for _, piece in self.text).strip()
 
     def summary(self) -> dict[str, object]:
@@ -247,21 +244,11 @@ class CallRecord:
         }
 
     def _facts(self) -> dict[str, object]:
+        moments = ("connected_s", "started_s", "first_sound_s", "ended_s")
+        plain = ("call_sid", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s")
         return {
-            "call_sid": self.call_sid,
-            "greeting_frames": self.greeting_frames,
-            "takeover_s": self.takeover_s,
-            "connected_s": self._relative(self.connected_s),
-            "started_s": self._relative(self.started_s),
-            "first_sound_s": self._relative(self.first_sound_s),
-            "ended_s": self._relative(self.ended_s),
-            "end": self.end,
-            "detail": self.detail,
-            "refused": self.refused,
-            "status": self.status,
-            "duration_s": self.duration_s,
-            "stream_error": self.stream_error,
-            "error_code": self.error_code,
+            **{name: getattr(self, name) for name in (*plain, "stream_error", "error_code")},
+            **{name: self._relative(getattr(self, name)) for name in moments},
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
             "recording": str(self.recording),
