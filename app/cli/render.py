@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from app.config import CodecKind, Settings
+from app.telemetry.recording.audio_files import AudioFileError, open_audio
 from app.telemetry.recording.store import TOKENS, RecordingStore
 from app.telemetry.recording.tokens import TokenLogError, read_tokens
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -43,7 +43,7 @@ def render_call(settings: Settings, call: str, output: Path | None, checkpoint: 
         if target.suffix not in FORMATS:
             raise NotRendered(f"{target}: name a file that ends in {' or '.join(FORMATS)}")
         _render(settings, checkpoint or header.checkpoint, header.call_sid, records, target)
-    except (NotRendered, TokenLogError, soundfile.SoundFileError, OSError) as error:
+    except (NotRendered, TokenLogError, AudioFileError, OSError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_NOT_FOUND if isinstance(error, NotRendered) else EXIT_WRONG
     print(target)
@@ -71,7 +71,7 @@ def _render(settings: Settings, checkpoint: str, call_sid: str, records: NDArray
         with (
             Progress(console=Console(stderr=True), transient=True) as bars,
             _codec(settings, checkpoint, records) as audio,
-            soundfile.SoundFile(target, "w", SAMPLE_RATE_HZ, 2, "PCM_16") as sink,
+            open_audio(target, "w", SAMPLE_RATE_HZ, 2) as sink,
         ):
             task = bars.add_task(f"rendering {call_sid}", total=len(records))
             while len(frame := audio.read(FRAME_BYTES)) == FRAME_BYTES:

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
-from app.telemetry.recording.flac import AudioFileError
+from app.telemetry.recording.audio_files import AudioFileError
 from app.telemetry.recording.store import FLAC, RecordingStore
 from app.telemetry.recording.waveform import read_waveform
 

@@ -115,6 +115,7 @@ def crashed(server: PostgresServer) -> Iterator[None]:
     server.start()
 
 
+@pytest.mark.slow
 async def test_a_locked_file_in_the_middle_of_ten_calls_delays_nobody_and_loses_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/calls.db"
     async with serving(tmp_path, url) as (_, phone):
@@ -154,6 +155,7 @@ async def test_a_database_that_was_never_there_delays_no_call(tmp_path: Path) ->
     assert waiting(tmp_path) == 2, "its beginning and its end"
 
 
+@pytest.mark.slow
 async def test_after_a_kill_the_next_start_writes_what_waited_and_closes_the_call_that_was_on(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/calls.db"
     async with serving(tmp_path, url) as (program, phone):

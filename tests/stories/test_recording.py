@@ -85,9 +85,10 @@ def lags(recording: Samples, truth: Samples) -> Iterator[tuple[float, int]]:
 SHORT = {name: replace(one, seconds=min(one.seconds, 60.0)) for name, one in KNOWN.items() if not one.cut_s}
 LONG = {"fast for ten minutes": replace(KNOWN["fast-clock"], seconds=600.0)}
 SCENARIOS = SHORT | LONG
+NAMES = [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_the_caller_says_lies_where_they_said_it(name: str) -> None:
     scenario = SCENARIOS[name]
     report, _, packets = recorded(scenario)
@@ -101,7 +102,7 @@ def test_what_the_caller_says_lies_where_they_said_it(name: str) -> None:
     assert not {number: samples for number, samples in off.items() if abs(samples) > WITHIN}
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "no-marks"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "no-marks"])
 def test_what_moshi_says_lies_where_the_caller_heard_it(name: str) -> None:
     """Without marks nobody knows the round trip, and all is early by that; while they are held up it is a guess."""
     report, pieces, _ = recorded(SCENARIOS[name])

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from app.telemetry.recording.flac import BLOCK, AudioFileError
+from app.telemetry.recording.audio_files import BLOCK, open_audio
 
 FULL_SCALE = 1 << 15
 DECIMALS = 4
@@ -32,14 +32,11 @@ class Waveform:
 
 def read_waveform(path: Path, buckets: int) -> Waveform:
     """Return a file's waveform in so many parts, or in as many as it has samples. Raises AudioFileError."""
-    try:
-        with soundfile.SoundFile(path) as source:
-            return _waveform(source, min(buckets, source.frames))
-    except soundfile.SoundFileError as error:
-        raise AudioFileError(f"{path.name}: {error}") from error
+    with open_audio(path) as source:
+        return _waveform(source, min(buckets, source.frames))
 
 
-def _waveform(source: soundfile.SoundFile, buckets: int) -> Waveform:
+def _waveform(source: Any, buckets: int) -> Waveform:
     bounds, length, at = np.iinfo(np.int16), source.frames, 0
     low, high = np.full((buckets, 2), bounds.max, np.int16), np.full((buckets, 2), bounds.min, np.int16)
     for block in source.blocks(BLOCK, dtype="int16", always_2d=True):

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import Refusals
 from app.http.recording_routes import MAX_BUCKETS, build_recording_router
-from app.telemetry.recording.flac import encode_flac
+from app.telemetry.recording.audio_files import encode_flac
 from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 

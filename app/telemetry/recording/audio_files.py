@@ -1,7 +1,10 @@
-"""Makes the FLAC file of a recording whose call is over."""
+"""Reads and writes audio files with libsndfile; makes the FLAC file of a recording whose call is over."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -14,6 +17,16 @@ BLOCK = 1 << 16
 
 class AudioFileError(Exception):
     """A file could not be read or written as audio; the message says which and why."""
+
+
+@contextmanager
+def open_audio(path: Path, *form: Any) -> Iterator[Any]:
+    """Open a file to read, or to write with "w", rate and channels (16 bits). Raises AudioFileError, also within."""
+    try:
+        with soundfile.SoundFile(path, *form) as file:
+            yield file
+    except soundfile.SoundFileError as error:
+        raise AudioFileError(f"{path.name}: {error}") from error
 
 
 def encode_flac(recording: Path) -> Path | None:
@@ -45,13 +58,11 @@ def encode_flac(recording: Path) -> Path | None:
 def _encode(source_path: Path, target: Path) -> None:
     descriptor = os.open(target, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
     try:
-        with soundfile.SoundFile(source_path) as source:
-            form = {"mode": "w", "samplerate": source.samplerate, "channels": source.channels, "format": "FLAC"}
-            with soundfile.SoundFile(descriptor, **form, closefd=False) as sink:
+        with open_audio(source_path) as source:
+            form = {"samplerate": source.samplerate, "channels": source.channels, "format": "FLAC"}
+            with soundfile.SoundFile(descriptor, "w", **form, closefd=False) as sink:
                 for block in source.blocks(BLOCK, dtype="int16"):
                     sink.write(block)
             os.fsync(descriptor)
-    except soundfile.SoundFileError as error:
-        raise AudioFileError(f"{source_path.name}: {error}") from error
     finally:
         os.close(descriptor)

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.telemetry.recording import flac
-from app.telemetry.recording.flac import AudioFileError, encode_flac
+from app.telemetry.recording import audio_files
+from app.telemetry.recording.audio_files import AudioFileError, encode_flac
 from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.waveform import read_waveform
@@ -51,13 +51,13 @@ def test_an_empty_recording_is_deleted(tmp_path: Path) -> None:
 
 
 def test_what_was_forgotten_meanwhile_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = flac._encode
+    encode = audio_files._encode
 
     def encode_and_forget(source: Path, target: Path) -> None:
         encode(source, target)
         source.unlink()
 
-    monkeypatch.setattr(flac, "_encode", encode_and_forget)
+    monkeypatch.setattr(audio_files, "_encode", encode_and_forget)
     assert encode_flac(write(tmp_path, noise(800, 1), noise(800, 2))) is None
     assert left(tmp_path) == []
 
