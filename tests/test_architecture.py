@@ -38,7 +38,7 @@ DOORS = {
     "rustymimi": {"workers/codec/rustymimi_codec.py", "workers/codec/bench.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {
-        "app/telemetry/recording/sound.py",
+        "app/telemetry/recording/audio_files.py",
         "app/simulator/wav.py",
         "workers/checkpoints/synthetic/phrases.py",
     },

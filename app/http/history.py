@@ -1,14 +1,13 @@
-"""`/api/history`: the call log, for those who run the service.
+"""`/api/history`: the call log, for operators.
 
-Each question is asked in a thread of its own: an answer takes a while to put together, and a database that does not
-answer keeps nobody waiting but who asked.
+Each query runs in a thread of its own, so that a slow database delays only who asked.
 """
 
 import asyncio
-import contextlib
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
@@ -16,73 +15,61 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from app.http.operator_auth import OperatorAuth
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
-from app.telemetry.call_log.engine import CallLogError
-from app.telemetry.call_log.tables import call_json, whole_call_json
+from app.telemetry.call_log.transactions import CallLogError
 
-AT_ONCE = 3
-"""Questions that are asked at the same time; more are turned away."""
-MOST_CALLS = 500
-LONGEST_SID = 64
-
-Question = Callable[[Database], Any]
+MAX_QUERIES = 3
+"""At the same time; more are refused."""
+MAX_CALLS = 500
+MAX_SID = 64
 
 
 class History:
-    """Asks the call log at an address, None if no calls are kept."""
+    """Queries the call log at an address, None if no calls are kept. Raises HTTPException 404, 503."""
 
     def __init__(self, address: Address | None) -> None:
         self._address = address
-        self._asking = 0
+        self._running = 0
 
     async def recent(self, limit: int) -> bytes:
-        """Return the last calls as JSON, the newest first. Raises HTTPException 404, 503."""
-        return await self._ask(lambda database: [call_json(call) for call in database.recent(limit)])
+        """Return the last calls as JSON, the newest first."""
+        return await self._query(lambda database: [call.as_json() for call in database.recent(limit)])
 
     async def call(self, sid: str) -> bytes:
-        """Return one call as JSON, with transcript and events. Raises HTTPException 404, 503."""
-        return await self._ask(lambda database: whole_call_json(database.find(sid)))
+        """Return one call as JSON, with transcript, events and streams."""
+        return await self._query(lambda database: database.find(sid).as_json(whole=True))
 
-    async def _ask(self, question: Question) -> bytes:
-        if self._address is None:
+    async def _query(self, query: Callable[[Database], Any]) -> bytes:
+        address = self._address
+        if address is None:
             raise HTTPException(404, "no calls are kept: DATABASE_URL is off")
-        if self._address.file and not self._address.file.exists():
-            raise HTTPException(503, f"the call log does not answer: there is no {self._address}")
-        if self._asking >= AT_ONCE:
+        if address.file and not address.file.exists():
+            raise HTTPException(503, f"the call log does not answer: there is no {address}")
+        if self._running >= MAX_QUERIES:
             raise HTTPException(503, "the call log is being asked already; try again", {"Retry-After": "2"})
-        self._asking += 1
+        self._running += 1
         try:
-            return await _in_thread(self._address, question)
+            return await _in_thread(lambda: json.dumps(query(Database(address))).encode())
         except CallNotFound as error:
             raise HTTPException(404, str(error)) from error
         except CallLogError as error:
             raise HTTPException(503, f"the call log does not answer: {error}") from error
         finally:
-            self._asking -= 1
+            self._running -= 1
 
 
-async def _in_thread(address: Address, question: Question) -> bytes:
-    """Ask in a thread that the end of the service does not wait for; whatever the question raises is raised here."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
-
-    def tell(result: bytes | BaseException) -> None:
-        if answer.done():  # nobody waits any more
-            return
-        if isinstance(result, bytes):
-            answer.set_result(result)
-        else:
-            answer.set_exception(result)
+async def _in_thread(work: Callable[[], bytes]) -> bytes:
+    """Run in a daemon thread, for which the end of the service does not wait, unlike `asyncio.to_thread`."""
+    future: Future[bytes] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            result: bytes | BaseException = json.dumps(question(Database(address))).encode()
-        except BaseException as error:  # the root of this thread: it is raised where it is waited for
-            result = error
-        with contextlib.suppress(RuntimeError):  # the service has stopped
-            loop.call_soon_threadsafe(tell, result)
+            future.set_result(work())
+        except BaseException as error:  # the root of this thread: it is raised where it is awaited
+            future.set_exception(error)
 
     threading.Thread(target=run, name="history", daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(future)
 
 
 def build_history_router(operators: OperatorAuth, history: History) -> APIRouter:
@@ -90,12 +77,12 @@ def build_history_router(operators: OperatorAuth, history: History) -> APIRouter
     router = APIRouter(dependencies=[Depends(operators.require)])
 
     @router.get("/api/history")
-    async def recent(limit: Annotated[int, Query(ge=1, le=MOST_CALLS)] = 50) -> Response:
+    async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
         return Response(await history.recent(limit), media_type="application/json")
 
     @router.get("/api/history/{sid}")
     async def call(sid: str) -> Response:
-        if not sid.isalnum() or len(sid) > LONGEST_SID:
+        if not sid.isalnum() or len(sid) > MAX_SID:
             raise HTTPException(404, "no call has such a SID")
         return Response(await history.call(sid), media_type="application/json")
 

@@ -1,4 +1,4 @@
-"""Recordings for operators: the sound, and its outline. Whatever reads a file does so off the event loop."""
+"""Recordings for operators: the audio and its waveform. Files are read off the event loop."""
 
 import asyncio
 import os
@@ -11,13 +11,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
-from app.telemetry.recording.sound import SoundError
-from app.telemetry.recording.store import SOUND, RecordingStore
-from app.telemetry.recording.waveform import peaks_of
+from app.telemetry.recording.audio_files import AudioFileError
+from app.telemetry.recording.store import FLAC, RecordingStore
+from app.telemetry.recording.waveform import read_waveform
 
-MOST_BUCKETS = 10_000
-PART_BYTES = 1 << 16
-FLAC, WAV = "audio/flac", "audio/wav"
+MAX_BUCKETS = 10_000
+CHUNK_BYTES = 1 << 16
 SILENCE = bytes([mulaw.SILENCE])
 
 
@@ -28,48 +27,48 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
     store = RecordingStore(folder) if folder else None
 
     async def find(call_sid: str, name: str) -> Path:
-        sound = await asyncio.to_thread(store.sound_of, call_sid, name) if store else None
-        if sound is None:
+        path = await asyncio.to_thread(store.audio_of, call_sid, name) if store else None
+        if path is None:
             raise HTTPException(404, "no recording of such a call")
-        return sound
+        return path
 
     @router.get("/api/calls/{call_sid}/recording")
     async def recording(request: Request, call_sid: str, name: str = "") -> Response:
         require(request)
         try:
             return await asyncio.to_thread(_response, await find(call_sid, name))
-        except FileNotFoundError:  # it was finished just then
+        except FileNotFoundError:  # it has just become a FLAC file
             return await asyncio.to_thread(_response, await find(call_sid, name))
 
     @router.get("/api/calls/{call_sid}/waveform")
     async def waveform(
-        request: Request, call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 1_000
+        request: Request, call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
     ) -> dict[str, object]:
         require(request)
-        sound = await find(call_sid, name)
+        path = await find(call_sid, name)
         async with one_at_a_time:
             try:
-                outline = await asyncio.to_thread(peaks_of, sound, buckets)
-            except (SoundError, OSError) as error:
+                found = await asyncio.to_thread(read_waveform, path, buckets)
+            except (AudioFileError, OSError) as error:
                 raise HTTPException(404, "the recording cannot be read now") from error
-        return {"call_sid": call_sid, "live": sound.suffix != SOUND, **outline.as_json()}
+        return {"call_sid": call_sid, "live": path.suffix != FLAC, **found.as_json()}
 
     return router
 
 
-def _response(sound: Path) -> Response:
+def _response(path: Path) -> Response:
     """Return a finished recording, of which a browser may ask for parts, or as much as there is of one that is not."""
-    if sound.suffix == SOUND:
-        return FileResponse(sound, media_type=FLAC, stat_result=sound.stat())
-    tape = sound.open("rb")
-    size = os.fstat(tape.fileno()).st_size
-    return StreamingResponse(_beginning(tape, size), media_type=WAV, headers={"Content-Length": str(size)})
+    if path.suffix == FLAC:
+        return FileResponse(path, media_type="audio/flac", stat_result=path.stat())
+    file = path.open("rb")
+    size = os.fstat(file.fileno()).st_size
+    return StreamingResponse(_beginning(file, size), media_type="audio/wav", headers={"Content-Length": str(size)})
 
 
-def _beginning(tape: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield so many bytes of a tape; it may become shorter when the call ends, then silence follows."""
-    with tape:
+def _beginning(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield so many bytes of a file. It may become shorter when the call ends: then silence follows."""
+    with file:
         while size > 0:
-            part = tape.read(min(PART_BYTES, size)) or SILENCE * min(PART_BYTES, size)
-            size -= len(part)
-            yield part
+            chunk = file.read(min(CHUNK_BYTES, size)) or SILENCE * min(CHUNK_BYTES, size)
+            size -= len(chunk)
+            yield chunk

@@ -1,4 +1,4 @@
-"""One call to the real service with everything that looks on: all of them tell the same story."""
+"""One call to the real service with everything that watches it: all agree."""
 
 import asyncio
 import io
@@ -49,7 +49,7 @@ async def watch(client: aiohttp.ClientSession, seen: list[dict[str, Any]]) -> No
             seen += json.loads(message.data)["calls"]
 
 
-async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
+async def test_page_record_transcript_recording_and_metrics_agree(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = {
@@ -67,10 +67,12 @@ async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
         report = await simulate(CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=said))
         assert report.outcome is Outcome.CALLER_HUNG_UP
         watching.cancel()
-        await tell_the_same(service, http, report.call_sid, seen)
+        await assert_agreement(service, http, report.call_sid, seen)
 
 
-async def tell_the_same(service: Trial, http: aiohttp.ClientSession, call_sid: str, seen: list[dict[str, Any]]) -> None:
+async def assert_agreement(
+    service: Trial, http: aiohttp.ClientSession, call_sid: str, seen: list[dict[str, Any]]
+) -> None:
     async def ended() -> Any:
         async with http.get(f"/api/history/{call_sid}") as answer:
             kept = await answer.json() if answer.status == 200 else {}

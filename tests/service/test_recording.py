@@ -98,7 +98,11 @@ async def until_finished(http: httpx.AsyncClient, call_sid: str) -> httpx.Respon
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("line", [Scenario(), Scenario(stalls=(Window(3, 0.6),))], ids=["steady", "stalled"])
+@pytest.mark.parametrize(
+    "line",
+    [Scenario(), pytest.param(Scenario(stalls=(Window(3, 0.6),)), marks=pytest.mark.slow)],
+    ids=["steady", "stalled"],
+)
 async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
     tmp_path: Path, line: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
@@ -122,7 +126,8 @@ async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
     assert abs(caller_ms - moshi_ms) <= WITHIN_MS
 
 
-async def test_while_the_call_is_on_it_can_be_listened_to_and_looked_at(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_an_operator_can_listen_to_a_call_that_is_on(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, url), httpx.AsyncClient(base_url=url) as http:
         calling = asyncio.create_task(place(url, 6.0))
         sound = await http.get(f"/api/calls/{await until_recorded(http)}/recording")
@@ -132,6 +137,7 @@ async def test_while_the_call_is_on_it_can_be_listened_to_and_looked_at(tmp_path
         await calling
 
 
+@pytest.mark.slow
 async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_path: Path) -> None:
     async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
         calling = asyncio.create_task(place(url, 60.0))
@@ -157,7 +163,7 @@ async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_
     assert call["recording"].endswith(report.call_sid)
 
 
-async def test_a_place_where_nothing_can_be_recorded_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_ends_the_start_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     settings = {**LOOPBACK, "PORT": str(free_port()), "RECORDINGS_DIR": f"{tmp_path}/file"}
     async with serve(tmp_path, **settings) as program:
@@ -183,6 +189,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 async def test_a_full_disk_ends_the_recording_but_not_the_call_and_the_record_says_so(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "64k") as folder:
         async with serving(tmp_path, RECORDINGS_DIR=str(folder / "recordings")) as (program, url):

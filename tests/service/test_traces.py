@@ -1,4 +1,4 @@
-"""The whole service with a collector of traces, and with one that is not there."""
+"""The whole service with a collector of traces."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.service.phone import Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
 
 
-async def test_a_call_is_one_span_with_what_happened_in_it(tmp_path: Path) -> None:
+async def test_a_call_is_one_span_with_its_events(tmp_path: Path) -> None:
     port = str(free_port())
     with collecting() as collector:
         settings = {**GOOD, "PORT": port, "TRACES_ENDPOINT": collector.url, "TRACES_HEADERS": "X-Key=a-key-for-traces"}
@@ -42,25 +42,3 @@ async def test_a_call_is_one_span_with_what_happened_in_it(tmp_path: Path) -> No
     assert collector.headers["x-key"] == "a-key-for-traces"
     assert "a-key-for-traces" not in words
     assert "Traceback" not in words
-
-
-async def test_a_collector_that_is_not_there_is_told_once_and_no_call_knows(tmp_path: Path) -> None:
-    port = str(free_port())
-    settings = {**GOOD, "PORT": port, "TRACES_ENDPOINT": f"http://127.0.0.1:{free_port()}/v1/traces"}
-    async with (
-        serve(tmp_path, **settings) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        await program.until("ready for calls")
-        phone = Phone(int(port), http)
-        for _ in range(3):
-            async with phone.call() as call:
-                await call.speaks(2)
-                await call.socket.send(call.carrier.send(Stopped()))
-                assert await closing_code(call.socket) == 1000
-        program.process.terminate()
-        status, words = await program.end()
-    assert status == 0
-    assert words.count("does not accept spans") <= 1
-    assert "Traceback" not in words
-    assert "Connection refused" not in words

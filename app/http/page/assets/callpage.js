@@ -136,7 +136,7 @@ function factsOf(kept) {
     End: kept.ended_by ? `${endOf(kept)}, by the ${kept.ended_by}` : endOf(kept),
     "Who answered": `${kept.checkpoint}, slot ${kept.slot}`,
     "First sound": ms(kept.first_sound_ms),
-    "Mouth to ear": `${three("delay")} (p50, p95, p99)`,
+    "Mouth to ear": `${three("latency")} (p50, p95, p99)`,
     "A frame took": `${three("processing")} (p50, p95, p99)`,
     ...Object.fromEntries(Object.entries(kept.counters).map(([name, count]) => [name.replaceAll("_", " "), String(count)])),
   };

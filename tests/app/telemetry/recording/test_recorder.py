@@ -1,0 +1,129 @@
+"""What the recorder queues for the writer, on real sessions whose time is told."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from app.audio.playout import ClearAudio, SendAudio
+from app.calls.record import CallRecord, EndReason, Recording
+from app.calls.session import CallLimits, CallSession, End
+from app.telemetry.recording.recorder import (
+    MAX_EARLY,
+    MAX_QUEUED,
+    NO_FOLDER,
+    TOO_SLOW,
+    CallRecorder,
+    StepTokens,
+    record_nothing,
+)
+from app.telemetry.recording.timeline import Piece, Side
+from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
+from workers.messages import Epoch, Frame, Slot
+
+ANN = CallSid("CA" + "a" * 32)
+NOW = 1_000.0
+OVER = End(EndReason.CALLER_HUNG_UP)
+LOUD = bytes([0x10]) * 160
+"""A packet of 20 ms."""
+
+
+def new_session(call_sid: CallSid = ANN, record: CallRecord | None = None) -> CallSession:
+    return CallSession(call_sid, "", CallLimits(3, 10.0, 100.0, 0.0), NOW, record)
+
+
+class Talk:
+    """A stream that began at NOW, on a line without delay, and its recorder."""
+
+    def __init__(self, recorder: CallRecorder | None = None, limit: int = MAX_QUEUED) -> None:
+        self.recorder = recorder or CallRecorder(new_session(), Recording("a name"), limit)
+        self.session = self.recorder.session
+
+    def start(self, round_trip_s: float | None = 0.0) -> "Talk":
+        """Start the stream; a mark has come back already unless the round trip is None."""
+        started = Started(StreamSid("MZ1"), self.session.record.call_sid, "AC1")
+        self.session.on_socket_open(NOW)
+        self.session.receive(started, NOW)
+        self.recorder.on_event(started, NOW)
+        if round_trip_s is not None:
+            self.session.receive(MarkPlayed("0:1"), NOW + round_trip_s)
+        return self
+
+    def speak(self, seconds: float, first: int = 0) -> "Talk":
+        """Let both sides speak all the time, from packet `first` on."""
+        for number in range(first, first + round(seconds * 50)):
+            self.recorder.on_event(Media(number * 20, LOUD), NOW + (number + 1) * 0.02)
+            self.send(LOUD, NOW + number * 0.02)
+            frame = np.full(17, number, "<i2").tobytes()
+            self.recorder.on_frame(Frame(Slot(0), Epoch(1), number, None, tokens=frame), NOW)
+        return self
+
+    def send(self, payload: bytes, heard_s: float) -> None:
+        self.recorder.on_sent(SendAudio(payload, "0:1", 0, heard_s), NOW)
+
+    def clear(self, at_s: float) -> None:
+        self.recorder.on_sent(ClearAudio(at_s), NOW)
+
+    @property
+    def moshi(self) -> list[tuple[bytes, float]]:
+        """What was queued of Moshi: audio, and seconds after the start."""
+        pieces = [item for item in self.recorder.queue if isinstance(item, Piece)]
+        return [(piece.payload, piece.begin / 8_000) for piece in pieces if piece.side is Side.MOSHI]
+
+
+def test_both_sides_and_the_tokens_are_queued_and_an_end_has_a_length() -> None:
+    talk = Talk().start().speak(0.04)
+    talk.recorder.on_end(OVER, NOW + 1.5)
+    pieces = [item for item in talk.recorder.queue if isinstance(item, Piece)]
+    assert [(piece.side, piece.begin) for piece in pieces] == [(0, 0), (1, 0), (0, 160), (1, 160)]
+    assert [item.seq for item in talk.recorder.queue if isinstance(item, StepTokens)] == [0, 1]
+    assert (talk.recorder.is_over, talk.recorder.length) == (True, 12_000)
+
+
+def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> None:
+    talk = Talk().start(round_trip_s=None)
+    for number in range(2):
+        talk.send(bytes([number]), NOW + number)
+    assert talk.moshi == []
+    talk.session.receive(MarkPlayed("0:1"), NOW + 0.1)
+    talk.send(b"\2", NOW + 2)
+    assert talk.moshi == [(b"\0", 0.1), (b"\1", 1.1), (b"\2", 2.0)]
+
+
+def test_where_no_mark_comes_back_nothing_is_held_back_for_long() -> None:
+    talk = Talk().start(round_trip_s=None)
+    for number in range(MAX_EARLY + 1):
+        talk.send(b"\0", NOW + number)
+    assert talk.moshi == [(b"\0", number) for number in range(MAX_EARLY + 1)]
+
+
+def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> None:
+    talk = Talk(limit=10).start().speak(1.0)
+    assert len(talk.recorder.queue) == 10
+    assert (talk.recorder.recording.name, talk.recorder.recording.fault) == ("a name", TOO_SLOW)
+
+
+def test_a_call_that_asks_where_nothing_is_recorded_says_why() -> None:
+    asked, other = new_session(), new_session()
+    record_nothing(asked, True)
+    record_nothing(other, False)
+    assert (str(asked.record.recording), str(other.record.recording)) == (NO_FOLDER, "no recording")
+
+
+def test_to_record_costs_the_event_loop_next_to_nothing(record_property: Callable[[str, object], None]) -> None:
+    talk = Talk(limit=1_000_000).start()
+    began_s = time.perf_counter()
+    talk.speak(100.0)
+    record_property("microseconds for 20 ms of both sides", (time.perf_counter() - began_s) * 1e6 / 5_000)
+    assert len(talk.recorder.queue) == 15_000
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_call_that_had_no_stream_has_no_recording(ends: bool) -> None:
+    recorder = CallRecorder(new_session(), Recording("a name"))
+    if ends:
+        recorder.on_end(OVER, NOW)
+    else:
+        recorder.on_error()
+    assert recorder.recording.name == ""
