@@ -1,7 +1,7 @@
 """Whole calls in virtual time, recorded: both sides lie where they were spoken and heard, whatever the line does.
 
-The line takes 10 ms each way: what the caller says at one moment of their clock, and what they hear then, are both on the
-recording 10 ms later.
+The line takes 10 ms each way: what the caller says at one moment of their clock, and what they hear then, are both on
+the recording 10 ms later.
 """
 
 from collections.abc import Iterator
