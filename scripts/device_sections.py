@@ -91,7 +91,7 @@ def check_pipeline(scale: Scale) -> Iterator[Found]:
 async def _calls(scale: Scale, codec: str) -> Found:
     """Place simulated calls to a service of our own; return the worst of them."""
     from app.cli.bench.figures import figures_of
-    from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, trial
+    from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
     from app.simulator.call import simulate
     from app.simulator.conversation import talk
     from app.simulator.options import CallOptions
@@ -100,7 +100,7 @@ async def _calls(scale: Scale, codec: str) -> Found:
     count = scale.calls[-1]
     environment = {"MOSHI_CHECKPOINT": scale.checkpoint, "CODEC": codec, "ENGINE": "mlx", "MAX_CALLS": str(count)}
     with tempfile.TemporaryDirectory() as folder:
-        async with trial(environment, Path(folder) / "service.log") as service:
+        async with start_service(environment, Path(folder) / "service.log") as service:
             audio = np.resize(talk(), round(scale.seconds * RATE_HZ))
             options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio)
             reports = await asyncio.gather(*(simulate(options) for _ in range(count)))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from app.cli.bridge import NotReady, find_bridge
-from app.cli.outbound import ExitStatus, Machine, Verdict, Wish, call_request, checked, masked_fields
+from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, checked, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
@@ -76,24 +76,24 @@ def make_call(
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
-    wish = Wish(number, from_number, time_limit, greeting_frames, record, answering_machine)
+    wish = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
     try:
         settings = read_settings()
         wish = checked(settings, wish)
         outcome = _show_request(settings, wish) if dry_run else asyncio.run(_call(settings, wish))
     except SettingsError as error:
-        outcome = Verdict(ExitStatus.WRONG_SETTINGS, str(error))
+        outcome = CallResult(ExitStatus.WRONG_SETTINGS, str(error))
     except NotReady as error:
-        outcome = Verdict(ExitStatus.NOT_READY, str(error))
+        outcome = CallResult(ExitStatus.NOT_READY, str(error))
     except RestError as error:
-        outcome = Verdict(ExitStatus.FAILED, str(error))
+        outcome = CallResult(ExitStatus.FAILED, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        outcome = Verdict(ExitStatus.STOPPED, "stopped before the call was placed")
+        outcome = CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
     _tell(outcome)
     raise typer.Exit(outcome.status)
 
 
-def _tell(outcome: Verdict) -> None:
+def _tell(outcome: CallResult) -> None:
     """Print what came of it; a terminal that is gone does not change the exit status."""
     try:
         for line in outcome.sentence.splitlines():
@@ -106,21 +106,21 @@ def _tell(outcome: Verdict) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _show_request(settings: Settings, wish: Wish) -> Verdict:
+def _show_request(settings: Settings, wish: DialOptions) -> CallResult:
     base_url = settings.twilio_api_url or API_URL
     print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio_account_sid or 'AC…'}/Calls.json")
     for name, value in masked_fields(call_request(wish, settings.base_url)):
         print(f"  {name:22}{value}")
-    return Verdict(ExitStatus.COMPLETED, "dry run, nobody was called")
+    return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
 
 
-async def _call(settings: Settings, wish: Wish) -> Verdict:
+async def _call(settings: Settings, wish: DialOptions) -> CallResult:
     """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
     signals = Signals()
     rest = open_rest(settings)
     bridge = await find_bridge(settings)
     call = OutboundCall(rest, call_request(wish, bridge.base_url), refusal=bridge.refusal)
-    outcome: Verdict | None = None
+    outcome: CallResult | None = None
     try:
         with _showing() as show:
             outcome = await _run_or_stop(call, show, signals)
@@ -133,7 +133,7 @@ async def _call(settings: Settings, wish: Wish) -> Verdict:
     return outcome
 
 
-async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> Verdict:
+async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> CallResult:
     try:
         return await call.run(show)
     except asyncio.CancelledError:

@@ -31,7 +31,7 @@ from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
-from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
+from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
 from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
 
 log = logging.getLogger(__name__)
@@ -117,14 +117,14 @@ class CallRouter:
         if record and status:
             record.note_status(status)
         match status:
-            case StreamStatus(event, _, code, stream_sid) if event == STREAM_ERROR:
+            case StreamStatusCallback(event, _, code, stream_sid) if event == STREAM_ERROR:
                 detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
                 call_log.warning("the stream failed: %s", detail)
                 if not (record and record.has_started(stream_sid)):
                     self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
-            case StreamStatus(event):
+            case StreamStatusCallback(event):
                 call_log.info("%s", event)
-            case CallStatus():
+            case CallStatusCallback():
                 call_log.info("call %s", status.status)
                 if status.over:
                     self._call_queue.leave(form.call_sid)

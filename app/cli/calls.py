@@ -14,7 +14,7 @@ from app.telemetry.call_log.engine import CallLogError, in_short
 from app.telemetry.call_log.spool import Spool
 from app.telemetry.call_log.tables import call_json, call_page, calls_table, whole_call_json
 from app.telemetry.recording.store import RecordingStore
-from app.twilio.parties import Kind, cleaned, kind_of, mask_number, name_of
+from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
 EXIT_NOT_ANSWERED = 1
 EXIT_SETTINGS = 2
@@ -71,7 +71,7 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
         left.append(f"records that wait in {address.spool_folder} could not be written ({in_short(error)})")
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
-    if not (gone or on) and kind_of(name) is Kind.OTHER:
+    if not (gone or on) and kind_of(name) is AddressKind.OTHER:
         raise SettingsError(f"{party}: no such calls; {ADDRESSES}")
     print(f"{_calls(gone)} with {shown} deleted{deleted}")
     if on:

@@ -119,7 +119,7 @@ def simulate(
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Save the first caller (left) and Moshi (right) here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the lead over time here (PNG).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what Twilio has buffered over time here (PNG).")] = None,
     scenario: Annotated[
         str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
     ] = "steady",
@@ -250,7 +250,7 @@ def bench_trouble(
         list[str] | None, typer.Option(help="A known scenario or a JSON file; repeat it. Default: all known ones.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw delay and lead over time here (PNG).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw latency and playout buffer over time here (PNG).")] = None,
 ) -> None:
     """Stalls, jitter, drift and the like against the rules of a call, in virtual time: an hour takes seconds."""
     from app.cli.bench.trouble import bench_trouble as run

@@ -42,7 +42,7 @@ DETECTION = {Machine.HANG_UP: MachineDetection.ENABLE, Machine.WAIT: MachineDete
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DialOptions:
     """Whom to call and how; None leaves it to the settings, or to Twilio. `keys` are pressed once it is answered."""
 
     to: str
@@ -55,14 +55,14 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CallResult:
     """How the call ended."""
 
     status: ExitStatus
     sentence: str
 
 
-def checked(settings: Settings, wish: Wish) -> Wish:
+def checked(settings: Settings, wish: DialOptions) -> DialOptions:
     """Return the wish with both numbers as E.164, ours where it names none; raises SettingsError."""
     from_number = wish.from_number or settings.twilio_phone_number
     if not from_number:
@@ -80,7 +80,7 @@ def checked(settings: Settings, wish: Wish) -> Wish:
     return replace(wish, to=to.number, keys=to.keys, from_number=ours.number)
 
 
-def call_request(wish: Wish, base_url: str) -> CallRequest:
+def call_request(wish: DialOptions, base_url: str) -> CallRequest:
     """Return what to ask of Twilio for a checked wish, and a service that is reached at `base_url`."""
     assert wish.from_number
     return CallRequest(
@@ -105,24 +105,26 @@ def _masked(name: str, value: str) -> str:
     return re.sub(r"\d", "*", value) if name == "SendDigits" else mask_userinfo(value)
 
 
-def verdict(call: RestCall, errors: Sequence[int]) -> Verdict:
+def call_result(call: RestCall, errors: Sequence[int]) -> CallResult:
     """Return what came of a call that is over, by its status and what Twilio has noted of it."""
     told = "".join(f"; {explain(code)}" for code in errors)
     match call.status:
         case CallStatus.BUSY:
-            return Verdict(ExitStatus.BUSY, f"busy{told}")
+            return CallResult(ExitStatus.BUSY, f"busy{told}")
         case CallStatus.NO_ANSWER:
-            return Verdict(ExitStatus.NO_ANSWER, f"no answer{told}")
+            return CallResult(ExitStatus.NO_ANSWER, f"no answer{told}")
         case CallStatus.COMPLETED if errors:
-            return Verdict(ExitStatus.FAILED, f"answered, but the call failed{told}")
+            return CallResult(ExitStatus.FAILED, f"answered, but the call failed{told}")
         case CallStatus.COMPLETED if call.answered_by in MACHINES:
-            return Verdict(ExitStatus.MACHINE, "an answering machine answered; hung up")
+            return CallResult(ExitStatus.MACHINE, "an answering machine answered; hung up")
         case CallStatus.COMPLETED:
-            return Verdict(ExitStatus.COMPLETED, f"completed after {call.duration_s or 0} s")
+            return CallResult(ExitStatus.COMPLETED, f"completed after {call.duration_s or 0} s")
         case CallStatus.CANCELED:
-            return Verdict(ExitStatus.FAILED, f"canceled before anybody answered{told}")
+            return CallResult(ExitStatus.FAILED, f"canceled before anybody answered{told}")
         case CallStatus.FAILED:
-            return Verdict(ExitStatus.FAILED, f"failed: Twilio could not put the call through; check the number{told}")
+            return CallResult(
+                ExitStatus.FAILED, f"failed: Twilio could not put the call through; check the number{told}"
+            )
         case CallStatus.QUEUED | CallStatus.INITIATED | CallStatus.RINGING | CallStatus.IN_PROGRESS:
             raise ValueError(f"the call is not over but {call.status}")
         case _:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.doctor.tunnel import running_service
-from app.cli.trial import ACCOUNT_SID
+from app.cli.service_process import ACCOUNT_SID
 from app.config import Settings
 from app.simulator.call import AS_INTENDED, simulate
 from app.simulator.conversation import conversation
@@ -136,12 +136,12 @@ def _meter(level_dbfs: float) -> str:
 
 def _table(reports: Sequence[CallReport]) -> Table:
     table = Table("call", "how it ended")
-    for heading in ("after", "first sound", "gaps", "lead p50", "p99"):
+    for heading in ("after", "first sound", "gaps", "buffered p50", "p99"):
         table.add_column(heading, justify="right")
     for report in reports:
         gaps = f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms"
         sound = None if report.first_sound_s is None else report.first_sound_s * 1000
-        leads = [_ms(report.lead_percentile_ms(percent)) for percent in (50, 99)]
+        leads = [_ms(report.buffered_percentile_ms(percent)) for percent in (50, 99)]
         ending = report.outcome.replace("-", " ") if report.outcome in NOT_ANSWERED else report.sentence
         table.add_row(f"…{report.call_sid[-6:]}", ending, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
     return table
@@ -166,13 +166,17 @@ def draw_leads(reports: Sequence[CallReport], line: Scenario, path: Path) -> Non
     size = (12, 1.4 * len(reports) + 1)
     figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, sharex=True, layout="constrained")
     for report, (axes,) in zip(reports, rows, strict=True):
-        axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], lw=0.8)
+        axes.step(
+            [level.at_s for level in report.buffer_levels],
+            [level.buffered_s * 1000 for level in report.buffer_levels],
+            lw=0.8,
+        )
         for gap in report.underruns:
             axes.axvspan(gap.start_s, gap.start_s + gap.length_s, color="black", alpha=0.6)
         for trouble in line.troubles:
             axes.axvspan(trouble.at_s, trouble.end_s, color="red", alpha=0.15, linewidth=0)
         axes.set_title(f"{report.call_sid}: {report.sentence}", fontsize=8, loc="left")
-        axes.set_ylabel("lead, ms", fontsize=8)
+        axes.set_ylabel("buffered, ms", fontsize=8)
     rows[-1][0].set_xlabel("seconds after the stream's start; gaps black, trouble red")
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -21,14 +21,14 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from app.audio import mulaw
 from app.simulator.address import dialled
-from app.simulator.line import Cut, Gone, HungUp, LineEnding, Refused, converse, dial
+from app.simulator.line import Cut, Gone, HungUp, LineEnding, Violated, converse, dial
 from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, read_script
 from app.simulator.pace import Realtime
-from app.simulator.playout import Playout
+from app.simulator.playout import PlayoutModel
 from app.simulator.progress import (
     PULSE_S,
-    Ended,
+    CallEnded,
     OnProgress,
     Pulse,
     Ringing,
@@ -38,11 +38,11 @@ from app.simulator.progress import (
     ignore_progress,
 )
 from app.simulator.remote import EndCall, FetchTwiml, Order, Remote, RunTwiml
-from app.simulator.report import CallReport, Outcome, StreamRecord
-from app.simulator.stream import CallerStream, Script
+from app.simulator.report import CallReport, Outcome, StreamReport
+from app.simulator.stream import CallerScript, CallerStream
 from app.simulator.waiting import Left, wait_in_line
 from app.simulator.wav import Samples
-from app.simulator.webhook import Webhook, WebhookError, signature_header
+from app.simulator.webhook import WebhookClient, WebhookError, signature_header
 from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
@@ -64,7 +64,7 @@ async def simulate(
     Raises `ValueError` for options that make no call, and whatever reading the audio file raises.
     """
     script = await asyncio.to_thread(read_script, options)
-    async with Webhook.open(options.auth_token, options.dial_url) as webhook:
+    async with WebhookClient.open(options.auth_token, options.dial_url) as webhook:
         return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
 
 
@@ -81,14 +81,19 @@ class _Call:
     """One call: its play-out and its clock run on through all its streams."""
 
     def __init__(
-        self, options: CallOptions, script: Script, webhook: Webhook, on_progress: OnProgress, remote: Remote
+        self,
+        options: CallOptions,
+        script: CallerScript,
+        webhook: WebhookClient,
+        on_progress: OnProgress,
+        remote: Remote,
     ) -> None:
         self._options, self._script, self._webhook, self._tell = options, script, webhook, on_progress
         self._remote = remote
         self._document_url = self._url(options.voice_path)
         self._call_sid = CallSid(options.call_sid or f"CA{secrets.token_hex(16)}")
-        self._playout = Playout()
-        self._streams: list[StreamRecord] = []
+        self._playout = PlayoutModel()
+        self._streams: list[StreamReport] = []
         self._pace: Realtime | None = None
         self._now_s = 0.0
         self._pulses = 0
@@ -97,7 +102,7 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._options.status_path, ending)
-        self._tell(Ended(self._now_s, ending.outcome, ending.sentence))
+        self._tell(CallEnded(self._now_s, ending.outcome, ending.sentence))
         return self._report(ending)
 
     async def _ring(self) -> _Ending:
@@ -205,10 +210,10 @@ class _Call:
         ending = await converse(socket, stream, pace, lambda: self._turn(stream))
         self._now_s = pace.now_s(stream.now_s) if isinstance(ending, Gone) else stream.now_s
         self._playout.clear(self._now_s)
-        self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.histogram), ending)
+        self._keep(StreamReport(url, started.stream_sid, stream.opened_s, self._now_s, stream.counts), ending)
         return ending
 
-    def _keep(self, record: StreamRecord, ending: LineEnding) -> None:
+    def _keep(self, record: StreamReport, ending: LineEnding) -> None:
         gone = ending if isinstance(ending, Gone) else Gone(CLOSED_NORMALLY, "")
         self._streams.append(replace(record, close_code=gone.code, close_reason=gone.reason))
         self._tell(StreamClosed(record.stream_sid, self._now_s, gone.code, gone.reason))
@@ -274,7 +279,7 @@ class _Call:
             heard,
             tuple(self._streams),
             tuple(self._playout.underruns),
-            tuple(self._playout.leads),
+            tuple(self._playout.buffer_levels),
             tuple(self._playout.returned),
             self._playout.discarded_samples / RATE_HZ,
         )
@@ -287,7 +292,7 @@ def _ending(ending: LineEnding) -> _Ending | None:
             return _Ending(Outcome.CALLER_HUNG_UP, "the caller hung up")
         case Cut():
             return _Ending(Outcome.LINE_CUT, "the connection broke, as the scenario wants it")
-        case Refused(sentence):
+        case Violated(sentence):
             return _Ending(Outcome.PROTOCOL_VIOLATION, sentence)
         case Gone():
             return None

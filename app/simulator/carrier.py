@@ -23,7 +23,7 @@ from app.twilio.events import (
     Stopped,
     Unknown,
 )
-from app.twilio.protocol import NEXT, State
+from app.twilio.protocol import NEXT, StreamState
 from app.twilio.wire import (
     Fields,
     ProtocolMisuse,
@@ -68,7 +68,7 @@ class CarrierProtocol:
 
     def __init__(self) -> None:
         """Begin before the first message."""
-        self.state = State.NEW
+        self.state = StreamState.NEW
         self._started: Started | None = None
         self._sequence = 0
         self._packets = 0

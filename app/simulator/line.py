@@ -31,7 +31,7 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Violated:
     """The server sent what Twilio would refuse."""
 
     sentence: str
@@ -42,7 +42,7 @@ class Cut:
     """The connection broke, as the scenario wants it."""
 
 
-LineEnding = HungUp | Gone | Refused | Cut
+LineEnding = HungUp | Gone | Violated | Cut
 
 
 def dial(url: str, signature: dict[str, str]) -> connect:
@@ -71,7 +71,7 @@ async def converse(
     except ConnectionClosed as closed:
         return _gone(closed)
     except ProtocolViolation as violation:
-        return Refused(str(violation))
+        return Violated(str(violation))
     return Cut() if stream.cut else HungUp()
 
 

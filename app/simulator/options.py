@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from app.audio import mulaw
-from app.simulator.stream import KeyPress, Script
+from app.simulator.stream import CallerScript, KeyPress
 from app.simulator.trouble import STEADY, Scenario
 from app.simulator.waiting import Exchange
 from app.simulator.wav import Samples, read_audio
@@ -46,13 +46,13 @@ class CallOptions:
     answered_by: str | None = None
 
 
-def read_script(options: CallOptions) -> Script:
+def read_script(options: CallOptions) -> CallerScript:
     """Return what the caller does; reads the audio file. Raises `ValueError` for a call of no length."""
     said = _audio(options)
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return Script(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
+    return CallerScript(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
 
 
 def _audio(options: CallOptions) -> Samples:

@@ -26,7 +26,7 @@ class Underrun:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class BufferLevel:
     """How far the buffer was ahead, in seconds, when more audio arrived."""
 
     at_s: float
@@ -50,7 +50,7 @@ class _Mark:
     received_s: float
 
 
-class Playout:
+class PlayoutModel:
     """The buffer of one call, on a clock whose zero is the start of the call.
 
     `now` is in seconds and never goes back; where it does, the latest `now` counts.
@@ -59,7 +59,7 @@ class Playout:
     def __init__(self) -> None:
         """Begin in silence."""
         self.underruns: list[Underrun] = []
-        self.leads: list[Lead] = []
+        self.buffer_levels: list[BufferLevel] = []
         self.returned: list[ReturnedMark] = []
         self.discarded_samples = 0
         self._line = bytearray()
@@ -73,7 +73,7 @@ class Playout:
         if lead + len(payload) > MAX_BUFFERED_S * RATE_HZ:
             self.discarded_samples += len(payload)
             return
-        self.leads.append(Lead(now, max(lead, 0) / RATE_HZ))
+        self.buffer_levels.append(BufferLevel(now, max(lead, 0) / RATE_HZ))
         self._fill_gap(-lead)
         self._line += payload
         self._gap_counts = True

@@ -54,7 +54,7 @@ class StreamClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CallEnded:
     """The call is over."""
 
     at_s: float
@@ -62,7 +62,7 @@ class Ended:
     sentence: str
 
 
-Progress = Ringing | Waiting | StreamOpened | Pulse | StreamClosed | Ended
+Progress = Ringing | Waiting | StreamOpened | Pulse | StreamClosed | CallEnded
 OnProgress = Callable[[Progress], None]
 
 

@@ -2,7 +2,7 @@
 
 Theory of operation. `now` is in seconds since the call's first stream started; `due_s` says when the stream wants to
 be woken next. A packet leaves when its last sample is spoken, at a time counted in samples since the stream opened, so
-nothing drifts. What the server sends goes into the call's `Playout`.
+nothing drifts. What the server sends goes into the call's `PlayoutModel`.
 """
 
 import math
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from app.audio.mulaw import SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
-from app.simulator.playout import Playout
+from app.simulator.playout import PlayoutModel
 from app.simulator.trouble import STEADY, Scenario, through
 from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from app.twilio.protocol import State
+from app.twilio.protocol import StreamState
 
 PACKET_SAMPLES = 160
 PACKET_MS = 20
@@ -52,7 +52,7 @@ class KeyPress:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class CallerScript:
     """What the caller does: `said` is mu-law from the start of the call, silence follows; he hangs up at `ends_s`.
 
     With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls. Of `line` all is
@@ -67,7 +67,7 @@ class Script:
 
 
 @dataclass(slots=True)
-class StreamTally:
+class StreamCounts:
     """What one stream counted."""
 
     packets_sent: int = 0
@@ -77,15 +77,15 @@ class StreamTally:
 
 
 class CallerStream:
-    """One stream of a call; `histogram` counts, `over` tells that the caller has hung up.
+    """One stream of a call; `counts` counts, `over` tells that the caller has hung up.
 
-    `histogram.ragged_packets` counts payloads that are no multiple of 160 bytes, `histogram.lateness_s` how late each
+    `counts.ragged_packets` counts payloads that are no multiple of 160 bytes, `counts.lateness_s` how late each
     packet was handed out: how far this simulator itself can be trusted.
     """
 
-    def __init__(self, started: Started, script: Script, playout: Playout, opened_s: float) -> None:
+    def __init__(self, started: Started, script: CallerScript, playout: PlayoutModel, opened_s: float) -> None:
         """Begin a stream that opens at `opened_s` of the call."""
-        self.histogram = StreamTally()
+        self.counts = StreamCounts()
         self.opened_s = opened_s
         self.now_s = opened_s
         self._carrier = CarrierProtocol()
@@ -102,7 +102,7 @@ class CallerStream:
     @property
     def over(self) -> bool:
         """Tell whether the caller has hung up, or is gone."""
-        return self._cut or self._carrier.state is State.STOPPED
+        return self._cut or self._carrier.state is StreamState.STOPPED
 
     @property
     def cut(self) -> bool:
@@ -145,8 +145,8 @@ class CallerStream:
         match wanted:
             case Play(payload):
                 self._playout.receive(payload, self.now_s)
-                self.histogram.bytes_received += len(payload)
-                self.histogram.ragged_packets += len(payload) % PACKET_SAMPLES != 0
+                self.counts.bytes_received += len(payload)
+                self.counts.ragged_packets += len(payload) % PACKET_SAMPLES != 0
             case SetMark(name):
                 self._playout.mark(name, self.now_s)
             case ClearBuffer():
@@ -172,8 +172,8 @@ class CallerStream:
         self._next_packet_s = self._when_next()
         if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
             return []
-        self.histogram.packets_sent += 1
-        self.histogram.lateness_s.append(self.now_s - due)
+        self.counts.packets_sent += 1
+        self.counts.lateness_s.append(self.now_s - due)
         return self._send(Media(self._packet * PACKET_MS, payload))
 
     def _mark_due_s(self) -> float:

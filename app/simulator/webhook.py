@@ -26,7 +26,7 @@ class WebhookError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Webhook:
+class WebhookClient:
     """Post forms as Twilio does; an async context manager. No signature without `auth_token`."""
 
     auth_token: str | None

@@ -35,16 +35,16 @@ __all__ = [
     "ProtocolViolation",
     "Reason",
     "Started",
-    "State",
     "Stopped",
     "StreamProtocol",
+    "StreamState",
     "Unknown",
 ]
 
 MAX_MESSAGE_BYTES = 65_536
 
 
-class State(Enum):
+class StreamState(Enum):
     """How far the stream has come."""
 
     NEW = auto()
@@ -53,16 +53,16 @@ class State(Enum):
     STOPPED = auto()
 
 
-NEXT: dict[State, dict[type[Event], State]] = {
-    State.NEW: {Connected: State.CONNECTED},
-    State.CONNECTED: {Started: State.STREAMING},
-    State.STREAMING: {
-        Media: State.STREAMING,
-        DtmfPressed: State.STREAMING,
-        MarkPlayed: State.STREAMING,
-        Stopped: State.STOPPED,
+NEXT: dict[StreamState, dict[type[Event], StreamState]] = {
+    StreamState.NEW: {Connected: StreamState.CONNECTED},
+    StreamState.CONNECTED: {Started: StreamState.STREAMING},
+    StreamState.STREAMING: {
+        Media: StreamState.STREAMING,
+        DtmfPressed: StreamState.STREAMING,
+        MarkPlayed: StreamState.STREAMING,
+        Stopped: StreamState.STOPPED,
     },
-    State.STOPPED: {},
+    StreamState.STOPPED: {},
 }
 
 
@@ -76,7 +76,7 @@ class StreamProtocol:
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         """Refuse messages longer than `max_message_bytes`."""
         self.max_message_bytes = max_message_bytes
-        self.state = State.NEW
+        self.state = StreamState.NEW
         self.stream_sid: str | None = None
         self.sequence_gaps = 0
         self._sequence = 0

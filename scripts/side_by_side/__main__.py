@@ -30,7 +30,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from app.simulator import progress as call_progress
 from scripts.side_by_side import environment, sides
 from scripts.side_by_side.calls import Load
-from scripts.side_by_side.run import STALL, Findings, Run, Tell
+from scripts.side_by_side.run import STALL, Findings, Study, Tell
 from scripts.side_by_side.tables import table
 
 QUIET_LOAD = 1.0
@@ -55,7 +55,7 @@ def main(
         console.print(
             f"[yellow]This machine is busy (load average {machine['load_before']:.1f}); so are the figures.[/]"
         )
-    run = Run([sides.bare_server(), sides.line_test()], [Load(many, seconds) for many in calls])
+    run = Study([sides.bare_server(), sides.line_test()], [Load(many, seconds) for many in calls])
     if not without_pipecat:
         machine["versions"] = _add_pipecat(run, environment_path, console)
     _measure(run, console)
@@ -66,7 +66,7 @@ def main(
         json_path.write_text(json.dumps({"machine": machine, "sides": _as_json(run.found)}, indent=2) + "\n")
 
 
-def _add_pipecat(run: Run, folder: Path, console: Console) -> dict[str, str]:
+def _add_pipecat(run: Study, folder: Path, console: Console) -> dict[str, str]:
     """Make the environment; what keeps Pipecat from taking part becomes a finding."""
     try:
         with console.status("Pipecat's virtual environment (minutes, the first time) …"):
@@ -80,7 +80,7 @@ def _add_pipecat(run: Run, folder: Path, console: Console) -> dict[str, str]:
     return versions
 
 
-def _measure(run: Run, console: Console) -> None:
+def _measure(run: Study, console: Console) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,7 +100,7 @@ def _teller(progress: Progress, total_s: float) -> Tell:
         progress.update(task, description=title)
 
         def moved(news: call_progress.Progress) -> None:
-            if isinstance(news, call_progress.Pulse | call_progress.Ended):
+            if isinstance(news, call_progress.Pulse | call_progress.CallEnded):
                 progress.update(task, completed=start_s + news.at_s)
 
         return moved

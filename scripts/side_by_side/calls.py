@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.cli.trial import ACCOUNT_SID, Trial, TrialFailed
+from app.cli.service_process import ACCOUNT_SID, ServiceFailed, ServiceProcess
 from app.simulator.call import simulate
 from app.simulator.conversation import talk
 from app.simulator.options import CallOptions
@@ -51,7 +51,7 @@ class Calls:
 async def place(side: Side, load: Load, log: Path, on_progress: OnProgress = ignore_progress) -> Calls:
     """Run the side, call it as often as wanted, and stop it; `on_progress` hears of the first caller.
 
-    One short call goes before, so that what a server does but once is not counted. Raises TrialFailed if the server
+    One short call goes before, so that what a server does but once is not counted. Raises ServiceFailed if the server
     does not come up or a call does not last until the caller hangs up.
     """
     async with side.serve(load.calls + 1, log) as server:
@@ -63,18 +63,18 @@ async def place(side: Side, load: Load, log: Path, on_progress: OnProgress = ign
     return Calls(reports, {name: (used - before.get(name, 0.0)) / call_s for name, used in after.items()})
 
 
-async def _crowd(side: Side, server: Trial, load: Load, on_progress: OnProgress) -> list[CallReport]:
+async def _crowd(side: Side, server: ServiceProcess, load: Load, on_progress: OnProgress) -> list[CallReport]:
     phases = random.Random(load.calls)  # noqa: S311 - any phases will do, the same for every side
     waits_s = [0.0, *(phases.uniform(0, ARRIVE_WITHIN_S) for _ in range(load.calls - 1))]
     tells = [on_progress, *[ignore_progress] * (load.calls - 1)]
     calls = [_caller(side, server, load, wait_s, tell) for wait_s, tell in zip(waits_s, tells, strict=True)]
     reports = await asyncio.gather(*calls)
     if early := [report.sentence for report in reports if report.outcome is not Outcome.CALLER_HUNG_UP]:
-        raise TrialFailed(f"{len(early)} of {load.calls} calls ended early: {early[0]}")
+        raise ServiceFailed(f"{len(early)} of {load.calls} calls ended early: {early[0]}")
     return reports
 
 
-async def _caller(side: Side, server: Trial, load: Load, wait_s: float, tell: OnProgress) -> CallReport:
+async def _caller(side: Side, server: ServiceProcess, load: Load, wait_s: float, tell: OnProgress) -> CallReport:
     await asyncio.sleep(wait_s)
     audio = np.resize(talk(), round(load.speech_s * RATE_HZ))
     options = CallOptions(

@@ -17,7 +17,7 @@ AFTER_STALL_S = (2.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class CrowdFigures:
+class LoadFigures:
     """What so many callers heard; delays in milliseconds, `cpu` in processor seconds per second of one call.
 
     The median of the calls' median delays and signal-to-noise ratios, the worst of their 99th percentiles, the sum of
@@ -48,12 +48,12 @@ class StallFigures:
     underruns: int
 
 
-def crowd_figures(reports: Sequence[CallReport], cpu: dict[str, float]) -> CrowdFigures:
+def crowd_figures(reports: Sequence[CallReport], cpu: dict[str, float]) -> LoadFigures:
     """Put together what all calls of a crowd were like."""
     delays = [_delay(report) for report in reports]
     gaps = [gap for report in reports for gap in report.underruns]
-    late_s = [late for report in reports for stream in report.streams for late in stream.histogram.lateness_s]
-    return CrowdFigures(
+    late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
+    return LoadFigures(
         calls=len(reports),
         p50_ms=_median([delay.p50_ms for delay in delays]),
         p99_ms=max((delay.p99_ms for delay in delays if delay.p99_ms is not None), default=None),

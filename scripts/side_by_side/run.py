@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.cli.trial import TrialFailed
+from app.cli.service_process import ServiceFailed
 from app.simulator.progress import OnProgress
 from app.simulator.trouble import Scenario, Window
 from scripts.side_by_side.calls import Load, place
-from scripts.side_by_side.figures import CrowdFigures, StallFigures, crowd_figures, stall_figures
+from scripts.side_by_side.figures import LoadFigures, StallFigures, crowd_figures, stall_figures
 from scripts.side_by_side.sides import Side
 
 STALL = Window(15.0, 0.6)
@@ -22,13 +22,13 @@ Tell = Callable[[str], OnProgress]
 class Findings:
     """All that is known of one side; `failed` says what could not be measured and why."""
 
-    crowds: dict[int, CrowdFigures] = field(default_factory=dict)
+    crowds: dict[int, LoadFigures] = field(default_factory=dict)
     stall: StallFigures | None = None
     failed: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Run:
+class Study:
     """Which sides to call, in what crowds."""
 
     sides: list[Side]
@@ -55,7 +55,7 @@ class Run:
         findings, title = self.found[side.name], _title(load)
         try:
             calls = await place(side, load, log, tell(f"{side.name}, {title}"))
-        except TrialFailed as error:
+        except ServiceFailed as error:
             findings.failed.append(f"{title}: {error}")
             return
         if load is STALLED:

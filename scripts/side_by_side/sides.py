@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.cli.bench.line import LOOPBACK
-from app.cli.trial import AUTH_TOKEN, Trial, TrialFailed, trial
+from app.cli.service_process import AUTH_TOKEN, ServiceFailed, ServiceProcess, start_service
 
 HOST = "127.0.0.1"
 PROGRAMS = Path(__file__).parent / "servers"
@@ -26,13 +26,13 @@ class Side:
     """One server to call; `serve` takes the number of calls to make room for and a file for what it logs."""
 
     name: str
-    serve: Callable[[int, Path], AbstractAsyncContextManager[Trial]]
+    serve: Callable[[int, Path], AbstractAsyncContextManager[ServiceProcess]]
     auth_token: str | None = None
 
 
 def line_test() -> Side:
     """Return this service with nothing between the caller and himself."""
-    return Side(LINE_TEST, lambda calls, log: trial({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
+    return Side(LINE_TEST, lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
 
 
 def bare_server() -> Side:
@@ -52,14 +52,14 @@ _UVICORN = (
 
 
 @contextlib.asynccontextmanager
-async def _program(command: Callable[[int], list[str]], log: Path) -> AsyncIterator[Trial]:
-    """Run a server on a free port until the block ends. Raises TrialFailed if it does not listen."""
+async def _program(command: Callable[[int], list[str]], log: Path) -> AsyncIterator[ServiceProcess]:
+    """Run a server on a free port until the block ends. Raises ServiceFailed if it does not listen."""
     port = _free_port()
     with log.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(*command(port), stdout=log_file, stderr=log_file)
     try:
         await _wait_listening(port, process, log)
-        yield Trial(f"http://{HOST}:{port}", process.pid)
+        yield ServiceProcess(f"http://{HOST}:{port}", process.pid)
     finally:
         await _stop(process)
 
@@ -71,9 +71,9 @@ async def _wait_listening(port: int, process: asyncio.subprocess.Process, log: P
             while not await _is_listening(port):
                 await asyncio.wait([ending], timeout=LOOK_AGAIN_S)
                 if ending.done():
-                    raise TrialFailed(_last_line(log))
+                    raise ServiceFailed(_last_line(log))
     except TimeoutError as error:
-        raise TrialFailed(_last_line(log)) from error
+        raise ServiceFailed(_last_line(log)) from error
     finally:
         ending.cancel()
 

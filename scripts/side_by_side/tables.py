@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from scripts.side_by_side.figures import CrowdFigures, StallFigures
+from scripts.side_by_side.figures import LoadFigures, StallFigures
 from scripts.side_by_side.run import Findings
 
 EXACT_DB = 100.0
@@ -51,7 +51,7 @@ def _db(value: float | None) -> str:
     return "exact" if value > EXACT_DB else f"{value:.1f} dB"
 
 
-def _cpu(figures: CrowdFigures, floor: CrowdFigures | None = None) -> str:
+def _cpu(figures: LoadFigures, floor: LoadFigures | None = None) -> str:
     """Return the processor seconds, or how many times the floor's they are; without the workers as well."""
     unit = 1.0 if floor is None else max(_total(floor), 1e-9)
     digits = 4 if floor is None else 2
@@ -59,11 +59,11 @@ def _cpu(figures: CrowdFigures, floor: CrowdFigures | None = None) -> str:
     return total if len(figures.cpu) == 1 else f"{total} (app {figures.cpu['app'] / unit:.{digits}f})"
 
 
-def _total(figures: CrowdFigures) -> float:
+def _total(figures: LoadFigures) -> float:
     return sum(figures.cpu.values())
 
 
-_CROWD: dict[str, Callable[[CrowdFigures], str]] = {
+_CROWD: dict[str, Callable[[LoadFigures], str]] = {
     "mouth to ear, p50": lambda f: _ms(f.p50_ms),
     "p99 of the worst call": lambda f: _ms(f.p99_ms),
     "signal to noise": lambda f: _db(f.snr_db),

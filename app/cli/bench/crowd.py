@@ -17,7 +17,7 @@ from rich.table import Table
 
 from app.calls.records import RECORDS_WITH_SPANS
 from app.cli.bench.line import LOOPBACK
-from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceFailed, ServiceProcess, start_service
 from app.simulator.call import simulate
 from app.simulator.conversation import talk
 from app.simulator.measure import mouth_to_ear_ms
@@ -60,7 +60,7 @@ def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path:
             with console.status(f"{calls} calls of {seconds:.0f} s …"):
                 try:
                     found.append(uvloop.run(_crowd(calls, seconds, step_ms, Path(folder) / "service.log")))
-                except TrialFailed as error:
+                except ServiceFailed as error:
                     console.print(f"[red]{error}[/]")
                     return 1
     console.print(_table(found))
@@ -72,7 +72,7 @@ def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path:
 
 async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> CrowdFigures:
     environment = {**LOOPBACK, "MAX_CALLS": str(calls), "LOOPBACK_STEP_MS": str(step_ms)}
-    async with trial(environment, log) as service:
+    async with start_service(environment, log) as service:
         audio = np.resize(talk(), round(seconds * RATE_HZ))
         freeze_gc()
         before = service.cpu_s()
@@ -81,12 +81,12 @@ async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> Crowd
         records = [await service.record(report.call_sid) for report in reports[-RECORDS_WITH_SPANS:]]
         lag = await service.loop_lag()
     if early := [report.sentence for report in reports if report.outcome is not Outcome.CALLER_HUNG_UP]:
-        raise TrialFailed(f"{len(early)} of {calls} calls ended early: {early[0]}")
+        raise ServiceFailed(f"{len(early)} of {calls} calls ended early: {early[0]}")
     cpu = {name: (after[name] - before[name]) / seconds / calls for name in after}
     return _figures(reports, records, cpu, lag["p99_ms"])
 
 
-async def _caller(service: Trial, audio: "np.ndarray[tuple[int], np.dtype[np.int16]]") -> CallReport:
+async def _caller(service: ServiceProcess, audio: "np.ndarray[tuple[int], np.dtype[np.int16]]") -> CallReport:
     await asyncio.sleep(random.uniform(0, ARRIVE_WITHIN_S))  # noqa: S311 - at whatever phase
     return await simulate(CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio))
 
@@ -95,7 +95,7 @@ def _figures(
     reports: Sequence[CallReport], records: Sequence[dict[str, Any]], cpu: dict[str, float], lag_ms: float
 ) -> CrowdFigures:
     delays = [mouth_to_ear_ms(report.said, report.heard) for report in reports]
-    late_s = [late for report in reports for stream in report.streams for late in stream.histogram.lateness_s]
+    late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
     return CrowdFigures(
         calls=len(reports),
         p50_ms=float(np.median([delay.p50_ms or np.nan for delay in delays])),

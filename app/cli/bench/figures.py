@@ -13,7 +13,7 @@ from workers.messages import Stage
 RECOVERY_S = 2.0
 LOOK_S = 5.0
 SETTLED_S = 1.0
-"""An underrun before this is the play-out finding its lead."""
+"""An underrun before this is the play-out filling its buffer."""
 LEARNT_S = 10.0
 """From then on the play-out knows the line's habits."""
 
@@ -39,8 +39,8 @@ class LineFigures:
     underruns_settled: int
     underruns_learnt: int
     underrun_ms: float
-    lead_p50_ms: float | None
-    lead_p99_ms: float | None
+    buffered_p50_ms: float | None
+    buffered_p99_ms: float | None
     frames: int
     frames_dropped: int
     simulator_late_p99_ms: float | None
@@ -77,8 +77,8 @@ def figures_of(report: CallReport, record: dict[str, Any], echoes: bool, line: S
         underruns_settled=_underruns_from(report, SETTLED_S),
         underruns_learnt=_underruns_from(report, LEARNT_S),
         underrun_ms=report.underrun_s * 1000,
-        lead_p50_ms=report.lead_percentile_ms(50),
-        lead_p99_ms=report.lead_percentile_ms(99),
+        buffered_p50_ms=report.buffered_percentile_ms(50),
+        buffered_p99_ms=report.buffered_percentile_ms(99),
         frames=int(record["counts"].get("frames_out", 0)),
         frames_dropped=int(record["counts"].get("frames_dropped", 0)),
         simulator_late_p99_ms=report.lateness_percentile_ms(99),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.bench.figures import LOOK_S, RECOVERY_S, LineFigures, figures_of
-from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, TrialFailed, trial
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceFailed, ServiceProcess, start_service
 from app.simulator.call import simulate
 from app.simulator.conversation import talk
 from app.simulator.options import CallOptions
@@ -42,7 +42,7 @@ async def run_line(
     environment: dict[str, str], seconds: float, log: Path, lines: Sequence[Scenario] = (STEADY,)
 ) -> dict[str, LineRun]:
     """Place one call after the other to a service with these settings, by scenario; the caller talks all the time."""
-    async with trial(environment, log) as service:
+    async with start_service(environment, log) as service:
         runs = {}
         for line in lines:
             audio = np.resize(talk(), round(_long_enough_s(seconds, line) * RATE_HZ))
@@ -55,16 +55,16 @@ def _long_enough_s(seconds: float, line: Scenario) -> float:
 
 
 async def measure_call(
-    service: Trial, audio: Samples, echoes: bool, on_progress: OnProgress, line: Scenario = STEADY
+    service: ServiceProcess, audio: Samples, echoes: bool, on_progress: OnProgress, line: Scenario = STEADY
 ) -> LineRun:
-    """Place one call to a running service. Raises TrialFailed if it does not last until the caller hangs up."""
+    """Place one call to a running service. Raises ServiceFailed if it does not last until the caller hangs up."""
     options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio, line=line)
     freeze_gc()
     before = service.cpu_s()
     report = await simulate(options, on_progress)
     after = service.cpu_s()
     if report.outcome is not Outcome.CALLER_HUNG_UP:
-        raise TrialFailed(f"the call ended early: {report.outcome}, {report.sentence}")
+        raise ServiceFailed(f"the call ended early: {report.outcome}, {report.sentence}")
     record = await service.record(report.call_sid)
     cpu = {name: (used - before.get(name, 0.0)) / report.ended_s for name, used in after.items()}
     return LineRun(report, record, figures_of(report, record, echoes, line), cpu)
@@ -78,7 +78,7 @@ def bench_line(
     with tempfile.TemporaryDirectory() as folder, console.status(f"{len(lines)} calls of {seconds:.0f} s or more …"):
         try:
             runs = uvloop.run(run_line(environment, seconds, Path(folder) / "service.log", lines))
-        except TrialFailed as error:
+        except ServiceFailed as error:
             console.print(f"[red]{error}[/]")
             return 1
     console.print(line_table({name: run.figures for name, run in runs.items()}))
@@ -119,7 +119,7 @@ _ROWS: dict[str, Callable[[LineFigures], str]] = {
     "underruns (after 1 s, 10 s)": lambda f: (
         f"{f.underruns} ({f.underruns_settled}, {f.underruns_learnt}), {f.underrun_ms:.1f} ms"
     ),
-    "lead, p50 / p99": lambda f: f"{_ms(f.lead_p50_ms)} / {_ms(f.lead_p99_ms)}",
+    "buffered, p50 / p99": lambda f: f"{_ms(f.buffered_p50_ms)} / {_ms(f.buffered_p99_ms)}",
     "frames (dropped)": lambda f: f"{f.frames} ({f.frames_dropped})",
     "encode, p50 / p99": lambda f: _stage(f, "encode"),
     "step, p50 / p99": lambda f: _stage(f, "step"),

@@ -85,12 +85,16 @@ def draw(reports: Sequence[VirtualReport], path: Path) -> None:
     figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, layout="constrained")
     for report, (axes,) in zip(reports, rows, strict=True):
         axes.plot([one.spoken_s for one in report.heard], [one.delay_s * 1000 for one in report.heard], lw=0.9)
-        axes.step([at_s for at_s, _ in report.leads], [buffered_s * 1000 for _, buffered_s in report.leads], lw=0.7)
+        axes.step(
+            [at_s for at_s, _ in report.buffer_levels],
+            [buffered_s * 1000 for _, buffered_s in report.buffer_levels],
+            lw=0.7,
+        )
         for trouble in report.scenario.troubles:
             axes.axvspan(trouble.at_s, trouble.end_s, color="red", alpha=0.15, linewidth=0)
         axes.set_ylim(0, 400)
         axes.set_xlim(0, report.scenario.seconds)
         axes.set_title(report.scenario.name, fontsize=8, loc="left")
-    rows[0][0].legend(["mouth to ear, ms", "lead, ms"], fontsize=7, ncols=2, loc="upper right")
+    rows[0][0].legend(["mouth to ear, ms", "buffered, ms"], fontsize=7, ncols=2, loc="upper right")
     figure.savefig(path, dpi=100)
     plt.close(figure)

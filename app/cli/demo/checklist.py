@@ -7,7 +7,7 @@ import numpy as np
 
 from app.audio.resample import Decimator
 from app.cli.bench.figures import SETTLED_S
-from app.cli.demo.oracle import Expectation, Utterance
+from app.cli.demo.expectation import Expectation, Utterance
 from app.simulator.measure import level_dbfs, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport, Outcome
 from app.simulator.wav import Samples
@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeardUtterance:
     """An utterance as the caller heard it; `start_s` and `end_s` on his clock, `snr_db` of each window of it."""
 
     utterance: Utterance
@@ -68,7 +68,7 @@ def check_call(report: CallReport, record: dict[str, Any], expected: Expectation
     ]  # fmt: skip
 
 
-def hear(utterance: Utterance, heard: Samples) -> Heard:
+def hear(utterance: Utterance, heard: Samples) -> HeardUtterance:
     """Find an utterance in what the caller heard, from `SEARCH_S` / 4 before its decision on."""
     wanted = np.rint(np.clip(Decimator().push(utterance.pcm) * 32768, -32768, 32767)).astype(np.int16)
     margin = round(SEARCH_S / 4 * RATE_HZ)
@@ -76,13 +76,13 @@ def hear(utterance: Utterance, heard: Samples) -> Heard:
     stretch = np.pad(heard, (margin, 0))[first + margin :][: len(wanted) + round(SEARCH_S * RATE_HZ)]
     delay = mouth_to_ear_ms(wanted, stretch, WINDOW_S, SEARCH_S, min_match=0.0)
     if not delay.windows:
-        return Heard(utterance, first / RATE_HZ, first / RATE_HZ, (0.0,))
+        return HeardUtterance(utterance, first / RATE_HZ, first / RATE_HZ, (0.0,))
     start_s, end_s = (first / RATE_HZ + window.delay_ms / 1000 for window in (delay.windows[0], delay.windows[-1]))
     snr_db = window_snr_db(wanted, stretch, delay, WINDOW_S)
-    return Heard(utterance, start_s, end_s + len(wanted) / RATE_HZ, snr_db)
+    return HeardUtterance(utterance, start_s, end_s + len(wanted) / RATE_HZ, snr_db)
 
 
-def _clear(title: str, heard: list[Heard]) -> Point:
+def _clear(title: str, heard: list[HeardUtterance]) -> Point:
     windows = [snr for one in heard for snr in one.snr_db] or [0.0]
     clear = sum(snr >= SNR_DB for snr in windows) / len(windows)
     detail = f"{np.median(windows):.0f} dB, {clear:.0%} of it over {SNR_DB:.0f} dB"
@@ -94,7 +94,7 @@ def _in_time(title: str, reactions_s: list[float]) -> Point:
     return Point(bool(reactions_s) and slowest <= REACTION_S, title, f"{slowest * 1000:.0f} ms at most", timed=True)
 
 
-def _silent_between(heard: list[Heard], samples: Samples) -> Point:
+def _silent_between(heard: list[HeardUtterance], samples: Samples) -> Point:
     """Nothing but silence outside the utterances."""
     rest = samples.copy()
     for one in heard:

@@ -65,8 +65,12 @@ def _mark_underruns(axes: Axes, report: CallReport) -> None:
 
 
 def _draw_lead(axes: Axes, report: CallReport) -> None:
-    axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], color=MOSHI)
-    axes.set_ylabel("lead, ms")
+    axes.step(
+        [level.at_s for level in report.buffer_levels],
+        [level.buffered_s * 1000 for level in report.buffer_levels],
+        color=MOSHI,
+    )
+    axes.set_ylabel("buffered, ms")
     axes.set_yscale("symlog", linthresh=100)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -12,10 +12,10 @@ from rich.progress import Progress as Bars
 
 from app.cli.bench.line import LOOPBACK, LineRun, line_table, measure_call
 from app.cli.demo.checklist import Point, check_call
-from app.cli.demo.oracle import expect
+from app.cli.demo.expectation import expect
 from app.cli.demo.picture import draw_call
 from app.cli.doctor.survey import survey_device
-from app.cli.trial import TrialFailed, trial
+from app.cli.service_process import ServiceFailed, start_service
 from app.config import Settings
 from app.simulator.conversation import conversation, talk
 from app.simulator.progress import Progress, Pulse
@@ -60,7 +60,7 @@ def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
     choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
     try:
         return uvloop.run(_Demo(console, folder).run(choice))
-    except TrialFailed as error:
+    except ServiceFailed as error:
         console.print(f"[bold red]{error}[/] (the service's own words are in {folder}/*.log)")
         return 1
 
@@ -76,7 +76,7 @@ class _Demo:
         environment = {"ENGINE": "mlx", "CODEC": "auto", "MOSHI_CHECKPOINT": choice.checkpoint}
         try:
             full = await self._call("call", environment, conversation(), echoes=False)
-        except TrialFailed as error:
+        except ServiceFailed as error:
             if choice.checkpoint == STAND_IN:
                 raise
             self._console.print(f"[yellow]{error}[/]")
@@ -106,7 +106,7 @@ class _Demo:
                 if isinstance(progress, Pulse):
                     bars.update(task, completed=progress.at_s, description="the call is on")
 
-            async with trial(environment, self._folder / f"{name}.log") as service:
+            async with start_service(environment, self._folder / f"{name}.log") as service:
                 run = await measure_call(service, audio, echoes, show)
             bars.update(task, completed=length_s, description="the call is over")
         run.report.save_wav(self._folder / f"{name}.wav")

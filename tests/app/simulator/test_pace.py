@@ -1,13 +1,13 @@
 import pytest
 
 from app.simulator.pace import Realtime
-from app.simulator.playout import Playout
-from app.simulator.stream import CallerStream, Script
+from app.simulator.playout import PlayoutModel
+from app.simulator.stream import CallerScript, CallerStream
 from tests.app.simulator.test_carrier import STARTED
 
 
 def opened() -> CallerStream:
-    stream = CallerStream(STARTED, Script(b"", ends_s=9.0), Playout(), 0.0)
+    stream = CallerStream(STARTED, CallerScript(b"", ends_s=9.0), PlayoutModel(), 0.0)
     stream.open()
     return stream
 

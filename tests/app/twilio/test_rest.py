@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from app.config import SettingsError, read_settings
 from app.logging import LogLevel, start_logging
-from app.simulator.account import (
+from app.simulator.remote import EndCall, FetchTwiml, Remote
+from app.twilio.events import CallSid
+from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
+from app.twilio.rest_door import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
+from tests.twilio_rest.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,
     TOO_MANY_REQUESTS,
@@ -23,11 +27,7 @@ from app.simulator.account import (
     Fault,
     OwnedNumber,
 )
-from app.simulator.remote import EndCall, FetchTwiml, Remote
-from app.simulator.rest import RestStandIn, serving_rest
-from app.twilio.events import CallSid
-from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
-from app.twilio.rest_door import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 SID, TOKEN = "AC" + "1" * 32, "the-rest-token"
 OURS, THEIRS = "+15550100000", "+15550100001"

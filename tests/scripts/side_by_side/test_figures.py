@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.simulator.playout import Underrun
-from app.simulator.report import CallReport, Outcome, StreamRecord
-from app.simulator.stream import StreamTally
+from app.simulator.report import CallReport, Outcome, StreamReport
+from app.simulator.stream import StreamCounts
 from app.simulator.trouble import Window
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
@@ -23,8 +23,8 @@ def later(delay_s: float) -> Samples:
 
 
 def report(heard: Samples, *gaps: Underrun, late_s: float = 0.001) -> CallReport:
-    histogram = StreamTally(lateness_s=[late_s])
-    stream = StreamRecord("ws://a/", "MZ1", 0.0, LENGTH_S, histogram)
+    counts = StreamCounts(lateness_s=[late_s])
+    stream = StreamReport("ws://a/", "MZ1", 0.0, LENGTH_S, counts)
     return CallReport("CA1", Outcome.CALLER_HUNG_UP, "", None, LENGTH_S, SAID, heard, (stream,), gaps)
 
 

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from scripts.side_by_side.figures import CrowdFigures, StallFigures
+from scripts.side_by_side.figures import LoadFigures, StallFigures
 from scripts.side_by_side.run import Findings
 from scripts.side_by_side.tables import table
 
-FLOOR = CrowdFigures(8, 20.0, 23.0, 250.0, 3, 1, 12.5, 480, 479, {"app": 0.01}, 1.5)
+FLOOR = LoadFigures(8, 20.0, 23.0, 250.0, 3, 1, 12.5, 480, 479, {"app": 0.01}, 1.5)
 OURS = replace(FLOOR, p50_ms=95.0, snr_db=54.3, cpu={"app": 0.015, "worker 7": 0.005})
 STALL = StallFigures(95.0, 450.0, None, 4)
 

@@ -11,8 +11,8 @@ from app.cli.doctor.checks import examine, memory_finding, report
 from app.cli.doctor.finding import Finding, Level
 from app.cli.doctor.survey import survey_checkpoint
 from app.config import CodecKind, EngineKind, Settings, read_settings
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import serving_rest
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import serving_rest
 from workers.memory import Memory, Plan
 
 TERMINAL = 80

@@ -16,7 +16,8 @@ from hmac import compare_digest
 
 from aiohttp import web
 
-from app.simulator.account import (
+from app.simulator.remote import EndCall, FetchTwiml, Order, RunTwiml
+from tests.twilio_rest.account import (
     FINAL,
     NOT_FOUND,
     NOT_IN_PROGRESS,
@@ -27,8 +28,7 @@ from app.simulator.account import (
     OwnedNumber,
     PlacedCall,
 )
-from app.simulator.callee import Callee, Placing
-from app.simulator.remote import EndCall, FetchTwiml, Order, RunTwiml
+from tests.twilio_rest.callee import Callee, Placing
 
 ROOT = "/2010-04-01/Accounts"
 PAGE_SIZE = 50

@@ -19,7 +19,7 @@ from app.setting_sources import PREFIX
 
 ACCOUNT_SID = "AC" + "0" * 32
 AUTH_TOKEN = "5" * 32
-"""Nothing but this trial accepts it."""
+"""Nothing but this service accepts it."""
 READY_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.1
@@ -37,12 +37,12 @@ EVERYBODY = {
 """Whatever `.env` says of real calls."""
 
 
-class TrialFailed(Exception):
+class ServiceFailed(Exception):
     """The service did not come up; the message is its own last line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ServiceProcess:
     """A running service."""
 
     base_url: str
@@ -74,8 +74,8 @@ class Trial:
 
 
 @contextlib.asynccontextmanager
-async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Trial]:
-    """Run `moshi-bridge serve` with these settings until the block ends. Raises TrialFailed."""
+async def start_service(environment: Mapping[str, str], log: Path) -> AsyncIterator[ServiceProcess]:
+    """Run `moshi-bridge serve` with these settings until the block ends. Raises ServiceFailed."""
     port = _free_port()
     settings = {
         "PORT": str(port),
@@ -94,7 +94,7 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app", "serve"), env={**os.environ, **prefixed}, stderr=log_file
         )
-    running = Trial(f"http://127.0.0.1:{port}", process.pid)
+    running = ServiceProcess(f"http://127.0.0.1:{port}", process.pid)
     try:
         await _wait_ready(running, process, log)
         yield running
@@ -102,16 +102,16 @@ async def trial(environment: Mapping[str, str], log: Path) -> AsyncIterator[Tria
         await _stop(process)
 
 
-async def _wait_ready(running: Trial, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _wait_ready(running: ServiceProcess, process: asyncio.subprocess.Process, log: Path) -> None:
     ending = asyncio.create_task(process.wait())
     try:
         async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as client:
             while not await _is_ready(client, running.base_url):
                 await asyncio.wait([ending], timeout=LOOK_AGAIN_S)
                 if ending.done():
-                    raise TrialFailed(_last_line(log))
+                    raise ServiceFailed(_last_line(log))
     except TimeoutError as error:
-        raise TrialFailed(f"not ready after {READY_WITHIN_S:.0f} s: {_last_line(log)}") from error
+        raise ServiceFailed(f"not ready after {READY_WITHIN_S:.0f} s: {_last_line(log)}") from error
     finally:
         ending.cancel()
 
