@@ -216,8 +216,8 @@ def bench_line(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """One simulated call in real time, or one for each scenario: delay, fidelity, gaps, time per stage."""
-    from app.cli.bench.line import LOOPBACK
     from app.cli.bench.line import bench_line as run
+    from app.cli.service_process import LOOPBACK
 
     environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
     lines = [_scenario(name) for name in scenario or ["steady"]]
@@ -237,11 +237,10 @@ def bench_engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
-    from app.cli.bench.engine import EngineBench
     from app.cli.bench.engine import bench_engine as run
 
-    bench = EngineBench(checkpoint, _numbers(rows, "--rows"), steps, context, full)
-    raise typer.Exit(run(_settings(), bench, json_file))
+    given = {"checkpoint": checkpoint, "steps": steps, "context": context}
+    raise typer.Exit(run(_settings(), _numbers(rows, "--rows"), json_file, full, **given))
 
 
 @bench.command("trouble")

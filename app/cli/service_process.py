@@ -1,4 +1,4 @@
-"""A service of our own for a while, on a free port: what `demo` and `bench line` place their simulated calls to."""
+"""A server in a process of its own, on a free port: demo and benches place their simulated calls to it."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,13 +19,14 @@ from app.setting_sources import PREFIX
 
 ACCOUNT_SID = "AC" + "0" * 32
 AUTH_TOKEN = "5" * 32
-"""Nothing but this service accepts it."""
+"""Accepted by these services only."""
+HOST = "127.0.0.1"
 READY_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.1
-
-
-EVERYBODY = {
+LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
+"""The line test: no model, the caller hears their own echo."""
+NO_LIMITS = {
     "ALLOWED_CALLERS": "*",
     "BLOCKED_CALLERS": "nobody",
     "CALLS_PER_NUMBER_PER_HOUR": "0",
@@ -33,38 +34,39 @@ EVERYBODY = {
     "DRAIN_SECONDS": "0",
     "RECORD_CALLS": "asked",
     "TRACES_ENDPOINT": "off",
+    "DATABASE_URL": "off",
+    "RECORDINGS_DIR": "off",
 }
-"""Whatever `.env` says of real calls."""
+"""Overrides what `.env` says for real calls."""
 
 
 class ServiceFailed(Exception):
-    """The service did not come up; the message is its own last line."""
+    """The server did not start, or a call to it failed; the message is one line, often the server's last."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceProcess:
-    """A running service."""
+    """A running server."""
 
     base_url: str
     process_id: int
 
     async def record(self, call_sid: str) -> dict[str, Any]:
-        """Return what the service keeps of a call."""
-        async with (
-            aiohttp.ClientSession() as client,
-            client.get(f"{self.base_url}/api/calls/{call_sid}", raise_for_status=True) as answer,
-        ):
-            record: dict[str, Any] = await answer.json()
-            return record
+        """Return the service's record of a call."""
+        record: dict[str, Any] = await self._get(f"/api/calls/{call_sid}")
+        return record
 
     async def loop_lag(self) -> dict[str, float]:
-        """Return how long its event loop kept others waiting, in milliseconds."""
+        """Return how late the service's event loop runs its timers, in milliseconds."""
+        lag: dict[str, float] = await self._get("/api/loop")
+        return lag
+
+    async def _get(self, path: str) -> Any:
         async with (
-            aiohttp.ClientSession() as client,
-            client.get(f"{self.base_url}/api/loop", raise_for_status=True) as answer,
+            aiohttp.ClientSession(self.base_url, raise_for_status=True) as client,
+            client.get(path) as answer,
         ):
-            lag: dict[str, float] = await answer.json()
-            return lag
+            return await answer.json()
 
     def cpu_s(self) -> dict[str, float]:
         """Return the processor seconds used so far by the service and each of its workers."""
@@ -76,37 +78,51 @@ class ServiceProcess:
 @contextlib.asynccontextmanager
 async def start_service(environment: Mapping[str, str], log: Path) -> AsyncIterator[ServiceProcess]:
     """Run `moshi-bridge serve` with these settings until the block ends. Raises ServiceFailed."""
-    port = _free_port()
-    settings = {
-        "PORT": str(port),
-        "HOST": "127.0.0.1",
-        "PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
-        "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
-        **EVERYBODY,
-        "DATABASE_URL": "off",
-        "RECORDINGS_DIR": "off",
-        "LOG_FORMAT": "text",
-        **environment,
-    }
-    prefixed = {PREFIX + name: value for name, value in settings.items()}  # wins over `.env` and the shell
-    with log.open("wb") as log_file:
+
+    def settings(port: int) -> dict[str, str]:
+        given = {
+            "PORT": str(port),
+            "HOST": HOST,
+            "PUBLIC_URL": f"http://{HOST}:{port}",
+            "LOG_FORMAT": "text",
+            "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+            "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+            **NO_LIMITS,
+            **environment,
+        }
+        return {PREFIX + name: value for name, value in given.items()}  # wins over `.env` and the shell
+
+    async with start_server(lambda _: [sys.executable, "-m", "app", "serve"], "/readyz", log, settings) as service:
+        yield service
+
+
+@contextlib.asynccontextmanager
+async def start_server(
+    command: Callable[[int], Sequence[str]],
+    ready_path: str,
+    log: Path,
+    environment: Callable[[int], Mapping[str, str]] = lambda _: {},
+) -> AsyncIterator[ServiceProcess]:
+    """Run a command for a free port until the block ends, once `ready_path` answers 200. Raises ServiceFailed."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app", "serve"), env={**os.environ, **prefixed}, stderr=log_file
+            *command(port), env={**os.environ, **environment(port)}, stdout=output, stderr=output
         )
-    running = ServiceProcess(f"http://127.0.0.1:{port}", process.pid)
     try:
-        await _wait_ready(running, process, log)
-        yield running
+        await _wait_ready(f"http://{HOST}:{port}{ready_path}", process, log)
+        yield ServiceProcess(f"http://{HOST}:{port}", process.pid)
     finally:
         await _stop(process)
 
 
-async def _wait_ready(running: ServiceProcess, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _wait_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
     ending = asyncio.create_task(process.wait())
     try:
         async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as client:
-            while not await _is_ready(client, running.base_url):
+            while not await _is_ready(client, url):
                 await asyncio.wait([ending], timeout=LOOK_AGAIN_S)
                 if ending.done():
                     raise ServiceFailed(_last_line(log))
@@ -116,9 +132,9 @@ async def _wait_ready(running: ServiceProcess, process: asyncio.subprocess.Proce
         ending.cancel()
 
 
-async def _is_ready(client: aiohttp.ClientSession, base_url: str) -> bool:
+async def _is_ready(client: aiohttp.ClientSession, url: str) -> bool:
     try:
-        async with client.get(f"{base_url}/readyz") as answer:
+        async with client.get(url) as answer:
             return answer.status == HTTPStatus.OK
     except aiohttp.ClientConnectionError:
         return False
@@ -137,11 +153,4 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    return lines[-1] if lines else "the log is empty"

@@ -51,7 +51,7 @@ class CallReport:
     """One call; times are seconds since its first stream started.
 
     `said` and `heard` are int16 at 8 kHz on one clock and equally long: what the caller spoke, after mu-law, and what
-    he heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
+    they heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
     Twilio's buffer.
     """
 
@@ -70,32 +70,22 @@ class CallReport:
 
     @property
     def first_packet_s(self) -> float | None:
-        """Return when the first audio of the server's arrived, silent or not."""
+        """When the server's first audio arrived, silent or not."""
         return self.buffer_levels[0].at_s if self.buffer_levels else None
 
     @property
     def first_sound_s(self) -> float | None:
-        """Return when the caller heard the first sound."""
+        """When the caller heard the first sound."""
         audible = np.abs(self.heard.astype(np.int32)) > AUDIBLE
         return float(np.argmax(audible)) / RATE_HZ if audible.any() else None
 
     @property
-    def close_code(self) -> int | None:
-        """Return the close code of the last stream."""
-        return self.streams[-1].close_code if self.streams else None
-
-    @property
-    def close_reason(self) -> str | None:
-        """Return the close reason of the last stream."""
-        return self.streams[-1].close_reason if self.streams else None
-
-    @property
     def underrun_s(self) -> float:
-        """Return the sum of all gaps heard."""
+        """The sum of all gaps heard."""
         return sum(underrun.length_s for underrun in self.underruns)
 
     def buffered_percentile_ms(self, percent: float) -> float | None:
-        """Return a percentile of the lead that arriving audio found."""
+        """Return a percentile of what was still buffered when more audio arrived."""
         return percentile_ms([level.buffered_s for level in self.buffer_levels], percent)
 
     def lateness_percentile_ms(self, percent: float) -> float | None:
@@ -138,6 +128,6 @@ def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
 
 
 def _figures(stream: StreamReport) -> dict[str, object]:
-    """Return a stream without its counts's long list."""
+    """Return a stream without its long list of times."""
     counts = {name: value for name, value in asdict(stream.counts).items() if name != "lateness_s"}
     return asdict(stream) | {"counts": counts}

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.cli.bench.line import LOOPBACK
-from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, start_service
 from app.cli.simulate import Simulation, run_simulation
 from app.config import read_settings
 from app.simulator.trouble import Scenario

@@ -11,7 +11,7 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.simulator.wav import Samples
-from app.simulator.webhook import WebhookClient, WebhookError
+from app.simulator.webhook import WebhookClient, WebhookError, open_webhooks
 from tests.twilio_rest.account import ERROR, WARNING, Account, PlacedCall
 
 CODES = {
@@ -55,7 +55,7 @@ class Placing:
 
     async def run(self) -> None:
         """Walk the call through its statuses to its end."""
-        async with WebhookClient.open(self._account.auth_token, self._dial_url) as webhook:
+        async with open_webhooks(self._account.auth_token, self._dial_url) as webhook:
             await self._tell(webhook, "initiated", "initiated")
             await self._become(webhook, "ringing", "ringing")
             if await self._ended_while_ringing():

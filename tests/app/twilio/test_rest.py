@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.config import SettingsError, read_settings
 from app.logging import LogLevel, start_logging
-from app.simulator.remote import EndCall, FetchTwiml, Remote
+from app.simulator.remote import EndCall, Redirect, Remote
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
 from app.twilio.rest_door import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
@@ -284,9 +284,9 @@ def test_too_many_calls_is_no_matter_of_moments() -> None:
 
 async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote.give)
+    twilio.stand_in.adopt("CAinbound", remote.send)
     await twilio.rest.hang_up(CallSid("CAinbound"))
-    assert remote.take() == EndCall()
+    assert remote.pop() == EndCall()
     placed = await twilio.rest.place_call(REQUEST)
     await twilio.stand_in.settle()
     await twilio.rest.hang_up(placed.sid)
@@ -294,9 +294,9 @@ async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(t
 
 async def test_redirecting_reaches_the_call_and_one_that_is_over_cannot_be_redirected(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote.give)
+    twilio.stand_in.adopt("CAinbound", remote.send)
     await twilio.rest.redirect(CallSid("CAinbound"), f"{PUBLIC}/twilio/voice")
-    assert remote.take() == FetchTwiml(f"{PUBLIC}/twilio/voice")
+    assert remote.pop() == Redirect(f"{PUBLIC}/twilio/voice")
     placed = await twilio.rest.place_call(REQUEST)
     await twilio.stand_in.settle()
     with pytest.raises(RestError, match="21220"):
