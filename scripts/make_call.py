@@ -18,7 +18,7 @@ from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
 from app.server.signals import stop_signals
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 
 EXITS = (
     "Exit status: 0 answered and completed; 1 failed, or refused by Twilio; 2 settings or number are wrong; 3 the "

@@ -12,7 +12,7 @@ from app.cli.outbound import CallResult, ExitStatus, call_result
 from app.logging import mask_number
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall, TwilioRest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 
 LOOK_AGAIN_S = 1.0
 LOOK_UP_AFTER_S = (0.0, 2.0, 4.0)
@@ -65,7 +65,7 @@ class OutboundCall:
 
     async def stop(self) -> CallResult:
         """Hang up, whatever the call is at; return what is known then."""
-        self._rest.repeats_orders = False
+        self._rest.repeats_calls = False
         if self._placing is None:
             return CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
         try:

@@ -20,7 +20,7 @@ from app.server.service_tasks import service_tasks
 from app.server.tunnel_command import find_cloudflared
 from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 from app.twilio.saved_webhook import SavedWebhook
 from workers.lines import flush_logging
 from workers.messages import Progress

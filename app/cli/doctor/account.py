@@ -13,7 +13,7 @@ from app.config import Settings, is_loopback
 from app.logging import mask_number
 from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 from app.twilio.signature import same_url
 from workers.lines import mask_userinfo
 

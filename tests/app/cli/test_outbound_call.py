@@ -11,7 +11,7 @@ from app.cli.outbound import CallResult, ExitStatus
 from app.cli.outbound_call import OutboundCall
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall, TwilioRest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 from tests.twilio_rest.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,

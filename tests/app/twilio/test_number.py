@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.twilio.number import NumberOverride, NumberRefused, restored
 from app.twilio.rest import TwilioRest
-from app.twilio.rest_door import ATTEMPTS, RestError
+from app.twilio.rest_http import ATTEMPTS, RestError
 from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
 from tests.twilio_rest.account import UNAVAILABLE, Account, OwnedNumber
 from tests.twilio_rest.server import RestStandIn, serving_rest
