@@ -76,11 +76,11 @@ def make_call(
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
-    wish = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
+    options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
     try:
         settings = read_settings()
-        wish = checked(settings, wish)
-        outcome = _show_request(settings, wish) if dry_run else asyncio.run(_call(settings, wish))
+        options = checked(settings, options)
+        outcome = _show_request(settings, options) if dry_run else asyncio.run(_call(settings, options))
     except SettingsError as error:
         outcome = CallResult(ExitStatus.WRONG_SETTINGS, str(error))
     except NotReady as error:
@@ -89,12 +89,12 @@ def make_call(
         outcome = CallResult(ExitStatus.FAILED, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         outcome = CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
-    _tell(outcome)
+    _print(outcome)
     raise typer.Exit(outcome.status)
 
 
-def _tell(outcome: CallResult) -> None:
-    """Print what came of it; a terminal that is gone does not change the exit status."""
+def _print(outcome: CallResult) -> None:
+    """Print the result; a terminal that is gone does not change the exit status."""
     try:
         for line in outcome.sentence.splitlines():
             print(f"make-call: {line}", file=sys.stderr if outcome.status else sys.stdout)
@@ -106,20 +106,20 @@ def _tell(outcome: CallResult) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _show_request(settings: Settings, wish: DialOptions) -> CallResult:
+def _show_request(settings: Settings, options: DialOptions) -> CallResult:
     base_url = settings.twilio_api_url or API_URL
     print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio_account_sid or 'AC…'}/Calls.json")
-    for name, value in masked_fields(call_request(wish, settings.base_url)):
+    for name, value in masked_fields(call_request(options, settings.base_url)):
         print(f"  {name:22}{value}")
     return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
 
 
-async def _call(settings: Settings, wish: DialOptions) -> CallResult:
+async def _call(settings: Settings, options: DialOptions) -> CallResult:
     """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
     signals = Signals()
     rest = open_rest(settings)
     bridge = await find_bridge(settings)
-    call = OutboundCall(rest, call_request(wish, bridge.base_url), refusal=bridge.refusal)
+    call = OutboundCall(rest, call_request(options, bridge.base_url), refusal=bridge.refusal)
     outcome: CallResult | None = None
     try:
         with _showing() as show:
@@ -128,7 +128,7 @@ async def _call(settings: Settings, wish: DialOptions) -> CallResult:
         if outcome is None:
             raise
     if signals.seen > 1:
-        _tell(outcome)
+        _print(outcome)
         os._exit(outcome.status)  # a request in a thread would be waited for
     return outcome
 

@@ -1,7 +1,7 @@
 """One outbound call through Twilio's REST API: placed, followed to its end, or hung up when the command is stopped.
 
-A request to call that gets no answer may have been carried out. Then nobody here knows whether somebody's phone rings:
-the account's calls are looked through, and what was placed is hung up. Whatever stays unknown is said.
+A request that gets no answer may have been carried out, and somebody's phone may ring. Then the account's calls are
+searched, and a call that was placed is hung up. What stays unknown is reported.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall, TwilioRest
 from app.twilio.rest_http import RestError
 
-LOOK_AGAIN_S = 1.0
-LOOK_UP_AFTER_S = (0.0, 2.0, 4.0)
-"""When the account's calls are looked through for one that was placed or not."""
+POLL_S = 1.0
+SEARCH_AFTER_S = (0.0, 2.0, 4.0)
+"""Waits before each search for a call that may have been placed."""
 MARGIN_S = 3.0
 """Twilio's times are in whole seconds."""
 NO_SLOT = "busy"
@@ -46,9 +46,9 @@ class OutboundCall:
         self._began_s = 0.0
 
     async def run(self, show: Callable[[RestCall], None]) -> CallResult:
-        """Place the call and `show` it at every look until it is over. Raises RestError if it is surely not placed.
+        """Place the call and `show` its status until it is over. Raises RestError if it is certainly not placed.
 
-        When cancelled, `stop` is to be called: Twilio may be placing the call just then.
+        After a cancellation call `stop`: Twilio may be placing the call.
         """
         self._began_s = time.monotonic()
         self._placing = asyncio.create_task(self._rest.place_call(self._request))
@@ -57,14 +57,14 @@ class OutboundCall:
         except RestError as error:
             if not error.may_be_done:
                 raise
-            return await self._look_up(f"Twilio did not confirm the call ({error})", ExitStatus.FAILED)
+            return await self._search(f"Twilio did not confirm the call ({error})", ExitStatus.FAILED)
         try:
             return await self._follow(call, show)
         except RestError as error:
-            return CallResult(ExitStatus.UNKNOWN, f"lost sight of {call.sid}, which may still be on: {error}")
+            return CallResult(ExitStatus.UNKNOWN, f"{call.sid} cannot be followed, it may still be on: {error}")
 
     async def stop(self) -> CallResult:
-        """Hang up, whatever the call is at; return what is known then."""
+        """Hang up, whatever the call's status; return what is known then."""
         self._rest.repeats_calls = False
         if self._placing is None:
             return CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
@@ -73,7 +73,7 @@ class OutboundCall:
         except RestError as error:
             if not error.may_be_done:
                 return CallResult(ExitStatus.STOPPED, "stopped; the call was not placed")
-            return await self._look_up("stopped while Twilio had the request to call", ExitStatus.STOPPED)
+            return await self._search("stopped while Twilio had the request to call", ExitStatus.STOPPED)
         return await self._hang_up(call.sid, "stopped", ExitStatus.STOPPED)
 
     def give_up(self) -> CallResult:
@@ -89,13 +89,12 @@ class OutboundCall:
     async def _follow(self, call: RestCall, show: Callable[[RestCall], None]) -> CallResult:
         show(call)
         while not call.status.over:
-            await self._sleep(LOOK_AGAIN_S)
+            await self._sleep(POLL_S)
             call = await self._rest.fetch_call(call.sid)
             show(call)
-        return await self._judge(call)
+        return await self._result(call)
 
-    async def _judge(self, call: RestCall) -> CallResult:
-        """Return what came of a call that is over."""
+    async def _result(self, call: RestCall) -> CallResult:
         if call.status is CallStatus.COMPLETED and (why := await self._refusal(call.sid)):
             reason = "had no free slot" if why == NO_SLOT else f"did not take the call: {why}"
             return CallResult(ExitStatus.NO_SLOT, f"answered, but the bridge {reason}")
@@ -105,10 +104,10 @@ class OutboundCall:
             found = call_result(call, ())
             return CallResult(found.status, f"{found.sentence}; what Twilio notes of it cannot be read: {error}")
 
-    async def _look_up(self, reason: str, known: ExitStatus) -> CallResult:
-        """Look for a call that may have been placed and hang it up; the exit status is `known` if that is known."""
+    async def _search(self, reason: str, known: ExitStatus) -> CallResult:
+        """Search for a call that may have been placed and hang it up; the exit status is `known` once that is clear."""
         trouble = ""
-        for wait_s in LOOK_UP_AFTER_S:
+        for wait_s in SEARCH_AFTER_S:
             await self._sleep(wait_s)
             within_s = time.monotonic() - self._began_s + MARGIN_S
             try:

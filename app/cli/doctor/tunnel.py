@@ -106,8 +106,6 @@ def _proved(url: str, settings: Settings, service_name: str) -> Finding:
     try:
         asyncio.run(prove(url, next(iter(settings.auth_tokens), None), service_name))
     except NotProved as error:
-        advice = (
-            f"{url} must lead to {settings.local_url}, path unchanged, and both must have the same .env"
-        )
+        advice = f"{url} must lead to {settings.local_url}, path unchanged, and both must have the same .env"
         return problem("self-test", str(error), advice)
     return good("self-test", f"a signed socket came back through {url}")

@@ -84,7 +84,7 @@ async def test_a_call_that_is_lost_from_sight_is_told_by_its_sid() -> None:
         found = await call.run(watch.show)
         [sid] = stand_in.account.calls
     assert found.status is ExitStatus.UNKNOWN
-    assert f"{sid}, which may still be on" in found.sentence
+    assert f"{sid} cannot be followed, it may still be on" in found.sentence
 
 
 async def test_a_call_that_is_not_placed_is_no_call() -> None:
