@@ -107,9 +107,9 @@ def _print(outcome: CallResult) -> None:
 
 
 def _show_request(settings: Settings, options: DialOptions) -> CallResult:
-    base_url = settings.twilio_api_url or API_URL
-    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio_account_sid or 'AC…'}/Calls.json")
-    for name, value in masked_fields(call_request(options, settings.base_url)):
+    base_url = settings.twilio.api_url or API_URL
+    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio.account_sid or 'AC…'}/Calls.json")
+    for name, value in masked_fields(call_request(options, settings.server.base_url)):
         print(f"  {name:22}{value}")
     return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
 

@@ -38,7 +38,7 @@ async def find_bridge(settings: Settings) -> Bridge:
     The service knows its address best: a tunnel may have given it another than PUBLIC_URL.
     """
     settings.require_host()
-    here = settings.local_url
+    here = settings.server.local_url
     match await _status(f"{here}/readyz"):
         case HTTPStatus.OK:
             pass
@@ -48,7 +48,7 @@ async def find_bridge(settings: Settings) -> Bridge:
             raise NotReady(f"no bridge at {here} ({status}): start it with moshi-bridge serve, or set HOST and PORT")
     base_url = await _public_url(settings)
     shown = mask_userinfo(base_url)
-    if is_loopback(urlsplit(base_url).hostname or "") and not settings.twilio_api_url:
+    if is_loopback(urlsplit(base_url).hostname or "") and not settings.twilio.api_url:
         raise NotReady(f"PUBLIC_URL: Twilio cannot reach {shown}; set it to the tunnel's https address")
     if (status := await _status(f"{base_url}/healthz")) != HTTPStatus.OK:
         raise NotReady(f"no bridge behind PUBLIC_URL={shown} ({status}): is the tunnel up?")
@@ -62,7 +62,7 @@ async def _public_url(settings: Settings) -> str:
             base_url = (await service.ask("/api/public")).get("base_url")
     except NoService:
         base_url = None
-    return base_url if isinstance(base_url, str) else settings.base_url
+    return base_url if isinstance(base_url, str) else settings.server.base_url
 
 
 async def _status(url: str) -> int | str:

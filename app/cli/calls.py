@@ -84,13 +84,13 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
 def _delete_recordings(database: Database, name: str, settings: Settings) -> str:
     """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
     call_sids, recordings = database.recordings_with(name)
-    if settings.recordings is None and recordings:
+    if settings.recording.folder is None and recordings:
         raise SettingsError(
             f"RECORDINGS_DIR is not set, but there are {len(recordings)} recordings: say where, then forget"
         )
-    if settings.recordings is None:
+    if settings.recording.folder is None:
         return ""
-    store = RecordingStore(settings.recordings)
+    store = RecordingStore(settings.recording.folder)
     deleted = store.delete(recordings.union(store.of_calls(call_sids)))
     return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
 

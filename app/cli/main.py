@@ -66,7 +66,7 @@ def serve(
     from app.server.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
-    start_logging(log_level, settings.log_format.resolve(), settings.secrets)
+    start_logging(log_level, settings.logging.format.resolve(), settings.secrets)
     log_uncaught_exceptions()
     raise typer.Exit(run(settings))
 

@@ -69,15 +69,15 @@ class CallResult:
 
 def checked(settings: Settings, options: DialOptions) -> DialOptions:
     """Return the options with both numbers as E.164, ours by default; raises SettingsError."""
-    from_number = options.from_number or settings.twilio_phone_number
+    from_number = options.from_number or settings.twilio.phone_number
     if not from_number:
         raise SettingsError("TWILIO_PHONE_NUMBER is not set: put it into .env, or use --from")
-    if options.greeting_frames is not None and options.greeting_frames > settings.greeting_frames:
+    if options.greeting_frames is not None and options.greeting_frames > settings.calls.greeting_frames:
         raise SettingsError(
             f"--greeting-frames {options.greeting_frames}: the bridge prepares "
-            f"GREETING_FRAMES={settings.greeting_frames} when it starts; raise that to have more"
+            f"GREETING_FRAMES={settings.calls.greeting_frames} when it starts; raise that to have more"
         )
-    if options.record and not settings.recordings:
+    if options.record and not settings.recording.folder:
         raise SettingsError("--record: set RECORDINGS_DIR, for the bridge too, to have calls recorded")
     to, ours = dialled(options.to, "the number to call"), dialled(from_number, "the number to call from")
     if ours.keys:

@@ -56,8 +56,8 @@ async def open_service(
 
     What the block finds of another shape than our JSON is NoService.
     """
-    base_url = checked_base(url or settings.local_url)
-    headers = {"Authorization": f"Bearer {settings.operator_token}"} if settings.operator_token else {}
+    base_url = checked_base(url or settings.server.local_url)
+    headers = {"Authorization": f"Bearer {settings.operators.token}"} if settings.operators.token else {}
     timeout = aiohttp.ClientTimeout(total=within_s)
     async with aiohttp.ClientSession(base_url, headers=headers, timeout=timeout) as client:
         try:

@@ -63,8 +63,8 @@ def run_simulation(settings: Settings, wanted: Simulation) -> int:
         options = CallOptions(
             base_url=base_url,
             dial_url=dial_url,
-            auth_token=settings.twilio_auth_token or None,
-            account_sid=settings.twilio_account_sid or ACCOUNT_SID,
+            auth_token=settings.twilio.auth_token or None,
+            account_sid=settings.twilio.account_sid or ACCOUNT_SID,
             audio=wanted.audio or conversation(),
             duration_s=wanted.seconds,
             skip_silence=wanted.line.suppressed,
@@ -85,7 +85,7 @@ def _find_service(settings: Settings, url: str | None) -> tuple[str, str | None]
     """Return the URL that is signed, and the one that is dialled if that is another. Raises ValueError."""
     if url:
         return checked_base(url), None
-    service, here = running_service(settings), settings.local_url
+    service, here = running_service(settings), settings.server.local_url
     if service is None:
         raise ValueError(f"no service answers at {here}: start it (moshi-bridge serve), or give the URL of another")
     return str(service["base_url"]), here

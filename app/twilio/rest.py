@@ -242,10 +242,10 @@ class TwilioRest:
 
 def open_rest(settings: Settings) -> TwilioRest:
     """Return the REST API of the account in the settings. Raises SettingsError when SID or token are missing."""
-    for name in ("twilio_account_sid", "twilio_auth_token"):
-        if not getattr(settings, name):
-            raise SettingsError(f"{name.upper()} is not set: copy it from the Twilio console into .env")
-    return TwilioRest(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_api_url)
+    for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"):
+        if not settings.value(name):
+            raise SettingsError(f"{name} is not set: copy it from the Twilio console into .env")
+    return TwilioRest(settings.twilio.account_sid, settings.twilio.auth_token, settings.twilio.api_url)
 
 
 def _call(call: Any) -> RestCall:

@@ -18,7 +18,7 @@ def bench_engine(
     settings: Settings, rows: tuple[int, ...], json_path: Path | None, full: bool, **options: object
 ) -> int:
     """Measure, with `options` of `workers.engine.bench_command`; `full`: every KV cache is full from the start."""
-    options = {"cache": settings.cache, "quantize": settings.quantize_bits, **options}
+    options = {"cache": settings.model.cache, "quantize": settings.model.quantize_bits, **options}
     given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     flags = ["--full"] if full else []
     command = [sys.executable, "-m", "workers.engine.bench_command", *given, *flags, "--rows", *map(str, rows)]

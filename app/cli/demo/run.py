@@ -44,7 +44,7 @@ def choose(settings: Settings, asked: str | None, device: Mapping[str, Any], has
     if asked:
         return Choice(asked, f"you asked for {asked}")
     if device.get("is_gpu"):
-        return Choice(settings.moshi_checkpoint, f"{settings.moshi_checkpoint}, fetched if need be")
+        return Choice(settings.model.checkpoint, f"{settings.model.checkpoint}, fetched if need be")
     if error := device.get("mlx_error"):
         return Choice(SYNTHETIC, f"MLX cannot be used here ({error})")
     if has_card:

@@ -24,20 +24,20 @@ SKEW_S = 60.0
 
 def examine_account(settings: Settings, base_url: str) -> Iterator[Finding]:
     """Ask Twilio about the account and whether its number leads to `base_url`; one finding if that is not possible."""
-    if not settings.twilio_account_sid or not settings.twilio_auth_token:
+    if not settings.twilio.account_sid or not settings.twilio.auth_token:
         found = "not checked: TWILIO_ACCOUNT_SID or TWILIO_AUTH_TOKEN is not set"
         yield note("account", found, "put both into .env, then: moshi-bridge doctor")
         return
     try:
-        account, number = asyncio.run(_ask(open_rest(settings), settings.twilio_phone_number))
+        account, number = asyncio.run(_ask(open_rest(settings), settings.twilio.phone_number))
     except RestError as error:
         yield problem("account", str(error))
         return
     yield account_finding(account)
-    yield concurrency_finding(account, settings.slots)
+    yield concurrency_finding(account, settings.calls.slots)
     yield clock_finding(account.clock_s, time.time())
-    if settings.twilio_phone_number:
-        yield number_finding(number, settings.twilio_phone_number, base_url)
+    if settings.twilio.phone_number:
+        yield number_finding(number, settings.twilio.phone_number, base_url)
 
 
 def account_finding(account: Account) -> Finding:

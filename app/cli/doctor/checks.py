@@ -28,19 +28,19 @@ _GIB = 1 << 30
 def examine(settings: Settings) -> Iterator[Finding]:
     """Check everything that a first call needs, cheapest first."""
     service = running_service(settings)
-    base_url = str(service["base_url"]) if service else settings.base_url
+    base_url = str(service["base_url"]) if service else settings.server.base_url
     yield _python()
     yield _packages()
     yield _port(settings, is_running=service is not None)
     yield from _twilio(settings)
-    if base_url == settings.base_url:
+    if base_url == settings.server.base_url:
         yield _public_url(settings)
     else:
         yield good("PUBLIC_URL", f"{base_url}, from the tunnel of the running service")
     yield from examine_account(settings, base_url)
     yield from examine_tunnel(settings)
     yield from examine_storage(settings)
-    if settings.engine is EngineKind.LOOPBACK and settings.codec is CodecKind.LOOPBACK:
+    if settings.model.engine is EngineKind.LOOPBACK and settings.model.codec is CodecKind.LOOPBACK:
         yield note("ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return
     survey = survey_checkpoint(settings)
@@ -93,19 +93,19 @@ def _port(settings: Settings, is_running: bool) -> Finding:
         settings.require_host()
     except SettingsError as error:
         return problem("HOST", str(error), "MOSHI_BRIDGE_HOST=127.0.0.1 moshi-bridge serve")
-    place = f"{settings.host}:{settings.port}"
+    place = f"{settings.server.host}:{settings.server.port}"
     try:
         listen(settings).close()
     except SettingsError as error:
         if is_running:
             return good("PORT", f"{place}: moshi-bridge runs there already")
-        return problem("PORT", str(error), f"PORT={settings.port + 1} moshi-bridge serve")
+        return problem("PORT", str(error), f"PORT={settings.server.port + 1} moshi-bridge serve")
     return good("PORT", f"{place} is free")
 
 
 def _twilio(settings: Settings) -> Iterator[Finding]:
     yield _given(settings, "TWILIO_AUTH_TOKEN", Level.NOTE, "set; requests without its signature are refused")
-    if settings.twilio_auth_token_secondary:
+    if settings.twilio.auth_token_secondary:
         yield _given(settings, "TWILIO_AUTH_TOKEN_SECONDARY", Level.NOTE, "set; accepted as well")
     yield _given(settings, "TWILIO_ACCOUNT_SID", Level.PROBLEM, "set")
     yield _given(settings, "TWILIO_PHONE_NUMBER", Level.PROBLEM, "set")
@@ -113,7 +113,7 @@ def _twilio(settings: Settings) -> Iterator[Finding]:
 
 def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
     """Check whether a value from the Twilio console is set, and has its shape."""
-    if not getattr(settings, name.lower()):
+    if not settings.value(name):
         return note(name, "not set: no real calls", "copy it from the Twilio console into .env")
     if doubt := settings.doubts.get(name):
         return Finding(level_of_doubt, name, doubt, "copy it from the Twilio console")
@@ -121,20 +121,20 @@ def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -
 
 
 def _public_url(settings: Settings) -> Finding:
-    url = urlsplit(settings.base_url)
+    url = urlsplit(settings.server.base_url)
     try:
         settings.require_safe()
     except SettingsError as error:
         return problem("PUBLIC_URL", str(error))
-    if settings.tunnel and not settings.is_named_tunnel:
+    if settings.tunnel.start and not settings.tunnel.is_named:
         return good("PUBLIC_URL", "a quick tunnel gives one when the service runs (TUNNEL=true)")
     if is_loopback(url.hostname or ""):
         advice = "moshi-bridge serve --tunnel"
-        return note("PUBLIC_URL", f"{settings.base_url}: only this machine can call", advice)
+        return note("PUBLIC_URL", f"{settings.server.base_url}: only this machine can call", advice)
     if url.scheme != "https":
         advice = f"PUBLIC_URL=https://{url.netloc}{url.path}"
         return problem("PUBLIC_URL", "Twilio opens sockets over TLS only", advice)
-    return good("PUBLIC_URL", f"{settings.base_url}; webhook {settings.base_url}/twilio/voice")
+    return good("PUBLIC_URL", f"{settings.server.base_url}; webhook {settings.server.base_url}/twilio/voice")
 
 
 def _device(survey: dict[str, Any]) -> Finding:
@@ -150,7 +150,7 @@ def _checkpoint(survey: dict[str, Any], settings: Settings) -> Finding:
     if error := survey.get("checkpoint_error"):
         return problem("MOSHI_CHECKPOINT", error)
     if "on_device" not in survey:
-        found = f"{settings.moshi_checkpoint} is not on this machine yet"
+        found = f"{settings.model.checkpoint} is not on this machine yet"
         return note("MOSHI_CHECKPOINT", found, "serve fetches it (q4: 5.2 GB) and shows how far it is")
     return memory_finding(survey)
 

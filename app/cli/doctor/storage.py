@@ -18,8 +18,8 @@ FEW_HOURS = 24
 def examine_storage(settings: Settings) -> Iterator[Finding]:
     """Check where the call log is and, if calls are recorded, the recordings."""
     yield _call_log(settings)
-    if settings.recordings:
-        yield _recordings(RecordingStore(settings.recordings))
+    if settings.recording.folder:
+        yield _recordings(RecordingStore(settings.recording.folder))
 
 
 def _call_log(settings: Settings) -> Finding:
@@ -35,7 +35,7 @@ def _call_log(settings: Settings) -> Finding:
     except CallLogError as error:
         advice = "records wait on the disk until it answers; `moshi-bridge calls` says the same"
         return problem("DATABASE_URL", f"{address} does not answer: {error}", advice)
-    days = f"for {settings.call_log_days} days" if settings.call_log_days else "for ever"
+    days = f"for {settings.call_log.days} days" if settings.call_log.days else "for ever"
     return good("DATABASE_URL", f"calls are kept in {address} {days}")
 
 

@@ -19,12 +19,12 @@ def survey_checkpoint(settings: Settings) -> dict[str, Any]:
     """Return the answer of `workers/survey.py` for these settings."""
     return _ask(
         {
-            "checkpoint": settings.moshi_checkpoint,
-            "cache": str(settings.cache),
-            "quantize": settings.quantize_bits,
-            "slots": settings.slots,
-            "context": settings.context,
-            "codec": settings.codec,
+            "checkpoint": settings.model.checkpoint,
+            "cache": str(settings.model.cache),
+            "quantize": settings.model.quantize_bits,
+            "slots": settings.calls.slots,
+            "context": settings.model.context,
+            "codec": settings.model.codec,
         }
     )
 

@@ -25,7 +25,7 @@ TOKEN_KEYS = {"a", "t", "s"}
 def examine_tunnel(settings: Settings) -> Iterator[Finding]:
     """Check cloudflared and the tunnel's settings, and open a signed socket through the public URL."""
     yield _cloudflared(settings)
-    if settings.is_named_tunnel:
+    if settings.tunnel.is_named:
         yield from _named_tunnel(settings)
     yield _selftest(settings)
 
@@ -48,7 +48,7 @@ async def _public(settings: Settings) -> Any:
 def _cloudflared(settings: Settings) -> Finding:
     program = shutil.which(PROGRAM)
     if not program:
-        level = Level.PROBLEM if settings.tunnel else Level.NOTE
+        level = Level.PROBLEM if settings.tunnel.start else Level.NOTE
         return Finding(level, PROGRAM, "not installed: serve --tunnel needs it", HOW_TO_INSTALL)
     try:
         run = subprocess.run(
@@ -63,21 +63,21 @@ def _cloudflared(settings: Settings) -> Finding:
 
 
 def _named_tunnel(settings: Settings) -> Iterator[Finding]:
-    if not settings.public_url:
+    if not settings.server.public_url:
         found = "the tunnel has a URL of its own, and PUBLIC_URL does not say it"
         yield problem("tunnel", found, "PUBLIC_URL=https://… as you routed it")
-    if settings.tunnel_token and not _is_token(settings.tunnel_token):
+    if settings.tunnel.token and not _is_token(settings.tunnel.token):
         found = "is no token of a tunnel"
         yield problem("TUNNEL_TOKEN", found, "copy it anew: cloudflared tunnel token NAME")
-    elif settings.tunnel_token:
-        where = f"its public host name must lead to {settings.local_url}"
+    elif settings.tunnel.token:
+        where = f"its public host name must lead to {settings.server.local_url}"
         yield good("TUNNEL_TOKEN", f"set; {where} (Cloudflare's dashboard)")
     elif not list(CREDENTIALS.expanduser().glob("*.json")):
-        found = f"{settings.tunnel_name}: no credentials in {CREDENTIALS}"
-        advice = f"cloudflared tunnel login && cloudflared tunnel create {settings.tunnel_name}"
+        found = f"{settings.tunnel.name}: no credentials in {CREDENTIALS}"
+        advice = f"cloudflared tunnel login && cloudflared tunnel create {settings.tunnel.name}"
         yield problem("TUNNEL_NAME", found, advice)
     else:
-        yield good("TUNNEL_NAME", f"{settings.tunnel_name}, with credentials in {CREDENTIALS}")
+        yield good("TUNNEL_NAME", f"{settings.tunnel.name}, with credentials in {CREDENTIALS}")
 
 
 def _is_token(token: str) -> bool:
@@ -91,7 +91,7 @@ def _is_token(token: str) -> bool:
 def _selftest(settings: Settings) -> Finding:
     service = running_service(settings)
     if service is None:
-        found = f"not tried: no service answers at {settings.local_url}"
+        found = f"not tried: no service answers at {settings.server.local_url}"
         return note("self-test", found, "moshi-bridge serve, and the doctor in a second terminal")
     url = str(service["base_url"])
     if not service["open"]:
@@ -104,8 +104,8 @@ def _selftest(settings: Settings) -> Finding:
 
 def _proved(url: str, settings: Settings, service_name: str) -> Finding:
     try:
-        asyncio.run(prove(url, next(iter(settings.auth_tokens), None), service_name))
+        asyncio.run(prove(url, next(iter(settings.twilio.auth_tokens), None), service_name))
     except NotProved as error:
-        advice = f"{url} must lead to {settings.local_url}, path unchanged, and both must have the same .env"
+        advice = f"{url} must lead to {settings.server.local_url}, path unchanged, and both must have the same .env"
         return problem("self-test", str(error), advice)
     return good("self-test", f"a signed socket came back through {url}")

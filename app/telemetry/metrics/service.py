@@ -72,7 +72,11 @@ def _build(settings: Settings) -> Family:
         ours = version("moshi-bridge")
     except PackageNotFoundError:  # in a container there are only the files
         ours = "unknown"
-    return info("build_info", "What runs here.", {"version": ours, "engine": settings.engine, "codec": settings.codec})
+    return info(
+        "build_info",
+        "What runs here.",
+        {"version": ours, "engine": settings.model.engine, "codec": settings.model.codec},
+    )
 
 
 def _call_log(call_log: CallLogWriter) -> Iterator[Family]:

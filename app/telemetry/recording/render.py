@@ -57,12 +57,12 @@ def find_tokens(settings: Settings, call: str) -> Path:
     """Return the token log that is meant. Raises NotRendered."""
     if call.endswith(TOKENS) and Path(call).is_file():
         return Path(call)
-    if settings.recordings is None:
+    if settings.recording.folder is None:
         raise NotRendered("RECORDINGS_DIR is not set: say where the recordings are, or name a token log")
-    store = RecordingStore(settings.recordings)
+    store = RecordingStore(settings.recording.folder)
     found = [name for name in store.names(call) if store.path(f"{name}{TOKENS}").is_file()]
     if not found:
-        raise NotRendered(f"no token log in {settings.recordings} is of a call whose SID is or ends with {call}")
+        raise NotRendered(f"no token log in {settings.recording.folder} is of a call whose SID is or ends with {call}")
     if len(found) > 1:
         raise NotRendered(f"more than one recording: {', '.join(found[:MOST_NAMED])}; give one of these names")
     return store.path(f"{found[0]}{TOKENS}")
@@ -84,9 +84,9 @@ def _render(settings: Settings, checkpoint: str, header: TokenHeader, records: N
 @contextmanager
 def _codec(settings: Settings, checkpoint: str, records: NDArray[np.int16]) -> Iterator[IO[bytes]]:
     """Run the codec on these records; give what it writes. Raises NotRendered if it fails, which it has told."""
-    codec = settings.codec if settings.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
-    quantize = ["--quantize", str(settings.quantize_bits)] if settings.quantize_bits else []
-    place = ["--cache", str(settings.cache), "--codec", codec, *quantize]
+    codec = settings.model.codec if settings.model.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
+    quantize = ["--quantize", str(settings.model.quantize_bits)] if settings.model.quantize_bits else []
+    place = ["--cache", str(settings.model.cache), "--codec", codec, *quantize]
     with tempfile.TemporaryFile() as steps:
         steps.write(records.astype("<i2").tobytes())
         steps.seek(0)

@@ -20,7 +20,7 @@ REQUEST = CallRequest(THEIRS, OURS, f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/
 
 def test_what_is_wished_is_asked_for() -> None:
     wish = DialOptions(THEIRS, "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
-    settings = SETTINGS.model_copy(update={"recordings_dir": "recordings"})
+    settings = SETTINGS.replaced(recordings_dir="recordings")
     assert call_request(checked(settings, wish), PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
@@ -65,8 +65,8 @@ def test_what_cannot_be_asked_for_is_told_in_one_line(settings: Settings, wish: 
 
 
 def test_people_are_shown_no_number_no_password_and_no_keys() -> None:
-    settings = SETTINGS.model_copy(update={"public_url": "https://me:secret@phone.example.com"})
-    request = call_request(checked(settings, DialOptions(f"{THEIRS}x4711")), settings.base_url)
+    settings = SETTINGS.replaced(public_url="https://me:secret@phone.example.com")
+    request = call_request(checked(settings, DialOptions(f"{THEIRS}x4711")), settings.server.base_url)
     assert request.voice_url == "https://me:secret@phone.example.com/twilio/voice"
     shown = dict(masked_fields(request))
     assert (shown["To"], shown["From"], shown["SendDigits"]) == ("…0001", "…0000", "ww****")

@@ -17,8 +17,8 @@ SETTINGS = read_settings(moshi_checkpoint="hf://kyutai/moshiko-mlx-q4")
 @pytest.mark.parametrize(
     ("device", "has_card", "checkpoint", "why"),
     [
-        (GPU, True, SETTINGS.moshi_checkpoint, "fetched if need be"),
-        (GPU, False, SETTINGS.moshi_checkpoint, "fetched if need be"),
+        (GPU, True, SETTINGS.model.checkpoint, "fetched if need be"),
+        (GPU, False, SETTINGS.model.checkpoint, "fetched if need be"),
         (CPU, True, SYNTHETIC, "make demo ACCELERATOR=cuda13"),
         (CPU, False, SYNTHETIC, "neither Apple silicon nor CUDA"),
         (BROKEN, True, SYNTHETIC, "libcuda.so.1"),

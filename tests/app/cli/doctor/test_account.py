@@ -34,7 +34,7 @@ async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **set
 
 
 def _examine(settings: Settings) -> list[Finding]:
-    return list(examine_account(settings, settings.base_url))
+    return list(examine_account(settings, settings.server.base_url))
 
 
 async def test_with_everything_right_all_is_good() -> None:

@@ -106,7 +106,7 @@ def test_memory_is_held_against_the_checkpoint() -> None:
 
 def test_a_shorter_context_takes_less_of_the_device() -> None:
     settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY, context=500)
-    short, full = (survey_checkpoint(one) for one in (settings, settings.model_copy(update={"context": None})))
+    short, full = (survey_checkpoint(one) for one in (settings, settings.replaced(context=None)))
     assert 0 < short["on_device"] < full["on_device"]
 
 
