@@ -233,7 +233,7 @@ class CallSettings(Group):
     greeting_frames: int = setting("GREETING_FRAMES", 25, ge=0, le=125)
     """frames of 80 ms that Moshi speaks before it listens"""
     when_busy: WhenBusy = setting("WHEN_BUSY", WhenBusy.REJECT)
-    """when all slots are taken: reject (busy tone), say (a sentence), queue (wait in line)"""
+    """when all slots are taken: reject (busy tone), say (a sentence), queue"""
     busy_sentence: str = setting(
         "BUSY_SENTENCE", "All lines are busy. Please call again later.", min_length=1, max_length=500
     )

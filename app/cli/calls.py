@@ -67,7 +67,7 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     left: list[str] = []
     try:
         settle(database, address.spool_folder, Spool(address.spool_folder))
-    except OSError as error:  # another process is at it, or the file is another user's
+    except OSError as error:  # another process writes it, or another user owns it
         left.append(f"records that wait in {address.spool_folder} could not be written ({in_short(error)})")
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
@@ -107,7 +107,7 @@ def _address(settings: Settings) -> Address:
 
 
 def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
-    """Ask the database; return the exit status. What is wrong is told in one line."""
+    """Ask the database; return the exit status. Failures are one line."""
     try:
         address = _address(settings)
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):

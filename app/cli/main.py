@@ -99,7 +99,7 @@ def doctor() -> None:
 @cli.command()
 def demo(
     checkpoint: Annotated[
-        str | None, typer.Option(help="Who answers: a MOSHI_CHECKPOINT. Default: Moshi where he can run.")
+        str | None, typer.Option(help="Who answers: a MOSHI_CHECKPOINT. Default: Moshi where it can run.")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where recordings and picture go.")] = Path("demo"),
 ) -> None:
@@ -131,7 +131,7 @@ def simulate(
     raise typer.Exit(run_simulation(_settings(url), wanted))
 
 
-calls = typer.Typer(help="The calls that were, from the call log, and those that are on.")
+calls = typer.Typer(help="Past calls, from the call log, and running ones.")
 cli.add_typer(calls, name="calls")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -165,7 +165,7 @@ def calls_top(
     url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what goes on now and return.")] = False,
 ) -> None:
-    """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
+    """The calls that are on, live: with whom, how long, latency, playout buffer, levels, and what Moshi says."""
     from app.cli.calls_top import run_top
 
     raise typer.Exit(run_top(_settings(url), url, once))
@@ -215,7 +215,7 @@ def bench_line(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
-    """One simulated call in real time, or one for each scenario: delay, fidelity, gaps, time per stage."""
+    """One simulated call in real time, or one for each scenario: latency, fidelity, gaps, time per stage."""
     from app.cli.bench.line import bench_line as run
     from app.cli.service_process import LOOPBACK
 
@@ -282,7 +282,7 @@ def bench_crowd(
     step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
-    """Many simulated calls at once to a line test: delay of the worst, gaps, processor time per call."""
+    """Many simulated calls at once to a line test: latency of the worst, gaps, processor time per call."""
     from app.cli.bench.crowd import bench_crowd as run
 
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))

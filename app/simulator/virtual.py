@@ -1,9 +1,9 @@
-"""A call in virtual time: the session and Twilio's play-out buffer, without I/O, as fast as they compute.
+"""A call in virtual time: the session and Twilio's playout buffer, without I/O, as fast as they compute.
 
-Theory of operation. A queue of moments, each with what happens then. The caller's packets set out on his clock, arrive
-as the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`;
-its audio goes into the model of Twilio's buffer, whose marks travel back. The delay of a frame is read off the
-buffer: where its first sample is heard, less where it was spoken.
+Theory of operation. A priority queue of actions by time. The caller's packets leave on the caller's clock, arrive as
+the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`; its
+audio goes into the model of Twilio's buffer, whose marks travel back. The latency of a frame is the time at which its
+first sample is heard, less the time at which it was spoken.
 """
 
 import heapq
@@ -63,7 +63,7 @@ class VirtualReport:
 
 
 def echo(frame: Frame) -> Frame:
-    """Be the workers of a line test."""
+    """Stand for the workers of a line test."""
     return frame
 
 
@@ -221,9 +221,9 @@ def run_virtual(
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
-    The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
-    in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
-    `recorder` looks on.
+    The caller repeats `said`, whole packets of mu-law. `workers` turn each frame into one of Moshi's, which
+    takes `step_s` of virtual time; `greeting` is what they said beforehand.
+    `recorder` observes the call.
     """
     return _VirtualCall(scenario, said or _speech(), workers, greeting, recorder).run()
 

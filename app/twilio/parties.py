@@ -1,4 +1,4 @@
-"""The parties' addresses: every way in which Twilio may write one, and the one name that it is known by.
+"""Addresses of callers and callees: the ways in which Twilio may write one, and its one name here.
 
 `From` and `To` can be a number with or without `+`, with spaces or direction marks, `whatsapp:+1…`, `sip:user@host`
 with parameters, `client:name`, or a word for a number that is withheld. Lists, limits and `forget` compare names.

@@ -32,6 +32,6 @@ class PublicAddress:
         return self._check
 
     def move(self, base_url: str) -> None:
-        """Take another address. Raises ValueError when it is no http(s) URL."""
+        """Use another address. Raises ValueError when it is no http(s) URL."""
         self._check = SignatureCheck(base_url, self._tokens) if self._tokens else None
         self._base_url = base_url

@@ -1,4 +1,4 @@
-"""What Twilio tells about a call or a stream while it is on and when it is over: the status callbacks.
+"""Twilio's status callbacks for calls and streams.
 
 https://www.twilio.com/docs/voice/api/call-resource#statuscallback,
 https://www.twilio.com/docs/voice/twiml/stream#statuscallback
@@ -16,7 +16,7 @@ _CODE = re.compile(r"(?<!\d)[1-9]\d{4}(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class CallStatusCallback:
-    """How far the phone call has come; its length is known at its end."""
+    """The status of a call; its length is known at its end."""
 
     status: str
     duration_s: int | None = None
@@ -32,7 +32,7 @@ class CallStatusCallback:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatusCallback:
-    """What became of the stream; `error` is Twilio's own sentence."""
+    """The status of a stream; `error` is Twilio's own sentence."""
 
     event: str
     error: str = ""
@@ -50,7 +50,7 @@ Status = CallStatusCallback | StreamStatusCallback
 
 
 def parse_status(form: Mapping[str, str]) -> Status | None:
-    """Return what a status callback tells, None if nothing that we know; texts are cut off at `LONGEST_TEXT`."""
+    """Return what a status callback says, None if it is not known here; texts are cut off at `LONGEST_TEXT`."""
     code = _code(form.get("ErrorCode", "")) or _code(form.get("StreamError", ""))
     if event := form.get("StreamEvent"):
         return StreamStatusCallback(
