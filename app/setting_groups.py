@@ -4,10 +4,10 @@ import logging
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.calls.screening import parse_patterns
 from app.logging import LogFormat
@@ -62,6 +62,59 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _base_url(url: str) -> str:
+    """Return a URL without a slash at the end; raise ValueError unless it is http(s) without query."""
+    parts = urlsplit(url)
+    _ = parts.port  # raises ValueError unless it is one
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        raise ValueError("must be http(s)://host[:port][/prefix]")
+    if parts.path.rstrip("/").endswith("/twilio/voice"):
+        raise ValueError("must end before /twilio/voice, which is added")
+    return parts.geturl().rstrip("/")
+
+
+def _account_sid(sid: str) -> str:
+    if sid and not (sid.isascii() and sid.isalnum() and sid.startswith("AC")):
+        kind = " (SK… is an API key's)" if sid.startswith("SK") else ""
+        raise ValueError(f"must be AC and 32 hex digits, from the Twilio console{kind}")
+    return sid
+
+
+def _auth_token(token: str) -> str:
+    if not token.isascii() or not token.isprintable() or any(letter in token for letter in " \"'"):
+        raise ValueError("must be 32 hex digits, from the Twilio console; it holds a space, a quote or the like")
+    return token
+
+
+def _operator_token(token: str) -> str:
+    if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
+        raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
+    return token
+
+
+def _headers(text: str) -> str:
+    for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
+        if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+            raise ValueError("must be NAME=VALUE, separated by commas")
+    return text
+
+
+def _off(text: str) -> str:
+    return "" if text == "off" else text
+
+
+def _codec(codec: object) -> object:
+    if codec == "mimi":
+        log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
+        return CodecKind.RUSTYMIMI
+    return codec
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+AuthToken = Annotated[str, AfterValidator(_auth_token)]
+Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(text)))]
+
+
 class ServerSettings(Group):
     """Where the service listens and is reached."""
 
@@ -69,13 +122,8 @@ class ServerSettings(Group):
     """address to listen on"""
     port: int = setting("PORT", 5001, ge=1, le=65_535)
     """port to listen on"""
-    public_url: str = setting("PUBLIC_URL", "")
+    public_url: BaseUrl = setting("PUBLIC_URL", "")
     """how Twilio reaches this service, https://…; empty: the listen address (no calls)"""
-
-    @field_validator("public_url")
-    @classmethod
-    def _is_base_url(cls, url: str) -> str:
-        return base_url_of(url)
 
     @property
     def base_url(self) -> str:
@@ -110,40 +158,20 @@ class TunnelSettings(Group):
 class TwilioSettings(Group):
     """The Twilio account."""
 
-    account_sid: str = setting("TWILIO_ACCOUNT_SID", "")
+    account_sid: Annotated[str, AfterValidator(_account_sid)] = setting("TWILIO_ACCOUNT_SID", "")
     """AC…, from the Twilio console"""
-    auth_token: str = setting("TWILIO_AUTH_TOKEN", "", secret=True)
+    auth_token: AuthToken = setting("TWILIO_AUTH_TOKEN", "", secret=True)
     """signs every request of Twilio's"""
-    auth_token_secondary: str = setting("TWILIO_AUTH_TOKEN_SECONDARY", "", secret=True)
+    auth_token_secondary: AuthToken = setting("TWILIO_AUTH_TOKEN_SECONDARY", "", secret=True)
     """accepted as well, while tokens are rotated"""
     phone_number: str = setting("TWILIO_PHONE_NUMBER", "")
     """your Twilio number, +15551234567"""
     set_number: bool = setting("SET_NUMBER", False)
     """point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends"""
-    api_url: str = setting("TWILIO_API_URL", "")
+    api_url: BaseUrl = setting("TWILIO_API_URL", "")
     """Twilio's REST API elsewhere, for a stand-in; empty: Twilio's"""
     validate_signatures: bool = setting("VALIDATE_SIGNATURES", True)
     """refuse what Twilio did not sign; false only on loopback"""
-
-    @field_validator("api_url")
-    @classmethod
-    def _is_base_url(cls, url: str) -> str:
-        return base_url_of(url)
-
-    @field_validator("account_sid")
-    @classmethod
-    def _may_be_an_account_sid(cls, sid: str) -> str:
-        if sid and not (sid.isascii() and sid.isalnum() and sid.startswith("AC")):
-            kind = " (SK… is an API key's)" if sid.startswith("SK") else ""
-            raise ValueError(f"must be AC and 32 hex digits, from the Twilio console{kind}")
-        return sid
-
-    @field_validator("auth_token", "auth_token_secondary")
-    @classmethod
-    def _may_be_a_token(cls, token: str) -> str:
-        if not token.isascii() or not token.isprintable() or any(letter in token for letter in " \"'"):
-            raise ValueError("must be 32 hex digits, from the Twilio console; it holds a space, a quote or the like")
-        return token
 
     @property
     def auth_tokens(self) -> tuple[str, ...]:
@@ -167,20 +195,12 @@ class ModelSettings(Group):
     """steps of 80 ms that Moshi remembers; empty: the checkpoint's"""
     engine: EngineKind = setting("ENGINE", EngineKind.MLX)
     """mlx, or loopback for the line test"""
-    codec: CodecKind = setting("CODEC", CodecKind.AUTO)
+    codec: Annotated[CodecKind, BeforeValidator(_codec)] = setting("CODEC", CodecKind.AUTO)
     """auto, mlx, numpy, rustymimi (the reference), or loopback for the line test"""
     loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
     """how long a step of ENGINE=loopback takes, to try a slow model's timing"""
     cache_dir: Path = setting("CACHE_DIR", Path("~/.cache/moshi-bridge"))
     """where synthetic checkpoints are made"""
-
-    @field_validator("codec", mode="before")
-    @classmethod
-    def _is_renamed(cls, codec: object) -> object:
-        if codec != "mimi":
-            return codec
-        log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
-        return CodecKind.RUSTYMIMI
 
     @model_validator(mode="after")
     def _engine_has_its_codec(self) -> "ModelSettings":
@@ -226,7 +246,7 @@ class SamplingOptions(Group):
 class CallSettings(Group):
     """How many calls, how long, and what happens in them."""
 
-    max: Literal["auto"] | int = setting("MAX_CALLS", 1)
+    max: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = setting("MAX_CALLS", 1)
     """calls at once; auto: as many as fit into memory and are stepped in time"""
     max_seconds: int = setting("MAX_CALL_SECONDS", 3_600, ge=10, le=14_400)
     """a call is ended after this long"""
@@ -247,13 +267,6 @@ class CallSettings(Group):
     hangup_digit: str = setting("HANGUP_DIGIT", "", pattern="^[0-9A-D*#]?$")
     """the key that ends the call when the caller presses it: #, say"""
 
-    @field_validator("max")
-    @classmethod
-    def _is_a_number_of_slots(cls, count: Literal["auto"] | int) -> Literal["auto"] | int:
-        if count != "auto" and not 1 <= count <= 256:
-            raise ValueError("must be auto, or 1 to 256")
-        return count
-
     @property
     def slots(self) -> int:
         """MAX_CALLS as a number; 0 for auto."""
@@ -263,33 +276,21 @@ class CallSettings(Group):
 class CallerSettings(Group):
     """Who may call."""
 
-    allowed: str = setting("ALLOWED_CALLERS", "")
+    allowed: Numbers = setting("ALLOWED_CALLERS", "")
     """who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"""
-    blocked: str = setting("BLOCKED_CALLERS", "")
+    blocked: Numbers = setting("BLOCKED_CALLERS", "")
     """who may not call, even if allowed; anonymous is who withholds the number"""
     per_hour: int = setting("CALLS_PER_NUMBER_PER_HOUR", 0, ge=0, le=1_000)
     """more are rejected; withheld numbers count as one; 0: no limit"""
-
-    @field_validator("allowed", "blocked")
-    @classmethod
-    def _is_list_of_numbers(cls, text: str) -> str:
-        return ",".join(parse_patterns(text))
 
 
 class OperatorSettings(Group):
     """Who may see and end calls."""
 
-    token: str = setting("OPERATOR_TOKEN", "", secret=True)
+    token: Annotated[str, AfterValidator(_operator_token)] = setting("OPERATOR_TOKEN", "", secret=True)
     """lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none"""
     refusals_per_minute: int = setting("REFUSALS_PER_MINUTE", 100, ge=1, le=100_000)
     """so many unsigned requests of one address are answered with a reason"""
-
-    @field_validator("token")
-    @classmethod
-    def _is_hard_to_guess(cls, token: str) -> str:
-        if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
-            raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
-        return token
 
 
 class LogSettings(Group):
@@ -327,37 +328,13 @@ class RecordingSettings(Group):
 class TraceSettings(Group):
     """OpenTelemetry."""
 
-    endpoint: str = setting("TRACES_ENDPOINT", "")
+    endpoint: Annotated[BaseUrl, BeforeValidator(_off)] = setting("TRACES_ENDPOINT", "")
     """each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"""
-    headers: str = setting("TRACES_HEADERS", "", secret=True)
+    headers: Annotated[str, AfterValidator(_headers)] = setting("TRACES_HEADERS", "", secret=True)
     """sent along: Authorization=Bearer …, X-Other=…; separated by commas"""
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_base_url(cls, url: str) -> str:
-        return "" if url == "off" else base_url_of(url)
-
-    @field_validator("headers")
-    @classmethod
-    def _is_list_of_headers(cls, text: str) -> str:
-        for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
-            if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
-                raise ValueError("must be NAME=VALUE, separated by commas")
-        return text
 
     @property
     def header_fields(self) -> dict[str, str]:
         """TRACES_HEADERS by name."""
         parts = (part.partition("=") for part in self.headers.split(",") if part.strip())
         return {name.strip(): value.strip() for name, _, value in parts}
-
-
-def base_url_of(url: str) -> str:
-    """Return a URL without a slash at the end. Raises ValueError unless it is http(s) without query."""
-    parts = urlsplit(url)
-    _ = parts.port  # raises ValueError unless it is one
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
-        raise ValueError("must be http(s)://host[:port][/prefix]")
-    if parts.path.rstrip("/").endswith("/twilio/voice"):
-        raise ValueError("must end before /twilio/voice, which is added")
-    return parts.geturl().rstrip("/")
