@@ -25,7 +25,6 @@ from tests.twilio_rest.account import (
     TOO_MANY_REQUESTS,
     UNAVAILABLE,
     Account,
-    AccountType,
     Fault,
     OwnedNumber,
     PlacedCall,
@@ -208,12 +207,6 @@ async def test_a_refusal_of_twilios_is_one_line_with_what_to_do(
     assert advice in line
 
 
-async def test_a_trial_account_calls_verified_numbers_only(office: Office) -> None:
-    office.twilio.account.type = AccountType.TRIAL
-    ended = await office.make_call(THEIRS)
-    assert (ended.status, "21219" in ended.err) == (1, True), ended
-
-
 async def test_the_wrong_token_is_told(office: Office) -> None:
     ended = await office.make_call(THEIRS, TWILIO_AUTH_TOKEN="another")
     assert (ended.status, "20003" in ended.err) == (1, True), ended
@@ -313,22 +306,6 @@ async def test_the_end_of_its_terminal_hangs_up(office: Office) -> None:
     [call] = office.calls
     assert call.report is not None
     assert call.report.outcome is Outcome.ENDED_REMOTELY
-
-
-async def test_an_extension_is_dialled(office: Office) -> None:
-    office.twilio.callees = {THEIRS: Callee(duration_s=0.5)}
-    assert (await office.make_call(f"{THEIRS}x4711")).status == 0
-    [call] = office.calls
-    assert (call.form["To"], call.form["SendDigits"]) == (THEIRS, "ww4711")
-
-
-@pytest.mark.parametrize("text", ["<html>a proxy</html>", "[]", "{}", ""])
-async def test_an_answer_of_another_shape_is_one_line(office: Office, text: str) -> None:
-    office.twilio.faults["POST Calls"].append(Fault(200, text=text))
-    ended = await office.make_call(THEIRS)
-    [line] = ended.err.splitlines()
-    assert ended.status == 7
-    assert "…0001 may be called" in line
 
 
 async def test_a_dry_run_shows_the_request_and_asks_nobody(office: Office) -> None:

@@ -98,18 +98,6 @@ async def test_keys_arrive_between_the_packets() -> None:
     assert [events.index(DtmfPressed(digit)) for digit in "1#"] == [2, 5]
 
 
-async def test_a_mark_behind_nothing_comes_back_at_once() -> None:
-    async def part(line: Line) -> None:
-        await line.until(Started)
-        await line.socket.send_str(line.protocol.mark("m"))
-        assert await line.until(MarkPlayed) == MarkPlayed("m")
-        await line.until(Stopped)
-
-    async with serving(part) as server:
-        report = await simulate(options(server))
-    assert [(mark.name, mark.cleared) for mark in report.marks] == [("m", False)]
-
-
 async def test_a_stream_that_the_server_closes_leads_to_the_action() -> None:
     answers = [connect(), connect("/media/again"), twiml.hangup()]
     async with serving(leave, leave, answers=answers) as server:
@@ -238,19 +226,6 @@ async def test_the_report_is_saved(tmp_path: Path) -> None:
 async def test_a_call_of_no_length_is_our_mistake() -> None:
     with pytest.raises(ValueError, match="duration"):
         await simulate(CallOptions(PUBLIC_URL, None, "AC1"))
-
-
-async def test_two_calls_at_once_are_two_calls() -> None:
-    async with serving(echo, echo, answers=2 * [connect()]) as server, asyncio.TaskGroup() as tasks:
-        calls = [tasks.create_task(simulate(options(server))) for _ in range(2)]
-    reports = [call.result() for call in calls]
-    assert [report.outcome for report in reports] == 2 * [Outcome.CALLER_HUNG_UP]
-    assert len({report.call_sid for report in reports}) == 2
-    for report in reports:
-        assert report.streams[0].counts.packets_sent == 25
-        assert report.first_packet_s is not None
-        assert report.first_packet_s >= 0.08
-        assert (report.lateness_percentile_ms(0) or 0.0) >= 0.0
 
 
 async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:

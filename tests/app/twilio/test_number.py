@@ -63,13 +63,6 @@ async def test_the_number_leads_to_us_and_back(twilio: Twilio) -> None:
     assert twilio.number == BEFORE
 
 
-async def test_a_number_that_led_nowhere_leads_nowhere_again(twilio: Twilio) -> None:
-    twilio.number.voice_url = twilio.number.status_callback = ""
-    await twilio.override.point(FIRST)
-    await twilio.override.restore()
-    assert (twilio.number.voice_url, twilio.number.status_callback) == ("", "")
-
-
 async def test_after_a_change_of_address_the_first_values_come_back(twilio: Twilio) -> None:
     await twilio.override.point(FIRST)
     await twilio.override.point(SECOND)
@@ -84,14 +77,6 @@ async def test_what_somebody_set_meanwhile_stays(twilio: Twilio) -> None:
     await twilio.override.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
     assert twilio.number.status_callback == BEFORE.status_callback
-
-
-async def test_what_somebody_set_between_two_addresses_of_ours_is_what_comes_back(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    twilio.number.voice_url = "https://theirs.example.com/v"
-    await twilio.override.point(SECOND)
-    await twilio.override.restore()
-    assert twilio.number.voice_url == "https://theirs.example.com/v"
 
 
 async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: Twilio) -> None:
@@ -115,15 +100,6 @@ async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_se
     await revived.restore()
     assert twilio.number == BEFORE
     assert not twilio.file.exists()
-
-
-async def test_after_two_kills_too(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    await twilio.next_start().point(SECOND)
-    revived = twilio.next_start()
-    await revived.point(FIRST)
-    await revived.restore()
-    assert twilio.number == BEFORE
 
 
 async def test_after_a_kill_they_come_back_even_if_the_next_service_never_opens(twilio: Twilio) -> None:
