@@ -163,7 +163,7 @@ async def test_a_call_that_is_not_to_be_recorded_is_not(office: Office) -> None:
     ("answer", "status", "said"),
     [(Answer.BUSY, 4, "busy"), (Answer.NO_ANSWER, 5, "no answer"), (Answer.FAILED, 1, "failed")],
 )
-async def test_nobody_on_the_line_has_its_exit_status(office: Office, answer: Answer, status: int, said: str) -> None:
+async def test_an_unanswered_call_has_its_exit_status(office: Office, answer: Answer, status: int, said: str) -> None:
     office.twilio.callees = {THEIRS: Callee(answer)}
     ended = await office.make_call(THEIRS)
     assert (ended.status, f"make-call: {said}" in ended.err) == (status, True), ended
@@ -207,7 +207,7 @@ async def test_a_refusal_of_twilios_is_one_line_with_what_to_do(
     assert advice in line
 
 
-async def test_the_wrong_token_is_told(office: Office) -> None:
+async def test_the_wrong_token_is_reported(office: Office) -> None:
     ended = await office.make_call(THEIRS, TWILIO_AUTH_TOKEN="another")
     assert (ended.status, "20003" in ended.err) == (1, True), ended
     assert "another" not in ended.out + ended.err
@@ -333,7 +333,7 @@ async def test_a_dry_run_shows_the_request_and_asks_nobody(office: Office) -> No
     ],
     ids=["number", "SIP", "extension", "from", "host", "greeting", "no number", "no token", "API", "no bridge"],
 )
-async def test_what_is_missing_is_told_before_anybody_is_called(
+async def test_what_is_missing_is_reported_before_anybody_is_called(
     office: Office, arguments: tuple[str, ...], settings: dict[str, str], status: int, named: str
 ) -> None:
     ended = await office.make_call(*arguments, **settings)

@@ -75,7 +75,7 @@ async def test_who_does_not_answer_is_not_put_through(answer: Answer) -> None:
         (MachineDetection.ENABLE, False, "human"),
     ],
 )
-async def test_machine_detection_tells_our_webhook_who_has_answered(
+async def test_machine_detection_reports_who_has_answered(
     detection: MachineDetection, machine: bool, found: str
 ) -> None:
     async with (

@@ -36,7 +36,7 @@ def options(server: SmallServer) -> CallOptions:
     )
 
 
-async def test_the_caller_hears_the_echo_of_what_he_said_and_no_sooner_than_a_frame_is_full() -> None:
+async def test_the_caller_hears_their_echo_and_no_sooner_than_a_frame_is_full() -> None:
     async with serving(echo) as server:
         report = await simulate(options(server))
     assert report.outcome is Outcome.CALLER_HUNG_UP
@@ -201,7 +201,7 @@ async def test_what_twilio_would_refuse_ends_the_call(message: str | bytes) -> N
         assert (await simulate(options(server))).outcome is Outcome.PROTOCOL_VIOLATION
 
 
-async def test_progress_tells_the_story() -> None:
+async def test_progress_is_reported() -> None:
     told: list[Progress] = []
     async with serving(echo) as server:
         await simulate(options(server), told.append)
@@ -242,7 +242,7 @@ async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:
     assert mark.returned_s - arrival.at_s == pytest.approx(0.1, abs=0.001)
 
 
-async def test_how_a_stream_ended_is_told_where_the_twiml_wants_it() -> None:
+async def test_how_a_stream_ended_is_reported_where_the_twiml_wants_it() -> None:
     wanted = twiml.connect("wss://bridge.example/media/token", "/after", {}, f"{PUBLIC_URL}/stream")
     async with serving(echo, answers=[wanted, "thanks"]) as server:
         report = await simulate(options(server))
@@ -251,7 +251,7 @@ async def test_how_a_stream_ended_is_told_where_the_twiml_wants_it() -> None:
     assert (path, form["StreamEvent"], form["CallSid"]) == ("/stream", "stream-stopped", report.call_sid)
 
 
-async def test_a_socket_that_is_refused_is_told_with_twilios_code() -> None:
+async def test_a_socket_that_is_refused_is_reported_with_twilios_code() -> None:
     wanted = twiml.connect("wss://bridge.example/nowhere", "/after", {}, f"{PUBLIC_URL}/stream")
     async with serving(answers=[wanted]) as server:
         report = await simulate(options(server))

@@ -148,7 +148,7 @@ def test_what_comes_after_the_end_is_let_pass() -> None:
 
 
 @given(st.lists(st.floats(0, 0.5), max_size=30), st.binary(max_size=3000))
-def test_however_late_it_is_woken_the_server_hears_the_same(waits: list[float], said: bytes) -> None:
+def test_however_late_it_is_advanced_the_server_receives_the_same(waits: list[float], said: bytes) -> None:
     stream, server = opened(CallerScript(said, ends_s=1.0))
     commands, now = list[Command](), 0.0
     for wait in [*waits, 20.0]:

@@ -117,14 +117,14 @@ async def test_after_a_kill_what_somebody_has_set_meanwhile_is_what_comes_back(t
     assert twilio.number.voice_url == "https://theirs.example.com/v"
 
 
-async def test_a_note_of_another_number_is_left_aside(twilio: Twilio) -> None:
+async def test_a_file_for_another_number_is_left_aside(twilio: Twilio) -> None:
     await twilio.override.point(FIRST)
     twilio.file.write_text(twilio.file.read_text().replace(OURS, "+15550100009"))
     await twilio.next_start().restore()
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
 
 
-async def test_a_note_is_for_this_user_alone_and_garbage_in_its_place_does_no_harm(twilio: Twilio) -> None:
+async def test_the_file_is_for_this_user_alone_and_garbage_in_its_place_does_no_harm(twilio: Twilio) -> None:
     await twilio.override.point(FIRST)
     assert twilio.file.stat().st_mode & 0o077 == 0
     for garbage in (b"", b"\xff", b"{}", b"[1]", twilio.file.read_bytes()[:-3]):
@@ -133,7 +133,7 @@ async def test_a_note_is_for_this_user_alone_and_garbage_in_its_place_does_no_ha
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
 
 
-async def test_without_a_place_for_the_note_the_number_is_pointed_all_the_same(twilio: Twilio) -> None:
+async def test_without_a_place_for_the_file_the_number_is_pointed_all_the_same(twilio: Twilio) -> None:
     twilio.file.parent.touch()
     await twilio.override.point(FIRST)
     assert twilio.number.voice_url == f"{FIRST}/twilio/voice"

@@ -117,7 +117,7 @@ async def test_a_wrong_token_is_20003_at_every_method(twilio: Twilio) -> None:
         assert (caught.value.code, caught.value.status) == (20003, 401)
 
 
-async def test_too_many_calls_at_once_is_told_and_not_tried_again(twilio: Twilio) -> None:
+async def test_too_many_calls_at_once_is_reported_and_not_tried_again(twilio: Twilio) -> None:
     twilio.stand_in.account.most_calls = 0
     with pytest.raises(RestError, match="10004"):
         await twilio.rest.place_call(REQUEST)
@@ -131,7 +131,7 @@ async def test_a_call_turned_away_for_their_number_is_placed_a_moment_later(twil
     assert twilio.waits[1] == 3
 
 
-async def test_too_many_requests_for_too_long_are_told(twilio: Twilio) -> None:
+async def test_too_many_requests_for_too_long_are_reported(twilio: Twilio) -> None:
     twilio.stand_in.faults["POST Calls"].extend([TOO_MANY_REQUESTS] * ATTEMPTS)
     with pytest.raises(RestError, match="20429"):
         await twilio.rest.place_call(REQUEST)
@@ -169,7 +169,7 @@ async def test_a_server_that_is_not_there_is_tried_again_and_named() -> None:
     assert len(waits) == ATTEMPTS - 1
 
 
-async def test_an_answer_that_is_not_twilios_is_told(twilio: Twilio) -> None:
+async def test_an_answer_that_is_not_twilios_is_reported(twilio: Twilio) -> None:
     twilio.stand_in.faults["POST Calls"].append(Fault(418))
     with pytest.raises(RestError, match="HTTP 418") as caught:
         await twilio.rest.place_call(REQUEST)
@@ -304,7 +304,7 @@ async def test_pointing_a_number_changes_what_twilio_has(twilio: Twilio) -> None
 
 
 @pytest.mark.parametrize("kind", AccountType)
-async def test_the_account_tells_its_kind_and_twilios_clock(twilio: Twilio, kind: AccountType) -> None:
+async def test_the_account_reports_its_kind_and_twilios_clock(twilio: Twilio, kind: AccountType) -> None:
     twilio.stand_in.account.type = kind
     twilio.stand_in.clock_ahead_s = 3 * 86_400
     account = await twilio.rest.account()
