@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.protocol import (
-    Connected,
-    ProtocolMisuse,
-    ProtocolViolation,
-    Reason,
-    StreamProtocol,
-    StreamState,
-    Unknown,
-)
+from app.twilio.events import Connected, Unknown
+from app.twilio.protocol import StreamProtocol, StreamState
+from app.twilio.wire import ProtocolMisuse, ProtocolViolation, Reason
 from tests.app.twilio.transcript import BY_KIND, CONNECTED, DTMF, MARK, MEDIA, START, STOP, STREAM_SID, changed
 
 
