@@ -63,7 +63,7 @@ class CallManager:
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
-        events, lines = self._publish_events, LogLines.factory(log_digits=settings.log_digits)
+        events, lines = self._publish_events, LogLines.factory(log_digits=settings.logging.digits)
         self._observers = [*observers, self.statistics.observe, events, lines]
         self._clock = clock
         self._admission = Admission(0)
@@ -230,7 +230,7 @@ class CallManager:
         now, limits = self._clock(), self._limits(request)
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        account_sid, record = self._settings.twilio_account_sid, self._records.get(call_sid)
+        account_sid, record = self._settings.twilio.account_sid, self._records.get(call_sid)
         session = CallSession(call_sid, account_sid, limits, now, record, request.webhook_token)
         session.record.set_parties(request.caller, request.called, request.direction)
         call = ActiveCall(
@@ -246,7 +246,7 @@ class CallManager:
         self._calls[reservation.slot] = self._by_sid[call_sid] = call
         self._records.open(session.record)
         self.no_calls.clear()
-        opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed)
+        opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.sampling.seed)
         call.start(self._observers, opening)
         return None if call.over else reservation
 
@@ -257,11 +257,11 @@ class CallManager:
         return CallLimits(
             greeting_frames=greeting_frames,
             socket_within_s=TTL_S,
-            max_call_s=settings.max_call_seconds,
+            max_call_s=settings.calls.max_seconds,
             processing_s=self.statistics.processing_s,
             jitter_s=min(max(FIRST_JITTER_S, self.statistics.jitter_s), MAX_JITTER_S),
-            idle_s=settings.idle_seconds,
-            hangup_digit=settings.hangup_digit,
+            idle_s=settings.calls.idle_seconds,
+            hangup_digit=settings.calls.hangup_digit,
         )
 
     def _publish_events(self, call: ActiveCall) -> LiveEvents:

@@ -120,7 +120,7 @@ class Refusals:
             return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
         self._limit.note(address, now)
         self.counts[reason] += 1
-        log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`
+        log.warning(f"%s refused: {reason}", _printable(connection))  # one format for a reason: see `RepeatFilter`
         if self._limit.reached(address, now):
             log.warning("%s is refused without a word for a minute", _network(address))
         return HTTPException(STATUS.get(reason, HTTPStatus.FORBIDDEN), reason.value, HEADERS.get(reason))

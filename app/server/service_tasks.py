@@ -23,12 +23,14 @@ def service_tasks(
     `cloudflared` is the program's path, None without a tunnel; `number` is None when it is to be left as it is.
     """
     beside: list[Run] = []
-    proof = partial(prove, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
+    proof = partial(
+        prove, auth_token=next(iter(settings.twilio.auth_tokens), None), service_name=service.public.service_name
+    )
     if cloudflared:
         start = partial(_start, settings, cloudflared)
         beside.append(partial(endless, TunnelKeeper(service.public, start, proof, number).run))
     elif number:
-        beside.append(partial(keep_pointed, settings.base_url, proof, number))
+        beside.append(partial(keep_pointed, settings.server.base_url, proof, number))
     if number:
         beside.append(partial(_put_back, number, service.stopping))
     if manager.notify_socket:
@@ -39,13 +41,13 @@ def service_tasks(
 
 async def _start(settings: Settings, program: str) -> Cloudflared:
     metrics_port = free_port()
-    url = settings.public_url if settings.is_named_tunnel else None
+    url = settings.server.public_url if settings.tunnel.is_named else None
     return await Cloudflared.start(
         tunnel_command(settings, program, metrics_port),
         tunnel_environment(settings, os.environ),
         metrics_port,
         url,
-        settings.tunnel_token,
+        settings.tunnel.token,
     )
 
 

@@ -55,13 +55,13 @@ class Front:
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
-        self.manager.start_accepting(self.settings.slots, processing_s=0.0)
+        self.manager.start_accepting(self.settings.calls.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-        public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
+        public, refusals = PublicAddress(self.settings), Refusals(self.settings.operators.refusals_per_minute)
         self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)
-        webhooks = Webhooks(public, self.settings.twilio_account_sid, refusals)
-        operators = OperatorAuth(self.settings.operator_token, refusals)
-        call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
+        webhooks = Webhooks(public, self.settings.twilio.account_sid, refusals)
+        operators = OperatorAuth(self.settings.operators.token, refusals)
+        call_queue = CallQueue(self.manager, self.settings.calls.queue_length, None, public)
         call_router = CallRouter(self.settings, public, self.manager, call_queue)
         self.app.include_router(build_router(webhooks, call_router, self.manager, operators, EventLoopLag()))
         self.app.include_router(build_wait_router(webhooks, call_router))

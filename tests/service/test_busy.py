@@ -1,11 +1,12 @@
 """Two slots, five callers, in each of the three ways to be busy: the real service and workers, simulated calls.
 
-The simulator is the telephone network and its REST API in one: the service's redirector is the simulator's exchange.
+The simulator is the telephone network and its REST API in one: the service redirects calls through `Orders`.
 """
 
 import asyncio
 import contextlib
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +18,8 @@ from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
+from app.simulator.remote import Redirect, Remote
 from app.simulator.report import CallReport, Outcome
-from app.simulator.waiting import Exchange
 from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
 
@@ -27,12 +28,22 @@ LATER = ["CA3", "CA4", "CA5"]
 
 
 @dataclass
+class Orders:
+    """What the service asks of REST: to redirect a call."""
+
+    remotes: defaultdict[str, Remote] = field(default_factory=lambda: defaultdict(Remote))
+
+    async def redirect(self, call_sid: str, url: str) -> None:
+        self.remotes[call_sid].send(Redirect(url))
+
+
+@dataclass
 class Town:
     """A running service with two slots, and those who call it."""
 
     service: Service
     port: int
-    exchange: Exchange
+    orders: Orders
     happened: asyncio.Queue[tuple[str, Progress]] = field(default_factory=asyncio.Queue)
 
     async def call(self, call_sid: str, seconds: float, patience_s: float = 600.0) -> CallReport:
@@ -45,9 +56,10 @@ class Town:
             dial_url=f"http://127.0.0.1:{self.port}",
             status_path="/twilio/status",
             patience_s=patience_s,
-            exchange=self.exchange,
         )
-        return await simulate(options, lambda progress: self.happened.put_nowait((call_sid, progress)))
+        return await simulate(
+            options, lambda progress: self.happened.put_nowait((call_sid, progress)), self.orders.remotes[call_sid]
+        )
 
     async def until(self, call_sid: str, wanted: type[Progress]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -75,15 +87,15 @@ async def town(mode: str, has_dialler: bool = True) -> AsyncIterator[Town]:
         twilio_auth_token=TOKEN,
         twilio_account_sid=ACCOUNT,
     )
-    exchange = Exchange()
+    orders = Orders()
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        service = Service(settings, lambda _: None, exchange if has_dialler else None)
+        service = Service(settings, lambda _: None, orders if has_dialler else None)
         async with log_lines("app") as log:
             serving = asyncio.create_task(service.run(sock))
             async with asyncio.timeout(PATIENCE_S):
                 while "ready for calls" not in await log.get():
                     pass
-            yield Town(service, sock.getsockname()[1], exchange)
+            yield Town(service, sock.getsockname()[1], orders)
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving

@@ -54,7 +54,7 @@ async def served() -> AsyncIterator[Served]:
 
 def move(served: Served, public_url: str) -> str:
     """Give the service this PUBLIC_URL as the settings read it, and return that."""
-    base_url = read_settings(public_url=public_url).base_url
+    base_url = read_settings(public_url=public_url).server.base_url
     served.service.public.move(base_url)
     return base_url
 

@@ -12,7 +12,7 @@ SID, TOKEN = "AC" + "1" * 32, "2" * 32
 CONDA = {"HOST": CONDA_HOSTS[0], "PORT": "many", "SEED": "conda"}
 
 
-async def test_names_that_others_have_taken_are_told_in_one_line_each(tmp_path: Path) -> None:
+async def test_names_that_others_have_taken_are_reported_in_one_line_each(tmp_path: Path) -> None:
     async with serve(tmp_path, **LOOPBACK, **CONDA) as program:
         status, words = await program.end()
     assert status == 2

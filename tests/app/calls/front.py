@@ -53,9 +53,9 @@ class Front:
         self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_dialler else None
-        self.call_queue = CallQueue(self.board, read.queue_length, redirector, PublicAddress(read))
+        self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
         self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
-        self.board.start_accepting(read.slots, processing_s=0.0)
+        self.board.start_accepting(read.calls.slots, processing_s=0.0)
 
     def _keep(self, call: ActiveCall) -> RecordObserver:
         return RecordObserver(call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()))

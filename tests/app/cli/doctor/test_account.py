@@ -8,9 +8,9 @@ import pytest
 from app.cli.doctor.account import clock_finding, concurrency_finding, examine_account
 from app.cli.doctor.finding import Finding, Level
 from app.config import Settings, read_settings
-from app.simulator.account import Account, AccountType, OwnedNumber
-from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio.rest import Account as AccountFacts
+from tests.twilio_rest.account import Account, AccountType, OwnedNumber
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 SID, TOKEN, NUMBER, BASE = "AC" + "4" * 32, "the-rest-token", "+15550100000", "https://bridge.example"
 
@@ -34,7 +34,7 @@ async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **set
 
 
 def _examine(settings: Settings) -> list[Finding]:
-    return list(examine_account(settings, settings.base_url))
+    return list(examine_account(settings, settings.server.base_url))
 
 
 async def test_with_everything_right_all_is_good() -> None:
@@ -90,7 +90,7 @@ async def test_a_number_that_leads_elsewhere_is_no_problem_before_there_is_a_tun
     assert "serve --tunnel --set-number" in finding.advice
 
 
-async def test_without_a_number_the_account_is_looked_at_all_the_same() -> None:
+async def test_without_a_number_the_account_is_checked_all_the_same() -> None:
     assert list(await examined(twilio_phone_number="")) == ["account", "calls at once", "clock"]
 
 
@@ -124,5 +124,5 @@ def test_a_minute_between_the_clocks_is_allowed(twilio_s: float, level: Level) -
     assert clock_finding(twilio_s, 1_000.0).level is level
 
 
-def test_an_answer_without_a_date_is_told() -> None:
+def test_an_answer_without_a_date_is_reported() -> None:
     assert clock_finding(None, 1_000.0).level is Level.NOTE

@@ -13,11 +13,11 @@ from app.cli.doctor.checks import examine
 from app.cli.doctor.finding import Finding, Level
 from app.cli.doctor.tunnel import examine_tunnel, running_service
 from app.config import read_settings
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import serving_rest
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import GOOD, free_port, serve
 from tests.tunnel.place import install
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import serving_rest
 
 PUBLIC = "https://phone.example.com"
 
@@ -70,7 +70,7 @@ def test_a_cloudflared_that_does_not_run_is_a_problem(tmp_path: Path, script: st
     ],
     ids=["whole", "part", "text", "list"],
 )
-def test_a_tunnels_token_is_looked_at_and_never_shown(token: str, level: Level) -> None:
+def test_a_tunnels_token_is_checked_and_never_shown(token: str, level: Level) -> None:
     found = findings(tunnel_token=token, public_url=PUBLIC)["TUNNEL_TOKEN"]
     assert found.level is level
     assert token not in found.found + found.advice
