@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
-from app.http.rate_limit import Refusals, Refused
-from app.http.session_cookie import COOKIE, SessionCookies
+from app.http.rate_limit import RateLimiter, RefusalReason
+from app.http.session_cookie import COOKIE, SessionCookie
 
 _SCHEME = "Bearer "
 _HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
@@ -20,19 +20,19 @@ PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "v
 class OperatorAuth:
     """The check that the page and every route under `/api/` begin with."""
 
-    def __init__(self, token: str, refusals: Refusals) -> None:
+    def __init__(self, token: str, refusals: RateLimiter) -> None:
         self._token = token
         self._refusals = refusals
-        self.sign_ins = SessionCookies(token)
+        self.session_cookie = SessionCookie(token)
         self.has_token = bool(token)
         """Whether operators may come from elsewhere."""
 
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
-        if not self.lets_in(connection):
-            raise self._refusals.turn_away(connection, Refused.NO_OPERATOR)
+        if not self.is_operator(connection):
+            raise self._refusals.refuse(connection, RefusalReason.NO_OPERATOR)
 
-    def lets_in(self, connection: HTTPConnection) -> bool:
+    def is_operator(self, connection: HTTPConnection) -> bool:
         """Tell whether an operator asks: with the token, signed in, or at this machine."""
         given = connection.headers.get("authorization", "")
         if self._token and given:
@@ -43,12 +43,12 @@ class OperatorAuth:
 
     def is_signed_in(self, connection: HTTPConnection) -> bool:
         """Tell whether a browser shows a cookie of ours that is good."""
-        return self.sign_ins.accepts(connection.cookies.get(COOKIE, ""), time.time())
+        return self.session_cookie.accepts(connection.cookies.get(COOKIE, ""), time.time())
 
     def require_token(self, connection: HTTPConnection, token: str) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
-        if not self.sign_ins.opens(token):
-            raise self._refusals.turn_away(connection, Refused.WRONG_TOKEN)
+        if not self.session_cookie.is_token(token):
+            raise self._refusals.refuse(connection, RefusalReason.WRONG_TOKEN)
 
 
 def is_own_page(connection: HTTPConnection) -> bool:

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app.http.rate_limit import MEDIA_PATH, Refusals, Refused
+from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import SIGNATURE_HEADER
@@ -30,14 +30,14 @@ SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
 class TwilioPaths:
     """An application behind the check of where Twilio's requests go."""
 
-    def __init__(self, app: ASGIApp, public: PublicAddress, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, public: PublicAddress, refusals: RateLimiter) -> None:
         self._app, self._public, self._refusals = app, public, refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = _plain(scope, urlsplit(self._public.base_url).path)
             if reason := misdirected(scope):
-                await refuse(self._refusals.turn_away(HTTPConnection(scope), reason), scope, receive, send)
+                await refuse(self._refusals.refuse(HTTPConnection(scope), reason), scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -52,20 +52,20 @@ def _plain(scope: Scope, prefix: str) -> Scope:
     return {**scope, "path": path, "raw_path": raw_path}
 
 
-def misdirected(scope: Scope) -> Refused | None:
+def misdirected(scope: Scope) -> RefusalReason | None:
     """Return why a request is none that Twilio should make, None if it is one, or none of Twilio's."""
     path: str = scope["path"]
     if ROOT not in path and SIGNATURE_HEADER not in Headers(scope=scope):
         return None
     is_socket = scope["type"] == "websocket"
     if path.startswith(SOCKETS):
-        return None if is_socket else Refused.NO_UPGRADE
+        return None if is_socket else RefusalReason.NO_UPGRADE
     if path in WEBHOOKS:
         if is_socket:
-            return Refused.WRONG_PATH
-        return None if scope["method"] == "POST" else Refused.WRONG_METHOD
+            return RefusalReason.WRONG_PATH
+        return None if scope["method"] == "POST" else RefusalReason.WRONG_METHOD
     has_prefix = path.removesuffix("/").endswith(WEBHOOKS) or any(socket in path for socket in SOCKETS)
-    return Refused.PREFIX if has_prefix else Refused.WRONG_PATH
+    return RefusalReason.PREFIX if has_prefix else RefusalReason.WRONG_PATH
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:

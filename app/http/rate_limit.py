@@ -1,6 +1,6 @@
-"""Refused requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
+"""RefusalReason requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
 
-Refusals are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
+RateLimiter are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
 Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel,
 from one address. `now` is in seconds, monotonic.
 """
@@ -26,7 +26,7 @@ LONGEST_PATH = 100
 NO_ADDRESS = "somebody without an address"
 
 
-class Refused(StrEnum):
+class RefusalReason(StrEnum):
     """Why a request is refused, as the answer and the log say it: what is wrong, and what to change."""
 
     UNSIGNED = "not signed by Twilio"
@@ -52,20 +52,20 @@ class Refused(StrEnum):
 
 
 STATUS = {
-    Refused.MALFORMED: HTTPStatus.BAD_REQUEST,
-    Refused.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    Refused.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
-    Refused.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-    Refused.WRONG_PATH: HTTPStatus.NOT_FOUND,
-    Refused.PREFIX: HTTPStatus.NOT_FOUND,
-    Refused.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
+    RefusalReason.MALFORMED: HTTPStatus.BAD_REQUEST,
+    RefusalReason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RefusalReason.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    RefusalReason.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+    RefusalReason.WRONG_PATH: HTTPStatus.NOT_FOUND,
+    RefusalReason.PREFIX: HTTPStatus.NOT_FOUND,
+    RefusalReason.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
 }
 """403 for all others."""
 HEADERS = {
-    Refused.TOO_SLOW: {"Connection": "close"},
-    Refused.TOO_LARGE: {"Connection": "close"},
-    Refused.WRONG_METHOD: {"Allow": "POST"},
-    Refused.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
+    RefusalReason.TOO_SLOW: {"Connection": "close"},
+    RefusalReason.TOO_LARGE: {"Connection": "close"},
+    RefusalReason.WRONG_METHOD: {"Allow": "POST"},
+    RefusalReason.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
 }
 
 
@@ -100,24 +100,24 @@ class RefusalLimit:
             self._histograms.popitem(last=False)
 
 
-class Refusals:
+class RateLimiter:
     """Makes the answers, counts them and logs them."""
 
     def __init__(self, per_minute: int) -> None:
         self._limit = RefusalLimit(per_minute)
-        self.counts: Counter[Refused] = Counter()
+        self.counts: Counter[RefusalReason] = Counter()
         """How many requests were refused for which reason."""
 
     def by_reason(self) -> dict[str, float]:
         """Return how many requests were refused, by the name of every reason there is."""
-        return {reason.name.lower(): float(self.counts[reason]) for reason in Refused}
+        return {reason.name.lower(): float(self.counts[reason]) for reason in RefusalReason}
 
-    def turn_away(self, connection: HTTPConnection, reason: Refused) -> HTTPException:
+    def refuse(self, connection: HTTPConnection, reason: RefusalReason) -> HTTPException:
         """Return the answer, an error with the reason or 429, for the caller to raise."""
         address, now = _address(connection), time.monotonic()
         if self._limit.reached(address, now):
-            self.counts[Refused.TOO_MANY] += 1
-            return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
+            self.counts[RefusalReason.TOO_MANY] += 1
+            return HTTPException(429, RefusalReason.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
         self._limit.note(address, now)
         self.counts[reason] += 1
         log.warning(f"%s refused: {reason}", _printable(connection))  # those with one reason are alike to `Sparing`

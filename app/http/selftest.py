@@ -28,7 +28,7 @@ ASKED_WITHIN_S = 5.0
 PROVED_WITHIN_S = 10.0
 
 
-class NotProved(Exception):
+class ProbeFailed(Exception):
     """No signed socket came back through the public URL; the message says in one line how far it got."""
 
 
@@ -66,10 +66,10 @@ async def _answer(websocket: WebSocket, service_name: str) -> None:
         await websocket.close()
 
 
-async def prove(base_url: str, auth_token: str | None, service_name: str) -> None:
+async def probe(base_url: str, auth_token: str | None, service_name: str) -> None:
     """Open a signed socket to the service through `base_url`, and see a nonce come back from it.
 
-    Raises NotProved. A proxy of the environment is passed by: cloudflared needs the direct way out as well.
+    Raises ProbeFailed. A proxy of the environment is passed by: cloudflared needs the direct way out as well.
     """
     url = socket_url(base_url) + SELFTEST_PATH
     headers = {SIGNATURE_HEADER: sign(auth_token, url)} if auth_token else {}
@@ -82,10 +82,10 @@ async def prove(base_url: str, auth_token: str | None, service_name: str) -> Non
             await socket.send(nonce)
             answer = await socket.recv()
     except TimeoutError as error:
-        raise NotProved(f"{url}: no answer within {PROVED_WITHIN_S:.0f} s") from error
+        raise ProbeFailed(f"{url}: no answer within {PROVED_WITHIN_S:.0f} s") from error
     except (OSError, ValueError, WebSocketException) as error:
-        raise NotProved(f"{url}: {error or type(error).__name__}") from error
+        raise ProbeFailed(f"{url}: {error or type(error).__name__}") from error
     if answer == f"{nonce} {service_name}":
         return
     where = "another moshi-bridge" if str(answer).startswith(f"{nonce} ") else "something else"
-    raise NotProved(f"{url} leads to {where}, not to this service")
+    raise ProbeFailed(f"{url} leads to {where}, not to this service")

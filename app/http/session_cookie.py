@@ -13,13 +13,13 @@ GOOD_FOR_S = 12 * 3600
 _LONGEST = 100
 
 
-class SessionCookies:
+class SessionCookie:
     """Issues cookies for one token and tells them from others; without a token there are none."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def opens(self, token: str) -> bool:
+    def is_token(self, token: str) -> bool:
         """Tell whether this is the token; takes as long whatever is wrong with it."""
         return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
 

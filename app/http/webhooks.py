@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 from fastapi import HTTPException, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 
-from app.http.rate_limit import Refusals, Refused
+from app.http.rate_limit import RateLimiter, RefusalReason
 from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
@@ -24,7 +24,7 @@ class Webhooks:
     """Checks Twilio's requests."""
 
     def __init__(
-        self, public: PublicAddress, account_sid: str, refusals: Refusals, form_within_s: float = FORM_WITHIN_S
+        self, public: PublicAddress, account_sid: str, refusals: RateLimiter, form_within_s: float = FORM_WITHIN_S
     ) -> None:
         self._form_within_s = form_within_s
         self._public = public
@@ -38,7 +38,7 @@ class Webhooks:
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
         check = self._public.check
         if check and not check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
-            raise self._refusals.turn_away(request, Refused.WRONG_SIGNATURE if signature else Refused.UNSIGNED)
+            raise self._refusals.refuse(request, RefusalReason.WRONG_SIGNATURE if signature else RefusalReason.UNSIGNED)
         return self._form(request, dict(pairs), query)
 
     def check_socket(self, connection: HTTPConnection) -> None:
@@ -46,19 +46,21 @@ class Webhooks:
         signature = connection.headers.get(SIGNATURE_HEADER)
         check = self._public.check
         if check and not check.socket_valid(_path(connection), signature):
-            raise self._refusals.turn_away(connection, Refused.WRONG_SIGNATURE if signature else Refused.UNSIGNED)
+            raise self._refusals.refuse(
+                connection, RefusalReason.WRONG_SIGNATURE if signature else RefusalReason.UNSIGNED
+            )
 
     def refuse_token(self) -> HTTPException:
         """Return the answer to a socket whose request is signed, but whose token claims no call."""
-        self._refusals.counts[Refused.NO_TOKEN] += 1
-        return HTTPException(403, Refused.NO_TOKEN)
+        self._refusals.counts[RefusalReason.NO_TOKEN] += 1
+        return HTTPException(403, RefusalReason.NO_TOKEN)
 
     def _form(self, request: Request, fields: dict[str, str], query: str) -> Form:
         call_sid = fields.get("CallSid", "")
         if not call_sid.isalnum() or not call_sid.isascii() or len(call_sid) > MAX_SID_LENGTH:
-            raise self._refusals.turn_away(request, Refused.MALFORMED)
+            raise self._refusals.refuse(request, RefusalReason.MALFORMED)
         if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
-            raise self._refusals.turn_away(request, Refused.OTHER_ACCOUNT)
+            raise self._refusals.refuse(request, RefusalReason.OTHER_ACCOUNT)
         return Form(CallSid(call_sid), fields, query)
 
     async def _pairs(self, request: Request) -> list[tuple[str, str]]:
@@ -66,13 +68,13 @@ class Webhooks:
         try:
             body = await read_body(request, MAX_FORM_BYTES, self._form_within_s)
         except TimeoutError:
-            raise self._refusals.turn_away(request, Refused.TOO_SLOW) from None
+            raise self._refusals.refuse(request, RefusalReason.TOO_SLOW) from None
         if body is None:
-            raise self._refusals.turn_away(request, Refused.TOO_LARGE)
+            raise self._refusals.refuse(request, RefusalReason.TOO_LARGE)
         try:
             return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
         except ValueError:
-            raise self._refusals.turn_away(request, Refused.MALFORMED) from None
+            raise self._refusals.refuse(request, RefusalReason.MALFORMED) from None
 
 
 async def deny(websocket: WebSocket, refusal: HTTPException) -> None:

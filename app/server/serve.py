@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server.background import ServiceFailed
 from app.server.listener import listen
-from app.server.number_override import NumberKeeper
+from app.server.number_override import NumberManager
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
 from app.server.service_tasks import service_tasks
@@ -91,12 +91,12 @@ async def _run(
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 
-def _number(settings: Settings, service: Service) -> NumberKeeper | None:
+def _number(settings: Settings, service: Service) -> NumberManager | None:
     if not settings.set_number:
         return None
     saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
     number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
-    return NumberKeeper(number, (NumberRefused, RestError), service.self_tested.wait)
+    return NumberManager(number, (NumberRefused, RestError), service.self_tested.wait)
 
 
 def _tell_what_runs(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from app.http.metrics_routes import build_metrics_router
 from app.http.operator_auth import OperatorAuth
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
-from app.http.rate_limit import Refusals
+from app.http.rate_limit import RateLimiter
 from app.http.recording_routes import build_recording_router
 from app.http.routes import build_router
 from app.http.selftest import build_selftest_router
@@ -85,7 +85,7 @@ def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
     account_sid, days = settings.twilio_account_sid, settings.call_log_days
-    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
+    return CallLogWriter(address, account_sid, model_name(settings), days) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
@@ -94,7 +94,7 @@ def open_recordings(settings: Settings) -> RecordingWriter | None:
         return None
     every_call = settings.record_calls is RecordCalls.ALL
     return RecordingWriter(
-        RecordingStore(settings.recordings), who_speaks(settings), every_call, settings.call_log_days
+        RecordingStore(settings.recordings), model_name(settings), every_call, settings.call_log_days
     )
 
 
@@ -104,11 +104,11 @@ def open_traces(settings: Settings) -> "CallTraces | None":
         return None
     from app.telemetry.traces import CallTraces
 
-    place = Place("", settings.twilio_account_sid, who_speaks(settings))
+    place = Place("", settings.twilio_account_sid, model_name(settings))
     return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
 
 
-def who_speaks(settings: Settings) -> str:
+def model_name(settings: Settings) -> str:
     """Return what answers the calls, as the call log says it."""
     return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
 
@@ -133,7 +133,7 @@ class Service:
         self._recordings = open_recordings(settings)
         record = self._recordings.record if self._recordings else record_nothing
         self.manager = CallManager(settings, self.supervisor.send, self._can_serve, keep, record=record)
-        self._refusals = Refusals(settings.refusals_per_minute)
+        self._refusals = RateLimiter(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
         self.lag = LagGauge()
@@ -201,7 +201,7 @@ class Service:
             *(refusals.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )
         yield build_metrics_router(sources.families, operators.require)
-        live = LiveView(board, self.call_queue.__len__, self.lag, who_speaks(settings))
+        live = LiveView(board, self.call_queue.__len__, self.lag, model_name(settings))
         yield build_live_router(operators, board, live)
         yield build_history_router(operators, History(find_address(settings)))
         yield build_page_router(operators)

@@ -5,35 +5,35 @@ import os
 from functools import partial
 
 from app.config import ServiceManager, Settings
-from app.http.selftest import prove
+from app.http.selftest import probe
 from app.server.background import Run, endless
 from app.server.cloudflared import Cloudflared, free_port
-from app.server.number_override import NumberKeeper, keep_pointed
+from app.server.number_override import NumberManager, set_number_once_reachable
 from app.server.service import Service
-from app.server.systemd import tell_systemd
-from app.server.tunnel import TunnelKeeper
+from app.server.systemd import notify_systemd
+from app.server.tunnel import TunnelManager
 from app.server.tunnel_command import tunnel_command, tunnel_environment
 
 
 def service_tasks(
-    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberKeeper | None
+    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberManager | None
 ) -> list[Run]:
     """Return what these settings ask to run beside a service.
 
     `cloudflared` is the program's path, None without a tunnel; `number` is None when it is to be left as it is.
     """
     beside: list[Run] = []
-    proof = partial(prove, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
+    proof = partial(probe, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        beside.append(partial(endless, TunnelKeeper(service.public, start, proof, number).run))
+        beside.append(partial(endless, TunnelManager(service.public, start, proof, number).run))
     elif number:
-        beside.append(partial(keep_pointed, settings.base_url, proof, number))
+        beside.append(partial(set_number_once_reachable, settings.base_url, proof, number))
     if number:
         beside.append(partial(_put_back, number, service.stopping))
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
-        beside.append(partial(endless, partial(tell_systemd, service, manager.notify_socket, watchdog_s)))
+        beside.append(partial(endless, partial(notify_systemd, service, manager.notify_socket, watchdog_s)))
     return beside
 
 
@@ -49,7 +49,7 @@ async def _start(settings: Settings, program: str) -> Cloudflared:
     )
 
 
-async def _put_back(number: NumberKeeper, stopping: asyncio.Event) -> None:
+async def _put_back(number: NumberManager, stopping: asyncio.Event) -> None:
     """Put the number back as soon as no more calls are taken; the last calls go on meanwhile."""
     try:
         await stopping.wait()

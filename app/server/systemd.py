@@ -19,7 +19,7 @@ BEAT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class ServiceStatus:
     """How the service is: `ready` for its first call, `answering` workers, `stopping`, and a line for people."""
 
     ready: bool
@@ -28,14 +28,14 @@ class Vitals:
     status: str
 
 
-class Heart:
+class StatusMessages:
     """Decides what systemd is told; no I/O."""
 
     def __init__(self, watchdog: bool) -> None:
         self._watchdog = watchdog
-        self._told = Vitals(ready=False, answering=False, stopping=False, status="")
+        self._told = ServiceStatus(ready=False, answering=False, stopping=False, status="")
 
-    def beat(self, vitals: Vitals) -> str:
+    def beat(self, vitals: ServiceStatus) -> str:
         """Return the lines to send now: news once, the sign of life each time; empty when there is nothing to say."""
         lines = []
         if vitals.ready and not self._told.ready:
@@ -77,9 +77,9 @@ class NotifySocket:
         self._socket.close()
 
 
-def vitals_of(service: Service) -> Vitals:
+def status_of(service: Service) -> ServiceStatus:
     """Return how a service is."""
-    return Vitals(
+    return ServiceStatus(
         ready=service.self_tested.is_set(),
         answering=service.supervisor.answering,
         stopping=service.stopping.is_set(),
@@ -100,13 +100,13 @@ def _status(service: Service) -> str:
     return f"{service.manager.free_slots} of {service.supervisor.slots} slots free, at {where}"
 
 
-async def tell_systemd(service: Service, address: str, watchdog_s: float) -> None:
+async def notify_systemd(service: Service, address: str, watchdog_s: float) -> None:
     """Tell systemd how the service is, until cancelled; within half of `watchdog_s` (0: no watchdog) that it lives."""
-    heart = Heart(watchdog_s > 0)
+    heart = StatusMessages(watchdog_s > 0)
     beat_s = min(BEAT_S, watchdog_s / 2) if watchdog_s else BEAT_S
     with NotifySocket(address) as systemd:
         while True:
-            if lines := heart.beat(vitals_of(service)):
+            if lines := heart.beat(status_of(service)):
                 systemd.send(lines)
             await _sleep(beat_s, service.stopping)
 

@@ -15,7 +15,7 @@ from app.calls.router import CallRouter
 from app.config import Settings, read_settings
 from app.http.operator_auth import OperatorAuth
 from app.http.paths import TwilioPaths
-from app.http.rate_limit import Refusals
+from app.http.rate_limit import RateLimiter
 from app.http.routes import build_router
 from app.http.selftest import build_selftest_router
 from app.http.wait_routes import build_wait_router
@@ -57,7 +57,7 @@ class Front:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
         self.manager.open_lines(self.settings.slots, processing_s=0.0)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-        public, refusals = PublicAddress(self.settings), Refusals(self.settings.refusals_per_minute)
+        public, refusals = PublicAddress(self.settings), RateLimiter(self.settings.refusals_per_minute)
         self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)
         webhooks = Webhooks(public, self.settings.twilio_account_sid, refusals)
         operators = OperatorAuth(self.settings.operator_token, refusals)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from app.config import read_settings
-from app.http.selftest import NotProved, prove
+from app.http.selftest import ProbeFailed, probe
 from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
@@ -101,6 +101,6 @@ async def test_no_log_line_shows_a_password(served: Served) -> None:
     base_url = move(served, "https://me:a-pass-word@127.0.0.1:1")
     shown = hiding(())(f"the tunnel is open: {base_url}/twilio/voice leads here")
     assert shown == "the tunnel is open: https://…@127.0.0.1:1/twilio/voice leads here"
-    with pytest.raises(NotProved) as caught:
-        await prove(base_url, TOKEN, served.service.public.service_name)
+    with pytest.raises(ProbeFailed) as caught:
+        await probe(base_url, TOKEN, served.service.public.service_name)
     assert "a-pass-word" not in hiding(())(str(caught.value))

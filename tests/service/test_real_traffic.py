@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app.http.rate_limit import Refused
+from app.http.rate_limit import RefusalReason
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import sign
@@ -67,7 +67,7 @@ class Running:
                 await self._news.wait()
         return found
 
-    async def refusals(self, reason: Refused) -> float:
+    async def refusals(self, reason: RefusalReason) -> float:
         """Return how many requests were refused for this reason."""
         answer = (await self.http.get("/metrics")).raise_for_status()
         for family in text_string_to_metric_families(answer.text):
@@ -77,7 +77,7 @@ class Running:
         raise AssertionError(f"no count for {reason.name}")
 
     @contextlib.asynccontextmanager
-    async def refusing(self, reason: Refused) -> AsyncIterator[None]:
+    async def refusing(self, reason: RefusalReason) -> AsyncIterator[None]:
         """Expect that the block's one request is refused for this reason: one warning, counted once."""
         since, before = len(self.lines), await self.refusals(reason)
         yield
@@ -147,23 +147,23 @@ async def talking(service: Running, call_sid: CallSid, url: str, path: str | Non
 @pytest.mark.parametrize(
     ("method", "path", "reason", "status"),
     [
-        ("GET", VOICE, Refused.WRONG_METHOD, 405),
-        ("GET", STATUS, Refused.WRONG_METHOD, 405),
-        ("PUT", VOICE, Refused.WRONG_METHOD, 405),
-        ("POST", "/", Refused.WRONG_PATH, 404),
-        ("GET", "/", Refused.WRONG_PATH, 404),
-        ("POST", "/voice", Refused.WRONG_PATH, 404),
-        ("POST", "/twilio", Refused.WRONG_PATH, 404),
-        ("POST", "/twilio/Voice", Refused.WRONG_PATH, 404),
-        ("POST", "/bridge/twilio/voice", Refused.PREFIX, 404),
-        ("POST", "/bridge/twilio/voice/", Refused.PREFIX, 404),
-        ("GET", "/bridge/twilio/media/token", Refused.PREFIX, 404),
-        ("GET", "/twilio/media/token", Refused.NO_UPGRADE, 426),
-        ("GET", "/twilio/selftest", Refused.NO_UPGRADE, 426),
+        ("GET", VOICE, RefusalReason.WRONG_METHOD, 405),
+        ("GET", STATUS, RefusalReason.WRONG_METHOD, 405),
+        ("PUT", VOICE, RefusalReason.WRONG_METHOD, 405),
+        ("POST", "/", RefusalReason.WRONG_PATH, 404),
+        ("GET", "/", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/voice", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/twilio", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/twilio/Voice", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/bridge/twilio/voice", RefusalReason.PREFIX, 404),
+        ("POST", "/bridge/twilio/voice/", RefusalReason.PREFIX, 404),
+        ("GET", "/bridge/twilio/media/token", RefusalReason.PREFIX, 404),
+        ("GET", "/twilio/media/token", RefusalReason.NO_UPGRADE, 426),
+        ("GET", "/twilio/selftest", RefusalReason.NO_UPGRADE, 426),
     ],
 )
 async def test_a_request_that_goes_to_the_wrong_place_is_told_what_to_change(
-    service: Running, method: str, path: str, reason: Refused, status: int
+    service: Running, method: str, path: str, reason: RefusalReason, status: int
 ) -> None:
     async with service.refusing(reason):
         answer = await service.send(method, path)
@@ -173,10 +173,10 @@ async def test_a_request_that_goes_to_the_wrong_place_is_told_what_to_change(
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("/twilio/voice", Refused.WRONG_PATH), ("/bridge/twilio/media/token", Refused.PREFIX)],
+    [("/twilio/voice", RefusalReason.WRONG_PATH), ("/bridge/twilio/media/token", RefusalReason.PREFIX)],
 )
 async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(
-    service: Running, path: str, reason: Refused
+    service: Running, path: str, reason: RefusalReason
 ) -> None:
     async with service.refusing(reason):
         with pytest.raises(InvalidStatus) as refusal:
@@ -190,7 +190,7 @@ async def test_what_is_none_of_twilios_leaves_no_line(service: Running) -> None:
     for path in ("/favicon.ico", "/wp-login.php"):
         assert (await service.http.get(path)).status_code == 404
     assert (await service.http.post("/healthz")).status_code == 405
-    async with service.refusing(Refused.UNSIGNED):
+    async with service.refusing(RefusalReason.UNSIGNED):
         assert (await service.phone.post(VOICE, form(new_call_sid()), token=None)).status_code == 403
     assert len([line for line in service.lines[since:] if '"warning"' in line]) == 1
 
@@ -222,7 +222,7 @@ async def test_a_prefix_in_public_url_works_whether_the_proxy_takes_it_away_or_n
             path = url.removeprefix(f"{SOCKET_BASE}/bridge")
             async with talking(service, call_sid, url, f"ws://127.0.0.1:{service.port}{prefix}{path}"):
                 pass
-        async with service.refusing(Refused.PREFIX):
+        async with service.refusing(RefusalReason.PREFIX):
             assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
 
 
@@ -233,7 +233,7 @@ async def test_a_prefix_in_public_url_works_whether_the_proxy_takes_it_away_or_n
     "url", ["http://phone.example.com", "https://www.phone.example.com", "https://phone.example.com/bridge"]
 )
 async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service: Running, url: str) -> None:
-    async with service.refusing(Refused.WRONG_SIGNATURE):
+    async with service.refusing(RefusalReason.WRONG_SIGNATURE):
         answer = await service.send("POST", VOICE, url=url + VOICE)
     assert answer.status_code == 403
     assert "PUBLIC_URL" in answer.text
@@ -241,7 +241,7 @@ async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service:
 
 async def test_a_call_of_a_subaccount_is_told_which_setting_names_the_account(service: Running) -> None:
     fields = {**form(new_call_sid()), "AccountSid": SUBACCOUNT}
-    async with service.refusing(Refused.OTHER_ACCOUNT):
+    async with service.refusing(RefusalReason.OTHER_ACCOUNT):
         answer = await service.send("POST", VOICE, fields)
     assert answer.status_code == 403
     assert "TWILIO_ACCOUNT_SID" in answer.text
@@ -262,15 +262,15 @@ async def test_a_form_with_hundreds_of_sip_headers_is_a_call(service: Running) -
 @pytest.mark.parametrize(
     ("fields", "reason", "status"),
     [
-        (many_headers(1_200, 1), Refused.MALFORMED, 400),
-        (many_headers(100, 1_000), Refused.TOO_LARGE, 413),
-        ({"AccountSid": "AC0"}, Refused.MALFORMED, 400),
-        ({**form(new_call_sid()), "CallSid": "CA-not-a-sid"}, Refused.MALFORMED, 400),
+        (many_headers(1_200, 1), RefusalReason.MALFORMED, 400),
+        (many_headers(100, 1_000), RefusalReason.TOO_LARGE, 413),
+        ({"AccountSid": "AC0"}, RefusalReason.MALFORMED, 400),
+        ({**form(new_call_sid()), "CallSid": "CA-not-a-sid"}, RefusalReason.MALFORMED, 400),
     ],
     ids=["too many", "too large", "no call", "another kind of SID"],
 )
 async def test_a_form_that_cannot_be_read_leaves_a_line(
-    service: Running, fields: dict[str, str], reason: Refused, status: int
+    service: Running, fields: dict[str, str], reason: RefusalReason, status: int
 ) -> None:
     async with service.refusing(reason):
         answer = await service.send("POST", VOICE, fields)
@@ -278,13 +278,13 @@ async def test_a_form_that_cannot_be_read_leaves_a_line(
 
 
 async def test_a_socket_whose_token_is_unknown_leaves_a_line(service: Running) -> None:
-    since, before = len(service.lines), await service.refusals(Refused.NO_TOKEN)
+    since, before = len(service.lines), await service.refusals(RefusalReason.NO_TOKEN)
     with pytest.raises(InvalidStatus) as refusal:
         async with service.phone.dial(f"{SOCKET_BASE}{MEDIA}unknown"):
             pass
     assert refusal.value.response.status_code == 403
     await service.logged(since, "token is unknown, used or expired")
-    assert await service.refusals(Refused.NO_TOKEN) == before + 1
+    assert await service.refusals(RefusalReason.NO_TOKEN) == before + 1
 
 
 # Webhooks that come again

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from app.config import read_settings
 from app.http import selftest
 from app.http.paths import SELFTEST_PATH
-from app.http.selftest import NotProved, prove
+from app.http.selftest import ProbeFailed, probe
 from app.server.service import Service
 from app.twilio.signature import sign
 from tests.processes.pipeline import PATIENCE_S
@@ -66,7 +66,7 @@ async def served() -> AsyncIterator[Served]:
 
 @pytest.mark.parametrize("token", [TOKEN, SECONDARY], ids=["primary", "secondary"])
 async def test_a_signed_socket_comes_back(served: Served, token: str) -> None:
-    await prove(served.url, token, served.service.public.service_name)
+    await probe(served.url, token, served.service.public.service_name)
 
 
 @pytest.mark.parametrize(
@@ -90,27 +90,27 @@ async def test_what_is_not_signed_for_this_address_is_refused(
 
 
 async def test_a_refused_socket_is_told_in_one_line(served: Served) -> None:
-    with pytest.raises(NotProved, match="403") as caught:
-        await prove(served.url, "another-token", served.service.public.service_name)
+    with pytest.raises(ProbeFailed, match="403") as caught:
+        await probe(served.url, "another-token", served.service.public.service_name)
     assert "\n" not in str(caught.value)
 
 
 async def test_another_service_with_the_same_token_is_no_proof(served: Served) -> None:
-    with pytest.raises(NotProved, match="another moshi-bridge"):
-        await prove(served.url, TOKEN, "somebody-else")
+    with pytest.raises(ProbeFailed, match="another moshi-bridge"):
+        await probe(served.url, TOKEN, "somebody-else")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://no-such-host.invalid"], ids=["no port", "no name"])
 async def test_an_address_that_leads_nowhere_is_told_in_one_line(url: str) -> None:
-    with pytest.raises(NotProved) as caught:
-        await prove(url, TOKEN, "name")
+    with pytest.raises(ProbeFailed) as caught:
+        await probe(url, TOKEN, "name")
     assert "\n" not in str(caught.value)
 
 
 async def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "PROVED_WITHIN_S", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(NotProved, match="no answer within"):
-        await prove(f"http://127.0.0.1:{deaf.getsockname()[1]}", TOKEN, "name")
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(ProbeFailed, match="no answer within"):
+        await probe(f"http://127.0.0.1:{deaf.getsockname()[1]}", TOKEN, "name")
 
 
 async def test_a_server_that_answers_anything_else_is_no_proof() -> None:
@@ -122,8 +122,8 @@ async def test_a_server_that_answers_anything_else_is_no_proof() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(NotProved, match="200"):
-            await prove(f"http://127.0.0.1:{port}", TOKEN, "name")
+        with pytest.raises(ProbeFailed, match="200"):
+            await probe(f"http://127.0.0.1:{port}", TOKEN, "name")
 
 
 @pytest.mark.parametrize("said", ["n" * 5_000, b"binary", ""], ids=["long", "binary", "empty"])

@@ -25,8 +25,8 @@ from app.simulator.progress import Progress, Pulse
 from app.simulator.rest import serving_rest
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
-from tests.service.test_beside import running
 from tests.service.test_serve import GOOD, LOOPBACK, ROOT, Program, free_port, serve
+from tests.service.test_service_tasks import running
 from tests.tunnel.number import BEFORE, FakeNumber
 from tests.tunnel.place import Place, install
 

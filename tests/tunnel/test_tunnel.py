@@ -19,13 +19,13 @@ from websockets.asyncio.client import connect
 
 from app.calls.record import EndReason
 from app.config import Settings, read_settings
-from app.http.selftest import prove
+from app.http.selftest import probe
 from app.server.cloudflared import Cloudflared, free_port
-from app.server.number_override import NumberKeeper
+from app.server.number_override import NumberManager
 from app.server.service import Service
-from app.server.tunnel import TunnelKeeper
+from app.server.tunnel import TunnelManager
 from app.server.tunnel_command import tunnel_command, tunnel_environment
-from app.server.tunnel_states import Patience
+from app.server.tunnel_state import TunnelTimeouts
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
 from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
@@ -36,7 +36,7 @@ from tests.tunnel.standin import FILES, FOLDERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HASTY = Patience(first_proof_s=0.0, next_proof_s=(0.05,))
+HASTY = TunnelTimeouts(first_probe_s=0.0, next_probe_s=(0.05,))
 
 
 @dataclass
@@ -82,7 +82,7 @@ async def running() -> AsyncIterator[Served]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The service with nobody on the line and no tunnel; one that dies is started again at once."""
-    monkeypatch.setattr("app.server.tunnel.back_off_s", lambda failures: 0.0)
+    monkeypatch.setattr("app.server.tunnel.backoff_s", lambda failures: 0.0)
     running.service.public.is_open = False
     manager = running.service.manager
     for call in list(manager._calls.values()):
@@ -99,7 +99,7 @@ def place(tmp_path: Path) -> Place:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    served: Served, place: Place, number: FakeNumber | None = None, patience: Patience = HASTY, **standin: str
+    served: Served, place: Place, number: FakeNumber | None = None, timeouts: TunnelTimeouts = HASTY, **standin: str
 ) -> AsyncIterator[None]:
     """Keep a tunnel to the service until the block ends; `standin` says what goes wrong with it."""
 
@@ -110,9 +110,9 @@ async def keeping(
             tunnel_command(served.settings, place.program, port), environment, port, None, secret=""
         )
 
-    pointed = NumberKeeper(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
-    proof = partial(prove, auth_token=TOKEN, service_name=served.service.public.service_name)
-    keeper = TunnelKeeper(served.service.public, start, proof, pointed, patience, look_every_s=0.05)
+    pointed = NumberManager(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
+    proof = partial(probe, auth_token=TOKEN, service_name=served.service.public.service_name)
+    keeper = TunnelManager(served.service.public, start, proof, pointed, timeouts, status_every_s=0.05)
     keeping = asyncio.create_task(keeper.run())
     try:
         yield
@@ -223,8 +223,8 @@ async def test_a_log_of_any_size_stops_nothing(served: Served, place: Place) -> 
 
 
 async def test_a_tunnel_that_never_connects_is_started_again(served: Served, place: Place) -> None:
-    impatient = Patience(connect_s=0.2)
-    async with keeping(served, place, patience=impatient, STANDIN_UNREADY="1000000"):
+    impatient = TunnelTimeouts(connect_s=0.2)
+    async with keeping(served, place, timeouts=impatient, STANDIN_UNREADY="1000000"):
         await served.until("no connection to Cloudflare")
         await place.until("start", 2)
 
@@ -235,8 +235,8 @@ async def test_last_words_are_told_without_the_tunnels_token(served: Served, pla
     )
     environment = tunnel_environment(settings, {**place.environment, "STANDIN_FAIL": "Unauthorized"})
     tunnel = await Cloudflared.start([place.program], environment, 1, settings.public_url, settings.tunnel_token)
-    assert await tunnel.died_within(PATIENCE_S)
-    assert "Unauthorized token=…" in tunnel.last_words
+    assert await tunnel.exited_within(PATIENCE_S)
+    assert "Unauthorized token=…" in tunnel.last_error
     await tunnel.stop()
 
 
@@ -283,9 +283,9 @@ async def test_the_real_cloudflared_understands_what_we_ask_of_it(served: Served
     tunnel = await Cloudflared.start(tunnel_command(served.settings, program, port), environment, port, None, secret="")
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not await tunnel.died_within(0.2) and (await tunnel.look()).url is None:
+            while not await tunnel.exited_within(0.2) and (await tunnel.status()).url is None:
                 pass
-        assert "flag provided but not defined" not in tunnel.last_words
-        assert "Incorrect Usage" not in tunnel.last_words
+        assert "flag provided but not defined" not in tunnel.last_error
+        assert "Incorrect Usage" not in tunnel.last_error
     finally:
         await tunnel.stop()

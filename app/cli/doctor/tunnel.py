@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from app.cli.doctor.finding import Finding, Level
 from app.config import Settings, is_loopback
-from app.http.selftest import NotProved, prove
+from app.http.selftest import ProbeFailed, probe
 from app.server.tunnel_command import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
 
 ANSWER_WITHIN_S = 1.0
@@ -106,8 +106,8 @@ def _selftest(settings: Settings) -> Finding:
 
 def _proved(url: str, settings: Settings, service_name: str) -> Finding:
     try:
-        asyncio.run(prove(url, next(iter(settings.auth_tokens), None), service_name))
-    except NotProved as error:
+        asyncio.run(probe(url, next(iter(settings.auth_tokens), None), service_name))
+    except ProbeFailed as error:
         advice = f"{url} must lead to {settings.local_url}, path unchanged; the doctor's and the service's .env be one"
         return Finding(Level.PROBLEM, "self-test", str(error), advice)
     return Finding(Level.GOOD, "self-test", f"a signed socket came back through {url}")

@@ -36,7 +36,7 @@ def build_page_router(operators: OperatorAuth) -> APIRouter:
 
     @router.get("/")
     async def index(request: Request) -> Response:
-        if not operators.lets_in(request):
+        if not operators.is_operator(request):
             return _to_sign_in(request, operators)
         return HTMLResponse(page.replace(*SIGNED_IN) if operators.is_signed_in(request) else page, headers=HEADERS)
 
@@ -60,7 +60,7 @@ def build_page_router(operators: OperatorAuth) -> APIRouter:
             told = form.replace(WRONG[0], WRONG[1].format(escape(refusal.detail)))
             return HTMLResponse(told, refusal.status_code, {**HEADERS, **(refusal.headers or {})})
         answer = RedirectResponse("./", HTTPStatus.SEE_OTHER)
-        cookie, is_secure = operators.sign_ins.issue(time.time()), request.url.scheme == "https"
+        cookie, is_secure = operators.session_cookie.issue(time.time()), request.url.scheme == "https"
         answer.set_cookie(COOKIE, cookie, GOOD_FOR_S, httponly=True, samesite="strict", secure=is_secure)
         return answer
 

@@ -5,8 +5,8 @@ from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
 from app.http.operator_auth import PASSED_ON, OperatorAuth
-from app.http.rate_limit import Refusals
-from app.http.session_cookie import COOKIE, SessionCookies
+from app.http.rate_limit import RateLimiter
+from app.http.session_cookie import COOKIE, SessionCookie
 
 TOKEN = "a-long-operator-token"
 HERE = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
@@ -20,7 +20,7 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
     raw = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:5001", **headers}.items()]
     scope = {"type": "http", "path": "/api/calls", "client": (client, 1), "headers": raw, "scheme": "http"}
     try:
-        OperatorAuth(token, Refusals(9)).require(
+        OperatorAuth(token, RateLimiter(9)).require(
             HTTPConnection({**scope, "query_string": b"", "server": ("127.0.0.1", 5001)})
         )
     except HTTPException as error:
@@ -95,11 +95,11 @@ def cookie(value: str) -> dict[str, str]:
     ids=["our page", "a link", "another's page", "another's sound", "no page's", "another token", "no token set"],
 )
 def test_who_has_signed_in_is_an_operator_on_our_pages_only(headers: dict[str, str], token: str, status: int) -> None:
-    signed_in = cookie(SessionCookies(TOKEN).issue(time.time()))
+    signed_in = cookie(SessionCookie(TOKEN).issue(time.time()))
     assert asks("203.0.113.5", {**headers, **signed_in}, token) == status
 
 
-@pytest.mark.parametrize("value", ["", "0.0", SessionCookies(TOKEN).issue(0.0), SessionCookies("x" * 20).issue(4e9)])
+@pytest.mark.parametrize("value", ["", "0.0", SessionCookie(TOKEN).issue(0.0), SessionCookie("x" * 20).issue(4e9)])
 def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
     assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from app.http.rate_limit import MINUTE_S, RefusalLimit, Refusals, Refused
+from app.http.rate_limit import MINUTE_S, RateLimiter, RefusalLimit, RefusalReason
 
 EVE, ANN = "203.0.113.5", "203.0.113.6"
 
@@ -54,9 +54,9 @@ def test_what_a_proxy_says_in_place_of_an_address_is_neither_kept_nor_logged(
     odd: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`X-Forwarded-For` comes from this machine's proxies, who may hand on what a stranger has written."""
-    refusals = Refusals(per_minute=1)
+    refusals = RateLimiter(per_minute=1)
     with caplog.at_level(logging.WARNING):
-        refusals.turn_away(connection(odd), Refused.UNSIGNED)
+        refusals.refuse(connection(odd), RefusalReason.UNSIGNED)
     assert max(map(len, refusals._limit._histograms)) < 50
     assert all(record.getMessage().isprintable() and len(record.getMessage()) < 200 for record in caplog.records)
 
@@ -77,16 +77,16 @@ def connection(address: str, path: str = "/twilio/voice") -> HTTPConnection:
 def test_who_is_turned_away_too_often_is_told_so_once_and_then_nothing_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refusals = Refusals(per_minute=2)
+    refusals = RateLimiter(per_minute=2)
     with caplog.at_level(logging.WARNING):
-        answers = [refusals.turn_away(connection(EVE), Refused.UNSIGNED) for _ in range(5)]
+        answers = [refusals.refuse(connection(EVE), RefusalReason.UNSIGNED) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [403, 403, 429, 429, 429]
     assert [record.getMessage() for record in caplog.records] == [
-        *[f"/twilio/voice refused: {Refused.UNSIGNED}"] * 2,
+        *[f"/twilio/voice refused: {RefusalReason.UNSIGNED}"] * 2,
         f"{EVE} is refused without a word for a minute",
     ]
     assert answers[-1].headers == {"Retry-After": "60"}
-    assert refusals.turn_away(connection(ANN), Refused.UNSIGNED).status_code == 403
+    assert refusals.refuse(connection(ANN), RefusalReason.UNSIGNED).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -101,5 +101,5 @@ def test_what_is_logged_of_a_path_holds_no_secret_and_no_line_of_its_own(
     caplog: pytest.LogCaptureFixture, path: str, shown: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        Refusals(9).turn_away(connection(EVE, path), Refused.UNSIGNED)
-    assert caplog.records[0].getMessage() == f"{shown} refused: {Refused.UNSIGNED}"
+        RateLimiter(9).refuse(connection(EVE, path), RefusalReason.UNSIGNED)
+    assert caplog.records[0].getMessage() == f"{shown} refused: {RefusalReason.UNSIGNED}"

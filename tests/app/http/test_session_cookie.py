@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.http.session_cookie import GOOD_FOR_S, SessionCookies
+from app.http.session_cookie import GOOD_FOR_S, SessionCookie
 
 TOKEN, NOW_S = "a-long-operator-token", 1_700_000_000.5
-INS = SessionCookies(TOKEN)
+INS = SessionCookie(TOKEN)
 GOOD = INS.issue(NOW_S)
 
 
@@ -16,8 +16,8 @@ def test_a_cookie_is_good_for_its_time_and_no_longer() -> None:
 
 
 def test_a_cookie_outlives_the_process_that_issued_it_but_not_the_token() -> None:
-    assert SessionCookies(TOKEN).accepts(GOOD, NOW_S)
-    assert not SessionCookies(TOKEN + "2").accepts(GOOD, NOW_S)
+    assert SessionCookie(TOKEN).accepts(GOOD, NOW_S)
+    assert not SessionCookie(TOKEN + "2").accepts(GOOD, NOW_S)
 
 
 def test_no_cookie_tells_the_token() -> None:
@@ -36,12 +36,12 @@ def test_nothing_else_is_a_cookie(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", ".", GOOD])
 def test_without_a_token_there_are_no_cookies(value: str) -> None:
-    assert not SessionCookies("").accepts(value, NOW_S)
-    assert not SessionCookies("").accepts(SessionCookies("").issue(NOW_S), NOW_S)
+    assert not SessionCookie("").accepts(value, NOW_S)
+    assert not SessionCookie("").accepts(SessionCookie("").issue(NOW_S), NOW_S)
 
 
 @given(st.text())
 def test_the_token_opens_and_nothing_else(text: str) -> None:
-    assert INS.opens(TOKEN)
-    assert INS.opens(text) == (text == TOKEN)
-    assert not SessionCookies("").opens(text)
+    assert INS.is_token(TOKEN)
+    assert INS.is_token(text) == (text == TOKEN)
+    assert not SessionCookie("").is_token(text)

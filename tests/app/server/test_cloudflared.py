@@ -9,7 +9,7 @@ import pytest
 
 from app.server import cloudflared as module
 from app.server.cloudflared import Cloudflared, free_port
-from app.server.tunnel_states import Look
+from app.server.tunnel_state import TunnelStatus
 from tests.processes.pipeline import PATIENCE_S
 
 PHONE = "https://phone.example.com"
@@ -45,13 +45,13 @@ async def metrics(quicktunnel: bytes | None, ready: bytes = b"200 OK") -> AsyncI
 
 async def test_a_quick_tunnels_url_and_connection_are_read() -> None:
     async with metrics(b'{"hostname": "calm.trycloudflare.com"}') as port, tunnel(port) as running:
-        assert await running.look() == Look("https://calm.trycloudflare.com", connected=True)
+        assert await running.status() == TunnelStatus("https://calm.trycloudflare.com", connected=True)
 
 
 async def test_a_tunnel_without_a_connection_to_the_edge_says_so() -> None:
     answers = metrics(b'{"hostname": "calm.trycloudflare.com"}', ready=b"503 Service Unavailable")
     async with answers as port, tunnel(port) as running:
-        assert await running.look() == Look("https://calm.trycloudflare.com", connected=False)
+        assert await running.status() == TunnelStatus("https://calm.trycloudflare.com", connected=False)
 
 
 @pytest.mark.parametrize(
@@ -59,30 +59,30 @@ async def test_a_tunnel_without_a_connection_to_the_edge_says_so() -> None:
 )
 async def test_whatever_else_is_answered_there_is_no_url_yet(answer: bytes | None) -> None:
     async with metrics(answer) as port, tunnel(port) as running:
-        assert (await running.look()).url is None
+        assert (await running.status()).url is None
 
 
 async def test_a_named_tunnels_url_is_known_beforehand() -> None:
     async with metrics(None) as port, tunnel(port, PHONE) as running:
-        assert await running.look() == Look(PHONE, connected=True)
+        assert await running.status() == TunnelStatus(PHONE, connected=True)
 
 
 async def test_a_metrics_port_that_is_not_there_or_says_nothing_is_no_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with tunnel(free_port(), PHONE) as running:
-        assert await running.look() == Look(None, connected=False)
+        assert await running.status() == TunnelStatus(None, connected=False)
     monkeypatch.setattr(module, "ANSWER_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         async with tunnel(deaf.getsockname()[1], PHONE) as running:
-            assert await running.look() == Look(None, connected=False)
+            assert await running.status() == TunnelStatus(None, connected=False)
 
 
 async def test_the_complaint_about_the_empty_configuration_is_not_what_it_died_of() -> None:
     said = "2026-01-01T00:00:00Z ERR Configuration file /dev/null was empty"
     running = await Cloudflared.start(["/bin/sh", "-c", f"echo no such flag >&2; echo {said} >&2"], {}, 1, None, "")
     async with asyncio.timeout(PATIENCE_S):
-        while not await running.died_within(1.0):
+        while not await running.exited_within(1.0):
             pass
-    assert running.last_words == "no such flag"
+    assert running.last_error == "no such flag"
     await running.stop()

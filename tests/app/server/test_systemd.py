@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
-from app.server.systemd import Heart, NotifySocket, Vitals
+from app.server.systemd import NotifySocket, ServiceStatus, StatusMessages
 from tests.sockets import socket_folder
 
-WELL = Vitals(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
-STARTING = Vitals(ready=False, answering=False, stopping=False, status="starting the workers")
+WELL = ServiceStatus(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
+STARTING = ServiceStatus(ready=False, answering=False, stopping=False, status="starting the workers")
 
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
@@ -47,7 +47,7 @@ def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(caplog: pytest.Lo
 
 
 def test_a_life_as_systemd_hears_it() -> None:
-    heart = Heart(watchdog=True)
+    heart = StatusMessages(watchdog=True)
     stopping = replace(WELL, stopping=True, status="stopping")
     story = [STARTING, STARTING, WELL, WELL, stopping, stopping]
     assert [heart.beat(vitals) for vitals in story] == [
@@ -61,14 +61,14 @@ def test_a_life_as_systemd_hears_it() -> None:
 
 
 def test_the_watchdog_is_not_fed_while_a_worker_does_not_answer() -> None:
-    heart = Heart(watchdog=True)
+    heart = StatusMessages(watchdog=True)
     heart.beat(WELL)
     assert heart.beat(replace(WELL, answering=False)) == ""
     assert heart.beat(WELL) == "WATCHDOG=1"
 
 
 def test_without_a_watchdog_only_news_are_told() -> None:
-    heart = Heart(watchdog=False)
+    heart = StatusMessages(watchdog=False)
     heart.beat(WELL)
     assert heart.beat(WELL) == ""
 

@@ -35,7 +35,7 @@ def test_each_label_has_its_own_samples_and_a_counter_ends_in_total() -> None:
         texts(
             [
                 gauge("free_slots", "Free.", 3),
-                counters("refusals", "Refused.", "reason", {"unsigned": 2, "no_token": 1}),
+                counters("refusals", "RefusalReason.", "reason", {"unsigned": 2, "no_token": 1}),
                 histograms(
                     "stage_seconds", "Stages.", "stage", {"encode": Histogram((1.0,)), "step": Histogram((1.0,))}
                 ),

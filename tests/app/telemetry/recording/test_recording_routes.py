@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.http.operator_auth import OperatorAuth
-from app.http.rate_limit import Refusals
+from app.http.rate_limit import RateLimiter
 from app.http.recording_routes import MOST_BUCKETS, build_recording_router
 from app.telemetry.recording.sound import finish
 from app.telemetry.recording.tape import Tape, wav_header
@@ -22,7 +22,7 @@ LOUD = bytes([0x10])
 async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
     """A client at this address."""
     app = FastAPI()
-    app.include_router(build_recording_router(folder, OperatorAuth("", Refusals(100)).require))
+    app.include_router(build_recording_router(folder, OperatorAuth("", RateLimiter(100)).require))
     transport = httpx.ASGITransport(app, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield http
