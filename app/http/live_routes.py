@@ -14,7 +14,7 @@ from app.http.feed import feed
 from app.http.operator_auth import OperatorAuth
 from app.http.webhooks import deny
 from app.logging import CallLog
-from app.telemetry.live import BEAT_S, LiveView, course_of
+from app.telemetry.live import BEAT_S, LiveView, call_detail
 from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def build_live_router(operators: OperatorAuth, manager: CallManager, live: LiveV
         if record is None:
             raise HTTPException(404, "this service has no such call any more")
         copy = record.copy()
-        told = await asyncio.to_thread(lambda: json.dumps(course_of(copy, after)))
+        told = await asyncio.to_thread(lambda: json.dumps(call_detail(copy, after)))
         return Response(told, media_type="application/json")
 
     @router.post("/api/calls/{call_sid}/hangup", status_code=202)

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, StreamingResponse
 from app.audio import mulaw
 from app.telemetry.recording.sound import SoundError
 from app.telemetry.recording.store import SOUND, RecordingStore
-from app.telemetry.recording.waveform import peaks_of
+from app.telemetry.recording.waveform import read_waveform
 
 MOST_BUCKETS = 10_000
 PART_BYTES = 1 << 16
@@ -49,7 +49,7 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
         sound = await find(call_sid, name)
         async with one_at_a_time:
             try:
-                outline = await asyncio.to_thread(peaks_of, sound, buckets)
+                outline = await asyncio.to_thread(read_waveform, sound, buckets)
             except (SoundError, OSError) as error:
                 raise HTTPException(404, "the recording cannot be read now") from error
         return {"call_sid": call_sid, "live": sound.suffix != SOUND, **outline.as_json()}

@@ -16,7 +16,7 @@ from app.http.paths import AFTER_STREAM_PATH
 from app.http.rate_limit import MEDIA_PATH
 from app.http.webhooks import Webhooks, deny
 from app.logging import CallLog
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.number import STATUS_PATH, VOICE_PATH
@@ -28,7 +28,7 @@ WEBHOOK_TOKEN_HEADER = "I-Twilio-Idempotency-Token"  # noqa: S105 - tells repeat
 
 
 def build_router(
-    webhooks: Webhooks, call_router: CallRouter, manager: CallManager, operators: OperatorAuth, lag: LagGauge
+    webhooks: Webhooks, call_router: CallRouter, manager: CallManager, operators: OperatorAuth, lag: EventLoopLag
 ) -> APIRouter:
     """Return the routes over one manager."""
     router = APIRouter()

@@ -34,9 +34,9 @@ from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineLost, PipelineSelfTest, SelfTestFailed
 from app.server.signals import SignalHandler
 from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.entry import Place
+from app.telemetry.call_log.entry import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import Sources
 from app.telemetry.recording.recorder import record_nothing
@@ -104,7 +104,7 @@ def open_traces(settings: Settings) -> "CallTraces | None":
         return None
     from app.telemetry.traces import CallTraces
 
-    place = Place("", settings.twilio_account_sid, model_name(settings))
+    place = ServiceIdentity("", settings.twilio_account_sid, model_name(settings))
     return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
 
 
@@ -136,7 +136,7 @@ class Service:
         self._refusals = RateLimiter(settings.refusals_per_minute)
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
-        self.lag = LagGauge()
+        self.lag = EventLoopLag()
         self.call_queue = CallQueue(self.manager, settings.queue_length, redirector, self.public)
         self.drain = Drain(self.manager, settings.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)

@@ -15,7 +15,7 @@ KEPT = 2_400
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 1.0)
 
 
-class LagGauge:
+class EventLoopLag:
     """Asks to be woken now and then, and notes how much later than that it was."""
 
     def __init__(self) -> None:

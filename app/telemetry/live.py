@@ -16,7 +16,7 @@ from app.calls.manager import Call, CallManager
 from app.calls.record import CallRecord
 from app.calls.session import State
 from app.logging import mask_number
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 from workers.messages import FRAME_S, Span, Stage
 
 BEAT_S = 0.25
@@ -46,7 +46,7 @@ class LiveView:
         self,
         manager: CallManager,
         waiting: Callable[[], int],
-        lag: LagGauge,
+        lag: EventLoopLag,
         speaks: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,7 +88,7 @@ class LiveView:
         }
 
 
-def course_of(record: CallRecord, after: int = 0) -> dict[str, object]:
+def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
     """Return what was said in a call but for the first `after` pieces, and how its delay went; on its record's clock.
 
     Hours of a call take a while: pass a copy of the record, and call this off the event loop.

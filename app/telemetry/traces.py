@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from app.calls.observer import ERRORS
 from app.calls.record import CallRecord, EndReason
-from app.telemetry.call_log.entry import CallEntry, Clock, Place, row_of
+from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
 from workers.lines import Hide
 from workers.messages import Slot
 
@@ -41,7 +41,7 @@ FIGURES = (
 class CallTraces:
     """Makes the spans of calls that have ended and exports them."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], place: Place, hide: Hide) -> None:
+    def __init__(self, endpoint: str, headers: Mapping[str, str], place: ServiceIdentity, hide: Hide) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs each failure; `_Exporter` logs changes
         self._exporter = _Exporter(endpoint, headers=dict(headers), timeout=EXPORT_WITHIN_S)
         resource = Resource({"service.name": "moshi-bridge", "service.instance.id": uuid.uuid4().hex})
@@ -61,7 +61,7 @@ class CallTraces:
     def keep(self, record: CallRecord, slot: Slot) -> None:
         """Make the span of a call that has ended, in another thread: that takes 10 ms after an hour's call."""
         if record.end is not None:
-            self._executor.submit(self._add, record.copy(), slot, Clock(time.monotonic(), datetime.now(UTC)))
+            self._executor.submit(self._add, record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
 
     async def stop(self) -> None:
         """Export what is left; give up after `STOP_WITHIN_S`."""
@@ -74,9 +74,11 @@ class CallTraces:
         stopping.join(STOP_WITHIN_S)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # ends its retries
 
-    def _add(self, record: CallRecord, slot: Slot, clock: Clock) -> None:
+    def _add(self, record: CallRecord, slot: Slot, clock: ClockReading) -> None:
         try:
-            add_span(self._provider.get_tracer("moshi-bridge"), row_of(record, slot, self._place, clock), self._hide)
+            add_span(
+                self._provider.get_tracer("moshi-bridge"), make_entry(record, slot, self._place, clock), self._hide
+            )
         except Exception:  # the root of this thread's work
             log.exception("no span was made of a call")
 

@@ -20,7 +20,7 @@ from app.http.routes import build_router
 from app.http.selftest import build_selftest_router
 from app.http.wait_routes import build_wait_router
 from app.http.webhooks import Webhooks
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
@@ -63,7 +63,7 @@ class Front:
         operators = OperatorAuth(self.settings.operator_token, refusals)
         call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
         call_router = CallRouter(self.settings, public, self.manager, call_queue)
-        self.app.include_router(build_router(webhooks, call_router, self.manager, operators, LagGauge()))
+        self.app.include_router(build_router(webhooks, call_router, self.manager, operators, EventLoopLag()))
         self.app.include_router(build_wait_router(webhooks, call_router))
         self.app.include_router(build_selftest_router(public, webhooks, operators))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")

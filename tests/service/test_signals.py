@@ -204,9 +204,9 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
 async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from app.telemetry.event_loop_lag import LagGauge\n"
+        "from app.telemetry.event_loop_lag import EventLoopLag\n"
         "async def fail(gauge): raise RuntimeError('a bug')\n"
-        "LagGauge.watch = fail\n"
+        "EventLoopLag.watch = fail\n"
         "sys.argv = ['moshi-bridge', 'serve']\n"
         "from app.cli.main import main\n"
         "main()\n"

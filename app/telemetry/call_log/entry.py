@@ -1,6 +1,6 @@
 """What the call log keeps of a call, and how it is made from the record of the running service.
 
-The one place that knows both: `row_of` is all that has to change when a record learns more.
+The one place that knows both: `make_entry` is all that has to change when a record learns more.
 """
 
 import json
@@ -56,7 +56,7 @@ ENDED_BY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class ClockReading:
     """One moment on two clocks: `now_s` on the monotonic one, `utc` on the wall."""
 
     now_s: float
@@ -68,7 +68,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServiceIdentity:
     """Where a call is served: the run of the service, its Twilio account, who speaks."""
 
     service: str
@@ -162,7 +162,7 @@ def _with_times(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **moments}
 
 
-def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEntry:
+def make_entry(record: CallRecord, slot: Slot, place: ServiceIdentity, clock: ClockReading) -> CallEntry:
     """Return what is kept of a call that is on or has ended; `clock` says when that was on the wall."""
     reserved_at = clock.at(record.reserved_s)
     assert reserved_at is not None
@@ -203,7 +203,7 @@ def row_of(record: CallRecord, slot: Slot, place: Place, clock: Clock) -> CallEn
     )
 
 
-def _stream_entry(stream: StreamRecord, clock: Clock) -> StreamEntry:
+def _stream_entry(stream: StreamRecord, clock: ClockReading) -> StreamEntry:
     reserved_at = clock.at(stream.reserved_s)
     assert reserved_at is not None
     return StreamEntry(

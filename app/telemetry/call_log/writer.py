@@ -13,7 +13,7 @@ from app.logging import CallLog
 from app.telemetry.call_log.address import Address, make_folders
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.delivery import RETRY_S, Delivery
-from app.telemetry.call_log.entry import Clock, Place, row_of
+from app.telemetry.call_log.entry import ClockReading, ServiceIdentity, make_entry
 from app.telemetry.call_log.runs import Run
 from app.telemetry.call_log.spool import Spool
 from workers.messages import Slot
@@ -25,7 +25,7 @@ INBOX_RECORDS = 1_024
 STOP_WITHIN_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
-Handed = tuple[CallRecord, Slot, Clock]
+Handed = tuple[CallRecord, Slot, ClockReading]
 
 
 class CallLogWriter:
@@ -65,7 +65,7 @@ class CallLogWriter:
             run = Run(self._address.spool_folder)
         except OSError as error:
             raise SettingsError(f"DATABASE_URL: records of calls cannot wait: {error}") from error
-        self._place = Place(run.name, self._account_sid, self._checkpoint)
+        self._place = ServiceIdentity(run.name, self._account_sid, self._checkpoint)
         spool = Spool(self._address.spool_folder)
         self._delivery = Delivery(Database(self._address), spool, run, self._days)
         self._thread.start()
@@ -73,7 +73,7 @@ class CallLogWriter:
 
     def keep(self, record: CallRecord, slot: Slot) -> None:
         """Take a record as it is now; never blocks."""
-        clock = Clock(time.monotonic(), datetime.now(UTC))
+        clock = ClockReading(time.monotonic(), datetime.now(UTC))
         try:
             self._inbox.put_nowait((record.copy(), slot, clock))
         except queue.Full:
@@ -112,7 +112,7 @@ class CallLogWriter:
             except queue.Empty:
                 return
             try:
-                delivery.add(row_of(record, slot, self._place, clock))
+                delivery.add(make_entry(record, slot, self._place, clock))
             except Exception:
                 self._lost += 1
                 CallLog(log, record.call_sid).exception("the record of this call is lost: it cannot be made")

@@ -12,7 +12,7 @@ from app.calls.queue import CallQueue
 from app.calls.router import CallRouter, TurnedDown
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.calls import call_families
 from app.telemetry.metrics.families import Family, counter, counters, gauge, histogram, info
 from app.telemetry.metrics.workers import memory_and_cpu, worker_families
@@ -35,7 +35,7 @@ class Sources:
     call_router: CallRouter
     call_queue: CallQueue
     refusals: Callable[[], dict[str, float]]
-    lag: LagGauge
+    lag: EventLoopLag
     call_log: CallLogWriter | None
     recordings: RecordingWriter | None = None
     traces: "CallTraces | None" = None

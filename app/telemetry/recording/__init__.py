@@ -3,7 +3,7 @@
 Theory of operation. A call must never wait for a disk, so that a recording takes four steps. The event loop appends
 what happens to a bounded queue of the call (`CallRecorder`), which costs it next to nothing. One thread for all calls
 (`RecordingWriter`) looks into the queues twice a second. It finds the place of each sound (`Timeline`), which is
-decided without I/O, and lays it down on a tape (`Tape`): a WAV file of mu-law, as it was on the line, that can be
+decided without I/O, and writes it to a `RecordingFile`: a WAV file of mu-law, as it was on the line, that can be
 written at any place, so that what a stalled line brings late is still put where it was spoken. When the call is over
 another thread turns the tape into FLAC and deletes it (`finish`). The token log grows at its end alone (`TokenLog`).
 

@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from app.telemetry.recording.recording_file import EMPTY_BYTES
 from app.telemetry.recording.store import SOUND, UNFINISHED
-from app.telemetry.recording.tape import EMPTY_BYTES
 
 BLOCK = 1 << 16
 """Stereo samples at a time, eight seconds."""

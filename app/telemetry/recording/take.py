@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from app.telemetry.recording.recorder import Begun, CallRecorder, Cleared, Ended, Heard, Moment, Said, Stepped
+from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.store import TAPE, TOKENS
-from app.telemetry.recording.tape import Tape
 from app.telemetry.recording.timeline import Piece, Timeline, joined
 from app.telemetry.recording.tokens import TokenHeader, TokenLog
 
@@ -21,7 +21,7 @@ class Take:
     def __init__(self, recorder: CallRecorder, path: Path, header: TokenHeader) -> None:
         self.call_sid = header.call_sid
         self.recording = recorder.recording
-        self.tape: Tape | None = None
+        self.tape: RecordingFile | None = None
         self.over = False
         """Whether nothing more is to be written."""
         self._recorder, self._path, self._header = recorder, path, header
@@ -69,7 +69,7 @@ class Take:
     def _place(self, moment: Moment) -> list[Piece]:
         match moment:
             case Begun(at_s):
-                self._timeline, self.tape = Timeline(at_s), Tape(self._with_suffix(TAPE))
+                self._timeline, self.tape = Timeline(at_s), RecordingFile(self._with_suffix(TAPE))
             case Stepped(seq, tokens):
                 self._log = self._log or TokenLog(self._with_suffix(TOKENS), self._header)
                 self._log.add(seq, tokens)

@@ -28,7 +28,7 @@ class Waveform:
         return {"seconds": round(self.seconds, 3), "buckets": len(self.low), **sides}
 
 
-def peaks_of(path: Path, buckets: int) -> Waveform:
+def read_waveform(path: Path, buckets: int) -> Waveform:
     """Return the outline of a file in so many parts, or in as many as it has samples. Raises SoundError."""
     length, rate_hz = length_of(path)
     buckets = min(buckets, length)

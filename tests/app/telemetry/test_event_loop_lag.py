@@ -1,10 +1,10 @@
 """The gauge of the event loop."""
 
-from app.telemetry.event_loop_lag import LagGauge
+from app.telemetry.event_loop_lag import EventLoopLag
 
 
 def test_percentiles_of_what_was_noted() -> None:
-    gauge = LagGauge()
+    gauge = EventLoopLag()
     assert gauge.as_json()["p99_ms"] == 0
     for lag_s in [0.001] * 99 + [0.5]:
         gauge.note(lag_s)

@@ -9,8 +9,8 @@ from app.audio.level import SILENT_DBFS
 from app.calls.events import Speaker
 from app.calls.manager import Call, VoiceRequest
 from app.calls.record import CallRecord
-from app.telemetry.event_loop_lag import LagGauge
-from app.telemetry.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, course_of
+from app.telemetry.event_loop_lag import EventLoopLag
+from app.telemetry.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, call_detail
 from app.twilio.events import CallSid
 from tests.app.calls.front import ANN, BOB, Front
 from workers.messages import Frame, Span, Stage
@@ -22,7 +22,7 @@ class Looking:
     def __init__(self) -> None:
         self.front = Front(max_calls=3)
         self.now_s = time.monotonic()
-        self.lag = LagGauge()
+        self.lag = EventLoopLag()
         self.view = LiveView(self.front.board, lambda: 7, self.lag, "line test", lambda: self.now_s)
 
     def snapshot(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_call
     ann, bob = looking.snapshot()["calls"]
     assert (ann["number"], ann["direction"]) == ("…0001", "inbound")
     assert (bob["number"], bob["direction"]) == ("…0002", "outbound")
-    whole = looking.view.latest() + looking.view.first() + json.dumps(course_of(looking.record(ANN)))
+    whole = looking.view.latest() + looking.view.first() + json.dumps(call_detail(looking.record(ANN)))
     assert "5550100" not in whole
 
 
@@ -89,10 +89,10 @@ async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by()
     assert (text["first"], [piece for _, piece in text["pieces"]]) == (1, ["two", "three"])
     first = json.loads(looking.view.first())["calls"][0]["text"]
     assert (first["first"], [piece for _, piece in first["pieces"]]) == (0, ["one", "two", "three"])
-    assert json.loads(json.dumps(course_of(looking.record(ANN))["text"])) == first
-    rest = json.loads(json.dumps(course_of(looking.record(ANN), after=1)["text"]))
+    assert json.loads(json.dumps(call_detail(looking.record(ANN))["text"])) == first
+    rest = json.loads(json.dumps(call_detail(looking.record(ANN), after=1)["text"]))
     assert rest == {"first": 1, "pieces": first["pieces"][1:]}
-    assert course_of(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
+    assert call_detail(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
 
 
 async def test_steps_are_told_once_for_all_calls_oldest_first() -> None:
@@ -124,7 +124,7 @@ async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_point
     assert looking.only()["delay_ms"] is None
     record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
     assert looking.only()["delay_ms"] == 100.0
-    delays_ms = course_of(record)["delays_ms"]
+    delays_ms = call_detail(record)["delays_ms"]
     assert isinstance(delays_ms, list)
     assert len(delays_ms) == DELAYS_TOLD
     assert (delays_ms[0], delays_ms[-1]) == (500.0, 100.0)
@@ -134,7 +134,7 @@ async def test_a_call_that_is_over_still_has_its_course() -> None:
     looking = Looking()
     looking.front.talk(ANN)
     looking.front.board.hang_up(ANN)
-    course = course_of(looking.record(ANN))
+    course = call_detail(looking.record(ANN))
     assert (course["end"], course["delays_ms"]) == ("an operator hung up", [])
 
 

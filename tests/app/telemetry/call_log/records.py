@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason
-from app.telemetry.call_log.entry import CallEntry, Clock, Place, row_of
+from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
 from app.twilio.events import CallSid
 from workers.messages import Epoch, Frame, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CA" + "a" * 32), CallSid("CA" + "b" * 32), CallSid("CA" + "e" * 32)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-PLACE = Place("run-1", "AC1", "synthetic:script")
+PLACE = ServiceIdentity("run-1", "AC1", "synthetic:script")
 
 
 def call_record(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bool = True) -> CallRecord:
@@ -34,7 +34,7 @@ def moshi_frame(text: str = "", took_s: float = 0.05) -> Frame:
 def entry(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bool = True, at: datetime = NOON) -> CallEntry:
     """The entry of such a call, whose slot was reserved `at`."""
     record = call_record(call_sid, caller, ended)
-    return row_of(record, Slot(2), PLACE, Clock(1_100.0, at + timedelta(seconds=100)))
+    return make_entry(record, Slot(2), PLACE, ClockReading(1_100.0, at + timedelta(seconds=100)))
 
 
 def outbound(made: CallEntry) -> CallEntry:

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.calls.record import EndReason
-from app.telemetry.call_log.entry import COLUMNS, ENDED_BY, CallEntry, Clock, Party, StreamEntry, read_entry, row_of
+from app.telemetry.call_log.entry import (
+    COLUMNS,
+    ENDED_BY,
+    CallEntry,
+    ClockReading,
+    Party,
+    StreamEntry,
+    make_entry,
+    read_entry,
+)
 from app.telemetry.call_log.models import calls, streams
 from tests.app.telemetry.call_log.records import ANN, NOON, PLACE, call_record, entry, moshi_frame
 from workers.messages import Slot
@@ -54,7 +63,7 @@ def test_percentiles_are_those_of_the_frames() -> None:
     record = call_record(ended=False)
     for took_ms in range(1, 101):
         record.note_frame(moshi_frame(took_s=took_ms / 1000), 1_001.0)
-    kept = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON))
+    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
     assert (kept.processing_p50_ms, kept.processing_p95_ms, kept.processing_p99_ms) == pytest.approx(
         (50.5, 95.05, 99.01), abs=0.01
     )
@@ -63,7 +72,7 @@ def test_percentiles_are_those_of_the_frames() -> None:
 def test_the_delay_is_kept_in_percentiles() -> None:
     record = call_record(ended=False)
     record.delays_s.extend(ms / 1000 for ms in range(1, 101))
-    kept = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON))
+    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
     assert (kept.delay_p50_ms, kept.delay_p95_ms, kept.delay_p99_ms) == pytest.approx((50.5, 95.05, 99.01), abs=0.01)
 
 
@@ -95,7 +104,7 @@ def test_an_entry_survives_its_line(caller: str, detail: str, at: datetime, piec
 @given(st.text(st.characters(exclude_categories=())), st.sampled_from("\0\ud800"))
 def test_nothing_is_kept_that_a_file_or_a_database_refuses_in_a_text(text: str, refused: str) -> None:
     record = call_record(caller=f"{text}{refused}{text}")
-    line = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON)).as_line()
+    line = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON)).as_line()
     assert refused not in read_entry(line.encode().decode()).caller
 
 
@@ -117,7 +126,7 @@ def test_a_line_of_something_else_is_no_entry(line: str) -> None:
 def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
     record = call_record()
     record.note_key(1_010.0)
-    kept = row_of(record, Slot(0), PLACE, Clock(1_100.0, NOON + timedelta(seconds=100)))
+    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON + timedelta(seconds=100)))
     assert (10.0, "key pressed", "") in kept.events
     assert kept.events[-1][1] == "ended"
     assert kept.counters["dtmf"] == 1

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.http.recording_routes import MOST_BUCKETS, build_recording_router
+from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.sound import finish
-from app.telemetry.recording.tape import Tape, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 
 SID = "CA" + "a" * 32
@@ -28,8 +28,8 @@ async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterat
         yield http
 
 
-def tape_of(folder: Path) -> Tape:
-    tape = Tape(folder / NAME)
+def tape_of(folder: Path) -> RecordingFile:
+    tape = RecordingFile(folder / NAME)
     tape.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
     return tape
 
@@ -64,7 +64,7 @@ async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Pa
 async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Path) -> None:
     tape_of(tmp_path).close()
     later = f"20260102T120001Z-{SID}"
-    tape = Tape(tmp_path / f"{later}.wav")
+    tape = RecordingFile(tmp_path / f"{later}.wav")
     tape.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
     tape.close()
     seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from app.audio import mulaw
 from app.telemetry.recording import sound as sound_module
+from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.sound import SoundError, finish, length_of
-from app.telemetry.recording.tape import Tape
 from app.telemetry.recording.timeline import Piece, Side
-from app.telemetry.recording.waveform import peaks_of
+from app.telemetry.recording.waveform import read_waveform
 
 NAME = "20260102T120000Z-CA1.wav"
 
 
 def tape_of(folder: Path, caller: bytes, moshi: bytes) -> Path:
-    tape = Tape(folder / NAME)
+    tape = RecordingFile(folder / NAME)
     tape.write([Piece(Side.CALLER, 0, caller), Piece(Side.MOSHI, 0, moshi)])
     tape.close()
     return folder / NAME
@@ -72,7 +72,7 @@ def test_a_tape_that_cannot_be_finished_stays_and_nothing_else(tmp_path: Path, m
 
 def test_what_is_no_sound_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a sound" * 10)
-    for ask in (finish, length_of, lambda path: peaks_of(path, 10)):
+    for ask in (finish, length_of, lambda path: read_waveform(path, 10)):
         with pytest.raises(SoundError, match="20260102T120000Z-CA1"):
             ask(tmp_path / NAME)
 
@@ -82,7 +82,7 @@ def test_what_is_no_sound_is_told(tmp_path: Path) -> None:
 def test_the_outline_is_that_of_the_samples(tmp_path: Path, samples: int, buckets: int, seed: int) -> None:
     (tmp_path / NAME).unlink(missing_ok=True)
     caller, moshi = noise(samples, seed), noise(samples, seed + 1)
-    outline = peaks_of(tape_of(tmp_path, caller, moshi), buckets)
+    outline = read_waveform(tape_of(tmp_path, caller, moshi), buckets)
     wanted = min(buckets, samples)
     assert outline.low.shape == outline.high.shape == (wanted, 2)
     bucket = np.arange(samples) * wanted // samples
@@ -96,7 +96,7 @@ def test_the_outline_is_that_of_the_samples(tmp_path: Path, samples: int, bucket
 
 def test_the_outline_of_many_blocks_is_that_of_one(tmp_path: Path) -> None:
     caller = noise(150_000, 3)
-    outline = peaks_of(tape_of(tmp_path, caller, caller), 7)
+    outline = read_waveform(tape_of(tmp_path, caller, caller), 7)
     line = mulaw.decode(caller) / 32_768
     bucket = np.arange(150_000) * 7 // 150_000
     assert outline.high[:, 0] == pytest.approx([line[bucket == number].max() for number in range(7)], abs=1e-4)

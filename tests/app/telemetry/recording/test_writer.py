@@ -31,8 +31,8 @@ from app.telemetry.recording.recorder import (
     Stepped,
     record_nothing,
 )
+from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.tape import Tape
 from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
@@ -185,14 +185,14 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
     """A tape whose writes go to /dev/full, which takes nothing; the other call's disk has room."""
     full, fine = call_record(), call_record(CallSid("CAfine"))
 
-    class FullTape(Tape):
+    class FullDiskFile(RecordingFile):
         def write(self, pieces: list[Piece]) -> None:  # type: ignore[override]
             if "CAfine" not in self.path.name:
                 self.close()
                 self._descriptor = os.open("/dev/full", os.O_RDWR)
             super().write(pieces)
 
-    monkeypatch.setattr(take_module, "Tape", FullTape)
+    monkeypatch.setattr(take_module, "RecordingFile", FullDiskFile)
     async with writing(tmp_path) as begin:
         recorders = [begin(record) for record in (full, fine)]
         for recorder in recorders:
@@ -259,11 +259,11 @@ def test_a_disk_that_does_not_keep_up_costs_the_recording_and_no_memory() -> Non
 async def test_what_a_killed_run_left_is_finished_and_what_another_run_writes_is_left_alone(tmp_path: Path) -> None:
     dead, alive, empty = (tmp_path / f"20260102T12000{number}Z-{ANN}.wav" for number in range(3))
     for path in (dead, empty):
-        tape = Tape(path)
+        tape = RecordingFile(path)
         if path is dead:
             tape.write([Piece(Side.MOSHI, 0, LOUD * 800)])
         tape.close()
-    held = Tape(alive)
+    held = RecordingFile(alive)
     held.write([Piece(Side.MOSHI, 0, LOUD * 800)])
     ended_at = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
     os.utime(dead, (ended_at, ended_at))

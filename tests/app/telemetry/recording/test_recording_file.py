@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.telemetry.recording.tape import Tape, wav_header
+from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 
 
@@ -38,7 +38,7 @@ def test_it_can_be_played_after_every_write_and_holds_what_was_written_last(
 ) -> None:
     path = tmp_path / "call.wav"
     path.unlink(missing_ok=True)
-    tape, line = Tape(path), np.full((4_000, 2), mulaw.SILENCE, np.uint8)
+    tape, line = RecordingFile(path), np.full((4_000, 2), mulaw.SILENCE, np.uint8)
     end = 0
     for pieces in turns:
         tape.write(pieces)
@@ -52,7 +52,7 @@ def test_it_can_be_played_after_every_write_and_holds_what_was_written_last(
 
 @pytest.mark.parametrize("length", [100, 200, 900])
 def test_its_end_is_where_the_call_ended(tmp_path: Path, length: int) -> None:
-    tape = Tape(tmp_path / "call.wav")
+    tape = RecordingFile(tmp_path / "call.wav")
     tape.write([Piece(Side.MOSHI, 0, b"\x10" * 200)])
     tape.end(length)
     tape.close()
@@ -64,7 +64,7 @@ def test_its_end_is_where_the_call_ended(tmp_path: Path, length: int) -> None:
 
 def test_nobody_else_may_read_it_and_it_is_held_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "call.wav"
-    tape = Tape(path)
+    tape = RecordingFile(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     descriptor = os.open(path, os.O_RDWR)
     with pytest.raises(BlockingIOError):
@@ -77,5 +77,5 @@ def test_nobody_else_may_read_it_and_it_is_held_while_it_is_written(tmp_path: Pa
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "call.wav").write_text("another")
     with pytest.raises(FileExistsError):
-        Tape(tmp_path / "call.wav")
+        RecordingFile(tmp_path / "call.wav")
     assert (tmp_path / "call.wav").read_text() == "another"

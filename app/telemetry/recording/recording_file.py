@@ -19,7 +19,7 @@ EMPTY_BYTES = _HEADER.size
 """What a tape takes on which nothing is yet."""
 
 
-class Tape:
+class RecordingFile:
     """One file, made anew and locked until `close`; whatever touches it may raise OSError."""
 
     def __init__(self, path: Path) -> None:
