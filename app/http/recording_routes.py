@@ -1,29 +1,28 @@
-"""Recordings for operators: the sound, and its outline. Whatever reads a file does so off the event loop."""
+"""Recordings for operators: the audio and its waveform, read off the event loop."""
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
-from starlette.requests import HTTPConnection
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
+from app.http.operator_auth import OperatorAuth
 from app.telemetry.recording.sound import SoundError
 from app.telemetry.recording.store import SOUND, RecordingStore
 from app.telemetry.recording.waveform import read_waveform
 
-MOST_BUCKETS = 10_000
+MAX_BUCKETS = 10_000
 PART_BYTES = 1 << 16
-FLAC, WAV = "audio/flac", "audio/wav"
 SILENCE = bytes([mulaw.SILENCE])
 
 
-def build_recording_router(folder: Path | None, require: Callable[[HTTPConnection], None]) -> APIRouter:
-    """Return the routes over the recordings in `folder`; `require` lets operators in and nobody else."""
-    router = APIRouter()
+def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter:
+    """Return the routes over the recordings in `folder`."""
+    router = APIRouter(prefix="/api/calls/{call_sid}", dependencies=[Depends(auth.require)])
     one_at_a_time = asyncio.Semaphore(1)
     store = RecordingStore(folder) if folder else None
 
@@ -33,43 +32,41 @@ def build_recording_router(folder: Path | None, require: Callable[[HTTPConnectio
             raise HTTPException(404, "no recording of such a call")
         return sound
 
-    @router.get("/api/calls/{call_sid}/recording")
-    async def recording(request: Request, call_sid: str, name: str = "") -> Response:
-        require(request)
+    @router.get("/recording")
+    async def recording(call_sid: str, name: str = "") -> Response:
         try:
             return await asyncio.to_thread(_response, await find(call_sid, name))
         except FileNotFoundError:  # it was finished just then
             return await asyncio.to_thread(_response, await find(call_sid, name))
 
-    @router.get("/api/calls/{call_sid}/waveform")
+    @router.get("/waveform")
     async def waveform(
-        request: Request, call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MOST_BUCKETS)] = 1_000
+        call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
     ) -> dict[str, object]:
-        require(request)
         sound = await find(call_sid, name)
         async with one_at_a_time:
             try:
-                outline = await asyncio.to_thread(read_waveform, sound, buckets)
+                found = await asyncio.to_thread(read_waveform, sound, buckets)
             except (SoundError, OSError) as error:
                 raise HTTPException(404, "the recording cannot be read now") from error
-        return {"call_sid": call_sid, "live": sound.suffix != SOUND, **outline.as_json()}
+        return {"call_sid": call_sid, "live": sound.suffix != SOUND, **found.as_json()}
 
     return router
 
 
 def _response(sound: Path) -> Response:
-    """Return a finished recording, of which a browser may ask for parts, or as much as there is of one that is not."""
+    """Return a finished recording, of which a browser may request ranges, or what there is of an unfinished one."""
     if sound.suffix == SOUND:
-        return FileResponse(sound, media_type=FLAC, stat_result=sound.stat())
-    tape = sound.open("rb")
-    size = os.fstat(tape.fileno()).st_size
-    return StreamingResponse(_beginning(tape, size), media_type=WAV, headers={"Content-Length": str(size)})
+        return FileResponse(sound, media_type="audio/flac", stat_result=sound.stat())
+    file = sound.open("rb")
+    size = os.fstat(file.fileno()).st_size
+    return StreamingResponse(_beginning(file, size), media_type="audio/wav", headers={"Content-Length": str(size)})
 
 
-def _beginning(tape: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield so many bytes of a tape; it may become shorter when the call ends, then silence follows."""
-    with tape:
+def _beginning(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes; a file that is cut meanwhile, because the call has ended, is filled up with silence."""
+    with file:
         while size > 0:
-            part = tape.read(min(PART_BYTES, size)) or SILENCE * min(PART_BYTES, size)
+            part = file.read(min(PART_BYTES, size)) or SILENCE * min(PART_BYTES, size)
             size -= len(part)
             yield part

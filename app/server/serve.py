@@ -1,4 +1,4 @@
-"""`moshi-bridge serve`: settings in, a running service, an exit status out."""
+"""`moshi-bridge serve`: runs the service with its settings and returns an exit status."""
 
 import logging
 import socket
@@ -32,7 +32,7 @@ EXIT_FAILED, EXIT_SETTINGS = 1, 2
 
 
 class ProgressDisplay:
-    """Shows long work: a bar on a terminal, otherwise a line when a piece of work begins and ends."""
+    """Shows downloads and other long work: a bar on a terminal, otherwise a log line as it begins."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -41,7 +41,6 @@ class ProgressDisplay:
         self._is_terminal = console.is_terminal
 
     def show(self, progress: Progress) -> None:
-        """Take note of how far a piece of work has come."""
         if self._is_terminal:
             self._draw(progress)
         elif progress.what not in self._tasks:
@@ -59,7 +58,7 @@ class ProgressDisplay:
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
+    """Run the service until a signal; return the exit status."""
     display = ProgressDisplay(Console(stderr=True))
     try:
         settings.require_host()
@@ -68,18 +67,14 @@ def serve(settings: Settings) -> int:
         cloudflared = find_cloudflared() if settings.tunnel else None
         sock = listen(settings)
         with sock:
-            _tell_what_runs(settings)
+            _log_settings(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
-    except (SettingsError, WorkerRefused, SelfTestFailed) as error:
+    except (SettingsError, WorkerRefused, SelfTestFailed, ServiceFailed) as error:
         flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return EXIT_FAILED if isinstance(error, ServiceFailed) else EXIT_SETTINGS
     except KeyboardInterrupt:
-        return 0
-    except ServiceFailed as error:
-        flush_logging()
-        print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        pass
     return 0
 
 
@@ -94,22 +89,22 @@ async def _run(
 def _number(settings: Settings, service: Service) -> NumberManager | None:
     if not settings.set_number:
         return None
-    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # no other service has this port
+    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # one per service of this machine
     number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
     return NumberManager(number, (NumberRefused, RestError), service.self_tested.wait)
 
 
-def _tell_what_runs(settings: Settings) -> None:
+def _log_settings(settings: Settings) -> None:
     is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
     webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
     log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
     log.info("the operator's page is at %s/", settings.local_url)
     if is_quick_tunnel and settings.public_url:
-        log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+        log.warning("PUBLIC_URL is not used: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     for name, doubt in settings.doubts.items():
         log.warning("%s: %s; copy it from the Twilio console", name, doubt)
     public = urlsplit(settings.base_url)
     if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
         log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)
     if not settings.checks_signatures:
-        log.warning("signatures are not checked: good for this machine alone")
+        log.warning("signatures are not checked: calls from this machine only")

@@ -1,4 +1,4 @@
-"""What runs beside the web server: the tunnel, the number that leads here, and the line to systemd."""
+"""The tasks that run beside the web server: tunnel, number override, systemd notifications."""
 
 import asyncio
 import os
@@ -18,41 +18,40 @@ from app.server.tunnel_command import tunnel_command, tunnel_environment
 def service_tasks(
     service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberManager | None
 ) -> list[Run]:
-    """Return what these settings ask to run beside a service.
+    """Return the tasks that these settings ask for.
 
-    `cloudflared` is the program's path, None without a tunnel; `number` is None when it is to be left as it is.
+    `cloudflared` is the program's path, None without a tunnel; `number` is None if it is not to be changed.
     """
-    beside: list[Run] = []
-    proof = partial(probe, auth_token=next(iter(settings.auth_tokens), None), service_name=service.public.service_name)
+    tasks: list[Run] = []
+    token = next(iter(settings.auth_tokens), None)
+    probe_service = partial(probe, auth_token=token, service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        beside.append(partial(endless, TunnelManager(service.public, start, proof, number).run))
+        tasks.append(partial(endless, TunnelManager(service.public, start, probe_service, number).run))
     elif number:
-        beside.append(partial(set_number_once_reachable, settings.base_url, proof, number))
+        tasks.append(partial(set_number_once_reachable, settings.base_url, probe_service, number))
     if number:
-        beside.append(partial(_put_back, number, service.stopping))
+        tasks.append(partial(_restore_number, number, service.stopping))
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
-        beside.append(partial(endless, partial(notify_systemd, service, manager.notify_socket, watchdog_s)))
-    return beside
+        tasks.append(partial(endless, partial(notify_systemd, service, manager.notify_socket, watchdog_s)))
+    return tasks
 
 
 async def _start(settings: Settings, program: str) -> Cloudflared:
     metrics_port = free_port()
-    url = settings.public_url if settings.is_named_tunnel else None
     return await Cloudflared.start(
         tunnel_command(settings, program, metrics_port),
         tunnel_environment(settings, os.environ),
         metrics_port,
-        url,
+        settings.public_url if settings.is_named_tunnel else None,
         settings.tunnel_token,
     )
 
 
-async def _put_back(number: NumberManager, stopping: asyncio.Event) -> None:
-    """Put the number back as soon as no more calls are taken; the last calls go on meanwhile."""
+async def _restore_number(number: NumberManager, stopping: asyncio.Event) -> None:
+    """Restore the number once no more calls are accepted; the last calls go on meanwhile."""
     try:
         await stopping.wait()
-        await number.restore()
     finally:
-        await number.restore()  # to its end, though the service be gone by then
+        await number.restore()

@@ -1,10 +1,9 @@
-"""What to run for which kind of tunnel.
+"""The command line and environment of cloudflared.
 
-The token of a tunnel goes by the environment, never by the command line, which every user of the machine can read.
-cloudflared takes each of its own options from `TUNNEL_…` variables too, so those of the operator's shell are kept from
-it, and ours, which hold Twilio's token, with them. It also reads the first configuration file that it finds in any of
-five folders, and one with an ingress takes over a quick tunnel: so a quick tunnel gets an empty file. A named tunnel
-keeps the operator's.
+A tunnel's token is passed in the environment: every user of the machine can read command lines. cloudflared reads its
+options from `TUNNEL_…` variables too, so those of the shell are removed, and so are our settings, which hold Twilio's
+token. It reads the first configuration file in any of five folders, and one with an ingress takes over a quick tunnel:
+so a quick tunnel is given an empty file. A named tunnel uses the operator's.
 """
 
 import re
@@ -22,7 +21,7 @@ HOW_TO_INSTALL = (
     "brew install cloudflared (Mac), or the package for your system from "
     "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
 )
-MOST_PORTS = 65_535
+MAX_PORT = 65_535
 _HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -34,7 +33,7 @@ def find_cloudflared() -> str:
 
 
 def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
-    """Return the command line that leads the tunnel of these settings to HOST and PORT."""
+    """Return the command line of a tunnel to HOST and PORT."""
     common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
     if settings.tunnel_token:
         return [program, "tunnel", *common, "run"]
@@ -44,7 +43,7 @@ def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[
 
 
 def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what cloudflared may know of `environment`: nothing of our settings, but its own token."""
+    """Return `environment` without our settings, with the tunnel's token."""
     ours = {name.upper() for name in Settings.model_fields}
     kept = {
         name: value
@@ -55,12 +54,9 @@ def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> di
 
 
 def url_of(hostname: object) -> str | None:
-    """Return the public URL of a tunnel's host name; None when there is none yet, or it is no host name.
-
-    A loopback host stands for a tunnel that never leaves the machine, and is reached without TLS.
-    """
+    """Return the public URL of a tunnel's host name, None if it is no host name. A loopback host has no TLS."""
     if not isinstance(hostname, str) or not (parts := _HOSTNAME.fullmatch(hostname)):
         return None
-    if int(parts["port"] or 0) > MOST_PORTS:
+    if int(parts["port"] or 0) > MAX_PORT:
         return None
     return f"{'http' if is_loopback(parts['host']) else 'https'}://{hostname}"

@@ -1,8 +1,7 @@
-"""What goes on right now, as JSON: one snapshot a beat, however many look at it, and none while nobody does.
+"""The calls in progress as JSON: snapshots that all readers share, made only while somebody reads them.
 
-A snapshot needs no other one: it repeats the last seconds of what grows (text, times of steps), with numbers to put
-them together by. A reader who is slow skips snapshots; only one who missed `REPEATED_S` has a gap, and asks for a
-call's whole course.
+A snapshot repeats the last seconds of what grows (text, durations of steps), numbered so that a reader can join them.
+A slow reader skips snapshots; one that missed `REPEATED_S` has a gap and asks for the call's detail.
 """
 
 import json
@@ -19,15 +18,15 @@ from app.logging import mask_number
 from app.telemetry.event_loop_lag import EventLoopLag
 from workers.messages import FRAME_S, Span, Stage
 
-BEAT_S = 0.25
+SNAPSHOT_EVERY_S = 0.25
 REPEATED_S = 4.0
 """How much of what has happened each snapshot says again."""
 HISTORY_S = 60.0
 """How much the first one says, which somebody gets who begins to look."""
-LATELY = 50
+RECENT_PIECES = 50
 """Pieces of audio over which mouth to ear is told: four seconds."""
-LAG_OVER_S = 10.0
-DELAYS_TOLD = 240
+LAG_WINDOW_S = 10.0
+LATENCY_POINTS = 240
 """How many points a call's delay over time is told in."""
 STATES = {
     State.RESERVED: "ringing",
@@ -40,20 +39,20 @@ OUTBOUND = "outbound"
 
 
 class LiveView:
-    """Tells of the calls of one manager; `waiting` is how many stand in line, `speaks` who answers."""
+    """Tells of the calls of one manager; `waiting` is how many stand in line, `model` names what answers."""
 
     def __init__(
         self,
         manager: CallManager,
         waiting: Callable[[], int],
         lag: EventLoopLag,
-        speaks: str,
+        model: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
         self._waiting = waiting
         self._lag = lag
-        self._speaks = speaks
+        self._model = model
         self._now = clock
         self._latest = ""
         self._made_s = float("-inf")
@@ -61,7 +60,7 @@ class LiveView:
     def latest(self) -> str:
         """Return a snapshot that is less than a beat old: whoever comes first makes it for all."""
         now = self._now()
-        if now - self._made_s >= BEAT_S / 2:
+        if now - self._made_s >= SNAPSHOT_EVERY_S / 2:
             self._latest, self._made_s = json.dumps(self.snapshot(now, REPEATED_S)), now
         return self._latest
 
@@ -79,10 +78,10 @@ class LiveView:
             "slots": board.slots,
             "free_slots": board.free_slots,
             "waiting": self._waiting(),
-            "speaks": self._speaks,
-            "beat_ms": FRAME_S * 1000,
+            "model": self._model,
+            "frame_period_ms": FRAME_S * 1000,
             "processing_ms": _ms(board.processing_s),
-            "lag_ms": _ms(self._lag.worst_s(LAG_OVER_S)),
+            "lag_ms": _ms(self._lag.worst_s(LAG_WINDOW_S)),
             "steps": _steps(calls, now - back_s),
             "calls": [_call(call, now, now - back_s) for call in calls],
         }
@@ -105,13 +104,13 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
             "first": min(after, len(record.text)),
             "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[after:]],
         },
-        "delays_ms": _thinned_ms(list(record.delays_s)),
+        "latencies_ms": _thinned_ms(list(record.delays_s)),
     }
 
 
 def _call(call: Call, now: float, since_s: float) -> dict[str, object]:
     record, meters = call.session.record, call.observer.meters
-    lately = list(islice(reversed(record.delays_s), LATELY))
+    recent = list(islice(reversed(record.delays_s), RECENT_PIECES))
     return {
         **_parties(record),
         "call_sid": record.call_sid,
@@ -120,8 +119,8 @@ def _call(call: Call, now: float, since_s: float) -> dict[str, object]:
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
         "caller_dbfs": round(meters[Speaker.CALLER].level_dbfs(now), 1),
         "moshi_dbfs": round(meters[Speaker.MOSHI].level_dbfs(now), 1),
-        "delay_ms": _ms(median(lately)) if lately else None,
-        "lead_ms": _ms(call.session.buffered_s(now)),
+        "latency_ms": _ms(median(recent)) if recent else None,
+        "buffered_ms": _ms(call.session.buffered_s(now)),
         "stages_ms": _stages_ms(record),
         "overruns": record.counts["overruns"],
         "dropped": record.counts["frames_dropped"],
@@ -166,8 +165,8 @@ def _last_steps(record: CallRecord) -> Iterator[Span]:
 
 
 def _thinned_ms(delays_s: list[float]) -> list[float]:
-    """Return the worst of each of `DELAYS_TOLD` stretches of equal length."""
-    count = min(len(delays_s), DELAYS_TOLD)
+    """Return the worst of each of `LATENCY_POINTS` stretches of equal length."""
+    count = min(len(delays_s), LATENCY_POINTS)
     bounds = [number * len(delays_s) // count for number in range(count + 1)] if count else [0]
     return [_ms(max(delays_s[start:end])) for start, end in pairwise(bounds)]
 

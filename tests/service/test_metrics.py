@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.http.metrics_routes import write_page
+from app.http.health_routes import write_metrics
 from tests.app.telemetry.metrics.test_families import samples
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
@@ -123,6 +123,6 @@ async def test_whoever_writes_the_page_lets_others_run_between_two_families() ->
             await asyncio.sleep(0)
 
     running = asyncio.create_task(others())
-    await write_page(gauge(f"number_{number}", "", number) for number in range(20))
+    await write_metrics(gauge(f"number_{number}", "", number) for number in range(20))
     running.cancel()
     assert turns >= 20

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.config import read_settings
-from app.http.history import AT_ONCE, History, build_history_router
+from app.http.history import MAX_QUERIES, History, build_history_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.telemetry.call_log.address import Address, find_address
@@ -136,11 +136,11 @@ async def test_a_question_that_takes_long_holds_up_nobody_and_too_many_are_turne
 
     monkeypatch.setattr(Database, "recent", slow)
     async with asking(kept(tmp_path / "calls.db")) as http:
-        waiting = [asyncio.create_task(http.get("/api/history")) for _ in range(AT_ONCE)]
+        waiting = [asyncio.create_task(http.get("/api/history")) for _ in range(MAX_QUERIES)]
         for _ in waiting:
             assert await asyncio.to_thread(asked.acquire, timeout=PATIENCE_S)
         assert (await http.get("/api/history")).status_code == 503
         assert (await http.get(f"/api/history/{ANN}")).status_code == 503
         released.set()
-        assert [(await task).status_code for task in waiting] == [200] * AT_ONCE
+        assert [(await task).status_code for task in waiting] == [200] * MAX_QUERIES
         assert (await http.get(f"/api/history/{ANN}")).status_code == 200

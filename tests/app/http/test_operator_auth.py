@@ -4,7 +4,7 @@ import pytest
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
-from app.http.operator_auth import PASSED_ON, OperatorAuth
+from app.http.operator_auth import PROXY_HEADERS, OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.http.session_cookie import COOKIE, SessionCookie
 
@@ -104,7 +104,7 @@ def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
     assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
 
 
-@pytest.mark.parametrize("name", PASSED_ON)
+@pytest.mark.parametrize("name", PROXY_HEADERS)
 def test_whoever_comes_through_a_proxy_is_not_at_this_machine(name: str) -> None:
     assert asks("127.0.0.1", {name: "127.0.0.1"}) == 403
     assert asks("127.0.0.1", {name: "127.0.0.1", **BEARER}, TOKEN) == 200

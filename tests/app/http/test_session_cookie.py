@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.http.session_cookie import GOOD_FOR_S, SessionCookie
+from app.http.session_cookie import VALID_FOR_S, SessionCookie
 
 TOKEN, NOW_S = "a-long-operator-token", 1_700_000_000.5
 INS = SessionCookie(TOKEN)
@@ -11,8 +11,8 @@ GOOD = INS.issue(NOW_S)
 
 def test_a_cookie_is_good_for_its_time_and_no_longer() -> None:
     assert INS.accepts(GOOD, NOW_S)
-    assert INS.accepts(GOOD, NOW_S + GOOD_FOR_S - 1)
-    assert not INS.accepts(GOOD, NOW_S + GOOD_FOR_S)
+    assert INS.accepts(GOOD, NOW_S + VALID_FOR_S - 1)
+    assert not INS.accepts(GOOD, NOW_S + VALID_FOR_S)
 
 
 def test_a_cookie_outlives_the_process_that_issued_it_but_not_the_token() -> None:

@@ -44,9 +44,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(when_begun: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
+async def serving(on_start: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
     """Serve the application; give the port."""
-    server = WebServer(application, when_begun)
+    server = WebServer(application, on_start)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         task = asyncio.create_task(server.serve(sock))
         try:

@@ -4,16 +4,20 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
-from app.server.systemd import NotifySocket, ServiceStatus, StatusMessages
+from app.server.systemd import NOTHING_SENT, NotifySocket, ServiceStatus, notify_lines
 from tests.sockets import socket_folder
 
-WELL = ServiceStatus(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
-STARTING = ServiceStatus(ready=False, answering=False, stopping=False, status="starting the workers")
+WELL = ServiceStatus(ready=True, answering=True, stopping=False, text="2 of 2 slots free")
+STARTING = ServiceStatus(ready=False, answering=True, stopping=False, text="starting the workers")
+STOPPING = replace(WELL, stopping=True, text="stopping")
+HUNG = replace(WELL, answering=False)
 
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
@@ -31,7 +35,7 @@ def listening(request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.sock
 
 def test_every_message_is_one_datagram(listening: tuple[str, socket.socket]) -> None:
     address, sock = listening
-    with NotifySocket(address) as systemd:
+    with closing(NotifySocket(address)) as systemd:
         systemd.send("READY=1\nSTATUS=bereit für Anrufe")
         systemd.send("WATCHDOG=1")
     assert sock.recv(1_000) == "READY=1\nSTATUS=bereit für Anrufe".encode()
@@ -39,38 +43,38 @@ def test_every_message_is_one_datagram(listening: tuple[str, socket.socket]) -> 
 
 
 def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with socket_folder() as folder, NotifySocket(str(folder / "nobody")) as systemd:
+    with socket_folder() as folder, closing(NotifySocket(str(folder / "nobody"))) as systemd:
         systemd.send("READY=1")
         systemd.send("WATCHDOG=1")
     assert len(caplog.records) == 1
     assert "NOTIFY_SOCKET" in caplog.text
 
 
-def test_a_life_as_systemd_hears_it() -> None:
-    heart = StatusMessages(watchdog=True)
-    stopping = replace(WELL, stopping=True, status="stopping")
-    story = [STARTING, STARTING, WELL, WELL, stopping, stopping]
-    assert [heart.beat(vitals) for vitals in story] == [
-        "STATUS=starting the workers",
-        "",
-        "READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1",
-        "WATCHDOG=1",
-        "STOPPING=1\nSTATUS=stopping\nWATCHDOG=1",
-        "WATCHDOG=1",
-    ]
-
-
-def test_the_watchdog_is_not_fed_while_a_worker_does_not_answer() -> None:
-    heart = StatusMessages(watchdog=True)
-    heart.beat(WELL)
-    assert heart.beat(replace(WELL, answering=False)) == ""
-    assert heart.beat(WELL) == "WATCHDOG=1"
-
-
-def test_without_a_watchdog_only_news_are_told() -> None:
-    heart = StatusMessages(watchdog=False)
-    heart.beat(WELL)
-    assert heart.beat(WELL) == ""
+@pytest.mark.parametrize(
+    ("watchdog", "story", "sent"),
+    [
+        (
+            True,
+            [STARTING, STARTING, WELL, WELL, STOPPING, STOPPING],
+            [
+                "STATUS=starting the workers\nWATCHDOG=1",
+                "WATCHDOG=1",
+                "READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1",
+                "WATCHDOG=1",
+                "STOPPING=1\nSTATUS=stopping\nWATCHDOG=1",
+                "WATCHDOG=1",
+            ],
+        ),
+        (True, [WELL, HUNG, WELL], ["READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1", "", "WATCHDOG=1"]),
+        (False, [WELL, WELL], ["READY=1\nSTATUS=2 of 2 slots free", ""]),
+    ],
+    ids=["from start to stop", "workers that hang", "no watchdog"],
+)
+def test_changes_are_sent_once_and_the_watchdog_is_fed_while_the_workers_answer(
+    watchdog: bool, story: list[ServiceStatus], sent: list[str]
+) -> None:
+    before = [NOTHING_SENT, *story]
+    assert [notify_lines(*pair, watchdog=watchdog) for pair in pairwise(before)] == sent
 
 
 def test_a_watchdog_that_is_meant_for_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from app.calls.events import Speaker
 from app.calls.manager import Call, VoiceRequest
 from app.calls.record import CallRecord
 from app.telemetry.event_loop_lag import EventLoopLag
-from app.telemetry.live import BEAT_S, DELAYS_TOLD, HISTORY_S, REPEATED_S, LiveView, call_detail
+from app.telemetry.live import HISTORY_S, LATENCY_POINTS, REPEATED_S, SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.twilio.events import CallSid
 from tests.app.calls.front import ANN, BOB, Front
 from workers.messages import Frame, Span, Stage
@@ -54,7 +54,7 @@ async def test_nobody_is_on_the_line() -> None:
     snapshot = looking.snapshot()
     assert snapshot["calls"] == snapshot["steps"] == []
     assert (snapshot["ready"], snapshot["draining"], snapshot["slots"], snapshot["free_slots"]) == (True, False, 3, 3)
-    assert (snapshot["waiting"], snapshot["speaks"], snapshot["beat_ms"]) == (7, "line test", 80)
+    assert (snapshot["waiting"], snapshot["model"], snapshot["frame_period_ms"]) == (7, "line test", 80)
 
 
 async def test_a_call_from_its_ring_to_its_end() -> None:
@@ -121,13 +121,13 @@ async def test_levels_are_those_of_now() -> None:
 async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_points_than_can_be_seen() -> None:
     looking = Looking()
     record = looking.front.talk(ANN).session.record
-    assert looking.only()["delay_ms"] is None
+    assert looking.only()["latency_ms"] is None
     record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
-    assert looking.only()["delay_ms"] == 100.0
-    delays_ms = call_detail(record)["delays_ms"]
-    assert isinstance(delays_ms, list)
-    assert len(delays_ms) == DELAYS_TOLD
-    assert (delays_ms[0], delays_ms[-1]) == (500.0, 100.0)
+    assert looking.only()["latency_ms"] == 100.0
+    latencies_ms = call_detail(record)["latencies_ms"]
+    assert isinstance(latencies_ms, list)
+    assert len(latencies_ms) == LATENCY_POINTS
+    assert (latencies_ms[0], latencies_ms[-1]) == (500.0, 100.0)
 
 
 async def test_a_call_that_is_over_still_has_its_course() -> None:
@@ -135,7 +135,7 @@ async def test_a_call_that_is_over_still_has_its_course() -> None:
     looking.front.talk(ANN)
     looking.front.board.hang_up(ANN)
     course = call_detail(looking.record(ANN))
-    assert (course["end"], course["delays_ms"]) == ("an operator hung up", [])
+    assert (course["end"], course["latencies_ms"]) == ("an operator hung up", [])
 
 
 async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.Mon
     for _ in range(40):
         looking.view.latest()
     assert len(made) == 1
-    looking.now_s += BEAT_S
+    looking.now_s += SNAPSHOT_EVERY_S
     assert json.loads(looking.view.latest())["now_s"] == pytest.approx(looking.now_s, abs=0.001)
     assert len(made) == 2
 

@@ -11,7 +11,7 @@ const COURSE_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
-let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], shown = -1, visit = 0;
+let sid = "", call = null, wasOn = false, asked_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
 
 /** Show a call's page; what was shown before is put away. */
 export function openCall(wanted) {
@@ -28,7 +28,7 @@ export function openCall(wanted) {
 /** Leave the page. */
 export function closeCall() {
   visit += 1;
-  [sid, call, wasOn, asked_s, delays_ms, shown] = ["", null, false, -Infinity, [], -1];
+  [sid, call, wasOn, asked_s, latencies_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-told", "delays-told", "streams"]) byId(id).replaceChildren();
@@ -58,12 +58,12 @@ export function showCall(snapshot, transcripts) {
   wasOn = call !== null;
 }
 
-function showLive({ beat_ms }) {
+function showLive({ frame_period_ms }) {
   write(byId("h-call"), nameOf(call.number));
   showState(byId("call-state"), call.state);
   write(byId("call-clock"), clock(call.for_s));
   setLevels(call.caller_dbfs, call.moshi_dbfs);
-  describe(byId("call-live").querySelector(".figures"), figuresOf(call, beat_ms));
+  describe(byId("call-live").querySelector(".figures"), figuresOf(call, frame_period_ms));
   showListening(byId("call-listen"), sid);
   byId("call-listen").disabled = !(call.state === "on" || call.state === "ending");
   byId("call-hangup").disabled = call.state === "ending";
@@ -76,7 +76,7 @@ async function showCourse(wanted, transcripts) {
     const known = transcripts?.known(wanted) ?? 0;
     const course = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
     if (wanted !== sid) return;
-    delays_ms = course.delays_ms;
+    latencies_ms = course.latencies_ms;
     transcripts?.fill(sid, course.text);
     write(byId("h-call"), nameOf(course.number));
     if (!known) showSaid(course.text.pieces);
@@ -87,10 +87,10 @@ async function showCourse(wanted, transcripts) {
 }
 
 function drawDelays() {
-  byId("delays").hidden = !delays_ms.length;
-  drawLine(byId("delays"), delays_ms);
-  const text = delays_ms.length
-    ? `From ${ms(Math.min(...delays_ms))} to ${ms(Math.max(...delays_ms))}, estimated; from the call's beginning, or its last five minutes, to its end.`
+  byId("delays").hidden = !latencies_ms.length;
+  drawLine(byId("delays"), latencies_ms);
+  const text = latencies_ms.length
+    ? `From ${ms(Math.min(...latencies_ms))} to ${ms(Math.max(...latencies_ms))}, estimated; from the call's beginning, or its last five minutes, to its end.`
     : "No answer has been heard.";
   write(byId("delays-told"), text);
   byId("delays").setAttribute("aria-label", text);
@@ -213,4 +213,4 @@ function showPlace(at_s) {
 
 byId("call-listen").addEventListener("click", () => toggleListening(sid, () => showListening(byId("call-listen"), sid)));
 byId("call-hangup").addEventListener("click", () => call && hangUp(call));
-new ResizeObserver(() => delays_ms.length && drawLine(byId("delays"), delays_ms)).observe(byId("delays"));
+new ResizeObserver(() => latencies_ms.length && drawLine(byId("delays"), latencies_ms)).observe(byId("delays"));

@@ -22,13 +22,13 @@ export function buildMeters(box) {
 }
 
 /** Return the figures of a call that is on. */
-export function figuresOf(call, beat_ms) {
+export function figuresOf(call, frame_period_ms) {
   const step = call.stages_ms.step;
   const lost = call.overruns + call.dropped;
   return {
-    "Mouth to ear": ms(call.delay_ms),
-    Lead: ms(call.lead_ms),
-    "Last step": [ms(step), step > beat_ms ? "over" : ""],
+    "Mouth to ear": ms(call.latency_ms),
+    Lead: ms(call.buffered_ms),
+    "Last step": [ms(step), step > frame_period_ms ? "over" : ""],
     "Late, lost": [`${call.overruns}, ${call.dropped}`, lost ? "over" : ""],
   };
 }

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
-from app.http.recording_routes import MOST_BUCKETS, build_recording_router
+from app.http.recording_routes import MAX_BUCKETS, build_recording_router
 from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.sound import finish
 from app.telemetry.recording.timeline import Piece, Side
@@ -22,7 +22,7 @@ LOUD = bytes([0x10])
 async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
     """A client at this address."""
     app = FastAPI()
-    app.include_router(build_recording_router(folder, OperatorAuth("", RateLimiter(100)).require))
+    app.include_router(build_recording_router(folder, OperatorAuth("", RateLimiter(100))))
     transport = httpx.ASGITransport(app, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield http
@@ -98,7 +98,7 @@ async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, r
         assert (await http.get(f"/api/calls/{sid}/{route}")).status_code == 404
 
 
-@pytest.mark.parametrize("buckets", ["0", "-1", str(MOST_BUCKETS + 1), "many", ""])
+@pytest.mark.parametrize("buckets", ["0", "-1", str(MAX_BUCKETS + 1), "many", ""])
 async def test_an_outline_that_nobody_can_draw_is_refused(tmp_path: Path, buckets: str) -> None:
     tape_of(tmp_path).close()
     async with asking(tmp_path) as http:
