@@ -7,7 +7,7 @@ LOCKED = requirements/$(strip $(ACCELERATOR)).txt requirements/dev.txt
 READY = .venv/.ready-$(strip $(ACCELERATOR))
 RUN = .venv/bin/
 
-.PHONY: setup demo test serve check bench lock clean
+.PHONY: setup demo test test-slow serve check bench lock clean
 
 setup: $(READY)
 
@@ -34,7 +34,12 @@ serve: setup
 	$(RUN)moshi-bridge serve
 
 test: setup
-	$(RUN)pytest
+	$(RUN)pytest -m "not slow"
+
+# What takes longer. SHARE=0.1 runs soaks at a tenth of their length.
+SHARE ?= 1
+test-slow: setup
+	TEST_SHARE=$(SHARE) $(RUN)pytest -m slow
 
 check: setup
 	$(RUN)ruff format --check .

@@ -73,7 +73,7 @@ class JitterBuffer:
         """Return when on our clock the first sample of frame `number` came; if it was late, when it should have."""
         return None if self._lateness_s is None else self.start_s + number * FRAME_S + self._lateness_s
 
-    def place(self, timestamp_ms: int) -> int:
+    def position(self, timestamp_ms: int) -> int:
         """Return where on the caller's clock a packet begins, in samples; that of the last one if it was set anew."""
         return timestamp_ms * RATE_HZ // 1000 - self._origin
 
@@ -90,7 +90,7 @@ class JitterBuffer:
     def push(self, timestamp_ms: int, payload: bytes, now: float) -> list[Pcm]:
         """Take one packet, return the frames it completes, each float32 (1920,) at 24 kHz."""
         self._set_clock(timestamp_ms * RATE_HZ // 1000, now)
-        begin = self.place(timestamp_ms)
+        begin = self.position(timestamp_ms)
         self._note_lateness(now - (begin + len(payload)) / RATE_HZ, len(payload) / RATE_HZ, now)
         if self._phase_s is not None:  # not before a packet has shown how late the line is
             self._keep_beat(self._phase_s)

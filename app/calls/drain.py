@@ -37,8 +37,8 @@ class Drain:
         if self.begun:
             return
         self.limit_s = self.limit_s if limit_s is None else limit_s
-        log.info("draining: %d on the line, for at most %d s", self._manager.calls_on, self.limit_s)
-        self._manager.drain()
+        log.info("draining: %d on the line, for at most %d s", self._manager.active_calls, self.limit_s)
+        self._manager.stop_accepting()
         self._begun.set()
 
     async def run(self, stop: Callable[[], None]) -> None:
@@ -46,11 +46,11 @@ class Drain:
         await self._begun.wait()
         if self.limit_s:
             await self._until_quiet(self.limit_s)
-            self._manager.wind_up()
+            self._manager.drain_calls()
             await self._until_quiet(DRAIN_WITHIN_S + SPARE_S)
         stop()
 
     async def _until_quiet(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._manager.quiet.wait()
+                await self._manager.no_calls.wait()

@@ -15,11 +15,11 @@ from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.events import Events
-from app.calls.histograms import Histograms
-from app.calls.observer import ERRORS, CallObserver
+from app.calls.live_events import ERRORS, LiveEvents
 from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.records import CallRecords
-from app.calls.session import CallLimits, CallSession, Command, End, Listen, State
+from app.calls.session import CallLimits, CallSession, CallState, Command, End, SendFrame
+from app.calls.statistics import Histograms
 from app.config import Settings
 from app.logging import CallLog
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder, Record, record_nothing
@@ -91,13 +91,13 @@ class Standby:
 
 
 @dataclass
-class Call:
+class ActiveCall:
     """A session and what it needs to act: `outbox` holds what to send; None asks to close the socket."""
 
     session: CallSession
     reservation: Reservation
     log: CallLog
-    observer: CallObserver
+    observer: LiveEvents
     recorder: CallRecorder | None = None
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
     timer: asyncio.TimerHandle | None = None
@@ -133,9 +133,9 @@ class CallManager:
         self._send = send
         self._workers_ready = workers_ready
         self._admission = Admission(0)
-        self._calls: dict[Slot, Call] = {}
-        self._on: dict[CallSid, Call] = {}
-        self._standbys: dict[str, Call] = {}
+        self._calls: dict[Slot, ActiveCall] = {}
+        self._on: dict[CallSid, ActiveCall] = {}
+        self._standbys: dict[str, ActiveCall] = {}
         self._records = CallRecords()
         self._draining = False
         self._loss = ""
@@ -146,28 +146,28 @@ class CallManager:
         self.stream_ends: Counter[EndReason] = Counter()
         """How many streams ended for which reason, of all calls."""
         self._counts: Counter[str] = Counter()
-        self.open = False
-        """Whether calls are taken: from `open_lines` on, until it drains or stops."""
-        self.on_free: Callable[[], None] = lambda: None
+        self.accepting = False
+        """Whether calls are taken: from `start_accepting` on, until it drains or stops."""
+        self.on_slot_free: Callable[[], None] = lambda: None
         """Called when a slot has come free."""
-        self.quiet = asyncio.Event()
+        self.no_calls = asyncio.Event()
         """Set while no call is on."""
-        self.quiet.set()
+        self.no_calls.set()
         self.processing_s = 0.0
         """What the workers lately took for a frame, from the caller's PCM to Moshi's, on average."""
         self.jitter_s = 0.0
         """By how much a frame lately took longer than that: a maximum that fades."""
 
-    def open_lines(self, slots: int, processing_s: float) -> None:
+    def start_accepting(self, slots: int, processing_s: float) -> None:
         """Take calls from now on, `slots` at once; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
-        self.open = not self._draining
+        self.accepting = not self._draining
         self.processing_s, self.jitter_s = processing_s, processing_s * LIKELY_JITTER
 
     @property
     def ready(self) -> bool:
         """Whether a call could be taken now."""
-        return self.open and self._workers_ready() and self._admission.free_slots > 0
+        return self.accepting and self._workers_ready() and self._admission.free_slots > 0
 
     @property
     def pipeline(self) -> str:
@@ -180,13 +180,13 @@ class CallManager:
         return self._draining
 
     @property
-    def calls_on(self) -> int:
+    def active_calls(self) -> int:
         """How many slots are reserved or in use."""
         return len(self._calls)
 
     @property
     def slots(self) -> int:
-        """How many calls can be on at once; 0 until `open_lines`."""
+        """How many calls can be on at once; 0 until `start_accepting`."""
         return self._admission.slots
 
     @property
@@ -202,7 +202,7 @@ class CallManager:
         return total
 
     @property
-    def states(self) -> Counter[State]:
+    def states(self) -> Counter[CallState]:
         """How many of the calls that are on have come how far."""
         return Counter(call.session.state for call in self._calls.values())
 
@@ -221,18 +221,18 @@ class CallManager:
         return self._records.get(call_sid)
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[ActiveCall]:
         """What is on, whoever rang first first."""
         return sorted(self._calls.values(), key=lambda call: call.reservation.epoch)
 
-    def call(self, call_sid: CallSid) -> Call | None:
+    def call(self, call_sid: CallSid) -> ActiveCall | None:
         """Return what is on of a phone call, None if nothing is."""
         return self._on.get(call_sid)
 
     def holds(self, call_sid: CallSid) -> bool:
         """Tell whether a slot is reserved for this call, whose socket has not come yet."""
         call = self._on.get(call_sid)
-        return call is not None and call.session.state is State.RESERVED
+        return call is not None and call.session.state is CallState.RESERVED
 
     def reserve(self, call_sid: CallSid, request: VoiceRequest = NOTHING_ASKED) -> Reservation | None:
         """Hold a slot for a call that rings or comes back, and start its greeting; None when no call can be taken.
@@ -240,12 +240,12 @@ class CallManager:
         A call that holds a slot already gets the same reservation; one whose stream is on gets none: see `stand_by`.
         """
         if held := self._on.get(call_sid):
-            held.session.record.note_parties(request.caller, request.called, request.direction)
+            held.session.record.set_parties(request.caller, request.called, request.direction)
             held.session.stream.webhook_token = request.webhook_token or held.session.stream.webhook_token
-            return held.reservation if held.session.state is State.RESERVED else None
+            return held.reservation if held.session.state is CallState.RESERVED else None
         return self._open(call_sid, request) if self.ready else None
 
-    def stand_by(self, call: Call, request: VoiceRequest) -> str:
+    def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
 
         Which of them Twilio means cannot be known from its webhook: a repeated one looks like that of a call which has
@@ -259,17 +259,17 @@ class CallManager:
             self._standbys[call.standby.token] = call
         return call.standby.token
 
-    def turn_down(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
+    def reject(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
         """Take down that a call was hung up on for want of a slot; one that was served keeps its end."""
         now = self._now()
         record = self._records.get(call_sid) or CallRecord(call_sid, now)
-        record.note_parties(request.caller, request.called, request.direction)
+        record.set_parties(request.caller, request.called, request.direction)
         record.refused = detail
         if record.end is None:
             record.ended_s, record.end, record.detail = now, EndReason.NO_SLOT, detail
             self._records.close(record)
 
-    def claim(self, token: str) -> Call | None:
+    def claim(self, token: str) -> ActiveCall | None:
         """Give the call of this token its socket; None if the token is unknown, used or expired."""
         now = self._now()
         if on := self._standbys.get(token):
@@ -277,18 +277,18 @@ class CallManager:
         reservation = self._admission.claim(token, now)
         call = self._calls.get(reservation.slot) if reservation else None
         if call:
-            call.session.socket_opened(now)
+            call.session.on_socket_open(now)
             self._set_timer(call)
             if call.session.stream.number > 1:
                 call.log.info("the call is back: stream %d", call.session.stream.number)
                 self._safely(call, self._keep, call.session.record, call.reservation.slot)
         return call
 
-    def take_event(self, call: Call, event: Event) -> None:
+    def handle_event(self, call: ActiveCall, event: Event) -> None:
         """Take one of Twilio's events."""
         self._drive(call, self._receive, call, event)
 
-    def do(self, call: Call, commands: list[Command]) -> None:
+    def do(self, call: ActiveCall, commands: list[Command]) -> None:
         """Carry out what a session decided."""
         self._drive(call, lambda: commands)
 
@@ -296,14 +296,14 @@ class CallManager:
         """End a call once what Moshi has said is heard, as an operator wishes; False if it is not on."""
         call = self._on.get(call_sid)
         if call:
-            self._drive(call, call.session.wind_up, EndReason.OPERATOR, self._now())
+            self._drive(call, call.session.drain, EndReason.OPERATOR, self._now())
         return call is not None
 
-    def end(self, call: Call, reason: EndReason, detail: str = "") -> None:
+    def end(self, call: ActiveCall, reason: EndReason, detail: str = "") -> None:
         """End one call from outside its session."""
         self._drive(call, call.session.end, reason, self._now(), detail)
 
-    def take_message(self, message: PipelineMessage) -> None:
+    def handle_message(self, message: PipelineMessage) -> None:
         """Take what came round the ring."""
         call = self._calls.get(message.slot)
         if call is None or call.reservation.epoch != message.epoch:
@@ -314,24 +314,24 @@ class CallManager:
             case Failed(_, _, stage, reason, internal):
                 self.end(call, EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
-    def lose_pipeline(self, reason: str) -> None:
+    def on_pipeline_lost(self, reason: str) -> None:
         """End all calls: the pipeline is lost."""
         self._loss = reason
         for call in list(self._calls.values()):
             self.end(call, EndReason.WORKER_LOST, reason)
 
-    def drain(self) -> None:
+    def stop_accepting(self) -> None:
         """Take no more calls."""
-        self._draining, self.open = True, False
+        self._draining, self.accepting = True, False
 
-    def wind_up(self) -> None:
+    def drain_calls(self) -> None:
         """End the calls that are on once what Moshi has said is heard."""
         for call in list(self._calls.values()):
-            self._drive(call, call.session.wind_up, EndReason.SHUTDOWN, self._now())
+            self._drive(call, call.session.drain, EndReason.SHUTDOWN, self._now())
 
     def stop(self) -> None:
         """Take no more calls and end those that are on."""
-        self.drain()
+        self.stop_accepting()
         for call in list(self._calls.values()):
             self.end(call, EndReason.SHUTDOWN)
         self.events.close()
@@ -344,12 +344,12 @@ class CallManager:
         limits = self._limits(request)
         account_sid, record = self._settings.twilio_account_sid, self._records.get(call_sid)
         session = CallSession(call_sid, account_sid, limits, now, self.histograms, record, request.webhook_token)
-        session.record.note_parties(request.caller, request.called, request.direction)
-        observer = CallObserver(self.events, session.record, session.stream)
-        call = Call(session, reservation, CallLog(log, call_sid), observer)
+        session.record.set_parties(request.caller, request.called, request.direction)
+        observer = LiveEvents(self.events, session.record, session.stream)
+        call = ActiveCall(session, reservation, CallLog(log, call_sid), observer)
         self._calls[reservation.slot] = self._on[call_sid] = call
         self._records.open(session.record)
-        self.quiet.clear()
+        self.no_calls.clear()
         call.recorder = self._begin_recording(call, request.record)
         opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed)
         self._drive(call, self._send_opening, opening)
@@ -372,7 +372,7 @@ class CallManager:
             settings.hangup_digit,
         )
 
-    def _begin_recording(self, call: Call, asked: bool) -> CallRecorder | None:
+    def _begin_recording(self, call: ActiveCall, asked: bool) -> CallRecorder | None:
         try:
             return self._record(call.session.record, asked)
         except Exception:  # the call goes on without
@@ -384,54 +384,54 @@ class CallManager:
         self._send(opening)
         return []
 
-    def _drive(self, call: Call, decide: Callable[..., list[Command]], *arguments: object) -> None:
+    def _drive(self, call: ActiveCall, decide: Callable[..., list[Command]], *arguments: object) -> None:
         """Have a session decide and carry that out. An error of ours ends this call, and no other."""
         try:
             self._carry_out(call, decide(*arguments))
         except Exception as error:
             self._fail(call, error)
 
-    def _receive(self, call: Call, event: Event) -> list[Command]:
+    def _receive(self, call: ActiveCall, event: Event) -> list[Command]:
         now = self._now()
         if isinstance(event, DtmfPressed):
             call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
         phase_s = self.phase_s if isinstance(event, Started) else None
         commands = call.session.receive(event, now, phase_s)
-        self._observe(call, call.observer.note_event, event, now)
+        self._observe(call, call.observer.on_event, event, now)
         if call.recorder:
-            self._write_down(call, call.recorder.note_event, event, call.session, now)
+            self._write_down(call, call.recorder.on_event, event, call.session, now)
         return commands
 
-    def _take_frame(self, call: Call, frame: Frame) -> list[Command]:
+    def _take_frame(self, call: ActiveCall, frame: Frame) -> list[Command]:
         now = self._now()
         self._note_processing(frame)
-        self._observe(call, call.observer.note_frame, frame, now)
+        self._observe(call, call.observer.on_frame, frame, now)
         if call.recorder:
-            self._write_down(call, call.recorder.note_frame, frame)
-        return call.session.take_frame(frame, now)
+            self._write_down(call, call.recorder.on_frame, frame)
+        return call.session.handle_frame(frame, now)
 
-    def _carry_out(self, call: Call, commands: list[Command]) -> None:
+    def _carry_out(self, call: ActiveCall, commands: list[Command]) -> None:
         for command in commands:
             match command:
                 case SendAudio() | SendMark() | ClearAudio():
                     self._put(call, command)
-                case Listen(seq, pcm):
+                case SendFrame(seq, pcm):
                     self._send(Frame(call.reservation.slot, call.reservation.epoch, seq, pcm))
                 case End():
                     self._finish(call, command)
         self._set_timer(call)
 
-    def _fail(self, call: Call, error: Exception) -> None:
+    def _fail(self, call: ActiveCall, error: Exception) -> None:
         """End a call in which something of ours went wrong, whatever state that has left it in."""
         call.log.error("internal error, this call ends", exc_info=error)
         end = End(EndReason.INTERNAL, type(error).__name__)
         self._safely(call, call.session.end, end.reason, self._now(), end.detail)
         if call.session.stream.end is None:
-            call.session.record.note_end(call.session.stream, end.reason, end.detail, self._now())
+            call.session.record.on_end(call.session.stream, end.reason, end.detail, self._now())
         if self._calls.get(call.reservation.slot) is call:
             self._finish(call, end)
 
-    def _observe(self, call: Call, note: Callable[..., None], *arguments: object) -> None:
+    def _observe(self, call: ActiveCall, note: Callable[..., None], *arguments: object) -> None:
         """Show the observer what happens; one that fails is shown no more, and the call goes on."""
         if not call.is_observed:
             return
@@ -441,7 +441,7 @@ class CallManager:
             call.is_observed = False
             call.log.exception("the live view and the events of this call stop")
 
-    def _write_down(self, call: Call, note: Callable[..., None], *arguments: object) -> None:
+    def _write_down(self, call: ActiveCall, note: Callable[..., None], *arguments: object) -> None:
         """Give the recorder what happens; if that fails the recording is broken off, and the call goes on."""
         try:
             note(*arguments)
@@ -451,24 +451,24 @@ class CallManager:
                 call.recorder.break_off(OUR_FAULT)
             call.recorder = None
 
-    def _safely(self, call: Call, act: Callable[..., object], *arguments: object) -> None:
+    def _safely(self, call: ActiveCall, act: Callable[..., object], *arguments: object) -> None:
         """Do one of several things, of which each is to be done whatever becomes of the others."""
         try:
             act(*arguments)
         except Exception:
             call.log.exception("internal error")
 
-    def _put(self, call: Call, command: PlayoutCommand) -> None:
+    def _put(self, call: ActiveCall, command: PlayoutCommand) -> None:
         try:
             call.outbox.put_nowait(command)
         except asyncio.QueueFull:
             self.end(call, EndReason.SOCKET_BLOCKED)
         else:
-            self._observe(call, call.observer.note_sent, command, self._now())
+            self._observe(call, call.observer.on_sent, command, self._now())
             if call.recorder:
-                self._write_down(call, call.recorder.note_sent, command, call.session)
+                self._write_down(call, call.recorder.on_sent, command, call.session)
 
-    def _finish(self, call: Call, end: End) -> None:
+    def _finish(self, call: ActiveCall, end: End) -> None:
         """Give back what a call holds, then tell of its end."""
         reservation, record, stream = call.reservation, call.session.record, call.session.stream
         if call.timer:
@@ -485,20 +485,20 @@ class CallManager:
         self._safely(call, self._end_recording, call)
         self._safely(call, self._counts.update, call.session.counts)
         self._safely(call, self._keep, record, reservation.slot)
-        self._safely(call, call.observer.note_end, end, self._now())
+        self._safely(call, call.observer.on_end, end, self._now())
         self._safely(call, self._tell_end, call, end)
         self._safely(call, self._follow, call, end)
         if not self._calls:
-            self.quiet.set()
-        self._safely(call, self.on_free)
+            self.no_calls.set()
+        self._safely(call, self.on_slot_free)
 
-    def _end_recording(self, call: Call) -> None:
+    def _end_recording(self, call: ActiveCall) -> None:
         if call.recorder:
             keep_again = partial(self._keep, call.session.record, call.reservation.slot)
             call.recorder.when_broken = partial(asyncio.get_running_loop().call_soon_threadsafe, keep_again)
-            call.recorder.note_end(self._now())
+            call.recorder.on_end(self._now())
 
-    def _follow(self, call: Call, end: End) -> None:
+    def _follow(self, call: ActiveCall, end: End) -> None:
         """Give the slot of a stream that has ended to the one that stands by, if the phone call may still be on."""
         standby, record = call.standby, call.session.record
         self._drop_standby(call)
@@ -506,25 +506,25 @@ class CallManager:
         if standby and not expired and end.reason in ENDS_OF_THE_LINE and not record.over:
             self._open(record.call_sid, standby.request, standby.token)
 
-    def _replace(self, call: Call) -> None:
+    def _replace(self, call: ActiveCall) -> None:
         """End a stream for the one that stands by; not one that is about to end because we want the call to end."""
         standby = call.standby
-        if standby and self._now() < standby.expires_s and call.session.state is not State.DRAINING:
+        if standby and self._now() < standby.expires_s and call.session.state is not CallState.DRAINING:
             self.end(call, EndReason.REPLACED)
 
-    def _drop_standby(self, call: Call) -> None:
+    def _drop_standby(self, call: ActiveCall) -> None:
         if call.standby:
             del self._standbys[call.standby.token]
             call.standby = None
 
-    def _tell_end(self, call: Call, end: End) -> None:
+    def _tell_end(self, call: ActiveCall, end: End) -> None:
         counts = dict(call.session.counts)
         level = logging.WARNING if end.reason in ERRORS else logging.INFO
         facts = {"end": end.reason.name.lower(), "counts": counts}
         detail = f" ({end.detail})" if end.detail else ""
         call.log.log(level, "ended: %s%s %s", end.reason, detail, counts, extra={"facts": facts})
 
-    def _set_timer(self, call: Call) -> None:
+    def _set_timer(self, call: ActiveCall) -> None:
         """See that the timer goes off in time: one that is too early looks again, so it is moved forward only."""
         due_s = call.session.get_timer()
         if call.timer and call.timer_s <= due_s:
@@ -536,7 +536,7 @@ class CallManager:
             call.timer_s = due_s
             call.timer = asyncio.get_running_loop().call_later(due_s - self._now(), self._handle_timer, call)
 
-    def _handle_timer(self, call: Call) -> None:
+    def _handle_timer(self, call: ActiveCall) -> None:
         call.timer = None
         self._drive(call, call.session.handle_timer, self._now())
 

@@ -42,7 +42,7 @@ class CallQueue:
         self._to_redirect: asyncio.Queue[CallSid] = asyncio.Queue()  # no more than there are slots
         self._unreached: set[CallSid] = set()
         """Those who have a slot and have not been redirected."""
-        manager.on_free = self.call_next
+        manager.on_slot_free = self.call_next
 
     def __len__(self) -> int:
         return len(self._line)
@@ -60,7 +60,7 @@ class CallQueue:
 
     def enter(self, call_sid: CallSid) -> bool:
         """Put a call in line, or keep it there; False if the line is full or nobody is let in any more."""
-        if not self._manager.open or not self._line.join(call_sid, time.monotonic()):
+        if not self._manager.accepting or not self._line.join(call_sid, time.monotonic()):
             return False
         self.call_next()
         return True

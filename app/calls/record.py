@@ -106,7 +106,7 @@ class CallRecord:
     counts: Counter[str] = field(default_factory=Counter)
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
-    delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
@@ -132,19 +132,19 @@ class CallRecord:
         self.streams.append(StreamRecord(len(self.streams) + 1, now, webhook_token=webhook_token))
         return self.streams[-1]
 
-    def note_connected(self, stream: StreamRecord, now: float) -> None:
+    def on_connected(self, stream: StreamRecord, now: float) -> None:
         """The socket of a stream is there: the call is on, even if an earlier stream of it has ended."""
         stream.connected_s = now
         self.connected_s = now if self.connected_s is None else self.connected_s
         self.ended_s = self.end = None
         self.detail = self.refused = ""
 
-    def note_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
+    def on_started(self, stream: StreamRecord, stream_sid: str, now: float) -> None:
         """A stream has started."""
         stream.started_s, stream.stream_sid = now, stream_sid
         self.started_s = now if self.started_s is None else self.started_s
 
-    def note_end(self, stream: StreamRecord, reason: EndReason, detail: str, now: float) -> None:
+    def on_end(self, stream: StreamRecord, reason: EndReason, detail: str, now: float) -> None:
         """A stream has ended. One whose socket never came changes nothing in a call that had ended before."""
         stream.ended_s, stream.end, stream.detail = now, reason, detail
         if self.end is None or stream.connected_s is not None:
@@ -159,12 +159,12 @@ class CallRecord:
         same = bool(webhook_token) and any(stream.webhook_token == webhook_token for stream in connected)
         return same or (is_ringing and bool(connected))
 
-    def note_parties(self, caller: str, called: str, direction: str) -> None:
+    def set_parties(self, caller: str, called: str, direction: str) -> None:
         """Take down who calls whom, unless that is known."""
         if not self.caller:
             self.caller, self.called, self.direction = caller, called, direction
 
-    def note_frame(self, frame: Frame, now: float) -> None:
+    def on_frame(self, frame: Frame, now: float) -> None:
         """Take down what came with one of Moshi's frames."""
         self.counts["frames_out"] += frame.pcm is not None
         self.counts["frames_dropped"] += frame.dropped
@@ -180,17 +180,17 @@ class CallRecord:
             text=list(self.text),
             counts=Counter(self.counts),
             keys_s=self.keys_s.copy(),
-            delays_s=self.delays_s.copy(),
+            latencies_s=self.latencies_s.copy(),
             spans=self.spans.copy(),
             streams=[replace(stream) for stream in self.streams],
         )
 
-    def note_key(self, now: float) -> None:
+    def on_key(self, now: float) -> None:
         """Take down that the caller has pressed a key, but not which: it may be part of a PIN."""
         self.counts["dtmf"] += 1
         self.keys_s.append(now)
 
-    def note_status(self, status: Status) -> None:
+    def on_status(self, status: Status) -> None:
         """Take down what Twilio tells of the call or its stream; an error stays once it is known.
 
         Callbacks may arrive out of order: `SequenceNumber` orders them, and what follows the end of the call is late.

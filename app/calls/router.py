@@ -22,7 +22,7 @@ from app.calls.manager import CallManager, VoiceRequest
 from app.calls.queue import CallQueue
 from app.calls.record import EndReason
 from app.calls.screening import Screening, parse_patterns
-from app.calls.session import State
+from app.calls.session import CallState
 from app.config import Settings, WhenBusy
 from app.logging import CallLog, mask_number
 from app.twilio import twiml
@@ -42,7 +42,7 @@ RINGING, IN_PROGRESS = "ringing", "in-progress"
 """How far the phone call has come, in `CallStatus` of the voice webhook: not answered, answered."""
 
 
-class TurnedDown(StrEnum):
+class RejectReason(StrEnum):
     """Why a call was not taken."""
 
     BUSY = "busy"
@@ -52,8 +52,8 @@ class TurnedDown(StrEnum):
 
 
 WHY_NO_SLOT = {
-    TurnedDown.BUSY: "all lines of the bridge were taken",
-    TurnedDown.NOT_READY: "the bridge was not ready",
+    RejectReason.BUSY: "all lines of the bridge were taken",
+    RejectReason.NOT_READY: "the bridge was not ready",
 }
 
 
@@ -65,7 +65,7 @@ class CallRouter:
         self._public = public
         self._manager = manager
         self._call_queue = call_queue
-        self.turned_down: Counter[TurnedDown] = Counter()
+        self.rejected: Counter[RejectReason] = Counter()
         """How many calls were not taken for which reason."""
         allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
         self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
@@ -79,7 +79,7 @@ class CallRouter:
         request = self._request(form, webhook_token)
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLog(log, form.call_sid).info("answered by a machine, hanging up")
-            self.turned_down[TurnedDown.MACHINE] += 1
+            self.rejected[RejectReason.MACHINE] += 1
             return twiml.hangup()
         record = self._manager.record(form.call_sid)
         if record and (record.over or record.is_repeat(webhook_token, form.fields.get("CallStatus") == RINGING)):
@@ -88,13 +88,13 @@ class CallRouter:
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
-            self.turned_down[TurnedDown.SCREENED] += 1
+            self.rejected[RejectReason.SCREENED] += 1
             return twiml.reject_caller()
         self._call_queue.call_next()
         answer = self._put_through(form, request) or self._put_in_line(form)
         if answer and not known:
             self._screening.note(form.caller, time.monotonic())
-        return answer or self._turn_down(form, request)
+        return answer or self._reject(form, request)
 
     def wait(self, form: Form) -> str:
         """Answer the wait page."""
@@ -106,29 +106,29 @@ class CallRouter:
         CallLog(log, form.call_sid).info("left the line: %a", result[:20])
         self._call_queue.leave(form.call_sid)
         if result == HANGUP:
-            self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", State.RESERVED)
+            self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", CallState.RESERVED)
         holds = self._manager.holds(form.call_sid)
         return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
 
-    def take_status(self, form: Form) -> None:
+    def handle_status(self, form: Form) -> None:
         """Keep what Twilio tells of a call or its stream, and give the slot back if nothing can come of it any more."""
         call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
         record = self._manager.record(form.call_sid)
         if record and status:
-            record.note_status(status)
+            record.on_status(status)
         match status:
             case StreamStatus(event, _, code, stream_sid) if event == STREAM_ERROR:
                 detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
                 call_log.warning("the stream failed: %s", detail)
                 if not (record and record.has_started(stream_sid)):
-                    self._end(form.call_sid, EndReason.NO_SOCKET, detail, State.RESERVED)
+                    self._end(form.call_sid, EndReason.NO_SOCKET, detail, CallState.RESERVED)
             case StreamStatus(event):
                 call_log.info("%s", event)
             case CallStatus():
                 call_log.info("call %s", status.status)
                 if status.over:
                     self._call_queue.leave(form.call_sid)
-                    self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *State)
+                    self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *CallState)
 
     def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
         return VoiceRequest(
@@ -148,7 +148,7 @@ class CallRouter:
 
     def _put_through(self, form: Form, request: VoiceRequest) -> str | None:
         call = self._manager.call(form.call_sid)
-        if call and call.session.state is not State.RESERVED:
+        if call and call.session.state is not CallState.RESERVED:
             CallLog(log, form.call_sid).info("the call comes again while its stream is on")
             return self._connect(form, self._manager.stand_by(call, request))
         reservation = self._manager.reserve(form.call_sid, request)
@@ -174,18 +174,18 @@ class CallRouter:
         call_log.info("no slot for %s, who waits; %d in line", mask_number(form.caller), len(self._call_queue))
         return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
 
-    def _turn_down(self, form: Form, request: VoiceRequest) -> str:
+    def _reject(self, form: Form, request: VoiceRequest) -> str:
         CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
-        why = TurnedDown.NOT_READY if self._manager.free_slots else TurnedDown.BUSY
-        self.turned_down[why] += 1
+        why = RejectReason.NOT_READY if self._manager.free_slots else RejectReason.BUSY
+        self.rejected[why] += 1
         if form.outbound:  # somebody has answered: there is no busy tone for them, and they did not call
-            self._manager.turn_down(form.call_sid, request, WHY_NO_SLOT[why])
+            self._manager.reject(form.call_sid, request, WHY_NO_SLOT[why])
             return twiml.hangup()
-        if self._settings.when_busy is WhenBusy.SAY and self._manager.open:
+        if self._settings.when_busy is WhenBusy.SAY and self._manager.accepting:
             return twiml.say_busy(self._settings.busy_sentence)
         return twiml.hangup() if form.fields.get("CallStatus") == IN_PROGRESS else twiml.reject_busy()
 
-    def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: State) -> None:
+    def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: CallState) -> None:
         """End what is on of this call, if it has come as far as one of these states and no farther."""
         call = self._manager.call(call_sid)
         if call and call.session.state in states:

@@ -8,8 +8,9 @@ gone on or been silent for too long, or the service is to stop, it DRAINs: what 
 The greeting was computed ahead, so it plays for a while in which Moshi is not listening yet. The caller's frames take
 over so early that the first answer to them arrives as the greeting's last frame is being played: `_takeover_s`.
 
-`session.receive(event)`, `session.take_frame(frame)`, `session.handle_timer()` return commands; the shell carries them
-out in order. `session.get_timer()` is when it next wants `handle_timer`. After an `End` command there are none.
+`session.receive(event)`, `session.handle_frame(frame)`, `session.handle_timer()` return commands, which
+the shell carries out in order. `session.get_timer()` is when it next wants `handle_timer`. After an `End` there are
+none.
 """
 
 from collections import Counter, deque
@@ -20,9 +21,9 @@ from app.audio.jitter_buffer import JitterBuffer
 from app.audio.outbound import Outbound
 from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.playout_buffer import FIRST_JITTER_S
-from app.calls.histograms import Histograms
 from app.calls.idle import IdleLimit
 from app.calls.record import CallRecord, EndReason
+from app.calls.statistics import Histograms
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import FRAME_S, Frame, Pcm
 
@@ -41,7 +42,7 @@ SILENT_STEPS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
+class SendFrame:
     """Pass one frame of the caller's, float32 (1920,), to the workers."""
 
     seq: int
@@ -56,10 +57,10 @@ class End:
     detail: str = ""
 
 
-Command = PlayoutCommand | Listen | End
+Command = PlayoutCommand | SendFrame | End
 
 
-class State(Enum):
+class CallState(Enum):
     """How far the call has come."""
 
     RESERVED = auto()
@@ -69,7 +70,7 @@ class State(Enum):
     ENDED = auto()
 
 
-class Change(Enum):
+class CallChange(Enum):
     """What moves a call on."""
 
     SOCKET = auto()
@@ -78,12 +79,12 @@ class Change(Enum):
     END = auto()
 
 
-NEXT: dict[State, dict[Change, State]] = {
-    State.RESERVED: {Change.SOCKET: State.CONNECTED, Change.END: State.ENDED},
-    State.CONNECTED: {Change.START: State.LIVE, Change.END: State.ENDED},
-    State.LIVE: {Change.DRAIN: State.DRAINING, Change.END: State.ENDED},
-    State.DRAINING: {Change.END: State.ENDED},
-    State.ENDED: {},
+NEXT: dict[CallState, dict[CallChange, CallState]] = {
+    CallState.RESERVED: {CallChange.SOCKET: CallState.CONNECTED, CallChange.END: CallState.ENDED},
+    CallState.CONNECTED: {CallChange.START: CallState.LIVE, CallChange.END: CallState.ENDED},
+    CallState.LIVE: {CallChange.DRAIN: CallState.DRAINING, CallChange.END: CallState.ENDED},
+    CallState.DRAINING: {CallChange.END: CallState.ENDED},
+    CallState.ENDED: {},
 }
 
 
@@ -124,7 +125,7 @@ class CallSession:
         self.record = record or CallRecord(call_sid, now)
         self.record.greeting_frames, self.record.takeover_s = limits.greeting_frames, _takeover_s(limits)
         self.stream = self.record.open_stream(now, webhook_token)
-        self.state = State.RESERVED
+        self.state = CallState.RESERVED
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
@@ -143,16 +144,16 @@ class CallSession:
         self._seq = limits.greeting_frames
         self._deadline_s = now + limits.socket_within_s
 
-    def socket_opened(self, now: float) -> None:
+    def on_socket_open(self, now: float) -> None:
         """The call's socket is there. Raises KeyError if the call cannot have one now."""
-        self._move(Change.SOCKET)
-        self.record.note_connected(self.stream, now)
+        self._move(CallChange.SOCKET)
+        self.record.on_connected(self.stream, now)
         self._deadline_s = now + START_WITHIN_S
 
     def receive(self, event: Event, now: float, phase_s: float | None = None) -> list[Command]:
         """Take one of Twilio's events; `phase_s` is a moment at which the frames of other calls become complete."""
         match event:
-            case Media(timestamp_ms, payload) if self.state is State.LIVE:
+            case Media(timestamp_ms, payload) if self.state is CallState.LIVE:
                 self.record.counts["packets_in"] += 1
                 self._idle.hear(payload, now)
                 frames = self._jitter_buffer.push(timestamp_ms, payload, now)
@@ -160,7 +161,7 @@ class CallSession:
                 return self._listen(frames, now)
             case MarkPlayed(name):
                 return self._take_mark(name, now)
-            case Started() if self.state is State.CONNECTED:
+            case Started() if self.state is CallState.CONNECTED:
                 return self._start(event, now, phase_s)
             case Stopped():
                 return self.end(EndReason.CALLER_HUNG_UP, now)
@@ -168,35 +169,37 @@ class CallSession:
                 return self._take_key(digit, now)
         return []
 
-    def take_frame(self, frame: Frame, now: float) -> list[Command]:
+    def handle_frame(self, frame: Frame, now: float) -> list[Command]:
         """Take one of Moshi's frames."""
-        if self.state is State.ENDED:
+        if self.state is CallState.ENDED:
             return []
-        self.record.note_frame(frame, now)
-        self._histograms.note_frame(frame.spans, self._asked_s(frame.seq), now)
-        if self.state is State.LIVE:
+        self.record.on_frame(frame, now)
+        self._histograms.on_frame(frame.spans, self._asked_s(frame.seq), now)
+        if self.state is CallState.LIVE:
             return self._speak(frame, now)
-        if self.state is not State.DRAINING:
+        if self.state is not CallState.DRAINING:
             self._greeting.append(frame)
         return []
 
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
-        return self._jitter_buffer.complete_s(now) if self.state is State.LIVE else None
+        return self._jitter_buffer.complete_s(now) if self.state is CallState.LIVE else None
 
     def buffered_s(self, now: float) -> float:
         """Return how much of Moshi's audio is still to be heard, here and in Twilio's buffer."""
         return max(0.0, self._playout.buffered_s(now))
 
-    def place(self, timestamp_ms: int) -> int | None:
+    def position(self, timestamp_ms: int) -> int | None:
         """Return where on the caller's clock a packet begins, in samples, None while there is no stream."""
-        return self._jitter_buffer.place(timestamp_ms) if self.state in (State.LIVE, State.DRAINING) else None
+        return (
+            self._jitter_buffer.position(timestamp_ms) if self.state in (CallState.LIVE, CallState.DRAINING) else None
+        )
 
     @property
     def counts(self) -> Counter[str]:
         """What this stream has counted so far, by name; the record has that of all streams, once they have ended."""
         counted = self.record.counts - self._counted_before
-        return counted if self.state is State.ENDED else counted + self._jitter_buffer.counts + self._playout.counts
+        return counted if self.state is CallState.ENDED else counted + self._jitter_buffer.counts + self._playout.counts
 
     @property
     def round_trip_s(self) -> float | None:
@@ -206,28 +209,28 @@ class CallSession:
     def get_timer(self) -> float:
         """When `handle_timer` wants to be called next."""
         due_s = [self._deadline_s, self._playout.get_timer()]
-        if self.state is State.LIVE:
+        if self.state is CallState.LIVE:
             due_s += [self._jitter_buffer.get_timer(), self._idle.due_s]
         return min(moment for moment in due_s if moment is not None)
 
     def handle_timer(self, now: float) -> list[Command]:
         """Do what is due: fill up a frame that is late, send audio that has waited, end what has lasted too long."""
         commands: list[Command] = []
-        if self.state is State.LIVE:
+        if self.state is CallState.LIVE:
             commands += self._fill(now)
-        if self.state in (State.LIVE, State.DRAINING):
+        if self.state in (CallState.LIVE, CallState.DRAINING):
             commands += self._play(now)
-        if self.state is State.LIVE and (idle_s := self._idle.due_s) is not None and now >= idle_s:
-            commands += self.wind_up(EndReason.IDLE, now)
+        if self.state is CallState.LIVE and (idle_s := self._idle.due_s) is not None and now >= idle_s:
+            commands += self.drain(EndReason.IDLE, now)
         return commands + (self._run_out(now) if now >= self._deadline_s else [])
 
-    def wind_up(self, reason: EndReason, now: float) -> list[Command]:
+    def drain(self, reason: EndReason, now: float) -> list[Command]:
         """End the call once all that Moshi has said is heard, which takes `DRAIN_WITHIN_S` at most."""
         match self.state:
-            case State.DRAINING:
+            case CallState.DRAINING:
                 return []
-            case State.LIVE if self.record.first_sound_s is not None:
-                self._move(Change.DRAIN)
+            case CallState.LIVE if self.record.first_sound_s is not None:
+                self._move(CallChange.DRAIN)
                 self._drained, self._deadline_s = reason, now + DRAIN_WITHIN_S
                 return self._finish(now)
             case _:
@@ -235,10 +238,10 @@ class CallSession:
 
     def end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """End the call, whatever its state; once ended it stays so."""
-        if self.state is State.ENDED:
+        if self.state is CallState.ENDED:
             return []
-        self._move(Change.END)
-        self.record.note_end(self.stream, reason, detail, now)
+        self._move(CallChange.END)
+        self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self._jitter_buffer.counts + self._playout.counts)
         self._histograms.length.add(now - self.stream.reserved_s)
         return [End(reason, detail)]
@@ -246,8 +249,8 @@ class CallSession:
     def _start(self, event: Started, now: float, phase_s: float | None) -> list[Command]:
         if event.call_sid != self.record.call_sid or self._account_sid not in ("", event.account_sid):
             return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
-        self._move(Change.START)
-        self.record.note_started(self.stream, event.stream_sid, now)
+        self._move(CallChange.START)
+        self.record.on_started(self.stream, event.stream_sid, now)
         self._deadline_s = now + self._limits.max_call_s
         self._idle.notice(now)
         self._jitter_buffer.start(now, phase_s)
@@ -259,11 +262,11 @@ class CallSession:
     def _listen(self, frames: list[Pcm], now: float) -> list[Command]:
         first, self._seq = self._seq, self._seq + len(frames)
         self._asked.extend((seq, now) for seq in range(first, self._seq))
-        return [Listen(seq, pcm) for seq, pcm in enumerate(frames, first)]
+        return [SendFrame(seq, pcm) for seq, pcm in enumerate(frames, first)]
 
     def _fill(self, now: float) -> list[Command]:
         commands = self._listen(self._jitter_buffer.handle_timer(now), now)
-        self._filled.extend(command.seq for command in commands if isinstance(command, Listen))
+        self._filled.extend(command.seq for command in commands if isinstance(command, SendFrame))
         return commands
 
     def _asked_s(self, seq: int) -> float | None:
@@ -306,7 +309,7 @@ class CallSession:
         number = sent.seq - self._limits.greeting_frames
         if number >= 0 and (spoken_s := self._jitter_buffer.spoken_s(number)) is not None:
             delay_s = sent.heard_s - spoken_s + FILTERS_S
-            self.record.delays_s.append(delay_s)
+            self.record.latencies_s.append(delay_s)
             self._histograms.delay.add(delay_s)
 
     def _note_first_sound(self, now: float) -> None:
@@ -318,11 +321,11 @@ class CallSession:
 
     def _take_mark(self, name: str, now: float) -> list[Command]:
         self._playout.take_mark(name, now)
-        drained = self.state is State.DRAINING and self._playout.empty and name == self._last_mark
+        drained = self.state is CallState.DRAINING and self._playout.empty and name == self._last_mark
         return self.end(self._drained, now) if drained else []
 
     def _take_key(self, digit: str, now: float) -> list[Command]:
-        self.record.note_key(now)
+        self.record.on_key(now)
         self._idle.notice(now)
         wanted = self._limits.hangup_digit
         return self.end(EndReason.HANGUP_KEY, now) if wanted and digit == wanted else []
@@ -330,16 +333,16 @@ class CallSession:
     def _run_out(self, now: float) -> list[Command]:
         """End what has lasted too long; a live call ends once all has been heard."""
         match self.state:
-            case State.RESERVED:
+            case CallState.RESERVED:
                 return self.end(EndReason.NO_SOCKET, now)
-            case State.CONNECTED:
+            case CallState.CONNECTED:
                 return self.end(EndReason.NO_START, now)
-            case State.DRAINING:
+            case CallState.DRAINING:
                 return self.end(self._drained, now)
             case _:
-                return self.wind_up(EndReason.TIME_LIMIT, now)
+                return self.drain(EndReason.TIME_LIMIT, now)
 
-    def _move(self, change: Change) -> None:
+    def _move(self, change: CallChange) -> None:
         self.state = NEXT[self.state][change]
 
 

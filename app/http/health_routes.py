@@ -25,7 +25,7 @@ def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Fam
         return {
             "ready": manager.ready,
             "free_slots": manager.free_slots,
-            "calls": manager.calls_on,
+            "calls": manager.active_calls,
             "draining": manager.draining,
             "pipeline": manager.pipeline,
         }

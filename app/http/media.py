@@ -14,7 +14,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import EndReason
 from app.twilio.protocol import ProtocolViolation, StreamProtocol
 
@@ -35,7 +35,7 @@ class _Heard:
 
 async def run_media_socket(
     websocket: WebSocket,
-    call: Call,
+    call: ActiveCall,
     manager: CallManager,
     blocked_after_s: float = BLOCKED_AFTER_S,
     silent_after_s: float = SILENT_AFTER_S,
@@ -60,7 +60,7 @@ async def run_media_socket(
 
 
 async def _read(
-    websocket: WebSocket, protocol: StreamProtocol, call: Call, manager: CallManager, heard: _Heard
+    websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, manager: CallManager, heard: _Heard
 ) -> None:
     while True:
         message = await websocket.receive()
@@ -74,7 +74,7 @@ async def _read(
         except ProtocolViolation as violation:
             manager.end(call, EndReason.PROTOCOL, f"{violation.reason}: {violation}")
             return
-        manager.take_event(call, event)
+        manager.handle_event(call, event)
 
 
 def _close_of(message: Message) -> str:
@@ -83,7 +83,7 @@ def _close_of(message: Message) -> str:
     return f"close code {message.get('code')}{reason}"
 
 
-async def _watch(heard: _Heard, call: Call, manager: CallManager, silent_after_s: float) -> None:
+async def _watch(heard: _Heard, call: ActiveCall, manager: CallManager, silent_after_s: float) -> None:
     before = -1
     while heard.messages != before:
         before = heard.messages
@@ -91,7 +91,7 @@ async def _watch(heard: _Heard, call: Call, manager: CallManager, silent_after_s
     manager.end(call, EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
 
 
-async def _write(websocket: WebSocket, protocol: StreamProtocol, call: Call, blocked_after_s: float) -> None:
+async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, blocked_after_s: float) -> None:
     while (command := await call.outbox.get()) is not None:
         for message in _messages(protocol, command):
             await _within(blocked_after_s, websocket.send_text(message))

@@ -48,7 +48,7 @@ def build_operator_router(
     @router.post("/drain", status_code=202)
     async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:
         drain.begin(drain.limit_s or max_call_s if seconds is None else seconds)
-        return {"calls": manager.calls_on, "seconds": drain.limit_s}
+        return {"calls": manager.active_calls, "seconds": drain.limit_s}
 
     @router.get("/loop")
     async def loop() -> dict[str, float]:

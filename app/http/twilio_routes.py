@@ -40,7 +40,7 @@ def build_twilio_router(webhooks: Webhooks, call_router: CallRouter, manager: Ca
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:
-        call_router.take_status(await webhooks.read(request))
+        call_router.handle_status(await webhooks.read(request))
         return Response(status_code=204)
 
     @router.post(WAIT_PATH)

@@ -35,11 +35,11 @@ class PipelineSelfTest:
         self._answer_within_s = answer_within_s
         self._arrived: asyncio.Queue[Frame | Failed | PipelineLost] = asyncio.Queue()
 
-    def take_message(self, message: PipelineMessage) -> None:
+    def handle_message(self, message: PipelineMessage) -> None:
         if isinstance(message, Frame | Failed):
             self._arrived.put_nowait(message)
 
-    def lose_pipeline(self, reason: str) -> None:
+    def on_pipeline_lost(self, reason: str) -> None:
         self._arrived.put_nowait(PipelineLost(f"self-test: {reason}"))
 
     async def run_until_passed(self, wait_ready: Callable[[], Awaitable[object]], slots: Callable[[], int]) -> float:

@@ -192,7 +192,7 @@ class Service:
         took_s = await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
         slots = self.supervisor.slots
         freeze_gc()
-        self.manager.open_lines(slots, took_s)
+        self.manager.start_accepting(slots, took_s)
         self.self_tested.set()
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
@@ -220,15 +220,15 @@ class Service:
 
     def _take_message(self, message: PipelineMessage) -> None:
         if self.self_tested.is_set():
-            self.manager.take_message(message)
+            self.manager.handle_message(message)
         else:
-            self._self_test.take_message(message)
+            self._self_test.handle_message(message)
 
     def _lose_pipeline(self, reason: str) -> None:
         if self.self_tested.is_set():
-            self.manager.lose_pipeline(reason)
+            self.manager.on_pipeline_lost(reason)
         else:
-            self._self_test.lose_pipeline(reason)
+            self._self_test.on_pipeline_lost(reason)
 
 
 def _name(task: Run) -> str:

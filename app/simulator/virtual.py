@@ -18,7 +18,7 @@ import numpy as np
 from app.audio import mulaw
 from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls.record import CallRecord
-from app.calls.session import CallLimits, CallSession, Command, End, Listen
+from app.calls.session import CallLimits, CallSession, Command, End, SendFrame
 from app.simulator.conversation import talk
 from app.simulator.playout import Playout, Underrun
 from app.simulator.trouble import Scenario, through
@@ -93,8 +93,8 @@ class _VirtualCall:
 
     def run(self) -> VirtualReport:
         for frame in self._greeting:
-            self._do(self._session.take_frame(frame, 0.0), 0.0)
-        self._session.socket_opened(0.0)
+            self._do(self._session.handle_frame(frame, 0.0), 0.0)
+        self._session.on_socket_open(0.0)
         self._receive(STARTED, 0.0)
         self._speak(0)
         while self._moments and self._moments[0][0] < self._scenario.ends_s:
@@ -130,15 +130,15 @@ class _VirtualCall:
     def _receive(self, event: Event, now: float) -> None:
         commands = self._session.receive(event, now)
         if self._recorder:
-            self._recorder.note_event(event, self._session, now)
+            self._recorder.on_event(event, self._session, now)
         self._do(commands, now)
 
     def _do(self, commands: list[Command], now: float) -> None:
         for command in commands:
-            if self._recorder and not isinstance(command, Listen | End):
-                self._recorder.note_sent(command, self._session)
+            if self._recorder and not isinstance(command, SendFrame | End):
+                self._recorder.on_sent(command, self._session)
             match command:
-                case Listen():
+                case SendFrame():
                     self._work(command, now)
                 case SendAudio():
                     self._send(now, partial(self._play, command))
@@ -162,7 +162,7 @@ class _VirtualCall:
             self._timer_s = None
         self._do(self._session.handle_timer(now), now)
 
-    def _work(self, listen: Listen, now: float) -> None:
+    def _work(self, listen: SendFrame, now: float) -> None:
         """Echo one frame. At most one waits: a newer one takes its place, as in the workers."""
         began_s = through(self._scenario.engine_late, max(now, self._worker_free_s))
         if began_s > now + self._scenario.step_s and began_s == self._worker_free_s:
@@ -175,7 +175,7 @@ class _VirtualCall:
 
     def _answer(self, frame: Frame, spoken_s: float, now: float) -> None:
         self._spoken_s[frame.seq] = spoken_s
-        self._do(self._session.take_frame(frame, now), now)
+        self._do(self._session.handle_frame(frame, now), now)
 
     def _send(self, now: float, act: Callable[[float], None]) -> None:
         """See that `act` happens at Twilio's when what is sent now arrives there."""

@@ -11,9 +11,9 @@ from itertools import islice, pairwise, takewhile
 from statistics import median
 
 from app.calls.events import Speaker
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import CallRecord
-from app.calls.session import State
+from app.calls.session import CallState
 from app.logging import mask_number
 from app.telemetry.event_loop_lag import EventLoopLag
 from workers.messages import FRAME_S, Span, Stage
@@ -29,11 +29,11 @@ LAG_WINDOW_S = 10.0
 LATENCY_POINTS = 240
 """How many points a call's delay over time is told in."""
 STATES = {
-    State.RESERVED: "ringing",
-    State.CONNECTED: "connecting",
-    State.LIVE: "on",
-    State.DRAINING: "ending",
-    State.ENDED: "over",
+    CallState.RESERVED: "ringing",
+    CallState.CONNECTED: "connecting",
+    CallState.LIVE: "on",
+    CallState.DRAINING: "ending",
+    CallState.ENDED: "over",
 }
 OUTBOUND = "outbound"
 
@@ -104,13 +104,13 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
             "first": min(after, len(record.text)),
             "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[after:]],
         },
-        "latencies_ms": _thinned_ms(list(record.delays_s)),
+        "latencies_ms": _thinned_ms(list(record.latencies_s)),
     }
 
 
-def _call(call: Call, now: float, since_s: float) -> dict[str, object]:
+def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
     record, meters = call.session.record, call.observer.meters
-    recent = list(islice(reversed(record.delays_s), RECENT_PIECES))
+    recent = list(islice(reversed(record.latencies_s), RECENT_PIECES))
     return {
         **_parties(record),
         "call_sid": record.call_sid,
@@ -148,7 +148,7 @@ def _stages_ms(record: CallRecord) -> dict[str, float]:
     return {span.stage: _ms(span.ended_s - span.started_s) for span in spans}
 
 
-def _steps(calls: list[Call], since_s: float) -> list[tuple[float, float]]:
+def _steps(calls: list[ActiveCall], since_s: float) -> list[tuple[float, float]]:
     """Return the engine's steps since then, when (`now_s`'s clock) and how long in ms, oldest first.
 
     A step is one for all calls, so that those of the call that has been on longest are all of them.
@@ -164,11 +164,11 @@ def _last_steps(record: CallRecord) -> Iterator[Span]:
     return (span for spans in reversed(record.spans) for span in spans if span.stage is Stage.STEP)
 
 
-def _thinned_ms(delays_s: list[float]) -> list[float]:
+def _thinned_ms(latencies_s: list[float]) -> list[float]:
     """Return the worst of each of `LATENCY_POINTS` stretches of equal length."""
-    count = min(len(delays_s), LATENCY_POINTS)
-    bounds = [number * len(delays_s) // count for number in range(count + 1)] if count else [0]
-    return [_ms(max(delays_s[start:end])) for start, end in pairwise(bounds)]
+    count = min(len(latencies_s), LATENCY_POINTS)
+    bounds = [number * len(latencies_s) // count for number in range(count + 1)] if count else [0]
+    return [_ms(max(latencies_s[start:end])) for start, end in pairwise(bounds)]
 
 
 def _since_reserved(record: CallRecord, moment_s: float | None) -> float | None:

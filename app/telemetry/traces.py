@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from app.calls.observer import ERRORS
+from app.calls.live_events import ERRORS
 from app.calls.record import CallRecord, EndReason
 from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
 from workers.lines import Hide

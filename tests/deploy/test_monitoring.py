@@ -12,9 +12,9 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.calls.observer import ERRORS
+from app.calls.live_events import ERRORS
 from app.calls.record import EndReason
-from app.calls.router import TurnedDown
+from app.calls.router import RejectReason
 from app.config import Settings
 from app.server.service import Service
 from tests.service.front import front_settings
@@ -85,7 +85,7 @@ def test_a_rule_counts_the_ends_that_nobody_wanted() -> None:
         <= {reason.name.lower() for reason in EndReason}
     )
     (rule,) = (rule for rule in rules() if rule["alert"] == "MoshiBridgeNoFreeSlots")
-    assert matched(rule["expr"], "calls_turned_down_total") == {TurnedDown.BUSY}
+    assert matched(rule["expr"], "calls_turned_down_total") == {RejectReason.BUSY}
 
 
 def test_every_rule_says_what_happened_what_callers_notice_and_what_to_do() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.audio import mulaw
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import EndReason
 from app.http.media import run_media_socket
 from app.twilio.events import CallSid
@@ -162,7 +162,7 @@ class Peer:
 @dataclass
 class _OnAir:
     peer: Peer
-    call: Call
+    call: ActiveCall
     serving: "asyncio.Task[None]"
 
 
@@ -176,7 +176,7 @@ class Exchange:
     def __post_init__(self) -> None:
         settings = front_settings(max_calls=CALLS, hangup_digit="#", max_call_seconds=10)
         self.board = CallManager(settings, self._send, lambda: True, clock=self.loop.time)
-        self.board.open_lines(CALLS, processing_s=0.01)
+        self.board.start_accepting(CALLS, processing_s=0.01)
         self._ring: deque[Frame] = deque(maxlen=RING_HOLDS)
         self._on: dict[int, _OnAir] = {}
         self._placed = 0
@@ -244,15 +244,15 @@ class Exchange:
 
     async def _echo(self, frames: int, newest: bool) -> None:
         for _ in range(min(frames, len(self._ring))):
-            self.board.take_message(self._ring.pop() if newest else self._ring.popleft())
+            self.board.handle_message(self._ring.pop() if newest else self._ring.popleft())
         await asyncio.sleep(0.01)
 
     def _break(self, who: int, dead: bool) -> None:
         if dead:
-            self.board.lose_pipeline("step: killed by SIGKILL")
+            self.board.on_pipeline_lost("step: killed by SIGKILL")
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
-            self.board.take_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))
+            self.board.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))
 
     async def _gather(self, wait: bool = True) -> None:
         """Forget the calls whose socket is closed, and raise what they raised."""

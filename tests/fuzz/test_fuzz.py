@@ -76,13 +76,13 @@ def test_memory_is_flat_over_many_calls(caplog: pytest.LogCaptureFixture) -> Non
 def test_sound_that_crosses_over_would_be_noticed() -> None:
     """The same with a ring that mixes the two calls up."""
     exchange = Exchange()
-    right = exchange.board.take_message
+    right = exchange.board.handle_message
 
     def wrong(message: PipelineMessage) -> None:
         other = next((call for slot, call in exchange.board._calls.items() if slot != message.slot), None)
         right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
 
-    exchange.board.take_message = wrong  # type: ignore[method-assign]
+    exchange.board.handle_message = wrong  # type: ignore[method-assign]
     with pytest.raises(ExceptionGroup) as told:
         exchange.run(TALK, begin=True)
     assert told.group_contains(AssertionError, match="sound of another call")

@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from app.audio import mulaw
-from app.calls.manager import Call as LiveCall
+from app.calls.manager import ActiveCall as LiveCall
 from app.config import Settings, read_settings
 from app.server.service import Service
 from app.twilio.events import CallSid
@@ -45,7 +45,7 @@ class Place:
     def thinks(self, call_sid: CallSid, text: str) -> None:
         """Let Moshi think a piece of text, as if it came round the ring."""
         reservation = self.live(call_sid).reservation
-        self.service.manager.take_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
+        self.service.manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[CallSid]:

@@ -163,7 +163,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         board = place.service.manager
         for task in (noticing, resuming):
             task.cancel()
-        await board.quiet.wait()
+        await board.no_calls.wait()
         left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
     if not at_start:  # when several run at once
         left += await _left_behind(descriptors)

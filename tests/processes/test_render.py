@@ -41,11 +41,11 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
 
         def step(frame: Frame) -> Frame:
             answer = workers(frame)
-            recorder.note_frame(answer)
+            recorder.on_frame(answer)
             return answer
 
         await asyncio.to_thread(run_virtual, Scenario(seconds=SECONDS, travel_s=0.0), said, step, recorder=recorder)
-    recorder.note_end(float(SECONDS))
+    recorder.on_end(float(SECONDS))
     await writer.stop()
     return record
 

@@ -52,7 +52,7 @@ class Front:
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
-        self.manager.open_lines(self.settings.slots, processing_s=0.0)
+        self.manager.start_accepting(self.settings.slots, processing_s=0.0)
         public = PublicAddress(self.settings)
         call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
         lag = EventLoopLag()

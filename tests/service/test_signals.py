@@ -190,7 +190,7 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
         port = int(service.public.base_url.rpartition(":")[2])
         calling = await start_call(f"http://127.0.0.1:{port}")
         [record] = service.manager.records()
-        monkeypatch.setattr(service.manager, "wind_up", lambda: 1 / 0)
+        monkeypatch.setattr(service.manager, "drain_calls", lambda: 1 / 0)
         service.drain.begin(limit_s=0.1)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ServiceFailed, match="the drain has failed"):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.admission import TTL_S
-from app.calls.manager import Call
+from app.calls.manager import ActiveCall
 from app.calls.record import CallRecord, EndReason
-from app.calls.session import State
+from app.calls.session import CallState
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
@@ -38,22 +38,22 @@ class Line(Front):
             self.board.do(call, call.session.handle_timer(self.now_s))
         self.now_s = until_s
 
-    def start(self, call: Call) -> Call:
+    def start(self, call: ActiveCall) -> ActiveCall:
         """Say what Twilio says first on a socket."""
         self.streams += 1
         for event in (Connected(), Started(StreamSid(f"MZ{self.streams}"), call.session.record.call_sid, "AC1")):
-            self.board.take_event(call, event)
+            self.board.handle_event(call, event)
         return call
 
-    def talk(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> Call:
+    def talk(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> ActiveCall:
         return self.start(self.open_socket(self.ring(call_sid, webhook_token=webhook_token, **fields)))
 
-    def say(self, call: Call, text: str) -> None:
+    def say(self, call: ActiveCall, text: str) -> None:
         """The caller speaks for a moment, presses a key, and Moshi says something."""
-        self.board.take_event(call, Media(0, bytes(160)))
-        self.board.take_event(call, DtmfPressed("1"))
+        self.board.handle_event(call, Media(0, bytes(160)))
+        self.board.handle_event(call, DtmfPressed("1"))
         held, pcm = call.reservation, np.zeros(1_920, np.float32)
-        self.board.take_message(Frame(held.slot, held.epoch, 0, pcm, text))
+        self.board.handle_message(Frame(held.slot, held.epoch, 0, pcm, text))
 
     def record(self, call_sid: CallSid = ANN) -> CallRecord:
         record = self.board.record(call_sid)
@@ -69,7 +69,7 @@ async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
     first = line.talk(ANN, CallStatus="ringing")
     line.say(first, " one")
     line.pass_time(2.0)
-    line.board.take_event(first, Stopped())
+    line.board.handle_event(first, Stopped())
     assert (line.record().end, line.board.free_slots) == (EndReason.CALLER_HUNG_UP, SLOTS)
     line.pass_time(30.0)
     second = line.talk(ANN, CallStatus="in-progress")
@@ -94,7 +94,7 @@ async def test_a_call_that_comes_back_is_one_call_in_the_metrics_and_counts_noth
         call = line.talk(ANN)
         line.say(call, text)
         assert line.board.counts["dtmf"] == line.record().counts["dtmf"]
-        line.board.take_event(call, Stopped())
+        line.board.handle_event(call, Stopped())
     assert (line.board.counts["dtmf"], line.board.counts["packets_in"]) == (3, 3)
     assert dict(+line.board.ends) == {EndReason.CALLER_HUNG_UP: 1}
     assert dict(+line.board.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
@@ -102,7 +102,7 @@ async def test_a_call_that_comes_back_is_one_call_in_the_metrics_and_counts_noth
 
 async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> None:
     line = Line()
-    line.board.take_event(line.talk(ANN), Stopped())
+    line.board.handle_event(line.talk(ANN), Stopped())
     second = line.talk(ANN)
     assert [kept.end for kept in line.kept] == [None, EndReason.CALLER_HUNG_UP, None]
     line.board.end(second, EndReason.STAGE_FAILED)
@@ -123,8 +123,8 @@ async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_a
     assert line.board.claim(verb.url.rpartition("/")[2]) is None
     assert (line.board.free_slots, len(line.record().streams)) == (SLOTS - 1, 1)
     line.pass_time(2 * TTL_S)
-    assert (call.session.state, line.record().end) == (State.LIVE, None)
-    line.board.take_event(call, Stopped())
+    assert (call.session.state, line.record().end) == (CallState.LIVE, None)
+    line.board.handle_event(call, Stopped())
     assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
 
 
@@ -132,13 +132,13 @@ async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_a
 async def test_a_webhook_that_is_repeated_after_the_end_opens_nothing(how: str) -> None:
     line = Line()
     same: dict[str, str] = {"webhook_token": "t1"} if how == "token" else {"CallStatus": "ringing"}
-    line.board.take_event(line.talk(ANN, **same), Stopped())
+    line.board.handle_event(line.talk(ANN, **same), Stopped())
     if how == "over":
         line.tell(ANN, CallStatus="completed")
         same = {"CallStatus": "in-progress", "webhook_token": "t2"}
     assert line.ring(ANN, **same) == Hangup()
     line.pass_time(2 * TTL_S)
-    assert (line.board.calls_on, line.ends()) == (0, [EndReason.CALLER_HUNG_UP])
+    assert (line.board.active_calls, line.ends()) == (0, [EndReason.CALLER_HUNG_UP])
 
 
 async def test_a_webhook_that_may_be_a_repeat_takes_no_slot_while_the_stream_goes_on() -> None:
@@ -148,9 +148,9 @@ async def test_a_webhook_that_may_be_a_repeat_takes_no_slot_while_the_stream_goe
     assert isinstance(verb, Connect)
     assert line.ring(ANN) == verb
     line.pass_time(2 * TTL_S)
-    assert (line.board.free_slots, call.session.state, len(line.record().streams)) == (SLOTS - 1, State.LIVE, 1)
+    assert (line.board.free_slots, call.session.state, len(line.record().streams)) == (SLOTS - 1, CallState.LIVE, 1)
     assert line.board.claim(verb.url.rpartition("/")[2]) is None, "expired"
-    line.board.take_event(call, Stopped())
+    line.board.handle_event(call, Stopped())
     assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
 
 
@@ -164,7 +164,7 @@ async def test_a_call_whose_stream_was_lost_unnoticed_goes_on_in_a_new_one_with_
     new = line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.REPLACED, None]
     assert old.outbox.get_nowait() is None, "its socket is closed"
-    assert (new.session.state, line.board.calls_on, line.board.call(ANN)) == (State.LIVE, 1, new)
+    assert (new.session.state, line.board.active_calls, line.board.call(ANN)) == (CallState.LIVE, 1, new)
     line.board.end(old, EndReason.SOCKET_LOST)
     line.say(new, " two")
     assert (line.record().transcript, line.record().end) == ("one two", None)
@@ -175,7 +175,7 @@ async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_it
     old = line.talk(ANN)
     line.ring(BOB)
     verb = line.ring(ANN)
-    line.board.take_event(old, Stopped())
+    line.board.handle_event(old, Stopped())
     assert line.board.holds(ANN)
     line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.CALLER_HUNG_UP, None]
@@ -183,7 +183,7 @@ async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_it
 
 async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() -> None:
     line = Line()
-    line.board.take_event(line.talk(ANN), Stopped())
+    line.board.handle_event(line.talk(ANN), Stopped())
     before = line.record().copy()
     line.pass_time(5.0)
     assert isinstance(line.ring(ANN), Connect)
@@ -201,7 +201,7 @@ async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reas
     call = line.talk(ANN)
     verb = line.ring(ANN)
     line.board.end(call, reason)
-    assert (line.board.calls_on, line.ends()) == (0, [reason])
+    assert (line.board.active_calls, line.ends()) == (0, [reason])
     assert isinstance(verb, Connect)
     assert line.board.claim(verb.url.rpartition("/")[2]) is None
 
@@ -213,16 +213,16 @@ async def test_a_call_that_an_operator_hangs_up_does_not_go_on_while_its_last_wo
     line.pass_time(1.0)
     verb = line.ring(ANN)
     line.board.hang_up(ANN)
-    assert call.session.state is State.DRAINING
+    assert call.session.state is CallState.DRAINING
     assert isinstance(verb, Connect)
     assert line.board.claim(verb.url.rpartition("/")[2]) is None
     line.pass_time(5.0)
-    assert (line.board.calls_on, line.ends()) == (0, [EndReason.OPERATOR])
+    assert (line.board.active_calls, line.ends()) == (0, [EndReason.OPERATOR])
 
 
 async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None:
     line = Line()
-    line.board.take_event(line.talk(ANN), Stopped())
+    line.board.handle_event(line.talk(ANN), Stopped())
     line.ring(ANN)
     line.tell(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
     assert line.board.holds(ANN)
@@ -237,18 +237,18 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
 ) -> None:
     line = Line(when_busy=mode, max_calls=1)
     line.talk(BOB)
-    line.board.open, line.warm = ready, ready
+    line.board.accepting, line.warm = ready, ready
     assert line.ring(ANN, Direction="outbound-api", CallStatus="in-progress") == Hangup()
     record = line.record()
     assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
     told = record.as_json()
     assert (told["end"], told["refused"], record.direction) == ("no slot was free", record.detail, "outbound-api")
-    assert (sum(line.call_router.turned_down.values()), len(line.call_queue)) == (1, 0)
+    assert (sum(line.call_router.rejected.values()), len(line.call_queue)) == (1, 0)
 
 
 async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_the_call_is_answered() -> None:
     line = Line(max_calls=1)
-    line.board.take_event(line.talk(ANN), Stopped())
+    line.board.handle_event(line.talk(ANN), Stopped())
     line.talk(BOB)
     assert line.ring(ANN, CallStatus="in-progress") == Hangup()
     assert (line.record().end, len(line.board.records())) == (EndReason.CALLER_HUNG_UP, 2)
@@ -273,7 +273,7 @@ async def test_a_status_that_comes_after_the_end_of_a_call_changes_nothing(late:
     line.tell(ANN, CallStatus=late, SequenceNumber=sequence)
     record = line.record()
     assert (record.status, record.duration_s, record.over) == ("completed", 12, True)
-    assert (call.session.state, record.end, line.board.calls_on) == (State.ENDED, EndReason.CALLER_HUNG_UP, 0)
+    assert (call.session.state, record.end, line.board.active_calls) == (CallState.ENDED, EndReason.CALLER_HUNG_UP, 0)
 
 
 async def test_of_two_statuses_that_come_the_wrong_way_round_the_later_one_stays() -> None:
@@ -331,12 +331,12 @@ class AnyOrder:
                 line.page(call_sid)
             case "time":
                 line.pass_time(float(first))
-            case "start" if call and call.session.state is State.CONNECTED:
+            case "start" if call and call.session.state is CallState.CONNECTED:
                 line.start(call)
             case "say" if call:
                 line.say(call, "word")
             case "stop" if call:
-                line.board.take_event(call, Stopped())
+                line.board.handle_event(call, Stopped())
             case "lose" if call:
                 line.board.end(call, EndReason.SOCKET_LOST)
             case "hang up":
@@ -351,14 +351,14 @@ class AnyOrder:
 
     def look(self) -> None:
         board, records = self.line.board, self.line.board.records()
-        assert board.free_slots + board.calls_on == SLOTS
-        assert board.quiet.is_set() == (board.calls_on == 0)
-        assert len({call.reservation.slot for call in board.calls}) == board.calls_on
-        assert len({call.session.record.call_sid for call in board.calls}) == board.calls_on
+        assert board.free_slots + board.active_calls == SLOTS
+        assert board.no_calls.is_set() == (board.active_calls == 0)
+        assert len({call.reservation.slot for call in board.calls}) == board.active_calls
+        assert len({call.session.record.call_sid for call in board.calls}) == board.active_calls
         assert len({record.call_sid for record in records}) == len(records)
         sent = self.line.sent
         opened, closed = (sum(isinstance(one, kind) for one in sent) for kind in (Open, Close))
-        assert opened - closed == board.calls_on
+        assert opened - closed == board.active_calls
         for record in records:
             self.look_at(record)
 
@@ -385,7 +385,7 @@ class AnyOrder:
         self.line.pass_time(60.0)
         self.look()
         board = self.line.board
-        assert (board.free_slots, board.calls_on) == (SLOTS, 0)
+        assert (board.free_slots, board.active_calls) == (SLOTS, 0)
         last = {kept.call_sid: kept for kept in self.line.kept}
         assert {call_sid: kept.streams for call_sid, kept in last.items()} == {
             record.call_sid: record.streams for record in board.records()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.calls.manager import Call
+from app.calls.manager import ActiveCall
 from app.calls.record import EndReason
-from app.calls.session import State
+from app.calls.session import CallState
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, Stopped, StreamSid
 from tests.app.calls.front import Front, settle
@@ -30,11 +30,11 @@ class Story:
         self.random = random.Random(seed)
         self.ringing: dict[CallSid, twiml.Connect] = {}
         self.waiting: list[CallSid] = []
-        self.talking: list[Call] = []
+        self.talking: list[ActiveCall] = []
         self.deeds = [self.ring] * 3 + [
             *(self.connect, self.connect, self.begin, self.hang_up, self.give_up_waiting, self.never_connect),
             *(self.fail_handshake, self.lose_socket, self.say_stop, self.claim_to_be_another, self.fail_stage),
-            *(self.lose_pipeline, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
+            *(self.on_pipeline_lost, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
             *(self.come_back, self.come_back_while_on),
         ]
         self.rung = self.put_through_from_line = 0
@@ -49,7 +49,7 @@ class Story:
             self.everybody_goes()
             self.look()
         board = self.front.board
-        assert (board.free_slots, board.calls_on, board.quiet.is_set()) == (SLOTS, 0, True)
+        assert (board.free_slots, board.active_calls, board.no_calls.is_set()) == (SLOTS, 0, True)
         assert len(self.front.call_queue) == 0
         assert self.opened() == self.closed()
         self.look_at_records()
@@ -57,14 +57,14 @@ class Story:
     def look(self) -> None:
         """What must hold at every moment."""
         board = self.front.board
-        assert board.free_slots + board.calls_on == SLOTS
-        assert board.quiet.is_set() == (board.calls_on == 0)
+        assert board.free_slots + board.active_calls == SLOTS
+        assert board.no_calls.is_set() == (board.active_calls == 0)
         assert self.front.redirector.unreserved == [], "somebody is redirected who has no slot"
         assert not (board.ready and len(self.front.call_queue)), "somebody waits before a free slot"
         slots = [call.reservation.slot for call in board._calls.values()]
         assert len(set(slots)) == len(slots)
-        assert len({call.session.record.call_sid for call in board.calls}) == board.calls_on
-        assert len(self.opened()) - len(self.closed()) == board.calls_on
+        assert len({call.session.record.call_sid for call in board.calls}) == board.active_calls
+        assert len(self.opened()) - len(self.closed()) == board.active_calls
         if self.rung % 50 == 0:
             self.look_at_records()
 
@@ -93,6 +93,7 @@ class Story:
             case twiml.Connect() as verb:
                 self.ringing[call_sid] = verb
             case twiml.Enqueue():
+                self.ringing.pop(call_sid, None)
                 self.waiting.append(call_sid)
 
     def repeat_webhook(self) -> None:
@@ -123,7 +124,7 @@ class Story:
 
     def begin(self) -> None:
         for call in self.talking:
-            if call.session.state is State.CONNECTED:
+            if call.session.state is CallState.CONNECTED:
                 self.receive(call, Connected())
                 self.receive(call, Started(StreamSid("MZ1"), call.session.record.call_sid, "AC1"))
 
@@ -193,12 +194,12 @@ class Story:
     def fail_stage(self) -> None:
         if call := self.somebody():
             reservation = call.reservation
-            self.front.board.take_message(Frame(reservation.slot, reservation.epoch, 0, None))
-            self.front.board.take_message(Failed(reservation.slot, reservation.epoch, Stage.STEP, "broken"))
+            self.front.board.handle_message(Frame(reservation.slot, reservation.epoch, 0, None))
+            self.front.board.handle_message(Failed(reservation.slot, reservation.epoch, Stage.STEP, "broken"))
 
-    def lose_pipeline(self) -> None:
+    def on_pipeline_lost(self) -> None:
         self.front.warm = False
-        self.front.board.lose_pipeline("encode: killed by SIGKILL")
+        self.front.board.on_pipeline_lost("encode: killed by SIGKILL")
         self.front.warm = True
         self.front.call_queue.call_next()
 
@@ -208,12 +209,12 @@ class Story:
         for call in list(self.front.board._calls.values()):
             self.front.board.end(call, EndReason.CALLER_HUNG_UP)
 
-    def somebody(self) -> Call | None:
+    def somebody(self) -> ActiveCall | None:
         if not self.talking:
             return None
         return self.talking.pop(self.random.randrange(len(self.talking)))
 
-    def receive(self, call: Call, event: Connected | Started | Stopped) -> None:
+    def receive(self, call: ActiveCall, event: Connected | Started | Stopped) -> None:
         self.front.board.do(call, call.session.receive(event, call.session.record.reserved_s))
 
 

@@ -102,7 +102,7 @@ def test_the_same_scenario_gives_the_same_call() -> None:
 def test_the_delay_that_the_service_estimates_is_the_one_that_is_heard(name: str) -> None:
     call = _run(name, 120)
     heard_ms = [one.delay_s * 1000 for one in call.heard]
-    estimated_ms = [(delay_s - FILTERS_S) * 1000 for delay_s in call.record.delays_s]
+    estimated_ms = [(delay_s - FILTERS_S) * 1000 for delay_s in call.record.latencies_s]
     assert len(estimated_ms) == len(heard_ms)
     sure = slice(int(12 / 0.08), None)  # of a line's own lateness the service learns in the first seconds
     for percent in (10, 50, 95):

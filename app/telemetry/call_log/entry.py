@@ -167,7 +167,7 @@ def make_entry(record: CallRecord, slot: Slot, place: ServiceIdentity, clock: Cl
     reserved_at = clock.at(record.reserved_s)
     assert reserved_at is not None
     p50_ms, p95_ms, p99_ms = _percentiles_ms(_processing_s(record))
-    delay_p50_ms, delay_p95_ms, delay_p99_ms = _percentiles_ms(list(record.delays_s))
+    delay_p50_ms, delay_p95_ms, delay_p99_ms = _percentiles_ms(list(record.latencies_s))
     caller, called = _clean(record.caller), _clean(record.called)
     return CallEntry(
         call_sid=record.call_sid,

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from app.calls.histograms import Histograms
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
-from app.calls.session import State
+from app.calls.session import CallState
+from app.calls.statistics import Histograms
 from app.telemetry.metrics.families import Family, counter, counters, gauge, gauges, histogram, histograms
 
-ON = tuple(state for state in State if state is not State.ENDED)
+ON = tuple(state for state in CallState if state is not CallState.ENDED)
 ADJUSTED = ("left_out", "spliced", "repeated")
 COUNTED = {
     "overruns": "Frames of which a stage took longer than the 80 ms in which the next one comes.",

@@ -9,7 +9,7 @@ import psutil
 
 from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
-from app.calls.router import CallRouter, TurnedDown
+from app.calls.router import CallRouter, RejectReason
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
@@ -61,8 +61,8 @@ class Sources:
 
     def _at_the_door(self) -> Iterator[Family]:
         yield gauge("waiting_callers", "Callers who wait in line for a slot.", len(self.call_queue))
-        turned_down = {why.value: float(self.call_router.turned_down[why]) for why in TurnedDown}
-        yield counters("calls_turned_down", "Calls that were not taken, by why.", "reason", turned_down)
+        rejected = {why.value: float(self.call_router.rejected[why]) for why in RejectReason}
+        yield counters("calls_turned_down", "Calls that were not taken, by why.", "reason", rejected)
         meaning = "Requests that were refused, by why."
         yield counters("refusals", meaning, "reason", self.refusals())
 

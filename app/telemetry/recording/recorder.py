@@ -82,17 +82,17 @@ class CallRecorder:
         self._begun = False
         self._early: list[Said] | None = []
 
-    def note_event(self, event: Event, session: CallSession, now: float) -> None:
+    def on_event(self, event: Event, session: CallSession, now: float) -> None:
         """Twilio has said this, and the session has taken it."""
         match event:
             case Media(timestamp_ms, payload):
-                if (begin := session.place(timestamp_ms)) is not None:
+                if (begin := session.position(timestamp_ms)) is not None:
                     self._put(Heard(begin, now, payload))
             case Started() if session.stream.started_s == now:
                 self._begun = True
                 self._put(Begun(now))
 
-    def note_sent(self, command: PlayoutCommand, session: CallSession) -> None:
+    def on_sent(self, command: PlayoutCommand, session: CallSession) -> None:
         """This goes out to the caller. What is sent before the round trip is known is kept back for a while."""
         match command:
             case SendAudio(payload, _, _, heard_s):
@@ -101,12 +101,12 @@ class CallRecorder:
                 self._say_early(session.round_trip_s or 0.0)
                 self._put(Cleared(heard_s))
 
-    def note_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame) -> None:
         """Moshi has made this frame."""
         if frame.tokens:
             self._put(Stepped(frame.seq, frame.tokens))
 
-    def note_end(self, now: float) -> None:
+    def on_end(self, now: float) -> None:
         """The call is over; if there was no stream there is no recording."""
         self._say_early(0.0)
         self._put(Ended(now))

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
@@ -54,7 +54,7 @@ class Front:
         redirector = self.redirector if has_dialler else None
         self.call_queue = CallQueue(self.board, read.queue_length, redirector, PublicAddress(read))
         self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
-        self.board.open_lines(read.slots, processing_s=0.0)
+        self.board.start_accepting(read.slots, processing_s=0.0)
 
     def ring(
         self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
@@ -71,16 +71,16 @@ class Front:
         return verb
 
     def tell(self, call_sid: CallSid, **fields: str) -> None:
-        self.call_router.take_status(form(call_sid, **fields))
+        self.call_router.handle_status(form(call_sid, **fields))
 
-    def open_socket(self, verb: twiml.Verb) -> Call:
+    def open_socket(self, verb: twiml.Verb) -> ActiveCall:
         """Claim the slot that the TwiML leads to."""
         assert isinstance(verb, twiml.Connect)
         call = self.board.claim(verb.url.rpartition("/")[2])
         assert call is not None
         return call
 
-    def talk(self, call_sid: CallSid) -> Call:
+    def talk(self, call_sid: CallSid) -> ActiveCall:
         """Ring, open the socket, start the stream."""
         call = self.open_socket(self.ring(call_sid))
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):

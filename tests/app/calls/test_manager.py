@@ -9,10 +9,10 @@ from app.audio.jitter_buffer import PATIENCE_S
 from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls import events
 from app.calls.admission import TTL_S, Reservation
-from app.calls.manager import NEWS, OUTBOX_MESSAGES, Call, CallManager, VoiceRequest
+from app.calls.manager import NEWS, OUTBOX_MESSAGES, ActiveCall, CallManager, VoiceRequest
 from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.records import RECORDS_KEPT, RECORDS_WITH_SPANS
-from app.calls.session import START_WITHIN_S, Listen
+from app.calls.session import START_WITHIN_S, SendFrame
 from app.config import read_settings
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder, record_nothing
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
@@ -29,19 +29,19 @@ class Desk:
         self.warm = True
         settings = read_settings(engine="loopback", codec="loopback", max_calls=max_calls, **changes)
         self.board = CallManager(settings, self.sent.append, lambda: self.warm)
-        self.board.open_lines(max_calls, processing_s=0.0)
+        self.board.start_accepting(max_calls, processing_s=0.0)
 
     def reserve(self, call_sid: CallSid) -> Reservation:
         reservation = self.board.reserve(call_sid)
         assert reservation is not None
         return reservation
 
-    def connect(self, call_sid: CallSid) -> Call:
+    def connect(self, call_sid: CallSid) -> ActiveCall:
         call = self.board.claim(self.reserve(call_sid).token)
         assert call is not None
         return call
 
-    def start(self, call_sid: CallSid) -> Call:
+    def start(self, call_sid: CallSid) -> ActiveCall:
         call = self.connect(call_sid)
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
             self.board.do(call, call.session.receive(event, now(), self.board.phase_s))
@@ -55,14 +55,14 @@ def now() -> float:
     return time.monotonic()
 
 
-def frame(call: Call, seq: int = 0, epoch: int | None = None) -> Frame:
+def frame(call: ActiveCall, seq: int = 0, epoch: int | None = None) -> Frame:
     reservation = call.reservation
     spans = (Span(Stage.ENCODE, 1.0, 1.01), Span(Stage.STEP, 1.01, 1.05), Span(Stage.DECODE, 1.05, 1.08))
     pcm = np.zeros(1_920, np.float32)
     return Frame(reservation.slot, reservation.epoch if epoch is None else Epoch(epoch), seq, pcm, spans=spans)
 
 
-def waiting(call: Call) -> list[int | None]:
+def waiting(call: ActiveCall) -> list[int | None]:
     """What waits for the socket, as sizes; None is the order to close it."""
     items = [call.outbox.get_nowait() for _ in range(call.outbox.qsize())]
     return [
@@ -70,7 +70,7 @@ def waiting(call: Call) -> list[int | None]:
     ]
 
 
-def send_all(desk: Desk, call: Call) -> None:
+def send_all(desk: Desk, call: ActiveCall) -> None:
     """Let the time come for everything that is held back for the line."""
     while (due_s := call.session._playout.get_timer()) is not None:
         desk.board.do(call, call.session._playout.advance(due_s))  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ async def test_a_call_from_the_ring_to_the_end() -> None:
     call = desk.start(ANN)
     slot, epoch = call.reservation.slot, call.reservation.epoch
     desk.board.do(call, call.session.receive(Media(0, bytes(640)), now()))
-    desk.board.take_message(frame(call))
+    desk.board.handle_message(frame(call))
     send_all(desk, call)
     assert waiting(call) == [640]
     desk.board.do(call, call.session.receive(Stopped(), now()))
@@ -98,27 +98,27 @@ async def test_sound_of_an_earlier_call_reaches_nobody() -> None:
     desk.board.end(ann, EndReason.SOCKET_LOST)
     bob = desk.start(BOB)
     assert bob.reservation.slot == ann.reservation.slot
-    desk.board.take_message(frame(ann))
-    desk.board.take_message(frame(bob, epoch=0))
+    desk.board.handle_message(frame(ann))
+    desk.board.handle_message(frame(bob, epoch=0))
     send_all(desk, bob)
     assert waiting(bob) == []
-    desk.board.take_message(frame(bob))
+    desk.board.handle_message(frame(bob))
     send_all(desk, bob)
     assert waiting(bob) == [640]
 
 
 async def test_a_message_for_a_slot_that_nobody_holds_is_dropped() -> None:
     desk = Desk()
-    desk.board.take_message(Frame(Slot(1), Epoch(1), 0, None))
-    desk.board.take_message(Failed(Slot(1), Epoch(1), Stage.STEP, "why"))
-    desk.board.take_message(Close(Slot(1), Epoch(1)))
+    desk.board.handle_message(Frame(Slot(1), Epoch(1), 0, None))
+    desk.board.handle_message(Failed(Slot(1), Epoch(1), Stage.STEP, "why"))
+    desk.board.handle_message(Close(Slot(1), Epoch(1)))
     assert desk.board.records() == []
 
 
 async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
     desk = Desk()
     ann, bob = desk.start(ANN), desk.start(BOB)
-    desk.board.take_message(Failed(ann.reservation.slot, ann.reservation.epoch, Stage.DECODE, "broken"))
+    desk.board.handle_message(Failed(ann.reservation.slot, ann.reservation.epoch, Stage.DECODE, "broken"))
     assert waiting(ann) == [None]
     assert (ann.session.record.end, ann.session.record.detail) == (EndReason.STAGE_FAILED, "decode: broken")
     assert bob.session.record.end is None
@@ -127,7 +127,7 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
 async def test_a_lost_pipeline_ends_all_calls() -> None:
     desk = Desk(max_calls=4)
     calls = [desk.start(CallSid(f"CA{number}")) for number in range(4)]
-    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
+    desk.board.on_pipeline_lost("step: hangs, no answer for 3 s")
     assert {call.session.record.end for call in calls} == {EndReason.WORKER_LOST}
     assert {call.session.record.detail for call in calls} == {"step: hangs, no answer for 3 s"}
     assert desk.board.free_slots == 4
@@ -138,7 +138,7 @@ async def test_what_the_pipeline_does_is_told() -> None:
     assert desk.board.pipeline == "ready"
     desk.warm = False
     assert desk.board.pipeline == "starting"
-    desk.board.lose_pipeline("step: hangs, no answer for 3 s")
+    desk.board.on_pipeline_lost("step: hangs, no answer for 3 s")
     assert desk.board.pipeline == "step: hangs, no answer for 3 s"
     desk.warm = True
     assert desk.board.pipeline == "ready"
@@ -148,7 +148,7 @@ async def test_an_error_of_our_own_in_a_stage_ends_its_call_alone() -> None:
     desk = Desk()
     ann, bob = desk.start(ANN), desk.start(BOB)
     place = ann.reservation
-    desk.board.take_message(Failed(place.slot, place.epoch, Stage.STEP, "KeyError(1)", internal=True))
+    desk.board.handle_message(Failed(place.slot, place.epoch, Stage.STEP, "KeyError(1)", internal=True))
     assert (ann.session.record.end, ann.session.record.detail) == (EndReason.INTERNAL, "step: KeyError(1)")
     assert bob.session.record.end is None
 
@@ -172,13 +172,13 @@ async def test_a_socket_that_takes_nothing_more_is_given_up() -> None:
 async def test_a_socket_that_is_given_up_in_mid_command_is_closed_first_of_all() -> None:
     desk = Desk()
     call = desk.start(ANN)
-    desk.board.do(call, [*audio(OUTBOX_MESSAGES + 20), Listen(5, np.zeros(1_920, np.float32))])
+    desk.board.do(call, [*audio(OUTBOX_MESSAGES + 20), SendFrame(5, np.zeros(1_920, np.float32))])
     assert desk.reasons() == [EndReason.SOCKET_BLOCKED]
     assert waiting(call)[0] is None
     assert no_timer(call)
 
 
-def no_timer(call: Call) -> bool:
+def no_timer(call: ActiveCall) -> bool:
     return call.timer is None or call.timer.cancelled()
 
 
@@ -271,12 +271,12 @@ async def test_the_time_in_the_workers_is_an_average_that_follows_slowly() -> No
     desk = Desk()
     call = desk.start(ANN)
     desk.board.processing_s = 0.04
-    desk.board.take_message(frame(call))
+    desk.board.handle_message(frame(call))
     assert desk.board.processing_s == pytest.approx(0.04 + NEWS * 0.04)
     for seq in range(200):
-        desk.board.take_message(frame(call, seq))
+        desk.board.handle_message(frame(call, seq))
     assert desk.board.processing_s == pytest.approx(0.08, abs=0.001)
-    desk.board.take_message(replace(frame(call), spans=()))
+    desk.board.handle_message(replace(frame(call), spans=()))
     assert desk.board.processing_s == pytest.approx(0.08, abs=0.001), "a step of a greeting was not encoded"
 
 
@@ -303,7 +303,7 @@ async def test_before_the_lines_are_open_no_call_is_taken() -> None:
     settings = read_settings(engine="loopback", codec="loopback", max_calls=2)
     board = CallManager(settings, lambda _: None, lambda: True)
     assert (board.ready, board.free_slots, board.reserve(ANN)) == (False, 0, None)
-    board.open_lines(2, processing_s=0.03)
+    board.start_accepting(2, processing_s=0.03)
     assert (board.ready, board.free_slots, board.processing_s) == (True, 2, 0.03)
 
 
@@ -311,7 +311,7 @@ async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_fram
     desk = Desk(max_calls=1)
     for number in range(RECORDS_KEPT + 5):
         call = desk.start(CallSid(f"CA{number}"))
-        desk.board.take_message(frame(call))
+        desk.board.handle_message(frame(call))
         desk.board.end(call, EndReason.CALLER_HUNG_UP)
     records = desk.board.records()
     assert [record.call_sid for record in records] == [f"CA{number}" for number in range(5, RECORDS_KEPT + 5)]
@@ -326,7 +326,7 @@ def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) 
 
     async def ring() -> None:
         board = CallManager(read_settings(), sent.append, lambda: True)
-        board.open_lines(1, processing_s=0.0)
+        board.start_accepting(1, processing_s=0.0)
         assert board.reserve(ANN, VoiceRequest(wanted))
         assert [record.greeting_frames for record in board.records()] == [frames]
 
@@ -339,9 +339,9 @@ async def test_who_listens_is_told_what_happens_in_a_call() -> None:
     async with desk.board.events.subscribe(ANN) as news:
         call = desk.connect(ANN)
         for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1"), DtmfPressed("5")):
-            desk.board.take_event(call, event)
-        desk.board.take_message(replace(frame(call), text=" Hello"))
-        desk.board.take_event(call, Stopped())
+            desk.board.handle_event(call, event)
+        desk.board.handle_message(replace(frame(call), text=" Hello"))
+        desk.board.handle_event(call, Stopped())
         told = [event.what async for event in news]
     over = events.Disconnected(EndReason.CALLER_HUNG_UP, "")
     assert told == [events.Connected(), events.Dtmf("5"), events.Text(" Hello"), over]
@@ -351,7 +351,7 @@ async def test_audio_is_told_as_it_came_and_as_it_goes_out() -> None:
     desk = Desk()
     call = desk.start(ANN)
     async with desk.board.events.subscribe(ANN, audio=True) as news:
-        desk.board.take_event(call, Media(0, b"\x7f" * 160))
+        desk.board.handle_event(call, Media(0, b"\x7f" * 160))
         desk.board.do(call, [*audio(1)])
         desk.board.end(call, EndReason.TIME_LIMIT)
         told = [event.what async for event in news if isinstance(event.what, events.Audio)]
@@ -365,7 +365,7 @@ async def test_an_error_is_told_before_the_end_of_the_call() -> None:
     desk = Desk()
     call = desk.start(ANN)
     async with desk.board.events.subscribe(ANN) as news:
-        desk.board.lose_pipeline("step: exit status 1")
+        desk.board.on_pipeline_lost("step: exit status 1")
         told = [event.what async for event in news]
     why = (EndReason.WORKER_LOST, "step: exit status 1")
     assert told == [events.Error(*why), events.Disconnected(*why)]
@@ -387,16 +387,16 @@ async def test_a_key_is_logged_and_hidden_unless_it_may_be_shown(
     desk = Desk(log_digits=shown)
     call = desk.start(ANN)
     with caplog.at_level("DEBUG"):
-        desk.board.take_event(call, DtmfPressed("7"))
+        desk.board.handle_event(call, DtmfPressed("7"))
     assert [record.getMessage() for record in caplog.records] == [written]
 
 
 async def test_the_key_that_ends_the_call_is_the_one_that_is_set() -> None:
     desk = Desk(hangup_digit="#")
     call = desk.start(ANN)
-    desk.board.take_event(call, DtmfPressed("*"))
+    desk.board.handle_event(call, DtmfPressed("*"))
     assert desk.reasons() == [None]
-    desk.board.take_event(call, DtmfPressed("#"))
+    desk.board.handle_event(call, DtmfPressed("#"))
     assert desk.reasons() == [EndReason.HANGUP_KEY]
 
 
@@ -408,7 +408,7 @@ async def test_a_call_is_handed_to_the_call_log_when_it_begins_and_when_it_has_e
 
     settings = read_settings(engine="loopback", codec="loopback")
     board = CallManager(settings, lambda message: None, lambda: True, keep)
-    board.open_lines(1, processing_s=0.0)
+    board.start_accepting(1, processing_s=0.0)
     request = VoiceRequest(None, "+15550100001", "+15550100000", "inbound")
     assert board.reserve(ANN, request)
     assert board.reserve(ANN, request), "the webhook came again"
@@ -424,20 +424,20 @@ def broken(*_: object) -> None:
     raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("where", ["receive", "take_frame", "handle_timer", "get_timer", "wind_up", "end"])
+@pytest.mark.parametrize("where", ["receive", "handle_frame", "handle_timer", "get_timer", "drain", "end"])
 async def test_an_error_of_ours_ends_its_call_alone_and_loses_no_other_s_messages(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     desk = Desk()
     ann, bob = desk.start(ANN), desk.start(BOB)
     monkeypatch.setattr(ann.session, where, broken)
-    desk.board.take_event(ann, Media(0, bytes(160)))
-    desk.board.take_message(frame(ann))
+    desk.board.handle_event(ann, Media(0, bytes(160)))
+    desk.board.handle_message(frame(ann))
     desk.board._handle_timer(ann)
     desk.board.hang_up(ANN)
     desk.board.end(ann, EndReason.WORKER_LOST)
-    desk.board.take_event(bob, Media(0, bytes(160)))
-    desk.board.take_message(frame(bob))
+    desk.board.handle_event(bob, Media(0, bytes(160)))
+    desk.board.handle_message(frame(bob))
     assert (desk.board.free_slots, desk.board.stream_ends[EndReason.INTERNAL]) == (1, 1)
     assert waiting(ann)[-1] is None
     assert no_timer(ann)
@@ -454,13 +454,13 @@ async def test_an_error_of_ours_in_one_call_does_not_keep_the_others_from_ending
     for call in (ann, bob):
         call.session.end = broken  # type: ignore[assignment, method-assign]
     desk.board.stop()
-    assert (desk.board.calls_on, eve.session.record.end) == (0, EndReason.SHUTDOWN)
+    assert (desk.board.active_calls, eve.session.record.end) == (0, EndReason.SHUTDOWN)
 
 
 class BrokenRecorder(CallRecorder):
     """Fails at whatever it is shown."""
 
-    note_event = note_sent = note_frame = note_end = broken  # type: ignore[assignment]
+    on_event = on_sent = on_frame = on_end = broken  # type: ignore[assignment]
 
 
 async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_call() -> None:
@@ -470,15 +470,15 @@ async def test_an_error_in_the_recorder_breaks_off_the_recording_and_not_the_cal
 
     settings = read_settings(engine="loopback", codec="loopback")
     board = CallManager(settings, lambda message: None, lambda: True, record=record)
-    board.open_lines(1, processing_s=0.0)
+    board.start_accepting(1, processing_s=0.0)
     reservation = board.reserve(ANN)
     assert reservation
     call = board.claim(reservation.token)
     assert call
     for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1"), Media(0, bytes(160))):
-        board.take_event(call, event)
+        board.handle_event(call, event)
     assert (call.session.record.end, call.session.record.recording.fault) == (None, OUR_FAULT)
-    board.take_event(call, Stopped())
+    board.handle_event(call, Stopped())
     assert (call.session.record.end, board.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
 
 
@@ -492,7 +492,7 @@ async def test_what_cannot_be_kept_recorded_or_sent_costs_no_slot(what: str) -> 
         broken if what == "keep" else lambda record, slot: None,
         record=broken if what == "record" else record_nothing,
     )
-    board.open_lines(1, processing_s=0.0)
+    board.start_accepting(1, processing_s=0.0)
     reservation = board.reserve(ANN)
     assert (reservation is None) == (what == "send")
     board.stop()
@@ -503,12 +503,12 @@ async def test_what_cannot_be_kept_recorded_or_sent_costs_no_slot(what: str) -> 
 async def test_an_error_in_what_looks_on_costs_nobody_the_call_nor_the_end_of_its_events() -> None:
     desk = Desk()
     call = desk.start(ANN)
-    call.observer.note_event = call.observer.note_sent = call.observer.note_frame = broken  # type: ignore[method-assign, assignment]
+    call.observer.on_event = call.observer.on_sent = call.observer.on_frame = broken  # type: ignore[method-assign, assignment]
     async with desk.board.events.subscribe(ANN) as news:
-        desk.board.take_event(call, DtmfPressed("5"))
-        desk.board.take_message(frame(call))
+        desk.board.handle_event(call, DtmfPressed("5"))
+        desk.board.handle_message(frame(call))
         assert call.session.record.end is None
-        desk.board.take_event(call, Stopped())
+        desk.board.handle_event(call, Stopped())
         assert [event.what async for event in news] == [events.Disconnected(EndReason.CALLER_HUNG_UP, "")]
 
 
@@ -516,11 +516,11 @@ async def test_a_packet_looks_at_no_call_but_its_own(monkeypatch: pytest.MonkeyP
     desk = Desk(max_calls=3)
     call, *others = [desk.start(call_sid) for call_sid in (ANN, BOB, EVE)]
     for other in others:
-        for name in ("phase_s", "get_timer", "buffered_s", "receive", "take_frame"):
+        for name in ("phase_s", "get_timer", "buffered_s", "receive", "handle_frame"):
             monkeypatch.setattr(other.session, name, broken)
-    desk.board.take_event(call, Media(0, bytes(160)))
-    desk.board.take_message(frame(call))
+    desk.board.handle_event(call, Media(0, bytes(160)))
+    desk.board.handle_message(frame(call))
     assert desk.reasons() == [None] * 3
     monkeypatch.setattr(call.session, "phase_s", broken)
-    desk.board.take_event(call, Media(20, bytes(160)))
+    desk.board.handle_event(call, Media(20, bytes(160)))
     assert desk.reasons() == [None] * 3, "the phase is for a stream that starts"

@@ -18,9 +18,9 @@ def frame(seq: int, text: str = "", dropped: int = 0, sound: bool = True) -> Fra
 
 def test_what_came_with_the_frames_is_taken_down() -> None:
     record = CallRecord(ANN, reserved_s=100.0)
-    record.note_frame(frame(0, " Hel", sound=False), 100.5)
-    record.note_frame(frame(1, "lo.", dropped=2), 101.0)
-    record.note_frame(frame(2), 101.1)
+    record.on_frame(frame(0, " Hel", sound=False), 100.5)
+    record.on_frame(frame(1, "lo.", dropped=2), 101.0)
+    record.on_frame(frame(2), 101.1)
     assert record.transcript == "Hello."
     assert record.counts == {"frames_out": 2, "frames_dropped": 2, "overruns": 0}
     assert record.as_json()["text"] == [(0.5, " Hel"), (1.0, "lo.")]
@@ -31,14 +31,14 @@ def test_what_came_with_the_frames_is_taken_down() -> None:
 def test_a_stage_that_takes_longer_than_a_frame_is_an_overrun(took_s: float, overruns: int) -> None:
     record = CallRecord(ANN, reserved_s=0.0)
     spans = (Span(Stage.ENCODE, 0.0, 0.01), Span(Stage.STEP, 0.0, took_s), Span(Stage.DECODE, 0.0, 0.01))
-    record.note_frame(Frame(Slot(0), Epoch(1), 0, None, spans=spans), 0.2)
+    record.on_frame(Frame(Slot(0), Epoch(1), 0, None, spans=spans), 0.2)
     assert record.counts["overruns"] == overruns
 
 
 def test_of_a_long_call_the_last_minutes_are_kept() -> None:
     record = CallRecord(ANN, reserved_s=0.0)
     for seq in range(SPANS_KEPT + 10):
-        record.note_frame(frame(seq), float(seq))
+        record.on_frame(frame(seq), float(seq))
     assert len(record.spans) == SPANS_KEPT
     assert record.spans[0][0].started_s == 10
 
@@ -52,7 +52,7 @@ def test_a_call_that_never_came_reads_as_well() -> None:
 def test_the_record_is_json_with_times_from_the_reservation_on() -> None:
     record = CallRecord(ANN, reserved_s=1_000.0, connected_s=1_001.0, started_s=1_001.5, ended_s=1_009.25)
     record.end, record.detail = EndReason.CALLER_HUNG_UP, "bye"
-    record.note_frame(frame(1_002), 1_002.0)
+    record.on_frame(frame(1_002), 1_002.0)
     fields = json.loads(json.dumps(record.as_json()))
     assert (fields["connected_s"], fields["started_s"], fields["ended_s"]) == (1.0, 1.5, 9.25)
     assert (fields["end"], fields["detail"]) == ("caller hung up", "bye")
@@ -61,7 +61,7 @@ def test_the_record_is_json_with_times_from_the_reservation_on() -> None:
 
 def test_the_summary_of_a_call_says_the_same_in_short() -> None:
     record = CallRecord(ANN, reserved_s=0.0, started_s=1.0, ended_s=2.0, end=EndReason.TIME_LIMIT)
-    record.note_frame(frame(0, "Hi"), 1.5)
+    record.on_frame(frame(0, "Hi"), 1.5)
     fields = record.as_json()
     assert record.summary() == {name: fields[name] for name in record.summary()}
     names = ["call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts"]
@@ -71,7 +71,7 @@ def test_the_summary_of_a_call_says_the_same_in_short() -> None:
 def test_what_twilio_tells_of_the_call_is_kept() -> None:
     record = CallRecord(ANN, reserved_s=0.0)
     for status in (CallStatus("ringing"), CallStatus("completed", 75), StreamStatus("stream-stopped")):
-        record.note_status(status)
+        record.on_status(status)
     fields = record.as_json()
     assert (fields["status"], fields["duration_s"]) == ("completed", 75)
     assert (fields["error_code"], fields["stream_error"], fields["advice"]) == (None, "", "")
@@ -79,8 +79,8 @@ def test_what_twilio_tells_of_the_call_is_kept() -> None:
 
 def test_an_error_of_the_stream_is_kept_with_what_to_do() -> None:
     record = CallRecord(ANN, reserved_s=0.0)
-    record.note_status(StreamStatus("stream-error", "Handshake Error", 31920))
-    record.note_status(CallStatus("completed", 3))
+    record.on_status(StreamStatus("stream-error", "Handshake Error", 31920))
+    record.on_status(CallStatus("completed", 3))
     fields = record.as_json()
     assert (fields["status"], fields["error_code"], fields["stream_error"]) == ("completed", 31920, "Handshake Error")
     assert "PUBLIC_URL" in str(fields["advice"])

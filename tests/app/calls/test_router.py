@@ -26,7 +26,7 @@ async def test_a_call_too_many_may_hear_a_sentence() -> None:
     front = Front(when_busy="say", busy_sentence="Nobody is free.")
     list(verbs(front, [ANN, BOB]))
     assert front.ring(EVE) == Say("Nobody is free.")
-    assert front.board.calls_on == 2
+    assert front.board.active_calls == 2
 
 
 async def test_a_call_too_many_may_wait_in_line() -> None:
@@ -45,14 +45,14 @@ async def test_a_line_that_is_full_rejects() -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_who_calls_while_the_service_drains_hears_the_busy_tone(mode: str) -> None:
     front = Front(when_busy=mode)
-    front.board.drain()
+    front.board.stop_accepting()
     assert front.ring(ANN) == Reject("busy")
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_who_calls_before_the_service_is_ready_hears_the_busy_tone(mode: str) -> None:
     front = Front(when_busy=mode)
-    front.board.open = False
+    front.board.accepting = False
     assert front.ring(ANN) == Reject("busy")
 
 
@@ -69,7 +69,7 @@ async def test_a_slot_that_comes_free_is_reserved_for_the_first_in_line_who_is_t
     assert front.redirector.redirected == [(EVE, VOICE_URL)]
     assert front.redirector.unreserved == []
     assert isinstance(front.ring(EVE), Connect)
-    assert (front.board.calls_on, len(front.call_queue)) == (2, 1)
+    assert (front.board.active_calls, len(front.call_queue)) == (2, 1)
 
 
 async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
@@ -116,7 +116,7 @@ async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(h
         front.board.end(ann, EndReason.CALLER_HUNG_UP)
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
-    assert front.board.calls_on == 1
+    assert front.board.active_calls == 1
 
 
 async def test_who_hangs_up_before_the_redirect_goes_out_is_not_redirected() -> None:
@@ -187,7 +187,7 @@ async def test_who_hangs_up_when_it_is_his_turn_gives_the_slot_to_the_next(how: 
         assert front.board.holds(BOB)
         front.left(BOB, "hangup") if how == "action" else front.tell(BOB, CallStatus="completed")
         assert front.board.holds(EVE)
-    assert (front.board.calls_on, len(front.call_queue)) == (1, 0)
+    assert (front.board.active_calls, len(front.call_queue)) == (1, 0)
 
 
 async def test_the_action_of_a_call_that_talks_already_does_not_end_it() -> None:
@@ -201,7 +201,7 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
     front = Front(when_busy="queue", max_calls=1)
     front.ring(ANN)
     front.ring(BOB)
-    front.board.drain()
+    front.board.stop_accepting()
     assert front.page(BOB) == Hangup()
     front.open_socket(front.ring(ANN))
 
@@ -292,7 +292,7 @@ async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_com
     front = Front()
     front.ring(ANN)
     front.tell(ANN, CallStatus=status)
-    assert front.board.calls_on == 0
+    assert front.board.active_calls == 0
     assert front.board.record(ANN) is not None
 
 
@@ -325,5 +325,5 @@ async def test_what_comes_after_the_end_of_a_call_is_still_written_down() -> Non
 async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front = Front()
     front.tell(CallSid("CAnobody"), CallStatus="completed")
-    front.call_router.take_status(form(ANN))
+    front.call_router.handle_status(form(ANN))
     assert front.board.records() == []

@@ -18,10 +18,10 @@ from app.calls.session import (
     START_WITHIN_S,
     CallLimits,
     CallSession,
+    CallState,
     Command,
     End,
-    Listen,
-    State,
+    SendFrame,
     _takeover_s,
 )
 from app.twilio.events import (
@@ -54,7 +54,7 @@ def ringing(greeting_frames: int = 0, now: float = 0.0) -> CallSession:
 
 def connected(greeting_frames: int = 0, now: float = 1.0) -> CallSession:
     session = ringing(greeting_frames)
-    session.socket_opened(now)
+    session.on_socket_open(now)
     assert session.receive(Connected(), now) == []
     return session
 
@@ -62,7 +62,7 @@ def connected(greeting_frames: int = 0, now: float = 1.0) -> CallSession:
 def live(greeting_frames: int = 0, now: float = 2.0) -> CallSession:
     session = connected(greeting_frames)
     session.receive(STARTED, now)
-    assert session.state is State.LIVE
+    assert session.state is CallState.LIVE
     return session
 
 
@@ -90,14 +90,14 @@ def until(session: CallSession, until_s: float) -> list[tuple[float, Command]]:
     """Let the timer go off whenever it should; return what is done, and when."""
     done: list[tuple[float, Command]] = []
     for _ in range(10_000):
-        if session.state is State.ENDED or (due_s := session.get_timer()) > until_s:
+        if session.state is CallState.ENDED or (due_s := session.get_timer()) > until_s:
             return done
         done += [(due_s, command) for command in session.handle_timer(due_s)]
     raise AssertionError("the timer goes off again and again")
 
 
 def listened(commands: list[Command]) -> list[int]:
-    return [command.seq for command in commands if isinstance(command, Listen)]
+    return [command.seq for command in commands if isinstance(command, SendFrame)]
 
 
 def commands_of(done: list[tuple[float, Command]]) -> list[Command]:
@@ -120,17 +120,17 @@ def reasons(commands: list[Command]) -> list[EndReason]:
 
 def test_a_call_from_the_ring_to_the_end() -> None:
     session = ringing(greeting_frames=3)
-    assert session.take_frame(frame(0, None), 0.2) == []
-    assert session.take_frame(frame(1, sound(1)), 0.3) == []
-    assert session.take_frame(frame(2, sound(2)), 0.4) == []
-    session.socket_opened(1.0)
+    assert session.handle_frame(frame(0, None), 0.2) == []
+    assert session.handle_frame(frame(1, sound(1)), 0.3) == []
+    assert session.handle_frame(frame(2, sound(2)), 0.4) == []
+    session.on_socket_open(1.0)
     assert session.receive(Connected(), 1.0) == []
     sent = payloads(session.receive(STARTED, 1.1))
     assert sent == spoken(1), "at once"
     sent += payloads(commands_of(until(session, 1.2)))
     assert sent == spoken(1, 2)
     assert listened(hear(session, packets(0.24), start_s=1.1)) == [3, 4]
-    sent += payloads(session.take_frame(frame(3, sound(3)), 1.25))
+    sent += payloads(session.handle_frame(frame(3, sound(3)), 1.25))
     assert sent == spoken(1, 2, 3)
     assert session.receive(Stopped(), 9.0) == [End(EndReason.CALLER_HUNG_UP)]
     record = session.record
@@ -143,8 +143,8 @@ def test_a_call_from_the_ring_to_the_end() -> None:
 def test_the_greeting_begins_with_the_start_and_is_played_in_real_time() -> None:
     session = ringing(greeting_frames=25)
     for seq in range(1, 25):
-        session.take_frame(frame(seq, sound(seq)), 0.5)
-    session.socket_opened(1.0)
+        session.handle_frame(frame(seq, sound(seq)), 0.5)
+    session.on_socket_open(1.0)
     now = [(1.5, command) for command in session.receive(STARTED, 1.5)]
     sent = [(at_s, command) for at_s, command in now + until(session, 4.0) if isinstance(command, SendAudio)]
     assert [command.payload for _, command in sent] == spoken(*range(1, 25))
@@ -156,11 +156,11 @@ def test_the_greeting_begins_with_the_start_and_is_played_in_real_time() -> None
 
 def test_a_greeting_that_is_computed_late_goes_out_as_it_comes() -> None:
     session = ringing(greeting_frames=4)
-    session.take_frame(frame(1, sound(1)), 0.9)
-    session.socket_opened(1.0)
-    session.take_frame(frame(2, sound(2)), 1.2)
+    session.handle_frame(frame(1, sound(1)), 0.9)
+    session.on_socket_open(1.0)
+    session.handle_frame(frame(2, sound(2)), 1.2)
     sent = session.receive(STARTED, 1.5) + commands_of(until(session, 1.6))
-    sent += session.take_frame(frame(3, sound(3)), 1.6) + commands_of(until(session, 1.7))
+    sent += session.handle_frame(frame(3, sound(3)), 1.6) + commands_of(until(session, 1.7))
     assert payloads(sent) == spoken(1, 2, 3)
     assert session.record.first_sound_s == 1.5
 
@@ -168,21 +168,21 @@ def test_a_greeting_that_is_computed_late_goes_out_as_it_comes() -> None:
 def test_a_greeting_that_comes_after_the_start_is_the_first_sound() -> None:
     session = live(greeting_frames=4, now=2.0)
     assert session.record.first_sound_s is None
-    assert session.take_frame(frame(0, None), 2.1) == []
-    assert payloads(session.take_frame(frame(1, sound(1)), 2.3)) == spoken(1)
-    session.take_frame(frame(2, sound(2)), 2.4)
+    assert session.handle_frame(frame(0, None), 2.1) == []
+    assert payloads(session.handle_frame(frame(1, sound(1)), 2.3)) == spoken(1)
+    session.handle_frame(frame(2, sound(2)), 2.4)
     assert session.record.first_sound_s == 2.3
 
 
 def test_steps_without_sound_bring_their_text_all_the_same() -> None:
     session = ringing()
-    session.take_frame(frame(0, None, text=" Hello"), 0.5)
+    session.handle_frame(frame(0, None, text=" Hello"), 0.5)
     assert session.record.transcript == "Hello"
 
 
 def test_the_callers_frames_are_those_of_his_packets() -> None:
     media = packets(0.5)
-    heard = [command for command in hear(live(now=2.0), media) if isinstance(command, Listen)]
+    heard = [command for command in hear(live(now=2.0), media) if isinstance(command, SendFrame)]
     assert [command.seq for command in heard] == list(range(6))
     inbound = JitterBuffer()
     inbound.start(0.0)
@@ -202,7 +202,7 @@ def test_the_callers_frames_begin_where_the_greeting_ends_and_their_numbers_go_o
 
 def test_a_caller_who_sends_nothing_is_taken_to_be_silent() -> None:
     session = live(now=2.0)
-    done = [(at_s, command) for at_s, command in until(session, 3.0) if isinstance(command, Listen)]
+    done = [(at_s, command) for at_s, command in until(session, 3.0) if isinstance(command, SendFrame)]
     assert [command.seq for _, command in done] == list(range(len(done)))
     due_s = [2.0 + PATIENCE_S[0] + number * FRAME_S for number in range(1, len(done) + 1)]
     assert [at_s for at_s, _ in done] == pytest.approx(due_s)
@@ -240,13 +240,13 @@ class Noted(Playout):
 def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
     session = connected(greeting_frames=3)
     session._playout = noted = Noted()
-    session.take_frame(frame(1, sound(1)), 1.2)
+    session.handle_frame(frame(1, sound(1)), 1.2)
     session.receive(STARTED, 2.0)
     heard = listened(hear(session, packets(0.24)))  # frames 3 and 4, and a part of 5
     filled = listened(commands_of(until(session, 2.44)))
     assert (heard, filled) == ([3, 4], [5, 6])
     for seq in (2, *heard, *filled):
-        session.take_frame(frame(seq, sound(seq)), 2.44)
+        session.handle_frame(frame(seq, sound(seq)), 2.44)
     ahead, from_him, made_up = (True, False), (False, False), (False, True)
     assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
 
@@ -293,7 +293,7 @@ def test_the_first_answer_finds_the_lead_still_unplayed(greeting_frames: int, pr
 )
 def test_a_stream_of_another_call_or_account_hears_nothing(started: Started) -> None:
     session = connected(greeting_frames=3)
-    session.take_frame(frame(1, sound(1)), 1.1)
+    session.handle_frame(frame(1, sound(1)), 1.1)
     commands = session.receive(started, 1.5)
     assert reasons(commands) == [EndReason.WRONG_CALL]
     assert payloads(commands) == []
@@ -301,9 +301,9 @@ def test_a_stream_of_another_call_or_account_hears_nothing(started: Started) -> 
 
 def test_without_an_account_of_ours_any_account_will_do() -> None:
     session = CallSession(ANN, "", limits(), 0.0)
-    session.socket_opened(1.0)
+    session.on_socket_open(1.0)
     assert session.receive(Started(StreamSid("MZ1"), ANN, "ACtheirs"), 1.5) == [SendMark("0:1")]
-    assert session.state is State.LIVE
+    assert session.state is CallState.LIVE
 
 
 @pytest.mark.parametrize(
@@ -327,12 +327,12 @@ def draining() -> tuple[CallSession, str]:
     until(session, 2.0 + LONGEST_S - 0.05)
     (sent,) = [
         command
-        for command in [*session.take_frame(frame(0, sound(0)), 61.96), *commands_of(until(session, 61.99))]
+        for command in [*session.handle_frame(frame(0, sound(0)), 61.96), *commands_of(until(session, 61.99))]
         if isinstance(command, SendAudio)
     ]
     commands = commands_of(until(session, 2.0 + LONGEST_S))
     assert reasons(commands) == []
-    assert session.state is State.DRAINING
+    assert session.state is CallState.DRAINING
     return session, last_mark([sent, *commands])
 
 
@@ -357,18 +357,18 @@ def test_who_does_not_say_that_it_has_been_heard_is_not_waited_for() -> None:
 def test_while_a_call_drains_nobody_listens_and_nothing_new_is_said() -> None:
     session, _ = draining()
     assert hear(session, packets(0.5), start_s=62.0) == []
-    assert session.take_frame(frame(1, sound(1)), 62.1) == []
+    assert session.handle_frame(frame(1, sound(1)), 62.1) == []
     assert session.phase_s(62.1) is None
     assert session.receive(Stopped(), 62.2) == [End(EndReason.CALLER_HUNG_UP)]
 
 
 def test_what_waits_when_the_time_is_up_is_sent_and_heard() -> None:
     session = CallSession(ANN, ACCOUNT, CallLimits(4, RINGS_S, max_call_s=0.1, processing_s=0.0), 0.0)
-    session.socket_opened(1.0)
+    session.on_socket_open(1.0)
     for seq in (1, 2, 3):
-        session.take_frame(frame(seq, sound(seq)), 1.5)
+        session.handle_frame(frame(seq, sound(seq)), 1.5)
     sent = session.receive(STARTED, 2.0) + commands_of(until(session, 2.1))
-    assert session.state is State.DRAINING
+    assert session.state is CallState.DRAINING
     marks = [command.mark for command in sent if isinstance(command, SendAudio)]
     assert len(marks) == 2, "the third waits still"
     assert [session.receive(MarkPlayed(mark), 2.11) for mark in marks] == [[], []]
@@ -380,7 +380,7 @@ def test_what_waits_when_the_time_is_up_is_sent_and_heard() -> None:
 
 def idle_after(idle_s: float) -> CallSession:
     session = CallSession(ANN, ACCOUNT, CallLimits(0, RINGS_S, LONGEST_S, 0.0, idle_s=idle_s), 0.0)
-    session.socket_opened(1.0)
+    session.on_socket_open(1.0)
     session.receive(STARTED, 2.0)
     return session
 
@@ -417,7 +417,7 @@ def test_without_an_idle_limit_silence_may_last_as_long_as_the_call() -> None:
 def test_who_has_been_silent_for_too_long_hears_the_last_sentence_to_its_end() -> None:
     session = idle_after(10.0)
     until(session, 11.9)
-    sent = [*session.take_frame(frame(0, sound(0)), 11.9), *commands_of(until(session, 11.99))]
+    sent = [*session.handle_frame(frame(0, sound(0)), 11.9), *commands_of(until(session, 11.99))]
     sent += commands_of(until(session, 12.0))
     assert reasons(sent) == []
     assert session.receive(MarkPlayed(last_mark(sent)), 12.05) == [End(EndReason.IDLE)]
@@ -426,25 +426,25 @@ def test_who_has_been_silent_for_too_long_hears_the_last_sentence_to_its_end() -
 def test_a_call_that_is_wound_up_ends_when_what_was_said_has_been_heard_and_for_that_reason() -> None:
     session = live(now=2.0)
     until(session, 2.9)
-    sent = [*session.take_frame(frame(0, sound(0)), 2.9), *commands_of(until(session, 2.99))]
-    mark = last_mark(session.wind_up(EndReason.SHUTDOWN, 3.0))
+    sent = [*session.handle_frame(frame(0, sound(0)), 2.9), *commands_of(until(session, 2.99))]
+    mark = last_mark(session.drain(EndReason.SHUTDOWN, 3.0))
     assert mark not in [command.mark for command in sent if isinstance(command, SendAudio)]
-    assert session.wind_up(EndReason.TIME_LIMIT, 3.01) == [], "the first reason stays"
+    assert session.drain(EndReason.TIME_LIMIT, 3.01) == [], "the first reason stays"
     assert session.receive(MarkPlayed(mark), 3.05) == [End(EndReason.SHUTDOWN)]
 
 
 def test_a_call_in_which_nothing_has_been_said_is_wound_up_at_once() -> None:
     for session in (ringing(), connected(), live()):
-        assert session.wind_up(EndReason.SHUTDOWN, 5.0) == [End(EndReason.SHUTDOWN)]
-        assert session.wind_up(EndReason.SHUTDOWN, 6.0) == []
+        assert session.drain(EndReason.SHUTDOWN, 5.0) == [End(EndReason.SHUTDOWN)]
+        assert session.drain(EndReason.SHUTDOWN, 6.0) == []
 
 
 def test_the_record_has_what_was_counted_on_both_ways() -> None:
     session = live(now=2.0)
     until(session, 2.3)
-    session.take_frame(frame(0, sound(0)), 2.3)
+    session.handle_frame(frame(0, sound(0)), 2.3)
     until(session, 2.4)
-    session.take_frame(frame(1, sound(1)), 3.0)
+    session.handle_frame(frame(1, sound(1)), 3.0)
     session.end(EndReason.SHUTDOWN, 3.0)
     assert session.record.counts["ms_filled"] > 0
     assert session.record.counts["underruns"] == 1
@@ -466,11 +466,11 @@ def test_a_call_ends_once_and_the_first_reason_stays() -> None:
 def test_a_call_has_one_socket() -> None:
     for session in (connected(), live()):
         with pytest.raises(KeyError):
-            session.socket_opened(3.0)
+            session.on_socket_open(3.0)
     ended = ringing()
     ended.end(EndReason.NO_SOCKET, 20.0)
     with pytest.raises(KeyError):
-        ended.socket_opened(21.0)
+        ended.on_socket_open(21.0)
 
 
 def test_keys_are_counted_and_end_nothing_unless_one_is_meant_to() -> None:
@@ -481,7 +481,7 @@ def test_keys_are_counted_and_end_nothing_unless_one_is_meant_to() -> None:
 
 def with_hangup_digit(digit: str) -> CallSession:
     session = CallSession(ANN, ACCOUNT, CallLimits(0, RINGS_S, LONGEST_S, 0.0, hangup_digit=digit), 0.0)
-    session.socket_opened(1.0)
+    session.on_socket_open(1.0)
     session.receive(STARTED, 2.0)
     return session
 
@@ -507,10 +507,10 @@ DEEDS = st.one_of(
 
 def do(session: CallSession, deed: Event | Frame | str, now: float) -> list[Command]:
     if isinstance(deed, Frame):
-        return session.take_frame(deed, now)
+        return session.handle_frame(deed, now)
     if deed == "socket":
-        if session.state is State.RESERVED:
-            session.socket_opened(now)
+        if session.state is CallState.RESERVED:
+            session.on_socket_open(now)
         return []
     if deed == "timer":
         return session.handle_timer(now)
@@ -529,9 +529,9 @@ def test_whatever_happens_nothing_comes_after_the_end_and_no_sound_before_the_st
         now += seconds
         state = session.state
         came = do(session, deed, now)
-        if state in (State.RESERVED, State.CONNECTED) and not isinstance(deed, Started):
-            assert not [command for command in came if isinstance(command, SendAudio | ClearAudio | Listen)]
+        if state in (CallState.RESERVED, CallState.CONNECTED) and not isinstance(deed, Started):
+            assert not [command for command in came if isinstance(command, SendAudio | ClearAudio | SendFrame)]
         commands += came
     ends = [place for place, command in enumerate(commands) if isinstance(command, End)]
-    assert ends == ([len(commands) - 1] if session.state is State.ENDED else [])
-    assert (session.record.ended_s is None) == (session.state is not State.ENDED)
+    assert ends == ([len(commands) - 1] if session.state is CallState.ENDED else [])
+    assert (session.record.ended_s is None) == (session.state is not CallState.ENDED)

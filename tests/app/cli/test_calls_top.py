@@ -23,7 +23,7 @@ def shown(snapshot: dict[str, Any], width: int) -> str:
 async def snapshot_of_a_call() -> dict[str, Any]:
     looking = Looking()
     call = looking.front.talk(ANN)
-    call.session.record.note_parties("+15550100001", "+15550100000", "inbound")
+    call.session.record.set_parties("+15550100001", "+15550100000", "inbound")
     looking.says(call, "Hello [red]you[/red] \\")
     return looking.snapshot()
 

@@ -9,7 +9,7 @@ from fastapi import WebSocket
 from starlette.types import Message
 
 from app.audio.playout import ClearAudio, SendAudio
-from app.calls.manager import Call, CallManager
+from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
@@ -81,12 +81,12 @@ class Line:
     def __init__(self) -> None:
         settings = read_settings(engine="loopback", codec="loopback")
         self.board = CallManager(settings, lambda _: None, lambda: True)
-        self.board.open_lines(1, processing_s=0.0)
+        self.board.start_accepting(1, processing_s=0.0)
         reservation = self.board.reserve(ANN)
         assert reservation is not None
         call = self.board.claim(reservation.token)
         assert call is not None
-        self.call: Call = call
+        self.call: ActiveCall = call
         self.peer = Peer()
 
     def serve(self, blocked_after_s: float = GUARD_S, silent_after_s: float = GUARD_S) -> "asyncio.Task[None]":

@@ -76,7 +76,7 @@ async def test_every_operator_route_is_for_operators(path: str) -> None:
 
 async def test_a_drain_is_for_operators_and_takes_no_call_from_then_on() -> None:
     async with door() as (http, service):
-        service.manager.open_lines(1, 0.0)
+        service.manager.start_accepting(1, 0.0)
         assert (await http.post("/api/drain")).status_code == 403
         assert not service.manager.draining
         bearer = {"Authorization": f"Bearer {OPERATOR}"}

@@ -18,7 +18,7 @@ class Pipeline:
 
     def _send(self, message: PipelineMessage) -> None:
         self.sent.append(message)
-        self.self_test.take_message(self._answer(message) if isinstance(message, Frame) else message)
+        self.self_test.handle_message(self._answer(message) if isinstance(message, Frame) else message)
 
 
 def after(took_s: float) -> Callable[[Frame], Frame]:
@@ -57,15 +57,15 @@ async def test_a_pipeline_that_is_lost_meanwhile_is_told_and_not_waited_for() ->
     self_test = PipelineSelfTest(lambda _: None)
     running = asyncio.create_task(self_test.run(1))
     await asyncio.sleep(0)
-    self_test.lose_pipeline("decode: killed by SIGKILL")
+    self_test.on_pipeline_lost("decode: killed by SIGKILL")
     with pytest.raises(PipelineLost, match="decode: killed by SIGKILL"):
         await running
 
 
 async def test_a_pipeline_that_was_lost_before_does_not_count() -> None:
     pipeline = Pipeline(after(0.05))
-    pipeline.self_test.lose_pipeline("step: exit status 1")
-    pipeline.self_test.take_message(Frame(Slot(0), EPOCH, 0, None))
+    pipeline.self_test.on_pipeline_lost("step: exit status 1")
+    pipeline.self_test.handle_message(Frame(Slot(0), EPOCH, 0, None))
     assert await pipeline.self_test.run(1) == pytest.approx(0.05)
 
 

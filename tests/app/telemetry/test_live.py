@@ -7,7 +7,7 @@ import pytest
 
 from app.audio.level import SILENT_DBFS
 from app.calls.events import Speaker
-from app.calls.manager import Call, VoiceRequest
+from app.calls.manager import ActiveCall, VoiceRequest
 from app.calls.record import CallRecord
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import HISTORY_S, LATENCY_POINTS, REPEATED_S, SNAPSHOT_EVERY_S, LiveView, call_detail
@@ -37,14 +37,14 @@ class Looking:
         assert record is not None
         return record
 
-    def says(self, call: Call, text: str, step_ms: float = 20.0) -> None:
+    def says(self, call: ActiveCall, text: str, step_ms: float = 20.0) -> None:
         """Moshi's frame of now."""
         spans = (
             Span(Stage.ENCODE, self.now_s - 0.06, self.now_s - 0.05),
             Span(Stage.STEP, self.now_s - 0.05, self.now_s - 0.05 + step_ms / 1000),
             Span(Stage.DECODE, self.now_s - 0.01, self.now_s),
         )
-        call.session.record.note_frame(
+        call.session.record.on_frame(
             Frame(call.reservation.slot, call.reservation.epoch, 0, None, text, 0, spans), self.now_s
         )
 
@@ -122,7 +122,7 @@ async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_point
     looking = Looking()
     record = looking.front.talk(ANN).session.record
     assert looking.only()["latency_ms"] is None
-    record.delays_s.extend([0.5] * 1_000 + [0.1] * 100)
+    record.latencies_s.extend([0.5] * 1_000 + [0.1] * 100)
     assert looking.only()["latency_ms"] == 100.0
     latencies_ms = call_detail(record)["latencies_ms"]
     assert isinstance(latencies_ms, list)

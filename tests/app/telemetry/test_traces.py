@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from app.calls.observer import ERRORS
+from app.calls.live_events import ERRORS
 from app.calls.record import EndReason
 from app.telemetry.call_log.entry import CallEntry
 from app.telemetry.traces import EXPORT_WITHIN_S, CallTraces, add_span

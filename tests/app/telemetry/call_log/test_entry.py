@@ -62,7 +62,7 @@ def test_what_was_said_and_what_happened_have_their_times() -> None:
 def test_percentiles_are_those_of_the_frames() -> None:
     record = call_record(ended=False)
     for took_ms in range(1, 101):
-        record.note_frame(moshi_frame(took_s=took_ms / 1000), 1_001.0)
+        record.on_frame(moshi_frame(took_s=took_ms / 1000), 1_001.0)
     kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
     assert (kept.processing_p50_ms, kept.processing_p95_ms, kept.processing_p99_ms) == pytest.approx(
         (50.5, 95.05, 99.01), abs=0.01
@@ -71,7 +71,7 @@ def test_percentiles_are_those_of_the_frames() -> None:
 
 def test_the_delay_is_kept_in_percentiles() -> None:
     record = call_record(ended=False)
-    record.delays_s.extend(ms / 1000 for ms in range(1, 101))
+    record.latencies_s.extend(ms / 1000 for ms in range(1, 101))
     kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
     assert (kept.delay_p50_ms, kept.delay_p95_ms, kept.delay_p99_ms) == pytest.approx((50.5, 95.05, 99.01), abs=0.01)
 
@@ -125,7 +125,7 @@ def test_a_line_of_something_else_is_no_entry(line: str) -> None:
 
 def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
     record = call_record()
-    record.note_key(1_010.0)
+    record.on_key(1_010.0)
     kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON + timedelta(seconds=100)))
     assert (10.0, "key pressed", "") in kept.events
     assert kept.events[-1][1] == "ended"

@@ -236,7 +236,7 @@ async def test_records_that_nobody_takes_are_bounded(tmp_path: Path, caplog: pyt
 
 async def test_a_record_that_cannot_be_made_costs_no_other(address: Address) -> None:
     broken = call_record(ANN)
-    broken.delays_s.append("no number")  # type: ignore[arg-type]
+    broken.latencies_s.append("no number")  # type: ignore[arg-type]
     async with writing(address) as writer:
         writer.keep(broken, Slot(0))
         writer.keep(call_record(BOB), Slot(0))

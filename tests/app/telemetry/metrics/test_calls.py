@@ -32,7 +32,7 @@ async def test_calls_are_counted_by_how_far_they_have_come_and_by_how_they_ended
     found = numbers(front)
     assert (found["slots"], found["free_slots"], found["ready"]) == (3, 0, 0)
     assert (found["calls{reserved}"], found["calls{live}"]) == (1, 2)
-    front.board.take_event(bob, Stopped())
+    front.board.handle_event(bob, Stopped())
     front.board.end(eve, EndReason.WORKER_LOST, "step-0")
     found = numbers(front)
     assert (found["free_slots"], found["ready"]) == (2, 1)
@@ -45,10 +45,10 @@ async def test_what_a_call_has_counted_is_told_while_it_is_on_and_does_not_chang
     front = Front()
     call = front.talk(ANN)
     for packet in range(1, 9):
-        front.board.take_event(call, Media(20 * packet, bytes([0x7F]) * 160))
+        front.board.handle_event(call, Media(20 * packet, bytes([0x7F]) * 160))
     while_on = numbers(front)
     assert while_on["packets_in_total"] == 8
-    front.board.take_event(call, Stopped())
+    front.board.handle_event(call, Stopped())
     assert numbers(front)["packets_in_total"] == 8
 
 
@@ -56,12 +56,12 @@ async def test_a_frame_is_timed_from_the_app_through_each_stage_and_back() -> No
     front = Front()
     call = front.talk(ANN)
     for packet in range(1, 6):
-        front.board.take_event(call, Media(20 * packet, bytes([0x7F]) * 160))
+        front.board.handle_event(call, Media(20 * packet, bytes([0x7F]) * 160))
     heard = next(message for message in front.sent if isinstance(message, Frame))
     began_s = dict(zip(Stage, (1e9, 1e9 + 0.05, 1e9 + 0.1), strict=True))
     spans = tuple(Span(stage, at_s, at_s + 0.01) for stage, at_s in began_s.items())
     answer = Frame(heard.slot, heard.epoch, heard.seq, np.zeros(FRAME_SAMPLES, np.float32), spans=spans)
-    front.board.take_message(answer)
+    front.board.handle_message(answer)
     found = numbers(front)
     for stage in Stage:
         assert found[f"stage_seconds_sum{{{stage}}}"] == pytest.approx(0.01, abs=1e-6)

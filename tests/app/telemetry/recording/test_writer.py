@@ -105,7 +105,7 @@ async def test_each_stream_of_a_call_is_recorded_in_files_of_its_own_even_within
         for seconds in (1.0, 2.0, 3.0):
             recorder = begin(record)
             talk(recorder, seconds)
-            recorder.note_end(NOW + seconds)
+            recorder.on_end(NOW + seconds)
             record.open_stream(NOW + seconds)
     recordings = [stream.recording.name for stream in record.streams[:-1]]
     assert len(set(recordings)) == 3
@@ -120,7 +120,7 @@ async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
     async with writing(tmp_path) as begin:
         recorder = begin(record)
         talk(recorder)
-        recorder.note_end(NOW + 1.5)
+        recorder.on_end(NOW + 1.5)
     found = files(tmp_path)
     assert set(found) == {".flac", ".tokens"}
     assert {path.stem for path in found.values()} == {record.recording.name}
@@ -140,7 +140,7 @@ async def test_what_moshi_had_still_to_say_when_the_caller_hung_up_is_not_on_it(
     async with writing(tmp_path) as begin:
         recorder = begin(call_record())
         talk(recorder)
-        recorder.note_end(NOW + 0.25)
+        recorder.on_end(NOW + 0.25)
     samples, _ = soundfile.read(files(tmp_path)[".flac"], dtype="int16")
     assert len(samples) == 2_000
 
@@ -150,7 +150,7 @@ async def test_what_was_cleared_is_not_on_it(tmp_path: Path) -> None:
         recorder = begin(call_record())
         talk(recorder)
         recorder._put(Cleared(NOW + 0.5))
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(NOW + 1.0)
     samples, _ = soundfile.read(files(tmp_path)[".flac"], dtype="int16")
     assert np.flatnonzero(samples[:, Side.MOSHI]).max() == 3_999
     assert np.flatnonzero(samples[:, Side.CALLER]).max() == 7_999
@@ -161,7 +161,7 @@ async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -
     async with writing(tmp_path) as begin:
         recorder = begin(record)
         recorder._put(Stepped(0, bytes(34)))
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(NOW + 1.0)
     assert names(tmp_path) == []
     assert str(record.recording) == "no recording"
 
@@ -200,7 +200,7 @@ async def test_a_full_disk_ends_the_recording_and_says_so(tmp_path: Path, monkey
         await until(lambda: full.recording.fault)
         for recorder in recorders:
             recorder._put(Heard(8_000, NOW + 1.02, LOUD * 160))
-            recorder.note_end(NOW + 2.0)
+            recorder.on_end(NOW + 2.0)
     assert full.recording.fault == "No space left on device"
     assert str(full.recording).endswith("broken off: No space left on device")
     assert fine.recording.fault == ""
@@ -216,7 +216,7 @@ async def test_a_tape_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path
         (tmp_path / f"{record.recording.name}.wav").mkdir()
         talk(recorder)
         await until(lambda: record.recording.fault)
-        recorder.note_end(NOW + 1.0)
+        recorder.on_end(NOW + 1.0)
     assert str(record.recording) == "File exists"
     assert [name[-4:] for name in names(tmp_path)] == [".wav"]
 
@@ -242,7 +242,7 @@ async def test_an_error_of_ours_costs_one_recording_and_no_other(
             talk(recorder)
             if record is wrong:
                 recorder.inbox.append(Stepped(50, None))  # type: ignore[arg-type]
-            recorder.note_end(NOW + 1.0)
+            recorder.on_end(NOW + 1.0)
     assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
     assert f"{fine.recording.name}.flac" in names(tmp_path)
     assert "a recording is lost" in caplog.text
@@ -312,10 +312,10 @@ def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> N
     recorder, session = CallRecorder(call_record().recording), new_session()
     sent = [SendAudio(bytes([number]), "0:1", number, NOW + number) for number in range(3)]
     for audio in sent[:2]:
-        recorder.note_sent(audio, session)
+        recorder.on_sent(audio, session)
     assert not recorder.inbox
     session.receive(MarkPlayed("0:1"), NOW + 0.1)
-    recorder.note_sent(sent[2], session)
+    recorder.on_sent(sent[2], session)
     heard = [(moment.payload, moment.heard_s) for moment in recorder.inbox if isinstance(moment, Said)]
     assert [payload for payload, _ in heard] == [b"\0", b"\1", b"\2"]
     assert [heard_s for _, heard_s in heard] == pytest.approx([NOW + 0.1, NOW + 1.1, NOW + 2])
@@ -324,13 +324,13 @@ def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> N
 def test_where_no_mark_comes_back_nothing_is_kept_back_for_long() -> None:
     recorder, session = CallRecorder(call_record().recording), new_session()
     for number in range(EARLY_PIECES + 1):
-        recorder.note_sent(SendAudio(b"\0", "0:1", number, NOW + number), session)
+        recorder.on_sent(SendAudio(b"\0", "0:1", number, NOW + number), session)
     assert list(recorder.inbox) == [Said(b"\0", NOW + number) for number in range(EARLY_PIECES + 1)]
 
 
 def new_session() -> CallSession:
     """A call whose stream began just now, at which a mark went out."""
     session = CallSession(ANN, "", CallLimits(0, 10.0, 100.0, 0.0), NOW)
-    session.socket_opened(NOW)
+    session.on_socket_open(NOW)
     session.receive(Started(StreamSid("MZ1"), ANN, "AC1"), NOW)
     return session

@@ -19,7 +19,7 @@ from app.calls.events import (
     Text,
     What,
 )
-from app.calls.observer import ERRORS, CallObserver
+from app.calls.live_events import ERRORS, LiveEvents
 from app.calls.record import CallRecord, EndReason
 from app.calls.session import End
 from app.twilio.events import CallSid, DtmfPressed, MarkPlayed, Media, Started, Stopped, StreamSid
@@ -38,12 +38,12 @@ class Looking:
         self.events = Events()
         self.record = CallRecord(ANN, reserved_s=100.0)
         self.stream = self.record.open_stream(100.0)
-        self.observer = CallObserver(self.events, self.record, self.stream)
+        self.observer = LiveEvents(self.events, self.record, self.stream)
         self.news: Subscription = self.events.subscribe(ANN, audio=True)
 
     async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP, detail: str = "") -> list[tuple[float, What]]:
         """End the call; return all that was told, and when."""
-        self.observer.note_end(End(reason, detail), 200.0)
+        self.observer.on_end(End(reason, detail), 200.0)
         return [(round(event.at_s, 3), event.what) async for event in self.news]
 
 
@@ -54,11 +54,11 @@ def text(piece: str) -> Frame:
 async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_record() -> None:
     call = Looking()
     call.stream.started_s = 101.0
-    call.observer.note_frame(text(" Hello"), 100.5)
-    call.observer.note_event(STARTED, 101.0)
-    call.observer.note_event(Media(0, QUIET[:160]), 101.02)
-    call.observer.note_sent(SendAudio(QUIET, "0:1", 0), 101.1)
-    call.observer.note_event(DtmfPressed("5"), 102.0)
+    call.observer.on_frame(text(" Hello"), 100.5)
+    call.observer.on_event(STARTED, 101.0)
+    call.observer.on_event(Media(0, QUIET[:160]), 101.02)
+    call.observer.on_sent(SendAudio(QUIET, "0:1", 0), 101.1)
+    call.observer.on_event(DtmfPressed("5"), 102.0)
     assert await call.end() == [
         (0.5, Text(" Hello")),
         (1.0, Connected()),
@@ -71,7 +71,7 @@ async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_reco
 
 async def test_a_stream_that_was_not_let_start_is_not_connected() -> None:
     call = Looking()
-    call.observer.note_event(STARTED, 101.0)
+    call.observer.on_event(STARTED, 101.0)
     assert [what for _, what in await call.end(EndReason.WRONG_CALL)] == [
         Error(EndReason.WRONG_CALL, ""),
         Disconnected(EndReason.WRONG_CALL, ""),
@@ -82,26 +82,26 @@ async def test_the_caller_begins_and_stops_by_the_level_of_his_packets() -> None
     call = Looking()
     for at in range(10):
         loud = at < 4
-        call.observer.note_event(Media(80 * at, LOUD if loud else QUIET), 101.0 + 0.08 * at)
+        call.observer.on_event(Media(80 * at, LOUD if loud else QUIET), 101.0 + 0.08 * at)
     told = [(at_s, what) for at_s, what in await call.end() if isinstance(what, SpeechStarted | SpeechStopped)]
     assert told == [(1.0, SpeechStarted(Speaker.CALLER)), (1.64, SpeechStopped(Speaker.CALLER))]
 
 
 async def test_moshi_begins_and_stops_by_what_is_sent_and_has_not_finished_while_he_thinks() -> None:
     call = Looking()
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 101.0)
-    call.observer.note_frame(text(" and"), 101.3)
+    call.observer.on_sent(SendAudio(LOUD, "0:1", 0), 101.0)
+    call.observer.on_frame(text(" and"), 101.3)
     for at in range(10):
-        call.observer.note_sent(SendAudio(QUIET, "0:2", 1), 101.1 + 0.08 * at)
+        call.observer.on_sent(SendAudio(QUIET, "0:2", 1), 101.1 + 0.08 * at)
     told = [(at_s, what) for at_s, what in await call.end() if isinstance(what, SpeechStarted | SpeechStopped)]
     assert told == [(1.0, SpeechStarted(Speaker.MOSHI)), (1.74, SpeechStopped(Speaker.MOSHI))]
 
 
 async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same() -> None:
     call = Looking()
-    call.observer.note_event(Media(0, LOUD), 101.0)
-    call.observer.note_sent(SendAudio(QUIET, "0:1", 0), 101.3)
-    call.observer.note_sent(SendAudio(QUIET, "0:2", 1), 101.5)
+    call.observer.on_event(Media(0, LOUD), 101.0)
+    call.observer.on_sent(SendAudio(QUIET, "0:1", 0), 101.3)
+    call.observer.on_sent(SendAudio(QUIET, "0:2", 1), 101.5)
     assert (1.5, SpeechStopped(Speaker.CALLER)) in await call.end()
 
 
@@ -114,11 +114,11 @@ async def test_an_end_that_nobody_wanted_is_an_error_and_every_call_is_disconnec
 
 async def test_who_listens_to_a_call_hears_on_when_it_goes_on_in_a_new_stream() -> None:
     call = Looking()
-    call.observer.note_end(End(EndReason.REPLACED), 150.0)
+    call.observer.on_end(End(EndReason.REPLACED), 150.0)
     call.stream = call.record.open_stream(150.0)
-    call.observer = CallObserver(call.events, call.record, call.stream)
+    call.observer = LiveEvents(call.events, call.record, call.stream)
     call.stream.started_s = 151.0
-    call.observer.note_event(STARTED, 151.0)
+    call.observer.on_event(STARTED, 151.0)
     over = Disconnected(EndReason.CALLER_HUNG_UP, "")
     assert await call.end() == [(51.0, Connected()), (100.0, over)]
 
@@ -127,9 +127,9 @@ async def test_nothing_is_told_of_a_call_that_is_over() -> None:
     call = Looking()
     everything = call.events.subscribe(audio=True)
     await call.end()
-    call.observer.note_event(Media(0, LOUD), 201.0)
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 201.0)
-    call.observer.note_frame(text(" late"), 201.0)
+    call.observer.on_event(Media(0, LOUD), 201.0)
+    call.observer.on_sent(SendAudio(LOUD, "0:1", 0), 201.0)
+    call.observer.on_frame(text(" late"), 201.0)
     call.events.close()
     assert [event.what async for event in everything] == [Disconnected(EndReason.CALLER_HUNG_UP, "")]
 
@@ -137,10 +137,10 @@ async def test_nothing_is_told_of_a_call_that_is_over() -> None:
 async def test_what_is_no_news_is_not_told() -> None:
     call = Looking()
     for event in (MarkPlayed("0:1"), Stopped()):
-        call.observer.note_event(event, 101.0)
+        call.observer.on_event(event, 101.0)
     for command in (SendMark("0:1"), ClearAudio()):
-        call.observer.note_sent(command, 101.0)
-    call.observer.note_frame(text(""), 101.0)
+        call.observer.on_sent(command, 101.0)
+    call.observer.on_frame(text(""), 101.0)
     assert len(await call.end()) == 1
 
 
@@ -148,7 +148,7 @@ async def test_while_nobody_listens_nothing_is_computed(monkeypatch: pytest.Monk
     monkeypatch.setattr(speech, "_level_dbfs", lambda _: 1 / 0)
     call = Looking()
     with pytest.raises(ZeroDivisionError):
-        call.observer.note_event(Media(0, LOUD), 101.0)
+        call.observer.on_event(Media(0, LOUD), 101.0)
     call.events.unsubscribe(call.news)
-    call.observer.note_event(Media(0, LOUD), 101.0)
-    call.observer.note_sent(SendAudio(LOUD, "0:1", 0), 101.0)
+    call.observer.on_event(Media(0, LOUD), 101.0)
+    call.observer.on_sent(SendAudio(LOUD, "0:1", 0), 101.0)

@@ -29,7 +29,7 @@ class Histograms:
     first_sound: Histogram = field(default_factory=partial(Histogram, SOUND_BOUNDS_S))
     length: Histogram = field(default_factory=partial(Histogram, LENGTH_BOUNDS_S))
 
-    def note_frame(self, spans: Sequence[Span], asked_s: float | None, now: float) -> None:
+    def on_frame(self, spans: Sequence[Span], asked_s: float | None, now: float) -> None:
         """Take the times of a frame that has come back, which the encoder was sent at `asked_s`.
 
         A frame of a greeting meets no encoder (None), and says nothing of a call that is on.

@@ -37,7 +37,7 @@ ERRORS = {
 """Ends that nobody wanted."""
 
 
-class CallObserver:
+class LiveEvents:
     """Publishes what happens in one stream of a call; `now` in seconds, monotonic."""
 
     def __init__(self, events: Events, record: CallRecord, stream: StreamRecord) -> None:
@@ -49,7 +49,7 @@ class CallObserver:
         self.meters = {speaker: LevelMeter() for speaker in Speaker}
         """How loud they are, for who asks."""
 
-    def note_event(self, event: Event, now: float) -> None:
+    def on_event(self, event: Event, now: float) -> None:
         """Twilio has said this, and the session has taken it."""
         if isinstance(event, Media):
             self.meters[Speaker.CALLER].note(event.payload, now)
@@ -64,13 +64,13 @@ class CallObserver:
             case DtmfPressed(digit):
                 self._publish(Dtmf(digit), now)
 
-    def note_frame(self, frame: Frame, now: float) -> None:
+    def on_frame(self, frame: Frame, now: float) -> None:
         """Moshi has made this frame."""
         if frame.text and self._wanted:
             self._publish(Text(frame.text), now)
             self._gauges[Speaker.MOSHI].think(now)
 
-    def note_sent(self, command: PlayoutCommand, now: float) -> None:
+    def on_sent(self, command: PlayoutCommand, now: float) -> None:
         """This goes out to the caller. Moshi's packets never stop, so they are also when the caller is looked at."""
         if not isinstance(command, SendAudio):
             return
@@ -81,7 +81,7 @@ class CallObserver:
         self._note_speech(Speaker.MOSHI, self._gauges[Speaker.MOSHI].hear(command.payload, now), now)
         self._note_speech(Speaker.CALLER, self._gauges[Speaker.CALLER].look(now), now)
 
-    def note_end(self, end: End, now: float) -> None:
+    def on_end(self, end: End, now: float) -> None:
         """The stream is over, and with it the call, as far as is known: it may come back."""
         self._over = True
         if end.reason is EndReason.REPLACED:  # the call goes on
