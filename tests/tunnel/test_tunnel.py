@@ -32,7 +32,6 @@ from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
 from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
 from tests.tunnel.number import FakeNumber, NumberTrouble
 from tests.tunnel.place import Place, install
-from tests.tunnel.standin import FILES, FOLDERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -256,22 +255,6 @@ async def test_cloudflared_learns_nothing_of_twilio(
     async with keeping(served, place, TWILIO_AUTH_TOKEN="secret"):
         await place.until("start")
     assert "TWILIO_AUTH_TOKEN" not in place.happened("start")[0]["environment"]
-
-
-CONFIG_PLACES = tuple(f"{folder}/{name}" for folder in FOLDERS for name in FILES)
-"""Where cloudflared looks for its configuration, in the home folder."""
-INGRESS = "tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n"
-
-
-@pytest.mark.parametrize("where", CONFIG_PLACES)
-async def test_a_configuration_of_the_operators_does_not_take_over_a_quick_tunnel(
-    served: Served, place: Place, tmp_path: Path, where: str
-) -> None:
-    file = tmp_path / "home" / where
-    file.parent.mkdir(parents=True)
-    file.write_text(INGRESS)
-    async with keeping(served, place, HOME=str(tmp_path / "home"), TUNNEL_CONFIG=str(file)):
-        await served.until("the tunnel is open")
 
 
 @pytest.mark.skipif(not shutil.which("cloudflared"), reason="cloudflared is not installed")
