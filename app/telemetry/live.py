@@ -31,9 +31,9 @@ LATENCY_POINTS = 240
 STATES = {
     CallState.RESERVED: "ringing",
     CallState.CONNECTED: "connecting",
-    CallState.LIVE: "on",
+    CallState.LIVE: "active",
     CallState.DRAINING: "ending",
-    CallState.ENDED: "over",
+    CallState.ENDED: "ended",
 }
 OUTBOUND = "outbound"
 

@@ -74,7 +74,7 @@ async def page(context: "BrowserContext") -> "AsyncIterator[Page]":
 
 async def test_a_call_is_seen_heard_and_read_until_it_ends(place: Place, page: "Page") -> None:
     await page.goto(place.url)
-    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.get_by_text("No active calls.")).to_be_visible()
     await expect(page.locator("#free")).to_have_text("3 of 3")
     async with place.call() as call_sid:
         card = page.locator("#calls > li")
@@ -98,7 +98,7 @@ async def test_a_call_is_seen_heard_and_read_until_it_ends(place: Place, page: "
         await card.locator(".listen").click()
         await expect(card.locator(".listen")).to_have_attribute("aria-pressed", "false")
     await expect(card).to_have_count(0)
-    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.get_by_text("No active calls.")).to_be_visible()
     await expect(page.locator("#recent tbody tr").first).to_contain_text("…0001")
     assert "+1555" not in await page.content()
 
@@ -109,12 +109,12 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(place: Place, page: 
         await page.goto(place.url)
         await page.locator("#calls .number").click()
         await expect(page).to_have_url(re.compile(f"#/call/{call_sid}$"))
-        await expect(page.locator("#call-state")).to_have_text("on")
+        await expect(page.locator("#call-state")).to_have_text("active")
         await expect(page.locator("#said")).to_contain_text("One")
         place.thinks(call_sid, " two")
         await expect(page.locator("#said")).to_contain_text("One two")
-        await expect(page.locator("#delays-told")).to_contain_text(re.compile(r"From \d+ ms to \d+ ms"))
-    await expect(page.locator("#call-state")).to_have_text("over")
+        await expect(page.locator("#latencies-text")).to_contain_text(re.compile(r"From \d+ ms to \d+ ms"))
+    await expect(page.locator("#call-state")).to_have_text("ended")
     await expect(page.locator("#happened")).to_contain_text("ended")
     await expect(page.locator("#facts")).to_contain_text(call_sid)
     await expect(page.locator("#said")).to_contain_text("One two")
@@ -343,7 +343,7 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_pa
             await expect(page.locator("#said li")).to_have_count(1)
             await expect(page.locator("#call-clock")).to_have_text("0:06")
         await expect(page.locator("#sound")).to_be_visible()
-        await expect(page.locator("#sound-told")).to_contain_text(re.compile("0:0[67] long"))
+        await expect(page.locator("#sound-text")).to_contain_text(re.compile("0:0[67] long"))
         inked = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
           .filter((value, place) => place % 4 === 3 && value).length"""
         assert await page.locator("#wave").evaluate(inked) > 1_000
