@@ -1,7 +1,6 @@
 """The web application: every route over the parts of one service."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exception_handlers import http_exception_handler
@@ -12,15 +11,13 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
 from app.config import Settings
-from app.http.health_routes import build_health_router
-from app.http.history import History, build_history_router
+from app.http.history_routes import History, build_history_router, build_recording_router
 from app.http.live_routes import build_live_router
 from app.http.operator_auth import OperatorAuth
-from app.http.operator_routes import build_operator_router
+from app.http.operator_routes import build_health_router, build_operator_router
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.rate_limit import RateLimiter
-from app.http.recording_routes import build_recording_router
 from app.http.selftest import build_selftest_router
 from app.http.twilio_routes import build_twilio_router
 from app.http.webhooks import Webhooks
@@ -31,35 +28,29 @@ from app.telemetry.metrics.families import Family
 from app.twilio.public_address import PublicAddress
 
 
-@dataclass(frozen=True, slots=True)
-class AppParts:
-    """What the routes read and act on."""
-
-    settings: Settings
-    public: PublicAddress
-    manager: CallManager
-    call_router: CallRouter
-    drain: Drain
-    lag: EventLoopLag
-    live: LiveView
-    limiter: RateLimiter
-    metrics: Callable[[], Iterable[Family]]
-
-
-def build_app(parts: AppParts) -> FastAPI:
-    """Return the application."""
-    settings, manager = parts.settings, parts.manager
+def build_app(
+    settings: Settings,
+    *,
+    public: PublicAddress,
+    manager: CallManager,
+    call_router: CallRouter,
+    drain: Drain,
+    lag: EventLoopLag,
+    live: LiveView,
+    limiter: RateLimiter,
+    metrics: Callable[[], Iterable[Family]],
+) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(TwilioPaths, public=parts.public, limiter=parts.limiter)
+    app.add_middleware(TwilioPaths, public=public, limiter=limiter)
     app.add_exception_handler(HTTPException, _refuse)  # type: ignore[arg-type]  # typed for one kind of connection
-    webhooks = Webhooks(parts.public, settings.twilio_account_sid, parts.limiter)
-    auth = OperatorAuth(settings.operator_token, parts.limiter)
+    webhooks = Webhooks(public, settings.twilio_account_sid, limiter)
+    auth = OperatorAuth(settings.operator_token, limiter)
     for router in (
-        build_twilio_router(webhooks, parts.call_router, manager),
-        build_selftest_router(parts.public, webhooks),
-        build_health_router(manager, parts.metrics, auth),
-        build_operator_router(auth, manager, parts.drain, parts.lag, parts.public, settings.max_call_seconds),
-        build_live_router(auth, manager, parts.live),
+        build_twilio_router(webhooks, call_router, manager),
+        build_selftest_router(public, webhooks),
+        build_health_router(manager, metrics, auth),
+        build_operator_router(auth, manager, drain, lag, public, settings.max_call_seconds),
+        build_live_router(auth, manager, live),
         build_recording_router(settings.recordings, auth),
         build_history_router(auth, History(find_address(settings))),
         build_page_router(auth),

@@ -20,7 +20,6 @@ SEND_WITHIN_S = 10.0
 
 
 def build_live_router(auth: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
-    """Return the routes."""
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
     readers: set[WebSocket] = set()
 

@@ -1,5 +1,10 @@
-"""Operators: whoever is at this machine and, elsewhere, whoever has OPERATOR_TOKEN."""
+"""Operators: whoever is at this machine and, elsewhere, whoever has OPERATOR_TOKEN or a session cookie for it.
 
+Browsers cannot send a token with a WebSocket, a link or an audio element. A cookie is its expiry time and a HMAC over
+it with the token as the key: sessions need no storage, outlive a restart, and end with the token.
+"""
+
+import hashlib
 import hmac
 import re
 import time
@@ -10,12 +15,43 @@ from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
 from app.http.rate_limit import RateLimiter, RefusalReason
-from app.http.session_cookie import COOKIE, SessionCookie
 
 _SCHEME = "Bearer "
 HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
 """Set by proxies about their clients."""
+
+
+COOKIE = "moshi_bridge_operator"
+VALID_FOR_S = 12 * 3600
+_MAX_LENGTH = 100
+
+
+class SessionCookie:
+    """Issues and checks cookies for one token; an empty token accepts none."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def is_token(self, token: str) -> bool:
+        """Compare in constant time."""
+        return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
+
+    def issue(self, now: float) -> str:
+        """Return the value of a cookie that is valid for `VALID_FOR_S`."""
+        expiry = str(int(now) + VALID_FOR_S)
+        return f"{expiry}.{self._mac(expiry)}"
+
+    def accepts(self, cookie: str, now: float) -> bool:
+        """Tell whether this cookie was issued for this token and has not expired."""
+        expiry, _, mac = cookie[:_MAX_LENGTH].partition(".")
+        if not self._token or not hmac.compare_digest(mac.encode(errors="replace"), self._mac(expiry).encode()):
+            return False
+        return now < int(expiry)
+
+    def _mac(self, expiry: str) -> str:
+        message = b"signed in until " + expiry.encode(errors="replace")
+        return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
 
 
 class OperatorAuth:

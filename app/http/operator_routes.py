@@ -1,9 +1,9 @@
-"""`/api/`: what operators and programs on this machine ask of the service, and tell it to do."""
+"""`/api/`, `/metrics` for operators and programs on this machine, `/healthz` and `/readyz` for everybody."""
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
@@ -13,6 +13,7 @@ from app.calls.manager import CallManager
 from app.http.operator_auth import OperatorAuth
 from app.logging import CallLog
 from app.telemetry.event_loop_lag import EventLoopLag
+from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 
@@ -64,3 +65,38 @@ def build_operator_router(
 async def json_response(make: Callable[[], object]) -> Response:
     """Make an answer off the event loop: that of an hour-long call takes a while."""
     return Response(await asyncio.to_thread(lambda: json.dumps(make())), media_type="application/json")
+
+
+def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Family]], auth: OperatorAuth) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz")
+    async def readyz(response: Response) -> dict[str, object]:
+        if not manager.ready:
+            response.status_code = 503
+        return {
+            "ready": manager.ready,
+            "free_slots": manager.free_slots,
+            "calls": manager.active_calls,
+            "draining": manager.draining,
+            "pipeline": manager.pipeline,
+        }
+
+    @router.get("/metrics", dependencies=[Depends(auth.require)])
+    async def prometheus() -> Response:
+        return Response(await write_metrics(metrics()), media_type=CONTENT_TYPE)
+
+    return router
+
+
+async def write_metrics(families: Iterable[Family]) -> bytes:
+    """Write one family per turn of the event loop: all at once would delay the calls."""
+    page = bytearray()
+    for text in texts(families):
+        page += text
+        await asyncio.sleep(0)
+    return bytes(page)

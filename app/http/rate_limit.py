@@ -101,7 +101,6 @@ class RateLimiter:
         return now - since_s < MINUTE_S and refusals >= self._per_minute
 
     def count(self, address: str, now: float) -> None:
-        """Count one refusal."""
         network = _network(address)
         since_s, refusals = self._refused.pop(network, (now, 0))
         self._refused[network] = (now, 1) if now - since_s >= MINUTE_S else (since_s, refusals + 1)

@@ -21,7 +21,6 @@ WEBHOOK_TOKEN_HEADER = "I-Twilio-Idempotency-Token"  # noqa: S105 - no secret
 
 
 def build_twilio_router(webhooks: Webhooks, call_router: CallRouter, manager: CallManager) -> APIRouter:
-    """Return the routes over one manager."""
     router = APIRouter()
 
     @router.post(VOICE_PATH)

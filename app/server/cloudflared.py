@@ -1,5 +1,10 @@
 """cloudflared as a child process.
 
+A tunnel's token is passed in the environment: every user of the machine can read command lines. cloudflared reads its
+options from `TUNNEL_…` variables too, so those of the shell are removed, and so are our settings, which hold Twilio's
+token. It reads the first configuration file in any of five folders, and one with an ingress takes over a quick tunnel:
+so a quick tunnel is given an empty file. A named tunnel uses the operator's.
+
 The URL is read from its metrics port, never from its log: there the same pattern matches `api.trycloudflare.com` in
 error messages. Its log is drained, because a full pipe would block it. It has a session of its own, so that Ctrl-C at
 the terminal lets calls end first. A shell ends it when our end of its standard input closes, however we die.
@@ -10,17 +15,32 @@ import contextlib
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Self
 
 import aiohttp
 
-from app.server.tunnel_command import NO_CONFIG, url_of
+from app.config import Settings, SettingsError, is_loopback
 from app.server.tunnel_state import TunnelStatus
+from app.setting_sources import PREFIX
+
+PROGRAM = "cloudflared"
+CREDENTIALS = Path("~/.cloudflared")
+NO_CONFIG = "/dev/null"
+HOW_TO_INSTALL = (
+    "brew install cloudflared (Mac), or the package for your system from "
+    "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
+)
+MAX_PORT = 65_535
+_HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
+
 
 log = logging.getLogger(__name__)
 
@@ -135,3 +155,40 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
+
+
+def find_cloudflared() -> str:
+    """Return the path of cloudflared. Raises SettingsError that says how to install it."""
+    if found := shutil.which(PROGRAM):
+        return found
+    raise SettingsError(f"cloudflared is not installed, and --tunnel needs it: {HOW_TO_INSTALL}")
+
+
+def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
+    """Return the command line of a tunnel to HOST and PORT."""
+    common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
+    if settings.tunnel_token:
+        return [program, "tunnel", *common, "run"]
+    if settings.tunnel_name:
+        return [program, "tunnel", *common, "run", "--url", settings.local_url, settings.tunnel_name]
+    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.local_url, *common]
+
+
+def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` without our settings, with the tunnel's token."""
+    ours = {name.upper() for name in Settings.model_fields}
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name.upper() not in ours and not name.upper().startswith((PREFIX, "TUNNEL_"))
+    }
+    return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
+
+
+def url_of(hostname: object) -> str | None:
+    """Return the public URL of a tunnel's host name, None if it is no host name. A loopback host has no TLS."""
+    if not isinstance(hostname, str) or not (parts := _HOSTNAME.fullmatch(hostname)):
+        return None
+    if int(parts["port"] or 0) > MAX_PORT:
+        return None
+    return f"{'http' if is_loopback(parts['host']) else 'https'}://{hostname}"

@@ -12,12 +12,12 @@ from rich.progress import Progress as Bars
 
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server.background import ServiceFailed
+from app.server.cloudflared import find_cloudflared
 from app.server.listener import listen
 from app.server.number_override import NumberManager
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
 from app.server.service_tasks import service_tasks
-from app.server.tunnel_command import find_cloudflared
 from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_door import RestError

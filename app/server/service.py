@@ -16,7 +16,7 @@ from app.calls.manager import CallManager, keep_in
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.router import CallRouter
 from app.config import EngineKind, RecordCalls, Settings, SettingsError
-from app.http.app import AppParts, build_app
+from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
@@ -175,17 +175,15 @@ class Service:
             *(limiter.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )
         return build_app(
-            AppParts(
-                settings,
-                public=self.public,
-                manager=self.manager,
-                call_router=call_router,
-                drain=self.drain,
-                lag=self.lag,
-                live=LiveView(self.manager, self.call_queue.__len__, self.lag, model_name(settings)),
-                limiter=limiter,
-                metrics=sources.families,
-            )
+            settings,
+            public=self.public,
+            manager=self.manager,
+            call_router=call_router,
+            drain=self.drain,
+            lag=self.lag,
+            live=LiveView(self.manager, self.call_queue.__len__, self.lag, model_name(settings)),
+            limiter=limiter,
+            metrics=sources.families,
         )
 
     async def _run_self_test(self) -> None:

@@ -7,12 +7,11 @@ from functools import partial
 from app.config import ServiceManager, Settings
 from app.http.selftest import probe
 from app.server.background import Run, endless
-from app.server.cloudflared import Cloudflared, free_port
+from app.server.cloudflared import Cloudflared, free_port, tunnel_command, tunnel_environment
 from app.server.number_override import NumberManager, set_number_once_reachable
 from app.server.service import Service
 from app.server.systemd import notify_systemd
 from app.server.tunnel import TunnelManager
-from app.server.tunnel_command import tunnel_command, tunnel_environment
 
 
 def service_tasks(

@@ -7,7 +7,6 @@ from typing import Self
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that end this program."""
     ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM, *(() if ignores_hangup else (signal.SIGHUP,)))
 

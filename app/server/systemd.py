@@ -51,21 +51,20 @@ class NotifySocket:
         self._failed = False
 
     def send(self, lines: str) -> None:
-        """Send one datagram; the first failure is logged, none is raised."""
+        """Send one datagram, none for ""; the first failure is logged, none is raised."""
         try:
-            self._socket.sendto(lines.encode(), self._address)
+            if lines:
+                self._socket.sendto(lines.encode(), self._address)
         except OSError as error:
             if not self._failed:
                 log.warning("systemd is not notified: NOTIFY_SOCKET: %s", error.strerror or error)
             self._failed = True
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
 
 
 def status_of(service: Service) -> ServiceStatus:
-    """Return the service's status."""
     return ServiceStatus(
         ready=service.self_tested.is_set(),
         answering=service.supervisor.answering,
@@ -91,19 +90,11 @@ async def notify_systemd(service: Service, address: str, watchdog_s: float) -> N
     """Notify systemd until cancelled, at least twice per `watchdog_s` (0: no watchdog)."""
     sent, every_s = NOTHING_SENT, min(NOTIFY_EVERY_S, watchdog_s / 2) if watchdog_s else NOTIFY_EVERY_S
     with contextlib.closing(NotifySocket(address)) as systemd:
-        while True:
-            status = status_of(service)
-            if lines := notify_lines(sent, status, watchdog_s > 0):
-                systemd.send(lines)
-            sent = status
-            await _sleep(every_s, service.stopping)
-
-
-async def _sleep(seconds: float, stopping: asyncio.Event) -> None:
-    """Sleep, but return at once when the service begins to stop."""
-    if stopping.is_set():
-        await asyncio.sleep(seconds)
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
+        try:
+            while True:
+                status = status_of(service)
+                systemd.send(notify_lines(sent, status, watchdog_s > 0))
+                sent = status
+                await asyncio.sleep(every_s)
+        finally:
+            systemd.send(notify_lines(sent, status_of(service), watchdog=False))

@@ -12,7 +12,7 @@ from typing import assert_never
 from app.http.selftest import ProbeFailed
 from app.server.cloudflared import Cloudflared
 from app.server.number_override import NumberManager
-from app.server.tunnel_state import Probe, Restart, TunnelState, TunnelStateMachine, TunnelTimeouts, Wait, backoff_s
+from app.server.tunnel_state import Probe, Restart, TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
 from app.twilio.public_address import PublicAddress
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TunnelManager:
         try:
             while not await tunnel.exited_within(self._status_every_s):
                 match machine.on_status(await tunnel.status(), time.monotonic()):
-                    case Wait():
+                    case None:
                         pass
                     case Probe(url):
                         machine.on_probe(await self._open(url), time.monotonic())

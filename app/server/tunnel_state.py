@@ -30,11 +30,6 @@ class TunnelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """Do nothing until the next status."""
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """Send a signed socket through `url`, then call `on_probe`."""
 
@@ -48,7 +43,7 @@ class Restart:
     reason: str
 
 
-TunnelAction = Wait | Probe | Restart
+TunnelAction = Probe | Restart | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ class TunnelStateMachine:
         self._failed_probes = 0
 
     def on_status(self, status: TunnelStatus, now: float) -> TunnelAction:
-        """Return what to do now."""
+        """Return what to do now, None to wait for the next status."""
         is_live = status.connected and status.url is not None
         if is_live and (status.url != self._url or self.state is TunnelState.STARTING):
             self._url = status.url
@@ -86,10 +81,9 @@ class TunnelStateMachine:
         if (reason := self._overdue(now)) is not None:
             return Restart(reason)
         is_due = self.state is TunnelState.PROBING and now >= self._probe_due_s
-        return Probe(self._url) if is_due and is_live and self._url else Wait()
+        return Probe(self._url) if is_due and is_live and self._url else None
 
     def on_probe(self, succeeded: bool, now: float) -> None:
-        """The result of a probe."""
         if succeeded:
             self._enter(TunnelState.OPEN, now)
             return

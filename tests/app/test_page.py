@@ -8,10 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.http.headers import SafeHeaders
-from app.http.operator_auth import OperatorAuth
+from app.http.operator_auth import COOKIE, OperatorAuth
 from app.http.page.routes import ASSETS, build_page_router
 from app.http.rate_limit import RateLimiter
-from app.http.session_cookie import COOKIE
 
 TOKEN = "a-long-operator-token"
 ELSEWHERE = "https://phone.example.com"

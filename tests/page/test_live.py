@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
 from app.http import live_routes
-from tests.page.place import OPERATOR_TOKEN, Place, page_settings, served
+from tests.page.place import OPERATOR_TOKEN, Place, serving
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with served(page_settings(tmp_path_factory.mktemp("live"))) as running:
+    async with serving(tmp_path_factory.mktemp("live")) as running:
         yield running
 
 

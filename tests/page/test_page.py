@@ -20,8 +20,7 @@ from tests.page.place import (
     TUNNEL,
     Place,
     evil_site,
-    page_settings,
-    served,
+    serving,
 )
 from tests.processes.pipeline import PATIENCE_S
 
@@ -40,7 +39,7 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with served(page_settings(tmp_path_factory.mktemp("page"))) as running:
+    async with serving(tmp_path_factory.mktemp("page")) as running:
         yield running
 
 
@@ -233,13 +232,13 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
 
 async def test_a_service_that_goes_away_is_told_and_one_that_comes_back_found(tmp_path: Path, page: "Page") -> None:
     """Drained from the page, which ends a service without calls at once."""
-    async with served(page_settings(tmp_path)) as first:
+    async with serving(tmp_path) as first:
         await page.goto(first.url)
         await page.get_by_role("button", name="Drain").click()
         await page.get_by_role("dialog").get_by_role("button", name="Drain").click()
         await expect(page.locator("#lost")).to_contain_text("does not answer")
         await expect(page.locator("#state")).to_have_text("no connection")
-    async with served(page_settings(tmp_path), first.phone.port):
+    async with serving(tmp_path, first.phone.port):
         await expect(page.locator("#state")).to_have_text("ready")
         await expect(page.locator("#lost")).to_be_hidden()
 
@@ -335,7 +334,7 @@ PLAYED = """document.getElementById("sound").addEventListener("timeupdate", ({ta
 
 
 async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_path: Path, page: "Page") -> None:
-    async with served(page_settings(tmp_path, recordings_dir=str(tmp_path / "recordings"))) as place:
+    async with serving(tmp_path, recordings_dir=str(tmp_path / "recordings")) as place:
         async with place.call() as call_sid:
             await page.goto(f"{place.url}#/call/{call_sid}")
             await expect(page.locator("#call-clock")).to_have_text("0:01")

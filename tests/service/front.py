@@ -14,7 +14,7 @@ from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.config import Settings, read_settings
-from app.http.app import AppParts, build_app
+from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
@@ -57,17 +57,15 @@ class Front:
         call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
         lag = EventLoopLag()
         self.app = build_app(
-            AppParts(
-                self.settings,
-                public=public,
-                manager=self.manager,
-                call_router=CallRouter(self.settings, public, self.manager, call_queue),
-                drain=Drain(self.manager, 0, asyncio.Event()),
-                lag=lag,
-                live=LiveView(self.manager, lambda: 0, lag, "line test"),
-                limiter=RateLimiter(self.settings.refusals_per_minute),
-                metrics=list,
-            )
+            self.settings,
+            public=public,
+            manager=self.manager,
+            call_router=CallRouter(self.settings, public, self.manager, call_queue),
+            drain=Drain(self.manager, 0, asyncio.Event()),
+            lag=lag,
+            live=LiveView(self.manager, lambda: 0, lag, "line test"),
+            limiter=RateLimiter(self.settings.refusals_per_minute),
+            metrics=list,
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.http.health_routes import write_metrics
+from app.http.operator_routes import write_metrics
 from tests.app.telemetry.metrics.test_families import samples
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone

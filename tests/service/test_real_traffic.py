@@ -31,10 +31,9 @@ from app.cli.main import cli
 from app.config import SettingsError, read_settings
 from app.http.rate_limit import RefusalReason
 from app.http.selftest import ProbeFailed, probe
-from app.server.cloudflared import Cloudflared
+from app.server.cloudflared import Cloudflared, tunnel_command, tunnel_environment
 from app.server.listener import KEEP_ALIVE_S, WebServer
 from app.server.service import Service
-from app.server.tunnel_command import tunnel_command, tunnel_environment
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
@@ -50,6 +49,7 @@ from tests.app.twilio.test_parties import ALICE_SPELLINGS, ANN_SPELLINGS, CLIENT
 from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, form, media, new_call_sid, start
+from tests.service.served import served
 from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install
 from tests.tunnel.standin import FILES, FOLDERS, SYSTEM_FOLDERS
@@ -183,31 +183,16 @@ class Running:
 async def running(folder: Path, **settings: object) -> AsyncIterator[Running]:
     """Start a service with a call log and recordings."""
     environment = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "RECORDINGS_DIR": f"{folder}/recordings"}
-    wanted: dict[str, object] = {
-        "engine": "loopback",
-        "codec": "loopback",
+    wanted: dict[str, Any] = {
         "max_calls": SLOTS,
         "refusals_per_minute": 100_000,
-        "public_url": PUBLIC,
-        "twilio_auth_token": TOKEN,
-        "twilio_account_sid": ACCOUNT,
         **{name.lower(): value for name, value in environment.items()},
     }
     log, logger = LogRecords(), logging.getLogger("app")
-    logger.addHandler(log)
-    logger.setLevel(logging.INFO)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-        service = Service(read_settings(**{**wanted, **settings}), lambda _: None)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            serving = asyncio.create_task(service.run(sock))
-            async with asyncio.timeout(PATIENCE_S):
-                await service.self_tested.wait()
-            yield Running(service, Phone(port, http), log, folder, {**environment, "COLUMNS": "160"})
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
-    logger.removeHandler(log)
+    async with served(**{**wanted, **settings}) as running:
+        logger.addHandler(log)
+        yield Running(running.service, running.phone, log, folder, {**environment, "COLUMNS": "160"})
+        logger.removeHandler(log)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

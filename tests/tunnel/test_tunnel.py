@@ -5,9 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,19 +15,18 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from app.calls.record import EndReason
-from app.config import Settings, read_settings
+from app.config import read_settings
 from app.http.selftest import probe
-from app.server.cloudflared import Cloudflared, free_port
+from app.server.cloudflared import Cloudflared, free_port, tunnel_command, tunnel_environment
 from app.server.number_override import NumberManager
-from app.server.service import Service
 from app.server.tunnel import TunnelManager
-from app.server.tunnel_command import tunnel_command, tunnel_environment
 from app.server.tunnel_state import TunnelTimeouts
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
-from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
-from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
+from tests.processes.pipeline import PATIENCE_S, all_gone
+from tests.service.phone import TOKEN, Call, form, new_call_sid
+from tests.service.served import Served
+from tests.service.served import served as run_service
 from tests.tunnel.number import FakeNumber, NumberTrouble
 from tests.tunnel.place import Place, install
 
@@ -38,56 +35,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HASTY = TunnelTimeouts(first_probe_s=0.0, next_probe_s=(0.05,))
 
 
-@dataclass
-class Served:
-    """A running service that waits for a tunnel."""
-
-    service: Service
-    settings: Settings
-    http: httpx.AsyncClient
-    log: asyncio.Queue[str]
-
-    async def until(self, text: str) -> str:
-        async with asyncio.timeout(PATIENCE_S):
-            while text not in (line := await self.log.get()):
-                pass
-        return line
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncIterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-        settings = read_settings(
-            engine="loopback",
-            codec="loopback",
-            max_calls=2,
-            port=port,
-            tunnel=True,
-            twilio_auth_token=TOKEN,
-            twilio_account_sid=ACCOUNT,
-        )
-        service = Service(settings, lambda _: None)
-        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            serving = asyncio.create_task(service.run(sock))
-            served = Served(service, settings, http, log)
-            await served.until("workers are ready")
-            yield served
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+    async with run_service(max_calls=2, tunnel=True, public_url="") as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The service with nobody on the line and no tunnel; one that dies is started again at once."""
+    """The service without calls and without a tunnel; one that dies is started again at once."""
     monkeypatch.setattr("app.server.tunnel.backoff_s", lambda failures: 0.0)
     running.service.public.is_open = False
-    manager = running.service.manager
-    for call in list(manager._calls.values()):
-        manager.end(call, EndReason.SHUTDOWN)
-    while not running.log.empty():
-        running.log.get_nowait()
+    running.end_calls()
     return running
 
 

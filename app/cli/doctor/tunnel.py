@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from app.cli.doctor.finding import Finding, Level
 from app.config import Settings, is_loopback
 from app.http.selftest import ProbeFailed, probe
-from app.server.tunnel_command import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
+from app.server.cloudflared import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
 
 ANSWER_WITHIN_S = 1.0
 VERSION_WITHIN_S = 5.0

@@ -9,8 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.http.operator_auth import OperatorAuth
-from app.http.session_cookie import COOKIE, VALID_FOR_S
+from app.http.operator_auth import COOKIE, VALID_FOR_S, OperatorAuth
 from app.http.webhooks import read_body
 
 ASSETS = Path(__file__).parent / "assets"

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.config import read_settings
-from app.http.history import MAX_QUERIES, History, build_history_router
+from app.http.history_routes import MAX_QUERIES, History, build_history_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.telemetry.call_log.address import Address, find_address

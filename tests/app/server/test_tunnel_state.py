@@ -9,7 +9,6 @@ from app.server.tunnel_state import (
     TunnelStateMachine,
     TunnelStatus,
     TunnelTimeouts,
-    Wait,
     backoff_s,
 )
 
@@ -33,14 +32,14 @@ def opened(now: float = 10.0) -> TunnelStateMachine:
 @pytest.mark.parametrize("status", [NOTHING, NAMED, TunnelStatus(None, connected=True)])
 def test_without_a_url_or_a_connection_nothing_is_proved(status: TunnelStatus) -> None:
     machine = TunnelStateMachine(0, TIMEOUTS)
-    assert [machine.on_status(status, now) for now in (1, 30, 60)] == [Wait()] * 3
+    assert [machine.on_status(status, now) for now in (1, 30, 60)] == [None] * 3
     assert machine.state is TunnelState.STARTING
 
 
 def test_the_first_proof_waits_until_the_name_may_be_known() -> None:
     machine = TunnelStateMachine(0, TIMEOUTS)
-    assert machine.on_status(LIVE, 2) == Wait()
-    assert machine.on_status(LIVE, 6.9) == Wait()
+    assert machine.on_status(LIVE, 2) is None
+    assert machine.on_status(LIVE, 6.9) is None
     assert machine.on_status(LIVE, 7) == Probe(URL)
 
 
@@ -58,19 +57,19 @@ def test_a_proof_that_fails_is_tried_again_later_and_later() -> None:
 def test_a_proof_that_succeeds_opens_and_nothing_more_is_asked() -> None:
     machine = opened()
     assert machine.state is TunnelState.OPEN
-    assert [machine.on_status(LIVE, now) for now in (11, 1_000, 100_000)] == [Wait()] * 3
+    assert [machine.on_status(LIVE, now) for now in (11, 1_000, 100_000)] == [None] * 3
 
 
 def test_a_connection_that_comes_back_is_proved_at_once_and_the_service_stays_open_meanwhile() -> None:
     machine = opened(10)
-    assert machine.on_status(NAMED, 20) == Wait()
+    assert machine.on_status(NAMED, 20) is None
     assert machine.state is TunnelState.DISCONNECTED
     assert machine.on_status(LIVE, 22) == Probe(URL)
 
 
 def test_another_url_is_proved_like_the_first() -> None:
     machine = opened(10)
-    assert machine.on_status(TunnelStatus(OTHER, connected=True), 20) == Wait()
+    assert machine.on_status(TunnelStatus(OTHER, connected=True), 20) is None
     assert machine.on_status(TunnelStatus(OTHER, connected=True), 25) == Probe(OTHER)
 
 
@@ -91,7 +90,7 @@ def test_a_tunnel_that_never_opens_is_started_again(status: TunnelStatus, limit_
 def test_a_tunnel_whose_connection_does_not_come_back_is_started_again() -> None:
     machine = opened(10)
     machine.on_status(NAMED, 20)
-    assert machine.on_status(NAMED, 110) == Wait()
+    assert machine.on_status(NAMED, 110) is None
     assert machine.on_status(NAMED, 110.1) == Restart("its connection to Cloudflare is lost for 90 s")
 
 

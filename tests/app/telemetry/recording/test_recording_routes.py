@@ -6,9 +6,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
-from app.http.recording_routes import MAX_BUCKETS, build_recording_router
 from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.sound import finish
 from app.telemetry.recording.timeline import Piece, Side

@@ -1,19 +1,74 @@
-"""Recordings for operators: the audio and its waveform, read off the event loop."""
+"""The call log and the recordings, for operators; read in threads, so that a slow disk or database delays nobody."""
 
 import asyncio
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
 from app.http.operator_auth import OperatorAuth
+from app.telemetry.call_log.address import Address
+from app.telemetry.call_log.database import CallNotFound, Database
+from app.telemetry.call_log.engine import CallLogError
+from app.telemetry.call_log.tables import call_json, whole_call_json
 from app.telemetry.recording.sound import SoundError
 from app.telemetry.recording.store import SOUND, RecordingStore
 from app.telemetry.recording.waveform import read_waveform
+
+MAX_QUERIES = 3
+"""At the same time; more are refused, so that threads are left for other work."""
+MAX_CALLS = 500
+MAX_SID_LENGTH = 64
+
+
+class History:
+    """Queries the call log at an address, None if no calls are kept."""
+
+    def __init__(self, address: Address | None) -> None:
+        self._address = address
+        self._running = 0
+
+    async def query(self, read: Callable[[Database], Any]) -> Response:
+        """Return the answer as JSON. Raises HTTPException 404, 503."""
+        if self._address is None:
+            raise HTTPException(404, "no calls are kept: DATABASE_URL is off")
+        if self._address.file and not self._address.file.exists():
+            raise HTTPException(503, f"the call log does not answer: there is no {self._address}")
+        if self._running >= MAX_QUERIES:
+            raise HTTPException(503, "the call log is busy; try again", {"Retry-After": "2"})
+        database = Database(self._address)
+        self._running += 1
+        try:
+            text = await asyncio.to_thread(lambda: json.dumps(read(database)))
+        except CallNotFound as error:
+            raise HTTPException(404, str(error)) from error
+        except CallLogError as error:
+            raise HTTPException(503, f"the call log does not answer: {error}") from error
+        finally:
+            self._running -= 1
+        return Response(text, media_type="application/json")
+
+
+def build_history_router(auth: OperatorAuth, history: History) -> APIRouter:
+    router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
+
+    @router.get("")
+    async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
+        return await history.query(lambda database: [call_json(call) for call in database.recent(limit)])
+
+    @router.get("/{sid}")
+    async def call(sid: str) -> Response:
+        if not sid.isalnum() or len(sid) > MAX_SID_LENGTH:
+            raise HTTPException(404, "no call has such a SID")
+        return await history.query(lambda database: whole_call_json(database.find(sid)))
+
+    return router
+
 
 MAX_BUCKETS = 10_000
 PART_BYTES = 1 << 16
