@@ -5,20 +5,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
-from app.server.systemd import NOTHING_SENT, NotifySocket, ServiceStatus, notify_lines
+from app.server.systemd import NotifySocket
 from tests.sockets import socket_folder
-
-WELL = ServiceStatus(ready=True, answering=True, stopping=False, text="2 of 2 slots free")
-STARTING = ServiceStatus(ready=False, answering=True, stopping=False, text="starting the workers")
-STOPPING = replace(WELL, stopping=True, text="stopping")
-HUNG = replace(WELL, answering=False)
-
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
 
@@ -33,48 +25,22 @@ def listening(request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.sock
         yield address, sock
 
 
-def test_every_message_is_one_datagram(listening: tuple[str, socket.socket]) -> None:
+def test_what_is_new_is_one_datagram_and_the_watchdog_is_fed_each_time(listening: tuple[str, socket.socket]) -> None:
     address, sock = listening
+    ready = ["READY=1", "STATUS=bereit für Anrufe"]
     with closing(NotifySocket(address)) as systemd:
-        systemd.send("READY=1\nSTATUS=bereit für Anrufe")
-        systemd.send("WATCHDOG=1")
-    assert sock.recv(1_000) == "READY=1\nSTATUS=bereit für Anrufe".encode()
-    assert sock.recv(1_000) == b"WATCHDOG=1"
+        for lines, is_alive in ((ready, True), (ready, True), (ready, False), ([*ready, "STOPPING=1"], False)):
+            systemd.send(lines, is_alive)
+        heard = [sock.recv(1_000).decode() for _ in range(3)]
+    assert heard == ["READY=1\nSTATUS=bereit für Anrufe\nWATCHDOG=1", "WATCHDOG=1", "STOPPING=1"]
 
 
-def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_systemd_that_is_gone_is_logged_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with socket_folder() as folder, closing(NotifySocket(str(folder / "nobody"))) as systemd:
-        systemd.send("READY=1")
-        systemd.send("WATCHDOG=1")
+        for line in ("READY=1", "STOPPING=1"):
+            systemd.send([line], is_alive=True)
     assert len(caplog.records) == 1
     assert "NOTIFY_SOCKET" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("watchdog", "story", "sent"),
-    [
-        (
-            True,
-            [STARTING, STARTING, WELL, WELL, STOPPING, STOPPING],
-            [
-                "STATUS=starting the workers\nWATCHDOG=1",
-                "WATCHDOG=1",
-                "READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1",
-                "WATCHDOG=1",
-                "STOPPING=1\nSTATUS=stopping\nWATCHDOG=1",
-                "WATCHDOG=1",
-            ],
-        ),
-        (True, [WELL, HUNG, WELL], ["READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1", "", "WATCHDOG=1"]),
-        (False, [WELL, WELL], ["READY=1\nSTATUS=2 of 2 slots free", ""]),
-    ],
-    ids=["from start to stop", "workers that hang", "no watchdog"],
-)
-def test_changes_are_sent_once_and_the_watchdog_is_fed_while_the_workers_answer(
-    watchdog: bool, story: list[ServiceStatus], sent: list[str]
-) -> None:
-    before = [NOTHING_SENT, *story]
-    assert [notify_lines(*pair, watchdog=watchdog) for pair in pairwise(before)] == sent
 
 
 def test_a_watchdog_that_is_meant_for_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
