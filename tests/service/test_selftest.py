@@ -83,7 +83,7 @@ async def test_an_address_that_leads_nowhere_is_told_in_one_line(url: str) -> No
 
 
 async def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "PROVED_WITHIN_S", 0.05)
+    monkeypatch.setattr(selftest, "PROBE_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(ProbeFailed, match="no answer within"):
         await probe(f"http://127.0.0.1:{deaf.getsockname()[1]}", TOKEN, "name")
 
@@ -113,7 +113,7 @@ async def test_whatever_is_asked_the_answer_is_short_and_the_socket_closes(servi
 
 
 async def test_a_socket_that_asks_nothing_is_closed(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "ASKED_WITHIN_S", 0.01)
+    monkeypatch.setattr(selftest, "NONCE_WITHIN_S", 0.01)
     async with dial(service, sign(TOKEN, socket_of(service))) as sock, asyncio.timeout(PATIENCE_S):
         with contextlib.suppress(ConnectionClosedError):
             await sock.wait_closed()
