@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from app.cli.call_tables import call_page, calls_table
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import CallNotFound, Database
-from app.telemetry.call_log.delivery import settle
-from app.telemetry.call_log.engine import CallLogError, in_short
-from app.telemetry.call_log.spool import Spool
-from app.telemetry.call_log.tables import call_json, call_page, calls_table, whole_call_json
+from app.telemetry.call_log.recovery import deliver_dead_spools
+from app.telemetry.call_log.spool import records_wait
+from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
 from app.twilio.parties import Kind, cleaned, kind_of, mask_number, name_of
 
@@ -27,7 +27,7 @@ def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
     def show(database: Database) -> None:
         calls = database.recent(limit)
         if as_json:
-            print(json.dumps([call_json(call) for call in calls], indent=2))
+            print(json.dumps([call.as_json() for call in calls], indent=2))
         elif calls:
             Console().print(calls_table(calls))
         else:
@@ -42,7 +42,7 @@ def show_call(settings: Settings, sid: str, as_json: bool) -> int:
     def show(database: Database) -> None:
         call = database.find(sid)
         if as_json:
-            print(json.dumps(whole_call_json(call), indent=2, ensure_ascii=False))
+            print(json.dumps(call.as_json(whole=True), indent=2, ensure_ascii=False))
         else:
             Console(highlight=False).print(call_page(call))
 
@@ -64,11 +64,10 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     if not cleaned(party):
         raise SettingsError(f"whose calls? {ADDRESSES}")
     name, shown = name_of(party), mask_number(party)
+    deliver_dead_spools(database, address.spool_folder)
     left: list[str] = []
-    try:
-        settle(database, address.spool_folder, Spool(address.spool_folder))
-    except OSError as error:  # another process is at it, or the file is another user's
-        left.append(f"records that wait in {address.spool_folder} could not be written ({in_short(error)})")
+    if records_wait(address.spool_folder):  # of a service that runs, or another user's
+        left.append(f"records that wait in {address.spool_folder} could not be written")
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
     if not (gone or on) and kind_of(name) is Kind.OTHER:

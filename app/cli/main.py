@@ -195,7 +195,7 @@ def render(
     ] = None,
 ) -> None:
     """Make a recorded call again at 24 kHz from its tokens: caller left, Moshi right, step by step."""
-    from app.telemetry.recording.render import render_call
+    from app.cli.render import render_call
 
     raise typer.Exit(render_call(_settings(), call, output, checkpoint))
 

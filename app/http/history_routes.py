@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -14,10 +16,9 @@ from app.audio import mulaw
 from app.http.operator_auth import OperatorAuth
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
-from app.telemetry.call_log.engine import CallLogError
-from app.telemetry.call_log.tables import call_json, whole_call_json
-from app.telemetry.recording.sound import SoundError
-from app.telemetry.recording.store import SOUND, RecordingStore
+from app.telemetry.call_log.transactions import CallLogError
+from app.telemetry.recording.flac import AudioFileError
+from app.telemetry.recording.store import FLAC, RecordingStore
 from app.telemetry.recording.waveform import read_waveform
 
 MAX_QUERIES = 3
@@ -44,7 +45,7 @@ class History:
         database = Database(self._address)
         self._running += 1
         try:
-            text = await asyncio.to_thread(lambda: json.dumps(read(database)))
+            text = await _in_thread(lambda: json.dumps(read(database)))
         except CallNotFound as error:
             raise HTTPException(404, str(error)) from error
         except CallLogError as error:
@@ -54,18 +55,33 @@ class History:
         return Response(text, media_type="application/json")
 
 
+async def _in_thread(work: Callable[[], str]) -> str:
+    """Run in a daemon thread, for which the end of the service does not wait, unlike `asyncio.to_thread`."""
+    future: Future[str] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # the root of this thread: it is raised where it is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="history", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 def build_history_router(auth: OperatorAuth, history: History) -> APIRouter:
     router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
 
     @router.get("")
     async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
-        return await history.query(lambda database: [call_json(call) for call in database.recent(limit)])
+        return await history.query(lambda database: [call.as_json() for call in database.recent(limit)])
 
     @router.get("/{sid}")
     async def call(sid: str) -> Response:
         if not sid.isalnum() or len(sid) > MAX_SID_LENGTH:
             raise HTTPException(404, "no call has such a SID")
-        return await history.query(lambda database: whole_call_json(database.find(sid)))
+        return await history.query(lambda database: database.find(sid).as_json(whole=True))
 
     return router
 
@@ -82,10 +98,10 @@ def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter
     store = RecordingStore(folder) if folder else None
 
     async def find(call_sid: str, name: str) -> Path:
-        sound = await asyncio.to_thread(store.sound_of, call_sid, name) if store else None
-        if sound is None:
+        path = await asyncio.to_thread(store.audio_of, call_sid, name) if store else None
+        if path is None:
             raise HTTPException(404, "no recording of such a call")
-        return sound
+        return path
 
     @router.get("/recording")
     async def recording(call_sid: str, name: str = "") -> Response:
@@ -98,22 +114,22 @@ def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter
     async def waveform(
         call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
     ) -> dict[str, object]:
-        sound = await find(call_sid, name)
+        path = await find(call_sid, name)
         async with one_at_a_time:
             try:
-                found = await asyncio.to_thread(read_waveform, sound, buckets)
-            except (SoundError, OSError) as error:
+                found = await asyncio.to_thread(read_waveform, path, buckets)
+            except (AudioFileError, OSError) as error:
                 raise HTTPException(404, "the recording cannot be read now") from error
-        return {"call_sid": call_sid, "live": sound.suffix != SOUND, **found.as_json()}
+        return {"call_sid": call_sid, "live": path.suffix != FLAC, **found.as_json()}
 
     return router
 
 
-def _response(sound: Path) -> Response:
+def _response(path: Path) -> Response:
     """Return a finished recording, of which a browser may request ranges, or what there is of an unfinished one."""
-    if sound.suffix == SOUND:
-        return FileResponse(sound, media_type="audio/flac", stat_result=sound.stat())
-    file = sound.open("rb")
+    if path.suffix == FLAC:
+        return FileResponse(path, media_type="audio/flac", stat_result=path.stat())
+    file = path.open("rb")
     size = os.fstat(file.fileno()).st_size
     return StreamingResponse(_beginning(file, size), media_type="audio/wav", headers={"Content-Length": str(size)})
 

@@ -23,11 +23,11 @@ from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import SignalHandler
 from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.entry import ServiceIdentity
+from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
-from app.telemetry.metrics.service import Sources
+from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
@@ -170,7 +170,7 @@ class Service:
     def _build_app(self, settings: Settings) -> FastAPI:
         call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
         limiter = RateLimiter(settings.refusals_per_minute)
-        sources = Sources(
+        sources = MetricSources(
             *(settings, self.manager, self.supervisor, call_router, self.call_queue),
             *(limiter.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )

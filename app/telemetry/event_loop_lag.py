@@ -1,4 +1,4 @@
-"""How long the event loop keeps others waiting: what runs too long on it is heard by every caller."""
+"""How late the event loop runs its timers: whatever occupies it too long delays every call."""
 
 import asyncio
 import time
@@ -9,35 +9,35 @@ import numpy as np
 
 from workers.histogram import Histogram
 
-LOOK_EVERY_S = 0.25
+MEASURE_EVERY_S = 0.25
 KEPT = 2_400
 """Ten minutes."""
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 1.0)
 
 
 class EventLoopLag:
-    """Asks to be woken now and then, and notes how much later than that it was."""
+    """The lags of the last ten minutes, and a histogram of all."""
 
     def __init__(self) -> None:
         self._lags_s: deque[float] = deque(maxlen=KEPT)
         self.histogram = Histogram(BOUNDS_S)
-        """All lags since the start, in seconds."""
+        """In seconds, since the start."""
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
-            due_s = time.monotonic() + LOOK_EVERY_S
-            await asyncio.sleep(LOOK_EVERY_S)
-            self.note(time.monotonic() - due_s)
+            due_s = time.monotonic() + MEASURE_EVERY_S
+            await asyncio.sleep(MEASURE_EVERY_S)
+            self.add(time.monotonic() - due_s)
 
-    def note(self, lag_s: float) -> None:
-        """Take one lag, in seconds."""
+    def add(self, lag_s: float) -> None:
+        """Add one lag."""
         self._lags_s.append(lag_s)
         self.histogram.add(lag_s)
 
     def worst_s(self, last_s: float) -> float:
         """Return the longest lag of the last seconds."""
-        return max(islice(reversed(self._lags_s), max(1, round(last_s / LOOK_EVERY_S))), default=0.0)
+        return max(islice(reversed(self._lags_s), max(1, round(last_s / MEASURE_EVERY_S))), default=0.0)
 
     def as_json(self) -> dict[str, float]:
         """Return percentiles of the last ten minutes, in milliseconds."""

@@ -1,18 +1,63 @@
-"""When old calls and recordings are deleted: a clock that is wrong at a start must not delete all of them at once."""
+"""Deletes old calls and recordings; a clock that is wrong at a start must not delete all of them at once."""
 
-from datetime import datetime, timedelta
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
 
+log = logging.getLogger(__name__)
+
+CHECK_EVERY_S = 6 * 3_600.0
 WAIT = timedelta(days=1)
+"""How long it is put off to delete more than half of what there is."""
 
 
-def may_expire(old: int, total: int, put_off_at: datetime | None, now: datetime) -> bool:
-    """Whether `old` of `total` may be deleted now.
+class Expirable(Protocol):
+    """What can delete what is old."""
 
-    More than half of what is kept is deleted only a day after that was put off for the first time, at `put_off_at`.
+    def count_old(self, before: datetime) -> tuple[int, int]:
+        """Return how many are from before this moment, and how many there are at all."""
+
+    def delete_old(self, before: datetime) -> int:
+        """Delete those from before this moment; return how many."""
+
+
+class Expiry:
+    """Deletes what is older than `days`, 0 for nothing, every six hours. `noun` says what it is, in the plural.
+
+    The date of the file `mark` is since when it is put off.
     """
-    return 2 * old <= total or (put_off_at is not None and now - put_off_at >= WAIT)
 
+    def __init__(self, what: Expirable, noun: str, days: int, mark: Path) -> None:
+        self._what, self._noun, self._days, self._mark = what, noun, days, mark
+        self._due_s = 0.0
+        self._is_put_off = False
 
-def put_off_since(put_off_at: datetime | None, now: datetime) -> datetime:
-    """Return since when an expiry that may not happen yet is put off; a moment in the future is a wrong clock's."""
-    return put_off_at if put_off_at is not None and put_off_at <= now else now
+    def run(self, now_s: float, utc: datetime) -> None:
+        """Delete what is old, if it is time to look; `now_s` is monotonic. Raises OSError and what `what` raises."""
+        if not self._days or now_s < self._due_s:
+            return
+        self._due_s = now_s + CHECK_EVERY_S
+        before = utc - timedelta(days=self._days)
+        old, total = self._what.count_old(before)
+        was_put_off, self._is_put_off = self._is_put_off, 2 * old > total and not self._has_waited(utc)
+        if self._is_put_off:
+            if not was_put_off:
+                log.warning(
+                    "%d of %d %s are older than CALL_LOG_DAYS=%d days: they are deleted in a day if the clock still "
+                    "says so; is it right?",
+                    *(old, total, self._noun, self._days),
+                )
+            return
+        self._mark.unlink(missing_ok=True)
+        if old:
+            log.info("%d %s older than %d days are deleted", self._what.delete_old(before), self._noun, self._days)
+
+    def _has_waited(self, utc: datetime) -> bool:
+        since = datetime.fromtimestamp(self._mark.stat().st_mtime, UTC) if self._mark.exists() else None
+        if since is None or since > utc:  # one in the future is a wrong clock's
+            self._mark.touch(0o600)
+            os.utime(self._mark, (utc.timestamp(), utc.timestamp()))
+            return False
+        return utc - since >= WAIT

@@ -1,7 +1,7 @@
-"""Traces: one OpenTelemetry span per call, made from its call log entry when it is over and exported over OTLP/HTTP.
+"""Traces: one OpenTelemetry span a call, made from its call log entry when it is over, exported over OTLP/HTTP.
 
 Imported only when TRACES_ENDPOINT is set. The SDK's batch processor exports in a thread of its own; the exporter
-retries with exponential back-off. A span holds no full phone number, no words and no keys.
+retries with exponential back-off. A span has no full phone number, no words and no keys.
 """
 
 import asyncio
@@ -22,32 +22,28 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from app.calls.live_events import ERRORS
 from app.calls.record import CallRecord, EndReason
-from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.entry import LATENCIES, PROCESSING, CallEntry
+from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
 from workers.lines import Hide
 from workers.messages import Slot
 
 log = logging.getLogger(__name__)
 
-EXPORT_WITHIN_S = 35.0
+EXPORT_LIMIT_S = 35.0
 """For one batch with its retries; the exporter's five waits of 1, 2, 4, 8 and 16 s fit in."""
-STOP_WITHIN_S = 3.0
-FIGURES = (
-    "first_sound_ms",
-    *(f"{what}_p{percent}_ms" for what in ("delay", "processing") for percent in (50, 95, 99)),
-)
-"""Fields of a call log entry that become attributes under their own names."""
+STOP_LIMIT_S = 3.0
 
 
 class CallTraces:
     """Makes the spans of calls that have ended and exports them."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], place: ServiceIdentity, hide: Hide) -> None:
+    def __init__(self, endpoint: str, headers: Mapping[str, str], service: ServiceIdentity, hide: Hide) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs each failure; `_Exporter` logs changes
-        self._exporter = _Exporter(endpoint, headers=dict(headers), timeout=EXPORT_WITHIN_S)
+        self._exporter = _Exporter(endpoint, headers=dict(headers), timeout=EXPORT_LIMIT_S)
         resource = Resource({"service.name": "moshi-bridge", "service.instance.id": uuid.uuid4().hex})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._executor = ThreadPoolExecutor(1, "traces")
-        self._place, self._hide = place, hide
+        self._service, self._hide = service, hide
 
     @property
     def lost(self) -> int:
@@ -64,21 +60,20 @@ class CallTraces:
             self._executor.submit(self._add, record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
 
     async def stop(self) -> None:
-        """Export what is left; give up after `STOP_WITHIN_S`."""
+        """Export what is left; give up after `STOP_LIMIT_S`."""
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
         self._executor.shutdown()
         stopping = threading.Thread(target=self._provider.shutdown, daemon=True)  # waits up to 30 s for the exporter
         stopping.start()
-        stopping.join(STOP_WITHIN_S)
+        stopping.join(STOP_LIMIT_S)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # ends its retries
 
     def _add(self, record: CallRecord, slot: Slot, clock: ClockReading) -> None:
         try:
-            add_span(
-                self._provider.get_tracer("moshi-bridge"), make_entry(record, slot, self._place, clock), self._hide
-            )
+            entry = make_entry(record, slot, self._service, clock)
+            add_span(self._provider.get_tracer("moshi-bridge"), entry, self._hide)
         except Exception:  # the root of this thread's work
             log.exception("no span was made of a call")
 
@@ -92,8 +87,7 @@ class _Exporter(OTLPSpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = super().export(spans)
         is_away = result is not SpanExportResult.SUCCESS
-        if is_away:
-            self.lost += len(spans)
+        self.lost += len(spans) * is_away
         if is_away and not self._is_away:
             log.warning("the collector at TRACES_ENDPOINT does not accept spans; they are lost until it does")
         if self._is_away and not is_away:
@@ -103,13 +97,13 @@ class _Exporter(OTLPSpanExporter):
 
 
 def add_span(tracer: Tracer, entry: CallEntry, hide: Hide) -> None:
-    """Record a call that has ended as a root span; `hide` masks numbers and secrets in texts of others."""
+    """Add the root span of a call that has ended; `hide` masks numbers and secrets in others' texts."""
     assert entry.ended_at is not None
     assert entry.end_reason is not None
     began_ns, attributes = _nanoseconds(entry.reserved_at), _attributes(entry, hide)
     span = tracer.start_span("call", Context(), SpanKind.SERVER, attributes, start_time=began_ns)
-    for at_s, kind, _ in entry.events:
-        span.add_event(kind, timestamp=_nanoseconds(entry.reserved_at + timedelta(seconds=at_s)))
+    for event in entry.events:
+        span.add_event(event.kind, timestamp=_nanoseconds(entry.reserved_at + timedelta(seconds=event.at_s)))
     if EndReason(entry.end_reason) in ERRORS:
         span.set_status(StatusCode.ERROR, hide(entry.end_reason))
     else:
@@ -128,7 +122,7 @@ def _attributes(entry: CallEntry, hide: Hide) -> dict[str, str | int | float]:
         "end.reason": entry.end_reason,
         "end.by": entry.ended_by,
         "end.detail": hide(entry.end_detail),
-        **{name: getattr(entry, name) for name in FIGURES},
+        **{name: getattr(entry, name) for name in ("first_sound_ms", *LATENCIES, *PROCESSING)},
         **{f"counts.{name}": count for name, count in entry.counters.items()},
     }
     return {f"call.{name}": value for name, value in values.items() if value not in (None, "")}

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from app.cli.doctor.finding import Finding, Level
 from app.config import Settings, SettingsError
-from app.telemetry.call_log.address import find_address, make_folders
+from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.database import Database
-from app.telemetry.call_log.engine import CallLogError
+from app.telemetry.call_log.spool import open_spool
+from app.telemetry.call_log.transactions import CallLogError
 from app.telemetry.recording.store import RecordingStore
 
 HOUR_BYTES = 60_000_000
@@ -27,7 +28,7 @@ def _call_log(settings: Settings) -> Finding:
         address = find_address(settings)
         if address is None:
             return Finding(Level.NOTE, "DATABASE_URL", "off: no calls are kept")
-        make_folders(address)
+        open_spool(address.spool_folder).close()
         if not address.file or address.file.exists():
             Database(address).check()
     except SettingsError as error:

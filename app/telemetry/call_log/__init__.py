@@ -1,13 +1,11 @@
-"""The call log: one record a call in a database, with what Moshi said and what happened.
+"""The call log: a record of each call in a database, with its transcript, events and streams.
 
-Theory of operation. The manager hands a copy of a record over with one call that cannot block
-(`CallLogWriter.keep`), and a thread of its own writes it into the database. While the database does not take records
-they are appended to one bounded file, the spool, and the thread tries again every few seconds. When the database is
-back, or at the next start, what waits is written first, oldest first, and the file is emptied. To write a record twice
-is the same as to write it once, so that a crash at any moment needs no care. What neither database nor disk takes is
-lost with one ERROR that names the call, and is counted.
-
-A record is written when a slot is reserved and again when the call has ended, into a row of this run of the service;
-`merge` makes one call of several rows. Every run locks a file of its own (`runs`), so that the next one can close the
-calls that a killed run has left open.
+1. `CallLogWriter.keep` puts a copy of a call's record into a queue; a thread of its own writes it into the database,
+   when a slot is reserved and again when the call has ended.
+2. While the database takes nothing, the thread appends records to the spool, a file of this run of the service, and
+   tries again every five seconds, the oldest record first.
+3. A record may be written twice without harm, because it replaces what the same run has written of the same call.
+4. The spool stays locked as long as its run lives: the next start writes what is left in unlocked ones, and closes the
+   calls that their runs left open.
+5. A record is lost only if neither database nor disk takes it, with an ERROR that names the call, and is counted.
 """

@@ -1,43 +1,22 @@
-"""The call log's database: the one module that asks it anything.
-
-Every question opens a connection of its own: calls are rare, and a connection that is not kept cannot go stale.
-"""
+"""The call log's database: every query is in this module."""
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from alembic import command
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    Table,
-    and_,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, or_, select
 
 from app.telemetry.call_log.address import Address
-from app.telemetry.call_log.engine import Transactions, migrations, one_error
-from app.telemetry.call_log.entry import COLUMNS, KILLED, OUTBOUND, CallEntry, Party, StreamEntry
-from app.telemetry.call_log.merge import merged
-from app.telemetry.call_log.models import calls, events, expiry, pieces, streams
-from app.telemetry.expiry import may_expire, put_off_since
+from app.telemetry.call_log.entry import COLUMNS, OUTBOUND, CallEntry, merge
+from app.telemetry.call_log.schema import LISTS, calls, streams
+from app.telemetry.call_log.transactions import Transactions, one_error
 from app.twilio.parties import mask_number, name_of
 
-WRITE_WITHIN_S, ANSWER_WITHIN_S, LONG_S = 15.0, 60.0, 600.0
-"""How long a server may take to write one record, to answer a question, to change tables or delete what is old."""
-ROWS_AT_ONCE = 500
-CHOICE = 5
+WRITE_LIMIT_S, QUERY_LIMIT_S, LONG_LIMIT_S = 15.0, 60.0, 600.0
+"""How long a server may take to write a record, to answer a query, to change tables or delete old calls."""
+MAX_CHOICES = 5
 
 
 class CallNotFound(Exception):
@@ -45,174 +24,132 @@ class CallNotFound(Exception):
 
 
 class Database:
-    """The tables, behind questions that are answered in one transaction each. Everything may raise CallLogError."""
+    """The tables; each method is one transaction. Everything may raise CallLogError."""
 
     def __init__(self, address: Address) -> None:
         self._file = address.file
-        self._engine = Transactions(address)
+        self._transactions = Transactions(address)
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Make or change the tables as this version needs them."""
         with one_error():
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-        with self._engine.begin(LONG_S, writes=True, checks=False) as connection:
-            command.upgrade(migrations(connection), "head")
+        self._transactions.migrate(LONG_LIMIT_S, revision)
 
     def check(self) -> None:
         """Ask the database whether it is there."""
-        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+        with self._transactions.begin(QUERY_LIMIT_S) as connection:
             connection.execute(select(1))
 
     def write(self, entry: CallEntry) -> None:
-        """Put in a call, in place of what this run of the service has written of it; twice is as good as once.
+        """Put in a call, in place of what the same run of the service has written of it."""
+        with self._transactions.begin(WRITE_LIMIT_S, writes=True) as connection:
+            _write(connection, entry)
 
-        What is older than what is there changes nothing: it has fewer streams, or as many and has not ended.
-        """
-        mine = and_(calls.c.call_sid == entry.call_sid, calls.c.service == entry.service)
-        with self._engine.begin(WRITE_WITHIN_S, writes=True) as connection:
-            if there := connection.execute(select(calls.c.id, calls.c.ended_at).where(mine)).first():
-                count = connection.scalar(select(func.count()).where(streams.c.call_id == there.id)) or 0
-                if (len(entry.streams), entry.ended_at is not None) < (count, there.ended_at is not None):
-                    return
-            connection.execute(delete(calls).where(mine))
-            values = {name: getattr(entry, name) for name in COLUMNS}
-            call_id = connection.scalar(insert(calls).values(values).returning(calls.c.id))
-            _insert(connection, pieces, call_id, [{"at_s": at_s, "text": text} for at_s, text in entry.pieces])
-            told = [{"at_s": at_s, "kind": kind, "detail": detail} for at_s, kind, detail in entry.events]
-            _insert(connection, events, call_id, told)
-            _insert(connection, streams, call_id, [asdict(stream) for stream in entry.streams])
-
-    def close_killed(self, service: str, alive_at: datetime) -> int:
-        """End the calls that a killed run of the service left open; it was last seen `alive_at`. Return how many."""
-        with self._engine.begin(ANSWER_WITHIN_S, writes=True) as connection:
-            is_open = and_(calls.c.service == service, calls.c.ended_at.is_(None))
-            found = connection.execute(select(calls.c.id, calls.c.reserved_at).where(is_open)).all()
-            for call_id, reserved_at in found:
-                _close_killed(connection, call_id, reserved_at, max(alive_at, reserved_at))
+    def close_killed(self, run: str, alive_at: datetime) -> int:
+        """End the calls that a killed run of the service left open; it was last alive `alive_at`. Return how many."""
+        with self._transactions.begin(QUERY_LIMIT_S, writes=True) as connection:
+            found = connection.execute(select(calls).where(calls.c.service == run, calls.c.ended_at.is_(None))).all()
+            for row in found:
+                _write(connection, _whole(connection, row).killed(alive_at))
             return len(found)
 
-    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
-        """Delete the calls that ended before this moment; return how many, and how many are put off."""
-        with self._engine.begin(LONG_S, writes=True) as connection:
-            is_old = calls.c.ended_at < before
-            old = connection.scalar(select(func.count()).select_from(calls).where(is_old)) or 0
-            total = connection.scalar(select(func.count()).select_from(calls)) or 0
-            since = connection.scalar(select(expiry.c.put_off_at))
-            connection.execute(delete(expiry))
-            if not may_expire(old, total, since, now):
-                connection.execute(insert(expiry).values(id=1, put_off_at=put_off_since(since, now)))
-                return 0, old
-            connection.execute(delete(calls).where(is_old))
-            return old, 0
+    def count_old(self, before: datetime) -> tuple[int, int]:
+        """Return how many calls ended before this moment, and how many there are at all."""
+        counts = select(func.count().filter(calls.c.ended_at < before), func.count()).select_from(calls)
+        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+            old, total = connection.execute(counts).one()
+            return old, total
+
+    def delete_old(self, before: datetime) -> int:
+        """Delete the calls that ended before this moment; return how many."""
+        with self._transactions.begin(LONG_LIMIT_S, writes=True) as connection:
+            return connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
 
     def forget(self, name: str) -> tuple[int, int]:
         """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
-        with self._engine.begin(ANSWER_WITHIN_S, writes=True) as connection:
+        with self._transactions.begin(QUERY_LIMIT_S, writes=True) as connection:
             over, on = _calls_with(connection, name)
-            for some in _portions([row_id for ids in over.values() for row_id in ids]):
-                connection.execute(delete(calls).where(calls.c.id.in_(some)))
-            return len(over), len(on)
+            ids = [{"row_id": row.id} for rows in over.values() for row in rows]
+            if ids:
+                connection.execute(delete(calls).where(calls.c.id == bindparam("row_id")), ids)
+            return len(over), on
 
     def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
         """Return the SIDs of the calls with this party that are over, and the names of their known recordings."""
-        found: set[str] = set()
-        with self._engine.begin(ANSWER_WITHIN_S) as connection:
+        with self._transactions.begin(QUERY_LIMIT_S) as connection:
             over, _ = _calls_with(connection, name)
-            for some in _portions([row_id for ids in over.values() for row_id in ids]):
-                found |= set(connection.scalars(select(calls.c.recording).where(calls.c.id.in_(some))))
-                found |= set(connection.scalars(select(streams.c.recording).where(streams.c.call_id.in_(some))))
-        return set(over), found - {""}
+            rows = {row.id: row.recording for some in over.values() for row in some}
+            of_streams = connection.execute(select(streams.c.call_id, streams.c.recording))
+            found = {*rows.values(), *(recording for call_id, recording in of_streams if call_id in rows)}
+            return set(over), found - {""}
 
     def recent(self, limit: int) -> list[CallEntry]:
-        """Return the last calls, the newest first, without what was said, what happened, and streams."""
-        other = calls.alias()
-        is_earlier = or_(
-            other.c.reserved_at < calls.c.reserved_at,
-            and_(other.c.reserved_at == calls.c.reserved_at, other.c.id < calls.c.id),
-        )
-        begins = ~exists().where(other.c.call_sid == calls.c.call_sid, is_earlier)
-        newest = select(calls.c.call_sid).where(begins).order_by(calls.c.reserved_at.desc(), calls.c.id.desc())
-        wanted = newest.limit(limit).subquery()
-        with self._engine.begin(ANSWER_WITHIN_S) as connection:
-            found = _found(connection, calls.c.call_sid.in_(select(wanted.c.call_sid)))
-        entries = [merged([_entry(row) for row in rows]) for rows in found.values()]
-        return entries[::-1]
+        """Return the last calls, the newest first, without transcript, events and streams."""
+        begin = (func.min(calls.c.reserved_at).desc(), func.min(calls.c.id).desc())
+        newest = select(calls.c.call_sid).group_by(calls.c.call_sid).order_by(*begin).limit(limit)
+        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+            found: dict[str, list[CallEntry]] = {sid: [] for sid in connection.scalars(newest)}
+            for row in _rows(connection, calls.c.call_sid.in_(found)):
+                found[row.call_sid].append(_entry(row))
+        return [merge(runs) for runs in found.values()]
 
     def find(self, sid: str) -> CallEntry:
-        """Return the call whose SID is this, begins or ends so, with all that is kept of it. Raises CallNotFound."""
+        """Return the call whose SID is this, begins or ends so, with all that is known of it. Raises CallNotFound."""
         begins, ends = (like(sid, autoescape=True) for like in (calls.c.call_sid.startswith, calls.c.call_sid.endswith))
-        with self._engine.begin(ANSWER_WITHIN_S) as connection:
-            found = _found(connection, calls.c.call_sid == sid)
-            if not found:
-                some = select(calls.c.call_sid).where(or_(begins, ends)).distinct().limit(CHOICE)
-                found = _found(connection, calls.c.call_sid.in_(connection.scalars(some).all()))
+        alike = select(calls.c.call_sid).where(or_(begins, ends)).group_by(calls.c.call_sid)
+        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+            found = connection.scalars(alike.order_by(calls.c.call_sid != sid).limit(MAX_CHOICES)).all()
             if not found:
                 raise CallNotFound(f"no call has a SID that is, begins or ends with {sid}")
-            if len(found) > 1:
+            if len(found) > 1 and sid not in found:
                 raise CallNotFound(f"more than one call: {', '.join(sorted(found))}")
-            return merged([_whole(connection, row) for rows in found.values() for row in rows])
+            return merge([_whole(connection, row) for row in _rows(connection, calls.c.call_sid == found[0])])
 
 
-def _insert(connection: Connection, table: Table, call_id: int | None, rows: Sequence[Mapping[str, object]]) -> None:
-    if rows:
-        numbered = [{"number": number, **row, "call_id": call_id} for number, row in enumerate(rows)]
-        connection.execute(insert(table), numbered)
+def _write(connection: Connection, entry: CallEntry) -> None:
+    mine = and_(calls.c.call_sid == entry.call_sid, calls.c.service == entry.service)
+    connection.execute(delete(calls).where(mine))
+    values = {name: getattr(entry, name) for name in COLUMNS}
+    call_id = connection.scalar(insert(calls).values(values).returning(calls.c.id))
+    for name, (table, _) in LISTS.items():
+        rows = getattr(entry, name)
+        if rows:
+            numbered = [{"call_id": call_id, "number": number, **row._asdict()} for number, row in enumerate(rows, 1)]
+            connection.execute(insert(table), numbered)
 
 
-def _close_killed(connection: Connection, call_id: int, reserved_at: datetime, ended_at: datetime) -> None:
-    end = {"ended_at": ended_at, "end_reason": KILLED}
-    connection.execute(update(calls).where(calls.c.id == call_id).values(**end, ended_by=Party.SERVICE))
-    open_streams = and_(streams.c.call_id == call_id, streams.c.ended_at.is_(None))
-    connection.execute(update(streams).where(open_streams).values(end))
-    number = connection.scalar(select(func.count()).where(events.c.call_id == call_id))
-    at_s = round((ended_at - reserved_at).total_seconds(), 4)
-    values = {"call_id": call_id, "number": number, "at_s": at_s, "kind": "ended", "detail": KILLED}
-    connection.execute(insert(events).values(values))
-
-
-def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[int]], set[str]]:
-    """Return the rows of the calls that are over by SID, and the SIDs of those that are on.
+def _calls_with(connection: Connection, name: str) -> tuple[Mapping[str, list[Row[Any]]], int]:
+    """Return the rows of the calls that are over by SID, and how many calls are on.
 
     They are those whose other party has this name, however the call log has it written.
     """
-    columns = (calls.c.id, calls.c.call_sid, calls.c.ended_at, calls.c.direction, calls.c.caller, calls.c.called)
-    rows, on = defaultdict(list), set()
-    for row in connection.execute(select(*columns)):
+    columns = ("id", "call_sid", "ended_at", "direction", "caller", "called", "recording")
+    rows = defaultdict(list)
+    for row in connection.execute(select(*(calls.c[column] for column in columns))):
         if name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller) == name:
-            rows[row.call_sid].append(row.id)
-            on |= set() if row.ended_at else {row.call_sid}
-    return {sid: ids for sid, ids in rows.items() if sid not in on}, on
+            rows[row.call_sid].append(row)
+    over = {sid: some for sid, some in rows.items() if all(row.ended_at for row in some)}
+    return over, len(rows) - len(over)
 
 
-def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), ROWS_AT_ONCE):
-        yield ids[start : start + ROWS_AT_ONCE]
+def _rows(connection: Connection, condition: Any) -> list[Row[Any]]:
+    """Return rows of calls, in the order of the reservations."""
+    return list(connection.execute(select(calls).where(condition).order_by(calls.c.reserved_at, calls.c.id)))
 
 
-def _found(connection: Connection, condition: Any) -> dict[str, list[Row[Any]]]:
-    """Return the rows of each call by SID, in the order of the reservations."""
-    found: dict[str, list[Row[Any]]] = defaultdict(list)
-    for row in connection.execute(select(calls).where(condition).order_by(calls.c.reserved_at, calls.c.id)):
-        found[row.call_sid].append(row)
-    return found
-
-
-def _entry(row: Row[Any], **more: Any) -> CallEntry:
+def _entry(row: Row[Any], **lists: Any) -> CallEntry:
     values = {name: getattr(row, name) for name in COLUMNS}
     values |= {"caller_masked": mask_number(row.caller), "called_masked": mask_number(row.called)}
-    return CallEntry(**values, **more)
+    return CallEntry(**values, **lists)
 
 
 def _whole(connection: Connection, row: Row[Any]) -> CallEntry:
-    return _entry(
-        row,
-        pieces=[(one.at_s, one.text) for one in connection.execute(_of(pieces, row))],
-        events=[(one.at_s, one.kind, one.detail) for one in connection.execute(_of(events, row))],
-        streams=[StreamEntry(*one[1:]) for one in connection.execute(_of(streams, row))],
-    )
-
-
-def _of(table: Table, row: Row[Any]) -> "Select[Any]":
-    return select(table).where(table.c.call_id == row.id).order_by(table.c.number)
+    lists = {}
+    for name, (table, kind) in LISTS.items():
+        fields = select(*(table.c[field] for field in kind._fields))
+        found = connection.execute(fields.where(table.c.call_id == row.id).order_by(table.c.number))
+        lists[name] = [kind(*values) for values in found]
+    return _entry(row, **lists)

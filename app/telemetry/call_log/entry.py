@@ -1,26 +1,19 @@
-"""What the call log keeps of a call, and how it is made from the record of the running service.
-
-The one place that knows both: `make_entry` is all that has to change when a record learns more.
-"""
+"""What the call log stores of a call. These fields are the columns of the tables, the JSON and the spool's lines."""
 
 import json
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from app.calls.record import CallRecord, EndReason, StreamRecord
-from app.logging import mask_number
-from workers.messages import Slot, Stage
+from pydantic import TypeAdapter
 
 KILLED = "the service was killed"
 """The end reason of a call that was on when its service was killed."""
 PERCENTILES = (50, 95, 99)
-LONGEST_TEXT = 500
+LATENCIES, PROCESSING = (tuple(f"{what}_p{p}_ms" for p in PERCENTILES) for what in ("latency", "processing"))
 OUTBOUND = "outbound"
 """How the direction of a call that we placed begins: outbound-api, outbound-dial."""
 
@@ -34,50 +27,22 @@ class Party(StrEnum):
     OPERATOR = "operator"
 
 
-ENDED_BY = {
-    EndReason.CALLER_HUNG_UP: Party.CALLER,
-    EndReason.HANGUP_KEY: Party.CALLER,
-    EndReason.IDLE: Party.SERVICE,
-    EndReason.SOCKET_LOST: Party.LINE,
-    EndReason.SOCKET_BLOCKED: Party.LINE,
-    EndReason.PROTOCOL: Party.LINE,
-    EndReason.NO_START: Party.LINE,
-    EndReason.NO_SOCKET: Party.LINE,
-    EndReason.WRONG_CALL: Party.LINE,
-    EndReason.OPERATOR: Party.OPERATOR,
-    EndReason.TIME_LIMIT: Party.SERVICE,
-    EndReason.WORKER_LOST: Party.SERVICE,
-    EndReason.STAGE_FAILED: Party.SERVICE,
-    EndReason.SHUTDOWN: Party.SERVICE,
-    EndReason.REPLACED: Party.LINE,
-    EndReason.NO_SLOT: Party.SERVICE,
-    EndReason.INTERNAL: Party.SERVICE,
-}
+class TranscriptPiece(NamedTuple):
+    """What Moshi said, `at_s` seconds after the slot was reserved."""
+
+    at_s: float
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClockReading:
-    """One moment on two clocks: `now_s` on the monotonic one, `utc` on the wall."""
+class EventEntry(NamedTuple):
+    """What happened, `at_s` seconds after the slot was reserved."""
 
-    now_s: float
-    utc: datetime
-
-    def at(self, moment_s: float | None) -> datetime | None:
-        """Return a monotonic moment as UTC."""
-        return None if moment_s is None else self.utc + timedelta(seconds=moment_s - self.now_s)
+    at_s: float
+    kind: str
+    detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceIdentity:
-    """Where a call is served: the run of the service, its Twilio account, who speaks."""
-
-    service: str
-    account_sid: str
-    checkpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEntry:
+class StreamEntry(NamedTuple):
     """One media stream of a call, numbered from 1; times are UTC, `recording` is as in `CallEntry`."""
 
     number: int
@@ -93,12 +58,11 @@ class StreamEntry:
 
 @dataclass(frozen=True, slots=True)
 class CallEntry:
-    """One call as it is kept. Times are UTC; `_s` are seconds since the slot was reserved, `_ms` lengths of time.
+    """One call. Times are UTC; `ended_at` is None while it is on. `service` is the run of the service that wrote it.
 
-    `ended_at` is None while the call is on. `delay_*_ms` is mouth to ear as
-    estimated by this service (the line's way included), `processing_*_ms` what the workers took for a frame.
-    `recording` is the name of the files of its last recording, "" for none, `recording_fault` why that was broken off
-    or not made. A call that came back has several `streams`.
+    `latency_*_ms` is mouth to ear as estimated by this service, the line's round trip included; `processing_*_ms` is
+    what the workers took for a frame. `recording` is the name of the files of the last recording, "" for none;
+    `recording_fault` is why that was broken off or not made. A call that came back has several `streams`.
     """
 
     call_sid: str
@@ -119,144 +83,97 @@ class CallEntry:
     end_detail: str = ""
     ended_by: str | None = None
     first_sound_ms: float | None = None
-    delay_p50_ms: float | None = None
-    delay_p95_ms: float | None = None
-    delay_p99_ms: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
     processing_p50_ms: float | None = None
     processing_p95_ms: float | None = None
     processing_p99_ms: float | None = None
     counters: dict[str, int] = field(default_factory=dict)
     recording: str = ""
     recording_fault: str = ""
-    pieces: list[tuple[float, str]] = field(default_factory=list)
-    events: list[tuple[float, str, str]] = field(default_factory=list)
+    transcript: list[TranscriptPiece] = field(default_factory=list)
+    events: list[EventEntry] = field(default_factory=list)
     streams: list[StreamEntry] = field(default_factory=list)
 
     def as_line(self) -> str:
         """Return the entry as one line of JSON, without its end."""
-        values = {kept.name: getattr(self, kept.name) for kept in fields(self)}
-        values["streams"] = [asdict(stream) for stream in self.streams]
-        return json.dumps(values, default=datetime.isoformat, ensure_ascii=False)
+        return _ADAPTER.dump_json(self).decode()
+
+    def as_json(self, whole: bool = False) -> dict[str, Any]:
+        """Return a call for machines, numbers masked; `whole` with transcript, events and streams."""
+        shown = _json({name: getattr(self, name) for name in COLUMNS if name not in ("caller", "called")})
+        lists = {name: [_json(row._asdict()) for row in getattr(self, name)] for name in LISTS if whole}
+        return shown | lists
+
+    def killed(self, alive_at: datetime) -> "CallEntry":
+        """Return the call as ended by the death of its service, which was last alive at this moment."""
+        ended_at = max(alive_at, self.reserved_at)
+        event = EventEntry(_seconds(self.reserved_at, ended_at), "ended", KILLED)
+        streams = [
+            stream if stream.ended_at else stream._replace(ended_at=ended_at, end_reason=KILLED)
+            for stream in self.streams
+        ]
+        end = {"ended_at": ended_at, "end_reason": KILLED, "ended_by": Party.SERVICE}
+        return replace(self, **end, events=[*self.events, event], streams=streams)  # type: ignore[arg-type]
 
 
-COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in ("pieces", "events", "streams"))
-"""What is kept in the call's own row."""
-TIMES = ("reserved_at", "connected_at", "started_at", "ended_at")
+LISTS = ("transcript", "events", "streams")
+"""What has tables of its own."""
+COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in LISTS)
+"""What is in the call's own row."""
+_ADAPTER = TypeAdapter(CallEntry)
+_FORMER_NAMES = {"pieces": "transcript", **{f"delay_p{p}_ms": f"latency_p{p}_ms" for p in PERCENTILES}}
 
 
 def read_entry(line: str) -> CallEntry:
-    """Return the entry of a line; raises ValueError if it is none."""
-    try:
-        fields: dict[str, Any] = json.loads(line)
-        for name in ("pieces", "events"):
-            fields[name] = [tuple(item) for item in fields[name]]
-        fields["streams"] = [StreamEntry(**_with_times(stream)) for stream in fields.get("streams", [])]
-        return CallEntry(**_with_times(fields))
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"no record of a call: {error}") from error
+    """Return the entry of a line, also of one from before fields were renamed. Raises ValueError if it is none."""
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("no record of a call")
+    return _ADAPTER.validate_python({_FORMER_NAMES.get(name, name): value for name, value in values.items()})
 
 
-def _with_times(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return what was read from JSON with its moments as such."""
-    moments = {name: fields[name] and datetime.fromisoformat(fields[name]) for name in TIMES}
-    return {**fields, **moments}
+def merge(runs: Sequence[CallEntry]) -> CallEntry:
+    """Return one call of the entries that several runs of the service have of it, by when they were reserved.
 
-
-def make_entry(record: CallRecord, slot: Slot, place: ServiceIdentity, clock: ClockReading) -> CallEntry:
-    """Return what is kept of a call that is on or has ended; `clock` says when that was on the wall."""
-    reserved_at = clock.at(record.reserved_s)
-    assert reserved_at is not None
-    p50_ms, p95_ms, p99_ms = _percentiles_ms(_processing_s(record))
-    delay_p50_ms, delay_p95_ms, delay_p99_ms = _percentiles_ms(list(record.latencies_s))
-    caller, called = _clean(record.caller), _clean(record.called)
-    return CallEntry(
-        call_sid=record.call_sid,
-        service=place.service,
-        account_sid=place.account_sid,
-        direction=_clean(record.direction),
-        caller=caller,
-        called=called,
-        caller_masked=mask_number(caller),
-        called_masked=mask_number(called),
-        slot=slot,
-        checkpoint=place.checkpoint,
-        reserved_at=reserved_at,
-        connected_at=clock.at(record.connected_s),
-        started_at=clock.at(record.started_s),
-        ended_at=clock.at(record.ended_s),
-        end_reason=record.end,
-        end_detail=_clean(record.detail),
-        ended_by=record.end and ENDED_BY[record.end],
-        first_sound_ms=_first_sound_ms(record),
-        delay_p50_ms=delay_p50_ms,
-        delay_p95_ms=delay_p95_ms,
-        delay_p99_ms=delay_p99_ms,
-        processing_p50_ms=p50_ms,
-        processing_p95_ms=p95_ms,
-        processing_p99_ms=p99_ms,
-        counters=dict(record.counts),
-        recording=record.recording.name,
-        recording_fault=_clean(record.recording.fault),
-        pieces=[(_relative(record, moment_s), _clean(text)) for moment_s, text in record.text],
-        events=_events(record),
-        streams=[_stream_entry(stream, clock) for stream in record.streams],
+    A call that comes back after the service was started again has an entry of each run. Percentiles cannot be merged:
+    they are those of the last run that has any.
+    """
+    first, last = runs[0], runs[-1]
+    if first is last:
+        return first
+    counters: Counter[str] = Counter()
+    for run in runs:
+        counters.update(run.counters)
+    recorded = next((run for run in reversed(runs) if run.recording), last)
+    values: dict[str, Any] = {name: _known(runs, name) for name in ("connected_at", "started_at", "first_sound_ms")}
+    values |= {name: _known(runs[::-1], name) for name in (*LATENCIES, *PROCESSING)}
+    for name in ("transcript", "events"):
+        values[name] = [
+            row._replace(at_s=round(row.at_s + _seconds(first.reserved_at, run.reserved_at), 4))
+            for run in runs
+            for row in getattr(run, name)
+        ]
+    streams = [stream for run in runs for stream in run.streams]
+    return replace(
+        last,
+        **values,
+        reserved_at=first.reserved_at,
+        counters=dict(counters),
+        recording=recorded.recording,
+        recording_fault=recorded.recording_fault,
+        streams=[stream._replace(number=number) for number, stream in enumerate(streams, 1)],
     )
 
 
-def _stream_entry(stream: StreamRecord, clock: ClockReading) -> StreamEntry:
-    reserved_at = clock.at(stream.reserved_s)
-    assert reserved_at is not None
-    return StreamEntry(
-        number=stream.number,
-        reserved_at=reserved_at,
-        connected_at=clock.at(stream.connected_s),
-        started_at=clock.at(stream.started_s),
-        ended_at=clock.at(stream.ended_s),
-        end_reason=stream.end,
-        end_detail=_clean(stream.detail),
-        recording=stream.recording.name,
-        recording_fault=_clean(stream.recording.fault),
-    )
+def _known(runs: Sequence[CallEntry], name: str) -> Any:
+    return next((value for run in runs if (value := getattr(run, name)) is not None), None)
 
 
-def _clean(text: str) -> str:
-    """Leave out what a file or PostgreSQL cannot keep, and more than anybody has to say."""
-    return text.encode(errors="replace").decode().replace("\0", "")[:LONGEST_TEXT]
+def _seconds(begin: datetime, end: datetime) -> float:
+    return round((end - begin).total_seconds(), 4)
 
 
-def _relative(record: CallRecord, moment_s: float) -> float:
-    return round(moment_s - record.reserved_s, 4)
-
-
-def _first_sound_ms(record: CallRecord) -> float | None:
-    if record.started_s is None or record.first_sound_s is None:
-        return None
-    return round((record.first_sound_s - record.started_s) * 1000, 1)
-
-
-def _processing_s(record: CallRecord) -> list[float]:
-    """Return what each frame took from the caller's PCM to Moshi's, of those that are known."""
-    return [spans[-1].ended_s - spans[0].started_s for spans in record.spans if len(spans) == len(Stage)]
-
-
-def _percentiles_ms(times_s: list[float]) -> tuple[float | None, ...]:
-    """Return PERCENTILES of some times; None each when there are none."""
-    if not times_s:
-        return (None,) * len(PERCENTILES)
-    return tuple(round(float(value) * 1000, 2) for value in np.percentile(times_s, PERCENTILES))
-
-
-def _events(record: CallRecord) -> list[tuple[float, str, str]]:
-    """Return what happened, stream by stream, in the order of time: seconds since the reservation, what, detail."""
-    sound = [(record.first_sound_s, "first sound")] if record.first_sound_s is not None else []
-    heard = deque(sorted([*sound, *((key_s, "key pressed") for key_s in record.keys_s)]))
-    moments: list[tuple[float | None, str, str]] = []
-    streams: Sequence[StreamRecord | CallRecord] = record.streams or [record]
-    for stream in streams:
-        opened = ((stream.connected_s, "socket opened", ""), (stream.started_s, "stream started", ""))
-        moments += [(stream.reserved_s, "reserved", ""), *opened]
-        while heard and (stream.ended_s is None or heard[0][0] <= stream.ended_s):
-            moments.append((*heard.popleft(), ""))
-        detail = f" ({_clean(stream.detail)})" if stream.detail else ""
-        moments.append((stream.ended_s, "ended", f"{stream.end}{detail}"))
-    return [(_relative(record, moment_s), kind, detail) for moment_s, kind, detail in moments if moment_s is not None]
+def _json(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}

@@ -1,18 +1,26 @@
-"""The spool: one file of lines in which records wait for a database that is away, for all runs of the service.
+"""The spool: a file of lines, one a run of the service, in which records wait while the database takes none.
 
-Who writes or delivers holds a lock on the file for as long as that takes. Nobody waits for the lock: BlockingIOError
-says that another process has it. Whatever touches the file may raise OSError.
+It is locked as long as its run lives; the system unlocks it when the run dies, however it dies. Its date is when the
+run was last alive.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
+from app.config import SettingsError
+
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 256 << 20
-"""About a thousand calls of an hour."""
-NAME = "waiting.spool"
+"""Of all spools in a folder: about a thousand calls of an hour."""
 
 
 class SpoolFull(OSError):
@@ -20,62 +28,112 @@ class SpoolFull(OSError):
 
 
 class Spool:
-    """The spool in a folder; both are made when they are needed."""
+    """The spool of one run. Whatever touches the file may raise OSError; BlockingIOError if a living run has it."""
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self._path, self._max_bytes = folder / NAME, max_bytes
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.path, self._max_bytes = path, max_bytes
+        self._file = self._open()
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits."""
+    def run(self) -> str:
+        """The run's name."""
+        return self.path.stem
+
+    @property
+    def alive_at(self) -> datetime:
+        """When the run was last alive."""
+        return datetime.fromtimestamp(os.fstat(self._file.fileno()).st_mtime, UTC)
+
+    def touch(self) -> None:
+        """Show that the run is alive. A file that somebody has removed is made again."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            file, removed = self._open(), self._file
+            with removed:
+                removed.seek(0)
+                shutil.copyfileobj(removed, file)
+            self._file = file
+        os.utime(self._file.fileno())
+
+    def append(self, line: str) -> None:
+        """Add a line. Raises SpoolFull or another OSError, and then has added nothing."""
+        self.touch()
+        data, end = f"{line}\n".encode(), os.fstat(self._file.fileno()).st_size
+        if _bytes_in(self.path.parent) + len(data) > self._max_bytes:
+            raise SpoolFull(f"{self._max_bytes} bytes of records wait already")
         try:
-            return self._path.stat().st_size == 0
-        except FileNotFoundError:
-            return True
+            while data:
+                data = data[os.write(self._file.fileno(), data) :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), end)
+            raise
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether somebody has removed the file; what was delivered leaves an empty one."""
-        return not self._path.exists()
-
-    def append(self, *lines: str) -> None:
-        """Add lines. Raises SpoolFull or another OSError, and then has added none."""
-        with self._locked(os.O_CREAT) as descriptor:
-            end = os.fstat(descriptor).st_size
-            cut_short = end and os.pread(descriptor, 1, end - 1) != b"\n"  # its writer was killed
-            rest = b"\n" * bool(cut_short) + "".join(f"{line}\n" for line in lines).encode()
-            if end + len(rest) > self._max_bytes:
-                raise SpoolFull(f"{self._max_bytes} bytes of records wait already")
-            try:
-                while rest:
-                    rest = rest[os.pwrite(descriptor, rest, os.fstat(descriptor).st_size) :]
-            except OSError:
-                os.ftruncate(descriptor, end)
-                raise
-
-    def deliver(self, take: Callable[[str], None]) -> int:
-        """Give every line to `take`, the oldest first, and empty the file; return how many it was.
-
-        What `take` raises is raised here, and everything stays: it is given again, also what has been taken already.
-        """
-        if self.is_empty:
-            return 0
-        with self._locked() as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+    def lines(self) -> Iterator[str]:
+        """Yield what waits, the oldest first; the last line of a killed run may be cut short."""
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             file.seek(0)
-            delivered = 0
-            for line in file:
-                take(line.decode(errors="replace").rstrip("\n"))
-                delivered += 1
-            os.ftruncate(descriptor, 0)
-            return delivered
+            yield from (line.decode(errors="replace") for line in file)
 
-    @contextlib.contextmanager
-    def _locked(self, flags: int = 0) -> Iterator[int]:
-        if flags:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_RDWR | flags, 0o600)
+    def clear(self) -> None:
+        """Remove all lines."""
+        os.ftruncate(self._file.fileno(), 0)
+
+    def close(self) -> None:
+        """Unlock it, and remove the file if nothing waits."""
+        with contextlib.suppress(OSError), self._file as file:
+            if not os.fstat(file.fileno()).st_size:
+                self.path.unlink()
+
+    def _open(self) -> FileIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = open(self.path, "a+b", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield descriptor
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+
+def open_spool(folder: Path, max_bytes: int = MAX_BYTES) -> Spool:
+    """Open the spool of a new run. Raises SettingsError if records cannot wait in this folder."""
+    try:
+        return Spool(folder / f"{uuid.uuid4().hex}.spool", max_bytes)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise SettingsError(
+            f"DATABASE_URL: records of calls cannot wait in {reason}; or set DATABASE_URL=off"
+        ) from error
+
+
+def dead_spools(folder: Path) -> Iterator[Spool]:
+    """Yield the spools of runs that live no more, each locked until the next is asked for."""
+    for path in _spools(folder):
+        try:
+            spool = Spool(path)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            log.warning("a run of the service cannot be closed, its records and open calls stay: %s", error)
+            continue
+        try:
+            yield spool
         finally:
-            os.close(descriptor)
+            spool.close()
+
+
+def records_wait(folder: Path) -> bool:
+    """Whether records wait in any spool of this folder."""
+    return _bytes_in(folder) > 0
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in _spools(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def _spools(folder: Path) -> list[Path]:
+    """Return all spools; earlier versions named some `….run`."""
+    return sorted([*folder.glob("*.spool"), *folder.glob("*.run")])

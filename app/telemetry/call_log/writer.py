@@ -1,118 +1,185 @@
-"""Takes the records of calls from the manager into a thread of its own."""
+"""The thread that writes records into the database, or into the spool while the database is away."""
 
 import asyncio
+import contextlib
 import logging
-import queue
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from app.calls.record import CallRecord
-from app.config import SettingsError
-from app.logging import CallLog
-from app.telemetry.call_log.address import Address, make_folders
+from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
-from app.telemetry.call_log.delivery import RETRY_S, Delivery
-from app.telemetry.call_log.entry import ClockReading, ServiceIdentity, make_entry
-from app.telemetry.call_log.runs import Run
-from app.telemetry.call_log.spool import Spool
+from app.telemetry.call_log.entry import CallEntry
+from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.recovery import deliver_dead_spools, deliver_spool, log_lost
+from app.telemetry.call_log.spool import MAX_BYTES, open_spool
+from app.telemetry.call_log.transactions import CallLogError, RecordRefused
+from app.telemetry.expiry import Expiry
 from workers.messages import Slot
 
 log = logging.getLogger(__name__)
 
-INBOX_RECORDS = 1_024
-"""Records that may wait for the thread; more are lost, which the log says."""
-STOP_WITHIN_S = 8.0
+MAX_QUEUED = 1_024
+"""Records that may wait in memory; more are lost."""
+RETRY_S = 5.0
+"""Pause after the database did not take a record."""
+STOP_LIMIT_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
-Handed = tuple[CallRecord, Slot, ClockReading]
+
+class QueuedRecord(NamedTuple):
+    """The copy of a record and when it was made."""
+
+    record: CallRecord
+    slot: Slot
+    clock: ClockReading
 
 
 class CallLogWriter:
-    """Takes records from the manager. `start` raises SettingsError if they cannot be kept anywhere.
+    """Writes the records of calls, the oldest first: what waits in the spool, then what waits in memory.
 
-    `days` is how long calls stay in the database, 0 for ever.
+    `days` is how long calls stay in the database, 0 for ever. A record leaves memory when it is written or cannot be.
     """
 
-    def __init__(self, address: Address, account_sid: str, checkpoint: str, days: int = 0) -> None:
-        self._address, self._account_sid, self._checkpoint, self._days = address, account_sid, checkpoint, days
-        self._inbox: queue.Queue[Handed] = queue.Queue(INBOX_RECORDS)
-        self._news, self._stopping = threading.Event(), threading.Event()
+    def __init__(
+        self, address: Address, account_sid: str, checkpoint: str, days: int = 0, spool_bytes: int = MAX_BYTES
+    ) -> None:
+        self._address, self._database = address, Database(address)
+        self._account_sid, self._checkpoint, self._spool_bytes = account_sid, checkpoint, spool_bytes
+        self._expiry = Expiry(self._database, "calls", days, address.spool_folder / "expiry-put-off")
+        self._queue: deque[QueuedRecord] = deque()
+        self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
-        self._delivery: Delivery | None = None
-        self._lost = 0
-        self._has_failed = False
-
-    @property
-    def is_away(self) -> bool:
-        """Whether the database does not take records now."""
-        return self._has_failed or (self._delivery is not None and self._delivery.is_away)
+        self.is_away = False
+        """Whether the database does not take records."""
+        self.lost = 0
+        """How many records are lost."""
+        self._spooled = 0
+        self._is_prepared = False
+        self._retry_s = 0.0
+        self._disk_fault = ""
 
     @property
     def waiting(self) -> int:
         """How many records wait, in memory or on the disk."""
-        return self._inbox.qsize() + (self._delivery.waiting if self._delivery else 0)
+        return len(self._queue) + self._spooled
 
-    @property
-    def lost(self) -> int:
-        """How many records are lost."""
-        return self._lost + (self._delivery.lost if self._delivery else 0)
+    def open(self) -> None:
+        """Open the spool. Raises SettingsError if records can be kept nowhere."""
+        self._spool = open_spool(self._address.spool_folder, self._spool_bytes)
+        self._service = ServiceIdentity(self._spool.run, self._account_sid, self._checkpoint)
 
     def start(self) -> None:
-        """Begin to write."""
-        make_folders(self._address)
-        try:
-            run = Run(self._address.spool_folder)
-        except OSError as error:
-            raise SettingsError(f"DATABASE_URL: records of calls cannot wait: {error}") from error
-        self._place = ServiceIdentity(run.name, self._account_sid, self._checkpoint)
-        spool = Spool(self._address.spool_folder)
-        self._delivery = Delivery(Database(self._address), spool, run, self._days)
+        """Open the spool and begin to write. Raises SettingsError."""
+        self.open()
         self._thread.start()
         log.info("calls are kept in %s", self._address)
 
     def keep(self, record: CallRecord, slot: Slot) -> None:
-        """Take a record as it is now; never blocks."""
-        clock = ClockReading(time.monotonic(), datetime.now(UTC))
-        try:
-            self._inbox.put_nowait((record.copy(), slot, clock))
-        except queue.Full:
-            self._lost += 1
-            end = record.end or "it is on"
-            CallLog(log, record.call_sid).error("the record of this call is lost (%s): too many wait already", end)
-        self._news.set()
+        """Queue a copy of a record; never blocks."""
+        queued = QueuedRecord(record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
+        if len(self._queue) >= MAX_QUEUED:
+            self._lose(queued, "too many wait already")
+        else:
+            self._queue.append(queued)
+        self._wake.set()
 
     async def stop(self) -> None:
         """Write what there is; what the database does not take soon is written at the next start."""
         self._stopping.set()
-        self._news.set()
-        await asyncio.to_thread(self._thread.join, STOP_WITHIN_S)
-        if self._thread.is_alive() and self._delivery:
-            self._take(self._delivery)
-            self._delivery.leave()
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join, STOP_LIMIT_S)
+        if self._thread.is_alive():
+            self._save()
 
     def _run(self) -> None:
-        assert self._delivery
         try:
             while not self._stopping.is_set():
-                self._news.clear()
-                self._take(self._delivery)
-                self._delivery.turn(time.monotonic(), datetime.now(UTC))
-                self._news.wait(RETRY_S)
-            self._take(self._delivery)
-            self._delivery.finish(time.monotonic(), datetime.now(UTC))
+                self._wake.clear()
+                self.deliver(time.monotonic(), datetime.now(UTC))
+                self._wake.wait(RETRY_S)
+            self.finish(time.monotonic(), datetime.now(UTC))
         except Exception:  # the root of this thread: the calls go on
-            self._has_failed = True
+            self.is_away = True
             log.exception("the call log has stopped; no more calls are kept")
 
-    def _take(self, delivery: Delivery) -> None:
-        while True:
+    def deliver(self, now: float, utc: datetime) -> None:
+        """Write what there is, wherever it is accepted; `now` is in seconds, monotonic. For the thread."""
+        try:
+            if now >= self._retry_s:
+                self._deliver(now, utc)
+        except CallLogError as error:
+            if not self.is_away:
+                log.warning("the call log's database is away, records wait: %s", error)
+            self.is_away, self._is_prepared = True, False  # it may come back as an empty one
+            self._retry_s = now + RETRY_S
+        self._save()
+
+    def finish(self, now: float, utc: datetime) -> None:
+        """Write what there is a last time; the next start writes what waits in the spool. For the thread."""
+        self._retry_s = now
+        self.deliver(now, utc)
+        for queued in self._queue:
+            self._lose(queued, self._disk_fault)
+        self._spool.close()
+
+    def _deliver(self, now: float, utc: datetime) -> None:
+        with self._disk_faults_logged():
+            if not self._is_prepared:
+                self._database.migrate()
+                self.lost += deliver_dead_spools(self._database, self._address.spool_folder)
+                self._is_prepared = True
+            if self._spooled:
+                self.lost += deliver_spool(self._database, self._spool)
+                self._spooled = 0
+        self._drain(self._database.write)
+        if self.is_away:
+            log.info("the call log's database is back")
+        self.is_away = False
+        with self._disk_faults_logged():
+            self._expiry.run(now, utc)
+
+    def _save(self) -> None:
+        """Show that this run is alive; while the database is away move what is in memory into the spool."""
+        with self._disk_faults_logged():
+            self._spool.touch()
+            if self.is_away or self._stopping.is_set():
+                self._drain(self._append)
+            self._disk_fault = ""
+
+    def _append(self, entry: CallEntry) -> None:
+        self._spool.append(entry.as_line())
+        self._spooled += 1
+
+    def _drain(self, write: Callable[[CallEntry], None]) -> None:
+        while self._queue:
+            queued = self._queue[0]
             try:
-                record, slot, clock = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                delivery.add(make_entry(record, slot, self._place, clock))
-            except Exception:
-                self._lost += 1
-                CallLog(log, record.call_sid).exception("the record of this call is lost: it cannot be made")
+                write(make_entry(queued.record, queued.slot, self._service, queued.clock))
+            except RecordRefused as error:
+                self._lose(queued, error)
+            except (CallLogError, OSError):
+                raise
+            except Exception as error:
+                log.exception("a record of a call cannot be made")
+                self._lose(queued, error)
+            with contextlib.suppress(IndexError):  # `stop` has saved it meanwhile
+                self._queue.popleft()
+
+    @contextlib.contextmanager
+    def _disk_faults_logged(self) -> Iterator[None]:
+        """Log that the disk takes nothing, once until it takes something."""
+        try:
+            yield
+        except OSError as error:
+            if not self._disk_fault:
+                log.error("records of calls cannot wait on the disk, %d wait in memory: %s", len(self._queue), error)
+            self._disk_fault = str(error)
+
+    def _lose(self, queued: QueuedRecord, reason: object) -> None:
+        self.lost += 1
+        log_lost(queued.record.call_sid, queued.record.end, reason)

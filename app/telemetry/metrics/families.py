@@ -1,11 +1,11 @@
-"""The one door to prometheus-client: families of samples, and their text.
+"""Metric families of prometheus-client, made from numbers that are counted elsewhere, and their text.
 
-No label has a value that comes from outside (no call, no number, no address): the series are as many after a year as
-after a minute.
+No label has a value that comes from outside (no call, no number, no address), so that the series stay few.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,76 +17,69 @@ PREFIX = "moshi_bridge_"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 Family = Metric
+Numbers = float | Mapping[str, float]
+"""One number, or one for each value of a label."""
 
 
-def gauge(name: str, meaning: str, value: float) -> Family:
-    """Return what is now so and so much."""
-    return GaugeMetricFamily(PREFIX + name, meaning, value)
+def gauge(name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
+    """Return a gauge."""
+    return _filled(GaugeMetricFamily, name, help_text, numbers, label)
 
 
-def gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Family:
-    """Return what is now so and so much, for each value of a label."""
-    family = GaugeMetricFamily(PREFIX + name, meaning, labels=[label])
-    for value, number in values.items():
-        family.add_metric([value], number)
-    return family
+def counter(name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
+    """Return a counter; prometheus-client adds `_total` to its name."""
+    return _filled(CounterMetricFamily, name, help_text, numbers, label)
 
 
-def info(name: str, meaning: str, labels: Mapping[str, str]) -> Family:
-    """Return words that never change while the service runs; the number is 1."""
-    family = GaugeMetricFamily(PREFIX + name, meaning, labels=list(labels))
+def info(name: str, help_text: str, labels: Mapping[str, str]) -> Family:
+    """Return a gauge of 1 whose labels never change while the service runs."""
+    family = GaugeMetricFamily(PREFIX + name, help_text, labels=list(labels))
     family.add_metric(list(labels.values()), 1)
     return family
 
 
-def counter(name: str, meaning: str, value: float) -> Family:
-    """Return what only grows; Prometheus' `_total` is put behind the name."""
-    return CounterMetricFamily(PREFIX + name, meaning, value)
-
-
-def counters(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Family:
-    """Return what only grows, for each value of a label."""
-    family = CounterMetricFamily(PREFIX + name, meaning, labels=[label])
-    for value, number in values.items():
-        family.add_metric([value], number)
+def histogram(name: str, help_text: str, counted: Histogram | Mapping[str, Histogram], label: str = "") -> Family:
+    """Return one of our histograms, or one for each value of a label."""
+    family = HistogramMetricFamily(PREFIX + name, help_text, labels=[label] if label else [])
+    for value, one in _by_label(counted):
+        family.add_metric(value, _cumulative(one), one.total)
     return family
 
 
-def histogram(name: str, meaning: str, counted: Histogram) -> Family:
-    """Return a histogram."""
-    return HistogramMetricFamily(PREFIX + name, meaning, _buckets(counted), counted.total)
-
-
-def histograms(name: str, meaning: str, label: str, histograms: Mapping[str, Histogram]) -> Family:
-    """Return a histogram for each value of a label."""
-    family = HistogramMetricFamily(PREFIX + name, meaning, labels=[label])
-    for value, histogram in histograms.items():
-        family.add_metric([value], _buckets(histogram), histogram.total)
+def _filled(kind: Any, name: str, help_text: str, numbers: Numbers, label: str) -> Family:
+    family: Family = kind(PREFIX + name, help_text, labels=[label] if label else [])
+    for value, number in _by_label(numbers):
+        family.add_metric(value, number)  # type: ignore[attr-defined]
     return family
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return a histogram as Prometheus has it: each bucket counts those below it as well."""
-    so_far, buckets = 0, []
-    for bound, count in zip((*histogram.bounds, inf), histogram.counts, strict=True):
-        so_far += count
-        buckets.append(("+Inf" if bound == inf else str(bound), float(so_far)))
+def _by_label(values: Any) -> Iterator[tuple[list[str], Any]]:
+    if isinstance(values, Mapping):
+        yield from (([value], one) for value, one in values.items())
+    else:
+        yield [], values
+
+
+def _cumulative(counted: Histogram) -> list[tuple[str, float]]:
+    """Return Prometheus' buckets, each of which counts those below it as well."""
+    total, buckets = 0, []
+    for bound, count in zip((*counted.bounds, inf), counted.counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == inf else str(bound), float(total)))
     return buckets
 
 
-class _Some(Collector):
-    """Families that are known already."""
-
-    def __init__(self, families: Iterable[Family]) -> None:
-        self._families = families
+class _One(Collector):
+    def __init__(self, family: Family) -> None:
+        self._family = family
 
     def collect(self) -> Iterable[Family]:
-        return self._families
+        return [self._family]
 
 
 def texts(families: Iterable[Family]) -> Iterator[bytes]:
-    """Yield the page piece by piece, a family each, so that whoever writes it can do something else in between."""
+    """Yield the page a family at a time, so that the event loop can run in between."""
     for family in families:
         registry = CollectorRegistry()
-        registry.register(_Some([family]))
+        registry.register(_One(family))
         yield generate_latest(registry)

@@ -1,55 +1,40 @@
-"""The numbers of the workers, as of their last answer to a ping, by the names that Prometheus knows them by."""
+"""Metrics of the workers, as of their last answer to a ping, and of all processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator
 
-from app.telemetry.metrics.families import Family, counters, gauges, histograms
-from workers.histogram import Histogram
-from workers.messages import Vitals
+import psutil
+
+from app.telemetry.metrics.families import Family, counter, gauge, histogram
 from workers.supervisor import WorkerState
 
 LABEL = "worker"
+_APP = psutil.Process()
 
 
 def worker_families(workers: Iterable[WorkerState]) -> Iterator[Family]:
-    """Yield how the workers are; one that has not answered yet since it was started has no numbers."""
+    """Yield how the workers are; one that has not answered since it was started has no vitals."""
     named = {str(worker.name): worker for worker in workers}
-    yield gauges(
-        "worker_up",
-        "1 if a worker is ready and does not hang.",
-        LABEL,
-        {name: one.ready for name, one in named.items()},
-    )
+    ready = {name: float(worker.ready) for name, worker in named.items()}
+    yield gauge("worker_up", "1 if a worker is ready and does not hang.", ready, LABEL)
     losses = {name: float(worker.losses) for name, worker in named.items()}
-    meaning = "How often a worker ended, refused or hung, so that the pipeline was started again."
-    yield counters("worker_losses", meaning, LABEL, losses)
+    yield counter("worker_losses", "Times that a worker ended or hung and the pipeline was restarted.", losses, LABEL)
     hangs = {name: float(worker.hangs) for name, worker in named.items()}
-    yield counters("worker_hangs", "How often it hung, which is among its losses.", LABEL, hangs)
+    yield counter("worker_hangs", "Times that a worker hung; worker_losses counts them too.", hangs, LABEL)
     vitals = {name: worker.vitals for name, worker in named.items() if worker.vitals}
-    number, histogram = partial(_numbers, vitals), partial(_histograms, vitals)
-    meaning = "What MLX holds for arrays in use, on a GPU where there is one."
-    yield gauges("worker_mlx_memory_bytes", meaning, LABEL, number(lambda one: one.device_bytes))
-    meaning = "Frames that found no room on the way from a worker to the next one."
-    yield counters("worker_frames_dropped", meaning, LABEL, number(lambda one: one.dropped))
-    meaning = "What a worker takes for a unit of work: the engine for a step, the codec for a batch of frames."
-    yield histograms("worker_work_seconds", meaning, LABEL, histogram(lambda one: one.work_s))
-    yield histograms(
-        "worker_work_calls", "How many calls share a unit of work.", LABEL, histogram(lambda one: one.rows)
-    )
+    memory = {name: float(one.device_bytes) for name, one in vitals.items()}
+    yield gauge("worker_mlx_memory_bytes", "Memory of MLX's arrays, on a GPU if there is one.", memory, LABEL)
+    dropped = {name: float(one.dropped) for name, one in vitals.items()}
+    yield counter("worker_frames_dropped", "Frames dropped because the next worker's queue was full.", dropped, LABEL)
+    help_text = "Time for a batch: a step of the engine, or frames that are encoded or decoded together."
+    yield histogram("worker_work_seconds", help_text, {name: one.work_s for name, one in vitals.items()}, LABEL)
+    yield histogram("worker_work_calls", "Calls in a batch.", {name: one.rows for name, one in vitals.items()}, LABEL)
 
 
-def memory_and_cpu(workers: Iterable[WorkerState], app_memory_bytes: int, app_cpu_s: float) -> Iterator[Family]:
+def process_families(workers: Iterable[WorkerState]) -> Iterator[Family]:
     """Yield what each process takes; the service's own is `app`."""
     vitals = {str(worker.name): worker.vitals for worker in workers if worker.vitals}
-    memory = {"app": float(app_memory_bytes), **_numbers(vitals, lambda one: one.memory_bytes)}
-    yield gauges("process_resident_memory_bytes", "What a process holds in memory.", "process", memory)
-    cpu = {"app": app_cpu_s, **_numbers(vitals, lambda one: one.cpu_s)}
-    yield counters("process_cpu_seconds", "Processor time that a process has used.", "process", cpu)
-
-
-def _numbers(vitals: Mapping[str, Vitals], of: Callable[[Vitals], float]) -> dict[str, float]:
-    return {name: float(of(one)) for name, one in vitals.items()}
-
-
-def _histograms(vitals: Mapping[str, Vitals], of: Callable[[Vitals], Histogram]) -> dict[str, Histogram]:
-    return {name: of(one) for name, one in vitals.items()}
+    times = _APP.cpu_times()
+    memory = {"app": float(_APP.memory_info().rss), **{name: float(one.memory_bytes) for name, one in vitals.items()}}
+    yield gauge("process_resident_memory_bytes", "Resident memory of a process.", memory, "process")
+    cpu = {"app": times.user + times.system, **{name: one.cpu_s for name, one in vitals.items()}}
+    yield counter("process_cpu_seconds", "Processor time of a process.", cpu, "process")

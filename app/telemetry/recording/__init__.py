@@ -1,14 +1,14 @@
-"""Recordings: what was said in a call and when it was heard, in stereo, and the tokens from which it can be made again.
+"""Recordings: both sides of a call in stereo, as they were spoken and heard, and the tokens to render it again.
 
-Theory of operation. A call must never wait for a disk, so that a recording takes four steps. The event loop appends
-what happens to a bounded queue of the call (`CallRecorder`), which costs it next to nothing. One thread for all calls
-(`RecordingWriter`) looks into the queues twice a second. It finds the place of each sound (`Timeline`), which is
-decided without I/O, and writes it to a `RecordingFile`: a WAV file of mu-law, as it was on the line, that can be
-written at any place, so that what a stalled line brings late is still put where it was spoken. When the call is over
-another thread turns the tape into FLAC and deletes it (`finish`). The token log grows at its end alone (`TokenLog`).
+A call never waits for a disk. On the event loop `CallRecorder` gives each sound its place on the recording (`Timeline`)
+and puts it into a bounded queue. A thread of `RecordingWriter` writes all queues twice a second, to a `RecordingFile` a
+call: a WAV file of mu-law that can be written at any place, because what a stalled line brings late belongs earlier.
+When the call is over another thread makes a FLAC of it. The token log is only appended to (`TokenLog`).
 
-A tape can be played at any time. Every run of the service holds a lock on the tapes that it writes; a tape that nobody
-holds was left by a run that was killed, and is finished by the next one.
+Writing FLAC at once does not hold what recordings promise. libsndfile writes blocks of 0.5 s in order and cannot read a
+file whose writer was killed, because its length is unknown. And the caller's audio of a stall of 5 s arrives when
+Moshi's audio of these 5 s must be on the disk already, or a kill loses more than a second.
 
-What goes wrong ends the recording and never the call; the call's record says why.
+A WAV file that no process has locked was left by a run that was killed; the next start makes the FLAC of it. What goes
+wrong ends the recording and never the call; the call's record says why.
 """

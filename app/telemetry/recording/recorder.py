@@ -1,151 +1,116 @@
-"""What happens in one call, handed over to the writer: nothing here waits, and nothing is looked at twice."""
+"""One stream of a call, handed over to the writer's thread; nothing here waits."""
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
 from app.calls.record import CallRecord, Recording
 from app.calls.session import CallSession
+from app.telemetry.recording.timeline import Piece, Timeline
 from app.twilio.events import Event, Media, Started
 from workers.messages import Frame
 
-INBOX_MOMENTS = 4_096
+MAX_QUEUED = 4_096
 """A minute of a call. If more waits for the writer, the recording is broken off."""
-EARLY_PIECES = 12
-"""A second's worth, in which a mark comes back or never will."""
+MAX_EARLY = 12
+"""Frames sent before the round trip is known, a second's worth: by then a mark has come back or never will."""
 TOO_SLOW = "the disk did not keep up"
 OUR_FAULT = "an error of this service's own, see its log"
 NO_FOLDER = "RECORDINGS_DIR is not set"
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The stream began."""
-
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """The caller's packet, which begins at sample `begin` of his clock."""
-
-    begin: int
-    arrived_s: float
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Moshi's audio, heard from `heard_s` on."""
-
-    payload: bytes
-    heard_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    """What had not been heard by then will not be."""
-
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """The tokens of one step."""
+class StepTokens(NamedTuple):
+    """The tokens of one step, as in a token log."""
 
     seq: int
     tokens: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The call is over."""
-
-    at_s: float
-
-
-Moment = Begun | Heard | Said | Cleared | Stepped | Ended
-
-
 class CallRecorder:
-    """Looks on as one call goes. It writes to `inbox`, the writer takes from it: one thread each."""
+    """Observes one stream. The event loop puts into `queue`, the writer's thread removes from it."""
 
-    def __init__(self, recording: Recording, limit: int = INBOX_MOMENTS) -> None:
+    def __init__(self, recording: Recording, limit: int = MAX_QUEUED) -> None:
         self.recording = recording
-        self.inbox: deque[Moment] = deque()
-        self.over = False
-        """Whether nothing more will come."""
+        self.queue: deque[Piece | StepTokens] = deque()
+        self.is_over = False
+        """Whether nothing more will come; then `length` is that of the recording, in samples."""
+        self.length = 0
         self.when_broken: Callable[[], object] = lambda: None
         """Called by the writer's thread when the recording is broken off after the call is over."""
         self._limit = limit
-        self._begun = False
-        self._early: list[Said] | None = []
+        self._timeline: Timeline | None = None
+        self._early: list[SendAudio] | None = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the stream has started."""
+        return self._timeline is not None
 
     def on_event(self, event: Event, session: CallSession, now: float) -> None:
-        """Twilio has said this, and the session has taken it."""
+        """Record the caller's audio, which the session has handled."""
         match event:
-            case Media(timestamp_ms, payload):
+            case Media(timestamp_ms, payload) if self._timeline:
                 if (begin := session.position(timestamp_ms)) is not None:
-                    self._put(Heard(begin, now, payload))
+                    self._put(*self._timeline.place_inbound(begin, now, payload))
             case Started() if session.stream.started_s == now:
-                self._begun = True
-                self._put(Begun(now))
+                self._timeline = Timeline(now)
 
     def on_sent(self, command: PlayoutCommand, session: CallSession) -> None:
-        """This goes out to the caller. What is sent before the round trip is known is kept back for a while."""
+        """Record Moshi's audio. What is sent before the round trip is known is held back for a while."""
         match command:
-            case SendAudio(payload, _, _, heard_s):
-                self._say(Said(payload, heard_s), session.round_trip_s)
+            case SendAudio() if self._early is not None and session.round_trip_s is None:
+                self._early.append(command)
+                if len(self._early) > MAX_EARLY:
+                    self._place_early(0.0)
+            case SendAudio():
+                self._place_early(session.round_trip_s or 0.0)
+                self._place(command, 0.0)
             case ClearAudio(heard_s):
-                self._say_early(session.round_trip_s or 0.0)
-                self._put(Cleared(heard_s))
+                self._place_early(session.round_trip_s or 0.0)
+                if self._timeline:
+                    self._put(*self._timeline.clear(heard_s))
 
     def on_frame(self, frame: Frame) -> None:
-        """Moshi has made this frame."""
+        """Record the tokens of a frame."""
         if frame.tokens:
-            self._put(Stepped(frame.seq, frame.tokens))
+            self._put(StepTokens(frame.seq, frame.tokens))
 
     def on_end(self, now: float) -> None:
-        """The call is over; if there was no stream there is no recording."""
-        self._say_early(0.0)
-        self._put(Ended(now))
-        self.over = True
-        if not self._begun:
+        """The call is over; if the stream never started there is no recording."""
+        self._place_early(0.0)
+        if self._timeline:
+            self.length = max(0, self._timeline.at(now))
+        else:
             self.recording.name = ""
+        self.is_over = True
 
     def break_off(self, fault: str) -> None:
         """Record no more of this call, for a reason."""
         self.recording.fault = fault
-        if not self._begun:
+        if not self.has_begun:
             self.recording.name = ""
 
-    def _say(self, said: Said, round_trip_s: float | None) -> None:
-        if self._early is None:
-            self._put(said)
-            return
-        if round_trip_s is not None or len(self._early) == EARLY_PIECES:
-            self._say_early(round_trip_s or 0.0)
-            self._put(said)
-        else:
-            self._early.append(said)
+    def _place_early(self, round_trip_s: float) -> None:
+        early, self._early = self._early, None
+        for command in early or ():
+            self._place(command, round_trip_s)
 
-    def _say_early(self, round_trip_s: float) -> None:
-        for said in self._early or ():
-            self._put(Said(said.payload, said.heard_s + round_trip_s))
-        self._early = None
+    def _place(self, command: SendAudio, later_s: float) -> None:
+        if self._timeline:
+            self._put(*self._timeline.place_outbound(command.payload, command.heard_s + later_s))
 
-    def _put(self, moment: Moment) -> None:
-        if self.over or self.recording.fault:
+    def _put(self, *items: Piece | StepTokens) -> None:
+        if self.is_over or self.recording.fault:
             return
-        if len(self.inbox) >= self._limit:
+        if len(self.queue) + len(items) > self._limit:
             self.recording.fault = TOO_SLOW
         else:
-            self.inbox.append(moment)
+            self.queue.extend(items)
 
 
 Record = Callable[[CallRecord, bool], CallRecorder | None]
-"""Begin to record the last stream of a call, which was asked for or not."""
+"""Begin to record the last stream of a call; the flag says whether that was asked for."""
 
 
 def record_nothing(record: CallRecord, asked: bool) -> CallRecorder | None:

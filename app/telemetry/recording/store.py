@@ -1,9 +1,8 @@
-"""The folder in which recordings are: which there are, and how they are deleted.
+"""The folder with the recordings.
 
-A recording's name begins with when its stream was reserved, UTC, and ends with the call's SID:
-20261121T101530Z-CA….flac. A call that came back has several, which differ in the time. Nothing that
-comes from outside is ever made into a path: it is compared with the names that are there. Files of other names are
-somebody else's and are left alone.
+A recording's name is when its stream was reserved, UTC, and the call's SID: 20261121T101530Z-CA….flac. A call that came
+back has several. Nothing that comes from outside is made into a path: it is compared with the names that are there.
+Files of other names belong to somebody else.
 """
 
 import os
@@ -14,18 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.config import SettingsError
-from app.telemetry.expiry import may_expire, put_off_since
 from app.twilio.events import CallSid
 
-TAPE, SOUND, TOKENS = ".wav", ".flac", ".tokens"
-UNFINISHED = ".part"
-PUT_OFF = ".expiry-put-off"
-SUFFIXES = (SOUND, TAPE, TOKENS)
+WAV, FLAC, TOKENS, PART = ".wav", ".flac", ".tokens", ".part"
+SUFFIXES = (FLAC, WAV, TOKENS)
 _OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
 
 
 class RecordingStore:
-    """The recordings in `folder`. Every question reads the folder: not for the event loop."""
+    """The recordings in `folder`. Every method reads the folder: not for the event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,53 +40,50 @@ class RecordingStore:
         """Return the path without suffix of a recording that this service has named."""
         return self.folder / name
 
-    def sound_of(self, call_sid: str, name: str = "") -> Path | None:
+    def audio_of(self, call_sid: str, name: str = "") -> Path | None:
         """Return the recording of that name of a call, else its last one; None if there is none.
 
-        It is the tape if it is not finished. A call has a recording for each of its streams.
+        It is a WAV file while it is not finished. A call has a recording for each of its streams.
         """
-        return next((path for path in self._of(call_sid, (SOUND, TAPE)) if name in ("", _name(path))), None)
+        return next((path for path in self._of(call_sid, (FLAC, WAV)) if name in ("", _name(path))), None)
 
     def names(self, end: str) -> list[str]:
-        """Return the names of the recordings whose call's SID ends so, or that of the one which is called so."""
+        """Return the names of the recordings whose call's SID ends so, or the one that is this name."""
         names = {_name(path) for path in self._files(SUFFIXES)}
         return sorted(name for name in names if name == end or name.partition("-")[2].endswith(end))
 
     def of_calls(self, call_sids: Collection[str]) -> set[str]:
-        """Return the names of all recordings of these calls, also of those that no record of a call names."""
-        names = {_name(path) for path in self._files((*SUFFIXES, UNFINISHED))}
+        """Return the names of all recordings of these calls, also those that the call log does not know."""
+        names = {_name(path) for path in self._files((*SUFFIXES, PART))}
         return {name for name in names if name.partition("-")[2] in call_sids}
 
-    def tapes(self) -> list[Path]:
-        """Return the tapes."""
-        return sorted(self._files((TAPE,)))
+    def unfinished(self) -> list[Path]:
+        """Return the WAV files: of calls that are on, or left by a killed run."""
+        return sorted(self._files((WAV,)))
 
     def delete(self, names: Iterable[str]) -> int:
         """Delete recordings and their token logs; return how many there were."""
         wanted = set(names) - {""}
-        files = [path for path in self._files((*SUFFIXES, UNFINISHED)) if _name(path) in wanted]
+        files = [path for path in self._files((*SUFFIXES, PART)) if _name(path) in wanted]
         for path in files:
             path.unlink(missing_ok=True)
         return len({_name(path) for path in files})
 
-    def expire(self, before: datetime, now: datetime) -> tuple[int, int]:
-        """Delete the recordings that were last written before this moment; return how many, and how many are put off.
+    def count_old(self, before: datetime) -> tuple[int, int]:
+        """Return how many recordings were last written before this moment, and how many there are at all."""
+        written = self._last_written()
+        return sum(at_s < before.timestamp() for at_s in written.values()), len(written)
 
-        Since when that is put off is when the file `PUT_OFF` was last written.
-        """
-        newest: dict[str, float] = {}
+    def delete_old(self, before: datetime) -> int:
+        """Delete the recordings that were last written before this moment; return how many."""
+        return self.delete(name for name, at_s in self._last_written().items() if at_s < before.timestamp())
+
+    def _last_written(self) -> dict[str, float]:
+        written: dict[str, float] = {}
         for path in self._files(SUFFIXES):
             with suppress(FileNotFoundError):  # finished or forgotten just now
-                newest[_name(path)] = max(newest.get(_name(path), 0.0), path.stat().st_mtime)
-        old = [name for name, at_s in newest.items() if at_s < before.timestamp()]
-        mark = self.folder / PUT_OFF
-        since = datetime.fromtimestamp(mark.stat().st_mtime, UTC) if mark.exists() else None
-        if may_expire(len(old), len(newest), since, now):
-            mark.unlink(missing_ok=True)
-            return self.delete(old), 0
-        mark.touch(0o600)
-        os.utime(mark, (put_off_since(since, now).timestamp(),) * 2)
-        return 0, len(old)
+                written[_name(path)] = max(written.get(_name(path), 0.0), path.stat().st_mtime)
+        return written
 
     def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
         """Return the newest first, and of equals what comes first in `suffixes`."""
@@ -98,7 +91,7 @@ class RecordingStore:
         return sorted(files, key=lambda path: (_name(path), -suffixes.index(path.suffix)), reverse=True)
 
     def _files(self, ends: tuple[str, ...]) -> list[Path]:
-        """Return what is ours and ends so. There can be a hundred thousand files: most are put aside at once."""
+        """Return our files that end so. There can be a hundred thousand: most are skipped at once."""
         try:
             names = [name for name in os.listdir(self.folder) if name.endswith(ends)]  # noqa: PTH208 - a tenth of the time
         except FileNotFoundError:
@@ -107,7 +100,7 @@ class RecordingStore:
 
 
 def recording_name(call_sid: CallSid, began: datetime) -> str:
-    """Return how the recording of a call is called."""
+    """Return the name of a call's recording."""
     return f"{began.astimezone(UTC):%Y%m%dT%H%M%SZ}-{call_sid}"
 
 

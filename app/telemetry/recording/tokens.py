@@ -1,9 +1,9 @@
-"""The token log of a call: what Moshi read and drew in each step, from which the call can be made again.
+"""The token log of a call: what Moshi read and sampled in each step, from which the call can be rendered again.
 
-The file. One line of JSON, which says what the call was; then a record for each step, in the order of `seq`, that of
-the frame heard in the step. A record is 17 little-endian int16: the text token and the eight codes drawn in the step,
-then the caller's eight codes, as `Engine.prefill` wants them. All are -1 where a frame met no step, for it was dropped.
-Codebook c of Moshi's frame f was drawn `delays[c]` steps after f. A record cut short at the end is to be left aside.
+The file is one line of JSON, the header, then a record for each step in the order of `seq`, that of the frame read in
+the step. A record is 17 little-endian int16: the text token and the eight codes sampled in the step, then the caller's
+eight codes, as `Engine.prefill` takes them. All are -1 for a frame that was dropped. Codebook c of Moshi's frame f was
+sampled `delays[c]` steps after f. The last record may be cut short.
 """
 
 import json
@@ -19,8 +19,8 @@ from app.twilio.events import CallSid
 TOKENS = 17
 RECORD_BYTES = 2 * TOKENS
 NO_STEP = bytes([0xFF]) * RECORD_BYTES
-MOST_MISSING = 4_000
-"""Steps that may be missing in a row, five minutes' worth; a log with more is none."""
+MAX_MISSING = 4_000
+"""Steps that may be missing in a row, five minutes' worth."""
 KIND = "moshi-bridge tokens 1"
 
 
@@ -30,7 +30,7 @@ class TokenLogError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TokenHeader:
-    """What the call was; `began` is UTC, ISO 8601."""
+    """Which call it is; `began` is UTC, ISO 8601."""
 
     call_sid: CallSid
     checkpoint: str
@@ -40,36 +40,37 @@ class TokenHeader:
 
 
 class TokenLog:
-    """One file, made anew by the first `write`; whatever touches it may raise OSError."""
+    """A new file, made when there is a first record to write; whatever touches it may raise OSError."""
 
     def __init__(self, path: Path, header: TokenHeader) -> None:
         self._path = path
         self._descriptor: int | None = None
-        self._rest = json.dumps(asdict(header)).encode() + b"\n"
+        self._header, self._rest = json.dumps(asdict(header)).encode() + b"\n", b""
         self._next = 0
 
     def add(self, seq: int, tokens: bytes) -> None:
-        """Take the record of step `seq`, 34 bytes; `write` writes it. What is older than the last one is left aside."""
+        """Add the record of step `seq`, 34 bytes; one older than the last is ignored."""
         missing = seq - self._next
-        if 0 <= missing <= MOST_MISSING and len(tokens) == RECORD_BYTES:
+        if 0 <= missing <= MAX_MISSING and len(tokens) == RECORD_BYTES:
             self._rest += NO_STEP * missing + tokens
             self._next = seq + 1
 
     def write(self) -> None:
         """Write what was added."""
-        if self._descriptor is None:
+        if self._rest and self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
-        while self._rest:
+            self._rest = self._header + self._rest
+        while self._rest and self._descriptor is not None:
             self._rest = self._rest[os.write(self._descriptor, self._rest) :]
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
 
 
 def read_tokens(path: Path) -> tuple[TokenHeader, NDArray[np.int16]]:
-    """Return what a token log says of its call, and its records, shape (steps, 17). Raises TokenLogError, OSError."""
+    """Return the header and the records, shape (steps, 17). Raises TokenLogError, OSError."""
     first, _, records = path.read_bytes().partition(b"\n")
     try:
         header = TokenHeader(**json.loads(first))

@@ -1,4 +1,4 @@
-"""The thread that writes what is recorded of all calls, and the one that finishes what is over."""
+"""The thread that writes the recordings of all calls, and the one that makes FLAC files of those that are over."""
 
 import asyncio
 import fcntl
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
 from app.logging import CallLog
+from app.telemetry.expiry import CHECK_EVERY_S, Expiry
+from app.telemetry.recording.call_files import CallFiles
+from app.telemetry.recording.flac import AudioFileError, encode_flac
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
-from app.telemetry.recording.sound import SoundError, finish
 from app.telemetry.recording.store import RecordingStore, recording_name
-from app.telemetry.recording.take import Take
 from app.telemetry.recording.tokens import TokenHeader
 
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
-"""What a crash may cost."""
-STOP_WITHIN_S = 10.0
-EXPIRE_EVERY_S = 6 * 3_600.0
+"""What a kill may cost."""
+STOP_LIMIT_S = 10.0
 
 
 class RecordingWriter:
@@ -34,27 +34,25 @@ class RecordingWriter:
     """
 
     def __init__(self, store: RecordingStore, checkpoint: str, every_call: bool, days: int = 0) -> None:
-        self._store, self._checkpoint, self._every_call, self._days = store, checkpoint, every_call, days
-        self._inbox: queue.SimpleQueue[Take] = queue.SimpleQueue()
-        self._takes: list[Take] = []
-        self._over: queue.SimpleQueue[Take | Path | None] = queue.SimpleQueue()
+        self._store, self._checkpoint, self._every_call = store, checkpoint, every_call
+        self._expiry = Expiry(store, "recordings", days, store.path(".expiry-put-off"))
+        self._new: queue.SimpleQueue[CallFiles] = queue.SimpleQueue()
+        self._over: queue.SimpleQueue[CallFiles | Path | None] = queue.SimpleQueue()
         self.faults = 0
         """Recordings that were broken off or could not be finished."""
-        self._has_put_off = False
-        self._news, self._stopping = threading.Event(), threading.Event()
+        self._wake, self._stopping = threading.Event(), threading.Event()
         self._writing = threading.Thread(target=self._write_all, name="recordings", daemon=True)
         self._finishing = threading.Thread(target=self._finish_all, name="finish-recordings", daemon=True)
 
     def start(self) -> None:
         """Begin to write, and finish what a killed run has left."""
         self._store.make()
-        for tape in self._store.tapes():
-            self._over.put(tape)
+        for path in self._store.unfinished():
+            self._over.put(path)
         self._writing.start()
         self._finishing.start()
-        log.info(
-            "%s recorded into %s", "calls are" if self._every_call else "calls that ask for it are", self._store.folder
-        )
+        which = "calls are" if self._every_call else "calls that ask for it are"
+        log.info("%s recorded into %s", which, self._store.folder)
 
     def record(self, record: CallRecord, asked: bool) -> CallRecorder | None:
         """Begin to record the last stream of a call, or not; never blocks."""
@@ -64,114 +62,97 @@ class RecordingWriter:
         recording = record.streams[-1].recording = Recording(_new_name(record, began))
         recorder = CallRecorder(recording)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
-        self._inbox.put(Take(recorder, self._store.path(recording.name), header))
-        self._news.set()
+        self._new.put(CallFiles(recorder, self._store.path(recording.name), header))
+        self._wake.set()
         return recorder
 
     async def stop(self) -> None:
         """Write and finish what there is; what is not finished soon is finished at the next start."""
         self._stopping.set()
-        self._news.set()
-        await asyncio.to_thread(self._writing.join, STOP_WITHIN_S)
-        await asyncio.to_thread(self._finishing.join, STOP_WITHIN_S)
+        self._wake.set()
+        await asyncio.to_thread(self._writing.join, STOP_LIMIT_S)
+        await asyncio.to_thread(self._finishing.join, STOP_LIMIT_S)
 
     def _write_all(self) -> None:
+        calls: list[CallFiles] = []
         while True:
             stopping = self._stopping.is_set()
-            self._turn()
+            while not self._new.empty():
+                calls.append(self._new.get())
+            for call in calls:
+                _write(call)
+                if call.is_over:
+                    self._over.put(call)
+            calls = [call for call in calls if not call.is_over]
             if stopping:
                 break
-            self._news.wait(WRITE_EVERY_S if self._takes else None)
-            self._news.clear()
+            self._wake.wait(WRITE_EVERY_S if calls else None)
+            self._wake.clear()
         self._over.put(None)
 
-    def _turn(self) -> None:
-        while not self._inbox.empty():
-            self._takes.append(self._inbox.get())
-        for take in self._takes:
-            try:
-                take.turn()
-            except Exception:
-                log.exception("a recording is lost")
-                take.break_off(OUR_FAULT)
-            if take.over:
-                self._over.put(take)
-        self._takes = [take for take in self._takes if not take.over]
-
     def _finish_all(self) -> None:
-        expire_s = 0.0
         while True:
-            if self._days and time.monotonic() >= expire_s:
-                expire_s = time.monotonic() + EXPIRE_EVERY_S
-                self._expire()
             try:
-                over = self._over.get(timeout=EXPIRE_EVERY_S)
+                self._expiry.run(time.monotonic(), datetime.now(UTC))
+            except OSError as error:
+                log.error("old recordings are not deleted: %s", error)
+            try:
+                over = self._over.get(timeout=CHECK_EVERY_S)
             except queue.Empty:
                 continue
             if over is None:
                 return
             try:
-                self.faults += not (_finish_orphan(over) if isinstance(over, Path) else _finish_take(over))
+                self.faults += not (_finish_left_behind(over) if isinstance(over, Path) else _finish(over))
             except Exception:
                 self.faults += 1
-                log.exception("a recording stays as it was on the line")
-
-    def _expire(self) -> None:
-        try:
-            now = datetime.now(UTC)
-            gone, put_off = self._store.expire(now - timedelta(days=self._days), now)
-        except OSError as error:
-            log.error("old recordings are not deleted: %s", error)
-            return
-        if gone:
-            log.info("%d recordings older than %d days are deleted", gone, self._days)
-        if put_off and not self._has_put_off:
-            log.warning(
-                "%d recordings, most of those that are kept, are older than CALL_LOG_DAYS=%d days: "
-                "they are deleted in a day if the clock is still the same; is it right?",
-                put_off,
-                self._days,
-            )
-        self._has_put_off = bool(put_off)
+                log.exception("a recording stays a WAV file")
 
 
 def _new_name(record: CallRecord, began: datetime) -> str:
-    """Return a name for a recording that none of the call has: names tell seconds apart, streams may be closer."""
-    taken = {stream.recording.name for stream in record.streams}
-    while (name := recording_name(record.call_sid, began)) in taken:
+    """Return a name that no recording of the call has: names differ by seconds, streams may be closer."""
+    used = {stream.recording.name for stream in record.streams}
+    while (name := recording_name(record.call_sid, began)) in used:
         began += timedelta(seconds=1)
     return name
 
 
-def _finish_take(take: Take) -> bool:
+def _write(call: CallFiles) -> None:
+    try:
+        call.write()
+    except Exception:
+        log.exception("a recording is lost")
+        call.break_off(OUR_FAULT)
+
+
+def _finish(call: CallFiles) -> bool:
     """Finish what was recorded of a call; return whether it is whole."""
-    recording, call_log = take.recording, CallLog(log, take.call_sid)
+    recording, call_log = call.recording, CallLog(log, call.call_sid)
     if recording.fault:
         call_log.error("the recording is broken off: %s", recording.fault)
     try:
-        if take.tape:
-            sound = finish(take.tape.path)
-            call_log.info("recorded in %s", sound)
+        if call.file:
+            call_log.info("recorded in %s", encode_flac(call.file.path))
         return not recording.fault
-    except (SoundError, OSError) as error:
-        call_log.error("the recording stays as it was on the line: %s", error)
+    except (AudioFileError, OSError) as error:
+        call_log.error("the recording stays a WAV file: %s", error)
         return False
     finally:
-        take.close()
+        call.close()
 
 
-def _finish_orphan(tape: Path) -> bool:
-    """Finish a tape unless a run that is alive holds it; return whether nothing went wrong."""
+def _finish_left_behind(path: Path) -> bool:
+    """Finish a file unless a run that is alive has it locked; return whether nothing went wrong."""
     try:
-        descriptor = os.open(tape, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            log.info("a killed run has left a recording: %s", finish(tape) or "an empty one")
+            log.info("a killed run has left a recording: %s", encode_flac(path) or "an empty one")
         finally:
             os.close(descriptor)
         return True
     except BlockingIOError:
         return True
-    except (SoundError, OSError) as error:
-        log.error("%s cannot be finished: %s", tape, error)
+    except (AudioFileError, OSError) as error:
+        log.error("%s cannot be finished: %s", path, error)
         return False

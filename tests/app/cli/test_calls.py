@@ -1,6 +1,5 @@
 """The commands on a database that a service has left; each is asked as from the terminal."""
 
-import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from app.config import read_settings
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import CallEntry, StreamEntry
-from app.telemetry.call_log.spool import NAME, Spool
+from app.telemetry.call_log.spool import open_spool
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, entry, outbound
 from tests.service.test_serve import free_port
 
@@ -39,7 +38,10 @@ def fill(address: Address, *entries: CallEntry) -> None:
 
 
 def left_behind(address: Address, one: CallEntry) -> None:
-    Spool(address.spool_folder).append(one.as_line())
+    """Leave a record in the spool of a killed run."""
+    spool = open_spool(address.spool_folder)
+    spool.append(one.as_line())
+    spool.close()
 
 
 def ask(*arguments: str) -> Result:
@@ -169,10 +171,10 @@ def test_a_call_that_is_on_has_to_be_forgotten_later(address: Address) -> None:
 
 def test_what_a_running_service_writes_just_then_has_to_be_forgotten_later(address: Address) -> None:
     fill(address)
-    left_behind(address, entry(ANN))
-    with (address.spool_folder / NAME).open() as service:
-        fcntl.flock(service, fcntl.LOCK_EX)
-        result = ask("forget", HIS)
+    service = open_spool(address.spool_folder)
+    service.append(entry(ANN).as_line())
+    result = ask("forget", HIS)
+    service.close()
     assert result.exit_code == 1
     assert "could not be written" in result.stderr
     assert "Traceback" not in result.stderr

@@ -101,6 +101,7 @@ async def test_a_server_that_is_away_is_told() -> None:
     assert "secret" not in answer.text
 
 
+@pytest.mark.slow
 async def test_a_server_that_does_not_give_what_its_address_asks_for_is_told_in_one_line(
     server: PostgresServer,
 ) -> None:

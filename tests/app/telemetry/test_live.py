@@ -10,14 +10,14 @@ from app.calls.events import Speaker
 from app.calls.manager import ActiveCall, VoiceRequest
 from app.calls.record import CallRecord
 from app.telemetry.event_loop_lag import EventLoopLag
-from app.telemetry.live import HISTORY_S, LATENCY_POINTS, REPEATED_S, SNAPSHOT_EVERY_S, LiveView, call_detail
+from app.telemetry.live import HISTORY_S, MAX_POINTS, REPEAT_S, SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.twilio.events import CallSid
 from tests.app.calls.front import ANN, BOB, Front
 from workers.messages import Frame, Span, Stage
 
 
 class Looking:
-    """Somebody who looks at a front, on a clock in his hands that goes on from the real one."""
+    """A live view of a front, on a clock of the test that goes on from the real one."""
 
     def __init__(self) -> None:
         self.front = Front(max_calls=3)
@@ -26,7 +26,7 @@ class Looking:
         self.view = LiveView(self.front.board, lambda: 7, self.lag, "line test", lambda: self.now_s)
 
     def snapshot(self) -> dict[str, Any]:
-        return json.loads(json.dumps(self.view.snapshot(self.now_s, REPEATED_S)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(self.view.snapshot(self.now_s, REPEAT_S)))  # type: ignore[no-any-return]
 
     def only(self) -> dict[str, Any]:
         (call,) = self.snapshot()["calls"]
@@ -49,7 +49,7 @@ class Looking:
         )
 
 
-async def test_nobody_is_on_the_line() -> None:
+async def test_a_snapshot_without_calls() -> None:
     looking = Looking()
     snapshot = looking.snapshot()
     assert snapshot["calls"] == snapshot["steps"] == []
@@ -57,7 +57,7 @@ async def test_nobody_is_on_the_line() -> None:
     assert (snapshot["waiting"], snapshot["model"], snapshot["frame_period_ms"]) == (7, "line test", 80)
 
 
-async def test_a_call_from_its_ring_to_its_end() -> None:
+async def test_the_state_of_a_call_from_its_ring_to_its_end() -> None:
     looking = Looking()
     verb = looking.front.ring(ANN)
     assert (looking.only()["state"], looking.only()["number"]) == ("ringing", "…0001")
@@ -68,7 +68,7 @@ async def test_a_call_from_its_ring_to_its_end() -> None:
     assert looking.snapshot()["free_slots"] == 3
 
 
-async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_called() -> None:
+async def test_numbers_are_masked_and_an_outbound_call_shows_the_called_party() -> None:
     looking = Looking()
     looking.front.board.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))
     looking.front.board.reserve(BOB, VoiceRequest(None, "+15550100000", "+15550100002", "outbound-api"))
@@ -79,12 +79,12 @@ async def test_no_number_is_told_in_full_and_an_outbound_call_shows_whom_we_call
     assert "5550100" not in whole
 
 
-async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by() -> None:
+async def test_text_is_repeated_for_a_while_with_numbers() -> None:
     looking = Looking()
     call = looking.front.talk(ANN)
     for word in ("one", "two", "three"):
         looking.says(call, word)
-        looking.now_s += REPEATED_S / 2
+        looking.now_s += REPEAT_S / 2
     text = looking.only()["text"]
     assert (text["first"], [piece for _, piece in text["pieces"]]) == (1, ["two", "three"])
     first = json.loads(looking.view.first())["calls"][0]["text"]
@@ -95,7 +95,7 @@ async def test_text_is_repeated_for_a_while_with_numbers_to_put_it_together_by()
     assert call_detail(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
 
 
-async def test_steps_are_told_once_for_all_calls_oldest_first() -> None:
+async def test_steps_are_listed_once_for_all_calls_oldest_first() -> None:
     looking = Looking()
     ann, bob = looking.front.talk(ANN), looking.front.talk(BOB)
     for step_ms in (10.0, 90.0):
@@ -118,7 +118,7 @@ async def test_levels_are_those_of_now() -> None:
     assert looking.only()["moshi_dbfs"] == SILENT_DBFS
 
 
-async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_points_than_can_be_seen() -> None:
+async def test_latency_is_the_recent_median_and_over_the_call_a_limited_number_of_points() -> None:
     looking = Looking()
     record = looking.front.talk(ANN).session.record
     assert looking.only()["latency_ms"] is None
@@ -126,11 +126,11 @@ async def test_mouth_to_ear_is_that_of_lately_and_over_the_call_in_no_more_point
     assert looking.only()["latency_ms"] == 100.0
     latencies_ms = call_detail(record)["latencies_ms"]
     assert isinstance(latencies_ms, list)
-    assert len(latencies_ms) == LATENCY_POINTS
+    assert len(latencies_ms) == MAX_POINTS
     assert (latencies_ms[0], latencies_ms[-1]) == (500.0, 100.0)
 
 
-async def test_a_call_that_is_over_still_has_its_course() -> None:
+async def test_a_call_that_has_ended_still_has_its_details() -> None:
     looking = Looking()
     looking.front.talk(ANN)
     looking.front.board.hang_up(ANN)
@@ -138,7 +138,7 @@ async def test_a_call_that_is_over_still_has_its_course() -> None:
     assert (course["end"], course["latencies_ms"]) == ("an operator hung up", [])
 
 
-async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_snapshot_is_made_for_all_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     looking = Looking()
     made: list[float] = []
     snapshot = looking.view.snapshot
@@ -156,14 +156,14 @@ async def test_one_snapshot_is_made_a_beat_whoever_looks(monkeypatch: pytest.Mon
     assert len(made) == 2
 
 
-async def test_the_lag_told_is_the_worst_of_late() -> None:
+async def test_the_lag_is_the_worst_of_the_last_seconds() -> None:
     looking = Looking()
     for lag_s in [0.5, *[0.001] * 60, 0.02]:
-        looking.lag.note(lag_s)
+        looking.lag.add(lag_s)
     assert looking.snapshot()["lag_ms"] == 20.0
 
 
-async def test_a_call_that_speaks_is_hung_up_on_when_it_has_been_heard_and_one_that_is_not_on_never() -> None:
+async def test_an_operator_s_hang_up_ends_a_call_once_what_was_said_is_played() -> None:
     looking = Looking()
     assert not looking.front.board.hang_up(ANN)
     call = looking.front.talk(ANN)

@@ -15,8 +15,8 @@ from opentelemetry.trace import StatusCode
 
 from app.calls.live_events import ERRORS
 from app.calls.record import EndReason
-from app.telemetry.call_log.entry import CallEntry
-from app.telemetry.traces import EXPORT_WITHIN_S, CallTraces, add_span
+from app.telemetry.call_log.entry import CallEntry, EventEntry
+from app.telemetry.traces import EXPORT_LIMIT_S, CallTraces, add_span
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.records import ANN, BOB, NOON, PLACE, call_record, entry
 from tests.app.telemetry.trace_collector import Collector, collecting, values
@@ -53,12 +53,12 @@ def test_a_span_lasts_from_the_reservation_to_the_end_with_what_happened_in_betw
 
 
 def test_it_has_figures_and_counts_but_no_number_and_no_word_of_the_call() -> None:
-    span = span_of(replace(entry(), end_detail="Twilio: +15550100001 hung up", delay_p50_ms=92.5))
+    span = span_of(replace(entry(), end_detail="Twilio: +15550100001 hung up", latency_p50_ms=92.5))
     attributes = dict(span.attributes or {})
     assert attributes["call.from"] == "…0001"
     assert attributes["call.end.reason"] == "caller hung up"
     assert attributes["call.end.detail"] == "Twilio: …0001 hung up"
-    assert attributes["call.delay_p50_ms"] == 92.5
+    assert attributes["call.latency_p50_ms"] == 92.5
     assert attributes["call.counts.frames_out"] == 2
     assert "5550100001" not in span.to_json()
     assert "Hel" not in span.to_json()
@@ -74,9 +74,11 @@ def test_an_end_that_nobody_wanted_is_an_error(reason: EndReason) -> None:
 
 
 def test_a_call_without_a_stream_has_a_span_too() -> None:
-    bare = replace(entry(), events=[(0.0, "reserved", ""), (20.0, "ended", "")], delay_p50_ms=None)
+    bare = replace(
+        entry(), events=[EventEntry(0.0, "reserved", ""), EventEntry(20.0, "ended", "")], latency_p50_ms=None
+    )
     span = span_of(bare)
-    assert "call.delay_p50_ms" not in (span.attributes or {})
+    assert "call.latency_p50_ms" not in (span.attributes or {})
     assert len(span.events) == 2
 
 
@@ -155,7 +157,7 @@ async def test_a_collector_that_is_away_costs_the_service_a_few_seconds_at_its_e
 
 
 async def test_a_collector_that_never_answers_does_not_keep_the_service_from_its_end() -> None:
-    assert PATIENCE_S < EXPORT_WITHIN_S
+    assert PATIENCE_S < EXPORT_LIMIT_S
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
         async with asyncio.timeout(PATIENCE_S), exporting(url) as traces:

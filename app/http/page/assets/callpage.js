@@ -136,7 +136,7 @@ function factsOf(kept) {
     End: kept.ended_by ? `${endOf(kept)}, by the ${kept.ended_by}` : endOf(kept),
     Model: `${kept.checkpoint}, slot ${kept.slot}`,
     "First audio": ms(kept.first_sound_ms),
-    "Mouth-to-ear latency": `${three("delay")} (p50, p95, p99)`,
+    "Mouth-to-ear latency": `${three("latency")} (p50, p95, p99)`,
     "Processing a frame": `${three("processing")} (p50, p95, p99)`,
     ...Object.fromEntries(Object.entries(kept.counters).map(([name, count]) => [name.replaceAll("_", " "), String(count)])),
   };

@@ -38,7 +38,7 @@ function row(call) {
     make("td", { class: "with" }, details, outbound ? make("span", { class: "quiet" }, " called by us") : ""),
     make("td", { class: "number long" }, howLong(call)),
     make("td", { class: "end" }, endOf(call)),
-    make("td", { class: "number" }, ms(call.delay_p50_ms)),
+    make("td", { class: "number" }, ms(call.latency_p50_ms)),
     make("td", { class: "number" }, call.ended_at ? String(call.counters.underruns ?? 0) : "–"));
 }
 

@@ -1,12 +1,12 @@
-"""Runs the migrations on the connection that `Database.migrate` has opened."""
+"""Runs the migrations on the connection that `Transactions.migrate` has opened."""
 
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.telemetry.call_log.models import metadata
+from app.telemetry.call_log.schema import metadata
 
 ONE_AT_A_TIME = 0x6D6F736869
-"""The key of the lock that services of several machines take in turn."""
+"""The key of the lock that services of several machines acquire in turn."""
 
 connection: Connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata)

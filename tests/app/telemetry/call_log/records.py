@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason
-from app.telemetry.call_log.entry import CallEntry, ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.entry import CallEntry, StreamEntry
+from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
 from app.twilio.events import CallSid
 from workers.messages import Epoch, Frame, Slot, Span, Stage
 
@@ -41,3 +42,9 @@ def outbound(made: CallEntry) -> CallEntry:
     """The same call the other way round."""
     swapped = replace(made, direction="outbound-api", caller=made.called, called=made.caller)
     return replace(swapped, caller_masked=made.called_masked, called_masked=made.caller_masked)
+
+
+def stream(number: int = 1, at: datetime = NOON, recording: str = "", ended: bool = True) -> StreamEntry:
+    """One stream, which took nine seconds if it has ended."""
+    end, reason = (at + timedelta(seconds=9), "caller hung up") if ended else (None, None)
+    return StreamEntry(number, at, at, at, end, reason, "", recording, "")

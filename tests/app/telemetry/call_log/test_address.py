@@ -4,8 +4,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from app.config import SettingsError, read_settings
-from app.telemetry.call_log.address import Address, find_address, make_folders
-from app.telemetry.call_log.spool import Spool
+from app.telemetry.call_log.address import Address, find_address
 
 
 @pytest.mark.parametrize("url", ["off", ""])
@@ -110,24 +109,5 @@ def test_what_is_no_database_is_told_in_one_line(url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_place_that_cannot_be_written_is_told_before_calls_come(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    address = find_address(read_settings(database_url=f"sqlite:///{tmp_path}/file/calls.db"))
-    assert address
-    with pytest.raises(SettingsError, match=r"DATABASE_URL: .*Not a directory"):
-        make_folders(address)
-
-
 def test_settings_that_are_shown_hide_the_password() -> None:
     assert "secret" not in repr(read_settings(database_url="postgresql://ann:secret@host/calls"))
-
-
-def test_a_spool_that_cannot_be_written_is_told_before_calls_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another user's, say: the tests may run as root, who may write everything."""
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    address = server("postgresql://h/calls", tmp_path)
-    Spool(address.spool_folder).append("one")
-    with pytest.raises(SettingsError, match=r"waiting\.spool: Permission denied"):
-        make_folders(address)

@@ -1,5 +1,5 @@
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,85 +7,82 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.calls.record import EndReason
-from app.telemetry.call_log.entry import (
-    COLUMNS,
-    ENDED_BY,
-    CallEntry,
-    ClockReading,
-    Party,
-    StreamEntry,
-    make_entry,
-    read_entry,
-)
-from app.telemetry.call_log.models import calls, streams
-from tests.app.telemetry.call_log.records import ANN, NOON, PLACE, call_record, entry, moshi_frame
+from app.telemetry.call_log.entry import KILLED, Party, StreamEntry, TranscriptPiece, merge, read_entry
+from app.telemetry.call_log.from_record import ENDED_BY, ClockReading, make_entry
+from tests.app.telemetry.call_log.records import ANN, NOON, PLACE, call_record, entry, moshi_frame, stream
 from workers.messages import Slot
 
 
-def test_the_moments_of_a_call_are_told_on_the_wall_clock() -> None:
-    kept = entry()
-    assert (kept.reserved_at, kept.connected_at, kept.started_at, kept.ended_at) == tuple(
+def test_an_entry_has_the_times_of_the_wall_clock() -> None:
+    made = entry()
+    assert (made.reserved_at, made.connected_at, made.started_at, made.ended_at) == tuple(
         NOON + timedelta(seconds=seconds) for seconds in (0, 1, 1.5, 31)
     )
 
 
-def test_numbers_are_kept_in_full_and_masked_apart() -> None:
-    kept = entry()
-    assert (kept.caller, kept.caller_masked) == ("+15550100001", "…0001")
-    assert (kept.called, kept.called_masked) == ("+15550100000", "…0000")
-    assert kept.direction == "inbound"
-
-
-def test_an_entry_says_who_ended_the_call_and_why() -> None:
-    kept = entry()
-    assert (kept.end_reason, kept.ended_by, kept.end_detail) == ("caller hung up", Party.CALLER, "bye")
-
-
-def test_somebody_is_responsible_for_every_end() -> None:
+def test_an_entry_says_who_called_and_who_ended_the_call() -> None:
+    made = entry()
+    assert (made.caller, made.caller_masked) == ("+15550100001", "…0001")
+    assert (made.called, made.called_masked, made.direction) == ("+15550100000", "…0000", "inbound")
+    assert (made.end_reason, made.ended_by, made.end_detail) == ("caller hung up", Party.CALLER, "bye")
     assert set(ENDED_BY) == set(EndReason)
 
 
-def test_what_was_said_and_what_happened_have_their_times() -> None:
-    kept = entry()
-    assert kept.pieces == [(2.0, "Hel"), (3.5, "lo.")]
-    assert kept.events == [
+def test_transcript_and_events_count_from_the_reservation() -> None:
+    record = call_record()
+    record.on_key(1_010.0)
+    made = make_entry(record, Slot(2), PLACE, ClockReading(1_100.0, NOON))
+    assert made.transcript == [(2.0, "Hel"), (3.5, "lo.")]
+    assert made.events == [
         (0.0, "reserved", ""),
         (1.0, "socket opened", ""),
         (1.5, "stream started", ""),
         (1.75, "first sound", ""),
+        (10.0, "key pressed", ""),
         (31.0, "ended", "caller hung up (bye)"),
     ]
-    assert kept.first_sound_ms == 250.0
-    assert kept.counters == {"frames_out": 2, "frames_dropped": 0, "overruns": 0}
+    assert made.first_sound_ms == 250.0
+    assert made.counters == {"frames_out": 2, "frames_dropped": 0, "overruns": 0, "dtmf": 1}
 
 
-def test_percentiles_are_those_of_the_frames() -> None:
+def test_latency_and_processing_become_percentiles() -> None:
     record = call_record(ended=False)
-    for took_ms in range(1, 101):
-        record.on_frame(moshi_frame(took_s=took_ms / 1000), 1_001.0)
-    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
-    assert (kept.processing_p50_ms, kept.processing_p95_ms, kept.processing_p99_ms) == pytest.approx(
-        (50.5, 95.05, 99.01), abs=0.01
-    )
+    for ms in range(1, 101):
+        record.on_frame(moshi_frame(took_s=ms / 1000), 1_001.0)
+        record.latencies_s.append(ms / 1000)
+    made = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
+    expected = pytest.approx((50.5, 95.05, 99.01), abs=0.01)
+    assert (made.processing_p50_ms, made.processing_p95_ms, made.processing_p99_ms) == expected
+    assert (made.latency_p50_ms, made.latency_p95_ms, made.latency_p99_ms) == expected
 
 
-def test_the_delay_is_kept_in_percentiles() -> None:
-    record = call_record(ended=False)
-    record.latencies_s.extend(ms / 1000 for ms in range(1, 101))
-    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
-    assert (kept.delay_p50_ms, kept.delay_p95_ms, kept.delay_p99_ms) == pytest.approx((50.5, 95.05, 99.01), abs=0.01)
+def test_a_call_that_has_only_begun_has_no_end() -> None:
+    made = entry(ended=False)
+    assert (made.ended_at, made.end_reason, made.ended_by, made.first_sound_ms) == (None, None, None, None)
+    assert (made.processing_p50_ms, made.transcript, made.events) == (None, [], [(0.0, "reserved", "")])
 
 
-def test_of_a_call_that_has_only_begun_the_rest_is_open() -> None:
-    kept = entry(ended=False)
-    assert (kept.ended_at, kept.end_reason, kept.ended_by, kept.first_sound_ms) == (None, None, None, None)
-    assert (kept.processing_p50_ms, kept.pieces, kept.events) == (None, [], [(0.0, "reserved", "")])
+def test_a_killed_call_ends_when_its_service_was_last_alive_and_not_before_it_began() -> None:
+    on = replace(entry(ended=False), streams=[stream(1), stream(2, ended=False)])
+    alive_at = NOON + timedelta(seconds=30)
+    killed = on.killed(alive_at)
+    assert (killed.ended_at, killed.end_reason, killed.ended_by) == (alive_at, KILLED, "service")
+    assert killed.events[-1] == (30.0, "ended", KILLED)
+    assert killed.streams == [stream(1), stream(2, ended=False)._replace(ended_at=alive_at, end_reason=KILLED)]
+    assert on.killed(NOON - timedelta(seconds=3)).ended_at == NOON
 
 
-def test_there_is_a_column_for_everything_that_is_kept() -> None:
-    assert set(COLUMNS) == set(calls.columns.keys()) - {"id"}
-    assert {field.name for field in fields(CallEntry)} == {*COLUMNS, "pieces", "events", "streams"}
-    assert [field.name for field in fields(StreamEntry)] == streams.columns.keys()[1:]
+def test_the_entries_of_two_runs_become_one_call() -> None:
+    first = replace(entry(), counters={"frames_out": 2, "dtmf": 1}, recording="first", streams=[stream(1)])
+    later = NOON + timedelta(seconds=60)
+    second = replace(entry(at=later), connected_at=None, latency_p50_ms=None, streams=[stream(1, later)])
+    call = merge([replace(first, latency_p50_ms=90.0), second])
+    assert call.transcript == [(2.0, "Hel"), (3.5, "lo."), (62.0, "Hel"), (63.5, "lo.")]
+    assert [event.at_s for event in call.events if event.kind in ("reserved", "ended")] == [0.0, 31.0, 60.0, 91.0]
+    assert call.counters == {"frames_out": 4, "frames_dropped": 0, "overruns": 0, "dtmf": 1}
+    assert [(one.number, one.reserved_at) for one in call.streams] == [(1, NOON), (2, later)]
+    assert (call.reserved_at, call.connected_at) == (NOON, first.connected_at)
+    assert (call.ended_at, call.recording, call.latency_p50_ms) == (second.ended_at, "first", 90.0)
 
 
 TEXTS = st.text(max_size=20)
@@ -93,46 +90,48 @@ TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.ju
 
 
 @given(TEXTS, TEXTS, TIMES, st.lists(st.tuples(st.floats(-1e6, 1e6), TEXTS), max_size=5))
-def test_an_entry_survives_its_line(caller: str, detail: str, at: datetime, pieces: list[tuple[float, str]]) -> None:
+def test_an_entry_survives_its_line(caller: str, detail: str, at: datetime, said: list[tuple[float, str]]) -> None:
     streams = [StreamEntry(1, at, at, None, None, None, detail, caller, "")]
-    kept = replace(entry(), caller=caller, end_detail=detail, ended_at=at, pieces=pieces, streams=streams)
+    transcript = [TranscriptPiece(*piece) for piece in said]
+    kept = replace(entry(), caller=caller, end_detail=detail, ended_at=at, transcript=transcript, streams=streams)
     line = kept.as_line()
     assert "\n" not in line
     assert read_entry(line) == kept
 
 
+def test_a_line_of_an_earlier_version_is_read() -> None:
+    fields = json.loads(replace(entry(), latency_p50_ms=90.0).as_line())
+    del fields["recording"], fields["recording_fault"], fields["streams"]
+    fields["pieces"] = fields.pop("transcript")
+    for percent in (50, 95, 99):
+        fields[f"delay_p{percent}_ms"] = fields.pop(f"latency_p{percent}_ms")
+    assert read_entry(json.dumps(fields)) == replace(entry(), latency_p50_ms=90.0)
+
+
 @given(st.text(st.characters(exclude_categories=())), st.sampled_from("\0\ud800"))
-def test_nothing_is_kept_that_a_file_or_a_database_refuses_in_a_text(text: str, refused: str) -> None:
+def test_what_a_file_or_a_database_cannot_store_is_left_out_of_texts(text: str, refused: str) -> None:
     record = call_record(caller=f"{text}{refused}{text}")
     line = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON)).as_line()
     assert refused not in read_entry(line.encode().decode()).caller
 
 
 WHOLE = entry().as_line()
+OTHERS = ["{}", "[]", "1", '"a"', "null", json.dumps({"call_sid": ANN})]
 
 
-@given(st.integers(0, len(WHOLE) - 1))
-def test_half_a_line_is_no_entry(length: int) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - JSON's own or ours
-        read_entry(WHOLE[:length])
-
-
-@pytest.mark.parametrize("line", ["{}", "[]", "1", '"a"', "null", json.dumps({"call_sid": ANN})])
-def test_a_line_of_something_else_is_no_entry(line: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+@given(st.integers(0, len(WHOLE) - 1).map(lambda length: WHOLE[:length]) | st.sampled_from(OTHERS))
+def test_half_a_line_or_another_one_is_no_entry(line: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON's own, pydantic's or ours
         read_entry(line)
 
 
-def test_a_key_has_its_time_and_nobody_learns_which_it_was() -> None:
-    record = call_record()
-    record.on_key(1_010.0)
-    kept = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON + timedelta(seconds=100)))
-    assert (10.0, "key pressed", "") in kept.events
-    assert kept.events[-1][1] == "ended"
-    assert kept.counters["dtmf"] == 1
-
-
-def test_a_line_of_before_recordings_is_read() -> None:
-    fields = json.loads(entry().as_line())
-    del fields["recording"], fields["recording_fault"], fields["streams"]
-    assert read_entry(json.dumps(fields)) == entry()
+def test_json_has_iso_times_and_no_number_in_full() -> None:
+    call = replace(entry(), streams=[stream(1), stream(2, NOON + timedelta(seconds=31), ended=False)])
+    brief, whole = call.as_json(), call.as_json(whole=True)
+    assert brief["reserved_at"] == "2026-01-02T12:00:00+00:00"
+    assert not {"caller", "called", "transcript"} & brief.keys()
+    assert whole["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
+    assert whole["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}
+    assert whole["streams"][1]["reserved_at"] == "2026-01-02T12:00:31+00:00"
+    assert whole["streams"][1]["ended_at"] is None
+    json.dumps(whole)

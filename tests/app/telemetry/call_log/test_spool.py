@@ -1,93 +1,108 @@
-import fcntl
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.telemetry.call_log.spool import NAME, Spool, SpoolFull
+from app.config import SettingsError
+from app.telemetry.call_log.spool import Spool, SpoolFull, dead_spools, open_spool, records_wait
 
 
-def delivered(spool: Spool) -> list[str]:
-    """Take everything out."""
-    lines: list[str] = []
-    assert spool.deliver(lines.append) == len(lines)
-    return lines
+def lines(spool: Spool) -> list[str]:
+    return [line.removesuffix("\n") for line in spool.lines()]
 
 
-LINES = st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1), max_size=20)
+def killed(folder: Path, *waiting: str) -> Path:
+    """Leave the spool of a run that was killed."""
+    spool = open_spool(folder)
+    for line in waiting:
+        spool.append(line)
+    spool._file.close()
+    return spool.path
 
 
-@given(LINES, LINES)
-def test_what_goes_in_comes_out_in_order(
-    tmp_path_factory: pytest.TempPathFactory, before: list[str], after: list[str]
+def dead(folder: Path) -> dict[str, list[str]]:
+    return {spool.run: lines(spool) for spool in dead_spools(folder)}
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1), max_size=20))
+def test_lines_come_out_in_order_until_they_are_cleared(
+    tmp_path_factory: pytest.TempPathFactory, written: list[str]
 ) -> None:
-    spool = Spool(tmp_path_factory.mktemp("spool"))
-    for lines in (before, after):
-        spool.append(*lines[:1])
-        spool.append(*lines[1:])
-        assert delivered(spool) == lines
-        assert spool.is_empty
+    folder = tmp_path_factory.mktemp("spool")
+    spool = open_spool(folder)
+    for line in written:
+        spool.append(line)
+    assert lines(spool) == lines(spool) == written
+    assert records_wait(folder) == bool(written)
+    spool.clear()
+    assert lines(spool) == []
+    spool.append("next")
+    assert lines(spool) == ["next"]
+    spool.close()
 
 
-def test_a_line_may_be_as_long_as_a_call_of_hours(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.append("a" * 3_000_000, "b")
-    assert [len(line) for line in delivered(spool)] == [3_000_000, 1]
-
-
-def test_a_full_spool_refuses_lines_and_keeps_the_others(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, max_bytes=10)
-    spool.append("12345678")
+def test_the_spools_of_a_folder_are_bounded_together(tmp_path: Path) -> None:
+    killed(tmp_path, "12345678")
+    spool = open_spool(tmp_path, max_bytes=12)
+    spool.append("9")
     with pytest.raises(SpoolFull):
         spool.append("9")
-    assert delivered(spool) == ["12345678"]
-    spool.append("9")
-    assert delivered(spool) == ["9"]
+    assert lines(spool) == ["9"]
+    spool.close()
 
 
-def test_what_cannot_be_delivered_stays(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.append("one", "two")
-
-    def take(line: str) -> None:
-        if line == "two":
-            raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        spool.deliver(take)
-    assert delivered(spool) == ["one", "two"]
+def test_only_a_dead_run_s_spool_is_found_and_by_one_process_alone(tmp_path: Path) -> None:
+    living, path = open_spool(tmp_path), killed(tmp_path, "one", "tw")
+    path.write_bytes(path.read_bytes()[:-1])  # cut short by the kill
+    os.utime(path, (1_000, 1_000))
+    for spool in dead_spools(tmp_path):
+        assert (spool.run, lines(spool), spool.alive_at.timestamp()) == (path.stem, ["one", "tw"], 1_000)
+        assert dead(tmp_path) == {}
+    assert dead(tmp_path) == {path.stem: ["one", "tw"]}
+    living.close()
 
 
-def test_half_a_line_of_a_killed_run_spoils_no_other(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+def test_a_spool_without_lines_is_removed_and_one_with_lines_stays(tmp_path: Path) -> None:
+    open_spool(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+    spool = open_spool(tmp_path)
     spool.append("one")
-    with (tmp_path / NAME).open("a") as file:
-        file.write("tw")
-    spool.append("three")
-    assert delivered(spool) == ["one", "tw", "three"]
+    spool.close()
+    assert dead(tmp_path) == {spool.run: ["one"]}
 
 
-def test_nobody_waits_for_another_process(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+@pytest.mark.parametrize("name", ["waiting.spool", "cafe.run"])
+def test_the_files_of_an_earlier_version_are_dead_spools(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("one\ntwo\n")
+    assert dead(tmp_path) == {Path(name).stem: ["one", "two"]}
+
+
+def test_a_file_that_was_removed_is_made_again_with_what_waited_in_it(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path / "folder")
     spool.append("one")
-    with (tmp_path / NAME).open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError):
-            spool.append("two")
-        with pytest.raises(BlockingIOError):
-            delivered(spool)
-    assert delivered(spool) == ["one"]
+    spool.path.unlink()
+    (tmp_path / "folder").rmdir()
+    spool.append("two")
+    assert spool.path.read_text() == "one\ntwo\n"
+    assert dead(tmp_path / "folder") == {}
+    spool.close()
 
 
-def test_a_folder_that_is_gone_is_made_again(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "new" / "folder")
-    assert spool.is_empty
-    assert delivered(spool) == []
-    spool.append("one")
-    assert delivered(spool) == ["one"]
+def test_a_file_that_cannot_be_opened_is_left_alone(tmp_path: Path) -> None:
+    """A folder stands for the file of another user: the tests may run as root, who may open all files."""
+    (tmp_path / "theirs.spool").mkdir()
+    path = killed(tmp_path, "one")
+    assert dead(tmp_path) == {path.stem: ["one"]}
 
 
 def test_nobody_else_can_read_what_waits(tmp_path: Path) -> None:
-    Spool(tmp_path).append("one")
-    assert (tmp_path / NAME).stat().st_mode & 0o077 == 0
+    assert killed(tmp_path / "new", "one").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"DATABASE_URL: .*Not a directory"):
+        open_spool(tmp_path / "file" / "spool")

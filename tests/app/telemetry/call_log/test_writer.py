@@ -1,9 +1,9 @@
-"""The writer's own thread and real databases; what is waited for are files and rows, never a time."""
+"""Where a record goes when the database, the disk or both take nothing; first without the thread, then with it."""
 
 import asyncio
 import contextlib
 import logging
-import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -17,11 +17,10 @@ from app.calls.record import CallRecord, EndReason
 from app.config import SettingsError, read_settings
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
-from app.telemetry.call_log.engine import CallLogError
 from app.telemetry.call_log.entry import KILLED
-from app.telemetry.call_log.runs import Run
-from app.telemetry.call_log.spool import Spool
-from app.telemetry.call_log.writer import INBOX_RECORDS, CallLogWriter
+from app.telemetry.call_log.spool import open_spool
+from app.telemetry.call_log.transactions import CallLogError
+from app.telemetry.call_log.writer import MAX_QUEUED, RETRY_S, CallLogWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, call_record, entry
@@ -29,23 +28,7 @@ from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Slot
 
 LOOK_AGAIN_S = 0.02
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask a database that is away again and again."""
-    for module in ("delivery", "writer"):
-        monkeypatch.setattr(f"app.telemetry.call_log.{module}.RETRY_S", 0.05)
-
-
-@contextlib.asynccontextmanager
-async def writing(address: Address, days: int = 0) -> AsyncIterator[CallLogWriter]:
-    writer = CallLogWriter(address, "AC1", "synthetic:script", days)
-    writer.start()
-    try:
-        yield writer
-    finally:
-        await writer.stop()
+HUNG_UP = EndReason.CALLER_HUNG_UP.value
 
 
 def file_address(folder: Path) -> Address:
@@ -54,30 +37,34 @@ def file_address(folder: Path) -> Address:
     return address
 
 
-def make_tables(address: Address) -> None:
-    """Migrate, while no writer does: Alembic can do it once at a time in a process."""
-    Database(address).migrate()
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
+    """A SQLite file with tables, whose lock nobody waits for."""
+    monkeypatch.setattr("app.telemetry.call_log.transactions.SQLITE_LOCK_S", 0.0)
+    Database(file_address(tmp_path)).migrate()
+    return file_address(tmp_path)
 
 
-async def kept(address: Address) -> dict[str, str | None]:
+def opened(address: Address, spool_bytes: int = 1 << 20, days: int = 0) -> CallLogWriter:
+    """A writer without its thread."""
+    writer = CallLogWriter(address, "AC1", "synthetic:script", days, spool_bytes)
+    writer.open()
+    return writer
+
+
+def keep(writer: CallLogWriter, *call_sids: CallSid, ended: bool = True) -> None:
+    for call_sid in call_sids:
+        writer.keep(call_record(call_sid, ended=ended), Slot(0))
+
+
+def stored(address: Address) -> dict[str, str | None]:
     """Return the end of every call in the database, by SID."""
-    try:
-        calls = await asyncio.to_thread(Database(address).recent, 10_000)
-    except CallLogError:  # no tables yet
-        return {}
-    return {call.call_sid: call.end_reason for call in calls}
+    return {call.call_sid: call.end_reason for call in Database(address).recent(10_000)}
 
 
-async def until_kept(address: Address, calls: dict[str, str | None]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while await kept(address) != calls:  # noqa: ASYNC110 - a database gives no sign
-            await asyncio.sleep(LOOK_AGAIN_S)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 - it becomes so in another thread
-            await asyncio.sleep(LOOK_AGAIN_S)
+def on_disk(address: Address) -> list[str]:
+    """Return the lines of all spools."""
+    return [line for path in address.spool_folder.glob("*.spool") for line in path.read_text().splitlines()]
 
 
 @contextlib.contextmanager
@@ -90,181 +77,223 @@ def locked(address: Address) -> Iterator[None]:
         holder.rollback()
 
 
-def waiting(address: Address) -> list[str]:
-    """Return the lines of all spools."""
-    return [line for path in address.spool_folder.glob("*.spool") for line in path.read_text().splitlines()]
+def lost_calls(log: pytest.LogCaptureFixture) -> dict[str, str]:
+    """Return the message about each lost record, by SID."""
+    errors = (one for one in log.records if one.levelno == logging.ERROR)
+    return {getattr(one, "call_sid", ""): one.getMessage() for one in errors if hasattr(one, "call_sid")}
 
 
-HUNG_UP = EndReason.CALLER_HUNG_UP.value
+def test_a_record_is_stored_at_once_and_nothing_is_put_on_the_disk(file: Address) -> None:
+    writer = opened(file)
+    keep(writer, ANN)
+    writer.deliver(0.0, NOON)
+    assert stored(file) == {ANN: HUNG_UP}
+    assert (on_disk(file), writer.waiting) == ([], 0)
+    writer.finish(1.0, NOON)
+    assert list(file.spool_folder.iterdir()) == []
 
 
-async def test_a_call_is_in_the_database_from_its_beginning_on(address: Address) -> None:
-    async with writing(address) as writer:
-        writer.keep(call_record(ended=False), Slot(3))
-        await until_kept(address, {ANN: None})
-        writer.keep(call_record(), Slot(3))
-    assert await kept(address) == {ANN: HUNG_UP}
-    call = Database(address).find(ANN)
-    assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
-    assert "".join(text for _, text in call.pieces) == "Hello."
-    assert list(address.spool_folder.iterdir()) == [], "everything has arrived"
+def test_what_a_locked_file_does_not_take_waits_on_the_disk_until_it_is_written(file: Address) -> None:
+    writer = opened(file)
+    with locked(file):
+        for call_sid in (ANN, BOB):
+            keep(writer, call_sid)
+            writer.deliver(0.0, NOON)
+        assert (writer.is_away, writer.waiting, len(on_disk(file))) == (True, 2, 2)
+    writer.deliver(RETRY_S / 2, NOON)
+    assert stored(file) == {}, "it is not asked again before the pause is over"
+    keep(writer, EVE)
+    writer.deliver(RETRY_S, NOON)
+    assert stored(file) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
+    assert (writer.is_away, writer.waiting, on_disk(file)) == (False, 0, [])
+    writer.finish(1.0, NOON)
 
 
-async def test_a_record_is_kept_as_it_was_when_it_was_handed_over(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    record = call_record()
-    async with writing(address) as writer:
-        writer.keep(record, Slot(0))
-        record.text.clear()
-        record.counts.clear()
-        record.spans.clear()
-    call = Database(address).find(ANN)
-    assert len(call.pieces) == 2
-    assert call.counters["frames_out"] == 2
-    assert call.processing_p50_ms is not None
+@pytest.mark.parametrize("has_folder", [True, False], ids=["full", "folder gone"])
+def test_a_disk_that_takes_nothing_loses_nothing_while_the_database_takes_it(file: Address, has_folder: bool) -> None:
+    writer = opened(file, spool_bytes=0)
+    if not has_folder:
+        shutil.rmtree(file.spool_folder)
+        file.spool_folder.touch()
+    keep(writer, ANN)
+    writer.deliver(0.0, NOON)
+    assert stored(file) == {ANN: HUNG_UP}
+    keep(writer, BOB)
+    writer.finish(1.0, NOON)
+    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
+    assert writer.lost == 0
 
 
-async def test_the_times_of_a_call_are_those_of_the_wall(tmp_path: Path) -> None:
-    """A known answer: a call that is handed over as it begins was reserved between two looks at the wall's clock."""
-    address = file_address(tmp_path)
-    async with writing(address) as writer:
-        before = datetime.now(UTC)
-        record = CallRecord(ANN, asyncio.get_running_loop().time())
-        writer.keep(record, Slot(0))
-        after = datetime.now(UTC)
-    a_tick = timedelta(milliseconds=20)
-    assert before - a_tick <= Database(address).find(ANN).reserved_at <= after + a_tick
+def test_what_neither_takes_waits_in_memory_and_that_is_logged_once(
+    file: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = opened(file, spool_bytes=0)
+    with locked(file):
+        for call_sid in (ANN, BOB):
+            keep(writer, call_sid)
+            writer.deliver(0.0, NOON)
+        assert (writer.waiting, on_disk(file)) == (2, [])
+        assert len([one for one in caplog.records if one.levelno == logging.ERROR]) == 1
+    writer.deliver(RETRY_S, NOON)
+    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
+    assert writer.lost == 0
+    writer.finish(1.0, NOON)
 
 
-async def test_what_a_locked_database_does_not_take_waits_and_is_written_when_it_is_free(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    make_tables(address)
-    async with writing(address) as writer:
-        with locked(address):
-            for call_sid in (ANN, BOB):
-                writer.keep(call_record(call_sid), Slot(0))
-            await until(lambda: len(waiting(address)) == 2)
-            assert writer.is_away
-            assert await kept(address) == {}
-        await until_kept(address, {ANN: HUNG_UP, BOB: HUNG_UP})
+def test_memory_is_bounded_and_what_is_lost_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = CallLogWriter(file_address(tmp_path), "AC1", "loopback")
+    keep(writer, *(CallSid(f"CA{number}") for number in range(MAX_QUEUED + 1)))
+    assert (writer.lost, writer.waiting) == (1, MAX_QUEUED)
+    assert HUNG_UP in lost_calls(caplog)[f"CA{MAX_QUEUED}"]
 
 
-async def test_what_waited_when_the_service_stopped_is_written_once_by_the_next(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    make_tables(address)
-    with locked(address):
-        async with writing(address) as writer:
-            writer.keep(call_record(ANN), Slot(0))
-        assert len(waiting(address)) == 1
-    for _ in range(2):
-        async with writing(address) as writer:
-            pass
-        assert await kept(address) == {ANN: HUNG_UP}
-        assert waiting(address) == []
+def test_what_is_lost_at_the_stop_is_named_call_by_call(file: Address, caplog: pytest.LogCaptureFixture) -> None:
+    writer = opened(file, spool_bytes=0)
+    keep(writer, ANN)
+    keep(writer, BOB, ended=False)
+    with locked(file):
+        writer.finish(0.0, NOON)
+    lost = lost_calls(caplog)
+    assert (writer.lost, set(lost)) == (2, {ANN, BOB})
+    assert HUNG_UP in lost[ANN]
+    assert "it was on" in lost[BOB]
+    assert stored(file) == {}
 
 
-async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
-    address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
-    assert address
-    async with writing(address) as writer:
-        writer.keep(call_record(ANN), Slot(0))
-        await until_kept(address, {ANN: HUNG_UP})
-        server.stop()
-        for call_sid in (BOB, EVE):
-            writer.keep(call_record(call_sid), Slot(0))
-        await until(lambda: writer.is_away)
-        server.start()
-        await until(lambda: not (writer.is_away or writer.waiting))
-    assert await kept(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
+def test_a_folder_that_is_removed_loses_nothing_that_waited_in_it(file: Address) -> None:
+    writer = opened(file)
+    with locked(file):
+        keep(writer, ANN)
+        writer.deliver(0.0, NOON)
+        shutil.rmtree(file.spool_folder)
+        keep(writer, BOB)
+        writer.finish(1.0, NOON)
+    assert (writer.lost, len(on_disk(file))) == (0, 2)
+    opened(file).finish(0.0, NOON)
+    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
+    assert on_disk(file) == []
 
 
 def left_behind(address: Address, *lines: str) -> str:
-    """Leave what a run that was killed leaves, with records that waited; return the name of the run."""
-    run = Run(address.spool_folder)
-    if lines:
-        Spool(address.spool_folder).append(*lines)
-    os.close(run._descriptor)
-    return run.name
+    """Leave the spool of a run that was killed; return the run's name."""
+    spool = open_spool(address.spool_folder)
+    for line in lines:
+        spool.append(line)
+    spool._file.close()
+    return spool.run
 
 
-async def test_a_killed_runs_records_are_brought_in_and_its_open_calls_closed(address: Address) -> None:
-    make_tables(address)
-    name = left_behind(address)
-    calls = [replace(entry(ANN, ended=False), service=name), replace(entry(BOB), service=name)]
-    left_behind(address, *(call.as_line() for call in [*calls, replace(entry(EVE, ended=False), service="a live run")]))
-    Database(address).write(calls[0])
-    async with writing(address):
-        await until_kept(address, {ANN: KILLED, BOB: HUNG_UP, EVE: None})
+def test_half_a_line_is_lost_with_an_error_and_nothing_else_is(file: Address, caplog: pytest.LogCaptureFixture) -> None:
+    left_behind(file, entry(ANN).as_line(), "{}", '{"call_sid": "CAe', entry(BOB).as_line())
+    writer = opened(file)
+    for now in (0.0, 1.0):
+        writer.deliver(now, NOON)
+    writer.finish(2.0, NOON)
+    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
+    assert writer.lost == len([one for one in caplog.records if one.levelno == logging.ERROR]) == 2
 
 
-async def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next_start(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    make_tables(address)
-    Database(address).write(replace(entry(ANN, ended=False), service=left_behind(address)))
-    with locked(address):
-        async with writing(address):
-            pass
-    assert await kept(address) == {ANN: None}
-    async with writing(address):
-        await until_kept(address, {ANN: KILLED})
+def test_a_killed_runs_records_are_written_and_its_open_calls_closed(address: Address) -> None:
+    Database(address).migrate()
+    run = left_behind(address)
+    on = replace(entry(ANN, ended=False), service=run)
+    path = address.spool_folder / f"{run}.spool"
+    others = replace(entry(EVE, ended=False), service="a live run")
+    path.write_text("".join(f"{one.as_line()}\n" for one in (on, replace(entry(BOB), service=run), others)))
+    Database(address).write(on)
+    opened(address).finish(0.0, NOON)
+    assert stored(address) == {ANN: KILLED, BOB: HUNG_UP, EVE: None}
+    assert on_disk(address) == []
 
 
-async def test_a_server_that_hangs_holds_up_no_stop_and_nothing_is_lost(
-    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A database that hangs in the middle of a question: another one holds the table."""
-    monkeypatch.setattr("app.telemetry.call_log.writer.STOP_WITHIN_S", 0.5)
-    address = find_address(read_settings(database_url=server.new_database(), cache_dir=tmp_path))
-    assert address
-    make_tables(address)
-    with psycopg.connect(address.conninfo) as other:
-        other.execute("LOCK TABLE calls")
-        async with writing(address) as writer:
-            writer.keep(call_record(ANN), Slot(0))
-    assert any(ANN in path.read_text() for path in address.spool_folder.iterdir())
-    async with writing(address):
-        await until_kept(address, {ANN: HUNG_UP})
+def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next_start(file: Address) -> None:
+    Database(file).write(replace(entry(ANN, ended=False), service=left_behind(file)))
+    with locked(file):
+        opened(file).finish(0.0, NOON)
+    assert stored(file) == {ANN: None}
+    opened(file).finish(0.0, NOON)
+    assert stored(file) == {ANN: KILLED}
 
 
-async def test_records_that_nobody_takes_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = CallLogWriter(file_address(tmp_path), "AC1", "loopback")
-    for number in range(INBOX_RECORDS + 1):
-        writer.keep(call_record(CallSid(f"CA{number}")), Slot(0))
-    assert [one.levelno for one in caplog.records] == [logging.ERROR]
-    assert (getattr(caplog.records[0], "call_sid", ""), writer.lost) == (f"CA{INBOX_RECORDS}", 1)
-
-
-async def test_a_record_that_cannot_be_made_costs_no_other(address: Address) -> None:
+def test_a_record_that_cannot_be_made_costs_no_other(file: Address) -> None:
     broken = call_record(ANN)
     broken.latencies_s.append("no number")  # type: ignore[arg-type]
+    writer = opened(file)
+    writer.keep(broken, Slot(0))
+    keep(writer, BOB)
+    writer.finish(0.0, NOON)
+    assert (stored(file), writer.lost) == ({BOB: HUNG_UP}, 1)
+
+
+def test_old_calls_are_deleted_if_there_is_a_limit(file: Address) -> None:
+    for number, call_sid in enumerate((ANN, BOB, EVE)):
+        Database(file).write(entry(call_sid, at=NOON + timedelta(days=number)))
+    for days, left in ((0, {ANN, BOB, EVE}), (1, {BOB, EVE})):
+        opened(file, days=days).finish(0.0, NOON + timedelta(days=1, hours=1))
+        assert set(stored(file)) == left
+
+
+def test_a_place_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        CallLogWriter(file_address(tmp_path / "file"), "AC1", "loopback").start()
+
+
+@contextlib.asynccontextmanager
+async def writing(address: Address) -> AsyncIterator[CallLogWriter]:
+    """A writer with its thread, which asks a database that is away again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.telemetry.call_log.writer.RETRY_S", 0.05)
+        writer = CallLogWriter(address, "AC1", "synthetic:script")
+        writer.start()
+        try:
+            yield writer
+        finally:
+            await writer.stop()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - a thread gives no sign
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def until_stored(address: Address, calls: dict[str, str | None]) -> None:
+    def is_stored() -> bool:
+        with contextlib.suppress(CallLogError):  # no tables yet
+            return stored(address) == calls
+        return False
+
+    await until(is_stored)
+
+
+async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:
     async with writing(address) as writer:
-        writer.keep(broken, Slot(0))
-        writer.keep(call_record(BOB), Slot(0))
-    assert await kept(address) == {BOB: HUNG_UP}
-    assert writer.lost == 1
+        writer.keep(call_record(ended=False), Slot(3))
+        await until_stored(address, {ANN: None})
+        writer.keep(call_record(), Slot(3))
+    assert stored(address) == {ANN: HUNG_UP}
+    call = Database(address).find(ANN)
+    assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
+    assert "".join(piece.text for piece in call.transcript) == "Hello."
+    assert list(address.spool_folder.iterdir()) == []
 
 
-async def test_old_calls_are_deleted_when_the_service_starts(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    database = Database(address)
-    database.migrate()
-    for call_sid, age in ((ANN, 31), (BOB, 29)):
-        database.write(entry(call_sid, at=datetime.now(UTC) - timedelta(days=age)))
-    async with writing(address, days=30):
-        await until_kept(address, {BOB: HUNG_UP})
-
-
-async def test_without_a_limit_calls_stay_for_ever(tmp_path: Path) -> None:
-    address = file_address(tmp_path)
-    database = Database(address)
-    database.migrate()
-    database.write(entry(ANN, at=NOON - timedelta(days=9_999)))
+async def test_a_record_is_stored_as_it_was_when_it_was_handed_over_with_the_time_of_the_wall(tmp_path: Path) -> None:
+    address, tick = file_address(tmp_path), timedelta(milliseconds=20)
     async with writing(address) as writer:
-        writer.keep(call_record(BOB), Slot(0))
-    assert await kept(address) == {ANN: HUNG_UP, BOB: HUNG_UP}
+        before = datetime.now(UTC)
+        record = CallRecord(ANN, asyncio.get_running_loop().time(), text=[(0.0, "Hello.")])
+        writer.keep(record, Slot(0))
+        after = datetime.now(UTC)
+        record.text.clear()
+    call = Database(address).find(ANN)
+    assert len(call.transcript) == 1
+    assert before - tick <= call.reserved_at <= after + tick
 
 
-def delete(address: Address) -> None:
+def remove(address: Address) -> None:
     for suffix in ("", "-wal", "-shm"):
         Path(f"{address.file}{suffix}").unlink(missing_ok=True)
 
@@ -272,15 +301,45 @@ def delete(address: Address) -> None:
 async def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
     address = file_address(tmp_path)
     async with writing(address) as writer:
-        writer.keep(call_record(ANN), Slot(0))
-        await until_kept(address, {ANN: HUNG_UP})
-        delete(address)
-        writer.keep(call_record(BOB), Slot(0))
-        await until_kept(address, {BOB: HUNG_UP})
+        keep(writer, ANN)
+        await until_stored(address, {ANN: HUNG_UP})
+        remove(address)
+        keep(writer, BOB)
+        await until_stored(address, {BOB: HUNG_UP})
 
 
-async def test_a_place_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    writer = CallLogWriter(file_address(tmp_path / "file"), "AC1", "loopback")
-    with pytest.raises(SettingsError, match="DATABASE_URL"):
-        writer.start()
+def server_address(server: PostgresServer, folder: Path) -> Address:
+    address = find_address(read_settings(database_url=server.new_database(), cache_dir=folder))
+    assert address
+    return address
+
+
+@pytest.mark.slow
+async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
+    address = server_address(server, tmp_path)
+    async with writing(address) as writer:
+        keep(writer, ANN)
+        await until_stored(address, {ANN: HUNG_UP})
+        server.stop()
+        keep(writer, BOB, EVE)
+        await until(lambda: writer.is_away)
+        server.start()
+        await until(lambda: not (writer.is_away or writer.waiting))
+    assert stored(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
+
+
+@pytest.mark.slow
+async def test_a_server_that_hangs_delays_no_stop_and_nothing_is_lost(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another connection holds the table, so that the thread hangs in the middle of a statement."""
+    monkeypatch.setattr("app.telemetry.call_log.writer.STOP_LIMIT_S", 0.5)
+    address = server_address(server, tmp_path)
+    Database(address).migrate()
+    with psycopg.connect(address.conninfo) as other:
+        other.execute("LOCK TABLE calls")
+        async with writing(address) as writer:
+            keep(writer, ANN)
+        assert any(ANN in line for line in on_disk(address))
+    async with writing(address):
+        await until_stored(address, {ANN: HUNG_UP})

@@ -68,7 +68,7 @@ async def test_a_frame_is_timed_from_the_app_through_each_stage_and_back() -> No
     assert found["wait_seconds_sum{step}"] == pytest.approx(0.04, abs=1e-6)
     assert found["wait_seconds_sum{decode}"] == pytest.approx(0.04, abs=1e-6)
     assert found["wait_seconds_count{encode}"] == found["wait_seconds_count{app}"] == found["frame_seconds_count"] == 1
-    assert found["lead_seconds_count"] == 1
+    assert found["playout_buffer_seconds_count"] == 1
     assert found["frames_out_total"] == 1
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.telemetry.metrics.families import counters, gauge, histogram, histograms, info, texts
+from app.telemetry.metrics.families import counter, gauge, histogram, info, texts
 from workers.histogram import Histogram
 
 
@@ -31,19 +31,13 @@ def test_a_bucket_counts_what_is_below_it_as_well(values: list[float]) -> None:
 
 
 def test_each_label_has_its_own_samples_and_a_counter_ends_in_total() -> None:
-    page = b"".join(
-        texts(
-            [
-                gauge("free_slots", "Free.", 3),
-                counters("refusals", "RefusalReason.", "reason", {"unsigned": 2, "no_token": 1}),
-                histograms(
-                    "stage_seconds", "Stages.", "stage", {"encode": Histogram((1.0,)), "step": Histogram((1.0,))}
-                ),
-                info("build_info", "What runs.", {"version": "1", "engine": 'with "quotes"'}),
-            ]
-        )
+    families = (
+        gauge("free_slots", "Free.", 3),
+        counter("refusals", "Refused.", {"unsigned": 2, "no_token": 1}, "reason"),
+        histogram("stage_seconds", "Stages.", {"encode": Histogram((1.0,)), "step": Histogram((1.0,))}, "stage"),
+        info("build_info", "What runs.", {"version": "1", "engine": 'with "quotes"'}),
     )
-    found = samples(page)
+    found = samples(b"".join(texts(families)))
     assert found["moshi_bridge_free_slots", ()] == 3
     assert found["moshi_bridge_refusals_total", (("reason", "no_token"),)] == 1
     assert found["moshi_bridge_stage_seconds_bucket", (("le", "1.0"), ("stage", "step"))] == 0

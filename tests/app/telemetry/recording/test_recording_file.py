@@ -15,7 +15,7 @@ from app.telemetry.recording.timeline import Piece, Side
 
 
 def read(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    """Read a tape as libsndfile does."""
+    """Read a file as libsndfile does."""
     samples, rate_hz = soundfile.read(path, dtype="int16", always_2d=True)
     assert rate_hz == 8_000
     return np.asarray(samples, np.int16)
@@ -38,38 +38,38 @@ def test_it_can_be_played_after_every_write_and_holds_what_was_written_last(
 ) -> None:
     path = tmp_path / "call.wav"
     path.unlink(missing_ok=True)
-    tape, line = RecordingFile(path), np.full((4_000, 2), mulaw.SILENCE, np.uint8)
+    file, line = RecordingFile(path), np.full((4_000, 2), mulaw.SILENCE, np.uint8)
     end = 0
     for pieces in turns:
-        tape.write(pieces)
+        file.write(pieces)
         for piece in pieces:
             line[piece.begin : piece.end, piece.side] = np.frombuffer(piece.payload, np.uint8)
             end = max(end, piece.end)
         wanted = np.stack([mulaw.decode(line[:end, side].tobytes()) for side in Side], axis=1)
         assert np.array_equal(read(path), wanted)
-    tape.close()
+    file.close()
 
 
 @pytest.mark.parametrize("length", [100, 200, 900])
-def test_its_end_is_where_the_call_ended(tmp_path: Path, length: int) -> None:
-    tape = RecordingFile(tmp_path / "call.wav")
-    tape.write([Piece(Side.MOSHI, 0, b"\x10" * 200)])
-    tape.end(length)
-    tape.close()
+def test_a_recording_ends_where_the_call_ended(tmp_path: Path, length: int) -> None:
+    file = RecordingFile(tmp_path / "call.wav")
+    file.write([Piece(Side.MOSHI, 0, b"\x10" * 200)])
+    file.end(length)
+    file.close()
     sound = read(tmp_path / "call.wav")
     assert len(sound) == length
     assert np.count_nonzero(sound[:, Side.MOSHI]) == min(length, 200)
     assert (tmp_path / "call.wav").stat().st_size == len(wav_header(0)) + 2 * length
 
 
-def test_nobody_else_may_read_it_and_it_is_held_while_it_is_written(tmp_path: Path) -> None:
+def test_nobody_else_may_read_it_and_it_is_locked_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "call.wav"
-    tape = RecordingFile(path)
+    file = RecordingFile(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     descriptor = os.open(path, os.O_RDWR)
     with pytest.raises(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    tape.close()
+    file.close()
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
 

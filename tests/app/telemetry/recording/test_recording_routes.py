@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
+from app.telemetry.recording.flac import encode_flac
 from app.telemetry.recording.recording_file import RecordingFile, wav_header
-from app.telemetry.recording.sound import finish
 from app.telemetry.recording.timeline import Piece, Side
 
 SID = "CA" + "a" * 32
@@ -28,15 +28,15 @@ async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterat
         yield http
 
 
-def tape_of(folder: Path) -> RecordingFile:
-    tape = RecordingFile(folder / NAME)
-    tape.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
-    return tape
+def file_of(folder: Path) -> RecordingFile:
+    file = RecordingFile(folder / NAME)
+    file.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
+    return file
 
 
 async def test_a_browser_may_ask_for_any_part_of_a_finished_recording(tmp_path: Path) -> None:
-    tape_of(tmp_path).close()
-    flac = finish(tmp_path / NAME)
+    file_of(tmp_path).close()
+    flac = encode_flac(tmp_path / NAME)
     assert flac
     content = flac.read_bytes()
     async with asking(tmp_path) as http:
@@ -45,41 +45,41 @@ async def test_a_browser_may_ask_for_any_part_of_a_finished_recording(tmp_path: 
         part = await http.get(f"/api/calls/{SID}/recording", headers={"Range": "bytes=10-19"})
         assert (part.status_code, part.content) == (206, content[10:20])
         assert part.headers["content-range"] == f"bytes 10-19/{len(content)}"
-        outline = (await http.get(f"/api/calls/{SID}/waveform?buckets=4")).json()
-    assert (outline["call_sid"], outline["live"], outline["seconds"]) == (SID, False, 2.0)
-    assert outline["caller"] == {"min": [0.0] * 4, "max": [0.0] * 4}
-    assert outline["moshi"]["min"] == outline["moshi"]["max"]
+        waveform = (await http.get(f"/api/calls/{SID}/waveform?buckets=4")).json()
+    assert (waveform["call_sid"], waveform["live"], waveform["seconds"]) == (SID, False, 2.0)
+    assert waveform["caller"] == {"min": [0.0] * 4, "max": [0.0] * 4}
+    assert waveform["moshi"]["min"] == waveform["moshi"]["max"]
 
 
 async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Path) -> None:
-    tape = tape_of(tmp_path)
+    file = file_of(tmp_path)
     async with asking(tmp_path) as http:
         sound = await http.get(f"/api/calls/{SID}/recording")
         assert (await http.get(f"/api/calls/{SID}/waveform")).json()["live"] is True
-    tape.close()
+    file.close()
     assert (sound.status_code, sound.headers["content-type"]) == (200, "audio/wav")
     assert sound.content == wav_header(16_000) + bytes([0xFF, 0x10]) * 16_000
 
 
 async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Path) -> None:
-    tape_of(tmp_path).close()
+    file_of(tmp_path).close()
     later = f"20260102T120001Z-{SID}"
-    tape = RecordingFile(tmp_path / f"{later}.wav")
-    tape.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
-    tape.close()
+    file = RecordingFile(tmp_path / f"{later}.wav")
+    file.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
+    file.close()
     seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
     async with asking(tmp_path) as http:
         for name, length_s in seconds.items():
-            outline = await http.get(f"/api/calls/{SID}/waveform", params={"name": name})
+            waveform = await http.get(f"/api/calls/{SID}/waveform", params={"name": name})
             sound = await http.get(f"/api/calls/{SID}/recording", params={"name": name})
-            assert outline.json()["seconds"] == length_s
+            assert waveform.json()["seconds"] == length_s
             assert len(sound.content) == len(wav_header(0)) + 2 * length_s * 8_000
         assert (await http.get(f"/api/calls/{SID}/recording?name=other")).status_code == 404
 
 
 @pytest.mark.parametrize("route", ["recording", "waveform"])
 async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route: str) -> None:
-    tape_of(tmp_path).close()
+    file_of(tmp_path).close()
     async with asking(tmp_path, "203.0.113.5") as http:
         assert (await http.get(f"/api/calls/{SID}/{route}")).status_code == 403
         assert (await http.get(f"/api/calls/nobody/{route}")).status_code == 403
@@ -90,7 +90,7 @@ async def test_nobody_but_operators_hears_or_sees_anything(tmp_path: Path, route
 async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, route: str, sid: str) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
-    tape_of(folder).close()
+    file_of(folder).close()
     (tmp_path / "secret.flac").write_text("secret")
     async with asking(folder) as http:
         assert (await http.get(f"/api/calls/{sid}/{route}")).status_code == 404
@@ -99,8 +99,8 @@ async def test_what_is_no_sid_of_a_recorded_call_finds_nothing(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("buckets", ["0", "-1", str(MAX_BUCKETS + 1), "many", ""])
-async def test_an_outline_that_nobody_can_draw_is_refused(tmp_path: Path, buckets: str) -> None:
-    tape_of(tmp_path).close()
+async def test_a_waveform_that_nobody_can_draw_is_refused(tmp_path: Path, buckets: str) -> None:
+    file_of(tmp_path).close()
     async with asking(tmp_path) as http:
         assert (await http.get(f"/api/calls/{SID}/waveform?buckets={buckets}")).status_code == 422
 

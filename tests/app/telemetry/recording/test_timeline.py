@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.telemetry.recording.timeline import TRUE_SAMPLES, Piece, Side, Timeline, joined
+from app.telemetry.recording.timeline import TOLERANCE, Piece, Side, Timeline, joined
 
 ZERO_S = 1_000.0
 PACKET = 160
@@ -22,10 +22,10 @@ def at(samples: float) -> float:
 
 def hear(timeline: Timeline, number: int, late: int = 0) -> list[Piece]:
     """Let packet `number` come so many samples after its last one was spoken."""
-    return timeline.hear(number * PACKET, at((number + 1) * PACKET + late), sound(number))
+    return timeline.place_inbound(number * PACKET, at((number + 1) * PACKET + late), sound(number))
 
 
-def test_the_caller_is_where_he_spoke() -> None:
+def test_the_caller_is_where_they_spoke() -> None:
     timeline = Timeline(ZERO_S)
     for number in range(100):
         assert hear(timeline, number) == [Piece(Side.CALLER, number * PACKET, sound(number))]
@@ -49,7 +49,9 @@ def test_timestamps_that_are_rounded_make_no_seams() -> None:
     pieces = [
         piece
         for number in range(500)
-        for piece in timeline.hear(number * PACKET + number % 7, at((number + 1) * PACKET + number % 3), sound(number))
+        for piece in timeline.place_inbound(
+            number * PACKET + number % 7, at((number + 1) * PACKET + number % 3), sound(number)
+        )
     ]
     assert all(before.end == after.begin for before, after in itertools.pairwise(pieces))
 
@@ -68,44 +70,44 @@ def test_a_line_that_has_become_slower_is_believed_after_a_while() -> None:
     assert ends[-1] == 600 * PACKET + 800
 
 
-def test_moshi_is_where_he_is_heard() -> None:
+def test_moshi_is_where_it_is_heard() -> None:
     timeline = Timeline(ZERO_S)
-    assert timeline.say(sound(1), at(2_000)) == [Piece(Side.MOSHI, 2_000, sound(1))]
-    assert timeline.say(sound(2), at(2_000 + PACKET)) == [Piece(Side.MOSHI, 2_000 + PACKET, sound(2))]
+    assert timeline.place_outbound(sound(1), at(2_000)) == [Piece(Side.MOSHI, 2_000, sound(1))]
+    assert timeline.place_outbound(sound(2), at(2_000 + PACKET)) == [Piece(Side.MOSHI, 2_000 + PACKET, sound(2))]
 
 
 def test_a_gap_that_the_caller_hears_is_on_the_recording() -> None:
     timeline = Timeline(ZERO_S)
-    timeline.say(sound(1), at(0))
-    assert timeline.say(sound(2), at(PACKET + 100))[0].begin == PACKET + 100
+    timeline.place_outbound(sound(1), at(0))
+    assert timeline.place_outbound(sound(2), at(PACKET + 100))[0].begin == PACKET + 100
 
 
-def test_an_estimate_that_sways_makes_no_seams() -> None:
+def test_an_estimate_that_varies_a_little_makes_no_seams() -> None:
     timeline = Timeline(ZERO_S)
-    timeline.say(sound(1), at(0))
+    timeline.place_outbound(sound(1), at(0))
     for number in range(1, 50):
-        (piece,) = timeline.say(sound(number), at(number * PACKET + (-1) ** number * TRUE_SAMPLES))
+        (piece,) = timeline.place_outbound(sound(number), at(number * PACKET + (-1) ** number * TOLERANCE))
         assert (piece.begin, piece.payload) == (number * PACKET, sound(number))
 
 
 def test_what_turns_out_to_be_heard_earlier_loses_its_beginning() -> None:
     timeline = Timeline(ZERO_S)
-    timeline.say(sound(1), at(50))
-    assert timeline.say(sound(2), at(PACKET)) == [Piece(Side.MOSHI, PACKET + 50, sound(2)[50:])]
+    timeline.place_outbound(sound(1), at(50))
+    assert timeline.place_outbound(sound(2), at(PACKET)) == [Piece(Side.MOSHI, PACKET + 50, sound(2)[50:])]
 
 
 def test_no_piece_of_moshis_is_lost_however_wrong_the_estimate_was() -> None:
     timeline = Timeline(ZERO_S)
-    timeline.say(sound(1, 8_000), at(0))
-    pieces = [timeline.say(sound(number), at(number)) for number in range(20)]
+    timeline.place_outbound(sound(1, 8_000), at(0))
+    pieces = [timeline.place_outbound(sound(number), at(number)) for number in range(20)]
     assert all(len(piece.payload) >= PACKET // 2 for (piece,) in pieces)
 
 
 def test_what_is_cleared_before_it_is_heard_becomes_silence() -> None:
     timeline = Timeline(ZERO_S)
-    timeline.say(sound(1, 1_000), at(0))
+    timeline.place_outbound(sound(1, 1_000), at(0))
     assert timeline.clear(at(300)) == [Piece(Side.MOSHI, 300, QUIET * 700)]
-    assert timeline.say(sound(2), at(310))[0].begin == 310
+    assert timeline.place_outbound(sound(2), at(310))[0].begin == 310
     assert timeline.clear(at(9_000)) == []
 
 
@@ -120,16 +122,16 @@ def play(happened: list[tuple[str, int, float, int]]) -> Iterator[tuple[str, Pie
     for what, begin, moment_s, length in happened:
         match what:
             case "hear":
-                pieces = timeline.hear(begin, moment_s, bytes(length))
+                pieces = timeline.place_inbound(begin, moment_s, bytes(length))
             case "say":
-                pieces = timeline.say(bytes(length), moment_s)
+                pieces = timeline.place_outbound(bytes(length), moment_s)
             case _:
                 pieces = timeline.clear(moment_s)
         yield from ((what, piece) for piece in pieces)
 
 
 @given(st.lists(heard | said | cleared))
-def test_whatever_happens_no_place_is_given_out_twice_but_what_was_cleared(
+def test_no_place_is_given_out_twice_except_what_was_cleared(
     happened: list[tuple[str, int, float, int]],
 ) -> None:
     ends = dict.fromkeys(Side, 0)
@@ -146,12 +148,12 @@ def test_whatever_happens_no_place_is_given_out_twice_but_what_was_cleared(
 
 
 @given(st.lists(said | heard))
-def test_however_it_comes_nothing_lies_later_than_it_came_or_was_heard(
+def test_nothing_lies_later_than_it_came_or_was_heard(
     happened: list[tuple[str, int, float, int]],
 ) -> None:
     """So that nobody can make a recording longer than the call."""
     for what, piece in play(happened):
-        latest = 20 * 8_000 + TRUE_SAMPLES + sum(length for kind, _, _, length in happened if kind == what)
+        latest = 20 * 8_000 + TOLERANCE + sum(length for kind, _, _, length in happened if kind == what)
         assert piece.end <= latest
 
 

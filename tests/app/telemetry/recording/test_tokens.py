@@ -26,7 +26,7 @@ def log_of(path: Path, steps: list[tuple[int, bytes]]) -> TokenLog:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.lists(st.lists(st.integers(0, 2_047), min_size=17, max_size=17), max_size=20))
+@given(st.lists(st.lists(st.integers(0, 2_047), min_size=17, max_size=17), min_size=1, max_size=20))
 def test_what_is_written_is_read_back(tmp_path: Path, steps: list[list[int]]) -> None:
     path = tmp_path / "a.tokens"
     log_of(path, [(seq, np.array(step, "<i2").tobytes()) for seq, step in enumerate(steps)]).close()
@@ -66,5 +66,6 @@ def test_nobody_else_may_read_it_and_nothing_is_written_over(tmp_path: Path) -> 
     log_of(path, [(0, record(1))]).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     second = TokenLog(path, HEADER)
+    second.add(0, record(2))
     with pytest.raises(FileExistsError):
         second.write()

@@ -1,5 +1,6 @@
-"""`moshi-bridge render CALL`: a call made again at 24 kHz from its tokens; the codec runs in a process of its own."""
+"""`moshi-bridge render CALL`: a call at 24 kHz, made from its tokens; the codec runs in a process of its own."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -9,25 +10,25 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from app.config import CodecKind, Settings
-from app.telemetry.recording.sound import SoundError, SoundWriter
 from app.telemetry.recording.store import TOKENS, RecordingStore
-from app.telemetry.recording.tokens import TokenHeader, TokenLogError, read_tokens
+from app.telemetry.recording.tokens import TokenLogError, read_tokens
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 EXIT_NOT_FOUND = 1
 EXIT_WRONG = 2
 FORMATS = (".flac", ".wav")
 FRAME_BYTES = 2 * 4 * FRAME_SAMPLES
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
 class NotRendered(Exception):
-    """The call cannot be made again; the message is one line."""
+    """The call cannot be rendered; the message is one line."""
 
 
 def render_call(settings: Settings, call: str, output: Path | None, checkpoint: str | None) -> int:
@@ -41,12 +42,8 @@ def render_call(settings: Settings, call: str, output: Path | None, checkpoint: 
         target = output or Path(f"{tokens.stem}.24k.flac")
         if target.suffix not in FORMATS:
             raise NotRendered(f"{target}: name a file that ends in {' or '.join(FORMATS)}")
-        try:
-            _render(settings, checkpoint or header.checkpoint, header, records, target)
-        except NotRendered:
-            target.unlink(missing_ok=True)
-            raise
-    except (NotRendered, TokenLogError, SoundError, OSError) as error:
+        _render(settings, checkpoint or header.checkpoint, header.call_sid, records, target)
+    except (NotRendered, TokenLogError, soundfile.SoundFileError, OSError) as error:
         print(f"moshi-bridge: {error}", file=sys.stderr)
         return EXIT_NOT_FOUND if isinstance(error, NotRendered) else EXIT_WRONG
     print(target)
@@ -64,33 +61,37 @@ def find_tokens(settings: Settings, call: str) -> Path:
     if not found:
         raise NotRendered(f"no token log in {settings.recordings} is of a call whose SID is or ends with {call}")
     if len(found) > 1:
-        raise NotRendered(f"more than one recording: {', '.join(found[:MOST_NAMED])}; give one of these names")
+        raise NotRendered(f"more than one recording: {', '.join(found[:MAX_NAMED])}; give one of these names")
     return store.path(f"{found[0]}{TOKENS}")
 
 
-def _render(settings: Settings, checkpoint: str, header: TokenHeader, records: NDArray[np.int16], target: Path) -> None:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as bars, _codec(settings, checkpoint, records) as sound:
-        task = bars.add_task(f"rendering {header.call_sid}", total=len(records))
-        writer = SoundWriter(target, SAMPLE_RATE_HZ, channels=2)
-        try:
-            while len(frame := sound.read(FRAME_BYTES)) == FRAME_BYTES:
-                writer.write(np.frombuffer(frame, np.float32).reshape(-1, 2))
+def _render(settings: Settings, checkpoint: str, call_sid: str, records: NDArray[np.int16], target: Path) -> None:
+    os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    try:
+        with (
+            Progress(console=Console(stderr=True), transient=True) as bars,
+            _codec(settings, checkpoint, records) as audio,
+            soundfile.SoundFile(target, "w", SAMPLE_RATE_HZ, 2, "PCM_16") as sink,
+        ):
+            task = bars.add_task(f"rendering {call_sid}", total=len(records))
+            while len(frame := audio.read(FRAME_BYTES)) == FRAME_BYTES:
+                sink.write(np.frombuffer(frame, np.float32).reshape(-1, 2))
                 bars.advance(task)
-        finally:
-            writer.close()
+    except NotRendered:
+        target.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def _codec(settings: Settings, checkpoint: str, records: NDArray[np.int16]) -> Iterator[IO[bytes]]:
-    """Run the codec on these records; give what it writes. Raises NotRendered if it fails, which it has told."""
+    """Run the codec on these records; yield its output, float32 (samples, 2). Raises NotRendered if it fails."""
     codec = settings.codec if settings.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
     quantize = ["--quantize", str(settings.quantize_bits)] if settings.quantize_bits else []
-    place = ["--cache", str(settings.cache), "--codec", codec, *quantize]
+    options = ["--cache", str(settings.cache), "--codec", codec, *quantize]
     with tempfile.TemporaryFile() as steps:
         steps.write(records.astype("<i2").tobytes())
         steps.seek(0)
-        command = [sys.executable, "-m", "workers.codec.render", checkpoint, *place]
+        command = [sys.executable, "-m", "workers.codec.render", checkpoint, *options]
         with subprocess.Popen(command, stdin=steps, stdout=subprocess.PIPE) as process:
             assert process.stdout
             try:
@@ -100,4 +101,4 @@ def _codec(settings: Settings, checkpoint: str, records: NDArray[np.int16]) -> I
                     process.kill()
                 raise
     if process.returncode:
-        raise NotRendered(f"{checkpoint} cannot make the call again")
+        raise NotRendered(f"{checkpoint} cannot render the call")

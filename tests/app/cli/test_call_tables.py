@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from app.telemetry.call_log.entry import StreamEntry
-from app.telemetry.call_log.tables import call_json, call_page, calls_table, clock_of, spoken_lines, whole_call_json
+from app.cli.call_tables import call_page, calls_table, clock_of, spoken_lines
+from app.telemetry.call_log.entry import StreamEntry, TranscriptPiece
 from tests.app.telemetry.call_log.records import ANN, BOB, entry, outbound
 
 TERMINAL = 80
@@ -49,7 +49,7 @@ def test_the_page_of_a_call_tells_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "show", [calls_table, lambda calls: call_page(calls[0]), lambda calls: whole_call_json(calls[0])]
+    "show", [calls_table, lambda calls: call_page(calls[0]), lambda calls: calls[0].as_json(whole=True)]
 )
 @pytest.mark.parametrize("number", ["caller", "called"])
 def test_no_number_is_shown_in_full(show: object, number: str) -> None:
@@ -59,12 +59,12 @@ def test_no_number_is_shown_in_full(show: object, number: str) -> None:
 
 
 def test_nothing_that_was_said_is_taken_for_markup() -> None:
-    assert "[bold]" in shown(call_page(replace(entry(), pieces=[(1.0, "[bold]")])))
+    assert "[bold]" in shown(call_page(replace(entry(), transcript=[TranscriptPiece(1.0, "[bold]")])))
 
 
 def test_what_was_said_without_a_pause_is_one_line() -> None:
-    said = [(1.0, " Good"), (1.4, " mor"), (2.3, "ning."), (3.3, " How"), (3.5, " are you?")]
-    assert list(spoken_lines(said)) == [(1.0, "Good morning."), (3.3, "How are you?")]
+    said = [TranscriptPiece(*piece) for piece in ((1.0, " Good"), (1.4, " mor"), (2.3, "ning."), (3.3, " How"))]
+    assert list(spoken_lines(said)) == [(1.0, "Good morning."), (3.3, "How")]
     assert list(spoken_lines([])) == []
 
 
@@ -77,16 +77,16 @@ def test_a_length_reads_as_minutes_and_seconds(seconds: float, text: str) -> Non
 
 def test_json_has_times_in_utc_and_the_transcript() -> None:
     call = entry()
-    assert call_json(call)["reserved_at"] == "2026-01-02T12:00:00+00:00"
-    assert whole_call_json(call)["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
-    assert whole_call_json(call)["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}
+    assert call.as_json()["reserved_at"] == "2026-01-02T12:00:00+00:00"
+    assert call.as_json(whole=True)["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
+    assert call.as_json(whole=True)["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}
 
 
 def test_the_streams_of_a_call_that_came_back_are_shown_and_are_in_the_json() -> None:
     kept = entry()
     assert kept.ended_at
     first = StreamEntry(1, kept.reserved_at, None, None, kept.ended_at, "the socket was lost", "", "one", "")
-    second = replace(first, number=2, reserved_at=kept.ended_at, end_reason="time limit", recording="", ended_at=None)
+    second = first._replace(number=2, reserved_at=kept.ended_at, end_reason="time limit", recording="", ended_at=None)
     call = replace(kept, streams=[first, second])
     page = shown(call_page(call))
     for fact in (
@@ -94,5 +94,5 @@ def test_the_streams_of_a_call_that_came_back_are_shown_and_are_in_the_json() ->
         "reserved at 0:31.0, time limit, no recording",
     ):
         assert fact in page
-    assert whole_call_json(call)["streams"][1]["reserved_at"] == "2026-01-02T12:00:31+00:00"
-    assert whole_call_json(call)["streams"][1]["ended_at"] is None
+    assert call.as_json(whole=True)["streams"][1]["reserved_at"] == "2026-01-02T12:00:31+00:00"
+    assert call.as_json(whole=True)["streams"][1]["ended_at"] is None

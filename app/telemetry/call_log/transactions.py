@@ -1,14 +1,12 @@
 """Connections to the call log's database, each with one transaction; every failure is a CallLogError."""
 
 import contextlib
-import os
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -19,8 +17,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from app.telemetry.call_log.address import Address
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-LOCKED_FOR_S = 2.0
-"""How long a SQLite file may be locked by somebody else."""
+SQLITE_LOCK_S = 2.0
+"""How long a SQLite file may be locked by another process."""
 
 
 class CallLogError(Exception):
@@ -28,37 +26,47 @@ class CallLogError(Exception):
 
 
 class RecordRefused(CallLogError):
-    """The database is there, but takes no values like these."""
+    """The database is there, but does not accept these values."""
 
 
 class Transactions:
-    """Opens a connection for each transaction."""
+    """Opens a connection for each transaction: calls are rare, and a connection that is not kept cannot go stale."""
 
     def __init__(self, address: Address) -> None:
         self._is_file = address.file is not None
         self._engine = _sqlite(address.file) if address.file else _postgresql(address.conninfo)
 
     @contextlib.contextmanager
-    def begin(self, within_s: float, writes: bool = False, checks: bool = True) -> Iterator[Connection]:
-        """Begin one that a server may take so long for; without `checks` SQLite does not check foreign keys."""
+    def begin(self, limit_s: float, writes: bool = False, checks: bool = True) -> Iterator[Connection]:
+        """Begin one whose statements a server may take so long for; without `checks` SQLite ignores foreign keys."""
         with one_error(), self._engine.connect() as connection:
             if self._is_file and not checks:
                 connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
             connection.execution_options(writes=writes)
-            limit = contextlib.nullcontext() if self._is_file else _time_limit(connection, within_s)
-            with limit, connection.begin():
+            with connection.begin():
+                if not self._is_file:
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}")
                 yield connection
+
+    def migrate(self, limit_s: float, revision: str = "head") -> None:
+        """Bring the tables to a revision of the migrations."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("path_separator", "os")
+        with self.begin(limit_s, writes=True, checks=False) as connection:
+            config.attributes["connection"] = connection
+            (command.upgrade if revision == "head" else command.downgrade)(config, revision)
 
 
 def _sqlite(file: Path) -> Engine:
-    """Return an engine that says itself when a transaction begins; one that writes takes the lock at its beginning."""
+    """Return an engine that begins transactions itself; one that writes takes the lock at its beginning."""
     url = URL.create("sqlite", database=str(file))
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": LOCKED_FOR_S})
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": SQLITE_LOCK_S})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
-        for pragma in ("foreign_keys = ON", "journal_mode = WAL"):  # who reads keeps nobody from writing
+        for pragma in ("foreign_keys = ON", "journal_mode = WAL"):  # readers do not block a writer
             connection.cursor().execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -69,27 +77,12 @@ def _sqlite(file: Path) -> Engine:
 
 
 def _postgresql(conninfo: str) -> Engine:
-    """Return an engine whose connections libpq opens. Nothing is prepared: a pooler on the way may not know it."""
+    """Return an engine whose connections libpq opens. Nothing is prepared: a pooler on the way may not support it."""
 
     def connect() -> "psycopg.Connection[Any]":
         return psycopg.connect(conninfo, prepare_threshold=None)
 
     return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
-
-
-@contextlib.contextmanager
-def _time_limit(connection: Connection, within_s: float) -> Iterator[None]:
-    """Cut a connection whose server takes longer; what waits for it raises an error."""
-    descriptor = os.dup(connection.connection.fileno())
-    with socket.socket(fileno=descriptor) as ours:
-        timer = threading.Timer(within_s, ours.shutdown, (socket.SHUT_RDWR,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
 
 
 @contextlib.contextmanager
@@ -100,15 +93,6 @@ def one_error() -> Iterator[None]:
     except (SQLAlchemyError, psycopg.Error, CommandError, OSError) as error:
         kind = RecordRefused if isinstance(error, DataError) else CallLogError
         raise kind(in_short(error)) from error
-
-
-def migrations(connection: Connection) -> Config:
-    """Return what alembic's commands take to change the tables behind a connection."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
 
 
 def in_short(error: Exception) -> str:
