@@ -1,4 +1,4 @@
-"""Logging: one line a fact, `call_sid` on every line of a call, no phone number in full.
+"""Logging: one line an event, `call_sid` on every line of a call, no phone number in full.
 
 What a level means: ERROR, somebody must act. WARNING, somebody should look at it in the morning. INFO, how calls and
 the service go. DEBUG, what else there is. `workers.lines` writes the lines, those of the workers as well.
@@ -17,8 +17,8 @@ from workers.lines import LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-OPEN_TO_ALL = ("app.http.rate_limit", "app.http.routes", "uvicorn.error")
-"""Who logs what strangers do."""
+PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.routes", "uvicorn.error")
+"""Loggers of warnings that unauthenticated clients can cause."""
 
 
 class CallLog(logging.LoggerAdapter[logging.Logger]):
@@ -32,10 +32,10 @@ class CallLog(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-class Sparing(logging.Filter):
-    """Lets a warning that anybody can cause through `MOST_ALIKE` times a minute, so that nobody can fill the disk.
+class RepeatFilter(logging.Filter):
+    """Passes `MOST_ALIKE` warnings of one format a minute, so that unauthenticated clients cannot fill the disk.
 
-    The first one of a later minute says how many more there were. Warnings are alike that have the same format.
+    The first one of a later minute says how many were dropped.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Sparing(logging.Filter):
         alike = record.msg
         if record.created - self._since_s.get(alike, -MINUTE_S) >= MINUTE_S:
             if (more := self._seen[alike] - MOST_ALIKE) > 0:
-                record.msg = f"{alike} ({more} more like it before)"
+                record.msg = f"{alike} ({more} more like it were dropped)"
             self._since_s[alike], self._seen[alike] = record.created, 0
         self._seen[alike] += 1
         return self._seen[alike] <= MOST_ALIKE
@@ -65,7 +65,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How lines look: for people, for machines, or whichever reads them: a terminal is read by people."""
+    """How lines look: text for people, JSON for machines, auto for text on a terminal and JSON elsewhere."""
 
     AUTO = "auto"
     TEXT = "text"
@@ -81,7 +81,7 @@ class LogFormat(StrEnum):
 def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, secrets: Iterable[str] = ()) -> None:
     """Write lines to standard error, without these secrets."""
     start_process_logging("app", level, line_format, secrets)
-    for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would tell numbers in URLs
+    for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would log numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in OPEN_TO_ALL:
-        logging.getLogger(name).addFilter(Sparing())
+    for name in PUBLIC_LOGGERS:
+        logging.getLogger(name).addFilter(RepeatFilter())

@@ -5,7 +5,7 @@ alone, so a prefixed name wins over the plain one wherever both stand; of equal 
 An empty plain value is none. An empty prefixed one is the default, and hides the plain one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
@@ -26,11 +26,14 @@ class Found:
     place: str
 
 
-def find_values(settings_cls: type[BaseSettings]) -> dict[str, Found]:
-    """Return what is set, by field name; the file is that of `model_config["env_file"]`. Raises UnicodeDecodeError."""
+def find_values(settings_cls: type[BaseSettings], names: Iterable[str]) -> dict[str, Found]:
+    """Return what is set of these lower-case names; the file is that of `model_config["env_file"]`.
+
+    Raises UnicodeDecodeError.
+    """
     environment = EnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
     file = DotEnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
-    found = {name: _find(name, environment, file) for name in settings_cls.model_fields}
+    found = {name: _find(name, environment, file) for name in names}
     return {name: one for name, one in found.items() if one and one.value}
 
 

@@ -1,13 +1,13 @@
 """`python -m scripts.check_device`: everything that needs a card or a Mac, in under eight minutes.
 
     memory    what memory MLX reports, and how many calls of the 7B are planned with it
-    tokens    compiled and quantised steps and the attention's window say what they say on the CPU (tiny)
+    tokens    compiled and quantised steps and the attention's window give the tokens of the CPU (tiny)
     q4, bf16  the 7B of random weights at 1, 2, 4 … 64 calls with full KV caches: p50 and p99 against 80 ms
     codec     Mimi on the processors and on the device, alone and beside a running engine
     pipeline  simulated calls through the whole service
 
-Each section is a process of its own with a time limit. What it finds is in the file as soon as it is found, so that
-nothing is lost by a crash or a kill. `--dry-run` takes tiny sizes and needs no device.
+Each section is a process of its own with a time limit. Its findings are in the file when it ends, also by a crash or a
+kill. `--dry-run` takes tiny sizes and needs no device.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.doctor.survey import survey_device
 from scripts.device_sections import DEVICE_CHECK, DRY, REAL, Found, check_codec, check_pipeline
 from workers.processors import usable_processors
 
@@ -38,7 +38,7 @@ SELF = [sys.executable, "-m", "scripts.check_device"]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part: its process's command, and after how many seconds it is ended."""
+    """One part: its command, and after how many seconds it is ended."""
 
     name: str
     command: list[str]
@@ -54,7 +54,7 @@ def main() -> int:
             return _print(check_codec(scale))
         case "pipeline":
             return _print(check_pipeline(scale))
-        case _ if asked.dry_run or _has_gpu():
+        case _ if asked.dry_run or survey_device().get("is_gpu"):
             return check(sections(asked.dry_run), asked.json, asked.dry_run)
         case _:
             print("MLX has no GPU here: take a Mac, or make setup ACCELERATOR=cuda13; or --dry-run", file=sys.stderr)
@@ -76,19 +76,13 @@ def sections(dry_run: bool) -> list[Section]:
 
 
 def check(wanted: Sequence[Section], path: Path, dry_run: bool) -> int:
-    """Run the sections, write `path` after each finding, print the table; return 0 if all went well."""
+    """Run the sections, write `path` after each, print the table; return 0 if all went well."""
     console = Console()
     report: dict[str, Any] = {"machine": _machine(), "dry_run": dry_run, "sections": {}}
     for section in wanted:
         console.print(f"{section.name} …", highlight=False)
-        result: dict[str, Any] = {"status": "running", "found": []}
-        report["sections"][section.name] = result
-        started_s = time.monotonic()
-        for found in run_section(section, result):
-            result["found"].append(found)
-            _write(path, report)
-        result["seconds"] = round(time.monotonic() - started_s, 1)
-        _write(path, report)
+        report["sections"][section.name] = run_section(section)
+        path.write_text(json.dumps(report, indent=2) + "\n")
     console.print(_table(report))
     console.print(f"All of it: {path}", highlight=False)
     every = report["sections"].values()
@@ -96,46 +90,34 @@ def check(wanted: Sequence[Section], path: Path, dry_run: bool) -> int:
     return 0 if well else 1
 
 
-def run_section(section: Section, result: dict[str, Any]) -> Iterator[Found]:
-    """Yield what a section's process finds; then `result["status"]` is done, out of time, or why it failed."""
+def run_section(section: Section) -> dict[str, Any]:
+    """Run a section; return its findings, seconds and status: done, out of time, or its last complaint."""
     exact = {"MLX_ENABLE_TF32": "0"} if section.name == "tokens" else {}
-    late = threading.Event()
-    with tempfile.TemporaryFile() as errors:
+    started_s, in_time = time.monotonic(), True
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
         with subprocess.Popen(
-            section.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, **exact},
-            text=True,
-            start_new_session=True,
+            section.command, env={**os.environ, **exact}, start_new_session=True, **streams
         ) as process:
-            timer = threading.Timer(section.limit_s, _end, (process, late))
-            timer.start()
             try:
-                assert process.stdout
-                for line in process.stdout:
-                    with contextlib.suppress(ValueError):
-                        yield json.loads(line)
-                process.wait()
-            finally:
-                timer.cancel()
-                _kill(process)
-        errors.seek(0)
-        said = errors.read().decode(errors="replace").strip().splitlines()
-    why = said[-1] if said else f"exit status {process.returncode}"
-    result["status"] = "out of time" if late.is_set() else why if process.returncode else "done"
+                process.wait(section.limit_s)
+            except subprocess.TimeoutExpired:
+                in_time = False
+            finally:  # a section with everything that it started
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        found, complaints = _lines(output), _lines(errors)
+    why = complaints[-1] if complaints else f"exit status {process.returncode}"
+    return {
+        "status": "out of time" if not in_time else why if process.returncode else "done",
+        "found": [json.loads(line) for line in found if line.startswith("{") and line.endswith("}")],
+        "seconds": round(time.monotonic() - started_s, 1),
+    }
 
 
-def _end(process: "subprocess.Popen[str]", late: threading.Event) -> None:
-    late.set()
-    _kill(process)
-
-
-def _kill(process: "subprocess.Popen[str]") -> None:
-    """End a section with everything that it started; its service's workers end with the service."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _lines(file: Any) -> list[str]:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip().splitlines()  # type: ignore[no-any-return]
 
 
 def _print(every: Iterator[Found]) -> int:
@@ -144,26 +126,10 @@ def _print(every: Iterator[Found]) -> int:
     return 0
 
 
-def _has_gpu() -> bool:
-    from app.cli.doctor.survey import survey_device
-
-    return bool(survey_device().get("is_gpu"))
-
-
 def _machine() -> Found:
     versions = {name: importlib.metadata.version(name) for name in ("mlx", "numpy", "moshi-mlx")}
-    return {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "processors": usable_processors(),
-        **versions,
-    }
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    part.replace(path)
+    machine = {"platform": platform.platform(), "python": platform.python_version()}
+    return {**machine, "processors": usable_processors(), **versions}
 
 
 def _table(report: dict[str, Any]) -> Table:

@@ -90,8 +90,8 @@ def check_pipeline(scale: Scale) -> Iterator[Found]:
 
 async def _calls(scale: Scale, codec: str) -> Found:
     """Place simulated calls to a service of our own; return the worst of them."""
-    from app.cli.bench.figures import figures_of
-    from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, trial
+    from app.cli.bench.figures import call_figures
+    from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
     from app.simulator.call import simulate
     from app.simulator.conversation import talk
     from app.simulator.options import CallOptions
@@ -100,12 +100,12 @@ async def _calls(scale: Scale, codec: str) -> Found:
     count = scale.calls[-1]
     environment = {"MOSHI_CHECKPOINT": scale.checkpoint, "CODEC": codec, "ENGINE": "mlx", "MAX_CALLS": str(count)}
     with tempfile.TemporaryDirectory() as folder:
-        async with trial(environment, Path(folder) / "service.log") as service:
+        async with start_service(environment, Path(folder) / "service.log") as service:
             audio = np.resize(talk(), round(scale.seconds * RATE_HZ))
             options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio)
             reports = await asyncio.gather(*(simulate(options) for _ in range(count)))
             records = [await service.record(report.call_sid) for report in reports]
-    every = [figures_of(report, record, False) for report, record in zip(reports, records, strict=True)]
+    every = [call_figures(report, record, False) for report, record in zip(reports, records, strict=True)]
     stages = {
         str(stage): max(one.stages[stage].p99_ms for one in every if stage in one.stages) for stage in every[0].stages
     }

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 
 from app.cli.bridge import NotReady, find_bridge
-from app.cli.outbound import ExitStatus, Machine, Verdict, Wish, call_request, checked, masked_fields
+from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, checked, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
 from app.server.signals import stop_signals
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 
 EXITS = (
     "Exit status: 0 answered and completed; 1 failed, or refused by Twilio; 2 settings or number are wrong; 3 the "
@@ -76,25 +76,25 @@ def make_call(
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
-    wish = Wish(number, from_number, time_limit, greeting_frames, record, answering_machine)
+    options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
     try:
         settings = read_settings()
-        wish = checked(settings, wish)
-        outcome = _show_request(settings, wish) if dry_run else asyncio.run(_call(settings, wish))
+        options = checked(settings, options)
+        outcome = _show_request(settings, options) if dry_run else asyncio.run(_call(settings, options))
     except SettingsError as error:
-        outcome = Verdict(ExitStatus.WRONG_SETTINGS, str(error))
+        outcome = CallResult(ExitStatus.WRONG_SETTINGS, str(error))
     except NotReady as error:
-        outcome = Verdict(ExitStatus.NOT_READY, str(error))
+        outcome = CallResult(ExitStatus.NOT_READY, str(error))
     except RestError as error:
-        outcome = Verdict(ExitStatus.FAILED, str(error))
+        outcome = CallResult(ExitStatus.FAILED, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        outcome = Verdict(ExitStatus.STOPPED, "stopped before the call was placed")
-    _tell(outcome)
+        outcome = CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
+    _print(outcome)
     raise typer.Exit(outcome.status)
 
 
-def _tell(outcome: Verdict) -> None:
-    """Print what came of it; a terminal that is gone does not change the exit status."""
+def _print(outcome: CallResult) -> None:
+    """Print the result; a terminal that is gone does not change the exit status."""
     try:
         for line in outcome.sentence.splitlines():
             print(f"make-call: {line}", file=sys.stderr if outcome.status else sys.stdout)
@@ -106,21 +106,21 @@ def _tell(outcome: Verdict) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _show_request(settings: Settings, wish: Wish) -> Verdict:
-    base_url = settings.twilio_api_url or API_URL
-    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio_account_sid or 'AC…'}/Calls.json")
-    for name, value in masked_fields(call_request(wish, settings.base_url)):
+def _show_request(settings: Settings, options: DialOptions) -> CallResult:
+    base_url = settings.twilio.api_url or API_URL
+    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio.account_sid or 'AC…'}/Calls.json")
+    for name, value in masked_fields(call_request(options, settings.server.base_url)):
         print(f"  {name:22}{value}")
-    return Verdict(ExitStatus.COMPLETED, "dry run, nobody was called")
+    return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
 
 
-async def _call(settings: Settings, wish: Wish) -> Verdict:
+async def _call(settings: Settings, options: DialOptions) -> CallResult:
     """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
     signals = Signals()
     rest = open_rest(settings)
     bridge = await find_bridge(settings)
-    call = OutboundCall(rest, call_request(wish, bridge.base_url), refusal=bridge.refusal)
-    outcome: Verdict | None = None
+    call = OutboundCall(rest, call_request(options, bridge.base_url), refusal=bridge.refusal)
+    outcome: CallResult | None = None
     try:
         with _showing() as show:
             outcome = await _run_or_stop(call, show, signals)
@@ -128,12 +128,12 @@ async def _call(settings: Settings, wish: Wish) -> Verdict:
         if outcome is None:
             raise
     if signals.seen > 1:
-        _tell(outcome)
+        _print(outcome)
         os._exit(outcome.status)  # a request in a thread would be waited for
     return outcome
 
 
-async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> Verdict:
+async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> CallResult:
     try:
         return await call.run(show)
     except asyncio.CancelledError:

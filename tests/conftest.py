@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from app.config import Settings
+from app.config import NAMES, Settings
 from app.setting_sources import PREFIX
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -17,7 +17,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")  # the same e
 
 
 def pytest_configure() -> None:
-    ours = {name.lower() for name in Settings.model_fields}
+    ours = {name.lower() for name in NAMES}
     for name in [name for name in os.environ if name.lower().removeprefix(PREFIX.lower()) in ours]:
         del os.environ[name]
     os.environ["DATABASE_URL"] = "off"

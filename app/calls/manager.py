@@ -342,7 +342,7 @@ class CallManager:
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
         limits = self._limits(request)
-        account_sid, record = self._settings.twilio_account_sid, self._records.get(call_sid)
+        account_sid, record = self._settings.twilio.account_sid, self._records.get(call_sid)
         session = CallSession(call_sid, account_sid, limits, now, self.histograms, record, request.webhook_token)
         session.record.set_parties(request.caller, request.called, request.direction)
         observer = LiveEvents(self.events, session.record, session.stream)
@@ -351,7 +351,7 @@ class CallManager:
         self._records.open(session.record)
         self.no_calls.clear()
         call.recorder = self._begin_recording(call, request.record)
-        opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.seed)
+        opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.sampling.seed)
         self._drive(call, self._send_opening, opening)
         if session.stream.number == 1:
             self._safely(call, self._keep, session.record, reservation.slot)
@@ -365,11 +365,11 @@ class CallManager:
         return CallLimits(
             greeting_frames,
             TTL_S,
-            settings.max_call_seconds,
+            settings.calls.max_seconds,
             self.processing_s,
             min(max(FIRST_JITTER_S, self.jitter_s), MAX_JITTER_S),
-            settings.idle_seconds,
-            settings.hangup_digit,
+            settings.calls.idle_seconds,
+            settings.calls.hangup_digit,
         )
 
     def _begin_recording(self, call: ActiveCall, asked: bool) -> CallRecorder | None:
@@ -394,7 +394,7 @@ class CallManager:
     def _receive(self, call: ActiveCall, event: Event) -> list[Command]:
         now = self._now()
         if isinstance(event, DtmfPressed):
-            call.log.info("key %.1s", event.digit if self._settings.log_digits else "*")
+            call.log.info("key %.1s", event.digit if self._settings.logging.digits else "*")
         phase_s = self.phase_s if isinstance(event, Started) else None
         commands = call.session.receive(event, now, phase_s)
         self._observe(call, call.observer.on_event, event, now)

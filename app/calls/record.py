@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
-from app.twilio.status import CallStatus, Status, StreamStatus
+from app.twilio.status import CallStatusCallback, Status, StreamStatusCallback
 from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000
@@ -197,13 +197,13 @@ class CallRecord:
         """
         self.error_code = status.error_code or self.error_code
         match status:
-            case CallStatus():
+            case CallStatusCallback():
                 self.duration_s = status.duration_s or self.duration_s
                 self._note_call_status(status)
-            case StreamStatus():
+            case StreamStatusCallback():
                 self.stream_error = status.error or self.stream_error
 
-    def _note_call_status(self, status: CallStatus) -> None:
+    def _note_call_status(self, status: CallStatusCallback) -> None:
         sequence = self._status_sequence if status.sequence is None else status.sequence
         if self.over or (sequence < self._status_sequence and not status.over):
             return

@@ -31,7 +31,7 @@ from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
-from app.twilio.status import STREAM_ERROR, CallStatus, StreamStatus, parse_status
+from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
 from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class CallRouter:
         self._call_queue = call_queue
         self.rejected: Counter[RejectReason] = Counter()
         """How many calls were not taken for which reason."""
-        allowed, blocked = parse_patterns(settings.allowed_callers), parse_patterns(settings.blocked_callers)
-        self._screening = Screening(allowed, blocked, settings.calls_per_number_per_hour)
+        allowed, blocked = parse_patterns(settings.callers.allowed), parse_patterns(settings.callers.blocked)
+        self._screening = Screening(allowed, blocked, settings.callers.per_hour)
 
     def answer(self, form: Form, webhook_token: str = "") -> str:
         """Answer the voice webhook of a call: a new one, one that comes back, one that was first in line, a repeat.
@@ -117,14 +117,14 @@ class CallRouter:
         if record and status:
             record.on_status(status)
         match status:
-            case StreamStatus(event, _, code, stream_sid) if event == STREAM_ERROR:
+            case StreamStatusCallback(event, _, code, stream_sid) if event == STREAM_ERROR:
                 detail = f"{explain(code)} (Twilio: {status.error})" if code else f"{status.sentence}, without a code"
                 call_log.warning("the stream failed: %s", detail)
                 if not (record and record.has_started(stream_sid)):
                     self._end(form.call_sid, EndReason.NO_SOCKET, detail, CallState.RESERVED)
-            case StreamStatus(event):
+            case StreamStatusCallback(event):
                 call_log.info("%s", event)
-            case CallStatus():
+            case CallStatusCallback():
                 call_log.info("call %s", status.status)
                 if status.over:
                     self._call_queue.leave(form.call_sid)
@@ -132,7 +132,7 @@ class CallRouter:
 
     def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
         return VoiceRequest(
-            read_greeting_frames(form.query, self._settings.greeting_frames),
+            read_greeting_frames(form.query, self._settings.calls.greeting_frames),
             form.caller,
             form.called,
             form.direction,
@@ -167,7 +167,7 @@ class CallRouter:
         )
 
     def _put_in_line(self, form: Form) -> str | None:
-        waits = self._settings.when_busy is WhenBusy.QUEUE and not form.outbound
+        waits = self._settings.calls.when_busy is WhenBusy.QUEUE and not form.outbound
         if not waits or not self._call_queue.enter(form.call_sid):
             return None
         call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
@@ -181,8 +181,8 @@ class CallRouter:
         if form.outbound:  # somebody has answered: there is no busy tone for them, and they did not call
             self._manager.reject(form.call_sid, request, WHY_NO_SLOT[why])
             return twiml.hangup()
-        if self._settings.when_busy is WhenBusy.SAY and self._manager.accepting:
-            return twiml.say_busy(self._settings.busy_sentence)
+        if self._settings.calls.when_busy is WhenBusy.SAY and self._manager.accepting:
+            return twiml.say_busy(self._settings.calls.busy_sentence)
         return twiml.hangup() if form.fields.get("CallStatus") == IN_PROGRESS else twiml.reject_busy()
 
     def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: CallState) -> None:

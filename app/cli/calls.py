@@ -14,7 +14,7 @@ from app.telemetry.call_log.recovery import deliver_dead_spools
 from app.telemetry.call_log.spool import records_wait
 from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
-from app.twilio.parties import Kind, cleaned, kind_of, mask_number, name_of
+from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
 EXIT_NOT_ANSWERED = 1
 EXIT_SETTINGS = 2
@@ -70,7 +70,7 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
         left.append(f"records that wait in {address.spool_folder} could not be written")
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
-    if not (gone or on) and kind_of(name) is Kind.OTHER:
+    if not (gone or on) and kind_of(name) is AddressKind.OTHER:
         raise SettingsError(f"{party}: no such calls; {ADDRESSES}")
     print(f"{_calls(gone)} with {shown} deleted{deleted}")
     if on:
@@ -83,13 +83,13 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
 def _delete_recordings(database: Database, name: str, settings: Settings) -> str:
     """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
     call_sids, recordings = database.recordings_with(name)
-    if settings.recordings is None and recordings:
+    if settings.recording.folder is None and recordings:
         raise SettingsError(
             f"RECORDINGS_DIR is not set, but there are {len(recordings)} recordings: say where, then forget"
         )
-    if settings.recordings is None:
+    if settings.recording.folder is None:
         return ""
-    store = RecordingStore(settings.recordings)
+    store = RecordingStore(settings.recording.folder)
     deleted = store.delete(recordings.union(store.of_calls(call_sids)))
     return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
 
@@ -106,7 +106,7 @@ def _address(settings: Settings) -> Address:
 
 
 def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
-    """Ask the database; return the exit status. What is wrong is told in one line."""
+    """Ask the database; return the exit status. Failures are one line."""
     try:
         address = _address(settings)
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):

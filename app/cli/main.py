@@ -66,7 +66,7 @@ def serve(
     from app.server.serve import serve as run
 
     settings = _settings(host=host, port=port, tunnel=tunnel, set_number=set_number)
-    start_logging(log_level, settings.log_format.resolve(), settings.secrets)
+    start_logging(log_level, settings.logging.format.resolve(), settings.secrets)
     log_uncaught_exceptions()
     raise typer.Exit(run(settings))
 
@@ -99,7 +99,7 @@ def doctor() -> None:
 @cli.command()
 def demo(
     checkpoint: Annotated[
-        str | None, typer.Option(help="Who answers: a MOSHI_CHECKPOINT. Default: Moshi where he can run.")
+        str | None, typer.Option(help="Who answers: a MOSHI_CHECKPOINT. Default: Moshi where it can run.")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where recordings and picture go.")] = Path("demo"),
 ) -> None:
@@ -119,7 +119,7 @@ def simulate(
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Save the first caller (left) and Moshi (right) here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the lead over time here (PNG).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what Twilio has buffered over time here (PNG).")] = None,
     scenario: Annotated[
         str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
     ] = "steady",
@@ -131,7 +131,7 @@ def simulate(
     raise typer.Exit(run_simulation(_settings(url), wanted))
 
 
-calls = typer.Typer(help="The calls that were, from the call log, and those that are on.")
+calls = typer.Typer(help="Past calls, from the call log, and running ones.")
 cli.add_typer(calls, name="calls")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -165,7 +165,7 @@ def calls_top(
     url: Annotated[str | None, typer.Argument(help="Where the service listens; default: HOST and PORT.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what goes on now and return.")] = False,
 ) -> None:
-    """The calls that are on, live: with whom, how long, delay, lead, levels, and what Moshi says."""
+    """The calls that are on, live: with whom, how long, latency, playout buffer, levels, and what Moshi says."""
     from app.cli.calls_top import run_top
 
     raise typer.Exit(run_top(_settings(url), url, once))
@@ -215,9 +215,9 @@ def bench_line(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
-    """One simulated call in real time, or one for each scenario: delay, fidelity, gaps, time per stage."""
-    from app.cli.bench.line import LOOPBACK
+    """One simulated call in real time, or one for each scenario: latency, fidelity, gaps, time per stage."""
     from app.cli.bench.line import bench_line as run
+    from app.cli.service_process import LOOPBACK
 
     environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
     lines = [_scenario(name) for name in scenario or ["steady"]]
@@ -237,11 +237,10 @@ def bench_engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
-    from app.cli.bench.engine import EngineBench
     from app.cli.bench.engine import bench_engine as run
 
-    bench = EngineBench(checkpoint, _numbers(rows, "--rows"), steps, context, full)
-    raise typer.Exit(run(_settings(), bench, json_file))
+    given = {"checkpoint": checkpoint, "steps": steps, "context": context}
+    raise typer.Exit(run(_settings(), _numbers(rows, "--rows"), json_file, full, **given))
 
 
 @bench.command("trouble")
@@ -250,7 +249,7 @@ def bench_trouble(
         list[str] | None, typer.Option(help="A known scenario or a JSON file; repeat it. Default: all known ones.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw delay and lead over time here (PNG).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw latency and playout buffer over time here (PNG).")] = None,
 ) -> None:
     """Stalls, jitter, drift and the like against the rules of a call, in virtual time: an hour takes seconds."""
     from app.cli.bench.trouble import bench_trouble as run
@@ -283,7 +282,7 @@ def bench_crowd(
     step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
-    """Many simulated calls at once to a line test: delay of the worst, gaps, processor time per call."""
+    """Many simulated calls at once to a line test: latency of the worst, gaps, processor time per call."""
     from app.cli.bench.crowd import bench_crowd as run
 
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))

@@ -1,10 +1,9 @@
-"""An outbound call without I/O: what Twilio is asked for, and what came of it."""
+"""An outbound call without I/O: the request to Twilio, and the result of the call."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
-from typing import assert_never
 
 from app.cli.dialling import dialled
 from app.config import Settings, SettingsError
@@ -17,7 +16,7 @@ from workers.lines import mask_userinfo
 
 
 class ExitStatus(IntEnum):
-    """What came of it, for whoever started the command."""
+    """The exit statuses of `make-call`."""
 
     COMPLETED = 0
     FAILED = 1
@@ -32,17 +31,23 @@ class ExitStatus(IntEnum):
 
 
 class Machine(StrEnum):
-    """What to do when an answering machine answers: hang up, or wait until its greeting is over and speak."""
+    """What to do when an answering machine answers: hang up, or wait for the end of its greeting and speak."""
 
     HANG_UP = "hang-up"
     WAIT = "wait"
 
 
 DETECTION = {Machine.HANG_UP: MachineDetection.ENABLE, Machine.WAIT: MachineDetection.DETECT_MESSAGE_END}
+ENDINGS = {
+    CallStatus.BUSY: (ExitStatus.BUSY, "busy"),
+    CallStatus.NO_ANSWER: (ExitStatus.NO_ANSWER, "no answer"),
+    CallStatus.CANCELED: (ExitStatus.FAILED, "canceled before anybody answered"),
+    CallStatus.FAILED: (ExitStatus.FAILED, "failed: Twilio could not connect the call; check the number"),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DialOptions:
     """Whom to call and how; None leaves it to the settings, or to Twilio. `keys` are pressed once it is answered."""
 
     to: str
@@ -55,47 +60,47 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CallResult:
     """How the call ended."""
 
     status: ExitStatus
     sentence: str
 
 
-def checked(settings: Settings, wish: Wish) -> Wish:
-    """Return the wish with both numbers as E.164, ours where it names none; raises SettingsError."""
-    from_number = wish.from_number or settings.twilio_phone_number
+def checked(settings: Settings, options: DialOptions) -> DialOptions:
+    """Return the options with both numbers as E.164, ours by default; raises SettingsError."""
+    from_number = options.from_number or settings.twilio.phone_number
     if not from_number:
         raise SettingsError("TWILIO_PHONE_NUMBER is not set: put it into .env, or use --from")
-    if wish.greeting_frames is not None and wish.greeting_frames > settings.greeting_frames:
+    if options.greeting_frames is not None and options.greeting_frames > settings.calls.greeting_frames:
         raise SettingsError(
-            f"--greeting-frames {wish.greeting_frames}: the bridge prepares GREETING_FRAMES={settings.greeting_frames} "
-            "when it starts; raise that to have more"
+            f"--greeting-frames {options.greeting_frames}: the bridge prepares "
+            f"GREETING_FRAMES={settings.calls.greeting_frames} when it starts; raise that to have more"
         )
-    if wish.record and not settings.recordings:
+    if options.record and not settings.recording.folder:
         raise SettingsError("--record: set RECORDINGS_DIR, for the bridge too, to have calls recorded")
-    to, ours = dialled(wish.to, "the number to call"), dialled(from_number, "the number to call from")
+    to, ours = dialled(options.to, "the number to call"), dialled(from_number, "the number to call from")
     if ours.keys:
         raise SettingsError(f"the number to call from {mask_number(ours.number)} cannot have an extension")
-    return replace(wish, to=to.number, keys=to.keys, from_number=ours.number)
+    return replace(options, to=to.number, keys=to.keys, from_number=ours.number)
 
 
-def call_request(wish: Wish, base_url: str) -> CallRequest:
-    """Return what to ask of Twilio for a checked wish, and a service that is reached at `base_url`."""
-    assert wish.from_number
+def call_request(options: DialOptions, base_url: str) -> CallRequest:
+    """Return the request for checked options and a service that Twilio reaches at `base_url`."""
+    assert options.from_number
     return CallRequest(
-        wish.to,
-        wish.from_number,
-        base_url + VOICE_PATH + voice_query(wish.greeting_frames, wish.record),
-        base_url + STATUS_PATH,
-        wish.time_limit_s,
-        DETECTION[wish.machine] if wish.machine else None,
-        wish.keys,
+        to=options.to,
+        from_number=options.from_number,
+        voice_url=base_url + VOICE_PATH + voice_query(options.greeting_frames, options.record),
+        status_url=base_url + STATUS_PATH,
+        time_limit_s=options.time_limit_s,
+        machine_detection=DETECTION[options.machine] if options.machine else None,
+        send_digits=options.keys,
     )
 
 
 def masked_fields(request: CallRequest) -> list[tuple[str, str]]:
-    """Return the form that Twilio would get, for people to read: no number, key or password in full."""
+    """Return the form for people to read: no number, key or password in full."""
     return [(name, _masked(name, value)) for name, value in request.fields()]
 
 
@@ -105,25 +110,16 @@ def _masked(name: str, value: str) -> str:
     return re.sub(r"\d", "*", value) if name == "SendDigits" else mask_userinfo(value)
 
 
-def verdict(call: RestCall, errors: Sequence[int]) -> Verdict:
-    """Return what came of a call that is over, by its status and what Twilio has noted of it."""
-    told = "".join(f"; {explain(code)}" for code in errors)
-    match call.status:
-        case CallStatus.BUSY:
-            return Verdict(ExitStatus.BUSY, f"busy{told}")
-        case CallStatus.NO_ANSWER:
-            return Verdict(ExitStatus.NO_ANSWER, f"no answer{told}")
-        case CallStatus.COMPLETED if errors:
-            return Verdict(ExitStatus.FAILED, f"answered, but the call failed{told}")
-        case CallStatus.COMPLETED if call.answered_by in MACHINES:
-            return Verdict(ExitStatus.MACHINE, "an answering machine answered; hung up")
-        case CallStatus.COMPLETED:
-            return Verdict(ExitStatus.COMPLETED, f"completed after {call.duration_s or 0} s")
-        case CallStatus.CANCELED:
-            return Verdict(ExitStatus.FAILED, f"canceled before anybody answered{told}")
-        case CallStatus.FAILED:
-            return Verdict(ExitStatus.FAILED, f"failed: Twilio could not put the call through; check the number{told}")
-        case CallStatus.QUEUED | CallStatus.INITIATED | CallStatus.RINGING | CallStatus.IN_PROGRESS:
-            raise ValueError(f"the call is not over but {call.status}")
-        case _:
-            assert_never(call.status)
+def call_result(call: RestCall, errors: Sequence[int]) -> CallResult:
+    """Return the result of a call that is over, by its status and the errors that Twilio has noted."""
+    if not call.status.over:
+        raise ValueError(f"the call is not over but {call.status}")
+    explained = "".join(f"; {explain(code)}" for code in errors)
+    if call.status in ENDINGS:
+        status, sentence = ENDINGS[call.status]
+        return CallResult(status, sentence + explained)
+    if errors:
+        return CallResult(ExitStatus.FAILED, f"answered, but the call failed{explained}")
+    if call.answered_by in MACHINES:
+        return CallResult(ExitStatus.MACHINE, "an answering machine answered; hung up")
+    return CallResult(ExitStatus.COMPLETED, f"completed after {call.duration_s or 0} s")

@@ -54,12 +54,12 @@ def find_tokens(settings: Settings, call: str) -> Path:
     """Return the token log that is meant. Raises NotRendered."""
     if call.endswith(TOKENS) and Path(call).is_file():
         return Path(call)
-    if settings.recordings is None:
+    if settings.recording.folder is None:
         raise NotRendered("RECORDINGS_DIR is not set: say where the recordings are, or name a token log")
-    store = RecordingStore(settings.recordings)
+    store = RecordingStore(settings.recording.folder)
     found = [name for name in store.names(call) if store.path(f"{name}{TOKENS}").is_file()]
     if not found:
-        raise NotRendered(f"no token log in {settings.recordings} is of a call whose SID is or ends with {call}")
+        raise NotRendered(f"no token log in {settings.recording.folder} is of a call whose SID is or ends with {call}")
     if len(found) > 1:
         raise NotRendered(f"more than one recording: {', '.join(found[:MAX_NAMED])}; give one of these names")
     return store.path(f"{found[0]}{TOKENS}")
@@ -85,9 +85,9 @@ def _render(settings: Settings, checkpoint: str, call_sid: str, records: NDArray
 @contextmanager
 def _codec(settings: Settings, checkpoint: str, records: NDArray[np.int16]) -> Iterator[IO[bytes]]:
     """Run the codec on these records; yield its output, float32 (samples, 2). Raises NotRendered if it fails."""
-    codec = settings.codec if settings.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
-    quantize = ["--quantize", str(settings.quantize_bits)] if settings.quantize_bits else []
-    options = ["--cache", str(settings.cache), "--codec", codec, *quantize]
+    codec = settings.model.codec if settings.model.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
+    quantize = ["--quantize", str(settings.model.quantize_bits)] if settings.model.quantize_bits else []
+    options = ["--cache", str(settings.model.cache), "--codec", codec, *quantize]
     with tempfile.TemporaryFile() as steps:
         steps.write(records.astype("<i2").tobytes())
         steps.seek(0)

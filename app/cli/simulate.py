@@ -1,4 +1,4 @@
-"""`moshi-bridge simulate`: simulated calls to a service that runs already, one or many at random phases."""
+"""`moshi-bridge simulate`: simulated calls to a running service, one or many at random phases."""
 
 import asyncio
 import json
@@ -18,8 +18,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.bench.calls import ARRIVE_WITHIN_S
+from app.cli.bench.output import ms
 from app.cli.doctor.tunnel import running_service
-from app.cli.trial import ACCOUNT_SID
+from app.cli.service_client import EXIT_SETTINGS
+from app.cli.service_process import ACCOUNT_SID
 from app.config import Settings
 from app.simulator.call import AS_INTENDED, simulate
 from app.simulator.conversation import conversation
@@ -30,18 +33,16 @@ from app.simulator.trouble import STEADY, Scenario
 from app.twilio.signature import checked_base
 from workers.lines import mask_userinfo
 
-EXIT_SETTINGS = 2
 NOT_ANSWERED = {Outcome.WEBHOOK_FAILED, Outcome.HANDSHAKE_FAILED}
 LEVEL_BLOCKS = 20
 LEVEL_FLOOR_DBFS = -60.0
-ARRIVE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What to simulate, and where the results go: a recording, figures, a picture of the lead over time.
+    """What to simulate, and the files for a recording, the figures and a picture of the playout buffer.
 
-    `url` is the service's public URL; None asks the one that runs at HOST and PORT.
+    `url` is the service's public URL; None stands for the service at HOST and PORT.
     """
 
     url: str | None = None
@@ -55,29 +56,24 @@ class Simulation:
 
 
 def run_simulation(settings: Settings, wanted: Simulation) -> int:
-    """Place the calls, show them, save what is asked for; return 0 if all went as the scenario wants it, else 1.
-
-    Return 2 if nobody can be called.
-    """
+    """Place the calls and show them; return 0 if all ended as the scenario wants it, 1 if not, 2 without a service."""
     console = Console()
     try:
-        base_url, dial_url = _place_of_service(settings, wanted.url)
-    except ValueError as error:
-        return _refuse(str(error))
-    options = CallOptions(
-        base_url=base_url,
-        dial_url=dial_url,
-        auth_token=settings.twilio_auth_token or None,
-        account_sid=settings.twilio_account_sid or ACCOUNT_SID,
-        audio=wanted.audio or conversation(),
-        duration_s=wanted.seconds,
-        skip_silence=wanted.line.suppressed,
-        line=wanted.line,
-    )
-    try:
+        base_url, dial_url = _find_service(settings, wanted.url)
+        options = CallOptions(
+            base_url=base_url,
+            dial_url=dial_url,
+            auth_token=settings.twilio.auth_token or None,
+            account_sid=settings.twilio.account_sid or ACCOUNT_SID,
+            audio=wanted.audio or conversation(),
+            duration_s=wanted.seconds,
+            skip_silence=wanted.line.suppressed,
+            line=wanted.line,
+        )
         reports = _place(options, wanted.calls, console)
     except (OSError, ValueError) as error:
-        return _refuse(str(error))
+        print(f"moshi-bridge: {mask_userinfo(str(error))}", file=sys.stderr)
+        return EXIT_SETTINGS
     console.print(_table(reports))
     for line in sorted({_reason(report) for report in reports if report.outcome in NOT_ANSWERED}):
         print(f"moshi-bridge: {mask_userinfo(line)}", file=sys.stderr)
@@ -85,23 +81,17 @@ def run_simulation(settings: Settings, wanted: Simulation) -> int:
     return 0 if all(report.outcome in AS_INTENDED for report in reports) else 1
 
 
-def _place_of_service(settings: Settings, url: str | None) -> tuple[str, str | None]:
-    """Return what is signed for, and where it is dialled if that is elsewhere. Raises ValueError."""
+def _find_service(settings: Settings, url: str | None) -> tuple[str, str | None]:
+    """Return the URL that is signed, and the one that is dialled if that is another. Raises ValueError."""
     if url:
         return checked_base(url), None
-    service, here = running_service(settings), settings.local_url
+    service, here = running_service(settings), settings.server.local_url
     if service is None:
         raise ValueError(f"no service answers at {here}: start it (moshi-bridge serve), or give the URL of another")
     return str(service["base_url"]), here
 
 
-def _refuse(why: str) -> int:
-    print(f"moshi-bridge: {mask_userinfo(why)}", file=sys.stderr)
-    return EXIT_SETTINGS
-
-
 def _reason(report: CallReport) -> str:
-    """Return why a call was not answered, and what to do about it."""
     if report.status != HTTPStatus.FORBIDDEN:
         return report.sentence
     return f"{report.sentence}: TWILIO_AUTH_TOKEN, TWILIO_ACCOUNT_SID or the URL is not the service's own"
@@ -113,17 +103,18 @@ def _place(options: CallOptions, calls: int, console: Console) -> list[CallRepor
         def show(progress: Progress) -> None:
             if isinstance(progress, Pulse):
                 said, heard = _meter(progress.said_dbfs), _meter(progress.heard_dbfs)
-                status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  lead {progress.buffered_s:.2f} s")
+                buffered = f"buffered {progress.buffered_s:.2f} s"
+                status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  {buffered}")
 
         return uvloop.run(_crowd(options, calls, show))
 
 
 async def _crowd(options: CallOptions, calls: int, show: OnProgress) -> list[CallReport]:
-    """Place the calls within a moment of each other; show the first one."""
+    """Place the calls at random phases; show the first."""
 
     async def place(number: int) -> CallReport:
         if calls > 1:
-            await asyncio.sleep(random.uniform(0, ARRIVE_WITHIN_S))  # noqa: S311 - at whatever phase
+            await asyncio.sleep(random.uniform(0, ARRIVE_WITHIN_S))  # noqa: S311 - no secret
         return await simulate(options, ignore_progress if number else show)
 
     return await asyncio.gather(*(place(number) for number in range(calls)))
@@ -136,19 +127,19 @@ def _meter(level_dbfs: float) -> str:
 
 def _table(reports: Sequence[CallReport]) -> Table:
     table = Table("call", "how it ended")
-    for heading in ("after", "first sound", "gaps", "lead p50", "p99"):
+    for heading in ("after", "first sound", "gaps", "buffered p50", "p99"):
         table.add_column(heading, justify="right")
     for report in reports:
-        gaps = f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms"
-        sound = None if report.first_sound_s is None else report.first_sound_s * 1000
-        leads = [_ms(report.lead_percentile_ms(percent)) for percent in (50, 99)]
         ending = report.outcome.replace("-", " ") if report.outcome in NOT_ANSWERED else report.sentence
-        table.add_row(f"…{report.call_sid[-6:]}", ending, f"{report.ended_s:.1f} s", _ms(sound), gaps, *leads)
+        table.add_row(
+            f"…{report.call_sid[-6:]}",
+            ending,
+            f"{report.ended_s:.1f} s",
+            ms(None if report.first_sound_s is None else report.first_sound_s * 1000),
+            f"{len(report.underruns)}, {report.underrun_s * 1000:.0f} ms",
+            *(ms(report.buffered_percentile_ms(percent)) for percent in (50, 99)),
+        )
     return table
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} ms"
 
 
 def _save(wanted: Simulation, reports: Sequence[CallReport]) -> None:
@@ -158,21 +149,22 @@ def _save(wanted: Simulation, reports: Sequence[CallReport]) -> None:
         figures = [json.loads(report.to_json()) for report in reports]
         wanted.json_file.write_text(json.dumps(figures if len(figures) > 1 else figures[0], indent=2) + "\n")
     if wanted.picture:
-        draw_leads(reports, wanted.line, wanted.picture)
+        _draw(reports, wanted.line, wanted.picture)
 
 
-def draw_leads(reports: Sequence[CallReport], line: Scenario, path: Path) -> None:
-    """Write the lead of each call over time, with its gaps and the troubles of the line, as a PNG."""
+def _draw(reports: Sequence[CallReport], line: Scenario, path: Path) -> None:
+    """Write the playout buffer of each call over time, with gaps and the line's troubles, as a PNG."""
     size = (12, 1.4 * len(reports) + 1)
     figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, sharex=True, layout="constrained")
     for report, (axes,) in zip(reports, rows, strict=True):
-        axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], lw=0.8)
+        levels = report.buffer_levels
+        axes.step([level.at_s for level in levels], [level.buffered_s * 1000 for level in levels], lw=0.8)
         for gap in report.underruns:
             axes.axvspan(gap.start_s, gap.start_s + gap.length_s, color="black", alpha=0.6)
         for trouble in line.troubles:
             axes.axvspan(trouble.at_s, trouble.end_s, color="red", alpha=0.15, linewidth=0)
         axes.set_title(f"{report.call_sid}: {report.sentence}", fontsize=8, loc="left")
-        axes.set_ylabel("lead, ms", fontsize=8)
+        axes.set_ylabel("buffered, ms", fontsize=8)
     rows[-1][0].set_xlabel("seconds after the stream's start; gaps black, trouble red")
     figure.savefig(path, dpi=100)
     plt.close(figure)

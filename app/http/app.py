@@ -43,15 +43,15 @@ def build_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TwilioPaths, public=public, limiter=limiter)
     app.add_exception_handler(HTTPException, _refuse)  # type: ignore[arg-type]  # typed for one kind of connection
-    webhooks = Webhooks(public, settings.twilio_account_sid, limiter)
-    auth = OperatorAuth(settings.operator_token, limiter)
+    webhooks = Webhooks(public, settings.twilio.account_sid, limiter)
+    auth = OperatorAuth(settings.operators.token, limiter)
     for router in (
         build_twilio_router(webhooks, call_router, manager),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
-        build_operator_router(auth, manager, drain, lag, public, settings.max_call_seconds),
+        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
-        build_recording_router(settings.recordings, auth),
+        build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, History(find_address(settings))),
         build_page_router(auth),
     ):

@@ -27,7 +27,7 @@ from typing import Self
 
 import aiohttp
 
-from app.config import Settings, SettingsError, is_loopback
+from app.config import NAMES, Settings, SettingsError, is_loopback
 from app.server.tunnel_state import TunnelStatus
 from app.setting_sources import PREFIX
 
@@ -167,22 +167,21 @@ def find_cloudflared() -> str:
 def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
     """Return the command line of a tunnel to HOST and PORT."""
     common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
-    if settings.tunnel_token:
+    if settings.tunnel.token:
         return [program, "tunnel", *common, "run"]
-    if settings.tunnel_name:
-        return [program, "tunnel", *common, "run", "--url", settings.local_url, settings.tunnel_name]
-    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.local_url, *common]
+    if settings.tunnel.name:
+        return [program, "tunnel", *common, "run", "--url", settings.server.local_url, settings.tunnel.name]
+    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.server.local_url, *common]
 
 
 def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment` without our settings, with the tunnel's token."""
-    ours = {name.upper() for name in Settings.model_fields}
     kept = {
         name: value
         for name, value in environment.items()
-        if name.upper() not in ours and not name.upper().startswith((PREFIX, "TUNNEL_"))
+        if name.upper() not in NAMES and not name.upper().startswith((PREFIX, "TUNNEL_"))
     }
-    return {**kept, "TUNNEL_TOKEN": settings.tunnel_token} if settings.tunnel_token else kept
+    return {**kept, "TUNNEL_TOKEN": settings.tunnel.token} if settings.tunnel.token else kept
 
 
 def url_of(hostname: object) -> str | None:

@@ -32,16 +32,17 @@ _DENIED = "ASGI callable returned without completing handshake."
 
 def listen(settings: Settings) -> socket.socket:
     """Return a listening socket on HOST and PORT. Raises SettingsError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((settings.host, settings.port))
+        sock.bind((settings.server.host, settings.server.port))
         sock.listen(BACKLOG)  # now, so that a second service on this port fails at once
     except OSError as error:
         sock.close()
         reason = error.strerror or str(error)
-        where = f"PORT={settings.port}{settings.origin('port')}, HOST={settings.host}{settings.origin('host')}"
+        server = settings.server
+        where = f"PORT={server.port}{settings.origin('PORT')}, HOST={server.host}{settings.origin('HOST')}"
         raise SettingsError(f"{where}: {reason}; choose another PORT") from error
     return sock
 

@@ -20,7 +20,7 @@ from app.server.service import Service
 from app.server.service_tasks import service_tasks
 from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 from app.twilio.saved_webhook import SavedWebhook
 from workers.lines import flush_logging
 from workers.messages import Progress
@@ -64,7 +64,7 @@ def serve(settings: Settings) -> int:
         settings.require_host()
         settings.require_safe()
         manager = read_service_manager()
-        cloudflared = find_cloudflared() if settings.tunnel else None
+        cloudflared = find_cloudflared() if settings.tunnel.start else None
         sock = listen(settings)
         with sock:
             _log_settings(settings)
@@ -81,30 +81,30 @@ def serve(settings: Settings) -> int:
 async def _run(
     settings: Settings, manager: ServiceManager, cloudflared: str | None, display: ProgressDisplay, sock: socket.socket
 ) -> None:
-    queues = settings.when_busy is WhenBusy.QUEUE and settings.twilio_account_sid and settings.twilio_auth_token
+    queues = settings.calls.when_busy is WhenBusy.QUEUE and settings.twilio.account_sid and settings.twilio.auth_token
     service = Service(settings, display.show, open_rest(settings) if queues else None)
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 
 def _number(settings: Settings, service: Service) -> NumberManager | None:
-    if not settings.set_number:
+    if not settings.twilio.set_number:
         return None
-    saved = SavedWebhook(settings.cache / f"number-of-port-{settings.port}.json")  # one per service of this machine
-    number = NumberOverride(open_rest(settings), settings.twilio_phone_number, saved)
+    saved = SavedWebhook(settings.model.cache / f"number-of-port-{settings.server.port}.json")
+    number = NumberOverride(open_rest(settings), settings.twilio.phone_number, saved)
     return NumberManager(number, (NumberRefused, RestError), service.self_tested.wait)
 
 
 def _log_settings(settings: Settings) -> None:
-    is_quick_tunnel = settings.tunnel and not settings.is_named_tunnel
-    webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.base_url}/twilio/voice"
-    log.info("listening on %s:%d, voice webhook %s", settings.host, settings.port, webhook)
-    log.info("the operator's page is at %s/", settings.local_url)
-    if is_quick_tunnel and settings.public_url:
+    is_quick_tunnel = settings.tunnel.start and not settings.tunnel.is_named
+    webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.server.base_url}/twilio/voice"
+    log.info("listening on %s:%d, voice webhook %s", settings.server.host, settings.server.port, webhook)
+    log.info("the operator's page is at %s/", settings.server.local_url)
+    if is_quick_tunnel and settings.server.public_url:
         log.warning("PUBLIC_URL is not used: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     for name, doubt in settings.doubts.items():
         log.warning("%s: %s; copy it from the Twilio console", name, doubt)
-    public = urlsplit(settings.base_url)
+    public = urlsplit(settings.server.base_url)
     if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
-        log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.base_url)
-    if not settings.checks_signatures:
+        log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.server.base_url)
+    if not settings.twilio.checks_signatures:
         log.warning("signatures are not checked: calls from this machine only")

@@ -51,52 +51,52 @@ def worker_config(settings: Settings) -> WorkerConfig:
     """Return what every worker is told; the supervisor fills in its stage."""
     return WorkerConfig(
         stage=Stage.STEP,
-        slots=settings.slots,
-        context=settings.context,
-        engine=settings.engine,
-        codec=settings.codec,
-        checkpoint=settings.moshi_checkpoint,
-        quantize=settings.quantize_bits,
-        cache=settings.cache,
+        slots=settings.calls.slots,
+        context=settings.model.context,
+        engine=settings.model.engine,
+        codec=settings.model.codec,
+        checkpoint=settings.model.checkpoint,
+        quantize=settings.model.quantize_bits,
+        cache=settings.model.cache,
         greeting_frames=settings.greeting_steps,
-        max_call_s=settings.max_call_seconds,
+        max_call_s=settings.calls.max_seconds,
         threads=max(1, usable_processors() // 3),
-        loopback_step_s=settings.loopback_step_ms / 1000,
-        sampling=settings.sampling,
-        log_format=settings.log_format.resolve(),
+        loopback_step_s=settings.model.loopback_step_ms / 1000,
+        sampling=settings.sampling.given,
+        log_format=settings.logging.format.resolve(),
     )
 
 
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    account_sid, days = settings.twilio_account_sid, settings.call_log_days
+    account_sid, days = settings.twilio.account_sid, settings.call_log.days
     return CallLogWriter(address, account_sid, model_name(settings), days) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
     """Return what records calls, None if RECORDINGS_DIR is empty."""
-    if settings.recordings is None:
+    if settings.recording.folder is None:
         return None
-    every_call = settings.record_calls is RecordCalls.ALL
+    every_call = settings.recording.calls is RecordCalls.ALL
     return RecordingWriter(
-        RecordingStore(settings.recordings), model_name(settings), every_call, settings.call_log_days
+        RecordingStore(settings.recording.folder), model_name(settings), every_call, settings.call_log.days
     )
 
 
 def open_traces(settings: Settings) -> "CallTraces | None":
     """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
-    if not settings.traces_endpoint:
+    if not settings.traces.endpoint:
         return None
     from app.telemetry.traces import CallTraces
 
-    place = ServiceIdentity("", settings.twilio_account_sid, model_name(settings))
-    return CallTraces(settings.traces_endpoint, settings.trace_headers, place, hiding(settings.secrets))
+    place = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
+    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, place, hiding(settings.secrets))
 
 
 def model_name(settings: Settings) -> str:
     """Return what answers the calls, as the call log says it."""
-    return settings.moshi_checkpoint if settings.engine is EngineKind.MLX else "line test"
+    return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"
 
 
 class Service:
@@ -120,8 +120,8 @@ class Service:
         record = self._recordings.record if self._recordings else record_nothing
         self.manager = CallManager(settings, self.supervisor.send, self._can_serve, keep, record=record)
         self.lag = EventLoopLag()
-        self.call_queue = CallQueue(self.manager, settings.queue_length, redirector, self.public)
-        self.drain = Drain(self.manager, settings.drain_seconds, self.stopping)
+        self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
+        self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
 
@@ -169,7 +169,7 @@ class Service:
 
     def _build_app(self, settings: Settings) -> FastAPI:
         call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
-        limiter = RateLimiter(settings.refusals_per_minute)
+        limiter = RateLimiter(settings.operators.refusals_per_minute)
         sources = MetricSources(
             *(settings, self.manager, self.supervisor, call_router, self.call_queue),
             *(limiter.by_reason, self.lag, self._call_log, self._recordings, self._traces),

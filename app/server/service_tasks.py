@@ -22,13 +22,13 @@ def service_tasks(
     `cloudflared` is the program's path, None without a tunnel; `number` is None if it is not to be changed.
     """
     tasks: list[Run] = []
-    token = next(iter(settings.auth_tokens), None)
+    token = next(iter(settings.twilio.auth_tokens), None)
     probe_service = partial(probe, auth_token=token, service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
         tasks.append(partial(endless, TunnelManager(service.public, start, probe_service, number).run))
     elif number:
-        tasks.append(partial(set_number_once_reachable, settings.base_url, probe_service, number))
+        tasks.append(partial(set_number_once_reachable, settings.server.base_url, probe_service, number))
     if number:
         tasks.append(partial(_restore_number, number, service.stopping))
     if manager.notify_socket:
@@ -43,8 +43,8 @@ async def _start(settings: Settings, program: str) -> Cloudflared:
         tunnel_command(settings, program, metrics_port),
         tunnel_environment(settings, os.environ),
         metrics_port,
-        settings.public_url if settings.is_named_tunnel else None,
-        settings.tunnel_token,
+        settings.server.public_url if settings.tunnel.is_named else None,
+        settings.tunnel.token,
     )
 
 

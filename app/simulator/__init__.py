@@ -1,10 +1,8 @@
-"""A Twilio of our own, with a caller: rings the service, speaks, listens, and reports what the call was like.
+"""A simulated Twilio with a caller: rings the service, speaks, listens, and reports what the call was like.
 
-    CallOptions ─▶ call.simulate ─▶ CallReport (figures, JSON, stereo WAV) ─▶ measure (delay, fidelity, speech)
+    CallOptions ─▶ call.simulate ─▶ CallReport (figures, JSON, stereo WAV) ─▶ measure (latency, signal-to-noise ratio)
 
-Without I/O: `carrier` is Twilio's end of the protocol, `playout` Twilio's buffer, `stream` what a caller does on one
-stream and when, `pace` the clock. Shells: `webhook` for the form requests, `line` for the socket, `call` for the whole.
-
-`rest` is a stand-in for Twilio's REST API, over what `account` owns: a call that is created there is placed (`callee`)
-and conducted as above; `remote` is how a request ends or redirects it while it is on.
+Without I/O: `carrier` is Twilio's end of the protocol, `playout` its buffer, `stream` the caller on one stream,
+`trouble` what goes wrong on the line, `virtual` a whole call in virtual time. With I/O: `webhook` sends form requests,
+`line` has the socket, `call` runs the whole; `remote` ends or redirects a call as the REST API does.
 """

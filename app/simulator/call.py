@@ -1,7 +1,6 @@
-"""A Twilio of our own: ring the webhook, follow its TwiML, conduct the streams. A thin shell.
+"""One simulated call, from ringing to the status callback: ask the webhook, follow its TwiML, open the streams.
 
-What the caller does and hears is decided in `stream.py` and `playout.py`; the socket is in `line.py`, the form
-requests in `webhook.py`. Here is what lies between them: one call from ringing to the status callback.
+What the caller does and hears is decided in `stream` and `playout`; `line` has the socket, `webhook` the form requests.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
@@ -20,34 +19,20 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from app.audio import mulaw
-from app.simulator.address import dialled
-from app.simulator.line import Cut, Gone, HungUp, LineEnding, Refused, converse, dial
+from app.simulator.line import StreamEnd, converse, dial
 from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, read_script
-from app.simulator.pace import Realtime
-from app.simulator.playout import Playout
-from app.simulator.progress import (
-    PULSE_S,
-    Ended,
-    OnProgress,
-    Pulse,
-    Ringing,
-    StreamClosed,
-    StreamOpened,
-    Waiting,
-    ignore_progress,
-)
-from app.simulator.remote import EndCall, FetchTwiml, Order, Remote, RunTwiml
-from app.simulator.report import CallReport, Outcome, StreamRecord
-from app.simulator.stream import CallerStream, Script
-from app.simulator.waiting import Left, wait_in_line
+from app.simulator.playout import PlayoutModel
+from app.simulator.progress import PULSE_S, OnProgress, Pulse, StreamOpened, Waiting, ignore_progress
+from app.simulator.remote import EndCall, Order, Redirect, Remote
+from app.simulator.report import CallReport, Outcome, StreamReport
+from app.simulator.stream import CallerScript, CallerStream
+from app.simulator.wait import LeftQueue, wait_in_queue
 from app.simulator.wav import Samples
-from app.simulator.webhook import Webhook, WebhookError, signature_header
+from app.simulator.webhook import WebhookClient, WebhookError, dialled, open_webhooks, signature_header
 from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
-CLOSED_NORMALLY = 1000
-HANDSHAKE_FAILED = 31920
 AS_INTENDED = {
     *(Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED),
     Outcome.ENDED_REMOTELY,
@@ -57,14 +42,13 @@ AS_INTENDED = {
 async def simulate(
     options: CallOptions, on_progress: OnProgress = ignore_progress, remote: Remote | None = None
 ) -> CallReport:
-    """Run one call and report it; a server that misbehaves shows in `CallReport.outcome`, not as an exception.
+    """Run one call and report it; what the server does wrong is in `CallReport.outcome`, not an exception.
 
-    `remote` may end the call or send it elsewhere while it is on.
-
-    Raises `ValueError` for options that make no call, and whatever reading the audio file raises.
+    `remote` may end or redirect the call while it is on. Raises `ValueError` for options that make no call, and
+    whatever reading the audio file raises.
     """
     script = await asyncio.to_thread(read_script, options)
-    async with Webhook.open(options.auth_token, options.dial_url) as webhook:
+    async with open_webhooks(options.auth_token, options.dial_url) as webhook:
         return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
 
 
@@ -78,18 +62,23 @@ class _Ending:
 
 
 class _Call:
-    """One call: its play-out and its clock run on through all its streams."""
+    """One call; its playout buffer and its clock run on through all its streams."""
 
     def __init__(
-        self, options: CallOptions, script: Script, webhook: Webhook, on_progress: OnProgress, remote: Remote
+        self,
+        options: CallOptions,
+        script: CallerScript,
+        webhook: WebhookClient,
+        on_progress: OnProgress,
+        remote: Remote,
     ) -> None:
-        self._options, self._script, self._webhook, self._tell = options, script, webhook, on_progress
+        self._options, self._script, self._webhook, self._on_progress = options, script, webhook, on_progress
         self._remote = remote
         self._document_url = self._url(options.voice_path)
         self._call_sid = CallSid(options.call_sid or f"CA{secrets.token_hex(16)}")
-        self._playout = Playout()
-        self._streams: list[StreamRecord] = []
-        self._pace: Realtime | None = None
+        self._playout = PlayoutModel()
+        self._streams: list[StreamReport] = []
+        self._zero_s: float | None = None
         self._now_s = 0.0
         self._pulses = 0
 
@@ -97,15 +86,13 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._options.status_path, ending)
-        self._tell(Ended(self._now_s, ending.outcome, ending.sentence))
         return self._report(ending)
 
     async def _ring(self) -> _Ending:
-        self._tell(Ringing(self._call_sid, self._document_url))
-        call_status = "in-progress" if self._options.outbound else "ringing"
         try:
-            ending = await self._follow(await self._ask(self._document_url, call_status))
-            while order := self._remote.take():
+            call_status = "in-progress" if self._options.outbound else "ringing"
+            ending = await self._follow(await self._fetch(self._document_url, call_status))
+            while order := self._remote.pop():
                 ending = await self._obey(order)
             return ending
         except WebhookError as error:
@@ -116,12 +103,10 @@ class _Call:
     async def _obey(self, order: Order) -> _Ending:
         match order:
             case EndCall():
-                return _Ending(Outcome.ENDED_REMOTELY, "ended from outside")
-            case FetchTwiml(url):
+                return _Ending(Outcome.ENDED_REMOTELY, "ended by the REST API")
+            case Redirect(url):
                 self._document_url = url
-                return await self._follow(await self._ask(url, "in-progress"))
-            case RunTwiml(text):
-                return await self._follow(twiml.parse(text))
+                return await self._follow(await self._fetch(url))
             case _:
                 assert_never(order)
 
@@ -138,7 +123,7 @@ class _Call:
                     if ending := await self._connect(verb):
                         return ending
                     if verb.action is not None:
-                        left = deque(await self._ask(self._action_url(verb.action), "in-progress"))
+                        left = deque(await self._fetch(self._action_url(verb.action)))
                 case twiml.Enqueue() as verb:
                     if isinstance(outcome := await self._wait(verb), _Ending):
                         return outcome
@@ -151,82 +136,74 @@ class _Call:
                     assert_never(unreachable)
         return _Ending(Outcome.SERVER_HUNG_UP, "no TwiML left")
 
-    async def _ask(self, url: str, call_status: str, **more: str) -> Sequence[twiml.Verb]:
+    async def _fetch(self, url: str, call_status: str = "in-progress", **more: str) -> Sequence[twiml.Verb]:
         return twiml.parse(await self._webhook.post(url, self._form(call_status) | more))
 
     async def _wait(self, verb: twiml.Enqueue) -> _Ending | Sequence[twiml.Verb]:
-        """Wait in line; return what comes then, or how the call ended there."""
-        wait_url, action_url = self._action_url(verb.wait_url), self._action_url(verb.action)
-        with self._options.exchange.waiting(self._call_sid) as redirected:
-            self._tell(Waiting(self._call_sid))
-            pages = partial(self._ask, wait_url, "in-progress")
-            left = await wait_in_line(pages, redirected, self._options.patience_s)
-        verbs = await self._ask(action_url, "in-progress", QueueResult=left.queue_result)
-        match left:
-            case Left.REDIRECTED:
-                return await self._ask(redirected.result(), "in-progress")
-            case Left.TOLD_TO:
-                return verbs
-            case Left.CALLER_GAVE_UP:
-                return _Ending(Outcome.CALLER_HUNG_UP, left)
-            case Left.SERVER_HUNG_UP:
-                return _Ending(Outcome.SERVER_HUNG_UP, left)
+        """Wait in the queue; return what follows, or how the call ended there."""
+        self._on_progress(Waiting())
+        pages = partial(self._fetch, self._action_url(verb.wait_url))
+        left = await wait_in_queue(pages, self._remote, self._options.patience_s)
+        verbs = await self._fetch(self._action_url(verb.action), QueueResult=left.queue_result)
+        if left is LeftQueue.LEAVE:
+            return verbs
+        hung_up = Outcome.CALLER_HUNG_UP if left is LeftQueue.CALLER_HUNG_UP else Outcome.SERVER_HUNG_UP
+        return _Ending(hung_up, left)
 
     async def _connect(self, verb: twiml.Connect) -> _Ending | None:
-        """Conduct one stream; None when the server closed it and the TwiML goes on."""
+        """Run one stream; None when the server closed it and the TwiML goes on."""
         if len(self._streams) >= self._options.max_streams:
             return _Ending(Outcome.TOO_MANY_STREAMS, f"gave up after {len(self._streams)} streams")
         url = verb.url.split("?")[0]
-        signature = signature_header(self._options.auth_token, url)
         try:
-            socket = await dial(dialled(url, self._options.dial_url), signature)
+            socket = await dial(dialled(url, self._options.dial_url), signature_header(self._options.auth_token, url))
         except (WebSocketException, OSError) as error:
             status = error.response.status_code if isinstance(error, InvalidStatus) else None
-            await self._tell_stream(verb, "stream-error", StreamError=f"{HANDSHAKE_FAILED} Handshake Error")
+            await self._post_stream_status(verb, "stream-error", StreamError="31920 Handshake Error")
             return _Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
         async with socket:
-            ending = _ending(await self._conduct(socket, url, verb))
-        await self._tell_stream(verb, "stream-stopped")
-        return ending
+            end = await self._run_stream(socket, url, verb)
+        await self._post_stream_status(verb, "stream-stopped")
+        return _Ending(end.outcome, end.sentence) if end.outcome else None
 
-    async def _tell_stream(self, verb: twiml.Connect, event: str, **more: str) -> None:
-        """Tell how a stream ended, and go on whatever is answered; of its beginning nothing is told."""
+    async def _post_stream_status(self, verb: twiml.Connect, event: str, **more: str) -> None:
+        """Report how a stream ended, whatever is answered."""
         if verb.status_url:
             with suppress(WebhookError):
                 form = self._form("in-progress") | {"StreamEvent": event, **more}
                 await self._webhook.post(self._action_url(verb.status_url), form)
 
-    async def _conduct(self, socket: ClientConnection, url: str, verb: twiml.Connect) -> LineEnding:
-        pace = self._pace = self._pace or Realtime(time.monotonic)
+    async def _run_stream(self, socket: ClientConnection, url: str, verb: twiml.Connect) -> StreamEnd:
         started = self._started(verb)
-        opened_s = pace.now_s(self._now_s) if self._streams else 0.0
-        stream = CallerStream(started, self._script, self._playout, opened_s)
-        self._tell(StreamOpened(started.stream_sid, url, stream.opened_s))
-        ending = await converse(socket, stream, pace, lambda: self._turn(stream))
-        self._now_s = pace.now_s(stream.now_s) if isinstance(ending, Gone) else stream.now_s
+        stream = CallerStream(started, self._script, self._playout, self._clock())
+        self._on_progress(StreamOpened())
+        end = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
+        self._now_s = stream.now_s if end.outcome else max(self._clock(), stream.now_s)
         self._playout.clear(self._now_s)
-        self._keep(StreamRecord(url, started.stream_sid, stream.opened_s, self._now_s, stream.histogram), ending)
-        return ending
+        times = stream.opened_s, self._now_s
+        self._streams.append(
+            StreamReport(url, started.stream_sid, *times, stream.counts, end.close_code, end.close_reason)
+        )
+        return end
 
-    def _keep(self, record: StreamRecord, ending: LineEnding) -> None:
-        gone = ending if isinstance(ending, Gone) else Gone(CLOSED_NORMALLY, "")
-        self._streams.append(replace(record, close_code=gone.code, close_reason=gone.reason))
-        self._tell(StreamClosed(record.stream_sid, self._now_s, gone.code, gone.reason))
+    def _clock(self) -> float:
+        """Return the seconds since the first stream started, which is at the first call."""
+        if self._zero_s is None:
+            self._zero_s = time.monotonic()
+            return 0.0
+        return max(time.monotonic() - self._zero_s, self._now_s)
 
-    def _turn(self, stream: CallerStream) -> None:
+    def _on_turn(self, stream: CallerStream) -> None:
         if self._remote.ordered:
             stream.leave()
-        self._beat(stream.now_s)
+        if stream.now_s >= (self._pulses + 1) * PULSE_S:
+            self._report_levels(stream.now_s)
 
-    def _beat(self, now_s: float) -> None:
-        """Tell the levels once a quarter of a second."""
-        if now_s < (self._pulses + 1) * PULSE_S:
-            return
+    def _report_levels(self, now_s: float) -> None:
         self._pulses, since_s = int(now_s / PULSE_S), max(now_s - PULSE_S, 0.0)
         said = mulaw.decode(self._script.said[round(since_s * RATE_HZ) : round(now_s * RATE_HZ)])
         heard = mulaw.decode(self._playout.heard(now_s, since_s))
-        buffered_s, underruns = self._playout.buffered_s(now_s), len(self._playout.underruns)
-        self._tell(Pulse(now_s, buffered_s, underruns, level_dbfs(said), level_dbfs(heard)))
+        self._on_progress(Pulse(now_s, self._playout.buffered_s(now_s), level_dbfs(said), level_dbfs(heard)))
 
     async def _post_status(self, path: str, ending: _Ending) -> _Ending:
         status = "busy" if ending.outcome is Outcome.REJECTED else "completed"
@@ -242,7 +219,7 @@ class _Call:
         return self._options.base_url.rstrip("/") + path
 
     def _action_url(self, action: str) -> str:
-        """Return the URL of an action, which may be relative to the document that it stands in."""
+        """Return the URL of an action, which may be relative to its document's."""
         return urljoin(self._document_url, action)
 
     def _form(self, call_status: str) -> dict[str, str]:
@@ -265,36 +242,21 @@ class _Call:
     def _report(self, ending: _Ending) -> CallReport:
         heard = mulaw.decode(self._playout.heard(self._now_s))
         return CallReport(
-            self._call_sid,
-            ending.outcome,
-            ending.sentence,
-            ending.status,
-            self._now_s,
-            _fitted(mulaw.decode(self._script.said), len(heard)),
-            heard,
-            tuple(self._streams),
-            tuple(self._playout.underruns),
-            tuple(self._playout.leads),
-            tuple(self._playout.returned),
-            self._playout.discarded_samples / RATE_HZ,
+            call_sid=self._call_sid,
+            outcome=ending.outcome,
+            sentence=ending.sentence,
+            status=ending.status,
+            ended_s=self._now_s,
+            said=_fitted(mulaw.decode(self._script.said), len(heard)),
+            heard=heard,
+            streams=tuple(self._streams),
+            underruns=tuple(self._playout.underruns),
+            buffer_levels=tuple(self._playout.buffer_levels),
+            marks=tuple(self._playout.returned),
+            discarded_s=self._playout.discarded_samples / RATE_HZ,
         )
 
 
-def _ending(ending: LineEnding) -> _Ending | None:
-    """Return how the end of a stream ends the call, None when it does not."""
-    match ending:
-        case HungUp():
-            return _Ending(Outcome.CALLER_HUNG_UP, "the caller hung up")
-        case Cut():
-            return _Ending(Outcome.LINE_CUT, "the connection broke, as the scenario wants it")
-        case Refused(sentence):
-            return _Ending(Outcome.PROTOCOL_VIOLATION, sentence)
-        case Gone():
-            return None
-        case _:
-            assert_never(ending)
-
-
 def _fitted(samples: Samples, length: int) -> Samples:
-    """Cut the samples off at `length`, or end them in silence."""
+    """Return exactly `length` samples, with silence at the end where there are fewer."""
     return np.pad(samples[:length], (0, max(length - len(samples), 0)))

@@ -1,11 +1,10 @@
 """Twilio's side of the media stream, without I/O: the counterpart of `app.twilio.protocol`.
 
-Both ends follow the same table of states. `send` writes what Twilio tells the server, counting messages and packets as
-Twilio does; `receive` reads what the server tells Twilio, as strictly as Twilio does: a field too many is a violation
-(warning 31951), and so is a binary message (31950).
+Both ends follow the same table of states. `send` writes Twilio's messages, counting messages and packets as Twilio
+does; `receive` reads the server's, as strictly as Twilio does: an additional field is a violation (warning 31951), and
+so is a binary message (31950).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -23,7 +22,7 @@ from app.twilio.events import (
     Stopped,
     Unknown,
 )
-from app.twilio.protocol import NEXT, State
+from app.twilio.protocol import NEXT, StreamState
 from app.twilio.wire import (
     Fields,
     ProtocolMisuse,
@@ -43,21 +42,21 @@ MAX_MESSAGE_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """The server wants these mu-law bytes played after everything before them."""
+    """Play these mu-law bytes after everything before them."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SetMark:
-    """The server wants this name back once everything before it has been played."""
+    """Return this name once everything before it has been played."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClearBuffer:
-    """The server wants everything not yet played thrown away."""
+    """Drop what has not been played."""
 
 
 ServerEvent = Play | SetMark | ClearBuffer
@@ -67,8 +66,7 @@ class CarrierProtocol:
     """Write Twilio's messages, read the server's; one object for one socket."""
 
     def __init__(self) -> None:
-        """Begin before the first message."""
-        self.state = State.NEW
+        self.state = StreamState.NEW
         self._started: Started | None = None
         self._sequence = 0
         self._packets = 0
@@ -76,7 +74,7 @@ class CarrierProtocol:
     def send(self, event: Event) -> str:
         """Serialize one message to the server; raises `ProtocolMisuse` where the order does not allow it.
 
-        The sequence number of a `Media` is the carrier's to give, whatever the event says.
+        The carrier numbers the messages, whatever the sequence of a `Media` says.
         """
         following = self.state if isinstance(event, Unknown) else NEXT[self.state].get(type(event))
         if following is None:
@@ -84,22 +82,20 @@ class CarrierProtocol:
         self.state = following
         if isinstance(event, Started):
             self._started = event
-        return write_message({**self._envelope(), **self._body(event)})
+        envelope: Fields = {}
+        if self._started:
+            self._sequence += 1
+            envelope = {"sequenceNumber": str(self._sequence), "streamSid": self._started.stream_sid}
+        return write_message({**envelope, **self._body(event)})
 
     def receive(self, message: str | bytes) -> ServerEvent:
-        """Return what the server wants; raises `ProtocolViolation` for whatever Twilio would refuse."""
+        """Return what the server wants; raises `ProtocolViolation` for what Twilio would refuse."""
         fields = read_message(message, MAX_MESSAGE_BYTES)
         if self._started is None:
             raise ProtocolViolation(Reason.OUT_OF_ORDER, "The server spoke before the stream started.")
         if read_text(fields, "streamSid") != self._started.stream_sid:
             raise ProtocolViolation(Reason.WRONG_STREAM, "The server named another stream.")
         return _parse(fields)
-
-    def _envelope(self) -> Fields:
-        if self._started is None:
-            return {}
-        self._sequence += 1
-        return {"sequenceNumber": str(self._sequence), "streamSid": self._started.stream_sid}
 
     def _body(self, event: Event) -> Fields:
         match event:
@@ -108,26 +104,21 @@ class CarrierProtocol:
             case Started():
                 return {"event": "start", "start": _start(event)}
             case Media(timestamp_ms, payload):
-                return {"event": "media", "media": self._media(timestamp_ms, payload)}
+                self._packets += 1
+                packet = {"track": TRACK, "chunk": str(self._packets), "timestamp": str(timestamp_ms)}
+                return {"event": "media", "media": {**packet, "payload": write_payload(payload)}}
             case DtmfPressed(digit):
                 return {"event": "dtmf", "dtmf": {"track": "inbound_track", "digit": digit}}
             case MarkPlayed(name):
                 return {"event": "mark", "mark": {"name": name}}
             case Stopped():
-                return {"event": "stop", "stop": self._stop()}
+                assert self._started
+                sids = {"accountSid": self._started.account_sid, "callSid": self._started.call_sid}
+                return {"event": "stop", "stop": sids}
             case Unknown(kind):
                 return {"event": kind}
             case _:
                 assert_never(event)
-
-    def _media(self, timestamp_ms: int, payload: bytes) -> Fields:
-        self._packets += 1
-        packet, payload_text = str(self._packets), write_payload(payload)
-        return {"track": TRACK, "chunk": packet, "timestamp": str(timestamp_ms), "payload": payload_text}
-
-    def _stop(self) -> Mapping[str, str]:
-        assert self._started is not None
-        return {"accountSid": self._started.account_sid, "callSid": self._started.call_sid}
 
 
 def _start(event: Started) -> Fields:

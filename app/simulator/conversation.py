@@ -1,8 +1,8 @@
 """What the demo's caller says, and when.
 
 The recordings in `caller/` are synthetic speech: espeak-ng 1.51 (`en-us+f3`, 150 words a minute, pitch 55), then
-`sox … -r 8000 -e mu-law sinc 250-3400 norm -6`, without the silence at the ends. The times leave room for what the
-script stand-in says; Moshi himself needs no times.
+`sox … -r 8000 -e mu-law sinc 250-3400 norm -6`, without the silence at the ends. The times leave room for what
+`synthetic:script` says; Moshi needs no times.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The socket of one simulated stream: feed the stream what comes, send what it says. It decides nothing."""
+"""The socket of one simulated stream: feed the stream what arrives, send what it says."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,40 +9,22 @@ from typing import assert_never
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.simulator.pace import Realtime
+from app.simulator.report import Outcome
 from app.simulator.stream import CallerStream, CloseSocket, Command, CutSocket, SendMessage
 from app.twilio.wire import ProtocolViolation
 
 USER_AGENT = "Twilio.TmeWs/1.0"
-CLOSED_ABNORMALLY = 1006
+CLOSED_NORMALLY, CLOSED_ABNORMALLY = 1000, 1006
 
 
 @dataclass(frozen=True, slots=True)
-class HungUp:
-    """The caller hung up."""
+class StreamEnd:
+    """How a stream ended. Without an `outcome` the server closed the socket, and the call goes on with its TwiML."""
 
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The server closed the socket, or lost it (1006)."""
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The server sent what Twilio would refuse."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The connection broke, as the scenario wants it."""
-
-
-LineEnding = HungUp | Gone | Refused | Cut
+    outcome: Outcome | None
+    sentence: str = ""
+    close_code: int = CLOSED_NORMALLY
+    close_reason: str = ""
 
 
 def dial(url: str, signature: dict[str, str]) -> connect:
@@ -60,36 +42,44 @@ def dial(url: str, signature: dict[str, str]) -> connect:
 
 
 async def converse(
-    socket: ClientConnection, stream: CallerStream, pace: Realtime, on_turn: Callable[[], None]
-) -> LineEnding:
-    """Conduct the stream until one side ends it; call `on_turn` after every message and every timer."""
+    socket: ClientConnection, stream: CallerStream, now: Callable[[], float], on_turn: Callable[[], None]
+) -> StreamEnd:
+    """Run the stream until one side ends it; call `on_turn` after every message and every timer.
+
+    `now` is in seconds since the call's first stream started.
+    """
     await _do(stream.open(), socket)
     try:
         while not stream.over:
-            await _do(await _turn(socket, stream, pace), socket)
+            await _do(await _turn(socket, stream, now), socket)
             on_turn()
     except ConnectionClosed as closed:
-        return _gone(closed)
+        close = closed.rcvd
+        return StreamEnd(None, "", close.code, close.reason) if close else StreamEnd(None, "", CLOSED_ABNORMALLY)
     except ProtocolViolation as violation:
-        return Refused(str(violation))
-    return Cut() if stream.cut else HungUp()
+        return StreamEnd(Outcome.PROTOCOL_VIOLATION, str(violation))
+    if stream.cut:
+        return StreamEnd(Outcome.LINE_CUT, "the connection broke, as the scenario wants it")
+    return StreamEnd(Outcome.CALLER_HUNG_UP, "the caller hung up")
 
 
-async def _turn(socket: ClientConnection, stream: CallerStream, pace: Realtime) -> list[Command]:
-    """Wait for a message, but no longer than the stream wants; return what is to be done."""
-    if (unread_s := stream.reads_s(pace.now_s(stream.now_s)) - pace.now_s(stream.now_s)) > 0:
-        await asyncio.sleep(min(unread_s, pace.wait_s(stream)))
-        return stream.advance(pace.now_s(stream.now_s))
+async def _turn(socket: ClientConnection, stream: CallerStream, now: Callable[[], float]) -> list[Command]:
+    """Wait for a message or the stream's timer; return the commands that follow."""
+    moment_s = now()
+    wait_s = max(stream.due_s() - moment_s, 0.0)
+    if (unread_s := stream.reads_s(moment_s) - moment_s) > 0:
+        await asyncio.sleep(min(unread_s, wait_s))
+        return stream.advance(now())
     try:
-        async with asyncio.timeout(pace.wait_s(stream)):
+        async with asyncio.timeout(wait_s):
             message = await socket.recv()
     except TimeoutError:
-        return stream.advance(pace.now_s(stream.now_s))
-    return stream.receive(message, pace.now_s(stream.now_s))
+        return stream.advance(now())
+    return stream.receive(message, now())
 
 
 async def _do(commands: Sequence[Command], socket: ClientConnection) -> None:
-    """Obey; that the server has closed the socket shows when the next message is waited for."""
+    """Carry the commands out; that the server has closed the socket shows at the next `recv`."""
     for command in commands:
         match command:
             case SendMessage(message):
@@ -101,7 +91,3 @@ async def _do(commands: Sequence[Command], socket: ClientConnection) -> None:
                 socket.transport.abort()
             case _:
                 assert_never(command)
-
-
-def _gone(closed: ConnectionClosed) -> Gone:
-    return Gone(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Gone(CLOSED_ABNORMALLY, "")

@@ -1,7 +1,7 @@
-"""Measure a line by what was said and what was heard: delay, fidelity, speech. Pure functions of int16 at 8 kHz.
+"""Measures a call by what was said and what was heard, int16 at 8 kHz: latency, signal-to-noise ratio, level.
 
-Delay is found by cross-correlation, fidelity by moving what was said onto what was heard (to a thousandth of a
-sample, since resampling delays by no whole number of samples), scaling it to fit, and comparing the rest.
+Latency is found by cross-correlation. For the signal-to-noise ratio, what was said is moved onto what was heard (to a
+thousandth of a sample, since resampling delays by no whole number of samples) and scaled to fit; the rest is noise.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,8 @@ Signal = NDArray[np.float64]
 FULL_SCALE = 32_768.0
 FLOOR_DBFS = -120.0
 QUIET_DBFS = -45.0
-LEVEL_WINDOW_SAMPLES = 80
 TELEPHONE_BAND_HZ = (200.0, 3_300.0)
 EDGE_SAMPLES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of time, in seconds from the start of the recording."""
-
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +37,13 @@ class Delay:
 
     @property
     def p50_ms(self) -> float | None:
-        """Return the median."""
         return self.percentile_ms(50)
 
     @property
     def p99_ms(self) -> float | None:
-        """Return the 99th percentile."""
         return self.percentile_ms(99)
 
     def percentile_ms(self, percent: float) -> float | None:
-        """Return any percentile."""
         return float(np.percentile([w.delay_ms for w in self.windows], percent)) if self.windows else None
 
 
@@ -94,27 +82,10 @@ def window_snr_db(said: Samples, heard: Samples, delay: Delay, window_s: float =
     )
 
 
-def fractional_delay_samples(said: Samples, heard: Samples, max_delay_s: float = 1.0) -> float:
-    """Return the delay of the whole recording, to a thousandth of a sample."""
-    sent, received = _signal(said), _signal(heard)
-    whole = _whole_delay(sent, received, round(max_delay_s * RATE_HZ))
-    return whole + _fraction(*_overlap(sent, received, whole))
-
-
 def level_dbfs(samples: Samples) -> float:
     """Return the level of all samples together, in dB below full scale, at least -120."""
-    return float(_levels_dbfs(samples, max(len(samples), 1))[0]) if len(samples) else FLOOR_DBFS
-
-
-def speech_segments(samples: Samples, quiet_dbfs: float = QUIET_DBFS, bridge_s: float = 0.2) -> tuple[Segment, ...]:
-    """Return where there is sound, to 10 ms; pauses shorter than `bridge_s` are part of it."""
-    loud = np.flatnonzero(_levels_dbfs(samples, LEVEL_WINDOW_SAMPLES) > quiet_dbfs)
-    breaks = np.flatnonzero(np.diff(loud) * LEVEL_WINDOW_SAMPLES > bridge_s * RATE_HZ) + 1
-    return tuple(_segment(run[0], run[-1] + 1) for run in np.split(loud, breaks) if len(run))
-
-
-def _segment(first: int, after: int) -> Segment:
-    return Segment(first * LEVEL_WINDOW_SAMPLES / RATE_HZ, after * LEVEL_WINDOW_SAMPLES / RATE_HZ)
+    power = np.mean(_signal(samples) ** 2) if len(samples) else 0.0
+    return float(10 * np.log10(max(power, 10 ** (FLOOR_DBFS / 10))))
 
 
 def _signal(samples: Samples) -> Signal:
@@ -123,13 +94,6 @@ def _signal(samples: Samples) -> Signal:
 
 def _db(signal: float, noise: float) -> float:
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-
-
-def _levels_dbfs(samples: Samples, window: int) -> Signal:
-    whole = len(samples) // window * window
-    power = np.mean(_signal(samples[:whole]).reshape(-1, window) ** 2, axis=1)
-    levels: Signal = 10 * np.log10(np.maximum(power, 10 ** (FLOOR_DBFS / 10)))
-    return levels
 
 
 def _delay_window(said: Samples, heard: Samples, start: int, length: int, max_delay: int) -> DelayWindow | None:
@@ -162,22 +126,13 @@ def _correlate(sent: Signal, received: Signal) -> Signal:
     return np.fft.irfft(spectrum, size)
 
 
-def _whole_delay(sent: Signal, received: Signal, max_delay: int) -> int:
-    return int(np.argmax(_correlate(sent, received)[: max_delay + 1]))
-
-
-def _overlap(sent: Signal, received: Signal, delay: int) -> tuple[Signal, Signal]:
-    """Return the parts that belong together once the whole delay is taken out."""
-    length = min(len(sent), len(received) - delay)
-    return sent[:length], received[delay : delay + length]
-
-
 def _aligned(sent: Signal, received: Signal, max_delay_s: float) -> tuple[Signal, Signal]:
     """Move `sent` onto `received`, both in the telephone band; the edges, which the moving blurs, are cut off."""
-    sent, received = _overlap(sent, received, _whole_delay(sent, received, round(max_delay_s * RATE_HZ)))
-    moved = _moved(sent, _fraction(sent, received))
-    inner = slice(EDGE_SAMPLES, len(sent) - EDGE_SAMPLES)
-    return moved[inner], _moved(received, 0.0)[inner]
+    delay = int(np.argmax(_correlate(sent, received)[: round(max_delay_s * RATE_HZ) + 1]))
+    length = min(len(sent), len(received) - delay)
+    sent, received = sent[:length], received[delay : delay + length]
+    inner = slice(EDGE_SAMPLES, length - EDGE_SAMPLES)
+    return _moved(sent, _fraction(sent, received))[inner], _moved(received, 0.0)[inner]
 
 
 def _fraction(sent: Signal, received: Signal) -> float:

@@ -1,14 +1,13 @@
-"""What a simulated call is to be like."""
+"""The options of a simulated call."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from app.audio import mulaw
-from app.simulator.stream import KeyPress, Script
+from app.simulator.stream import CallerScript, KeyPress
 from app.simulator.trouble import STEADY, Scenario
-from app.simulator.waiting import Exchange
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
 
@@ -17,12 +16,11 @@ from app.twilio.events import RATE_HZ
 class CallOptions:
     """One call to simulate; times are in seconds since its first stream starts.
 
-    `base_url` is the server's public URL, which the signatures are for; `dial_url` is where to find it, when elsewhere.
-    Without `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller
-    hangs up after `duration_s`, by default when the audio ends. `status_path` is told when the call is over. A call
-    with more than `max_streams` streams, one reconnect after the other, is given up. A caller who is put in line hangs
-    up after `patience_s` of pauses; `exchange` redirects him. An `outbound` call was placed by the server's side and is
-    answered when the webhook is asked; `answered_by` is what machine detection has found.
+    `base_url` is the server's public URL, which is signed; `dial_url` is where it is reached, if elsewhere. Without
+    `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller hangs up
+    after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
+    receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
+    asked; `answered_by` is the result of machine detection.
     """
 
     base_url: str
@@ -41,18 +39,17 @@ class CallOptions:
     line: Scenario = STEADY
     max_streams: int = 10
     patience_s: float = 600.0
-    exchange: Exchange = field(default_factory=Exchange)
     outbound: bool = False
     answered_by: str | None = None
 
 
-def read_script(options: CallOptions) -> Script:
-    """Return what the caller does; reads the audio file. Raises `ValueError` for a call of no length."""
+def read_script(options: CallOptions) -> CallerScript:
+    """Read the audio file. Raises `ValueError` for a call of no length."""
     said = _audio(options)
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return Script(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
+    return CallerScript(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
 
 
 def _audio(options: CallOptions) -> Samples:

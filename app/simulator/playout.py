@@ -1,9 +1,8 @@
-"""What the caller hears: a model of Twilio's play-out buffer, exact to the sample.
+"""What the caller hears: a model of Twilio's playout buffer, exact to the sample.
 
-Theory of operation. Play-out is first in, first out, at 8 kHz, and never stops by itself: what has been received is
-heard from the moment it arrives or from where the audio before it ends, whichever is later. So everything received can
-be laid down on the caller's time line at once, `now` is a cursor on that line, a mark is a position, and `clear` cuts
-the line off at the cursor.
+Theory of operation. Playout is first in, first out, at 8 kHz, and never stops: audio is heard when it arrives, or from
+the end of the audio before it, whichever is later. So all that is received is appended to one array of what the
+caller hears; `now` is a cursor in it, a mark is a position, and `clear` cuts it off at the cursor.
 """
 
 import math
@@ -26,7 +25,7 @@ class Underrun:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class BufferLevel:
     """How far the buffer was ahead, in seconds, when more audio arrived."""
 
     at_s: float
@@ -50,46 +49,45 @@ class _Mark:
     received_s: float
 
 
-class Playout:
+class PlayoutModel:
     """The buffer of one call, on a clock whose zero is the start of the call.
 
     `now` is in seconds and never goes back; where it does, the latest `now` counts.
     """
 
     def __init__(self) -> None:
-        """Begin in silence."""
         self.underruns: list[Underrun] = []
-        self.leads: list[Lead] = []
+        self.buffer_levels: list[BufferLevel] = []
         self.returned: list[ReturnedMark] = []
         self.discarded_samples = 0
-        self._line = bytearray()
+        self._heard = bytearray()
         self._cursor = 0
         self._gap_counts = False
         self._marks: deque[_Mark] = deque()
 
     def receive(self, payload: bytes, now: float) -> None:
-        """Take mu-law audio to be heard after everything before it."""
-        lead = len(self._line) - self._move(now)
-        if lead + len(payload) > MAX_BUFFERED_S * RATE_HZ:
+        """Queue mu-law audio behind all that was received before."""
+        ahead = len(self._heard) - self._move(now)
+        if ahead + len(payload) > MAX_BUFFERED_S * RATE_HZ:
             self.discarded_samples += len(payload)
             return
-        self.leads.append(Lead(now, max(lead, 0) / RATE_HZ))
-        self._fill_gap(-lead)
-        self._line += payload
+        self.buffer_levels.append(BufferLevel(now, max(ahead, 0) / RATE_HZ))
+        self._fill_gap(-ahead)
+        self._heard += payload
         self._gap_counts = True
 
     def mark(self, name: str, now: float) -> None:
-        """Take a mark; the next `advance` returns it when nothing lies before it."""
-        position = max(len(self._line), self._move(now))
+        """Queue a mark; the next `advance` returns it if no audio lies before it."""
+        position = max(len(self._heard), self._move(now))
         self._marks.append(_Mark(name, position, now))
 
     def clear(self, now: float) -> list[str]:
-        """Forget what has not been heard; return every outstanding mark.
+        """Drop what has not been heard; return every outstanding mark.
 
-        The silence that follows is wanted and no underrun, unless there was nothing to forget.
+        The silence that follows is no underrun, unless there was nothing to drop.
         """
         self._gap_counts &= self.buffered_s(now) == 0
-        del self._line[self._move(now) :]
+        del self._heard[self._move(now) :]
         return self._return(len(self._marks), now, cleared=True)
 
     def advance(self, now: float) -> list[str]:
@@ -103,12 +101,12 @@ class Playout:
 
     def buffered_s(self, now: float) -> float:
         """Return how much audio the buffer still holds."""
-        return max(len(self._line) - self._move(now), 0) / RATE_HZ
+        return max(len(self._heard) - self._move(now), 0) / RATE_HZ
 
     def heard(self, now: float, since_s: float = 0.0) -> bytes:
         """Return what has been heard from `since_s` to `now`, as mu-law at 8 kHz, silence included."""
         cursor, start = self._move(now), math.floor(since_s * RATE_HZ + 1e-6)
-        return bytes(self._line[start:cursor]).ljust(cursor - start, bytes([SILENCE]))
+        return bytes(self._heard[start:cursor]).ljust(cursor - start, bytes([SILENCE]))
 
     def _move(self, now: float) -> int:
         self._cursor = max(self._cursor, math.floor(now * RATE_HZ + 1e-6))
@@ -118,8 +116,8 @@ class Playout:
         if samples <= 0:
             return
         if self._gap_counts:
-            self.underruns.append(Underrun(len(self._line) / RATE_HZ, samples / RATE_HZ))
-        self._line += bytes([SILENCE]) * samples
+            self.underruns.append(Underrun(len(self._heard) / RATE_HZ, samples / RATE_HZ))
+        self._heard += bytes([SILENCE]) * samples
 
     def _return(self, count: int, now: float, cleared: bool) -> list[str]:
         marks = [self._marks.popleft() for _ in range(count)]

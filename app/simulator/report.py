@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.simulator.playout import Lead, ReturnedMark, Underrun
-from app.simulator.stream import StreamTally
+from app.simulator.playout import BufferLevel, ReturnedMark, Underrun
+from app.simulator.stream import StreamCounts
 from app.simulator.wav import Samples, write_stereo
 from app.twilio.events import RATE_HZ
 
@@ -34,14 +34,14 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamRecord:
+class StreamReport:
     """One stream of the call; the close code is the server's, 1000 when the caller hung up first."""
 
     url: str
     stream_sid: str
     opened_s: float
     closed_s: float
-    histogram: StreamTally
+    counts: StreamCounts
     close_code: int = 1000
     close_reason: str = ""
 
@@ -51,7 +51,7 @@ class CallReport:
     """One call; times are seconds since its first stream started.
 
     `said` and `heard` are int16 at 8 kHz on one clock and equally long: what the caller spoke, after mu-law, and what
-    he heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
+    they heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
     Twilio's buffer.
     """
 
@@ -62,45 +62,35 @@ class CallReport:
     ended_s: float
     said: Samples = field(repr=False)
     heard: Samples = field(repr=False)
-    streams: tuple[StreamRecord, ...] = ()
+    streams: tuple[StreamReport, ...] = ()
     underruns: tuple[Underrun, ...] = ()
-    leads: tuple[Lead, ...] = field(default=(), repr=False)
+    buffer_levels: tuple[BufferLevel, ...] = field(default=(), repr=False)
     marks: tuple[ReturnedMark, ...] = field(default=(), repr=False)
     discarded_s: float = 0.0
 
     @property
     def first_packet_s(self) -> float | None:
-        """Return when the first audio of the server's arrived, silent or not."""
-        return self.leads[0].at_s if self.leads else None
+        """When the server's first audio arrived, silent or not."""
+        return self.buffer_levels[0].at_s if self.buffer_levels else None
 
     @property
     def first_sound_s(self) -> float | None:
-        """Return when the caller heard the first sound."""
+        """When the caller heard the first sound."""
         audible = np.abs(self.heard.astype(np.int32)) > AUDIBLE
         return float(np.argmax(audible)) / RATE_HZ if audible.any() else None
 
     @property
-    def close_code(self) -> int | None:
-        """Return the close code of the last stream."""
-        return self.streams[-1].close_code if self.streams else None
-
-    @property
-    def close_reason(self) -> str | None:
-        """Return the close reason of the last stream."""
-        return self.streams[-1].close_reason if self.streams else None
-
-    @property
     def underrun_s(self) -> float:
-        """Return the sum of all gaps heard."""
+        """The sum of all gaps heard."""
         return sum(underrun.length_s for underrun in self.underruns)
 
-    def lead_percentile_ms(self, percent: float) -> float | None:
-        """Return a percentile of the lead that arriving audio found."""
-        return percentile_ms([lead.buffered_s for lead in self.leads], percent)
+    def buffered_percentile_ms(self, percent: float) -> float | None:
+        """Return a percentile of what was still buffered when more audio arrived."""
+        return percentile_ms([level.buffered_s for level in self.buffer_levels], percent)
 
     def lateness_percentile_ms(self, percent: float) -> float | None:
         """Return a percentile of how late this simulator itself sent its packets."""
-        return percentile_ms([late_s for stream in self.streams for late_s in stream.histogram.lateness_s], percent)
+        return percentile_ms([late_s for stream in self.streams for late_s in stream.counts.lateness_s], percent)
 
     def to_json(self) -> str:
         """Return all figures, without the audio, as JSON with an indent."""
@@ -114,12 +104,12 @@ class CallReport:
             "first_sound_s": self.first_sound_s,
             "underrun_s": self.underrun_s,
             "discarded_s": self.discarded_s,
-            "lead_ms": {f"p{percent}": self.lead_percentile_ms(percent) for percent in (0, 50, 99, 100)},
+            "buffered_ms": {f"p{percent}": self.buffered_percentile_ms(percent) for percent in (0, 50, 99, 100)},
             "lateness_ms": {f"p{percent}": self.lateness_percentile_ms(percent) for percent in (50, 99, 100)},
             "underruns": [asdict(underrun) for underrun in self.underruns],
             "streams": [_figures(stream) for stream in self.streams],
             "marks": [asdict(mark) for mark in self.marks],
-            "leads": [[lead.at_s, lead.buffered_s * 1000] for lead in self.leads],
+            "buffer_levels": [[level.at_s, level.buffered_s * 1000] for level in self.buffer_levels],
         }
         return json.dumps(figures, indent=2)
 
@@ -137,7 +127,7 @@ def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
     return float(np.percentile(seconds, percent)) * 1000 if seconds else None
 
 
-def _figures(stream: StreamRecord) -> dict[str, object]:
-    """Return a stream without its histogram's long list."""
-    histogram = {name: value for name, value in asdict(stream.histogram).items() if name != "lateness_s"}
-    return asdict(stream) | {"histogram": histogram}
+def _figures(stream: StreamReport) -> dict[str, object]:
+    """Return a stream without its long list of times."""
+    counts = {name: value for name, value in asdict(stream.counts).items() if name != "lateness_s"}
+    return asdict(stream) | {"counts": counts}

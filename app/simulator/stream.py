@@ -1,8 +1,8 @@
-"""How Twilio conducts one stream, without I/O: packets out on the caller's clock, marks back when they are heard.
+"""Twilio's side of one stream, without I/O: packets out on the caller's clock, marks back when they are heard.
 
-Theory of operation. `now` is in seconds since the call's first stream started; `due_s` says when the stream wants to
-be woken next. A packet leaves when its last sample is spoken, at a time counted in samples since the stream opened, so
-nothing drifts. What the server sends goes into the call's `Playout`.
+Theory of operation. `now` is in seconds since the call's first stream started; `due_s` is when the stream has to be
+advanced next. A packet leaves when its last sample is spoken, at a time counted in samples since the stream opened, so
+nothing drifts. What the server sends goes into the call's `PlayoutModel`.
 """
 
 import math
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from app.audio.mulaw import SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
-from app.simulator.playout import Playout
+from app.simulator.playout import PlayoutModel
 from app.simulator.trouble import STEADY, Scenario, through
 from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from app.twilio.protocol import State
+from app.twilio.protocol import StreamState
 
 PACKET_SAMPLES = 160
 PACKET_MS = 20
@@ -37,7 +37,7 @@ class CloseSocket:
 
 @dataclass(frozen=True, slots=True)
 class CutSocket:
-    """Drop the connection without a word."""
+    """Drop the connection without a close frame."""
 
 
 Command = SendMessage | CloseSocket | CutSocket
@@ -52,11 +52,11 @@ class KeyPress:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the caller does: `said` is mu-law from the start of the call, silence follows; he hangs up at `ends_s`.
+class CallerScript:
+    """What the caller does: `said` is mu-law from the start of the call, silence follows; they hang up at `ends_s`.
 
-    With `skip_silence` packets of nothing but silence are not sent, as has been seen on some calls. Of `line` all is
-    heeded but what happens within the service: `held`, `engine_late`, `step_s`; and `travel_s`, which the network adds.
+    With `skip_silence` packets of silence are not sent, as has been seen on some calls. Of `line` all applies but what
+    happens inside the service (`held`, `engine_late`, `step_s`) and `travel_s`, which the network adds.
     """
 
     said: bytes
@@ -67,8 +67,12 @@ class Script:
 
 
 @dataclass(slots=True)
-class StreamTally:
-    """What one stream counted."""
+class StreamCounts:
+    """Counters of one stream.
+
+    `ragged_packets` have payloads that are no multiple of 160 bytes; `lateness_s` is how late each packet was sent,
+    which tells how far this simulator can be trusted.
+    """
 
     packets_sent: int = 0
     bytes_received: int = 0
@@ -77,21 +81,16 @@ class StreamTally:
 
 
 class CallerStream:
-    """One stream of a call; `histogram` counts, `over` tells that the caller has hung up.
+    """One stream of a call."""
 
-    `histogram.ragged_packets` counts payloads that are no multiple of 160 bytes, `histogram.lateness_s` how late each
-    packet was handed out: how far this simulator itself can be trusted.
-    """
-
-    def __init__(self, started: Started, script: Script, playout: Playout, opened_s: float) -> None:
-        """Begin a stream that opens at `opened_s` of the call."""
-        self.histogram = StreamTally()
+    def __init__(self, started: Started, script: CallerScript, playout: PlayoutModel, opened_s: float) -> None:
+        self.counts = StreamCounts()
         self.opened_s = opened_s
         self.now_s = opened_s
         self._carrier = CarrierProtocol()
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
-        self._cut = False
+        self.cut = False
         self._ends_s = script.ends_s
         self._read_s = -math.inf
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
@@ -101,16 +100,11 @@ class CallerStream:
 
     @property
     def over(self) -> bool:
-        """Tell whether the caller has hung up, or is gone."""
-        return self._cut or self._carrier.state is State.STOPPED
-
-    @property
-    def cut(self) -> bool:
-        """Tell whether the connection has broken."""
-        return self._cut
+        """Whether the caller has hung up, or the connection has broken."""
+        return self.cut or self._carrier.state is StreamState.STOPPED
 
     def leave(self) -> None:
-        """Have the call leave the stream as soon as it can, as when the REST API ends or redirects it."""
+        """End the stream now, as when the REST API ends or redirects the call."""
         self._ends_s = min(self._ends_s, self.now_s)
 
     def reads_s(self, now: float) -> float:
@@ -118,12 +112,14 @@ class CallerStream:
         return self._script.line.reads_s(now, self._read_s)
 
     def open(self) -> list[Command]:
-        """Introduce the stream."""
+        """Return the first two messages."""
         return self._send(Connected(), self._started)
 
     def due_s(self) -> float:
         """Return when `advance` has something to do."""
-        return min(self._mark_due_s(), self._key_due_s(), self._packet_due_s(), self._end_due_s(), self._cut_due_s())
+        return min(
+            self._mark_due_s(), self._key_due_s(), self._next_packet_s, self._ends_s + ROUNDING_S, self._cut_due_s()
+        )
 
     def advance(self, now: float) -> list[Command]:
         """Do all that is due by `now`, in the order in which it fell due."""
@@ -134,7 +130,7 @@ class CallerStream:
         return commands
 
     def receive(self, message: str | bytes, now: float) -> list[Command]:
-        """Take one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
+        """Handle one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
         commands = self.advance(now)
         self._read_s = now
         if self.over:
@@ -145,8 +141,8 @@ class CallerStream:
         match wanted:
             case Play(payload):
                 self._playout.receive(payload, self.now_s)
-                self.histogram.bytes_received += len(payload)
-                self.histogram.ragged_packets += len(payload) % PACKET_SAMPLES != 0
+                self.counts.bytes_received += len(payload)
+                self.counts.ragged_packets += len(payload) % PACKET_SAMPLES != 0
             case SetMark(name):
                 self._playout.mark(name, self.now_s)
             case ClearBuffer():
@@ -155,13 +151,13 @@ class CallerStream:
 
     def _act(self, due: float) -> list[Command]:
         if due == self._cut_due_s():
-            self._cut = True
+            self.cut = True
             return [CutSocket()]
         if due == self._mark_due_s():
             return self._return(self._playout.advance(due))
         if due == self._key_due_s():
             return self._send(DtmfPressed(self._keys.pop(0).digit))
-        if due == self._packet_due_s():
+        if due == self._next_packet_s:
             return self._speak(due)
         return [*self._send(Stopped()), CloseSocket()]
 
@@ -172,8 +168,8 @@ class CallerStream:
         self._next_packet_s = self._when_next()
         if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
             return []
-        self.histogram.packets_sent += 1
-        self.histogram.lateness_s.append(self.now_s - due)
+        self.counts.packets_sent += 1
+        self.counts.lateness_s.append(self.now_s - due)
         return self._send(Media(self._packet * PACKET_MS, payload))
 
     def _mark_due_s(self) -> float:
@@ -183,20 +179,14 @@ class CallerStream:
     def _key_due_s(self) -> float:
         return self._keys[0].at_s if self._keys else NEVER
 
-    def _packet_due_s(self) -> float:
-        return self._next_packet_s
-
     def _when_next(self) -> float:
-        """Return when the next packet is handed over: never before the one before it."""
+        """Return when the next packet is sent: never before the previous one."""
         line = self._script.line
         due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
         return max(self._next_packet_s, through(line.stalls, due))
 
     def _cut_due_s(self) -> float:
         return self._script.line.cut_s or NEVER
-
-    def _end_due_s(self) -> float:
-        return self._ends_s + ROUNDING_S
 
     def _return(self, names: Sequence[str]) -> list[Command]:
         lost = self._script.line.marks_lost

@@ -1,20 +1,23 @@
-"""What can go wrong on a line, as data: one scenario, from a small JSON file or from the list of known ones."""
+"""Scenarios: what goes wrong on a line, as data, from the list of known ones or from a JSON file."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 PACKET_S = 0.02
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """From `at_s` on, for `length_s` seconds of the call."""
 
-    at_s: float
-    length_s: float
+    at_s: Seconds
+    length_s: Seconds
 
     def delay(self, moment_s: float) -> float:
         """Return `moment_s`, or the end of the window if it lies within."""
@@ -33,6 +36,7 @@ def through(windows: Iterable[Window], moment_s: float) -> float:
     return moment_s
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A line and what happens on it; all times in seconds.
@@ -46,22 +50,22 @@ class Scenario:
     """
 
     name: str = "steady"
-    seconds: float = 60.0
-    travel_s: float = 0.01
-    jitter_s: float = 0.0
-    grouped: int = 1
+    seconds: Seconds = 60.0
+    travel_s: Seconds = 0.01
+    jitter_s: Seconds = 0.0
+    grouped: Annotated[int, Field(ge=1, le=50)] = 1
     stalls: tuple[Window, ...] = ()
     unread: tuple[Window, ...] = ()
     held: tuple[Window, ...] = ()
     engine_late: tuple[Window, ...] = ()
-    drift_ppm: float = 0.0
+    drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
     silent: tuple[Window, ...] = ()
     suppressed: bool = False
-    step_s: float = 0.002
-    marks_lost: float = 0.0
-    reads_per_s: float = 0.0
-    cut_s: float = 0.0
-    seed: int = 1
+    step_s: Seconds = 0.002
+    marks_lost: Share = 0.0
+    reads_per_s: Seconds = 0.0
+    cut_s: Seconds = 0.0
+    seed: Annotated[int, Field(ge=0, le=86_400)] = 1
 
     @property
     def packet_s(self) -> float:
@@ -111,41 +115,14 @@ KNOWN = {
 }
 
 
-LEAST, MOST = {"grouped": 1, "drift_ppm": -10_000}, {"grouped": 50, "drift_ppm": 10_000, "marks_lost": 1}
-LONGEST_S = 86_400
+_SCENARIO: TypeAdapter[Scenario] = TypeAdapter(Scenario)
 
 
 def read_scenario(path: Path) -> Scenario:
     """Read a scenario from a JSON object of the fields of `Scenario`. Raises ValueError that names what is wrong."""
     try:
-        wanted = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    known = {field.name for field in fields(Scenario)}
-    if not isinstance(wanted, dict) or not set(wanted) <= known:
-        raise ValueError(f"{path} must be an object with these fields only: {', '.join(sorted(known))}")
-    try:
-        return Scenario(**{name: _value(name, value) for name, value in wanted.items()})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _value(name: str, wanted: Any) -> Any:
-    usual = getattr(STEADY, name)
-    if isinstance(usual, tuple):
-        return _windows(name, wanted)
-    if type(wanted) is not type(usual) and (type(wanted), type(usual)) != (int, float):
-        raise ValueError(f"{name} must be like {json.dumps(usual)}, not {json.dumps(wanted)}")
-    least, most = LEAST.get(name, 0), MOST.get(name, LONGEST_S)
-    if not isinstance(wanted, str) and not least <= wanted <= most:
-        raise ValueError(f"{name} must be {least} to {most}, not {wanted}")
-    return wanted
-
-
-def _windows(name: str, wanted: Any) -> tuple[Window, ...]:
-    try:
-        return tuple(Window(float(one["at_s"]), float(one["length_s"])) for one in wanted)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f'{name} must be a list of windows like {{"at_s": 20, "length_s": 0.6}} ({error!r})'
-        ) from error
+        return _SCENARIO.validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()]
+        names = ", ".join(field.name for field in fields(Scenario))
+        raise ValueError(f"{path}: {'; '.join(wrong)} (the fields are {names})") from error

@@ -1,9 +1,9 @@
-"""A call in virtual time: the session and Twilio's play-out buffer, without I/O, as fast as they compute.
+"""A call in virtual time: the session and Twilio's playout buffer, without I/O, as fast as they compute.
 
-Theory of operation. A queue of moments, each with what happens then. The caller's packets set out on his clock, arrive
-as the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`;
-its audio goes into the model of Twilio's buffer, whose marks travel back. The delay of a frame is read off the
-buffer: where its first sample is heard, less where it was spoken.
+Theory of operation. A priority queue of actions by time. The caller's packets leave on the caller's clock, arrive as
+the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`; its
+audio goes into the model of Twilio's buffer, whose marks travel back. The latency of a frame is the time at which its
+first sample is heard, less the time at which it was spoken.
 """
 
 import heapq
@@ -20,7 +20,7 @@ from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls.record import CallRecord
 from app.calls.session import CallLimits, CallSession, Command, End, SendFrame
 from app.simulator.conversation import talk
-from app.simulator.playout import Playout, Underrun
+from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
 from app.telemetry.recording.recorder import CallRecorder
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
@@ -33,7 +33,7 @@ STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeardFrame:
     """A frame as the caller heard it: spoken, and heard so much later."""
 
     spoken_s: float
@@ -46,10 +46,10 @@ class VirtualReport:
 
     scenario: Scenario
     record: CallRecord
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[HeardFrame] = field(default_factory=list)
     sound: bytes = b""
     """Mu-law from the start of the call on."""
-    leads: list[tuple[float, float]] = field(default_factory=list)
+    buffer_levels: list[tuple[float, float]] = field(default_factory=list)
     underruns: list[Underrun] = field(default_factory=list)
 
     def delay_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
@@ -63,7 +63,7 @@ class VirtualReport:
 
 
 def echo(frame: Frame) -> Frame:
-    """Be the workers of a line test."""
+    """Stand for the workers of a line test."""
     return frame
 
 
@@ -85,7 +85,7 @@ class _VirtualCall:
         self._greeting = greeting
         self._recorder = recorder
         self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
-        self._playout = Playout()
+        self._playout = PlayoutModel()
         self._report = VirtualReport(scenario, self._session.record)
         self._spoken_s: dict[int, float] = {}
         self._arrived_s = self._sent_s = self._worker_free_s = 0.0
@@ -102,7 +102,7 @@ class _VirtualCall:
             act(moment_s)
         self._report.sound = self._playout.heard(self._scenario.ends_s)
         self._report.underruns = self._playout.underruns
-        self._report.leads = [(lead.at_s, lead.buffered_s) for lead in self._playout.leads]
+        self._report.buffer_levels = [(level.at_s, level.buffered_s) for level in self._playout.buffer_levels]
         return self._report
 
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
@@ -189,7 +189,7 @@ class _VirtualCall:
     def _play(self, audio: SendAudio, now: float) -> None:
         spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.buffered_s(now)
         if spoken_s is not None:  # not of the greeting
-            self._report.heard.append(Heard(spoken_s, starts_s - spoken_s))
+            self._report.heard.append(HeardFrame(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
         if audio.mark:
             self._playout.mark(audio.mark, now)
@@ -221,9 +221,9 @@ def run_virtual(
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
-    The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
-    in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
-    `recorder` looks on.
+    The caller repeats `said`, whole packets of mu-law. `workers` turn each frame into one of Moshi's, which
+    takes `step_s` of virtual time; `greeting` is what they said beforehand.
+    `recorder` observes the call.
     """
     return _VirtualCall(scenario, said or _speech(), workers, greeting, recorder).run()
 

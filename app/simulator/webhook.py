@@ -1,49 +1,38 @@
-"""Twilio's form requests, signed."""
+"""Twilio's form requests, signed, and where they are sent."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
-from app.simulator.address import dialled
-from app.twilio.signature import sign
+from app.twilio.signature import SIGNATURE_HEADER, SOCKET_SCHEMES, sign
 
 TIMEOUT_S = 15
 """Twilio waits no longer for TwiML."""
-KEPT_S = 2
-"""How long an idle connection is used again: servers close theirs after some seconds, at times just then."""
+KEEPALIVE_S = 2
+"""Less than servers keep an idle connection open: one that is just being closed would fail the next request."""
 
 
 class WebhookError(Exception):
     """The server gave no usable answer; `status` is None when it gave none at all."""
 
     def __init__(self, status: int | None, sentence: str) -> None:
-        """Keep the HTTP `status` for tests and the `sentence` for people."""
         super().__init__(sentence)
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """Post forms as Twilio does; an async context manager. No signature without `auth_token`."""
+class WebhookClient:
+    """Posts forms as Twilio does: without a signature where `auth_token` is None, to `dial_url` where that is given."""
 
-    auth_token: str | None
-    dial_url: str | None
-    _session: ClientSession
-
-    @classmethod
-    def open(cls, auth_token: str | None, dial_url: str | None) -> Self:
-        """Return a door to the server at `dial_url`, or at the address in each URL when that is None."""
-        connector = TCPConnector(keepalive_timeout=KEPT_S)
-        return cls(auth_token, dial_url, ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=connector))
+    def __init__(self, session: ClientSession, auth_token: str | None, dial_url: str | None) -> None:
+        self._session, self._auth_token, self._dial_url = session, auth_token, dial_url
 
     async def post(self, url: str, form: Mapping[str, str]) -> str:
         """Return the body of the answer; raises `WebhookError`."""
-        headers = {"User-Agent": "TwilioProxy/1.1", **signature_header(self.auth_token, url, form)}
+        headers = {"User-Agent": "TwilioProxy/1.1", **signature_header(self._auth_token, url, form)}
         try:
-            async with self._session.post(dialled(url, self.dial_url), data=form, headers=headers) as response:
+            async with self._session.post(dialled(url, self._dial_url), data=form, headers=headers) as response:
                 body = await response.text()
         except (ClientError, TimeoutError, UnicodeDecodeError) as error:
             raise WebhookError(None, f"{url}: {error or type(error).__name__}") from error
@@ -51,17 +40,24 @@ class Webhook:
             raise WebhookError(response.status, f"{url}: HTTP {response.status}")
         return body
 
-    async def __aenter__(self) -> Self:
-        """Return this door."""
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        await self._session.close()
+@asynccontextmanager
+async def open_webhooks(auth_token: str | None, dial_url: str | None) -> AsyncIterator[WebhookClient]:
+    """Yield a client whose connections are closed when the block ends."""
+    connector = TCPConnector(keepalive_timeout=KEEPALIVE_S)
+    async with ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=connector) as session:
+        yield WebhookClient(session, auth_token, dial_url)
 
 
 def signature_header(auth_token: str | None, url: str, form: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the signature header for a request, {} without a token."""
-    return {} if auth_token is None else {"X-Twilio-Signature": sign(auth_token, url, (form or {}).items())}
+    """Return the signature header of a request, {} without a token."""
+    return {} if auth_token is None else {SIGNATURE_HEADER: sign(auth_token, url, (form or {}).items())}
+
+
+def dialled(url: str, dial_url: str | None) -> str:
+    """Return `url` with the scheme and address of `dial_url`, where the server of a public URL is reached."""
+    if dial_url is None:
+        return url
+    wanted, place = urlsplit(url), urlsplit(dial_url)
+    scheme = SOCKET_SCHEMES[place.scheme] if wanted.scheme in SOCKET_SCHEMES.values() else place.scheme
+    return wanted._replace(scheme=scheme, netloc=place.netloc).geturl()

@@ -1,6 +1,5 @@
-"""Everything that knows Twilio; nothing here does I/O but `rest` and what is built on it.
+"""Everything that knows Twilio; without I/O but for `rest`, `rest_http`, `number` and `saved_webhook`.
 
-`wire` is JSON and base64, `events` what Twilio says, `protocol` the order of it and what we say; `signature` and
-`twiml` are for the webhooks. A shell (`app/web/`) feeds them what came in and sends what they return.
-`rest` is the door to Twilio's REST API, `errors` what its codes mean, `number` where our number leads.
+`wire` is JSON and base64, `events` Twilio's messages, `protocol` their order; `signature`, `form`, `status` and `twiml`
+are for the webhooks. `rest` is the REST API, `errors` what its codes mean, `number` where our number leads.
 """

@@ -1,4 +1,4 @@
-"""What Twilio tells us on the media socket: one frozen dataclass for each kind of message.
+"""Twilio's messages on the media socket: one frozen dataclass for each kind.
 
 Shapes: https://www.twilio.com/docs/voice/media-streams/websocket-messages
 """
@@ -80,7 +80,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A kind of message that we do not know: Twilio may grow."""
+    """A kind of message that is not known here: Twilio may add some."""
 
     kind: str
 

@@ -1,4 +1,4 @@
-"""What a webhook of Twilio's says."""
+"""The form of a webhook of Twilio's."""
 
 from dataclasses import dataclass
 
@@ -36,5 +36,5 @@ class Form:
         return self._text("Direction")
 
     def _text(self, name: str) -> str:
-        """Return what a caller may have had a part in: short, and fit for a log, a terminal and a table."""
+        """Return a text that the caller may have chosen: cut off, and printable for logs and tables."""
         return "".join(letter for letter in self.fields.get(name, "")[:MAX_TEXT_LENGTH] if letter.isprintable())

@@ -73,7 +73,7 @@ class NumberOverride:
         now, ours = leads_to(number), ours_at(base_url)
         known = self._pointed or await self._read_saved()
         before = restored(now, known) if known else now
-        self._pointed = Pointed(ours, before)  # first: nobody knows whether a request that fails was carried out
+        self._pointed = Pointed(ours, before)  # first: a request that fails may have been carried out
         if now != ours:
             await self._lead(number.sid, ours, self._pointed)
 
@@ -109,6 +109,6 @@ class NumberOverride:
         await self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
 
     async def _settle(self) -> None:
-        """Wait for a request that was cut short: its thread goes on, and would overtake the next one."""
+        """Wait for a cancelled request: its thread goes on, and would overtake the next one."""
         if self._leading:
             await asyncio.wait({self._leading})

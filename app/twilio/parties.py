@@ -1,4 +1,4 @@
-"""The parties' addresses: every way in which Twilio may write one, and the one name that it is known by.
+"""Addresses of callers and callees: the ways in which Twilio may write one, and its one name here.
 
 `From` and `To` can be a number with or without `+`, with spaces or direction marks, `whatsapp:+1…`, `sip:user@host`
 with parameters, `client:name`, or a word for a number that is withheld. Lists, limits and `forget` compare names.
@@ -24,7 +24,7 @@ _USER_IS_NUMBER = re.compile(r"\+[1-9]\d{6,14}|[1-9]\d{9,14}", re.ASCII)
 """A SIP user that is a number of the telephone network; fewer digits without a plus are an extension."""
 
 
-class Kind(StrEnum):
+class AddressKind(StrEnum):
     """What an address is."""
 
     NUMBER = "number"
@@ -60,13 +60,13 @@ def names_of(address: str) -> set[str]:
     return {name, clean} if name != ANONYMOUS or _URI.fullmatch(clean) else {name}
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> AddressKind:
     """Return what a name of `name_of` is."""
     if name == ANONYMOUS:
-        return Kind.ANONYMOUS
+        return AddressKind.ANONYMOUS
     if name.startswith("+") and _NUMBER.fullmatch(name):
-        return Kind.NUMBER
-    return Kind.URI if _URI.fullmatch(name) else Kind.OTHER
+        return AddressKind.NUMBER
+    return AddressKind.URI if _URI.fullmatch(name) else AddressKind.OTHER
 
 
 def mask_number(address: str) -> str:

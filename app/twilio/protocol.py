@@ -1,12 +1,11 @@
 """Our side of Twilio's media stream, without I/O.
 
-Theory of operation. Twilio is the WebSocket client. It says `connected`, then `start` once, then `media`, `dtmf` and
-`mark` in any order, then `stop`, and closes. `NEXT` says so; what it does not allow is a violation. Kinds of message
-that we do not know are allowed everywhere, so that Twilio may grow. From `start` on we may send media, marks and
-clear; each names the stream, which is why none can go out earlier. What crosses with `stop` on the way is lost
-without harm, so it is no mistake.
+Theory of operation. Twilio is the WebSocket client. It sends `connected`, then `start` once, then `media`, `dtmf` and
+`mark` in any order, then `stop`, and closes: the table `NEXT`. What it does not allow is a violation; unknown kinds of
+message are allowed everywhere. From `start` on we may send media, marks and clear, each with the stream's SID. What
+crosses with `stop` on the way is lost, and no mistake.
 
-Three duties lie with the shell: hand every message to `receive` in order; end the call on `ProtocolViolation`; send
+The caller of this module passes every message to `receive` in order, ends the call on `ProtocolViolation`, and sends
 what `media`, `mark` and `clear` return as text, unchanged, in order.
 """
 
@@ -35,17 +34,17 @@ __all__ = [
     "ProtocolViolation",
     "Reason",
     "Started",
-    "State",
     "Stopped",
     "StreamProtocol",
+    "StreamState",
     "Unknown",
 ]
 
 MAX_MESSAGE_BYTES = 65_536
 
 
-class State(Enum):
-    """How far the stream has come."""
+class StreamState(Enum):
+    """The states of a stream."""
 
     NEW = auto()
     CONNECTED = auto()
@@ -53,16 +52,16 @@ class State(Enum):
     STOPPED = auto()
 
 
-NEXT: dict[State, dict[type[Event], State]] = {
-    State.NEW: {Connected: State.CONNECTED},
-    State.CONNECTED: {Started: State.STREAMING},
-    State.STREAMING: {
-        Media: State.STREAMING,
-        DtmfPressed: State.STREAMING,
-        MarkPlayed: State.STREAMING,
-        Stopped: State.STOPPED,
+NEXT: dict[StreamState, dict[type[Event], StreamState]] = {
+    StreamState.NEW: {Connected: StreamState.CONNECTED},
+    StreamState.CONNECTED: {Started: StreamState.STREAMING},
+    StreamState.STREAMING: {
+        Media: StreamState.STREAMING,
+        DtmfPressed: StreamState.STREAMING,
+        MarkPlayed: StreamState.STREAMING,
+        Stopped: StreamState.STOPPED,
     },
-    State.STOPPED: {},
+    StreamState.STOPPED: {},
 }
 
 
@@ -76,7 +75,7 @@ class StreamProtocol:
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         """Refuse messages longer than `max_message_bytes`."""
         self.max_message_bytes = max_message_bytes
-        self.state = State.NEW
+        self.state = StreamState.NEW
         self.stream_sid: str | None = None
         self.sequence_gaps = 0
         self._sequence = 0
@@ -104,7 +103,7 @@ class StreamProtocol:
         return self._serialize("mark", mark={"name": name})
 
     def clear(self) -> str:
-        """Serialize the order to empty Twilio's buffer; every outstanding mark comes back at once."""
+        """Serialize the command that empties Twilio's buffer; every outstanding mark comes back at once."""
         return self._serialize("clear")
 
     def _serialize(self, kind: str, **body: Fields) -> str:
@@ -118,10 +117,10 @@ class StreamProtocol:
             sentence = f"{type(event).__name__} is not allowed in state {self.state.name}."
             raise ProtocolViolation(Reason.OUT_OF_ORDER, sentence)
         if not isinstance(event, Connected):
-            self._note_stream(event, fields)
+            self._check_stream(event, fields)
         self.state = following
 
-    def _note_stream(self, event: Event, fields: Fields) -> None:
+    def _check_stream(self, event: Event, fields: Fields) -> None:
         sequence = read_count(fields, "sequenceNumber")
         stream_sid = event.stream_sid if isinstance(event, Started) else self.stream_sid
         if read_text(fields, "streamSid") != stream_sid:

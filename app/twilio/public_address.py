@@ -14,12 +14,12 @@ class PublicAddress:
     """The public URL in use, and the check of what is signed for it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._tokens = settings.auth_tokens if settings.checks_signatures else ()
-        self.is_open = not settings.tunnel
+        self._tokens = settings.twilio.auth_tokens if settings.twilio.checks_signatures else ()
+        self.is_open = not settings.tunnel.start
         """Whether calls are taken: with a tunnel, once a signed socket has come back through it."""
         self.service_name = secrets.token_hex(8)
         """Tells this service from any other that the address may lead to."""
-        self.move(settings.base_url)
+        self.move(settings.server.base_url)
 
     @property
     def base_url(self) -> str:
@@ -32,6 +32,6 @@ class PublicAddress:
         return self._check
 
     def move(self, base_url: str) -> None:
-        """Take another address. Raises ValueError when it is no http(s) URL."""
+        """Use another address. Raises ValueError when it is no http(s) URL."""
         self._check = SignatureCheck(base_url, self._tokens) if self._tokens else None
         self._base_url = base_url

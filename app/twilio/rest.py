@@ -1,7 +1,6 @@
-"""Twilio's REST API: the one door to it, over the `twilio` package's client in a thread.
+"""Twilio's REST API, through the `twilio` package's client in a thread.
 
-What may be repeated when it fails is told in `rest_door`: a call could be placed twice, a stream redirected twice; all
-else does no harm.
+`rest_http` decides what is repeated when it fails. Placing and redirecting a call are not idempotent; all else is.
 """
 
 import asyncio
@@ -13,13 +12,12 @@ from enum import StrEnum
 from typing import Any, NewType, TypeVar
 
 from twilio.base.exceptions import TwilioException  # type: ignore[import-untyped]
-from twilio.base.values import unset  # type: ignore[import-untyped]
 from twilio.rest import Client  # type: ignore[import-untyped]
 
 from app.config import Settings, SettingsError
 from app.twilio.errors import NOT_IN_PROGRESS
 from app.twilio.events import CallSid
-from app.twilio.rest_door import RestDoor, RestError, retry_wait_s, unlike_twilio
+from app.twilio.rest_http import RestError, RestHttpClient, retry_wait_s, unlike_twilio
 
 API_URL = "https://api.twilio.com"
 STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
@@ -35,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class CallStatus(StrEnum):
-    """How far Twilio has come with a call."""
+    """Twilio's status of a call."""
 
     QUEUED = "queued"
     INITIATED = "initiated"
@@ -74,23 +72,28 @@ class CallRequest:
     machine_detection: MachineDetection | None = None
     send_digits: str = ""
 
-    def fields(self) -> list[tuple[str, str]]:
-        """Return the form that Twilio gets."""
+    def arguments(self) -> dict[str, object]:
+        """Return the arguments of the `twilio` package's `calls.create`."""
         optional = {
-            "TimeLimit": self.time_limit_s,
-            "MachineDetection": self.machine_detection,
-            "SendDigits": self.send_digits or None,
+            "time_limit": self.time_limit_s,
+            "machine_detection": self.machine_detection,
+            "send_digits": self.send_digits,
         }
-        return [
-            ("To", self.to),
-            ("From", self.from_number),
-            ("Url", self.voice_url),
-            ("Method", "POST"),
-            ("StatusCallback", self.status_url),
-            ("StatusCallbackMethod", "POST"),
-            *(("StatusCallbackEvent", event) for event in STATUS_EVENTS),
-            *((name, str(value)) for name, value in optional.items() if value is not None),
-        ]
+        return {
+            "to": self.to,
+            "from_": self.from_number,
+            "url": self.voice_url,
+            "method": "POST",
+            "status_callback": self.status_url,
+            "status_callback_method": "POST",
+            "status_callback_event": list(STATUS_EVENTS),
+            **{name: value for name, value in optional.items() if value},
+        }
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Return the form that Twilio receives."""
+        form = [(name.title().replace("_", ""), value) for name, value in self.arguments().items()]
+        return [(name, str(one)) for name, value in form for one in (value if isinstance(value, list) else [value])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number that the account owns. With an application or a trunk Twilio ignores the voice URL."""
+    """A number of the account. Twilio ignores the voice URL of one with an application or a trunk."""
 
     sid: NumberSid
     phone_number: str
@@ -128,7 +131,7 @@ class Number:
 
 
 class TwilioRest:
-    """What the service asks of Twilio. Every method raises RestError; `sleep` waits before a repetition."""
+    """The REST API of one account. Every method raises RestError; `sleep` waits before a repetition."""
 
     def __init__(
         self,
@@ -137,18 +140,18 @@ class TwilioRest:
         api_url: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._door = RestDoor(api_url or API_URL)
-        self._client = Client(account_sid, auth_token, http_client=self._door)
+        self._http = RestHttpClient(api_url or API_URL)
+        self._client = Client(account_sid, auth_token, http_client=self._http)
         self._account_sid, self._sleep = account_sid, sleep
-        self.repeats_orders = True
-        """Whether an order (a call, a redirect) that Twilio turned away for a moment is given again."""
+        self.repeats_calls = True
+        """Whether placing and redirecting are repeated after Twilio has refused them for a moment."""
 
     async def place_call(self, request: CallRequest) -> RestCall:
-        """Have Twilio call somebody. The call is queued then, not ringing yet."""
-        return await self._do(lambda: _call(self._create(request)), harmless=False)
+        """Place a call, which Twilio queues first."""
+        return await self._do(lambda: _call(self._client.calls.create(**request.arguments())), idempotent=False)
 
     async def fetch_call(self, sid: CallSid) -> RestCall:
-        """Return how far a call is."""
+        """Return the status of a call."""
         return await self._do(lambda: _call(self._client.calls(sid).fetch()))
 
     async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
@@ -165,14 +168,14 @@ class TwilioRest:
         """
         listing = self._client.calls.list
         found = await self._do(lambda: listing(to=to, from_=from_number, limit=MOST_LISTED))
-        since_s = (self._door.clock_s or time.time()) - within_s
+        since_s = (self._http.clock_s or time.time()) - within_s
         return await self._do(
             lambda: tuple(_call(one) for one in found if one.direction == PLACED and _created_s(one) >= since_s)
         )
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
-        """Have a call that is on, or in a queue, fetch its TwiML anew, at `url`."""
-        await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), harmless=False)
+        """Have a running or queued call fetch new TwiML from `url`."""
+        await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), idempotent=False)
 
     async def hang_up(self, call_sid: CallSid) -> bool:
         """End a call, also one that is queued or ringing; return False if it was over already."""
@@ -188,7 +191,7 @@ class TwilioRest:
         """Return what kind of account this is."""
         account = await self._do(lambda: self._client.api.v2010.accounts(self._account_sid).fetch())
         return await self._do(
-            lambda: Account(_text(account.sid), _text(account.status), account.type == "Trial", self._door.clock_s)
+            lambda: Account(_text(account.sid), _text(account.status), account.type == "Trial", self._http.clock_s)
         )
 
     async def find_number(self, phone_number: str) -> Number | None:
@@ -206,53 +209,43 @@ class TwilioRest:
         voice_method: str = "POST",
         status_method: str = "POST",
     ) -> Number:
-        """Set where Twilio asks what to do with a call to this number, and where it tells how the call went."""
-        changes = {
-            "voice_url": voice_url,
-            "voice_method": voice_method,
-            "status_callback": status_url,
-            "status_callback_method": status_method,
-        }
-        return await self._do(lambda: _number(self._client.incoming_phone_numbers(number_sid).update(**changes)))
-
-    def _create(self, request: CallRequest) -> Any:
-        return self._client.calls.create(
-            to=request.to,
-            from_=request.from_number,
-            url=request.voice_url,
-            method="POST",
-            status_callback=request.status_url,
-            status_callback_method="POST",
-            status_callback_event=list(STATUS_EVENTS),
-            time_limit=request.time_limit_s or unset,
-            machine_detection=request.machine_detection.value if request.machine_detection else unset,
-            send_digits=request.send_digits or unset,
+        """Set the voice webhook and the status callback of a number."""
+        number = self._client.incoming_phone_numbers(number_sid)
+        return await self._do(
+            lambda: _number(
+                number.update(
+                    voice_url=voice_url,
+                    voice_method=voice_method,
+                    status_callback=status_url,
+                    status_callback_method=status_method,
+                )
+            )
         )
 
-    async def _do(self, request: Callable[[], Result], harmless: bool = True) -> Result:
+    async def _do(self, request: Callable[[], Result], idempotent: bool = True) -> Result:
         attempt = 1
         while True:
             try:
                 return await asyncio.to_thread(request)
             except RestError as error:
-                wait_s = retry_wait_s(error, attempt, harmless, random.random())  # noqa: S311 - no secret
+                wait_s = retry_wait_s(error, attempt, idempotent, random.random())  # noqa: S311 - no secret
                 if wait_s is None:
                     raise
                 refusal = error
             except (TwilioException, ValueError, TypeError, AttributeError, LookupError) as error:
-                raise unlike_twilio(self._door.host) from error
+                raise unlike_twilio(self._http.host) from error
             await self._sleep(wait_s)
-            if not harmless and not self.repeats_orders:
+            if not idempotent and not self.repeats_calls:
                 raise refusal
             attempt += 1
 
 
 def open_rest(settings: Settings) -> TwilioRest:
-    """Return the door to the account in the settings. Raises SettingsError when SID or token are missing."""
-    for name in ("twilio_account_sid", "twilio_auth_token"):
-        if not getattr(settings, name):
-            raise SettingsError(f"{name.upper()} is not set: copy it from the Twilio console into .env")
-    return TwilioRest(settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_api_url)
+    """Return the REST API of the account in the settings. Raises SettingsError when SID or token are missing."""
+    for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"):
+        if not settings.value(name):
+            raise SettingsError(f"{name} is not set: copy it from the Twilio console into .env")
+    return TwilioRest(settings.twilio.account_sid, settings.twilio.auth_token, settings.twilio.api_url)
 
 
 def _call(call: Any) -> RestCall:

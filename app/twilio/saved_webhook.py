@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A URL and the HTTP method by which Twilio asks it."""
+    """A URL and the HTTP method with which Twilio requests it."""
 
     url: str
     method: str = "POST"
@@ -25,7 +25,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Whom Twilio asks about a call to a number, and whom it tells how the call went."""
+    """The voice webhook of a number, and its status callback."""
 
     voice: Webhook
     status: Webhook
@@ -33,7 +33,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """That a number leads to us, and where it led before."""
+    """Where a number leads while it leads to us, and where it led before."""
 
     ours: Destination
     before: Destination
@@ -49,9 +49,9 @@ _SAVED = TypeAdapter(_Saved)
 
 
 class SavedWebhook:
-    """One file that only this user can read. No method raises: a service without the file does what it can.
+    """One file that only this user can read. No method raises; failures are logged.
 
-    Every service needs a file of its own: a service that finds one takes the writer for dead.
+    Every service needs a file of its own: it takes the writer of a file that it finds for dead.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What Twilio tells about a call or a stream while it is on and when it is over: the status callbacks.
+"""Twilio's status callbacks for calls and streams.
 
 https://www.twilio.com/docs/voice/api/call-resource#statuscallback,
 https://www.twilio.com/docs/voice/twiml/stream#statuscallback
@@ -15,8 +15,8 @@ _CODE = re.compile(r"(?<!\d)[1-9]\d{4}(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
-class CallStatus:
-    """How far the phone call has come; its length is known at its end."""
+class CallStatusCallback:
+    """The status of a call; its length is known at its end."""
 
     status: str
     duration_s: int | None = None
@@ -31,8 +31,8 @@ class CallStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamStatus:
-    """What became of the stream; `error` is Twilio's own sentence."""
+class StreamStatusCallback:
+    """The status of a stream; `error` is Twilio's own sentence."""
 
     event: str
     error: str = ""
@@ -46,17 +46,19 @@ class StreamStatus:
         return self.error if code in self.error else f"{code} {self.error}".strip()
 
 
-Status = CallStatus | StreamStatus
+Status = CallStatusCallback | StreamStatusCallback
 
 
 def parse_status(form: Mapping[str, str]) -> Status | None:
-    """Return what a status callback tells, None if nothing that we know; texts are cut off at `LONGEST_TEXT`."""
+    """Return what a status callback says, None if it is not known here; texts are cut off at `LONGEST_TEXT`."""
     code = _code(form.get("ErrorCode", "")) or _code(form.get("StreamError", ""))
     if event := form.get("StreamEvent"):
-        return StreamStatus(_text(event), _text(form.get("StreamError", "")), code, _text(form.get("StreamSid", "")))
+        return StreamStatusCallback(
+            _text(event), _text(form.get("StreamError", "")), code, _text(form.get("StreamSid", ""))
+        )
     if status := form.get("CallStatus"):
         sequence = _count(form.get("SequenceNumber", ""))
-        return CallStatus(_text(status), _count(form.get("CallDuration", "")), code, sequence)
+        return CallStatusCallback(_text(status), _count(form.get("CallDuration", "")), code, sequence)
     return None
 
 

@@ -1,8 +1,8 @@
-"""The TwiML that we answer with, and its counterpart that reads it as Twilio does.
+"""The TwiML that we answer with, and the parser that the simulator follows it with.
 
-`<Connect>` blocks until our side closes the socket; Twilio then asks the `action` URL what to do next. `<Enqueue>` puts
-the caller in line and asks the `waitUrl` for a page, again and again, until the call is redirected or told to leave.
-The only voice on the line is Moshi's: `<Say>` is for those who never get to him.
+`<Connect>` blocks until our side closes the socket; Twilio then asks the `action` URL for more TwiML. `<Enqueue>` puts
+the caller in a queue and fetches wait pages from `waitUrl`, one after the other, until the call is redirected or told
+to leave. `<Say>` is only for callers who are turned away.
 https://www.twilio.com/docs/voice/twiml/stream, https://www.twilio.com/docs/voice/twiml/enqueue
 """
 
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from twilio.twiml.voice_response import Connect as ConnectVerb  # type: ignore[import-untyped]
-from twilio.twiml.voice_response import VoiceResponse
+from twilio.twiml import TwiML, voice_response  # type: ignore[import-untyped]
 
 MAX_LENGTH_DIGITS = 5
 MAX_PARAMETER_LENGTH = 500
-"""Twilio cuts off where the name and the value of a parameter are longer than this together."""
+"""Twilio cuts off a parameter whose name and value are longer than this together."""
+QUEUE_NAME = "moshi"
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a bidirectional stream to `url`, tell its fate to `status_url`; ask `action` when our side has closed it."""
+    """Open a bidirectional stream to `url`, its status to `status_url`; fetch `action` when our side has closed it."""
 
     url: str
     action: str | None = None
@@ -49,7 +49,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Wait in line, with the pages of `wait_url`; ask `action` when the call has left the line."""
+    """Wait in the queue with the pages of `wait_url`; fetch `action` when the call has left it."""
 
     wait_url: str
     action: str
@@ -57,14 +57,14 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Be quiet for some seconds."""
+    """Wait in silence."""
 
     seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Leave the line."""
+    """Leave the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,79 +76,69 @@ class Other:
 
 Verb = Connect | Reject | Hangup | Say | Enqueue | Pause | Leave | Other
 
-LINE = "moshi"
-"""The name of Twilio's queue."""
-
 
 class TwimlError(ValueError):
     """The answer is not TwiML, or not such as Twilio would follow."""
 
 
 def connect(stream_url: str, action_url: str, parameters: Mapping[str, str], status_url: str | None = None) -> str:
-    """Return the TwiML that puts the caller through to our socket; `status_url` is told of the stream's fate.
+    """Connect the caller to our socket; `status_url` receives the stream's status callbacks.
 
     Raises `TwimlError` for what Twilio would lose: a query string in `stream_url`, or a parameter of more than 500
-    characters. What is not printable in a parameter is left out: a caller's name may hold what XML cannot carry.
+    characters. Unprintable letters are left out of parameters: a caller's name may hold what XML cannot carry.
     """
     if "?" in stream_url:
         raise TwimlError("Twilio strips the query string of a stream URL")
-    verb = ConnectVerb(action=action_url, method="POST")
+    verb = voice_response.Connect(action=action_url, method="POST")
     status = {"status_callback": status_url, "status_callback_method": "POST"} if status_url else {}
     stream = verb.stream(url=stream_url, **status)
     for name, value in parameters.items():
         if len(name) + len(value) >= MAX_PARAMETER_LENGTH:
             raise TwimlError(f"parameter {name!r} is too long")
         stream.parameter(name=name, value="".join(letter for letter in value if letter.isprintable()))
-    return _serialize(verb)
+    return _response(verb)
 
 
 def reject_busy() -> str:
-    """Return the TwiML that leaves the call unanswered, and unbilled."""
-    response = VoiceResponse()
-    response.reject(reason="busy")
-    return str(response)
+    """Leave the call unanswered and unbilled; the caller hears the busy tone."""
+    return _response(voice_response.Reject(reason="busy"))
 
 
 def reject_caller() -> str:
-    """Return the TwiML that leaves the call of somebody unwanted unanswered, and unbilled."""
-    response = VoiceResponse()
-    response.reject()
-    return str(response)
+    """Leave the call of an unwanted caller unanswered and unbilled."""
+    return _response(voice_response.Reject())
 
 
 def say_busy(sentence: str) -> str:
-    """Return the TwiML that answers the call with a sentence, and hangs up."""
-    response = VoiceResponse()
-    response.say(sentence)
-    response.hangup()
-    return str(response)
+    """Answer the call with a sentence and hang up."""
+    return _response(voice_response.Say(sentence), voice_response.Hangup())
 
 
 def enqueue(wait_url: str, action_url: str) -> str:
-    """Return the TwiML that puts the caller in line."""
-    response = VoiceResponse()
-    response.enqueue(LINE, action=action_url, method="POST", wait_url=wait_url, wait_url_method="POST")
-    return str(response)
+    """Put the caller in the queue."""
+    urls = {"action": action_url, "method": "POST", "wait_url": wait_url, "wait_url_method": "POST"}
+    return _response(voice_response.Enqueue(QUEUE_NAME, **urls))
 
 
 def pause(seconds: int) -> str:
-    """Return a wait page: nothing to be heard for so long."""
-    response = VoiceResponse()
-    response.pause(length=seconds)
-    return str(response)
+    """Return a wait page of silence."""
+    return _response(voice_response.Pause(length=seconds))
 
 
 def leave() -> str:
-    """Return the wait page that sends the caller out of the line, to the action of his `<Enqueue>`."""
-    response = VoiceResponse()
-    response.leave()
-    return str(response)
+    """Return the wait page that sends the caller from the queue to the action of `<Enqueue>`."""
+    return _response(voice_response.Leave())
 
 
 def hangup() -> str:
-    """Return the TwiML that ends the call."""
-    response = VoiceResponse()
-    response.hangup()
+    """End the call."""
+    return _response(voice_response.Hangup())
+
+
+def _response(*verbs: TwiML) -> str:
+    response = voice_response.VoiceResponse()
+    for verb in verbs:
+        response.append(verb)
     return str(response)
 
 
@@ -163,12 +153,6 @@ def parse(twiml: str) -> tuple[Verb, ...]:
     return tuple(_parse_verb(element) for element in response)
 
 
-def _serialize(verb: ConnectVerb) -> str:
-    response = VoiceResponse()
-    response.append(verb)
-    return str(response)
-
-
 def _parse_verb(element: ElementTree.Element) -> Verb:
     match element.tag:
         case "Connect":
@@ -180,7 +164,10 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
         case "Say":
             return Say(element.text or "")
         case "Enqueue":
-            return _parse_enqueue(element)
+            wait_url, action = element.get("waitUrl"), element.get("action")
+            if not wait_url or not action:
+                raise TwimlError("<Enqueue> without a waitUrl or an action")
+            return Enqueue(wait_url, action)
         case "Pause":
             return Pause(_parse_length(element.get("length", "1")))
         case "Leave":
@@ -201,10 +188,3 @@ def _parse_connect(element: ElementTree.Element) -> Connect:
         raise TwimlError("<Connect> without a <Stream> to a ws or wss URL")
     parameters = {item.get("name", ""): item.get("value", "") for item in stream.findall("Parameter")}
     return Connect(stream.get("url", ""), element.get("action"), parameters, stream.get("statusCallback"))
-
-
-def _parse_enqueue(element: ElementTree.Element) -> Enqueue:
-    wait_url, action = element.get("waitUrl"), element.get("action")
-    if not wait_url or not action:
-        raise TwimlError("<Enqueue> without a waitUrl or an action")
-    return Enqueue(wait_url, action)

@@ -1,7 +1,7 @@
-"""JSON and base64 as Twilio writes them: the one door to `json` and `base64` for the media stream.
+"""JSON and base64 of the media stream, as Twilio writes them.
 
-Everything read here comes from the network. Whatever it holds (deep nesting, huge numbers, NaN, lone surrogates, half
-a base64 group), a reader either returns a value of the promised type or raises `ProtocolViolation`, nothing else.
+All of it comes from the network. Whatever it holds (deep nesting, huge numbers, NaN, lone surrogates, half a base64
+group), a reader returns a value of the promised type or raises `ProtocolViolation`, nothing else.
 """
 
 import base64
@@ -11,14 +11,14 @@ from enum import StrEnum
 from typing import NoReturn
 
 Fields = Mapping[str, object]
-"""One JSON object, its values not looked at yet."""
+"""One JSON object with unchecked values."""
 
 COUNT_DIGITS = 12
 """Twilio's counters are decimal strings; a call of four hours needs eight digits of milliseconds."""
 
 
 class Reason(StrEnum):
-    """Why a message of the peer's was refused; for metrics and logs."""
+    """Why a message was refused; for metrics and logs."""
 
     BINARY_FRAME = "binary-frame"
     TOO_LARGE = "too-large"
@@ -36,7 +36,6 @@ class ProtocolViolation(Exception):
     """The peer broke the rules: end this call, log one line, carry on."""
 
     def __init__(self, reason: Reason, sentence: str) -> None:
-        """Keep the `reason` for machines and the `sentence` for people."""
         super().__init__(sentence)
         self.reason = reason
 

@@ -1,41 +1,74 @@
-"""Measure this service's line test, a bare server and Pipecat with the same simulated caller, in one run.
-
-    .venv/bin/python -m scripts.side_by_side                      all of it: about 12 minutes
-    .venv/bin/python -m scripts.side_by_side --json FILE          the same figures in a file as well
-    .venv/bin/python -m scripts.side_by_side --seconds 10 --calls 1 --calls 8
-    .venv/bin/python -m scripts.side_by_side --without-pipecat    needs no package index
-
-The first run makes a virtual environment for Pipecat in `--environment` from the package index that pip (or uv) is set
-up for; later runs use it again. Where it cannot be made the table says so and the others are measured all the same.
-
-What is measured. On every side the caller hears himself. He speaks without a pause, `--seconds` long, once alone and
-once in each crowd of `--calls`; then once more alone, and 15 s into that call his packets are held back for 0.6 s and
-arrive all at once. Each side runs in a process of its own, started anew for each measurement and warmed up by one short
-call; CPU is what that process and its children took during the calls. The simulator runs on the same machine: how late
-it was itself is in the table, and figures from a machine that has other things to do are worth little.
-"""
+"""`python -m scripts.side_by_side`: the figures of the three servers next to each other."""
 
 import json
 import os
 import platform
-from dataclasses import asdict
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.simulator import progress as call_progress
-from scripts.side_by_side import environment, sides
-from scripts.side_by_side.calls import Load
-from scripts.side_by_side.run import STALL, Findings, Run, Tell
-from scripts.side_by_side.tables import table
+from app.cli.bench.calls import Load, place_calls, speech
+from app.cli.bench.figures import crowd_figures
+from app.cli.service_process import (
+    AUTH_TOKEN,
+    HOST,
+    LOOPBACK,
+    ServiceFailed,
+    ServiceProcess,
+    start_server,
+    start_service,
+)
+from app.simulator.trouble import Scenario, Window
+from scripts.side_by_side import environment
+from scripts.side_by_side.tables import Findings, stall_figures, table
 
-QUIET_LOAD = 1.0
-REDRAWN_HZ = 2.0
-"""Drawing takes time from the simulator."""
+STALL = Window(15.0, 0.6)
+TAIL_S = 3.0
+"""The caller listens so long after their last word, so that all of it can come back."""
+STALLED = Load(speech(STALL.end_s + 11.0), line=Scenario("stall", stalls=(STALL,)), tail_s=TAIL_S)
+WARM_UP = Load(speech(1.0), tail_s=TAIL_S)
+SERVERS = Path(__file__).parent / "servers"
+PIPECAT = (
+    *("-m", "uvicorn", "--app-dir", str(SERVERS), "pipecat_server:app", "--host", HOST),
+    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log"),
+)
+"""The web server of the line test, set up alike."""
+
+
+@dataclass
+class Server:
+    """One server to call: `start` takes the number of calls to make room for and a file for its log."""
+
+    name: str
+    start: Callable[[int, Path], AbstractAsyncContextManager[ServiceProcess]]
+    auth_token: str | None = None
+    found: Findings = field(default_factory=Findings)
+
+
+def line_test() -> Server:
+    return Server("line test", lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
+
+
+def bare_server() -> Server:
+    program = str(SERVERS / "bare_server.py")
+    return Server(
+        "bare server", lambda _, log: start_server(lambda port: [sys.executable, program, str(port)], "/", log)
+    )
+
+
+def pipecat(python: Path) -> Server:
+    def command(port: int) -> list[str]:
+        return [str(python), *PIPECAT, "--port", str(port)]
+
+    return Server("Pipecat", lambda _, log: start_server(command, "/docs", log))
 
 
 def main(
@@ -51,65 +84,43 @@ def main(
     console = Console()
     machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version()}
     machine |= {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    if machine["load_before"] > QUIET_LOAD:
-        console.print(
-            f"[yellow]This machine is busy (load average {machine['load_before']:.1f}); so are the figures.[/]"
-        )
-    run = Run([sides.bare_server(), sides.line_test()], [Load(many, seconds) for many in calls])
+    servers = [bare_server(), line_test()]
     if not without_pipecat:
-        machine["versions"] = _add_pipecat(run, environment_path, console)
-    _measure(run, console)
+        with console.status("Pipecat's virtual environment (minutes, the first time) …"):
+            servers.append(pipecat(environment.make(environment_path.absolute())))
+    loads = [*(Load(speech(seconds), many, tail_s=TAIL_S) for many in calls), STALLED]
+    uvloop.run(_measure(servers, loads, console))
     machine["load_after"] = os.getloadavg()[0]
-    console.print(table(run.found, sides.BARE_SERVER, STALL.length_s))
+    found = {server.name: server.found for server in servers}
+    console.print(table(found, servers[0].name, STALL.length_s))
     console.print("CPU: processor seconds of the server's process and its children.", machine)
     if json_path:
-        json_path.write_text(json.dumps({"machine": machine, "sides": _as_json(run.found)}, indent=2) + "\n")
+        sides = {name: findings.as_json() for name, findings in found.items()}
+        json_path.write_text(json.dumps({"machine": machine, "sides": sides}, indent=2) + "\n")
 
 
-def _add_pipecat(run: Run, folder: Path, console: Console) -> dict[str, str]:
-    """Make the environment; what keeps Pipecat from taking part becomes a finding."""
-    try:
-        with console.status("Pipecat's virtual environment (minutes, the first time) …"):
-            python = environment.make(folder.absolute())
-            versions = environment.versions(python)
-    except environment.NoEnvironment as error:
-        run.found[sides.PIPECAT] = Findings(failed=[f"no environment: {error}"])
-        return {}
-    run.sides.append(sides.pipecat(python))
-    run.found[sides.PIPECAT] = Findings()
-    return versions
+async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Console) -> None:
+    """Call all servers under one load, then under the next: a busy minute of the machine meets all of them alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        for load in loads:
+            for server in servers:
+                title = "the stall" if load is STALLED else f"{load.calls} at once"
+                with console.status(f"{server.name}, {title}"):
+                    try:
+                        await _call(server, load, Path(folder) / "server.log")
+                    except ServiceFailed as error:
+                        server.found.failed.append(f"{title}: {error}")
 
 
-def _measure(run: Run, console: Console) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, refresh_per_second=REDRAWN_HZ) as progress:
-        uvloop.run(run.measure(_teller(progress, run.length_s)))
-
-
-def _teller(progress: Progress, total_s: float) -> Tell:
-    """Move one bar on with every call that is listened to."""
-    task = progress.add_task("", total=total_s)
-
-    def tell(title: str) -> call_progress.OnProgress:
-        start_s = progress.tasks[0].completed
-        progress.update(task, description=title)
-
-        def moved(news: call_progress.Progress) -> None:
-            if isinstance(news, call_progress.Pulse | call_progress.Ended):
-                progress.update(task, completed=start_s + news.at_s)
-
-        return moved
-
-    return tell
-
-
-def _as_json(found: dict[str, Findings]) -> dict[str, Any]:
-    return {name: asdict(findings) for name, findings in found.items()}
+async def _call(server: Server, load: Load, log: Path) -> None:
+    """Call one server, after one short call that is not counted."""
+    async with server.start(load.calls + 1, log) as process:
+        await place_calls(process, WARM_UP, auth_token=server.auth_token)
+        measured = await place_calls(process, load, auth_token=server.auth_token)
+    if load is STALLED:
+        server.found.stall = stall_figures(measured.reports[0], STALL)
+    else:
+        server.found.crowds[load.calls] = crowd_figures(measured)
 
 
 if __name__ == "__main__":

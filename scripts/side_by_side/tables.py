@@ -1,80 +1,102 @@
-"""The figures of all sides next to each other."""
+"""What was found of each server, and the figures next to each other."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
 
-from scripts.side_by_side.figures import CrowdFigures, StallFigures
-from scripts.side_by_side.run import Findings
+from app.cli.bench.figures import MAX_DELAY_S, CrowdFigures, median
+from app.cli.bench.output import db, ms
+from app.simulator.measure import mouth_to_ear_ms
+from app.simulator.report import CallReport
+from app.simulator.trouble import Window
 
-EXACT_DB = 100.0
-"""A copy without a difference has a signal-to-noise ratio of the rounding of our own arithmetic."""
 NOTHING = "–"
+AFTER_STALL_S = (2.0, 10.0)
+"""When, counted from the end of a stall, the latency that it has left is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallFigures:
+    """The latency before a stall, and by how much it was longer afterwards: the median second and the worst."""
+
+    before_ms: float | None
+    left_ms: float | None
+    left_most_ms: float | None
+    underruns: int
+
+
+@dataclass
+class Findings:
+    """What is known of one server, by calls at once; `failed` says what could not be measured and why."""
+
+    crowds: dict[int, CrowdFigures] = field(default_factory=dict)
+    stall: StallFigures | None = None
+    failed: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def stall_figures(report: CallReport, stall: Window) -> StallFigures:
+    """Compare the latency from 2 to 10 s after a stall with what it was before."""
+    windows = mouth_to_ear_ms(report.said, report.heard, max_delay_s=MAX_DELAY_S).windows
+    before_ms = median([one.delay_ms for one in windows if one.at_s < stall.at_s - 1.0])
+    from_s, to_s = (stall.end_s + after_s for after_s in AFTER_STALL_S)
+    after = [one.delay_ms for one in windows if from_s <= one.at_s < to_s]
+    left = [delay_ms - before_ms for delay_ms in after] if before_ms is not None else []
+    return StallFigures(before_ms, median(left), max(left, default=None), len(report.underruns))
 
 
 def table(found: Mapping[str, Findings], floor: str, stall_s: float) -> Table:
-    """Return one column for each side, one block of rows for each number of calls at once and one for the stall.
+    """Return a column for each server, a block of rows for each number of calls at once and one for the stall.
 
-    `floor` names the side whose CPU the others' is compared with.
+    `floor` names the server with whose CPU that of the others is compared.
     """
-    sides = found.values()
+    servers = found.values()
     shown = Table("", title="The same caller, side by side")
     for name in found:
         shown.add_column(name, justify="right")
-    for calls in sorted({calls for side in sides for calls in side.crowds}):
-        crowds = [side.crowds.get(calls) for side in sides]
+    for calls in sorted({calls for server in servers for calls in server.crowds}):
+        crowds = [server.crowds.get(calls) for server in servers]
         lowest = found[floor].crowds.get(calls)
         _add_block(shown, f"{calls} call{'s' * (calls > 1)} at once", _CROWD, crowds)
         shown.add_row("CPU, times the floor's", *(_cpu(one, lowest) if one and lowest else NOTHING for one in crowds))
-    _add_block(shown, f"after a stall of {stall_s:g} s", _STALL, [side.stall for side in sides])
-    if any(side.failed for side in sides):
+    _add_block(shown, f"after a stall of {stall_s:g} s", _STALL, [server.stall for server in servers])
+    if any(server.failed for server in servers):
         shown.add_section()
-        shown.add_row("not measured", *("\n".join(side.failed) for side in sides))
+        shown.add_row("not measured", *("\n".join(server.failed) for server in servers))
     return shown
 
 
 def _add_block(shown: Table, title: str, rows: Mapping[str, Callable[[Any], str]], figures: list[Any]) -> None:
     shown.add_section()
     shown.add_row(f"[bold]{title}[/]")
-    for label, show in rows.items():
-        shown.add_row(label, *(NOTHING if one is None else show(one) for one in figures))
-
-
-def _ms(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.0f} ms"
-
-
-def _db(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "exact" if value > EXACT_DB else f"{value:.1f} dB"
+    for label, write in rows.items():
+        shown.add_row(label, *(NOTHING if one is None else write(one) for one in figures))
 
 
 def _cpu(figures: CrowdFigures, floor: CrowdFigures | None = None) -> str:
     """Return the processor seconds, or how many times the floor's they are; without the workers as well."""
-    unit = 1.0 if floor is None else max(_total(floor), 1e-9)
+    unit = 1.0 if floor is None else max(sum(floor.cpu.values()), 1e-9)
     digits = 4 if floor is None else 2
-    total = f"{_total(figures) / unit:.{digits}f}"
+    total = f"{sum(figures.cpu.values()) / unit:.{digits}f}"
     return total if len(figures.cpu) == 1 else f"{total} (app {figures.cpu['app'] / unit:.{digits}f})"
 
 
-def _total(figures: CrowdFigures) -> float:
-    return sum(figures.cpu.values())
-
-
 _CROWD: dict[str, Callable[[CrowdFigures], str]] = {
-    "mouth to ear, p50": lambda f: _ms(f.p50_ms),
-    "p99 of the worst call": lambda f: _ms(f.p99_ms),
-    "signal to noise": lambda f: _db(f.snr_db),
-    "underruns (after 10 s)": lambda f: f"{f.underruns} ({f.underruns_settled}), {f.underrun_ms:.0f} ms",
+    "mouth to ear, p50": lambda f: ms(f.p50_ms),
+    "p99 of the worst call": lambda f: ms(f.worst_p99_ms),
+    "signal to noise": lambda f: db(f.snr_db),
+    "gaps (after 10 s)": lambda f: f"{f.underruns} ({f.underruns_adapted}), {f.underrun_ms:.0f} ms",
     "seconds recognised": lambda f: f"{f.seconds_heard} of {f.seconds_said}",
-    "simulator late, p99": lambda f: _ms(f.simulator_late_p99_ms),
+    "simulator late, p99": lambda f: ms(f.simulator_late_p99_ms),
     "CPU a call-second": _cpu,
 }
 _STALL: dict[str, Callable[[StallFigures], str]] = {
-    "mouth to ear before, p50": lambda f: _ms(f.before_ms),
-    "delay left 2-10 s later": lambda f: _ms(f.left_ms),
-    "of that the worst second": lambda f: _ms(f.left_most_ms),
-    "underruns": lambda f: str(f.underruns),
+    "mouth to ear before, p50": lambda f: ms(f.before_ms),
+    "latency left 2-10 s later": lambda f: ms(f.left_ms),
+    "of that the worst second": lambda f: ms(f.left_most_ms),
+    "gaps": lambda f: str(f.underruns),
 }

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
+from app.config import FIELDS, CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
 
 PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
@@ -10,8 +10,8 @@ NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twil
 
 def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
     settings = read_settings()
-    assert settings.base_url == "http://127.0.0.1:5001"
-    assert not settings.checks_signatures
+    assert settings.server.base_url == "http://127.0.0.1:5001"
+    assert not settings.twilio.checks_signatures
     settings.require_safe()
 
 
@@ -53,7 +53,7 @@ def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str
 
 @pytest.mark.parametrize(("max_calls", "slots"), [("auto", 0), ("3", 3), (3, 3)])
 def test_how_many_calls_may_be_left_to_the_engine(max_calls: object, slots: int) -> None:
-    assert read_settings(max_calls=max_calls).slots == slots
+    assert read_settings(max_calls=max_calls).calls.slots == slots
 
 
 def test_every_bad_setting_has_its_line() -> None:
@@ -69,7 +69,7 @@ def test_the_environment_goes_before_the_file_and_a_flag_before_both(
     monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
     monkeypatch.setenv("PORT", "1002")
     settings = read_settings(engine="mlx", host=None)
-    assert (settings.port, settings.max_calls, settings.engine) == (1002, 2, EngineKind.MLX)
+    assert (settings.server.port, settings.calls.max, settings.model.engine) == (1002, 2, EngineKind.MLX)
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +109,11 @@ def test_signed_calls_and_calls_from_this_machine_are_safe(settings: dict[str, o
 
 
 def test_an_ipv6_address_is_written_as_urls_write_it() -> None:
-    assert read_settings(host="::1", port=80).base_url == "http://[::1]:80"
+    assert read_settings(host="::1", port=80).server.base_url == "http://[::1]:80"
 
 
 def test_the_public_url_ends_without_a_slash() -> None:
-    assert read_settings(public_url=f"{PUBLIC}/phone/").base_url == f"{PUBLIC}/phone"
+    assert read_settings(public_url=f"{PUBLIC}/phone/").server.base_url == f"{PUBLIC}/phone"
 
 
 def test_secrets_are_not_shown() -> None:
@@ -121,7 +121,7 @@ def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(read_settings(**secrets))
 
 
-@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if not field.repr])
+@pytest.mark.parametrize("name", [name.lower() for name, field in FIELDS.items() if not field.repr])
 def test_what_is_not_shown_is_a_secret(name: str) -> None:
     value = {"database_url": "postgresql://me:the-password@db/calls", "traces_headers": "X-Key=the-password"}
     secret = value.get(name, "the-password-of-this")
@@ -168,7 +168,7 @@ def test_the_key_that_ends_a_call_can_be_set_in_a_file(
     """A # begins a comment only where a space is before it."""
     (tmp_path / ".env").write_text(f"HANGUP_DIGIT={digit}\n")
     monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
-    assert read_settings().hangup_digit == digit
+    assert read_settings().calls.hangup_digit == digit
 
 
 @pytest.mark.parametrize("digits", ["##", "x", "E", "10"])
@@ -179,7 +179,7 @@ def test_what_is_no_key_cannot_end_a_call(digits: str) -> None:
 
 def test_headers_of_traces_are_read_by_name_and_are_secrets() -> None:
     read = read_settings(traces_headers="Authorization=Bearer a=b, X-Org=tenant-one")
-    assert read.trace_headers == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
+    assert read.traces.header_fields == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
     assert "Bearer a=b" in read.secrets
     assert "tenant-one" not in repr(read)
 
@@ -197,8 +197,8 @@ def test_the_password_of_the_database_is_a_secret_and_its_address_is_not() -> No
 
 
 def test_the_former_name_of_rustymimi_still_works_and_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert read_settings(codec="mimi").codec is CodecKind.RUSTYMIMI
+    assert read_settings(codec="mimi").model.codec is CodecKind.RUSTYMIMI
     assert [record.getMessage() for record in caplog.records] == [
         "CODEC=mimi is called rustymimi now: write CODEC=rustymimi"
     ]
-    assert read_settings(codec="rustymimi").codec is CodecKind.RUSTYMIMI
+    assert read_settings(codec="rustymimi").model.codec is CodecKind.RUSTYMIMI

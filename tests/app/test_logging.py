@@ -2,7 +2,7 @@ import logging
 import subprocess
 import sys
 
-from app.logging import MINUTE_S, MOST_ALIKE, Sparing
+from app.logging import MINUTE_S, MOST_ALIKE, RepeatFilter
 
 
 def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.LogRecord:
@@ -12,29 +12,29 @@ def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.L
 
 
 def test_a_flood_of_one_warning_is_written_so_often_and_no_more() -> None:
-    sparing = Sparing()
-    passed = [sparing.filter(record("refused: %s", second / 100)) for second in range(1_000)]
+    repeats = RepeatFilter()
+    passed = [repeats.filter(record("refused: %s", second / 100)) for second in range(1_000)]
     assert passed == [True] * MOST_ALIKE + [False] * (1_000 - MOST_ALIKE)
 
 
 def test_other_warnings_and_other_levels_are_not_part_of_it() -> None:
-    sparing = Sparing()
+    repeats = RepeatFilter()
     for _ in range(100):
-        sparing.filter(record("refused: %s", 0.0))
-    assert sparing.filter(record("something else: %s", 0.1))
-    assert all(sparing.filter(record("refused: %s", 0.1, level)) for level in (logging.INFO, logging.ERROR))
+        repeats.filter(record("refused: %s", 0.0))
+    assert repeats.filter(record("something else: %s", 0.1))
+    assert all(repeats.filter(record("refused: %s", 0.1, level)) for level in (logging.INFO, logging.ERROR))
 
 
 def test_a_minute_later_it_is_written_again_with_how_many_there_were() -> None:
-    sparing = Sparing()
+    repeats = RepeatFilter()
     for _ in range(100):
-        sparing.filter(record("refused: %s", 5.0))
-    assert not sparing.filter(record("refused: %s", 5.0 + MINUTE_S - 0.1))
+        repeats.filter(record("refused: %s", 5.0))
+    assert not repeats.filter(record("refused: %s", 5.0 + MINUTE_S - 0.1))
     later = record("refused: %s", 5.0 + MINUTE_S)
-    assert sparing.filter(later)
-    assert later.getMessage() == f"refused: an argument ({101 - MOST_ALIKE} more like it before)"
+    assert repeats.filter(later)
+    assert later.getMessage() == f"refused: an argument ({101 - MOST_ALIKE} more like it were dropped)"
     again = record("refused: %s", 6.0 + 2 * MINUTE_S)
-    assert sparing.filter(again)
+    assert repeats.filter(again)
     assert again.getMessage() == "refused: an argument"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.config import Settings
+from app.config import NAMES, Settings
 from app.server.serve import EXIT_SETTINGS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,12 +34,12 @@ NOT_OURS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_HOME"} | {
 PLACES = """
 from pathlib import Path
 from app.telemetry.call_log.address import find_address
-from app.config import read_settings
+from app.config import NAMES, read_settings
 
 settings = read_settings()
 address = find_address(settings)
-print(address.file, address.spool_folder, settings.cache, sep="\\n")
-for value in map(str, settings.model_dump().values()):
+print(address.file, address.spool_folder, settings.model.cache, sep="\\n")
+for value in map(str, (settings.value(name) for name in NAMES)):
     if "~/" in value:
         print(Path(value[value.index("~") :]).expanduser())
 """
@@ -90,7 +90,7 @@ def plist() -> dict[str, Any]:
 
 
 def test_the_longest_call_is_the_settings_own() -> None:
-    assert Settings().max_call_seconds == LONGEST_CALL_S
+    assert Settings().calls.max_seconds == LONGEST_CALL_S
 
 
 COMMENTED = sorted(path for path in DEPLOY.iterdir() if path.suffix != ".json")
@@ -183,8 +183,8 @@ def test_systemd_lets_the_service_write_into_one_folder_and_it_writes_there() ->
 
 def test_systemd_leaves_every_setting_to_the_env_file_but_the_one_that_goes_with_its_patience() -> None:
     """What a unit says goes before .env, and the commands of an operator do not know it."""
-    named = {name.lower() for name in unit_environment()} & Settings.model_fields.keys()
-    assert named == {"drain_seconds"}
+    named = unit_environment().keys() & NAMES.keys()
+    assert named == {"DRAIN_SECONDS"}
 
 
 def test_systemd_and_the_operator_who_types_a_command_have_one_home() -> None:
@@ -239,7 +239,7 @@ def test_an_image_runs_as_nobody_special_and_is_asked_whether_it_lives(dockerfil
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_an_image_sets_no_unknown_setting(dockerfile: Path) -> None:
     names = image_environment(dockerfile).keys() - NOT_OURS
-    assert {name.lower() for name in names} <= Settings.model_fields.keys()
+    assert names <= NAMES.keys()
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
@@ -348,4 +348,4 @@ def test_the_named_tunnel_lets_through_what_twilio_asks_for_the_sign_of_life_and
     for path in ("/", "/api/calls", "/readyz", "/metrics", "/api/twilio/", "/healthzz"):
         assert not re.search(ours["path"], path), path
     assert rest == {"service": "http_status:404"}
-    assert ours["service"] == f"http://127.0.0.1:{Settings().port}"
+    assert ours["service"] == f"http://127.0.0.1:{Settings().server.port}"

@@ -167,6 +167,6 @@ def test_promql_of_every_panel_can_be_parsed(tmp_path: Path) -> None:
 
 def test_prometheus_asks_where_the_service_listens_by_default() -> None:
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"{Settings().host}:{Settings().port}"]}]
+    assert job["static_configs"] == [{"targets": [f"{Settings().server.host}:{Settings().server.port}"]}]
     assert job.get("metrics_path", "/metrics") == "/metrics"
     assert job["job_name"] == "moshi-bridge", "the rule for a service that is gone asks for it"

@@ -119,7 +119,7 @@ async def serving(settings: Settings) -> AsyncIterator[Place]:
     """Run a service until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        service = Service(settings.model_copy(update={"public_url": base_url}), lambda _: None)
+        service = Service(settings.replaced(public_url=base_url), lambda _: None)
         running = asyncio.create_task(service.run(sock))
         try:
             yield Place(service, base_url)

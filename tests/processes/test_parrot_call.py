@@ -68,7 +68,7 @@ def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
     seconds = len(said) / mulaw.SAMPLE_RATE_HZ
     report = run_virtual(Scenario(seconds=seconds, travel_s=0.0), said, workers)
     assert not report.underruns
-    first = report.leads[0][0]
+    first = report.buffer_levels[0][0]
     return report.sound[round(first * mulaw.SAMPLE_RATE_HZ) :]
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from app.audio import mulaw
 from app.cli.demo.checklist import Point, check_call
-from app.cli.demo.oracle import expect
+from app.cli.demo.expectation import expect
 from app.config import CodecKind
 from app.simulator.conversation import LENGTH_S, conversation
-from app.simulator.report import CallReport, Outcome, StreamRecord
-from app.simulator.stream import StreamTally
+from app.simulator.report import CallReport, Outcome, StreamReport
+from app.simulator.stream import StreamCounts
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 from tests.processes.real_workers import real_workers
@@ -29,7 +29,7 @@ async def _call(cache_base: pytest.TempPathFactory) -> VirtualReport:
 
 def _points(call: VirtualReport) -> list[Point]:
     heard, said = mulaw.decode(call.sound), mulaw.decode(mulaw.encode(conversation()))
-    stream = StreamRecord("ws://virtual", "MZvirtual", 0.0, LENGTH_S, StreamTally())
+    stream = StreamReport("ws://virtual", "MZvirtual", 0.0, LENGTH_S, StreamCounts())
     report = CallReport(
         call.record.call_sid,
         Outcome.CALLER_HUNG_UP,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from app.config import Settings
+from app.config import FIELDS
 from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, frame, running
 from tests.workers.config import LOOPBACK
 from workers.lines import LineFormat
@@ -21,7 +21,7 @@ from workers.process import worker_environment
 from workers.supervisor import Supervisor, WorkerRefused, WorkerState
 
 ROOT = Path(__file__).parent.parent.parent
-SECRETS = [*(name for name, field in Settings.model_fields.items() if not field.repr), "database_url"]
+SECRETS = [name.lower() for name, field in FIELDS.items() if not field.repr]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

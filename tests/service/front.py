@@ -52,9 +52,9 @@ class Front:
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
-        self.manager.start_accepting(self.settings.slots, processing_s=0.0)
+        self.manager.start_accepting(self.settings.calls.slots, processing_s=0.0)
         public = PublicAddress(self.settings)
-        call_queue = CallQueue(self.manager, self.settings.queue_length, None, public)
+        call_queue = CallQueue(self.manager, self.settings.calls.queue_length, None, public)
         lag = EventLoopLag()
         self.app = build_app(
             self.settings,
@@ -64,7 +64,7 @@ class Front:
             drain=Drain(self.manager, 0, asyncio.Event()),
             lag=lag,
             live=LiveView(self.manager, lambda: 0, lag, "line test"),
-            limiter=RateLimiter(self.settings.refusals_per_minute),
+            limiter=RateLimiter(self.settings.operators.refusals_per_minute),
             metrics=list,
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")

@@ -1,10 +1,11 @@
 """Two slots, five callers, in each of the three ways to be busy: the real service and workers, simulated calls.
 
-The simulator is the telephone network and its REST API in one: the service's redirector is the simulator's exchange.
+The simulator is the telephone network and its REST API in one: the service redirects calls through `Orders`.
 """
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
+from app.simulator.remote import Redirect, Remote
 from app.simulator.report import CallReport, Outcome
-from app.simulator.waiting import Exchange
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
 from tests.service.served import served
@@ -26,12 +27,22 @@ LATER = ["CA3", "CA4", "CA5"]
 
 
 @dataclass
+class Orders:
+    """What the service asks of REST: to redirect a call."""
+
+    remotes: defaultdict[str, Remote] = field(default_factory=lambda: defaultdict(Remote))
+
+    async def redirect(self, call_sid: str, url: str) -> None:
+        self.remotes[call_sid].send(Redirect(url))
+
+
+@dataclass
 class Town:
     """A running service with two slots, and those who call it."""
 
     service: Service
     port: int
-    exchange: Exchange
+    orders: Orders
     happened: asyncio.Queue[tuple[str, Progress]] = field(default_factory=asyncio.Queue)
 
     async def call(self, call_sid: str, seconds: float, patience_s: float = 600.0) -> CallReport:
@@ -44,9 +55,10 @@ class Town:
             dial_url=f"http://127.0.0.1:{self.port}",
             status_path="/twilio/status",
             patience_s=patience_s,
-            exchange=self.exchange,
         )
-        return await simulate(options, lambda progress: self.happened.put_nowait((call_sid, progress)))
+        return await simulate(
+            options, lambda progress: self.happened.put_nowait((call_sid, progress)), self.orders.remotes[call_sid]
+        )
 
     async def until(self, call_sid: str, wanted: type[Progress]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -65,9 +77,9 @@ class Town:
 
 @contextlib.asynccontextmanager
 async def town(mode: str, has_dialler: bool = True) -> AsyncIterator[Town]:
-    exchange = Exchange()
-    async with served(max_calls=2, when_busy=mode, redirector=exchange if has_dialler else None) as running:
-        yield Town(running.service, running.phone.port, exchange)
+    orders = Orders()
+    async with served(max_calls=2, when_busy=mode, redirector=orders if has_dialler else None) as running:
+        yield Town(running.service, running.phone.port, orders)
 
 
 def most_at_once(records: Sequence[CallRecord], begins: Callable[[CallRecord], float | None]) -> int:

@@ -14,7 +14,12 @@ import pytest
 import pytest_asyncio
 
 from app.simulator import conversation
-from app.simulator.account import (
+from app.simulator.measure import mouth_to_ear_ms, window_snr_db
+from app.simulator.report import Outcome
+from tests.processes.pipeline import PATIENCE_S
+from tests.service.phone import ACCOUNT, TOKEN
+from tests.service.test_serve import LOOPBACK, Program, free_port, serve
+from tests.twilio_rest.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,
     TOO_MANY_REQUESTS,
@@ -25,13 +30,8 @@ from app.simulator.account import (
     OwnedNumber,
     PlacedCall,
 )
-from app.simulator.callee import Answer, Callee
-from app.simulator.measure import mouth_to_ear_ms, window_snr_db
-from app.simulator.report import Outcome
-from app.simulator.rest import Held, RestStandIn, serving_rest
-from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, TOKEN
-from tests.service.test_serve import LOOPBACK, Program, free_port, serve
+from tests.twilio_rest.callee import Answer, Callee
+from tests.twilio_rest.server import Held, RestStandIn, serving_rest
 
 OURS, THEIRS = "+15550100000", "+15550100001"
 ROOT = Path(__file__).parent.parent.parent

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, Trial, trial
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceProcess, start_service
 from app.simulator.call import simulate
 from app.simulator.conversation import conversation
 from app.simulator.options import CallOptions
@@ -60,7 +60,10 @@ async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
         "RECORD_CALLS": "all",
         "SEED": "1",
     }
-    async with trial(environment, tmp_path / "service.log") as service, aiohttp.ClientSession(service.base_url) as http:
+    async with (
+        start_service(environment, tmp_path / "service.log") as service,
+        aiohttp.ClientSession(service.base_url) as http,
+    ):
         seen: list[dict[str, Any]] = []
         watching = asyncio.create_task(watch(http, seen))
         said = conversation()[: round(SECONDS * RATE_HZ)]
@@ -70,7 +73,9 @@ async def test_page_record_transcript_recording_and_metrics_tell_the_same_story(
         await tell_the_same(service, http, report.call_sid, seen)
 
 
-async def tell_the_same(service: Trial, http: aiohttp.ClientSession, call_sid: str, seen: list[dict[str, Any]]) -> None:
+async def tell_the_same(
+    service: ServiceProcess, http: aiohttp.ClientSession, call_sid: str, seen: list[dict[str, Any]]
+) -> None:
     async def ended() -> Any:
         async with http.get(f"/api/history/{call_sid}") as answer:
             kept = await answer.json() if answer.status == 200 else {}

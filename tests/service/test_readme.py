@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.callee import Callee
-from app.simulator.rest import serving_rest
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, ROOT, Program, free_port
 from tests.tunnel.place import install
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.callee import Callee
+from tests.twilio_rest.server import serving_rest
 
 OURS, BEFORE = "+15550100000", "https://old.example.com/v"
 PROGRAMS = {".venv/bin/moshi-bridge": "app", ".venv/bin/make-call": "scripts.make_call"}

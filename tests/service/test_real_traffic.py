@@ -288,7 +288,7 @@ async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service:
 async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(
     service: Running, public_url: str, bases: tuple[str, ...]
 ) -> None:
-    service.service.public.move(read_settings(public_url=public_url).base_url)
+    service.service.public.move(read_settings(public_url=public_url).server.base_url)
     for base in bases:
         call_sid = new_call_sid()
         answer = await service.send("POST", VOICE, form(call_sid), base + VOICE)
@@ -301,7 +301,7 @@ async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through
 
 @pytest.mark.parametrize("public_url", [url for url, (base, *_) in PUBLIC_URLS if base.count("/") == 2])
 async def test_our_own_simulated_calls_come_through(service: Running, public_url: str) -> None:
-    base_url = read_settings(public_url=public_url).base_url
+    base_url = read_settings(public_url=public_url).server.base_url
     service.service.public.move(base_url)
     here = f"http://127.0.0.1:{service.phone.port}"
     report = await simulate(CallOptions(base_url, TOKEN, ACCOUNT, duration_s=0.2, dial_url=here))
@@ -727,7 +727,7 @@ async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(
     environment = tunnel_environment(settings, {**place.environment, **shell})
     for command, is_taken_over in (
         (tunnel_command(settings, place.program, port), False),
-        ([place.program, "tunnel", "--url", settings.local_url, "--metrics", f"127.0.0.1:{port}"], True),
+        ([place.program, "tunnel", "--url", settings.server.local_url, "--metrics", f"127.0.0.1:{port}"], True),
     ):
         tunnel = await Cloudflared.start(command, environment, port, None, secret="")
         async with asyncio.timeout(PATIENCE_S):

@@ -18,17 +18,17 @@ import pytest
 import soundfile
 
 from app.server.background import ServiceFailed
-from app.simulator.account import Account, OwnedNumber
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
-from app.simulator.rest import serving_rest
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, LOOPBACK, ROOT, Program, free_port, serve
 from tests.service.test_service_tasks import running
 from tests.tunnel.number import BEFORE, FakeNumber
 from tests.tunnel.place import Place, install
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import serving_rest
 
 NUMBER, OLD_URL = "+15550100000", "https://old.example.com/v"
 CANNOT_FLUSH = 120

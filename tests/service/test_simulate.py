@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.cli.bench.line import LOOPBACK
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, start_service
 from app.cli.simulate import Simulation, run_simulation
-from app.cli.trial import ACCOUNT_SID, AUTH_TOKEN, trial
 from app.config import read_settings
 from app.simulator.trouble import Scenario
 
@@ -21,7 +20,7 @@ SETTINGS = read_settings(**SETTINGS_HERE)
 async def test_many_callers_make_a_table_figures_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with trial({**LOOPBACK, "MAX_CALLS": "2"}, tmp_path / "log") as service:
+    async with start_service({**LOOPBACK, "MAX_CALLS": "2"}, tmp_path / "log") as service:
         wanted = Simulation(service.base_url, calls=2, seconds=1.0)
         wanted = replace(wanted, json_file=tmp_path / "calls.json", picture=tmp_path / "calls.png")
         assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
@@ -34,7 +33,7 @@ async def test_many_callers_make_a_table_figures_and_a_picture(
 
 
 async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(tmp_path: Path) -> None:
-    async with trial(LOOPBACK, tmp_path / "log") as service:
+    async with start_service(LOOPBACK, tmp_path / "log") as service:
         wanted = Simulation(service.base_url, line=Scenario(cut_s=0.5), json_file=tmp_path / "call.json")
         assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
         call = json.loads((tmp_path / "call.json").read_text())
@@ -48,7 +47,7 @@ async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(tmp_path: Path
 async def test_without_a_url_it_finds_the_service_of_these_settings_and_signs_for_its_public_url(
     tmp_path: Path,
 ) -> None:
-    async with trial({**LOOPBACK, "PUBLIC_URL": "https://phone.example.com"}, tmp_path / "log") as service:
+    async with start_service({**LOOPBACK, "PUBLIC_URL": "https://phone.example.com"}, tmp_path / "log") as service:
         here = read_settings(**{**SETTINGS_HERE, "port": urlsplit(service.base_url).port})
         assert await asyncio.to_thread(run_simulation, here, Simulation(seconds=0.5)) == 0
 
@@ -56,7 +55,7 @@ async def test_without_a_url_it_finds_the_service_of_these_settings_and_signs_fo
 async def test_a_service_that_refuses_is_told_with_what_may_be_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with trial(LOOPBACK, tmp_path / "log") as service:
+    async with start_service(LOOPBACK, tmp_path / "log") as service:
         others = read_settings(**{**SETTINGS_HERE, "twilio_auth_token": "another"})
         wanted = Simulation(service.base_url, calls=2, seconds=0.5)
         assert await asyncio.to_thread(run_simulation, others, wanted) == 1

@@ -26,7 +26,7 @@ def test_a_steady_line_has_the_delay_of_a_frame_and_a_short_lead() -> None:
     assert call.delay_ms(50) <= FRAME_MS + TRAVEL_MS + 20
     assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 45
     assert call.underruns_after(10) == 0
-    assert all(0.005 <= buffered_s <= 0.04 for at_s, buffered_s in call.leads if at_s > 10)
+    assert all(0.005 <= buffered_s <= 0.04 for at_s, buffered_s in call.buffer_levels if at_s > 10)
 
 
 @pytest.mark.parametrize(

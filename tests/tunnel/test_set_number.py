@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import Held, serving_rest
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, free_port, serve
 from tests.tunnel.place import install
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import Held, serving_rest
 
 OURS, BEFORE = "+15550100000", "https://old.example.com/v"
 SETTINGS = {"TUNNEL": "true", "SET_NUMBER": "true", "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}

@@ -167,7 +167,7 @@ async def call_past_the_tunnel(served: Served) -> AsyncIterator[Call]:
     headers = {"X-Twilio-Signature": sign(TOKEN, url, fields.items())}
     (verb,) = parse((await served.http.post("/twilio/voice", data=fields, headers=headers)).text)
     assert isinstance(verb, Connect)
-    local = f"ws://127.0.0.1:{served.settings.port}/twilio/media/{verb.url.rpartition('/')[2]}"
+    local = f"ws://127.0.0.1:{served.settings.server.port}/twilio/media/{verb.url.rpartition('/')[2]}"
     signature = {"X-Twilio-Signature": sign(TOKEN, verb.url)}
     async with connect(local, additional_headers=signature, compression=None, proxy=None) as sock:
         call = Call(call_sid, sock)
@@ -192,7 +192,7 @@ async def test_last_words_are_told_without_the_tunnels_token(served: Served, pla
         tunnel=True, tunnel_token="a-secret", public_url="https://a.example", twilio_auth_token=TOKEN
     )
     environment = tunnel_environment(settings, {**place.environment, "STANDIN_FAIL": "Unauthorized"})
-    tunnel = await Cloudflared.start([place.program], environment, 1, settings.public_url, settings.tunnel_token)
+    tunnel = await Cloudflared.start([place.program], environment, 1, settings.server.public_url, settings.tunnel.token)
     assert await tunnel.exited_within(PATIENCE_S)
     assert "Unauthorized token=…" in tunnel.last_error
     await tunnel.stop()

@@ -15,9 +15,9 @@ def bench_codec(
 ) -> int:
     """Measure on random weights of the real shape; return the exit status."""
     try:
-        mimi = next(make_standin(WEIGHTS, settings.cache).glob("tokenizer*.safetensors"))
+        mimi = next(make_standin(WEIGHTS, settings.model.cache).glob("tokenizer*.safetensors"))
     except OSError as error:
-        print(f"moshi-bridge: CACHE_DIR={settings.cache} cannot be written ({error})", file=sys.stderr)
+        print(f"moshi-bridge: CACHE_DIR={settings.model.cache} cannot be written ({error})", file=sys.stderr)
         return 2
     numbers = ["--rows", *map(str, rows), "--threads", *map(str, threads), "--frames", str(frames)]
     files = ["--json", str(json_path)] if json_path else []

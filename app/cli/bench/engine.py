@@ -3,61 +3,42 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.bench.output import write_json
 from app.config import Settings
+from workers.messages import FRAME_S
 
 
-@dataclass(frozen=True, slots=True)
-class EngineBench:
-    """What to measure; `context` None is the checkpoint's own, with `full` every ring is full from the first step."""
-
-    checkpoint: str
-    rows: tuple[int, ...]
-    steps: int
-    context: int | None = None
-    full: bool = False
-
-
-def bench_engine(settings: Settings, bench: EngineBench, json_path: Path | None) -> int:
-    """Run, print the table, write the file; return the exit status."""
+def bench_engine(
+    settings: Settings, rows: tuple[int, ...], json_path: Path | None, full: bool, **options: object
+) -> int:
+    """Measure, with `options` of `workers.engine.bench_command`; `full`: every KV cache is full from the start."""
+    options = {"cache": settings.model.cache, "quantize": settings.model.quantize_bits, **options}
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    flags = ["--full"] if full else []
+    command = [sys.executable, "-m", "workers.engine.bench_command", *given, *flags, "--rows", *map(str, rows)]
     console = Console()
-    with console.status(f"stepping {bench.checkpoint} with {', '.join(map(str, bench.rows))} rows …"):
-        run = subprocess.run(_command(settings, bench), stdout=subprocess.PIPE, text=True, check=False)
+    with console.status(f"stepping {options['checkpoint']} with {', '.join(map(str, rows))} rows …"):
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if run.returncode:
         return run.returncode
     figures: dict[str, Any] = json.loads(run.stdout)
     console.print(_table(figures))
-    if json_path:
-        json_path.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(json_path, figures)
     return 0
 
 
-def _command(settings: Settings, bench: EngineBench) -> list[str]:
-    options: dict[str, object] = {
-        "--checkpoint": bench.checkpoint,
-        "--cache": settings.cache,
-        "--steps": bench.steps,
-        "--context": bench.context,
-        "--quantize": settings.quantize_bits,
-    }
-    flags = ["--full"] if bench.full else []
-    given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    return [sys.executable, "-m", "workers.engine.bench_command", *given, *flags, "--rows", *map(str, bench.rows)]
-
-
 def _table(figures: dict[str, Any]) -> Table:
-    machine = figures["machine"]
-    table = Table(title=f"{figures['checkpoint']} on {machine['device']}")
+    table = Table(title=f"{figures['checkpoint']} on {figures['machine']['device']}")
     for heading in ("calls", "step p50", "step p99", "calls in real time", "against the official"):
         table.add_column(heading, justify="right")
     for time in figures["times"]:
         calls = str(time["rows"]) if time["rows"] else "official, 1"
-        in_time = f"{time['steps_per_s'] / 12.5:.1f}"
+        in_time = f"{time['steps_per_s'] * FRAME_S:.1f}"
         table.add_row(calls, f"{time['p50_ms']:.2f} ms", f"{time['p99_ms']:.2f} ms", in_time, f"{time['ratio']:.2f}×")
     return table

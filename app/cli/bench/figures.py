@@ -1,121 +1,158 @@
-"""The figures of one simulated call: the caller's side from the simulator, the stages from the service's record."""
+"""The figures of simulated calls: the caller's side from the simulator, the stages from the service's record."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from app.cli.bench.calls import Measured
 from app.simulator.measure import Delay, mouth_to_ear_ms, window_snr_db
-from app.simulator.report import CallReport
+from app.simulator.report import CallReport, percentile_ms
 from app.simulator.trouble import STEADY, Scenario
 from workers.messages import Stage
 
 RECOVERY_S = 2.0
 LOOK_S = 5.0
 SETTLED_S = 1.0
-"""An underrun before this is the play-out finding its lead."""
-LEARNT_S = 10.0
-"""From then on the play-out knows the line's habits."""
+"""Gaps before this come from the playout buffer's first filling."""
+ADAPTED_S = 10.0
+"""From then on the playout buffer has adapted to the line's jitter."""
+MAX_DELAY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """What one stage took for a frame, in milliseconds."""
+    """The time of one stage for a frame, in milliseconds."""
 
     p50_ms: float
     p99_ms: float
 
 
 @dataclass(frozen=True, slots=True)
-class LineFigures:
-    """One call. Delays are None where the caller does not hear himself (see `mouth_to_ear_ms`)."""
+class CallFigures:
+    """One call. Latencies are None where the caller does not hear themselves (see `mouth_to_ear_ms`).
+
+    `before_ms` is the median latency before the line's first trouble, `after_ms` the largest in the five seconds that
+    begin two seconds after the last. `through_ms` is one frame's way through all stages.
+    """
 
     seconds: float
     first_sound_ms: float | None
     mouth_to_ear_p50_ms: float | None
     mouth_to_ear_p99_ms: float | None
+    before_ms: float | None
+    after_ms: float | None
     snr_db: float | None
     underruns: int
     underruns_settled: int
-    underruns_learnt: int
+    underruns_adapted: int
     underrun_ms: float
-    lead_p50_ms: float | None
-    lead_p99_ms: float | None
+    buffered_p50_ms: float | None
+    buffered_p99_ms: float | None
     frames: int
     frames_dropped: int
     simulator_late_p99_ms: float | None
     stages: dict[Stage, StageTime]
-    frame_ms: float
-    """Time between frames as they come out of the workers when all of them are busy: the largest of the stages."""
     through_ms: float
-    """Time of one frame through all stages: their sum."""
-    before_ms: float | None = None
-    """Median mouth-to-ear delay before the line's first trouble; None without one."""
-    after_ms: float | None = None
-    """The largest in the five seconds that begin two seconds after its last."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it for a file."""
-        return asdict(self)
 
 
-def figures_of(report: CallReport, record: dict[str, Any], echoes: bool, line: Scenario = STEADY) -> LineFigures:
-    """Put the figures of a call over that line together; `echoes` when the caller hears himself."""
-    delay = mouth_to_ear_ms(report.said, report.heard) if echoes else None
-    before_ms, after_ms = around_ms(delay, line) if delay else (None, None)
+@dataclass(frozen=True, slots=True)
+class CrowdFigures:
+    """Many calls at once; `cpu` is in processor seconds per second of one call.
+
+    The median of the calls' median latencies and signal-to-noise ratios, the worst of their 99th percentiles, the sum
+    of their gaps. `seconds_heard` of the `seconds_said` were recognised in what came back; the figures are of these.
+    `simulator_late_p99_ms` is how late the simulator, which shares the processors, sent its packets.
+    """
+
+    calls: int
+    p50_ms: float | None
+    worst_p99_ms: float | None
+    snr_db: float | None
+    underruns: int
+    underruns_adapted: int
+    underrun_ms: float
+    seconds_said: int
+    seconds_heard: int
+    cpu: dict[str, float]
+    simulator_late_p99_ms: float | None
+
+
+def call_figures(report: CallReport, record: dict[str, Any], echoes: bool, line: Scenario = STEADY) -> CallFigures:
+    """Return the figures of one call over that line; `echoes` when the caller hears themselves."""
+    delay = mouth_to_ear_ms(report.said, report.heard) if echoes else Delay(())
+    before_ms, after_ms = around_ms(delay, line)
     spans = np.array(
         [[(began, ended) for _, began, ended in frame] for frame in record["spans"] if len(frame) == len(Stage)]
     ).reshape(-1, len(Stage), 2)
-    stages = stage_times(spans)
-    return LineFigures(
+    return CallFigures(
         seconds=report.ended_s,
         first_sound_ms=None if report.first_sound_s is None else report.first_sound_s * 1000,
-        mouth_to_ear_p50_ms=delay.p50_ms if delay else None,
-        mouth_to_ear_p99_ms=delay.p99_ms if delay else None,
-        snr_db=_snr_db(report, delay) if delay else None,
+        mouth_to_ear_p50_ms=delay.p50_ms,
+        mouth_to_ear_p99_ms=delay.p99_ms,
+        before_ms=before_ms,
+        after_ms=after_ms,
+        snr_db=median(window_snr_db(report.said, report.heard, delay)),
         underruns=len(report.underruns),
-        underruns_settled=_underruns_from(report, SETTLED_S),
-        underruns_learnt=_underruns_from(report, LEARNT_S),
+        underruns_settled=underruns_from(report, SETTLED_S),
+        underruns_adapted=underruns_from(report, ADAPTED_S),
         underrun_ms=report.underrun_s * 1000,
-        lead_p50_ms=report.lead_percentile_ms(50),
-        lead_p99_ms=report.lead_percentile_ms(99),
+        buffered_p50_ms=report.buffered_percentile_ms(50),
+        buffered_p99_ms=report.buffered_percentile_ms(99),
         frames=int(record["counts"].get("frames_out", 0)),
         frames_dropped=int(record["counts"].get("frames_dropped", 0)),
         simulator_late_p99_ms=report.lateness_percentile_ms(99),
-        stages=stages,
-        before_ms=before_ms,
-        after_ms=after_ms,
-        frame_ms=max((stage.p50_ms for stage in stages.values()), default=0.0),
+        stages=_stage_times(spans),
         through_ms=float(np.median(spans[:, -1, 1] - spans[:, 0, 0])) * 1000 if len(spans) else 0.0,
     )
 
 
+def crowd_figures(measured: Measured) -> CrowdFigures:
+    """Return the figures of all calls of a crowd, each caller hearing themselves."""
+    reports = measured.reports
+    delays = [mouth_to_ear_ms(report.said, report.heard, max_delay_s=MAX_DELAY_S) for report in reports]
+    late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
+    snrs_db = (window_snr_db(report.said, report.heard, delay) for report, delay in zip(reports, delays, strict=True))
+    return CrowdFigures(
+        calls=len(reports),
+        p50_ms=median([delay.p50_ms for delay in delays]),
+        worst_p99_ms=max((delay.p99_ms for delay in delays if delay.p99_ms is not None), default=None),
+        snr_db=median([median(snr_db) for snr_db in snrs_db]),
+        underruns=sum(len(report.underruns) for report in reports),
+        underruns_adapted=sum(underruns_from(report, ADAPTED_S) for report in reports),
+        underrun_ms=sum(report.underrun_s for report in reports) * 1000,
+        seconds_said=sum(len(mouth_to_ear_ms(report.said, report.said).windows) for report in reports),
+        seconds_heard=sum(len(delay.windows) for delay in delays),
+        cpu=measured.cpu,
+        simulator_late_p99_ms=percentile_ms(late_s, 99),
+    )
+
+
 def around_ms(delay: Delay, line: Scenario) -> tuple[float | None, float | None]:
-    """Return the median delay before the first trouble, and the largest in five seconds, two seconds after the last."""
+    """Return the median latency before the first trouble, and the largest from 2 to 7 s after the last."""
     if not line.troubles:
         return None, None
     first_s, over_s = line.troubles[0].at_s, line.troubles[-1].end_s + RECOVERY_S
     before = [one.delay_ms for one in delay.windows if one.at_s < first_s - 1]
     after = [one.delay_ms for one in delay.windows if over_s <= one.at_s <= over_s + LOOK_S]
-    return (float(np.median(before)) if before else None), max(after, default=None)
+    return median(before), max(after, default=None)
 
 
-def stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, StageTime]:
-    """Return the time of each stage; `spans` has the shape (frames, 3, 2): began and ended, in seconds."""
-    if not len(spans):
-        return {}
-    took_ms = (spans[:, :, 1] - spans[:, :, 0]) * 1000
-    return {
-        stage: StageTime(*(float(value) for value in np.percentile(took_ms[:, place], [50, 99])))
-        for place, stage in enumerate(Stage)
-    }
-
-
-def _underruns_from(report: CallReport, moment_s: float) -> int:
+def underruns_from(report: CallReport, moment_s: float) -> int:
+    """Return how many gaps were heard from that moment on."""
     return sum(underrun.start_s >= moment_s for underrun in report.underruns)
 
 
-def _snr_db(report: CallReport, delay: Delay) -> float | None:
-    """Return the median signal-to-noise ratio of all seconds: one in which the play-out moved says nothing."""
-    windows = window_snr_db(report.said, report.heard, delay)
-    return float(np.median(windows)) if windows else None
+def median(values: Sequence[float | None]) -> float | None:
+    """Return the median of what is known, None of nothing."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _stage_times(spans: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[Stage, StageTime]:
+    """Return the time of each stage; `spans` has the shape (frames, stages, 2): began and ended, in seconds."""
+    if not len(spans):
+        return {}
+    p50_ms, p99_ms = np.percentile((spans[:, :, 1] - spans[:, :, 0]) * 1000, [50, 99], axis=0)
+    return {stage: StageTime(float(p50_ms[at]), float(p99_ms[at])) for at, stage in enumerate(Stage)}

@@ -1,4 +1,4 @@
-"""The picture of a call: who spoke when, how far ahead the play-out was, what each stage took."""
+"""The picture of a call: who spoke when, Twilio's playout buffer, and the time that each stage took."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from app.simulator.report import CallReport
 from app.simulator.wav import Samples
@@ -21,16 +22,16 @@ STAGE_COLOURS = {Stage.ENCODE: "#3b6ea8", Stage.STEP: "#6a994e", Stage.DECODE: "
 PIXELS_A_TRACK = 2400
 
 
-def draw_call(report: CallReport, record: dict[str, Any], title: str, greeting_s: float, path: Path) -> None:
-    """Write one call as a PNG: both voices with the greeting shaded, lead, and the time of each stage."""
+def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path) -> None:
+    """Write one call as a PNG: both voices with the greeting shaded, playout buffer, and the time of each stage."""
     rows = {"height_ratios": [2, 2, 1.3, 1.8]}
     figure, axes = plt.subplots(4, 1, figsize=(14, 9), sharex=True, gridspec_kw=rows, layout="constrained")
     figure.suptitle(title, fontsize=13)
     _draw_voice(axes[0], report.said, CALLER, "caller")
     _draw_voice(axes[1], report.heard, MOSHI, "Moshi, as heard")
-    _shade_greeting(axes[:2], greeting_s)
+    _shade_greeting(axes[:2], max(0.0, record["takeover_s"]))
     _mark_underruns(axes[1], report)
-    _draw_lead(axes[2], report)
+    _draw_buffer(axes[2], report)
     _draw_stages(axes[3], record)
     axes[3].set_xlabel("seconds after the stream's start")
     axes[3].set_xlim(0, report.ended_s)
@@ -59,15 +60,17 @@ def _shade_greeting(voices: "np.ndarray[Any, Any]", greeting_s: float) -> None:
 def _mark_underruns(axes: Axes, report: CallReport) -> None:
     for underrun in report.underruns:
         axes.axvline(underrun.start_s, color="red", linewidth=0.8)
-    axes.set_title(
-        f"{len(report.underruns)} underruns, {report.underrun_s * 1000:.1f} ms in all", fontsize=8, loc="right"
+    gaps = f"{len(report.underruns)} gaps, {report.underrun_s * 1000:.1f} ms in all"
+    axes.set_title(gaps, fontsize=8, loc="right")
+
+
+def _draw_buffer(axes: Axes, report: CallReport) -> None:
+    axes.step(
+        [level.at_s for level in report.buffer_levels],
+        [level.buffered_s * 1000 for level in report.buffer_levels],
+        color=MOSHI,
     )
-
-
-def _draw_lead(axes: Axes, report: CallReport) -> None:
-    axes.step([lead.at_s for lead in report.leads], [lead.buffered_s * 1000 for lead in report.leads], color=MOSHI)
-    axes.set_ylabel("lead, ms")
-    axes.set_yscale("symlog", linthresh=100)
+    axes.set_ylabel("buffered, ms")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
 
@@ -82,5 +85,7 @@ def _draw_stages(axes: Axes, record: dict[str, Any]) -> None:
     axes.axhline(FRAME_S * 1000, color="red", linewidth=0.8, linestyle="--")
     axes.set_ylabel("ms a frame")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=8, ncols=3)

@@ -1,19 +1,16 @@
-"""The doctor's look at the Twilio account: can it be reached, may it call, does its number lead here.
-
-The findings are decided without I/O from what Twilio has answered; `examine_account` asks.
-"""
+"""The doctor's checks of the Twilio account: can it be reached, may it call, does its number lead here."""
 
 import asyncio
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, good, note, problem
 from app.config import Settings, is_loopback
 from app.logging import mask_number
 from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
 from app.twilio.signature import same_url
 from workers.lines import mask_userinfo
 
@@ -22,82 +19,80 @@ TRIAL_CALLS = 5
 SURE_CALLS = 2
 """How many a full account may have on, whatever its business profile."""
 SKEW_S = 60.0
-"""Clocks further apart than this are worth a word; certificates are refused much later."""
+"""Clocks further apart than this are a problem, though certificates are refused much later."""
 
 
 def examine_account(settings: Settings, base_url: str) -> Iterator[Finding]:
     """Ask Twilio about the account and whether its number leads to `base_url`; one finding if that is not possible."""
-    if not settings.twilio_account_sid or not settings.twilio_auth_token:
-        found = "not looked at: TWILIO_ACCOUNT_SID or TWILIO_AUTH_TOKEN is not set"
-        yield Finding(Level.NOTE, "account", found, "put both into .env, then: moshi-bridge doctor")
+    if not settings.twilio.account_sid or not settings.twilio.auth_token:
+        found = "not checked: TWILIO_ACCOUNT_SID or TWILIO_AUTH_TOKEN is not set"
+        yield note("account", found, "put both into .env, then: moshi-bridge doctor")
         return
     try:
-        account, number = asyncio.run(_ask(open_rest(settings), settings.twilio_phone_number))
+        account, number = asyncio.run(_ask(open_rest(settings), settings.twilio.phone_number))
     except RestError as error:
-        yield Finding(Level.PROBLEM, "account", str(error))
+        yield problem("account", str(error))
         return
     yield account_finding(account)
-    yield concurrency_finding(account, settings.slots)
+    yield concurrency_finding(account, settings.calls.slots)
     yield clock_finding(account.clock_s, time.time())
-    if settings.twilio_phone_number:
-        yield number_finding(number, settings.twilio_phone_number, base_url)
+    if settings.twilio.phone_number:
+        yield number_finding(number, settings.twilio.phone_number, base_url)
 
 
 def account_finding(account: Account) -> Finding:
-    """Tell whether the account may call at all."""
+    """Check whether the account may call at all."""
     kind = "trial" if account.trial else "full"
     if account.status != "active":
         found = f"{account.status}: Twilio takes and places no calls for it"
-        return Finding(Level.PROBLEM, "account", found, "see https://console.twilio.com for why")
-    return Finding(Level.GOOD, "account", f"active, {kind}")
+        return problem("account", found, "see https://console.twilio.com for why")
+    return good("account", f"active, {kind}")
 
 
 def concurrency_finding(account: Account, slots: int) -> Finding:
-    """Tell how many calls Twilio lets through at once; `slots` is MAX_CALLS, 0 for auto."""
+    """Return how many calls Twilio allows at once; `slots` is MAX_CALLS, 0 for auto."""
     if not account.trial:
         found = "Twilio's limit is by the business profile: none 2, individual 3, business unlimited"
         if 0 < slots <= SURE_CALLS:
-            return Finding(Level.GOOD, "calls at once", found)
-        return Finding(Level.NOTE, "calls at once", found, "see which one the console shows for this account")
+            return good("calls at once", found)
+        return note("calls at once", found, "see which one the console shows for this account")
     found = f"a trial account has {TRIAL_CALLS} at most, calls verified numbers only, and plays a notice first"
     advice = f"upgrade it, or set MAX_CALLS={TRIAL_CALLS}" if slots > TRIAL_CALLS else "upgrade it in the console"
-    return Finding(Level.NOTE, "calls at once", found, advice)
+    return note("calls at once", found, advice)
 
 
 def clock_finding(twilio_s: float | None, now_s: float) -> Finding:
     """Compare this machine's clock with Twilio's, both in seconds since 1970."""
     if twilio_s is None:
-        return Finding(Level.NOTE, "clock", "not compared: the answer has no date", "is TWILIO_API_URL Twilio's?")
+        return note("clock", "not compared: the answer has no date", "is TWILIO_API_URL Twilio's?")
     skew_s = now_s - twilio_s
     if abs(skew_s) <= SKEW_S:
-        return Finding(Level.GOOD, "clock", "agrees with Twilio's")
+        return good("clock", "agrees with Twilio's")
     found = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} Twilio's: logs mislead, TLS may fail"
-    return Finding(
-        Level.PROBLEM, "clock", found, "sudo timedatectl set-ntp true, on a Mac sudo sntp -sS time.apple.com"
-    )
+    return problem("clock", found, "sudo timedatectl set-ntp true, on a Mac sudo sntp -sS time.apple.com")
 
 
 def number_finding(number: Number | None, phone_number: str, base_url: str) -> Finding:
-    """Tell whether a call to our number comes to us."""
+    """Check whether a call to our number comes to us."""
     masked = mask_number(phone_number)
     if reason := obstacle(number, phone_number):
-        return Finding(Level.PROBLEM, "number", reason)
+        return problem("number", reason)
     assert number is not None
     ours = mask_userinfo(base_url + VOICE_PATH)
     if not same_url(number.voice_url, base_url + VOICE_PATH):
         return _elsewhere(number.voice_url, masked, base_url)
     if number.voice_method != "POST":
         found = f"{masked} asks {ours} by {number.voice_method}, and the bridge answers POST"
-        return Finding(Level.PROBLEM, "number", found, "choose HTTP POST in the console")
-    return Finding(Level.GOOD, "number", f"{masked} leads to {ours}")
+        return problem("number", found, "choose HTTP POST in the console")
+    return good("number", f"{masked} leads to {ours}")
 
 
 def _elsewhere(voice_url: str, masked: str, base_url: str) -> Finding:
     found = f"{masked} leads to {_shown(voice_url)}"
     if is_loopback(urlsplit(base_url).hostname or ""):
-        return Finding(Level.NOTE, "number", found, "moshi-bridge serve --tunnel --set-number leads it here")
+        return note("number", found, "moshi-bridge serve --tunnel --set-number leads it here")
     advice = f"set its voice URL to {mask_userinfo(base_url)}{VOICE_PATH} (HTTP POST)"
-    return Finding(Level.PROBLEM, "number", f"{found}, not here", advice)
+    return problem("number", f"{found}, not here", advice)
 
 
 def _shown(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What a look at one thing that a call needs has found."""
+"""The result of one check of the doctor's."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,9 +14,21 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what was found, and what to type about it."""
+    """What was checked, the result, and what to type about it."""
 
     level: Level
     subject: str
     found: str
     advice: str = ""
+
+
+def good(subject: str, found: str) -> Finding:
+    return Finding(Level.GOOD, subject, found)
+
+
+def note(subject: str, found: str, advice: str = "") -> Finding:
+    return Finding(Level.NOTE, subject, found, advice)
+
+
+def problem(subject: str, found: str, advice: str = "") -> Finding:
+    return Finding(Level.PROBLEM, subject, found, advice)

@@ -1,9 +1,9 @@
-"""What the doctor finds of the places where calls are kept and recorded."""
+"""The doctor's checks of call log and recordings."""
 
 import shutil
 from collections.abc import Iterator
 
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, good, note, problem
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.database import Database
@@ -17,27 +17,27 @@ FEW_HOURS = 24
 
 
 def examine_storage(settings: Settings) -> Iterator[Finding]:
-    """Look at the call log's place and, if calls are recorded, at that of the recordings."""
+    """Check where the call log is and, if calls are recorded, the recordings."""
     yield _call_log(settings)
-    if settings.recordings:
-        yield _recordings(RecordingStore(settings.recordings))
+    if settings.recording.folder:
+        yield _recordings(RecordingStore(settings.recording.folder))
 
 
 def _call_log(settings: Settings) -> Finding:
     try:
         address = find_address(settings)
         if address is None:
-            return Finding(Level.NOTE, "DATABASE_URL", "off: no calls are kept")
+            return note("DATABASE_URL", "off: no calls are kept")
         open_spool(address.spool_folder).close()
         if not address.file or address.file.exists():
             Database(address).check()
     except SettingsError as error:
-        return Finding(Level.PROBLEM, "DATABASE_URL", str(error))
+        return problem("DATABASE_URL", str(error))
     except CallLogError as error:
         advice = "records wait on the disk until it answers; `moshi-bridge calls` says the same"
-        return Finding(Level.PROBLEM, "DATABASE_URL", f"{address} does not answer: {error}", advice)
-    days = f"for {settings.call_log_days} days" if settings.call_log_days else "for ever"
-    return Finding(Level.GOOD, "DATABASE_URL", f"calls are kept in {address} {days}")
+        return problem("DATABASE_URL", f"{address} does not answer: {error}", advice)
+    days = f"for {settings.call_log.days} days" if settings.call_log.days else "for ever"
+    return good("DATABASE_URL", f"calls are kept in {address} {days}")
 
 
 def _recordings(store: RecordingStore) -> Finding:
@@ -45,8 +45,8 @@ def _recordings(store: RecordingStore) -> Finding:
         store.make()
         hours = shutil.disk_usage(store.folder).free // HOUR_BYTES
     except (SettingsError, OSError) as error:
-        return Finding(Level.PROBLEM, "RECORDINGS_DIR", str(error))
+        return problem("RECORDINGS_DIR", str(error))
     found = f"{store.folder}: room for {hours:,} hours of calls"
     if hours < FEW_HOURS:
-        return Finding(Level.NOTE, "RECORDINGS_DIR", found, "make room, or set CALL_LOG_DAYS lower")
-    return Finding(Level.GOOD, "RECORDINGS_DIR", found)
+        return note("RECORDINGS_DIR", found, "make room, or set CALL_LOG_DAYS lower")
+    return good("RECORDINGS_DIR", found)

@@ -1,4 +1,4 @@
-"""Asks the workers' side what MLX computes on and what a checkpoint takes: the app imports no MLX."""
+"""Asks a process that may import MLX what it computes on and what a checkpoint takes."""
 
 import json
 import subprocess
@@ -16,29 +16,24 @@ def survey_device() -> dict[str, Any]:
 
 
 def survey_checkpoint(settings: Settings) -> dict[str, Any]:
-    """Return what MLX computes on and what the checkpoint takes with these settings: `workers/survey.py`."""
+    """Return the answer of `workers/survey.py` for these settings."""
     return _ask(
         {
-            "checkpoint": settings.moshi_checkpoint,
-            "cache": str(settings.cache),
-            "quantize": settings.quantize_bits,
-            "slots": settings.slots,
-            "context": settings.context,
-            "codec": settings.codec,
+            "checkpoint": settings.model.checkpoint,
+            "cache": str(settings.model.cache),
+            "quantize": settings.model.quantize_bits,
+            "slots": settings.calls.slots,
+            "context": settings.model.context,
+            "codec": settings.model.codec,
         }
     )
 
 
 def _ask(question: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "workers.survey"]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": WITHIN_S, "check": False}
     try:
-        run = subprocess.run(
-            [sys.executable, "-m", "workers.survey"],
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            timeout=WITHIN_S,
-            check=False,
-        )
+        run = subprocess.run(command, input=json.dumps(question), **options)
     except subprocess.TimeoutExpired:
         return {"mlx_error": f"no answer within {WITHIN_S} s"}
     if run.returncode:

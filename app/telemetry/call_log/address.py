@@ -48,13 +48,13 @@ class Address:
 
 def find_address(settings: Settings) -> Address | None:
     """Return where the call log is, None if DATABASE_URL is off. Raises SettingsError if it is no such place."""
-    url = settings.database_url
+    url = settings.call_log.url
     if url in ("", OFF):
         return None
     scheme, _, rest = url.partition("://")
     backend = scheme.partition("+")[0]
     if backend in POSTGRESQL:
-        return _server(f"postgresql://{rest}", settings.cache / "call-log")
+        return _server(f"postgresql://{rest}", settings.model.cache / "call-log")
     place = rest.removeprefix("/")
     if backend != "sqlite" or not rest.startswith("/") or place in ("", ":memory:"):
         raise SettingsError(WRONG)

@@ -38,7 +38,7 @@ class MetricSources:
 
     def families(self) -> Iterator[Family]:
         """Yield every metric, as of now."""
-        built = {"version": _version(), "engine": self.settings.engine, "codec": self.settings.codec}
+        built = {"version": _version(), "engine": self.settings.model.engine, "codec": self.settings.model.codec}
         yield info("build_info", "Version and settings of this service.", built)
         yield from call_families(self.manager)
         yield gauge("waiting_callers", "Callers in the queue for a slot.", len(self.call_queue))

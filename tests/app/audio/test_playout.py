@@ -19,7 +19,7 @@ from app.audio.playout import (
     SendMark,
 )
 from app.audio.time_stretch import Samples
-from app.simulator.playout import Playout as Buffer
+from app.simulator.playout import PlayoutModel as Buffer
 
 FRAME_S = 0.08
 QUIET = np.zeros(640, np.int16)
@@ -75,7 +75,7 @@ class Line:
 
     def buffered_s(self) -> float:
         """What the newest frame found unplayed."""
-        return self.buffer.leads[-1].buffered_s
+        return self.buffer.buffer_levels[-1].buffered_s
 
     def _do(self, commands: list[PlayoutCommand], now: float) -> None:
         for command in commands:
@@ -125,7 +125,7 @@ def test_a_greeting_computed_ahead_begins_at_once_and_is_played_in_real_time() -
         [1.0 + number * FRAME_S - line.playout.target_s - PACKET_S for number in range(1, 25)]
     )
     assert line.buffer.underruns == []
-    assert max(lead.buffered_s for lead in line.buffer.leads) <= line.playout.target_s + PACKET_S + 0.001
+    assert max(lead.buffered_s for lead in line.buffer.buffer_levels) <= line.playout.target_s + PACKET_S + 0.001
 
 
 def test_a_greeting_says_nothing_of_the_line() -> None:

@@ -52,9 +52,9 @@ class Front:
         self.board = CallManager(read, self.sent.append, lambda: self.warm, keep, clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_dialler else None
-        self.call_queue = CallQueue(self.board, read.queue_length, redirector, PublicAddress(read))
+        self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
         self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
-        self.board.start_accepting(read.slots, processing_s=0.0)
+        self.board.start_accepting(read.calls.slots, processing_s=0.0)
 
     def ring(
         self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str

@@ -5,7 +5,7 @@ import pytest
 
 from app.calls.record import SPANS_KEPT, CallRecord, EndReason, Recording
 from app.twilio.events import CallSid
-from app.twilio.status import CallStatus, StreamStatus
+from app.twilio.status import CallStatusCallback, StreamStatusCallback
 from workers.messages import Epoch, Frame, Slot, Span, Stage
 
 ANN = CallSid("CAann")
@@ -70,7 +70,11 @@ def test_the_summary_of_a_call_says_the_same_in_short() -> None:
 
 def test_what_twilio_tells_of_the_call_is_kept() -> None:
     record = CallRecord(ANN, reserved_s=0.0)
-    for status in (CallStatus("ringing"), CallStatus("completed", 75), StreamStatus("stream-stopped")):
+    for status in (
+        CallStatusCallback("ringing"),
+        CallStatusCallback("completed", 75),
+        StreamStatusCallback("stream-stopped"),
+    ):
         record.on_status(status)
     fields = record.as_json()
     assert (fields["status"], fields["duration_s"]) == ("completed", 75)
@@ -79,8 +83,8 @@ def test_what_twilio_tells_of_the_call_is_kept() -> None:
 
 def test_an_error_of_the_stream_is_kept_with_what_to_do() -> None:
     record = CallRecord(ANN, reserved_s=0.0)
-    record.on_status(StreamStatus("stream-error", "Handshake Error", 31920))
-    record.on_status(CallStatus("completed", 3))
+    record.on_status(StreamStatusCallback("stream-error", "Handshake Error", 31920))
+    record.on_status(CallStatusCallback("completed", 3))
     fields = record.as_json()
     assert (fields["status"], fields["error_code"], fields["stream_error"]) == ("completed", 31920, "Handshake Error")
     assert "PUBLIC_URL" in str(fields["advice"])

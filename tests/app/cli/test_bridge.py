@@ -53,18 +53,18 @@ async def bridge(
 
 async def test_a_bridge_that_is_ready_and_can_be_reached_may_call() -> None:
     async with bridge() as settings:
-        assert (await find_bridge(settings)).base_url == settings.base_url
+        assert (await find_bridge(settings)).base_url == settings.server.base_url
 
 
 async def test_a_bridge_knows_best_where_it_is_reached() -> None:
-    async with bridge() as elsewhere, bridge(told={"base_url": f"{elsewhere.base_url}/tunnel"}) as settings:
-        assert (await find_bridge(settings)).base_url == f"{elsewhere.base_url}/tunnel"
+    async with bridge() as elsewhere, bridge(told={"base_url": f"{elsewhere.server.base_url}/tunnel"}) as settings:
+        assert (await find_bridge(settings)).base_url == f"{elsewhere.server.base_url}/tunnel"
 
 
 @pytest.mark.parametrize("told", [[], {}, {"base_url": 7}, "…"])
 async def test_a_bridge_that_does_not_say_is_taken_to_be_at_its_public_url(told: object) -> None:
     async with bridge(told=told) as settings:
-        assert (await find_bridge(settings)).base_url == settings.base_url
+        assert (await find_bridge(settings)).base_url == settings.server.base_url
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_a_bridge_that_is_not_is_told_in_one_line(ready: int, alive: int, 
 
 async def test_a_bridge_that_is_not_there_is_told_and_so_is_a_tunnel() -> None:
     async with bridge() as settings:
-        outside = settings.model_copy(update={"public_url": "http://127.0.0.1:1"})
+        outside = settings.replaced(public_url="http://127.0.0.1:1")
         with pytest.raises(NotReady, match="is the tunnel up"):
             await find_bridge(outside)
     with pytest.raises(NotReady, match="moshi-bridge serve"):
@@ -90,7 +90,7 @@ async def test_a_bridge_that_is_not_there_is_told_and_so_is_a_tunnel() -> None:
 async def test_twilio_itself_cannot_reach_this_machine_by_its_loopback_address() -> None:
     async with bridge() as settings:
         with pytest.raises(NotReady, match="PUBLIC_URL: Twilio cannot reach http://127"):
-            await find_bridge(settings.model_copy(update={"twilio_api_url": ""}))
+            await find_bridge(settings.replaced(twilio_api_url=""))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_a_bridge_tells_why_it_did_not_take_a_call(record: str | None, ref
 
 async def test_a_password_in_the_public_url_is_not_shown() -> None:
     async with bridge() as settings:
-        outside = settings.model_copy(update={"public_url": "http://me:secret@127.0.0.1:1"})
+        outside = settings.replaced(public_url="http://me:secret@127.0.0.1:1")
         with pytest.raises(NotReady, match="is the tunnel up") as caught:
             await find_bridge(outside)
     assert "secret" not in str(caught.value)

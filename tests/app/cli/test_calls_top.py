@@ -43,7 +43,7 @@ async def test_what_moshi_says_is_no_markup() -> None:
 
 
 async def test_nobody_is_on_the_line() -> None:
-    assert "nobody is on the line" in shown(Looking().snapshot(), 100)
+    assert "no calls" in shown(Looking().snapshot(), 100)
 
 
 async def served(status: int, body: object) -> tuple[web.AppRunner, str, list[str]]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.cli.outbound import ExitStatus, Machine, Wish, call_request, checked, masked_fields, verdict
+from app.cli.outbound import DialOptions, ExitStatus, Machine, call_request, call_result, checked, masked_fields
 from app.config import Settings, SettingsError, read_settings
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall
@@ -19,8 +19,8 @@ REQUEST = CallRequest(THEIRS, OURS, f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/
 
 
 def test_what_is_wished_is_asked_for() -> None:
-    wish = Wish(THEIRS, "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
-    settings = SETTINGS.model_copy(update={"recordings_dir": "recordings"})
+    wish = DialOptions(THEIRS, "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
+    settings = SETTINGS.replaced(recordings_dir="recordings")
     assert call_request(checked(settings, wish), PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
@@ -36,37 +36,37 @@ def test_what_is_wished_is_asked_for() -> None:
 
 def test_a_recording_that_would_not_be_kept_is_refused() -> None:
     with pytest.raises(SettingsError, match="RECORDINGS_DIR"):
-        checked(SETTINGS, Wish(THEIRS, record=True))
+        checked(SETTINGS, DialOptions(THEIRS, record=True))
 
 
 def test_a_plain_wish_calls_from_our_number_with_the_service_as_it_is_set() -> None:
-    assert call_request(checked(SETTINGS, Wish(THEIRS)), PUBLIC) == REQUEST
+    assert call_request(checked(SETTINGS, DialOptions(THEIRS)), PUBLIC) == REQUEST
 
 
 def test_no_greeting_is_a_wish_too() -> None:
-    wish = checked(SETTINGS, Wish(THEIRS, greeting_frames=0))
+    wish = checked(SETTINGS, DialOptions(THEIRS, greeting_frames=0))
     assert call_request(wish, PUBLIC).voice_url.endswith("?greeting_frames=0")
 
 
 @pytest.mark.parametrize(
     ("settings", "wish", "named"),
     [
-        (read_settings(public_url=PUBLIC), Wish(THEIRS), "TWILIO_PHONE_NUMBER is not set"),
-        (SETTINGS, Wish("12"), "the number to call 12"),
-        (SETTINGS, Wish(THEIRS, "12"), "the number to call from 12"),
-        (SETTINGS, Wish(THEIRS, f"{OURS}x12"), "the number to call from …0000 cannot have an extension"),
-        (SETTINGS, Wish(THEIRS, greeting_frames=26), "GREETING_FRAMES=25"),
+        (read_settings(public_url=PUBLIC), DialOptions(THEIRS), "TWILIO_PHONE_NUMBER is not set"),
+        (SETTINGS, DialOptions("12"), "the number to call 12"),
+        (SETTINGS, DialOptions(THEIRS, "12"), "the number to call from 12"),
+        (SETTINGS, DialOptions(THEIRS, f"{OURS}x12"), "the number to call from …0000 cannot have an extension"),
+        (SETTINGS, DialOptions(THEIRS, greeting_frames=26), "GREETING_FRAMES=25"),
     ],
 )
-def test_what_cannot_be_asked_for_is_told_in_one_line(settings: Settings, wish: Wish, named: str) -> None:
+def test_what_cannot_be_asked_for_is_told_in_one_line(settings: Settings, wish: DialOptions, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as caught:
         checked(settings, wish)
     assert "\n" not in str(caught.value)
 
 
 def test_people_are_shown_no_number_no_password_and_no_keys() -> None:
-    settings = SETTINGS.model_copy(update={"public_url": "https://me:secret@phone.example.com"})
-    request = call_request(checked(settings, Wish(f"{THEIRS}x4711")), settings.base_url)
+    settings = SETTINGS.replaced(public_url="https://me:secret@phone.example.com")
+    request = call_request(checked(settings, DialOptions(f"{THEIRS}x4711")), settings.server.base_url)
     assert request.voice_url == "https://me:secret@phone.example.com/twilio/voice"
     shown = dict(masked_fields(request))
     assert (shown["To"], shown["From"], shown["SendDigits"]) == ("…0001", "…0000", "ww****")
@@ -74,7 +74,7 @@ def test_people_are_shown_no_number_no_password_and_no_keys() -> None:
 
 
 def test_an_extension_is_dialled_and_not_called() -> None:
-    fields = dict(call_request(checked(SETTINGS, Wish(f"{THEIRS};ext=123")), PUBLIC).fields())
+    fields = dict(call_request(checked(SETTINGS, DialOptions(f"{THEIRS};ext=123")), PUBLIC).fields())
     assert (fields["To"], fields["SendDigits"]) == (THEIRS, "ww123")
 
 
@@ -99,7 +99,7 @@ def test_an_extension_is_dialled_and_not_called() -> None:
 def test_every_end_has_its_exit_status_and_sentence(
     call: RestCall, errors: tuple[int, ...], status: ExitStatus, named: str
 ) -> None:
-    found = verdict(call, errors)
+    found = call_result(call, errors)
     assert found.status is status
     assert re.search(named, found.sentence)
 
@@ -107,4 +107,4 @@ def test_every_end_has_its_exit_status_and_sentence(
 @pytest.mark.parametrize("status", [status for status in CallStatus if not status.over])
 def test_a_call_that_is_on_has_no_verdict(status: CallStatus) -> None:
     with pytest.raises(ValueError, match=status):
-        verdict(RestCall(CallSid("CA1"), status), ())
+        call_result(RestCall(CallSid("CA1"), status), ())

@@ -7,14 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from app.cli.outbound import ExitStatus, Verdict
+from app.cli.outbound import CallResult, ExitStatus
 from app.cli.outbound_call import OutboundCall
-from app.simulator.account import NO_ANSWER, TOO_MANY_CALLS, TOO_MANY_REQUESTS, UNAVAILABLE, Account, Fault, OwnedNumber
-from app.simulator.callee import Answer, Callee
-from app.simulator.rest import Held, RestStandIn, serving_rest
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall, TwilioRest
-from app.twilio.rest_door import RestError
+from app.twilio.rest_http import RestError
+from tests.twilio_rest.account import (
+    NO_ANSWER,
+    TOO_MANY_CALLS,
+    TOO_MANY_REQUESTS,
+    UNAVAILABLE,
+    Account,
+    Fault,
+    OwnedNumber,
+)
+from tests.twilio_rest.callee import Answer, Callee
+from tests.twilio_rest.server import Held, RestStandIn, serving_rest
 
 SID, TOKEN, OURS, THEIRS = "AC" + "5" * 32, "the-rest-token", "+15550100000", "+15550100001"
 PUBLIC = "https://phone.example.com"
@@ -76,7 +84,7 @@ async def test_a_call_that_is_lost_from_sight_is_told_by_its_sid() -> None:
         found = await call.run(watch.show)
         [sid] = stand_in.account.calls
     assert found.status is ExitStatus.UNKNOWN
-    assert f"{sid}, which may still be on" in found.sentence
+    assert f"{sid} cannot be followed, it may still be on" in found.sentence
 
 
 async def test_a_call_that_is_not_placed_is_no_call() -> None:
@@ -94,7 +102,7 @@ async def test_stopping_hangs_up() -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert await call.stop() == Verdict(ExitStatus.STOPPED, "stopped; the call was hung up")
+        assert await call.stop() == CallResult(ExitStatus.STOPPED, "stopped; the call was hung up")
         await stand_in.settle()
         assert [placed.status for placed in stand_in.account.calls.values()] == ["canceled"]
 
@@ -116,7 +124,7 @@ async def test_a_call_that_ended_by_itself_meanwhile_was_not_hung_up() -> None:
     async with twilio(Callee(Answer.BUSY)) as (stand_in, call, watch):
         await call.run(watch.show)
         await stand_in.settle()
-        assert await call.stop() == Verdict(ExitStatus.STOPPED, "stopped; the call was over already")
+        assert await call.stop() == CallResult(ExitStatus.STOPPED, "stopped; the call was over already")
 
 
 async def test_an_answered_call_that_the_bridge_had_no_slot_for_is_told() -> None:
@@ -126,7 +134,7 @@ async def test_an_answered_call_that_the_bridge_had_no_slot_for_is_told() -> Non
     async with twilio(Callee()) as (stand_in, _, watch):
         rest = TwilioRest(SID, TOKEN, stand_in.url, watch.sleep)
         found = await OutboundCall(rest, REQUEST, watch.sleep, refusal).run(watch.show)
-    assert found == Verdict(ExitStatus.NO_SLOT, "answered, but the bridge had no free slot")
+    assert found == CallResult(ExitStatus.NO_SLOT, "answered, but the bridge had no free slot")
 
 
 async def test_a_call_whose_notes_cannot_be_read_is_over_all_the_same() -> None:
@@ -199,7 +207,7 @@ async def test_a_call_of_an_hour_ago_is_not_taken_for_this_one() -> None:
 
 async def stopped_while_twilio_has_the_request(
     stand_in: RestStandIn, call: OutboundCall, watch: Watch
-) -> "asyncio.Task[Verdict]":
+) -> "asyncio.Task[CallResult]":
     """Cancel a call whose request Twilio has carried out and not answered yet; return what stops it."""
     held = stand_in.held["POST Calls"] = Held()
     running = asyncio.create_task(call.run(watch.show))
@@ -213,7 +221,7 @@ async def test_stopping_while_twilio_has_the_request_waits_for_the_answer_and_ha
     async with twilio(Callee(rings_s=None)) as (stand_in, call, watch):
         stopping = await stopped_while_twilio_has_the_request(stand_in, call, watch)
         stand_in.held.pop("POST Calls").release.set()
-        assert await stopping == Verdict(ExitStatus.STOPPED, "stopped; the call was hung up")
+        assert await stopping == CallResult(ExitStatus.STOPPED, "stopped; the call was hung up")
         await stand_in.settle()
         assert [placed.status for placed in stand_in.account.calls.values()] == ["canceled"]
 
@@ -235,7 +243,7 @@ async def test_giving_up_says_that_the_call_may_ring() -> None:
         stopping = await stopped_while_twilio_has_the_request(stand_in, call, watch)
         stopping.cancel()
         await asyncio.wait({stopping})
-        assert call.give_up() == Verdict(ExitStatus.UNKNOWN, "stopped at once; …0001 may be called")
+        assert call.give_up() == CallResult(ExitStatus.UNKNOWN, "stopped at once; …0001 may be called")
         stand_in.held.pop("POST Calls").release.set()
 
 
@@ -256,13 +264,13 @@ async def test_a_call_that_twilio_turned_away_for_a_moment_is_not_placed_after_s
         stopping = asyncio.create_task(call.stop())
         await asyncio.sleep(0)
         go_on.set()
-        assert await stopping == Verdict(ExitStatus.STOPPED, "stopped; the call was not placed")
+        assert await stopping == CallResult(ExitStatus.STOPPED, "stopped; the call was not placed")
         assert stand_in.account.calls == {}
 
 
 async def test_stopping_before_there_is_a_call_is_told() -> None:
     async with twilio(Callee()) as (stand_in, call, _):
-        assert await call.stop() == Verdict(ExitStatus.STOPPED, "stopped before the call was placed")
+        assert await call.stop() == CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
         assert stand_in.asked == []
 
 

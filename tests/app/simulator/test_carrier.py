@@ -19,7 +19,7 @@ from app.twilio.events import (
     StreamSid,
     Unknown,
 )
-from app.twilio.protocol import State, StreamProtocol
+from app.twilio.protocol import StreamProtocol, StreamState
 from app.twilio.wire import ProtocolMisuse, ProtocolViolation, Reason
 from tests.app.twilio.transcript import ACCOUNT_SID, BY_KIND, CALL_SID, STREAM_SID
 
@@ -83,7 +83,7 @@ def test_the_server_hears_what_twilio_says(started: Started, events: list[Event]
     said = [Connected(), started, *events, Stopped()]
     heard = [server.receive(carrier.send(event)) for event in said]
     assert heard == [sequenced(event, sequence) for sequence, event in enumerate(said)]
-    assert carrier.state is server.state is State.STOPPED
+    assert carrier.state is server.state is StreamState.STOPPED
     assert server.sequence_gaps == 0
 
 

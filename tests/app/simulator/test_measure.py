@@ -1,17 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.audio import mulaw
 from app.simulator.measure import (
-    Segment,
-    fractional_delay_samples,
     level_dbfs,
     mouth_to_ear_ms,
     snr_db,
-    speech_segments,
     window_snr_db,
 )
 from app.simulator.wav import Samples
@@ -74,14 +69,6 @@ def test_silence_and_strangers_say_nothing() -> None:
     assert mouth_to_ear_ms(said, np.zeros(9_000, np.int16)).p50_ms is None
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.floats(0, 500), st.floats(0.3, 1.5))
-def test_the_fraction_of_a_delay_is_found(delay_samples: float, gain: float) -> None:
-    said = speech_like(2)
-    found = fractional_delay_samples(as_samples(said), as_samples(gain * delayed(said, delay_samples)))
-    assert found == pytest.approx(delay_samples, abs=0.005)
-
-
 def test_a_perfect_line_has_no_noise_but_rounding() -> None:
     said = as_samples(speech_like(3))
     assert snr_db(said, said) > 200
@@ -108,14 +95,3 @@ def test_levels_are_below_full_scale() -> None:
     assert level_dbfs(np.zeros(0, np.int16)) == -120
     assert level_dbfs(np.full(100, -32_768, np.int16)) == pytest.approx(0)
     assert level_dbfs(np.full(100, 3_277, np.int16)) == pytest.approx(-20, abs=0.01)
-
-
-def test_speech_is_what_is_loud_short_pauses_included() -> None:
-    loud, pause, gap = np.full(4_000, 5_000, np.int16), np.zeros(800, np.int16), np.zeros(8_000, np.int16)
-    recording = np.concatenate([gap, loud, pause, loud, gap, loud])
-    assert speech_segments(recording) == (Segment(1.0, 2.1), Segment(3.1, 3.6))
-
-
-def test_silence_alone_is_no_speech() -> None:
-    assert speech_segments(np.zeros(8_000, np.int16)) == ()
-    assert speech_segments(np.zeros(0, np.int16)) == ()

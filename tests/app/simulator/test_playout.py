@@ -3,29 +3,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.simulator.playout import MAX_BUFFERED_S, Lead, Playout, ReturnedMark, Underrun
+from app.simulator.playout import MAX_BUFFERED_S, BufferLevel, PlayoutModel, ReturnedMark, Underrun
 
 QUIET = bytes([SILENCE])
 A, B = b"\x01", b"\x02"
 
 
 def test_audio_is_heard_from_when_it_arrives() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 160, 0.1)
     assert playout.heard(0.13) == QUIET * 800 + A * 160 + QUIET * 80
 
 
 def test_audio_waits_for_the_audio_before_it() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 640, 0.0)
     playout.receive(B * 640, 0.06)
     assert playout.heard(0.16) == A * 640 + B * 640
-    assert playout.leads == [Lead(0.0, 0.0), Lead(0.06, 0.02)]
+    assert playout.buffer_levels == [BufferLevel(0.0, 0.0), BufferLevel(0.06, 0.02)]
     assert playout.underruns == []
 
 
 def test_only_what_has_been_played_is_heard() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 640, 0.0)
     assert playout.heard(0.02) == A * 160
     assert playout.heard(0.03, since_s=0.01) == A * 160
@@ -33,7 +33,7 @@ def test_only_what_has_been_played_is_heard() -> None:
 
 
 def test_audio_that_comes_too_late_leaves_a_gap() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 160, 1.0)
     playout.receive(B * 160, 1.03)
     assert playout.underruns == [Underrun(1.02, 0.01)]
@@ -41,7 +41,7 @@ def test_audio_that_comes_too_late_leaves_a_gap() -> None:
 
 
 def test_audio_that_comes_just_in_time_leaves_none() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     for frame in range(100):
         playout.receive(A * 640, frame * 0.08)
     assert playout.underruns == []
@@ -49,14 +49,14 @@ def test_audio_that_comes_just_in_time_leaves_none() -> None:
 
 
 def test_silence_before_the_first_and_after_the_last_sound_is_no_gap() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 160, 5.0)
     playout.advance(60.0)
     assert playout.underruns == []
 
 
 def test_marks_come_back_when_the_audio_before_them_has_been_heard() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 640, 0.5)
     playout.mark("first", 0.5)
     playout.receive(B * 160, 0.5)
@@ -73,13 +73,13 @@ def test_marks_come_back_when_the_audio_before_them_has_been_heard() -> None:
 
 
 def test_a_mark_behind_nothing_comes_back_at_once() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.mark("m", 0.25)
     assert playout.advance(0.25) == ["m"]
 
 
 def test_clear_empties_the_buffer_and_returns_every_mark() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 640, 0.0)
     playout.mark("first", 0.0)
     playout.receive(A * 640, 0.0)
@@ -91,7 +91,7 @@ def test_clear_empties_the_buffer_and_returns_every_mark() -> None:
 
 
 def test_the_silence_after_a_clear_is_wanted() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 640, 0.0)
     playout.clear(0.02)
     playout.receive(B * 160, 0.5)
@@ -100,7 +100,7 @@ def test_the_silence_after_a_clear_is_wanted() -> None:
 
 
 def test_a_clear_of_nothing_hides_no_gap() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 160, 0.0)
     playout.clear(0.03)
     playout.receive(B * 160, 0.04)
@@ -108,7 +108,7 @@ def test_a_clear_of_nothing_hides_no_gap() -> None:
 
 
 def test_time_never_goes_back() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 160, 1.0)
     playout.receive(B * 160, 0.5)
     assert playout.heard(0.1)[8000:] == b""
@@ -116,7 +116,7 @@ def test_time_never_goes_back() -> None:
 
 
 def test_more_than_ten_minutes_are_thrown_away() -> None:
-    playout = Playout()
+    playout = PlayoutModel()
     playout.receive(A * 8000 * MAX_BUFFERED_S, 0.0)
     playout.receive(B, 0.0)
     assert playout.discarded_samples == 1
@@ -133,7 +133,7 @@ arrivals = st.lists(
 @given(arrivals)
 def test_the_model_is_what_a_buffer_does_sample_by_sample(steps: list[tuple[int, str, int]]) -> None:
     """Against the plain thing: a list of samples and marks, taken one sample at a time."""
-    playout = Playout()
+    playout = PlayoutModel()
     queue: list[int | str] = []
     heard, returned, expected = bytearray(), list[str](), list[str]()
     cursor = 0

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from app.simulator.playout import Lead, ReturnedMark, Underrun
-from app.simulator.report import CallReport, Outcome, StreamRecord, percentile_ms
-from app.simulator.stream import StreamTally
+from app.simulator.playout import BufferLevel, ReturnedMark, Underrun
+from app.simulator.report import CallReport, Outcome, StreamReport, percentile_ms
+from app.simulator.stream import StreamCounts
 
 HEARD = np.concatenate([np.full(4_000, 8), np.full(4_000, -500)]).astype(np.int16)
 REPORT = CallReport(
@@ -16,9 +16,9 @@ REPORT = CallReport(
     ended_s=1.0,
     said=np.zeros(8_000, np.int16),
     heard=HEARD,
-    streams=(StreamRecord("wss://a.b/t", "MZ1", 0.0, 1.0, StreamTally(50, 6_400, 0, [0.001, 0.003])),),
+    streams=(StreamReport("wss://a.b/t", "MZ1", 0.0, 1.0, StreamCounts(50, 6_400, 0, [0.001, 0.003])),),
     underruns=(Underrun(0.5, 0.02), Underrun(0.7, 0.01)),
-    leads=(Lead(0.25, 0.01), Lead(0.33, 0.03)),
+    buffer_levels=(BufferLevel(0.25, 0.01), BufferLevel(0.33, 0.03)),
     marks=(ReturnedMark("m", 0.25, 0.33, cleared=False),),
 )
 
@@ -29,15 +29,15 @@ def test_the_first_sound_is_the_first_audible_sample() -> None:
 
 def test_gaps_leads_and_lateness_are_summed_up() -> None:
     assert REPORT.underrun_s == pytest.approx(0.03)
-    assert REPORT.lead_percentile_ms(50) == pytest.approx(20)
+    assert REPORT.buffered_percentile_ms(50) == pytest.approx(20)
     assert REPORT.lateness_percentile_ms(100) == pytest.approx(3)
     assert percentile_ms([], 50) is None
 
 
 def test_the_json_holds_the_figures_and_no_audio() -> None:
     figures = json.loads(REPORT.to_json())
-    assert figures["lead_ms"]["p50"] == pytest.approx(20)
-    assert figures["leads"] == [[0.25, 10.0], [0.33, 30.0]]
+    assert figures["buffered_ms"]["p50"] == pytest.approx(20)
+    assert figures["buffer_levels"] == [[0.25, 10.0], [0.33, 30.0]]
     assert figures["underruns"][0] == {"start_s": 0.5, "length_s": 0.02}
-    assert figures["streams"][0]["histogram"] == {"packets_sent": 50, "bytes_received": 6_400, "ragged_packets": 0}
+    assert figures["streams"][0]["counts"] == {"packets_sent": 50, "bytes_received": 6_400, "ragged_packets": 0}
     assert "said" not in figures

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.simulator.playout import Playout
-from app.simulator.stream import CallerStream, CloseSocket, Command, CutSocket, KeyPress, Script, SendMessage
+from app.simulator.playout import PlayoutModel
+from app.simulator.stream import CallerScript, CallerStream, CloseSocket, Command, CutSocket, KeyPress, SendMessage
 from app.simulator.trouble import Scenario, Window
 from app.twilio.events import MarkPlayed, Media, Stopped
 from app.twilio.protocol import StreamProtocol
@@ -25,8 +25,8 @@ def kinds(commands: list[Command]) -> list[str]:
     return [message["event"] for message in told(commands)]
 
 
-def opened(script: Script, opened_s: float = 0.0) -> tuple[CallerStream, StreamProtocol]:
-    stream, server = CallerStream(STARTED, script, Playout(), opened_s), StreamProtocol()
+def opened(script: CallerScript, opened_s: float = 0.0) -> tuple[CallerStream, StreamProtocol]:
+    stream, server = CallerStream(STARTED, script, PlayoutModel(), opened_s), StreamProtocol()
     for command in stream.open():
         assert isinstance(command, SendMessage)
         server.receive(command.message)
@@ -34,7 +34,7 @@ def opened(script: Script, opened_s: float = 0.0) -> tuple[CallerStream, StreamP
 
 
 def test_a_packet_leaves_when_its_last_sample_is_spoken() -> None:
-    stream, _ = opened(Script(bytes(range(200)) * 8, ends_s=1.0))
+    stream, _ = opened(CallerScript(bytes(range(200)) * 8, ends_s=1.0))
     assert stream.due_s() == 0.02
     assert stream.advance(0.019) == []
     assert [message["media"]["timestamp"] for message in told(stream.advance(0.02))] == ["20"]
@@ -43,7 +43,7 @@ def test_a_packet_leaves_when_its_last_sample_is_spoken() -> None:
 
 def test_what_is_said_arrives_whole_and_silence_follows() -> None:
     said = bytes(range(200))
-    stream, server = opened(Script(said, ends_s=0.06))
+    stream, server = opened(CallerScript(said, ends_s=0.06))
     *packets, stop = told(stream.advance(1.0))
     events = [server.receive(json.dumps(packet)) for packet in packets]
     assert b"".join(event.payload for event in events if isinstance(event, Media)) == said + QUIET * 280
@@ -51,7 +51,7 @@ def test_what_is_said_arrives_whole_and_silence_follows() -> None:
 
 
 def test_the_caller_hangs_up_at_the_end() -> None:
-    stream, _ = opened(Script(b"", ends_s=0.04))
+    stream, _ = opened(CallerScript(b"", ends_s=0.04))
     commands = stream.advance(5.0)
     assert kinds(commands) == ["media", "media", "stop"]
     assert commands[-1] == CloseSocket()
@@ -60,13 +60,13 @@ def test_the_caller_hangs_up_at_the_end() -> None:
 
 
 def test_after_an_hour_nothing_has_drifted() -> None:
-    stream, _ = opened(Script(b"", ends_s=10_000.0))
+    stream, _ = opened(CallerScript(b"", ends_s=10_000.0))
     stream._packet = 180_000 - 1
     assert stream._when_next() == 3600.0
 
 
 def test_everything_happens_in_the_order_in_which_it_falls_due() -> None:
-    stream, server = opened(Script(b"", ends_s=0.1, keys=(KeyPress(0.07, "5"), KeyPress(0.03, "#"))))
+    stream, server = opened(CallerScript(b"", ends_s=0.1, keys=(KeyPress(0.07, "5"), KeyPress(0.03, "#"))))
     stream.receive(server.media(b"\x01" * 400), 0.0)
     stream.receive(server.mark("m"), 0.0)
     order = ["media", "dtmf", "media", "mark", "media", "dtmf", "media", "media", "stop"]
@@ -74,7 +74,7 @@ def test_everything_happens_in_the_order_in_which_it_falls_due() -> None:
 
 
 def test_a_mark_is_returned_when_the_buffer_reaches_it() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0))
+    stream, server = opened(CallerScript(b"", ends_s=9.0))
     stream.receive(server.media(b"\x01" * 88), 0.0)
     assert stream.receive(server.mark("m"), 0.0) == []
     assert stream.due_s() == 0.011
@@ -83,12 +83,12 @@ def test_a_mark_is_returned_when_the_buffer_reaches_it() -> None:
 
 
 def test_a_mark_behind_nothing_is_returned_at_once() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0))
+    stream, server = opened(CallerScript(b"", ends_s=9.0))
     assert kinds(stream.receive(server.mark("m"), 0.001)) == ["mark"]
 
 
 def test_clear_returns_all_marks_at_once() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0))
+    stream, server = opened(CallerScript(b"", ends_s=9.0))
     stream.receive(server.media(b"\x01" * 8000), 0.0)
     for name in ("a", "b"):
         stream.receive(server.mark(name), 0.0)
@@ -97,13 +97,13 @@ def test_clear_returns_all_marks_at_once() -> None:
 
 @pytest.mark.parametrize(("lost", "least", "most"), [(0.0, 40, 40), (0.5, 10, 30), (1.0, 0, 0)])
 def test_marks_may_be_lost(lost: float, least: int, most: int) -> None:
-    stream, server = opened(Script(b"", ends_s=9.0, line=Scenario(marks_lost=lost)))
+    stream, server = opened(CallerScript(b"", ends_s=9.0, line=Scenario(marks_lost=lost)))
     came = [told(stream.receive(server.mark(str(number)), 0.001)) for number in range(40)]
     assert least <= sum(len(marks) for marks in came) <= most
 
 
 def test_twilio_may_read_slowly_or_not_at_all() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0, line=Scenario(reads_per_s=10, unread=(Window(2.0, 1.0),))))
+    stream, server = opened(CallerScript(b"", ends_s=9.0, line=Scenario(reads_per_s=10, unread=(Window(2.0, 1.0),))))
     assert stream.reads_s(1.0) == 1.0
     stream.receive(server.mark("m"), 1.0)
     assert stream.reads_s(1.01) == pytest.approx(1.1)
@@ -111,7 +111,7 @@ def test_twilio_may_read_slowly_or_not_at_all() -> None:
 
 
 def test_the_connection_may_break_without_a_word() -> None:
-    stream, _ = opened(Script(b"", ends_s=9.0, line=Scenario(cut_s=1.0)))
+    stream, _ = opened(CallerScript(b"", ends_s=9.0, line=Scenario(cut_s=1.0)))
     commands = stream.advance(5.0)
     assert commands[-1] == CutSocket()
     assert "stop" not in kinds(commands)
@@ -120,14 +120,14 @@ def test_the_connection_may_break_without_a_word() -> None:
 
 
 def test_what_is_due_goes_out_before_a_message_is_obeyed() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0))
+    stream, server = opened(CallerScript(b"", ends_s=9.0))
     stream.receive(server.media(b"\x01" * 80), 0.0)
     stream.receive(server.mark("m"), 0.0)
     assert kinds(stream.receive(server.clear(), 0.025)) == ["mark", "media"]
 
 
 def test_a_stalled_line_delivers_late_but_everything() -> None:
-    stream, _ = opened(Script(b"", ends_s=1.0, line=Scenario(stalls=(Window(0.03, 0.1),))))
+    stream, _ = opened(CallerScript(b"", ends_s=1.0, line=Scenario(stalls=(Window(0.03, 0.1),))))
     assert kinds(stream.advance(0.02)) == ["media"]
     assert stream.due_s() == pytest.approx(0.13)
     assert [message["media"]["timestamp"] for message in told(stream.advance(0.135))] == [
@@ -142,45 +142,45 @@ def test_a_stalled_line_delivers_late_but_everything() -> None:
 
 def test_silent_packets_may_be_left_out_and_time_goes_on() -> None:
     said = b"\x01" * 160 + QUIET * 320 + b"\x02" * 160
-    stream, _ = opened(Script(said, ends_s=0.2, skip_silence=True))
+    stream, _ = opened(CallerScript(said, ends_s=0.2, skip_silence=True))
     packets = [message["media"] for message in told(stream.advance(0.19))]
     assert [(packet["chunk"], packet["timestamp"]) for packet in packets] == [("1", "20"), ("2", "80")]
 
 
 def test_a_second_stream_goes_on_where_the_call_is() -> None:
     said = bytes(16_000 * [1]) + bytes(16_000 * [2])
-    stream, server = opened(Script(said, ends_s=9.0), opened_s=2.0)
+    stream, server = opened(CallerScript(said, ends_s=9.0), opened_s=2.0)
     [packet] = told(stream.advance(2.02))
     assert server.receive(json.dumps(packet)) == Media(20, b"\x02" * 160, 2)
 
 
 def test_the_stream_counts() -> None:
-    stream, server = opened(Script(b"", ends_s=9.0))
+    stream, server = opened(CallerScript(b"", ends_s=9.0))
     stream.receive(server.media(b"\x01" * 640), 0.025)
     stream.receive(server.media(b"\x01" * 100), 0.025)
-    assert (stream.histogram.packets_sent, stream.histogram.bytes_received, stream.histogram.ragged_packets) == (
+    assert (stream.counts.packets_sent, stream.counts.bytes_received, stream.counts.ragged_packets) == (
         1,
         740,
         1,
     )
-    assert stream.histogram.lateness_s == [pytest.approx(0.005)]
+    assert stream.counts.lateness_s == [pytest.approx(0.005)]
 
 
 def test_what_twilio_refuses_is_a_violation() -> None:
-    stream, _ = opened(Script(b"", ends_s=9.0))
+    stream, _ = opened(CallerScript(b"", ends_s=9.0))
     with pytest.raises(ProtocolViolation):
         stream.receive('{"event":"media"}', 0.0)
 
 
 def test_what_comes_after_the_end_is_let_pass() -> None:
-    stream, server = opened(Script(b"", ends_s=0.02))
+    stream, server = opened(CallerScript(b"", ends_s=0.02))
     stream.advance(0.03)
     assert stream.receive(server.media(b"\x01"), 0.03) == []
 
 
 @given(st.lists(st.floats(0, 0.5), max_size=30), st.binary(max_size=3000))
 def test_however_late_it_is_woken_the_server_hears_the_same(waits: list[float], said: bytes) -> None:
-    stream, server = opened(Script(said, ends_s=1.0))
+    stream, server = opened(CallerScript(said, ends_s=1.0))
     commands, now = list[Command](), 0.0
     for wait in [*waits, 20.0]:
         now += wait

@@ -69,14 +69,14 @@ def test_every_kind_of_window_can_be_written(tmp_path: Path, field: str) -> None
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("stall at 20", "is no JSON"),
-        ("[]", "these fields only"),
+        ("stall at 20", "Invalid JSON"),
+        ("[]", "an object"),
         ('{"stall": []}', "stalls"),
         ('{"jitter_ms": 30}', "jitter_s"),
         ('{"stalls": [{"at_s": 20}]}', "length_s"),
-        ('{"stalls": [20, 0.6]}', "at_s"),
-        ('{"silent": 5}', "at_s"),
-        ('{"held": [{"at_s": "soon", "length_s": 1}]}', "soon"),
+        ('{"stalls": [20, 0.6]}', "stalls.0"),
+        ('{"silent": 5}', "silent"),
+        ('{"held": [{"at_s": "soon", "length_s": 1}]}', "held.0.at_s"),
         ('{"held": {"at_s": 20, "length_s": 1}}', "held"),
         (f'{{"held": [{{"at_s": {10**400}, "length_s": 1}}]}}', "held"),
         ('{"seconds": "60"}', "seconds"),
@@ -89,7 +89,7 @@ def test_every_kind_of_window_can_be_written(tmp_path: Path, field: str) -> None
         ('{"suppressed": 1}', "suppressed"),
         ('{"name": 5}', "name"),
         ('{"drift_ppm": -1000000}', "drift_ppm"),
-        ("\xff", "is no JSON"),
+        ("\xff", "Invalid JSON"),
     ],
 )
 def test_a_file_that_makes_no_scenario_is_named_with_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:

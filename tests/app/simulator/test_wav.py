@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.simulator.measure import fractional_delay_samples, snr_db
+from app.simulator.measure import snr_db
 from app.simulator.wav import read_audio, write_stereo
 
 
@@ -35,8 +35,7 @@ def test_any_rate_width_and_channels_become_8_khz_mono(tmp_path: Path, rate_hz: 
     samples = read_audio(tmp_path / "a.wav")
     assert len(samples) == 8_000
     expected = np.round(tone(8_000) * 32_767).astype(np.int16)
-    assert snr_db(expected, samples, max_delay_s=0.001) > 60
-    assert abs(fractional_delay_samples(expected, samples, max_delay_s=0.001)) < 0.01
+    assert snr_db(expected, samples, max_delay_s=0.0) > 60
 
 
 def test_the_shorter_channel_ends_in_silence(tmp_path: Path) -> None:

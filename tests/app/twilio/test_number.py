@@ -10,12 +10,12 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.simulator.account import UNAVAILABLE, Account, OwnedNumber
-from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio.number import NumberOverride, NumberRefused, restored
 from app.twilio.rest import TwilioRest
-from app.twilio.rest_door import ATTEMPTS, RestError
+from app.twilio.rest_http import ATTEMPTS, RestError
 from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
+from tests.twilio_rest.account import UNAVAILABLE, Account, OwnedNumber
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 SID, TOKEN, OURS = "AC" + "3" * 32, "the-rest-token", "+15550100000"
 FIRST, SECOND = "https://first.example.com", "https://second.example.com"

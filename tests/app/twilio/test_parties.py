@@ -1,6 +1,6 @@
 import pytest
 
-from app.twilio.parties import ANONYMOUS, Kind, kind_of, mask_number, name_of
+from app.twilio.parties import ANONYMOUS, AddressKind, kind_of, mask_number, name_of
 
 ANN = "+15550100001"
 
@@ -35,7 +35,7 @@ def test_a_number_has_one_name_however_it_is_written(written: str) -> None:
 @pytest.mark.parametrize("written", WITHHELD)
 def test_who_withholds_the_number_has_one_name(written: str) -> None:
     assert name_of(written) == ANONYMOUS
-    assert kind_of(name_of(written)) is Kind.ANONYMOUS
+    assert kind_of(name_of(written)) is AddressKind.ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_who_withholds_the_number_has_one_name(written: str) -> None:
 )
 def test_parameters_port_and_capitals_do_not_make_another_address(written: str, name: str) -> None:
     assert name_of(written) == name
-    assert kind_of(name) is Kind.URI
+    assert kind_of(name) is AddressKind.URI
 
 
 @pytest.mark.parametrize(("one", "other"), [("sip:1001@pbx", "+1001"), (ANN, "+15550100002"), ("client:a", "sip:a")])

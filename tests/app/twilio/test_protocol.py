@@ -14,9 +14,9 @@ from app.twilio.protocol import (
     ProtocolMisuse,
     ProtocolViolation,
     Reason,
-    State,
     Stopped,
     StreamProtocol,
+    StreamState,
     Unknown,
 )
 from tests.app.twilio.transcript import BY_KIND, CONNECTED, DTMF, MARK, MEDIA, START, STOP, STREAM_SID, changed
@@ -33,7 +33,7 @@ def test_a_whole_stream() -> None:
     protocol = StreamProtocol()
     kinds = [type(protocol.receive(message)).__name__ for message in (CONNECTED, START, MEDIA, MARK, DTMF, STOP)]
     assert kinds == ["Connected", "Started", "Media", "MarkPlayed", "DtmfPressed", "Stopped"]
-    assert protocol.state is State.STOPPED
+    assert protocol.state is StreamState.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_start_that_names_two_streams_is_refused_and_starts_nothing() -> None:
     with pytest.raises(ProtocolViolation) as caught:
         protocol.receive(changed(START, "streamSid", "MZother"))
     assert caught.value.reason is Reason.WRONG_STREAM
-    assert (protocol.state, protocol.stream_sid) == (State.CONNECTED, None)
+    assert (protocol.state, protocol.stream_sid) == (StreamState.CONNECTED, None)
 
 
 def test_unknown_messages_are_let_pass_in_every_state() -> None:

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from app.config import SettingsError, read_settings
 from app.logging import LogLevel, start_logging
-from app.simulator.account import (
+from app.simulator.remote import EndCall, Redirect, Remote
+from app.twilio.events import CallSid
+from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
+from app.twilio.rest_http import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
+from tests.twilio_rest.account import (
     NO_ANSWER,
     TOO_MANY_CALLS,
     TOO_MANY_REQUESTS,
@@ -23,11 +27,7 @@ from app.simulator.account import (
     Fault,
     OwnedNumber,
 )
-from app.simulator.remote import EndCall, FetchTwiml, Remote
-from app.simulator.rest import RestStandIn, serving_rest
-from app.twilio.events import CallSid
-from app.twilio.rest import CallRequest, CallStatus, MachineDetection, NumberSid, TwilioRest, open_rest
-from app.twilio.rest_door import ATTEMPTS, LONGEST_WAIT_S, RestError, retry_wait_s
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 SID, TOKEN = "AC" + "1" * 32, "the-rest-token"
 OURS, THEIRS = "+15550100000", "+15550100001"
@@ -245,7 +245,7 @@ async def test_what_reached_nobody_is_not_carried_out(url: str) -> None:
 
     with pytest.raises(RestError) as caught:
         await TwilioRest(SID, TOKEN, url, sleep).place_call(REQUEST)
-    assert (caught.value.unheard, caught.value.may_be_done) == (True, False)
+    assert (caught.value.unreached, caught.value.may_be_done) == (True, False)
 
 
 async def test_the_calls_of_the_last_seconds_can_be_listed_whatever_the_clock_here_says(twilio: Twilio) -> None:
@@ -265,17 +265,17 @@ async def test_a_code_that_is_not_known_here_comes_with_twilios_words_and_no_num
 
 @given(attempt=st.integers(1, 10), chance=st.floats(0, 1), retry_after_s=st.none() | st.floats(0, 1e6))
 @pytest.mark.parametrize("status", [None, 400, 401, 404, 429, 500, 503])
-@pytest.mark.parametrize("harmless", [True, False])
+@pytest.mark.parametrize("idempotent", [True, False])
 def test_waiting_ends(
-    status: int | None, harmless: bool, attempt: int, chance: float, retry_after_s: float | None
+    status: int | None, idempotent: bool, attempt: int, chance: float, retry_after_s: float | None
 ) -> None:
     error = RestError("", None, status, retry_after_s)
-    wait_s = retry_wait_s(error, attempt, harmless, chance)
+    wait_s = retry_wait_s(error, attempt, idempotent, chance)
     if wait_s is not None:
         assert attempt < ATTEMPTS
         assert 0 < wait_s <= LONGEST_WAIT_S
         assert wait_s >= (retry_after_s or 0)
-        assert status == 429 or (harmless and status in (None, 500, 503))
+        assert status == 429 or (idempotent and status in (None, 500, 503))
 
 
 def test_too_many_calls_is_no_matter_of_moments() -> None:
@@ -284,9 +284,9 @@ def test_too_many_calls_is_no_matter_of_moments() -> None:
 
 async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote.give)
+    twilio.stand_in.adopt("CAinbound", remote.send)
     await twilio.rest.hang_up(CallSid("CAinbound"))
-    assert remote.take() == EndCall()
+    assert remote.pop() == EndCall()
     placed = await twilio.rest.place_call(REQUEST)
     await twilio.stand_in.settle()
     await twilio.rest.hang_up(placed.sid)
@@ -294,9 +294,9 @@ async def test_hanging_up_reaches_the_call_and_a_call_that_is_over_is_no_error(t
 
 async def test_redirecting_reaches_the_call_and_one_that_is_over_cannot_be_redirected(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote.give)
+    twilio.stand_in.adopt("CAinbound", remote.send)
     await twilio.rest.redirect(CallSid("CAinbound"), f"{PUBLIC}/twilio/voice")
-    assert remote.take() == FetchTwiml(f"{PUBLIC}/twilio/voice")
+    assert remote.pop() == Redirect(f"{PUBLIC}/twilio/voice")
     placed = await twilio.rest.place_call(REQUEST)
     await twilio.stand_in.settle()
     with pytest.raises(RestError, match="21220"):

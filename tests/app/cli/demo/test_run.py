@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.demo.run import STAND_IN, choose
+from app.cli.demo.run import SYNTHETIC, choose
 from app.cli.doctor.survey import survey_device
 from app.config import read_settings
 
@@ -17,11 +17,11 @@ SETTINGS = read_settings(moshi_checkpoint="hf://kyutai/moshiko-mlx-q4")
 @pytest.mark.parametrize(
     ("device", "has_card", "checkpoint", "why"),
     [
-        (GPU, True, SETTINGS.moshi_checkpoint, "fetched if need be"),
-        (GPU, False, SETTINGS.moshi_checkpoint, "fetched if need be"),
-        (CPU, True, STAND_IN, "make demo ACCELERATOR=cuda13"),
-        (CPU, False, STAND_IN, "neither Apple silicon nor CUDA"),
-        (BROKEN, True, STAND_IN, "libcuda.so.1"),
+        (GPU, True, SETTINGS.model.checkpoint, "fetched if need be"),
+        (GPU, False, SETTINGS.model.checkpoint, "fetched if need be"),
+        (CPU, True, SYNTHETIC, "make demo ACCELERATOR=cuda13"),
+        (CPU, False, SYNTHETIC, "neither Apple silicon nor CUDA"),
+        (BROKEN, True, SYNTHETIC, "libcuda.so.1"),
     ],
 )
 def test_moshi_speaks_where_mlx_has_a_gpu(device: dict[str, Any], has_card: bool, checkpoint: str, why: str) -> None:

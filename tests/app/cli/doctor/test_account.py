@@ -8,9 +8,9 @@ import pytest
 from app.cli.doctor.account import clock_finding, concurrency_finding, examine_account
 from app.cli.doctor.finding import Finding, Level
 from app.config import Settings, read_settings
-from app.simulator.account import Account, AccountType, OwnedNumber
-from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio.rest import Account as AccountFacts
+from tests.twilio_rest.account import Account, AccountType, OwnedNumber
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 SID, TOKEN, NUMBER, BASE = "AC" + "4" * 32, "the-rest-token", "+15550100000", "https://bridge.example"
 
@@ -34,7 +34,7 @@ async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **set
 
 
 def _examine(settings: Settings) -> list[Finding]:
-    return list(examine_account(settings, settings.base_url))
+    return list(examine_account(settings, settings.server.base_url))
 
 
 async def test_with_everything_right_all_is_good() -> None:

@@ -11,8 +11,8 @@ from app.cli.doctor.checks import examine, memory_finding, report
 from app.cli.doctor.finding import Finding, Level
 from app.cli.doctor.survey import survey_checkpoint
 from app.config import CodecKind, EngineKind, Settings, read_settings
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import serving_rest
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import serving_rest
 from workers.memory import Memory, Plan
 
 TERMINAL = 80
@@ -106,7 +106,7 @@ def test_memory_is_held_against_the_checkpoint() -> None:
 
 def test_a_shorter_context_takes_less_of_the_device() -> None:
     settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY, context=500)
-    short, full = (survey_checkpoint(one) for one in (settings, settings.model_copy(update={"context": None})))
+    short, full = (survey_checkpoint(one) for one in (settings, settings.replaced(context=None)))
     assert 0 < short["on_device"] < full["on_device"]
 
 

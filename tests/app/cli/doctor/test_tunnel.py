@@ -13,11 +13,11 @@ from app.cli.doctor.checks import examine
 from app.cli.doctor.finding import Finding, Level
 from app.cli.doctor.tunnel import examine_tunnel, running_service
 from app.config import read_settings
-from app.simulator.account import Account, OwnedNumber
-from app.simulator.rest import serving_rest
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import GOOD, free_port, serve
 from tests.tunnel.place import install
+from tests.twilio_rest.account import Account, OwnedNumber
+from tests.twilio_rest.server import serving_rest
 
 PUBLIC = "https://phone.example.com"
 

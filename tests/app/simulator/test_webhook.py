@@ -1,6 +1,6 @@
 import pytest
 
-from app.simulator.address import dialled
+from app.simulator.webhook import dialled
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hmac import compare_digest
 
 from aiohttp import web
 
-from app.simulator.account import (
+from app.simulator.remote import EndCall, Order, Redirect
+from tests.twilio_rest.account import (
     FINAL,
     NOT_FOUND,
     NOT_IN_PROGRESS,
@@ -27,8 +28,7 @@ from app.simulator.account import (
     OwnedNumber,
     PlacedCall,
 )
-from app.simulator.callee import Callee, Placing
-from app.simulator.remote import EndCall, FetchTwiml, Order, RunTwiml
+from tests.twilio_rest.callee import Callee, Placing
 
 ROOT = "/2010-04-01/Accounts"
 PAGE_SIZE = 50
@@ -60,12 +60,12 @@ class RestStandIn:
         self.clock_ahead_s = 0.0
         self.page_size = PAGE_SIZE
         self._dial_url = dial_url
-        self._give: dict[str, Callable[[Order], None]] = {}
+        self._orders: dict[str, Callable[[Order], None]] = {}
         self._placings: set[asyncio.Task[None]] = set()
 
-    def adopt(self, call_sid: str, give: Callable[[Order], None]) -> None:
-        """Let REST end and redirect a call that was not placed here, such as an inbound one, by `Remote.give`."""
-        self._give[call_sid] = give
+    def adopt(self, call_sid: str, send: Callable[[Order], None]) -> None:
+        """Let REST end and redirect a call that was not placed here, such as an inbound one, by `Remote.send`."""
+        self._orders[call_sid] = send
 
     async def settle(self) -> None:
         """Wait until every call that was placed is over."""
@@ -130,7 +130,7 @@ class RestStandIn:
         events = [str(event) for event in posted.getall("StatusCallbackEvent", ["completed"])]
         call = PlacedCall(form, events, created_s=time.time() + self.clock_ahead_s)
         self.account.calls[call.sid] = call
-        self.adopt(call.sid, call.remote.give)
+        self.adopt(call.sid, call.remote.send)
         callee = self.callees.get(form["To"], Callee())
         placing = asyncio.create_task(Placing(self.account, call, callee, self._dial_url).run())
         self._placings.add(placing)
@@ -149,18 +149,13 @@ class RestStandIn:
     async def _update_call(self, request: web.Request) -> web.Response:
         """End the call, or send it elsewhere; one that was adopted is in progress as long as it is known."""
         sid, form = request.match_info["sid"], await request.post()
-        if sid not in self._give:
+        if sid not in self._orders:
             raise web.HTTPNotFound
         call = self.account.calls.get(sid)
         ends = form.get("Status") == "completed"
         if call and (call.status in FINAL or (call.status != "in-progress" and not ends)):
             return _refuse(request, NOT_IN_PROGRESS)
-        if ends:
-            self._give[sid](EndCall())
-        elif url := form.get("Url"):
-            self._give[sid](FetchTwiml(str(url)))
-        else:
-            self._give[sid](RunTwiml(str(form.get("Twiml", ""))))
+        self._orders[sid](EndCall() if ends else Redirect(str(form["Url"])))
         resource: Json = call.as_json(self.account.sid) if call else {"sid": sid, "status": "in-progress"}
         return web.json_response(resource)
 

@@ -1,4 +1,4 @@
-"""What the script stand-in must have said in a call, worked out from what the caller said and nothing else."""
+"""What `synthetic:script` must have said in a call, computed from what the caller said alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ PACKET = 160
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One phrase or the part of it that was said.
+    """One phrase, or the part of it that was said; `pcm` is at 24 kHz.
 
-    `decided_s` and `yielded_s` are when on the caller's clock the frame ends that made Moshi begin and, where the
-    caller spoke over him, stop; None where no frame of the caller's did. `pcm` is at 24 kHz.
+    `decided_s` is the end, on the caller's clock, of the frame that made Moshi begin, `yielded_s` of the one that made
+    it stop; None where no frame of the caller's did.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Expectation:
 
 
 def expect(said: Samples, record: dict[str, Any]) -> Expectation:
-    """Work out what is said to a caller who said this, int16 at 8 kHz; `record` tells when his frames took over."""
+    """Return what is said to a caller who said this, int16 at 8 kHz; `record` has the time of the first frame."""
     greeting_frames, takeover_s = int(record["greeting_frames"]), float(record["takeover_s"])
     states = ScriptOracle().run(_activity(said, greeting_frames, takeover_s))
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from app.simulator.account import ERROR, WARNING, Account, PlacedCall
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.simulator.wav import Samples
-from app.simulator.webhook import Webhook, WebhookError
+from app.simulator.webhook import WebhookClient, WebhookError, open_webhooks
+from tests.twilio_rest.account import ERROR, WARNING, Account, PlacedCall
 
 CODES = {
     Outcome.WEBHOOK_FAILED: 11200,
@@ -55,7 +55,7 @@ class Placing:
 
     async def run(self) -> None:
         """Walk the call through its statuses to its end."""
-        async with Webhook.open(self._account.auth_token, self._dial_url) as webhook:
+        async with open_webhooks(self._account.auth_token, self._dial_url) as webhook:
             await self._tell(webhook, "initiated", "initiated")
             await self._become(webhook, "ringing", "ringing")
             if await self._ended_while_ringing():
@@ -100,11 +100,11 @@ class Placing:
         if code := CODES.get(report.outcome):
             self._call.notifications.append((ERROR, code))
 
-    async def _become(self, webhook: Webhook, status: str, event: str) -> None:
+    async def _become(self, webhook: WebhookClient, status: str, event: str) -> None:
         self._call.status = status
         await self._tell(webhook, event, status)
 
-    async def _tell(self, webhook: Webhook, event: str, status: str) -> None:
+    async def _tell(self, webhook: WebhookClient, event: str, status: str) -> None:
         """Post a status callback, where one is wanted."""
         url = self._call.form.get("StatusCallback")
         if not url or event not in self._call.events:

@@ -1,6 +1,5 @@
-"""A caller in line, against a small server; the pauses are long, so what ends them is what the test says."""
+"""A caller in the queue, against a small server; the pauses are long, so what ends them is what the test says."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -8,13 +7,13 @@ import pytest
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Waiting
+from app.simulator.remote import Redirect, Remote
 from app.simulator.report import CallReport, Outcome
-from app.simulator.waiting import Exchange
 from app.twilio import twiml
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, SmallServer, connect, echo, serving
 
 LONG_S = 600
-IN_LINE = twiml.enqueue(f"{PUBLIC_URL}/wait", f"{PUBLIC_URL}/left")
+QUEUED = twiml.enqueue(f"{PUBLIC_URL}/wait", f"{PUBLIC_URL}/left")
 
 
 def options(server: SmallServer) -> CallOptions:
@@ -23,21 +22,21 @@ def options(server: SmallServer) -> CallOptions:
 
 async def redirected(wanted: CallOptions) -> CallReport:
     """Run a call that is redirected to /again once it waits."""
-    async with asyncio.TaskGroup() as tasks:
+    remote = Remote()
 
-        def redirect(progress: Progress) -> None:
-            if isinstance(progress, Waiting):
-                tasks.create_task(wanted.exchange.redirect(progress.call_sid, f"{PUBLIC_URL}/again"))
+    def redirect(progress: Progress) -> None:
+        if isinstance(progress, Waiting):
+            remote.send(Redirect(f"{PUBLIC_URL}/again"))
 
-        return await simulate(wanted, redirect)
+    return await simulate(wanted, redirect, remote)
 
 
 def paths(server: SmallServer) -> list[str]:
     return [path for path, _ in server.asked]
 
 
-async def test_a_call_in_line_goes_where_it_is_redirected_to() -> None:
-    answers = [IN_LINE, twiml.pause(LONG_S), twiml.hangup(), connect()]
+async def test_a_call_in_the_queue_goes_where_it_is_redirected_to() -> None:
+    answers = [QUEUED, twiml.pause(LONG_S), twiml.hangup(), connect()]
     async with serving(echo, answers=answers) as server:
         report = await redirected(options(server))
     assert report.outcome is Outcome.CALLER_HUNG_UP
@@ -47,7 +46,7 @@ async def test_a_call_in_line_goes_where_it_is_redirected_to() -> None:
 
 
 async def test_a_wait_page_that_has_run_out_is_asked_for_again() -> None:
-    answers = [IN_LINE, twiml.pause(0), twiml.pause(0), twiml.leave(), twiml.hangup()]
+    answers = [QUEUED, twiml.pause(0), twiml.pause(0), twiml.leave(), twiml.hangup()]
     async with serving(answers=answers) as server:
         report = await simulate(options(server))
     assert report.outcome is Outcome.SERVER_HUNG_UP
@@ -55,7 +54,7 @@ async def test_a_wait_page_that_has_run_out_is_asked_for_again() -> None:
 
 
 async def test_a_call_that_is_told_to_leave_does_what_the_action_says() -> None:
-    async with serving(echo, answers=[IN_LINE, twiml.leave(), connect()]) as server:
+    async with serving(echo, answers=[QUEUED, twiml.leave(), connect()]) as server:
         report = await simulate(options(server))
     assert len(report.streams) == 1
     assert server.asked[-1][1]["QueueResult"] == "leave"
@@ -68,8 +67,8 @@ async def test_a_call_that_is_told_to_leave_does_what_the_action_says() -> None:
         (twiml.hangup(), float(LONG_S), Outcome.SERVER_HUNG_UP),
     ],
 )
-async def test_a_call_that_ends_in_line_tells_the_action(page: str, patience_s: float, outcome: Outcome) -> None:
-    async with serving(answers=[IN_LINE, page, twiml.hangup()]) as server:
+async def test_a_call_that_ends_in_the_queue_tells_the_action(page: str, patience_s: float, outcome: Outcome) -> None:
+    async with serving(answers=[QUEUED, page, twiml.hangup()]) as server:
         report = await simulate(replace(options(server), patience_s=patience_s))
     assert (report.outcome, report.streams) == (outcome, ())
     assert server.asked[-1][0] == "/left"
@@ -77,10 +76,5 @@ async def test_a_call_that_ends_in_line_tells_the_action(page: str, patience_s: 
 
 
 async def test_a_wait_page_that_takes_no_time_is_no_wait_page() -> None:
-    async with serving(answers=[IN_LINE, "<Response/>"]) as server:
+    async with serving(answers=[QUEUED, "<Response/>"]) as server:
         assert (await simulate(options(server))).outcome is Outcome.BAD_TWIML
-
-
-async def test_who_does_not_wait_cannot_be_redirected() -> None:
-    with pytest.raises(LookupError):
-        await Exchange().redirect("CAann", f"{PUBLIC_URL}/again")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession
 
-from app.simulator.account import Account, OwnedNumber, PlacedCall
-from app.simulator.callee import Answer, Callee
 from app.simulator.report import Outcome
-from app.simulator.rest import RestStandIn, serving_rest
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, MachineDetection, TwilioRest
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, SmallServer, connect, echo, serving
+from tests.twilio_rest.account import Account, OwnedNumber, PlacedCall
+from tests.twilio_rest.callee import Answer, Callee
+from tests.twilio_rest.server import RestStandIn, serving_rest
 
 ACCOUNT, OURS, THEIRS = "AC" + "2" * 32, "+15550100000", "+15550100001"
 

@@ -1,7 +1,7 @@
-"""The way to Twilio's REST API and back: its errors, and which requests are repeated.
+"""The HTTP client under `rest`, its errors, and which requests are repeated.
 
-A request may be repeated when Twilio did not take it: it was turned away for their number (429), or nobody was there to
-take it. After a 5xx or a lost connection nobody knows whether it was carried out, so only what does no harm twice is
+A request may be repeated when Twilio did not accept it: it refused it for too many at once (429), or could not be
+reached. After a 5xx or a lost connection nobody knows whether it was carried out, so only idempotent requests are
 repeated then.
 """
 
@@ -26,7 +26,14 @@ TIMEOUT_S = 10.0
 ATTEMPTS = 4
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 10.0
-"""Who is told to wait longer than this is told so, instead of being kept waiting."""
+"""A longer Retry-After is an error."""
+UNREACHED: dict[type[BaseException], str] = {
+    ConnectionRefusedError: "the connection was refused",
+    gaierror: "its address cannot be found",
+    ConnectTimeout: "no connection",
+    SSLCertVerificationError: "its certificate is not accepted",
+}
+"""Failures before a request is sent."""
 _SILENT = logging.Logger("twilio", logging.CRITICAL)
 _NUMBER = re.compile(r"\+?\d{7,}")
 
@@ -34,8 +41,8 @@ _NUMBER = re.compile(r"\+?\d{7,}")
 class RestError(Exception):
     """Twilio refused, or could not be reached; the message is one line that says what to do, with numbers masked.
 
-    `code` is Twilio's, None where there is none; `status` is HTTP's, None when no answer came. `unheard` tells that the
-    request reached nobody; `may_be_done` that nobody knows whether Twilio has carried it out.
+    `code` is Twilio's, None where there is none; `status` is HTTP's, None when no answer came; `unreached` when the
+    request was not sent.
     """
 
     def __init__(
@@ -44,35 +51,34 @@ class RestError(Exception):
         code: int | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
-        unheard: bool = False,
+        unreached: bool = False,
     ) -> None:
         super().__init__(sentence)
-        self.code, self.status, self.retry_after_s, self.unheard = code, status, retry_after_s, unheard
+        self.code, self.status, self.retry_after_s, self.unreached = code, status, retry_after_s, unreached
 
     @property
     def may_be_done(self) -> bool:
+        """Whether Twilio may have carried the request out."""
         if self.status is None:
-            return not self.unheard
+            return not self.unreached
         return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
-def retry_wait_s(error: RestError, attempt: int, harmless: bool, chance: float) -> float | None:
+def retry_wait_s(error: RestError, attempt: int, idempotent: bool, chance: float) -> float | None:
     """Return how long to wait after attempt number `attempt` (from 1) has failed, None to give up.
 
-    `harmless` tells that the request may be carried out twice. The wait doubles each time; `chance`, 0 to 1, keeps
-    those who failed together from coming back together.
+    The wait doubles each time; `chance`, 0 to 1, spreads clients that failed together.
     """
-    not_taken = error.unheard or (error.status == HTTPStatus.TOO_MANY_REQUESTS and error.code != CONCURRENCY)
+    refused = error.unreached or (error.status == HTTPStatus.TOO_MANY_REQUESTS and error.code != CONCURRENCY)
     unknown = error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    if attempt >= ATTEMPTS or not (not_taken or (harmless and unknown)):
+    if attempt >= ATTEMPTS or not (refused or (idempotent and unknown)):
         return None
-    wait_s = FIRST_WAIT_S * 2 ** (attempt - 1) * (0.5 + chance / 2)
-    wanted_s = max(wait_s, error.retry_after_s or 0.0)
-    return wanted_s if wanted_s <= LONGEST_WAIT_S else None
+    wait_s = max(FIRST_WAIT_S * 2 ** (attempt - 1) * (0.5 + chance / 2), error.retry_after_s or 0.0)
+    return wait_s if wait_s <= LONGEST_WAIT_S else None
 
 
-class RestDoor:
-    """Twilio's HTTP client, led to `api_url`; what is no success leaves it as RestError."""
+class RestHttpClient:
+    """Twilio's HTTP client, sent to `api_url`; `clock_s` is Twilio's clock as of the last answer."""
 
     def __init__(self, api_url: str) -> None:
         self._base = urlsplit(api_url)
@@ -81,11 +87,12 @@ class RestDoor:
         self.clock_s: float | None = None
 
     def request(self, method: str, uri: str, **rest: Any) -> Any:
+        """Return a success that holds a JSON object; raises RestError for everything else."""
         url = urlsplit(uri)._replace(scheme=self._base.scheme, netloc=self._base.netloc).geturl()
         try:
             response = self._http.request(method, url, **rest)
         except OSError as error:  # all that `requests` raises
-            raise _unanswered(self.host, error) from error
+            raise _no_answer(self.host, error) from error
         self.clock_s = _clock_s(response.headers)
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise _refusal(response)
@@ -94,26 +101,17 @@ class RestDoor:
         return response
 
 
-UNHEARD: dict[type[BaseException], str] = {
-    ConnectionRefusedError: "the connection was refused",
-    gaierror: "its address cannot be found",
-    ConnectTimeout: "no connection",
-    SSLCertVerificationError: "its certificate is not accepted",
-}
-"""What goes wrong before a request is sent."""
-
-
-def _unanswered(host: str, error: OSError) -> RestError:
-    for cause in _causes(error):
-        if reason := next((told for kind, told in UNHEARD.items() if isinstance(cause, kind)), None):
-            return RestError(f"{host}: {reason}; is this machine online?", unheard=True)
-    return RestError(f"{host}: no answer; is this machine online?")
-
-
 def unlike_twilio(host: str, status: int | None = None) -> RestError:
-    """Return the error for a success whose content is none of Twilio's: a web page, a list, fields that are missing."""
+    """Return the error for a success whose content is not Twilio's: a web page, a list, missing fields."""
     advice = "is TWILIO_API_URL right, and is there a proxy in between?"
     return RestError(f"{host} answers otherwise than Twilio does: {advice}", status=status)
+
+
+def _no_answer(host: str, error: OSError) -> RestError:
+    for cause in _causes(error):
+        if reason := next((reason for kind, reason in UNREACHED.items() if isinstance(cause, kind)), None):
+            return RestError(f"{host}: {reason}; is this machine online?", unreached=True)
+    return RestError(f"{host}: no answer; is this machine online?")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -123,14 +121,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _refusal(response: Any) -> RestError:
-    """Return the error for an answer that is none; its JSON may be missing, as from a proxy in between."""
+    """Return the error for a refusal, which has no JSON if a proxy sent it."""
     body = _body(response.text)
     code, status = body.get("code"), int(response.status_code)
-    retry_after_s = _seconds(response.headers.get("Retry-After"))
+    retry_after = response.headers.get("Retry-After") or ""
+    retry_after_s = float(retry_after) if retry_after.isdecimal() else None
     if type(code) is not int:
         return RestError(f"Twilio answered with HTTP {status}", None, status, retry_after_s)
-    told = "" if code in MEANINGS else f" ({_masked(str(body.get('message', '')))})"
-    return RestError(explain(code) + told, code, status, retry_after_s)
+    message = "" if code in MEANINGS else f" ({_masked(str(body.get('message', '')))})"
+    return RestError(explain(code) + message, code, status, retry_after_s)
 
 
 def _body(text: str) -> dict[str, Any]:
@@ -143,10 +142,6 @@ def _body(text: str) -> dict[str, Any]:
 
 def _masked(text: str) -> str:
     return " ".join(_NUMBER.sub(lambda found: mask_number(found[0]), text).split())
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.isdecimal() else None
 
 
 def _clock_s(headers: Any) -> float | None:

@@ -1,0 +1,81 @@
+"""Asks a running service over HTTP, as an operator; whatever else answers there is one line of error."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from app.config import Settings
+from app.twilio.signature import checked_base
+
+ANSWER_WITHIN_S = 10.0
+EXIT_FAILED, EXIT_SETTINGS = 1, 2
+NOT_OURS = "what answers there is not moshi-bridge, or another version of it"
+REFUSED = "the service refuses operators from here: set OPERATOR_TOKEN to the service's own"
+ANSWERS = {HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE}
+"""503 is /readyz of a service that accepts no call."""
+OTHER_SHAPE = (aiohttp.ContentTypeError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Raised where JSON of another shape than ours is read."""
+
+
+class NoService(Exception):
+    """The service was not reached, or refuses; the message is one line."""
+
+
+class ServiceClient:
+    """A connection to the service at `url`."""
+
+    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
+        self._client, self.url = client, url
+
+    async def ask(self, path: str, method: str = "GET", **query: str) -> Any:
+        """Return the JSON of an answer. Raises NoService, or one of OTHER_SHAPE."""
+        try:
+            async with self._client.request(method, path, params=query) as answer:
+                if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
+                    raise NoService(REFUSED)
+                if answer.status not in ANSWERS:
+                    raise NoService(f"{self.url}: {NOT_OURS} (HTTP {answer.status})")
+                return await answer.json()
+        except aiohttp.ContentTypeError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = " ".join(str(error).split()) or "no answer in time"
+            raise NoService(f"no service answers at {self.url}: {reason}") from error
+
+
+@contextlib.asynccontextmanager
+async def open_service(
+    settings: Settings, url: str | None = None, within_s: float = ANSWER_WITHIN_S
+) -> AsyncIterator[ServiceClient]:
+    """Connect to `url`, by default the service of these settings. Raises NoService, and ValueError for a wrong URL.
+
+    What the block finds of another shape than our JSON is NoService.
+    """
+    base_url = checked_base(url or settings.server.local_url)
+    headers = {"Authorization": f"Bearer {settings.operators.token}"} if settings.operators.token else {}
+    timeout = aiohttp.ClientTimeout(total=within_s)
+    async with aiohttp.ClientSession(base_url, headers=headers, timeout=timeout) as client:
+        try:
+            yield ServiceClient(client, base_url)
+        except OTHER_SHAPE as error:
+            raise NoService(f"{base_url}: {NOT_OURS}") from error
+
+
+def run_asking(work: Coroutine[Any, Any, None]) -> int:
+    """Run a command that asks the service; return the exit status."""
+    try:
+        asyncio.run(work)
+    except NoService as error:
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except ValueError as error:
+        print(f"moshi-bridge: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        pass
+    return 0

@@ -1,0 +1,156 @@
+"""A server in a process of its own, on a free port: demo and benches place their simulated calls to it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from app.setting_sources import PREFIX
+
+ACCOUNT_SID = "AC" + "0" * 32
+AUTH_TOKEN = "5" * 32
+"""Accepted by these services only."""
+HOST = "127.0.0.1"
+READY_WITHIN_S = 300.0
+STOP_WITHIN_S = 10.0
+LOOK_AGAIN_S = 0.1
+LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
+"""The line test: no model, the caller hears their own echo."""
+NO_LIMITS = {
+    "ALLOWED_CALLERS": "*",
+    "BLOCKED_CALLERS": "nobody",
+    "CALLS_PER_NUMBER_PER_HOUR": "0",
+    "IDLE_SECONDS": "0",
+    "DRAIN_SECONDS": "0",
+    "RECORD_CALLS": "asked",
+    "TRACES_ENDPOINT": "off",
+    "DATABASE_URL": "off",
+    "RECORDINGS_DIR": "off",
+}
+"""Overrides what `.env` says for real calls."""
+
+
+class ServiceFailed(Exception):
+    """The server did not start, or a call to it failed; the message is one line, often the server's last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProcess:
+    """A running server."""
+
+    base_url: str
+    process_id: int
+
+    async def record(self, call_sid: str) -> dict[str, Any]:
+        """Return the service's record of a call."""
+        record: dict[str, Any] = await self._get(f"/api/calls/{call_sid}")
+        return record
+
+    async def loop_lag(self) -> dict[str, float]:
+        """Return how late the service's event loop runs its timers, in milliseconds."""
+        lag: dict[str, float] = await self._get("/api/loop")
+        return lag
+
+    async def _get(self, path: str) -> Any:
+        async with (
+            aiohttp.ClientSession(self.base_url, raise_for_status=True) as client,
+            client.get(path) as answer,
+        ):
+            return await answer.json()
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the processor seconds used so far by the service and each of its workers."""
+        service = psutil.Process(self.process_id)
+        workers = {f"worker {worker.pid}": worker for worker in service.children(recursive=True)}
+        return {name: sum(process.cpu_times()[:2]) for name, process in {"app": service, **workers}.items()}
+
+
+@contextlib.asynccontextmanager
+async def start_service(environment: Mapping[str, str], log: Path) -> AsyncIterator[ServiceProcess]:
+    """Run `moshi-bridge serve` with these settings until the block ends. Raises ServiceFailed."""
+
+    def settings(port: int) -> dict[str, str]:
+        given = {
+            "PORT": str(port),
+            "HOST": HOST,
+            "PUBLIC_URL": f"http://{HOST}:{port}",
+            "LOG_FORMAT": "text",
+            "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+            "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+            **NO_LIMITS,
+            **environment,
+        }
+        return {PREFIX + name: value for name, value in given.items()}  # wins over `.env` and the shell
+
+    async with start_server(lambda _: [sys.executable, "-m", "app", "serve"], "/readyz", log, settings) as service:
+        yield service
+
+
+@contextlib.asynccontextmanager
+async def start_server(
+    command: Callable[[int], Sequence[str]],
+    ready_path: str,
+    log: Path,
+    environment: Callable[[int], Mapping[str, str]] = lambda _: {},
+) -> AsyncIterator[ServiceProcess]:
+    """Run a command for a free port until the block ends, once `ready_path` answers 200. Raises ServiceFailed."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command(port), env={**os.environ, **environment(port)}, stdout=output, stderr=output
+        )
+    try:
+        await _wait_ready(f"http://{HOST}:{port}{ready_path}", process, log)
+        yield ServiceProcess(f"http://{HOST}:{port}", process.pid)
+    finally:
+        await _stop(process)
+
+
+async def _wait_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    ending = asyncio.create_task(process.wait())
+    try:
+        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as client:
+            while not await _is_ready(client, url):
+                await asyncio.wait([ending], timeout=LOOK_AGAIN_S)
+                if ending.done():
+                    raise ServiceFailed(_last_line(log))
+    except TimeoutError as error:
+        raise ServiceFailed(f"not ready after {READY_WITHIN_S:.0f} s: {_last_line(log)}") from error
+    finally:
+        ending.cancel()
+
+
+async def _is_ready(client: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with client.get(url) as answer:
+            return answer.status == HTTPStatus.OK
+    except aiohttp.ClientConnectionError:
+        return False
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "the log is empty"

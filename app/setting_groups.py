@@ -1,0 +1,340 @@
+"""The settings by subject: each with its name outside, its default and what it means."""
+
+import logging
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from app.calls.screening import parse_patterns
+from app.logging import LogFormat
+
+log = logging.getLogger(__name__)
+
+OPERATOR_TOKEN_LENGTH = 16
+"""A shorter one could be guessed."""
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+class EngineKind(StrEnum):
+    """What speaks: Moshi, or the caller's own echo."""
+
+    MLX = "mlx"
+    LOOPBACK = "loopback"
+
+
+class CodecKind(StrEnum):
+    """What turns audio into codes: our own Mimi on MLX or numpy, rustymimi's, or none."""
+
+    AUTO = "auto"
+    MLX = "mlx"
+    NUMPY = "numpy"
+    RUSTYMIMI = "rustymimi"
+    LOOPBACK = "loopback"
+
+
+class WhenBusy(StrEnum):
+    """What a caller hears when all slots are taken: the busy tone, a sentence, or a place in the queue."""
+
+    REJECT = "reject"
+    SAY = "say"
+    QUEUE = "queue"
+
+
+class RecordCalls(StrEnum):
+    """Which calls are recorded: every one, or those that make-call --record asked for."""
+
+    ALL = "all"
+    ASKED = "asked"
+
+
+def setting(name: str, default: object, secret: bool = False, **limits: Any) -> Any:
+    """Return the field of the setting `name` in the environment; `limits` are pydantic's, a `secret` is never shown."""
+    return Field(default, alias=name, repr=not secret, **limits)
+
+
+class Group(BaseModel):
+    """Settings of one subject. The text below a field is its description in `.env.example`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _base_url(url: str) -> str:
+    """Return a URL without a slash at the end; raise ValueError unless it is http(s) without query."""
+    parts = urlsplit(url)
+    _ = parts.port  # raises ValueError unless it is one
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        raise ValueError("must be http(s)://host[:port][/prefix]")
+    if parts.path.rstrip("/").endswith("/twilio/voice"):
+        raise ValueError("must end before /twilio/voice, which is added")
+    return parts.geturl().rstrip("/")
+
+
+def _account_sid(sid: str) -> str:
+    if sid and not (sid.isascii() and sid.isalnum() and sid.startswith("AC")):
+        kind = " (SK… is an API key's)" if sid.startswith("SK") else ""
+        raise ValueError(f"must be AC and 32 hex digits, from the Twilio console{kind}")
+    return sid
+
+
+def _auth_token(token: str) -> str:
+    if not token.isascii() or not token.isprintable() or any(letter in token for letter in " \"'"):
+        raise ValueError("must be 32 hex digits, from the Twilio console; it holds a space, a quote or the like")
+    return token
+
+
+def _operator_token(token: str) -> str:
+    if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
+        raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
+    return token
+
+
+def _headers(text: str) -> str:
+    for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
+        if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+            raise ValueError("must be NAME=VALUE, separated by commas")
+    return text
+
+
+def _off(text: str) -> str:
+    return "" if text == "off" else text
+
+
+def _codec(codec: object) -> object:
+    if codec == "mimi":
+        log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
+        return CodecKind.RUSTYMIMI
+    return codec
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+AuthToken = Annotated[str, AfterValidator(_auth_token)]
+Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(text)))]
+
+
+class ServerSettings(Group):
+    """Where the service listens and is reached."""
+
+    host: str = setting("HOST", "127.0.0.1")
+    """address to listen on"""
+    port: int = setting("PORT", 5001, ge=1, le=65_535)
+    """port to listen on"""
+    public_url: BaseUrl = setting("PUBLIC_URL", "")
+    """how Twilio reaches this service, https://…; empty: the listen address (no calls)"""
+
+    @property
+    def base_url(self) -> str:
+        """Where Twilio reaches us: the public URL, or the listen address."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def local_url(self) -> str:
+        """Where programs on this machine reach us."""
+        any_address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what HOST may say
+        host = any_address.get(self.host) or (f"[{self.host}]" if ":" in self.host else self.host)
+        return f"http://{host}:{self.port}"
+
+
+class TunnelSettings(Group):
+    """cloudflared."""
+
+    start: bool = setting("TUNNEL", False)
+    """start cloudflared and take calls at its public URL"""
+    name: str = setting("TUNNEL_NAME", "")
+    """a named tunnel of yours that leads to PUBLIC_URL; empty: a quick tunnel, any URL"""
+    token: str = setting("TUNNEL_TOKEN", "", secret=True)
+    """instead of a name: the tunnel's token, from Cloudflare's dashboard"""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the tunnel is one of the operator's own, whose URL never changes."""
+        return bool(self.name or self.token)
+
+
+class TwilioSettings(Group):
+    """The Twilio account."""
+
+    account_sid: Annotated[str, AfterValidator(_account_sid)] = setting("TWILIO_ACCOUNT_SID", "")
+    """AC…, from the Twilio console"""
+    auth_token: AuthToken = setting("TWILIO_AUTH_TOKEN", "", secret=True)
+    """signs every request of Twilio's"""
+    auth_token_secondary: AuthToken = setting("TWILIO_AUTH_TOKEN_SECONDARY", "", secret=True)
+    """accepted as well, while tokens are rotated"""
+    phone_number: str = setting("TWILIO_PHONE_NUMBER", "")
+    """your Twilio number, +15551234567"""
+    set_number: bool = setting("SET_NUMBER", False)
+    """point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends"""
+    api_url: BaseUrl = setting("TWILIO_API_URL", "")
+    """Twilio's REST API elsewhere, for a stand-in; empty: Twilio's"""
+    validate_signatures: bool = setting("VALIDATE_SIGNATURES", True)
+    """refuse what Twilio did not sign; false only on loopback"""
+
+    @property
+    def auth_tokens(self) -> tuple[str, ...]:
+        """The tokens that may have signed a request, the primary one first."""
+        return tuple(token for token in (self.auth_token, self.auth_token_secondary) if token)
+
+    @property
+    def checks_signatures(self) -> bool:
+        """Whether unsigned requests are refused."""
+        return self.validate_signatures and bool(self.auth_tokens)
+
+
+class ModelSettings(Group):
+    """Moshi and Mimi."""
+
+    checkpoint: str = setting("MOSHI_CHECKPOINT", "hf://kyutai/moshiko-mlx-q4")
+    """hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random"""
+    quantize: str = setting("MOSHI_QUANTIZE", "none", pattern="^(none|4|8)$")
+    """none, 4 or 8 bits at load"""
+    context: int | None = setting("CONTEXT", None, ge=50, le=3_000)
+    """steps of 80 ms that Moshi remembers; empty: the checkpoint's"""
+    engine: EngineKind = setting("ENGINE", EngineKind.MLX)
+    """mlx, or loopback for the line test"""
+    codec: Annotated[CodecKind, BeforeValidator(_codec)] = setting("CODEC", CodecKind.AUTO)
+    """auto, mlx, numpy, rustymimi (the reference), or loopback for the line test"""
+    loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
+    """how long a step of ENGINE=loopback takes, to try a slow model's timing"""
+    cache_dir: Path = setting("CACHE_DIR", Path("~/.cache/moshi-bridge"))
+    """where synthetic checkpoints are made"""
+
+    @model_validator(mode="after")
+    def _engine_has_its_codec(self) -> "ModelSettings":
+        if self.engine is EngineKind.MLX and self.codec is CodecKind.LOOPBACK:
+            raise ValueError("CODEC=loopback needs ENGINE=loopback: Moshi speaks in Mimi's codes")
+        return self
+
+    @property
+    def cache(self) -> Path:
+        """CACHE_DIR in full."""
+        return self.cache_dir.expanduser()
+
+    @property
+    def quantize_bits(self) -> int | None:
+        """MOSHI_QUANTIZE as a number."""
+        return None if self.quantize == "none" else int(self.quantize)
+
+
+class SamplingOptions(Group):
+    """How Moshi's tokens are sampled; None is the checkpoint's own value."""
+
+    text_temperature: float | None = setting("TEXT_TEMPERATURE", None, ge=0, le=5)
+    """how freely Moshi chooses words; empty: the checkpoint's (0.7)"""
+    text_top_k: int | None = setting("TEXT_TOP_K", None, ge=1, le=1_000)
+    """among how many text tokens; empty: the checkpoint's (25)"""
+    audio_temperature: float | None = setting("AUDIO_TEMPERATURE", None, ge=0, le=5)
+    """how freely the voice varies; empty: the checkpoint's (0.8)"""
+    audio_top_k: int | None = setting("AUDIO_TOP_K", None, ge=1, le=2_048)
+    """among how many codes; empty: the checkpoint's (250)"""
+    repetition_penalty: float | None = setting("REPETITION_PENALTY", None, gt=0, le=5)
+    """divides the score of words said lately; 1 is off, 1.2 cures loops"""
+    padding_bias: float | None = setting("PADDING_BIAS", None, ge=-20, le=20)
+    """above 0 Moshi is quieter, below 0 more talkative"""
+    seed: int | None = setting("SEED", None, ge=0)
+    """every call draws the same random numbers; empty: new ones"""
+
+    @property
+    def given(self) -> tuple[tuple[str, float], ...]:
+        """What is set, by name, without the seed."""
+        return tuple((name, value) for name, value in self if value is not None and name != "seed")
+
+
+class CallSettings(Group):
+    """How many calls, how long, and what happens in them."""
+
+    max: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = setting("MAX_CALLS", 1)
+    """calls at once; auto: as many as fit into memory and are stepped in time"""
+    max_seconds: int = setting("MAX_CALL_SECONDS", 3_600, ge=10, le=14_400)
+    """a call is ended after this long"""
+    greeting_frames: int = setting("GREETING_FRAMES", 25, ge=0, le=125)
+    """frames of 80 ms that Moshi speaks before it listens"""
+    when_busy: WhenBusy = setting("WHEN_BUSY", WhenBusy.REJECT)
+    """when all slots are taken: reject (busy tone), say (a sentence), queue"""
+    busy_sentence: str = setting(
+        "BUSY_SENTENCE", "All lines are busy. Please call again later.", min_length=1, max_length=500
+    )
+    """what Twilio's voice says when WHEN_BUSY=say"""
+    queue_length: int = setting("QUEUE_LENGTH", 10, ge=1, le=100)
+    """how many callers may wait when WHEN_BUSY=queue; the others are rejected"""
+    idle_seconds: int = setting("IDLE_SECONDS", 0, ge=0, le=14_400)
+    """a call is ended when the caller was silent for so long; 0: never"""
+    drain_seconds: int = setting("DRAIN_SECONDS", 0, ge=0, le=14_400)
+    """how long running calls may go on after SIGTERM; 0: they end at once"""
+    hangup_digit: str = setting("HANGUP_DIGIT", "", pattern="^[0-9A-D*#]?$")
+    """the key that ends the call when the caller presses it: #, say"""
+
+    @property
+    def slots(self) -> int:
+        """MAX_CALLS as a number; 0 for auto."""
+        return 0 if self.max == "auto" else self.max
+
+
+class CallerSettings(Group):
+    """Who may call."""
+
+    allowed: Numbers = setting("ALLOWED_CALLERS", "")
+    """who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"""
+    blocked: Numbers = setting("BLOCKED_CALLERS", "")
+    """who may not call, even if allowed; anonymous is who withholds the number"""
+    per_hour: int = setting("CALLS_PER_NUMBER_PER_HOUR", 0, ge=0, le=1_000)
+    """more are rejected; withheld numbers count as one; 0: no limit"""
+
+
+class OperatorSettings(Group):
+    """Who may see and end calls."""
+
+    token: Annotated[str, AfterValidator(_operator_token)] = setting("OPERATOR_TOKEN", "", secret=True)
+    """lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none"""
+    refusals_per_minute: int = setting("REFUSALS_PER_MINUTE", 100, ge=1, le=100_000)
+    """so many unsigned requests of one address are answered with a reason"""
+
+
+class LogSettings(Group):
+    """Log lines."""
+
+    format: LogFormat = setting("LOG_FORMAT", LogFormat.AUTO)
+    """text for people, json for machines, auto: text on a terminal, else json"""
+    digits: bool = setting("LOG_DIGITS", False)
+    """write the keys that callers press into the log; they can be PINs, so * stands for each"""
+
+
+class CallLogSettings(Group):
+    """The database of calls."""
+
+    url: str = setting("DATABASE_URL", "sqlite:///~/.local/share/moshi-bridge/calls.db", secret=True)
+    """the call log: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or off"""
+    days: int = setting("CALL_LOG_DAYS", 90, ge=0, le=36_500)
+    """calls and recordings are deleted so long after their end; 0: never"""
+
+
+class RecordingSettings(Group):
+    """Recordings of calls."""
+
+    directory: str = setting("RECORDINGS_DIR", "")
+    """the folder for recordings, which by law may need the caller's consent; empty or off: none"""
+    calls: RecordCalls = setting("RECORD_CALLS", RecordCalls.ALL)
+    """all, or asked: those of make-call --record, once RECORDINGS_DIR is set"""
+
+    @property
+    def folder(self) -> Path | None:
+        """RECORDINGS_DIR in full, None if nothing is recorded."""
+        return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
+
+
+class TraceSettings(Group):
+    """OpenTelemetry."""
+
+    endpoint: Annotated[BaseUrl, BeforeValidator(_off)] = setting("TRACES_ENDPOINT", "")
+    """each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"""
+    headers: Annotated[str, AfterValidator(_headers)] = setting("TRACES_HEADERS", "", secret=True)
+    """sent along: Authorization=Bearer …, X-Other=…; separated by commas"""
+
+    @property
+    def header_fields(self) -> dict[str, str]:
+        """TRACES_HEADERS by name."""
+        parts = (part.partition("=") for part in self.headers.split(",") if part.strip())
+        return {name.strip(): value.strip() for name, _, value in parts}
