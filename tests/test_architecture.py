@@ -37,7 +37,8 @@ DOORS = {
     "rustymimi": {"workers/codec/mimi.py", "workers/codec/bench_one.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {
-        "app/telemetry/recording/sound.py",
+        "app/telemetry/recording/flac.py",
+        "app/telemetry/recording/waveform.py",
         "app/simulator/wav.py",
         "workers/checkpoints/synthetic/phrases.py",
     },
