@@ -15,88 +15,30 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager, keep_in
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.router import CallRouter
-from app.config import EngineKind, RecordCalls, Settings, SettingsError
+from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
+from app.server.assembly import model_name, open_call_log, open_recordings, open_traces, worker_config
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import SignalHandler
-from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.from_record import ServiceIdentity
-from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
-from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.lines import hiding
-from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
-from workers.processors import usable_processors
+from workers.messages import PipelineMessage, Progress
 from workers.supervisor import Supervisor, WorkerRefused
 
 if TYPE_CHECKING:
-    from app.telemetry.traces import CallTraces
+    pass
 
 log = logging.getLogger(__name__)
 
 USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
 """Errors that are no bugs: the message is one line for the person who started the service."""
-
-
-def worker_config(settings: Settings) -> WorkerConfig:
-    """Return what every worker is told; the supervisor fills in its stage."""
-    return WorkerConfig(
-        stage=Stage.STEP,
-        slots=settings.calls.slots,
-        context=settings.model.context,
-        engine=settings.model.engine,
-        codec=settings.model.codec,
-        checkpoint=settings.model.checkpoint,
-        quantize=settings.model.quantize_bits,
-        cache=settings.model.cache,
-        greeting_frames=settings.greeting_steps,
-        max_call_s=settings.calls.max_seconds,
-        threads=max(1, usable_processors() // 3),
-        loopback_step_s=settings.model.loopback_step_ms / 1000,
-        sampling=settings.sampling.given,
-        log_format=settings.logging.format.resolve(),
-    )
-
-
-def open_call_log(settings: Settings) -> CallLogWriter | None:
-    """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
-    address = find_address(settings)
-    account_sid, days = settings.twilio.account_sid, settings.call_log.days
-    return CallLogWriter(address, account_sid, model_name(settings), days) if address else None
-
-
-def open_recordings(settings: Settings) -> RecordingWriter | None:
-    """Return what records calls, None if RECORDINGS_DIR is empty."""
-    if settings.recording.folder is None:
-        return None
-    every_call = settings.recording.calls is RecordCalls.ALL
-    return RecordingWriter(
-        RecordingStore(settings.recording.folder), model_name(settings), every_call, settings.call_log.days
-    )
-
-
-def open_traces(settings: Settings) -> "CallTraces | None":
-    """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
-    if not settings.traces.endpoint:
-        return None
-    from app.telemetry.traces import CallTraces
-
-    place = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
-    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, place, hiding(settings.secrets))
-
-
-def model_name(settings: Settings) -> str:
-    """Return what answers the calls, as the call log says it."""
-    return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"
 
 
 class Service:

@@ -4,8 +4,9 @@ import socket
 import pytest
 
 from app.config import read_settings
+from app.server.assembly import worker_config
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
-from app.server.service import Service, worker_config
+from app.server.service import Service
 from tests.processes.pipeline import PATIENCE_S
 
 LOOPBACK = read_settings(engine="loopback", codec="loopback")
