@@ -39,6 +39,7 @@ DOORS = {
     "soundfile": {
         "app/telemetry/recording/flac.py",
         "app/telemetry/recording/waveform.py",
+        "app/cli/render.py",
         "app/simulator/wav.py",
         "workers/checkpoints/synthetic/phrases.py",
     },
