@@ -18,7 +18,7 @@ async def _drain(settings: Settings, url: str | None, seconds: int | None, wait:
         query = {} if seconds is None else {"seconds": str(seconds)}
         answer = await service.ask("/api/drain", "POST", **query)
         calls: int | None = int(answer["calls"])
-        print(f"draining: {calls} calls, for at most {float(answer['seconds']):.0f} s")
+        print(f"draining: {calls} call{'' if calls == 1 else 's'}, for at most {float(answer['seconds']):.0f} s")
         while wait and calls is not None:
             await asyncio.sleep(LOOK_AGAIN_S)
             calls = await _calls_left(service, calls)

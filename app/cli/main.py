@@ -23,6 +23,7 @@ cli = typer.Typer(
 )
 
 EXIT_SETTINGS = 2
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
 
 
 def main() -> None:
@@ -118,7 +119,7 @@ def simulate(
     audio: Annotated[Path | None, typer.Option(help="What the caller says: an audio file of any rate.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Hang up after this long.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Save the first caller (left) and Moshi (right) here.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Save the figures here.")] = None,
+    json_file: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="Draw what Twilio has buffered over time here (PNG).")] = None,
     scenario: Annotated[
         str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
@@ -213,7 +214,7 @@ def bench_line(
     scenario: Annotated[
         list[str] | None, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """One simulated call in real time, or one for each scenario: latency, fidelity, gaps, time per stage."""
     from app.cli.bench.line import bench_line as run
@@ -233,8 +234,8 @@ def bench_engine(
     rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16,32",
     steps: Annotated[int, typer.Option(help="Steps timed for each.", min=5)] = 100,
     context: Annotated[int | None, typer.Option(help="Steps remembered; default: the checkpoint's.")] = None,
-    full: Annotated[bool, typer.Option(help="Measure with full rings, as after four minutes of a call.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    full: Annotated[bool, typer.Option(help="Measure with full KV caches, as after four minutes of a call.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
     from app.cli.bench.engine import bench_engine as run
@@ -248,7 +249,7 @@ def bench_trouble(
     scenario: Annotated[
         list[str] | None, typer.Option(help="A known scenario or a JSON file; repeat it. Default: all known ones.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    json_file: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="Draw latency and playout buffer over time here (PNG).")] = None,
 ) -> None:
     """Stalls, jitter, drift and the like against the rules of a call, in virtual time: an hour takes seconds."""
@@ -280,9 +281,9 @@ def bench_crowd(
     calls: Annotated[str, typer.Option(help="Numbers of callers, separated by commas.")] = "1,8,20,50",
     seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0,
     step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """Many simulated calls at once to a line test: latency of the worst, gaps, processor time per call."""
+    """Many simulated calls at once to a line test: the worst latency, gaps, processor time per call."""
     from app.cli.bench.crowd import bench_crowd as run
 
     raise typer.Exit(run(_numbers(calls, "--calls"), seconds, step_ms, json_file))
@@ -293,7 +294,7 @@ def bench_codec(
     rows: Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")] = "1,2,4,8,16",
     threads: Annotated[str, typer.Option(help="Numbers of threads, separated by commas.")] = "1,2",
     frames: Annotated[int, typer.Option(help="Frames timed for each.", min=5)] = 40,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Mimi's two directions at several numbers of calls: rustymimi and ours, time, memory, calls in real time."""
     from app.cli.bench.codec import bench_codec as run

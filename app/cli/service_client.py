@@ -45,7 +45,8 @@ class ServiceClient:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = " ".join(str(error).split()) or "no answer in time"
-            raise NoService(f"no service answers at {self.url}: {reason}") from error
+            where = "HOST and PORT, or the URL given, say where it is"
+            raise NoService(f"no service answers at {self.url}: {where} ({reason})") from error
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,8 @@ from starlette.websockets import WebSocketDisconnect
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.calls.manager import ActiveCall, CallManager
 from app.calls.record import EndReason
-from app.twilio.protocol import ProtocolViolation, StreamProtocol
+from app.twilio.protocol import StreamProtocol
+from app.twilio.wire import ProtocolViolation
 
 NORMAL_CLOSURE = 1000
 BLOCKED_AFTER_S = 5.0

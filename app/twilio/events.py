@@ -3,7 +3,7 @@
 Shapes: https://www.twilio.com/docs/voice/media-streams/websocket-messages
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -90,25 +90,22 @@ Event = Connected | Started | Media | DtmfPressed | MarkPlayed | Stopped | Unkno
 
 def parse_event(fields: Fields) -> Event:
     """Return the event that a message stands for; raises `ProtocolViolation`."""
-    kind = read_text(fields, "event")
-    parse = _PARSERS.get(kind)
-    return parse(fields) if parse else Unknown(kind)
-
-
-def _parse_connected(fields: Fields) -> Connected:
-    return Connected(read_text(fields, "version"))
-
-
-def _parse_started(fields: Fields) -> Started:
-    start = read_object(fields, "start")
-    _check_tracks(start)
-    _check_format(read_object(start, "mediaFormat"))
-    return Started(
-        StreamSid(read_text(start, "streamSid")),
-        CallSid(read_text(start, "callSid")),
-        read_text(start, "accountSid"),
-        read_texts(start, "customParameters"),
-    )
+    match read_text(fields, "event"):
+        case "media":
+            return _parse_media(fields)
+        case "mark":
+            return _parse_mark(fields)
+        case "dtmf":
+            return DtmfPressed(read_text(read_object(fields, "dtmf"), "digit"))
+        case "connected":
+            return Connected(read_text(fields, "version"))
+        case "start":
+            return _parse_started(fields)
+        case "stop":
+            read_object(fields, "stop")
+            return Stopped()
+        case kind:
+            return Unknown(kind)
 
 
 def _parse_media(fields: Fields) -> Media:
@@ -118,10 +115,6 @@ def _parse_media(fields: Fields) -> Media:
     return Media(read_count(media, "timestamp"), read_payload(media, "payload"), read_count(fields, "sequenceNumber"))
 
 
-def _parse_dtmf(fields: Fields) -> DtmfPressed:
-    return DtmfPressed(read_text(read_object(fields, "dtmf"), "digit"))
-
-
 def _parse_mark(fields: Fields) -> MarkPlayed:
     name = read_text(read_object(fields, "mark"), "name")
     if len(name) > MAX_MARK_LENGTH:
@@ -129,29 +122,18 @@ def _parse_mark(fields: Fields) -> MarkPlayed:
     return MarkPlayed(name)
 
 
-def _parse_stopped(fields: Fields) -> Stopped:
-    read_object(fields, "stop")
-    return Stopped()
-
-
-_PARSERS: dict[str, Callable[[Fields], Event]] = {
-    "connected": _parse_connected,
-    "start": _parse_started,
-    "media": _parse_media,
-    "dtmf": _parse_dtmf,
-    "mark": _parse_mark,
-    "stop": _parse_stopped,
-}
-
-
-def _check_tracks(start: Fields) -> None:
+def _parse_started(fields: Fields) -> Started:
+    start = read_object(fields, "start")
     if start.get("tracks") != [TRACK]:
         raise ProtocolViolation(Reason.WRONG_TRACK, "The stream must carry the caller's track and no other.")
-
-
-def _check_format(media_format: Fields) -> None:
+    media_format = read_object(start, "mediaFormat")
     offered = tuple(media_format.get(key) for key in ("encoding", "sampleRate", "channels"))
     if offered != (ENCODING, RATE_HZ, CHANNELS):
-        raise ProtocolViolation(
-            Reason.WRONG_FORMAT, f"The stream must be {ENCODING}, {RATE_HZ} Hz, {CHANNELS} channel."
-        )
+        sentence = f"The stream must be {ENCODING}, {RATE_HZ} Hz, {CHANNELS} channel."
+        raise ProtocolViolation(Reason.WRONG_FORMAT, sentence)
+    return Started(
+        StreamSid(read_text(start, "streamSid")),
+        CallSid(read_text(start, "callSid")),
+        read_text(start, "accountSid"),
+        read_texts(start, "customParameters"),
+    )

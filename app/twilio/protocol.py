@@ -24,22 +24,6 @@ from app.twilio.wire import (
     write_payload,
 )
 
-__all__ = [
-    "Connected",
-    "DtmfPressed",
-    "Event",
-    "MarkPlayed",
-    "Media",
-    "ProtocolMisuse",
-    "ProtocolViolation",
-    "Reason",
-    "Started",
-    "Stopped",
-    "StreamProtocol",
-    "StreamState",
-    "Unknown",
-]
-
 MAX_MESSAGE_BYTES = 65_536
 
 

@@ -190,12 +190,6 @@ def test_headers_of_traces_that_are_none_are_refused(headers: str) -> None:
         read_settings(traces_headers=headers)
 
 
-def test_the_password_of_the_database_is_a_secret_and_its_address_is_not() -> None:
-    read = read_settings(database_url="postgresql://us:pass%2Fword@db.example.com/calls", operator_token="t" * 16)
-    assert {"pass%2Fword", "pass/word", "t" * 16} <= set(read.secrets)
-    assert not any("db.example.com" in secret for secret in read.secrets)
-
-
 def test_the_former_name_of_rustymimi_still_works_and_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert read_settings(codec="mimi").model.codec is CodecKind.RUSTYMIMI
     assert [record.getMessage() for record in caplog.records] == [

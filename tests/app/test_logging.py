@@ -38,7 +38,7 @@ def test_a_minute_later_it_is_written_again_with_how_many_there_were() -> None:
     assert again.getMessage() == "refused: an argument"
 
 
-def test_what_strangers_cause_is_written_so_often_whoever_tells_of_it() -> None:
+def test_what_unauthenticated_clients_cause_is_limited_in_every_logger() -> None:
     program = """
 import logging
 from app.logging import LogLevel, start_logging

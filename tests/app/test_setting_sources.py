@@ -68,7 +68,7 @@ def test_a_prefixed_name_wins_wherever_both_stand(env_file: Path, monkeypatch: p
         ({}, "MOSHI_BRIDGE_PORT=many", "(MOSHI_BRIDGE_PORT is set in .env)"),
     ],
 )
-def test_a_bad_value_is_told_with_its_place(
+def test_a_bad_value_is_reported_with_its_place(
     environment: dict[str, str], file: str, named: str, env_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env_file.write_text(file)
@@ -82,7 +82,7 @@ def test_a_bad_value_is_told_with_its_place(
 
 
 @pytest.mark.parametrize("host", CONDA_HOSTS)
-def test_a_host_that_conda_exports_is_told_in_one_line(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_conda_exports_is_reported_in_one_line(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", host)
     with pytest.raises(SettingsError) as caught:
         read_settings().require_host()

@@ -31,7 +31,7 @@ def desk() -> Iterator[Desk]:
 
 @given(deeds=DEEDS)
 @settings(max_examples=300)
-def test_whatever_two_peers_say_no_call_hears_another(exchange: Exchange, deeds: list[Deed]) -> None:
+def test_whatever_two_peers_send_no_call_receives_another(exchange: Exchange, deeds: list[Deed]) -> None:
     exchange.run(deeds, begin=True)
 
 
@@ -41,7 +41,7 @@ def test_a_socket_that_need_not_begin_well_does_no_harm_either(exchange: Exchang
     exchange.run(deeds, begin=False)
 
 
-def test_the_callers_of_the_fuzz_hear_themselves() -> None:
+def test_the_callers_of_the_fuzz_hear_their_echo() -> None:
     """Or it would find no sound of another call because there is none at all."""
     exchange = Exchange()
     exchange.run([deed for _ in range(20) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))], begin=True)

@@ -220,7 +220,7 @@ async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: P
         command = await drain(tmp_path, "--seconds", "600", PORT=str(phone.port))
         assert command.stdout
         async with asyncio.timeout(PATIENCE_S):
-            assert await command.stdout.readline() == b"draining: 1 on the line, for at most 600 s\n"
+            assert await command.stdout.readline() == b"draining: 1 call, for at most 600 s\n"
         assert await phone.ring(new_call_sid()) == (Reject("busy"),)
         await call.speaks(5)
         await call.socket.send(call.carrier.send(Stopped()))
@@ -240,7 +240,7 @@ async def test_a_drain_without_a_limit_cuts_no_call(tmp_path: Path) -> None:
         await call.speaks(5)
         await call.socket.send(call.carrier.send(Stopped()))
         status, words = await program.end()
-    assert told == b"draining: 1 on the line, for at most 1200 s\n"
+    assert told == b"draining: 1 call, for at most 1200 s\n"
     assert (command.returncode, status) == (0, 0)
     assert "ended: caller hung up" in words
 

@@ -52,7 +52,7 @@ async def test_without_a_url_it_finds_the_service_of_these_settings_and_signs_fo
         assert await asyncio.to_thread(run_simulation, here, Simulation(seconds=0.5)) == 0
 
 
-async def test_a_service_that_refuses_is_told_with_what_may_be_wrong(
+async def test_a_service_that_refuses_is_reported_with_what_may_be_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with start_service(LOOPBACK, tmp_path / "log") as service:
@@ -65,7 +65,7 @@ async def test_a_service_that_refuses_is_told_with_what_may_be_wrong(
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", None, "localhost:5001", "http://", "http://localhost:99999"])
-async def test_an_absent_service_is_told_in_one_line(url: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_absent_service_is_reported_in_one_line(url: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     nobody_there = read_settings(**{**SETTINGS_HERE, "port": 1})
     status = await asyncio.to_thread(run_simulation, nobody_there, Simulation(url, seconds=1.0))
     assert status == (1 if url == "http://127.0.0.1:1" else 2)

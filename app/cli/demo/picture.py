@@ -10,7 +10,6 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from app.simulator.report import CallReport
 from app.simulator.wav import Samples
@@ -20,6 +19,7 @@ from workers.messages import FRAME_S, Stage
 CALLER, MOSHI = "#3b6ea8", "#c2552d"
 STAGE_COLOURS = {Stage.ENCODE: "#3b6ea8", Stage.STEP: "#6a994e", Stage.DECODE: "#c2552d"}
 PIXELS_A_TRACK = 2400
+STAGE_TICKS_MS = (1, 2, 5, 10, 20, 40, 80)
 
 
 def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path) -> None:
@@ -35,7 +35,7 @@ def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path
     _draw_stages(axes[3], record)
     axes[3].set_xlabel("seconds after the stream's start")
     axes[3].set_xlim(0, report.ended_s)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
@@ -85,7 +85,8 @@ def _draw_stages(axes: Axes, record: dict[str, Any]) -> None:
     axes.axhline(FRAME_S * 1000, color="red", linewidth=0.8, linestyle="--")
     axes.set_ylabel("ms a frame")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(1, 120)
+    axes.set_yticks(STAGE_TICKS_MS, map(str, STAGE_TICKS_MS))
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize=8, ncols=3)
+    axes.legend(loc="lower right", fontsize=8, ncols=3, markerscale=3)

@@ -71,14 +71,14 @@ async def test_a_bridge_that_does_not_say_is_taken_to_be_at_its_public_url(told:
     ("ready", "alive", "named"),
     [(503, 200, "no call now"), (404, 200, "no bridge at .*404"), (200, 530, "PUBLIC_URL=.*530")],
 )
-async def test_a_bridge_that_is_not_is_told_in_one_line(ready: int, alive: int, named: str) -> None:
+async def test_a_bridge_that_is_not_is_reported_in_one_line(ready: int, alive: int, named: str) -> None:
     async with bridge(ready, alive) as settings:
         with pytest.raises(NotReady, match=named) as caught:
             await find_bridge(settings)
     assert "\n" not in str(caught.value)
 
 
-async def test_a_bridge_that_is_not_there_is_told_and_so_is_a_tunnel() -> None:
+async def test_a_bridge_that_is_not_there_is_reported_and_so_is_a_tunnel() -> None:
     async with bridge() as settings:
         outside = settings.replaced(public_url="http://127.0.0.1:1")
         with pytest.raises(NotReady, match="is the tunnel up"):
@@ -106,7 +106,7 @@ async def test_twilio_itself_cannot_reach_this_machine_by_its_loopback_address()
         (None, ""),
     ],
 )
-async def test_a_bridge_tells_why_it_did_not_take_a_call(record: str | None, refused: str) -> None:
+async def test_a_bridge_reports_why_it_did_not_take_a_call(record: str | None, refused: str) -> None:
     async with bridge(record=record) as settings:
         found = await find_bridge(settings)
         assert await found.refusal(CallSid("CA1")) == refused
@@ -121,6 +121,6 @@ async def test_a_password_in_the_public_url_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_host_that_is_none_is_told() -> None:
+async def test_a_host_that_is_none_is_reported() -> None:
     with pytest.raises(SettingsError, match="HOST=x86_64-conda-linux-gnu is no address"):
         await find_bridge(read_settings(host="x86_64-conda-linux-gnu"))

@@ -75,7 +75,7 @@ def test_one_call_is_shown_by_the_end_of_its_sid(address: Address) -> None:
 
 
 @pytest.mark.parametrize(("sid", "why"), [("CA", "more than one call"), ("nobody", "no call")])
-def test_a_sid_that_is_none_or_many_is_told_in_one_line(address: Address, sid: str, why: str) -> None:
+def test_a_sid_that_is_none_or_many_is_reported_in_one_line(address: Address, sid: str, why: str) -> None:
     fill(address, entry(ANN), entry(BOB))
     result = ask("calls", "show", sid)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -100,7 +100,7 @@ def test_before_the_first_call_there_is_nothing_to_show_and_nothing_is_made(addr
     ],
     ids=["off", "nonsense", "away"],
 )
-def test_a_log_that_cannot_be_asked_is_told_in_one_line(
+def test_a_log_that_cannot_be_asked_is_reported_in_one_line(
     arguments: tuple[str, ...], url: str, status: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
@@ -234,7 +234,7 @@ def test_the_recordings_of_all_streams_are_forgotten(
 
 
 @pytest.mark.parametrize("party", ["Ann", "", " ", "+", "+1555", "+15550100001000000", "call me"])
-def test_what_is_no_address_and_in_no_call_is_told_in_one_line(address: Address, party: str) -> None:
+def test_what_is_no_address_and_in_no_call_is_reported_in_one_line(address: Address, party: str) -> None:
     fill(address, entry(ANN))
     result = ask("forget", party)
     assert result.exit_code == 2

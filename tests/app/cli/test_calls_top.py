@@ -42,7 +42,7 @@ async def test_what_moshi_says_is_no_markup() -> None:
     assert "[red]you[/red] \\" in shown(await snapshot_of_a_call(), 140)
 
 
-async def test_nobody_is_on_the_line() -> None:
+async def test_without_calls_there_is_no_table() -> None:
     assert "no calls" in shown(Looking().snapshot(), 100)
 
 
@@ -78,11 +78,11 @@ async def test_once_prints_and_returns(
     assert shows == ["Bearer a-long-operator-token"]
 
 
-def test_an_absent_service_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_service_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_top(read_settings(port=1), None, True) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_what_is_no_url_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_url_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_top(read_settings(), "5001", True) == 2
     assert capsys.readouterr().err.count("\n") == 1

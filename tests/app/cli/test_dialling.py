@@ -61,7 +61,7 @@ def test_a_number_may_be_written_as_people_do(written: str, meant: Dialled) -> N
 
 
 @pytest.mark.parametrize(("written", "reason"), NO_NUMBERS)
-def test_what_is_no_number_is_told_in_one_line(written: str, reason: str) -> None:
+def test_what_is_no_number_is_reported_in_one_line(written: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason) as caught:
         dialled(written, "number")
     assert "\n" not in str(caught.value)

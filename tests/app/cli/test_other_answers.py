@@ -46,7 +46,7 @@ async def settings(request: pytest.FixtureRequest) -> AsyncIterator[Settings]:
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-async def test_it_is_told_in_one_line(
+async def test_it_is_reported_in_one_line(
     settings: Settings, command: Callable[[Settings], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await asyncio.to_thread(command, settings) in (1, 2)

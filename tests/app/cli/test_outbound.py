@@ -58,7 +58,7 @@ def test_no_greeting_is_a_wish_too() -> None:
         (SETTINGS, DialOptions(THEIRS, greeting_frames=26), "GREETING_FRAMES=25"),
     ],
 )
-def test_what_cannot_be_asked_for_is_told_in_one_line(settings: Settings, wish: DialOptions, named: str) -> None:
+def test_what_cannot_be_asked_for_is_reported_in_one_line(settings: Settings, wish: DialOptions, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as caught:
         checked(settings, wish)
     assert "\n" not in str(caught.value)

@@ -72,13 +72,13 @@ async def test_a_call_is_followed_to_its_end(answer: Answer, status: ExitStatus)
     assert ("11200" in found.sentence) is (answer is Answer.ANSWERED)
 
 
-async def test_a_look_that_fails_for_a_moment_changes_nothing() -> None:
+async def test_a_request_that_fails_for_a_moment_changes_nothing() -> None:
     async with twilio(Callee(Answer.BUSY)) as (stand_in, call, watch):
         stand_in.faults["GET Calls"].extend([UNAVAILABLE, NO_ANSWER])
         assert (await call.run(watch.show)).status is ExitStatus.BUSY
 
 
-async def test_a_call_that_is_lost_from_sight_is_told_by_its_sid() -> None:
+async def test_a_call_that_is_no_longer_followed_is_reported_by_its_sid() -> None:
     async with twilio(Callee(rings_s=None)) as (stand_in, call, watch):
         stand_in.faults["GET Calls"].extend([UNAVAILABLE] * 10)
         found = await call.run(watch.show)
@@ -127,7 +127,7 @@ async def test_a_call_that_ended_by_itself_meanwhile_was_not_hung_up() -> None:
         assert await call.stop() == CallResult(ExitStatus.STOPPED, "stopped; the call was over already")
 
 
-async def test_an_answered_call_that_the_bridge_had_no_slot_for_is_told() -> None:
+async def test_an_answered_call_that_the_bridge_had_no_slot_for_is_reported() -> None:
     async def refusal(_: CallSid) -> str:
         return "busy"
 
@@ -177,7 +177,7 @@ async def test_a_call_that_twilio_did_not_confirm_and_does_not_list_may_ring(fau
     assert "\n" not in found.sentence
 
 
-async def test_what_cannot_be_looked_up_is_told() -> None:
+async def test_a_search_that_fails_is_reported() -> None:
     async with twilio(Callee(rings_s=None)) as (stand_in, call, watch):
         stand_in.faults["POST Calls"].append(replace(NO_ANSWER, carried_out=True))
         stand_in.faults["GET Calls"].extend([UNAVAILABLE] * 20)
@@ -226,7 +226,7 @@ async def test_stopping_while_twilio_has_the_request_waits_for_the_answer_and_ha
         assert [placed.status for placed in stand_in.account.calls.values()] == ["canceled"]
 
 
-async def test_stopping_while_the_answer_gets_lost_looks_the_call_up() -> None:
+async def test_stopping_while_the_answer_gets_lost_searches_for_the_call() -> None:
     async with twilio(Callee(rings_s=None)) as (stand_in, call, watch):
         stand_in.faults["POST Calls"].append(replace(NO_ANSWER, carried_out=True))
         stopping = await stopped_while_twilio_has_the_request(stand_in, call, watch)
@@ -268,13 +268,13 @@ async def test_a_call_that_twilio_turned_away_for_a_moment_is_not_placed_after_s
         assert stand_in.account.calls == {}
 
 
-async def test_stopping_before_there_is_a_call_is_told() -> None:
+async def test_stopping_before_there_is_a_call_is_reported() -> None:
     async with twilio(Callee()) as (stand_in, call, _):
         assert await call.stop() == CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
         assert stand_in.asked == []
 
 
-async def test_a_call_that_could_not_be_hung_up_is_told_by_its_sid() -> None:
+async def test_a_call_that_could_not_be_hung_up_is_reported_by_its_sid() -> None:
     async with twilio(Callee(rings_s=None)) as (stand_in, call, watch):
         running = asyncio.create_task(call.run(watch.show))
         await watch.on.wait()

@@ -78,7 +78,7 @@ def sequenced(event: Event, sequence: int) -> Event:
 
 
 @given(starts, during)
-def test_the_server_hears_what_twilio_says(started: Started, events: list[Event]) -> None:
+def test_the_server_receives_what_twilio_sends(started: Started, events: list[Event]) -> None:
     carrier, server = CarrierProtocol(), StreamProtocol()
     said = [Connected(), started, *events, Stopped()]
     heard = [server.receive(carrier.send(event)) for event in said]
@@ -98,7 +98,7 @@ def serialized(server: StreamProtocol, event: ServerEvent) -> str:
 
 
 @given(starts, st.lists(wanted))
-def test_twilio_hears_what_the_server_says(started: Started, events: list[ServerEvent]) -> None:
+def test_twilio_receives_what_the_server_sends(started: Started, events: list[ServerEvent]) -> None:
     carrier, server = ends(started)
     assert [carrier.receive(serialized(server, event)) for event in events] == events
 

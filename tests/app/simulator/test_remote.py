@@ -10,7 +10,7 @@ from tests.app.simulator.small_server import PUBLIC_URL, Line, connect, echo, se
 from tests.app.simulator.test_call import options
 
 
-def test_an_order_is_taken_once_and_a_later_one_replaces_it() -> None:
+def test_an_order_is_carried_out_once_and_a_later_one_replaces_it() -> None:
     remote = Remote()
     assert (remote.ordered, remote.pop()) == (False, None)
     remote.send(EndCall())

@@ -27,7 +27,7 @@ def test_the_first_sound_is_the_first_audible_sample() -> None:
     assert (REPORT.first_packet_s, REPORT.first_sound_s) == (0.25, 0.5)
 
 
-def test_gaps_leads_and_lateness_are_summed_up() -> None:
+def test_gaps_buffer_levels_and_lateness_are_summed_up() -> None:
     assert REPORT.underrun_s == pytest.approx(0.03)
     assert REPORT.buffered_percentile_ms(50) == pytest.approx(20)
     assert REPORT.lateness_percentile_ms(100) == pytest.approx(3)

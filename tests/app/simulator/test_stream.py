@@ -9,7 +9,7 @@ from app.audio.mulaw import SILENCE
 from app.simulator.playout import PlayoutModel
 from app.simulator.stream import CallerScript, CallerStream, CloseSocket, Command, CutSocket, KeyPress, SendMessage
 from app.simulator.trouble import Scenario, Window
-from app.twilio.events import MarkPlayed, Media, Stopped
+from app.twilio.events import Media, Stopped
 from app.twilio.protocol import StreamProtocol
 from app.twilio.wire import ProtocolViolation
 from tests.app.simulator.test_carrier import STARTED
@@ -41,15 +41,6 @@ def test_a_packet_leaves_when_its_last_sample_is_spoken() -> None:
     assert stream.due_s() == 0.04
 
 
-def test_what_is_said_arrives_whole_and_silence_follows() -> None:
-    said = bytes(range(200))
-    stream, server = opened(CallerScript(said, ends_s=0.06))
-    *packets, stop = told(stream.advance(1.0))
-    events = [server.receive(json.dumps(packet)) for packet in packets]
-    assert b"".join(event.payload for event in events if isinstance(event, Media)) == said + QUIET * 280
-    assert server.receive(json.dumps(stop)) == Stopped()
-
-
 def test_the_caller_hangs_up_at_the_end() -> None:
     stream, _ = opened(CallerScript(b"", ends_s=0.04))
     commands = stream.advance(5.0)
@@ -71,28 +62,6 @@ def test_everything_happens_in_the_order_in_which_it_falls_due() -> None:
     stream.receive(server.mark("m"), 0.0)
     order = ["media", "dtmf", "media", "mark", "media", "dtmf", "media", "media", "stop"]
     assert kinds(stream.advance(0.2)) == order
-
-
-def test_a_mark_is_returned_when_the_buffer_reaches_it() -> None:
-    stream, server = opened(CallerScript(b"", ends_s=9.0))
-    stream.receive(server.media(b"\x01" * 88), 0.0)
-    assert stream.receive(server.mark("m"), 0.0) == []
-    assert stream.due_s() == 0.011
-    [returned] = told(stream.advance(0.011))
-    assert server.receive(json.dumps(returned)) == MarkPlayed("m")
-
-
-def test_a_mark_behind_nothing_is_returned_at_once() -> None:
-    stream, server = opened(CallerScript(b"", ends_s=9.0))
-    assert kinds(stream.receive(server.mark("m"), 0.001)) == ["mark"]
-
-
-def test_clear_returns_all_marks_at_once() -> None:
-    stream, server = opened(CallerScript(b"", ends_s=9.0))
-    stream.receive(server.media(b"\x01" * 8000), 0.0)
-    for name in ("a", "b"):
-        stream.receive(server.mark(name), 0.0)
-    assert [message["mark"]["name"] for message in told(stream.receive(server.clear(), 0.001))] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("lost", "least", "most"), [(0.0, 40, 40), (0.5, 10, 30), (1.0, 0, 0)])
@@ -179,7 +148,7 @@ def test_what_comes_after_the_end_is_let_pass() -> None:
 
 
 @given(st.lists(st.floats(0, 0.5), max_size=30), st.binary(max_size=3000))
-def test_however_late_it_is_woken_the_server_hears_the_same(waits: list[float], said: bytes) -> None:
+def test_however_late_it_is_advanced_the_server_receives_the_same(waits: list[float], said: bytes) -> None:
     stream, server = opened(CallerScript(said, ends_s=1.0))
     commands, now = list[Command](), 0.0
     for wait in [*waits, 20.0]:

@@ -33,7 +33,7 @@ def test_packets_of_a_group_leave_together() -> None:
     assert leaves_s == pytest.approx([0.06, 0.06, 0.06, 0.12, 0.12, 0.12, 0.18])
 
 
-def test_the_troubles_of_a_scenario_are_told_in_order() -> None:
+def test_the_troubles_of_a_scenario_are_reported_in_order() -> None:
     stall, unread, held, late, silent = (Window(at_s, 1.0) for at_s in (40.0, 10.0, 30.0, 20.0, 5.0))
     scenario = Scenario(stalls=(stall,), unread=(unread,), held=(held,), engine_late=(late,), silent=(silent,))
     assert scenario.troubles == (unread, late, held, stall)

@@ -53,7 +53,7 @@ async def test_a_wait_page_that_has_run_out_is_asked_for_again() -> None:
     assert paths(server) == ["/twilio/voice", "/wait", "/wait", "/wait", "/left"]
 
 
-async def test_a_call_that_is_told_to_leave_does_what_the_action_says() -> None:
+async def test_a_call_that_is_reported_to_leave_does_what_the_action_says() -> None:
     async with serving(echo, answers=[QUEUED, twiml.leave(), connect()]) as server:
         report = await simulate(options(server))
     assert len(report.streams) == 1
@@ -67,7 +67,7 @@ async def test_a_call_that_is_told_to_leave_does_what_the_action_says() -> None:
         (twiml.hangup(), float(LONG_S), Outcome.SERVER_HUNG_UP),
     ],
 )
-async def test_a_call_that_ends_in_the_queue_tells_the_action(page: str, patience_s: float, outcome: Outcome) -> None:
+async def test_a_call_that_ends_in_the_queue_calls_the_action(page: str, patience_s: float, outcome: Outcome) -> None:
     async with serving(answers=[QUEUED, page, twiml.hangup()]) as server:
         report = await simulate(replace(options(server), patience_s=patience_s))
     assert (report.outcome, report.streams) == (outcome, ())

@@ -7,18 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.protocol import (
-    Connected,
-    MarkPlayed,
-    Media,
-    ProtocolMisuse,
-    ProtocolViolation,
-    Reason,
-    Stopped,
-    StreamProtocol,
-    StreamState,
-    Unknown,
-)
+from app.twilio.events import Connected, Unknown
+from app.twilio.protocol import StreamProtocol, StreamState
+from app.twilio.wire import ProtocolMisuse, ProtocolViolation, Reason
 from tests.app.twilio.transcript import BY_KIND, CONNECTED, DTMF, MARK, MEDIA, START, STOP, STREAM_SID, changed
 
 
@@ -191,16 +182,3 @@ def test_no_garbage_raises_anything_but_a_violation(messages: list[str | bytes])
                 protocol.receive(message)
             except ProtocolViolation:
                 assert vars(protocol) == before
-
-
-@given(st.text(alphabet='{}[]":,0123456789.eE+-\\u"dntfrasl ', max_size=200))
-def test_no_json_like_text_is_a_message(message: str) -> None:
-    with pytest.raises(ProtocolViolation):
-        StreamProtocol().receive(message)
-
-
-def test_events_are_plain_values() -> None:
-    protocol = streaming()
-    assert protocol.receive(MEDIA) == Media(5, b"\x9e\x8f\x89\x86\x86\x89\x8e\x9c", 3)
-    assert protocol.receive(MARK) == MarkPlayed("my label")
-    assert protocol.receive(STOP) == Stopped()

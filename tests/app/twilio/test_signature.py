@@ -105,12 +105,6 @@ def test_any_other_url_is_refused(signed: str) -> None:
     assert not check().socket_valid("/media/t", by_hand(TOKEN, signed))
 
 
-def test_the_public_url_may_be_written_in_capitals_with_a_slash_and_a_prefix() -> None:
-    assert check("https://MyCompany.COM/Bridge/").webhook_valid(
-        "/Voice", [], by_hand(TOKEN, "https://mycompany.com/Bridge/Voice")
-    )
-
-
 PUBLIC_URLS = (
     ("https://Phone.Example.COM", ("https://Phone.Example.COM", "https://phone.example.com")),
     ("https://Phone.Example.COM/", ("https://Phone.Example.COM", "https://phone.example.com")),
@@ -179,12 +173,6 @@ def test_everything_works_on_loopback(host: str) -> None:
     assert loopback.socket_valid("/media/t", by_hand(TOKEN, f"ws://{host}/media/t"))
 
 
-def test_twilio_may_leave_a_standard_port_out_or_write_it() -> None:
-    for url in ("https://mycompany.com", "https://mycompany.com:443"):
-        for signed in ("https://mycompany.com/voice", "https://mycompany.com:443/voice"):
-            assert check(url).webhook_valid("/voice", [], by_hand(TOKEN, signed))
-
-
 @pytest.mark.parametrize(
     "url", ["", "mycompany.com", "wss://mycompany.com", "https://", "https://a?b=c", "https://a#b", "https://a:port"]
 )
@@ -206,8 +194,3 @@ def test_no_request_raises(path: str, form: list[tuple[str, str]], signature: st
 
 def test_half_a_surrogate_pair_is_refused_not_raised() -> None:
     assert not check().webhook_valid("/\ud800", [("\udfff", "\ud800")], "x" * 28)
-
-
-@given(st.lists(st.tuples(st.text(min_size=1), st.text())))
-def test_what_the_simulator_signs_the_server_accepts(form: list[tuple[str, str]]) -> None:
-    assert check().webhook_valid("/voice", form, sign(TOKEN, "https://mycompany.com/voice", form))

@@ -48,7 +48,7 @@ def test_a_stream_that_failed_says_why(fields: dict[str, str], code: int | None)
         ("Handshake Error", None, "Handshake Error"),
     ],
 )
-def test_an_error_is_told_with_its_code_once(error: str, code: int | None, sentence: str) -> None:
+def test_an_error_is_reported_with_its_code_once(error: str, code: int | None, sentence: str) -> None:
     assert StreamStatusCallback("stream-error", error, code).sentence == sentence
 
 
@@ -57,7 +57,7 @@ def test_a_length_that_is_no_number_is_none(duration: str) -> None:
     assert parse_status({"CallStatus": "completed", "CallDuration": duration}) == CallStatusCallback("completed")
 
 
-def test_a_callback_that_tells_nothing_is_nothing() -> None:
+def test_a_callback_that_says_nothing_is_nothing() -> None:
     assert parse_status({"CallSid": "CA1"}) is None
 
 

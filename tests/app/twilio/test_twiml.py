@@ -16,7 +16,7 @@ def test_connect_is_what_the_documentation_shows() -> None:
     )
 
 
-def test_the_fate_of_a_stream_is_asked_to_be_told() -> None:
+def test_the_fate_of_a_stream_is_asked_to_be_reported() -> None:
     (verb,) = ElementTree.fromstring(twiml.connect("wss://a.b/media/t", "https://a.b/after", {}, "https://a.b/status"))
     (stream,) = verb
     assert (stream.get("statusCallback"), stream.get("statusCallbackMethod")) == ("https://a.b/status", "POST")
@@ -26,7 +26,7 @@ def test_who_is_unwanted_is_rejected_without_a_reason() -> None:
     assert twiml.reject_caller() == '<?xml version="1.0" encoding="UTF-8"?><Response><Reject /></Response>'
 
 
-def test_a_place_in_line_is_what_the_documentation_shows() -> None:
+def test_a_place_in_the_queue_is_what_the_documentation_shows() -> None:
     assert twiml.enqueue("https://a.b/wait", "https://a.b/after") == (
         '<?xml version="1.0" encoding="UTF-8"?><Response>'
         '<Enqueue action="https://a.b/after" method="POST" waitUrl="https://a.b/wait" waitUrlMethod="POST">'

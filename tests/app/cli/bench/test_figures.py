@@ -35,7 +35,7 @@ def test_a_copy_is_heard_in_every_second_that_was_said() -> None:
     assert found.snr_db > 100
 
 
-def test_of_a_crowd_the_median_call_and_the_worst_one_are_told() -> None:
+def test_of_a_crowd_the_median_call_and_the_worst_one_are_reported() -> None:
     found = crowd_figures(Measured([report(later(delay_s)) for delay_s in (0.02, 0.1, 2.5)], {}))
     assert (found.calls, found.p50_ms, found.worst_p99_ms) == (3, 100.0, 2_500.0)
 

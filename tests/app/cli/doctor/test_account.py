@@ -90,7 +90,7 @@ async def test_a_number_that_leads_elsewhere_is_no_problem_before_there_is_a_tun
     assert "serve --tunnel --set-number" in finding.advice
 
 
-async def test_without_a_number_the_account_is_looked_at_all_the_same() -> None:
+async def test_without_a_number_the_account_is_checked_all_the_same() -> None:
     assert list(await examined(twilio_phone_number="")) == ["account", "calls at once", "clock"]
 
 
@@ -124,5 +124,5 @@ def test_a_minute_between_the_clocks_is_allowed(twilio_s: float, level: Level) -
     assert clock_finding(twilio_s, 1_000.0).level is level
 
 
-def test_an_answer_without_a_date_is_told() -> None:
+def test_an_answer_without_a_date_is_reported() -> None:
     assert clock_finding(None, 1_000.0).level is Level.NOTE

@@ -26,7 +26,7 @@ def test_a_call_log_that_can_be_written_is_good_and_recordings_are_not_asked_for
 
 
 @pytest.mark.parametrize(("url", "level"), [("off", Level.NOTE), ("mysql://host/calls", Level.PROBLEM)])
-def test_what_is_told_of_a_call_log_that_keeps_nothing(tmp_path: Path, url: str, level: Level) -> None:
+def test_what_is_reported_of_a_call_log_that_keeps_nothing(tmp_path: Path, url: str, level: Level) -> None:
     assert findings(settings(tmp_path, database_url=url))["DATABASE_URL"].level is level
 
 
@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hours", "level"), [(FEW_HOURS - 1, Level.NOTE), (FEW_HOURS, Level.GOOD)])
-def test_a_disk_with_room_for_few_recordings_is_told(
+def test_a_disk_with_room_for_few_recordings_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int, level: Level
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, hours * HOUR_BYTES))

@@ -70,7 +70,7 @@ def test_a_cloudflared_that_does_not_run_is_a_problem(tmp_path: Path, script: st
     ],
     ids=["whole", "part", "text", "list"],
 )
-def test_a_tunnels_token_is_looked_at_and_never_shown(token: str, level: Level) -> None:
+def test_a_tunnels_token_is_checked_and_never_shown(token: str, level: Level) -> None:
     found = findings(tunnel_token=token, public_url=PUBLIC)["TUNNEL_TOKEN"]
     assert found.level is level
     assert token not in found.found + found.advice
