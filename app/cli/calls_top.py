@@ -80,11 +80,11 @@ def _service_line(snapshot: dict[str, Any]) -> Text:
         state = "all slots taken"
     worst_ms = max((took_ms for _, took_ms in snapshot["steps"]), default=None)
     parts = [
-        f"{state}, {snapshot['speaks']}",
+        f"{state}, {snapshot['model']}",
         f"{snapshot['free_slots']} of {snapshot['slots']} slots free",
-        f"{snapshot['waiting']} in the queue",
-        f"worst step of the last minute {_ms(worst_ms)} of {snapshot['beat_ms']:.0f} ms",
-        f"event loop lag {_ms(snapshot['lag_ms'])}",
+        f"{snapshot['waiting']} in line",
+        f"worst step of the last minute {_ms(worst_ms)} of {snapshot['frame_period_ms']:.0f} ms",
+        f"loop lag {_ms(snapshot['lag_ms'])}",
     ]
     return Text(" · ".join(parts))
 
@@ -98,7 +98,7 @@ def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
         escape(f"{arrow}{call['number'] or 'withheld'}"),
         call["state"],
         f"{int(call['for_s']) // 60}:{int(call['for_s']) % 60:02}",
-        *map(_ms, (call["delay_ms"], call["lead_ms"], call["stages_ms"].get("step"))),
+        *map(_ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
         str(call["overruns"]),
         str(call["dropped"]),
         _bar(call["caller_dbfs"]),

@@ -1,7 +1,4 @@
-"""Headers that keep browsers from doing anything with our answers that was not meant.
-
-The policy allows nothing; a page that needs something says so itself, for what an answer says already stays.
-"""
+"""Security headers for every answer. The content policy allows nothing unless an answer brings its own."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,17 +14,17 @@ _STARTS = {"http.response.start", "websocket.http.response.start"}
 
 
 class SafeHeaders:
-    """An application whose every answer has them, refused sockets and errors included."""
+    """ASGI middleware that adds the headers, also to errors and refused upgrades."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_safely(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] in _STARTS:
                 headers = MutableHeaders(scope=message)
                 for name, value in SAFE.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, send_safely)
+        await self._app(scope, receive, send_with_headers)

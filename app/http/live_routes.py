@@ -1,76 +1,93 @@
-"""`/api/live`: what goes on right now, pushed over a socket or asked for; and the way to end a call."""
+"""What goes on right now: `/api/live`, pushed over a WebSocket or polled, and the events of one call."""
 
 import asyncio
-import json
-import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, HTTPException, Query, Response, WebSocket
+from starlette.websockets import WebSocketDisconnect
 
 from app.calls.manager import CallManager
-from app.http.feed import feed
 from app.http.operator_auth import OperatorAuth
-from app.http.webhooks import deny
-from app.logging import CallLog
+from app.http.operator_routes import json_response
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.twilio.events import CallSid
 
-log = logging.getLogger(__name__)
+MAX_READERS = 32
+SEND_WITHIN_S = 10.0
+"""A reader that accepts nothing for so long is gone."""
 
-MOST_READERS = 32
 
-
-def build_live_router(operators: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
-    """Return the routes by which operators look on, and end a call."""
-    router = APIRouter()
+def build_live_router(auth: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
+    router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
     readers: set[WebSocket] = set()
 
-    @router.websocket("/api/live")
+    @router.websocket("/live")
     async def push(websocket: WebSocket) -> None:
-        try:
-            operators.require(websocket)
-            if len(readers) >= MOST_READERS:
-                raise HTTPException(503, f"{MOST_READERS} are looking on already")
-        except HTTPException as refusal:
-            await deny(websocket, refusal)
-            return
+        if len(readers) >= MAX_READERS:
+            raise HTTPException(503, f"{MAX_READERS} pages are open already")
         readers.add(websocket)
         try:
-            await feed(websocket, _snapshots(live))
+            await send_texts(websocket, _snapshots(live))
         finally:
             readers.discard(websocket)
 
-    @router.get("/api/live")
-    async def ask(request: Request, first: bool = False) -> Response:
-        operators.require(request)
+    @router.get("/live")
+    async def poll(first: bool = False) -> Response:
         return Response(live.first() if first else live.latest(), media_type="application/json")
 
-    @router.get("/api/live/{call_sid}")
-    async def course(request: Request, call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
-        operators.require(request)
+    @router.get("/live/{call_sid}")
+    async def detail(call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
         record = manager.record(call_sid)
         if record is None:
             raise HTTPException(404, "this service has no such call any more")
         copy = record.copy()
-        told = await asyncio.to_thread(lambda: json.dumps(call_detail(copy, after)))
-        return Response(told, media_type="application/json")
+        return await json_response(lambda: call_detail(copy, after))
 
-    @router.post("/api/calls/{call_sid}/hangup", status_code=202)
-    async def hang_up(request: Request, call_sid: CallSid) -> dict[str, object]:
-        operators.require(request)
-        if not manager.hang_up(call_sid):
-            raise HTTPException(404, "no such call is on")
-        CallLog(log, call_sid).info("an operator hangs up")
-        return {"call_sid": call_sid}
+    @router.websocket("/calls/{call_sid}/events", dependencies=[Depends(auth.require_own_page)])
+    async def events(websocket: WebSocket, call_sid: CallSid, audio: bool = False) -> None:
+        if manager.call(call_sid) is None:
+            raise HTTPException(404, "no such call")
+        async with manager.events.subscribe(call_sid, audio=audio) as subscription:
+            await send_texts(websocket, (event.to_json() async for event in subscription))
 
     return router
 
 
 async def _snapshots(live: LiveView) -> AsyncIterator[str]:
-    """Yield one snapshot a beat, at the same moments for all readers, so that they share it."""
+    """Yield snapshots at the same moments for all readers, so that they share them."""
     yield live.first()
     while True:
         await asyncio.sleep(SNAPSHOT_EVERY_S - time.monotonic() % SNAPSHOT_EVERY_S)
         yield live.latest()
+
+
+async def send_texts(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
+    """Accept the socket and send until there is no more or the reader is gone; its messages are ignored."""
+    await websocket.accept()
+    tasks = {asyncio.create_task(_send(websocket, texts)), asyncio.create_task(_until_closed(websocket))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+async def _send(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
+    try:
+        async for text in texts:
+            async with asyncio.timeout(SEND_WITHIN_S):
+                await websocket.send_text(text)
+        await websocket.close()
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):  # the reader is gone
+        return
+
+
+async def _until_closed(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass

@@ -1,38 +1,75 @@
-"""Who may see and steer the service: whoever sits at this machine, and elsewhere whoever has OPERATOR_TOKEN."""
+"""Operators: whoever is at this machine and, elsewhere, whoever has OPERATOR_TOKEN or a session cookie for it.
 
+Browsers cannot send a token with a WebSocket, a link or an audio element. A cookie is its expiry time and a HMAC over
+it with the token as the key: sessions need no storage, outlive a restart, and end with the token.
+"""
+
+import hashlib
 import hmac
 import re
 import time
 from urllib.parse import urlsplit
 
+from fastapi import HTTPException
 from starlette.requests import HTTPConnection
 
 from app.config import is_loopback
-from app.http.rate_limit import Refusals, Refused
-from app.http.session_cookie import COOKIE, SessionCookies
+from app.http.rate_limit import RateLimiter, RefusalReason
 
 _SCHEME = "Bearer "
-_HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
-"""What proxies say of the one for whom they ask."""
+HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
+"""Set by proxies about their clients."""
+
+
+COOKIE = "moshi_bridge_operator"
+VALID_FOR_S = 12 * 3600
+_MAX_LENGTH = 100
+
+
+class SessionCookie:
+    """Issues and checks cookies for one token; an empty token accepts none."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def is_token(self, token: str) -> bool:
+        """Compare in constant time."""
+        return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
+
+    def issue(self, now: float) -> str:
+        """Return the value of a cookie that is valid for `VALID_FOR_S`."""
+        expiry = str(int(now) + VALID_FOR_S)
+        return f"{expiry}.{self._mac(expiry)}"
+
+    def accepts(self, cookie: str, now: float) -> bool:
+        """Tell whether this cookie was issued for this token and has not expired."""
+        expiry, _, mac = cookie[:_MAX_LENGTH].partition(".")
+        if not self._token or not hmac.compare_digest(mac.encode(errors="replace"), self._mac(expiry).encode()):
+            return False
+        return now < int(expiry)
+
+    def _mac(self, expiry: str) -> str:
+        message = b"signed in until " + expiry.encode(errors="replace")
+        return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
 
 
 class OperatorAuth:
     """The check that the page and every route under `/api/` begin with."""
 
-    def __init__(self, token: str, refusals: Refusals) -> None:
+    def __init__(self, token: str, limiter: RateLimiter) -> None:
         self._token = token
-        self._refusals = refusals
-        self.sign_ins = SessionCookies(token)
+        self._limiter = limiter
+        self.session_cookie = SessionCookie(token)
         self.has_token = bool(token)
         """Whether operators may come from elsewhere."""
 
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
-        if not self.lets_in(connection):
-            raise self._refusals.turn_away(connection, Refused.NO_OPERATOR)
+        if not self.is_operator(connection):
+            raise self._limiter.refuse(connection, RefusalReason.NO_OPERATOR)
 
-    def lets_in(self, connection: HTTPConnection) -> bool:
+    def is_operator(self, connection: HTTPConnection) -> bool:
         """Tell whether an operator asks: with the token, signed in, or at this machine."""
         given = connection.headers.get("authorization", "")
         if self._token and given:
@@ -43,18 +80,23 @@ class OperatorAuth:
 
     def is_signed_in(self, connection: HTTPConnection) -> bool:
         """Tell whether a browser shows a cookie of ours that is good."""
-        return self.sign_ins.accepts(connection.cookies.get(COOKIE, ""), time.time())
+        return self.session_cookie.accepts(connection.cookies.get(COOKIE, ""), time.time())
+
+    def require_own_page(self, connection: HTTPConnection) -> None:
+        """Raise HTTPException 403 for a page of another site in the operator's browser, even with the token."""
+        if not is_own_page(connection):
+            raise HTTPException(403, "not for pages of other sites")
 
     def require_token(self, connection: HTTPConnection, token: str) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
-        if not self.sign_ins.opens(token):
-            raise self._refusals.turn_away(connection, Refused.WRONG_TOKEN)
+        if not self.session_cookie.is_token(token):
+            raise self._limiter.refuse(connection, RefusalReason.WRONG_TOKEN)
 
 
 def is_own_page(connection: HTTPConnection) -> bool:
-    """Tell whether no page of another site asks, which browsers say: any page may send anything to anybody.
+    """Tell whether the request comes from no page of another site, by the headers that browsers set.
 
-    A link on another site that leads here is none of that: it shows nothing to the other site.
+    A link on another site may lead here: the answer is not shown to that site.
     """
     headers = connection.headers
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
@@ -64,15 +106,15 @@ def is_own_page(connection: HTTPConnection) -> bool:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
-    """Tell whether somebody at this machine asks.
+    """Tell whether the client is at this machine.
 
-    A tunnel or proxy connects from it too. It keeps the public host name or says for whom it asks; one that does
+    Tunnels and proxies connect from it too, but keep the public host name or set one of PROXY_HEADERS; one that does
     neither cannot be told from an operator.
     """
-    if any(name in connection.headers for name in PASSED_ON):
+    if any(name in connection.headers for name in PROXY_HEADERS):
         return False
     client = connection.client.host if connection.client else ""
-    return is_loopback(client) and is_loopback(_named(connection.headers.get("host", "")))
+    return is_loopback(client) and is_loopback(_host_name(connection.headers.get("host", "")))
 
 
 def _netloc(url: str) -> str:
@@ -82,10 +124,10 @@ def _netloc(url: str) -> str:
         return ""
 
 
-def _named(host: str) -> str:
-    """Return the name or address in a Host header, "" if it is none.
+def _host_name(host: str) -> str:
+    """Return the name or address in a Host header, "" if it is malformed.
 
-    `connection.url` would not do: in place of a host that is none it has the address that the server listens on.
+    `connection.url` has the listen address in place of a malformed host.
     """
-    found = _HOST.fullmatch(host)
+    found = HOST.fullmatch(host)
     return (found["name"] or found["v6"]).lower() if found else ""

@@ -1,8 +1,8 @@
-"""Twilio's paths, and what is wrong with a request of Twilio's that comes to another one.
+"""Twilio's paths, and what is wrong with a request that comes to another one.
 
-Consoles get a URL without the path, proxies leave a prefix on or drop the upgrade, redirects turn POST into GET. Each
-of these is refused with one line that says what to change. A slash behind the path is taken away, and so is the path of
-PUBLIC_URL before it: these requests work. Their signature covers the URL as Twilio was given it, slash and all.
+Consoles get a URL without the path, proxies leave a prefix on or drop the upgrade, redirects turn POST into GET:
+each is refused with one line that says what to change. A slash behind the path, and the path of PUBLIC_URL before it,
+are removed and work; the signature covers the URL as Twilio was given it, slash and all.
 """
 
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app.http.rate_limit import MEDIA_PATH, Refusals, Refused
+from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import SIGNATURE_HEADER
@@ -28,21 +28,21 @@ SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
 
 
 class TwilioPaths:
-    """An application behind the check of where Twilio's requests go."""
+    """ASGI middleware that refuses misdirected requests of Twilio's."""
 
-    def __init__(self, app: ASGIApp, public: PublicAddress, refusals: Refusals) -> None:
-        self._app, self._public, self._refusals = app, public, refusals
+    def __init__(self, app: ASGIApp, public: PublicAddress, limiter: RateLimiter) -> None:
+        self._app, self._public, self._limiter = app, public, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = _plain(scope, urlsplit(self._public.base_url).path)
+            scope = _normalize(scope, urlsplit(self._public.base_url).path)
             if reason := misdirected(scope):
-                await refuse(self._refusals.turn_away(HTTPConnection(scope), reason), scope, receive, send)
+                await _refuse(self._limiter.refuse(HTTPConnection(scope), reason), scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _plain(scope: Scope, prefix: str) -> Scope:
+def _normalize(scope: Scope, prefix: str) -> Scope:
     """Return the scope without PUBLIC_URL's path in front, and below `/twilio` without a slash behind."""
     path, raw_path = scope["path"], scope["raw_path"]
     if prefix and raw_path.startswith(f"{prefix}/".encode()):
@@ -52,24 +52,23 @@ def _plain(scope: Scope, prefix: str) -> Scope:
     return {**scope, "path": path, "raw_path": raw_path}
 
 
-def misdirected(scope: Scope) -> Refused | None:
+def misdirected(scope: Scope) -> RefusalReason | None:
     """Return why a request is none that Twilio should make, None if it is one, or none of Twilio's."""
     path: str = scope["path"]
     if ROOT not in path and SIGNATURE_HEADER not in Headers(scope=scope):
         return None
     is_socket = scope["type"] == "websocket"
     if path.startswith(SOCKETS):
-        return None if is_socket else Refused.NO_UPGRADE
+        return None if is_socket else RefusalReason.NO_UPGRADE
     if path in WEBHOOKS:
         if is_socket:
-            return Refused.WRONG_PATH
-        return None if scope["method"] == "POST" else Refused.WRONG_METHOD
+            return RefusalReason.WRONG_PATH
+        return None if scope["method"] == "POST" else RefusalReason.WRONG_METHOD
     has_prefix = path.removesuffix("/").endswith(WEBHOOKS) or any(socket in path for socket in SOCKETS)
-    return Refused.PREFIX if has_prefix else Refused.WRONG_PATH
+    return RefusalReason.PREFIX if has_prefix else RefusalReason.WRONG_PATH
 
 
-async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request or an upgrade that is refused."""
+async def _refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
     answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(answer)

@@ -1,6 +1,6 @@
-"""Refused requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
+"""RefusalReason requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
 
-Refusals are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
+RateLimiter are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
 Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel,
 from one address. `now` is in seconds, monotonic.
 """
@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import time
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -22,12 +21,12 @@ MINUTE_S = 60.0
 ADDRESSES_KEPT = 4_096
 NETWORK_BITS = 64
 MEDIA_PATH = "/twilio/media/"
-LONGEST_PATH = 100
-NO_ADDRESS = "somebody without an address"
+MAX_PATH_LENGTH = 100
+NO_ADDRESS = "a client without an address"
 
 
-class Refused(StrEnum):
-    """Why a request is refused, as the answer and the log say it: what is wrong, and what to change."""
+class RefusalReason(StrEnum):
+    """Why a request is refused and what to change, as the answer and the log say it."""
 
     UNSIGNED = "not signed by Twilio"
     WRONG_SIGNATURE = (
@@ -52,82 +51,70 @@ class Refused(StrEnum):
 
 
 STATUS = {
-    Refused.MALFORMED: HTTPStatus.BAD_REQUEST,
-    Refused.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    Refused.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
-    Refused.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-    Refused.WRONG_PATH: HTTPStatus.NOT_FOUND,
-    Refused.PREFIX: HTTPStatus.NOT_FOUND,
-    Refused.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
+    RefusalReason.MALFORMED: HTTPStatus.BAD_REQUEST,
+    RefusalReason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RefusalReason.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
+    RefusalReason.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+    RefusalReason.WRONG_PATH: HTTPStatus.NOT_FOUND,
+    RefusalReason.PREFIX: HTTPStatus.NOT_FOUND,
+    RefusalReason.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
 }
 """403 for all others."""
 HEADERS = {
-    Refused.TOO_SLOW: {"Connection": "close"},
-    Refused.TOO_LARGE: {"Connection": "close"},
-    Refused.WRONG_METHOD: {"Allow": "POST"},
-    Refused.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
+    RefusalReason.TOO_SLOW: {"Connection": "close"},
+    RefusalReason.TOO_LARGE: {"Connection": "close"},
+    RefusalReason.WRONG_METHOD: {"Allow": "POST"},
+    RefusalReason.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
 }
 
 
-@dataclass(slots=True)
-class _Tally:
-    since_s: float
-    refusals: int = 0
-
-
-class RefusalLimit:
-    """Count refusals by address, minute by minute, for the last `addresses_kept` addresses."""
+class RateLimiter:
+    """Refuses requests, counts them by reason, and limits the answers with a reason to `per_minute` an address."""
 
     def __init__(self, per_minute: int, addresses_kept: int = ADDRESSES_KEPT) -> None:
         self._per_minute = per_minute
         self._addresses_kept = addresses_kept
-        self._histograms: OrderedDict[str, _Tally] = OrderedDict()  # the longest quiet first
-
-    def reached(self, address: str, now: float) -> bool:
-        """Tell whether an address has had its refusals of this minute."""
-        histogram = self._histograms.get(_network(address))
-        return histogram is not None and now - histogram.since_s < MINUTE_S and histogram.refusals >= self._per_minute
-
-    def note(self, address: str, now: float) -> None:
-        """Count one refusal."""
-        network = _network(address)
-        histogram = self._histograms.setdefault(network, _Tally(now))
-        if now - histogram.since_s >= MINUTE_S:
-            histogram.since_s, histogram.refusals = now, 0
-        histogram.refusals += 1
-        self._histograms.move_to_end(network)
-        while len(self._histograms) > self._addresses_kept:
-            self._histograms.popitem(last=False)
-
-
-class Refusals:
-    """Makes the answers, counts them and logs them."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._limit = RefusalLimit(per_minute)
-        self.counts: Counter[Refused] = Counter()
-        """How many requests were refused for which reason."""
+        self._refused: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """When an address's minute began and its refusals since, by network, the longest unseen first."""
+        self.counts: Counter[RefusalReason] = Counter()
 
     def by_reason(self) -> dict[str, float]:
-        """Return how many requests were refused, by the name of every reason there is."""
-        return {reason.name.lower(): float(self.counts[reason]) for reason in Refused}
+        """Return the number of refusals for every reason there is."""
+        return {reason.name.lower(): float(self.counts[reason]) for reason in RefusalReason}
 
-    def turn_away(self, connection: HTTPConnection, reason: Refused) -> HTTPException:
-        """Return the answer, an error with the reason or 429, for the caller to raise."""
-        address, now = _address(connection), time.monotonic()
-        if self._limit.reached(address, now):
-            self.counts[Refused.TOO_MANY] += 1
-            return HTTPException(429, Refused.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
-        self._limit.note(address, now)
+    def refuse(self, connection: HTTPConnection, reason: RefusalReason) -> HTTPException:
+        """Return the exception to raise: the reason's status, or 429 beyond the limit."""
+        address, now = connection.client.host if connection.client else "", time.monotonic()
+        if self.is_limited(address, now):
+            self.counts[RefusalReason.TOO_MANY] += 1
+            return HTTPException(429, RefusalReason.TOO_MANY, {"Retry-After": str(round(MINUTE_S))})
+        self.count(address, now)
         self.counts[reason] += 1
-        log.warning(f"%s refused: {reason}", _printable(connection))  # one format for a reason: see `RepeatFilter`
-        if self._limit.reached(address, now):
-            log.warning("%s is refused without a word for a minute", _network(address))
+        log.warning(f"%s refused: {reason}", _printable(connection))  # one text per reason, for the log's rate limit
+        if self.is_limited(address, now):
+            log.warning("%s is refused without a reason for a minute", _network(address))
         return HTTPException(STATUS.get(reason, HTTPStatus.FORBIDDEN), reason.value, HEADERS.get(reason))
+
+    def is_limited(self, address: str, now: float) -> bool:
+        """Tell whether an address has used up this minute's refusals."""
+        since_s, refusals = self._refused.get(_network(address), (now, 0))
+        return now - since_s < MINUTE_S and refusals >= self._per_minute
+
+    def count(self, address: str, now: float) -> None:
+        network = _network(address)
+        since_s, refusals = self._refused.pop(network, (now, 0))
+        self._refused[network] = (now, 1) if now - since_s >= MINUTE_S else (since_s, refusals + 1)
+        while len(self._refused) > self._addresses_kept:
+            self._refused.popitem(last=False)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks whose refusals are counted."""
+        return tuple(self._refused)
 
 
 def _network(address: str) -> str:
-    """Return what an address stands for; one name for all that are none, as a proxy may say anything in their place."""
+    """Return the IPv4 address or IPv6 network; one name for whatever else a proxy wrote in its place."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -137,11 +124,7 @@ def _network(address: str) -> str:
     return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed), NETWORK_BITS), strict=False))
 
 
-def _address(connection: HTTPConnection) -> str:
-    return connection.client.host if connection.client else ""
-
-
 def _printable(connection: HTTPConnection) -> str:
-    """Return the path, on one line, without the token in it."""
+    """Return the path on one line, without the media socket's token."""
     before, media, _ = connection.scope["path"].partition(MEDIA_PATH)
-    return ascii(before[:LONGEST_PATH])[1:-1] + (f"{media}…" if media else "")
+    return ascii(before[:MAX_PATH_LENGTH])[1:-1] + (f"{media}…" if media else "")

@@ -1,12 +1,12 @@
-"""What Twilio sends us, checked: forms with their signature, and the upgrade of a socket."""
+"""Twilio's webhooks and upgrades, with their signatures checked."""
 
 import asyncio
 from urllib.parse import parse_qsl
 
-from fastapi import HTTPException, Request, Response, WebSocket
+from fastapi import HTTPException, Request
 from starlette.requests import HTTPConnection
 
-from app.http.rate_limit import Refusals, Refused
+from app.http.rate_limit import RateLimiter, RefusalReason
 from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
@@ -21,24 +21,24 @@ MAX_SID_LENGTH = 64
 
 
 class Webhooks:
-    """Checks Twilio's requests."""
+    """Reads Twilio's forms and checks what it signed."""
 
     def __init__(
-        self, public: PublicAddress, account_sid: str, refusals: Refusals, form_within_s: float = FORM_WITHIN_S
+        self, public: PublicAddress, account_sid: str, limiter: RateLimiter, form_within_s: float = FORM_WITHIN_S
     ) -> None:
         self._form_within_s = form_within_s
         self._public = public
         self._account_sid = account_sid
-        self._refusals = refusals
+        self._limiter = limiter
 
     async def read(self, request: Request) -> Form:
         """Return the form of a webhook. Raises HTTPException 413, 408, 400, 403 or 429 if it is none of Twilio's."""
         signature = request.headers.get(SIGNATURE_HEADER)
         pairs = await self._pairs(request) if signature or not self._public.check else []
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
-        check = self._public.check
-        if check and not check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature):
-            raise self._refusals.turn_away(request, Refused.WRONG_SIGNATURE if signature else Refused.UNSIGNED)
+        check, host = self._public.check, request.headers.get("host", "")
+        if check and not check.webhook_valid(f"{path}?{query}" if query else path, pairs, signature, host):
+            raise self._wrong_signature(request, signature)
         return self._form(request, dict(pairs), query)
 
     def check_socket(self, connection: HTTPConnection) -> None:
@@ -46,19 +46,22 @@ class Webhooks:
         signature = connection.headers.get(SIGNATURE_HEADER)
         check = self._public.check
         if check and not check.socket_valid(_path(connection), signature):
-            raise self._refusals.turn_away(connection, Refused.WRONG_SIGNATURE if signature else Refused.UNSIGNED)
+            raise self._wrong_signature(connection, signature)
 
     def refuse_token(self) -> HTTPException:
         """Return the answer to a socket whose request is signed, but whose token claims no call."""
-        self._refusals.counts[Refused.NO_TOKEN] += 1
-        return HTTPException(403, Refused.NO_TOKEN)
+        self._limiter.counts[RefusalReason.NO_TOKEN] += 1
+        return HTTPException(403, RefusalReason.NO_TOKEN)
+
+    def _wrong_signature(self, connection: HTTPConnection, signature: str | None) -> HTTPException:
+        return self._limiter.refuse(connection, RefusalReason.WRONG_SIGNATURE if signature else RefusalReason.UNSIGNED)
 
     def _form(self, request: Request, fields: dict[str, str], query: str) -> Form:
         call_sid = fields.get("CallSid", "")
         if not call_sid.isalnum() or not call_sid.isascii() or len(call_sid) > MAX_SID_LENGTH:
-            raise self._refusals.turn_away(request, Refused.MALFORMED)
+            raise self._limiter.refuse(request, RefusalReason.MALFORMED)
         if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
-            raise self._refusals.turn_away(request, Refused.OTHER_ACCOUNT)
+            raise self._limiter.refuse(request, RefusalReason.OTHER_ACCOUNT)
         return Form(CallSid(call_sid), fields, query)
 
     async def _pairs(self, request: Request) -> list[tuple[str, str]]:
@@ -66,18 +69,13 @@ class Webhooks:
         try:
             body = await read_body(request, MAX_FORM_BYTES, self._form_within_s)
         except TimeoutError:
-            raise self._refusals.turn_away(request, Refused.TOO_SLOW) from None
+            raise self._limiter.refuse(request, RefusalReason.TOO_SLOW) from None
         if body is None:
-            raise self._refusals.turn_away(request, Refused.TOO_LARGE)
+            raise self._limiter.refuse(request, RefusalReason.TOO_LARGE)
         try:
             return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
         except ValueError:
-            raise self._refusals.turn_away(request, Refused.MALFORMED) from None
-
-
-async def deny(websocket: WebSocket, refusal: HTTPException) -> None:
-    """Refuse a socket before it is accepted."""
-    await websocket.send_denial_response(Response(refusal.detail, refusal.status_code, refusal.headers))
+            raise self._limiter.refuse(request, RefusalReason.MALFORMED) from None
 
 
 def _path(connection: HTTPConnection) -> str:
@@ -85,12 +83,12 @@ def _path(connection: HTTPConnection) -> str:
     return path
 
 
-async def read_body(request: Request, most_bytes: int, within_s: float = FORM_WITHIN_S) -> bytes | None:
-    """Return the body of a request, None if it is larger than that. Raises TimeoutError."""
+async def read_body(request: Request, max_bytes: int, within_s: float = FORM_WITHIN_S) -> bytes | None:
+    """Return the body of a request, None if it is larger. Raises TimeoutError."""
     body = bytearray()
     async with asyncio.timeout(within_s):
         async for part in request.stream():
             body += part
-            if len(body) > most_bytes:
+            if len(body) > max_bytes:
                 return None
     return bytes(body)

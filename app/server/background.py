@@ -1,4 +1,4 @@
-"""Background tasks that nothing waits for: one that fails, or ends too early, ends the service."""
+"""Background tasks: one that fails, or ends too early, ends the service in order."""
 
 import asyncio
 import logging
@@ -20,30 +20,31 @@ class ServiceFailed(Exception):
 
 
 class BackgroundTasks:
-    """Runs tasks in a task group. `stop` is called when one of them, or a thread, has failed.
+    """Runs tasks in a task group; calls `stop` when one of them, or a thread, has failed.
 
-    `told` are errors that are no bugs: whoever asks for `failure` tells of them.
+    `user_errors` are no bugs and are not logged here.
     """
 
-    def __init__(self, group: asyncio.TaskGroup, stop: Callable[[], None], told: tuple[type[Exception], ...]) -> None:
-        self._group, self._stop, self._told = group, stop, told
+    def __init__(
+        self, group: asyncio.TaskGroup, stop: Callable[[], None], user_errors: tuple[type[Exception], ...]
+    ) -> None:
+        self._group, self._stop, self._user_errors = group, stop, user_errors
         self.failure: Exception | None = None
-        """What failed first."""
+        """The first error."""
 
     def start(self, name: str, run: Run) -> "asyncio.Task[None]":
-        """Start a task."""
         return self._group.create_task(self._watch(name, run), name=name)
 
     def fail(self, name: str, error: Exception) -> None:
-        """Note that something has failed, and stop."""
-        if not isinstance(error, self._told):
+        """Log the error, keep the first one, and stop."""
+        if not isinstance(error, self._user_errors):
             log.critical("%s has failed, the service stops", name, exc_info=error)
             error = ServiceFailed(f"{name} has failed: {error!r}")
         self.failure = self.failure or error
         self._stop()
 
     def watch_threads(self) -> Callable[[], None]:
-        """Take a thread that ends with an exception for a failure; return what undoes this."""
+        """Treat an exception that ends a thread as a failure; return a function that undoes this."""
         loop, before = asyncio.get_running_loop(), threading.excepthook
 
         def hook(failed: threading.ExceptHookArgs) -> None:
@@ -66,7 +67,7 @@ class BackgroundTasks:
 
 
 async def endless(run: Run) -> None:
-    """Run what runs until it is cancelled. Raises EndedEarly if it returns."""
+    """Run a task that ends only when cancelled. Raises EndedEarly if it returns."""
     await run()
     raise EndedEarly("it has returned")
 

@@ -1,8 +1,13 @@
-"""cloudflared as a process of ours, and its metrics port.
+"""cloudflared as a child process.
 
-Its log is read for ever, because a full pipe would stop it, but never for the URL: the metrics port tells that. It runs
-in a session of its own, so that a Ctrl-C at the terminal lets calls end first, and on a leash: a shell that ends it
-when our end of a pipe closes, in whatever way we die.
+A tunnel's token is passed in the environment: every user of the machine can read command lines. cloudflared reads its
+options from `TUNNEL_…` variables too, so those of the shell are removed, and so are our settings, which hold Twilio's
+token. It reads the first configuration file in any of five folders, and one with an ingress takes over a quick tunnel:
+so a quick tunnel is given an empty file. A named tunnel uses the operator's.
+
+The URL is read from its metrics port, never from its log: there the same pattern matches `api.trycloudflare.com` in
+error messages. Its log is drained, because a full pipe would block it. It has a session of its own, so that Ctrl-C at
+the terminal lets calls end first. A shell ends it when our end of its standard input closes, however we die.
 """
 
 import asyncio
@@ -10,33 +15,48 @@ import contextlib
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Self
 
 import aiohttp
 
-from app.server.tunnel_command import NO_CONFIG, url_of
-from app.server.tunnel_states import Look
+from app.config import NAMES, Settings, SettingsError, is_loopback
+from app.server.tunnel_state import TunnelStatus
+from app.setting_sources import PREFIX
+
+PROGRAM = "cloudflared"
+CREDENTIALS = Path("~/.cloudflared")
+NO_CONFIG = "/dev/null"
+HOW_TO_INSTALL = (
+    "brew install cloudflared (Mac), or the package for your system from "
+    "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
+)
+MAX_PORT = 65_535
+_HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
+
 
 log = logging.getLogger(__name__)
 
-LEASH = (
+WRAPPER = (
     'exec 3<&0; "$@" 3<&- </dev/null & tunnel=$!; '
-    '(read -r _ <&3; kill "$tunnel") >/dev/null 2>&1 & leash=$!; '
-    'exec 3<&-; wait "$tunnel"; status=$?; kill "$leash" 2>/dev/null; exit "$status"'
+    '(read -r _ <&3; kill "$tunnel") >/dev/null 2>&1 & watcher=$!; '
+    'exec 3<&-; wait "$tunnel"; status=$?; kill "$watcher" 2>/dev/null; exit "$status"'
 )
 ANSWER_WITHIN_S = 2.0
 STOP_WITHIN_S = 5.0
 READ_BYTES = 65_536
 LINE_BYTES = 1_000
-KEPT_LINES = 20
+LINES_KEPT = 20
 ERROR_MARK = " ERR "
 EMPTY_CONFIG = f"{NO_CONFIG} was empty"
-"""How it complains, as an error, of the file that a quick tunnel is given."""
+"""An error that cloudflared logs about the empty configuration of a quick tunnel."""
 
 
 class Cloudflared:
@@ -47,16 +67,16 @@ class Cloudflared:
         self._metrics = f"http://127.0.0.1:{metrics_port}"
         self._url = url
         self._secret = secret
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._draining = asyncio.create_task(self._drain())
 
     @classmethod
     async def start(
         cls, command: Sequence[str], environment: Mapping[str, str], metrics_port: int, url: str | None, secret: str
     ) -> Self:
-        """Start it. `url` is that of a named tunnel, None for a quick one; `secret` is kept out of every log line."""
+        """Start it. `url` is that of a named tunnel, None for a quick one; `secret` is hidden in log lines."""
         process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", LEASH, "cloudflared", *command),
+            *("/bin/sh", "-c", WRAPPER, "cloudflared", *command),
             env=dict(environment),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
@@ -65,29 +85,29 @@ class Cloudflared:
         )
         return cls(process, metrics_port, url, secret)
 
-    async def look(self) -> Look:
-        """Ask the metrics port; what does not answer has no URL and no connection."""
+    async def status(self) -> TunnelStatus:
+        """Read the metrics port; without an answer there is no URL and no connection."""
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)) as client:
                 async with client.get(f"{self._metrics}/ready") as answer:
                     connected = answer.status == HTTPStatus.OK
-                return Look(self._url or await self._quick_url(client), connected)
+                return TunnelStatus(self._url or await self._quick_url(client), connected)
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return Look(None, connected=False)
+            return TunnelStatus(None, connected=False)
 
-    async def died_within(self, seconds: float) -> bool:
-        """Wait so long for its end; tell whether it came."""
+    async def exited_within(self, seconds: float) -> bool:
+        """Wait for its end, for so long at most."""
         await asyncio.wait({self._draining}, timeout=seconds)
         return self._draining.done()
 
     @property
-    def last_words(self) -> str:
-        """Its last error, else its last line."""
+    def last_error(self) -> str:
+        """Its last error line, else its last line."""
         errors = [line for line in self._lines if ERROR_MARK in line]
-        return (errors or list(self._lines) or ["without a word"])[-1]
+        return (errors or list(self._lines) or ["no output"])[-1]
 
     async def stop(self) -> None:
-        """End it, and what it started; returns when it is gone."""
+        """End it and its children; return when they are gone."""
         if self._process.stdin:
             self._process.stdin.close()
         try:
@@ -104,24 +124,24 @@ class Cloudflared:
     async def _quick_url(self, client: aiohttp.ClientSession) -> str | None:
         async with client.get(f"{self._metrics}/quicktunnel") as answer:
             try:
-                said = json.loads(await answer.text())
+                body = json.loads(await answer.text())
             except ValueError:
                 return None
-        return url_of(said.get("hostname")) if isinstance(said, dict) else None
+        return url_of(body.get("hostname")) if isinstance(body, dict) else None
 
     async def _drain(self) -> None:
-        """Read its log until it ends, in pieces: a line may have any length."""
+        """Read its log to the end; a line may have any length."""
         assert self._process.stderr
         rest = b""
         while piece := await self._process.stderr.read(READ_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             rest = rest[:LINE_BYTES]
             for line in lines:
-                self._take(line)
-        self._take(rest)
+                self._log(line)
+        self._log(rest)
         await self._process.wait()
 
-    def _take(self, raw: bytes) -> None:
+    def _log(self, raw: bytes) -> None:
         line = raw[:LINE_BYTES].decode(errors="replace").strip()
         if self._secret:
             line = line.replace(self._secret, "…")
@@ -135,3 +155,39 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
+
+
+def find_cloudflared() -> str:
+    """Return the path of cloudflared. Raises SettingsError that says how to install it."""
+    if found := shutil.which(PROGRAM):
+        return found
+    raise SettingsError(f"cloudflared is not installed, and --tunnel needs it: {HOW_TO_INSTALL}")
+
+
+def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
+    """Return the command line of a tunnel to HOST and PORT."""
+    common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
+    if settings.tunnel.token:
+        return [program, "tunnel", *common, "run"]
+    if settings.tunnel.name:
+        return [program, "tunnel", *common, "run", "--url", settings.server.local_url, settings.tunnel.name]
+    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.server.local_url, *common]
+
+
+def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` without our settings, with the tunnel's token."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name.upper() not in NAMES and not name.upper().startswith((PREFIX, "TUNNEL_"))
+    }
+    return {**kept, "TUNNEL_TOKEN": settings.tunnel.token} if settings.tunnel.token else kept
+
+
+def url_of(hostname: object) -> str | None:
+    """Return the public URL of a tunnel's host name, None if it is no host name. A loopback host has no TLS."""
+    if not isinstance(hostname, str) or not (parts := _HOSTNAME.fullmatch(hostname)):
+        return None
+    if int(parts["port"] or 0) > MAX_PORT:
+        return None
+    return f"{'http' if is_loopback(parts['host']) else 'https'}://{hostname}"

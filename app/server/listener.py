@@ -1,7 +1,7 @@
-"""The web server: uvicorn, by its public interface alone, on a socket of ours.
+"""The web server: uvicorn on a socket of ours.
 
-It has no limit of connections: uvicorn's `limit_concurrency` counts WebSockets too and answers 503 to whoever comes
-last, which under a flood is Twilio. Nor does it close connections that send no request, or half of one: a proxy does
+Connections are not limited here: uvicorn's `limit_concurrency` counts WebSockets too and answers 503 to the newest,
+which in a flood is Twilio. Nor are connections closed that send no request or half of one; a proxy does both
 (docs/security.md).
 """
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_SOCKETS_WITHIN_S = 3
 KEEP_ALIVE_S = 130
-"""How long an idle connection stays open: longer than proxies keep theirs (cloudflared 90 s, Caddy 120 s), or they lose
-the request that they send at that moment."""
+"""Idle connections live longer than those of proxies (cloudflared 90 s, Caddy 120 s): a proxy that sends a request on a
+connection that is being closed loses it."""
 PING_EVERY_S = 20.0
 BACKLOG = 1024
 DESCRIPTORS = 4_096
@@ -31,13 +31,13 @@ _DENIED = "ASGI callable returned without completing handshake."
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return a socket bound to HOST and PORT. Raises SettingsError when they cannot be had."""
+    """Return a listening socket on HOST and PORT. Raises SettingsError."""
     family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.server.host, settings.server.port))
-        sock.listen(BACKLOG)  # now, so that a second service on the same port learns it at once
+        sock.listen(BACKLOG)  # now, so that a second service on this port fails at once
     except OSError as error:
         sock.close()
         reason = error.strerror or str(error)
@@ -48,11 +48,11 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class WebServer:
-    """Serves an application until `stop`; `when_begun` is called once uvicorn has taken the signals for itself."""
+    """Serves an application until `stop`; calls `on_start` once uvicorn has installed its signal handlers."""
 
-    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
         self.config = uvicorn.Config(
-            SafeHeaders(_Begun(app, when_begun)),
+            SafeHeaders(_OnStart(app, on_start)),
             lifespan="on",
             http="h11",
             ws="websockets-sansio",
@@ -75,29 +75,29 @@ class WebServer:
         await self._server.serve(sockets=[sock])
 
     def stop(self) -> None:
-        """Take no more connections, and let `serve` return."""
+        """Accept no more connections, and let `serve` return."""
         self._server.should_exit = True
 
 
-class _Begun:
-    """An application that tells when its lifespan begins, which ASGI says once the server is set up."""
+class _OnStart:
+    """ASGI middleware that calls `on_start` when the lifespan begins."""
 
-    def __init__(self, app: ASGIApp, when_begun: Callable[[], None]) -> None:
-        self._app, self._when_begun = app, when_begun
+    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
+        self._app, self._on_start = app, on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._when_begun()
+            self._on_start()
         await self._app(scope, receive, send)
 
 
 def _is_no_denial(record: logging.LogRecord) -> bool:
-    """Drop the error that uvicorn logs for every upgrade that is answered by an HTTP response, as ASGI allows."""
+    """Drop uvicorn's error for an upgrade that is answered by an HTTP response, which ASGI allows."""
     return record.msg != _DENIED
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have `DESCRIPTORS` files and sockets, as far as the system allows."""
+    """Raise the soft limit to `DESCRIPTORS`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -1,4 +1,4 @@
-"""`moshi-bridge serve`: settings in, a running service, an exit status out."""
+"""`moshi-bridge serve`: runs the service with its settings and returns an exit status."""
 
 import logging
 import socket
@@ -12,12 +12,12 @@ from rich.progress import Progress as Bars
 
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.server.background import ServiceFailed
+from app.server.cloudflared import find_cloudflared
 from app.server.listener import listen
-from app.server.number_override import NumberKeeper
+from app.server.number_override import NumberManager
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
 from app.server.service_tasks import service_tasks
-from app.server.tunnel_command import find_cloudflared
 from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
@@ -32,7 +32,7 @@ EXIT_FAILED, EXIT_SETTINGS = 1, 2
 
 
 class ProgressDisplay:
-    """Shows long work: a bar on a terminal, otherwise a line when a piece of work begins and ends."""
+    """Shows downloads and other long work: a bar on a terminal, otherwise a log line as it begins."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -41,7 +41,6 @@ class ProgressDisplay:
         self._is_terminal = console.is_terminal
 
     def show(self, progress: Progress) -> None:
-        """Take note of how far a piece of work has come."""
         if self._is_terminal:
             self._draw(progress)
         elif progress.what not in self._tasks:
@@ -59,7 +58,7 @@ class ProgressDisplay:
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until a signal; return the exit status. Problems with settings are told in one line."""
+    """Run the service until a signal; return the exit status."""
     display = ProgressDisplay(Console(stderr=True))
     try:
         settings.require_host()
@@ -68,18 +67,14 @@ def serve(settings: Settings) -> int:
         cloudflared = find_cloudflared() if settings.tunnel.start else None
         sock = listen(settings)
         with sock:
-            _tell_what_runs(settings)
+            _log_settings(settings)
             uvloop.run(_run(settings, manager, cloudflared, display, sock))
-    except (SettingsError, WorkerRefused, SelfTestFailed) as error:
+    except (SettingsError, WorkerRefused, SelfTestFailed, ServiceFailed) as error:
         flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return EXIT_FAILED if isinstance(error, ServiceFailed) else EXIT_SETTINGS
     except KeyboardInterrupt:
-        return 0
-    except ServiceFailed as error:
-        flush_logging()
-        print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        pass
     return 0
 
 
@@ -91,27 +86,25 @@ async def _run(
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 
-def _number(settings: Settings, service: Service) -> NumberKeeper | None:
+def _number(settings: Settings, service: Service) -> NumberManager | None:
     if not settings.twilio.set_number:
         return None
-    saved = SavedWebhook(
-        settings.model.cache / f"number-of-port-{settings.server.port}.json"
-    )  # no other service has this port
+    saved = SavedWebhook(settings.model.cache / f"number-of-port-{settings.server.port}.json")
     number = NumberOverride(open_rest(settings), settings.twilio.phone_number, saved)
-    return NumberKeeper(number, (NumberRefused, RestError), service.self_tested.wait)
+    return NumberManager(number, (NumberRefused, RestError), service.self_tested.wait)
 
 
-def _tell_what_runs(settings: Settings) -> None:
+def _log_settings(settings: Settings) -> None:
     is_quick_tunnel = settings.tunnel.start and not settings.tunnel.is_named
     webhook = "the tunnel's, once it is open" if is_quick_tunnel else f"{settings.server.base_url}/twilio/voice"
     log.info("listening on %s:%d, voice webhook %s", settings.server.host, settings.server.port, webhook)
     log.info("the operator's page is at %s/", settings.server.local_url)
     if is_quick_tunnel and settings.server.public_url:
-        log.warning("PUBLIC_URL is left aside: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+        log.warning("PUBLIC_URL is not used: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
     for name, doubt in settings.doubts.items():
         log.warning("%s: %s; copy it from the Twilio console", name, doubt)
     public = urlsplit(settings.server.base_url)
     if public.scheme == "http" and not is_loopback(public.hostname or "") and not is_quick_tunnel:
         log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.server.base_url)
     if not settings.twilio.checks_signatures:
-        log.warning("signatures are not checked: good for this machine alone")
+        log.warning("signatures are not checked: calls from this machine only")

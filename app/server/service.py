@@ -1,4 +1,4 @@
-"""Runs the service: the workers beneath, the web server on top, until a signal or a worker's refusal."""
+"""The service: workers, call manager, observers and web server, from the start to a signal or a failure."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.drain import Drain
@@ -17,115 +17,43 @@ from app.calls.manager import CallManager
 from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.router import CallRouter
-from app.config import EngineKind, RecordCalls, Settings, SettingsError
-from app.http.drain_routes import build_drain_router
-from app.http.history import History, build_history_router
-from app.http.live_routes import build_live_router
-from app.http.metrics_routes import build_metrics_router
-from app.http.operator_auth import OperatorAuth
-from app.http.page.routes import build_page_router
-from app.http.paths import TwilioPaths
-from app.http.rate_limit import Refusals
-from app.http.recording_routes import build_recording_router
-from app.http.routes import build_router
-from app.http.selftest import build_selftest_router
-from app.http.wait_routes import build_wait_router
-from app.http.webhooks import Webhooks
+from app.config import Settings, SettingsError
+from app.http.app import build_app
+from app.http.rate_limit import RateLimiter
+from app.server.assembly import model_name, open_call_log, open_recordings, open_traces, worker_config
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
-from app.server.pipeline_self_test import PipelineLost, PipelineSelfTest, SelfTestFailed
+from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import SignalHandler
-from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.from_record import ServiceIdentity
-from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
-from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.lines import hiding
-from workers.messages import PipelineMessage, Progress, Stage, WorkerConfig
-from workers.processors import usable_processors
+from workers.messages import PipelineMessage, Progress
 from workers.supervisor import Supervisor, WorkerRefused
 
 if TYPE_CHECKING:
-    from app.telemetry.traces import CallTraces
+    pass
 
 log = logging.getLogger(__name__)
 
-TESTED_SLOTS = 4
-SELF_TESTS = 3
-"""How often the self-test is begun, before the service gives up."""
-TOLD = (WorkerRefused, SelfTestFailed, SettingsError)
-"""Why a service cannot run, in one line each, for whoever started it."""
-
-
-def worker_config(settings: Settings) -> WorkerConfig:
-    """Return what every worker is told; the supervisor fills in its stage."""
-    return WorkerConfig(
-        stage=Stage.STEP,
-        slots=settings.calls.slots,
-        context=settings.model.context,
-        engine=settings.model.engine,
-        codec=settings.model.codec,
-        checkpoint=settings.model.checkpoint,
-        quantize=settings.model.quantize_bits,
-        cache=settings.model.cache,
-        greeting_frames=settings.greeting_steps,
-        max_call_s=settings.calls.max_seconds,
-        threads=max(1, usable_processors() // 3),
-        loopback_step_s=settings.model.loopback_step_ms / 1000,
-        sampling=settings.sampling.given,
-        log_format=settings.logging.format.resolve(),
-    )
-
-
-def open_call_log(settings: Settings) -> CallLogWriter | None:
-    """Return what keeps calls, None if DATABASE_URL is off. Raises SettingsError."""
-    address = find_address(settings)
-    account_sid, days = settings.twilio.account_sid, settings.call_log.days
-    return CallLogWriter(address, account_sid, who_speaks(settings), days) if address else None
-
-
-def open_recordings(settings: Settings) -> RecordingWriter | None:
-    """Return what records calls, None if RECORDINGS_DIR is empty."""
-    if settings.recording.folder is None:
-        return None
-    every_call = settings.recording.calls is RecordCalls.ALL
-    return RecordingWriter(
-        RecordingStore(settings.recording.folder), who_speaks(settings), every_call, settings.call_log.days
-    )
-
-
-def open_traces(settings: Settings) -> "CallTraces | None":
-    """Return what tells a collector of calls, None if TRACES_ENDPOINT is empty; OpenTelemetry is loaded only then."""
-    if not settings.traces.endpoint:
-        return None
-    from app.telemetry.traces import CallTraces
-
-    place = ServiceIdentity("", settings.twilio.account_sid, who_speaks(settings))
-    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, place, hiding(settings.secrets))
-
-
-def who_speaks(settings: Settings) -> str:
-    """Return what answers the calls, as the call log says it."""
-    return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"
+USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
+"""Errors that are no bugs: the message is one line for the person who started the service."""
 
 
 class Service:
-    """The web application, its manager and its workers; `redirector` redirects those who wait in line."""
+    """One service; `redirector` redirects callers who wait in the queue."""
 
     def __init__(
         self, settings: Settings, on_progress: Callable[[Progress], None], redirector: CallRedirector | None = None
     ) -> None:
         self.public = PublicAddress(settings)
         self.self_tested = asyncio.Event()
-        """Set once the workers have shown that they can."""
+        """Set once the workers have passed the self-test."""
         self.stopping = asyncio.Event()
-        """Set once no more calls are taken, while the last ones end."""
+        """Set once no more calls are accepted, while the last ones end."""
         self._stopped = False
         self._server: WebServer | None = None
         self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
@@ -133,18 +61,14 @@ class Service:
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
         self.manager = CallManager(settings, self.supervisor.send, self._can_serve, [*self._observers()])
-        self._refusals = Refusals(settings.operators.refusals_per_minute)
-        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-        self.app.add_middleware(TwilioPaths, public=self.public, refusals=self._refusals)
         self.lag = EventLoopLag()
         self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
-        for router in self._routers(settings):
-            self.app.include_router(router)
+        self.app = self._build_app(settings)
 
-    async def run(self, sock: socket.socket, beside: Sequence[Run] = ()) -> None:
-        """Serve on `sock` until a signal, or until cancelled; what runs `beside` is cancelled after the last call.
+    async def run(self, sock: socket.socket, tasks: Sequence[Run] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; `tasks` are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
@@ -156,24 +80,24 @@ class Service:
                 if keeper:
                     keeper.start()
                     stack.push_async_callback(keeper.stop)
-            failure = await self._run_tasks(self._server, sock, beside)
+            failure = await self._run_tasks(self._server, sock, tasks)
             if failure:
                 raise failure
 
-    async def _run_tasks(self, server: WebServer, sock: socket.socket, beside: Sequence[Run]) -> Exception | None:
+    async def _run_tasks(self, server: WebServer, sock: socket.socket, tasks: Sequence[Run]) -> Exception | None:
         """Run everything until the web server ends; return what has failed."""
         async with asyncio.TaskGroup() as group:
-            tasks = BackgroundTasks(group, self._stop, TOLD)
-            restore_hook = tasks.watch_threads()
-            supervising = tasks.start("the supervisor", partial(endless, self.supervisor.run))
+            background = BackgroundTasks(group, self._stop, USER_ERRORS)
+            restore_hook = background.watch_threads()
+            supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
-                tasks.start("the self-test", self._run_self_test),
-                tasks.start("the lag gauge", partial(endless, self.lag.watch)),
-                tasks.start("the waiting room", self.call_queue.run),
-                tasks.start("the drain", partial(self.drain.run, self._stop)),
+                background.start("the self-test", self._run_self_test),
+                background.start("the event loop lag", partial(endless, self.lag.watch)),
+                background.start("the call queue", self.call_queue.run),
+                background.start("the drain", partial(self.drain.run, self._stop)),
             ]
-            serving = tasks.start("the web server", partial(server.serve, sock))
-            service_tasks = [tasks.start(_name(companion), companion) for companion in beside]
+            serving = background.start("the web server", partial(server.serve, sock))
+            service_tasks = [background.start(_name(task), task) for task in tasks]
             try:
                 await asyncio.wait({serving})
             finally:
@@ -183,14 +107,14 @@ class Service:
                 await cancel(*own)
                 await cancel(supervising)
                 restore_hook()
-        return tasks.failure
+        return background.failure
 
     def _observers(self) -> Iterator[ObserverFactory]:
         """Yield what watches calls; the recorder first, since the records of the others name its recording."""
         yield self._record
         keeps = [keeper.keep for keeper in (self._call_log, self._traces) if keeper]
         for keep in keeps:
-            yield lambda call, keep=keep: RecordObserver(call.session, call.reservation.slot, keep)  # type: ignore[misc]
+            yield lambda call, keep=keep: RecordObserver(call.session, call.reservation.slot, keep)
         if self._recordings and self._call_log:
             self._recordings.on_late_fault = self._call_log.keep
 
@@ -200,29 +124,27 @@ class Service:
         record_nothing(call.session, call.request.record)
         return None
 
-    def _routers(self, settings: Settings) -> Iterator[APIRouter]:
-        """Yield everything that can be asked: by Twilio, then by operators."""
-        board, refusals = self.manager, self._refusals
-        webhooks = Webhooks(self.public, settings.twilio.account_sid, refusals)
-        operators = OperatorAuth(settings.operators.token, refusals)
-        call_router = CallRouter(settings, self.public, board, self.call_queue)
-        yield build_router(webhooks, call_router, board, operators, self.lag)
-        yield build_wait_router(webhooks, call_router)
-        yield build_selftest_router(self.public, webhooks, operators)
-        yield build_drain_router(operators, self.drain, board, settings.calls.max_seconds)
-        yield build_recording_router(settings.recording.folder, operators.require)
+    def _build_app(self, settings: Settings) -> FastAPI:
+        call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
+        limiter = RateLimiter(settings.operators.refusals_per_minute)
         sources = MetricSources(
-            *(settings, board, self.supervisor, call_router, self.call_queue),
-            *(refusals.by_reason, self.lag, self._call_log, self._recordings, self._traces),
+            *(settings, self.manager, self.supervisor, call_router, self.call_queue),
+            *(limiter.by_reason, self.lag, self._call_log, self._recordings, self._traces),
         )
-        yield build_metrics_router(sources.families, operators.require)
-        live = LiveView(board, self.call_queue.__len__, self.lag, who_speaks(settings))
-        yield build_live_router(operators, board, live)
-        yield build_history_router(operators, History(find_address(settings)))
-        yield build_page_router(operators)
+        return build_app(
+            settings,
+            public=self.public,
+            manager=self.manager,
+            call_router=call_router,
+            drain=self.drain,
+            lag=self.lag,
+            live=LiveView(self.manager, self.call_queue.__len__, self.lag, model_name(settings)),
+            limiter=limiter,
+            metrics=sources.families,
+        )
 
     async def _run_self_test(self) -> None:
-        took_s = await self._test_pipeline()
+        took_s = await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
         slots = self.supervisor.slots
         freeze_gc()
         self.manager.start_accepting(slots, took_s)
@@ -230,22 +152,11 @@ class Service:
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
-    async def _test_pipeline(self) -> float:
-        """Return what a frame takes. A pipeline that is lost during its test is tested again once it is back."""
-        for attempt in range(1, SELF_TESTS + 1):
-            await self.supervisor.wait_ready()
-            try:
-                return await self._self_test.run(min(self.supervisor.slots, TESTED_SLOTS))
-            except PipelineLost:
-                if attempt == SELF_TESTS:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
-
     def _can_serve(self) -> bool:
         return self.self_tested.is_set() and self.supervisor.ready and self.public.is_open
 
     def _handle_signal(self, number: signal.Signals) -> None:
-        """Drain at the first signal but SIGINT, if there is time for it; stop at SIGINT and whatever comes second."""
+        """Drain at the first SIGTERM or SIGHUP if DRAIN_SECONDS is set; stop at SIGINT and at any second signal."""
         if self._stopped:
             log.warning("%s: the service is stopping already", number.name)
         elif number is not signal.SIGINT and self.drain.limit_s and not self.drain.begun:
@@ -275,8 +186,8 @@ class Service:
             self._self_test.on_pipeline_lost(reason)
 
 
-def _name(companion: Run) -> str:
-    function = companion
+def _name(task: Run) -> str:
+    function = task
     while isinstance(function, partial):
         function = function.args[0] if function.func is endless else function.func
     return str(getattr(function, "__qualname__", function))

@@ -1,60 +1,56 @@
-"""What runs beside the web server: the tunnel, the number that leads here, and the line to systemd."""
+"""The tasks that run beside the web server: tunnel, number override, systemd notifications."""
 
 import asyncio
 import os
 from functools import partial
 
 from app.config import ServiceManager, Settings
-from app.http.selftest import prove
+from app.http.selftest import probe
 from app.server.background import Run, endless
-from app.server.cloudflared import Cloudflared, free_port
-from app.server.number_override import NumberKeeper, keep_pointed
+from app.server.cloudflared import Cloudflared, free_port, tunnel_command, tunnel_environment
+from app.server.number_override import NumberManager, set_number_once_reachable
 from app.server.service import Service
-from app.server.systemd import tell_systemd
-from app.server.tunnel import TunnelKeeper
-from app.server.tunnel_command import tunnel_command, tunnel_environment
+from app.server.systemd import notify_systemd
+from app.server.tunnel import TunnelManager
 
 
 def service_tasks(
-    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberKeeper | None
+    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberManager | None
 ) -> list[Run]:
-    """Return what these settings ask to run beside a service.
+    """Return the tasks that these settings ask for.
 
-    `cloudflared` is the program's path, None without a tunnel; `number` is None when it is to be left as it is.
+    `cloudflared` is the program's path, None without a tunnel; `number` is None if it is not to be changed.
     """
-    beside: list[Run] = []
-    proof = partial(
-        prove, auth_token=next(iter(settings.twilio.auth_tokens), None), service_name=service.public.service_name
-    )
+    tasks: list[Run] = []
+    token = next(iter(settings.twilio.auth_tokens), None)
+    probe_service = partial(probe, auth_token=token, service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        beside.append(partial(endless, TunnelKeeper(service.public, start, proof, number).run))
+        tasks.append(partial(endless, TunnelManager(service.public, start, probe_service, number).run))
     elif number:
-        beside.append(partial(keep_pointed, settings.server.base_url, proof, number))
+        tasks.append(partial(set_number_once_reachable, settings.server.base_url, probe_service, number))
     if number:
-        beside.append(partial(_put_back, number, service.stopping))
+        tasks.append(partial(_restore_number, number, service.stopping))
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
-        beside.append(partial(endless, partial(tell_systemd, service, manager.notify_socket, watchdog_s)))
-    return beside
+        tasks.append(partial(endless, partial(notify_systemd, service, manager.notify_socket, watchdog_s)))
+    return tasks
 
 
 async def _start(settings: Settings, program: str) -> Cloudflared:
     metrics_port = free_port()
-    url = settings.server.public_url if settings.tunnel.is_named else None
     return await Cloudflared.start(
         tunnel_command(settings, program, metrics_port),
         tunnel_environment(settings, os.environ),
         metrics_port,
-        url,
+        settings.server.public_url if settings.tunnel.is_named else None,
         settings.tunnel.token,
     )
 
 
-async def _put_back(number: NumberKeeper, stopping: asyncio.Event) -> None:
-    """Put the number back as soon as no more calls are taken; the last calls go on meanwhile."""
+async def _restore_number(number: NumberManager, stopping: asyncio.Event) -> None:
+    """Restore the number once no more calls are accepted; the last calls go on meanwhile."""
     try:
         await stopping.wait()
-        await number.restore()
     finally:
-        await number.restore()  # to its end, though the service be gone by then
+        await number.restore()

@@ -1,7 +1,4 @@
-"""The signals that end a program: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
-
-A program that was started with SIGHUP ignored, by nohup, say, goes on ignoring it.
-"""
+"""The signals that end a program: SIGINT (Ctrl-C), SIGTERM and, unless ignored as under nohup, SIGHUP."""
 
 import asyncio
 import signal
@@ -10,27 +7,26 @@ from typing import Self
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that end this program."""
     ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM, *(() if ignores_hangup else (signal.SIGHUP,)))
 
 
 def interrupt_on_stop() -> None:
-    """Let each of them end a command as Ctrl-C does, so that what it has started ends with it."""
+    """Let each of them raise KeyboardInterrupt, so that a command ends what it has started."""
     for number in stop_signals():
         if number != signal.SIGINT:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class SignalHandler:
-    """Calls `on_signal` on the running event loop for each of them, while in the block."""
+    """Calls `on_signal` on the running event loop for each of them; a context manager."""
 
     def __init__(self, on_signal: Callable[[signal.Signals], None]) -> None:
         self._on_signal = on_signal
         self._before = {number: signal.getsignal(number) for number in stop_signals()}
 
     def install(self) -> None:
-        """Take the signals; again where something else has taken them since."""
+        """Install the handlers, in place of uvicorn's if that has installed its own."""
         for number in self._before:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 

@@ -1,6 +1,6 @@
-"""Keeps a public address open: tunnel, proof, number; and all of it again when the tunnel is lost.
+"""Keeps a public address open: starts cloudflared, probes the address, sets the number, and starts over when it ends.
 
-Calls that run are left alone throughout.
+Running calls are not touched.
 """
 
 import asyncio
@@ -9,88 +9,84 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
-from app.http.selftest import NotProved
+from app.http.selftest import ProbeFailed
 from app.server.cloudflared import Cloudflared
-from app.server.number_override import NumberKeeper
-from app.server.tunnel_states import Patience, Prove, Restart, State, TunnelCourse, Wait, back_off_s
+from app.server.number_override import NumberManager
+from app.server.tunnel_state import Probe, Restart, TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
 from app.twilio.public_address import PublicAddress
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
+STATUS_EVERY_S = 1.0
 
 
-class TunnelKeeper:
-    """Runs cloudflared, and opens the public address whenever a signed socket comes back through it.
-
-    `start` starts one cloudflared, `prove` sends the socket (raises NotProved), `number` is pointed when there is one.
-    """
+class TunnelManager:
+    """Opens the public address once a signed socket has come back through cloudflared."""
 
     def __init__(
         self,
         public: PublicAddress,
         start: Callable[[], Awaitable[Cloudflared]],
-        prove: Callable[[str], Awaitable[None]],
-        number: NumberKeeper | None = None,
-        patience: Patience | None = None,
-        look_every_s: float = LOOK_EVERY_S,
+        probe: Callable[[str], Awaitable[None]],
+        number: NumberManager | None = None,
+        timeouts: TunnelTimeouts | None = None,
+        status_every_s: float = STATUS_EVERY_S,
     ) -> None:
         self._public = public
         self._start = start
-        self._prove = prove
+        self._probe = probe
         self._number = number
-        self._patience = patience
-        self._look_every_s = look_every_s
+        self._timeouts = timeouts
+        self._status_every_s = status_every_s
 
     async def run(self) -> None:
         """Keep the address open until cancelled."""
         failures = 0
         while True:
-            reason, was_open = await self._live_once()
+            reason, was_open = await self._run_once()
             self._public.is_open = False
             failures = 0 if was_open else failures + 1
-            pause_s = back_off_s(failures)
+            pause_s = backoff_s(failures)
             log.warning("the tunnel is gone (%s), again in %.0f s", reason, pause_s)
             await asyncio.sleep(pause_s)
 
-    async def _live_once(self) -> tuple[str, bool]:
-        """Run one cloudflared to its end; return why it ended and whether calls could come meanwhile."""
+    async def _run_once(self) -> tuple[str, bool]:
+        """Run one cloudflared to its end; return why it ended and whether the address was open meanwhile."""
         try:
             tunnel = await self._start()
         except OSError as error:
             return f"cannot start: {error.strerror}", False
         log.info("cloudflared is started")
-        course = TunnelCourse(time.monotonic(), self._patience)
-        was_open = False
+        machine, was_open = TunnelStateMachine(time.monotonic(), self._timeouts), False
         try:
-            while not await tunnel.died_within(self._look_every_s):
-                match course.see(await tunnel.look(), time.monotonic()):
-                    case Wait():
+            while not await tunnel.exited_within(self._status_every_s):
+                match machine.on_status(await tunnel.status(), time.monotonic()):
+                    case None:
                         pass
-                    case Prove(url):
-                        await self._try(course, url)
-                        was_open |= course.state is State.OPEN
+                    case Probe(url):
+                        machine.on_probe(await self._open(url), time.monotonic())
+                        was_open |= machine.state is TunnelState.OPEN
                     case Restart(reason):
                         return reason, was_open
-                    case step:
-                        assert_never(step)
-            return f"it died: {tunnel.last_words}", was_open
+                    case action:
+                        assert_never(action)
+            return f"it died: {tunnel.last_error}", was_open
         finally:
             await tunnel.stop()
 
-    async def _try(self, course: TunnelCourse, url: str) -> None:
+    async def _open(self, url: str) -> bool:
+        """Probe `url`; open the address and set the number if it leads here."""
         if url != self._public.base_url:
             self._public.is_open = False
             self._public.move(url)
         try:
-            await self._prove(url)
-        except NotProved as error:
-            course.disproved(time.monotonic())
+            await self._probe(url)
+        except ProbeFailed as error:
             log.warning("not open yet: %s", error)
-            return
-        course.proved(time.monotonic())
+            return False
         if not self._public.is_open:
             self._public.is_open = True
             log.info("the tunnel is open: %s/twilio/voice leads here", url)
             if self._number:
                 await self._number.point(url)
+        return True

@@ -30,25 +30,25 @@ MAX_POINTS = 240
 STATES = {
     CallState.RESERVED: "ringing",
     CallState.CONNECTED: "connecting",
-    CallState.LIVE: "on",
+    CallState.LIVE: "active",
     CallState.DRAINING: "ending",
-    CallState.ENDED: "over",
+    CallState.ENDED: "ended",
 }
 OUTBOUND = "outbound"
 
 
 class LiveView:
-    """The calls of one manager; `waiting` counts the callers in the queue, `speaks` is the checkpoint."""
+    """The calls of one manager; `waiting` counts the callers in the queue, `model` is the checkpoint."""
 
     def __init__(
         self,
         manager: CallManager,
         waiting: Callable[[], int],
         lag: EventLoopLag,
-        speaks: str,
+        model: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._manager, self._waiting, self._lag, self._speaks, self._now = manager, waiting, lag, speaks, clock
+        self._manager, self._waiting, self._lag, self._model, self._now = manager, waiting, lag, model, clock
         self._latest = ""
         self._made_s = float("-inf")
 
@@ -73,8 +73,8 @@ class LiveView:
             "slots": manager.slots,
             "free_slots": manager.free_slots,
             "waiting": self._waiting(),
-            "speaks": self._speaks,
-            "beat_ms": FRAME_S * 1000,
+            "model": self._model,
+            "frame_period_ms": FRAME_S * 1000,
             "processing_ms": _ms(manager.statistics.processing_s),
             "lag_ms": _ms(self._lag.worst_s(LAG_OVER_S)),
             "steps": _steps(calls, now - back_s),
@@ -96,7 +96,7 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
         "ended_s": _since_reserved(record, record.ended_s),
         "counts": dict(record.counts),
         "text": _text(record, min(after, len(record.text))),
-        "delays_ms": _maxima_ms(list(record.latencies_s)),
+        "latencies_ms": _maxima_ms(list(record.latencies_s)),
     }
 
 
@@ -112,8 +112,8 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
         "caller_dbfs": round(levels.caller.level_dbfs(now), 1),
         "moshi_dbfs": round(levels.moshi.level_dbfs(now), 1),
-        "delay_ms": _ms(median(latencies_s)) if latencies_s else None,
-        "lead_ms": _ms(call.session.buffered_s(now)),
+        "latency_ms": _ms(median(latencies_s)) if latencies_s else None,
+        "buffered_ms": _ms(call.session.buffered_s(now)),
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},
         "overruns": record.counts["overruns"],
         "dropped": record.counts["frames_dropped"],

@@ -35,13 +35,17 @@ class SignatureCheck:
         if not auth_tokens or not all(auth_tokens):
             raise ValueError("at least one auth token is needed, and none may be empty")
         checked_base(public_url)
-        base = public_url.rstrip("/")
+        self._public_url = base = public_url.rstrip("/")
         self._webhook_bases, self._socket_bases = spellings(base), spellings(socket_url(base))
         self._validators = [RequestValidator(token) for token in auth_tokens]
 
-    def webhook_valid(self, path_and_query: str, form: FormPairs, signature: str | None) -> bool:
-        """Check a form POST; `path_and_query` is as on the request line, percent signs and all."""
-        return self._valid([base + path_and_query for base in self._webhook_bases], path_and_query, form, signature)
+    def webhook_valid(self, path_and_query: str, form: FormPairs, signature: str | None, host: str = "") -> bool:
+        """Check a form POST; `path_and_query` is as on the request line, percent signs and all.
+
+        `host`, the Host header, adds its own spelling where it differs from the public host in case alone.
+        """
+        bases = {*self._webhook_bases, *_in_case_of(self._public_url, host)}
+        return self._valid([base + path_and_query for base in bases], path_and_query, form, signature)
 
     def socket_valid(self, path: str, signature: str | None) -> bool:
         """Check a WebSocket upgrade; `path` is as on the request line. It is the URL of the TwiML that is signed.
@@ -118,6 +122,15 @@ def spellings(url: str) -> frozenset[str]:
     places = {spelt for cased in (place, place.lower()) for spelt in _places(parts, cased)}
     netlocs = places | {f"{user}{at}{spelt}" for spelt in places}
     return frozenset(parts._replace(netloc=netloc).geturl() for netloc in netlocs)
+
+
+def _in_case_of(url: str, host: str) -> frozenset[str]:
+    """Return the spellings of `url` with its host as in a Host header; none if that names another host."""
+    parts, name = urlsplit(url), host.partition(":")[0]
+    if not name or name.lower() != parts.hostname:
+        return frozenset()
+    user, at, place = parts.netloc.rpartition("@")
+    return spellings(parts._replace(netloc=f"{user}{at}{name}{place[len(name) :]}").geturl())
 
 
 def _places(parts: SplitResult, place: str) -> Iterator[str]:

@@ -8,10 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.http.headers import SafeHeaders
-from app.http.operator_auth import OperatorAuth
+from app.http.operator_auth import COOKIE, OperatorAuth
 from app.http.page.routes import ASSETS, build_page_router
-from app.http.rate_limit import Refusals
-from app.http.session_cookie import COOKIE
+from app.http.rate_limit import RateLimiter
 
 TOKEN = "a-long-operator-token"
 ELSEWHERE = "https://phone.example.com"
@@ -20,7 +19,7 @@ ELSEWHERE = "https://phone.example.com"
 def browser(token: str = "", base_url: str = "http://127.0.0.1", refusals: int = 9) -> httpx.AsyncClient:
     """Return somebody who comes from this machine, or through a tunnel if the name is public."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(build_page_router(OperatorAuth(token, Refusals(refusals))))
+    app.include_router(build_page_router(OperatorAuth(token, RateLimiter(refusals))))
     return httpx.AsyncClient(transport=httpx.ASGITransport(SafeHeaders(app)), base_url=base_url)
 
 

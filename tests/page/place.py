@@ -6,18 +6,17 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
 from aiohttp import web
 
 from app.audio import mulaw
 from app.calls.active_call import ActiveCall as LiveCall
-from app.config import Settings, read_settings
 from app.server.service import Service
 from app.twilio.events import CallSid
-from tests.processes.pipeline import PATIENCE_S, log_lines
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone
+from tests.service.phone import Call, Phone
+from tests.service.served import served
 from workers.messages import Frame
 
 OPERATOR_TOKEN = "a-long-operator-token"
@@ -66,37 +65,16 @@ async def hum(call: Call) -> None:
         await call.hear()
 
 
-def page_settings(folder: Path, **changes: object) -> Settings:
-    wanted = {
-        "engine": "loopback",
-        "codec": "loopback",
-        "max_calls": 3,
-        "public_url": PUBLIC,
-        "twilio_auth_token": TOKEN,
-        "twilio_account_sid": ACCOUNT,
+@contextlib.asynccontextmanager
+async def serving(folder: Path, port: int = 0, **changes: object) -> AsyncIterator[Place]:
+    """Run a service with a call log and an operator token until the block ends, or until it ends by itself."""
+    wanted: dict[str, Any] = {
         "operator_token": OPERATOR_TOKEN,
         "database_url": f"sqlite:///{folder / 'calls.db'}",
+        "max_calls": 3,
     }
-    return read_settings(**{**wanted, **changes})
-
-
-@contextlib.asynccontextmanager
-async def served(settings: Settings, port: int = 0) -> AsyncIterator[Place]:
-    """Run a service until the block ends, or until it ends by itself."""
-    with socket.create_server(("127.0.0.1", port)) as sock:
-        port = sock.getsockname()[1]
-        service = Service(settings, lambda _: None)
-        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            serving = asyncio.create_task(service.run(sock))
-            async with asyncio.timeout(PATIENCE_S):
-                while "ready for calls" not in await log.get():
-                    pass
-            try:
-                yield Place(service, Phone(port, http))
-            finally:
-                serving.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await serving
+    async with served(port, **{**wanted, **changes}) as running:
+        yield Place(running.service, running.phone)
 
 
 @contextlib.asynccontextmanager

@@ -13,9 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
-from app.http import feed
-from app.http.live_routes import MOST_READERS
-from tests.page.place import OPERATOR_TOKEN, Place, page_settings, served
+from app.http import live_routes
+from tests.page.place import OPERATOR_TOKEN, Place, serving
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
 
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with served(page_settings(tmp_path_factory.mktemp("live"))) as running:
+    async with serving(tmp_path_factory.mktemp("live")) as running:
         yield running
 
 
@@ -55,7 +54,7 @@ async def test_a_call_is_told_from_beginning_to_end(place: Place) -> None:
             assert (call["call_sid"], call["number"]) == (call_sid, "…0001")
             while not (snapshot := await told(socket))["steps"]:
                 pass
-            while snapshot["calls"][0]["delay_ms"] is None:
+            while snapshot["calls"][0]["latency_ms"] is None:
                 snapshot = await told(socket)
             assert snapshot["calls"][0]["stages_ms"].keys() == {"encode", "step", "decode"}
         await until(socket, 0)
@@ -116,7 +115,7 @@ async def test_the_token_lets_in_from_elsewhere(place: Place) -> None:
 
 async def test_no_more_look_on_than_can_and_who_leaves_makes_room(place: Place) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(MOST_READERS):
+        for _ in range(live_routes.MAX_READERS):
             await told(await stack.enter_async_context(looking(place)))
         with pytest.raises(InvalidStatus) as refused:
             await looking(place)
@@ -151,10 +150,10 @@ async def test_a_reader_who_takes_nothing_is_given_up(monkeypatch: pytest.Monkey
         while True:
             yield "{}"
 
-    monkeypatch.setattr(feed, "TAKEN_WITHIN_S", 0.001)
+    monkeypatch.setattr(live_routes, "SEND_WITHIN_S", 0.001)
     stuck = Stuck()
     async with asyncio.timeout(PATIENCE_S):
-        await feed.feed(stuck, texts())
+        await live_routes.send_texts(stuck, texts())
     assert stuck.sending == 1
 
 
@@ -164,4 +163,4 @@ async def test_what_goes_wrong_in_the_making_is_not_hidden() -> None:
         yield ""
 
     with pytest.raises(ZeroDivisionError):
-        await feed.feed(Stuck(), texts())
+        await live_routes.send_texts(Stuck(), texts())

@@ -20,8 +20,7 @@ from tests.page.place import (
     TUNNEL,
     Place,
     evil_site,
-    page_settings,
-    served,
+    serving,
 )
 from tests.processes.pipeline import PATIENCE_S
 
@@ -40,7 +39,7 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with served(page_settings(tmp_path_factory.mktemp("page"))) as running:
+    async with serving(tmp_path_factory.mktemp("page")) as running:
         yield running
 
 
@@ -74,7 +73,7 @@ async def page(context: "BrowserContext") -> "AsyncIterator[Page]":
 
 async def test_a_call_is_seen_heard_and_read_until_it_ends(place: Place, page: "Page") -> None:
     await page.goto(place.url)
-    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.get_by_text("No active calls.")).to_be_visible()
     await expect(page.locator("#free")).to_have_text("3 of 3")
     async with place.call() as call_sid:
         card = page.locator("#calls > li")
@@ -98,7 +97,7 @@ async def test_a_call_is_seen_heard_and_read_until_it_ends(place: Place, page: "
         await card.locator(".listen").click()
         await expect(card.locator(".listen")).to_have_attribute("aria-pressed", "false")
     await expect(card).to_have_count(0)
-    await expect(page.get_by_text("Nobody is on the line.")).to_be_visible()
+    await expect(page.get_by_text("No active calls.")).to_be_visible()
     await expect(page.locator("#recent tbody tr").first).to_contain_text("…0001")
     assert "+1555" not in await page.content()
 
@@ -109,12 +108,12 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(place: Place, page: 
         await page.goto(place.url)
         await page.locator("#calls .number").click()
         await expect(page).to_have_url(re.compile(f"#/call/{call_sid}$"))
-        await expect(page.locator("#call-state")).to_have_text("on")
+        await expect(page.locator("#call-state")).to_have_text("active")
         await expect(page.locator("#said")).to_contain_text("One")
         place.thinks(call_sid, " two")
         await expect(page.locator("#said")).to_contain_text("One two")
-        await expect(page.locator("#delays-told")).to_contain_text(re.compile(r"From \d+ ms to \d+ ms"))
-    await expect(page.locator("#call-state")).to_have_text("over")
+        await expect(page.locator("#latencies-text")).to_contain_text(re.compile(r"From \d+ ms to \d+ ms"))
+    await expect(page.locator("#call-state")).to_have_text("ended")
     await expect(page.locator("#happened")).to_contain_text("ended")
     await expect(page.locator("#facts")).to_contain_text(call_sid)
     await expect(page.locator("#said")).to_contain_text("One two")
@@ -233,13 +232,13 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
 
 async def test_a_service_that_goes_away_is_told_and_one_that_comes_back_found(tmp_path: Path, page: "Page") -> None:
     """Drained from the page, which ends a service without calls at once."""
-    async with served(page_settings(tmp_path)) as first:
+    async with serving(tmp_path) as first:
         await page.goto(first.url)
         await page.get_by_role("button", name="Drain").click()
         await page.get_by_role("dialog").get_by_role("button", name="Drain").click()
         await expect(page.locator("#lost")).to_contain_text("does not answer")
         await expect(page.locator("#state")).to_have_text("no connection")
-    async with served(page_settings(tmp_path), first.phone.port):
+    async with serving(tmp_path, first.phone.port):
         await expect(page.locator("#state")).to_have_text("ready")
         await expect(page.locator("#lost")).to_be_hidden()
 
@@ -335,7 +334,7 @@ PLAYED = """document.getElementById("sound").addEventListener("timeupdate", ({ta
 
 
 async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_path: Path, page: "Page") -> None:
-    async with served(page_settings(tmp_path, recordings_dir=str(tmp_path / "recordings"))) as place:
+    async with serving(tmp_path, recordings_dir=str(tmp_path / "recordings")) as place:
         async with place.call() as call_sid:
             await page.goto(f"{place.url}#/call/{call_sid}")
             await expect(page.locator("#call-clock")).to_have_text("0:01")
@@ -343,7 +342,7 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_pa
             await expect(page.locator("#said li")).to_have_count(1)
             await expect(page.locator("#call-clock")).to_have_text("0:06")
         await expect(page.locator("#sound")).to_be_visible()
-        await expect(page.locator("#sound-told")).to_contain_text(re.compile("0:0[67] long"))
+        await expect(page.locator("#sound-text")).to_contain_text(re.compile("0:0[67] long"))
         inked = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
           .filter((value, place) => place % 4 === 3 && value).length"""
         assert await page.locator("#wave").evaluate(inked) > 1_000

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.config import CodecKind, read_settings
-from app.server.service import worker_config
+from app.server.assembly import worker_config
 from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
 from workers.supervisor import Supervisor
 

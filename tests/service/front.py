@@ -1,26 +1,23 @@
 """The service's routes and manager without a server and without workers, on a clock in our hands."""
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import httpx
-from fastapi import FastAPI
 from starlette.types import Message
 
+from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.config import Settings, read_settings
-from app.http.operator_auth import OperatorAuth
-from app.http.paths import TwilioPaths
-from app.http.rate_limit import Refusals
-from app.http.routes import build_router
-from app.http.selftest import build_selftest_router
-from app.http.wait_routes import build_wait_router
-from app.http.webhooks import Webhooks
+from app.http.app import build_app
+from app.http.rate_limit import RateLimiter
 from app.telemetry.event_loop_lag import EventLoopLag
+from app.telemetry.live import LiveView
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
@@ -56,16 +53,20 @@ class Front:
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
         self.manager.start_accepting(self.settings.calls.slots, processing_s=0.0)
-        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-        public, refusals = PublicAddress(self.settings), Refusals(self.settings.operators.refusals_per_minute)
-        self.app.add_middleware(TwilioPaths, public=public, refusals=refusals)
-        webhooks = Webhooks(public, self.settings.twilio.account_sid, refusals)
-        operators = OperatorAuth(self.settings.operators.token, refusals)
+        public = PublicAddress(self.settings)
         call_queue = CallQueue(self.manager, self.settings.calls.queue_length, None, public)
-        call_router = CallRouter(self.settings, public, self.manager, call_queue)
-        self.app.include_router(build_router(webhooks, call_router, self.manager, operators, EventLoopLag()))
-        self.app.include_router(build_wait_router(webhooks, call_router))
-        self.app.include_router(build_selftest_router(public, webhooks, operators))
+        lag = EventLoopLag()
+        self.app = build_app(
+            self.settings,
+            public=public,
+            manager=self.manager,
+            call_router=CallRouter(self.settings, public, self.manager, call_queue),
+            drain=Drain(self.manager, 0, asyncio.Event()),
+            lag=lag,
+            live=LiveView(self.manager, lambda: 0, lag, "line test"),
+            limiter=RateLimiter(self.settings.operators.refusals_per_minute),
+            metrics=list,
+        )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 
     async def post(self, path: str, fields: Mapping[str, str], signature: str | None) -> httpx.Response:

@@ -5,7 +5,6 @@ The simulator is the telephone network and its REST API in one: the service redi
 
 import asyncio
 import contextlib
-import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.calls.record import CallRecord
-from app.config import read_settings
 from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
 from app.simulator.remote import Redirect, Remote
 from app.simulator.report import CallReport, Outcome
-from tests.processes.pipeline import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
+from tests.service.served import served
 
 FIRST = ["CA1", "CA2"]
 LATER = ["CA3", "CA4", "CA5"]
@@ -78,27 +77,9 @@ class Town:
 
 @contextlib.asynccontextmanager
 async def town(mode: str, has_dialler: bool = True) -> AsyncIterator[Town]:
-    settings = read_settings(
-        engine="loopback",
-        codec="loopback",
-        max_calls=2,
-        when_busy=mode,
-        public_url=PUBLIC,
-        twilio_auth_token=TOKEN,
-        twilio_account_sid=ACCOUNT,
-    )
     orders = Orders()
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        service = Service(settings, lambda _: None, orders if has_dialler else None)
-        async with log_lines("app") as log:
-            serving = asyncio.create_task(service.run(sock))
-            async with asyncio.timeout(PATIENCE_S):
-                while "ready for calls" not in await log.get():
-                    pass
-            yield Town(service, sock.getsockname()[1], orders)
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+    async with served(max_calls=2, when_busy=mode, redirector=orders if has_dialler else None) as running:
+        yield Town(running.service, running.phone.port, orders)
 
 
 def most_at_once(records: Sequence[CallRecord], begins: Callable[[CallRecord], float | None]) -> int:

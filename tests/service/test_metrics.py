@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from app.http.metrics_routes import write_page
+from app.http.operator_routes import write_metrics
 from app.telemetry.metrics.families import gauge
 from tests.app.telemetry.metrics.test_families import samples
 from tests.processes.pipeline import PATIENCE_S
@@ -105,6 +105,6 @@ async def test_other_tasks_run_between_two_families_of_the_page() -> None:
             await asyncio.sleep(0)
 
     running = asyncio.create_task(others())
-    await write_page(gauge(f"number_{number}", "", number) for number in range(20))
+    await write_metrics(gauge(f"number_{number}", "", number) for number in range(20))
     running.cancel()
     assert turns >= 20

@@ -1,74 +1,112 @@
-"""What real traffic does that no specification says, replayed over HTTP and sockets against one running service.
+"""What real traffic does that no specification says, replayed against one running service.
 
-The facts are from public bug reports. A refused request must leave one line in the log that says what to change, and a
-count in the metrics. The service answers its caller with an echo; one start serves all tests of this file.
+The facts are from public bug reports. A refused request leaves one warning that says what to change, and a count in the
+metrics. Where a row is about a command or another program, that is run, or the function behind it.
 """
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner, Result
 from websockets.asyncio.client import connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
 
-from app.http.rate_limit import Refused
-from app.twilio import twiml
-from app.twilio.events import CallSid
-from app.twilio.signature import sign
+from app.calls.record import CallRecord, EndReason
+from app.cli.main import cli
+from app.config import SettingsError, read_settings
+from app.http.rate_limit import RefusalReason
+from app.http.selftest import ProbeFailed, probe
+from app.server.cloudflared import Cloudflared, tunnel_command, tunnel_environment
+from app.server.listener import KEEP_ALIVE_S, WebServer
+from app.server.service import Service
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.report import Outcome
+from app.twilio.events import CallSid, Stopped
+from app.twilio.signature import sign, socket_url
+from app.twilio.twiml import Connect, Hangup, Reject, Verb, parse
+from scripts.make_call import cli as make_call
+from tests.app.cli.test_dialling import NO_NUMBERS, NUMBERS
+from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
+from tests.app.telemetry.call_log.test_address import REFUSED_QUERIES
+from tests.app.test_setting_sources import CONDA_HOSTS, SPELLINGS
+from tests.app.twilio.test_parties import ALICE_SPELLINGS, ANN_SPELLINGS, CLIENT_SPELLINGS, WITHHELD
+from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code, form, media, new_call_sid, start
-from tests.service.test_serve import GOOD, Program, free_port, serve
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, form, media, new_call_sid, start
+from tests.service.served import served
+from tests.service.test_serve import LOOPBACK, free_port, serve
+from tests.tunnel.place import install
+from tests.tunnel.standin import FILES, FOLDERS, SYSTEM_FOLDERS
+from tests.workers.checkpoints.test_locate import POINTER, refusal
+from tests.workers.conftest import Make, make  # noqa: F401 - a fixture
+from workers.checkpoints.files import TOKENIZER
+from workers.lines import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
-SOCKET_BASE = PUBLIC.replace("https:", "wss:")
+SOCKET_BASE = socket_url(PUBLIC)
 SUBACCOUNT = "AC" + "1" * 32
+SLOTS = 8
+ANN, EVE = "+15550100001", "+15550100009"
+LOOK_AGAIN_S = 0.05
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+class LogRecords(logging.Handler):
+    """What the service logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def warnings(self, since: int) -> list[str]:
+        return [one.getMessage() for one in self.records[since:] if one.levelno >= logging.WARNING]
+
+
 @dataclass
 class Running:
-    """The service as a process: what it is sent, what it has logged so far, what it has counted."""
+    """A service that listens, with Twilio's side of it."""
 
-    program: Program
+    service: Service
     phone: Phone
-    lines: list[str] = field(default_factory=list)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    log: LogRecords
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def http(self) -> httpx.AsyncClient:
         return self.phone.http
 
     @property
-    def port(self) -> int:
-        return self.phone.port
+    def free_slots(self) -> int:
+        return self.service.manager.free_slots
 
-    async def read_log(self) -> None:
-        """Collect lines until the log ends."""
-        assert self.program.process.stderr
-        async for line in self.program.process.stderr:
-            self.lines.append(line.decode().rstrip("\n"))
-            self._news.set()
+    def record(self, call_sid: CallSid) -> CallRecord:
+        record = self.service.manager.record(call_sid)
+        assert record
+        return record
 
-    async def logged(self, since: int, *texts: str) -> list[str]:
-        """Return the lines that have all these texts, from line number `since` on, at least one."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := [line for line in self.lines[since:] if all(text in line for text in texts)]):
-                self._news.clear()
-                await self._news.wait()
-        return found
-
-    async def refusals(self, reason: Refused) -> float:
-        """Return how many requests were refused for this reason."""
+    async def refusals(self, reason: RefusalReason) -> float:
+        """Return how many requests were refused for this reason, from the metrics."""
         answer = (await self.http.get("/metrics")).raise_for_status()
         for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:
@@ -77,68 +115,101 @@ class Running:
         raise AssertionError(f"no count for {reason.name}")
 
     @contextlib.asynccontextmanager
-    async def refusing(self, reason: Refused) -> AsyncIterator[None]:
+    async def refusing(self, reason: RefusalReason) -> AsyncIterator[None]:
         """Expect that the block's one request is refused for this reason: one warning, counted once."""
-        since, before = len(self.lines), await self.refusals(reason)
+        since, before = len(self.log.records), await self.refusals(reason)
         yield
-        (line,) = await self.logged(since, f"refused: {reason}")
-        assert '"level": "warning"' in line
+        (warning,) = self.log.warnings(since)
+        assert warning.endswith(f"refused: {reason}")
         assert await self.refusals(reason) == before + 1
 
     async def send(
-        self, method: str, path: str, fields: Mapping[str, str] | None = None, url: str | None = None
+        self, method: str, path: str, fields: Mapping[str, str] | None = None, url: str | None = None, **headers: str
     ) -> httpx.Response:
         """Send a form, signed for `url` or, if None, for the path at PUBLIC_URL."""
         fields = form(new_call_sid()) if fields is None else fields
-        headers = {"X-Twilio-Signature": sign(TOKEN, url or PUBLIC + path, fields.items())}
+        headers["X-Twilio-Signature"] = sign(TOKEN, url or PUBLIC + path, fields.items())
         content = {"data": dict(fields)} if method == "POST" else {}
         return await self.http.request(method, path, headers=headers, **content)  # type: ignore[arg-type]
 
+    async def ring(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> Verb:
+        """Return the answer to a voice webhook."""
+        token = {"I-Twilio-Idempotency-Token": webhook_token} if webhook_token else {}
+        url = f"{self.service.public.base_url}{VOICE}"
+        answer = await self.send("POST", VOICE, {**form(call_sid), **fields}, url, **token)
+        (verb,) = parse(answer.raise_for_status().text)
+        return verb
+
+    @contextlib.asynccontextmanager
+    async def stream(self, call_sid: CallSid, verb: Verb, prefix: str = "", slash: str = "") -> AsyncIterator[Call]:
+        """Open the socket of an answer, at another path than the TwiML's if one is given, and hear the service."""
+        assert isinstance(verb, Connect)
+        local = f"ws://127.0.0.1:{self.phone.port}{prefix}{verb.url[verb.url.index('/twilio/') :]}{slash}"
+        headers = {"X-Twilio-Signature": sign(TOKEN, verb.url)}
+        async with connect(local, additional_headers=headers, compression=None, proxy=None) as opened:
+            call = Call(call_sid, opened)
+            await call.begin()
+            await call.speaks()
+            yield call
+
+    async def call(self, **fields: str) -> CallSid:
+        """Place a call, hang up, and return once the call log has its end."""
+        call_sid = new_call_sid()
+        async with self.stream(call_sid, await self.ring(call_sid, **fields)) as call:
+            await call.socket.send(call.carrier.send(Stopped()))
+            assert await closing_code(call.socket) == 1000
+        await self.logged(call_sid)
+        return call_sid
+
+    async def logged(self, call_sid: CallSid, streams: int = 1) -> dict[str, Any]:
+        """Return a call as the call log has it, once so many of its streams have ended."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                answer = await self.http.get(f"/api/history/{call_sid}")
+                kept: dict[str, Any] = answer.json() if answer.status_code == 200 else {"streams": []}
+                if sum(bool(stream["ended_at"]) for stream in kept["streams"]) >= streams:
+                    return kept
+                await asyncio.sleep(LOOK_AGAIN_S)  # a thread writes
+
+    async def command(self, *arguments: str) -> Result:
+        """Run a command with the settings of this service."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return await asyncio.to_thread(CliRunner().invoke, cli, list(arguments))
+
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, **settings: str) -> AsyncIterator[Running]:
-    """Start a service, and collect what it logs."""
-    port = free_port()
-    many = {"REFUSALS_PER_MINUTE": "100000", "MAX_CALLS": "8", "LOG_FORMAT": "json"}
-    async with (
-        serve(folder, **{**GOOD, **many, **settings}, PORT=str(port)) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        service = Running(program, Phone(port, http))
-        reading = asyncio.create_task(service.read_log())
-        try:
-            await service.logged(0, "ready for calls")
-            yield service
-        finally:
-            program.process.kill()
-            await reading
+async def running(folder: Path, **settings: object) -> AsyncIterator[Running]:
+    """Start a service with a call log and recordings."""
+    environment = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "RECORDINGS_DIR": f"{folder}/recordings"}
+    wanted: dict[str, Any] = {
+        "max_calls": SLOTS,
+        "refusals_per_minute": 100_000,
+        **{name.lower(): value for name, value in environment.items()},
+    }
+    log, logger = LogRecords(), logging.getLogger("app")
+    async with served(**{**wanted, **settings}) as running:
+        logger.addHandler(log)
+        yield Running(running.service, running.phone, log, folder, {**environment, "COLUMNS": "160"})
+        logger.removeHandler(log)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    async with running(tmp_path_factory.mktemp("bridge")) as service:
-        yield service
+async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.server.listener.PING_EVERY_S", 0.1)
+        async with running(tmp_path_factory.mktemp("bridge")) as service:
+            yield service
 
 
-def stream_url(answer: httpx.Response) -> str:
-    """Return the address of the socket in the TwiML of an answer."""
-    (verb,) = twiml.parse(answer.raise_for_status().text)
-    assert isinstance(verb, twiml.Connect)
-    return verb.url
-
-
-@contextlib.asynccontextmanager
-async def talking(service: Running, call_sid: CallSid, url: str, path: str | None = None) -> AsyncIterator[None]:
-    """Open the socket of a call, at another path than the TwiML's if one is given, and see its stream begin."""
-    local = url.replace(SOCKET_BASE, f"ws://127.0.0.1:{service.port}") if path is None else path
-    headers = {"X-Twilio-Signature": sign(TOKEN, url)}
-    async with connect(local, additional_headers=headers, compression=None, proxy=None) as opened:
-        await opened.send('{"event":"connected","protocol":"Call","version":"1.0.0"}')
-        await opened.send(start(call_sid))
-        await opened.send(media(2))
-        async with asyncio.timeout(PATIENCE_S):
-            assert await opened.recv()
-        yield
+@pytest_asyncio.fixture(loop_scope="module")
+async def service(started: Running) -> Running:
+    """The service at its own address, with the calls of the test before ended."""
+    started.service.public.move(PUBLIC)
+    for call in started.service.manager.calls:
+        call.end(EndReason.SHUTDOWN)
+    return started
 
 
 # Requests that go to the wrong place
@@ -147,23 +218,23 @@ async def talking(service: Running, call_sid: CallSid, url: str, path: str | Non
 @pytest.mark.parametrize(
     ("method", "path", "reason", "status"),
     [
-        ("GET", VOICE, Refused.WRONG_METHOD, 405),
-        ("GET", STATUS, Refused.WRONG_METHOD, 405),
-        ("PUT", VOICE, Refused.WRONG_METHOD, 405),
-        ("POST", "/", Refused.WRONG_PATH, 404),
-        ("GET", "/", Refused.WRONG_PATH, 404),
-        ("POST", "/voice", Refused.WRONG_PATH, 404),
-        ("POST", "/twilio", Refused.WRONG_PATH, 404),
-        ("POST", "/twilio/Voice", Refused.WRONG_PATH, 404),
-        ("POST", "/bridge/twilio/voice", Refused.PREFIX, 404),
-        ("POST", "/bridge/twilio/voice/", Refused.PREFIX, 404),
-        ("GET", "/bridge/twilio/media/token", Refused.PREFIX, 404),
-        ("GET", "/twilio/media/token", Refused.NO_UPGRADE, 426),
-        ("GET", "/twilio/selftest", Refused.NO_UPGRADE, 426),
+        ("GET", VOICE, RefusalReason.WRONG_METHOD, 405),
+        ("GET", STATUS, RefusalReason.WRONG_METHOD, 405),
+        ("PUT", VOICE, RefusalReason.WRONG_METHOD, 405),
+        ("POST", "/", RefusalReason.WRONG_PATH, 404),
+        ("GET", "/", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/voice", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/twilio", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/twilio/Voice", RefusalReason.WRONG_PATH, 404),
+        ("POST", "/bridge/twilio/voice", RefusalReason.PREFIX, 404),
+        ("POST", "/bridge/twilio/voice/", RefusalReason.PREFIX, 404),
+        ("GET", "/bridge/twilio/media/token", RefusalReason.PREFIX, 404),
+        ("GET", "/twilio/media/token", RefusalReason.NO_UPGRADE, 426),
+        ("GET", "/twilio/selftest", RefusalReason.NO_UPGRADE, 426),
     ],
 )
 async def test_a_request_that_goes_to_the_wrong_place_is_told_what_to_change(
-    service: Running, method: str, path: str, reason: Refused, status: int
+    service: Running, method: str, path: str, reason: RefusalReason, status: int
 ) -> None:
     async with service.refusing(reason):
         answer = await service.send(method, path)
@@ -173,132 +244,281 @@ async def test_a_request_that_goes_to_the_wrong_place_is_told_what_to_change(
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("/twilio/voice", Refused.WRONG_PATH), ("/bridge/twilio/media/token", Refused.PREFIX)],
+    [("/twilio/voice", RefusalReason.WRONG_PATH), ("/bridge/twilio/media/token", RefusalReason.PREFIX)],
 )
 async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(
-    service: Running, path: str, reason: Refused
+    service: Running, path: str, reason: RefusalReason
 ) -> None:
     async with service.refusing(reason):
-        with pytest.raises(InvalidStatus) as refusal:
-            async with connect(f"ws://127.0.0.1:{service.port}{path}", proxy=None):
-                pass
-    assert refusal.value.response.status_code == 404
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://127.0.0.1:{service.phone.port}{path}", proxy=None)
+    assert refused.value.response.status_code == 404
 
 
 async def test_what_is_none_of_twilios_leaves_no_line(service: Running) -> None:
-    since = len(service.lines)
+    since = len(service.log.records)
     for path in ("/favicon.ico", "/wp-login.php"):
         assert (await service.http.get(path)).status_code == 404
     assert (await service.http.post("/healthz")).status_code == 405
-    async with service.refusing(Refused.UNSIGNED):
-        assert (await service.phone.post(VOICE, form(new_call_sid()), token=None)).status_code == 403
-    assert len([line for line in service.lines[since:] if '"warning"' in line]) == 1
+    assert service.log.warnings(since) == []
 
 
-@pytest.mark.parametrize("path", ["/twilio/voice/", "/twilio/voice"])
-async def test_a_slash_behind_the_path_works(service: Running, path: str) -> None:
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_slash_behind_the_path_works(service: Running, slash: str) -> None:
     call_sid = new_call_sid()
-    url = stream_url(await service.send("POST", path, form(call_sid)))
-    async with talking(service, call_sid, url):
+    (verb,) = parse((await service.send("POST", f"{VOICE}{slash}", form(call_sid))).raise_for_status().text)
+    async with service.stream(call_sid, verb, slash=slash):
         pass
 
 
-async def test_a_slash_behind_the_path_of_the_socket_works(service: Running) -> None:
-    call_sid = new_call_sid()
-    url = stream_url(await service.send("POST", VOICE, form(call_sid)))
-    local = url.replace(SOCKET_BASE, f"ws://127.0.0.1:{service.port}")
-    async with talking(service, call_sid, url, f"{local}/"):
-        pass
-
-
-async def test_a_prefix_in_public_url_works_whether_the_proxy_takes_it_away_or_not(tmp_path: Path) -> None:
-    public = f"{PUBLIC}/bridge"
-    async with running(tmp_path, PUBLIC_URL=public) as service:
-        for prefix in ("", "/bridge"):
-            call_sid = new_call_sid()
-            answer = await service.send("POST", prefix + VOICE, form(call_sid), url=public + VOICE)
-            url = stream_url(answer)
-            assert url.startswith(f"{SOCKET_BASE}/bridge{MEDIA}")
-            path = url.removeprefix(f"{SOCKET_BASE}/bridge")
-            async with talking(service, call_sid, url, f"ws://127.0.0.1:{service.port}{prefix}{path}"):
-                pass
-        async with service.refusing(Refused.PREFIX):
-            assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
-
-
-# Requests that are not ours to serve
+# Requests that are signed for something else
 
 
 @pytest.mark.parametrize(
     "url", ["http://phone.example.com", "https://www.phone.example.com", "https://phone.example.com/bridge"]
 )
 async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service: Running, url: str) -> None:
-    async with service.refusing(Refused.WRONG_SIGNATURE):
+    async with service.refusing(RefusalReason.WRONG_SIGNATURE):
         answer = await service.send("POST", VOICE, url=url + VOICE)
     assert answer.status_code == 403
     assert "PUBLIC_URL" in answer.text
 
 
+@pytest.mark.parametrize(("public_url", "bases"), PUBLIC_URLS)
+async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(
+    service: Running, public_url: str, bases: tuple[str, ...]
+) -> None:
+    service.service.public.move(read_settings(public_url=public_url).server.base_url)
+    for base in bases:
+        call_sid = new_call_sid()
+        answer = await service.send("POST", VOICE, form(call_sid), base + VOICE)
+        (verb,) = parse(answer.raise_for_status().text)
+        assert isinstance(verb, Connect)
+        spelt = socket_url(base) + verb.url[verb.url.index("/twilio/") :]
+        async with service.stream(call_sid, Connect(spelt)):
+            pass
+
+
+@pytest.mark.parametrize("public_url", [url for url, (base, *_) in PUBLIC_URLS if base.count("/") == 2])
+async def test_our_own_simulated_calls_come_through(service: Running, public_url: str) -> None:
+    base_url = read_settings(public_url=public_url).server.base_url
+    service.service.public.move(base_url)
+    here = f"http://127.0.0.1:{service.phone.port}"
+    report = await simulate(CallOptions(base_url, TOKEN, ACCOUNT, duration_s=0.2, dial_url=here))
+    assert report.outcome is Outcome.CALLER_HUNG_UP, report.sentence
+
+
+@pytest.mark.parametrize(
+    ("console", "host", "status"),
+    [
+        ("https://Phone.Example.com", "Phone.Example.com", 200),
+        ("https://Phone.Example.com:443", "Phone.Example.com:443", 200),
+        ("https://PHONE.example.com", "PHONE.EXAMPLE.com", 403),
+        ("https://evil.example.com", "evil.example.com", 403),
+    ],
+)
+async def test_a_console_may_have_capitals_where_public_url_has_none_if_the_host_header_has_them_too(
+    service: Running, console: str, host: str, status: int
+) -> None:
+    answer = await service.send("POST", VOICE, url=console + VOICE, Host=host)
+    assert answer.status_code == status
+
+
+async def test_no_log_line_shows_a_password_of_public_url(service: Running) -> None:
+    base_url = "https://me:a-pass-word@127.0.0.1:1"
+    shown = hiding(())(f"the tunnel is open: {base_url}/twilio/voice leads here")
+    assert shown == "the tunnel is open: https://…@127.0.0.1:1/twilio/voice leads here"
+    with pytest.raises(ProbeFailed) as caught:
+        await probe(base_url, TOKEN, service.service.public.service_name)
+    assert "a-pass-word" not in hiding(())(str(caught.value))
+
+
 async def test_a_call_of_a_subaccount_is_told_which_setting_names_the_account(service: Running) -> None:
-    fields = {**form(new_call_sid()), "AccountSid": SUBACCOUNT}
-    async with service.refusing(Refused.OTHER_ACCOUNT):
-        answer = await service.send("POST", VOICE, fields)
+    async with service.refusing(RefusalReason.OTHER_ACCOUNT):
+        answer = await service.send("POST", VOICE, {**form(new_call_sid()), "AccountSid": SUBACCOUNT})
     assert answer.status_code == 403
     assert "TWILIO_ACCOUNT_SID" in answer.text
 
 
+# Forms
+
+
 def many_headers(count: int, length: int) -> dict[str, str]:
-    """Return the form of a call over SIP with so many headers, each value of this length."""
-    return {**form(new_call_sid()), **{f"SipHeader_X-Header-{number}": "v" * length for number in range(count)}}
+    """Return the fields of a call over SIP with so many headers, each value of this length."""
+    return {f"SipHeader_X-Header-{number}": "v" * length for number in range(count)}
 
 
 async def test_a_form_with_hundreds_of_sip_headers_is_a_call(service: Running) -> None:
-    fields = many_headers(600, 30)
-    url = stream_url(await service.send("POST", VOICE, fields))
-    async with talking(service, CallSid(fields["CallSid"]), url):
-        pass
+    await service.call(**many_headers(600, 30))
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason", "status"),
+    ("changes", "reason", "status"),
     [
-        (many_headers(1_200, 1), Refused.MALFORMED, 400),
-        (many_headers(100, 1_000), Refused.TOO_LARGE, 413),
-        ({"AccountSid": "AC0"}, Refused.MALFORMED, 400),
-        ({**form(new_call_sid()), "CallSid": "CA-not-a-sid"}, Refused.MALFORMED, 400),
+        (many_headers(1_200, 1), RefusalReason.MALFORMED, 400),
+        (many_headers(100, 1_000), RefusalReason.TOO_LARGE, 413),
+        ({"CallSid": ""}, RefusalReason.MALFORMED, 400),
+        ({"CallSid": "CA-not-a-sid"}, RefusalReason.MALFORMED, 400),
+        ({"CallSid": "CA\n1"}, RefusalReason.MALFORMED, 400),
+        ({"CallSid": "CA" + "1" * 100}, RefusalReason.MALFORMED, 400),
+        ({"CallSid": "ĆA1"}, RefusalReason.MALFORMED, 400),
     ],
-    ids=["too many", "too large", "no call", "another kind of SID"],
+    ids=["too many", "too large", "no call", "no SID", "a line break", "too long", "not ASCII"],
 )
 async def test_a_form_that_cannot_be_read_leaves_a_line(
-    service: Running, fields: dict[str, str], reason: Refused, status: int
+    service: Running, changes: dict[str, str], reason: RefusalReason, status: int
 ) -> None:
     async with service.refusing(reason):
-        answer = await service.send("POST", VOICE, fields)
-    assert answer.status_code == status
+        answer = await service.send("POST", VOICE, {**form(new_call_sid()), **changes})
+    assert (answer.status_code, service.free_slots) == (status, SLOTS)
 
 
 async def test_a_socket_whose_token_is_unknown_leaves_a_line(service: Running) -> None:
-    since, before = len(service.lines), await service.refusals(Refused.NO_TOKEN)
-    with pytest.raises(InvalidStatus) as refusal:
-        async with service.phone.dial(f"{SOCKET_BASE}{MEDIA}unknown"):
-            pass
-    assert refusal.value.response.status_code == 403
-    await service.logged(since, "token is unknown, used or expired")
-    assert await service.refusals(Refused.NO_TOKEN) == before + 1
+    since, before = len(service.log.records), await service.refusals(RefusalReason.NO_TOKEN)
+    with pytest.raises(InvalidStatus) as refused:
+        await service.phone.dial(f"{SOCKET_BASE}{MEDIA}unknown")
+    assert refused.value.response.status_code == 403
+    assert service.log.warnings(since) == ["socket refused: its token is unknown, used or expired"]
+    assert await service.refusals(RefusalReason.NO_TOKEN) == before + 1
 
 
-# Webhooks that come again
+# One CallSid again and again, late callbacks
 
 
-async def test_a_webhook_that_is_repeated_before_the_socket_opens_leads_to_the_same_stream(service: Running) -> None:
-    call_sid = new_call_sid()
-    first = await service.send("POST", VOICE, form(call_sid))
-    free = (await service.http.get("/readyz")).json()["free_slots"]
-    again = await service.send("POST", VOICE, form(call_sid))
-    assert again.text == first.text
-    assert (await service.http.get("/readyz")).json()["free_slots"] == free
-    async with talking(service, call_sid, stream_url(again)):
-        pass
+@pytest.mark.parametrize("tokens", [("t1", "t2", "t3", "t4"), ("", "", "", "")], ids=["with tokens", "without"])
+async def test_a_call_of_three_streams_and_many_repeats_is_one_call(service: Running, tokens: tuple[str, ...]) -> None:
+    sid, again = new_call_sid(), {"CallStatus": "in-progress"}
+    verb = await service.ring(sid, tokens[0], CallStatus="ringing")
+    assert await service.ring(sid, tokens[0], CallStatus="ringing") == verb, "before the socket opens"
+    assert service.free_slots == SLOTS - 1
+    async with service.stream(sid, verb) as first:
+        await first.speaks(3)
+        assert await service.ring(sid, tokens[0], CallStatus="ringing") == verb, "while the stream is on"
+        assert service.free_slots == SLOTS - 1
+        back = await service.ring(sid, tokens[1], **again)
+        await first.speaks()
+        async with service.stream(sid, back) as second:
+            assert await closing_code(first.socket) == 1000
+            await second.speaks(3)
+            assert service.free_slots == SLOTS - 1
+            await second.socket.send(second.carrier.send(Stopped()))
+            assert await closing_code(second.socket) == 1000
+    async with service.stream(sid, await service.ring(sid, tokens[2], **again)) as third:
+        await third.speaks(3)
+    kept = await service.logged(sid, 3)
+    await service.send("POST", STATUS, {**form(sid), "CallStatus": "completed", "SequenceNumber": "3"})
+    for repeat in ((tokens[0], "ringing"), (tokens[3], "in-progress")):
+        assert await service.ring(sid, repeat[0], CallStatus=repeat[1]) == Hangup(), "after the end"
+
+    assert service.free_slots == SLOTS
+    ends = [EndReason.REPLACED, EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST]
+    assert (
+        [stream.end for stream in service.record(sid).streams] == ends == [one["end_reason"] for one in kept["streams"]]
+    )
+    record = (await service.http.get(f"/api/calls/{sid}")).json()
+    assert (record["end"], record["status"], len(record["streams"])) == ("the socket was lost", "completed", 3)
+    assert record["counts"]["packets_in"] >= 4 * 12
+    assert [one["call_sid"] for one in (await service.http.get("/api/calls")).json()].count(sid) == 1
+    for stream in service.record(sid).streams:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await heard(service, sid, stream.recording.name):  # noqa: ASYNC110 - a thread writes
+                await asyncio.sleep(LOOK_AGAIN_S)
+    shown = (await service.command("calls", "show", sid)).stdout
+    assert all(f"stream {number}" in shown for number in (1, 2, 3))
+    assert (await service.command("forget", ANN)).exit_code == 0
+    assert list((service.folder / "recordings").glob(f"*{sid}*")) == []
+
+
+async def heard(service: Running, call_sid: CallSid, name: str) -> bool:
+    """Tell whether a recording is finished and has sound."""
+    answer = await service.http.get(f"/api/calls/{call_sid}/waveform", params={"name": name})
+    return answer.status_code == 200 and not answer.json()["live"] and answer.json()["seconds"] > 0
+
+
+@pytest.mark.parametrize("over", ["completed", "busy", "no-answer", "canceled", "failed"])
+@pytest.mark.parametrize("late", ["initiated", "ringing", "in-progress", "answered"])
+@pytest.mark.parametrize("is_numbered", [True, False], ids=["numbered", "without numbers"])
+async def test_a_late_status_callback_never_opens_a_call_again(
+    service: Running, over: str, late: str, is_numbered: bool
+) -> None:
+    sid = new_call_sid()
+    await service.ring(sid)
+    for number, status in ((9, over), (1, late)):
+        numbered = {"SequenceNumber": str(number)} if is_numbered else {}
+        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, **numbered})
+    assert (service.record(sid).status, service.free_slots) == (over, SLOTS)
+    assert await service.ring(sid, CallStatus=late) == Hangup()
+
+
+async def test_callbacks_that_overtake_each_other_are_ordered_by_their_numbers(service: Running) -> None:
+    sid = new_call_sid()
+    await service.ring(sid)
+    for number, status in ((0, "initiated"), (2, "in-progress"), (1, "ringing")):
+        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, "SequenceNumber": str(number)})
+    assert service.record(sid).status == "in-progress"
+
+
+# Who calls
+
+
+def in_pairs(*spellings: str) -> list[tuple[str, str]]:
+    """Return each spelling with another one of the same caller."""
+    return list(zip(spellings, (*spellings[1:], spellings[0]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("caller", "forgotten"),
+    [
+        *in_pairs(*ANN_SPELLINGS),
+        *((caller, forgotten or "anonymous") for caller, forgotten in in_pairs(*WITHHELD)),
+        *in_pairs(*ALICE_SPELLINGS),
+        *in_pairs(*CLIENT_SPELLINGS),
+    ],
+)
+async def test_a_call_is_forgotten_by_any_spelling_of_its_caller(service: Running, caller: str, forgotten: str) -> None:
+    await service.command("forget", forgotten)
+    sids = [await service.call(From=caller), await service.call(From=EVE, To=caller, Direction="outbound-api")]
+    done = await service.command("forget", forgotten)
+    assert (done.exit_code, done.stdout.split()[0]) == (0, "2"), done.output
+    for sid in sids:
+        assert (await service.http.get(f"/api/history/{sid}")).status_code == 404
+
+
+async def test_two_sip_callers_are_told_apart_in_the_table(service: Running) -> None:
+    for name in ("alice", "robert"):
+        await service.call(From=f"sip:{name}@example.com")
+    table = (await service.command("calls")).stdout
+    assert all(f"sip:…{name}@" in table for name in ("lice", "bert"))
+
+
+BLOCKED = {
+    "anonymous": WITHHELD,
+    "+1 (555) 010-0001": ANN_SPELLINGS,
+    "sip:alice@example.com": ALICE_SPELLINGS,
+    "client:ann_1": CLIENT_SPELLINGS,
+}
+
+
+async def test_lists_limits_and_a_prefix_know_every_spelling(tmp_path: Path) -> None:
+    """A service of its own: with a path in PUBLIC_URL, which the proxy takes away or not, and with screening."""
+    public, once = f"{PUBLIC}/bridge", [spelling.replace("0001", "0002") for spelling in ANN_SPELLINGS]
+    limits = {"blocked_callers": ",".join(BLOCKED), "calls_per_number_per_hour": 1}
+    async with running(tmp_path, public_url=public, **limits) as service:
+        for spelling in (one for spellings in BLOCKED.values() for one in spellings):
+            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
+        call_sid = new_call_sid()
+        for number, prefix in enumerate(("", "/bridge")):
+            state = "in-progress" if number else "ringing"
+            fields = {**form(call_sid), "From": once[number], "CallStatus": state}
+            answer = await service.send("POST", prefix + VOICE, fields, url=public + VOICE)
+            (verb,) = parse(answer.raise_for_status().text)
+            async with service.stream(call_sid, verb, prefix) as call:
+                await call.socket.send(call.carrier.send(Stopped()))
+                assert await closing_code(call.socket) == 1000
+        for spelling in once:
+            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
+        async with service.refusing(RefusalReason.PREFIX):
+            assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
 
 
 # Connections
@@ -309,16 +529,16 @@ async def test_hundreds_of_connections_that_are_reset_at_once_end_no_call(servic
     async with service.phone.call() as call:
         await call.speaks(2)
         for _ in range(400):
-            with socket.create_connection(("127.0.0.1", service.port)) as reset:
+            with socket.create_connection(("127.0.0.1", service.phone.port)) as reset:
                 reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await call.speaks(3)
         assert (await service.http.get("/healthz")).status_code == 200
 
 
-async def test_a_form_whose_body_does_not_follow_is_not_waited_for_by_others(service: Running) -> None:
+async def test_a_form_whose_body_does_not_follow_delays_nobody_else(service: Running) -> None:
     body = urlencode(form(new_call_sid()))
     head = f"POST {VOICE} HTTP/1.1\r\nHost: here\r\nX-Twilio-Signature: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(50)]
+    slow = [await asyncio.open_connection("127.0.0.1", service.phone.port) for _ in range(50)]
     for _, writer in slow:
         writer.write(head.encode())
     async with service.phone.call() as call:
@@ -328,10 +548,223 @@ async def test_a_form_whose_body_does_not_follow_is_not_waited_for_by_others(ser
 
 
 async def test_a_message_that_is_too_large_ends_the_call_and_the_log_has_the_code(service: Running) -> None:
-    since = len(service.lines)
     async with service.phone.call() as call:
         await call.speaks()
         await call.socket.send("x" * 100_000)
         assert await closing_code(call.socket) == 1009
-    (line,) = await service.logged(since, call.call_sid, "ended: ")
-    assert "1009" in line
+    assert "1009" in (await service.logged(call.call_sid))["end_detail"]
+
+
+PROXIES_KEEP_S = {"cloudflared": 90, "Caddy": 120, "nginx": 60, "AWS ALB": 60}
+"""How long they keep an idle connection to a server, from their documentation."""
+
+
+@pytest.mark.parametrize("proxy", PROXIES_KEEP_S)
+async def test_idle_connections_live_longer_than_those_of_proxies(service: Running, proxy: str) -> None:
+    assert WebServer(service.service.app, lambda: None).config.timeout_keep_alive == KEEP_ALIVE_S
+    assert PROXIES_KEEP_S[proxy] < KEEP_ALIVE_S
+
+
+@dataclass
+class PeerWithoutPongs:
+    """A media socket whose peer answers no pings."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    protocol: ClientProtocol
+    pings: int = 0
+
+    def send(self, text: str) -> None:
+        self.protocol.send_text(text.encode())
+        self.writer.write(self.protocol.data_to_send()[-1])
+
+    async def next_text(self) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                data = await self.reader.read(4_096)
+                assert data, "the server has closed the socket"
+                self.protocol.receive_data(data)
+                frames = [event for event in self.protocol.events_received() if isinstance(event, Frame)]
+                self.protocol.data_to_send()  # the pongs, which are not sent
+                self.pings += sum(frame.opcode is Opcode.PING for frame in frames)
+                if texts := [frame.data for frame in frames if frame.opcode is Opcode.TEXT]:
+                    return bytes(texts[0])
+
+
+async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Running) -> None:
+    sid, port = new_call_sid(), service.phone.port
+    verb = await service.ring(sid)
+    assert isinstance(verb, Connect)
+    protocol = ClientProtocol(parse_uri(verb.url.replace(SOCKET_BASE, f"ws://127.0.0.1:{port}")))
+    request = protocol.connect()
+    request.headers["X-Twilio-Signature"] = sign(TOKEN, verb.url)
+    protocol.send_request(request)
+    peer = PeerWithoutPongs(*await asyncio.open_connection("127.0.0.1", port), protocol)
+    peer.writer.write(b"".join(protocol.data_to_send()))
+    protocol.receive_data(await peer.reader.readuntil(b"\r\n\r\n"))
+    protocol.events_received()
+    peer.send('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+    peer.send(start(sid))
+    sequence = 1
+    while peer.pings < 10:
+        sequence += 1
+        peer.send(media(sequence))
+        await peer.next_text()
+    assert service.record(sid).end is None
+    peer.writer.close()
+
+
+# Settings as other programs leave them
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_quotes_and_spaces_around_values_do_no_harm(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"PUBLIC_URL": PUBLIC, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "MAX_CALLS": "2"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, spelling.format(value))
+    read = read_settings()
+    given = (read.server.public_url, read.twilio.account_sid, read.twilio.auth_token, str(read.calls.max))
+    assert given == tuple(values.values())
+    assert read.doubts == {}
+
+
+async def test_settings_of_an_env_file_of_docker_serve(tmp_path: Path) -> None:
+    values = {
+        **LOOPBACK,
+        "PORT": str(free_port()),
+        "TWILIO_ACCOUNT_SID": ACCOUNT,
+        "TWILIO_AUTH_TOKEN": "the-auth-token",
+    }
+    spelt = {
+        name: spelling.format(value) for (name, value), spelling in zip(values.items(), SPELLINGS[1:], strict=False)
+    }
+    async with serve(tmp_path, **spelt) as program:
+        await program.until("TWILIO_AUTH_TOKEN: it should be 32 hex digits, and is not")
+        await program.until("ready for calls")
+
+
+CONDA = {"HOST": CONDA_HOSTS[0], "PORT": "many", "SEED": "conda"}
+
+
+async def test_names_that_others_have_taken_are_told_in_one_line_each_and_prefixed_ones_win(tmp_path: Path) -> None:
+    async with serve(tmp_path, **LOOPBACK, **CONDA) as program:
+        status, words = await program.end()
+    assert status == 2
+    assert [line.split(":")[1].strip() for line in words.splitlines()] == ["PORT", "SEED"]
+    async with serve(tmp_path, **LOOPBACK, HOST=CONDA_HOSTS[0]) as program:
+        status, words = await program.end()
+    assert (status, len(words.splitlines())) == (2, 1)
+    assert "HOST=arm64-apple-darwin20.0.0 is no address of this machine (set in the environment" in words
+    port = free_port()
+    (tmp_path / ".env").write_text(f"MOSHI_BRIDGE_HOST=127.0.0.1\nMOSHI_BRIDGE_SEED=\nMOSHI_BRIDGE_PORT={port}\n")
+    async with serve(tmp_path, **LOOPBACK, **CONDA) as program:
+        await program.until("ready for calls")
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+
+
+# Addresses of managed PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("query", "fault"),
+    [
+        ("sslmode=prefer&channel_binding=prefer", ""),
+        ("options=-c%20search_path%3Dpublic", ""),
+        ("connect_timeout=3&application_name=calls&target_session_attrs=read-write", ""),
+        ("keepalives_idle=30&tcp_user_timeout=9000&gssencmode=disable", ""),
+        ("sslmode=require&channel_binding=require", "SSL"),
+        ("options=endpoint%3Dmy-endpoint", "endpoint"),
+    ],
+)
+async def test_an_address_of_libpq_works_or_says_in_one_line_why_not(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, fault: str
+) -> None:
+    """The server has no TLS and knows no endpoints."""
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", f"{server.new_database()}?{query}")
+    for arguments in (["calls"], ["forget", ANN]):
+        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+        assert done.exit_code == bool(fault), done.output
+        assert fault in done.stderr
+        assert len(done.stderr.splitlines()) == bool(fault)
+
+
+@pytest.mark.parametrize(("query", "named"), REFUSED_QUERIES)
+async def test_a_parameter_that_libpq_cannot_use_is_refused_at_the_start_and_by_every_command(
+    query: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@db.example.com/calls?sslmode=require&{query}")
+    with pytest.raises(SettingsError, match=named):
+        Service(read_settings(**{name.lower(): value for name, value in LOOPBACK.items()}), lambda _: None)
+    for arguments in (["calls"], ["forget", ANN]):
+        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+        assert (done.exit_code, named in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
+        assert "secret" not in done.stderr
+
+
+# Other programs and files
+
+
+CONFIG_PLACES = [
+    *(f"home/{folder}/{name}" for folder in FOLDERS for name in FILES),
+    *(f"{folder}/{name}" for folder in SYSTEM_FOLDERS for name in FILES),
+]
+
+
+@pytest.mark.parametrize("where", CONFIG_PLACES)
+async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(tmp_path: Path, where: str) -> None:
+    place, settings, port = install(tmp_path / "bin"), read_settings(tunnel=True), free_port()
+    file = tmp_path / where
+    file.parent.mkdir(parents=True)
+    file.write_text("tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n")
+    shell = {"HOME": str(tmp_path / "home"), "STANDIN_ROOT": str(tmp_path), "TUNNEL_CONFIG": str(file)}
+    environment = tunnel_environment(settings, {**place.environment, **shell})
+    for command, is_taken_over in (
+        (tunnel_command(settings, place.program, port), False),
+        ([place.program, "tunnel", "--url", settings.server.local_url, "--metrics", f"127.0.0.1:{port}"], True),
+    ):
+        tunnel = await Cloudflared.start(command, environment, port, None, secret="")
+        async with asyncio.timeout(PATIENCE_S):
+            while not (status := await tunnel.status()).connected:
+                await tunnel.exited_within(LOOK_AGAIN_S)
+        await tunnel.stop()
+        assert (status.url is None) == is_taken_over
+
+
+@pytest.mark.parametrize("content", [POINTER, "", "<html>404</html>", None], ids=["pointer", "empty", "page", "cut"])
+async def test_a_tokenizer_file_that_is_none_is_told_in_one_line(make: Make, content: str | None) -> None:  # noqa: F811
+    path = make() / TOKENIZER
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content.encode())
+    assert str(path) in refusal(path.parent)
+
+
+def dry_run(number: str, monkeypatch: pytest.MonkeyPatch) -> Result:
+    names = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "TWILIO_PHONE_NUMBER": "+15550100000"}
+    for name, value in {**names, "PUBLIC_URL": PUBLIC}.items():
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(make_call, ["--dry-run", "--", number])
+
+
+@pytest.mark.parametrize(("number", "meant"), NUMBERS)
+async def test_make_call_dials_a_number_with_its_extension(
+    number: str, meant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = dry_run(number, monkeypatch)
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["To", f"…{meant.number[-4:]}"] in lines
+    sent = [line[1] for line in lines if line[0] == "SendDigits"]
+    assert [len(keys) for keys in sent] == [len(meant.keys)] * bool(meant.keys)
+
+
+@pytest.mark.parametrize(("number", "reason"), NO_NUMBERS)
+async def test_make_call_refuses_what_is_no_number(number: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = dry_run(number, monkeypatch)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output

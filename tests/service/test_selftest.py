@@ -5,7 +5,6 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -13,60 +12,36 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from app.config import read_settings
 from app.http import selftest
 from app.http.paths import SELFTEST_PATH
-from app.http.selftest import NotProved, prove
-from app.server.service import Service
-from app.twilio.signature import sign
+from app.http.selftest import ProbeFailed, probe
+from app.twilio.signature import sign, socket_url
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import SECONDARY, TOKEN
+from tests.service.served import Served, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@dataclass
-class Served:
-    """A service whose public address is its own port."""
-
-    service: Service
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def socket_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{SELFTEST_PATH}"
-
-    def dial(self, signature: str | None) -> connect:
-        headers = {} if signature is None else {"X-Twilio-Signature": signature}
-        return connect(self.socket_url, additional_headers=headers, compression=None, proxy=None)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-        settings = read_settings(
-            engine="loopback",
-            codec="loopback",
-            port=port,
-            twilio_auth_token=TOKEN,
-            twilio_auth_token_secondary=SECONDARY,
-        )
-        service = Service(settings, lambda _: None)
-        serving = asyncio.create_task(service.run(sock))
-        yield Served(service, port)
-        serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+async def service() -> AsyncIterator[Served]:
+    """A service whose public address is its own port."""
+    async with served(public_url="", twilio_auth_token_secondary=SECONDARY) as running:
+        yield running
+
+
+def socket_of(service: Served) -> str:
+    return socket_url(service.url) + SELFTEST_PATH
+
+
+def dial(service: Served, signature: str | None) -> connect:
+    headers = {} if signature is None else {"X-Twilio-Signature": signature}
+    return connect(socket_of(service), additional_headers=headers, compression=None, proxy=None)
 
 
 @pytest.mark.parametrize("token", [TOKEN, SECONDARY], ids=["primary", "secondary"])
-async def test_a_signed_socket_comes_back(served: Served, token: str) -> None:
-    await prove(served.url, token, served.service.public.service_name)
+async def test_a_signed_socket_comes_back(service: Served, token: str) -> None:
+    await probe(service.url, token, service.service.public.service_name)
 
 
 @pytest.mark.parametrize(
@@ -80,37 +55,37 @@ async def test_a_signed_socket_comes_back(served: Served, token: str) -> None:
     ids=["unsigned", "wrong token", "other host", "other path"],
 )
 async def test_what_is_not_signed_for_this_address_is_refused(
-    served: Served, token: str | None, signed_url: str
+    service: Served, token: str | None, signed_url: str
 ) -> None:
-    signature = None if token is None else sign(token, signed_url or served.socket_url)
+    signature = None if token is None else sign(token, signed_url or socket_of(service))
     with pytest.raises(InvalidStatus) as caught:
-        async with served.dial(signature):
+        async with dial(service, signature):
             pass
     assert caught.value.response.status_code == 403
 
 
-async def test_a_refused_socket_is_told_in_one_line(served: Served) -> None:
-    with pytest.raises(NotProved, match="403") as caught:
-        await prove(served.url, "another-token", served.service.public.service_name)
+async def test_a_refused_socket_is_told_in_one_line(service: Served) -> None:
+    with pytest.raises(ProbeFailed, match="403") as caught:
+        await probe(service.url, "another-token", service.service.public.service_name)
     assert "\n" not in str(caught.value)
 
 
-async def test_another_service_with_the_same_token_is_no_proof(served: Served) -> None:
-    with pytest.raises(NotProved, match="another moshi-bridge"):
-        await prove(served.url, TOKEN, "somebody-else")
+async def test_another_service_with_the_same_token_is_no_proof(service: Served) -> None:
+    with pytest.raises(ProbeFailed, match="another moshi-bridge"):
+        await probe(service.url, TOKEN, "somebody-else")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://no-such-host.invalid"], ids=["no port", "no name"])
 async def test_an_address_that_leads_nowhere_is_told_in_one_line(url: str) -> None:
-    with pytest.raises(NotProved) as caught:
-        await prove(url, TOKEN, "name")
+    with pytest.raises(ProbeFailed) as caught:
+        await probe(url, TOKEN, "name")
     assert "\n" not in str(caught.value)
 
 
 async def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "PROVED_WITHIN_S", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(NotProved, match="no answer within"):
-        await prove(f"http://127.0.0.1:{deaf.getsockname()[1]}", TOKEN, "name")
+    monkeypatch.setattr(selftest, "PROBE_WITHIN_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(ProbeFailed, match="no answer within"):
+        await probe(f"http://127.0.0.1:{deaf.getsockname()[1]}", TOKEN, "name")
 
 
 async def test_a_server_that_answers_anything_else_is_no_proof() -> None:
@@ -122,13 +97,13 @@ async def test_a_server_that_answers_anything_else_is_no_proof() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(NotProved, match="200"):
-            await prove(f"http://127.0.0.1:{port}", TOKEN, "name")
+        with pytest.raises(ProbeFailed, match="200"):
+            await probe(f"http://127.0.0.1:{port}", TOKEN, "name")
 
 
 @pytest.mark.parametrize("said", ["n" * 5_000, b"binary", ""], ids=["long", "binary", "empty"])
-async def test_whatever_is_asked_the_answer_is_short_and_the_socket_closes(served: Served, said: str | bytes) -> None:
-    async with served.dial(sign(TOKEN, served.socket_url)) as sock:
+async def test_whatever_is_asked_the_answer_is_short_and_the_socket_closes(service: Served, said: str | bytes) -> None:
+    async with dial(service, sign(TOKEN, socket_of(service))) as sock:
         await sock.send(said)
         async with asyncio.timeout(PATIENCE_S):
             answers = [answer async for answer in sock]
@@ -137,20 +112,20 @@ async def test_whatever_is_asked_the_answer_is_short_and_the_socket_closes(serve
     assert len(answers) == (1 if isinstance(said, str) and said else 0)
 
 
-async def test_a_socket_that_asks_nothing_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "ASKED_WITHIN_S", 0.01)
-    async with served.dial(sign(TOKEN, served.socket_url)) as sock, asyncio.timeout(PATIENCE_S):
+async def test_a_socket_that_asks_nothing_is_closed(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "NONCE_WITHIN_S", 0.01)
+    async with dial(service, sign(TOKEN, socket_of(service))) as sock, asyncio.timeout(PATIENCE_S):
         with contextlib.suppress(ConnectionClosedError):
             await sock.wait_closed()
     assert sock.close_code == 1000
 
 
-async def test_a_program_on_this_machine_learns_the_address_and_nobody_else_does(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=served.url) as http:
+async def test_a_program_on_this_machine_learns_the_address_and_nobody_else_does(service: Served) -> None:
+    async with httpx.AsyncClient(base_url=service.url) as http:
         answer = await http.get("/api/public")
         assert json.loads(answer.text) == {
-            "base_url": served.url,
+            "base_url": service.url,
             "open": True,
-            "service": served.service.public.service_name,
+            "service": service.service.public.service_name,
         }
         assert (await http.get("/api/public", headers={"Host": "phone.example.com"})).status_code == 403

@@ -119,11 +119,9 @@ async def test_the_workers_are_given_no_secrets(tmp_path: Path) -> None:
     }
     async with serve(tmp_path, **{**GOOD, **secrets}, PORT=str(free_port()), HF_HOME=str(tmp_path)) as program:
         await program.until("ready for calls")
-        workers = psutil.Process(program.process.pid).children()
-        assert len(workers) == 3
-        for environment in (worker.environ() for worker in workers):
-            assert not {*secrets, "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID"} & environment.keys()
-            assert environment["HF_HOME"] == str(tmp_path)
+        environments = [worker.environ() for worker in psutil.Process(program.process.pid).children()]
+    assert not {*secrets, "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID"} & {name for one in environments for name in one}
+    assert [one["HF_HOME"] for one in environments if "HF_HOME" in one] == [str(tmp_path)], "the engine's alone"
 
 
 async def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_process(tmp_path: Path) -> None:

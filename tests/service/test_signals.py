@@ -23,8 +23,8 @@ from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
-from tests.service.test_beside import running
 from tests.service.test_serve import GOOD, LOOPBACK, ROOT, Program, free_port, serve
+from tests.service.test_service_tasks import running
 from tests.tunnel.number import BEFORE, FakeNumber
 from tests.tunnel.place import Place, install
 from tests.twilio_rest.account import Account, OwnedNumber
@@ -222,8 +222,8 @@ async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp
     assert status == 1
     critical = [line for line in words.splitlines() if line.startswith("{") and json.loads(line)["level"] == "critical"]
     assert len(critical) == 1
-    assert "the lag gauge has failed" in critical[0]
-    assert words.splitlines()[-1] == "moshi-bridge: the lag gauge has failed: RuntimeError('a bug')"
+    assert "the event loop lag has failed" in critical[0]
+    assert words.splitlines()[-1] == "moshi-bridge: the event loop lag has failed: RuntimeError('a bug')"
 
 
 async def test_a_sighup_lets_calls_go_on_as_a_sigterm_does(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""What a stranger can write on a connection that no HTTP library would: byte by byte, to the service as a process."""
+"""What a stranger can write on a connection that no HTTP library would, byte by byte."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -11,7 +12,7 @@ import pytest_asyncio
 from app.twilio.signature import sign
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid
-from tests.service.test_serve import GOOD, Program, free_port, serve
+from tests.service.served import served
 
 VOICE = "/twilio/voice"
 UPGRADE = (
@@ -27,7 +28,6 @@ class Wire:
     """Connections to a service, and what it answers."""
 
     port: int
-    program: Program
 
     async def ask(self, first_line: str, *headers: str, body: str = "", host: str | None = None) -> str:
         """Send one request; return the status line and the headers of the answer."""
@@ -48,12 +48,9 @@ class Wire:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def wire(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wire]:
-    port = free_port()
-    many = {"REFUSALS_PER_MINUTE": "100000", "MAX_CALLS": "16"}
-    async with serve(tmp_path_factory.mktemp("bridge"), **{**GOOD, **many}, PORT=str(port)) as program:
-        await program.until("ready for calls")
-        yield Wire(port, program)
+async def wire() -> AsyncIterator[Wire]:
+    async with served(refusals_per_minute=100_000, max_calls=16) as running:
+        yield Wire(running.phone.port)
 
 
 def status(answer: str) -> int:
@@ -65,6 +62,7 @@ def status(answer: str) -> int:
     [
         (f"{VOICE}/", 403),
         *((path, 404) for path in (f"/{VOICE}", f"/x/..{VOICE}", f"/.{VOICE}", f"{VOICE}/.", "twilio/voice", "*")),
+        *((path, 404) for path in (f"{VOICE}%2e", f"{VOICE};x", f"{VOICE}%00")),
         *((path, 404) for path in (f"{PUBLIC}{VOICE}", f"http://127.0.0.1{VOICE}", f"{VOICE}#x")),
     ],
 )
@@ -113,15 +111,10 @@ async def test_the_way_to_the_operators_room_needs_a_plain_host_of_this_machine(
     assert status(await wire.ask("GET /api/calls")) == 200
 
 
-async def test_a_refused_socket_is_no_error_of_the_services(wire: Wire) -> None:
-    """The last one here: it reads the log."""
+async def test_a_refused_socket_is_no_error_of_the_services(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
     refused = ("/twilio/media/none", "/twilio/selftest", "/api/calls/CA1/events", "/nowhere")
     for path, refusal in (*((path, 403) for path in refused), ("/twilio/voice", 404)):
         answer = await wire.ask(f"GET {path}", UPGRADE.strip(), host="Host: phone.example.com")
         assert status(answer) == refusal
-    wire.program.process.terminate()
-    ended, words = await wire.program.end()
-    assert ended == 0
-    assert "/twilio/media/… refused" in words
-    assert "ERROR" not in words
-    assert "Traceback" not in words
+    assert "/twilio/media/… refused" in caplog.text
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -10,7 +10,8 @@ STANDIN_STUBBORN   SIGTERM is not heard
 STANDIN_FAIL       these are its last words, at once
 
 As the real one, it reads a configuration file: that of --config or TUNNEL_CONFIG, else the first in the home folder's
-`FOLDERS`. One that has an ingress takes over a quick tunnel, which then leads elsewhere.
+`FOLDERS` and the system's (below STANDIN_ROOT). One that has an ingress takes over a quick tunnel, which then leads
+elsewhere.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 FOLDERS = (".cloudflared", ".cloudflare-warp", "cloudflare-warp")
+SYSTEM_FOLDERS = ("etc/cloudflared", "usr/local/etc/cloudflared")
 FILES = ("config.yml", "config.yaml")
 VERSION = "cloudflared version 2025.9.1 (built 2025-09-22-1400 UTC)"
 
@@ -49,7 +51,9 @@ class Standin:
     def taken_over(self) -> bool:
         """Tell whether a configuration file leads the tunnel elsewhere."""
         given = self.option("--config") or os.environ.get("TUNNEL_CONFIG")
-        usual = [Path.home() / folder / name for folder in FOLDERS for name in FILES]
+        root = Path(os.environ.get("STANDIN_ROOT", "/"))
+        folders = [*(Path.home() / folder for folder in FOLDERS), *(root / folder for folder in SYSTEM_FOLDERS)]
+        usual = [folder / name for folder in folders for name in FILES]
         found = [Path(given)] if given else [path for path in usual if path.exists()]
         if found and not (text := found[0].read_text()):
             print(f"2026-01-01T00:00:00Z ERR Configuration file {found[0]} was empty", file=sys.stderr)

@@ -5,9 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,78 +15,38 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from app.calls.record import EndReason
-from app.config import Settings, read_settings
-from app.http.selftest import prove
-from app.server.cloudflared import Cloudflared, free_port
-from app.server.number_override import NumberKeeper
-from app.server.service import Service
-from app.server.tunnel import TunnelKeeper
-from app.server.tunnel_command import tunnel_command, tunnel_environment
-from app.server.tunnel_states import Patience
+from app.config import read_settings
+from app.http.selftest import probe
+from app.server.cloudflared import Cloudflared, free_port, tunnel_command, tunnel_environment
+from app.server.number_override import NumberManager
+from app.server.tunnel import TunnelManager
+from app.server.tunnel_state import TunnelTimeouts
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Reject, parse
-from tests.processes.pipeline import PATIENCE_S, all_gone, log_lines
-from tests.service.phone import ACCOUNT, TOKEN, Call, form, new_call_sid
+from tests.processes.pipeline import PATIENCE_S, all_gone
+from tests.service.phone import TOKEN, Call, form, new_call_sid
+from tests.service.served import Served
+from tests.service.served import served as run_service
 from tests.tunnel.number import FakeNumber, NumberTrouble
 from tests.tunnel.place import Place, install
-from tests.tunnel.standin import FILES, FOLDERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HASTY = Patience(first_proof_s=0.0, next_proof_s=(0.05,))
-
-
-@dataclass
-class Served:
-    """A running service that waits for a tunnel."""
-
-    service: Service
-    settings: Settings
-    http: httpx.AsyncClient
-    log: asyncio.Queue[str]
-
-    async def until(self, text: str) -> str:
-        async with asyncio.timeout(PATIENCE_S):
-            while text not in (line := await self.log.get()):
-                pass
-        return line
+HASTY = TunnelTimeouts(first_probe_s=0.0, next_probe_s=(0.05,))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncIterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-        settings = read_settings(
-            engine="loopback",
-            codec="loopback",
-            max_calls=2,
-            port=port,
-            tunnel=True,
-            twilio_auth_token=TOKEN,
-            twilio_account_sid=ACCOUNT,
-        )
-        service = Service(settings, lambda _: None)
-        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            serving = asyncio.create_task(service.run(sock))
-            served = Served(service, settings, http, log)
-            await served.until("workers are ready")
-            yield served
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+    async with run_service(max_calls=2, tunnel=True, public_url="") as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The service with nobody on the line and no tunnel; one that dies is started again at once."""
-    monkeypatch.setattr("app.server.tunnel.back_off_s", lambda failures: 0.0)
+    """The service without calls and without a tunnel; one that dies is started again at once."""
+    monkeypatch.setattr("app.server.tunnel.backoff_s", lambda failures: 0.0)
     running.service.public.is_open = False
-    manager = running.service.manager
-    for call in list(manager._calls.values()):
-        call.end(EndReason.SHUTDOWN)
-    while not running.log.empty():
-        running.log.get_nowait()
+    running.end_calls()
     return running
 
 
@@ -99,7 +57,7 @@ def place(tmp_path: Path) -> Place:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    served: Served, place: Place, number: FakeNumber | None = None, patience: Patience = HASTY, **standin: str
+    served: Served, place: Place, number: FakeNumber | None = None, timeouts: TunnelTimeouts = HASTY, **standin: str
 ) -> AsyncIterator[None]:
     """Keep a tunnel to the service until the block ends; `standin` says what goes wrong with it."""
 
@@ -110,9 +68,9 @@ async def keeping(
             tunnel_command(served.settings, place.program, port), environment, port, None, secret=""
         )
 
-    pointed = NumberKeeper(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
-    proof = partial(prove, auth_token=TOKEN, service_name=served.service.public.service_name)
-    keeper = TunnelKeeper(served.service.public, start, proof, pointed, patience, look_every_s=0.05)
+    pointed = NumberManager(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
+    proof = partial(probe, auth_token=TOKEN, service_name=served.service.public.service_name)
+    keeper = TunnelManager(served.service.public, start, proof, pointed, timeouts, status_every_s=0.05)
     keeping = asyncio.create_task(keeper.run())
     try:
         yield
@@ -223,8 +181,8 @@ async def test_a_log_of_any_size_stops_nothing(served: Served, place: Place) -> 
 
 
 async def test_a_tunnel_that_never_connects_is_started_again(served: Served, place: Place) -> None:
-    impatient = Patience(connect_s=0.2)
-    async with keeping(served, place, patience=impatient, STANDIN_UNREADY="1000000"):
+    impatient = TunnelTimeouts(connect_s=0.2)
+    async with keeping(served, place, timeouts=impatient, STANDIN_UNREADY="1000000"):
         await served.until("no connection to Cloudflare")
         await place.until("start", 2)
 
@@ -235,8 +193,8 @@ async def test_last_words_are_told_without_the_tunnels_token(served: Served, pla
     )
     environment = tunnel_environment(settings, {**place.environment, "STANDIN_FAIL": "Unauthorized"})
     tunnel = await Cloudflared.start([place.program], environment, 1, settings.server.public_url, settings.tunnel.token)
-    assert await tunnel.died_within(PATIENCE_S)
-    assert "Unauthorized token=…" in tunnel.last_words
+    assert await tunnel.exited_within(PATIENCE_S)
+    assert "Unauthorized token=…" in tunnel.last_error
     await tunnel.stop()
 
 
@@ -258,22 +216,6 @@ async def test_cloudflared_learns_nothing_of_twilio(
     assert "TWILIO_AUTH_TOKEN" not in place.happened("start")[0]["environment"]
 
 
-CONFIG_PLACES = tuple(f"{folder}/{name}" for folder in FOLDERS for name in FILES)
-"""Where cloudflared looks for its configuration, in the home folder."""
-INGRESS = "tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n"
-
-
-@pytest.mark.parametrize("where", CONFIG_PLACES)
-async def test_a_configuration_of_the_operators_does_not_take_over_a_quick_tunnel(
-    served: Served, place: Place, tmp_path: Path, where: str
-) -> None:
-    file = tmp_path / "home" / where
-    file.parent.mkdir(parents=True)
-    file.write_text(INGRESS)
-    async with keeping(served, place, HOME=str(tmp_path / "home"), TUNNEL_CONFIG=str(file)):
-        await served.until("the tunnel is open")
-
-
 @pytest.mark.skipif(not shutil.which("cloudflared"), reason="cloudflared is not installed")
 async def test_the_real_cloudflared_understands_what_we_ask_of_it(served: Served) -> None:
     """It need not reach Cloudflare from here: it must take the options, and answer on its metrics port or say why."""
@@ -283,9 +225,9 @@ async def test_the_real_cloudflared_understands_what_we_ask_of_it(served: Served
     tunnel = await Cloudflared.start(tunnel_command(served.settings, program, port), environment, port, None, secret="")
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not await tunnel.died_within(0.2) and (await tunnel.look()).url is None:
+            while not await tunnel.exited_within(0.2) and (await tunnel.status()).url is None:
                 pass
-        assert "flag provided but not defined" not in tunnel.last_words
-        assert "Incorrect Usage" not in tunnel.last_words
+        assert "flag provided but not defined" not in tunnel.last_error
+        assert "Incorrect Usage" not in tunnel.last_error
     finally:
         await tunnel.stop()

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from app.cli.doctor.finding import Finding, Level, good, note, problem
 from app.cli.service_client import NoService, open_service
 from app.config import Settings, is_loopback
-from app.http.selftest import NotProved, prove
-from app.server.tunnel_command import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
+from app.http.selftest import ProbeFailed, probe
+from app.server.cloudflared import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
 
 ANSWER_WITHIN_S = 1.0
 VERSION_WITHIN_S = 5.0
@@ -104,8 +104,8 @@ def _selftest(settings: Settings) -> Finding:
 
 def _proved(url: str, settings: Settings, service_name: str) -> Finding:
     try:
-        asyncio.run(prove(url, next(iter(settings.twilio.auth_tokens), None), service_name))
-    except NotProved as error:
+        asyncio.run(probe(url, next(iter(settings.twilio.auth_tokens), None), service_name))
+    except ProbeFailed as error:
         advice = f"{url} must lead to {settings.server.local_url}, path unchanged, and both must have the same .env"
         return problem("self-test", str(error), advice)
     return good("self-test", f"a signed socket came back through {url}")

@@ -1,5 +1,5 @@
-"""The operator's page: static files that hold no facts, and the way to sign in.
+"""The operator page: static files without a build step, and the login.
 
-What it shows comes from `/api/live` (pushed, or asked for where sockets do not get through), `/api/history` and the
-events of a call. There is no build: a browser reads `assets/` as it is, and takes nothing from anywhere else.
+The page reads `/api/live` (pushed over a WebSocket, polled where that does not get through), `/api/history` and the
+events of a call. It loads nothing from other hosts.
 """

@@ -9,9 +9,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.config import read_settings
-from app.http.history import MAX_QUERIES, History, build_history_router
+from app.http.history_routes import MAX_QUERIES, History, build_history_router
 from app.http.operator_auth import OperatorAuth
-from app.http.rate_limit import Refusals
+from app.http.rate_limit import RateLimiter
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
 from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
@@ -42,7 +42,7 @@ def kept(file: Path) -> Address:
 
 def asking(where: Address | None, host: str = "127.0.0.1") -> httpx.AsyncClient:
     app = FastAPI()
-    app.include_router(build_history_router(OperatorAuth("", Refusals(9)), History(where)))
+    app.include_router(build_history_router(OperatorAuth("", RateLimiter(9)), History(where)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}")
 
 

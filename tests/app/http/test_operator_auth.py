@@ -2,11 +2,12 @@ import time
 
 import pytest
 from fastapi import HTTPException
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from app.http.operator_auth import PASSED_ON, OperatorAuth
-from app.http.rate_limit import Refusals
-from app.http.session_cookie import COOKIE, SessionCookies
+from app.http.operator_auth import COOKIE, PROXY_HEADERS, VALID_FOR_S, OperatorAuth, SessionCookie
+from app.http.rate_limit import RateLimiter
 
 TOKEN = "a-long-operator-token"
 HERE = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
@@ -20,7 +21,7 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
     raw = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:5001", **headers}.items()]
     scope = {"type": "http", "path": "/api/calls", "client": (client, 1), "headers": raw, "scheme": "http"}
     try:
-        OperatorAuth(token, Refusals(9)).require(
+        OperatorAuth(token, RateLimiter(9)).require(
             HTTPConnection({**scope, "query_string": b"", "server": ("127.0.0.1", 5001)})
         )
     except HTTPException as error:
@@ -95,16 +96,16 @@ def cookie(value: str) -> dict[str, str]:
     ids=["our page", "a link", "another's page", "another's sound", "no page's", "another token", "no token set"],
 )
 def test_who_has_signed_in_is_an_operator_on_our_pages_only(headers: dict[str, str], token: str, status: int) -> None:
-    signed_in = cookie(SessionCookies(TOKEN).issue(time.time()))
+    signed_in = cookie(SessionCookie(TOKEN).issue(time.time()))
     assert asks("203.0.113.5", {**headers, **signed_in}, token) == status
 
 
-@pytest.mark.parametrize("value", ["", "0.0", SessionCookies(TOKEN).issue(0.0), SessionCookies("x" * 20).issue(4e9)])
+@pytest.mark.parametrize("value", ["", "0.0", SessionCookie(TOKEN).issue(0.0), SessionCookie("x" * 20).issue(4e9)])
 def test_a_cookie_that_is_old_or_forged_lets_nobody_in(value: str) -> None:
     assert asks("203.0.113.5", {**OURS, **cookie(value)}, TOKEN) == 403
 
 
-@pytest.mark.parametrize("name", PASSED_ON)
+@pytest.mark.parametrize("name", PROXY_HEADERS)
 def test_whoever_comes_through_a_proxy_is_not_at_this_machine(name: str) -> None:
     assert asks("127.0.0.1", {name: "127.0.0.1"}) == 403
     assert asks("127.0.0.1", {name: "127.0.0.1", **BEARER}, TOKEN) == 200
@@ -131,3 +132,46 @@ def test_this_machine_has_several_names(host: str) -> None:
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:5001", "http://a@b"])
 def test_a_page_of_another_program_at_this_machine_is_no_operator(origin: str) -> None:
     assert asks("127.0.0.1", {"origin": origin}) == 403
+
+
+NOW_S = 1_700_000_000.5
+COOKIES = SessionCookie(TOKEN)
+GOOD = COOKIES.issue(NOW_S)
+
+
+def test_a_cookie_is_good_for_its_time_and_no_longer() -> None:
+    assert COOKIES.accepts(GOOD, NOW_S)
+    assert COOKIES.accepts(GOOD, NOW_S + VALID_FOR_S - 1)
+    assert not COOKIES.accepts(GOOD, NOW_S + VALID_FOR_S)
+
+
+def test_a_cookie_outlives_the_process_that_issued_it_but_not_the_token() -> None:
+    assert SessionCookie(TOKEN).accepts(GOOD, NOW_S)
+    assert not SessionCookie(TOKEN + "2").accepts(GOOD, NOW_S)
+
+
+def test_no_cookie_tells_the_token() -> None:
+    assert TOKEN not in GOOD
+
+
+def test_who_moves_the_end_of_his_cookie_breaks_its_seal() -> None:
+    until, _, seal = GOOD.partition(".")
+    assert not COOKIES.accepts(f"{int(until) + 1}.{seal}", NOW_S)
+
+
+@given(st.text() | st.builds("{}.{}".format, st.integers(), st.text()))
+def test_nothing_else_is_a_cookie(value: str) -> None:
+    assert not COOKIES.accepts(value, NOW_S)
+
+
+@pytest.mark.parametrize("value", ["", ".", GOOD])
+def test_without_a_token_there_are_no_cookies(value: str) -> None:
+    assert not SessionCookie("").accepts(value, NOW_S)
+    assert not SessionCookie("").accepts(SessionCookie("").issue(NOW_S), NOW_S)
+
+
+@given(st.text())
+def test_the_token_opens_and_nothing_else(text: str) -> None:
+    assert COOKIES.is_token(TOKEN)
+    assert COOKIES.is_token(text) == (text == TOKEN)
+    assert not SessionCookie("").is_token(text)

@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.config import Settings, SettingsError, read_settings
 from app.server import cloudflared as module
-from app.server.cloudflared import Cloudflared, free_port
-from app.server.tunnel_states import Look
+from app.server.cloudflared import Cloudflared, find_cloudflared, free_port, tunnel_command, tunnel_environment, url_of
+from app.server.tunnel_state import TunnelStatus
+from app.twilio.signature import SignatureCheck, sign
 from tests.processes.pipeline import PATIENCE_S
-
-PHONE = "https://phone.example.com"
+from tests.service.phone import PUBLIC, TOKEN
 
 
 @contextlib.asynccontextmanager
@@ -45,13 +49,13 @@ async def metrics(quicktunnel: bytes | None, ready: bytes = b"200 OK") -> AsyncI
 
 async def test_a_quick_tunnels_url_and_connection_are_read() -> None:
     async with metrics(b'{"hostname": "calm.trycloudflare.com"}') as port, tunnel(port) as running:
-        assert await running.look() == Look("https://calm.trycloudflare.com", connected=True)
+        assert await running.status() == TunnelStatus("https://calm.trycloudflare.com", connected=True)
 
 
 async def test_a_tunnel_without_a_connection_to_the_edge_says_so() -> None:
     answers = metrics(b'{"hostname": "calm.trycloudflare.com"}', ready=b"503 Service Unavailable")
     async with answers as port, tunnel(port) as running:
-        assert await running.look() == Look("https://calm.trycloudflare.com", connected=False)
+        assert await running.status() == TunnelStatus("https://calm.trycloudflare.com", connected=False)
 
 
 @pytest.mark.parametrize(
@@ -59,30 +63,115 @@ async def test_a_tunnel_without_a_connection_to_the_edge_says_so() -> None:
 )
 async def test_whatever_else_is_answered_there_is_no_url_yet(answer: bytes | None) -> None:
     async with metrics(answer) as port, tunnel(port) as running:
-        assert (await running.look()).url is None
+        assert (await running.status()).url is None
 
 
 async def test_a_named_tunnels_url_is_known_beforehand() -> None:
-    async with metrics(None) as port, tunnel(port, PHONE) as running:
-        assert await running.look() == Look(PHONE, connected=True)
+    async with metrics(None) as port, tunnel(port, PUBLIC) as running:
+        assert await running.status() == TunnelStatus(PUBLIC, connected=True)
 
 
 async def test_a_metrics_port_that_is_not_there_or_says_nothing_is_no_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with tunnel(free_port(), PHONE) as running:
-        assert await running.look() == Look(None, connected=False)
+    async with tunnel(free_port(), PUBLIC) as running:
+        assert await running.status() == TunnelStatus(None, connected=False)
     monkeypatch.setattr(module, "ANSWER_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        async with tunnel(deaf.getsockname()[1], PHONE) as running:
-            assert await running.look() == Look(None, connected=False)
+        async with tunnel(deaf.getsockname()[1], PUBLIC) as running:
+            assert await running.status() == TunnelStatus(None, connected=False)
 
 
 async def test_the_complaint_about_the_empty_configuration_is_not_what_it_died_of() -> None:
     said = "2026-01-01T00:00:00Z ERR Configuration file /dev/null was empty"
     running = await Cloudflared.start(["/bin/sh", "-c", f"echo no such flag >&2; echo {said} >&2"], {}, 1, None, "")
     async with asyncio.timeout(PATIENCE_S):
-        while not await running.died_within(1.0):
+        while not await running.exited_within(1.0):
             pass
-    assert running.last_words == "no such flag"
+    assert running.last_error == "no such flag"
     await running.stop()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def settings_of(**settings: object) -> Settings:
+    return read_settings(tunnel=True, twilio_auth_token=TOKEN, **settings)
+
+
+def test_a_quick_tunnel_leads_to_host_and_port() -> None:
+    where = ["--config", "/dev/null", "--url", "http://127.0.0.1:5007"]
+    assert tunnel_command(settings_of(port=5007), "cloudflared", 6000) == (
+        ["cloudflared", "tunnel", *where, "--no-autoupdate", "--metrics", "127.0.0.1:6000"]
+    )
+
+
+def test_a_named_tunnel_keeps_its_operators_configuration() -> None:
+    named = tunnel_command(settings_of(tunnel_name="phone", public_url=PUBLIC), "cloudflared", 6000)
+    assert "--config" not in named
+
+
+def test_a_named_tunnel_is_run_by_its_name() -> None:
+    command = tunnel_command(settings_of(tunnel_name="phone", public_url=PUBLIC), "cloudflared", 6000)
+    assert command[-4:] == ["run", "--url", "http://127.0.0.1:5001", "phone"]
+
+
+def test_a_tunnels_token_is_in_the_environment_and_never_on_the_command_line() -> None:
+    settings = settings_of(tunnel_token="a-secret", public_url=PUBLIC)
+    assert "a-secret" not in " ".join(tunnel_command(settings, "cloudflared", 6000))
+    assert tunnel_environment(settings, {}) == {"TUNNEL_TOKEN": "a-secret"}
+
+
+def test_cloudflared_learns_nothing_of_our_settings_and_takes_no_options_from_the_shell() -> None:
+    shell = {
+        "PATH": "/bin",
+        "HTTPS_PROXY": "http://proxy",
+        "TWILIO_AUTH_TOKEN": TOKEN,
+        "TUNNEL_NAME": "x",
+        "TUNNEL_URL": "y",
+        "TUNNEL_CONFIG": "/home/me/another.yml",
+        "tunnel_hostname": "another.example.com",
+        "MOSHI_BRIDGE_TWILIO_AUTH_TOKEN": TOKEN,
+        "MOSHI_BRIDGE_PORT": "5002",
+    }
+    assert tunnel_environment(settings_of(), shell) == {"PATH": "/bin", "HTTPS_PROXY": "http://proxy"}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1:5001"), ("::", "http://[::1]:5001"), ("10.0.0.7", "http://10.0.0.7:5001")],
+)
+def test_the_tunnel_reaches_whatever_address_is_listened_on(host: str, url: str) -> None:
+    command = tunnel_command(settings_of(host=host), "cloudflared", 6000)
+    assert command[command.index("--url") + 1] == url
+
+
+def test_without_cloudflared_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingsError, match="brew install cloudflared") as caught:
+        find_cloudflared()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "url"),
+    [
+        ("calm-river.trycloudflare.com", "https://calm-river.trycloudflare.com"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        *(
+            (nothing, None)
+            for nothing in ("", None, 7, ["a.b"], "a b", "a/b", "a@b", "host:", "host:99999", "-a", "A.B")
+        ),
+    ],
+)
+def test_a_host_name_becomes_a_url_and_anything_else_does_not(hostname: object, url: str | None) -> None:
+    assert url_of(hostname) == url
+
+
+@given(st.text() | st.from_regex(r"[a-z0-9.:-]{1,30}"))
+def test_whatever_is_taken_for_a_host_name_can_be_signed_for(hostname: str) -> None:
+    if url := url_of(hostname):
+        assert SignatureCheck(url, [TOKEN]).webhook_valid("/voice", (), sign(TOKEN, f"{url}/voice"))

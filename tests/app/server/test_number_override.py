@@ -3,9 +3,9 @@ import logging
 
 import pytest
 
-from app.http.selftest import NotProved
+from app.http.selftest import ProbeFailed
 from app.server import number_override as module
-from app.server.number_override import NumberKeeper, keep_pointed
+from app.server.number_override import NumberManager, set_number_once_reachable
 from tests.processes.pipeline import PATIENCE_S
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 
@@ -14,7 +14,7 @@ ONE, TWO = "https://one.example.com", "https://two.example.com"
 
 @pytest.fixture(autouse=True)
 def _without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "back_off_s", lambda failures: 0.0)
+    monkeypatch.setattr(module, "backoff_s", lambda failures: 0.0)
 
 
 async def ready() -> None:
@@ -28,7 +28,7 @@ async def next_url(number: FakeNumber) -> str:
 
 async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> None:
     number, self_tested = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, (NumberTrouble,), self_tested.wait)
+    keeper = NumberManager(number, (NumberTrouble,), self_tested.wait)
     await keeper.point(ONE)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -40,14 +40,14 @@ async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> 
 async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
     with caplog.at_level(logging.INFO):
-        await NumberKeeper(number, (NumberTrouble,), ready).point(ONE)
+        await NumberManager(number, (NumberTrouble,), ready).point(ONE)
         assert await next_url(number) == ONE
     assert caplog.text.count("the number does not lead here: Twilio is away") == 2
 
 
 async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
     number, self_tested = FakeNumber(), asyncio.Event()
-    keeper = NumberKeeper(number, (NumberTrouble,), self_tested.wait)
+    keeper = NumberManager(number, (NumberTrouble,), self_tested.wait)
     await keeper.point(ONE)
     await keeper.point(TWO)
     self_tested.set()
@@ -57,7 +57,7 @@ async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
 
 async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
     number = FakeNumber()
-    keeper = NumberKeeper(number, (NumberTrouble,), ready)
+    keeper = NumberManager(number, (NumberTrouble,), ready)
     await keeper.point(ONE)
     await next_url(number)
     await keeper.restore()
@@ -71,7 +71,7 @@ async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
 async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> None:
     number = FakeNumber()
     number.may_restore.clear()
-    keeper = NumberKeeper(number, (NumberTrouble,), ready)
+    keeper = NumberManager(number, (NumberTrouble,), ready)
     asking = asyncio.create_task(keeper.restore())
     await number.restoring.wait()
     asking.cancel()
@@ -85,7 +85,7 @@ async def test_putting_back_goes_to_its_end_though_every_task_is_cancelled() -> 
     """As the event loop does when a second signal ends it."""
     number = FakeNumber()
     number.may_restore.clear()
-    asking = asyncio.create_task(NumberKeeper(number, (NumberTrouble,), ready).restore())
+    asking = asyncio.create_task(NumberManager(number, (NumberTrouble,), ready).restore())
     await number.restoring.wait()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
@@ -98,7 +98,7 @@ async def test_putting_back_goes_to_its_end_though_every_task_is_cancelled() -> 
 
 
 async def test_a_number_that_cannot_be_put_back_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    await NumberKeeper(FakeNumber(troubles=["20003, wrong token"]), (NumberTrouble,), ready).restore()
+    await NumberManager(FakeNumber(troubles=["20003, wrong token"]), (NumberTrouble,), ready).restore()
     assert "the number is not put back: 20003, wrong token" in caplog.text
 
 
@@ -108,27 +108,27 @@ async def test_a_twilio_that_does_not_answer_holds_up_no_exit(
     monkeypatch.setattr(module, "RESTORE_WITHIN_S", 0.01)
     number = FakeNumber()
     number.may_restore.clear()
-    await NumberKeeper(number, (NumberTrouble,), ready).restore()
+    await NumberManager(number, (NumberTrouble,), ready).restore()
     assert "the number is not put back: Twilio does not answer" in caplog.text
 
 
 async def test_a_public_url_without_a_tunnel_is_proved_before_the_number_is_pointed_at_it() -> None:
     number, proofs = FakeNumber(), []
 
-    async def prove(url: str) -> None:
+    async def probe(url: str) -> None:
         assert number.leads_to == BEFORE
         proofs.append(url)
         if len(proofs) < 3:
-            raise NotProved("no such host")
+            raise ProbeFailed("no such host")
 
-    await keep_pointed(ONE, prove, NumberKeeper(number, (NumberTrouble,), ready))
+    await set_number_once_reachable(ONE, probe, NumberManager(number, (NumberTrouble,), ready))
     assert await next_url(number) == ONE
     assert proofs == [ONE] * 3
 
 
 async def test_an_error_that_nobody_has_foreseen_is_logged_when_it_happens(caplog: pytest.LogCaptureFixture) -> None:
     number = FakeNumber(troubles=["a bug"])
-    keeper = NumberKeeper(number, (), ready)
+    keeper = NumberManager(number, (), ready)
     await keeper.point(ONE)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -139,4 +139,4 @@ async def test_an_error_that_nobody_has_foreseen_is_logged_when_it_happens(caplo
 
 async def test_an_error_that_nobody_has_foreseen_is_raised_by_the_restoring() -> None:
     with pytest.raises(NumberTrouble, match="a bug"):
-        await NumberKeeper(FakeNumber(troubles=["a bug"]), (), ready).restore()
+        await NumberManager(FakeNumber(troubles=["a bug"]), (), ready).restore()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.server.pipeline_self_test import EPOCH, FRAMES, PipelineLost, PipelineSelfTest, SelfTestFailed
+from app.server.pipeline_self_test import ATTEMPTS, EPOCH, FRAMES, PipelineLost, PipelineSelfTest, SelfTestFailed
 from workers.messages import Close, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 
@@ -73,3 +73,27 @@ async def test_a_frame_that_does_not_come_back_ends_the_test_with_a_line() -> No
     self_test = PipelineSelfTest(lambda _: None, answer_within_s=0.01)
     with pytest.raises(SelfTestFailed, match=r"did not come back from the workers within 0\.01 s"):
         await self_test.run(1)
+
+
+async def test_a_pipeline_that_is_lost_during_its_test_is_tested_again_but_not_for_ever() -> None:
+    async def pass_after(losses: int) -> float:
+        left = losses
+
+        async def wait_ready() -> None:
+            nonlocal left
+            left -= 1
+
+        def slots() -> int:
+            if left >= 0:
+                asyncio.get_running_loop().call_soon(pipeline.self_test.on_pipeline_lost, "killed by SIGKILL")
+            return 1
+
+        def answer(frame: Frame) -> PipelineMessage:
+            return after(0.05)(frame) if left < 0 else Open(frame.slot, frame.epoch)
+
+        pipeline = Pipeline(answer)
+        return await pipeline.self_test.run_until_passed(wait_ready, slots)
+
+    assert await pass_after(ATTEMPTS - 1) == pytest.approx(0.05)
+    with pytest.raises(PipelineLost):
+        await pass_after(ATTEMPTS)

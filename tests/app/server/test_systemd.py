@@ -4,17 +4,13 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
 
 import pytest
 
 from app.config import ServiceManager, SettingsError, read_service_manager
-from app.server.systemd import Heart, NotifySocket, Vitals
+from app.server.systemd import NotifySocket
 from tests.sockets import socket_folder
-
-WELL = Vitals(ready=True, answering=True, stopping=False, status="2 of 2 slots free")
-STARTING = Vitals(ready=False, answering=False, stopping=False, status="starting the workers")
-
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
 
@@ -29,48 +25,22 @@ def listening(request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.sock
         yield address, sock
 
 
-def test_every_message_is_one_datagram(listening: tuple[str, socket.socket]) -> None:
+def test_what_is_new_is_one_datagram_and_the_watchdog_is_fed_each_time(listening: tuple[str, socket.socket]) -> None:
     address, sock = listening
-    with NotifySocket(address) as systemd:
-        systemd.send("READY=1\nSTATUS=bereit für Anrufe")
-        systemd.send("WATCHDOG=1")
-    assert sock.recv(1_000) == "READY=1\nSTATUS=bereit für Anrufe".encode()
-    assert sock.recv(1_000) == b"WATCHDOG=1"
+    ready = ["READY=1", "STATUS=bereit für Anrufe"]
+    with closing(NotifySocket(address)) as systemd:
+        for lines, is_alive in ((ready, True), (ready, True), (ready, False), ([*ready, "STOPPING=1"], False)):
+            systemd.send(lines, is_alive)
+        heard = [sock.recv(1_000).decode() for _ in range(3)]
+    assert heard == ["READY=1\nSTATUS=bereit für Anrufe\nWATCHDOG=1", "WATCHDOG=1", "STOPPING=1"]
 
 
-def test_a_systemd_that_is_gone_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with socket_folder() as folder, NotifySocket(str(folder / "nobody")) as systemd:
-        systemd.send("READY=1")
-        systemd.send("WATCHDOG=1")
+def test_a_systemd_that_is_gone_is_logged_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with socket_folder() as folder, closing(NotifySocket(str(folder / "nobody"))) as systemd:
+        for line in ("READY=1", "STOPPING=1"):
+            systemd.send([line], is_alive=True)
     assert len(caplog.records) == 1
     assert "NOTIFY_SOCKET" in caplog.text
-
-
-def test_a_life_as_systemd_hears_it() -> None:
-    heart = Heart(watchdog=True)
-    stopping = replace(WELL, stopping=True, status="stopping")
-    story = [STARTING, STARTING, WELL, WELL, stopping, stopping]
-    assert [heart.beat(vitals) for vitals in story] == [
-        "STATUS=starting the workers",
-        "",
-        "READY=1\nSTATUS=2 of 2 slots free\nWATCHDOG=1",
-        "WATCHDOG=1",
-        "STOPPING=1\nSTATUS=stopping\nWATCHDOG=1",
-        "WATCHDOG=1",
-    ]
-
-
-def test_the_watchdog_is_not_fed_while_a_worker_does_not_answer() -> None:
-    heart = Heart(watchdog=True)
-    heart.beat(WELL)
-    assert heart.beat(replace(WELL, answering=False)) == ""
-    assert heart.beat(WELL) == "WATCHDOG=1"
-
-
-def test_without_a_watchdog_only_news_are_told() -> None:
-    heart = Heart(watchdog=False)
-    heart.beat(WELL)
-    assert heart.beat(WELL) == ""
 
 
 def test_a_watchdog_that_is_meant_for_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ async def test_a_snapshot_without_calls() -> None:
     snapshot = looking.snapshot()
     assert snapshot["calls"] == snapshot["steps"] == []
     assert (snapshot["ready"], snapshot["draining"], snapshot["slots"], snapshot["free_slots"]) == (True, False, 3, 3)
-    assert (snapshot["waiting"], snapshot["speaks"], snapshot["beat_ms"]) == (7, "line test", 80)
+    assert (snapshot["waiting"], snapshot["model"], snapshot["frame_period_ms"]) == (7, "line test", 80)
 
 
 async def test_the_state_of_a_call_from_its_ring_to_its_end() -> None:
@@ -120,13 +120,13 @@ async def test_levels_are_those_of_now() -> None:
 async def test_latency_is_the_recent_median_and_over_the_call_a_limited_number_of_points() -> None:
     looking = Looking()
     record = looking.front.talk(ANN).session.record
-    assert looking.only()["delay_ms"] is None
+    assert looking.only()["latency_ms"] is None
     record.latencies_s.extend([0.5] * 1_000 + [0.1] * 100)
-    assert looking.only()["delay_ms"] == 100.0
-    delays_ms = call_detail(record)["delays_ms"]
-    assert isinstance(delays_ms, list)
-    assert len(delays_ms) == MAX_POINTS
-    assert (delays_ms[0], delays_ms[-1]) == (500.0, 100.0)
+    assert looking.only()["latency_ms"] == 100.0
+    latencies_ms = call_detail(record)["latencies_ms"]
+    assert isinstance(latencies_ms, list)
+    assert len(latencies_ms) == MAX_POINTS
+    assert (latencies_ms[0], latencies_ms[-1]) == (500.0, 100.0)
 
 
 async def test_a_call_that_has_ended_still_has_its_details() -> None:
@@ -134,7 +134,7 @@ async def test_a_call_that_has_ended_still_has_its_details() -> None:
     looking.front.talk(ANN)
     looking.front.board.hang_up(ANN)
     course = call_detail(looking.record(ANN))
-    assert (course["end"], course["delays_ms"]) == ("an operator hung up", [])
+    assert (course["end"], course["latencies_ms"]) == ("an operator hung up", [])
 
 
 async def test_one_snapshot_is_made_for_all_readers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,27 +5,34 @@ from app.twilio.parties import ANONYMOUS, AddressKind, kind_of, mask_number, nam
 ANN = "+15550100001"
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        *(ANN, "15550100001", "0015550100001", "+1 555 010-0001", "+1 (555) 010.0001", "\u202a+15550100001\u202c"),
-        *("\u200e+1\u00a0555\u00a00100001", "whatsapp:+15550100001", "WhatsApp:15550100001", "tel:+1-555-010-0001"),
-        *(
-            "sip:+15550100001@gw.example.com;user=phone",
-            "sips:+15550100001@other",
-            "sip:15550100001@gw.example.com:5060",
-        ),
-    ],
+ANN_SPELLINGS = (
+    *(ANN, "15550100001", "0015550100001", "+1 555 010-0001", "+1 (555) 010.0001", "\u202a+15550100001\u202c"),
+    *("\u200e+1\u00a0555\u00a00100001", "whatsapp:+15550100001", "WhatsApp:15550100001", "tel:+1-555-010-0001"),
+    *("sip:+15550100001@gw.example.com;user=phone", "sips:+15550100001@other", "sip:15550100001@gw.example.com:5060"),
 )
+WITHHELD = (
+    "",
+    "anonymous",
+    "Restricted",
+    "UNAVAILABLE",
+    "+266696687",
+    "86282452253",
+    "sip:anonymous@anonymous.invalid",
+)
+ALICE_SPELLINGS = (
+    *("sip:alice@example.com", "sip:alice@example.com;user=phone", "SIPS:Alice@Example.com:5061;transport=tls"),
+)
+CLIENT_SPELLINGS = ("client:ann_1", "client:Ann_1")
+"""`From` as Twilio may write it: one number, a withheld one, one SIP address, one client."""
+
+
+@pytest.mark.parametrize("written", ANN_SPELLINGS)
 def test_a_number_has_one_name_however_it_is_written(written: str) -> None:
     assert name_of(written) == ANN
     assert mask_number(written).partition("@")[0].endswith("…0001")
 
 
-@pytest.mark.parametrize(
-    "written",
-    [*("", "anonymous", "Restricted", "UNAVAILABLE", "+266696687", "86282452253", "sip:anonymous@anonymous.invalid")],
-)
+@pytest.mark.parametrize("written", WITHHELD)
 def test_who_withholds_the_number_has_one_name(written: str) -> None:
     assert name_of(written) == ANONYMOUS
     assert kind_of(name_of(written)) is AddressKind.ANONYMOUS
@@ -34,10 +41,9 @@ def test_who_withholds_the_number_has_one_name(written: str) -> None:
 @pytest.mark.parametrize(
     ("written", "name"),
     [
-        ("sip:alice@example.com;user=phone", "sip:alice@example.com"),
-        ("SIPS:Alice@Example.com:5061;transport=tls", "sip:alice@example.com"),
+        *((spelling, "sip:alice@example.com") for spelling in ALICE_SPELLINGS),
         ("sip:1001@pbx.example.com", "sip:1001@pbx.example.com"),
-        ("client:Ann_1", "client:ann_1"),
+        *((spelling, "client:ann_1") for spelling in CLIENT_SPELLINGS),
     ],
 )
 def test_parameters_port_and_capitals_do_not_make_another_address(written: str, name: str) -> None:

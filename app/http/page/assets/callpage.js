@@ -7,13 +7,13 @@ import { buildMeters, figuresOf, showListening, showState, toggleListening } fro
 import { endOf, howLong } from "./recent.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
 
-const COURSE_EVERY_S = 5;
+const DETAIL_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
-let sid = "", call = null, wasOn = false, asked_s = -Infinity, delays_ms = [], shown = -1, visit = 0;
+let sid = "", call = null, wasOn = false, requested_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
 
-/** Show a call's page; what was shown before is put away. */
+/** Show the page of a call. */
 export function openCall(wanted) {
   closeCall();
   sid = wanted;
@@ -21,82 +21,82 @@ export function openCall(wanted) {
   showState(byId("call-state"), "");
   describe(byId("facts"), { SID: sid });
   byId("h-call").focus();
-  showCourse(sid);
+  showDetail(sid);
   showLog(visit);
 }
 
 /** Leave the page. */
 export function closeCall() {
   visit += 1;
-  [sid, call, wasOn, asked_s, delays_ms, shown] = ["", null, false, -Infinity, [], -1];
+  [sid, call, wasOn, requested_s, latencies_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
-  for (const id of ["happened", "call-clock", "sound-told", "delays-told", "streams"]) byId(id).replaceChildren();
-  byId("delays").hidden = true;
+  for (const id of ["happened", "call-clock", "sound-text", "latencies-text", "streams"]) byId(id).replaceChildren();
+  byId("latencies").hidden = true;
   byId("said").firstElementChild.replaceChildren();
 }
 
-/** Take a snapshot. */
+/** Show a snapshot. */
 export function showCall(snapshot, transcripts) {
   call = snapshot.calls.find((one) => one.call_sid === sid) ?? null;
   for (const id of ["call-live", "call-listen", "call-hangup"]) byId(id).hidden = !call;
   if (call) {
     showLive(snapshot);
-    if (transcripts.isTorn(sid) || snapshot.now_s - asked_s > COURSE_EVERY_S) {
-      asked_s = snapshot.now_s;
-      showCourse(sid, transcripts);
+    if (transcripts.isTorn(sid) || snapshot.now_s - requested_s > DETAIL_EVERY_S) {
+      requested_s = snapshot.now_s;
+      showDetail(sid, transcripts);
     }
     const pieces = transcripts.pieces(sid);
     if (pieces.length !== shown) showSaid(pieces);
     shown = pieces.length;
   } else if (wasOn) {
     announce("The call is over");
-    showState(byId("call-state"), "over");
-    showCourse(sid);
+    showState(byId("call-state"), "ended");
+    showDetail(sid);
     showLog(visit);
   }
   wasOn = call !== null;
 }
 
-function showLive({ beat_ms }) {
+function showLive({ frame_period_ms }) {
   write(byId("h-call"), nameOf(call.number));
   showState(byId("call-state"), call.state);
   write(byId("call-clock"), clock(call.for_s));
   setLevels(call.caller_dbfs, call.moshi_dbfs);
-  describe(byId("call-live").querySelector(".figures"), figuresOf(call, beat_ms));
+  describe(byId("call-live").querySelector(".figures"), figuresOf(call, frame_period_ms));
   showListening(byId("call-listen"), sid);
-  byId("call-listen").disabled = !(call.state === "on" || call.state === "ending");
+  byId("call-listen").disabled = !(call.state === "active" || call.state === "ending");
   byId("call-hangup").disabled = call.state === "ending";
-  write(byId("sound-told"), "If calls are recorded, this one can be heard here when it is over.");
+  write(byId("sound-text"), "If calls are recorded, this one can be heard here when it is over.");
 }
 
-/** Ask the running service for all that was said and how the delay went. */
-async function showCourse(wanted, transcripts) {
+/** Request the whole transcript and the latencies from the running service. */
+async function showDetail(wanted, transcripts) {
   try {
     const known = transcripts?.known(wanted) ?? 0;
-    const course = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
+    const detail = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
     if (wanted !== sid) return;
-    delays_ms = course.delays_ms;
-    transcripts?.fill(sid, course.text);
-    write(byId("h-call"), nameOf(course.number));
-    if (!known) showSaid(course.text.pieces);
-    drawDelays();
+    latencies_ms = detail.latencies_ms;
+    transcripts?.fill(sid, detail.text);
+    write(byId("h-call"), nameOf(detail.number));
+    if (!known) showSaid(detail.text.pieces);
+    drawLatencies();
   } catch (error) {
-    if (wanted === sid && error.status === 404 && !call) write(byId("delays-told"), "Its course is kept for the last calls of the running service only.");
+    if (wanted === sid && error.status === 404 && !call) write(byId("latencies-text"), "Known for the last calls of the running service only.");
   }
 }
 
-function drawDelays() {
-  byId("delays").hidden = !delays_ms.length;
-  drawLine(byId("delays"), delays_ms);
-  const text = delays_ms.length
-    ? `From ${ms(Math.min(...delays_ms))} to ${ms(Math.max(...delays_ms))}, estimated; from the call's beginning, or its last five minutes, to its end.`
-    : "No answer has been heard.";
-  write(byId("delays-told"), text);
-  byId("delays").setAttribute("aria-label", text);
+function drawLatencies() {
+  byId("latencies").hidden = !latencies_ms.length;
+  drawLine(byId("latencies"), latencies_ms);
+  const text = latencies_ms.length
+    ? `From ${ms(Math.min(...latencies_ms))} to ${ms(Math.max(...latencies_ms))}, estimated; of the whole call or its last five minutes.`
+    : "No audio of Moshi has been played yet.";
+  write(byId("latencies-text"), text);
+  byId("latencies").setAttribute("aria-label", text);
 }
 
-/** Ask the call log; a call that has just ended comes into it a little later. */
+/** Request the call from the call log; one that has just ended is written a little later. */
 async function showLog(now, tries = 0) {
   const again = () => tries < LOG_AGAIN_MS.length && setTimeout(() => visit === now && showLog(now, tries + 1), LOG_AGAIN_MS[tries]);
   try {
@@ -118,7 +118,7 @@ function showKept(kept) {
   const outbound = kept.direction.startsWith("outbound");
   write(byId("h-call"), nameOf(outbound ? kept.called_masked : kept.caller_masked));
   if (kept.ended_at && !call) {
-    showState(byId("call-state"), "over");
+    showState(byId("call-state"), "ended");
     write(byId("call-clock"), howLong(kept));
     showSaid(kept.transcript.map(({ at_s, text }) => [at_s, text]));
   }
@@ -134,10 +134,10 @@ function factsOf(kept) {
     "From, to": `${nameOf(kept.caller_masked)}, ${nameOf(kept.called_masked)} (${kept.direction || "inbound"})`,
     When: when(kept.reserved_at),
     End: kept.ended_by ? `${endOf(kept)}, by the ${kept.ended_by}` : endOf(kept),
-    "Who answered": `${kept.checkpoint}, slot ${kept.slot}`,
-    "First sound": ms(kept.first_sound_ms),
-    "Mouth to ear": `${three("latency")} (p50, p95, p99)`,
-    "A frame took": `${three("processing")} (p50, p95, p99)`,
+    Model: `${kept.checkpoint}, slot ${kept.slot}`,
+    "First audio": ms(kept.first_sound_ms),
+    "Mouth-to-ear latency": `${three("latency")} (p50, p95, p99)`,
+    "Processing a frame": `${three("processing")} (p50, p95, p99)`,
     ...Object.fromEntries(Object.entries(kept.counters).map(([name, count]) => [name.replaceAll("_", " "), String(count)])),
   };
   return Object.fromEntries(Object.entries(facts).filter(([, text]) => !text.startsWith("–")));
@@ -153,11 +153,11 @@ async function showSound(kept, now, stream = kept.streams?.findLast((one) => one
     if (visit !== now) closeSound();
     else if (whole) redoTimes();
     else {
-      write(byId("sound-told"), "The recording is being finished.");
+      write(byId("sound-text"), "The recording is being finished.");
       setTimeout(() => visit === now && showSound(kept, now, stream), SOUND_AGAIN_MS);
     }
   } catch (error) {
-    if (visit === now) write(byId("sound-told"), error.status === 404 ? notRecorded(kept) : `Cannot be played: ${error.message}.`);
+    if (visit === now) write(byId("sound-text"), error.status === 404 ? notRecorded(kept) : `Cannot be played: ${error.message}.`);
   }
 }
 
@@ -165,18 +165,18 @@ async function showSound(kept, now, stream = kept.streams?.findLast((one) => one
 function showStreams(kept, now, shown) {
   const streams = kept.streams ?? [];
   const rows = streams.length < 2 ? [] : streams.map((stream) => {
-    const told = `Stream ${stream.number}, ${when(stream.reserved_at)}: ${endOf(stream)}`;
-    if (!stream.recording) return make("li", {}, `${told}. ${notRecorded(stream)}`);
+    const text = `Stream ${stream.number}, ${when(stream.reserved_at)}: ${endOf(stream)}`;
+    if (!stream.recording) return make("li", {}, `${text}. ${notRecorded(stream)}`);
     const button = make("button", { type: "button", "aria-pressed": String(stream === shown) }, "Recording");
     button.addEventListener("click", () => showSound(kept, now, stream));
-    return make("li", {}, `${told} `, button);
+    return make("li", {}, `${text} `, button);
   });
   byId("streams").replaceChildren(...rows);
 }
 
 const notRecorded = ({ recording_fault }) => (recording_fault ? `Not recorded: ${recording_fault}.` : "Not recorded.");
 
-/** A time that can be clicked where there is a recording. */
+/** A time, as a button where there is a recording to play. */
 function moment(at_s, written = clock) {
   const text = written(at_s);
   if (!hasSound()) return make("time", { "data-at": at_s }, text);
@@ -191,7 +191,7 @@ function redoTimes() {
   }
 }
 
-/** Show what was said: lines that are there are written to, new ones put under them. */
+/** Show the transcript, reusing the lines that are there. */
 function showSaid(pieces) {
   const said = lines(pieces), list = byId("said").firstElementChild, box = byId("said");
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
@@ -213,4 +213,4 @@ function showPlace(at_s) {
 
 byId("call-listen").addEventListener("click", () => toggleListening(sid, () => showListening(byId("call-listen"), sid)));
 byId("call-hangup").addEventListener("click", () => call && hangUp(call));
-new ResizeObserver(() => delays_ms.length && drawLine(byId("delays"), delays_ms)).observe(byId("delays"));
+new ResizeObserver(() => latencies_ms.length && drawLine(byId("latencies"), latencies_ms)).observe(byId("latencies"));

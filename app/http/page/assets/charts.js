@@ -1,5 +1,6 @@
-// Charts on canvas. Each has its text alternative beside it, written by whoever draws.
+// Charts on canvas; the caller writes the text alternatives.
 
+const GAP_S = 0.5;
 const TICK_FONT = "11px system-ui, sans-serif";
 
 /** Return a context in CSS pixels, cleared, with the page's colours; null while the canvas is not shown. */
@@ -33,6 +34,17 @@ function level({ pen, width, colour }, y, text, name, dashed) {
   pen.fillText(text, 2, y - 3);
 }
 
+/** Split steps where none started for a while. */
+function runs(steps) {
+  const found = [];
+  for (const step of steps) {
+    const run = found[found.length - 1];
+    if (run && step[0] - run[run.length - 1][0] < GAP_S) run.push(step);
+    else found.push([step]);
+  }
+  return found;
+}
+
 /** Draw steps [at_s, ms] of the last `span_s` seconds up to `now_s` against a limit. */
 export function drawSteps(canvas, steps, now_s, span_s, limit_ms) {
   const chart = begin(canvas);
@@ -42,14 +54,25 @@ export function drawSteps(canvas, steps, now_s, span_s, limit_ms) {
   const y = (took) => height - 2 - (height - 14) * (took / top);
   level(chart, y(limit_ms), `${limit_ms} ms`, "warn", true);
   level(chart, height - 1, "", "line", false);
-  for (const [at, took] of steps) {
-    const x = width - ((now_s - at) / span_s) * width;
-    pen.fillStyle = colour(took > limit_ms ? "bad" : "moshi");
-    pen.fillRect(x - 1, y(took), 1.5, height - 1 - y(took));
+  pen.lineWidth = 1.25;
+  for (const run of runs(steps)) {
+    const points = run.map(([at, took]) => [width - ((now_s - at) / span_s) * width, y(took)]);
+    pen.fillStyle = pen.strokeStyle = colour("moshi");
+    pen.beginPath();
+    for (const [px, py] of points) pen.lineTo(px, py);
+    pen.stroke();
+    pen.lineTo(points[points.length - 1][0], height - 1);
+    pen.lineTo(points[0][0], height - 1);
+    pen.globalAlpha = 0.15;
+    pen.fill();
+    pen.globalAlpha = 1;
+    pen.fillStyle = colour("bad");
+    run.forEach(([, took], place) => took > limit_ms && pen.fillRect(points[place][0] - 1.5, points[place][1] - 1.5, 3, 3));
   }
+  pen.lineWidth = 1;
 }
 
-/** Draw values as a line from left to right, with the lowest and highest level written down. */
+/** Draw values as a line from left to right, with the top of the scale. */
 export function drawLine(canvas, values) {
   const chart = begin(canvas);
   if (!chart) return;
@@ -67,18 +90,18 @@ export function drawLine(canvas, values) {
   pen.lineWidth = 1;
 }
 
-/** Draw both sides, caller above and Moshi below; what has been played (a share of all) is in full colour. */
-export function drawWave(canvas, { caller, moshi }, played) {
+/** Draw a waveform, caller above and Moshi below; the part that was played, 0 to 1, is in full colour. */
+export function drawWaveform(canvas, { caller, moshi }, played) {
   const chart = begin(canvas);
   if (!chart) return;
   const { pen, width, height, colour } = chart;
   const half = height / 2;
-  [[caller, half / 2, "caller"], [moshi, half * 1.5, "moshi"]].forEach(([peaks, middle, name]) => {
+  [[caller, half / 2, "caller"], [moshi, half * 1.5, "moshi"]].forEach(([waveform, middle, name]) => {
     pen.fillStyle = colour(name);
-    peaks.forEach(([low, high], place) => {
-      const x = (place / peaks.length) * width;
-      pen.globalAlpha = place / peaks.length <= played ? 1 : 0.5;
-      pen.fillRect(x, middle - high * (half / 2 - 4), Math.max(1, width / peaks.length - 0.5), Math.max(1, (high - low) * (half / 2 - 4)));
+    waveform.forEach(([low, high], place) => {
+      const x = (place / waveform.length) * width;
+      pen.globalAlpha = place / waveform.length <= played ? 1 : 0.5;
+      pen.fillRect(x, middle - high * (half / 2 - 4), Math.max(1, width / waveform.length - 0.5), Math.max(1, (high - low) * (half / 2 - 4)));
     });
     pen.globalAlpha = 1;
     pen.fillText(name === "caller" ? "Caller" : "Moshi", 6, middle - half / 2 + 14);

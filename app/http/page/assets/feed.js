@@ -1,23 +1,23 @@
-// Where snapshots come from: a socket, or questions where sockets do not get through (some proxies).
+// Snapshots over a WebSocket, or by polling where WebSockets do not get through (some proxies).
 
 import { ask } from "./format.js";
 
 const SILENT_MS = 5000;
-const ASK_EVERY_MS = 1000;
+const POLL_EVERY_MS = 1000;
 const TRY_SOCKET_EVERY_MS = 10000;
 
-/** Call `take` with every snapshot and `tell` with "live", "asking", "lost" or "refused" when that changes. */
-export function follow(take, tell) {
-  let socket = null, asking = 0, silence = 0, retry = 0, state = "", first = true;
+/** Call `onSnapshot` with every snapshot and `onState` with "live", "polling", "lost" or "refused" when that changes. */
+export function follow(onSnapshot, onState) {
+  let socket = null, polling = 0, silence = 0, retry = 0, state = "", first = true;
 
-  function say(now) {
-    if (state !== now) tell((state = now));
+  function setState(now) {
+    if (state !== now) onState((state = now));
   }
 
   function deliver(snapshot, how) {
     first = false;
-    take(snapshot);
-    say(how);
+    onSnapshot(snapshot);
+    setState(how);
   }
 
   function open() {
@@ -26,7 +26,7 @@ export function follow(take, tell) {
     url.protocol = url.protocol.replace("http", "ws");
     const opened = (socket = new WebSocket(url));
     opened.onmessage = (message) => {
-      clearTimeout(asking);
+      clearTimeout(polling);
       clearTimeout(silence);
       silence = setTimeout(() => fail(opened), SILENT_MS);
       deliver(JSON.parse(message.data), "live");
@@ -41,29 +41,29 @@ export function follow(take, tell) {
     failed.close();
     clearTimeout(silence);
     if (document.hidden) return;
-    retry = setTimeout(open, state === "live" ? ASK_EVERY_MS : TRY_SOCKET_EVERY_MS);
-    question();
+    retry = setTimeout(open, state === "live" ? POLL_EVERY_MS : TRY_SOCKET_EVERY_MS);
+    poll();
   }
 
-  async function question() {
-    clearTimeout(asking);
+  async function poll() {
+    clearTimeout(polling);
     try {
       const snapshot = await ask(`api/live${first ? "?first=true" : ""}`);
-      if (socket?.readyState !== WebSocket.OPEN) deliver(snapshot, "asking");
+      if (socket?.readyState !== WebSocket.OPEN) deliver(snapshot, "polling");
     } catch (error) {
       first = true;
-      say(error.status === 403 || error.status === 429 ? "refused" : "lost");
-      if (!socket) { // try both again soon: the service may have been started anew
+      setState(error.status === 403 || error.status === 429 ? "refused" : "lost");
+      if (!socket) { // the service may have been restarted: try both again soon
         clearTimeout(retry);
-        retry = setTimeout(open, 2 * ASK_EVERY_MS);
+        retry = setTimeout(open, 2 * POLL_EVERY_MS);
         return;
       }
     }
-    if (!socket && !document.hidden) asking = setTimeout(question, ASK_EVERY_MS);
+    if (!socket && !document.hidden) polling = setTimeout(poll, POLL_EVERY_MS);
   }
 
   function pause() {
-    [asking, silence, retry].forEach(clearTimeout);
+    [polling, silence, retry].forEach(clearTimeout);
     const closing = socket;
     socket = null;
     closing?.close();

@@ -1,4 +1,4 @@
-// How things are written, and small hands for the document.
+// Formatting, and helpers for the document.
 
 const PAUSE_S = 1;
 
@@ -10,7 +10,7 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-/** The same with tenths, for what happens in the same second. */
+/** The same with tenths. */
 export function fineClock(seconds) {
   const tenths = Math.round(seconds * 10);
   return `${clock(Math.floor(tenths / 10))}.${tenths % 10}`;
@@ -22,7 +22,7 @@ export function ms(value) {
   return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }
 
-/** A moment as the machine that looks has it: the time alone if it was today. */
+/** Local date and time, the time alone if it is today. */
 export function when(iso) {
   const moment = new Date(iso);
   const time = moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -48,7 +48,7 @@ export function lines(pieces) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Set a text only if it is another one: nothing is laid out anew for nothing. */
+/** Set a text only if it differs, which avoids a layout. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -61,7 +61,7 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Show terms and what they are: made once, then only written to. Values are texts, or [text, class]. */
+/** Show terms and values in a list that is built once. Values are texts, or [text, class]. */
 export function describe(list, facts) {
   const terms = Object.keys(facts);
   if (list.dataset.terms !== terms.join()) {
@@ -78,12 +78,12 @@ export function describe(list, facts) {
   });
 }
 
-/** Have a screen reader say something once. */
+/** Have a screen reader say a text. */
 export function announce(text) {
   byId("announce").textContent = text;
 }
 
-/** Ask the service; what went wrong is thrown as an Error with its `status` and the reason it gave. */
+/** Request JSON from the service; throws an Error with `status` and the reason. */
 export async function ask(path, options) {
   let answer;
   try {
@@ -92,6 +92,6 @@ export async function ask(path, options) {
     throw Object.assign(new Error("the service does not answer"), { status: 0 });
   }
   if (answer.ok) return answer.json();
-  const reason = await answer.json().then((told) => told.detail, () => "");
+  const reason = await answer.json().then((body) => body.detail, () => "");
   throw Object.assign(new Error(typeof reason === "string" && reason ? reason : `status ${answer.status}`), { status: answer.status });
 }

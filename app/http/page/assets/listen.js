@@ -1,9 +1,9 @@
-// Lets the operator hear a call: caller on the left, Moshi on the right. Silent until asked.
+// Plays a call to the operator: caller left, Moshi right.
 
 const RATE_HZ = 8000;
-const LATE_S = 0.15; // how far behind the line what is heard is, so that its jitter is not
-const LATEST_S = 1; // more than this behind is skipped
-/** What each mu-law code stands for, -1 to 1. */
+const BUFFER_S = 0.15; // absorbs jitter
+const MAX_BUFFER_S = 1; // audio beyond it is skipped
+/** The sample of each mu-law code, -1 to 1. */
 export const LINEAR = Float32Array.from({ length: 256 }, (_, code) => {
   const bits = ~code & 0xff, exponent = (bits >> 4) & 7;
   const magnitude = ((((bits & 15) << 3) + 132) << exponent) - 132;
@@ -12,12 +12,12 @@ export const LINEAR = Float32Array.from({ length: 256 }, (_, code) => {
 
 let context = null, current = null;
 
-/** The call that is heard, "" for none. */
-export function heard() {
+/** The call that is listened to, "" for none. */
+export function listenedTo() {
   return current?.sid ?? "";
 }
 
-/** Begin to hear a call in place of another; `changed` is called when that ends by itself. */
+/** Listen to a call instead of another; `changed` is called when it ends. */
 export function listen(sid, changed) {
   stop();
   context ??= new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
@@ -37,7 +37,7 @@ export function listen(sid, changed) {
   };
 }
 
-/** Hear nothing any more. */
+/** Stop listening. */
 export function stop() {
   const stopped = current;
   current = null;
@@ -52,8 +52,8 @@ function play(direction, payload) {
   const source = new AudioBufferSourceNode(context, { buffer: sound });
   source.connect(context.destination);
   const ahead = current.next[direction] - context.currentTime;
-  if (ahead < 0) current.next[direction] = Math.round((context.currentTime + LATE_S) * RATE_HZ) / RATE_HZ;
-  else if (ahead > LATEST_S) return;
+  if (ahead < 0) current.next[direction] = Math.round((context.currentTime + BUFFER_S) * RATE_HZ) / RATE_HZ;
+  else if (ahead > MAX_BUFFER_S) return;
   source.start(current.next[direction]);
   current.next[direction] += codes.length / RATE_HZ;
   current.samples += codes.length;

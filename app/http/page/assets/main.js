@@ -1,4 +1,4 @@
-// The page: which view is shown, and what reaches it.
+// The page: its two views, and the snapshots that they show.
 
 import { drain } from "./actions.js";
 import { closeCall, openCall, showCall } from "./callpage.js";
@@ -12,17 +12,17 @@ const LOG_LAGS_MS = [800, 4000];
 const RECENT_EVERY_MS = 60000;
 const CONNECTION = {
   live: "",
-  asking: "",
-  lost: "The service does not answer. What is shown is old; trying again.",
-  refused: "The service lets no operator in from here any more. Reload this page to sign in.",
+  polling: "",
+  lost: "The service does not answer. The page shows its last state and keeps trying.",
+  refused: "This session has expired. Reload this page to sign in.",
 };
 const transcripts = new Transcripts();
 let on = new Set(), said = "", latest = null;
 
-function take(snapshot) {
+function onSnapshot(snapshot) {
   latest = snapshot;
   const now = new Set(snapshot.calls.map((call) => call.call_sid));
-  snapshot.calls.forEach((call) => transcripts.take(call));
+  snapshot.calls.forEach((call) => transcripts.add(call));
   transcripts.keepOnly(now);
   if ([...on].some((sid) => !now.has(sid))) LOG_LAGS_MS.forEach((lag) => setTimeout(recent, lag));
   on = now;
@@ -32,17 +32,17 @@ function take(snapshot) {
   document.title = `${now.size ? `(${now.size}) ` : ""}Moshi on the phone`;
 }
 
-function showService({ ready, draining, free_slots, speaks, calls }) {
+function showService({ ready, draining, free_slots, model, calls }) {
   const [text, kind] = draining ? ["draining", "warn"] : ready ? ["ready", "good"] : free_slots || !calls.length ? ["not ready", "bad"] : ["all slots taken", "warn"];
   write(byId("state"), text);
   byId("state").className = `pill ${kind}`;
-  write(byId("speaks"), speaks);
+  write(byId("model"), model);
   byId("drain").disabled = draining;
   if (said && said !== text) announce(`The service is ${text}`);
   said = text;
 }
 
-function tell(connection) {
+function onState(connection) {
   write(byId("lost"), CONNECTION[connection]);
   byId("lost").hidden = !CONNECTION[connection];
   if (connection === "lost" || connection === "refused") {
@@ -62,7 +62,7 @@ function route() {
     closeCall();
     recent();
   }
-  if (latest) take(latest);
+  if (latest) onSnapshot(latest);
   window.scrollTo(0, 0);
 }
 
@@ -70,7 +70,7 @@ function recent() {
   return showRecent(on);
 }
 
-/** Say how this service is called, if it is not where the command looks by itself. */
+/** Add the address to the commands unless it is the default one. */
 function nameService() {
   if (location.port === "5001") return;
   for (const code of document.querySelectorAll(".simulate")) code.textContent = code.textContent.replace("simulate", `simulate ${location.origin}`);
@@ -82,4 +82,4 @@ window.addEventListener("hashchange", route);
 setInterval(() => document.hidden || byId("call").hidden === false || recent(), RECENT_EVERY_MS);
 nameService();
 route();
-follow(take, tell);
+follow(onSnapshot, onState);

@@ -1,4 +1,4 @@
-// The first view: the service in figures, the steps of the last minute, a card for each call.
+// The overview: figures of the service, the engine's steps in the last minute, a card per call.
 
 import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
@@ -6,10 +6,10 @@ import { announce, byId, clock, describe, lines, ms, nameOf, write } from "./for
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 
 const SPAN_S = 60;
-const TELL_EVERY_S = 5;
+const ANNOUNCE_EVERY_S = 5;
 const WAYS = { inbound: "", outbound: "called by us" };
 const cards = new Map();
-let steps = [], told_s = -Infinity;
+let steps = [], announced_s = -Infinity;
 
 /** Show a snapshot. */
 export function showOverview(snapshot, transcripts) {
@@ -17,47 +17,47 @@ export function showOverview(snapshot, transcripts) {
   showSteps(snapshot);
   const on = new Set(snapshot.calls.map((call) => call.call_sid));
   for (const sid of cards.keys()) if (!on.has(sid)) removeCard(sid);
-  for (const call of snapshot.calls) showCard(call, transcripts.pieces(call.call_sid), snapshot.beat_ms);
+  for (const call of snapshot.calls) showCard(call, transcripts.pieces(call.call_sid), snapshot.frame_period_ms);
   write(byId("count"), snapshot.calls.length ? String(snapshot.calls.length) : "");
   byId("nobody").hidden = snapshot.calls.length > 0;
 }
 
-function showGauges({ slots, free_slots, waiting, calls, processing_ms, lag_ms, beat_ms }) {
-  const delays = calls.map((call) => call.delay_ms).filter((delay) => delay !== null);
+function showGauges({ slots, free_slots, waiting, calls, processing_ms, lag_ms, frame_period_ms }) {
+  const latencies = calls.map((call) => call.latency_ms).filter((latency) => latency !== null);
   write(byId("free"), `${free_slots} of ${slots}`);
   write(byId("waiting"), String(waiting));
-  write(byId("delay"), ms(delays.length ? Math.max(...delays) : null));
+  write(byId("latency"), ms(latencies.length ? Math.max(...latencies) : null));
   write(byId("processing"), ms(processing_ms));
   write(byId("lag"), ms(lag_ms));
-  byId("lag").className = lag_ms > beat_ms / 2 ? "over" : "";
+  byId("lag").className = lag_ms > frame_period_ms / 2 ? "over" : "";
 }
 
-function showSteps({ steps: late, now_s, beat_ms }) {
-  if (steps.length && steps[steps.length - 1][0] > now_s) steps = []; // another machine's clock: a new service
+function showSteps({ steps: late, now_s, frame_period_ms }) {
+  if (steps.length && steps[steps.length - 1][0] > now_s) steps = []; // the service was restarted: another clock
   const last = steps.length ? steps[steps.length - 1][0] : -Infinity;
   steps.push(...late.filter(([at]) => at > last));
   steps = steps.filter(([at]) => at > now_s - SPAN_S);
-  drawSteps(byId("steps"), steps, now_s, SPAN_S, beat_ms);
-  const took = steps.map((step) => step[1]), over = took.filter((one) => one > beat_ms).length;
+  drawSteps(byId("steps"), steps, now_s, SPAN_S, frame_period_ms);
+  const took = steps.map((step) => step[1]), over = took.filter((one) => one > frame_period_ms).length;
   const text = took.length
-    ? `Steps of the last minute: worst ${ms(Math.max(...took))}, of ${beat_ms} ms that each may take; ${over || "none"} took longer.`
-    : `No step in the last minute: there are steps while a call is on, one every ${beat_ms} ms.`;
-  write(byId("steps-told"), text);
-  if (Math.abs(now_s - told_s) < TELL_EVERY_S) return;
-  told_s = now_s;
+    ? `Engine steps in the last minute: at most ${ms(Math.max(...took))} of the frame period of ${frame_period_ms} ms; ${over || "none"} over it.`
+    : `No engine step in the last minute: the engine steps every ${frame_period_ms} ms while a call is active.`;
+  write(byId("steps-text"), text);
+  if (Math.abs(now_s - announced_s) < ANNOUNCE_EVERY_S) return;
+  announced_s = now_s;
   byId("steps").setAttribute("aria-label", text);
 }
 
-function showCard(call, pieces, beat_ms) {
+function showCard(call, pieces, frame_period_ms) {
   const card = cards.get(call.call_sid) ?? addCard(call);
   card.call = call;
-  showState(card.state, call.state === "on" ? "" : call.state);
+  showState(card.state, call.state === "active" ? "" : call.state);
   write(card.clock, clock(call.for_s));
   card.setLevels(call.caller_dbfs, call.moshi_dbfs);
-  describe(card.figures, figuresOf(call, beat_ms));
+  describe(card.figures, figuresOf(call, frame_period_ms));
   write(card.text, lines(pieces.slice(-80)).map(([, text]) => text).join(" … "));
   showListening(card.listen, call.call_sid);
-  card.listen.disabled = !(call.state === "on" || call.state === "ending");
+  card.listen.disabled = !(call.state === "active" || call.state === "ending");
   card.hangup.disabled = call.state === "ending";
 }
 
@@ -76,7 +76,7 @@ function addCard(call) {
   card.hangup.addEventListener("click", () => hangUp(card.call));
   byId("calls").append(root);
   cards.set(call.call_sid, card);
-  announce(`Call with ${name} has begun`);
+  announce(`Call with ${name} started`);
   return card;
 }
 

@@ -1,12 +1,12 @@
-// What a card and a call's page show alike: two meters, four figures, the state.
+// Parts of a card and of a call's page: level meters, figures, state.
 
-import { listen, heard, stop } from "./listen.js";
+import { listen, listenedTo, stop } from "./listen.js";
 import { make, ms, write } from "./format.js";
 
 const SILENT_DBFS = -60;
-const KINDS = { ringing: "warn", connecting: "warn", on: "good", ending: "warn", over: "" };
+const KINDS = { ringing: "warn", connecting: "warn", active: "good", ending: "warn", ended: "" };
 
-/** Fill an empty box with meters; returns how to set them, in dBFS. */
+/** Fill an empty box with two meters; returns the function that sets them, in dBFS. */
 export function buildMeters(box) {
   const bars = ["Caller", "Moshi"].map((name) => {
     const bar = make("i");
@@ -21,15 +21,15 @@ export function buildMeters(box) {
   });
 }
 
-/** Return the figures of a call that is on. */
-export function figuresOf(call, beat_ms) {
+/** Return the figures of an active call. */
+export function figuresOf(call, frame_period_ms) {
   const step = call.stages_ms.step;
   const lost = call.overruns + call.dropped;
   return {
-    "Mouth to ear": ms(call.delay_ms),
-    Lead: ms(call.lead_ms),
-    "Last step": [ms(step), step > beat_ms ? "over" : ""],
-    "Late, lost": [`${call.overruns}, ${call.dropped}`, lost ? "over" : ""],
+    Latency: ms(call.latency_ms),
+    "Playout buffer": ms(call.buffered_ms),
+    "Engine step": [ms(step), step > frame_period_ms ? "over" : ""],
+    "Late, dropped": [`${call.overruns}, ${call.dropped}`, lost ? "over" : ""],
   };
 }
 
@@ -38,16 +38,16 @@ export function showState(pill, state) {
   pill.className = `pill ${KINDS[state] ?? ""}`;
 }
 
-/** Begin or stop to hear a call; `changed` is called whenever what is heard has changed. */
+/** Start or stop listening to a call; `changed` is called when that changes. */
 export function toggleListening(sid, changed) {
-  if (heard() === sid) stop();
+  if (listenedTo() === sid) stop();
   else listen(sid, changed);
   changed();
 }
 
-/** Show on a button whether this call is heard. */
+/** Show on a button whether this call is listened to. */
 export function showListening(button, sid) {
-  const on = heard() === sid;
+  const on = listenedTo() === sid;
   button.setAttribute("aria-pressed", on);
   write(button, on ? "Listening" : "Listen");
 }

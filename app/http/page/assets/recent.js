@@ -1,4 +1,4 @@
-// The calls that were, from the call log. Where it does not answer, the live part goes on.
+// Recent calls, from the call log.
 
 import { ask, byId, clock, make, ms, nameOf, when } from "./format.js";
 
@@ -6,7 +6,7 @@ const AT_FIRST = 20;
 const AT_MOST = 500;
 let limit = AT_FIRST;
 
-/** Ask for the last calls and show them, without those that are `on`. */
+/** Request the last calls and show them, without those that are active. */
 export async function showRecent(on) {
   const wrong = byId("recent-wrong");
   try {
@@ -43,7 +43,7 @@ function row(call) {
 }
 
 export function endOf(call) {
-  if (!call.ended_at) return "it is on";
+  if (!call.ended_at) return "active";
   return call.end_detail ? `${call.end_reason} (${call.end_detail})` : call.end_reason;
 }
 

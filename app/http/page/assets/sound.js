@@ -1,49 +1,49 @@
-// A call's recording: its waveform, and a player that the transcript can steer.
+// A call's recording: waveform and player; the transcript seeks in it.
 
-import { drawWave } from "./charts.js";
+import { drawWaveform } from "./charts.js";
 import { ask, byId, clock } from "./format.js";
 
 const BUCKETS = 600;
-let peaks = null, starts_s = 0, moved = () => {};
+let waveform = null, starts_s = 0, moved = () => {};
 const player = byId("sound"), wave = byId("wave");
 
 /**
- * Look for a recording of a call by its name, "" for the last one; `start_s` is where it begins on the transcript's
- * clock. False while it is unfinished.
+ * Open a recording of a call by its name, "" for the last one; `start_s` is its start in the transcript's time.
+ * Resolves to false while it is unfinished.
  */
 export async function openSound(sid, name, start_s, whenMoved) {
   const path = `api/calls/${encodeURIComponent(sid)}`, which = `name=${encodeURIComponent(name)}`;
-  const found = await ask(`${path}/peaks?buckets=${BUCKETS}&${which}`);
+  const found = await ask(`${path}/waveform?buckets=${BUCKETS}&${which}`);
   if (found.live) return false;
-  peaks = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
+  waveform = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
   [starts_s, moved] = [start_s, whenMoved];
   const source = `${path}/recording?${which}`;
   if (!player.src.endsWith(source)) player.src = source;
-  byId("sound-told").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
+  byId("sound-text").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
   player.hidden = wave.hidden = false;
   draw();
   return true;
 }
 
-/** Stop and put away what is there. */
+/** Stop and hide the player. */
 export function closeSound() {
-  peaks = null;
+  waveform = null;
   player.pause();
   player.removeAttribute("src");
   player.load();
   player.hidden = wave.hidden = true;
 }
 
-export const hasSound = () => peaks !== null;
+export const hasSound = () => waveform !== null;
 
-/** Play from a moment on the transcript's clock. */
+/** Play from a moment of the transcript. */
 export function playFrom(at_s) {
   player.currentTime = Math.max(0, at_s - starts_s);
   play();
 }
 
 function play() {
-  player.play().catch(() => {}); // put away, or not to be played: the player itself shows it
+  player.play().catch(() => {}); // closed, or an error that the player shows
 }
 
 function pairs({ min, max }) {
@@ -51,7 +51,7 @@ function pairs({ min, max }) {
 }
 
 function draw() {
-  if (peaks) drawWave(wave, peaks, peaks.seconds ? player.currentTime / peaks.seconds : 0);
+  if (waveform) drawWaveform(wave, waveform, waveform.seconds ? player.currentTime / waveform.seconds : 0);
 }
 
 for (const event of ["timeupdate", "seeked", "loadedmetadata"]) {
@@ -61,11 +61,11 @@ for (const event of ["timeupdate", "seeked", "loadedmetadata"]) {
   });
 }
 player.addEventListener("error", () => {
-  if (!peaks || !player.currentTime) return;
-  player.load(); // Chromium cannot seek in FLAC of less than five seconds: from the beginning, then
+  if (!waveform || !player.currentTime) return;
+  player.load(); // Chromium cannot seek in FLAC shorter than five seconds: play from the start
   play();
 });
 wave.addEventListener("click", (event) => {
-  if (peaks) player.currentTime = (event.offsetX / wave.clientWidth) * peaks.seconds;
+  if (waveform) player.currentTime = (event.offsetX / wave.clientWidth) * waveform.seconds;
 });
 new ResizeObserver(draw).observe(wave);

@@ -1,17 +1,17 @@
-// What Moshi has said in the calls that are on, put together from snapshots.
+// The transcripts of active calls, joined from snapshots.
 
 export class Transcripts {
   #kept = new Map();
 
-  /** Take a call of a snapshot; pieces that are known already change nothing. */
-  take({ call_sid, text }) {
+  /** Add the pieces of a snapshot's call that are new. */
+  add({ call_sid, text }) {
     let kept = this.#kept.get(call_sid);
     if (!kept || text.first > kept.first + kept.pieces.length) kept = { first: text.first, pieces: [] };
     for (const piece of text.pieces.slice(Math.max(0, kept.first + kept.pieces.length - text.first))) kept.pieces.push(piece);
     this.#kept.set(call_sid, kept);
   }
 
-  /** Take what was said so far, from its beginning; what came meanwhile stays. */
+  /** Add the transcript from its beginning; later pieces stay. */
   fill(call_sid, { first, pieces }) {
     const kept = this.#kept.get(call_sid);
     if (first > 0 || kept?.first === 0) return;
@@ -19,7 +19,7 @@ export class Transcripts {
     this.#kept.set(call_sid, { first: 0, pieces: [...pieces, ...later] });
   }
 
-  /** How many pieces are known from the beginning on; none if the beginning is missing. */
+  /** The number of pieces, 0 if the beginning is missing. */
   known(call_sid) {
     return this.isTorn(call_sid) ? 0 : this.pieces(call_sid).length;
   }
@@ -33,7 +33,7 @@ export class Transcripts {
     return (this.#kept.get(call_sid)?.first ?? 1) > 0;
   }
 
-  /** Forget the calls that are over. */
+  /** Delete the other calls. */
   keepOnly(call_sids) {
     for (const sid of this.#kept.keys()) if (!call_sids.has(sid)) this.#kept.delete(sid);
   }

@@ -66,16 +66,17 @@ def test_a_server_that_does_not_answer_is_away_after_seconds_unless_the_url_says
     assert parameters(server("postgresql://h/db", tmp_path))["connect_timeout"] == "5"
 
 
-@pytest.mark.parametrize(
-    ("query", "named"),
-    [
-        *(("pgbouncer=true", "pgbouncer"), ("sslmod=require", "sslmod"), ("connection_limit=1", "connection_limit")),
-        *(("sslmode=bogus", "sslmode"), ("channel_binding=bogus", "channel_binding"), ("port=abc", "port")),
-        *(("connect_timeout=abc", "connect_timeout"), ("keepalives_idle=x", "keepalives_idle")),
-        *(("target_session_attrs=bogus", "target_session_attrs"), ("port=1,2", "port"), ("service=nobody", "service")),
-        *(("sslmode=prefer&sslrootcert=system", "sslmode"), ("require_auth=bogus", "require_auth")),
-    ],
+REFUSED_QUERIES = (
+    *(("pgbouncer=true", "pgbouncer"), ("sslmod=require", "sslmod"), ("connection_limit=1", "connection_limit")),
+    *(("sslmode=bogus", "sslmode"), ("channel_binding=bogus", "channel_binding"), ("port=abc", "port")),
+    *(("connect_timeout=abc", "connect_timeout"), ("keepalives_idle=x", "keepalives_idle")),
+    *(("target_session_attrs=bogus", "target_session_attrs"), ("port=1,2", "port"), ("service=nobody", "service")),
+    *(("sslmode=prefer&sslrootcert=system", "sslmode"), ("require_auth=bogus", "require_auth")),
 )
+"""What an address may end in that libpq does not know or cannot use, and the parameter that is named."""
+
+
+@pytest.mark.parametrize(("query", "named"), REFUSED_QUERIES)
 def test_what_libpq_does_not_know_or_cannot_use_is_named_in_one_line(query: str, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as caught:
         find_address(read_settings(database_url=f"postgres://ann:secret@db.example.com/calls?{query}"))

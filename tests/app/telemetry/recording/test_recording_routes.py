@@ -6,9 +6,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
-from app.http.rate_limit import Refusals
-from app.http.recording_routes import MAX_BUCKETS, build_recording_router
+from app.http.rate_limit import RateLimiter
 from app.telemetry.recording.audio_files import encode_flac
 from app.telemetry.recording.recording_file import RecordingFile, wav_header
 from app.telemetry.recording.timeline import Piece, Side
@@ -22,7 +22,7 @@ LOUD = bytes([0x10])
 async def asking(folder: Path | None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
     """A client at this address."""
     app = FastAPI()
-    app.include_router(build_recording_router(folder, OperatorAuth("", Refusals(100)).require))
+    app.include_router(build_recording_router(folder, OperatorAuth("", RateLimiter(100))))
     transport = httpx.ASGITransport(app, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield http

@@ -15,10 +15,10 @@ import pytest
 
 from app.config import ServiceManager, read_settings
 from app.server.background import ServiceFailed
-from app.server.number_override import NumberKeeper
+from app.server.number_override import NumberManager
 from app.server.service import Service
 from app.server.service_tasks import service_tasks
-from app.server.tunnel_states import Patience
+from app.server.tunnel_state import TunnelTimeouts
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
 from tests.service.test_serve import GOOD, free_port, serve
@@ -74,7 +74,7 @@ async def running(
             settings["public_url"] = str(settings["public_url"]).format(port=port)
         chosen = read_settings(engine="loopback", codec="loopback", port=port, twilio_auth_token=TOKEN, **settings)
         service = Service(chosen, lambda _: None)
-        pointed = NumberKeeper(number, (NumberTrouble,), service.self_tested.wait) if number else None
+        pointed = NumberManager(number, (NumberTrouble,), service.self_tested.wait) if number else None
         beside = service_tasks(service, chosen, manager or ServiceManager(), cloudflared, pointed)
         serving = asyncio.create_task(service.run(sock, beside))
         try:
@@ -110,7 +110,7 @@ async def test_a_named_tunnel_is_open_once_its_public_url_leads_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     place, number = install(tmp_path / "bin"), FakeNumber()
-    monkeypatch.setattr("app.server.tunnel_states.Patience", lambda: Patience(first_proof_s=0))
+    monkeypatch.setattr("app.server.tunnel_state.TunnelTimeouts", lambda: TunnelTimeouts(first_probe_s=0))
     monkeypatch.setenv("STANDIN_DIARY", place.environment["STANDIN_DIARY"])
     named: dict[str, Any] = {"tunnel": True, "public_url": "http://127.0.0.1:{port}", setting: "phone"}
     async with running(number=number, cloudflared=place.program, **named) as (service, _):

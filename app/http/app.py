@@ -1,0 +1,68 @@
+"""The web application: every route over the parts of one service."""
+
+from collections.abc import Callable, Iterable
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from app.calls.drain import Drain
+from app.calls.manager import CallManager
+from app.calls.router import CallRouter
+from app.config import Settings
+from app.http.history_routes import History, build_history_router, build_recording_router
+from app.http.live_routes import build_live_router
+from app.http.operator_auth import OperatorAuth
+from app.http.operator_routes import build_health_router, build_operator_router
+from app.http.page.routes import build_page_router
+from app.http.paths import TwilioPaths
+from app.http.rate_limit import RateLimiter
+from app.http.selftest import build_selftest_router
+from app.http.twilio_routes import build_twilio_router
+from app.http.webhooks import Webhooks
+from app.telemetry.call_log.address import find_address
+from app.telemetry.event_loop_lag import EventLoopLag
+from app.telemetry.live import LiveView
+from app.telemetry.metrics.families import Family
+from app.twilio.public_address import PublicAddress
+
+
+def build_app(
+    settings: Settings,
+    *,
+    public: PublicAddress,
+    manager: CallManager,
+    call_router: CallRouter,
+    drain: Drain,
+    lag: EventLoopLag,
+    live: LiveView,
+    limiter: RateLimiter,
+    metrics: Callable[[], Iterable[Family]],
+) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(TwilioPaths, public=public, limiter=limiter)
+    app.add_exception_handler(HTTPException, _refuse)  # type: ignore[arg-type]  # typed for one kind of connection
+    webhooks = Webhooks(public, settings.twilio.account_sid, limiter)
+    auth = OperatorAuth(settings.operators.token, limiter)
+    for router in (
+        build_twilio_router(webhooks, call_router, manager),
+        build_selftest_router(public, webhooks),
+        build_health_router(manager, metrics, auth),
+        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
+        build_live_router(auth, manager, live),
+        build_recording_router(settings.recording.folder, auth),
+        build_history_router(auth, History(find_address(settings))),
+        build_page_router(auth),
+    ):
+        app.include_router(router)
+    return app
+
+
+async def _refuse(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Answer an HTTPException; an upgrade is answered by an HTTP response before it is accepted."""
+    assert isinstance(error, HTTPException)
+    if isinstance(connection, Request):
+        return await http_exception_handler(connection, error)
+    await connection.send_denial_response(PlainTextResponse(error.detail, error.status_code, error.headers))
+    return None

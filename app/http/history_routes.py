@@ -1,0 +1,143 @@
+"""The call log and the recordings, for operators; read in threads, so that a slow disk or database delays nobody."""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from starlette.responses import FileResponse, StreamingResponse
+
+from app.audio import mulaw
+from app.http.operator_auth import OperatorAuth
+from app.telemetry.call_log.address import Address
+from app.telemetry.call_log.database import CallNotFound, Database
+from app.telemetry.call_log.transactions import CallLogError
+from app.telemetry.recording.audio_files import AudioFileError
+from app.telemetry.recording.store import FLAC, RecordingStore
+from app.telemetry.recording.waveform import read_waveform
+
+MAX_QUERIES = 3
+"""At the same time; more are refused, so that threads are left for other work."""
+MAX_CALLS = 500
+MAX_SID_LENGTH = 64
+
+
+class History:
+    """Queries the call log at an address, None if no calls are kept."""
+
+    def __init__(self, address: Address | None) -> None:
+        self._address = address
+        self._running = 0
+
+    async def query(self, read: Callable[[Database], Any]) -> Response:
+        """Return the answer as JSON. Raises HTTPException 404, 503."""
+        if self._address is None:
+            raise HTTPException(404, "no calls are kept: DATABASE_URL is off")
+        if self._address.file and not self._address.file.exists():
+            raise HTTPException(503, f"the call log does not answer: there is no {self._address}")
+        if self._running >= MAX_QUERIES:
+            raise HTTPException(503, "the call log is busy; try again", {"Retry-After": "2"})
+        database = Database(self._address)
+        self._running += 1
+        try:
+            text = await _in_thread(lambda: json.dumps(read(database)))
+        except CallNotFound as error:
+            raise HTTPException(404, str(error)) from error
+        except CallLogError as error:
+            raise HTTPException(503, f"the call log does not answer: {error}") from error
+        finally:
+            self._running -= 1
+        return Response(text, media_type="application/json")
+
+
+async def _in_thread(work: Callable[[], str]) -> str:
+    """Run in a daemon thread, for which the end of the service does not wait, unlike `asyncio.to_thread`."""
+    future: Future[str] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # the root of this thread: it is raised where it is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="history", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def build_history_router(auth: OperatorAuth, history: History) -> APIRouter:
+    router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
+
+    @router.get("")
+    async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
+        return await history.query(lambda database: [call.as_json() for call in database.recent(limit)])
+
+    @router.get("/{sid}")
+    async def call(sid: str) -> Response:
+        if not sid.isalnum() or len(sid) > MAX_SID_LENGTH:
+            raise HTTPException(404, "no call has such a SID")
+        return await history.query(lambda database: database.find(sid).as_json(whole=True))
+
+    return router
+
+
+MAX_BUCKETS = 10_000
+PART_BYTES = 1 << 16
+SILENCE = bytes([mulaw.SILENCE])
+
+
+def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter:
+    """Return the routes over the recordings in `folder`."""
+    router = APIRouter(prefix="/api/calls/{call_sid}", dependencies=[Depends(auth.require)])
+    one_at_a_time = asyncio.Semaphore(1)
+    store = RecordingStore(folder) if folder else None
+
+    async def find(call_sid: str, name: str) -> Path:
+        path = await asyncio.to_thread(store.audio_of, call_sid, name) if store else None
+        if path is None:
+            raise HTTPException(404, "no recording of such a call")
+        return path
+
+    @router.get("/recording")
+    async def recording(call_sid: str, name: str = "") -> Response:
+        try:
+            return await asyncio.to_thread(_response, await find(call_sid, name))
+        except FileNotFoundError:  # it was finished just then
+            return await asyncio.to_thread(_response, await find(call_sid, name))
+
+    @router.get("/waveform")
+    async def waveform(
+        call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
+    ) -> dict[str, object]:
+        path = await find(call_sid, name)
+        async with one_at_a_time:
+            try:
+                found = await asyncio.to_thread(read_waveform, path, buckets)
+            except (AudioFileError, OSError) as error:
+                raise HTTPException(404, "the recording cannot be read now") from error
+        return {"call_sid": call_sid, "live": path.suffix != FLAC, **found.as_json()}
+
+    return router
+
+
+def _response(path: Path) -> Response:
+    """Return a finished recording, of which a browser may request ranges, or what there is of an unfinished one."""
+    if path.suffix == FLAC:
+        return FileResponse(path, media_type="audio/flac", stat_result=path.stat())
+    file = path.open("rb")
+    size = os.fstat(file.fileno()).st_size
+    return StreamingResponse(_beginning(file, size), media_type="audio/wav", headers={"Content-Length": str(size)})
+
+
+def _beginning(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes; a file that is cut meanwhile, because the call has ended, is filled up with silence."""
+    with file:
+        while size > 0:
+            part = file.read(min(PART_BYTES, size)) or SILENCE * min(PART_BYTES, size)
+            size -= len(part)
+            yield part

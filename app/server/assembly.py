@@ -1,0 +1,68 @@
+"""The parts of a service as its settings ask for them."""
+
+from typing import TYPE_CHECKING
+
+from app.config import EngineKind, RecordCalls, Settings
+from app.telemetry.call_log.address import find_address
+from app.telemetry.call_log.from_record import ServiceIdentity
+from app.telemetry.call_log.writer import CallLogWriter
+from app.telemetry.recording.store import RecordingStore
+from app.telemetry.recording.writer import RecordingWriter
+from workers.lines import hiding
+from workers.messages import Stage, WorkerConfig
+from workers.processors import usable_processors
+
+if TYPE_CHECKING:
+    from app.telemetry.traces import CallTraces
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    """Return the configuration of all workers; the supervisor fills in the stage."""
+    return WorkerConfig(
+        stage=Stage.STEP,
+        slots=settings.calls.slots,
+        context=settings.model.context,
+        engine=settings.model.engine,
+        codec=settings.model.codec,
+        checkpoint=settings.model.checkpoint,
+        quantize=settings.model.quantize_bits,
+        cache=settings.model.cache,
+        greeting_frames=settings.greeting_steps,
+        max_call_s=settings.calls.max_seconds,
+        threads=max(1, usable_processors() // 3),
+        loopback_step_s=settings.model.loopback_step_ms / 1000,
+        sampling=settings.sampling.given,
+        log_format=settings.logging.format.resolve(),
+    )
+
+
+def open_call_log(settings: Settings) -> CallLogWriter | None:
+    """Return the call log's writer, None if DATABASE_URL is off. Raises SettingsError."""
+    address = find_address(settings)
+    account_sid, days = settings.twilio.account_sid, settings.call_log.days
+    return CallLogWriter(address, account_sid, model_name(settings), days) if address else None
+
+
+def open_recordings(settings: Settings) -> RecordingWriter | None:
+    """Return the recorder, None if RECORDINGS_DIR is empty."""
+    if settings.recording.folder is None:
+        return None
+    every_call = settings.recording.calls is RecordCalls.ALL
+    return RecordingWriter(
+        RecordingStore(settings.recording.folder), model_name(settings), every_call, settings.call_log.days
+    )
+
+
+def open_traces(settings: Settings) -> "CallTraces | None":
+    """Return the exporter of spans, None if TRACES_ENDPOINT is empty; OpenTelemetry is imported only if needed."""
+    if not settings.traces.endpoint:
+        return None
+    from app.telemetry.traces import CallTraces
+
+    place = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
+    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, place, hiding(settings.secrets))
+
+
+def model_name(settings: Settings) -> str:
+    """Return the checkpoint, as the call log and the page name it."""
+    return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"

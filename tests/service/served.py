@@ -1,0 +1,82 @@
+"""A service in this process, on a free port, with what Twilio and its callers need to reach it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+
+from app.calls.queue import CallRedirector
+from app.calls.record import CallRecord, EndReason
+from app.config import Settings, read_settings
+from app.server.service import Service
+from app.twilio.events import CallSid
+from tests.processes.pipeline import PATIENCE_S, log_lines
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
+
+LOOPBACK = {"engine": "loopback", "codec": "loopback"}
+REAL_CALLS = {**LOOPBACK, "public_url": PUBLIC, "twilio_auth_token": TOKEN, "twilio_account_sid": ACCOUNT}
+
+
+@dataclass
+class Served:
+    """A running service, a phone to call it with, and its log."""
+
+    service: Service
+    settings: Settings
+    phone: Phone
+    log: asyncio.Queue[str]
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        return self.phone.http
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.phone.port}"
+
+    @property
+    def free_slots(self) -> int:
+        return self.service.manager.free_slots
+
+    def record(self, call_sid: CallSid) -> CallRecord:
+        record = self.service.manager.record(call_sid)
+        assert record
+        return record
+
+    async def until(self, *texts: str) -> str:
+        """Wait for the log line that holds all these texts."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                line = await self.log.get()
+                if all(text in line for text in texts):
+                    return line
+
+    def end_calls(self) -> None:
+        """End the calls that a test has left, and pass over what was logged."""
+        for call in self.service.manager.calls:
+            call.end(EndReason.SHUTDOWN)
+        while not self.log.empty():
+            self.log.get_nowait()
+
+
+@contextlib.asynccontextmanager
+async def served(port: int = 0, redirector: CallRedirector | None = None, **settings: object) -> AsyncIterator[Served]:
+    """Run a service until the block ends or it ends by itself; it is ready for calls, or for its tunnel."""
+    with socket.create_server(("127.0.0.1", port)) as sock:
+        port = sock.getsockname()[1]
+        read = read_settings(**{**REAL_CALLS, "port": port, **settings})
+        service = Service(read, lambda _: None, redirector)
+        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            serving = asyncio.create_task(service.run(sock))
+            async with asyncio.timeout(PATIENCE_S):
+                await service.self_tested.wait()
+            try:
+                yield Served(service, read, Phone(port, http), log)
+            finally:
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
+    assert service.supervisor.process_ids == {}
