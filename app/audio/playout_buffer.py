@@ -18,7 +18,6 @@ from app.audio.mulaw import SAMPLE_RATE_HZ
 
 CONFIRMING_MARKS = 3
 AGREES_S = 0.005
-ROUNDING_S = 1e-6
 MARKS_KEPT = 64
 """Marks that may be out: at least ten seconds' worth. A line that returns none must not cost memory."""
 FIRST_JITTER_S = 0.001
@@ -32,8 +31,6 @@ class PlayoutBuffer:
     """Predicts the playout of one call; `now` in seconds, audio in samples at 8 kHz."""
 
     round_trip_s: float = 0.0
-    underruns: int = 0
-    """How often audio came too late, by however little."""
     _end_s: float | None = None
     _shifted_s: float = 0.0
     """By how much the prediction has been corrected so far."""
@@ -58,9 +55,7 @@ class PlayoutBuffer:
 
     def send(self, samples: int, now: float) -> None:
         """Count audio that is sent now."""
-        buffered_s = self.buffered_s(now)
-        self.underruns += self._end_s is not None and buffered_s < -ROUNDING_S
-        self._end_s = now + self.round_trip_s + max(0.0, buffered_s) + samples / SAMPLE_RATE_HZ
+        self._end_s = now + self.round_trip_s + max(0.0, self.buffered_s(now)) + samples / SAMPLE_RATE_HZ
         self._last = (now, samples)
 
     def mark(self, now: float) -> int:

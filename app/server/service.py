@@ -16,6 +16,7 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
+from app.calls.record import CallRecord
 from app.calls.router import CallRouter
 from app.config import Settings, SettingsError
 from app.http.app import build_app
@@ -31,7 +32,7 @@ from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import PipelineMessage, Progress
+from workers.messages import PipelineMessage, Progress, Slot
 from workers.supervisor import Supervisor, WorkerRefused
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ class Service:
     def _observers(self) -> Iterator[ObserverFactory]:
         """Yield what watches calls; the recorder first, since the records of the others name its recording."""
         yield self._record
-        keeps = [keeper.keep for keeper in (self._call_log, self._traces) if keeper]
-        for keep in keeps:
-            yield lambda call, keep=keep: RecordObserver(call.session, call.reservation.slot, keep)
+        for keeper in (self._call_log, self._traces):
+            if keeper:
+                yield partial(_keep_record, keeper.keep)
         if self._recordings and self._call_log:
             self._recordings.on_late_fault = self._call_log.keep
 
@@ -191,3 +192,7 @@ def _name(task: Run) -> str:
     while isinstance(function, partial):
         function = function.args[0] if function.func is endless else function.func
     return str(getattr(function, "__qualname__", function))
+
+
+def _keep_record(keep: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, keep)

@@ -1,9 +1,9 @@
 """A call in virtual time: the session and Twilio's playout buffer, without I/O, as fast as they compute.
 
-Theory of operation. A priority queue of actions by time. The caller's packets leave on the caller's clock, arrive as
-the scenario says, and go through a real `CallSession`; its frames come back from workers that echo after `step_s`; its
-audio goes into the model of Twilio's buffer, whose marks travel back. The latency of a frame is the time at which its
-first sample is heard, less the time at which it was spoken.
+Theory of operation. A queue of moments, each with what happens then. The caller's packets are sent on the caller's
+clock, arrive as the scenario says, and go through a real `CallSession`; its frames come back from workers that echo
+after `step_s`; its audio goes into the model of Twilio's buffer, whose marks travel back. The latency of a frame is
+read off the buffer: when its first sample is heard, less when it was spoken.
 """
 
 import heapq
@@ -26,7 +26,6 @@ from app.simulator.trouble import Scenario, through
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
-PACKET = 160
 FRAME_PACKETS = 4
 CALL = CallSid("CAvirtual")
 STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
@@ -34,7 +33,7 @@ STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
 
 @dataclass(frozen=True, slots=True)
 class HeardFrame:
-    """A frame as the caller heard it: spoken, and heard so much later."""
+    """When a frame of the caller was spoken, and how much later its echo was heard."""
 
     spoken_s: float
     delay_s: float
@@ -42,7 +41,7 @@ class HeardFrame:
 
 @dataclass
 class VirtualReport:
-    """What came of it; times in seconds of the call."""
+    """The outcome; times in seconds of the call."""
 
     scenario: Scenario
     record: CallRecord
@@ -116,15 +115,15 @@ class _VirtualCall:
         spoken_s = number * scenario.packet_s
         self._at(spoken_s + scenario.packet_s, lambda _: self._speak(number + 1))
         if not (scenario.suppressed and any(one.delay(spoken_s) != spoken_s for one in scenario.silent)):
-            self._at(self._read_s(self._arrived_s), lambda now: self._hear(number, now))
+            self._at(self._read_s(self._arrived_s), lambda now: self._arrive(number, now))
 
     def _read_s(self, moment_s: float) -> float:
         """Return when our event loop gets to it."""
         return through(self._scenario.held, moment_s)
 
-    def _hear(self, number: int, now: float) -> None:
-        place = number * PACKET % len(self._said)
-        media = Media(number * 20, self._said[place : place + PACKET])
+    def _arrive(self, number: int, now: float) -> None:
+        place = number * mulaw.PACKET_SAMPLES % len(self._said)
+        media = Media(number * 20, self._said[place : place + mulaw.PACKET_SAMPLES])
         self._receive(media, now)
 
     def _receive(self, event: Event, now: float) -> None:
@@ -209,9 +208,9 @@ class _VirtualCall:
             if self._scenario.marks_lost and self._random.random() < self._scenario.marks_lost:
                 continue
             arrives_s = self._read_s(through(self._scenario.stalls, now + self._scenario.travel_s))
-            self._at(arrives_s, lambda moment_s, name=name: self._take_mark(name, moment_s))  # type: ignore[misc]
+            self._at(arrives_s, lambda moment_s, name=name: self._handle_mark(name, moment_s))  # type: ignore[misc]
 
-    def _take_mark(self, name: str, now: float) -> None:
+    def _handle_mark(self, name: str, now: float) -> None:
         self._do(self._session.receive(MarkPlayed(name), now), now)
 
 
@@ -224,8 +223,8 @@ def run_virtual(
 ) -> VirtualReport:
     """Run one call in virtual time, by default a line test.
 
-    The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of his into one of Moshi's;
-    in virtual time that takes `step_s`, however long it really takes; `greeting` is what they said beforehand.
+    The caller says `said`, whole packets of mu-law, over and over. `workers` turn a frame of the caller's into one of
+    Moshi's; in virtual time that takes `step_s`, however long it really takes; `greeting` is what they made beforehand.
     `observe` makes what watches the session.
     """
     return _VirtualCall(scenario, said or _speech(), workers, greeting, observe).run()

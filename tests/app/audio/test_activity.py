@@ -65,7 +65,7 @@ def test_a_line_that_sends_nothing_in_silence_stops_by_the_clock() -> None:
     assert detector.check(9.0) is None
 
 
-def test_who_thinks_has_not_finished() -> None:
+def test_text_keeps_speech_going() -> None:
     detector = ActivityDetector()
     changes(noise(-20, 0.5), detector)
     detector.add_text(0.8)

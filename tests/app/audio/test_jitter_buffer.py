@@ -106,7 +106,7 @@ def test_packets_of_any_size_are_cut_into_the_same_frames(sizes: list[int]) -> N
 
 
 @pytest.mark.parametrize("size", [80, 160, 240, 320, 400, 480, 560, 640, 720])
-def test_a_line_whose_packets_are_long_is_waited_for(size: int) -> None:
+def test_long_packets_are_waited_for(size: int) -> None:
     line, inbound = voice(30 * size), started()
     assert_same(run(inbound, in_sizes(line, 30 * [size])), line)
     assert inbound.counts.total() == 0
@@ -126,7 +126,7 @@ def test_frames_begin_when_they_should_give_or_take_half_a_packet(skipped: int, 
 
 
 @pytest.mark.parametrize("early_ms", [1, 5, 10])
-def test_a_clock_that_trembles_is_no_gap(early_ms: int) -> None:
+def test_rounded_timestamps_are_no_gap(early_ms: int) -> None:
     line = voice(4_800)
     trembling = [(at_s, ms + (early_ms if ms // PACKET_MS % 2 else 0), sound) for at_s, ms, sound in packets(line)]
     inbound = started()
@@ -141,7 +141,7 @@ def test_packets_that_overlap_a_little_are_all_heard(back_ms: int) -> None:
     assert_same(run(started(), arrivals), line)
 
 
-def test_an_empty_packet_is_only_a_word_about_the_clock() -> None:
+def test_an_empty_packet_only_moves_the_clock() -> None:
     assert_same(run(started(), [(0.0, 0, b""), (0.08, 80, b"")]), silence(640))
 
 
@@ -157,7 +157,7 @@ def test_a_gap_is_filled_with_exactly_as_much_silence(gap: int) -> None:
     assert inbound.counts == {"ms_filled": gap * PACKET_MS}
 
 
-def test_when_nothing_comes_there_is_a_frame_each_80_ms_after_a_little_patience() -> None:
+def test_without_packets_there_is_a_silent_frame_each_80_ms() -> None:
     inbound = started()
     done = run(inbound, [], until_s=1.0)
     assert times(done) == pytest.approx([number * FRAME_S + WAIT_S[0] for number in range(1, 13)])
@@ -165,14 +165,14 @@ def test_when_nothing_comes_there_is_a_frame_each_80_ms_after_a_little_patience(
     assert inbound.counts == {"ms_filled": 12 * 80}
 
 
-def test_who_sends_nothing_before_he_speaks_is_heard_as_soon_as_he_does() -> None:
+def test_a_caller_who_sends_nothing_in_silence_is_heard_from_the_first_packet() -> None:
     said = voice(3 * 640)
     done = run(started(), packets(said, first_ms=1_000))
     assert_same(done, silence(8_000) + said)
     assert times(done)[-1] == pytest.approx(1.2), "the last whole frame is complete with the packet that ends it"
 
 
-def test_a_timer_that_rings_too_early_fills_nothing_and_one_that_rings_late_fills_all() -> None:
+def test_an_early_timer_fills_nothing_and_a_late_one_fills_all() -> None:
     inbound = started()
     due_s = inbound.get_timer()
     assert inbound.handle_timer(due_s - 0.001) == []
@@ -202,7 +202,7 @@ def test_a_stall_becomes_silence_and_never_a_backlog(stall_s: float) -> None:
     assert inbound.counts["clock_resets"] == 0
 
 
-def test_of_a_packet_that_is_late_in_part_the_rest_is_heard() -> None:
+def test_the_rest_of_a_packet_that_is_late_in_part_is_used() -> None:
     line = voice(1_280)
     inbound = started()
     done = run(inbound, [(0.13, 0, line[:1_000]), (0.16, 125, line[1_000:])])
@@ -218,7 +218,7 @@ def test_what_comes_after_a_frame_that_was_filled_up_in_part_is_heard_from_its_b
     assert inbound.counts == {"ms_filled": 40}
 
 
-def test_patience_grows_with_the_lateness_of_the_line_and_fades_again() -> None:
+def test_the_wait_follows_the_lateness_of_the_line() -> None:
     inbound, line = started(), silence(PACKET)
     inbound.push(0, line, NOW + 0.02)
     assert inbound.wait_s == WAIT_S[0]
@@ -294,7 +294,7 @@ def test_a_single_old_timestamp_changes_nothing() -> None:
     assert inbound.counts == {"ms_late": 20}
 
 
-def test_a_jump_to_the_end_of_time_and_back_costs_no_memory() -> None:
+def test_a_jump_to_a_huge_timestamp_and_back_costs_no_memory() -> None:
     inbound = started()
     stamps = [0, 10**12 - 1, 20, 10**12 - 1, 0, 40]
     done = run(inbound, [(0.08 * number, stamp, voice(640)) for number, stamp in enumerate(stamps, 1)])
@@ -336,7 +336,7 @@ def test_frames_become_complete_when_those_of_other_calls_do(start_s: float, pha
     assert early_s / PACKET_S == pytest.approx(round(early_s / PACKET_S)), "frames end with a packet"
 
 
-def test_a_call_in_phase_gives_its_frames_at_the_other_calls_beat() -> None:
+def test_a_call_in_phase_completes_its_frames_with_the_other_call() -> None:
     inbound, line = started(phase_s=NOW + 5.08), voice(1_280)
     done = run(inbound, packets(line))
     assert times(done) == pytest.approx([0.04, 0.12])
@@ -352,7 +352,7 @@ def test_it_is_in_phase_wherever_the_callers_clock_begins(first_ms: int) -> None
     assert late_s == pytest.approx([0.0] * len(late_s), abs=2e-6)
 
 
-def test_who_first_speaks_later_falls_into_step_then_and_no_time_comes_twice() -> None:
+def test_a_caller_who_speaks_later_is_brought_into_phase_then() -> None:
     inbound, said = started(phase_s=NOW + 7.06), voice(3 * 640)
     done = run(inbound, packets(said, first_ms=2_000))
     assert len(done) == pytest.approx(2.24 / FRAME_S, abs=1)
@@ -398,7 +398,7 @@ def test_every_packet_is_heard_in_its_place_or_not_at_all(delays: list[tuple[flo
     )
 )
 @settings(deadline=None)
-def test_no_nonsense_of_the_peers_makes_a_flood(nonsense: list[tuple[float, int, int]]) -> None:
+def test_no_timestamps_of_the_peer_make_a_flood_of_frames(nonsense: list[tuple[float, int, int]]) -> None:
     inbound, now, said = started(), 0.0, 0
     arrivals = list[Arrival]()
     for wait_s, stamp_ms, size in nonsense:

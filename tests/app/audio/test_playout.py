@@ -148,7 +148,7 @@ def test_payloads_are_the_samples_as_mulaw_and_name_their_frame() -> None:
     assert [sent.seq for _, sent in line.sent] == [0, 1, 2]
 
 
-def test_marks_are_few_while_they_come_back_as_foretold_and_many_while_they_do_not() -> None:
+def test_marks_are_few_while_they_come_back_as_predicted_and_many_while_they_do_not() -> None:
     line = Line()
     now = line.speak_on(40, 1.0)
     steady = [sent.mark for _, sent in line.sent[10:] if sent.mark]
@@ -184,7 +184,7 @@ def test_nothing_is_sent_twice_and_without_anything_to_send_no_timer_runs() -> N
 # How much the line sways.
 
 
-def test_a_line_that_sways_gets_a_longer_lead_and_a_steady_one_none() -> None:
+def test_jitter_raises_the_target_and_a_steady_line_does_not() -> None:
     swaying, steady = Line(), Line()
     for number in range(100):
         swaying.speak(SPEECH, 1.0 + number * FRAME_S + (0.02 if number % 20 == 10 else 0.0))
@@ -200,7 +200,7 @@ def test_the_target_has_a_limit() -> None:
     assert line.playout.target_s == MOST_LEAD_S
 
 
-def test_a_frame_that_the_callers_packets_did_not_come_for_says_nothing_of_the_line() -> None:
+def test_the_answer_to_a_filled_frame_does_not_count_as_jitter() -> None:
     late, filled = Line(), Line()
     for number in range(100):
         missing = number % 20 == 10
@@ -212,13 +212,13 @@ def test_a_frame_that_the_callers_packets_did_not_come_for_says_nothing_of_the_l
 # Too much lead.
 
 
-def test_a_lead_that_is_long_for_a_moment_only_is_left_alone() -> None:
+def test_audio_that_is_buffered_for_a_moment_only_is_not_shortened() -> None:
     line, now = standing(0.2)
     line.speak_on(STANDING_FRAMES - 1, now)
     assert line.playout.counts["packets_dropped"] == line.playout.counts["packets_shortened"] == 0
 
 
-def test_standing_delay_goes_with_the_quiet_packets_first() -> None:
+def test_standing_latency_is_removed_by_dropping_quiet_packets_first() -> None:
     line, now = standing(0.12)
     line.speak_on(40, now, speech_with_a_pause(2))
     assert line.playout.counts["packets_dropped"] == 5
@@ -227,7 +227,7 @@ def test_standing_delay_goes_with_the_quiet_packets_first() -> None:
     assert line.buffer.underruns == []
 
 
-def test_what_we_cut_out_is_not_taken_for_the_lines_sway() -> None:
+def test_shortening_does_not_count_as_jitter() -> None:
     line, now = standing(0.12)
     for _ in range(4):
         now = line.speak_on(40, now, speech_with_a_pause(2))
@@ -236,7 +236,7 @@ def test_what_we_cut_out_is_not_taken_for_the_lines_sway() -> None:
     assert line.playout.target_s < 0.01
 
 
-def test_a_long_pause_takes_it_all_at_once() -> None:
+def test_a_long_pause_removes_all_standing_latency_at_once() -> None:
     line, now = standing(0.2)
     now = line.speak_on(STANDING_FRAMES + 2, now)
     line.speak_on(4, now, QUIET)
@@ -244,7 +244,7 @@ def test_a_long_pause_takes_it_all_at_once() -> None:
     assert line.buffer.underruns == []
 
 
-def test_without_a_pause_urgent_delay_is_spliced_out_and_the_rest_waits_for_one() -> None:
+def test_without_a_pause_speech_is_shortened_while_standing_latency_is_urgent() -> None:
     line, now = standing(0.2)
     now = line.speak_on(40, now)
     assert line.playout.counts["packets_dropped"] == 0
@@ -257,7 +257,7 @@ def test_without_a_pause_urgent_delay_is_spliced_out_and_the_rest_waits_for_one(
     assert line.buffer.underruns == []
 
 
-def test_hopeless_delay_is_cleared_at_one_go() -> None:
+def test_hopeless_standing_latency_is_cleared() -> None:
     line, now = standing(HOPELESS_S + 0.1)
     line.speak_on(STANDING_FRAMES, now)
     assert line.playout.counts["clears"] == len(line.cleared_s) == 1
@@ -318,7 +318,7 @@ def test_an_underrun_is_counted_and_what_follows_it_is_faded_in() -> None:
     assert samples[100] == pytest.approx(10_000, rel=0.05)
 
 
-def test_a_lead_that_is_too_short_for_long_is_mended_with_a_quiet_packet() -> None:
+def test_a_buffer_that_is_low_for_long_is_filled_by_repeating_a_quiet_packet() -> None:
     line = Line()
     late_s, now = 0.0, 1.0
     for number in range(200):
@@ -330,7 +330,7 @@ def test_a_lead_that_is_too_short_for_long_is_mended_with_a_quiet_packet() -> No
     assert 0.0 <= line.playout.buffered_s(now + FRAME_S) <= MOST_LEAD_S
 
 
-def test_speech_is_never_stretched() -> None:
+def test_speech_is_never_lengthened() -> None:
     line = Line()
     for number in range(100):
         line.speak(SPEECH, 1.0 + number * FRAME_S + 0.001 * number)
@@ -346,7 +346,7 @@ SOUNDS = st.sampled_from([SPEECH, QUIET, speech_with_a_pause(0), speech_with_a_p
 
 @given(st.lists(st.tuples(WAITS, SOUNDS, st.booleans(), st.booleans()), max_size=80), st.integers(0, 12))
 @settings(deadline=None)
-def test_nothing_is_lost_uncounted_and_nothing_comes_out_of_order(
+def test_all_lost_audio_is_counted_and_the_order_is_kept(
     frames: list[tuple[float, Samples, bool, bool]], greeting: int
 ) -> None:
     line, now = Line(), 1.0
@@ -373,7 +373,7 @@ def test_nothing_is_lost_uncounted_and_nothing_comes_out_of_order(
 
 @given(st.lists(st.tuples(WAITS, st.lists(st.floats(0, 0.2), max_size=3)), max_size=60))
 @settings(deadline=None)
-def test_it_may_be_asked_at_any_time_what_goes_out(story: list[tuple[float, list[float]]]) -> None:
+def test_advance_may_be_called_at_any_time(story: list[tuple[float, list[float]]]) -> None:
     playout, now, sent = Playout(), 1.0, list[PlayoutCommand]()
     for seq, (wait_s, asked_s) in enumerate(story):
         now += wait_s
@@ -387,7 +387,7 @@ def test_it_may_be_asked_at_any_time_what_goes_out(story: list[tuple[float, list
 
 
 @pytest.mark.parametrize("name", ["0:" + "9" * 60_000, "0:", "0:²", "9" * 60_000, ":" * 60_000])
-def test_a_mark_that_is_none_of_ours_is_ignored(name: str) -> None:
+def test_a_mark_of_another_form_is_ignored(name: str) -> None:
     playout = Playout()
     playout.start(0.0)
     playout.handle_mark(name, 1.0)

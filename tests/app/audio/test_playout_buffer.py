@@ -24,78 +24,78 @@ class Buffer:
     def round_trip_s(self) -> float:
         return self.there_s + self.back_s
 
-    def send(self, meter: PlayoutBuffer, now: float, samples: int = FRAME) -> float:
+    def send(self, playout: PlayoutBuffer, now: float, samples: int = FRAME) -> float:
         """Send audio and a mark, on both sides; return how much the audio finds unplayed, below 0 if it is too late."""
-        meter.send(samples, now)
-        number, arrives_s = meter.mark(now), now + self.there_s
+        playout.send(samples, now)
+        number, arrives_s = playout.mark(now), now + self.there_s
         buffered_s = self.ends_s - arrives_s
         self.ends_s = max(self.ends_s, arrives_s) + samples / 8_000
         self.marks.append((self.ends_s + self.back_s, number))
         return buffered_s
 
-    def clear(self, meter: PlayoutBuffer, now: float) -> None:
-        meter.clear(now)
+    def clear(self, playout: PlayoutBuffer, now: float) -> None:
+        playout.clear(now)
         self.ends_s = now + self.there_s
         self.marks = [(self.ends_s + self.back_s, number) for _, number in self.marks]
 
-    def tell(self, meter: PlayoutBuffer, now: float) -> None:
+    def return_marks(self, playout: PlayoutBuffer, now: float) -> None:
         """Bring back the marks that are due."""
         due = [mark for mark in self.marks if mark[0] <= now]
         self.marks = [mark for mark in self.marks if mark[0] > now]
         for back_s, number in due:
-            meter.handle_mark(number, back_s)
+            playout.handle_mark(number, back_s)
 
     def buffered_s(self, now: float) -> float:
         return self.ends_s - now - self.there_s
 
 
-def settled(buffer: Buffer, meter: PlayoutBuffer, frames: int = 10, ahead: int = 2) -> float:
+def settled(buffer: Buffer, playout: PlayoutBuffer, frames: int = 10, ahead: int = 2) -> float:
     """Send frames, the first `ahead` at once and then one each 80 ms; return the time of the next one."""
     for number in range(frames):
         now = START + max(0, number - ahead + 1) * FRAME_S
-        buffer.tell(meter, now)
-        buffer.send(meter, now)
+        buffer.return_marks(playout, now)
+        buffer.send(playout, now)
     return now + FRAME_S
 
 
-def test_without_marks_the_lead_follows_from_what_was_sent() -> None:
-    meter = PlayoutBuffer()
-    assert meter.buffered_s(START) == 0.0
-    meter.send(FRAME, START)
-    meter.send(FRAME, START)
-    assert meter.buffered_s(START) == pytest.approx(0.16)
-    assert meter.buffered_s(START + 0.1) == pytest.approx(0.06)
-    assert meter.buffered_s(START + 0.2) == pytest.approx(-0.04)
+def test_without_marks_the_buffered_audio_follows_from_what_was_sent() -> None:
+    playout = PlayoutBuffer()
+    assert playout.buffered_s(START) == 0.0
+    playout.send(FRAME, START)
+    playout.send(FRAME, START)
+    assert playout.buffered_s(START) == pytest.approx(0.16)
+    assert playout.buffered_s(START + 0.1) == pytest.approx(0.06)
+    assert playout.buffered_s(START + 0.2) == pytest.approx(-0.04)
 
 
 @pytest.mark.parametrize(("there_s", "back_s"), [(0.0, 0.0), (0.01, 0.01), (0.15, 0.05)])
-def test_after_marks_the_lead_is_known_to_the_millisecond(there_s: float, back_s: float) -> None:
-    buffer, meter = Buffer(there_s, back_s), PlayoutBuffer()
-    now = settled(buffer, meter)
-    buffer.tell(meter, now)
-    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
-    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
+def test_after_marks_the_buffered_audio_is_known_to_the_millisecond(there_s: float, back_s: float) -> None:
+    buffer, playout = Buffer(there_s, back_s), PlayoutBuffer()
+    now = settled(buffer, playout)
+    buffer.return_marks(playout, now)
+    assert playout.round_trip_s == pytest.approx(buffer.round_trip_s)
+    assert playout.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
 
 
 def test_the_round_trip_is_known_even_if_the_first_audio_comes_late() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    meter.handle_mark(meter.mark(START), START + buffer.round_trip_s)
-    buffer.send(meter, START + 0.1)
-    buffer.send(meter, START + 0.1)
+    buffer, playout = Buffer(), PlayoutBuffer()
+    playout.handle_mark(playout.mark(START), START + buffer.round_trip_s)
+    buffer.send(playout, START + 0.1)
+    buffer.send(playout, START + 0.1)
     [(back_s, first), *_] = buffer.marks
-    meter.handle_mark(first, back_s + 0.07)
-    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
+    playout.handle_mark(first, back_s + 0.07)
+    assert playout.round_trip_s == pytest.approx(buffer.round_trip_s)
 
 
-def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    probe = meter.mark(START)
-    buffer.send(meter, START)
-    meter.handle_mark(probe, START + 0.07)
+def test_a_first_mark_that_comes_back_late_is_corrected_by_the_next() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    probe = playout.mark(START)
+    buffer.send(playout, START)
+    playout.handle_mark(probe, START + 0.07)
     now = START + 3 * FRAME_S
-    buffer.tell(meter, now)
-    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
-    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now))
+    buffer.return_marks(playout, now)
+    assert playout.round_trip_s == pytest.approx(buffer.round_trip_s)
+    assert playout.buffered_s(now) == pytest.approx(buffer.buffered_s(now))
 
 
 @given(
@@ -104,138 +104,132 @@ def test_a_probe_that_comes_back_late_does_no_lasting_harm() -> None:
     st.lists(st.tuples(st.floats(0.0, 0.15), st.integers(1, 4)), min_size=1, max_size=60),
 )
 @settings(deadline=None)
-def test_on_a_line_that_never_sways_the_forecast_is_right_whatever_is_sent(
+def test_on_a_line_that_never_varies_the_prediction_is_right_whatever_is_sent(
     there_s: float, back_s: float, sent: list[tuple[float, int]]
 ) -> None:
-    buffer, meter, now, gaps = Buffer(there_s, back_s), PlayoutBuffer(), START, 0
-    buffer.send(meter, now)
-    buffer.tell(meter, now := now + 1.0)  # the first mark is back: the round trip is known
+    buffer, playout, now = Buffer(there_s, back_s), PlayoutBuffer(), START
+    buffer.send(playout, now)
+    buffer.return_marks(playout, now := now + 1.0)  # the first mark is back: the round trip is known
     for wait_s, packets in sent:
         now += wait_s
-        buffer.tell(meter, now)
-        assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=1e-6)
-        gaps += buffer.send(meter, now, packets * 160) < -1e-6
-    assert gaps <= meter.underruns <= gaps + sum(wait_s == 0.02 * packets for wait_s, packets in sent)
+        buffer.return_marks(playout, now)
+        assert playout.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=1e-6)
+        buffer.send(playout, now, packets * 160)
 
 
 def test_a_mark_that_was_held_up_changes_nothing() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter)
-    buffer.tell(meter, now)
-    before_s = meter.buffered_s(now)
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout)
+    buffer.return_marks(playout, now)
+    before_s = playout.buffered_s(now)
     (_, number), *_ = buffer.marks
-    meter.handle_mark(number, now + 0.5)
-    assert meter.buffered_s(now) == pytest.approx(before_s)
-    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s)
+    playout.handle_mark(number, now + 0.5)
+    assert playout.buffered_s(now) == pytest.approx(before_s)
+    assert playout.round_trip_s == pytest.approx(buffer.round_trip_s)
 
 
-def test_three_late_marks_in_a_row_are_believed_as_far_as_the_least_of_them_says() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=CONFIRMING_MARKS + 2)
-    buffer.tell(meter, now)
-    before_s, late_s = meter.buffered_s(now), [0.3, 0.1, 0.2]
+def test_three_late_marks_in_a_row_raise_the_prediction_by_the_least_of_them() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout, ahead=CONFIRMING_MARKS + 2)
+    buffer.return_marks(playout, now)
+    before_s, late_s = playout.buffered_s(now), [0.3, 0.1, 0.2]
     for (back_s, number), by_s in zip(buffer.marks, late_s, strict=False):
-        assert meter.buffered_s(now) == pytest.approx(before_s)
-        meter.handle_mark(number, back_s + by_s)
-    assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
+        assert playout.buffered_s(now) == pytest.approx(before_s)
+        playout.handle_mark(number, back_s + by_s)
+    assert playout.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
-def test_what_was_believed_once_does_not_count_again() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=CONFIRMING_MARKS + 3)
-    buffer.tell(meter, now)
-    before_s = meter.buffered_s(now)
+def test_a_correction_is_applied_once() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout, ahead=CONFIRMING_MARKS + 3)
+    buffer.return_marks(playout, now)
+    before_s = playout.buffered_s(now)
     for (back_s, number), by_s in zip(buffer.marks, [0.1, 0.1, 0.1, 0.15], strict=False):
-        meter.handle_mark(number, back_s + by_s)
-    assert meter.buffered_s(now) == pytest.approx(before_s + 0.1)
+        playout.handle_mark(number, back_s + by_s)
+    assert playout.buffered_s(now) == pytest.approx(before_s + 0.1)
 
 
-def test_a_first_mark_that_was_held_up_is_put_right_by_the_second() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
+def test_a_delayed_first_mark_is_corrected_by_the_second() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
     for _ in range(2):
-        buffer.send(meter, START)
+        buffer.send(playout, START)
     (first_s, first), (second_s, second) = buffer.marks
-    meter.handle_mark(first, first_s + 0.1)
-    assert meter.round_trip_s == pytest.approx(buffer.round_trip_s + 0.1)
-    meter.handle_mark(second, second_s)
-    assert meter.buffered_s(START) + meter.round_trip_s == pytest.approx(buffer.buffered_s(START) + buffer.round_trip_s)
+    playout.handle_mark(first, first_s + 0.1)
+    assert playout.round_trip_s == pytest.approx(buffer.round_trip_s + 0.1)
+    playout.handle_mark(second, second_s)
+    assert playout.buffered_s(START) + playout.round_trip_s == pytest.approx(
+        buffer.buffered_s(START) + buffer.round_trip_s
+    )
 
 
-def test_news_that_the_buffer_is_emptier_is_believed_at_once() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=4)
-    buffer.tell(meter, now)
-    before_s = meter.buffered_s(now)
+def test_an_early_mark_lowers_the_prediction_at_once() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout, ahead=4)
+    buffer.return_marks(playout, now)
+    before_s = playout.buffered_s(now)
     (back_s, number), *_ = buffer.marks
-    meter.handle_mark(number, back_s - 0.04)
-    assert meter.buffered_s(now) == pytest.approx(before_s - 0.04)
+    playout.handle_mark(number, back_s - 0.04)
+    assert playout.buffered_s(now) == pytest.approx(before_s - 0.04)
 
 
-def test_when_twilio_begins_to_play_late_the_marks_soon_tell() -> None:
-    """The forecast thinks that it plays already; the buffer is fuller than that."""
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter)
-    buffer.tell(meter, now)
+def test_a_late_start_of_the_playout_is_found_from_marks() -> None:
+    """The prediction thinks that it plays already; the buffer is fuller than that."""
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout)
+    buffer.return_marks(playout, now)
     buffer.ends_s += 0.3
     for _ in range(12):
-        buffer.send(meter, now)
+        buffer.send(playout, now)
         now += FRAME_S
-        buffer.tell(meter, now)
-    assert meter.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
+        buffer.return_marks(playout, now)
+    assert playout.buffered_s(now) == pytest.approx(buffer.buffered_s(now), abs=0.001)
 
 
-def test_a_mark_stands_for_all_before_it_and_counts_once() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=4)
-    buffer.tell(meter, now)
-    buffered_s, (_, (back_s, number), *_) = meter.buffered_s(now), buffer.marks
-    meter.handle_mark(number, back_s)
-    assert meter.buffered_s(now) == pytest.approx(buffered_s)
+def test_a_mark_confirms_all_before_it_and_counts_once() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout, ahead=4)
+    buffer.return_marks(playout, now)
+    buffered_s, (_, (back_s, number), *_) = playout.buffered_s(now), buffer.marks
+    playout.handle_mark(number, back_s)
+    assert playout.buffered_s(now) == pytest.approx(buffered_s)
     for stale in range(number + 1):
-        meter.handle_mark(stale, back_s - 5.0)
-    assert meter.buffered_s(now) == pytest.approx(buffered_s)
+        playout.handle_mark(stale, back_s - 5.0)
+    assert playout.buffered_s(now) == pytest.approx(buffered_s)
 
 
 @pytest.mark.parametrize("number", [0, -1, 99])
-def test_a_mark_that_nobody_set_says_nothing(number: int) -> None:
-    meter = PlayoutBuffer()
-    meter.handle_mark(number, START)
-    assert meter.buffered_s(START) == 0.0
-    meter.send(FRAME, START)
-    meter.handle_mark(number, START + 5.0)
-    assert meter.buffered_s(START) == pytest.approx(0.08)
+def test_an_unknown_mark_is_ignored(number: int) -> None:
+    playout = PlayoutBuffer()
+    playout.handle_mark(number, START)
+    assert playout.buffered_s(START) == 0.0
+    playout.send(FRAME, START)
+    playout.handle_mark(number, START + 5.0)
+    assert playout.buffered_s(START) == pytest.approx(0.08)
 
 
-def test_after_a_clear_nothing_is_left_and_the_cleared_marks_say_nothing() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter, ahead=8)
-    buffer.tell(meter, now)
-    assert meter.buffered_s(now) > 0.4
-    buffer.clear(meter, now)
-    assert meter.buffered_s(now) == pytest.approx(0.0)
+def test_after_a_clear_nothing_is_buffered_and_cleared_marks_are_ignored() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout, ahead=8)
+    buffer.return_marks(playout, now)
+    assert playout.buffered_s(now) > 0.4
+    buffer.clear(playout, now)
+    assert playout.buffered_s(now) == pytest.approx(0.0)
     cleared_s = now
-    buffer.send(meter, cleared_s)
-    buffer.tell(meter, cleared_s + buffer.round_trip_s)
-    assert meter.buffered_s(cleared_s) == pytest.approx(FRAME_S)
-    buffer.tell(meter, cleared_s + 1.0)
-    assert meter.buffered_s(cleared_s) == pytest.approx(FRAME_S), "the mark of what was sent since then does"
+    buffer.send(playout, cleared_s)
+    buffer.return_marks(playout, cleared_s + buffer.round_trip_s)
+    assert playout.buffered_s(cleared_s) == pytest.approx(FRAME_S)
+    buffer.return_marks(playout, cleared_s + 1.0)
+    assert playout.buffered_s(cleared_s) == pytest.approx(FRAME_S), "the mark of what was sent since then does"
 
 
-def test_after_a_clear_one_late_mark_is_as_little_believed_as_before() -> None:
-    buffer, meter = Buffer(), PlayoutBuffer()
-    now = settled(buffer, meter)
-    buffer.clear(meter, now)
-    buffer.send(meter, now)
+def test_after_a_clear_a_single_late_mark_changes_nothing() -> None:
+    buffer, playout = Buffer(), PlayoutBuffer()
+    now = settled(buffer, playout)
+    buffer.clear(playout, now)
+    buffer.send(playout, now)
     ((back_s, number),) = [mark for mark in buffer.marks if mark[1] == max(number for _, number in buffer.marks)]
-    meter.handle_mark(number, back_s + 0.3)
-    assert meter.buffered_s(now) == pytest.approx(FRAME_S)
-
-
-def test_audio_that_finds_nothing_unplayed_is_an_underrun_and_the_first_is_none() -> None:
-    meter = PlayoutBuffer()
-    for now, underruns in [(0.0, 0), (0.05, 0), (0.17, 1), (0.25, 1), (0.34, 2)]:
-        meter.send(FRAME, START + now)
-        assert meter.underruns == underruns, now
+    playout.handle_mark(number, back_s + 0.3)
+    assert playout.buffered_s(now) == pytest.approx(FRAME_S)
 
 
 def sway(*late: tuple[float, float], first_s: float = FIRST_JITTER_S) -> Jitter:
@@ -245,11 +239,11 @@ def sway(*late: tuple[float, float], first_s: float = FIRST_JITTER_S) -> Jitter:
     return one
 
 
-def test_before_anything_is_known_a_little_sway_is_expected() -> None:
+def test_at_first_a_little_jitter_is_expected() -> None:
     assert Jitter().jitter_s == FIRST_JITTER_S
 
 
-def test_what_happens_once_is_not_the_lines_habit() -> None:
+def test_a_single_stall_is_not_jitter() -> None:
     assert sway((10.0, 0.4)).jitter_s == FIRST_JITTER_S
     assert sway((10.0, 0.4), (12.0, 0.002)).jitter_s == 0.002
 
@@ -260,7 +254,7 @@ def test_late_frames_in_a_row_are_one_event_as_large_as_the_largest() -> None:
     assert sway(*stall, (12.0, 0.2), (12.08, 0.5)).jitter_s == 0.4
 
 
-def test_what_happens_twice_is() -> None:
+def test_two_late_frames_are_jitter() -> None:
     assert sway((10.0, 0.03), (12.0, 0.05), (14.0, 0.01)).jitter_s == 0.03
 
 
@@ -268,14 +262,14 @@ def test_a_frame_that_is_early_is_late_by_nothing() -> None:
     assert sway((10.0, -0.05), (12.0, -0.02), first_s=0.0).jitter_s == 0.0
 
 
-def test_a_quiet_beginning_does_not_promise_a_quiet_call() -> None:
+def test_the_first_jitter_is_expected_for_a_minute() -> None:
     one = sway((10.0, 0.0), (12.0, 0.0), (14.0, 0.0), first_s=0.02)
     assert one.jitter_s == 0.02
     one.add(0.0, 10.0 + JITTER_MEMORY_S)
     assert one.jitter_s == 0.0
 
 
-def test_after_a_minute_it_is_forgotten() -> None:
+def test_after_a_minute_jitter_is_forgotten() -> None:
     one = sway((10.0, 0.03), (12.0, 0.05))
     for now in (30.0, 50.0, 69.9):
         one.add(0.0, now)

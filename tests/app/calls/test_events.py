@@ -50,7 +50,7 @@ async def test_a_subscription_to_a_call_has_its_events_in_order_and_ends_with_it
         assert await rest(news) == [CallStarted(), TextSpoken(" Hello"), OVER]
 
 
-async def test_other_calls_are_not_heard_but_by_who_listens_to_all() -> None:
+async def test_a_subscription_to_one_call_has_no_events_of_others() -> None:
     events = Events()
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
         tell(events, KeyPressed("1"), call_sid=BOB)
@@ -60,7 +60,7 @@ async def test_other_calls_are_not_heard_but_by_who_listens_to_all() -> None:
         assert await read(everything, 4) == [KeyPressed("1"), KeyPressed("2"), OVER, KeyPressed("3")]
 
 
-async def test_who_waits_is_woken() -> None:
+async def test_a_waiting_reader_gets_the_next_event() -> None:
     events = Events()
     async with events.subscribe(ANN) as news:
         waiting = asyncio.create_task(read(news, 1))
@@ -69,7 +69,7 @@ async def test_who_waits_is_woken() -> None:
         assert await waiting == [CallStarted()]
 
 
-async def test_audio_comes_to_those_alone_who_want_it() -> None:
+async def test_audio_is_only_for_subscriptions_with_audio() -> None:
     events = Events()
     packet = AudioSent(Direction.IN, b"\xff" * 160)
     async with events.subscribe(ANN) as without, events.subscribe(ANN, audio=True) as with_audio:
@@ -78,7 +78,7 @@ async def test_audio_comes_to_those_alone_who_want_it() -> None:
         assert await rest(with_audio) == [packet, OVER]
 
 
-async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
+async def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
     events = Events()
     async with events.subscribe(ANN, room=3) as slow, events.subscribe(ANN, room=9) as quick:
         tell(events, *(KeyPressed(str(key)) for key in range(7)), OVER)
@@ -86,7 +86,7 @@ async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
         assert len(await rest(quick)) == 8
 
 
-async def test_what_was_lost_is_told_once() -> None:
+async def test_lost_events_are_reported_once() -> None:
     events = Events()
     async with events.subscribe(ANN, room=1) as slow:
         tell(events, KeyPressed("1"), KeyPressed("2"))
@@ -95,7 +95,7 @@ async def test_what_was_lost_is_told_once() -> None:
         assert await read(slow, 1) == [KeyPressed("3")]
 
 
-async def test_nothing_is_wanted_while_nobody_listens() -> None:
+async def test_events_are_wanted_only_with_a_subscription() -> None:
     events = Events()
     assert not events.wanted(ANN)
     async with events.subscribe(ANN):
@@ -105,7 +105,7 @@ async def test_nothing_is_wanted_while_nobody_listens() -> None:
     assert not events.wanted(ANN)
 
 
-async def test_when_the_service_stops_all_who_listen_come_to_the_end() -> None:
+async def test_closing_finishes_all_subscriptions() -> None:
     events = Events()
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
         tell(events, CallStarted())

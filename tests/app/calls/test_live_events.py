@@ -33,7 +33,7 @@ STARTED = Started(StreamSid("MZ1"), ANN, "AC1")
 Bodies = list[tuple[float, EventBody]]
 
 
-class Looking:
+class ObservedCall:
     """One call, seen by somebody who wants its audio too."""
 
     def __init__(self) -> None:
@@ -41,20 +41,20 @@ class Looking:
         self.record = CallRecord(ANN, reserved_s=100.0)
         self.stream = self.record.open_stream(100.0)
         self.observer = LiveEvents(self.events, self.record, self.stream)
-        self.news: Subscription = self.events.subscribe(ANN, audio=True)
+        self.subscription: Subscription = self.events.subscribe(ANN, audio=True)
 
     async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP, detail: str = "") -> "Bodies":
         """End the call; return all events and when they came."""
         self.observer.on_end(End(reason, detail), 200.0)
-        return [(round(event.at_s, 3), event.body) async for event in self.news]
+        return [(round(event.at_s, 3), event.body) async for event in self.subscription]
 
 
 def text(piece: str) -> Frame:
     return Frame(Slot(0), Epoch(1), 0, None, piece)
 
 
-async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_record() -> None:
-    call = Looking()
+async def test_events_of_a_call_carry_the_time_of_its_record() -> None:
+    call = ObservedCall()
     call.stream.started_s = 101.0
     call.observer.on_frame(text(" Hello"), 100.5)
     call.observer.on_event(STARTED, 101.0)
@@ -72,7 +72,7 @@ async def test_a_call_is_told_from_its_start_to_its_end_on_the_clock_of_its_reco
 
 
 async def test_a_stream_that_was_not_let_start_is_not_connected() -> None:
-    call = Looking()
+    call = ObservedCall()
     call.observer.on_event(STARTED, 101.0)
     assert [what for _, what in await call.end(EndReason.WRONG_CALL)] == [
         CallError(EndReason.WRONG_CALL, ""),
@@ -80,8 +80,8 @@ async def test_a_stream_that_was_not_let_start_is_not_connected() -> None:
     ]
 
 
-async def test_the_caller_begins_and_stops_by_the_level_of_his_packets() -> None:
-    call = Looking()
+async def test_the_callers_speech_is_found_by_the_level_of_their_packets() -> None:
+    call = ObservedCall()
     for at in range(10):
         loud = at < 4
         call.observer.on_event(Media(80 * at, LOUD if loud else QUIET), 101.0 + 0.08 * at)
@@ -89,8 +89,8 @@ async def test_the_caller_begins_and_stops_by_the_level_of_his_packets() -> None
     assert told == [(1.0, SpeechStarted(Speaker.CALLER)), (1.64, SpeechStopped(Speaker.CALLER))]
 
 
-async def test_moshi_begins_and_stops_by_what_is_sent_and_has_not_finished_while_he_thinks() -> None:
-    call = Looking()
+async def test_moshis_speech_is_found_by_what_is_sent_and_lasts_while_text_comes() -> None:
+    call = ObservedCall()
     call.observer.on_sent(SendAudio(LOUD, "0:1", 0), 101.0)
     call.observer.on_frame(text(" and"), 101.3)
     for at in range(10):
@@ -100,7 +100,7 @@ async def test_moshi_begins_and_stops_by_what_is_sent_and_has_not_finished_while
 
 
 async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same() -> None:
-    call = Looking()
+    call = ObservedCall()
     call.observer.on_event(Media(0, LOUD), 101.0)
     call.observer.on_sent(SendAudio(QUIET, "0:1", 0), 101.3)
     call.observer.on_sent(SendAudio(QUIET, "0:2", 1), 101.5)
@@ -109,13 +109,13 @@ async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same()
 
 @pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.REPLACED])
 async def test_an_end_that_nobody_wanted_is_an_error_and_every_call_is_disconnected_last(reason: EndReason) -> None:
-    told = [what for _, what in await Looking().end(reason, "why")]
+    told = [what for _, what in await ObservedCall().end(reason, "why")]
     error = [CallError(reason, "why")] if reason in ERRORS else []
     assert told == [*error, Disconnected(reason, "why")]
 
 
-async def test_who_listens_to_a_call_hears_on_when_it_goes_on_in_a_new_stream() -> None:
-    call = Looking()
+async def test_a_subscription_goes_on_when_the_call_goes_on_in_a_new_stream() -> None:
+    call = ObservedCall()
     call.observer.on_end(End(EndReason.REPLACED), 150.0)
     call.stream = call.record.open_stream(150.0)
     call.observer = LiveEvents(call.events, call.record, call.stream)
@@ -125,8 +125,8 @@ async def test_who_listens_to_a_call_hears_on_when_it_goes_on_in_a_new_stream() 
     assert await call.end() == [(51.0, CallStarted()), (100.0, over)]
 
 
-async def test_what_is_no_news_is_not_told() -> None:
-    call = Looking()
+async def test_marks_clears_and_steps_without_text_are_no_events() -> None:
+    call = ObservedCall()
     for event in (MarkPlayed("0:1"), Stopped()):
         call.observer.on_event(event, 101.0)
     for command in (SendMark("0:1"), ClearAudio()):
@@ -135,11 +135,11 @@ async def test_what_is_no_news_is_not_told() -> None:
     assert len(await call.end()) == 1
 
 
-async def test_while_nobody_listens_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_subscribers_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mulaw, "power_dbfs", lambda _: 1 / 0)
-    call = Looking()
+    call = ObservedCall()
     with pytest.raises(ZeroDivisionError):
         call.observer.on_event(Media(0, LOUD), 101.0)
-    call.events.unsubscribe(call.news)
+    call.events.unsubscribe(call.subscription)
     call.observer.on_event(Media(0, LOUD), 101.0)
     call.observer.on_sent(SendAudio(LOUD, "0:1", 0), 101.0)

@@ -1,4 +1,3 @@
-import asyncio
 import math
 import time
 from dataclasses import replace
@@ -9,7 +8,7 @@ import pytest
 from app.audio.jitter_buffer import WAIT_S
 from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls import events
-from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S, Reservation
 from app.calls.manager import CallManager
 from app.calls.outbox import OUTBOX_COMMANDS
@@ -24,7 +23,7 @@ from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, Pipelin
 ANN, BOB, EVE = CallSid("CAann"), CallSid("CAbob"), CallSid("CAeve")
 
 
-class Desk:
+class Manager:
     """A manager, and what it has sent round the ring."""
 
     def __init__(self, max_calls: int = 2, **changes: object) -> None:
@@ -72,85 +71,85 @@ def waiting(call: ActiveCall) -> list[int | None]:
     return [len(item.payload) for item in items if isinstance(item, SendAudio)] + closed
 
 
-def send_all(desk: Desk, call: ActiveCall) -> None:
+def send_all(here: Manager, call: ActiveCall) -> None:
     """Let the time come for everything that is held back for the line."""
     while (due_s := call.session._playout.get_timer()) < math.inf:
         call.carry_out(call.session._playout.advance(due_s), now())
 
 
-async def test_a_call_from_the_ring_to_the_end() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+async def test_a_call_from_reservation_to_end() -> None:
+    here = Manager()
+    call = here.start(ANN)
     slot, epoch = call.reservation.slot, call.reservation.epoch
     call.handle_event(Media(0, bytes(640)))
-    desk.board.handle_message(frame(call))
-    send_all(desk, call)
+    here.board.handle_message(frame(call))
+    send_all(here, call)
     assert waiting(call) == [640]
     call.handle_event(Stopped())
     assert waiting(call) == [None]
-    assert [type(message) for message in desk.sent] == [Open, Frame, Close]
-    assert all((message.slot, message.epoch) == (slot, epoch) for message in desk.sent)
-    assert (desk.reasons(), desk.board.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
+    assert [type(message) for message in here.sent] == [Open, Frame, Close]
+    assert all((message.slot, message.epoch) == (slot, epoch) for message in here.sent)
+    assert (here.reasons(), here.board.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
     assert no_timer(call)
 
 
-async def test_sound_of_an_earlier_call_reaches_nobody() -> None:
-    desk = Desk(max_calls=1)
-    ann = desk.start(ANN)
+async def test_frames_of_an_earlier_call_are_dropped() -> None:
+    here = Manager(max_calls=1)
+    ann = here.start(ANN)
     ann.end(EndReason.SOCKET_LOST)
-    bob = desk.start(BOB)
+    bob = here.start(BOB)
     assert bob.reservation.slot == ann.reservation.slot
-    desk.board.handle_message(frame(ann))
-    desk.board.handle_message(frame(bob, epoch=0))
-    send_all(desk, bob)
+    here.board.handle_message(frame(ann))
+    here.board.handle_message(frame(bob, epoch=0))
+    send_all(here, bob)
     assert waiting(bob) == []
-    desk.board.handle_message(frame(bob))
-    send_all(desk, bob)
+    here.board.handle_message(frame(bob))
+    send_all(here, bob)
     assert waiting(bob) == [640]
 
 
 async def test_a_message_for_a_slot_that_nobody_holds_is_dropped() -> None:
-    desk = Desk()
-    desk.board.handle_message(Frame(Slot(1), Epoch(1), 0, None))
-    desk.board.handle_message(Failed(Slot(1), Epoch(1), Stage.STEP, "why"))
-    desk.board.handle_message(Close(Slot(1), Epoch(1)))
-    assert desk.board.records() == []
+    here = Manager()
+    here.board.handle_message(Frame(Slot(1), Epoch(1), 0, None))
+    here.board.handle_message(Failed(Slot(1), Epoch(1), Stage.STEP, "why"))
+    here.board.handle_message(Close(Slot(1), Epoch(1)))
+    assert here.board.records() == []
 
 
 async def test_a_stage_that_fails_ends_its_call_and_no_other() -> None:
-    desk = Desk()
-    ann, bob = desk.start(ANN), desk.start(BOB)
-    desk.board.handle_message(Failed(ann.reservation.slot, ann.reservation.epoch, Stage.DECODE, "broken"))
+    here = Manager()
+    ann, bob = here.start(ANN), here.start(BOB)
+    here.board.handle_message(Failed(ann.reservation.slot, ann.reservation.epoch, Stage.DECODE, "broken"))
     assert waiting(ann) == [None]
     assert (ann.session.record.end, ann.session.record.detail) == (EndReason.STAGE_FAILED, "decode: broken")
     assert bob.session.record.end is None
 
 
 async def test_a_lost_pipeline_ends_all_calls() -> None:
-    desk = Desk(max_calls=4)
-    calls = [desk.start(CallSid(f"CA{number}")) for number in range(4)]
-    desk.board.on_pipeline_lost("step: hangs, no answer for 3 s")
+    here = Manager(max_calls=4)
+    calls = [here.start(CallSid(f"CA{number}")) for number in range(4)]
+    here.board.on_pipeline_lost("step: hangs, no answer for 3 s")
     assert {call.session.record.end for call in calls} == {EndReason.WORKER_LOST}
     assert {call.session.record.detail for call in calls} == {"step: hangs, no answer for 3 s"}
-    assert desk.board.free_slots == 4
+    assert here.board.free_slots == 4
 
 
-async def test_what_the_pipeline_does_is_told() -> None:
-    desk = Desk()
-    assert desk.board.pipeline == "ready"
-    desk.warm = False
-    assert desk.board.pipeline == "starting"
-    desk.board.on_pipeline_lost("step: hangs, no answer for 3 s")
-    assert desk.board.pipeline == "step: hangs, no answer for 3 s"
-    desk.warm = True
-    assert desk.board.pipeline == "ready"
+async def test_the_state_of_the_pipeline_is_reported() -> None:
+    here = Manager()
+    assert here.board.pipeline == "ready"
+    here.warm = False
+    assert here.board.pipeline == "starting"
+    here.board.on_pipeline_lost("step: hangs, no answer for 3 s")
+    assert here.board.pipeline == "step: hangs, no answer for 3 s"
+    here.warm = True
+    assert here.board.pipeline == "ready"
 
 
 async def test_an_error_of_our_own_in_a_stage_ends_its_call_alone() -> None:
-    desk = Desk()
-    ann, bob = desk.start(ANN), desk.start(BOB)
+    here = Manager()
+    ann, bob = here.start(ANN), here.start(BOB)
     place = ann.reservation
-    desk.board.handle_message(Failed(place.slot, place.epoch, Stage.STEP, "KeyError(1)", internal=True))
+    here.board.handle_message(Failed(place.slot, place.epoch, Stage.STEP, "KeyError(1)", internal=True))
     assert (ann.session.record.end, ann.session.record.detail) == (EndReason.INTERNAL, "step: KeyError(1)")
     assert bob.session.record.end is None
 
@@ -160,22 +159,22 @@ def audio(count: int) -> list[SendAudio]:
 
 
 async def test_a_socket_that_takes_nothing_more_is_given_up() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+    here = Manager()
+    call = here.start(ANN)
     assert call.outbox.pop() == SendMark("0:1")
     call.carry_out([*audio(OUTBOX_COMMANDS)], now())
     assert call.session.record.end is None
     call.carry_out([ClearAudio()], now())
     assert call.session.record.end is EndReason.SOCKET_BLOCKED
     assert waiting(call) == [None], "what nobody will hear is not sent"
-    assert desk.board.free_slots == 2
+    assert here.board.free_slots == 2
 
 
 async def test_a_socket_that_is_given_up_in_mid_command_is_closed_first_of_all() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+    here = Manager()
+    call = here.start(ANN)
     call.carry_out([*audio(OUTBOX_COMMANDS + 20), SendFrame(5, np.zeros(1_920, np.float32))], now())
-    assert desk.reasons() == [EndReason.SOCKET_BLOCKED]
+    assert here.reasons() == [EndReason.SOCKET_BLOCKED]
     assert waiting(call)[0] is None
     assert no_timer(call)
 
@@ -185,50 +184,50 @@ def no_timer(call: ActiveCall) -> bool:
 
 
 async def test_audio_that_waits_when_the_caller_hangs_up_is_not_sent() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+    here = Manager()
+    call = here.start(ANN)
     call.carry_out([*audio(5)], now())
     call.handle_event(Stopped())
     assert waiting(call) == [None]
 
 
 async def test_a_repeated_webhook_is_the_same_call_until_its_socket_comes() -> None:
-    desk = Desk()
-    first = desk.reserve(ANN)
-    assert desk.reserve(ANN) == first
-    desk.board.claim(first.token)
-    assert (desk.board.reserve(ANN), desk.board.free_slots) == (None, 1), "a call never has two slots"
+    here = Manager()
+    first = here.reserve(ANN)
+    assert here.reserve(ANN) == first
+    here.board.claim(first.token)
+    assert (here.board.reserve(ANN), here.board.free_slots) == (None, 1), "a call never has two slots"
 
 
 async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:
-    desk = Desk(max_calls=1)
-    desk.warm = False
-    assert (desk.board.ready, desk.board.reserve(ANN)) == (False, None)
-    desk.warm = True
-    desk.reserve(ANN)
-    assert (desk.board.ready, desk.board.reserve(BOB)) == (False, None)
-    desk.board.stop()
-    assert desk.board.free_slots == 1
-    assert (desk.board.ready, desk.board.reserve(EVE)) == (False, None)
+    here = Manager(max_calls=1)
+    here.warm = False
+    assert (here.board.ready, here.board.reserve(ANN)) == (False, None)
+    here.warm = True
+    here.reserve(ANN)
+    assert (here.board.ready, here.board.reserve(BOB)) == (False, None)
+    here.board.stop()
+    assert here.board.free_slots == 1
+    assert (here.board.ready, here.board.reserve(EVE)) == (False, None)
 
 
 async def test_when_the_service_stops_all_calls_end_and_their_tokens_are_worthless() -> None:
-    desk = Desk()
-    ann, bob = desk.start(ANN), desk.reserve(BOB)
-    desk.board.stop()
-    assert desk.reasons() == [EndReason.SHUTDOWN] * 2
+    here = Manager()
+    ann, bob = here.start(ANN), here.reserve(BOB)
+    here.board.stop()
+    assert here.reasons() == [EndReason.SHUTDOWN] * 2
     assert waiting(ann) == [None]
-    assert desk.board.claim(bob.token) is None
+    assert here.board.claim(bob.token) is None
 
 
 async def test_a_timer_runs_for_every_call_until_it_ends() -> None:
-    desk = Desk()
+    here = Manager()
     before = now()
-    token = desk.reserve(ANN).token
-    (call,) = desk.board._calls.values()
+    token = here.reserve(ANN).token
+    (call,) = here.board._calls.values()
     assert call.timer is not None
     assert call.timer.when() == pytest.approx(before + TTL_S, abs=1)
-    desk.board.claim(token)
+    here.board.claim(token)
     assert call.timer.when() == pytest.approx(before + START_WITHIN_S, abs=1)
     for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1")):
         call.handle_event(event)
@@ -238,30 +237,20 @@ async def test_a_timer_runs_for_every_call_until_it_ends() -> None:
     assert timer.cancelled()
 
 
-async def test_a_timer_that_rings_early_is_set_again() -> None:
-    desk = Desk()
-    desk.reserve(ANN)
-    (call,) = desk.board._calls.values()
-    call.handle_timer()
-    assert call.session.record.end is None
-    assert call.timer is not None
-    assert not call.timer.cancelled()
-
-
 async def test_a_late_event_after_the_end_does_nothing() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+    here = Manager()
+    call = here.start(ANN)
     call.end(EndReason.TIME_LIMIT)
     call.handle_event(Media(0, bytes(640)))
     call.end(EndReason.SOCKET_LOST)
     assert waiting(call) == [None]
     assert no_timer(call)
-    assert desk.reasons() == [EndReason.TIME_LIMIT]
+    assert here.reasons() == [EndReason.TIME_LIMIT]
 
 
-async def test_a_timer_that_is_early_enough_is_left_alone() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
+async def test_an_early_timer_is_not_set_again_per_packet() -> None:
+    here = Manager()
+    call = here.start(ANN)
     timer = call.timer
     call.handle_event(Media(60, bytes(160)))
     assert call.session.get_timer() > now() + FRAME_S, "the next frame is due later"
@@ -269,26 +258,26 @@ async def test_a_timer_that_is_early_enough_is_left_alone() -> None:
 
 
 async def test_the_time_in_the_workers_is_an_average_that_follows_slowly() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
-    desk.board.statistics.processing_s = 0.04
-    desk.board.handle_message(frame(call))
-    assert desk.board.statistics.processing_s == pytest.approx(0.04 + PROCESSING_EMA_WEIGHT * 0.04)
+    here = Manager()
+    call = here.start(ANN)
+    here.board.statistics.processing_s = 0.04
+    here.board.handle_message(frame(call))
+    assert here.board.statistics.processing_s == pytest.approx(0.04 + PROCESSING_EMA_WEIGHT * 0.04)
     for seq in range(200):
-        desk.board.handle_message(frame(call, seq))
-    assert desk.board.statistics.processing_s == pytest.approx(0.08, abs=0.001)
-    desk.board.handle_message(replace(frame(call), spans=()))
-    assert desk.board.statistics.processing_s == pytest.approx(0.08, abs=0.001), "a step of a greeting was not encoded"
+        here.board.handle_message(frame(call, seq))
+    assert here.board.statistics.processing_s == pytest.approx(0.08, abs=0.001)
+    here.board.handle_message(replace(frame(call), spans=()))
+    assert here.board.statistics.processing_s == pytest.approx(0.08, abs=0.001), "a step of a greeting was not encoded"
 
 
-async def test_a_second_call_falls_into_step_with_the_first() -> None:
-    desk = Desk()
-    assert desk.board.phase_s is None
-    ann = desk.start(ANN)
-    phase_s = desk.board.phase_s
+async def test_a_second_call_is_in_phase_with_the_first() -> None:
+    here = Manager()
+    assert here.board.phase_s is None
+    ann = here.start(ANN)
+    phase_s = here.board.phase_s
     assert phase_s == ann.session.phase_s(now())
     assert phase_s is not None
-    bob = desk.start(BOB)
+    bob = here.start(BOB)
     bob.handle_event(Media(0, bytes(160)))
     bobs_s = bob.session.phase_s(now())
     assert bobs_s is not None
@@ -300,7 +289,7 @@ def in_phase(moment_s: float, phase_s: float) -> bool:
     return (phase_s - moment_s + 2e-5) % FRAME_S < 0.02 + 1e-6
 
 
-async def test_before_the_lines_are_open_no_call_is_taken() -> None:
+async def test_no_call_is_accepted_before_the_manager_starts() -> None:
     settings = read_settings(engine="loopback", codec="loopback", max_calls=2)
     board = CallManager(settings, lambda _: None, lambda: True)
     assert (board.ready, board.free_slots, board.reserve(ANN)) == (False, 0, None)
@@ -308,76 +297,37 @@ async def test_before_the_lines_are_open_no_call_is_taken() -> None:
     assert (board.ready, board.free_slots, board.statistics.processing_s) == (True, 2, 0.03)
 
 
-async def test_of_many_calls_the_last_are_remembered_and_the_times_of_every_frame_of_the_last_few_only() -> None:
-    desk = Desk(max_calls=1)
+async def test_the_last_records_are_kept_and_frame_times_of_fewer() -> None:
+    here = Manager(max_calls=1)
     for number in range(RECORDS_KEPT + 5):
-        call = desk.start(CallSid(f"CA{number}"))
-        desk.board.handle_message(frame(call))
+        call = here.start(CallSid(f"CA{number}"))
+        here.board.handle_message(frame(call))
         call.end(EndReason.CALLER_HUNG_UP)
-    records = desk.board.records()
+    records = here.board.records()
     assert [record.call_sid for record in records] == [f"CA{number}" for number in range(5, RECORDS_KEPT + 5)]
     assert [bool(record.spans) for record in records] == [False] * (RECORDS_KEPT - RECORDS_WITH_SPANS) + [
         True
     ] * RECORDS_WITH_SPANS
 
 
-@pytest.mark.parametrize(("wanted", "frames"), [(None, 25), (7, 7), (0, 0), (26, 25)])
-def test_a_call_may_ask_for_a_shorter_greeting(wanted: int | None, frames: int) -> None:
-    sent: list[PipelineMessage] = []
-
-    async def ring() -> None:
-        board = CallManager(read_settings(), sent.append, lambda: True)
-        board.start_accepting(1, processing_s=0.0)
-        assert board.reserve(ANN, VoiceRequest(wanted))
-        assert [record.greeting_frames for record in board.records()] == [frames]
-
-    asyncio.run(ring())
-    assert [message.greeting_frames for message in sent if isinstance(message, Open)] == [frames]
-
-
 async def test_who_listens_is_told_what_happens_in_a_call() -> None:
-    desk = Desk()
-    async with desk.board.events.subscribe(ANN) as news:
-        call = desk.connect(ANN)
+    here = Manager()
+    async with here.board.events.subscribe(ANN) as news:
+        call = here.connect(ANN)
         for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1"), DtmfPressed("5")):
             call.handle_event(event)
-        desk.board.handle_message(replace(frame(call), text=" Hello"))
+        here.board.handle_message(replace(frame(call), text=" Hello"))
         call.handle_event(Stopped())
         told = [event.body async for event in news]
     over = events.Disconnected(EndReason.CALLER_HUNG_UP, "")
     assert told == [events.CallStarted(), events.KeyPressed("5"), events.TextSpoken(" Hello"), over]
 
 
-async def test_audio_is_told_as_it_came_and_as_it_goes_out() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
-    async with desk.board.events.subscribe(ANN, audio=True) as news:
-        call.handle_event(Media(0, b"\x7f" * 160))
-        call.carry_out([*audio(1)], now())
-        call.end(EndReason.TIME_LIMIT)
-        told = [event.body async for event in news if isinstance(event.body, events.AudioSent)]
-    said, heard = (
-        events.AudioSent(way, sound) for way, sound in zip(events.Direction, (b"\x7f" * 160, bytes(640)), strict=True)
-    )
-    assert told == [said, heard]
-
-
-async def test_an_error_is_told_before_the_end_of_the_call() -> None:
-    desk = Desk()
-    call = desk.start(ANN)
-    async with desk.board.events.subscribe(ANN) as news:
-        desk.board.on_pipeline_lost("step: exit status 1")
-        told = [event.body async for event in news]
-    why = (EndReason.WORKER_LOST, "step: exit status 1")
-    assert told == [events.CallError(*why), events.Disconnected(*why)]
-    assert call.session.record.end is EndReason.WORKER_LOST
-
-
-async def test_who_listens_to_all_comes_to_the_end_when_the_service_stops() -> None:
-    desk = Desk()
-    desk.start(ANN)
-    async with desk.board.events.subscribe() as news:
-        desk.board.stop()
+async def test_a_subscription_to_all_calls_finishes_when_the_service_stops() -> None:
+    here = Manager()
+    here.start(ANN)
+    async with here.board.events.subscribe() as news:
+        here.board.stop()
         assert [event.body async for event in news] == [events.Disconnected(EndReason.SHUTDOWN, "")]
 
 
@@ -385,20 +335,20 @@ async def test_who_listens_to_all_comes_to_the_end_when_the_service_stops() -> N
 async def test_a_key_is_logged_and_hidden_unless_it_may_be_shown(
     caplog: pytest.LogCaptureFixture, shown: bool, written: str
 ) -> None:
-    desk = Desk(log_digits=shown)
-    call = desk.start(ANN)
+    here = Manager(log_digits=shown)
+    call = here.start(ANN)
     with caplog.at_level("DEBUG"):
         call.handle_event(DtmfPressed("7"))
     assert [record.getMessage() for record in caplog.records] == [written]
 
 
 async def test_the_key_that_ends_the_call_is_the_one_that_is_set() -> None:
-    desk = Desk(hangup_digit="#")
-    call = desk.start(ANN)
+    here = Manager(hangup_digit="#")
+    call = here.start(ANN)
     call.handle_event(DtmfPressed("*"))
-    assert desk.reasons() == [None]
+    assert here.reasons() == [None]
     call.handle_event(DtmfPressed("#"))
-    assert desk.reasons() == [EndReason.HANGUP_KEY]
+    assert here.reasons() == [EndReason.HANGUP_KEY]
 
 
 # Errors of our own.
@@ -412,17 +362,17 @@ def broken(*_: object) -> None:
 async def test_an_error_of_ours_ends_its_call_alone_and_loses_no_other_s_messages(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    desk = Desk()
-    ann, bob = desk.start(ANN), desk.start(BOB)
+    here = Manager()
+    ann, bob = here.start(ANN), here.start(BOB)
     monkeypatch.setattr(ann.session, where, broken)
     ann.handle_event(Media(0, bytes(160)))
-    desk.board.handle_message(frame(ann))
+    here.board.handle_message(frame(ann))
     ann.handle_timer()
-    desk.board.hang_up(ANN)
+    here.board.hang_up(ANN)
     ann.end(EndReason.WORKER_LOST)
     bob.handle_event(Media(0, bytes(160)))
-    desk.board.handle_message(frame(bob))
-    assert (desk.board.free_slots, desk.board.statistics.stream_ends[EndReason.INTERNAL]) == (1, 1)
+    here.board.handle_message(frame(bob))
+    assert (here.board.free_slots, here.board.statistics.stream_ends[EndReason.INTERNAL]) == (1, 1)
     assert waiting(ann)[-1] is None
     assert no_timer(ann)
     assert bob.session.record.end is None
@@ -433,12 +383,12 @@ async def test_an_error_of_ours_ends_its_call_alone_and_loses_no_other_s_message
 
 
 async def test_an_error_of_ours_in_one_call_does_not_keep_the_others_from_ending() -> None:
-    desk = Desk(max_calls=3)
-    ann, bob, eve = (desk.start(call_sid) for call_sid in (ANN, BOB, EVE))
+    here = Manager(max_calls=3)
+    ann, bob, eve = (here.start(call_sid) for call_sid in (ANN, BOB, EVE))
     for call in (ann, bob):
         call.session.end = broken  # type: ignore[assignment, method-assign]
-    desk.board.stop()
-    assert (desk.board.active_calls, eve.session.record.end) == (0, EndReason.SHUTDOWN)
+    here.board.stop()
+    assert (here.board.active_calls, eve.session.record.end) == (0, EndReason.SHUTDOWN)
 
 
 async def test_a_call_whose_opening_cannot_be_sent_costs_no_slot() -> None:
@@ -449,15 +399,15 @@ async def test_a_call_whose_opening_cannot_be_sent_costs_no_slot() -> None:
     assert [record.end for record in board.records()] == [EndReason.INTERNAL]
 
 
-async def test_a_packet_looks_at_no_call_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(max_calls=3)
-    call, *others = [desk.start(call_sid) for call_sid in (ANN, BOB, EVE)]
+async def test_a_packet_costs_no_work_for_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Manager(max_calls=3)
+    call, *others = [here.start(call_sid) for call_sid in (ANN, BOB, EVE)]
     for other in others:
         for name in ("phase_s", "get_timer", "buffered_s", "receive", "handle_frame"):
             monkeypatch.setattr(other.session, name, broken)
     call.handle_event(Media(0, bytes(160)))
-    desk.board.handle_message(frame(call))
-    assert desk.reasons() == [None] * 3
+    here.board.handle_message(frame(call))
+    assert here.reasons() == [None] * 3
     monkeypatch.setattr(call.session, "phase_s", broken)
     call.handle_event(Media(20, bytes(160)))
-    assert desk.reasons() == [None] * 3, "the phase is for a stream that starts"
+    assert here.reasons() == [None] * 3, "the phase is for a stream that starts"

@@ -118,7 +118,7 @@ def reasons(commands: list[Command]) -> list[EndReason]:
     return [command.reason for command in commands if isinstance(command, End)]
 
 
-def test_a_call_from_the_ring_to_the_end() -> None:
+def test_a_call_from_reservation_to_end() -> None:
     session = ringing(greeting_frames=3)
     assert session.handle_frame(frame(0, None), 0.2) == []
     assert session.handle_frame(frame(1, sound(1)), 0.3) == []
@@ -211,7 +211,7 @@ def test_a_caller_who_sends_nothing_is_taken_to_be_silent() -> None:
     assert session.record.counts["ms_filled"] == 80 * len(done)
 
 
-def test_frames_fall_into_step_with_those_of_other_calls() -> None:
+def test_frames_are_in_phase_with_those_of_other_calls() -> None:
     session = connected()
     assert session.phase_s(2.0) is None
     session.receive(STARTED, 2.0, phase_s=7.64)
@@ -237,7 +237,7 @@ class Noted(Playout):
         return super().push(seq, samples, now, ahead, filled)
 
 
-def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
+def test_the_playout_knows_which_frames_are_ahead_or_filled() -> None:
     session = connected(greeting_frames=3)
     session._playout = noted = Noted()
     session.handle_frame(frame(1, sound(1)), 1.2)
@@ -254,7 +254,7 @@ def test_the_play_out_is_told_which_frames_say_nothing_of_the_line() -> None:
 LEAD = TAKEOVER_MARGIN_S + FIRST_JITTER_S
 
 
-def test_workers_whose_time_sways_are_given_more_lead() -> None:
+def test_jitter_of_the_workers_makes_the_takeover_earlier() -> None:
     steady, swaying = (CallLimits(25, RINGS_S, LONGEST_S, 0.03, jitter_s) for jitter_s in (0.001, 0.015))
     assert _takeover_s(steady) - _takeover_s(swaying) == pytest.approx(0.014)
 
@@ -348,13 +348,13 @@ def test_at_the_time_limit_what_has_been_said_is_heard_to_its_end() -> None:
     assert session.record.ended_s == 62.05
 
 
-def test_who_does_not_say_that_it_has_been_heard_is_not_waited_for() -> None:
+def test_draining_without_marks_ends_after_its_limit() -> None:
     session, _ = draining()
     assert until(session, 62.0 + DRAIN_WITHIN_S - 0.001) == []
     assert until(session, 62.0 + DRAIN_WITHIN_S) == [(62.0 + DRAIN_WITHIN_S, End(EndReason.TIME_LIMIT))]
 
 
-def test_while_a_call_drains_nobody_listens_and_nothing_new_is_said() -> None:
+def test_while_a_call_drains_nothing_is_listened_to_or_said() -> None:
     session, _ = draining()
     assert hear(session, packets(0.5), start_s=62.0) == []
     assert session.handle_frame(frame(1, sound(1)), 62.1) == []
