@@ -1,6 +1,6 @@
 """Whole calls in virtual time, recorded: both sides lie where they were spoken and heard, whatever the line does.
 
-The line takes 10 ms each way, so that what the caller says at one moment of his clock, and what he hears then, are both
+The line takes 10 ms each way, so that what callers say at one moment of their clock, and what they hear then, are both
 on the recording 10 ms later.
 """
 
