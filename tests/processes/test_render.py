@@ -19,13 +19,11 @@ from app.telemetry.recording.recorder import CallRecorder
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
-from app.twilio.events import CallSid
 from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
 from workers.checkpoints.synthetic import make_standin
 
 SECONDS = 4
-SID = CallSid("CA" + "0" * 29 + "123")
 ROUNDING = 1e-3
 """16 bits, and what two implementations of Mimi differ by."""
 
@@ -66,7 +64,7 @@ async def test_a_call_is_made_again_from_its_tokens(
 
     monkeypatch.setenv("RECORDINGS_DIR", str(folder))
     monkeypatch.setenv("CACHE_DIR", str(cache))
-    made = await asyncio.to_thread(CliRunner().invoke, cli, ["render", "123", "-o", str(tmp_path / "call.flac")])
+    made = await asyncio.to_thread(CliRunner().invoke, cli, ["render", "virtual", "-o", str(tmp_path / "call.flac")])
     assert made.exit_code == 0, made.output
     sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="float32")
     assert (rate_hz, sound.shape) == (24_000, (steps * 1_920, 2))

@@ -54,6 +54,7 @@ class RecordingWriter:
 
     def start(self) -> None:
         """Begin to write, and finish what a killed run has left."""
+        self._loop = asyncio.get_running_loop()
         self._store.make()
         for tape in self._store.tapes():
             self._over.put(tape)
@@ -72,9 +73,7 @@ class RecordingWriter:
         began = datetime.now(UTC)
         recording = Recording(_new_name(record, began))
         recorder = CallRecorder(session, recording)
-        recorder.when_broken = partial(
-            asyncio.get_running_loop().call_soon_threadsafe, self.on_late_fault, record, slot
-        )
+        recorder.when_broken = partial(self._report_late_fault, record, slot)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
         self._inbox.put(Take(recorder, self._store.path(recording.name), header))
         self._news.set()
@@ -87,6 +86,9 @@ class RecordingWriter:
         self._news.set()
         await asyncio.to_thread(self._writing.join, STOP_WITHIN_S)
         await asyncio.to_thread(self._finishing.join, STOP_WITHIN_S)
+
+    def _report_late_fault(self, record: CallRecord, slot: Slot) -> None:
+        self._loop.call_soon_threadsafe(self.on_late_fault, record, slot)
 
     def _write_all(self) -> None:
         while True:
