@@ -37,7 +37,7 @@ class Drain:
         if self.begun:
             return
         self.limit_s = self.limit_s if limit_s is None else limit_s
-        log.info("draining: %d calls are on, for at most %d s", self._manager.active_calls, self.limit_s)
+        log.info("draining: %d on the line, for at most %d s", self._manager.active_calls, self.limit_s)
         self._manager.stop_accepting()
         self._begun.set()
 

@@ -12,7 +12,7 @@ from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.events import Events
 from app.calls.live_events import LiveEvents
 from app.calls.log_lines import LogLines
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import LINE_ENDS, CallRecord, EndReason
 from app.calls.records import CallRecords
 from app.calls.session import CallLimits, CallSession, CallState, End
 from app.calls.statistics import Statistics
@@ -24,14 +24,6 @@ from workers.messages import Failed, Frame, Open, PipelineMessage, Slot
 log = logging.getLogger(__name__)
 
 MAX_JITTER_S = 0.02
-LINE_ENDS = {
-    EndReason.CALLER_HUNG_UP,
-    EndReason.SOCKET_LOST,
-    EndReason.SOCKET_BLOCKED,
-    EndReason.PROTOCOL,
-    EndReason.REPLACED,
-}
-"""Ends of a stream that did not come from us: the call may go on in another stream."""
 NO_REQUEST = VoiceRequest()
 
 

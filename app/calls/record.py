@@ -49,6 +49,14 @@ ERRORS = {
     EndReason.INTERNAL,
 }
 """Ends that nobody wanted."""
+LINE_ENDS = {
+    EndReason.CALLER_HUNG_UP,
+    EndReason.SOCKET_LOST,
+    EndReason.SOCKET_BLOCKED,
+    EndReason.PROTOCOL,
+    EndReason.REPLACED,
+}
+"""Ends of a stream that did not come from us: the call may go on in another stream."""
 
 
 @dataclass
