@@ -16,15 +16,15 @@ from workers.messages import Codes, Epoch, Frame, Payload, Slot, Span, Stage
 LENGTH = Struct(">I")
 _PICKLED, _FRAME, _CODES = range(3)
 _HEADER = Struct("<BiqqIBBHHI")
-"""Kind, slot, epoch, seq, dropped, number of spans, type of the array, bytes of text, of tokens, of the array."""
+"""Kind, slot, epoch, seq, dropped, number of spans, type of the array (0: none), bytes of text, tokens, array."""
 _SPAN = Struct("<Bdd")
 _STAGES = tuple(Stage)
 _STAGE_NUMBERS = {stage: number for number, stage in enumerate(Stage)}
-_DTYPES = (None, np.dtype("<f4"), np.dtype("<i4"))
+_DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
 
 
 def serialize(message: object) -> bytes:
-    """Return a message with its length. Raises ValueError for an array that is not 1-D float32 or int32."""
+    """Return a message with its length. Arrays are 1-D, float32 or int32; raises ValueError for another type."""
     match message:
         case Frame():
             body = _serialize_audio(_FRAME, message, message.pcm)
@@ -38,7 +38,7 @@ def serialize(message: object) -> bytes:
 def _serialize_audio(kind: int, message: Frame | Codes, array: Payload | None) -> bytes:
     text, number, data = message.text.encode(), 0, b""
     if array is not None:
-        number, data = _DTYPES.index(array.dtype), array.tobytes()
+        number, data = 1 + _DTYPES.index(array.dtype), array.tobytes()
     counts = len(message.spans), number, len(text), len(message.tokens), len(data)
     header = _HEADER.pack(kind, message.slot, message.epoch, message.seq, message.dropped, *counts)
     spans = [_SPAN.pack(_STAGE_NUMBERS[span.stage], span.started_s, span.ended_s) for span in message.spans]
@@ -57,7 +57,6 @@ def parse(body: memoryview) -> object:
     )
     text, at = str(body[at : at + text_size], "utf-8"), at + text_size
     tokens, at = bytes(body[at : at + tokens_size]), at + tokens_size
-    dtype = _DTYPES[number]
-    array: Any = None if dtype is None else np.frombuffer(bytes(body[at : at + size]), dtype)
+    array: Any = np.frombuffer(bytes(body[at : at + size]), _DTYPES[number - 1]) if number else None
     make = Frame if kind == _FRAME else Codes
     return make(Slot(slot), Epoch(epoch), seq, array, text, dropped, spans, tokens)

@@ -104,15 +104,6 @@ def logger_to(handler: logging.Handler) -> logging.Logger:
     return logger
 
 
-def test_lines_are_written_in_their_order() -> None:
-    stream = io.StringIO()
-    writer = LineHandler(stream)
-    for number in range(100):
-        logger_to(writer).info("%d", number)
-    writer.flush()
-    assert stream.getvalue().split() == [str(number) for number in range(100)]
-
-
 class Paused(io.StringIO):
     """A terminal that somebody has paused."""
 

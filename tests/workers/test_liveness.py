@@ -162,16 +162,6 @@ def test_a_start_without_progress_has_a_limit_and_progress_resets_it() -> None:
     assert hang.reason == "no progress of its start for 120 s"
 
 
-def test_who_waits_for_its_configuration_has_no_limit() -> None:
-    watch = Liveness(0.0)
-    watch.started(STEP, 0.0)
-    now = 0.0
-    while now < 10 * LIMITS.start_s:
-        now += CHECK_EVERY_S
-        watch.progressed(STEP, now)
-        assert watch.hang(now) is None
-
-
 @pytest.mark.parametrize("busy", [False, True])
 def test_after_a_jump_of_the_clock_the_count_starts_anew(busy: bool) -> None:
     watch = Watch()

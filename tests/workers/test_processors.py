@@ -62,7 +62,3 @@ def test_processors_that_others_have_are_not_counted(tmp_path: Path) -> None:
         assert usable_processors(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def test_this_process_may_use_some() -> None:
-    assert 1 <= usable_processors() <= (os.cpu_count() or 1)

@@ -32,10 +32,6 @@ def test_without_a_frame_nothing_is_due() -> None:
     assert scheduler_of(Clock(), A, B).due_s([]) is None
 
 
-def test_a_call_alone_waits_for_nobody() -> None:
-    assert scheduler_of(Clock(), A).due_s([A]) == 0.0
-
-
 def test_when_all_are_there_nobody_waits() -> None:
     assert scheduler_of(Clock(), A, B, C).due_s({A: 1, B: 2, C: 3}) == 0.0
 

@@ -101,7 +101,7 @@ class Engine:
             self._model.prefill(mx.array(tokens), position, self._kv_cache, slot)
 
     def warm(self, progress: ReportProgress = report_nothing) -> None:
-        """Run every graph that a call may need, so that none is made while somebody waits."""
+        """Run every graph that a call may need, so that none is made during a call."""
         batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
         graphs = [(rows, window) for rows in batches for window in window_sizes(self.context)]
         for done, (rows, window) in enumerate(graphs):

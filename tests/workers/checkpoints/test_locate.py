@@ -1,7 +1,5 @@
 """Where a checkpoint's files are."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -157,9 +155,3 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, kind: str) -> N
     occupied.write_text("")
     with pytest.raises(CheckpointError, match=r"^CACHE_DIR=.*cannot be written .*name another folder$"):
         locate(f"synthetic:{kind}", occupied / "below", silent)
-
-
-def test_files_are_found_without_mlx() -> None:
-    modules = "workers.checkpoints.locate, workers.checkpoints.download, workers.engine.text"
-    program = f"import sys, {modules}; print('mlx' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"

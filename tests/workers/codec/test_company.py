@@ -21,16 +21,16 @@ from workers.codec.numpy_step import NumpyStep
 from workers.codec.weights import load_decoder, load_encoder
 from workers.messages import Slot
 
-TICKS = 7
+STEPS = 7
 VOICES = 4
 
 Moves = list[dict[int, int | None]]
-"""What happens in each tick: the slots that advance, and the voice of a call that begins there then, or None."""
+"""What happens in each step: the slots that advance, and the voice of a call that begins there then, or None."""
 
 moves = st.lists(
     st.dictionaries(st.integers(0, SLOTS - 1), st.none() | st.integers(0, VOICES - 1), max_size=SLOTS),
     min_size=2,
-    max_size=TICKS,
+    max_size=STEPS,
 )
 
 Row = NDArray[Any]
@@ -39,12 +39,12 @@ Run = Callable[[dict[Slot, Row]], dict[Slot, Any]]
 
 @cache
 def said(voice: int) -> Row:
-    return sound(KINDS[voice], TICKS, seed=voice)
+    return sound(KINDS[voice], STEPS, seed=voice)
 
 
 @cache
 def answered(voice: int) -> Row:
-    return codes(TICKS, seed=voice)
+    return codes(STEPS, seed=voice)
 
 
 class Alone:
@@ -57,15 +57,15 @@ class Alone:
             coder.open(Slot(0))
             self._results[voice] = [run({Slot(0): frame})[Slot(0)] for frame in frames(voice)]
 
-    def compare(self, coder: MimiEncoder | MimiDecoder, run: Run, ticks: Moves, tolerance: float) -> None:
+    def compare(self, coder: MimiEncoder | MimiDecoder, run: Run, steps: Moves, tolerance: float) -> None:
         """Play the moves and hold each result against the same frame of the same voice alone."""
         calls: dict[Slot, tuple[int, int]] = {}
-        for tick in ticks:
-            for slot, voice in tick.items():
+        for step in steps:
+            for slot, voice in step.items():
                 if voice is not None or Slot(slot) not in calls:
                     coder.open(Slot(slot))
                     calls[Slot(slot)] = (voice or 0, 0)
-            advancing = [Slot(slot) for slot in tick]
+            advancing = [Slot(slot) for slot in step]
             results = run({slot: self.frames(calls[slot][0])[calls[slot][1]] for slot in advancing})
             assert list(results) == advancing
             for slot in advancing:
@@ -89,15 +89,15 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 
 
 @few
-@given(ticks=moves)
-def test_codes_in_company(encoder: MimiEncoder, codes_alone: Alone, ticks: Moves) -> None:
-    codes_alone.compare(encoder, encoder.encode, ticks, tolerance=0)
+@given(steps=moves)
+def test_codes_in_company(encoder: MimiEncoder, codes_alone: Alone, steps: Moves) -> None:
+    codes_alone.compare(encoder, encoder.encode, steps, tolerance=0)
 
 
 @few
-@given(ticks=moves)
-def test_sound_in_company(decoder: MimiDecoder, sound_alone: Alone, ticks: Moves) -> None:
-    sound_alone.compare(decoder, decoder.decode, ticks, tolerance=1e-6 if has_openblas() else 1e-5)
+@given(steps=moves)
+def test_sound_in_company(decoder: MimiDecoder, sound_alone: Alone, steps: Moves) -> None:
+    sound_alone.compare(decoder, decoder.decode, steps, tolerance=1e-6 if has_openblas() else 1e-5)
 
 
 STORY: Moves = [{0: 1, 2: 0}, {0: None}, {0: None, 1: 3, 2: None}, {2: 2, 1: None}, {0: None, 1: None, 2: None}]

@@ -227,16 +227,13 @@ def test_a_bad_frame_ends_one_call_only(bad: np.ndarray[tuple[int], np.dtype[np.
     frames = speech(0, 4)
     first = engine.step({good: frames[0], poor: bad})
     assert first[poor].fault
+    assert engine.step({Slot(2): frames[0]})[Slot(2)].fault == "not open"
+    assert engine.step({}) == {}
     assert not first[good].fault
     engine.close(poor)
     steps = [said(first[good]), *(said(engine.step({good: frame})[good]) for frame in frames[1:])]
     engine.close(good)
     assert steps == expected("tiny", mx.float32, None, 0, 20)[:4]
-
-
-def test_a_slot_that_is_not_open_takes_no_frame() -> None:
-    assert shared_engine().step({Slot(2): speech(0, 1)[0]})[Slot(2)].fault == "not open"
-    assert shared_engine().step({}) == {}
 
 
 def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:

@@ -10,7 +10,7 @@ from tests.workers.engine.small import build
 from workers.checkpoints.files import CheckpointError, files_in
 from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
-from workers.engine.memory import device_memory, kv_cache_bytes, number_bytes, plan, weights_bytes, wired_limit
+from workers.engine.memory import kv_cache_bytes, number_bytes, plan, weights_bytes, wired_limit
 
 
 def bytes_of(lm: Lm) -> int:
@@ -56,9 +56,3 @@ def test_a_mac_keeps_resident_what_is_in_use_and_no_more_than_it_may(active: int
 @pytest.mark.parametrize("info", [{}, {"total_memory": 24 << 30, "free_memory": 20 << 30}])
 def test_elsewhere_nothing_is_wired(info: dict[str, str | int]) -> None:
     assert wired_limit(5 << 30, info) is None
-
-
-def test_this_device_has_memory() -> None:
-    memory = device_memory()
-    assert memory.device > 0
-    assert memory.ram > 0

@@ -51,11 +51,11 @@ def test_temperature_0_takes_the_first_of_the_best(most: int) -> None:
     assert drawn([0.0, 5.0, 5.0, 1.0], 0.0, most).tolist() == [0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("chance", [0.0, 1 - 2**-24])
-def test_the_ends_of_chance_name_a_likely_token(chance: float) -> None:
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_the_smallest_and_the_largest_uniform_give_a_likely_token(uniform: float) -> None:
     logits = mx.array([[0.0, -200.0, 1.0, -200.0]])
     branches = SamplingBranches(4, 4, any_greedy=False, any_sampled=True, mixed_top_k=False, penalizes=False)
-    token = sample(logits, mx.array([[chance]]), mx.ones((1, 1)), mx.full((1, 1), 4.0), 4, branches).item()
+    token = sample(logits, mx.array([[uniform]]), mx.ones((1, 1)), mx.full((1, 1), 4.0), 4, branches).item()
     assert token in (0, 2)
 
 

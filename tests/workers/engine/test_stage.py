@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.loopback import LoopbackEngine
 from workers.engine.stage import PATIENCE_S, DecodeText, EngineStage
 from workers.engine.streams import StepResult
 from workers.messages import (
@@ -22,7 +21,6 @@ from workers.messages import (
     Span,
     Stage,
 )
-from workers.scheduler import LIVE_S
 
 A, B = Slot(0), Slot(1)
 FAULTY, REFUSED = 7_000, 8_000
@@ -249,23 +247,9 @@ def test_a_call_that_failed_in_an_earlier_stage_is_closed_and_passed_on() -> Non
     assert engine.done == ["open 0", "close 0"]
 
 
-def test_a_late_failure_of_an_earlier_call_closes_nothing() -> None:
-    engine = Parrot()
-    receive(stage_of(engine), opened(epoch=2), Failed(A, Epoch(1), Stage.ENCODE, "why"))
-    assert list(engine.steps) == [A]
-
-
 def test_pcm_is_not_for_the_engine() -> None:
     with pytest.raises(TypeError):
         stage_of(Parrot()).receive(Frame(A, Epoch(1), 0, None))
-
-
-def test_the_loopback_engine_says_in_the_same_step_what_it_hears() -> None:
-    stage = EngineStage(LoopbackEngine(), lambda: lambda token: "")
-    receive(stage, opened(), heard(42))
-    (said,) = codes(work(stage))
-    assert said.codes is not None
-    assert (said.seq, said.text, said.codes[0]) == (42, "", 42)
 
 
 SLOTS, EPOCHS = st.sampled_from([A, B]), st.integers(1, 3)
@@ -327,16 +311,6 @@ def test_a_step_waits_a_little_for_the_call_whose_frame_is_about_to_come() -> No
     receive(stage, heard(3, A))
     assert stage.due_s() == clock.now + PATIENCE_S
     receive(stage, heard(4, B))
-    assert stage.due_s() == 0.0
-
-
-def test_a_call_whose_frames_have_stopped_is_not_waited_for() -> None:
-    clock = Clock()
-    stage = EngineStage(Parrot(), decoder, clock)
-    receive(stage, opened(A), opened(B), heard(1, A), heard(2, B))
-    stage.work()
-    clock.now += LIVE_S + 0.01
-    receive(stage, heard(3, A))
     assert stage.due_s() == 0.0
 
 

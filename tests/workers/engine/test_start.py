@@ -34,7 +34,7 @@ def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
 
 def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None:
     argmax = replace(CONFIG, sampling=ARGMAX)
-    assert say(files, argmax, 1) == say(files, argmax, 2), "at temperature 0 chance has no say"
+    assert say(files, argmax, 1) == say(files, argmax, 2), "temperature 0 is argmax"
     hot = replace(CONFIG, sampling=(("text_temperature", 5.0), ("text_top_k", 1_000)))
     assert say(files, hot, 1) != say(files, hot, 2)
 

@@ -41,7 +41,7 @@ def test_a_silent_caller_is_greeted_once() -> None:
 
 def test_the_caller_speaks_and_pauses_and_is_answered() -> None:
     assert phases(run(100, 10, 100))[1:5] == [
-        ("wait", 101 - GREETING.frames),  # his first frame alone is not heard
+        ("wait", 101 - GREETING.frames),  # one active frame is not heard
         ("listen", 10),
         ("pause", PAUSE_STEPS - 1),
         ("reply1", REPLY1.frames),
