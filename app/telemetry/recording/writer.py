@@ -87,9 +87,6 @@ class RecordingWriter:
         await asyncio.to_thread(self._writing.join, STOP_LIMIT_S)
         await asyncio.to_thread(self._finishing.join, STOP_LIMIT_S)
 
-    def _report_late_fault(self, record: CallRecord, slot: Slot) -> None:
-        self._loop.call_soon_threadsafe(self.on_late_fault, record, slot)
-
     def _write_all(self) -> None:
         calls: list[CallFiles] = []
         while True:
