@@ -98,7 +98,7 @@ class Desk:
         answer = await self.front.http.request(post.method, url, content=body, headers=headers)
         self.counts[f"status {answer.status_code}"] += 1
         assert answer.status_code in STATUSES
-        if post.token not in (TOKEN, SECONDARY) or post.signature is not None:
+        if "twilio" in post.path and (post.token not in (TOKEN, SECONDARY) or post.signature is not None):
             assert answer.status_code not in (200, 204), "let in without a signature"
         if answer.status_code != 200:
             assert self.front.manager.free_slots == free, "a refusal took a slot"

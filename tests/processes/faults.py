@@ -143,6 +143,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         async with serving(settings) as place:  # opens what this process opens once and keeps
             await place.service.self_tested.wait()
     descriptors = psutil.Process().num_fds()
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
     async with serving(settings) as place:
         if at_start:
             process_id = await started(place, stage)
@@ -166,17 +167,17 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
         await board.no_calls.wait()
         left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
     if not at_start:  # when several run at once
-        left += await _left_behind(descriptors)
+        left += await _left_behind(descriptors, children)
     ends = {reason.value: number for reason, number in board.statistics.ends.items()}
     return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
 
 
-async def _left_behind(descriptors: int) -> list[str]:
-    """Return what this process still holds when it has had time to close its sockets."""
+async def _left_behind(descriptors: int, before: set[int]) -> list[str]:
+    """Return what this process holds more than before, when it has had time to close its sockets."""
     process, until_s = psutil.Process(), time.monotonic() + CLOSED_WITHIN_S
     while (more := process.num_fds() - descriptors) > 0 and time.monotonic() < until_s:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
-    children = [f"process {child.pid}" for child in process.children(recursive=True)]
+    children = [f"process {child.pid}" for child in process.children(recursive=True) if child.pid not in before]
     return [*([f"{more} descriptors"] if more > 0 else []), *children]
 
 
