@@ -17,7 +17,7 @@ from workers.lines import LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.routes", "uvicorn.error")
+PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.twilio_routes", "uvicorn.error")
 """Loggers of warnings that unauthenticated clients can cause."""
 
 

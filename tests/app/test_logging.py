@@ -6,7 +6,7 @@ from app.logging import MINUTE_S, MOST_ALIKE, RepeatFilter
 
 
 def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.LogRecord:
-    made = logging.LogRecord("app.http.routes", level, "", 0, message, ("an argument",), None)
+    made = logging.LogRecord("app.http.twilio_routes", level, "", 0, message, ("an argument",), None)
     made.created = at_s
     return made
 
@@ -42,9 +42,9 @@ def test_what_unauthenticated_clients_cause_is_limited_in_every_logger() -> None
     program = """
 import logging
 from app.logging import LogLevel, start_logging
-import app.http.rate_limit, app.http.routes
+import app.http.rate_limit, app.http.twilio_routes
 start_logging(LogLevel.INFO)
-for module in (app.http.rate_limit, app.http.routes):
+for module in (app.http.rate_limit, app.http.twilio_routes):
     for _ in range(1000):
         module.log.warning("%s refused", "somebody")
 """
