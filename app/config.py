@@ -145,7 +145,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"HOST={host} is no address of this machine{self.origin('HOST')}") from error
 
     def require_safe(self) -> None:
-        """Raise SettingsError if strangers could call unsigned."""
+        """Raise SettingsError if other machines could send unsigned requests."""
         if self.twilio.checks_signatures:
             return
         missing = "TWILIO_AUTH_TOKEN is not set" if not self.twilio.auth_tokens else "VALIDATE_SIGNATURES is false"
