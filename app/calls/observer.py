@@ -72,18 +72,18 @@ def _overriding(observers: Sequence[CallObserver], name: str) -> list[tuple[Call
 
 
 class RecordObserver(CallObserver):
-    """Passes a call's record to `keep` when the call begins, comes back in a new stream, and ends."""
+    """Passes a call's record to `add` when the call begins, comes back in a new stream, and ends."""
 
-    def __init__(self, session: CallSession, slot: Slot, keep: Callable[[CallRecord, Slot], None]) -> None:
-        self._session, self._slot, self._keep = session, slot, keep
+    def __init__(self, session: CallSession, slot: Slot, add: Callable[[CallRecord, Slot], None]) -> None:
+        self._session, self._slot, self._add = session, slot, add
 
     def on_reserved(self, now: float) -> None:
         if self._session.stream.number == 1:
-            self._keep(self._session.record, self._slot)
+            self._add(self._session.record, self._slot)
 
     def on_connected(self, now: float) -> None:
         if self._session.stream.number > 1:
-            self._keep(self._session.record, self._slot)
+            self._add(self._session.record, self._slot)
 
     def on_end(self, end: End, now: float) -> None:
-        self._keep(self._session.record, self._slot)
+        self._add(self._session.record, self._slot)

@@ -77,10 +77,10 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             handler = stack.enter_context(SignalHandler(self._handle_signal))
             self._server = WebServer(self.app, handler.install)
-            for keeper in (self._call_log, self._traces, self._recordings):
-                if keeper:
-                    keeper.start()
-                    stack.push_async_callback(keeper.stop)
+            for sink in (self._call_log, self._traces, self._recordings):
+                if sink:
+                    sink.start()
+                    stack.push_async_callback(sink.stop)
             failure = await self._run_tasks(self._server, sock, tasks)
             if failure:
                 raise failure
@@ -113,11 +113,11 @@ class Service:
     def _observers(self) -> Iterator[ObserverFactory]:
         """Yield what watches calls; the recorder first, since the records of the others name its recording."""
         yield self._record
-        for keeper in (self._call_log, self._traces):
-            if keeper:
-                yield partial(_keep_record, keeper.keep)
+        for sink in (self._call_log, self._traces):
+            if sink:
+                yield partial(_observe_record, sink.add)
         if self._recordings and self._call_log:
-            self._recordings.on_late_fault = self._call_log.keep
+            self._recordings.on_late_fault = self._call_log.add
 
     def _record(self, call: ActiveCall) -> CallObserver | None:
         if self._recordings:
@@ -194,5 +194,5 @@ def _name(task: Run) -> str:
     return str(getattr(function, "__qualname__", function))
 
 
-def _keep_record(keep: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, keep)
+def _observe_record(add: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, add)

@@ -53,10 +53,12 @@ class CallTraces:
         """Start to export."""
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
-    def keep(self, record: CallRecord, slot: Slot) -> None:
+    def add(self, record: CallRecord, slot: Slot) -> None:
         """Make the span of a call that has ended, in another thread: that takes 10 ms after an hour's call."""
         if record.end is not None:
-            self._executor.submit(self._add, record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
+            self._executor.submit(
+                self._make_span, record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC))
+            )
 
     async def stop(self) -> None:
         """Export what is left; give up after `STOP_LIMIT_S`."""
@@ -69,7 +71,7 @@ class CallTraces:
         stopping.join(STOP_LIMIT_S)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # ends its retries
 
-    def _add(self, record: CallRecord, slot: Slot, clock: ClockReading) -> None:
+    def _make_span(self, record: CallRecord, slot: Slot, clock: ClockReading) -> None:
         try:
             entry = make_entry(record, slot, self._service, clock)
             add_span(self._provider.get_tracer("moshi-bridge"), entry, self._hide)

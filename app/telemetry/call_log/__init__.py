@@ -1,6 +1,6 @@
 """The call log: a record of each call in a database, with its transcript, events and streams.
 
-1. `CallLogWriter.keep` puts a copy of a call's record into a queue; a thread of its own writes it into the database,
+1. `CallLogWriter.add` puts a copy of a call's record into a queue; a thread of its own writes it into the database,
    when a slot is reserved and again when the call has ended.
 2. While the database takes nothing, the thread appends records to the spool, a file of this run of the service, and
    tries again every five seconds, the oldest record first.

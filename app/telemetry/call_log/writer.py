@@ -79,7 +79,7 @@ class CallLogWriter:
         self._thread.start()
         log.info("calls are kept in %s", self._address)
 
-    def keep(self, record: CallRecord, slot: Slot) -> None:
+    def add(self, record: CallRecord, slot: Slot) -> None:
         """Queue a copy of a record; never blocks."""
         queued = QueuedRecord(record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
         if len(self._queue) >= MAX_QUEUED:

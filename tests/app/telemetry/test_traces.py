@@ -100,8 +100,8 @@ async def test_a_call_that_has_ended_is_one_span_and_one_that_is_on_is_none(monk
     monkeypatch.setenv(*EXPORT_SOON)
     with collecting() as collector:
         async with exporting(collector.url) as traces:
-            traces.keep(call_record(BOB, ended=False), Slot(0))
-            traces.keep(call_record(ANN), Slot(0))
+            traces.add(call_record(BOB, ended=False), Slot(0))
+            traces.add(call_record(ANN), Slot(0))
             span = await asyncio.to_thread(collector.spans.get, timeout=PATIENCE_S)
     assert collector.spans.empty()
     assert span.name == "call"
@@ -119,7 +119,7 @@ async def test_what_is_left_at_the_end_is_exported_then() -> None:
     with collecting() as collector:
         async with exporting(collector.url) as traces:
             for call_sid in calls:
-                traces.keep(call_record(call_sid), Slot(0))
+                traces.add(call_record(call_sid), Slot(0))
         assert sids(collector) == calls
         assert traces.lost == 0
 
@@ -132,12 +132,12 @@ async def test_spans_that_a_collector_does_not_accept_are_counted_and_the_log_ha
         collector.status = 400
         async with exporting(collector.url) as traces:
             for asked in (1, 2):
-                traces.keep(call_record(ANN), Slot(0))
+                traces.add(call_record(ANN), Slot(0))
                 async with asyncio.timeout(PATIENCE_S):
                     while traces.lost < asked:  # noqa: ASYNC110 - the exporter is in a thread
                         await asyncio.sleep(0.01)
             collector.status = 200
-            traces.keep(call_record(BOB), Slot(0))
+            traces.add(call_record(BOB), Slot(0))
         assert sids(collector) == [BOB]
         assert traces.lost == 2
     assert [record.getMessage() for record in caplog.records] == [
@@ -151,7 +151,7 @@ async def test_a_collector_that_is_away_costs_the_service_a_few_seconds_at_its_e
 ) -> None:
     async with asyncio.timeout(PATIENCE_S), exporting(NOWHERE) as traces:
         for _ in range(3):
-            traces.keep(call_record(ANN), Slot(0))
+            traces.add(call_record(ANN), Slot(0))
     assert len(caplog.records) <= 1
 
 
@@ -160,4 +160,4 @@ async def test_a_collector_that_never_answers_does_not_keep_the_service_from_its
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
         async with asyncio.timeout(PATIENCE_S), exporting(url) as traces:
-            traces.keep(call_record(ANN), Slot(0))
+            traces.add(call_record(ANN), Slot(0))

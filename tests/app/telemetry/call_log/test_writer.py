@@ -52,9 +52,9 @@ def opened(address: Address, spool_bytes: int = 1 << 20, days: int = 0) -> CallL
     return writer
 
 
-def keep(writer: CallLogWriter, *call_sids: CallSid, ended: bool = True) -> None:
+def add(writer: CallLogWriter, *call_sids: CallSid, ended: bool = True) -> None:
     for call_sid in call_sids:
-        writer.keep(call_record(call_sid, ended=ended), Slot(0))
+        writer.add(call_record(call_sid, ended=ended), Slot(0))
 
 
 def stored(address: Address) -> dict[str, str | None]:
@@ -85,7 +85,7 @@ def lost_calls(log: pytest.LogCaptureFixture) -> dict[str, str]:
 
 def test_a_record_is_stored_at_once_and_nothing_is_put_on_the_disk(file: Address) -> None:
     writer = opened(file)
-    keep(writer, ANN)
+    add(writer, ANN)
     writer.deliver(0.0, NOON)
     assert stored(file) == {ANN: HUNG_UP}
     assert (on_disk(file), writer.waiting) == ([], 0)
@@ -97,12 +97,12 @@ def test_what_a_locked_file_does_not_take_waits_on_the_disk_until_it_is_written(
     writer = opened(file)
     with locked(file):
         for call_sid in (ANN, BOB):
-            keep(writer, call_sid)
+            add(writer, call_sid)
             writer.deliver(0.0, NOON)
         assert (writer.is_away, writer.waiting, len(on_disk(file))) == (True, 2, 2)
     writer.deliver(RETRY_S / 2, NOON)
     assert stored(file) == {}, "it is not asked again before the pause is over"
-    keep(writer, EVE)
+    add(writer, EVE)
     writer.deliver(RETRY_S, NOON)
     assert stored(file) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
     assert (writer.is_away, writer.waiting, on_disk(file)) == (False, 0, [])
@@ -115,10 +115,10 @@ def test_a_disk_that_takes_nothing_loses_nothing_while_the_database_takes_it(fil
     if not has_folder:
         shutil.rmtree(file.spool_folder)
         file.spool_folder.touch()
-    keep(writer, ANN)
+    add(writer, ANN)
     writer.deliver(0.0, NOON)
     assert stored(file) == {ANN: HUNG_UP}
-    keep(writer, BOB)
+    add(writer, BOB)
     writer.finish(1.0, NOON)
     assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
     assert writer.lost == 0
@@ -130,7 +130,7 @@ def test_what_neither_takes_waits_in_memory_and_that_is_logged_once(
     writer = opened(file, spool_bytes=0)
     with locked(file):
         for call_sid in (ANN, BOB):
-            keep(writer, call_sid)
+            add(writer, call_sid)
             writer.deliver(0.0, NOON)
         assert (writer.waiting, on_disk(file)) == (2, [])
         assert len([one for one in caplog.records if one.levelno == logging.ERROR]) == 1
@@ -142,15 +142,15 @@ def test_what_neither_takes_waits_in_memory_and_that_is_logged_once(
 
 def test_memory_is_bounded_and_what_is_lost_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = CallLogWriter(file_address(tmp_path), "AC1", "loopback")
-    keep(writer, *(CallSid(f"CA{number}") for number in range(MAX_QUEUED + 1)))
+    add(writer, *(CallSid(f"CA{number}") for number in range(MAX_QUEUED + 1)))
     assert (writer.lost, writer.waiting) == (1, MAX_QUEUED)
     assert HUNG_UP in lost_calls(caplog)[f"CA{MAX_QUEUED}"]
 
 
 def test_what_is_lost_at_the_stop_is_named_call_by_call(file: Address, caplog: pytest.LogCaptureFixture) -> None:
     writer = opened(file, spool_bytes=0)
-    keep(writer, ANN)
-    keep(writer, BOB, ended=False)
+    add(writer, ANN)
+    add(writer, BOB, ended=False)
     with locked(file):
         writer.finish(0.0, NOON)
     lost = lost_calls(caplog)
@@ -163,10 +163,10 @@ def test_what_is_lost_at_the_stop_is_named_call_by_call(file: Address, caplog: p
 def test_a_folder_that_is_removed_loses_nothing_that_waited_in_it(file: Address) -> None:
     writer = opened(file)
     with locked(file):
-        keep(writer, ANN)
+        add(writer, ANN)
         writer.deliver(0.0, NOON)
         shutil.rmtree(file.spool_folder)
-        keep(writer, BOB)
+        add(writer, BOB)
         writer.finish(1.0, NOON)
     assert (writer.lost, len(on_disk(file))) == (0, 2)
     opened(file).finish(0.0, NOON)
@@ -219,8 +219,8 @@ def test_a_record_that_cannot_be_made_costs_no_other(file: Address) -> None:
     broken = call_record(ANN)
     broken.latencies_s.append("no number")  # type: ignore[arg-type]
     writer = opened(file)
-    writer.keep(broken, Slot(0))
-    keep(writer, BOB)
+    writer.add(broken, Slot(0))
+    add(writer, BOB)
     writer.finish(0.0, NOON)
     assert (stored(file), writer.lost) == ({BOB: HUNG_UP}, 1)
 
@@ -270,9 +270,9 @@ async def until_stored(address: Address, calls: dict[str, str | None]) -> None:
 
 async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:
     async with writing(address) as writer:
-        writer.keep(call_record(ended=False), Slot(3))
+        writer.add(call_record(ended=False), Slot(3))
         await until_stored(address, {ANN: None})
-        writer.keep(call_record(), Slot(3))
+        writer.add(call_record(), Slot(3))
     assert stored(address) == {ANN: HUNG_UP}
     call = Database(address).find(ANN)
     assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
@@ -285,7 +285,7 @@ async def test_a_record_is_stored_as_it_was_when_it_was_handed_over_with_the_tim
     async with writing(address) as writer:
         before = datetime.now(UTC)
         record = CallRecord(ANN, asyncio.get_running_loop().time(), text=[(0.0, "Hello.")])
-        writer.keep(record, Slot(0))
+        writer.add(record, Slot(0))
         after = datetime.now(UTC)
         record.text.clear()
     call = Database(address).find(ANN)
@@ -301,10 +301,10 @@ def remove(address: Address) -> None:
 async def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
     address = file_address(tmp_path)
     async with writing(address) as writer:
-        keep(writer, ANN)
+        add(writer, ANN)
         await until_stored(address, {ANN: HUNG_UP})
         remove(address)
-        keep(writer, BOB)
+        add(writer, BOB)
         await until_stored(address, {BOB: HUNG_UP})
 
 
@@ -318,10 +318,10 @@ def server_address(server: PostgresServer, folder: Path) -> Address:
 async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
     address = server_address(server, tmp_path)
     async with writing(address) as writer:
-        keep(writer, ANN)
+        add(writer, ANN)
         await until_stored(address, {ANN: HUNG_UP})
         server.stop()
-        keep(writer, BOB, EVE)
+        add(writer, BOB, EVE)
         await until(lambda: writer.is_away)
         server.start()
         await until(lambda: not (writer.is_away or writer.waiting))
@@ -339,7 +339,7 @@ async def test_a_server_that_hangs_delays_no_stop_and_nothing_is_lost(
     with psycopg.connect(address.conninfo) as other:
         other.execute("LOCK TABLE calls")
         async with writing(address) as writer:
-            keep(writer, ANN)
+            add(writer, ANN)
         assert any(ANN in line for line in on_disk(address))
     async with writing(address):
         await until_stored(address, {ANN: HUNG_UP})
