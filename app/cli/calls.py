@@ -10,8 +10,7 @@ from app.cli.call_tables import call_page, calls_table
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import CallNotFound, Database
-from app.telemetry.call_log.recovery import deliver_dead_spools
-from app.telemetry.call_log.spool import records_wait
+from app.telemetry.call_log.spool import deliver_dead_spools, records_wait
 from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
 from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of

@@ -59,8 +59,8 @@ def open_traces(settings: Settings) -> "CallTraces | None":
         return None
     from app.telemetry.traces import CallTraces
 
-    place = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
-    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, place, hiding(settings.secrets))
+    service = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
+    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, service, hiding(settings.secrets))
 
 
 def model_name(settings: Settings) -> str:

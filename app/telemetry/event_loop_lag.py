@@ -21,17 +21,14 @@ class EventLoopLag:
     def __init__(self) -> None:
         self._lags_s: deque[float] = deque(maxlen=KEPT)
         self.histogram = Histogram(BOUNDS_S)
-        """In seconds, since the start."""
 
     async def watch(self) -> None:
-        """Measure until cancelled."""
         while True:
             due_s = time.monotonic() + MEASURE_EVERY_S
             await asyncio.sleep(MEASURE_EVERY_S)
             self.add(time.monotonic() - due_s)
 
     def add(self, lag_s: float) -> None:
-        """Add one lag."""
         self._lags_s.append(lag_s)
         self.histogram.add(lag_s)
 

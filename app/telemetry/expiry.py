@@ -1,26 +1,25 @@
 """Deletes old calls and recordings; a clock that is wrong at a start must not delete all of them at once."""
 
 import logging
+import math
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 6 * 3_600.0
-WAIT = timedelta(days=1)
+WAIT_S = 86_400.0
 """How long it is put off to delete more than half of what there is."""
 
 
 class Expirable(Protocol):
-    """What can delete what is old."""
+    """What can delete what is from before a moment; `count_old` returns how many that is, and how many there are."""
 
-    def count_old(self, before: datetime) -> tuple[int, int]:
-        """Return how many are from before this moment, and how many there are at all."""
+    def count_old(self, before: datetime) -> tuple[int, int]: ...
 
-    def delete_old(self, before: datetime) -> int:
-        """Delete those from before this moment; return how many."""
+    def delete_old(self, before: datetime) -> int: ...
 
 
 class Expiry:
@@ -42,22 +41,20 @@ class Expiry:
         before = utc - timedelta(days=self._days)
         old, total = self._what.count_old(before)
         was_put_off, self._is_put_off = self._is_put_off, 2 * old > total and not self._has_waited(utc)
-        if self._is_put_off:
-            if not was_put_off:
-                log.warning(
-                    "%d of %d %s are older than CALL_LOG_DAYS=%d days: they are deleted in a day if the clock still "
-                    "says so; is it right?",
-                    *(old, total, self._noun, self._days),
-                )
-            return
-        self._mark.unlink(missing_ok=True)
-        if old:
-            log.info("%d %s older than %d days are deleted", self._what.delete_old(before), self._noun, self._days)
+        if not self._is_put_off:
+            self._mark.unlink(missing_ok=True)
+            if old:
+                log.info("%d %s older than %d days are deleted", self._what.delete_old(before), self._noun, self._days)
+        elif not was_put_off:
+            log.warning(
+                "%d of %d %s are older than CALL_LOG_DAYS=%d days: they are deleted in a day if the clock still says "
+                "so; is it right?",
+                *(old, total, self._noun, self._days),
+            )
 
     def _has_waited(self, utc: datetime) -> bool:
-        since = datetime.fromtimestamp(self._mark.stat().st_mtime, UTC) if self._mark.exists() else None
-        if since is None or since > utc:  # one in the future is a wrong clock's
+        since_s, now_s = self._mark.stat().st_mtime if self._mark.exists() else math.inf, utc.timestamp()
+        if since_s > now_s:  # one in the future is a wrong clock's
             self._mark.touch(0o600)
-            os.utime(self._mark, (utc.timestamp(), utc.timestamp()))
-            return False
-        return utc - since >= WAIT
+            os.utime(self._mark, (now_s, now_s))
+        return now_s - since_s >= WAIT_S

@@ -7,11 +7,10 @@ retries with exponential back-off. A span has no full phone number, no words and
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -22,7 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from app.calls.record import ERRORS, CallRecord, EndReason
 from app.telemetry.call_log.entry import LATENCIES, PROCESSING, CallEntry
-from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.from_record import ServiceIdentity, clock_zero, make_entry
 from workers.lines import Hide
 from workers.messages import Slot
 
@@ -50,31 +49,26 @@ class CallTraces:
         return self._exporter.lost
 
     def start(self) -> None:
-        """Start to export."""
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
     def add(self, record: CallRecord, slot: Slot) -> None:
         """Make the span of a call that has ended, in another thread: that takes 10 ms after an hour's call."""
         if record.end is not None:
-            self._executor.submit(
-                self._make_span, record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC))
-            )
+            self._executor.submit(self._make_span, record.copy(), slot, clock_zero())
 
     async def stop(self) -> None:
         """Export what is left; give up after `STOP_LIMIT_S`."""
-        await asyncio.to_thread(self._stop)
-
-    def _stop(self) -> None:
-        self._executor.shutdown()
+        await asyncio.to_thread(self._executor.shutdown)
         stopping = threading.Thread(target=self._provider.shutdown, daemon=True)  # waits up to 30 s for the exporter
         stopping.start()
-        stopping.join(STOP_LIMIT_S)
+        await asyncio.to_thread(stopping.join, STOP_LIMIT_S)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # ends its retries
 
-    def _make_span(self, record: CallRecord, slot: Slot, clock: ClockReading) -> None:
+    def _make_span(self, record: CallRecord, slot: Slot, zero: datetime) -> None:
         try:
-            entry = make_entry(record, slot, self._service, clock)
-            add_span(self._provider.get_tracer("moshi-bridge"), entry, self._hide)
+            add_span(
+                self._provider.get_tracer("moshi-bridge"), make_entry(record, slot, self._service, zero), self._hide
+            )
         except Exception:  # the root of this thread's work
             log.exception("no span was made of a call")
 
@@ -99,8 +93,8 @@ class _Exporter(OTLPSpanExporter):
 
 def add_span(tracer: Tracer, entry: CallEntry, hide: Hide) -> None:
     """Add the root span of a call that has ended; `hide` masks numbers and secrets in others' texts."""
-    assert entry.ended_at is not None
-    assert entry.end_reason is not None
+    assert entry.ended_at
+    assert entry.end_reason
     began_ns, attributes = _nanoseconds(entry.reserved_at), _attributes(entry, hide)
     span = tracer.start_span("call", Context(), SpanKind.SERVER, attributes, start_time=began_ns)
     for event in entry.events:
@@ -130,5 +124,4 @@ def _attributes(entry: CallEntry, hide: Hide) -> dict[str, str | int | float]:
 
 
 def _nanoseconds(moment: datetime) -> int:
-    """Return nanoseconds since 1970."""
     return round(moment.timestamp() * 1_000_000) * 1_000

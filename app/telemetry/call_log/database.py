@@ -1,21 +1,18 @@
 """The call log's database: every query is in this module."""
 
-import os
 from collections import defaultdict
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, or_, select
 
-from app.telemetry.call_log.address import Address
-from app.telemetry.call_log.entry import COLUMNS, OUTBOUND, CallEntry, merge
-from app.telemetry.call_log.schema import LISTS, calls, streams
-from app.telemetry.call_log.transactions import Transactions, one_error
+from app.telemetry.call_log.entry import COLUMNS, KINDS, OUTBOUND, CallEntry, merge
+from app.telemetry.call_log.schema import LISTS, calls
+from app.telemetry.call_log.transactions import LONG_LIMIT_S, Transactions
 from app.twilio.parties import mask_number, name_of
 
-WRITE_LIMIT_S, QUERY_LIMIT_S, LONG_LIMIT_S = 15.0, 60.0, 600.0
-"""How long a server may take to write a record, to answer a query, to change tables or delete old calls."""
+WRITE_LIMIT_S, QUERY_LIMIT_S = 15.0, 60.0
+"""How long a server may take to write a record, to answer a query."""
 MAX_CHOICES = 5
 
 
@@ -23,35 +20,22 @@ class CallNotFound(Exception):
     """No call, or more than one, has a SID like this; the message says which."""
 
 
-class Database:
+class Database(Transactions):
     """The tables; each method is one transaction. Everything may raise CallLogError."""
 
-    def __init__(self, address: Address) -> None:
-        self._file = address.file
-        self._transactions = Transactions(address)
-
-    def migrate(self, revision: str = "head") -> None:
-        """Make or change the tables as this version needs them."""
-        with one_error():
-            if self._file:
-                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-        self._transactions.migrate(LONG_LIMIT_S, revision)
-
     def check(self) -> None:
-        """Ask the database whether it is there."""
-        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+        with self.begin(QUERY_LIMIT_S) as connection:
             connection.execute(select(1))
 
     def write(self, entry: CallEntry) -> None:
         """Put in a call, in place of what the same run of the service has written of it."""
-        with self._transactions.begin(WRITE_LIMIT_S, writes=True) as connection:
+        with self.begin(WRITE_LIMIT_S, writes=True) as connection:
             _write(connection, entry)
 
     def close_killed(self, run: str, alive_at: datetime) -> int:
         """End the calls that a killed run of the service left open; it was last alive `alive_at`. Return how many."""
-        with self._transactions.begin(QUERY_LIMIT_S, writes=True) as connection:
-            found = connection.execute(select(calls).where(calls.c.service == run, calls.c.ended_at.is_(None))).all()
+        with self.begin(QUERY_LIMIT_S, writes=True) as connection:
+            found = _rows(connection, and_(calls.c.service == run, calls.c.ended_at.is_(None)))
             for row in found:
                 _write(connection, _whole(connection, row).killed(alive_at))
             return len(found)
@@ -59,18 +43,18 @@ class Database:
     def count_old(self, before: datetime) -> tuple[int, int]:
         """Return how many calls ended before this moment, and how many there are at all."""
         counts = select(func.count().filter(calls.c.ended_at < before), func.count()).select_from(calls)
-        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+        with self.begin(QUERY_LIMIT_S) as connection:
             old, total = connection.execute(counts).one()
             return old, total
 
     def delete_old(self, before: datetime) -> int:
         """Delete the calls that ended before this moment; return how many."""
-        with self._transactions.begin(LONG_LIMIT_S, writes=True) as connection:
+        with self.begin(LONG_LIMIT_S, writes=True) as connection:
             return connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
 
     def forget(self, name: str) -> tuple[int, int]:
         """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
-        with self._transactions.begin(QUERY_LIMIT_S, writes=True) as connection:
+        with self.begin(QUERY_LIMIT_S, writes=True) as connection:
             over, on = _calls_with(connection, name)
             ids = [{"row_id": row.id} for rows in over.values() for row in rows]
             if ids:
@@ -79,10 +63,11 @@ class Database:
 
     def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
         """Return the SIDs of the calls with this party that are over, and the names of their known recordings."""
-        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+        with self.begin(QUERY_LIMIT_S) as connection:
             over, _ = _calls_with(connection, name)
             rows = {row.id: row.recording for some in over.values() for row in some}
-            of_streams = connection.execute(select(streams.c.call_id, streams.c.recording))
+            streams = LISTS["streams"].c
+            of_streams = connection.execute(select(streams.call_id, streams.recording))
             found = {*rows.values(), *(recording for call_id, recording in of_streams if call_id in rows)}
             return set(over), found - {""}
 
@@ -90,7 +75,7 @@ class Database:
         """Return the last calls, the newest first, without transcript, events and streams."""
         begin = (func.min(calls.c.reserved_at).desc(), func.min(calls.c.id).desc())
         newest = select(calls.c.call_sid).group_by(calls.c.call_sid).order_by(*begin).limit(limit)
-        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+        with self.begin(QUERY_LIMIT_S) as connection:
             found: dict[str, list[CallEntry]] = {sid: [] for sid in connection.scalars(newest)}
             for row in _rows(connection, calls.c.call_sid.in_(found)):
                 found[row.call_sid].append(_entry(row))
@@ -100,7 +85,7 @@ class Database:
         """Return the call whose SID is this, begins or ends so, with all that is known of it. Raises CallNotFound."""
         begins, ends = (like(sid, autoescape=True) for like in (calls.c.call_sid.startswith, calls.c.call_sid.endswith))
         alike = select(calls.c.call_sid).where(or_(begins, ends)).group_by(calls.c.call_sid)
-        with self._transactions.begin(QUERY_LIMIT_S) as connection:
+        with self.begin(QUERY_LIMIT_S) as connection:
             found = connection.scalars(alike.order_by(calls.c.call_sid != sid).limit(MAX_CHOICES)).all()
             if not found:
                 raise CallNotFound(f"no call has a SID that is, begins or ends with {sid}")
@@ -114,14 +99,12 @@ def _write(connection: Connection, entry: CallEntry) -> None:
     connection.execute(delete(calls).where(mine))
     values = {name: getattr(entry, name) for name in COLUMNS}
     call_id = connection.scalar(insert(calls).values(values).returning(calls.c.id))
-    for name, (table, _) in LISTS.items():
-        rows = getattr(entry, name)
-        if rows:
-            numbered = [{"call_id": call_id, "number": number, **row._asdict()} for number, row in enumerate(rows, 1)]
-            connection.execute(insert(table), numbered)
+    for name, table in LISTS.items():
+        if rows := [{"number": at, **row._asdict()} for at, row in enumerate(getattr(entry, name), 1)]:
+            connection.execute(insert(table).values(call_id=call_id), rows)
 
 
-def _calls_with(connection: Connection, name: str) -> tuple[Mapping[str, list[Row[Any]]], int]:
+def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[Row[Any]]], int]:
     """Return the rows of the calls that are over by SID, and how many calls are on.
 
     They are those whose other party has this name, however the call log has it written.
@@ -135,7 +118,7 @@ def _calls_with(connection: Connection, name: str) -> tuple[Mapping[str, list[Ro
     return over, len(rows) - len(over)
 
 
-def _rows(connection: Connection, condition: Any) -> list[Row[Any]]:
+def _rows(connection: Connection, condition: ColumnElement[bool]) -> list[Row[Any]]:
     """Return rows of calls, in the order of the reservations."""
     return list(connection.execute(select(calls).where(condition).order_by(calls.c.reserved_at, calls.c.id)))
 
@@ -148,8 +131,8 @@ def _entry(row: Row[Any], **lists: Any) -> CallEntry:
 
 def _whole(connection: Connection, row: Row[Any]) -> CallEntry:
     lists = {}
-    for name, (table, kind) in LISTS.items():
-        fields = select(*(table.c[field] for field in kind._fields))
-        found = connection.execute(fields.where(table.c.call_id == row.id).order_by(table.c.number))
-        lists[name] = [kind(*values) for values in found]
+    for name, table in LISTS.items():
+        columns = select(*(table.c[field] for field in KINDS[name]._fields))
+        found = connection.execute(columns.where(table.c.call_id == row.id).order_by(table.c.number))
+        lists[name] = [KINDS[name](*values) for values in found]
     return _entry(row, **lists)

@@ -97,13 +97,13 @@ class CallEntry:
     streams: list[StreamEntry] = field(default_factory=list)
 
     def as_line(self) -> str:
-        """Return the entry as one line of JSON, without its end."""
+        """Return one line of JSON, without its end."""
         return _ADAPTER.dump_json(self).decode()
 
     def as_json(self, whole: bool = False) -> dict[str, Any]:
         """Return a call for machines, numbers masked; `whole` with transcript, events and streams."""
         shown = _json({name: getattr(self, name) for name in COLUMNS if name not in ("caller", "called")})
-        lists = {name: [_json(row._asdict()) for row in getattr(self, name)] for name in LISTS if whole}
+        lists = {name: [_json(row._asdict()) for row in getattr(self, name)] for name in KINDS if whole}
         return shown | lists
 
     def killed(self, alive_at: datetime) -> "CallEntry":
@@ -118,10 +118,9 @@ class CallEntry:
         return replace(self, **end, events=[*self.events, event], streams=streams)  # type: ignore[arg-type]
 
 
-LISTS = ("transcript", "events", "streams")
-"""What has tables of its own."""
-COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in LISTS)
-"""What is in the call's own row."""
+KINDS: dict[str, Any] = {"transcript": TranscriptPiece, "events": EventEntry, "streams": StreamEntry}
+"""What a call has several of, in tables of its own."""
+COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in KINDS)
 _ADAPTER = TypeAdapter(CallEntry)
 _FORMER_NAMES = {"pieces": "transcript", **{f"delay_p{p}_ms": f"latency_p{p}_ms" for p in PERCENTILES}}
 
@@ -143,12 +142,10 @@ def merge(runs: Sequence[CallEntry]) -> CallEntry:
     first, last = runs[0], runs[-1]
     if first is last:
         return first
-    counters: Counter[str] = Counter()
-    for run in runs:
-        counters.update(run.counters)
-    recorded = next((run for run in reversed(runs) if run.recording), last)
     values: dict[str, Any] = {name: _known(runs, name) for name in ("connected_at", "started_at", "first_sound_ms")}
     values |= {name: _known(runs[::-1], name) for name in (*LATENCIES, *PROCESSING)}
+    recorded = next((run for run in reversed(runs) if run.recording), last)
+    values |= {name: getattr(recorded, name) for name in ("recording", "recording_fault")}
     for name in ("transcript", "events"):
         values[name] = [
             row._replace(at_s=round(row.at_s + _seconds(first.reserved_at, run.reserved_at), 4))
@@ -156,15 +153,11 @@ def merge(runs: Sequence[CallEntry]) -> CallEntry:
             for row in getattr(run, name)
         ]
     streams = [stream for run in runs for stream in run.streams]
-    return replace(
-        last,
-        **values,
-        reserved_at=first.reserved_at,
-        counters=dict(counters),
-        recording=recorded.recording,
-        recording_fault=recorded.recording_fault,
-        streams=[stream._replace(number=number) for number, stream in enumerate(streams, 1)],
-    )
+    values["streams"] = [stream._replace(number=number) for number, stream in enumerate(streams, 1)]
+    counters = Counter(first.counters)
+    for run in runs[1:]:
+        counters.update(run.counters)
+    return replace(last, **values, reserved_at=first.reserved_at, counters=dict(counters))
 
 
 def _known(runs: Sequence[CallEntry], name: str) -> Any:

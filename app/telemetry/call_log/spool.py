@@ -16,6 +16,11 @@ from io import FileIO
 from pathlib import Path
 
 from app.config import SettingsError
+from app.logging import CallLog
+from app.telemetry.call_log.database import Database
+from app.telemetry.call_log.entry import read_entry
+from app.telemetry.call_log.transactions import RecordRefused
+from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +35,9 @@ class SpoolFull(OSError):
 class Spool:
     """The spool of one run. Whatever touches the file may raise OSError; BlockingIOError if a living run has it."""
 
-    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.path, self._max_bytes = path, max_bytes
+    def __init__(self, path: Path) -> None:
+        self.path, self.run = path, path.stem
         self._file = self._open()
-
-    @property
-    def run(self) -> str:
-        """The run's name."""
-        return self.path.stem
 
     @property
     def alive_at(self) -> datetime:
@@ -58,8 +58,8 @@ class Spool:
         """Add a line. Raises SpoolFull or another OSError, and then has added nothing."""
         self.touch()
         data, end = f"{line}\n".encode(), os.fstat(self._file.fileno()).st_size
-        if _bytes_in(self.path.parent) + len(data) > self._max_bytes:
-            raise SpoolFull(f"{self._max_bytes} bytes of records wait already")
+        if _bytes_in(self.path.parent) + len(data) > MAX_BYTES:
+            raise SpoolFull(f"{MAX_BYTES} bytes of records wait already")
         try:
             while data:
                 data = data[os.write(self._file.fileno(), data) :]
@@ -74,7 +74,6 @@ class Spool:
             yield from (line.decode(errors="replace") for line in file)
 
     def clear(self) -> None:
-        """Remove all lines."""
         os.ftruncate(self._file.fileno(), 0)
 
     def close(self) -> None:
@@ -85,7 +84,7 @@ class Spool:
 
     def _open(self) -> FileIO:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = open(self.path, "a+b", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
+        file = FileIO(self.path, "a+", opener=lambda path, flags: os.open(path, flags, 0o600))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -94,14 +93,14 @@ class Spool:
         return file
 
 
-def open_spool(folder: Path, max_bytes: int = MAX_BYTES) -> Spool:
+def open_spool(folder: Path) -> Spool:
     """Open the spool of a new run. Raises SettingsError if records cannot wait in this folder."""
     try:
-        return Spool(folder / f"{uuid.uuid4().hex}.spool", max_bytes)
+        return Spool(folder / f"{uuid.uuid4().hex}.spool")
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
+        where = f"{error.filename}: {error.strerror}"
         raise SettingsError(
-            f"DATABASE_URL: records of calls cannot wait in {reason}; or set DATABASE_URL=off"
+            f"DATABASE_URL: records of calls cannot wait in {where}; or set DATABASE_URL=off"
         ) from error
 
 
@@ -115,15 +114,49 @@ def dead_spools(folder: Path) -> Iterator[Spool]:
         except OSError as error:
             log.warning("a run of the service cannot be closed, its records and open calls stay: %s", error)
             continue
-        try:
+        with contextlib.closing(spool):
             yield spool
-        finally:
-            spool.close()
 
 
 def records_wait(folder: Path) -> bool:
     """Whether records wait in any spool of this folder."""
     return _bytes_in(folder) > 0
+
+
+def deliver_dead_spools(database: Database, folder: Path) -> int:
+    """Write what dead runs of the service left, and end the calls that they left open; return how many are lost."""
+    lost = 0
+    for spool in dead_spools(folder):
+        alive_at = spool.alive_at
+        lost += deliver_spool(database, spool)
+        if closed := database.close_killed(spool.run, alive_at):
+            log.warning("the service was killed with %d calls on; their records are closed", closed)
+    return lost
+
+
+def deliver_spool(database: Database, spool: Spool) -> int:
+    """Write what waits in a spool, the oldest first, and clear it; return how many records are lost."""
+    written = lost = 0
+    for line in spool.lines():
+        try:
+            entry = read_entry(line)
+            database.write(entry)
+            written += 1
+        except ValueError as error:
+            log.error("the record of a call is lost: half a line waited: %s", error)
+            lost += 1
+        except RecordRefused as error:
+            log_lost(entry.call_sid, entry.end_reason, error)
+            lost += 1
+    spool.clear()
+    if written:
+        log.info("%d records of calls that waited are written", written)
+    return lost
+
+
+def log_lost(call_sid: str, end: str | None, reason: object) -> None:
+    """Log that the record of a call is lost."""
+    CallLog(log, CallSid(call_sid)).error("the record of this call is lost (%s): %s", end or "it was on", reason)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from app.telemetry.call_log.address import Address
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+LONG_LIMIT_S = 600.0
+"""How long a server may take to change tables or delete old calls."""
 SQLITE_LOCK_S = 2.0
 """How long a SQLite file may be locked by another process."""
 
@@ -33,29 +35,33 @@ class Transactions:
     """Opens a connection for each transaction: calls are rare, and a connection that is not kept cannot go stale."""
 
     def __init__(self, address: Address) -> None:
-        self._is_file = address.file is not None
+        self._file = address.file
         self._engine = _sqlite(address.file) if address.file else _postgresql(address.conninfo)
 
     @contextlib.contextmanager
     def begin(self, limit_s: float, writes: bool = False, checks: bool = True) -> Iterator[Connection]:
         """Begin one whose statements a server may take so long for; without `checks` SQLite ignores foreign keys."""
         with one_error(), self._engine.connect() as connection:
-            if self._is_file and not checks:
+            if self._file and not checks:
                 connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
             connection.execution_options(writes=writes)
             with connection.begin():
-                if not self._is_file:
+                if not self._file:
                     connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}")
                 yield connection
 
-    def migrate(self, limit_s: float, revision: str = "head") -> None:
-        """Bring the tables to a revision of the migrations."""
+    def migrate(self, revision: str = "head") -> None:
+        """Make or change the tables as this version, or a revision, needs them."""
+        with one_error():
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._file.touch(0o600)
         config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.set_main_option("path_separator", "os")
-        with self.begin(limit_s, writes=True, checks=False) as connection:
+        with self.begin(LONG_LIMIT_S, writes=True, checks=False) as connection:
             config.attributes["connection"] = connection
-            (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+            command.upgrade(config, revision)
 
 
 def _sqlite(file: Path) -> Engine:
@@ -78,10 +84,7 @@ def _sqlite(file: Path) -> Engine:
 
 def _postgresql(conninfo: str) -> Engine:
     """Return an engine whose connections libpq opens. Nothing is prepared: a pooler on the way may not support it."""
-
-    def connect() -> "psycopg.Connection[Any]":
-        return psycopg.connect(conninfo, prepare_threshold=None)
-
+    connect: Any = partial(psycopg.connect, conninfo, prepare_threshold=None)
     return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
 
 

@@ -8,15 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from app.calls.record import CallRecord
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import CallEntry
-from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
-from app.telemetry.call_log.recovery import deliver_dead_spools, deliver_spool, log_lost
-from app.telemetry.call_log.spool import MAX_BYTES, open_spool
+from app.telemetry.call_log.from_record import ServiceIdentity, clock_zero, make_entry
+from app.telemetry.call_log.spool import deliver_dead_spools, deliver_spool, log_lost, open_spool
 from app.telemetry.call_log.transactions import CallLogError, RecordRefused
 from app.telemetry.expiry import Expiry
 from workers.messages import Slot
@@ -31,27 +29,18 @@ STOP_LIMIT_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
 
-class QueuedRecord(NamedTuple):
-    """The copy of a record and when it was made."""
-
-    record: CallRecord
-    slot: Slot
-    clock: ClockReading
-
-
 class CallLogWriter:
     """Writes the records of calls, the oldest first: what waits in the spool, then what waits in memory.
 
     `days` is how long calls stay in the database, 0 for ever. A record leaves memory when it is written or cannot be.
     """
 
-    def __init__(
-        self, address: Address, account_sid: str, checkpoint: str, days: int = 0, spool_bytes: int = MAX_BYTES
-    ) -> None:
+    def __init__(self, address: Address, account_sid: str, checkpoint: str, days: int = 0) -> None:
         self._address, self._database = address, Database(address)
-        self._account_sid, self._checkpoint, self._spool_bytes = account_sid, checkpoint, spool_bytes
+        self._account_sid, self._checkpoint = account_sid, checkpoint
         self._expiry = Expiry(self._database, "calls", days, address.spool_folder / "expiry-put-off")
-        self._queue: deque[QueuedRecord] = deque()
+        self._queue: deque[tuple[CallRecord, Slot, datetime]] = deque()
+        """Copies of records, and when the monotonic clock was 0."""
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
         self.is_away = False
@@ -65,12 +54,11 @@ class CallLogWriter:
 
     @property
     def waiting(self) -> int:
-        """How many records wait, in memory or on the disk."""
         return len(self._queue) + self._spooled
 
     def open(self) -> None:
         """Open the spool. Raises SettingsError if records can be kept nowhere."""
-        self._spool = open_spool(self._address.spool_folder, self._spool_bytes)
+        self._spool = open_spool(self._address.spool_folder)
         self._service = ServiceIdentity(self._spool.run, self._account_sid, self._checkpoint)
 
     def start(self) -> None:
@@ -81,11 +69,10 @@ class CallLogWriter:
 
     def add(self, record: CallRecord, slot: Slot) -> None:
         """Queue a copy of a record; never blocks."""
-        queued = QueuedRecord(record.copy(), slot, ClockReading(time.monotonic(), datetime.now(UTC)))
         if len(self._queue) >= MAX_QUEUED:
-            self._lose(queued, "too many wait already")
+            self._lose(record, "too many wait already")
         else:
-            self._queue.append(queued)
+            self._queue.append((record.copy(), slot, clock_zero()))
         self._wake.set()
 
     async def stop(self) -> None:
@@ -123,8 +110,8 @@ class CallLogWriter:
         """Write what there is a last time; the next start writes what waits in the spool. For the thread."""
         self._retry_s = now
         self.deliver(now, utc)
-        for queued in self._queue:
-            self._lose(queued, self._disk_fault)
+        for record, *_ in self._queue:
+            self._lose(record, self._disk_fault)
         self._spool.close()
 
     def _deliver(self, now: float, utc: datetime) -> None:
@@ -157,16 +144,16 @@ class CallLogWriter:
 
     def _drain(self, write: Callable[[CallEntry], None]) -> None:
         while self._queue:
-            queued = self._queue[0]
+            record, slot, zero = self._queue[0]
             try:
-                write(make_entry(queued.record, queued.slot, self._service, queued.clock))
+                write(make_entry(record, slot, self._service, zero))
             except RecordRefused as error:
-                self._lose(queued, error)
+                self._lose(record, error)
             except (CallLogError, OSError):
                 raise
             except Exception as error:
                 log.exception("a record of a call cannot be made")
-                self._lose(queued, error)
+                self._lose(record, error)
             with contextlib.suppress(IndexError):  # `stop` has saved it meanwhile
                 self._queue.popleft()
 
@@ -180,6 +167,6 @@ class CallLogWriter:
                 log.error("records of calls cannot wait on the disk, %d wait in memory: %s", len(self._queue), error)
             self._disk_fault = str(error)
 
-    def _lose(self, queued: QueuedRecord, reason: object) -> None:
+    def _lose(self, record: CallRecord, reason: object) -> None:
         self.lost += 1
-        log_lost(queued.record.call_sid, queued.record.end, reason)
+        log_lost(record.call_sid, record.end, reason)

@@ -17,7 +17,7 @@ from app.calls.record import ERRORS, EndReason
 from app.telemetry.call_log.entry import CallEntry, EventEntry
 from app.telemetry.traces import EXPORT_LIMIT_S, CallTraces, add_span
 from app.twilio.events import CallSid
-from tests.app.telemetry.call_log.records import ANN, BOB, NOON, PLACE, call_record, entry
+from tests.app.telemetry.call_log.records import ANN, BOB, NOON, SERVICE, call_record, entry
 from tests.app.telemetry.trace_collector import Collector, collecting, values
 from tests.processes.pipeline import PATIENCE_S
 from workers.lines import hiding
@@ -83,7 +83,7 @@ def test_a_call_without_a_stream_has_a_span_too() -> None:
 
 @contextlib.asynccontextmanager
 async def exporting(url: str) -> AsyncIterator[CallTraces]:
-    traces = CallTraces(url, {"Authorization": "Bearer of-traces"}, PLACE, hiding(()))
+    traces = CallTraces(url, {"Authorization": "Bearer of-traces"}, SERVICE, hiding(()))
     traces.start()
     try:
         yield traces

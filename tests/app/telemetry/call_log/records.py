@@ -7,13 +7,15 @@ import numpy as np
 
 from app.calls.record import CallRecord, EndReason
 from app.telemetry.call_log.entry import CallEntry, StreamEntry
-from app.telemetry.call_log.from_record import ClockReading, ServiceIdentity, make_entry
+from app.telemetry.call_log.from_record import ServiceIdentity, make_entry
 from app.twilio.events import CallSid
 from workers.messages import Epoch, Frame, Slot, Span, Stage
 
 ANN, BOB, EVE = CallSid("CA" + "a" * 32), CallSid("CA" + "b" * 32), CallSid("CA" + "e" * 32)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-PLACE = ServiceIdentity("run-1", "AC1", "synthetic:script")
+SERVICE = ServiceIdentity("run-1", "AC1", "synthetic:script")
+ZERO = NOON - timedelta(seconds=1_000)
+"""When the clock of these records was 0."""
 
 
 def call_record(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bool = True) -> CallRecord:
@@ -34,8 +36,7 @@ def moshi_frame(text: str = "", took_s: float = 0.05) -> Frame:
 
 def entry(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bool = True, at: datetime = NOON) -> CallEntry:
     """The entry of such a call, whose slot was reserved `at`."""
-    record = call_record(call_sid, caller, ended)
-    return make_entry(record, Slot(2), PLACE, ClockReading(1_100.0, at + timedelta(seconds=100)))
+    return make_entry(call_record(call_sid, caller, ended), Slot(2), SERVICE, at - timedelta(seconds=1_000))
 
 
 def outbound(made: CallEntry) -> CallEntry:

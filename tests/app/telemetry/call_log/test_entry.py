@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from app.calls.record import EndReason
 from app.telemetry.call_log.entry import KILLED, Party, StreamEntry, TranscriptPiece, merge, read_entry
-from app.telemetry.call_log.from_record import ENDED_BY, ClockReading, make_entry
-from tests.app.telemetry.call_log.records import ANN, NOON, PLACE, call_record, entry, moshi_frame, stream
+from app.telemetry.call_log.from_record import ENDED_BY, make_entry
+from tests.app.telemetry.call_log.records import ANN, NOON, SERVICE, ZERO, call_record, entry, moshi_frame, stream
 from workers.messages import Slot
 
 
@@ -31,7 +31,7 @@ def test_an_entry_says_who_called_and_who_ended_the_call() -> None:
 def test_transcript_and_events_count_from_the_reservation() -> None:
     record = call_record()
     record.on_key(1_010.0)
-    made = make_entry(record, Slot(2), PLACE, ClockReading(1_100.0, NOON))
+    made = make_entry(record, Slot(2), SERVICE, ZERO)
     assert made.transcript == [(2.0, "Hel"), (3.5, "lo.")]
     assert made.events == [
         (0.0, "reserved", ""),
@@ -50,7 +50,7 @@ def test_latency_and_processing_become_percentiles() -> None:
     for ms in range(1, 101):
         record.on_frame(moshi_frame(took_s=ms / 1000), 1_001.0)
         record.latencies_s.append(ms / 1000)
-    made = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON))
+    made = make_entry(record, Slot(0), SERVICE, ZERO)
     expected = pytest.approx((50.5, 95.05, 99.01), abs=0.01)
     assert (made.processing_p50_ms, made.processing_p95_ms, made.processing_p99_ms) == expected
     assert (made.latency_p50_ms, made.latency_p95_ms, made.latency_p99_ms) == expected
@@ -111,7 +111,7 @@ def test_a_line_of_an_earlier_version_is_read() -> None:
 @given(st.text(st.characters(exclude_categories=())), st.sampled_from("\0\ud800"))
 def test_what_a_file_or_a_database_cannot_store_is_left_out_of_texts(text: str, refused: str) -> None:
     record = call_record(caller=f"{text}{refused}{text}")
-    line = make_entry(record, Slot(0), PLACE, ClockReading(1_100.0, NOON)).as_line()
+    line = make_entry(record, Slot(0), SERVICE, ZERO).as_line()
     assert refused not in read_entry(line.encode().decode()).caller
 
 

@@ -43,9 +43,10 @@ def test_lines_come_out_in_order_until_they_are_cleared(
     spool.close()
 
 
-def test_the_spools_of_a_folder_are_bounded_together(tmp_path: Path) -> None:
+def test_the_spools_of_a_folder_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(tmp_path, "12345678")
-    spool = open_spool(tmp_path, max_bytes=12)
+    monkeypatch.setattr("app.telemetry.call_log.spool.MAX_BYTES", 12)
+    spool = open_spool(tmp_path)
     spool.append("9")
     with pytest.raises(SpoolFull):
         spool.append("9")

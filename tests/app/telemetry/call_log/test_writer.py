@@ -45,9 +45,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
     return file_address(tmp_path)
 
 
-def opened(address: Address, spool_bytes: int = 1 << 20, days: int = 0) -> CallLogWriter:
+def opened(address: Address, days: int = 0) -> CallLogWriter:
     """A writer without its thread."""
-    writer = CallLogWriter(address, "AC1", "synthetic:script", days, spool_bytes)
+    writer = CallLogWriter(address, "AC1", "synthetic:script", days)
     writer.open()
     return writer
 
@@ -75,6 +75,12 @@ def locked(address: Address) -> Iterator[None]:
         holder.execute("BEGIN IMMEDIATE")
         yield
         holder.rollback()
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no records."""
+    monkeypatch.setattr("app.telemetry.call_log.spool.MAX_BYTES", 0)
 
 
 def lost_calls(log: pytest.LogCaptureFixture) -> dict[str, str]:
@@ -110,8 +116,9 @@ def test_what_a_locked_file_does_not_take_waits_on_the_disk_until_it_is_written(
 
 
 @pytest.mark.parametrize("has_folder", [True, False], ids=["full", "folder gone"])
+@pytest.mark.usefixtures("full")
 def test_a_disk_that_takes_nothing_loses_nothing_while_the_database_takes_it(file: Address, has_folder: bool) -> None:
-    writer = opened(file, spool_bytes=0)
+    writer = opened(file)
     if not has_folder:
         shutil.rmtree(file.spool_folder)
         file.spool_folder.touch()
@@ -124,10 +131,11 @@ def test_a_disk_that_takes_nothing_loses_nothing_while_the_database_takes_it(fil
     assert writer.lost == 0
 
 
+@pytest.mark.usefixtures("full")
 def test_what_neither_takes_waits_in_memory_and_that_is_logged_once(
     file: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = opened(file, spool_bytes=0)
+    writer = opened(file)
     with locked(file):
         for call_sid in (ANN, BOB):
             add(writer, call_sid)
@@ -147,8 +155,9 @@ def test_memory_is_bounded_and_what_is_lost_is_named(tmp_path: Path, caplog: pyt
     assert HUNG_UP in lost_calls(caplog)[f"CA{MAX_QUEUED}"]
 
 
+@pytest.mark.usefixtures("full")
 def test_what_is_lost_at_the_stop_is_named_call_by_call(file: Address, caplog: pytest.LogCaptureFixture) -> None:
-    writer = opened(file, spool_bytes=0)
+    writer = opened(file)
     add(writer, ANN)
     add(writer, BOB, ended=False)
     with locked(file):

@@ -8,7 +8,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
     op.create_table(
         "calls",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -44,12 +43,6 @@ def upgrade() -> None:
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("detail", sa.String, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Drop the tables."""
-    for table in ("call_events", "transcript_pieces", "calls"):
-        op.drop_table(table)
 
 
 def _key() -> tuple[sa.Column[int], sa.Column[int]]:

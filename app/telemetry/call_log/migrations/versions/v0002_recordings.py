@@ -9,12 +9,5 @@ COLUMNS = ("recording", "recording_fault")
 
 
 def upgrade() -> None:
-    """Add the columns; of the calls so far there are no recordings."""
     for name in COLUMNS:
         op.add_column("calls", sa.Column(name, sa.String, nullable=False, server_default=""))
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for name in COLUMNS:
-        op.drop_column("calls", name)

@@ -8,7 +8,6 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the tables; on SQLite a constraint is changed by copying the table."""
     old = {"sqlite": "uq_calls_call_sid", "postgresql": "calls_call_sid_key"}[op.get_context().dialect.name]
     with op.batch_alter_table("calls", naming_convention={"uq": "uq_%(table_name)s_%(column_0_name)s"}) as calls:
         calls.drop_constraint(old, type_="unique")
@@ -27,14 +26,3 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("put_off_at", sa.DateTime(timezone=True)),
     )
-
-
-def downgrade() -> None:
-    """Drop the tables, and of a call that several runs have seen all rows but the last."""
-    op.drop_table("call_log_expiry")
-    op.drop_table("call_streams")
-    op.execute("DELETE FROM calls WHERE id NOT IN (SELECT max(id) FROM calls GROUP BY call_sid)")
-    name = {"sqlite": "uq_calls_call_sid", "postgresql": "calls_call_sid_key"}[op.get_context().dialect.name]
-    with op.batch_alter_table("calls") as calls:
-        calls.drop_constraint("calls_sid_service", type_="unique")
-        calls.create_unique_constraint(name, ["call_sid"])
