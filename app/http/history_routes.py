@@ -17,9 +17,8 @@ from app.http.operator_auth import OperatorAuth
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.transactions import CallLogError
-from app.telemetry.recording.audio_files import AudioFileError
+from app.telemetry.recording.audio_files import AudioFileError, read_waveform
 from app.telemetry.recording.store import FLAC, RecordingStore
-from app.telemetry.recording.waveform import read_waveform
 
 MAX_QUERIES = 3
 """At the same time; more are refused, so that threads are left for other work."""
@@ -120,7 +119,7 @@ def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter
                 found = await asyncio.to_thread(read_waveform, path, buckets)
             except (AudioFileError, OSError) as error:
                 raise HTTPException(404, "the recording cannot be read now") from error
-        return {"call_sid": call_sid, "live": path.suffix != FLAC, **found.as_json()}
+        return {"call_sid": call_sid, "live": path.suffix != FLAC, **found}
 
     return router
 

@@ -7,14 +7,17 @@ One that missed `REPEAT_S` has a gap and asks for the whole call.
 import json
 import time
 from collections.abc import Callable
-from itertools import islice, pairwise, takewhile
+from itertools import islice, takewhile
 from statistics import median
+
+import numpy as np
 
 from app.calls.active_call import ActiveCall
 from app.calls.manager import CallManager
 from app.calls.record import CallRecord
 from app.calls.session import CallState
 from app.logging import mask_number
+from app.telemetry.call_log.entry import OUTBOUND
 from app.telemetry.event_loop_lag import EventLoopLag
 from workers.messages import FRAME_S, Stage
 
@@ -34,7 +37,6 @@ STATES = {
     CallState.DRAINING: "ending",
     CallState.ENDED: "ended",
 }
-OUTBOUND = "outbound"
 
 
 class LiveView:
@@ -89,7 +91,6 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
     """
     return {
         **_parties(record),
-        "call_sid": record.call_sid,
         "end": record.end,
         "detail": record.detail,
         "started_s": _since_reserved(record, record.started_s),
@@ -106,7 +107,6 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
     late = sum(1 for _ in takewhile(lambda piece: piece[0] >= since_s, reversed(record.text)))
     return {
         **_parties(record),
-        "call_sid": record.call_sid,
         "slot": call.reservation.slot,
         "state": STATES[call.session.state],
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
@@ -122,16 +122,15 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
 
 
 def _parties(record: CallRecord) -> dict[str, object]:
-    """Return the other party, masked, and who called whom."""
+    """Return the call's SID, the other party, masked, and who called whom."""
     outbound = record.direction.startswith(OUTBOUND)
-    other = record.called if outbound else record.caller
-    return {"number": mask_number(other), "direction": "outbound" if outbound else "inbound"}
+    other = mask_number(record.called if outbound else record.caller)
+    return {"call_sid": record.call_sid, "number": other, "direction": "outbound" if outbound else "inbound"}
 
 
 def _text(record: CallRecord, first: int) -> dict[str, object]:
     """Return the pieces of text from number `first` on."""
-    pieces = [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[first:]]
-    return {"first": first, "pieces": pieces}
+    return {"first": first, "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[first:]]}
 
 
 def _steps(calls: list[ActiveCall], since_s: float) -> list[tuple[float, float]]:
@@ -148,9 +147,8 @@ def _steps(calls: list[ActiveCall], since_s: float) -> list[tuple[float, float]]
 
 def _maxima_ms(latencies_s: list[float]) -> list[float]:
     """Return the maximum of each of `MAX_POINTS` stretches of equal length."""
-    count = min(len(latencies_s), MAX_POINTS)
-    bounds = [number * len(latencies_s) // count for number in range(count + 1)] if count else [0]
-    return [_ms(max(latencies_s[start:end])) for start, end in pairwise(bounds)]
+    stretches = np.array_split(latencies_s, min(len(latencies_s), MAX_POINTS)) if latencies_s else []
+    return [_ms(float(stretch.max())) for stretch in stretches]
 
 
 def _since_reserved(record: CallRecord, moment_s: float | None) -> float | None:

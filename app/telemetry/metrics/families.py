@@ -4,10 +4,11 @@ No label has a value that comes from outside (no call, no number, no address), s
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import inf
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,7 +23,6 @@ Numbers = float | Mapping[str, float]
 
 
 def gauge(name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
-    """Return a gauge."""
     return _filled(GaugeMetricFamily, name, help_text, numbers, label)
 
 
@@ -39,10 +39,11 @@ def info(name: str, help_text: str, labels: Mapping[str, str]) -> Family:
 
 
 def histogram(name: str, help_text: str, counted: Histogram | Mapping[str, Histogram], label: str = "") -> Family:
-    """Return one of our histograms, or one for each value of a label."""
+    """Return one of our histograms, or one for each value of a label; Prometheus' buckets are cumulative."""
     family = HistogramMetricFamily(PREFIX + name, help_text, labels=[label] if label else [])
     for value, one in _by_label(counted):
-        family.add_metric(value, _cumulative(one), one.total)
+        bounds = (*map(str, one.bounds), "+Inf")
+        family.add_metric(value, list(zip(bounds, accumulate(one.counts), strict=True)), one.total)
     return family
 
 
@@ -60,26 +61,14 @@ def _by_label(values: Any) -> Iterator[tuple[list[str], Any]]:
         yield [], values
 
 
-def _cumulative(counted: Histogram) -> list[tuple[str, float]]:
-    """Return Prometheus' buckets, each of which counts those below it as well."""
-    total, buckets = 0, []
-    for bound, count in zip((*counted.bounds, inf), counted.counts, strict=True):
-        total += count
-        buckets.append(("+Inf" if bound == inf else str(bound), float(total)))
-    return buckets
-
-
+@dataclass(frozen=True)
 class _One(Collector):
-    def __init__(self, family: Family) -> None:
-        self._family = family
+    family: Family
 
     def collect(self) -> Iterable[Family]:
-        return [self._family]
+        return [self.family]
 
 
 def texts(families: Iterable[Family]) -> Iterator[bytes]:
     """Yield the page a family at a time, so that the event loop can run in between."""
-    for family in families:
-        registry = CollectorRegistry()
-        registry.register(_One(family))
-        yield generate_latest(registry)
+    return (generate_latest(_One(family)) for family in families)

@@ -1,4 +1,4 @@
-"""Reads and writes audio files with libsndfile; makes the FLAC file of a recording whose call is over."""
+"""Reads and writes audio files with libsndfile: the FLAC of a recording whose call is over, the waveform of any."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from app.telemetry.recording.recording_file import HEADER_BYTES
@@ -13,6 +14,8 @@ from app.telemetry.recording.store import FLAC, PART
 
 BLOCK = 1 << 16
 """Stereo samples at a time, eight seconds."""
+FULL_SCALE = 1 << 15
+DECIMALS = 4
 
 
 class AudioFileError(Exception):
@@ -66,3 +69,28 @@ def _encode(source_path: Path, target: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_waveform(path: Path, buckets: int) -> dict[str, object]:
+    """Return the least and the greatest sample of caller and Moshi, in [-1, 1], in so many parts of equal length.
+
+    There are no more parts than samples. Raises AudioFileError.
+    """
+    bounds, at = np.iinfo(np.int16), 0
+    with open_audio(path) as source:
+        count = min(buckets, source.frames)
+        low, high = np.full((count, 2), bounds.max, np.int16), np.full((count, 2), bounds.min, np.int16)
+        for block in source.blocks(BLOCK, dtype="int16", always_2d=True):
+            bucket = np.arange(at, at + len(block)) * count // source.frames
+            starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+            found = bucket[starts]
+            low[found] = np.minimum(low[found], np.minimum.reduceat(block, starts))
+            high[found] = np.maximum(high[found], np.maximum.reduceat(block, starts))
+            at += len(block)
+        seconds = source.frames / source.samplerate
+    extremes = (("min", low), ("max", high))
+    sides = {
+        name: {extreme: np.round(values[:, side] / FULL_SCALE, DECIMALS).tolist() for extreme, values in extremes}
+        for side, name in enumerate(("caller", "moshi"))
+    }
+    return {"seconds": round(seconds, 3), "buckets": count, **sides}

@@ -5,7 +5,7 @@ from pathlib import Path
 from app.telemetry.recording.recorder import CallRecorder, StepTokens
 from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.store import TOKENS, WAV
-from app.telemetry.recording.timeline import Piece, joined
+from app.telemetry.recording.timeline import Piece
 from app.telemetry.recording.tokens import TokenHeader, TokenLog
 
 SYNC_EVERY = 2
@@ -45,7 +45,6 @@ class CallFiles:
             self._recorder.when_broken()
 
     def close(self) -> None:
-        """Close the files."""
         self._tokens.close()
         if self.file:
             self.file.close()
@@ -58,7 +57,7 @@ class CallFiles:
             return
         self.file = self.file or RecordingFile(self._path.with_name(f"{self._path.name}{WAV}"))
         self._tokens.write()
-        self.file.write(joined(item for item in items if isinstance(item, Piece)))
+        self.file.write([item for item in items if isinstance(item, Piece)])
         self._writes += bool(items)
         if self._recorder.is_over:
             self.file.end(self._recorder.length)

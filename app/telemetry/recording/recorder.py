@@ -22,7 +22,7 @@ NO_FOLDER = "RECORDINGS_DIR is not set"
 
 
 class StepTokens(NamedTuple):
-    """The tokens of one step, as in a token log."""
+    """The record of one step in a token log."""
 
     seq: int
     tokens: bytes
@@ -45,11 +45,9 @@ class CallRecorder(CallObserver):
 
     @property
     def has_begun(self) -> bool:
-        """Whether the stream has started."""
         return self._timeline is not None
 
     def on_event(self, event: Event, now: float) -> None:
-        """Record the caller's audio."""
         match event:
             case Media(timestamp_ms, payload) if self._timeline:
                 if (begin := self.session.position(timestamp_ms)) is not None:
@@ -74,7 +72,6 @@ class CallRecorder(CallObserver):
                     self._put(*self._timeline.clear(heard_s))
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        """Record the tokens of a frame."""
         if frame.tokens:
             self._put(StepTokens(frame.seq, frame.tokens))
 
@@ -88,7 +85,6 @@ class CallRecorder(CallObserver):
         self.is_over = True
 
     def on_error(self) -> None:
-        """Record no more of this call."""
         self.recording.fault = OUR_FAULT
         if not self.has_begun:
             self.recording.name = ""

@@ -55,11 +55,9 @@ class RecordingFile:
         self._write_header()
 
     def sync(self) -> None:
-        """Have it on the disk."""
         os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Unlock and close it."""
         os.close(self._descriptor)
 
     def _read(self, begin: int, end: int) -> NDArray[np.uint8]:

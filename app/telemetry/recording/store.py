@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from app.config import SettingsError
 from app.twilio.events import CallSid
@@ -30,9 +31,7 @@ class RecordingStore:
         """Make the folder, for this user alone. Raises SettingsError if it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            probe = self.folder / ".probe"
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise SettingsError(f"RECORDINGS_DIR={self.folder}: {error.strerror}; choose a folder of yours") from error
 
@@ -45,7 +44,9 @@ class RecordingStore:
 
         It is a WAV file while it is not finished. A call has a recording for each of its streams.
         """
-        return next((path for path in self._of(call_sid, (FLAC, WAV)) if name in ("", _name(path))), None)
+        files = self._files((f"-{call_sid}{FLAC}", f"-{call_sid}{WAV}"))
+        wanted = [path for path in files if name in ("", _name(path))]
+        return max(wanted, key=lambda path: (_name(path), path.suffix == FLAC), default=None)
 
     def names(self, end: str) -> list[str]:
         """Return the names of the recordings whose call's SID ends so, or the one that is this name."""
@@ -84,11 +85,6 @@ class RecordingStore:
             with suppress(FileNotFoundError):  # finished or forgotten just now
                 written[_name(path)] = max(written.get(_name(path), 0.0), path.stat().st_mtime)
         return written
-
-    def _of(self, call_sid: str, suffixes: tuple[str, ...]) -> list[Path]:
-        """Return the newest first, and of equals what comes first in `suffixes`."""
-        files = self._files(tuple(f"-{call_sid}{suffix}" for suffix in suffixes))
-        return sorted(files, key=lambda path: (_name(path), -suffixes.index(path.suffix)), reverse=True)
 
     def _files(self, ends: tuple[str, ...]) -> list[Path]:
         """Return our files that end so. There can be a hundred thousand: most are skipped at once."""

@@ -13,7 +13,6 @@ what follows loses its beginning, but no piece more than half of itself.
 """
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -43,20 +42,6 @@ class Piece:
     @property
     def end(self) -> int:
         return self.begin + len(self.payload)
-
-
-def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Return pieces of a side that follow each other without a gap as one."""
-    runs: list[list[Piece]] = []
-    last: dict[Side, list[Piece]] = {}
-    for piece in pieces:
-        run = last.get(piece.side)
-        if run and run[-1].end == piece.begin:
-            run.append(piece)
-        else:
-            last[piece.side] = [piece]
-            runs.append(last[piece.side])
-    return [Piece(run[0].side, run[0].begin, b"".join(piece.payload for piece in run)) for run in runs]
 
 
 class Timeline:

@@ -56,7 +56,6 @@ class TokenLog:
             self._next = seq + 1
 
     def write(self) -> None:
-        """Write what was added."""
         if self._rest and self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
             self._rest = self._header + self._rest
@@ -64,7 +63,6 @@ class TokenLog:
             self._rest = self._rest[os.write(self._descriptor, self._rest) :]
 
     def close(self) -> None:
-        """Close it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
 

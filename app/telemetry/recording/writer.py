@@ -3,13 +3,11 @@
 import asyncio
 import fcntl
 import logging
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
@@ -68,29 +66,26 @@ class RecordingWriter:
             return None
         record, began = session.record, datetime.now(UTC)
         session.stream.recording = Recording(fault=OUR_FAULT)  # until it has begun
-        recording = Recording(_new_name(record, began))
-        recorder = CallRecorder(session, recording)
-        recorder.when_broken = partial(self._report_late_fault, record, slot)
+        recorder = CallRecorder(session, Recording(_new_name(record, began)))
+        recorder.when_broken = lambda: self._loop.call_soon_threadsafe(self.on_late_fault, record, slot)
         header = TokenHeader(record.call_sid, self._checkpoint, began.isoformat(), record.greeting_frames)
-        self._new.put(CallFiles(recorder, self._store.path(recording.name), header))
+        self._new.put(CallFiles(recorder, self._store.path(recorder.recording.name), header))
         self._wake.set()
-        session.stream.recording = recording
+        session.stream.recording = recorder.recording
         return recorder
-
-    def _report_late_fault(self, record: CallRecord, slot: Slot) -> None:
-        self._loop.call_soon_threadsafe(self.on_late_fault, record, slot)
 
     async def stop(self) -> None:
         """Write and finish what there is; what is not finished soon is finished at the next start."""
         self._stopping.set()
         self._wake.set()
-        await asyncio.to_thread(self._writing.join, STOP_LIMIT_S)
-        await asyncio.to_thread(self._finishing.join, STOP_LIMIT_S)
+        for thread in (self._writing, self._finishing):
+            await asyncio.to_thread(thread.join, STOP_LIMIT_S)
 
     def _write_all(self) -> None:
         calls: list[CallFiles] = []
-        while True:
-            stopping = self._stopping.is_set()
+        is_last = False
+        while not is_last:
+            is_last = self._stopping.is_set()
             while not self._new.empty():
                 calls.append(self._new.get())
             for call in calls:
@@ -98,10 +93,9 @@ class RecordingWriter:
                 if call.is_over:
                     self._over.put(call)
             calls = [call for call in calls if not call.is_over]
-            if stopping:
-                break
-            self._wake.wait(WRITE_EVERY_S if calls else None)
-            self._wake.clear()
+            if not is_last:
+                self._wake.wait(WRITE_EVERY_S if calls else None)
+                self._wake.clear()
         self._over.put(None)
 
     def _finish_all(self) -> None:
@@ -158,15 +152,12 @@ def _finish(call: CallFiles) -> bool:
 def _finish_left_behind(path: Path) -> bool:
     """Finish a file unless a run that is alive has it locked; return whether nothing went wrong."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log.info("a killed run has left a recording: %s", encode_flac(path) or "an empty one")
-        finally:
-            os.close(descriptor)
-        return True
     except BlockingIOError:
-        return True
+        pass
     except (AudioFileError, OSError) as error:
         log.error("%s cannot be finished: %s", path, error)
         return False
+    return True

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.calls.record import EndReason
-from app.telemetry.metrics.calls import call_families
 from app.telemetry.metrics.families import texts
+from app.telemetry.metrics.service import call_families
 from app.twilio.events import Media, Stopped
 from tests.app.calls.front import ANN, BOB, EVE, Front
 from tests.app.telemetry.metrics.test_families import samples

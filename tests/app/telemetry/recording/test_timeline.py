@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.telemetry.recording.timeline import TOLERANCE, Piece, Side, Timeline, joined
+from app.telemetry.recording.timeline import TOLERANCE, Piece, Side, Timeline
 
 ZERO_S = 1_000.0
 PACKET = 160
@@ -155,24 +155,3 @@ def test_nothing_lies_later_than_it_came_or_was_heard(
     for what, piece in play(happened):
         latest = 20 * 8_000 + TOLERANCE + sum(length for kind, _, _, length in happened if kind == what)
         assert piece.end <= latest
-
-
-@given(st.lists(heard | said | cleared))
-def test_pieces_that_are_joined_sound_the_same(happened: list[tuple[str, int, float, int]]) -> None:
-    pieces = [
-        Piece(one.side, one.begin, bytes([n % 256]) * len(one.payload)) for n, (_, one) in enumerate(play(happened))
-    ]
-    together = joined(pieces)
-    for side in Side:
-        assert sound_of(together, side) == sound_of(pieces, side)
-        of_side = [piece for piece in together if piece.side is side]
-        assert all(one.end != next_.begin for one, next_ in itertools.pairwise(of_side))
-
-
-def sound_of(pieces: list[Piece], side: Side) -> bytes:
-    """Return what is heard of a side in the end."""
-    line = bytearray(max((piece.end for piece in pieces), default=0))
-    for piece in pieces:
-        if piece.side is side:
-            line[piece.begin : piece.end] = piece.payload
-    return bytes(line)
