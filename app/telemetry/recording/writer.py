@@ -15,8 +15,7 @@ from app.calls.session import CallSession
 from app.logging import CallLog
 from app.telemetry.expiry import CHECK_EVERY_S, Expiry
 from app.telemetry.recording.audio_files import AudioFileError, encode_flac
-from app.telemetry.recording.call_files import CallFiles
-from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder
+from app.telemetry.recording.recorder import OUR_FAULT, CallFiles, CallRecorder
 from app.telemetry.recording.store import RecordingStore, recording_name
 from app.telemetry.recording.tokens import TokenHeader
 from workers.messages import Slot

@@ -9,8 +9,7 @@ import soundfile
 
 from app.audio import mulaw
 from app.telemetry.recording import audio_files
-from app.telemetry.recording.audio_files import AudioFileError, encode_flac, read_waveform
-from app.telemetry.recording.recording_file import RecordingFile
+from app.telemetry.recording.audio_files import AudioFileError, RecordingFile, encode_flac, read_waveform
 from app.telemetry.recording.timeline import Piece, Side
 
 NAME = "20260102T120000Z-CA1.wav"

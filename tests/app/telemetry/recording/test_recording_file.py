@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.audio import mulaw
-from app.telemetry.recording.recording_file import RecordingFile, wav_header
+from app.telemetry.recording.audio_files import RecordingFile, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 
 

@@ -9,8 +9,7 @@ from fastapi import FastAPI
 from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
-from app.telemetry.recording.audio_files import encode_flac
-from app.telemetry.recording.recording_file import RecordingFile, wav_header
+from app.telemetry.recording.audio_files import RecordingFile, encode_flac, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 
 SID = "CA" + "a" * 32

@@ -14,9 +14,9 @@ import soundfile
 from app.audio import mulaw
 from app.calls.record import CallRecord
 from app.calls.session import CallSession
-from app.telemetry.recording import call_files
+from app.telemetry.recording import recorder as recorder_module
+from app.telemetry.recording.audio_files import RecordingFile
 from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder, StepTokens
-from app.telemetry.recording.recording_file import RecordingFile
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.tokens import read_tokens
@@ -148,7 +148,7 @@ async def test_a_full_disk_ends_that_recording_and_says_so(tmp_path: Path, monke
                 self._descriptor = os.open("/dev/full", os.O_RDWR)
             super().write(pieces)
 
-    monkeypatch.setattr(call_files, "RecordingFile", FullDiskFile)
+    monkeypatch.setattr(recorder_module, "RecordingFile", FullDiskFile)
     async with writing(tmp_path) as begin:
         talks = [Talk(begin(session)).start().speak(1.0) for session in sessions]
         await until(lambda: full.recording.fault)
