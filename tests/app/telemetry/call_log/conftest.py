@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import read_settings
-from app.telemetry.call_log.address import Address, find_address
+from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
+from tests.app.telemetry.call_log.records import address_of
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +21,8 @@ def server() -> Iterator[PostgresServer]:
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     """A database that is still empty."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/calls.db"
-    else:
-        url = request.getfixturevalue("server").new_database()
-    address = find_address(read_settings(database_url=url, cache_dir=tmp_path))
-    assert address
-    return address
+        return address_of(f"sqlite:///{tmp_path}/calls.db", tmp_path)
+    return address_of(request.getfixturevalue("server").new_database(), tmp_path)
 
 
 @pytest.fixture

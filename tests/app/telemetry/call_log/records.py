@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason
+from app.config import read_settings
+from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.entry import CallEntry, StreamEntry
 from app.telemetry.call_log.from_record import ServiceIdentity, make_entry
 from app.twilio.events import CallSid
@@ -49,3 +52,10 @@ def stream(number: int = 1, at: datetime = NOON, recording: str = "", ended: boo
     """One stream, which took nine seconds if it has ended."""
     end, reason = (at + timedelta(seconds=9), "caller hung up") if ended else (None, None)
     return StreamEntry(number, at, at, at, end, reason, "", recording, "")
+
+
+def address_of(url: str, folder: Path) -> Address:
+    """Return what a DATABASE_URL means; records for a server wait in `folder`."""
+    address = find_address(read_settings(database_url=url, cache_dir=folder))
+    assert address
+    return address

@@ -5,6 +5,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app.config import SettingsError, read_settings
 from app.telemetry.call_log.address import Address, find_address
+from tests.app.telemetry.call_log.records import address_of
 
 
 @pytest.mark.parametrize("url", ["off", ""])
@@ -20,19 +21,13 @@ def test_without_a_setting_calls_are_kept_in_a_file_of_the_user(monkeypatch: pyt
     assert address.spool_folder.parent == address.file.parent
 
 
-def server(url: str, folder: Path) -> Address:
-    address = find_address(read_settings(database_url=url, cache_dir=folder))
-    assert address
-    return address
-
-
 def parameters(address: Address) -> dict[str, object]:
     return dict(conninfo_to_dict(address.conninfo))
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"])
 def test_a_server_may_be_written_as_other_programs_write_it(scheme: str, tmp_path: Path) -> None:
-    address = server(f"{scheme}://ann:secret@db.example.com/calls?sslmode=require", tmp_path)
+    address = address_of(f"{scheme}://ann:secret@db.example.com/calls?sslmode=require", tmp_path)
     assert parameters(address).items() >= {"host": "db.example.com", "sslmode": "require", "dbname": "calls"}.items()
     assert address.spool_folder.parent == tmp_path
     assert "secret" not in str(address)
@@ -57,13 +52,13 @@ def test_a_server_may_be_written_as_other_programs_write_it(scheme: str, tmp_pat
     ],
 )
 def test_every_parameter_of_libpq_reaches_it(rest: str, given: dict[str, str], tmp_path: Path) -> None:
-    address = server(f"postgresql://{rest}", tmp_path)
+    address = address_of(f"postgresql://{rest}", tmp_path)
     assert parameters(address).items() >= given.items()
     assert "secret" not in f"{address} {address!r}"
 
 
 def test_a_server_that_does_not_answer_is_away_after_seconds_unless_the_url_says_otherwise(tmp_path: Path) -> None:
-    assert parameters(server("postgresql://h/db", tmp_path))["connect_timeout"] == "5"
+    assert parameters(address_of("postgresql://h/db", tmp_path))["connect_timeout"] == "5"
 
 
 REFUSED_QUERIES = (

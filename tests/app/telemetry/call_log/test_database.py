@@ -8,15 +8,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, func, insert, select
 
-from app.config import read_settings
-from app.telemetry.call_log.address import Address, find_address
+from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.entry import KILLED, CallEntry, TranscriptPiece
 from app.telemetry.call_log.schema import LISTS, metadata
 from app.telemetry.call_log.transactions import CallLogError
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
-from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, entry, outbound, stream
+from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, entry, outbound, stream
 from tests.service.test_serve import free_port
 
 LATER = NOON + timedelta(seconds=60)
@@ -30,12 +29,6 @@ def rows(address: Address) -> int:
     """Return how many rows the lists of all calls have."""
     with Database(address).begin(60.0) as connection:
         return sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in LISTS.values())
-
-
-def find_server(url: str, folder: Path) -> Address:
-    address = find_address(read_settings(database_url=url, cache_dir=folder))
-    assert address
-    return address
 
 
 def test_a_call_comes_back_as_it_was_written(database: Database) -> None:
@@ -167,7 +160,7 @@ def test_a_log_of_an_earlier_version_keeps_its_calls(address: Address, revision:
 
 def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     file = tmp_path / "new" / "calls.db"
-    Database(find_server(f"sqlite:///{file}", tmp_path)).migrate()
+    Database(address_of(f"sqlite:///{file}", tmp_path)).migrate()
     assert (file.stat().st_mode & 0o077, file.parent.stat().st_mode & 0o077) == (0, 0)
 
 
@@ -176,7 +169,7 @@ def test_a_server_that_does_not_answer_is_away_after_a_while(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.telemetry.call_log.database.WRITE_LIMIT_S", 0.2)
-    address = find_server(server.new_database(), tmp_path)
+    address = address_of(server.new_database(), tmp_path)
     database = Database(address)
     database.migrate()
     with psycopg.connect(address.conninfo) as other:
@@ -193,7 +186,7 @@ def test_a_server_is_reached_with_the_parameters_of_its_url(server: PostgresServ
     url = server.new_database().replace("127.0.0.1:", f"127.0.0.1:{free_port()},127.0.0.1:")
     query = "target_session_attrs=read-write&connect_timeout=9&application_name=calls&sslmode=prefer"
     more = "options=-c%20search_path%3Dpublic&channel_binding=prefer"
-    database = Database(find_server(f"{url}?{query}&{more}", tmp_path))
+    database = Database(address_of(f"{url}?{query}&{more}", tmp_path))
     database.migrate()
     database.write(entry())
     assert sids(database) == [ANN]
@@ -205,5 +198,5 @@ def test_a_server_without_encryption_that_was_asked_for_is_a_fault_in_one_line(
 ) -> None:
     url = f"{server.new_database()}?sslmode=require&channel_binding=require"
     with pytest.raises(CallLogError, match="SSL") as caught:
-        Database(find_server(url, tmp_path)).check()
+        Database(address_of(url, tmp_path)).check()
     assert "\n" not in str(caught.value)

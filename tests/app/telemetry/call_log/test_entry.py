@@ -1,27 +1,23 @@
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.record import EndReason
-from app.telemetry.call_log.entry import KILLED, Party, StreamEntry, TranscriptPiece, merge, read_entry
+from app.telemetry.call_log.entry import KILLED, Party, TranscriptPiece, merge, read_entry
 from app.telemetry.call_log.from_record import ENDED_BY, make_entry
 from tests.app.telemetry.call_log.records import ANN, NOON, SERVICE, ZERO, call_record, entry, moshi_frame, stream
 from workers.messages import Slot
 
 
-def test_an_entry_has_the_times_of_the_wall_clock() -> None:
+def test_an_entry_has_the_times_of_the_wall_and_says_who_called_and_who_ended_the_call() -> None:
     made = entry()
-    assert (made.reserved_at, made.connected_at, made.started_at, made.ended_at) == tuple(
+    assert [made.reserved_at, made.connected_at, made.started_at, made.ended_at] == [
         NOON + timedelta(seconds=seconds) for seconds in (0, 1, 1.5, 31)
-    )
-
-
-def test_an_entry_says_who_called_and_who_ended_the_call() -> None:
-    made = entry()
+    ]
     assert (made.caller, made.caller_masked) == ("+15550100001", "…0001")
     assert (made.called, made.called_masked, made.direction) == ("+15550100000", "…0000", "inbound")
     assert (made.end_reason, made.ended_by, made.end_detail) == ("caller hung up", Party.CALLER, "bye")
@@ -86,17 +82,15 @@ def test_the_entries_of_two_runs_become_one_call() -> None:
 
 
 TEXTS = st.text(max_size=20)
-TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 
-@given(TEXTS, TEXTS, TIMES, st.lists(st.tuples(st.floats(-1e6, 1e6), TEXTS), max_size=5))
-def test_an_entry_survives_its_line(caller: str, detail: str, at: datetime, said: list[tuple[float, str]]) -> None:
-    streams = [StreamEntry(1, at, at, None, None, None, detail, caller, "")]
+@settings(max_examples=30)
+@given(TEXTS, TEXTS, st.lists(st.tuples(st.floats(-1e6, 1e6), TEXTS), max_size=5))
+def test_an_entry_survives_its_line(caller: str, detail: str, said: list[tuple[float, str]]) -> None:
     transcript = [TranscriptPiece(*piece) for piece in said]
-    kept = replace(entry(), caller=caller, end_detail=detail, ended_at=at, transcript=transcript, streams=streams)
-    line = kept.as_line()
-    assert "\n" not in line
-    assert read_entry(line) == kept
+    made = replace(entry(), caller=caller, end_detail=detail, transcript=transcript, streams=[stream(recording=detail)])
+    assert "\n" not in made.as_line()
+    assert read_entry(made.as_line()) == made
 
 
 def test_a_line_of_an_earlier_version_is_read() -> None:
@@ -108,18 +102,18 @@ def test_a_line_of_an_earlier_version_is_read() -> None:
     assert read_entry(json.dumps(fields)) == replace(entry(), latency_p50_ms=90.0)
 
 
-@given(st.text(st.characters(exclude_categories=())), st.sampled_from("\0\ud800"))
-def test_what_a_file_or_a_database_cannot_store_is_left_out_of_texts(text: str, refused: str) -> None:
-    record = call_record(caller=f"{text}{refused}{text}")
-    line = make_entry(record, Slot(0), SERVICE, ZERO).as_line()
-    assert refused not in read_entry(line.encode().decode()).caller
+@pytest.mark.parametrize("refused", ["\0", "\ud800"])
+def test_what_a_file_or_a_database_cannot_store_is_left_out_of_texts(refused: str) -> None:
+    made = make_entry(call_record(caller=f"{refused}+1{refused}2"), Slot(0), SERVICE, ZERO)
+    assert read_entry(made.as_line().encode().decode()).caller.replace("?", "") == "+12"
 
 
 WHOLE = entry().as_line()
-OTHERS = ["{}", "[]", "1", '"a"', "null", json.dumps({"call_sid": ANN})]
 
 
-@given(st.integers(0, len(WHOLE) - 1).map(lambda length: WHOLE[:length]) | st.sampled_from(OTHERS))
+@pytest.mark.parametrize(
+    "line", [WHOLE[:1], WHOLE[:200], WHOLE[:-1], "", "{}", "[]", "1", '"a"', "null", json.dumps({"call_sid": ANN})]
+)
 def test_half_a_line_or_another_one_is_no_entry(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - JSON's own, pydantic's or ours
         read_entry(line)

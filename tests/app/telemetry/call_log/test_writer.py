@@ -5,6 +5,7 @@ import contextlib
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,8 @@ import psycopg
 import pytest
 
 from app.calls.record import CallRecord, EndReason
-from app.config import SettingsError, read_settings
-from app.telemetry.call_log.address import Address, find_address
+from app.config import SettingsError
+from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import KILLED
 from app.telemetry.call_log.spool import open_spool
@@ -23,7 +24,7 @@ from app.telemetry.call_log.transactions import CallLogError
 from app.telemetry.call_log.writer import MAX_QUEUED, RETRY_S, CallLogWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
-from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, call_record, entry
+from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, call_record, entry
 from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Slot
 
@@ -32,9 +33,7 @@ HUNG_UP = EndReason.CALLER_HUNG_UP.value
 
 
 def file_address(folder: Path) -> Address:
-    address = find_address(read_settings(database_url=f"sqlite:///{folder}/calls.db"))
-    assert address
-    return address
+    return address_of(f"sqlite:///{folder}/calls.db", folder)
 
 
 @pytest.fixture
@@ -83,10 +82,13 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.telemetry.call_log.spool.MAX_BYTES", 0)
 
 
+def errors(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [one for one in log.records if one.levelno == logging.ERROR]
+
+
 def lost_calls(log: pytest.LogCaptureFixture) -> dict[str, str]:
     """Return the message about each lost record, by SID."""
-    errors = (one for one in log.records if one.levelno == logging.ERROR)
-    return {getattr(one, "call_sid", ""): one.getMessage() for one in errors if hasattr(one, "call_sid")}
+    return {one.call_sid: one.getMessage() for one in errors(log) if hasattr(one, "call_sid")}
 
 
 def test_a_record_is_stored_at_once_and_nothing_is_put_on_the_disk(file: Address) -> None:
@@ -115,18 +117,16 @@ def test_what_a_locked_file_does_not_take_waits_on_the_disk_until_it_is_written(
     writer.finish(1.0, NOON)
 
 
-@pytest.mark.parametrize("has_folder", [True, False], ids=["full", "folder gone"])
 @pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("has_folder", [True, False], ids=["full", "folder gone"])
 def test_a_disk_that_takes_nothing_loses_nothing_while_the_database_takes_it(file: Address, has_folder: bool) -> None:
     writer = opened(file)
     if not has_folder:
         shutil.rmtree(file.spool_folder)
         file.spool_folder.touch()
-    add(writer, ANN)
-    writer.deliver(0.0, NOON)
-    assert stored(file) == {ANN: HUNG_UP}
-    add(writer, BOB)
-    writer.finish(1.0, NOON)
+    for call_sid, deliver in ((ANN, writer.deliver), (BOB, writer.finish)):
+        add(writer, call_sid)
+        deliver(0.0, NOON)
     assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
     assert writer.lost == 0
 
@@ -140,12 +140,9 @@ def test_what_neither_takes_waits_in_memory_and_that_is_logged_once(
         for call_sid in (ANN, BOB):
             add(writer, call_sid)
             writer.deliver(0.0, NOON)
-        assert (writer.waiting, on_disk(file)) == (2, [])
-        assert len([one for one in caplog.records if one.levelno == logging.ERROR]) == 1
-    writer.deliver(RETRY_S, NOON)
-    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
-    assert writer.lost == 0
-    writer.finish(1.0, NOON)
+        assert (writer.waiting, on_disk(file), len(errors(caplog))) == (2, [], 1)
+    writer.finish(RETRY_S, NOON)
+    assert (stored(file), writer.lost) == ({ANN: HUNG_UP, BOB: HUNG_UP}, 0)
 
 
 def test_memory_is_bounded_and_what_is_lost_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +163,6 @@ def test_what_is_lost_at_the_stop_is_named_call_by_call(file: Address, caplog: p
     assert (writer.lost, set(lost)) == (2, {ANN, BOB})
     assert HUNG_UP in lost[ANN]
     assert "it was on" in lost[BOB]
-    assert stored(file) == {}
 
 
 def test_a_folder_that_is_removed_loses_nothing_that_waited_in_it(file: Address) -> None:
@@ -179,8 +175,7 @@ def test_a_folder_that_is_removed_loses_nothing_that_waited_in_it(file: Address)
         writer.finish(1.0, NOON)
     assert (writer.lost, len(on_disk(file))) == (0, 2)
     opened(file).finish(0.0, NOON)
-    assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
-    assert on_disk(file) == []
+    assert (stored(file), on_disk(file)) == ({ANN: HUNG_UP, BOB: HUNG_UP}, [])
 
 
 def left_behind(address: Address, *lines: str) -> str:
@@ -199,19 +194,17 @@ def test_half_a_line_is_lost_with_an_error_and_nothing_else_is(file: Address, ca
         writer.deliver(now, NOON)
     writer.finish(2.0, NOON)
     assert stored(file) == {ANN: HUNG_UP, BOB: HUNG_UP}
-    assert writer.lost == len([one for one in caplog.records if one.levelno == logging.ERROR]) == 2
+    assert writer.lost == len(errors(caplog)) == 2
 
 
 def test_a_killed_runs_records_are_written_and_its_open_calls_closed(address: Address) -> None:
     Database(address).migrate()
-    run = left_behind(address)
-    on = replace(entry(ANN, ended=False), service=run)
-    path = address.spool_folder / f"{run}.spool"
-    others = replace(entry(EVE, ended=False), service="a live run")
-    path.write_text("".join(f"{one.as_line()}\n" for one in (on, replace(entry(BOB), service=run), others)))
+    on = replace(entry(ANN, ended=False), service=left_behind(address))
+    lines = [one.as_line() for one in (on, replace(entry(BOB), service=on.service), entry(EVE, ended=False))]
+    (address.spool_folder / f"{on.service}.spool").write_text("".join(f"{line}\n" for line in lines))
     Database(address).write(on)
     opened(address).finish(0.0, NOON)
-    assert stored(address) == {ANN: KILLED, BOB: HUNG_UP, EVE: None}
+    assert stored(address) == {ANN: KILLED, BOB: HUNG_UP, EVE: None}, "the last one is another run's"
     assert on_disk(address) == []
 
 
@@ -289,15 +282,15 @@ async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:
     assert list(address.spool_folder.iterdir()) == []
 
 
-async def test_a_record_is_stored_as_it_was_when_it_was_handed_over_with_the_time_of_the_wall(tmp_path: Path) -> None:
-    address, tick = file_address(tmp_path), timedelta(milliseconds=20)
-    async with writing(address) as writer:
-        before = datetime.now(UTC)
-        record = CallRecord(ANN, asyncio.get_running_loop().time(), text=[(0.0, "Hello.")])
-        writer.add(record, Slot(0))
-        after = datetime.now(UTC)
-        record.text.clear()
-    call = Database(address).find(ANN)
+def test_a_record_is_stored_as_it_was_when_it_was_handed_over_with_the_time_of_the_wall(file: Address) -> None:
+    writer, tick = opened(file), timedelta(milliseconds=20)
+    before = datetime.now(UTC)
+    record = CallRecord(ANN, time.monotonic(), text=[(0.0, "Hello.")])
+    writer.add(record, Slot(0))
+    after = datetime.now(UTC)
+    record.text.clear()
+    writer.finish(0.0, NOON)
+    call = Database(file).find(ANN)
     assert len(call.transcript) == 1
     assert before - tick <= call.reserved_at <= after + tick
 
@@ -317,15 +310,9 @@ async def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
         await until_stored(address, {BOB: HUNG_UP})
 
 
-def server_address(server: PostgresServer, folder: Path) -> Address:
-    address = find_address(read_settings(database_url=server.new_database(), cache_dir=folder))
-    assert address
-    return address
-
-
 @pytest.mark.slow
 async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
-    address = server_address(server, tmp_path)
+    address = address_of(server.new_database(), tmp_path)
     async with writing(address) as writer:
         add(writer, ANN)
         await until_stored(address, {ANN: HUNG_UP})
@@ -343,7 +330,7 @@ async def test_a_server_that_hangs_delays_no_stop_and_nothing_is_lost(
 ) -> None:
     """Another connection holds the table, so that the thread hangs in the middle of a statement."""
     monkeypatch.setattr("app.telemetry.call_log.writer.STOP_LIMIT_S", 0.5)
-    address = server_address(server, tmp_path)
+    address = address_of(server.new_database(), tmp_path)
     Database(address).migrate()
     with psycopg.connect(address.conninfo) as other:
         other.execute("LOCK TABLE calls")
