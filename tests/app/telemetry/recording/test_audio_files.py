@@ -1,4 +1,6 @@
+import fcntl
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.audio import mulaw
 from app.telemetry.recording import audio_files
-from app.telemetry.recording.audio_files import AudioFileError, RecordingFile, encode_flac, read_waveform
+from app.telemetry.recording.audio_files import AudioFileError, RecordingFile, encode_flac, read_waveform, wav_header
 from app.telemetry.recording.timeline import Piece, Side
 
 NAME = "20260102T120000Z-CA1.wav"
@@ -35,7 +39,8 @@ def test_flac_has_the_same_samples_and_replaces_the_wav_file(tmp_path: Path) -> 
     caller, moshi = noise(200_000, 1), noise(200_000, 2)
     made = encode_flac(write(tmp_path, caller, moshi))
     assert made
-    samples, _ = soundfile.read(made, dtype="int16")
+    samples, rate_hz = soundfile.read(made, dtype="int16")
+    assert rate_hz == 8_000
     assert np.array_equal(samples, np.stack([mulaw.decode(caller), mulaw.decode(moshi)], axis=1))
     assert left(tmp_path) == [made.name]
 
@@ -89,3 +94,51 @@ def test_a_waveform_has_the_extremes_of_equal_parts(tmp_path: Path, samples: int
         parts = [mulaw.decode(payload)[bucket == number] / 32_768 for number in range(wanted)]
         assert found[side]["min"] == pytest.approx([part.min() for part in parts], abs=1e-4)
         assert found[side]["max"] == pytest.approx([part.max() for part in parts], abs=1e-4)
+
+
+def test_the_header_is_the_one_that_libsndfile_writes(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((10, 2), np.int16), 8_000, "ULAW")
+    assert (tmp_path / "a.wav").read_bytes() == wav_header(10) + bytes([mulaw.SILENCE]) * 20
+
+
+PIECES = st.lists(st.builds(Piece, st.sampled_from(Side), st.integers(0, 900), st.binary(max_size=99)), max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(st.lists(PIECES, max_size=6))
+def test_it_can_be_played_after_every_write_and_holds_what_was_written_last(
+    tmp_path: Path, writes: list[list[Piece]]
+) -> None:
+    (tmp_path / NAME).unlink(missing_ok=True)
+    file, line, end = RecordingFile(tmp_path / NAME), np.full((1_000, 2), mulaw.SILENCE, np.uint8), 0
+    for pieces in writes:
+        file.write(pieces)
+        for piece in pieces:
+            line[piece.begin : piece.end, piece.side] = np.frombuffer(piece.payload, np.uint8)
+            end = max(end, piece.end)
+        found, _ = soundfile.read(file.path, dtype="int16", always_2d=True)
+        assert np.array_equal(found, np.stack([mulaw.decode(line[:end, side].tobytes()) for side in Side], axis=1))
+    file.close()
+
+
+@pytest.mark.parametrize("length", [100, 200, 900])
+def test_a_recording_ends_where_the_call_ended(tmp_path: Path, length: int) -> None:
+    file = RecordingFile(tmp_path / NAME)
+    file.write([Piece(Side.MOSHI, 0, b"\x10" * 200)])
+    file.end(length)
+    file.close()
+    sound, _ = soundfile.read(file.path, dtype="int16")
+    assert (len(sound), int(np.count_nonzero(sound[:, Side.MOSHI]))) == (length, min(length, 200))
+    assert file.path.stat().st_size == len(wav_header(0)) + 2 * length
+
+
+def test_nobody_else_may_read_it_it_is_locked_while_it_is_written_and_writes_over_no_other(tmp_path: Path) -> None:
+    file = RecordingFile(tmp_path / NAME)
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    with file.path.open("r+b") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.close()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(FileExistsError):
+        RecordingFile(file.path)

@@ -22,13 +22,10 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_recording_is_called_by_its_date_and_its_call() -> None:
-    assert recording_name(CallSid(ANN), NOON) == f"20260102T120000Z-{ANN}"
-
-
 def test_the_last_recording_of_a_call_is_found_and_the_finished_one_first(tmp_path: Path) -> None:
     names = [f"20260102T120000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.wav"]
     store = put(tmp_path, *names, f"20260102T140000Z-{BOB}.wav", f"20260102T130000Z-{ANN}.tokens")
+    assert recording_name(CallSid(ANN), NOON) == f"20260102T120000Z-{ANN}"
     assert store.audio_of(ANN) == tmp_path / names[1]
     assert store.audio_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
 
@@ -76,13 +73,10 @@ def test_what_is_old_is_deleted_by_when_it_was_last_written(tmp_path: Path) -> N
     assert left(tmp_path) == [f"{new}.flac", f"{new}.tokens", f"{ANN}.wav", "song.flac"], "others' files stay"
 
 
-def test_the_folder_is_made_for_this_user_alone(tmp_path: Path) -> None:
+def test_the_folder_is_made_for_this_user_alone_and_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     RecordingStore(tmp_path / "a" / "recordings").make()
     assert (tmp_path / "a" / "recordings").stat().st_mode & 0o777 == 0o700
     assert left(tmp_path / "a" / "recordings") == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="RECORDINGS_DIR="):
         RecordingStore(tmp_path / "file").make()

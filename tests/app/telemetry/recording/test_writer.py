@@ -3,9 +3,9 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,51 +16,47 @@ from app.calls.record import CallRecord
 from app.calls.session import CallSession
 from app.telemetry.recording import recorder as recorder_module
 from app.telemetry.recording.audio_files import RecordingFile
-from app.telemetry.recording.recorder import OUR_FAULT, CallRecorder, StepTokens
+from app.telemetry.recording.recorder import OUR_FAULT, StepTokens
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.timeline import Piece, Side
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
-from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, OVER, Talk, new_session
+from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk, new_session
 from tests.processes.pipeline import PATIENCE_S
 
 PIECE = Piece(Side.MOSHI, 0, LOUD * 5)
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Begins recordings."""
-
-    writer: RecordingWriter
-
-    def __call__(self, session: CallSession) -> CallRecorder:
-        recorder = self.writer.record(session, False)
-        assert recorder
-        return recorder
+FINE = CallSid("CAfine")
 
 
 @contextlib.asynccontextmanager
-async def writing(folder: Path, days: int = 0) -> AsyncIterator[Begin]:
-    """A writer at work; yields what begins a recording. At the end everything has been written and finished."""
+async def writing(folder: Path, days: int = 0) -> AsyncIterator[RecordingWriter]:
+    """A writer at work. At the end everything has been written and finished."""
     writer = RecordingWriter(RecordingStore(folder), "synthetic:parrot", every_call=True, days=days)
     writer.start()
     try:
-        yield Begin(writer)
+        yield writer
     finally:
         await writer.stop()
+
+
+def begin(writer: RecordingWriter, session: CallSession | None = None) -> Talk:
+    """Begin to record a stream that has not started yet."""
+    recorder = writer.record(session or new_session(), False)
+    assert recorder
+    return Talk(recorder)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def samples(folder: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.int16]]":
+def samples(folder: Path) -> Any:
     """Return the only recording, int16."""
     (path,) = folder.glob("*.flac")
     found, rate_hz = soundfile.read(path, dtype="int16")
     assert rate_hz == 8_000
-    return np.asarray(found, np.int16)
+    return found
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -71,14 +67,11 @@ async def until(is_so: Callable[[], object]) -> None:
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
-    session = new_session()
-    record = session.record
-    async with writing(tmp_path) as begin:
-        recorder = begin(session)
-        Talk(recorder).start().speak(1.0)
-        recorder.on_end(OVER, NOW + 1.5)
-    name = record.recording.name
-    assert str(record.recording) == f"kept in {name}"
+    async with writing(tmp_path) as writer:
+        talk = begin(writer).start().speak(1.0)
+        talk.end(1.5)
+    name = talk.record.recording.name
+    assert str(talk.record.recording) == f"kept in {name}"
     assert names(tmp_path) == [f"{name}.flac", f"{name}.tokens"]
     assert all(stat.S_IMODE((tmp_path / made).stat().st_mode) == 0o600 for made in names(tmp_path))
     found, loud = samples(tmp_path), int(mulaw.decode(LOUD)[0])
@@ -92,11 +85,9 @@ async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
 
 async def test_each_stream_of_a_call_has_files_of_its_own_even_within_a_second(tmp_path: Path) -> None:
     record = CallRecord(ANN, NOW)
-    async with writing(tmp_path) as begin:
+    async with writing(tmp_path) as writer:
         for seconds in (1.0, 2.0, 3.0):
-            recorder = begin(new_session(record=record))
-            Talk(recorder).start().speak(seconds)
-            recorder.on_end(OVER, NOW + seconds)
+            begin(writer, new_session(record=record)).start().speak(seconds).end(seconds)
     recordings = [stream.recording.name for stream in record.streams]
     assert len(set(recordings)) == 3
     assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
@@ -106,10 +97,10 @@ async def test_each_stream_of_a_call_has_files_of_its_own_even_within_a_second(t
 
 
 async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_path: Path) -> None:
-    async with writing(tmp_path) as begin:
-        recorder = begin(new_session())
-        Talk(recorder).start().speak(1.0).clear(NOW + 0.5)
-        recorder.on_end(OVER, NOW + 0.75)
+    async with writing(tmp_path) as writer:
+        talk = begin(writer).start().speak(1.0)
+        talk.clear(NOW + 0.5)
+        talk.end(0.75)
     found = samples(tmp_path)
     assert len(found) == 6_000
     assert np.flatnonzero(found[:, Side.MOSHI]).max() == 3_999
@@ -117,14 +108,12 @@ async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_pat
 
 
 async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -> None:
-    session = new_session()
-    record = session.record
-    async with writing(tmp_path) as begin:
-        recorder = begin(session)
-        recorder.queue.append(StepTokens(0, bytes(34)))
-        recorder.on_end(OVER, NOW + 1.0)
+    async with writing(tmp_path) as writer:
+        talk = begin(writer)
+        talk.recorder.queue.append(StepTokens(0, bytes(34)))
+        talk.end(1.0)
     assert names(tmp_path) == []
-    assert str(record.recording) == "no recording"
+    assert str(talk.record.recording) == "no recording"
 
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
@@ -138,89 +127,72 @@ async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 async def test_a_full_disk_ends_that_recording_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of one call is /dev/full, which takes nothing; the other call's disk has room."""
-    sessions = new_session(), new_session(CallSid("CAfine"))
-    full, fine = (session.record for session in sessions)
 
     class FullDiskFile(RecordingFile):
         def write(self, pieces: Sequence[Piece]) -> None:
-            if "CAfine" not in self.path.name:
+            if FINE not in self.path.name:
                 self.close()
                 self._descriptor = os.open("/dev/full", os.O_RDWR)
             super().write(pieces)
 
     monkeypatch.setattr(recorder_module, "RecordingFile", FullDiskFile)
-    async with writing(tmp_path) as begin:
-        talks = [Talk(begin(session)).start().speak(1.0) for session in sessions]
-        await until(lambda: full.recording.fault)
-        for talk in talks:
-            talk.speak(0.5, first=50).recorder.on_end(OVER, NOW + 2.0)
-    assert str(full.recording).endswith("broken off: No space left on device")
-    assert fine.recording.fault == ""
-    assert f"{fine.recording.name}.flac" in names(tmp_path)
-    assert begin.writer.faults == 1
-    assert len(talks[0].recorder.queue) == 0, "nothing piles up once it is broken off"
+    async with writing(tmp_path) as writer:
+        full, fine = (begin(writer, new_session(sid)).start().speak(1.0) for sid in (ANN, FINE))
+        await until(lambda: full.record.recording.fault)
+        for talk in (full, fine):
+            talk.speak(0.5, first=50).end(2.0)
+    assert str(full.record.recording).endswith("broken off: No space left on device")
+    assert fine.record.recording.fault == ""
+    assert f"{fine.record.recording.name}.flac" in names(tmp_path)
+    assert writer.faults == 1
+    assert len(full.recorder.queue) == 0, "nothing piles up once it is broken off"
 
 
-async def test_a_file_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path) -> None:
-    session = new_session()
-    record = session.record
-    async with writing(tmp_path) as begin:
-        recorder = begin(session)
-        (tmp_path / f"{record.recording.name}.wav").mkdir()
-        Talk(recorder).start().speak(1.0)
-        await until(lambda: record.recording.fault)
-        recorder.on_end(OVER, NOW + 1.0)
-    assert str(record.recording) == "File exists"
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_file_that_cannot_be_made_leaves_nothing_but_the_reason(tmp_path: Path, is_over: bool) -> None:
+    """If the call is over by then, somebody else must be told: its record has been written."""
+    reported = []
+    async with writing(tmp_path) as writer:
+        writer.on_late_fault = lambda record, slot: reported.append(record)
+        talk = begin(writer)
+        (tmp_path / f"{talk.record.recording.name}.wav").mkdir()
+        talk.recorder.is_over = is_over  # before the writer has begun
+        talk.start().speak(1.0)
+        await until(lambda: reported if is_over else talk.record.recording.fault)
+        talk.end(1.0)
+    assert str(talk.record.recording) == "File exists"
     assert [name[-4:] for name in names(tmp_path)] == [".wav"]
-
-
-async def test_a_fault_after_the_end_of_the_call_is_reported(tmp_path: Path) -> None:
-    session, reported = new_session(), asyncio.Event()
-    record = session.record
-    async with writing(tmp_path) as begin:
-        begin.writer.on_late_fault = lambda late, slot: reported.set() if late is record else None
-        recorder = begin(session)
-        (tmp_path / f"{record.recording.name}.wav").mkdir()
-        recorder.is_over = True  # before the writer has begun
-        Talk(recorder).start()
-        async with asyncio.timeout(PATIENCE_S):
-            await reported.wait()
-    assert record.recording.fault == "File exists"
+    assert reported == [talk.record] * is_over
 
 
 async def test_an_error_of_ours_costs_one_recording_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sessions = new_session(), new_session(CallSid("CAfine"))
-    wrong, fine = (session.record for session in sessions)
-    async with writing(tmp_path) as begin:
-        for session in sessions:
-            recorder = begin(session)
-            Talk(recorder).start().speak(1.0)
-            if session.record is wrong:
-                recorder.queue.append(StepTokens(50, None))  # type: ignore[arg-type]
-            recorder.on_end(OVER, NOW + 1.0)
-    assert (wrong.recording.fault, fine.recording.fault) == (OUR_FAULT, "")
-    assert f"{fine.recording.name}.flac" in names(tmp_path)
+    async with writing(tmp_path) as writer:
+        wrong, fine = (begin(writer, new_session(sid)).start().speak(1.0) for sid in (ANN, FINE))
+        wrong.recorder.queue.append(StepTokens(50, None))  # type: ignore[arg-type]
+        for talk in (wrong, fine):
+            talk.end(1.0)
+    assert (wrong.record.recording.fault, fine.record.recording.fault) == (OUR_FAULT, "")
+    assert f"{fine.record.recording.name}.flac" in names(tmp_path)
     assert "a recording is lost" in caplog.text
 
 
 async def test_what_a_killed_run_left_is_finished_and_what_another_run_writes_is_left_alone(tmp_path: Path) -> None:
-    dead, alive, empty = (tmp_path / f"20260102T12000{number}Z-{ANN}.wav" for number in range(3))
-    for path in (dead, empty):
-        file = RecordingFile(path)
-        file.write([PIECE] if path is dead else [])
-        file.close()
-    held = RecordingFile(alive)
-    held.write([PIECE])
+    dead, alive, empty = (RecordingFile(tmp_path / f"20260102T12000{number}Z-{ANN}.wav") for number in range(3))
+    for file in (dead, alive):
+        file.write([PIECE])
+    dead.close()
+    empty.close()
     ended_at = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
-    os.utime(dead, (ended_at, ended_at))
+    os.utime(dead.path, (ended_at, ended_at))
     async with writing(tmp_path):
         pass
-    held.close()
-    assert names(tmp_path) == [dead.with_suffix(".flac").name, alive.name]
+    alive.close()
+    flac = dead.path.with_suffix(".flac")
+    assert names(tmp_path) == [flac.name, alive.path.name]
     assert len(samples(tmp_path)) == 800
-    assert dead.with_suffix(".flac").stat().st_mtime == ended_at, "so that it is deleted in its time"
+    assert flac.stat().st_mtime == ended_at, "so that it is deleted in its time"
 
 
 async def test_recordings_are_deleted_after_their_days(tmp_path: Path) -> None:
@@ -236,12 +208,11 @@ async def test_recordings_are_deleted_after_their_days(tmp_path: Path) -> None:
 
 async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path) -> None:
     store = RecordingStore(tmp_path)
-    async with writing(tmp_path) as begin:
-        recorder = begin(new_session())
-        Talk(recorder).start().speak(1.0)
-        await until(lambda: store.audio_of(ANN) and not recorder.queue)
+    async with writing(tmp_path) as writer:
+        talk = begin(writer).start().speak(1.0)
+        await until(lambda: store.audio_of(ANN) and not talk.recorder.queue)
         path = store.audio_of(ANN)
         assert path
         assert path.suffix == ".wav"
-        recorder.on_end(OVER, NOW + 1.0)
+        talk.end(1.0)
     assert len(samples(tmp_path)) == 8_000
