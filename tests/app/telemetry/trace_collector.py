@@ -14,31 +14,24 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass
 class Collector:
-    """Takes spans at `url`, or answers with an HTTP `status` of failure."""
+    """Accepts spans at `url`, or answers with an HTTP `status` of failure."""
 
     url: str = ""
     status: int = 200
-    asked: int = 0
     spans: "queue.Queue[Span]" = field(default_factory=queue.Queue)
     resources: list[dict[str, object]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
-    def take(self, body: bytes) -> None:
-        request = ExportTraceServiceRequest.FromString(body)
-        for resource in request.resource_spans:
+    def accept(self, body: bytes) -> None:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.resources.append(values(resource.resource.attributes))
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    self.spans.put(span)
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                self.spans.put(span)
 
 
 def values(pairs: Iterable[KeyValue]) -> dict[str, object]:
     """Return attributes as Python has them."""
-    found = {}
-    for pair in pairs:
-        kind = pair.value.WhichOneof("value")
-        found[pair.key] = getattr(pair.value, str(kind))
-    return found
+    return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 
 @contextlib.contextmanager
@@ -48,10 +41,9 @@ def collecting() -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            collector.asked += 1
             collector.headers = {name.lower(): value for name, value in self.headers.items()}
             if collector.status == 200 and self.path == "/v1/traces":
-                collector.take(body)
+                collector.accept(body)
             self.send_response(collector.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
