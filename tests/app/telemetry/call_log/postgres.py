@@ -32,13 +32,9 @@ class PostgresServer:
 
     def start(self) -> None:
         flags = ["-p", str(self._port), "-k", str(self._folder), "-h", "127.0.0.1", "-F"]
+        command = [str(BINARIES[-1] / "postgres"), "-D", str(self._folder / "data"), *flags]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [BINARIES[-1] / "postgres", "-D", self._folder / "data", *flags],
-                **self._as_owner(),
-                stdout=log,
-                stderr=log,
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._as_owner())
         deadline_s = time.monotonic() + PATIENCE_S
         while self._call("pg_isready", "-q", *self._where()).returncode:
             assert time.monotonic() < deadline_s, (self._folder / "log").read_text()

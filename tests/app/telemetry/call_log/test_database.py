@@ -85,14 +85,10 @@ def test_a_call_of_two_runs_is_one_call_in_whatever_order_it_was_written(
     assert (call.reserved_at, call.ended_at, call.recording) == (NOON, SECOND.ended_at, "first")
     assert sids(database) == [ANN]
     assert database.recordings_with("+15550100001") == ({ANN}, {"first"})
-    assert database.forget("+15550100001") == (1, 0)
-
-
-def test_a_call_that_is_on_again_is_not_forgotten_yet(database: Database) -> None:
-    database.write(replace(FIRST))
     database.write(replace(SECOND, ended_at=None))
-    assert database.forget("+15550100001") == (0, 1)
-    assert sids(database) == [ANN]
+    assert database.forget("+15550100001") == (0, 1), "it is on again"
+    database.write(SECOND)
+    assert database.forget("+15550100001") == (1, 0)
 
 
 def test_the_newest_calls_come_first_and_as_many_as_asked_for(database: Database) -> None:
@@ -102,11 +98,8 @@ def test_the_newest_calls_come_first_and_as_many_as_asked_for(database: Database
     assert database.recent(2)[1].counters["frames_out"] == 4
 
 
-WAYS = ("15550100001", "whatsapp:+15550100001", "sip:+15550100001@gw.example.com;user=phone", "\u202a+1 555 0100001")
-
-
-@pytest.mark.parametrize("written", WAYS)
-def test_a_number_is_forgotten_in_whatever_way_it_was_written(database: Database, written: str) -> None:
+def test_a_number_is_forgotten_in_whatever_way_it_was_written(database: Database) -> None:
+    written = "sip:+15550100001@gw.example.com;user=phone"
     database.write(replace(entry(ANN, caller=written), recording="one", streams=[stream(1, recording="another")]))
     database.write(outbound(entry(BOB, caller=written)))
     database.write(replace(entry(EVE, caller="sip:alice@example.com"), recording="hers"))

@@ -6,7 +6,7 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,16 +15,15 @@ import psycopg
 import pytest
 
 from app.calls.record import CallRecord, EndReason
-from app.config import SettingsError
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import KILLED
-from app.telemetry.call_log.spool import open_spool
 from app.telemetry.call_log.transactions import CallLogError
 from app.telemetry.call_log.writer import MAX_QUEUED, RETRY_S, CallLogWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, call_record, entry
+from tests.app.telemetry.call_log.test_spool import killed
 from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Slot
 
@@ -40,8 +39,9 @@ def file_address(folder: Path) -> Address:
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
     """A SQLite file with tables, whose lock nobody waits for."""
     monkeypatch.setattr("app.telemetry.call_log.transactions.SQLITE_LOCK_S", 0.0)
-    Database(file_address(tmp_path)).migrate()
-    return file_address(tmp_path)
+    address = file_address(tmp_path)
+    Database(address).migrate()
+    return address
 
 
 def opened(address: Address, days: int = 0) -> CallLogWriter:
@@ -89,16 +89,6 @@ def errors(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 def lost_calls(log: pytest.LogCaptureFixture) -> dict[str, str]:
     """Return the message about each lost record, by SID."""
     return {one.call_sid: one.getMessage() for one in errors(log) if hasattr(one, "call_sid")}
-
-
-def test_a_record_is_stored_at_once_and_nothing_is_put_on_the_disk(file: Address) -> None:
-    writer = opened(file)
-    add(writer, ANN)
-    writer.deliver(0.0, NOON)
-    assert stored(file) == {ANN: HUNG_UP}
-    assert (on_disk(file), writer.waiting) == ([], 0)
-    writer.finish(1.0, NOON)
-    assert list(file.spool_folder.iterdir()) == []
 
 
 def test_what_a_locked_file_does_not_take_waits_on_the_disk_until_it_is_written(file: Address) -> None:
@@ -178,17 +168,8 @@ def test_a_folder_that_is_removed_loses_nothing_that_waited_in_it(file: Address)
     assert (stored(file), on_disk(file)) == ({ANN: HUNG_UP, BOB: HUNG_UP}, [])
 
 
-def left_behind(address: Address, *lines: str) -> str:
-    """Leave the spool of a run that was killed; return the run's name."""
-    spool = open_spool(address.spool_folder)
-    for line in lines:
-        spool.append(line)
-    spool._file.close()
-    return spool.run
-
-
 def test_half_a_line_is_lost_with_an_error_and_nothing_else_is(file: Address, caplog: pytest.LogCaptureFixture) -> None:
-    left_behind(file, entry(ANN).as_line(), "{}", '{"call_sid": "CAe', entry(BOB).as_line())
+    killed(file.spool_folder, entry(ANN).as_line(), "{}", '{"call_sid": "CAe', entry(BOB).as_line())
     writer = opened(file)
     for now in (0.0, 1.0):
         writer.deliver(now, NOON)
@@ -199,7 +180,7 @@ def test_half_a_line_is_lost_with_an_error_and_nothing_else_is(file: Address, ca
 
 def test_a_killed_runs_records_are_written_and_its_open_calls_closed(address: Address) -> None:
     Database(address).migrate()
-    on = replace(entry(ANN, ended=False), service=left_behind(address))
+    on = replace(entry(ANN, ended=False), service=killed(address.spool_folder).stem)
     lines = [one.as_line() for one in (on, replace(entry(BOB), service=on.service), entry(EVE, ended=False))]
     (address.spool_folder / f"{on.service}.spool").write_text("".join(f"{line}\n" for line in lines))
     Database(address).write(on)
@@ -209,7 +190,7 @@ def test_a_killed_runs_records_are_written_and_its_open_calls_closed(address: Ad
 
 
 def test_a_killed_runs_calls_are_closed_even_if_the_database_is_away_at_the_next_start(file: Address) -> None:
-    Database(file).write(replace(entry(ANN, ended=False), service=left_behind(file)))
+    Database(file).write(replace(entry(ANN, ended=False), service=killed(file.spool_folder).stem))
     with locked(file):
         opened(file).finish(0.0, NOON)
     assert stored(file) == {ANN: None}
@@ -235,12 +216,6 @@ def test_old_calls_are_deleted_if_there_is_a_limit(file: Address) -> None:
         assert set(stored(file)) == left
 
 
-def test_a_place_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="DATABASE_URL"):
-        CallLogWriter(file_address(tmp_path / "file"), "AC1", "loopback").start()
-
-
 @contextlib.asynccontextmanager
 async def writing(address: Address) -> AsyncIterator[CallLogWriter]:
     """A writer with its thread, which asks a database that is away again and again."""
@@ -254,20 +229,14 @@ async def writing(address: Address) -> AsyncIterator[CallLogWriter]:
             await writer.stop()
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - a thread gives no sign
-            await asyncio.sleep(LOOK_AGAIN_S)
-
-
 async def until_stored(address: Address, calls: dict[str, str | None]) -> None:
-    def is_stored() -> bool:
-        with contextlib.suppress(CallLogError):  # no tables yet
-            return stored(address) == calls
-        return False
-
-    await until(is_stored)
+    """Wait for what the writer's thread does."""
+    found: dict[str, str | None] = {}
+    async with asyncio.timeout(PATIENCE_S):
+        while found != calls:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            with contextlib.suppress(CallLogError):  # no tables yet
+                found = await asyncio.to_thread(stored, address)
 
 
 async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:
@@ -308,20 +277,6 @@ async def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
         remove(address)
         add(writer, BOB)
         await until_stored(address, {BOB: HUNG_UP})
-
-
-@pytest.mark.slow
-async def test_a_server_that_crashes_and_comes_back_gets_everything(server: PostgresServer, tmp_path: Path) -> None:
-    address = address_of(server.new_database(), tmp_path)
-    async with writing(address) as writer:
-        add(writer, ANN)
-        await until_stored(address, {ANN: HUNG_UP})
-        server.stop()
-        add(writer, BOB, EVE)
-        await until(lambda: writer.is_away)
-        server.start()
-        await until(lambda: not (writer.is_away or writer.waiting))
-    assert stored(address) == dict.fromkeys((ANN, BOB, EVE), HUNG_UP)
 
 
 @pytest.mark.slow
