@@ -45,7 +45,6 @@ class CallTraces:
 
     @property
     def lost(self) -> int:
-        """Spans that the collector did not accept."""
         return self._exporter.lost
 
     def start(self) -> None:

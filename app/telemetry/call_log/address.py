@@ -34,7 +34,7 @@ _UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A database, and the folder in which records wait for it: a SQLite file, or a server by libpq's parameters."""
+    """A SQLite file or a server; `shown` is its name without a password, records wait for it in `spool_folder`."""
 
     shown: str
     spool_folder: Path
@@ -42,7 +42,6 @@ class Address:
     conninfo: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        """Return the database's name without its password."""
         return self.shown
 
 

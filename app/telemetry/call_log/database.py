@@ -48,7 +48,6 @@ class Database(Transactions):
             return old, total
 
     def delete_old(self, before: datetime) -> int:
-        """Delete the calls that ended before this moment; return how many."""
         with self.begin(LONG_LIMIT_S, writes=True) as connection:
             return connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
 

@@ -41,7 +41,6 @@ class Spool:
 
     @property
     def alive_at(self) -> datetime:
-        """When the run was last alive."""
         return datetime.fromtimestamp(os.fstat(self._file.fileno()).st_mtime, UTC)
 
     def touch(self) -> None:
@@ -119,7 +118,6 @@ def dead_spools(folder: Path) -> Iterator[Spool]:
 
 
 def records_wait(folder: Path) -> bool:
-    """Whether records wait in any spool of this folder."""
     return _bytes_in(folder) > 0
 
 
@@ -155,7 +153,6 @@ def deliver_spool(database: Database, spool: Spool) -> int:
 
 
 def log_lost(call_sid: str, end: str | None, reason: object) -> None:
-    """Log that the record of a call is lost."""
     CallLog(log, CallSid(call_sid)).error("the record of this call is lost (%s): %s", end or "it was on", reason)
 
 

@@ -5,6 +5,7 @@ No label has a value that comes from outside (no call, no number, no address), s
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -22,13 +23,16 @@ Numbers = float | Mapping[str, float]
 """One number, or one for each value of a label."""
 
 
-def gauge(name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
-    return _filled(GaugeMetricFamily, name, help_text, numbers, label)
+def _filled(kind: Any, name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
+    family: Family = kind(PREFIX + name, help_text, labels=[label] if label else [])
+    for value, number in _by_label(numbers):
+        family.add_metric(value, number)  # type: ignore[attr-defined]
+    return family
 
 
-def counter(name: str, help_text: str, numbers: Numbers, label: str = "") -> Family:
-    """Return a counter; prometheus-client adds `_total` to its name."""
-    return _filled(CounterMetricFamily, name, help_text, numbers, label)
+gauge = partial(_filled, GaugeMetricFamily)
+counter = partial(_filled, CounterMetricFamily)
+"""prometheus-client adds `_total` to its name."""
 
 
 def info(name: str, help_text: str, labels: Mapping[str, str]) -> Family:
@@ -44,13 +48,6 @@ def histogram(name: str, help_text: str, counted: Histogram | Mapping[str, Histo
     for value, one in _by_label(counted):
         bounds = (*map(str, one.bounds), "+Inf")
         family.add_metric(value, list(zip(bounds, accumulate(one.counts), strict=True)), one.total)
-    return family
-
-
-def _filled(kind: Any, name: str, help_text: str, numbers: Numbers, label: str) -> Family:
-    family: Family = kind(PREFIX + name, help_text, labels=[label] if label else [])
-    for value, number in _by_label(numbers):
-        family.add_metric(value, number)  # type: ignore[attr-defined]
     return family
 
 

@@ -38,8 +38,6 @@ _APP = psutil.Process()
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
-    """Where the numbers are."""
-
     settings: Settings
     manager: CallManager
     supervisor: Supervisor

@@ -129,7 +129,6 @@ class CallFiles:
         self._writes = 0
 
     def write(self) -> None:
-        """Write what has come since the last time."""
         is_over, waiting = self._recorder.is_over or bool(self.recording.fault), self._recorder.queue
         try:
             self._write([waiting.popleft() for _ in range(len(waiting))])
@@ -138,7 +137,6 @@ class CallFiles:
         self.is_over = is_over or bool(self.recording.fault)
 
     def break_off(self, fault: str) -> None:
-        """Write no more, for a reason."""
         self.is_over, self.recording.fault = True, fault
         if self.file is None:
             self.recording.name = ""

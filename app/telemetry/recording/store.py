@@ -9,12 +9,11 @@ import os
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from app.config import SettingsError
-from app.twilio.events import CallSid
 
 WAV, FLAC, TOKENS, PART = ".wav", ".flac", ".tokens", ".part"
 SUFFIXES = (FLAC, WAV, TOKENS)
@@ -93,11 +92,6 @@ class RecordingStore:
         except FileNotFoundError:
             return []
         return [self.folder / name for name in names if _OURS.fullmatch(name)]
-
-
-def recording_name(call_sid: CallSid, began: datetime) -> str:
-    """Return the name of a call's recording."""
-    return f"{began.astimezone(UTC):%Y%m%dT%H%M%SZ}-{call_sid}"
 
 
 def _name(path: Path) -> str:

@@ -25,7 +25,7 @@ KIND = "moshi-bridge tokens 1"
 
 
 class TokenLogError(ValueError):
-    """The file is no token log; the message says why."""
+    """The message says why the file is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from app.logging import CallLog
 from app.telemetry.expiry import CHECK_EVERY_S, Expiry
 from app.telemetry.recording.audio_files import AudioFileError, encode_flac
 from app.telemetry.recording.recorder import OUR_FAULT, CallFiles, CallRecorder
-from app.telemetry.recording.store import RecordingStore, recording_name
+from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tokens import TokenHeader
 from workers.messages import Slot
 
@@ -119,7 +119,7 @@ class RecordingWriter:
 def _new_name(record: CallRecord, began: datetime) -> str:
     """Return a name that no recording of the call has: names differ by seconds, streams may be closer."""
     used = {stream.recording.name for stream in record.streams}
-    while (name := recording_name(record.call_sid, began)) in used:
+    while (name := f"{began:%Y%m%dT%H%M%SZ}-{record.call_sid}") in used:
         began += timedelta(seconds=1)
     return name
 

@@ -83,7 +83,6 @@ async def exporting(url: str) -> AsyncIterator[CallTraces]:
 
 
 def sids(collector: Collector) -> list[object]:
-    """Return the call SIDs of the spans that have come."""
     return [values(collector.spans.get_nowait().attributes)["call.sid"] for _ in range(collector.spans.qsize())]
 
 

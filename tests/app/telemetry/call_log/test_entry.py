@@ -52,14 +52,10 @@ def test_latency_and_processing_become_percentiles() -> None:
     assert (made.latency_p50_ms, made.latency_p95_ms, made.latency_p99_ms) == expected
 
 
-def test_a_call_that_has_only_begun_has_no_end() -> None:
-    made = entry(ended=False)
-    assert (made.ended_at, made.end_reason, made.ended_by, made.first_sound_ms) == (None, None, None, None)
-    assert (made.processing_p50_ms, made.transcript, made.events) == (None, [], [(0.0, "reserved", "")])
-
-
 def test_a_killed_call_ends_when_its_service_was_last_alive_and_not_before_it_began() -> None:
     on = replace(entry(ended=False), streams=[stream(1), stream(2, ended=False)])
+    assert (on.ended_at, on.end_reason, on.ended_by, on.first_sound_ms) == (None, None, None, None)
+    assert (on.processing_p50_ms, on.transcript, on.events) == (None, [], [(0.0, "reserved", "")])
     alive_at = NOON + timedelta(seconds=30)
     killed = on.killed(alive_at)
     assert (killed.ended_at, killed.end_reason, killed.ended_by) == (alive_at, KILLED, "service")

@@ -1,5 +1,7 @@
 """What the recorder queues for the writer, on real sessions whose time is told."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -104,11 +106,8 @@ def test_a_call_that_asks_where_nothing_is_recorded_says_why() -> None:
     assert (str(asked.record.recording), str(other.record.recording)) == (recording.NO_FOLDER, "no recording")
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_call_that_had_no_stream_has_no_recording(ends: bool) -> None:
+@pytest.mark.parametrize("finish", [lambda talk: talk.end(0.0), lambda talk: talk.recorder.on_error()])
+def test_a_call_that_had_no_stream_has_no_recording(finish: Callable[[Talk], None]) -> None:
     talk = Talk()
-    if ends:
-        talk.end(0.0)
-    else:
-        talk.recorder.on_error()
+    finish(talk)
     assert talk.recorder.recording.name == ""

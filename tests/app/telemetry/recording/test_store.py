@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.config import SettingsError
-from app.telemetry.recording.store import RecordingStore, recording_name
-from app.twilio.events import CallSid
+from app.telemetry.recording.store import RecordingStore
 
 ANN, BOB = "CA" + "a" * 32, "CA" + "b" * 32
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -25,8 +24,9 @@ def left(folder: Path) -> list[str]:
 def test_the_last_recording_of_a_call_is_found_and_the_finished_one_first(tmp_path: Path) -> None:
     names = [f"20260102T120000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.flac", f"20260102T130000Z-{ANN}.wav"]
     store = put(tmp_path, *names, f"20260102T140000Z-{BOB}.wav", f"20260102T130000Z-{ANN}.tokens")
-    assert recording_name(CallSid(ANN), NOON) == f"20260102T120000Z-{ANN}"
     assert store.audio_of(ANN) == tmp_path / names[1]
+    assert store.of_calls({ANN}) == {f"20260102T120000Z-{ANN}", f"20260102T130000Z-{ANN}"}
+    assert store.of_calls({ANN[:-1]}) == set()
     assert store.audio_of(BOB) == tmp_path / f"20260102T140000Z-{BOB}.wav"
 
 
@@ -45,12 +45,6 @@ def test_nothing_but_a_whole_sid_finds_a_recording(tmp_path: Path, asked: str) -
     folder.mkdir()
     put(tmp_path, "secret.flac", "20260102T120000Z-secret.flac")
     assert put(folder, f"20260102T120000Z-{ANN}.flac", "odd.flac").audio_of(asked) is None
-
-
-def test_a_folder_that_is_not_there_has_no_recordings(tmp_path: Path) -> None:
-    store = RecordingStore(tmp_path / "nowhere")
-    assert store.audio_of(ANN) is None
-    assert store.delete([ANN]) == 0
 
 
 def test_all_that_belongs_to_a_recording_is_deleted_and_nothing_else(tmp_path: Path) -> None:
@@ -77,13 +71,8 @@ def test_the_folder_is_made_for_this_user_alone_and_one_that_cannot_be_written_i
     RecordingStore(tmp_path / "a" / "recordings").make()
     assert (tmp_path / "a" / "recordings").stat().st_mode & 0o777 == 0o700
     assert left(tmp_path / "a" / "recordings") == []
+    nowhere = RecordingStore(tmp_path / "nowhere")
+    assert (nowhere.audio_of(ANN), nowhere.delete([ANN])) == (None, 0)
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="RECORDINGS_DIR="):
         RecordingStore(tmp_path / "file").make()
-
-
-def test_all_recordings_of_a_call_are_known_by_its_sid(tmp_path: Path) -> None:
-    names = [f"20260102T120000Z-{ANN}", f"20260102T130000Z-{ANN}"]
-    store = put(tmp_path, f"{names[0]}.flac", f"{names[1]}.wav", f"20260102T120000Z-{BOB}.flac")
-    assert store.of_calls({ANN}) == set(names)
-    assert store.of_calls({ANN[:-1]}) == set()

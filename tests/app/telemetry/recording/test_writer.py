@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -90,7 +91,7 @@ async def test_each_stream_of_a_call_has_files_of_its_own_even_within_a_second(t
             begin(writer, new_session(record=record)).start().speak(seconds).end(seconds)
     recordings = [stream.recording.name for stream in record.streams]
     assert len(set(recordings)) == 3
-    assert all(name.endswith(f"-{record.call_sid}") for name in recordings)
+    assert all(re.fullmatch(rf"\d{{8}}T\d{{6}}Z-{record.call_sid}", name) for name in recordings)
     assert [soundfile.info(tmp_path / f"{name}.flac").duration for name in recordings] == [1.0, 2.0, 3.0]
     assert len(names(tmp_path)) == 6
     assert record.recording is record.streams[2].recording, "the last one that there is"
