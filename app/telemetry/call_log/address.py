@@ -14,10 +14,8 @@ from psycopg.pq import PGconn
 
 from app.config import Settings, SettingsError
 
-OFF = "off"
 WRONG = "DATABASE_URL: must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or off"
 ESCAPED = "in a password write %25 for %, %40 for @, %2F for / and %3F for ?"
-POSTGRESQL = ("postgresql", "postgres")
 DEFAULTS = {
     "connect_timeout": "5",
     "keepalives_idle": "10",
@@ -48,11 +46,11 @@ class Address:
 def find_address(settings: Settings) -> Address | None:
     """Return where the call log is, None if DATABASE_URL is off. Raises SettingsError if it is no such place."""
     url = settings.call_log.url
-    if url in ("", OFF):
+    if url in ("", "off"):
         return None
     scheme, _, rest = url.partition("://")
     backend = scheme.partition("+")[0]
-    if backend in POSTGRESQL:
+    if backend in ("postgresql", "postgres"):
         return _server(f"postgresql://{rest}", settings.model.cache / "call-log")
     place = rest.removeprefix("/")
     if backend != "sqlite" or not rest.startswith("/") or place in ("", ":memory:"):

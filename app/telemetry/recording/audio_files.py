@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
-from app.telemetry.recording.store import FLAC, PART
+from app.telemetry.recording.store import FLAC, PART, private
 from app.telemetry.recording.timeline import Piece, Side
 
 CHANNELS = len(Side)
@@ -25,8 +26,6 @@ HEADER_BYTES = _HEADER.size
 _MULAW = 7
 BLOCK = 1 << 16
 """Stereo samples at a time, eight seconds."""
-FULL_SCALE = 1 << 15
-DECIMALS = 4
 
 
 class RecordingFile:
@@ -138,16 +137,12 @@ def encode_flac(recording: Path) -> Path | None:
 
 
 def _encode(source_path: Path, target: Path) -> None:
-    descriptor = os.open(target, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
-    try:
-        with open_audio(source_path) as source:
-            form = {"samplerate": source.samplerate, "channels": source.channels, "format": "FLAC"}
-            with soundfile.SoundFile(descriptor, "w", **form, closefd=False) as sink:
-                for block in source.blocks(BLOCK, dtype="int16"):
-                    sink.write(block)
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with FileIO(target, "w+", opener=private) as file, open_audio(source_path) as source:
+        form = {"samplerate": source.samplerate, "channels": source.channels, "format": "FLAC"}
+        with soundfile.SoundFile(file.fileno(), "w", **form, closefd=False) as sink:
+            for block in source.blocks(BLOCK, dtype="int16"):
+                sink.write(block)
+        os.fsync(file.fileno())
 
 
 def read_waveform(path: Path, buckets: int) -> dict[str, object]:
@@ -169,7 +164,7 @@ def read_waveform(path: Path, buckets: int) -> dict[str, object]:
         seconds = source.frames / source.samplerate
     extremes = (("min", low), ("max", high))
     sides = {
-        name: {extreme: np.round(values[:, side] / FULL_SCALE, DECIMALS).tolist() for extreme, values in extremes}
+        name: {extreme: np.round(values[:, side] / 32_768, 4).tolist() for extreme, values in extremes}
         for side, name in enumerate(("caller", "moshi"))
     }
     return {"seconds": round(seconds, 3), "buckets": count, **sides}

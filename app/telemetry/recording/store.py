@@ -94,5 +94,10 @@ class RecordingStore:
         return [self.folder / name for name in names if _OURS.fullmatch(name)]
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file that nobody else may read."""
+    return os.open(path, flags, 0o600)
+
+
 def _name(path: Path) -> str:
     return path.name.partition(".")[0]

@@ -21,7 +21,6 @@ from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 TOLERANCE = 8
 """A millisecond."""
 WINDOW_S = 5
-FAR = 1 << 62
 
 
 class Side(IntEnum):
@@ -54,9 +53,8 @@ class Timeline:
         """Where the zero of the caller's timestamps is."""
         self._next = 0
         self._second = -1
-        self._least_now = self._least_before = FAR
-        """The least offset of a packet in this second of our clock, and in those before it (`_least`)."""
-        self._least: deque[int] = deque(maxlen=WINDOW_S - 1)
+        self._least: deque[int] = deque(maxlen=WINDOW_S)
+        """The least offset of a packet in this second of our clock, the last, and in those before it."""
 
     def place_inbound(self, begin: int, arrived_s: float, payload: bytes) -> list[Piece]:
         """Place the caller's packet that begins at sample `begin` of its own clock."""
@@ -89,10 +87,10 @@ class Timeline:
     def _least_offset(self, offset: int, second: int) -> int:
         """Return the least offset of the last seconds, this packet's included."""
         if second != self._second:
-            self._least.append(self._least_now)
-            self._least_before, self._least_now, self._second = min(self._least), offset, second
-        self._least_now = min(self._least_now, offset)
-        return min(self._least_before, self._least_now)
+            self._least.append(offset)
+            self._second = second
+        self._least[-1] = min(self._least[-1], offset)
+        return min(self._least)
 
     def _place(self, side: Side, begin: int, payload: bytes) -> list[Piece]:
         """Return the part of a payload whose place is not given out yet."""

@@ -9,11 +9,13 @@ sampled `delays[c]` steps after f. The last record may be cut short.
 import json
 import os
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.telemetry.recording.store import private
 from app.twilio.events import CallSid
 
 TOKENS = 17
@@ -43,9 +45,9 @@ class TokenLog:
     """A new file, made when there is a first record to write; whatever touches it may raise OSError."""
 
     def __init__(self, path: Path, header: TokenHeader) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-        self._header, self._rest = json.dumps(asdict(header)).encode() + b"\n", b""
+        self._path, self._header = path, header
+        self._file: FileIO | None = None
+        self._rest = b""
         self._next = 0
 
     def add(self, seq: int, tokens: bytes) -> None:
@@ -56,15 +58,15 @@ class TokenLog:
             self._next = seq + 1
 
     def write(self) -> None:
-        if self._rest and self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
-            self._rest = self._header + self._rest
-        while self._rest and self._descriptor is not None:
-            self._rest = self._rest[os.write(self._descriptor, self._rest) :]
+        if self._rest and self._file is None:
+            self._file = FileIO(self._path, "x", opener=private)
+            self._rest = json.dumps(asdict(self._header)).encode() + b"\n" + self._rest
+        while self._rest and self._file:
+            self._rest = self._rest[os.write(self._file.fileno(), self._rest) :]
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        if self._file:
+            self._file.close()
 
 
 def read_tokens(path: Path) -> tuple[TokenHeader, NDArray[np.int16]]:
