@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 from app.telemetry.recording.store import FLAC, PART, private
@@ -50,7 +49,8 @@ class RecordingFile:
         end = max(self._length, max(piece.end for piece in pieces))
         samples = self._read(begin, end)
         for piece in pieces:
-            samples[piece.begin - begin : piece.end - begin, piece.side] = np.frombuffer(piece.payload, np.uint8)
+            first = CHANNELS * (piece.begin - begin) + piece.side
+            samples[first : first + CHANNELS * len(piece.payload) : CHANNELS] = piece.payload
         self._write(samples, begin)
 
     def end(self, length: int) -> None:
@@ -67,16 +67,14 @@ class RecordingFile:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _read(self, begin: int, end: int) -> NDArray[np.uint8]:
-        """Return what the file has of these samples, shape (end - begin, 2), silence after its end."""
-        samples = np.full((end - begin, CHANNELS), SILENCE, np.uint8)
+    def _read(self, begin: int, end: int) -> bytearray:
+        """Return what the file has of these samples, silence after its end."""
         known = os.pread(self._descriptor, CHANNELS * (self._length - begin), HEADER_BYTES + CHANNELS * begin)
-        samples.reshape(-1)[: len(known)] = np.frombuffer(known, np.uint8)
-        return samples
+        return bytearray(known.ljust(CHANNELS * (end - begin), bytes([SILENCE])))
 
-    def _write(self, samples: NDArray[np.uint8], begin: int) -> None:
-        self._put(samples.tobytes(), HEADER_BYTES + CHANNELS * begin)
-        self._set_length(begin + len(samples))
+    def _write(self, samples: bytearray, begin: int) -> None:
+        self._put(bytes(samples), HEADER_BYTES + CHANNELS * begin)
+        self._set_length(begin + len(samples) // CHANNELS)
 
     def _set_length(self, length: int) -> None:
         self._length = length
