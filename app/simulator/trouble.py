@@ -25,7 +25,6 @@ class Window:
 
     @property
     def end_s(self) -> float:
-        """When it is over."""
         return self.at_s + self.length_s
 
 
@@ -78,7 +77,6 @@ class Scenario:
 
     @property
     def ends_s(self) -> float:
-        """Return when the call is over."""
         return min(self.seconds, self.cut_s or self.seconds)
 
     def reads_s(self, moment_s: float, last_s: float) -> float:
@@ -115,13 +113,10 @@ KNOWN = {
 }
 
 
-_SCENARIO: TypeAdapter[Scenario] = TypeAdapter(Scenario)
-
-
 def read_scenario(path: Path) -> Scenario:
     """Read a scenario from a JSON object of the fields of `Scenario`. Raises ValueError that names what is wrong."""
     try:
-        return _SCENARIO.validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(Scenario).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()]
         names = ", ".join(field.name for field in fields(Scenario))

@@ -34,8 +34,19 @@ async def place(
     stand_in: RestStandIn, detection: MachineDetection | None = None, time_limit_s: int | None = None
 ) -> PlacedCall:
     urls = f"{PUBLIC_URL}/twilio/voice?greeting_frames=7", f"{PUBLIC_URL}/status"
-    placed = await rest(stand_in).place_call(CallRequest(THEIRS, OURS, *urls, time_limit_s, detection))
-    return stand_in.account.calls[placed.sid]
+    call = await rest(stand_in).place_call(CallRequest(THEIRS, OURS, *urls, time_limit_s, detection))
+    return stand_in.account.calls[call.sid]
+
+
+@asynccontextmanager
+async def placed(
+    server: SmallServer, callee: Callee, detection: MachineDetection | None = None, time_limit_s: int | None = None
+) -> AsyncIterator[tuple[PlacedCall, TwilioRest]]:
+    """Yield a call that is over, and the API to ask about it."""
+    async with twilio(server, callee) as stand_in:
+        call = await place(stand_in, detection, time_limit_s)
+        await stand_in.settle()
+        yield call, rest(stand_in)
 
 
 def told(server: SmallServer) -> list[str]:
@@ -44,9 +55,8 @@ def told(server: SmallServer) -> list[str]:
 
 async def test_a_call_rings_is_answered_talks_and_ends_and_callbacks_tell_of_it() -> None:
     answers = ["", "", "", connect(), ""]
-    async with serving(echo, answers=answers) as server, twilio(server, Callee(duration_s=0.5)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
+    async with serving(echo, answers=answers) as server, placed(server, Callee(duration_s=0.5)) as (call, _):
+        pass
     assert told(server) == ["initiated", "ringing", "in-progress", "completed"]
     [voice] = [form for path, form in server.asked if path == "/twilio/voice"]
     assert (voice["Direction"], voice["CallStatus"]) == ("outbound-api", "in-progress")
@@ -60,9 +70,8 @@ async def test_a_call_rings_is_answered_talks_and_ends_and_callbacks_tell_of_it(
 
 @pytest.mark.parametrize("answer", [Answer.BUSY, Answer.NO_ANSWER, Answer.FAILED])
 async def test_who_does_not_answer_is_not_put_through(answer: Answer) -> None:
-    async with serving(answers=["", "", ""]) as server, twilio(server, Callee(answer)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
+    async with serving(answers=["", "", ""]) as server, placed(server, Callee(answer)) as (call, _):
+        pass
     assert told(server) == ["initiated", "ringing", answer]
     assert (call.status, call.report) == (answer, None)
 
@@ -78,23 +87,16 @@ async def test_who_does_not_answer_is_not_put_through(answer: Answer) -> None:
 async def test_machine_detection_reports_who_has_answered(
     detection: MachineDetection, machine: bool, found: str
 ) -> None:
-    async with (
-        serving(answers=["", "", "", twiml.hangup(), ""]) as server,
-        twilio(server, Callee(machine=machine)) as stand_in,
-    ):
-        call = await place(stand_in, detection)
-        await stand_in.settle()
-        assert (await rest(stand_in).fetch_call(CallSid(call.sid))).answered_by == found
+    answers = ["", "", "", twiml.hangup(), ""]
+    async with serving(answers=answers) as server, placed(server, Callee(machine=machine), detection) as (call, api):
+        assert (await api.fetch_call(CallSid(call.sid))).answered_by == found
     assert [form["AnsweredBy"] for path, form in server.asked if path == "/twilio/voice"] == [found]
 
 
 async def test_a_call_is_ended_by_its_time_limit() -> None:
-    async with (
-        serving(echo, answers=["", "", "", connect(), ""]) as server,
-        twilio(server, Callee(duration_s=3_600.0)) as stand_in,
-    ):
-        call = await place(stand_in, time_limit_s=1)
-        await stand_in.settle()
+    answers = ["", "", "", connect(), ""]
+    async with serving(echo, answers=answers) as server, placed(server, Callee(duration_s=3e3), None, 1) as (call, _):
+        pass
     assert call.report is not None
     assert 7_900 <= len(call.report.heard) <= 8_800
 
@@ -108,18 +110,14 @@ async def test_a_call_that_rings_for_ever_can_be_ended() -> None:
 
 
 async def test_a_webhook_that_fails_is_noted_as_twilio_would() -> None:
-    async with serving(answers=["", "", "", "no TwiML", ""]) as server, twilio(server) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
-        assert await rest(stand_in).call_errors(CallSid(call.sid)) == (12100,)
+    async with serving(answers=["", "", "", "no TwiML", ""]) as server, placed(server, Callee()) as (call, api):
+        assert await api.call_errors(CallSid(call.sid)) == (12100,)
 
 
 async def test_a_callback_that_fails_is_a_warning_and_the_call_goes_on() -> None:
-    async with serving(answers=["", ""]) as server, twilio(server, Callee(Answer.BUSY)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
+    async with serving(answers=["", ""]) as server, placed(server, Callee(Answer.BUSY)) as (call, api):
         assert (call.status, call.notifications) == ("busy", [("1", 11200)])
-        assert await rest(stand_in).call_errors(CallSid(call.sid)) == ()
+        assert await api.call_errors(CallSid(call.sid)) == ()
 
 
 async def test_a_refusal_is_the_json_that_twilio_sends() -> None:

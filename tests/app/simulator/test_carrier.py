@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
@@ -50,7 +50,7 @@ def ends(started: Started = STARTED) -> tuple[CarrierProtocol, StreamProtocol]:
 
 def test_twilios_messages_are_the_documented_ones() -> None:
     carrier = CarrierProtocol()
-    events: list[Event] = [
+    opening: list[Event] = [
         Connected(),
         STARTED,
         Unknown("novelty"),
@@ -58,11 +58,11 @@ def test_twilios_messages_are_the_documented_ones() -> None:
         MarkPlayed("my label"),
         DtmfPressed("1"),
     ]
-    written = {json.loads(text)["event"]: json.loads(text) for text in map(carrier.send, events)}
-    for kind in ("connected", "start", "media", "mark", "dtmf"):
-        assert written[kind] == json.loads(BY_KIND[kind])
-    stop = json.loads(carrier.send(Stopped()))
-    assert stop == {**json.loads(BY_KIND["stop"]), "sequenceNumber": "6"}
+    written = {json.loads(text)["event"]: json.loads(text) for text in map(carrier.send, [*opening, Stopped()])}
+    documented = {kind: json.loads(message) for kind, message in BY_KIND.items()}
+    documented["stop"]["sequenceNumber"] = "6"
+    del written["novelty"]
+    assert written == documented
 
 
 def test_packets_are_counted_apart_from_messages() -> None:
@@ -73,18 +73,13 @@ def test_packets_are_counted_apart_from_messages() -> None:
     assert [packet["sequenceNumber"] for packet in packets] == ["3", "4"]
 
 
-def sequenced(event: Event, sequence: int) -> Event:
-    return Media(event.timestamp_ms, event.payload, sequence) if isinstance(event, Media) else event
-
-
+@settings(max_examples=40)  # each a whole stream
 @given(starts, during)
 def test_the_server_receives_what_twilio_sends(started: Started, events: list[Event]) -> None:
     carrier, server = CarrierProtocol(), StreamProtocol()
     said = [Connected(), started, *events, Stopped()]
-    heard = [server.receive(carrier.send(event)) for event in said]
-    assert heard == [sequenced(event, sequence) for sequence, event in enumerate(said)]
+    assert [server.receive(carrier.send(event)) for event in said] == said
     assert carrier.state is server.state is StreamState.STOPPED
-    assert server.sequence_gaps == 0
 
 
 def serialized(server: StreamProtocol, event: ServerEvent) -> str:

@@ -25,6 +25,7 @@ def test_a_window_may_lead_into_the_next() -> None:
 
 def test_packets_leave_when_their_last_sample_is_spoken_on_the_callers_clock() -> None:
     assert [Scenario().leaves_s(number) for number in range(3)] == pytest.approx([0.02, 0.04, 0.06])
+    assert Scenario().leaves_s(180_000 - 1) == 3600.0
     assert Scenario(drift_ppm=1_000).leaves_s(4_999) == pytest.approx(100 / 1.001)
 
 

@@ -5,24 +5,18 @@ from hypothesis import strategies as st
 from app.twilio.status import LONGEST_TEXT, CallStatusCallback, StreamStatusCallback, parse_status
 
 
-@pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
-def test_the_end_of_a_call_has_its_length(status: str) -> None:
-    ended = parse_status({"CallStatus": status, "CallDuration": "75"})
-    assert ended == CallStatusCallback(status, 75)
-    assert isinstance(ended, CallStatusCallback)
-    assert ended.over
-
-
-@pytest.mark.parametrize("status", ["queued", "initiated", "ringing", "in-progress"])
-def test_a_call_that_goes_on_is_not_over(status: str) -> None:
-    going = parse_status({"CallStatus": status})
-    assert going == CallStatusCallback(status)
-    assert isinstance(going, CallStatusCallback)
-    assert not going.over
-
-
-def test_a_call_may_fail_with_a_code() -> None:
-    assert parse_status({"CallStatus": "failed", "ErrorCode": "13224"}) == CallStatusCallback("failed", None, 13224)
+@pytest.mark.parametrize(
+    ("status", "over"),
+    [
+        *((status, True) for status in ("completed", "busy", "failed", "no-answer", "canceled")),
+        *((status, False) for status in ("queued", "initiated", "ringing", "in-progress")),
+    ],
+)
+def test_the_status_of_a_call(status: str, over: bool) -> None:
+    found = parse_status({"CallStatus": status, "CallDuration": "75", "ErrorCode": "13224", "SequenceNumber": "2"})
+    assert found == CallStatusCallback(status, 75, 13224, 2)
+    assert isinstance(found, CallStatusCallback)
+    assert found.over is over
 
 
 @pytest.mark.parametrize(

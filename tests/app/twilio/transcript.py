@@ -80,13 +80,11 @@ BY_KIND = {"connected": CONNECTED, "start": START, "media": MEDIA, "dtmf": DTMF,
 
 def changed(message: str, path: str, value: object) -> str:
     """Return the message with another value at `a.b.c`; an Ellipsis takes the key out."""
-    fields = json.loads(message)
+    fields = inner = json.loads(message)
     *way, last = path.split(".")
-    place = fields
     for key in way:
-        place = place[key]
+        inner = inner[key]
+    inner[last] = value
     if value is ...:
-        del place[last]
-    else:
-        place[last] = value
+        del inner[last]
     return json.dumps(fields)
