@@ -91,9 +91,9 @@ class PlayoutModel:
         cursor = self._move(now)
         return self._return(sum(position <= cursor for _, position, _ in self._marks), now, cleared=False)
 
-    def next_mark_s(self) -> float | None:
-        """Return when the next mark will be reached, None without one."""
-        return self._marks[0][1] / RATE_HZ if self._marks else None
+    def next_mark_s(self) -> float:
+        """Return when the next mark will be reached, infinity without one."""
+        return self._marks[0][1] / RATE_HZ if self._marks else math.inf
 
     def buffered_s(self, now: float) -> float:
         """Return how much audio the buffer still holds."""

@@ -7,8 +7,9 @@ nothing drifts. What the server sends goes into the call's `PlayoutModel`.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from app.audio.mulaw import PACKET_SAMPLES, SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
@@ -93,17 +94,29 @@ class CallerStream:
 
     def due_s(self) -> float:
         """Return when `advance` has something to do."""
-        return min(
-            self._mark_due_s(), self._key_due_s(), self._next_packet_s, self._ends_s + ROUNDING_S, self._cut_due_s()
-        )
+        return self._next()[0]
 
     def advance(self, now: float) -> list[str]:
         """Do all that is due by `now`, in the order in which it fell due; return the messages to send."""
         self.now_s = max(self.now_s, now)
         messages: list[str] = []
-        while not self.over and (due := self.due_s()) <= self.now_s:
-            messages += self._act(due)
+        while not self.over:
+            due, act = self._next()
+            if due > self.now_s:
+                break
+            messages += act(due)
         return messages
+
+    def _next(self) -> tuple[float, Callable[[float], list[str]]]:
+        """Return when something falls due next, and what to do then; of two at once the first in this list."""
+        return min(
+            (self._script.line.cut_s or math.inf, self._cut),
+            (self._playout.next_mark_s(), lambda due: self._return(self._playout.advance(due))),
+            (self._keys[0].at_s if self._keys else math.inf, self._press),
+            (self._next_packet_s, self._speak),
+            (self._ends_s + ROUNDING_S, lambda _: self._send(Stopped())),
+            key=itemgetter(0),
+        )
 
     def receive(self, message: str | bytes, now: float) -> list[str]:
         """Handle one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
@@ -125,15 +138,12 @@ class CallerStream:
                 return self._return(self._playout.clear(self.now_s))
         return []
 
-    def _act(self, due: float) -> list[str]:
-        if due == self._cut_due_s():
-            self.cut = True
-            return []
-        if due == self._mark_due_s():
-            return self._return(self._playout.advance(due))
-        if due == self._key_due_s():
-            return self._send(DtmfPressed(self._keys.pop(0).digit))
-        return self._speak(due) if due == self._next_packet_s else self._send(Stopped())
+    def _cut(self, _: float) -> list[str]:
+        self.cut = True
+        return []
+
+    def _press(self, _: float) -> list[str]:
+        return self._send(DtmfPressed(self._keys.pop(0).digit))
 
     def _speak(self, due: float) -> list[str]:
         start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES
@@ -151,16 +161,6 @@ class CallerStream:
         line = self._script.line
         due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
         return max(self._next_packet_s, through(line.stalls, due))
-
-    def _mark_due_s(self) -> float:
-        due = self._playout.next_mark_s()
-        return math.inf if due is None else due
-
-    def _key_due_s(self) -> float:
-        return self._keys[0].at_s if self._keys else math.inf
-
-    def _cut_due_s(self) -> float:
-        return self._script.line.cut_s or math.inf
 
     def _return(self, names: Sequence[str]) -> list[str]:
         lost = self._script.line.marks_lost
