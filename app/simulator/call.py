@@ -33,6 +33,7 @@ AS_INTENDED = {
     *(Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED),
     Outcome.ENDED_REMOTELY,
 }
+MAX_STREAMS = 10
 
 
 async def simulate(
@@ -141,7 +142,7 @@ class _Call:
 
     async def _connect(self, verb: twiml.Connect) -> Ending | None:
         """Run one stream; None when the server closed it and the TwiML goes on."""
-        if len(self._streams) >= self._options.max_streams:
+        if len(self._streams) >= MAX_STREAMS:
             return Ending(Outcome.TOO_MANY_STREAMS, f"gave up after {len(self._streams)} streams")
         url = verb.url.split("?")[0]
         try:

@@ -37,13 +37,13 @@ class Delay:
 
     @property
     def p50_ms(self) -> float | None:
-        return self.percentile_ms(50)
+        return self._percentile_ms(50)
 
     @property
     def p99_ms(self) -> float | None:
-        return self.percentile_ms(99)
+        return self._percentile_ms(99)
 
-    def percentile_ms(self, percent: float) -> float | None:
+    def _percentile_ms(self, percent: float) -> float | None:
         return float(np.percentile([w.delay_ms for w in self.windows], percent)) if self.windows else None
 
 
@@ -54,9 +54,9 @@ def mouth_to_ear_ms(
 
     Windows quieter than -45 dB, or without a match of at least `min_match`, say nothing and are left out.
     """
-    length = round(window_s * RATE_HZ)
+    length, max_delay = round(window_s * RATE_HZ), round(max_delay_s * RATE_HZ)
     starts = range(0, len(said) - length + 1, length)
-    windows = (_delay_window(said, heard, start, length, round(max_delay_s * RATE_HZ)) for start in starts)
+    windows = (_delay_window(said, heard, start, length, max_delay) for start in starts)
     return Delay(tuple(window for window in windows if window is not None and window.match >= min_match))
 
 
@@ -69,16 +69,16 @@ def snr_db(said: Samples, heard: Samples, max_delay_s: float = 1.0) -> float:
     sent, received = _aligned(_signal(said), _signal(heard), max_delay_s)
     gain = np.dot(sent, received) / max(np.dot(sent, sent), 1e-12)
     noise = received - gain * sent
-    return _db(np.dot(gain * sent, gain * sent), np.dot(noise, noise))
+    return float(10 * np.log10(max(gain**2 * np.dot(sent, sent), 1e-30) / max(np.dot(noise, noise), 1e-30)))
 
 
 def window_snr_db(said: Samples, heard: Samples, delay: Delay, window_s: float = 1.0) -> tuple[float, ...]:
     """Return `snr_db` for each window of `delay`: what a call is like whose play-out moved in between."""
     length = round(window_s * RATE_HZ)
-    pairs = ((round(w.at_s * RATE_HZ), round(w.delay_ms * RATE_HZ / 1000)) for w in delay.windows)
+    pairs = ((round(w.at_s * RATE_HZ), round((w.at_s + w.delay_ms / 1000) * RATE_HZ)) for w in delay.windows)
     return tuple(
-        snr_db(said[start : start + length], heard[start + lag : start + lag + length], max_delay_s=0.0)
-        for start, lag in pairs
+        snr_db(said[start : start + length], heard[begins : begins + length], max_delay_s=0.0)
+        for start, begins in pairs
     )
 
 
@@ -90,10 +90,6 @@ def level_dbfs(samples: Samples) -> float:
 
 def _signal(samples: Samples) -> Signal:
     return samples.astype(np.float64) / FULL_SCALE
-
-
-def _db(signal: float, noise: float) -> float:
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
 def _delay_window(said: Samples, heard: Samples, start: int, length: int, max_delay: int) -> DelayWindow | None:

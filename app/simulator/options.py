@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.audio import mulaw
-from app.simulator.stream import CallerScript, KeyPress
+from app.simulator.stream import CallerScript
 from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
@@ -32,10 +32,8 @@ class CallOptions:
     status_path: str | None = None
     call_sid: str | None = None
     dial_url: str | None = None
-    keys: tuple[KeyPress, ...] = ()
     skip_silence: bool = False
     line: Scenario = STEADY
-    max_streams: int = 10
     patience_s: float = 600.0
     outbound: bool = False
     answered_by: str | None = None
@@ -48,4 +46,4 @@ def read_script(options: CallOptions) -> CallerScript:
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return CallerScript(said, ends_s, options.keys, options.skip_silence, options.line)
+    return CallerScript(said, ends_s, options.skip_silence, options.line)

@@ -15,19 +15,11 @@ from app.audio.mulaw import PACKET_SAMPLES, SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
 from app.simulator.playout import PlayoutModel
 from app.simulator.trouble import STEADY, Scenario, through
-from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
+from app.twilio.events import RATE_HZ, Connected, Event, MarkPlayed, Media, Started, Stopped
 from app.twilio.protocol import StreamState
 
 PACKET_MS = 20
 ROUNDING_S = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPress:
-    """The caller presses a key at this time of the call."""
-
-    at_s: float
-    digit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +32,6 @@ class CallerScript:
 
     said: bytes
     ends_s: float
-    keys: Sequence[KeyPress] = ()
     skip_silence: bool = False
     line: Scenario = STEADY
 
@@ -74,7 +65,6 @@ class CallerStream:
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
         self._next_packet_s = 0.0
         self._next_packet_s = self._when_next()
-        self._keys = sorted((key for key in script.keys if key.at_s >= opened_s), key=lambda key: key.at_s)
 
     @property
     def over(self) -> bool:
@@ -112,7 +102,6 @@ class CallerStream:
         return min(
             (self._script.line.cut_s or math.inf, self._cut),
             (self._playout.next_mark_s(), lambda due: self._return(self._playout.advance(due))),
-            (self._keys[0].at_s if self._keys else math.inf, self._press),
             (self._next_packet_s, self._speak),
             (self._ends_s + ROUNDING_S, lambda _: self._send(Stopped())),
             key=itemgetter(0),
@@ -141,9 +130,6 @@ class CallerStream:
     def _cut(self, _: float) -> list[str]:
         self.cut = True
         return []
-
-    def _press(self, _: float) -> list[str]:
-        return self._send(DtmfPressed(self._keys.pop(0).digit))
 
     def _speak(self, due: float) -> list[str]:
         start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES

@@ -19,10 +19,6 @@ class Window:
     at_s: Seconds
     length_s: Seconds
 
-    def delay(self, moment_s: float) -> float:
-        """Return `moment_s`, or the end of the window if it lies within."""
-        return self.end_s if self.at_s <= moment_s < self.end_s else moment_s
-
     @property
     def end_s(self) -> float:
         return self.at_s + self.length_s
@@ -31,7 +27,8 @@ class Window:
 def through(windows: Iterable[Window], moment_s: float) -> float:
     """Return when what would happen at `moment_s` happens if nothing can within the windows."""
     for window in windows:
-        moment_s = window.delay(moment_s)
+        if window.at_s <= moment_s < window.end_s:
+            moment_s = window.end_s
     return moment_s
 
 

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from app.audio import mulaw
-from app.simulator.call import simulate
+from app.simulator.call import MAX_STREAMS, simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse, StreamOpened
 from app.simulator.report import CallReport, Outcome
-from app.simulator.stream import KeyPress
 from app.simulator.trouble import Scenario, Window
 from app.twilio import twiml
-from app.twilio.events import DtmfPressed, MarkPlayed, Started, Stopped
+from app.twilio.events import MarkPlayed, Started, Stopped
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, Line, SmallServer, connect, echo, leave, serving
 
 WAVE = np.sin(np.arange(8_000) * 0.3 + 0.1)
@@ -33,8 +32,7 @@ async def test_a_call_with_a_server_that_echoes(tmp_path: Path) -> None:
     progress: list[Progress] = []
     wanted = connect(status_url=f"{PUBLIC_URL}/stream")
     async with serving(echo, answers=[wanted, "ignored", "ignored"]) as server:
-        keys = (KeyPress(0.0, "1"), KeyPress(0.05, "#"))
-        report = await simulate(replace(options(server), status_path="/status", keys=keys), progress.append)
+        report = await simulate(replace(options(server), status_path="/status"), progress.append)
     assert report.outcome is Outcome.CALLER_HUNG_UP
     check_what_was_heard(report)
     check_forms(server, report)
@@ -69,12 +67,11 @@ def check_forms(server: SmallServer, report: CallReport) -> None:
 
 
 def check_stream(server: SmallServer, report: CallReport) -> None:
-    """Our parameters first, a stop last, keys between the packets."""
+    """Our parameters first, a stop last."""
     events = server.lines[0].events
     assert isinstance(events[1], Started)
     assert (events[1].call_sid, events[1].parameters) == (report.call_sid, {"slot": "3"})
     assert events[-1] == Stopped()
-    assert [events.index(DtmfPressed(digit)) for digit in "1#"] == [2, 5]
 
 
 def check_upgrade(headers: dict[str, str]) -> None:
@@ -138,10 +135,10 @@ async def test_what_twilio_does_not_read_waits() -> None:
 
 
 async def test_a_server_that_reconnects_for_ever_is_given_up() -> None:
-    async with serving(*5 * [leave], answers=6 * [connect()]) as server:
-        report = await simulate(replace(options(server), max_streams=3))
+    async with serving(*MAX_STREAMS * [leave], answers=(MAX_STREAMS + 1) * [connect()]) as server:
+        report = await simulate(options(server))
     assert report.outcome is Outcome.TOO_MANY_STREAMS
-    assert len(report.streams) == 3
+    assert len(report.streams) == MAX_STREAMS
 
 
 async def test_a_busy_server_rejects_the_call() -> None:
