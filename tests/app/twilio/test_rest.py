@@ -150,34 +150,26 @@ async def test_a_call_turned_away_for_their_number_is_placed_a_moment_later(twil
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, NO_ANSWER], ids=["503", "no answer"])
-async def test_what_does_no_harm_twice_is_tried_again(twilio: Twilio, fault: Fault) -> None:
+async def test_what_does_no_harm_twice_is_tried_again_and_placing_and_redirecting_are_not(
+    twilio: Twilio, fault: Fault
+) -> None:
     twilio.stand_in.faults["GET Accounts"].extend([fault] * (ATTEMPTS - 1))
     assert (await twilio.rest.account()).status == "active"
     assert len(twilio.waits) == ATTEMPTS - 1
-
-
-@pytest.mark.parametrize("fault", [UNAVAILABLE, NO_ANSWER], ids=["503", "no answer"])
-async def test_a_call_that_may_have_been_placed_or_redirected_is_not_tried_again(twilio: Twilio, fault: Fault) -> None:
     twilio.stand_in.faults["POST Calls"].extend([fault] * 2)
-    with pytest.raises(RestError):
-        await twilio.rest.place_call(REQUEST)
-    with pytest.raises(RestError):
-        await twilio.rest.redirect(CallSid("CA1"), PUBLIC)
-    assert twilio.asked() == ["POST Calls"] * 2
+    for method in ("place_call", "redirect"):
+        with pytest.raises(RestError):
+            await METHODS[method][1](twilio.rest)
+    assert len(twilio.waits) == ATTEMPTS - 1
 
 
-async def test_a_server_that_is_not_there_is_tried_again_and_named() -> None:
+async def test_a_server_that_is_not_there_is_tried_again_and_named(twilio: Twilio) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    waits: list[float] = []
-
-    async def sleep(wait_s: float) -> None:
-        waits.append(wait_s)
-
-    with pytest.raises(RestError, match=f"127.0.0.1:{port}: the connection was refused") as caught:
-        await TwilioRest(SID, TOKEN, f"http://127.0.0.1:{port}", sleep).place_call(REQUEST)
+        twilio.stand_in.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    with pytest.raises(RestError, match=r"127.0.0.1:\d+: the connection was refused") as caught:
+        await twilio.rest.place_call(REQUEST)
     assert (caught.value.status, caught.value.unreached, caught.value.may_be_done) == (None, True, False)
-    assert len(waits) == ATTEMPTS - 1
+    assert len(twilio.waits) == ATTEMPTS - 1
 
 
 SHAPES = {
