@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import assert_never
@@ -151,14 +151,21 @@ class _Call:
             status = error.response.status_code if isinstance(error, InvalidStatus) else None
             await self._post_stream_status(verb, "stream-error", StreamError="31920 Handshake Error")
             return Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
+        ending = await self._run_stream(socket, url, verb.parameters)
+        await self._post_stream_status(verb, "stream-stopped")
+        return ending
+
+    async def _run_stream(self, socket: ClientConnection, url: str, parameters: Mapping[str, str]) -> Ending | None:
         stream_sid = StreamSid(f"MZ{secrets.token_hex(16)}")
-        started = Started(stream_sid, self._call_sid, self._options.account_sid, verb.parameters)
+        started = Started(stream_sid, self._call_sid, self._options.account_sid, parameters)
         stream = CallerStream(started, self._script, self._playout, self._clock())
+        self._on_progress(StreamOpened())
         async with socket:
-            ending = await self._run_stream(socket, stream)
+            ending = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
+            self._now_s = stream.now_s if ending else max(self._clock(), stream.now_s)
+        self._playout.clear(self._now_s)
         times, close = (stream.opened_s, self._now_s), (socket.close_code or 1006, socket.close_reason or "")
         self._streams.append(StreamReport(url, stream_sid, *times, stream.counts, *close))
-        await self._post_stream_status(verb, "stream-stopped")
         return ending
 
     async def _post_stream_status(self, verb: twiml.Connect, event: str, **more: str) -> None:
@@ -168,13 +175,6 @@ class _Call:
                 form = self._form("in-progress") | {"StreamEvent": event, **more}
                 await self._webhook.post(urljoin(self._document_url, verb.status_url), form)
 
-    async def _run_stream(self, socket: ClientConnection, stream: CallerStream) -> Ending | None:
-        self._on_progress(StreamOpened())
-        ending = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
-        self._now_s = stream.now_s if ending else max(self._clock(), stream.now_s)
-        self._playout.clear(self._now_s)
-        return ending
-
     def _clock(self) -> float:
         """Return the seconds since the first stream started, which is at the first call."""
         if self._zero_s is None:
@@ -183,12 +183,12 @@ class _Call:
         return max(time.monotonic() - self._zero_s, self._now_s)
 
     def _on_turn(self, stream: CallerStream) -> None:
+        """Obey the REST API at once, and report the levels of each quarter of a second."""
         if self._remote.ordered:
             stream.leave()
-        if stream.now_s >= (self._pulses + 1) * PULSE_S:
-            self._report_levels(stream.now_s)
-
-    def _report_levels(self, now_s: float) -> None:
+        now_s = stream.now_s
+        if now_s < (self._pulses + 1) * PULSE_S:
+            return
         self._pulses, since_s = int(now_s / PULSE_S), max(now_s - PULSE_S, 0.0)
         said = mulaw.decode(self._script.said[round(since_s * RATE_HZ) : round(now_s * RATE_HZ)])
         heard = mulaw.decode(self._playout.heard(now_s, since_s))

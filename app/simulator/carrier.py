@@ -93,7 +93,9 @@ class CarrierProtocol:
             case Connected():
                 return {"event": "connected", "protocol": "Call", "version": "1.0.0"}
             case Started():
-                return {"event": "start", "start": _start(event)}
+                sids = {"accountSid": event.account_sid, "streamSid": event.stream_sid, "callSid": event.call_sid}
+                stream = {"tracks": [TRACK], "mediaFormat": MEDIA_FORMAT, "customParameters": dict(event.parameters)}
+                return {"event": "start", "start": sids | stream}
             case Media(timestamp_ms, payload):
                 self._packets += 1
                 packet = {"track": TRACK, "chunk": str(self._packets), "timestamp": str(timestamp_ms)}
@@ -110,17 +112,6 @@ class CarrierProtocol:
                 return {"event": kind}
             case _:
                 assert_never(event)
-
-
-def _start(event: Started) -> wire.Fields:
-    return {
-        "accountSid": event.account_sid,
-        "streamSid": event.stream_sid,
-        "callSid": event.call_sid,
-        "tracks": [TRACK],
-        "mediaFormat": MEDIA_FORMAT,
-        "customParameters": dict(event.parameters),
-    }
 
 
 def _only(fields: wire.Fields, kind: str, key: str) -> wire.Fields:

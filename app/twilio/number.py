@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from app.logging import mask_number
-from app.twilio.rest import Destination, Number, NumberSid, TwilioRest, Webhook
+from app.twilio.rest import Destination, Number, TwilioRest, Webhook
 from app.twilio.signature import same_url
 
 VOICE_PATH, STATUS_PATH = "/twilio/voice", "/twilio/status"
@@ -143,7 +143,7 @@ class NumberOverride:
         self._pointed = None
         await asyncio.to_thread(self._saved.erase)
 
-    async def _lead(self, sid: NumberSid, to: Destination) -> None:
+    async def _lead(self, sid: str, to: Destination) -> None:
         self._leading = asyncio.create_task(self._rest.point_number(sid, to))
         await asyncio.shield(self._leading)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NewType, TypeVar
+from typing import Any, TypeVar
 
 from twilio.base.exceptions import TwilioException  # type: ignore[import-untyped]
 from twilio.rest import Client  # type: ignore[import-untyped]
@@ -27,7 +27,6 @@ PLACED = "outbound-api"
 ERROR_LEVEL = "0"
 """A notification of this level is an error, of "1" a warning."""
 
-NumberSid = NewType("NumberSid", str)
 Result = TypeVar("Result")
 
 
@@ -133,7 +132,7 @@ class Destination:
 class Number:
     """A number of the account. Twilio ignores the voice URL of one with an application or a trunk."""
 
-    sid: NumberSid
+    sid: str
     leads_to: Destination
     voice_application_sid: str = ""
     trunk_sid: str = ""
@@ -212,7 +211,7 @@ class TwilioRest:
 
         return await self._do(find)
 
-    async def point_number(self, sid: NumberSid, to: Destination) -> Number:
+    async def point_number(self, sid: str, to: Destination) -> Number:
         """Set the voice webhook and the status callback of a number."""
         values = {
             "voice_url": to.voice.url,
@@ -269,5 +268,6 @@ def _number_of(value: object) -> int | None:
 def _number(number: Any) -> Number:
     voice = Webhook(number.voice_url or "", number.voice_method or "POST")
     status = Webhook(number.status_callback or "", number.status_callback_method or "POST")
-    sid = NumberSid(_text(number.sid))
-    return Number(sid, Destination(voice, status), number.voice_application_sid or "", number.trunk_sid or "")
+    return Number(
+        _text(number.sid), Destination(voice, status), number.voice_application_sid or "", number.trunk_sid or ""
+    )

@@ -20,7 +20,6 @@ from app.twilio.rest import (
     CallStatus,
     Destination,
     MachineDetection,
-    NumberSid,
     TwilioRest,
     Webhook,
     open_rest,
@@ -117,7 +116,7 @@ METHODS: dict[str, tuple[str, Callable[[TwilioRest], Awaitable[object]]]] = {
     "recent_calls": ("GET Calls", lambda rest: rest.recent_calls(THEIRS, OURS, 1.0)),
     "account": ("GET Accounts", lambda rest: rest.account()),
     "find_number": ("GET IncomingPhoneNumbers", lambda rest: rest.find_number(OURS)),
-    "point_number": ("POST IncomingPhoneNumbers", lambda rest: rest.point_number(NumberSid("PN1"), HERE)),
+    "point_number": ("POST IncomingPhoneNumbers", lambda rest: rest.point_number("PN1", HERE)),
     "redirect": ("POST Calls", lambda rest: rest.redirect(CallSid("CA1"), PUBLIC)),
     "hang_up": ("POST Calls", lambda rest: rest.hang_up(CallSid("CA1"))),
 }
@@ -283,7 +282,7 @@ async def test_a_number_is_found_on_whatever_page_it_is(twilio: Twilio) -> None:
 
 async def test_pointing_a_number_changes_what_twilio_has(twilio: Twilio) -> None:
     [owned] = twilio.stand_in.account.numbers
-    number = await twilio.rest.point_number(NumberSid(owned.sid), HERE)
+    number = await twilio.rest.point_number(owned.sid, HERE)
     assert (owned.voice_url, owned.status_callback) == (HERE.voice.url, HERE.status.url)
     assert number == await twilio.rest.find_number(OURS)
     assert number.leads_to == HERE
