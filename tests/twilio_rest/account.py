@@ -32,7 +32,6 @@ class Fault:
     carried_out: bool = False
 
     def body(self) -> Json:
-        """Return the JSON that goes with it."""
         more_info = f"https://www.twilio.com/docs/errors/{self.code}"
         return {"code": self.code, "message": self.message, "more_info": more_info, "status": self.status}
 
@@ -47,8 +46,6 @@ NOT_IN_PROGRESS = Fault(400, 21220, "Call is not in-progress. Cannot redirect.")
 
 
 class AccountType(StrEnum):
-    """Whether the account pays."""
-
     TRIAL = "Trial"
     FULL = "Full"
 
@@ -123,8 +120,7 @@ class Account:
 
     def as_json(self) -> Json:
         """Return the resource; the real one holds the token, too."""
-        facts = {"sid": self.sid, "friendly_name": "stand-in", "status": self.status, "type": self.type}
-        return {**facts, "auth_token": self.auth_token}
+        return {"sid": self.sid, "status": self.status, "type": self.type, "auth_token": self.auth_token}
 
     def refuses(self, form: Mapping[str, str]) -> Fault | None:
         """Return why a call with this form is not placed, None when it is."""

@@ -45,11 +45,10 @@ class RestStandIn:
     """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
 
     `faults` are answered first, by what is asked, in order; the answer to what is `held` waits, though it is carried
-    out. `callees` are who answers at a number.
+    out. `callees` are who answers at a number. Our server is at `dial_url` where that is given.
     """
 
     def __init__(self, account: Account, dial_url: str | None = None) -> None:
-        """Begin with nobody to call in particular; our server is at `dial_url` where that is given."""
         self.account, self.url = account, ""
         self.callees: dict[str, Callee] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
@@ -70,13 +69,11 @@ class RestStandIn:
         await asyncio.gather(*self._placings)
 
     async def stop(self) -> None:
-        """Drop all calls."""
         for placing in self._placings:
             placing.cancel()
         await asyncio.gather(*self._placings, return_exceptions=True)
 
     def application(self) -> web.Application:
-        """Return the server's routes."""
         application = web.Application(middlewares=[self._guard])
         root = f"{ROOT}/{self.account.sid}"
         application.add_routes(
@@ -136,7 +133,6 @@ class RestStandIn:
         return web.json_response(call.as_json(self.account.sid), status=201)
 
     async def _list_calls(self, request: web.Request) -> web.Response:
-        """List the calls between the numbers `To` and `From`, the newest first."""
         calls = [call.as_json(self.account.sid) for call in reversed(self.account.calls.values())]
         for name in ("To", "From"):
             calls = [call for call in calls if request.query.get(name) in (None, call[name.lower()])]
@@ -188,16 +184,9 @@ class RestStandIn:
 
     def _page(self, request: web.Request, key: str, items: Sequence[Json]) -> web.Response:
         size, page = int(request.query.get("PageSize", self.page_size)), int(request.query.get("Page", 0))
-        following = request.rel_url.update_query(Page=str(page + 1)) if (page + 1) * size < len(items) else None
-        envelope: Json = {
-            "page": page,
-            "page_size": size,
-            "start": page * size,
-            "uri": str(request.rel_url),
-            "next_page_uri": None if following is None else str(following),
-            key: items[page * size : (page + 1) * size],
-        }
-        return web.json_response(envelope)
+        more = (page + 1) * size < len(items)
+        following = str(request.rel_url.update_query(Page=str(page + 1))) if more else None
+        return web.json_response({"next_page_uri": following, key: items[page * size : (page + 1) * size]})
 
 
 @asynccontextmanager

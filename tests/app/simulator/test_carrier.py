@@ -21,9 +21,8 @@ from app.twilio.events import (
 )
 from app.twilio.protocol import StreamProtocol, StreamState
 from app.twilio.wire import ProtocolMisuse, ProtocolViolation, Reason
-from tests.app.twilio.transcript import ACCOUNT_SID, BY_KIND, CALL_SID, STREAM_SID
+from tests.app.twilio.transcript import ACCOUNT_SID, BY_KIND, CALL_SID, PARAMETERS, STREAM_SID
 
-PARAMETERS = {"FirstName": "Jane", "LastName": "Doe", "RemoteParty": "Bob"}
 STARTED = Started(StreamSid(STREAM_SID), CallSid(CALL_SID), ACCOUNT_SID, PARAMETERS)
 PAYLOAD = b"\x9e\x8f\x89\x86\x86\x89\x8e\x9c"
 

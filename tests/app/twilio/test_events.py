@@ -24,6 +24,7 @@ from tests.app.twilio.transcript import (
     DTMF,
     MARK,
     MEDIA,
+    PARAMETERS,
     START,
     STOP,
     STREAM_SID,
@@ -49,7 +50,7 @@ def test_the_documented_messages_are_understood(message: str, event: Event) -> N
 @pytest.mark.parametrize(
     ("message", "parameters"),
     [
-        (START, {"FirstName": "Jane", "LastName": "Doe", "RemoteParty": "Bob"}),
+        (START, PARAMETERS),
         (changed(START, "start.customParameters", ...), {}),
     ],
 )
