@@ -24,13 +24,6 @@ def streaming() -> StreamProtocol:
     return after([CONNECTED, START])
 
 
-def test_a_whole_stream() -> None:
-    protocol = StreamProtocol()
-    kinds = [type(protocol.receive(message)).__name__ for message in (CONNECTED, START, MEDIA, MARK, DTMF, STOP)]
-    assert kinds == ["Connected", "Started", "Media", "MarkPlayed", "DtmfPressed", "Stopped"]
-    assert protocol.state is StreamState.STOPPED
-
-
 @pytest.mark.parametrize("message", [MEDIA, MARK, DTMF, STOP])
 @pytest.mark.parametrize("stream_sid", ["MZother", None, ...])
 def test_a_message_of_another_stream_is_refused(message: str, stream_sid: object) -> None:
