@@ -37,7 +37,7 @@ class HeardFrame:
     """When a frame of the caller was spoken, and how much later its echo was heard."""
 
     spoken_s: float
-    delay_s: float
+    latency_s: float
 
 
 @dataclass
@@ -52,10 +52,10 @@ class VirtualReport:
     buffer_levels: list[tuple[float, float]] = field(default_factory=list)
     underruns: list[Underrun] = field(default_factory=list)
 
-    def delay_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
-        """Return a percentile of the mouth-to-ear delay of what was spoken in that time."""
-        delays = [one.delay_s for one in self.heard if from_s <= one.spoken_s < to_s]
-        return float(np.percentile(delays, percent)) * 1000
+    def latency_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
+        """Return a percentile of the mouth-to-ear latency of what was spoken in that time."""
+        latencies = [one.latency_s for one in self.heard if from_s <= one.spoken_s < to_s]
+        return float(np.percentile(latencies, percent)) * 1000
 
     def underruns_after(self, moment_s: float) -> int:
         return sum(underrun.start_s >= moment_s for underrun in self.underruns)

@@ -20,7 +20,7 @@ def speech_like(seconds: float, seed: int = 1) -> NDArray[np.float64]:
 
 
 def delayed(signal: NDArray[np.float64], samples: float) -> NDArray[np.float64]:
-    """Delay by any number of samples, in the frequency domain, with room at the end."""
+    """Shift by any number of samples, in the frequency domain, with room at the end."""
     padded = np.pad(signal, (0, 4_000))
     turns = np.fft.rfftfreq(len(padded))
     return np.fft.irfft(np.fft.rfft(padded) * np.exp(-2j * np.pi * turns * samples), len(padded))
@@ -45,7 +45,7 @@ def test_where_the_latency_changes_it_and_the_noise_are_measured_window_by_windo
     line = mulaw.decode(mulaw.encode(said))
     heard = np.concatenate([np.zeros(800, np.int16), line[:16_000], np.zeros(400, np.int16), line[16_000:]])
     delay = mouth_to_ear_ms(said, heard)
-    assert [window.delay_ms for window in delay.windows] == [100, 100, 150, 150]
+    assert [window.latency_ms for window in delay.windows] == [100, 100, 150, 150]
     assert snr_db(said, heard) < 5
     fidelity = window_snr_db(said, heard, delay)
     assert len(fidelity) == 4

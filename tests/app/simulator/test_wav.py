@@ -27,7 +27,7 @@ def test_any_rate_width_and_channels_become_8_khz_mono(tmp_path: Path, rate_hz: 
     samples = read_audio(tmp_path / "a.wav")
     assert len(samples) == 8_000
     expected = np.round(tone(8_000) * 32_767).astype(np.int16)
-    assert snr_db(expected, samples, max_delay_s=0.0) > 60
+    assert snr_db(expected, samples, max_latency_s=0.0) > 60
 
 
 def test_the_shorter_channel_ends_in_silence(tmp_path: Path) -> None:
