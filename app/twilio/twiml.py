@@ -6,6 +6,7 @@ to leave. `<Say>` is only for callers who are turned away.
 https://www.twilio.com/docs/voice/twiml/stream, https://www.twilio.com/docs/voice/twiml/enqueue
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
@@ -173,10 +174,9 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
 
 
 def _parse_pause(length: str) -> Pause:
-    try:
-        return Pause(int(length))
-    except ValueError as error:
-        raise TwimlError(f"<Pause length> must be a number of seconds, not {length[:20]!r}") from error
+    if not re.fullmatch("[0-9]{1,5}", length):
+        raise TwimlError(f"<Pause length> must be a number of seconds, not {length[:20]!r}")
+    return Pause(int(length))
 
 
 def _parse_connect(element: ElementTree.Element) -> Connect:

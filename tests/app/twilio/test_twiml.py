@@ -86,7 +86,8 @@ def test_what_twilio_would_lose_is_our_mistake(url: str, parameters: dict[str, s
         '<Response><Enqueue action="/a">q</Enqueue></Response>',
         '<Response><Enqueue waitUrl="/w">q</Enqueue></Response>',
         '<Response><Pause length="soon"/></Response>',
-        f'<Response><Pause length="{"9" * 5_000}"/></Response>',
+        '<Response><Pause length="-5"/></Response>',
+        f'<Response><Pause length="{"9" * 6}"/></Response>',
     ],
 )
 def test_an_answer_that_twilio_would_not_follow(answer: str) -> None:
