@@ -18,10 +18,9 @@ from app.server.number_override import NumberManager
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
 from app.server.service_tasks import service_tasks
-from app.twilio.number import NumberOverride, NumberRefused
+from app.twilio.number import NumberOverride, NumberRefused, SavedWebhook
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
-from app.twilio.saved_webhook import SavedWebhook
 from workers.lines import flush_logging
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused

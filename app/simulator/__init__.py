@@ -3,6 +3,6 @@
     CallOptions ─▶ call.simulate ─▶ CallReport (figures, JSON, stereo WAV) ─▶ measure (latency, signal-to-noise ratio)
 
 Without I/O: `carrier` is Twilio's end of the protocol, `playout` its buffer, `stream` the caller on one stream,
-`trouble` what goes wrong on the line, `virtual` a whole call in virtual time. With I/O: `webhook` sends form requests,
-`line` has the socket, `call` runs the whole; `remote` ends or redirects a call as the REST API does.
+`trouble` what goes wrong on the line, `virtual` a whole call in virtual time. With I/O: `client` sends form requests
+and has the socket, `call` runs the whole; `remote` ends or redirects a call as the REST API does.
 """

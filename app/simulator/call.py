@@ -1,15 +1,14 @@
 """One simulated call, from ringing to the status callback: ask the webhook, follow its TwiML, open the streams.
 
-What the caller does and hears is decided in `stream` and `playout`; `line` has the socket, `webhook` the form requests.
+What the caller does and hears is decided in `stream` and `playout`; `client` has the sockets and the form requests.
 """
 
 import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
@@ -19,17 +18,14 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from app.audio import mulaw
-from app.simulator.line import StreamEnd, converse, dial
+from app.simulator.client import WebhookClient, WebhookError, converse, open_webhooks
 from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, read_script
 from app.simulator.playout import PlayoutModel
 from app.simulator.progress import PULSE_S, OnProgress, Pulse, StreamOpened, Waiting, ignore_progress
-from app.simulator.remote import EndCall, Order, Redirect, Remote
-from app.simulator.report import CallReport, Outcome, StreamReport
+from app.simulator.remote import EndCall, LeftQueue, Order, Redirect, Remote, wait_in_queue
+from app.simulator.report import CallReport, Ending, Outcome, StreamReport
 from app.simulator.stream import CallerScript, CallerStream
-from app.simulator.wait import LeftQueue, wait_in_queue
-from app.simulator.wav import Samples
-from app.simulator.webhook import WebhookClient, WebhookError, dialled, open_webhooks, signature_header
 from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
 
@@ -37,6 +33,7 @@ AS_INTENDED = {
     *(Outcome.CALLER_HUNG_UP, Outcome.LINE_CUT, Outcome.SERVER_HUNG_UP, Outcome.REJECTED),
     Outcome.ENDED_REMOTELY,
 }
+MAX_STREAMS = 10
 
 
 async def simulate(
@@ -52,15 +49,6 @@ async def simulate(
         return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How the call ended, with the HTTP status that ended it, if one did."""
-
-    outcome: Outcome
-    sentence: str
-    status: int | None = None
-
-
 class _Call:
     """One call; its playout buffer and its clock run on through all its streams."""
 
@@ -74,7 +62,8 @@ class _Call:
     ) -> None:
         self._options, self._script, self._webhook, self._on_progress = options, script, webhook, on_progress
         self._remote = remote
-        self._document_url = self._url(options.voice_path)
+        self._base_url = options.base_url.rstrip("/")
+        self._document_url = self._base_url + options.voice_path
         self._call_sid = CallSid(options.call_sid or f"CA{secrets.token_hex(16)}")
         self._playout = PlayoutModel()
         self._streams: list[StreamReport] = []
@@ -85,10 +74,10 @@ class _Call:
     async def run(self) -> CallReport:
         ending = await self._ring()
         if self._options.status_path is not None:
-            ending = await self._post_status(self._options.status_path, ending)
+            ending = await self._post_status(self._base_url + self._options.status_path, ending)
         return self._report(ending)
 
-    async def _ring(self) -> _Ending:
+    async def _ring(self) -> Ending:
         try:
             call_status = "in-progress" if self._options.outbound else "ringing"
             ending = await self._follow(await self._fetch(self._document_url, call_status))
@@ -96,36 +85,36 @@ class _Call:
                 ending = await self._obey(order)
             return ending
         except WebhookError as error:
-            return _Ending(Outcome.WEBHOOK_FAILED, str(error), error.status)
+            return Ending(Outcome.WEBHOOK_FAILED, str(error), error.status)
         except twiml.TwimlError as error:
-            return _Ending(Outcome.BAD_TWIML, str(error))
+            return Ending(Outcome.BAD_TWIML, str(error))
 
-    async def _obey(self, order: Order) -> _Ending:
+    async def _obey(self, order: Order) -> Ending:
         match order:
             case EndCall():
-                return _Ending(Outcome.ENDED_REMOTELY, "ended by the REST API")
+                return Ending(Outcome.ENDED_REMOTELY, "ended by the REST API")
             case Redirect(url):
                 self._document_url = url
                 return await self._follow(await self._fetch(url))
             case _:
                 assert_never(order)
 
-    async def _follow(self, verbs: Sequence[twiml.Verb]) -> _Ending:
+    async def _follow(self, verbs: Sequence[twiml.Verb]) -> Ending:
         """Follow TwiML until a verb or a stream ends the call, or no verb is left."""
         left = deque(verbs)
         while left:
             match left.popleft():
                 case twiml.Reject(reason):
-                    return _Ending(Outcome.REJECTED, reason)
+                    return Ending(Outcome.REJECTED, reason)
                 case twiml.Hangup():
-                    return _Ending(Outcome.SERVER_HUNG_UP, "<Hangup>")
+                    return Ending(Outcome.SERVER_HUNG_UP, "<Hangup>")
                 case twiml.Connect() as verb:
                     if ending := await self._connect(verb):
                         return ending
                     if verb.action is not None:
-                        left = deque(await self._fetch(self._action_url(verb.action)))
+                        left = deque(await self._fetch(verb.action))
                 case twiml.Enqueue() as verb:
-                    if isinstance(outcome := await self._wait(verb), _Ending):
+                    if isinstance(outcome := await self._wait(verb), Ending):
                         return outcome
                     left = deque(outcome)
                 case twiml.Pause(seconds):
@@ -134,57 +123,57 @@ class _Call:
                     continue
                 case unreachable:
                     assert_never(unreachable)
-        return _Ending(Outcome.SERVER_HUNG_UP, "no TwiML left")
+        return Ending(Outcome.SERVER_HUNG_UP, "no TwiML left")
 
     async def _fetch(self, url: str, call_status: str = "in-progress", **more: str) -> Sequence[twiml.Verb]:
-        return twiml.parse(await self._webhook.post(url, self._form(call_status) | more))
+        """Ask for TwiML at a URL, which may be relative to its document's."""
+        form = self._form(call_status) | more
+        return twiml.parse(await self._webhook.post(urljoin(self._document_url, url), form))
 
-    async def _wait(self, verb: twiml.Enqueue) -> _Ending | Sequence[twiml.Verb]:
+    async def _wait(self, verb: twiml.Enqueue) -> Ending | Sequence[twiml.Verb]:
         """Wait in the queue; return what follows, or how the call ended there."""
         self._on_progress(Waiting())
-        pages = partial(self._fetch, self._action_url(verb.wait_url))
-        left = await wait_in_queue(pages, self._remote, self._options.patience_s)
-        verbs = await self._fetch(self._action_url(verb.action), QueueResult=left.queue_result)
+        left = await wait_in_queue(partial(self._fetch, verb.wait_url), self._remote, self._options.patience_s)
+        verbs = await self._fetch(verb.action, QueueResult=left.queue_result)
         if left is LeftQueue.LEAVE:
             return verbs
         hung_up = Outcome.CALLER_HUNG_UP if left is LeftQueue.CALLER_HUNG_UP else Outcome.SERVER_HUNG_UP
-        return _Ending(hung_up, left)
+        return Ending(hung_up, left)
 
-    async def _connect(self, verb: twiml.Connect) -> _Ending | None:
+    async def _connect(self, verb: twiml.Connect) -> Ending | None:
         """Run one stream; None when the server closed it and the TwiML goes on."""
-        if len(self._streams) >= self._options.max_streams:
-            return _Ending(Outcome.TOO_MANY_STREAMS, f"gave up after {len(self._streams)} streams")
+        if len(self._streams) >= MAX_STREAMS:
+            return Ending(Outcome.TOO_MANY_STREAMS, f"gave up after {len(self._streams)} streams")
         url = verb.url.split("?")[0]
         try:
-            socket = await dial(dialled(url, self._options.dial_url), signature_header(self._options.auth_token, url))
+            socket = await self._webhook.open_socket(url)
         except (WebSocketException, OSError) as error:
             status = error.response.status_code if isinstance(error, InvalidStatus) else None
             await self._post_stream_status(verb, "stream-error", StreamError="31920 Handshake Error")
-            return _Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
-        async with socket:
-            end = await self._run_stream(socket, url, verb)
+            return Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
+        ending = await self._run_stream(socket, url, verb.parameters)
         await self._post_stream_status(verb, "stream-stopped")
-        return _Ending(end.outcome, end.sentence) if end.outcome else None
+        return ending
+
+    async def _run_stream(self, socket: ClientConnection, url: str, parameters: Mapping[str, str]) -> Ending | None:
+        stream_sid = StreamSid(f"MZ{secrets.token_hex(16)}")
+        started = Started(stream_sid, self._call_sid, self._options.account_sid, parameters)
+        stream = CallerStream(started, self._script, self._playout, self._clock())
+        self._on_progress(StreamOpened())
+        async with socket:
+            ending = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
+            self._now_s = stream.now_s if ending else max(self._clock(), stream.now_s)
+        self._playout.clear(self._now_s)
+        times, close = (stream.opened_s, self._now_s), (socket.close_code or 1006, socket.close_reason or "")
+        self._streams.append(StreamReport(url, stream_sid, *times, stream.counts, *close))
+        return ending
 
     async def _post_stream_status(self, verb: twiml.Connect, event: str, **more: str) -> None:
         """Report how a stream ended, whatever is answered."""
         if verb.status_url:
             with suppress(WebhookError):
                 form = self._form("in-progress") | {"StreamEvent": event, **more}
-                await self._webhook.post(self._action_url(verb.status_url), form)
-
-    async def _run_stream(self, socket: ClientConnection, url: str, verb: twiml.Connect) -> StreamEnd:
-        started = self._started(verb)
-        stream = CallerStream(started, self._script, self._playout, self._clock())
-        self._on_progress(StreamOpened())
-        end = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
-        self._now_s = stream.now_s if end.outcome else max(self._clock(), stream.now_s)
-        self._playout.clear(self._now_s)
-        times = stream.opened_s, self._now_s
-        self._streams.append(
-            StreamReport(url, started.stream_sid, *times, stream.counts, end.close_code, end.close_reason)
-        )
-        return end
+                await self._webhook.post(urljoin(self._document_url, verb.status_url), form)
 
     def _clock(self) -> float:
         """Return the seconds since the first stream started, which is at the first call."""
@@ -194,33 +183,25 @@ class _Call:
         return max(time.monotonic() - self._zero_s, self._now_s)
 
     def _on_turn(self, stream: CallerStream) -> None:
+        """Obey the REST API at once, and report the levels of each quarter of a second."""
         if self._remote.ordered:
             stream.leave()
-        if stream.now_s >= (self._pulses + 1) * PULSE_S:
-            self._report_levels(stream.now_s)
-
-    def _report_levels(self, now_s: float) -> None:
+        now_s = stream.now_s
+        if now_s < (self._pulses + 1) * PULSE_S:
+            return
         self._pulses, since_s = int(now_s / PULSE_S), max(now_s - PULSE_S, 0.0)
         said = mulaw.decode(self._script.said[round(since_s * RATE_HZ) : round(now_s * RATE_HZ)])
         heard = mulaw.decode(self._playout.heard(now_s, since_s))
         self._on_progress(Pulse(now_s, self._playout.buffered_s(now_s), level_dbfs(said), level_dbfs(heard)))
 
-    async def _post_status(self, path: str, ending: _Ending) -> _Ending:
+    async def _post_status(self, url: str, ending: Ending) -> Ending:
         status = "busy" if ending.outcome is Outcome.REJECTED else "completed"
-        form = self._form(status) | {"CallDuration": str(round(self._now_s))}
         try:
-            await self._webhook.post(self._url(path), form)
+            await self._webhook.post(url, self._form(status) | {"CallDuration": str(round(self._now_s))})
         except WebhookError as error:
-            failed = _Ending(Outcome.STATUS_FAILED, str(error), error.status)
+            failed = Ending(Outcome.STATUS_FAILED, str(error), error.status)
             return failed if ending.outcome in AS_INTENDED else ending
         return ending
-
-    def _url(self, path: str) -> str:
-        return self._options.base_url.rstrip("/") + path
-
-    def _action_url(self, action: str) -> str:
-        """Return the URL of an action, which may be relative to its document's."""
-        return urljoin(self._document_url, action)
 
     def _form(self, call_status: str) -> dict[str, str]:
         detected = {"AnsweredBy": self._options.answered_by} if self._options.answered_by else {}
@@ -235,19 +216,16 @@ class _Call:
             **detected,
         }
 
-    def _started(self, verb: twiml.Connect) -> Started:
-        stream_sid = StreamSid(f"MZ{secrets.token_hex(16)}")
-        return Started(stream_sid, self._call_sid, self._options.account_sid, verb.parameters)
-
-    def _report(self, ending: _Ending) -> CallReport:
+    def _report(self, ending: Ending) -> CallReport:
         heard = mulaw.decode(self._playout.heard(self._now_s))
+        said = mulaw.decode(self._script.said)[: len(heard)]
         return CallReport(
             call_sid=self._call_sid,
             outcome=ending.outcome,
             sentence=ending.sentence,
             status=ending.status,
             ended_s=self._now_s,
-            said=_fitted(mulaw.decode(self._script.said), len(heard)),
+            said=np.pad(said, (0, len(heard) - len(said))),
             heard=heard,
             streams=tuple(self._streams),
             underruns=tuple(self._playout.underruns),
@@ -255,8 +233,3 @@ class _Call:
             marks=tuple(self._playout.returned),
             discarded_s=self._playout.discarded_samples / RATE_HZ,
         )
-
-
-def _fitted(samples: Samples, length: int) -> Samples:
-    """Return exactly `length` samples, with silence at the end where there are fewer."""
-    return np.pad(samples[:length], (0, max(length - len(samples), 0)))

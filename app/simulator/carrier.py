@@ -8,10 +8,9 @@ so is a binary message (31950).
 from dataclasses import dataclass
 from typing import assert_never
 
+from app.twilio import wire
 from app.twilio.events import (
-    CHANNELS,
-    ENCODING,
-    RATE_HZ,
+    MEDIA_FORMAT,
     TRACK,
     Connected,
     DtmfPressed,
@@ -23,19 +22,6 @@ from app.twilio.events import (
     Unknown,
 )
 from app.twilio.protocol import NEXT, StreamState
-from app.twilio.wire import (
-    Fields,
-    ProtocolMisuse,
-    ProtocolViolation,
-    Reason,
-    bad_field,
-    read_message,
-    read_object,
-    read_payload,
-    read_text,
-    write_message,
-    write_payload,
-)
 
 MAX_MESSAGE_BYTES = 2**20
 
@@ -68,45 +54,52 @@ class CarrierProtocol:
     def __init__(self) -> None:
         self.state = StreamState.NEW
         self._started: Started | None = None
-        self._sequence = 0
-        self._packets = 0
+        self._messages = self._packets = 0
 
     def send(self, event: Event) -> str:
-        """Serialize one message to the server; raises `ProtocolMisuse` where the order does not allow it.
-
-        The carrier numbers the messages, whatever the sequence of a `Media` says.
-        """
+        """Serialize one message to the server; raises `ProtocolMisuse` where the order does not allow it."""
         following = self.state if isinstance(event, Unknown) else NEXT[self.state].get(type(event))
         if following is None:
-            raise ProtocolMisuse(f"{type(event).__name__} cannot be sent in state {self.state.name}.")
+            raise wire.ProtocolMisuse(f"{type(event).__name__} cannot be sent in state {self.state.name}.")
         self.state = following
         if isinstance(event, Started):
             self._started = event
-        envelope: Fields = {}
+        envelope: wire.Fields = {}
         if self._started:
-            self._sequence += 1
-            envelope = {"sequenceNumber": str(self._sequence), "streamSid": self._started.stream_sid}
-        return write_message({**envelope, **self._body(event)})
+            self._messages += 1
+            envelope = {"sequenceNumber": str(self._messages), "streamSid": self._started.stream_sid}
+        return wire.write_message({**envelope, **self._body(event)})
 
     def receive(self, message: str | bytes) -> ServerEvent:
         """Return what the server wants; raises `ProtocolViolation` for what Twilio would refuse."""
-        fields = read_message(message, MAX_MESSAGE_BYTES)
+        fields = wire.read_message(message, MAX_MESSAGE_BYTES)
         if self._started is None:
-            raise ProtocolViolation(Reason.OUT_OF_ORDER, "The server spoke before the stream started.")
-        if read_text(fields, "streamSid") != self._started.stream_sid:
-            raise ProtocolViolation(Reason.WRONG_STREAM, "The server named another stream.")
-        return _parse(fields)
+            raise wire.ProtocolViolation(wire.Reason.OUT_OF_ORDER, "The server spoke before the stream started.")
+        if wire.read_text(fields, "streamSid") != self._started.stream_sid:
+            raise wire.ProtocolViolation(wire.Reason.WRONG_STREAM, "The server named another stream.")
+        match wire.read_text(fields, "event"):
+            case "media":
+                return Play(wire.read_payload(_only(fields, "media", "payload"), "payload"))
+            case "mark":
+                return SetMark(wire.read_text(_only(fields, "mark", "name"), "name"))
+            case "clear":
+                _check_keys(fields, {"event", "streamSid"})
+                return ClearBuffer()
+            case _:
+                raise wire.bad_field("event", "media, mark or clear")
 
-    def _body(self, event: Event) -> Fields:
+    def _body(self, event: Event) -> wire.Fields:
         match event:
-            case Connected(version):
-                return {"event": "connected", "protocol": "Call", "version": version}
+            case Connected():
+                return {"event": "connected", "protocol": "Call", "version": "1.0.0"}
             case Started():
-                return {"event": "start", "start": _start(event)}
+                sids = {"accountSid": event.account_sid, "streamSid": event.stream_sid, "callSid": event.call_sid}
+                stream = {"tracks": [TRACK], "mediaFormat": MEDIA_FORMAT, "customParameters": dict(event.parameters)}
+                return {"event": "start", "start": sids | stream}
             case Media(timestamp_ms, payload):
                 self._packets += 1
                 packet = {"track": TRACK, "chunk": str(self._packets), "timestamp": str(timestamp_ms)}
-                return {"event": "media", "media": {**packet, "payload": write_payload(payload)}}
+                return {"event": "media", "media": {**packet, "payload": wire.write_payload(payload)}}
             case DtmfPressed(digit):
                 return {"event": "dtmf", "dtmf": {"track": "inbound_track", "digit": digit}}
             case MarkPlayed(name):
@@ -121,38 +114,14 @@ class CarrierProtocol:
                 assert_never(event)
 
 
-def _start(event: Started) -> Fields:
-    return {
-        "accountSid": event.account_sid,
-        "streamSid": event.stream_sid,
-        "callSid": event.call_sid,
-        "tracks": [TRACK],
-        "mediaFormat": {"encoding": ENCODING, "sampleRate": RATE_HZ, "channels": CHANNELS},
-        "customParameters": dict(event.parameters),
-    }
-
-
-def _parse(fields: Fields) -> ServerEvent:
-    match read_text(fields, "event"):
-        case "media":
-            return Play(read_payload(_only(fields, "media", "payload"), "payload"))
-        case "mark":
-            return SetMark(read_text(_only(fields, "mark", "name"), "name"))
-        case "clear":
-            _check_keys(fields, {"event", "streamSid"})
-            return ClearBuffer()
-        case _:
-            raise bad_field("event", "media, mark or clear")
-
-
-def _only(fields: Fields, kind: str, key: str) -> Fields:
+def _only(fields: wire.Fields, kind: str, key: str) -> wire.Fields:
     """Return the object under `kind`, which may hold `key` and nothing else."""
     _check_keys(fields, {"event", "streamSid", kind})
-    body = read_object(fields, kind)
+    body = wire.read_object(fields, kind)
     _check_keys(body, {key})
     return body
 
 
-def _check_keys(fields: Fields, allowed: set[str]) -> None:
-    if not fields.keys() <= allowed:
-        raise ProtocolViolation(Reason.BAD_FIELD, f"Twilio knows no {', '.join(sorted(fields.keys() - allowed))!r}.")
+def _check_keys(fields: wire.Fields, allowed: set[str]) -> None:
+    if more := fields.keys() - allowed:
+        raise wire.ProtocolViolation(wire.Reason.BAD_FIELD, f"Twilio knows no {', '.join(sorted(more))!r}.")

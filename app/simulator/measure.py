@@ -21,64 +21,64 @@ EDGE_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class DelayWindow:
-    """The delay found in one window; `match` is the correlation there, 1 for a perfect copy."""
+class LatencyWindow:
+    """The latency found in one window; `match` is the correlation there, 1 for a perfect copy."""
 
     at_s: float
-    delay_ms: float
+    latency_ms: float
     match: float
 
 
 @dataclass(frozen=True, slots=True)
-class Delay:
-    """Mouth-to-ear delay over a call; the percentiles are None when no window could be matched."""
+class Latency:
+    """Mouth-to-ear latency over a call; the percentiles are None when no window could be matched."""
 
-    windows: tuple[DelayWindow, ...]
+    windows: tuple[LatencyWindow, ...]
 
     @property
     def p50_ms(self) -> float | None:
-        return self.percentile_ms(50)
+        return self._percentile_ms(50)
 
     @property
     def p99_ms(self) -> float | None:
-        return self.percentile_ms(99)
+        return self._percentile_ms(99)
 
-    def percentile_ms(self, percent: float) -> float | None:
-        return float(np.percentile([w.delay_ms for w in self.windows], percent)) if self.windows else None
+    def _percentile_ms(self, percent: float) -> float | None:
+        return float(np.percentile([w.latency_ms for w in self.windows], percent)) if self.windows else None
 
 
 def mouth_to_ear_ms(
-    said: Samples, heard: Samples, window_s: float = 1.0, max_delay_s: float = 1.0, min_match: float = 0.5
-) -> Delay:
+    said: Samples, heard: Samples, window_s: float = 1.0, max_latency_s: float = 1.0, min_match: float = 0.5
+) -> Latency:
     """Find when what was said was heard, window by window, to a whole sample (0.125 ms).
 
     Windows quieter than -45 dB, or without a match of at least `min_match`, say nothing and are left out.
     """
-    length = round(window_s * RATE_HZ)
+    length, max_delay = round(window_s * RATE_HZ), round(max_latency_s * RATE_HZ)
     starts = range(0, len(said) - length + 1, length)
-    windows = (_delay_window(said, heard, start, length, round(max_delay_s * RATE_HZ)) for start in starts)
-    return Delay(tuple(window for window in windows if window is not None and window.match >= min_match))
+    windows = (_latency_window(said, heard, start, length, max_delay) for start in starts)
+    return Latency(tuple(window for window in windows if window is not None and window.match >= min_match))
 
 
-def snr_db(said: Samples, heard: Samples, max_delay_s: float = 1.0) -> float:
+def snr_db(said: Samples, heard: Samples, max_latency_s: float = 1.0) -> float:
     """Return how far the noise lies below the signal in what was heard, in the telephone band.
 
     What was said is moved by its (fractional) delay and scaled to fit; what is left over is noise. The two must be
     one undisturbed stretch: an underrun or a jump in between counts as noise.
     """
-    sent, received = _aligned(_signal(said), _signal(heard), max_delay_s)
+    sent, received = _aligned(_signal(said), _signal(heard), max_latency_s)
     gain = np.dot(sent, received) / max(np.dot(sent, sent), 1e-12)
     noise = received - gain * sent
-    return _db(np.dot(gain * sent, gain * sent), np.dot(noise, noise))
+    return float(10 * np.log10(max(gain**2 * np.dot(sent, sent), 1e-30) / max(np.dot(noise, noise), 1e-30)))
 
 
-def window_snr_db(said: Samples, heard: Samples, delay: Delay, window_s: float = 1.0) -> tuple[float, ...]:
-    """Return `snr_db` for each window of `delay`: what a call is like whose play-out moved in between."""
+def window_snr_db(said: Samples, heard: Samples, latency: Latency, window_s: float = 1.0) -> tuple[float, ...]:
+    """Return `snr_db` for each window of `latency`: what a call is like whose play-out moved in between."""
     length = round(window_s * RATE_HZ)
-    pairs = ((round(w.at_s * RATE_HZ), round(w.delay_ms * RATE_HZ / 1000)) for w in delay.windows)
+    pairs = ((round(w.at_s * RATE_HZ), round((w.at_s + w.latency_ms / 1000) * RATE_HZ)) for w in latency.windows)
     return tuple(
-        snr_db(said[start : start + length], heard[start + lag : start + lag + length], max_delay_s=0.0)
-        for start, lag in pairs
+        snr_db(said[start : start + length], heard[begins : begins + length], max_latency_s=0.0)
+        for start, begins in pairs
     )
 
 
@@ -92,11 +92,7 @@ def _signal(samples: Samples) -> Signal:
     return samples.astype(np.float64) / FULL_SCALE
 
 
-def _db(signal: float, noise: float) -> float:
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-
-
-def _delay_window(said: Samples, heard: Samples, start: int, length: int, max_delay: int) -> DelayWindow | None:
+def _latency_window(said: Samples, heard: Samples, start: int, length: int, max_delay: int) -> LatencyWindow | None:
     window = said[start : start + length]
     if level_dbfs(window) < QUIET_DBFS:
         return None
@@ -104,7 +100,7 @@ def _delay_window(said: Samples, heard: Samples, start: int, length: int, max_de
     if not len(matches):
         return None
     delay = int(np.argmax(matches))
-    return DelayWindow(start / RATE_HZ, delay * 1000 / RATE_HZ, float(matches[delay]))
+    return LatencyWindow(start / RATE_HZ, delay * 1000 / RATE_HZ, float(matches[delay]))
 
 
 def _matches(window: Signal, heard: Signal) -> Signal:
@@ -126,9 +122,9 @@ def _correlate(sent: Signal, received: Signal) -> Signal:
     return np.fft.irfft(spectrum, size)
 
 
-def _aligned(sent: Signal, received: Signal, max_delay_s: float) -> tuple[Signal, Signal]:
+def _aligned(sent: Signal, received: Signal, max_latency_s: float) -> tuple[Signal, Signal]:
     """Move `sent` onto `received`, both in the telephone band; the edges, which the moving blurs, are cut off."""
-    delay = int(np.argmax(_correlate(sent, received)[: round(max_delay_s * RATE_HZ) + 1]))
+    delay = int(np.argmax(_correlate(sent, received)[: round(max_latency_s * RATE_HZ) + 1]))
     length = min(len(sent), len(received) - delay)
     sent, received = sent[:length], received[delay : delay + length]
     inner = slice(EDGE_SAMPLES, length - EDGE_SAMPLES)
@@ -147,7 +143,7 @@ def _fraction(sent: Signal, received: Signal) -> float:
 
 
 def _moved(samples: Signal, delay: float) -> Signal:
-    """Delay by any number of samples, and keep the telephone band alone."""
+    """Shift by any number of samples, and keep the telephone band alone."""
     spectrum = np.fft.rfft(samples)
     turns = np.fft.rfftfreq(len(samples))
     low, high = TELEPHONE_BAND_HZ

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from app.audio import mulaw
-from app.simulator.stream import CallerScript, KeyPress
+from app.simulator.stream import CallerScript
 from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
@@ -34,10 +32,8 @@ class CallOptions:
     status_path: str | None = None
     call_sid: str | None = None
     dial_url: str | None = None
-    keys: tuple[KeyPress, ...] = ()
     skip_silence: bool = False
     line: Scenario = STEADY
-    max_streams: int = 10
     patience_s: float = 600.0
     outbound: bool = False
     answered_by: str | None = None
@@ -45,18 +41,9 @@ class CallOptions:
 
 def read_script(options: CallOptions) -> CallerScript:
     """Read the audio file. Raises `ValueError` for a call of no length."""
-    said = _audio(options)
+    audio = read_audio(options.audio) if isinstance(options.audio, Path) else options.audio
+    said = b"" if audio is None else mulaw.encode(audio)
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return CallerScript(mulaw.encode(said), ends_s, options.keys, options.skip_silence, options.line)
-
-
-def _audio(options: CallOptions) -> Samples:
-    match options.audio:
-        case None:
-            return np.zeros(0, np.int16)
-        case Path() as path:
-            return read_audio(path)
-        case samples:
-            return samples
+    return CallerScript(said, ends_s, options.skip_silence, options.line)

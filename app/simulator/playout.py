@@ -42,13 +42,6 @@ class ReturnedMark:
     cleared: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    name: str
-    position: int
-    received_s: float
-
-
 class PlayoutModel:
     """The buffer of one call, on a clock whose zero is the start of the call.
 
@@ -63,7 +56,8 @@ class PlayoutModel:
         self._heard = bytearray()
         self._cursor = 0
         self._gap_counts = False
-        self._marks: deque[_Mark] = deque()
+        self._marks: deque[tuple[str, int, float]] = deque()
+        """Name, position in what is heard, when it was received."""
 
     def receive(self, payload: bytes, now: float) -> None:
         """Queue mu-law audio behind all that was received before."""
@@ -72,14 +66,16 @@ class PlayoutModel:
             self.discarded_samples += len(payload)
             return
         self.buffer_levels.append(BufferLevel(now, max(ahead, 0) / RATE_HZ))
-        self._fill_gap(-ahead)
+        if ahead < 0:
+            if self._gap_counts:
+                self.underruns.append(Underrun(len(self._heard) / RATE_HZ, -ahead / RATE_HZ))
+            self._heard += bytes([SILENCE]) * -ahead
         self._heard += payload
         self._gap_counts = True
 
     def mark(self, name: str, now: float) -> None:
         """Queue a mark; the next `advance` returns it if no audio lies before it."""
-        position = max(len(self._heard), self._move(now))
-        self._marks.append(_Mark(name, position, now))
+        self._marks.append((name, max(len(self._heard), self._move(now)), now))
 
     def clear(self, now: float) -> list[str]:
         """Drop what has not been heard; return every outstanding mark.
@@ -93,11 +89,11 @@ class PlayoutModel:
     def advance(self, now: float) -> list[str]:
         """Play up to `now`; return the marks reached, in order."""
         cursor = self._move(now)
-        return self._return(sum(mark.position <= cursor for mark in self._marks), now, cleared=False)
+        return self._return(sum(position <= cursor for _, position, _ in self._marks), now, cleared=False)
 
-    def next_mark_s(self) -> float | None:
-        """Return when the next mark will be reached, None without one."""
-        return self._marks[0].position / RATE_HZ if self._marks else None
+    def next_mark_s(self) -> float:
+        """Return when the next mark will be reached, infinity without one."""
+        return self._marks[0][1] / RATE_HZ if self._marks else math.inf
 
     def buffered_s(self, now: float) -> float:
         """Return how much audio the buffer still holds."""
@@ -112,14 +108,7 @@ class PlayoutModel:
         self._cursor = max(self._cursor, math.floor(now * RATE_HZ + 1e-6))
         return self._cursor
 
-    def _fill_gap(self, samples: int) -> None:
-        if samples <= 0:
-            return
-        if self._gap_counts:
-            self.underruns.append(Underrun(len(self._heard) / RATE_HZ, samples / RATE_HZ))
-        self._heard += bytes([SILENCE]) * samples
-
     def _return(self, count: int, now: float, cleared: bool) -> list[str]:
         marks = [self._marks.popleft() for _ in range(count)]
-        self.returned += [ReturnedMark(mark.name, mark.received_s, now, cleared) for mark in marks]
-        return [mark.name for mark in marks]
+        self.returned += [ReturnedMark(name, received_s, now, cleared) for name, _, received_s in marks]
+        return [name for name, _, _ in marks]

@@ -1,7 +1,11 @@
-"""What the carrier's REST API does to a call that is on: end it, or redirect it to other TwiML."""
+"""What the carrier's REST API does to a call that is on, and the queue that a call waits in until it does."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+from app.twilio import twiml
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,48 @@ class Remote:
         self._given.clear()
         return order
 
-    async def wait(self) -> None:
-        """Return when there is an order."""
-        await self._given.wait()
+    async def ordered_within(self, seconds: float | None) -> bool:
+        """Wait for an order; None waits as long as it takes."""
+        try:
+            return await asyncio.wait_for(self._given.wait(), seconds)
+        except TimeoutError:
+            return False
+
+
+class LeftQueue(StrEnum):
+    """Why a call has left Twilio's queue."""
+
+    ORDERED = "redirected"
+    LEAVE = "leave"
+    SERVER_HUNG_UP = "<Hangup> while waiting"
+    CALLER_HUNG_UP = "the caller gave up waiting"
+
+    @property
+    def queue_result(self) -> str:
+        """Twilio's QueueResult."""
+        return self if self in (LeftQueue.ORDERED, LeftQueue.LEAVE) else "hangup"
+
+
+async def wait_in_queue(
+    fetch_page: Callable[[], Awaitable[Sequence[twiml.Verb]]], remote: Remote, patience_s: float
+) -> LeftQueue:
+    """Follow one wait page after the other; the caller hangs up after `patience_s` of pauses.
+
+    Raises `TwimlError` for a page without a pause, which would be fetched without end.
+    """
+    while True:
+        paused = False
+        for verb in await fetch_page():
+            match verb:
+                case twiml.Pause(seconds):
+                    paused = True
+                    if await remote.ordered_within(min(seconds, patience_s)):
+                        return LeftQueue.ORDERED
+                    if (patience_s := patience_s - seconds) <= 0:
+                        return LeftQueue.CALLER_HUNG_UP
+                case twiml.Leave():
+                    return LeftQueue.LEAVE
+                case twiml.Hangup():
+                    return LeftQueue.SERVER_HUNG_UP
+        if not paused:
+            raise twiml.TwimlError("a wait page that takes no time")

@@ -34,8 +34,17 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ended, with the HTTP status that ended it, if one did."""
+
+    outcome: Outcome
+    sentence: str
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamReport:
-    """One stream of the call; the close code is the server's, 1000 when the caller hung up first."""
+    """One stream of the call; the close code is the server's, 1006 when the connection broke."""
 
     url: str
     stream_sid: str
@@ -85,7 +94,6 @@ class CallReport:
         return sum(underrun.length_s for underrun in self.underruns)
 
     def buffered_percentile_ms(self, percent: float) -> float | None:
-        """Return a percentile of what was still buffered when more audio arrived."""
         return percentile_ms([level.buffered_s for level in self.buffer_levels], percent)
 
     def lateness_percentile_ms(self, percent: float) -> float | None:
@@ -93,13 +101,12 @@ class CallReport:
         return percentile_ms([late_s for stream in self.streams for late_s in stream.counts.lateness_s], percent)
 
     def to_json(self) -> str:
-        """Return all figures, without the audio, as JSON with an indent."""
+        """Return all figures, without the audio and the long list of each stream's times, as JSON with an indent."""
+        streams = [asdict(stream) for stream in self.streams]
+        for stream in streams:
+            del stream["counts"]["lateness_s"]
         figures = {
-            "call_sid": self.call_sid,
-            "outcome": self.outcome,
-            "sentence": self.sentence,
-            "status": self.status,
-            "ended_s": self.ended_s,
+            **{name: getattr(self, name) for name in ("call_sid", "outcome", "sentence", "status", "ended_s")},
             "first_packet_s": self.first_packet_s,
             "first_sound_s": self.first_sound_s,
             "underrun_s": self.underrun_s,
@@ -107,14 +114,13 @@ class CallReport:
             "buffered_ms": {f"p{percent}": self.buffered_percentile_ms(percent) for percent in (0, 50, 99, 100)},
             "lateness_ms": {f"p{percent}": self.lateness_percentile_ms(percent) for percent in (50, 99, 100)},
             "underruns": [asdict(underrun) for underrun in self.underruns],
-            "streams": [_figures(stream) for stream in self.streams],
+            "streams": streams,
             "marks": [asdict(mark) for mark in self.marks],
             "buffer_levels": [[level.at_s, level.buffered_s * 1000] for level in self.buffer_levels],
         }
         return json.dumps(figures, indent=2)
 
     def save_json(self, path: Path) -> None:
-        """Write the figures."""
         path.write_text(self.to_json() + "\n", encoding="utf-8")
 
     def save_wav(self, path: Path) -> None:
@@ -125,9 +131,3 @@ class CallReport:
 def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
     """Return a percentile in milliseconds, None of nothing."""
     return float(np.percentile(seconds, percent)) * 1000 if seconds else None
-
-
-def _figures(stream: StreamReport) -> dict[str, object]:
-    """Return a stream without its long list of times."""
-    counts = {name: value for name, value in asdict(stream.counts).items() if name != "lateness_s"}
-    return asdict(stream) | {"counts": counts}

@@ -7,48 +7,19 @@ nothing drifts. What the server sends goes into the call's `PlayoutModel`.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
-from app.audio.mulaw import SILENCE
+from app.audio.mulaw import PACKET_SAMPLES, SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
 from app.simulator.playout import PlayoutModel
 from app.simulator.trouble import STEADY, Scenario, through
-from app.twilio.events import RATE_HZ, Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
+from app.twilio.events import RATE_HZ, Connected, Event, MarkPlayed, Media, Started, Stopped
 from app.twilio.protocol import StreamState
 
-PACKET_SAMPLES = 160
 PACKET_MS = 20
-NEVER = math.inf
 ROUNDING_S = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class SendMessage:
-    """Send this text on the socket."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSocket:
-    """Close the socket: the call has left the stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class CutSocket:
-    """Drop the connection without a close frame."""
-
-
-Command = SendMessage | CloseSocket | CutSocket
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPress:
-    """The caller presses a key at this time of the call."""
-
-    at_s: float
-    digit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +32,6 @@ class CallerScript:
 
     said: bytes
     ends_s: float
-    keys: Sequence[KeyPress] = ()
     skip_silence: bool = False
     line: Scenario = STEADY
 
@@ -81,26 +51,23 @@ class StreamCounts:
 
 
 class CallerStream:
-    """One stream of a call."""
+    """One stream of a call. Once it is `over` the caller has hung up or, if it is `cut`, the connection has broken."""
 
     def __init__(self, started: Started, script: CallerScript, playout: PlayoutModel, opened_s: float) -> None:
         self.counts = StreamCounts()
-        self.opened_s = opened_s
-        self.now_s = opened_s
+        self.opened_s = self.now_s = opened_s
+        self.cut = False
         self._carrier = CarrierProtocol()
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
-        self.cut = False
         self._ends_s = script.ends_s
         self._read_s = -math.inf
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
         self._next_packet_s = 0.0
         self._next_packet_s = self._when_next()
-        self._keys = sorted((key for key in script.keys if key.at_s >= opened_s), key=lambda key: key.at_s)
 
     @property
     def over(self) -> bool:
-        """Whether the caller has hung up, or the connection has broken."""
         return self.cut or self._carrier.state is StreamState.STOPPED
 
     def leave(self) -> None:
@@ -111,33 +78,44 @@ class CallerStream:
         """Return when the next message of the server's may be read."""
         return self._script.line.reads_s(now, self._read_s)
 
-    def open(self) -> list[Command]:
+    def open(self) -> list[str]:
         """Return the first two messages."""
         return self._send(Connected(), self._started)
 
     def due_s(self) -> float:
         """Return when `advance` has something to do."""
+        return self._next()[0]
+
+    def advance(self, now: float) -> list[str]:
+        """Do all that is due by `now`, in the order in which it fell due; return the messages to send."""
+        self.now_s = max(self.now_s, now)
+        messages: list[str] = []
+        while not self.over:
+            due, act = self._next()
+            if due > self.now_s:
+                break
+            messages += act(due)
+        return messages
+
+    def _next(self) -> tuple[float, Callable[[float], list[str]]]:
+        """Return when something falls due next, and what to do then; of two at once the first in this list."""
         return min(
-            self._mark_due_s(), self._key_due_s(), self._next_packet_s, self._ends_s + ROUNDING_S, self._cut_due_s()
+            (self._script.line.cut_s or math.inf, self._cut),
+            (self._playout.next_mark_s(), lambda due: self._return(self._playout.advance(due))),
+            (self._next_packet_s, self._speak),
+            (self._ends_s + ROUNDING_S, lambda _: self._send(Stopped())),
+            key=itemgetter(0),
         )
 
-    def advance(self, now: float) -> list[Command]:
-        """Do all that is due by `now`, in the order in which it fell due."""
-        self.now_s = max(self.now_s, now)
-        commands: list[Command] = []
-        while not self.over and (due := self.due_s()) <= self.now_s:
-            commands += self._act(due)
-        return commands
-
-    def receive(self, message: str | bytes, now: float) -> list[Command]:
+    def receive(self, message: str | bytes, now: float) -> list[str]:
         """Handle one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
-        commands = self.advance(now)
+        messages = self.advance(now)
         self._read_s = now
         if self.over:
-            return commands
-        return commands + self._obey(self._carrier.receive(message)) + self._return(self._playout.advance(self.now_s))
+            return messages
+        return messages + self._obey(self._carrier.receive(message)) + self._return(self._playout.advance(self.now_s))
 
-    def _obey(self, wanted: ServerEvent) -> list[Command]:
+    def _obey(self, wanted: ServerEvent) -> list[str]:
         match wanted:
             case Play(payload):
                 self._playout.receive(payload, self.now_s)
@@ -149,19 +127,11 @@ class CallerStream:
                 return self._return(self._playout.clear(self.now_s))
         return []
 
-    def _act(self, due: float) -> list[Command]:
-        if due == self._cut_due_s():
-            self.cut = True
-            return [CutSocket()]
-        if due == self._mark_due_s():
-            return self._return(self._playout.advance(due))
-        if due == self._key_due_s():
-            return self._send(DtmfPressed(self._keys.pop(0).digit))
-        if due == self._next_packet_s:
-            return self._speak(due)
-        return [*self._send(Stopped()), CloseSocket()]
+    def _cut(self, _: float) -> list[str]:
+        self.cut = True
+        return []
 
-    def _speak(self, due: float) -> list[Command]:
+    def _speak(self, due: float) -> list[str]:
         start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES
         payload = self._script.said[start : start + PACKET_SAMPLES].ljust(PACKET_SAMPLES, bytes([SILENCE]))
         self._packet += 1
@@ -172,25 +142,15 @@ class CallerStream:
         self.counts.lateness_s.append(self.now_s - due)
         return self._send(Media(self._packet * PACKET_MS, payload))
 
-    def _mark_due_s(self) -> float:
-        due = self._playout.next_mark_s()
-        return NEVER if due is None else due
-
-    def _key_due_s(self) -> float:
-        return self._keys[0].at_s if self._keys else NEVER
-
     def _when_next(self) -> float:
         """Return when the next packet is sent: never before the previous one."""
         line = self._script.line
         due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
         return max(self._next_packet_s, through(line.stalls, due))
 
-    def _cut_due_s(self) -> float:
-        return self._script.line.cut_s or NEVER
-
-    def _return(self, names: Sequence[str]) -> list[Command]:
+    def _return(self, names: Sequence[str]) -> list[str]:
         lost = self._script.line.marks_lost
         return self._send(*(MarkPlayed(name) for name in names if not lost or self._random.random() >= lost))
 
-    def _send(self, *events: Event) -> list[Command]:
-        return [SendMessage(self._carrier.send(event)) for event in events]
+    def _send(self, *events: Event) -> list[str]:
+        return [self._carrier.send(event) for event in events]

@@ -19,20 +19,16 @@ class Window:
     at_s: Seconds
     length_s: Seconds
 
-    def delay(self, moment_s: float) -> float:
-        """Return `moment_s`, or the end of the window if it lies within."""
-        return self.end_s if self.at_s <= moment_s < self.end_s else moment_s
-
     @property
     def end_s(self) -> float:
-        """When it is over."""
         return self.at_s + self.length_s
 
 
 def through(windows: Iterable[Window], moment_s: float) -> float:
     """Return when what would happen at `moment_s` happens if nothing can within the windows."""
     for window in windows:
-        moment_s = window.delay(moment_s)
+        if window.at_s <= moment_s < window.end_s:
+            moment_s = window.end_s
     return moment_s
 
 
@@ -78,7 +74,6 @@ class Scenario:
 
     @property
     def ends_s(self) -> float:
-        """Return when the call is over."""
         return min(self.seconds, self.cut_s or self.seconds)
 
     def reads_s(self, moment_s: float, last_s: float) -> float:
@@ -115,13 +110,10 @@ KNOWN = {
 }
 
 
-_SCENARIO: TypeAdapter[Scenario] = TypeAdapter(Scenario)
-
-
 def read_scenario(path: Path) -> Scenario:
     """Read a scenario from a JSON object of the fields of `Scenario`. Raises ValueError that names what is wrong."""
     try:
-        return _SCENARIO.validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(Scenario).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()]
         names = ", ".join(field.name for field in fields(Scenario))

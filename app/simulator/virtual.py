@@ -8,6 +8,7 @@ read off the buffer: when its first sample is heard, less when it was spoken.
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class HeardFrame:
     """When a frame of the caller was spoken, and how much later its echo was heard."""
 
     spoken_s: float
-    delay_s: float
+    latency_s: float
 
 
 @dataclass
@@ -51,19 +52,13 @@ class VirtualReport:
     buffer_levels: list[tuple[float, float]] = field(default_factory=list)
     underruns: list[Underrun] = field(default_factory=list)
 
-    def delay_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
-        """Return a percentile of the mouth-to-ear delay of what was spoken in that time."""
-        delays = [one.delay_s for one in self.heard if from_s <= one.spoken_s < to_s]
-        return float(np.percentile(delays, percent)) * 1000
+    def latency_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
+        """Return a percentile of the mouth-to-ear latency of what was spoken in that time."""
+        latencies = [one.latency_s for one in self.heard if from_s <= one.spoken_s < to_s]
+        return float(np.percentile(latencies, percent)) * 1000
 
     def underruns_after(self, moment_s: float) -> int:
-        """Return how many gaps were heard from then on."""
         return sum(underrun.start_s >= moment_s for underrun in self.underruns)
-
-
-def echo(frame: Frame) -> Frame:
-    """Stand for the workers of a line test."""
-    return frame
 
 
 class _VirtualCall:
@@ -75,20 +70,17 @@ class _VirtualCall:
         greeting: Sequence[Frame],
         observe: Callable[[CallSession], CallObserver],
     ) -> None:
-        self._scenario = scenario
-        self._said = said
-        self._workers = workers
+        self._scenario, self._said, self._workers, self._greeting = scenario, said, workers, greeting
         self._random = random.Random(scenario.seed)  # noqa: S311 - trouble, not secrets
         self._moments: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
-        self._greeting = greeting
         self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
         self._observer = observe(self._session)
         self._playout = PlayoutModel()
         self._report = VirtualReport(scenario, self._session.record)
         self._spoken_s: dict[int, float] = {}
         self._arrived_s = self._sent_s = self._worker_free_s = 0.0
-        self._timer_s: float | None = None
+        self._timer_s = math.inf
 
     def run(self) -> VirtualReport:
         for frame in self._greeting:
@@ -107,6 +99,15 @@ class _VirtualCall:
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._moments, (moment_s, next(self._order), act))
 
+    def _at_ours(self, moment_s: float, act: Callable[[float], None]) -> None:
+        """See that `act` happens when our event loop gets to it."""
+        self._at(through(self._scenario.held, moment_s), act)
+
+    def _at_twilio(self, now: float, act: Callable[[float], None]) -> None:
+        """See that `act` happens when Twilio reads what is sent now."""
+        self._sent_s = max(self._sent_s, self._scenario.reads_s(now + self._scenario.travel_s, self._sent_s))
+        self._at(self._sent_s, act)
+
     def _speak(self, number: int) -> None:
         """Send the packet of that number on its way, when its last sample is spoken."""
         scenario = self._scenario
@@ -114,17 +115,10 @@ class _VirtualCall:
         self._arrived_s = max(self._arrived_s, through(scenario.stalls, scenario.leaves_s(number) + travel_s))
         spoken_s = number * scenario.packet_s
         self._at(spoken_s + scenario.packet_s, lambda _: self._speak(number + 1))
-        if not (scenario.suppressed and any(one.delay(spoken_s) != spoken_s for one in scenario.silent)):
-            self._at(self._read_s(self._arrived_s), lambda now: self._arrive(number, now))
-
-    def _read_s(self, moment_s: float) -> float:
-        """Return when our event loop gets to it."""
-        return through(self._scenario.held, moment_s)
-
-    def _arrive(self, number: int, now: float) -> None:
-        place = number * mulaw.PACKET_SAMPLES % len(self._said)
-        media = Media(number * 20, self._said[place : place + mulaw.PACKET_SAMPLES])
-        self._receive(media, now)
+        if not (scenario.suppressed and through(scenario.silent, spoken_s) != spoken_s):
+            start = number * mulaw.PACKET_SAMPLES % len(self._said)
+            media = Media(number * 20, self._said[start : start + mulaw.PACKET_SAMPLES])
+            self._at_ours(self._arrived_s, partial(self._receive, media))
 
     def _receive(self, event: Event, now: float) -> None:
         commands = self._session.receive(event, now)
@@ -139,50 +133,39 @@ class _VirtualCall:
                 case SendFrame():
                     self._work(command, now)
                 case SendAudio():
-                    self._send(now, partial(self._play, command))
+                    self._at_twilio(now, partial(self._play, command))
                 case SendMark(mark):
-                    self._send(now, partial(self._mark, mark))
+                    self._at_twilio(now, partial(self._mark, mark))
                 case ClearAudio():
-                    self._at(now + self._scenario.travel_s, self._clear)
+                    self._at(now + self._scenario.travel_s, lambda then: self._return(self._playout.clear(then), then))
                 case End():
                     self._moments.clear()
                     return
-        self._set_timer(now)
-
-    def _set_timer(self, now: float) -> None:
-        due_s = self._read_s(max(now, self._session.get_timer()))
-        if self._timer_s is None or due_s < self._timer_s:
+        due_s = through(self._scenario.held, max(now, self._session.get_timer()))
+        if due_s < self._timer_s:
             self._timer_s = due_s
             self._at(due_s, self._handle_timer)
 
     def _handle_timer(self, now: float) -> None:
-        if self._timer_s is not None and now >= self._timer_s:
-            self._timer_s = None
+        if now >= self._timer_s:
+            self._timer_s = math.inf
         self._do(self._session.handle_timer(now), now)
 
     def _work(self, listen: SendFrame, now: float) -> None:
-        """Echo one frame. At most one waits: a newer one takes its place, as in the workers."""
-        began_s = through(self._scenario.engine_late, max(now, self._worker_free_s))
-        if began_s > now + self._scenario.step_s and began_s == self._worker_free_s:
+        """Work on one frame. At most one waits: a newer one takes its place, as in the workers."""
+        scenario = self._scenario
+        began_s = through(scenario.engine_late, max(now, self._worker_free_s))
+        if began_s > now + scenario.step_s and began_s == self._worker_free_s:
             return
-        self._worker_free_s = began_s + self._scenario.step_s
-        began_s = self._session.record.takeover_s
-        spoken_s = began_s + (listen.seq - len(self._greeting)) * FRAME_PACKETS * self._scenario.packet_s
+        self._worker_free_s = began_s + scenario.step_s
+        number = (listen.seq - len(self._greeting)) * FRAME_PACKETS
+        self._spoken_s[listen.seq] = self._session.record.takeover_s + number * scenario.packet_s
         frame = self._workers(Frame(Slot(0), Epoch(1), listen.seq, listen.pcm))
-        self._at(self._read_s(self._worker_free_s), lambda moment_s: self._answer(frame, spoken_s, moment_s))
-
-    def _answer(self, frame: Frame, spoken_s: float, now: float) -> None:
-        self._spoken_s[frame.seq] = spoken_s
-        self._handle_frame(frame, now)
+        self._at_ours(self._worker_free_s, partial(self._handle_frame, frame))
 
     def _handle_frame(self, frame: Frame, now: float) -> None:
         self._observer.on_frame(frame, now)
         self._do(self._session.handle_frame(frame, now), now)
-
-    def _send(self, now: float, act: Callable[[float], None]) -> None:
-        """See that `act` happens at Twilio's when what is sent now arrives there."""
-        self._sent_s = max(self._sent_s, self._scenario.reads_s(now + self._scenario.travel_s, self._sent_s))
-        self._at(self._sent_s, act)
 
     def _mark(self, name: str, now: float) -> None:
         self._playout.mark(name, now)
@@ -197,27 +180,24 @@ class _VirtualCall:
             self._playout.mark(audio.mark, now)
         self._at(starts_s + len(audio.payload) / mulaw.SAMPLE_RATE_HZ, self._return_marks)
 
-    def _clear(self, now: float) -> None:
-        self._return(self._playout.clear(now), now)
-
     def _return_marks(self, now: float) -> None:
         self._return(self._playout.advance(now), now)
 
     def _return(self, names: list[str], now: float) -> None:
+        lost = self._scenario.marks_lost
         for name in names:
-            if self._scenario.marks_lost and self._random.random() < self._scenario.marks_lost:
-                continue
-            arrives_s = self._read_s(through(self._scenario.stalls, now + self._scenario.travel_s))
-            self._at(arrives_s, lambda moment_s, name=name: self._handle_mark(name, moment_s))  # type: ignore[misc]
+            if not lost or self._random.random() >= lost:
+                arrives_s = through(self._scenario.stalls, now + self._scenario.travel_s)
+                self._at_ours(arrives_s, partial(self._handle_mark, MarkPlayed(name)))
 
-    def _handle_mark(self, name: str, now: float) -> None:
-        self._do(self._session.receive(MarkPlayed(name), now), now)
+    def _handle_mark(self, mark: MarkPlayed, now: float) -> None:
+        self._do(self._session.receive(mark, now), now)
 
 
 def run_virtual(
     scenario: Scenario,
     said: bytes | None = None,
-    workers: Callable[[Frame], Frame] = echo,
+    workers: Callable[[Frame], Frame] = lambda frame: frame,
     greeting: Sequence[Frame] = (),
     observe: Callable[[CallSession], CallObserver] = lambda session: CallObserver(),
 ) -> VirtualReport:
@@ -227,8 +207,5 @@ def run_virtual(
     Moshi's; in virtual time that takes `step_s`, however long it really takes; `greeting` is what they made beforehand.
     `observe` makes what watches the session.
     """
-    return _VirtualCall(scenario, said or _speech(), workers, greeting, observe).run()
-
-
-def _speech() -> bytes:
-    return mulaw.encode(np.resize(talk(), 60 * mulaw.SAMPLE_RATE_HZ))
+    speech = said or mulaw.encode(np.resize(talk(), 60 * mulaw.SAMPLE_RATE_HZ))
+    return _VirtualCall(scenario, speech, workers, greeting, observe).run()

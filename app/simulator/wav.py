@@ -32,8 +32,7 @@ def read_audio(path: Path) -> Samples:
 
 def write_stereo(path: Path, left: Samples, right: Samples) -> None:
     """Write two channels as WAV at 8 kHz, 16 bits; the shorter one ends in silence."""
-    frames = np.zeros((max(len(left), len(right)), 2), np.int16)
-    frames[: len(left), 0] = left
-    frames[: len(right), 1] = right
+    length = max(len(left), len(right))
+    frames = np.stack([np.pad(channel, (0, length - len(channel))) for channel in (left, right)], axis=1)
     with path.open("wb") as file:
         soundfile.write(file, frames, RATE_HZ, "PCM_16", format="WAV")

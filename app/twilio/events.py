@@ -7,25 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-from app.twilio.wire import (
-    Fields,
-    ProtocolViolation,
-    Reason,
-    bad_field,
-    read_count,
-    read_object,
-    read_payload,
-    read_text,
-    read_texts,
-)
+from app.twilio import wire
 
 CallSid = NewType("CallSid", str)
 StreamSid = NewType("StreamSid", str)
 
 RATE_HZ = 8_000
-ENCODING = "audio/x-mulaw"
-CHANNELS = 1
 TRACK = "inbound"
+MEDIA_FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": RATE_HZ, "channels": 1}
 MAX_MARK_LENGTH = 100
 """Marks come back as we have sent them, and ours are shorter."""
 
@@ -33,8 +22,6 @@ MAX_MARK_LENGTH = 100
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The socket is up; the first message."""
-
-    version: str = "1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +43,6 @@ class Media:
 
     timestamp_ms: int
     payload: bytes
-    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,52 +74,43 @@ class Unknown:
 Event = Connected | Started | Media | DtmfPressed | MarkPlayed | Stopped | Unknown
 
 
-def parse_event(fields: Fields) -> Event:
+def parse_event(fields: wire.Fields) -> Event:
     """Return the event that a message stands for; raises `ProtocolViolation`."""
-    match read_text(fields, "event"):
+    match wire.read_text(fields, "event"):
         case "media":
-            return _parse_media(fields)
+            return _parse_media(wire.read_object(fields, "media"))
         case "mark":
-            return _parse_mark(fields)
+            name = wire.read_text(wire.read_object(fields, "mark"), "name")
+            if len(name) > MAX_MARK_LENGTH:
+                raise wire.bad_field("name", f"a mark of ours, which has {MAX_MARK_LENGTH} characters at most")
+            return MarkPlayed(name)
         case "dtmf":
-            return DtmfPressed(read_text(read_object(fields, "dtmf"), "digit"))
+            return DtmfPressed(wire.read_text(wire.read_object(fields, "dtmf"), "digit"))
         case "connected":
-            return Connected(read_text(fields, "version"))
+            return Connected()
         case "start":
-            return _parse_started(fields)
+            return _parse_start(wire.read_object(fields, "start"))
         case "stop":
-            read_object(fields, "stop")
             return Stopped()
         case kind:
             return Unknown(kind)
 
 
-def _parse_media(fields: Fields) -> Media:
-    media = read_object(fields, "media")
+def _parse_media(media: wire.Fields) -> Media:
     if media.get("track") != TRACK:
-        raise ProtocolViolation(Reason.WRONG_TRACK, "Media of a track other than the caller's.")
-    return Media(read_count(media, "timestamp"), read_payload(media, "payload"), read_count(fields, "sequenceNumber"))
+        raise wire.ProtocolViolation(wire.Reason.WRONG_TRACK, "Media of a track other than the caller's.")
+    return Media(wire.read_count(media, "timestamp"), wire.read_payload(media, "payload"))
 
 
-def _parse_mark(fields: Fields) -> MarkPlayed:
-    name = read_text(read_object(fields, "mark"), "name")
-    if len(name) > MAX_MARK_LENGTH:
-        raise bad_field("name", f"a mark of ours, which has {MAX_MARK_LENGTH} characters at most")
-    return MarkPlayed(name)
-
-
-def _parse_started(fields: Fields) -> Started:
-    start = read_object(fields, "start")
+def _parse_start(start: wire.Fields) -> Started:
     if start.get("tracks") != [TRACK]:
-        raise ProtocolViolation(Reason.WRONG_TRACK, "The stream must carry the caller's track and no other.")
-    media_format = read_object(start, "mediaFormat")
-    offered = tuple(media_format.get(key) for key in ("encoding", "sampleRate", "channels"))
-    if offered != (ENCODING, RATE_HZ, CHANNELS):
-        sentence = f"The stream must be {ENCODING}, {RATE_HZ} Hz, {CHANNELS} channel."
-        raise ProtocolViolation(Reason.WRONG_FORMAT, sentence)
+        raise wire.ProtocolViolation(wire.Reason.WRONG_TRACK, "The stream must carry the caller's track and no other.")
+    offered = wire.read_object(start, "mediaFormat")
+    if {key: offered.get(key) for key in MEDIA_FORMAT} != MEDIA_FORMAT:
+        raise wire.ProtocolViolation(wire.Reason.WRONG_FORMAT, f"The stream must be {MEDIA_FORMAT}.")
     return Started(
-        StreamSid(read_text(start, "streamSid")),
-        CallSid(read_text(start, "callSid")),
-        read_text(start, "accountSid"),
-        read_texts(start, "customParameters"),
+        StreamSid(wire.read_text(start, "streamSid")),
+        CallSid(wire.read_text(start, "callSid")),
+        wire.read_text(start, "accountSid"),
+        wire.read_texts(start, "customParameters"),
     )

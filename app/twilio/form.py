@@ -9,7 +9,11 @@ MAX_TEXT_LENGTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A webhook of Twilio's about one call."""
+    """A webhook of Twilio's about one call.
+
+    `caller` is a number, or `anonymous` or the like when it is withheld. The caller may have chosen a text: it is cut
+    off, and printable for logs and tables.
+    """
 
     call_sid: CallSid
     fields: dict[str, str]
@@ -22,19 +26,15 @@ class Form:
 
     @property
     def caller(self) -> str:
-        """The number that calls, `anonymous` or the like when it is withheld."""
         return self._text("From")
 
     @property
     def called(self) -> str:
-        """The number that is called."""
         return self._text("To")
 
     @property
     def direction(self) -> str:
-        """Twilio's word for who has called whom."""
         return self._text("Direction")
 
     def _text(self, name: str) -> str:
-        """Return a text that the caller may have chosen: cut off, and printable for logs and tables."""
-        return "".join(letter for letter in self.fields.get(name, "")[:MAX_TEXT_LENGTH] if letter.isprintable())
+        return "".join(filter(str.isprintable, self.fields.get(name, "")[:MAX_TEXT_LENGTH]))

@@ -2,33 +2,48 @@
 
 Theory. The values that the number had before are kept, and restored only where ours still stand: what somebody has set
 in the meantime stays. When our own address changes, those first values stay the ones to restore. With an application
-or a trunk Twilio ignores the voice URL, so such a number is refused, not changed. The first values are saved on the
-disk as well, because a service that is killed cannot restore them: the next one does.
+or a trunk Twilio ignores the voice URL, so such a number is refused, not changed. The first values are saved in a file
+as well, because a service that is killed cannot restore them: the next one does. Otherwise that would take the address
+of the killed service for the operator's own, and restore it.
 """
 
 import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from app.logging import mask_number
-from app.twilio.rest import Number, NumberSid, TwilioRest
-from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
+from app.twilio.rest import Destination, Number, TwilioRest, Webhook
 from app.twilio.signature import same_url
 
 VOICE_PATH, STATUS_PATH = "/twilio/voice", "/twilio/status"
+
+log = logging.getLogger(__name__)
 
 
 class NumberRefused(Exception):
     """The number cannot be pointed at us; the message is one line that says why and what to do."""
 
 
-def leads_to(number: Number) -> Destination:
-    """Return where a number leads."""
-    voice, status = Webhook(number.voice_url, number.voice_method), Webhook(number.status_url, number.status_method)
-    return Destination(voice, status)
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """Where a number leads while it leads to us, and where it led before."""
+
+    ours: Destination
+    before: Destination
 
 
-def ours_at(base_url: str) -> Destination:
-    """Return where a number leads that leads to a service of ours."""
-    return Destination(Webhook(base_url + VOICE_PATH), Webhook(base_url + STATUS_PATH))
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    phone_number: str
+    pointed: Pointed
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 def obstacle(number: Number | None, phone_number: str) -> str | None:
@@ -52,6 +67,42 @@ def restored(now: Destination, pointed: Pointed) -> Destination:
     return Destination(voice, status)
 
 
+class SavedWebhook:
+    """One file that only this user can read. No method raises; failures are logged.
+
+    Every service needs a file of its own: it takes the writer of a file that it finds for dead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, phone_number: str) -> Pointed | None:
+        """Return what is saved of a number; None if there is nothing, or nothing that can be read."""
+        try:
+            saved = _SAVED.validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            log.warning("where the number led before is not known: %s cannot be read", self._path)
+            return None
+        return saved.pointed if saved.phone_number == phone_number else None
+
+    def write(self, phone_number: str, pointed: Pointed) -> None:
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(_SAVED.dump_json(_Saved(phone_number, pointed)))
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            log.warning("if this service is killed, the number stays with it: %s: %s", self._path, error.strerror)
+
+    def erase(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
 class NumberOverride:
     """Points our number at this service and restores it; `point` may be called again with another address of ours."""
 
@@ -70,12 +121,12 @@ class NumberOverride:
         reason = obstacle(number, self._phone_number)
         if reason or number is None:
             raise NumberRefused(reason)
-        now, ours = leads_to(number), ours_at(base_url)
-        known = self._pointed or await self._read_saved()
-        before = restored(now, known) if known else now
+        ours = Destination(Webhook(base_url + VOICE_PATH), Webhook(base_url + STATUS_PATH))
+        before = restored(number.leads_to, self._pointed) if self._pointed else number.leads_to
         self._pointed = Pointed(ours, before)  # first: a request that fails may have been carried out
-        if now != ours:
-            await self._lead(number.sid, ours, self._pointed)
+        if number.leads_to != ours:
+            await asyncio.to_thread(self._saved.write, self._phone_number, self._pointed)
+            await self._lead(number.sid, ours)
 
     async def restore(self) -> None:
         """Put the old values back where ours still stand, or those of a service that was killed.
@@ -83,32 +134,21 @@ class NumberOverride:
         Nothing is done for a number that is no longer owned. Raises RestError.
         """
         await self._settle()
-        self._pointed = self._pointed or await self._read_saved()
-        if self._pointed is None:
+        number = await self._rest.find_number(self._phone_number) if self._pointed else None
+        if self._pointed is None or number is None:
             return
-        number = await self._rest.find_number(self._phone_number)
-        if number is None:
-            return
-        now = leads_to(number)
-        wanted = restored(now, self._pointed)
-        if wanted != now:
+        wanted = restored(number.leads_to, self._pointed)
+        if wanted != number.leads_to:
             await self._lead(number.sid, wanted)
         self._pointed = None
         await asyncio.to_thread(self._saved.erase)
 
-    async def _read_saved(self) -> Pointed | None:
-        return await asyncio.to_thread(self._saved.read, self._phone_number)
-
-    async def _lead(self, sid: NumberSid, to: Destination, save: Pointed | None = None) -> None:
-        self._leading = asyncio.create_task(self._save_and_lead(sid, to, save))
+    async def _lead(self, sid: str, to: Destination) -> None:
+        self._leading = asyncio.create_task(self._rest.point_number(sid, to))
         await asyncio.shield(self._leading)
 
-    async def _save_and_lead(self, sid: NumberSid, to: Destination, save: Pointed | None) -> None:
-        if save:
-            await asyncio.to_thread(self._saved.write, self._phone_number, save)
-        await self._rest.point_number(sid, to.voice.url, to.status.url, to.voice.method, to.status.method)
-
     async def _settle(self) -> None:
-        """Wait for a cancelled request: its thread goes on, and would overtake the next one."""
+        """Wait for a cancelled request, whose thread goes on and would overtake the next one; read what is saved."""
         if self._leading:
             await asyncio.wait({self._leading})
+        self._pointed = self._pointed or await asyncio.to_thread(self._saved.read, self._phone_number)

@@ -47,7 +47,7 @@ def name_of(address: str) -> str:
     if scheme in ("sip", "sips"):
         if _withheld(user):
             return ANONYMOUS
-        is_number = _USER_IS_NUMBER.fullmatch(user) or (_says_phone(address) and _NUMBER.fullmatch(user))
+        is_number = _USER_IS_NUMBER.fullmatch(user) or ("user=phone" in address.lower() and _NUMBER.fullmatch(user))
         return _number(user) if is_number else f"sip:{rest}"
     if scheme == "client":
         return clean
@@ -85,10 +85,6 @@ def _mask(text: str) -> str:
 def _split(clean: str) -> tuple[str, str]:
     uri = _URI.fullmatch(clean)
     return (uri[1], uri[2]) if uri else ("", clean)
-
-
-def _says_phone(address: str) -> bool:
-    return "user=phone" in address.lower()
 
 
 def _withheld(text: str) -> bool:

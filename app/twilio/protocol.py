@@ -11,25 +11,13 @@ what `media`, `mark` and `clear` return as text, unchanged, in order.
 
 from enum import Enum, auto
 
+from app.twilio import wire
 from app.twilio.events import Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped, Unknown, parse_event
-from app.twilio.wire import (
-    Fields,
-    ProtocolMisuse,
-    ProtocolViolation,
-    Reason,
-    read_count,
-    read_message,
-    read_text,
-    write_message,
-    write_payload,
-)
 
 MAX_MESSAGE_BYTES = 65_536
 
 
 class StreamState(Enum):
-    """The states of a stream."""
-
     NEW = auto()
     CONNECTED = auto()
     STREAMING = auto()
@@ -52,17 +40,12 @@ NEXT: dict[StreamState, dict[type[Event], StreamState]] = {
 class StreamProtocol:
     """Read Twilio's messages as events, write ours; one object for one socket.
 
-    `state` and `stream_sid` (None before the start) tell where the stream is; `sequence_gaps` counts the messages
-    whose sequenceNumber does not follow the one before: a curiosity, not an error.
+    `state` and `stream_sid` (None before the start) tell where the stream is.
     """
 
-    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        """Refuse messages longer than `max_message_bytes`."""
-        self.max_message_bytes = max_message_bytes
+    def __init__(self) -> None:
         self.state = StreamState.NEW
         self.stream_sid: str | None = None
-        self.sequence_gaps = 0
-        self._sequence = 0
 
     def receive(self, message: str | bytes) -> Event:
         """Return the event that one WebSocket message stands for.
@@ -70,17 +53,25 @@ class StreamProtocol:
         Raises `ProtocolViolation`, and nothing else, whatever the message is; the state is then as before, and the
         caller must end the call.
         """
-        fields = read_message(message, self.max_message_bytes)
+        fields = wire.read_message(message, MAX_MESSAGE_BYTES)
         event = parse_event(fields)
         if isinstance(event, Unknown):
-            self._sequence += "sequenceNumber" in fields
-        else:
-            self._advance(event, fields)
+            return event
+        following = NEXT[self.state].get(type(event))
+        if following is None:
+            sentence = f"{type(event).__name__} is not allowed in state {self.state.name}."
+            raise wire.ProtocolViolation(wire.Reason.OUT_OF_ORDER, sentence)
+        if not isinstance(event, Connected):
+            stream_sid = event.stream_sid if isinstance(event, Started) else self.stream_sid
+            if wire.read_text(fields, "streamSid") != stream_sid:
+                raise wire.ProtocolViolation(wire.Reason.WRONG_STREAM, "The message belongs to another stream.")
+            self.stream_sid = stream_sid
+        self.state = following
         return event
 
     def media(self, payload: bytes) -> str:
         """Serialize audio for the caller: mu-law at 8 kHz without header, best in multiples of 160 bytes."""
-        return self._serialize("media", media={"payload": write_payload(payload)})
+        return self._serialize("media", media={"payload": wire.write_payload(payload)})
 
     def mark(self, name: str) -> str:
         """Serialize a mark: it comes back as `MarkPlayed` once all audio before it has been played, or cleared."""
@@ -90,25 +81,7 @@ class StreamProtocol:
         """Serialize the command that empties Twilio's buffer; every outstanding mark comes back at once."""
         return self._serialize("clear")
 
-    def _serialize(self, kind: str, **body: Fields) -> str:
+    def _serialize(self, kind: str, **body: wire.Fields) -> str:
         if self.stream_sid is None:
-            raise ProtocolMisuse(f"{kind} cannot be sent in state {self.state.name}.")
-        return write_message({"event": kind, "streamSid": self.stream_sid, **body})
-
-    def _advance(self, event: Event, fields: Fields) -> None:
-        following = NEXT[self.state].get(type(event))
-        if following is None:
-            sentence = f"{type(event).__name__} is not allowed in state {self.state.name}."
-            raise ProtocolViolation(Reason.OUT_OF_ORDER, sentence)
-        if not isinstance(event, Connected):
-            self._check_stream(event, fields)
-        self.state = following
-
-    def _check_stream(self, event: Event, fields: Fields) -> None:
-        sequence = read_count(fields, "sequenceNumber")
-        stream_sid = event.stream_sid if isinstance(event, Started) else self.stream_sid
-        if read_text(fields, "streamSid") != stream_sid:
-            raise ProtocolViolation(Reason.WRONG_STREAM, "The message belongs to another stream.")
-        self.stream_sid = stream_sid
-        self.sequence_gaps += sequence != self._sequence + 1
-        self._sequence = sequence
+            raise wire.ProtocolMisuse(f"{kind} cannot be sent in state {self.state.name}.")
+        return wire.write_message({"event": kind, "streamSid": self.stream_sid, **body})

@@ -11,7 +11,7 @@ from app.twilio.signature import SignatureCheck
 
 
 class PublicAddress:
-    """The public URL in use, and the check of what is signed for it."""
+    """The public URL in use, http(s)://host[:port][/prefix], and the check of what is signed for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._tokens = settings.twilio.auth_tokens if settings.twilio.checks_signatures else ()
@@ -21,17 +21,8 @@ class PublicAddress:
         """Tells this service from any other that the address may lead to."""
         self.move(settings.server.base_url)
 
-    @property
-    def base_url(self) -> str:
-        """http(s)://host[:port][/prefix], without a slash at the end."""
-        return self._base_url
-
-    @property
-    def check(self) -> SignatureCheck | None:
-        """The check for requests to this address; None when signatures are not checked."""
-        return self._check
-
     def move(self, base_url: str) -> None:
         """Use another address. Raises ValueError when it is no http(s) URL."""
-        self._check = SignatureCheck(base_url, self._tokens) if self._tokens else None
-        self._base_url = base_url
+        self.check = SignatureCheck(base_url, self._tokens) if self._tokens else None
+        """None when signatures are not checked."""
+        self.base_url = base_url

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NewType, TypeVar
+from typing import Any, TypeVar
 
 from twilio.base.exceptions import TwilioException  # type: ignore[import-untyped]
 from twilio.rest import Client  # type: ignore[import-untyped]
@@ -20,7 +20,6 @@ from app.twilio.events import CallSid
 from app.twilio.rest_http import RestError, RestHttpClient, retry_wait_s, unlike_twilio
 
 API_URL = "https://api.twilio.com"
-STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
 MOST_LISTED = 50
 MOST_DIGITS = 10
 PLACED = "outbound-api"
@@ -28,7 +27,6 @@ PLACED = "outbound-api"
 ERROR_LEVEL = "0"
 """A notification of this level is an error, of "1" a warning."""
 
-NumberSid = NewType("NumberSid", str)
 Result = TypeVar("Result")
 
 
@@ -72,23 +70,21 @@ class CallRequest:
     machine_detection: MachineDetection | None = None
     send_digits: str = ""
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self) -> dict[str, Any]:
         """Return the arguments of the `twilio` package's `calls.create`."""
-        optional = {
-            "time_limit": self.time_limit_s,
-            "machine_detection": self.machine_detection,
-            "send_digits": self.send_digits,
-        }
-        return {
+        arguments = {
             "to": self.to,
             "from_": self.from_number,
             "url": self.voice_url,
             "method": "POST",
             "status_callback": self.status_url,
             "status_callback_method": "POST",
-            "status_callback_event": list(STATUS_EVENTS),
-            **{name: value for name, value in optional.items() if value},
+            "status_callback_event": ["initiated", "ringing", "answered", "completed"],
+            "time_limit": self.time_limit_s,
+            "machine_detection": self.machine_detection,
+            "send_digits": self.send_digits,
         }
+        return {name: value for name, value in arguments.items() if value}
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the form that Twilio receives."""
@@ -117,15 +113,27 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """A URL and the HTTP method with which Twilio requests it."""
+
+    url: str
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The voice webhook of a number, and its status callback."""
+
+    voice: Webhook
+    status: Webhook
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A number of the account. Twilio ignores the voice URL of one with an application or a trunk."""
 
-    sid: NumberSid
-    phone_number: str
-    voice_url: str
-    status_url: str
-    voice_method: str = "POST"
-    status_method: str = "POST"
+    sid: str
+    leads_to: Destination
     voice_application_sid: str = ""
     trunk_sid: str = ""
 
@@ -142,7 +150,7 @@ class TwilioRest:
     ) -> None:
         self._http = RestHttpClient(api_url or API_URL)
         self._client = Client(account_sid, auth_token, http_client=self._http)
-        self._account_sid, self._sleep = account_sid, sleep
+        self._sleep = sleep
         self.repeats_calls = True
         """Whether placing and redirecting are repeated after Twilio has refused them for a moment."""
 
@@ -151,13 +159,11 @@ class TwilioRest:
         return await self._do(lambda: _call(self._client.calls.create(**request.arguments())), idempotent=False)
 
     async def fetch_call(self, sid: CallSid) -> RestCall:
-        """Return the status of a call."""
         return await self._do(lambda: _call(self._client.calls(sid).fetch()))
 
     async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
         """Return the codes of what went wrong in a call, warnings left out, in the order in which Twilio lists them."""
-        listing = self._client.calls(sid).notifications.list
-        noted = await self._do(lambda: listing(log=int(ERROR_LEVEL)))
+        noted = await self._do(lambda: self._client.calls(sid).notifications.list(log=int(ERROR_LEVEL)))
         codes = (_number_of(note.error_code) for note in noted if str(note.log) == ERROR_LEVEL)
         return tuple(dict.fromkeys(code for code in codes if code))
 
@@ -166,12 +172,14 @@ class TwilioRest:
 
         Both times are Twilio's: a wrong clock here does no harm. `MOST_LISTED` calls are looked at.
         """
-        listing = self._client.calls.list
-        found = await self._do(lambda: listing(to=to, from_=from_number, limit=MOST_LISTED))
-        since_s = (self._http.clock_s or time.time()) - within_s
-        return await self._do(
-            lambda: tuple(_call(one) for one in found if one.direction == PLACED and _created_s(one) >= since_s)
-        )
+
+        def search() -> tuple[RestCall, ...]:
+            found = self._client.calls.list(to=to, from_=from_number, limit=MOST_LISTED)
+            since_s = (self._http.clock_s or time.time()) - within_s
+            placed = [one for one in found if one.direction == PLACED]
+            return tuple(_call(one) for one in placed if one.date_created.timestamp() >= since_s)
+
+        return await self._do(search)
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
         """Have a running or queued call fetch new TwiML from `url`."""
@@ -188,39 +196,30 @@ class TwilioRest:
         return True
 
     async def account(self) -> Account:
-        """Return what kind of account this is."""
-        account = await self._do(lambda: self._client.api.v2010.accounts(self._account_sid).fetch())
-        return await self._do(
-            lambda: Account(_text(account.sid), _text(account.status), account.type == "Trial", self._http.clock_s)
-        )
+        def fetch() -> Account:
+            account = self._client.api.v2010.account.fetch()
+            return Account(_text(account.sid), _text(account.status), account.type == "Trial", self._http.clock_s)
+
+        return await self._do(fetch)
 
     async def find_number(self, phone_number: str) -> Number | None:
         """Return this number, None when the account does not own it."""
-        listing = self._client.incoming_phone_numbers.list  # which is a search
-        found = await self._do(lambda: listing(phone_number=phone_number))
-        exact = [item for item in found if item.phone_number == phone_number]
-        return await self._do(lambda: _number(exact[0])) if exact else None
 
-    async def point_number(
-        self,
-        number_sid: NumberSid,
-        voice_url: str,
-        status_url: str,
-        voice_method: str = "POST",
-        status_method: str = "POST",
-    ) -> Number:
+        def find() -> Number | None:
+            found = self._client.incoming_phone_numbers.list(phone_number=phone_number)  # which is a search
+            return next((_number(item) for item in found if item.phone_number == phone_number), None)
+
+        return await self._do(find)
+
+    async def point_number(self, sid: str, to: Destination) -> Number:
         """Set the voice webhook and the status callback of a number."""
-        number = self._client.incoming_phone_numbers(number_sid)
-        return await self._do(
-            lambda: _number(
-                number.update(
-                    voice_url=voice_url,
-                    voice_method=voice_method,
-                    status_callback=status_url,
-                    status_callback_method=status_method,
-                )
-            )
-        )
+        values = {
+            "voice_url": to.voice.url,
+            "voice_method": to.voice.method,
+            "status_callback": to.status.url,
+            "status_callback_method": to.status.method,
+        }
+        return await self._do(lambda: _number(self._client.incoming_phone_numbers(sid).update(**values)))
 
     async def _do(self, request: Callable[[], Result], idempotent: bool = True) -> Result:
         attempt = 1
@@ -253,10 +252,6 @@ def _call(call: Any) -> RestCall:
     return RestCall(CallSid(_text(call.sid)), CallStatus(call.status), answered_by, _number_of(call.duration))
 
 
-def _created_s(call: Any) -> float:
-    return float(call.date_created.timestamp())
-
-
 def _text(value: object) -> str:
     """Return what must be text and not empty. Raises ValueError."""
     if not isinstance(value, str) or not value:
@@ -271,13 +266,8 @@ def _number_of(value: object) -> int | None:
 
 
 def _number(number: Any) -> Number:
+    voice = Webhook(number.voice_url or "", number.voice_method or "POST")
+    status = Webhook(number.status_callback or "", number.status_callback_method or "POST")
     return Number(
-        NumberSid(_text(number.sid)),
-        _text(number.phone_number),
-        number.voice_url or "",
-        number.status_callback or "",
-        number.voice_method or "POST",
-        number.status_callback_method or "POST",
-        number.voice_application_sid or "",
-        number.trunk_sid or "",
+        _text(number.sid), Destination(voice, status), number.voice_application_sid or "", number.trunk_sid or ""
     )

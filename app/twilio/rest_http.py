@@ -5,10 +5,10 @@ reached. After a 5xx or a lost connection nobody knows whether it was carried ou
 repeated then.
 """
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from socket import gaierror
@@ -92,11 +92,15 @@ class RestHttpClient:
         try:
             response = self._http.request(method, url, **rest)
         except OSError as error:  # all that `requests` raises
-            raise _no_answer(self.host, error) from error
-        self.clock_s = _clock_s(response.headers)
+            reason = _reason_unreached(error)
+            sentence = f"{self.host}: {reason or 'no answer'}; is this machine online?"
+            raise RestError(sentence, unreached=reason is not None) from error
+        with contextlib.suppress(TypeError, ValueError):  # no date, or none that can be read
+            self.clock_s = parsedate_to_datetime(response.headers.get("Date")).timestamp()
+        body = _body(response.text)
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            raise _refusal(response)
-        if not _body(response.text):
+            raise _refusal(body, response)
+        if not body:
             raise unlike_twilio(self.host, response.status_code)
         return response
 
@@ -107,28 +111,25 @@ def unlike_twilio(host: str, status: int | None = None) -> RestError:
     return RestError(f"{host} answers otherwise than Twilio does: {advice}", status=status)
 
 
-def _no_answer(host: str, error: OSError) -> RestError:
-    for cause in _causes(error):
-        if reason := next((reason for kind, reason in UNREACHED.items() if isinstance(cause, kind)), None):
-            return RestError(f"{host}: {reason}; is this machine online?", unreached=True)
-    return RestError(f"{host}: no answer; is this machine online?")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _reason_unreached(error: BaseException | None) -> str | None:
+    """Return why the request was not sent, None if it may have been."""
     while error is not None:
-        yield error
+        for kind, reason in UNREACHED.items():
+            if isinstance(error, kind):
+                return reason
         error = error.__cause__ or error.__context__
+    return None
 
 
-def _refusal(response: Any) -> RestError:
+def _refusal(body: dict[str, Any], response: Any) -> RestError:
     """Return the error for a refusal, which has no JSON if a proxy sent it."""
-    body = _body(response.text)
     code, status = body.get("code"), int(response.status_code)
     retry_after = response.headers.get("Retry-After") or ""
     retry_after_s = float(retry_after) if retry_after.isdecimal() else None
     if type(code) is not int:
         return RestError(f"Twilio answered with HTTP {status}", None, status, retry_after_s)
-    message = "" if code in MEANINGS else f" ({_masked(str(body.get('message', '')))})"
+    masked = _NUMBER.sub(lambda found: mask_number(found[0]), str(body.get("message", "")))
+    message = "" if code in MEANINGS else f" ({' '.join(masked.split())})"
     return RestError(explain(code) + message, code, status, retry_after_s)
 
 
@@ -138,14 +139,3 @@ def _body(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _masked(text: str) -> str:
-    return " ".join(_NUMBER.sub(lambda found: mask_number(found[0]), text).split())
-
-
-def _clock_s(headers: Any) -> float | None:
-    try:
-        return parsedate_to_datetime(headers.get("Date")).timestamp()
-    except (TypeError, ValueError):
-        return None

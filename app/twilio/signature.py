@@ -8,9 +8,10 @@ as written and in lower case, with and without user and password, default port w
 """
 
 import hmac
-from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
 
+from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
 from workers.lines import mask_userinfo
@@ -59,7 +60,7 @@ class SignatureCheck:
     def _valid(self, urls: Sequence[str], path: str, form: FormPairs, signature: str | None) -> bool:
         if not signature or not path.startswith("/"):
             return False
-        parameters, given = _Form(form), signature.encode("utf-8", "replace")
+        parameters, given = ImmutableMultiDict(list(form)), signature.encode("utf-8", "replace")
         try:
             wanted = (one.compute_signature(url, parameters) for one in self._validators for url in urls)
             return any(hmac.compare_digest(signed.encode(), given) for signed in wanted)
@@ -69,7 +70,7 @@ class SignatureCheck:
 
 def sign(auth_token: str, url: str, form: FormPairs = ()) -> str:
     """Return the `X-Twilio-Signature` for a request, as Twilio would; an upgrade has no form."""
-    signature: str = RequestValidator(auth_token).compute_signature(url, _Form(form))
+    signature: str = RequestValidator(auth_token).compute_signature(url, ImmutableMultiDict(list(form)))
     return signature
 
 
@@ -77,18 +78,6 @@ def socket_url(url: str) -> str:
     """Return the same URL for a WebSocket: http becomes ws, https becomes wss."""
     scheme, rest = url.split(":", 1)
     return f"{SOCKET_SCHEMES[scheme.lower()]}:{rest}"
-
-
-class _Form(dict[str, list[str]]):
-    """A form as RequestValidator reads it: names once, all values of a name by `getlist`."""
-
-    def __init__(self, pairs: FormPairs) -> None:
-        super().__init__()
-        for name, value in pairs:
-            self.setdefault(name, []).append(value)
-
-    def getlist(self, name: str) -> list[str]:
-        return self[name]
 
 
 def checked_base(public_url: str) -> str:
@@ -100,43 +89,35 @@ def checked_base(public_url: str) -> str:
     _ = parts.port  # raises ValueError when it is no port
     if parts.scheme not in SOCKET_SCHEMES or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"a URL must be http(s)://host[:port][/prefix], not {mask_userinfo(public_url)!r}")
-    user, at, place = parts.netloc.rpartition("@")
-    return f"{parts.scheme}://{user}{at}{place.lower()}{parts.path.rstrip('/')}"
+    user, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user}{at}{host.lower()}{parts.path.rstrip('/')}"
 
 
 def same_url(one: str, other: str) -> bool:
     """Tell whether two URLs differ in nothing but their spelling: the case of the host, or a default port."""
-    return one == other or not spellings(one).isdisjoint(spellings(other))
+    return not spellings(one).isdisjoint(spellings(other))
 
 
-def spellings(url: str) -> frozenset[str]:
+def spellings(url: str) -> set[str]:
     """Return the URLs that may be signed for this one; itself alone if it is no http(s) or ws(s) URL."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        port = parts.port
     except ValueError:
-        return frozenset({url})
+        return {url}
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        return frozenset({url})
-    user, at, place = parts.netloc.rpartition("@")
-    places = {spelt for cased in (place, place.lower()) for spelt in _places(parts, cased)}
-    netlocs = places | {f"{user}{at}{spelt}" for spelt in places}
-    return frozenset(parts._replace(netloc=netloc).geturl() for netloc in netlocs)
+        return {url}
+    user, at, host = parts.netloc.rpartition("@")
+    bare, default = host.removesuffix(f":{port or ''}"), DEFAULT_PORTS[parts.scheme]
+    hosts = {host, bare, f"{bare}:{default}"} if port in (None, default) else {host, bare}
+    hosts |= {one.lower() for one in hosts}
+    return {parts._replace(netloc=before + one).geturl() for one in hosts for before in ("", user + at)}
 
 
-def _in_case_of(url: str, host: str) -> frozenset[str]:
+def _in_case_of(url: str, host: str) -> set[str]:
     """Return the spellings of `url` with its host as in a Host header; none if that names another host."""
     parts, name = urlsplit(url), host.partition(":")[0]
     if not name or name.lower() != parts.hostname:
-        return frozenset()
-    user, at, place = parts.netloc.rpartition("@")
-    return spellings(parts._replace(netloc=f"{user}{at}{name}{place[len(name) :]}").geturl())
-
-
-def _places(parts: SplitResult, place: str) -> Iterator[str]:
-    """Yield host and port as written, without the port and, where it is the default one, with it."""
-    host = place.removesuffix(f":{parts.port}") if parts.port else place.removesuffix(":")
-    yield place
-    yield host
-    if parts.port in (None, DEFAULT_PORTS[parts.scheme]):
-        yield f"{host}:{DEFAULT_PORTS[parts.scheme]}"
+        return set()
+    user, at, ours = parts.netloc.rpartition("@")
+    return spellings(parts._replace(netloc=f"{user}{at}{name}{ours[len(name) :]}").geturl())

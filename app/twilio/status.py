@@ -12,6 +12,7 @@ LONGEST_TEXT = 200
 STREAM_ERROR = "stream-error"
 _OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
 _CODE = re.compile(r"(?<!\d)[1-9]\d{4}(?!\d)")
+"""Twilio's codes have five digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,19 @@ Status = CallStatusCallback | StreamStatusCallback
 
 def parse_status(form: Mapping[str, str]) -> Status | None:
     """Return what a status callback says, None if it is not known here; texts are cut off at `LONGEST_TEXT`."""
-    code = _code(form.get("ErrorCode", "")) or _code(form.get("StreamError", ""))
-    if event := form.get("StreamEvent"):
-        return StreamStatusCallback(
-            _text(event), _text(form.get("StreamError", "")), code, _text(form.get("StreamSid", ""))
-        )
-    if status := form.get("CallStatus"):
-        sequence = _count(form.get("SequenceNumber", ""))
-        return CallStatusCallback(_text(status), _count(form.get("CallDuration", "")), code, sequence)
+    code = _CODE.search(" ".join(form.get(name, "")[:LONGEST_TEXT] for name in ("ErrorCode", "StreamError")))
+    error_code = int(code[0]) if code else None
+    if event := _text(form, "StreamEvent"):
+        return StreamStatusCallback(event, _text(form, "StreamError"), error_code, _text(form, "StreamSid"))
+    if status := _text(form, "CallStatus"):
+        return CallStatusCallback(status, _count(form, "CallDuration"), error_code, _count(form, "SequenceNumber"))
     return None
 
 
-def _code(text: str) -> int | None:
-    """Return the first number of five digits, as Twilio's codes are."""
-    found = _CODE.search(text[:LONGEST_TEXT])
-    return int(found[0]) if found else None
-
-
-def _count(text: str) -> int | None:
+def _count(form: Mapping[str, str], name: str) -> int | None:
+    text = form.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _text(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:LONGEST_TEXT])
+def _text(form: Mapping[str, str], name: str) -> str:
+    return "".join(filter(str.isprintable, form.get(name, "")[:LONGEST_TEXT]))

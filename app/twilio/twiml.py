@@ -6,13 +6,13 @@ to leave. `<Say>` is only for callers who are turned away.
 https://www.twilio.com/docs/voice/twiml/stream, https://www.twilio.com/docs/voice/twiml/enqueue
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from twilio.twiml import TwiML, voice_response  # type: ignore[import-untyped]
 
-MAX_LENGTH_DIGITS = 5
 MAX_PARAMETER_LENGTH = 500
 """Twilio cuts off a parameter whose name and value are longer than this together."""
 QUEUE_NAME = "moshi"
@@ -110,12 +110,10 @@ def reject_caller() -> str:
 
 
 def say_busy(sentence: str) -> str:
-    """Answer the call with a sentence and hang up."""
     return _response(voice_response.Say(sentence), voice_response.Hangup())
 
 
 def enqueue(wait_url: str, action_url: str) -> str:
-    """Put the caller in the queue."""
     urls = {"action": action_url, "method": "POST", "wait_url": wait_url, "wait_url_method": "POST"}
     return _response(voice_response.Enqueue(QUEUE_NAME, **urls))
 
@@ -131,7 +129,6 @@ def leave() -> str:
 
 
 def hangup() -> str:
-    """End the call."""
     return _response(voice_response.Hangup())
 
 
@@ -169,17 +166,17 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
                 raise TwimlError("<Enqueue> without a waitUrl or an action")
             return Enqueue(wait_url, action)
         case "Pause":
-            return Pause(_parse_length(element.get("length", "1")))
+            return _parse_pause(element.get("length", "1"))
         case "Leave":
             return Leave()
         case name:
             return Other(name)
 
 
-def _parse_length(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_LENGTH_DIGITS):
-        raise TwimlError(f"<Pause length> must be a number of seconds, not {text[:20]!r}")
-    return int(text)
+def _parse_pause(length: str) -> Pause:
+    if not re.fullmatch("[0-9]{1,5}", length):
+        raise TwimlError(f"<Pause length> must be a number of seconds, not {length[:20]!r}")
+    return Pause(int(length))
 
 
 def _parse_connect(element: ElementTree.Element) -> Connect:

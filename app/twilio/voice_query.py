@@ -12,8 +12,8 @@ MAX_DIGITS = 6
 
 def voice_query(greeting_frames: int | None = None, record: bool = False) -> str:
     """Return the query with its question mark, "" when nothing is wished."""
-    optional = {"greeting_frames": greeting_frames, "record": "true" if record else None}
-    query = urlencode({name: value for name, value in optional.items() if value is not None})
+    wishes = {} if greeting_frames is None else {"greeting_frames": str(greeting_frames)}
+    query = urlencode(wishes | ({"record": "true"} if record else {}))
     return f"?{query}" if query else ""
 
 

@@ -6,6 +6,7 @@ group), a reader returns a value of the promised type or raises `ProtocolViolati
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NoReturn
@@ -50,6 +51,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""JSON can hold half a surrogate pair, which cannot be written as UTF-8."""
 
 
 def read_message(message: str | bytes, max_bytes: int) -> Fields:
@@ -59,7 +62,7 @@ def read_message(message: str | bytes, max_bytes: int) -> Fields:
     """
     if not isinstance(message, str):
         raise ProtocolViolation(Reason.BINARY_FRAME, "Every message must be text, this one is binary.")
-    if _length_bytes(message) > max_bytes:
+    if len(message.encode("utf-8", "surrogatepass")) > max_bytes:
         raise ProtocolViolation(Reason.TOO_LARGE, f"The message is longer than {max_bytes} bytes.")
     try:
         value = _DECODER.decode(message)
@@ -71,12 +74,10 @@ def read_message(message: str | bytes, max_bytes: int) -> Fields:
 
 
 def write_message(fields: Fields) -> str:
-    """Serialize one message as compact JSON."""
     return _ENCODER.encode(fields)
 
 
 def read_object(fields: Fields, key: str) -> Fields:
-    """Return the object under `key`."""
     value = fields.get(key)
     if not isinstance(value, dict):
         raise bad_field(key, "an object")
@@ -95,7 +96,7 @@ def read_texts(fields: Fields, key: str) -> dict[str, str]:
     """Return the object under `key`, all of whose values are text; {} when the key is missing."""
     texts: dict[str, str] = {}
     for name, value in (read_object(fields, key) if key in fields else {}).items():
-        if not isinstance(value, str) or not _is_unicode(name) or not _is_unicode(value):
+        if not isinstance(value, str) or _HALF_PAIR.search(name + value):
             raise bad_field(key, "an object of texts")
         texts[name] = value
     return texts
@@ -122,19 +123,9 @@ def read_payload(fields: Fields, key: str) -> bytes:
 
 
 def write_payload(payload: bytes) -> str:
-    """Serialize bytes as base64 with padding."""
     return base64.b64encode(payload).decode("ascii")
 
 
 def bad_field(key: str, wanted: str) -> ProtocolViolation:
     """Return the violation that says what `key` should have held."""
     return ProtocolViolation(Reason.BAD_FIELD, f"'{key}' is not {wanted}.")
-
-
-def _length_bytes(message: str) -> int:
-    return len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass"))
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether the text can be written as UTF-8: JSON can smuggle in half a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from app.cli.bench.figures import MAX_DELAY_S, CrowdFigures, median
+from app.cli.bench.figures import MAX_LATENCY_S, CrowdFigures, median
 from app.cli.bench.output import db, ms
 from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.report import CallReport
@@ -41,11 +41,11 @@ class Findings:
 
 def stall_figures(report: CallReport, stall: Window) -> StallFigures:
     """Compare the latency from 2 to 10 s after a stall with what it was before."""
-    windows = mouth_to_ear_ms(report.said, report.heard, max_delay_s=MAX_DELAY_S).windows
-    before_ms = median([one.delay_ms for one in windows if one.at_s < stall.at_s - 1.0])
+    windows = mouth_to_ear_ms(report.said, report.heard, max_latency_s=MAX_LATENCY_S).windows
+    before_ms = median([one.latency_ms for one in windows if one.at_s < stall.at_s - 1.0])
     from_s, to_s = (stall.end_s + after_s for after_s in AFTER_STALL_S)
-    after = [one.delay_ms for one in windows if from_s <= one.at_s < to_s]
-    left = [delay_ms - before_ms for delay_ms in after] if before_ms is not None else []
+    after = [one.latency_ms for one in windows if from_s <= one.at_s < to_s]
+    left = [latency_ms - before_ms for latency_ms in after] if before_ms is not None else []
     return StallFigures(before_ms, median(left), max(left, default=None), len(report.underruns))
 
 

@@ -74,7 +74,7 @@ async def test_the_caller_hears_himself_through_the_whole_service(served: Served
     delay = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
     assert len(delay.windows) >= 5
     assert np.median(window_snr_db(report.said, report.heard, delay, window_s=0.2)) > 15
-    assert delay.windows[0].delay_ms >= 80, "a frame has to be complete before it can come back"
+    assert delay.windows[0].latency_ms >= 80, "a frame has to be complete before it can come back"
     await served.until("ended: caller hung up")
 
 

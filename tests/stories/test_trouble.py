@@ -23,8 +23,8 @@ def _run(name: str, seconds: float | None = None) -> VirtualReport:
 
 def test_a_steady_line_has_the_delay_of_a_frame_and_a_short_lead() -> None:
     call = _run("steady", 300)
-    assert call.delay_ms(50) <= FRAME_MS + TRAVEL_MS + 20
-    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 45
+    assert call.latency_ms(50) <= FRAME_MS + TRAVEL_MS + 20
+    assert call.latency_ms(99) <= FRAME_MS + TRAVEL_MS + 45
     assert call.underruns_after(10) == 0
     assert all(0.005 <= buffered_s <= 0.04 for at_s, buffered_s in call.buffer_levels if at_s > 10)
 
@@ -36,35 +36,35 @@ def test_two_seconds_after_a_stall_the_delay_is_back(name: str) -> None:
     call = _run(name)
     trouble = call.scenario.troubles[0]
     end_s = trouble.at_s + trouble.length_s
-    before_ms = call.delay_ms(50, trouble.at_s - 5, trouble.at_s - 0.2)
-    assert call.delay_ms(100, end_s + 2, end_s + 20) <= before_ms + 20
+    before_ms = call.latency_ms(50, trouble.at_s - 5, trouble.at_s - 0.2)
+    assert call.latency_ms(100, end_s + 2, end_s + 20) <= before_ms + 20
 
 
 def test_every_one_of_many_stalls_is_got_over() -> None:
     stalls = tuple(Window(at_s, 0.6) for at_s in range(20, 140, 12))
     call = run_virtual(Scenario(seconds=150, stalls=stalls))
-    before_ms = call.delay_ms(50, 10, 20)
+    before_ms = call.latency_ms(50, 10, 20)
     for stall in stalls:
-        assert call.delay_ms(50, stall.at_s + 2.6, stall.at_s + 11) <= before_ms + 35
+        assert call.latency_ms(50, stall.at_s + 2.6, stall.at_s + 11) <= before_ms + 35
 
 
 def test_jitter_on_every_packet_is_learnt() -> None:
     call = _run("jitter")
     assert call.underruns_after(10) <= call.scenario.seconds / 60
-    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 80
+    assert call.latency_ms(99) <= FRAME_MS + TRAVEL_MS + 80
 
 
 @pytest.mark.parametrize("name", ["pairs", "triples"])
 def test_packets_in_groups_make_no_gap(name: str) -> None:
     call = _run(name)
     assert call.underruns_after(10) == 0
-    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 60
+    assert call.latency_ms(99) <= FRAME_MS + TRAVEL_MS + 60
 
 
 @pytest.mark.parametrize("name", ["fast-clock", "slow-clock"])
 def test_a_drifting_clock_leaves_the_delay_flat_for_an_hour(name: str) -> None:
     call = _run(name)
-    medians_ms = [call.delay_ms(50, minute * 60, minute * 60 + 60) for minute in range(1, 60)]
+    medians_ms = [call.latency_ms(50, minute * 60, minute * 60 + 60) for minute in range(1, 60)]
     assert max(medians_ms) - min(medians_ms) <= 20
     assert call.underruns_after(10) <= 2
 
@@ -73,21 +73,21 @@ def test_a_line_that_sends_nothing_while_nobody_speaks() -> None:
     call = _run("suppressed")
     for window in call.scenario.silent:
         end_s = window.at_s + window.length_s
-        assert call.delay_ms(100, end_s, end_s + 0.5) <= FRAME_MS + TRAVEL_MS + 65
-        assert call.delay_ms(100, end_s + 2, end_s + 5) <= FRAME_MS + TRAVEL_MS + 25
+        assert call.latency_ms(100, end_s, end_s + 0.5) <= FRAME_MS + TRAVEL_MS + 65
+        assert call.latency_ms(100, end_s + 2, end_s + 5) <= FRAME_MS + TRAVEL_MS + 25
 
 
 @pytest.mark.parametrize("name", ["marks-lost", "no-marks"])
 def test_a_line_that_returns_few_marks_or_none_is_served_all_the_same(name: str) -> None:
     call = _run(name)
-    assert call.delay_ms(99) <= FRAME_MS + TRAVEL_MS + 45
+    assert call.latency_ms(99) <= FRAME_MS + TRAVEL_MS + 45
     assert call.underruns_after(10) == 0
 
 
 def test_a_reader_who_is_slow_adds_what_he_needs_and_no_more() -> None:
     call = _run("slow-reader")
     each_ms = 1000 / call.scenario.reads_per_s
-    assert call.delay_ms(99, 10, 60) <= FRAME_MS + TRAVEL_MS + 2 * each_ms + 45
+    assert call.latency_ms(99, 10, 60) <= FRAME_MS + TRAVEL_MS + 2 * each_ms + 45
 
 
 def test_a_connection_that_breaks_ends_the_sound() -> None:
@@ -101,8 +101,8 @@ def test_the_same_scenario_gives_the_same_call() -> None:
 @pytest.mark.parametrize("name", ["steady", "stall-2.0", "engine-late", "pairs", "triples", "slow-clock", "marks-lost"])
 def test_the_delay_that_the_service_estimates_is_the_one_that_is_heard(name: str) -> None:
     call = _run(name, 120)
-    heard_ms = [one.delay_s * 1000 for one in call.heard]
-    estimated_ms = [(delay_s - FILTERS_S) * 1000 for delay_s in call.record.latencies_s]
+    heard_ms = [one.latency_s * 1000 for one in call.heard]
+    estimated_ms = [(latency_s - FILTERS_S) * 1000 for latency_s in call.record.latencies_s]
     assert len(estimated_ms) == len(heard_ms)
     sure = slice(int(12 / 0.08), None)  # of a line's own lateness the service learns in the first seconds
     for percent in (10, 50, 95):

@@ -32,7 +32,6 @@ class Fault:
     carried_out: bool = False
 
     def body(self) -> Json:
-        """Return the JSON that goes with it."""
         more_info = f"https://www.twilio.com/docs/errors/{self.code}"
         return {"code": self.code, "message": self.message, "more_info": more_info, "status": self.status}
 
@@ -47,8 +46,6 @@ NOT_IN_PROGRESS = Fault(400, 21220, "Call is not in-progress. Cannot redirect.")
 
 
 class AccountType(StrEnum):
-    """Whether the account pays."""
-
     TRIAL = "Trial"
     FULL = "Full"
 
@@ -67,13 +64,12 @@ class OwnedNumber:
     sid: str = field(default_factory=lambda: f"PN{secrets.token_hex(16)}")
 
     def as_json(self, account_sid: str) -> Json:
-        """Return the resource."""
         return {**vars(self), "account_sid": account_sid}
 
     def update(self, form: Mapping[str, str]) -> None:
         """Change what the form names, as `VoiceUrl`."""
         for name in ("voice_url", "voice_method", "status_callback", "status_callback_method"):
-            if (value := form.get(_form_name(name))) is not None:
+            if (value := form.get(name.title().replace("_", ""))) is not None:
                 setattr(self, name, value)
 
 
@@ -95,7 +91,6 @@ class PlacedCall:
     sid: str = field(default_factory=lambda: f"CA{secrets.token_hex(16)}")
 
     def as_json(self, account_sid: str) -> Json:
-        """Return the resource."""
         return {
             "sid": self.sid,
             "date_created": formatdate(self.created_s),
@@ -108,10 +103,6 @@ class PlacedCall:
             "direction": "outbound-api",
             "api_version": "2010-04-01",
         }
-
-    def notifications_json(self) -> list[Json]:
-        """Return the errors and warnings of this call."""
-        return [{"call_sid": self.sid, "log": level, "error_code": str(code)} for level, code in self.notifications]
 
 
 @dataclass
@@ -129,26 +120,28 @@ class Account:
 
     def as_json(self) -> Json:
         """Return the resource; the real one holds the token, too."""
-        facts = {"sid": self.sid, "friendly_name": "stand-in", "status": self.status, "type": self.type}
-        return {**facts, "auth_token": self.auth_token}
+        return {"sid": self.sid, "status": self.status, "type": self.type, "auth_token": self.auth_token}
 
     def refuses(self, form: Mapping[str, str]) -> Fault | None:
         """Return why a call with this form is not placed, None when it is."""
         to, from_number = form.get("To", ""), form.get("From", "")
-        if not E164.fullmatch(to):
-            return Fault(400, 21211, f"The phone number you are attempting to call, {to}, is not valid.")
-        if not E164.fullmatch(from_number):
-            return Fault(400, 21212, f"The source phone number provided, {from_number}, is not valid.")
-        if from_number not in {number.phone_number for number in self.numbers}:
-            return Fault(400, 21210, f"The source phone number provided, {from_number}, is not yours.")
-        if not form.get("Url"):
-            return Fault(400, 21205, "Url parameter is required.")
-        if self.type is AccountType.TRIAL and to not in self.verified:
-            return Fault(400, 21219, f"The number {to} is unverified. Trial accounts may only call verified numbers.")
+        for wrong, code, message in (
+            (not E164.fullmatch(to), 21211, f"The phone number you are attempting to call, {to}, is not valid."),
+            (not E164.fullmatch(from_number), 21212, f"The source phone number, {from_number}, is not valid."),
+            (
+                from_number not in {number.phone_number for number in self.numbers},
+                21210,
+                f"{from_number} is not yours.",
+            ),
+            (not form.get("Url"), 21205, "Url parameter is required."),
+            (
+                self.type is AccountType.TRIAL and to not in self.verified,
+                21219,
+                f"The number {to} is unverified. Trial accounts may only call verified numbers.",
+            ),
+        ):
+            if wrong:
+                return Fault(400, code, message)
         if sum(call.status not in FINAL for call in self.calls.values()) >= self.most_calls:
             return TOO_MANY_CALLS
         return None
-
-
-def _form_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))

@@ -1,17 +1,14 @@
 """A call that was placed through REST, from the queue to its end: it rings, somebody answers, callbacks tell of it."""
 
-import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 from app.simulator.call import simulate
+from app.simulator.client import WebhookClient, WebhookError, open_webhooks
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.simulator.wav import Samples
-from app.simulator.webhook import WebhookClient, WebhookError, open_webhooks
 from tests.twilio_rest.account import ERROR, WARNING, Account, PlacedCall
 
 CODES = {
@@ -49,16 +46,14 @@ class Placing:
     """One call being placed. Where `dial_url` is given our server is found there, not at its public URL."""
 
     def __init__(self, account: Account, call: PlacedCall, callee: Callee, dial_url: str | None) -> None:
-        """Begin with a call that is queued."""
         self._account, self._call, self._callee, self._dial_url = account, call, callee, dial_url
         self._told = 0
 
     async def run(self) -> None:
-        """Walk the call through its statuses to its end."""
         async with open_webhooks(self._account.auth_token, self._dial_url) as webhook:
             await self._tell(webhook, "initiated", "initiated")
             await self._become(webhook, "ringing", "ringing")
-            if await self._ended_while_ringing():
+            if await self._call.remote.ordered_within(self._callee.rings_s):
                 await self._become(webhook, "canceled", "completed")
             elif self._callee.answer is Answer.ANSWERED:
                 await self._become(webhook, "in-progress", "answered")
@@ -66,15 +61,6 @@ class Placing:
                 await self._become(webhook, "completed", "completed")
             else:
                 await self._become(webhook, self._callee.answer, "completed")
-
-    async def _ended_while_ringing(self) -> bool:
-        if self._callee.rings_s == 0.0 and not self._call.remote.ordered:
-            return False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._callee.rings_s):
-                await self._call.remote.wait()
-                return True
-        return False
 
     async def _talk(self) -> None:
         form, callee = self._call.form, self._callee
@@ -109,18 +95,8 @@ class Placing:
         url = self._call.form.get("StatusCallback")
         if not url or event not in self._call.events:
             return
-        try:
-            await webhook.post(url, self._status_form(status))
-        except WebhookError:
-            self._call.notifications.append((WARNING, 11200))
-
-    def _status_form(self, status: str) -> Mapping[str, str]:
-        self._told += 1
-        optional = {
-            "AnsweredBy": self._call.answered_by,
-            "CallDuration": None if self._call.duration_s is None else str(self._call.duration_s),
-        }
-        return {
+        duration = {} if self._call.duration_s is None else {"CallDuration": str(self._call.duration_s)}
+        form = {
             "CallSid": self._call.sid,
             "AccountSid": self._account.sid,
             "From": self._call.form["From"],
@@ -129,6 +105,12 @@ class Placing:
             "Direction": "outbound-api",
             "ApiVersion": "2010-04-01",
             "CallbackSource": "call-progress-events",
-            "SequenceNumber": str(self._told - 1),
-            **{name: value for name, value in optional.items() if value},
+            "SequenceNumber": str(self._told),
+            **({"AnsweredBy": self._call.answered_by} if self._call.answered_by else {}),
+            **duration,
         }
+        self._told += 1
+        try:
+            await webhook.post(url, form)
+        except WebhookError:
+            self._call.notifications.append((WARNING, 11200))

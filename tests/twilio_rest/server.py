@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from hmac import compare_digest
 
 from aiohttp import web
 
@@ -25,7 +24,6 @@ from tests.twilio_rest.account import (
     Account,
     Fault,
     Json,
-    OwnedNumber,
     PlacedCall,
 )
 from tests.twilio_rest.callee import Callee, Placing
@@ -47,11 +45,10 @@ class RestStandIn:
     """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
 
     `faults` are answered first, by what is asked, in order; the answer to what is `held` waits, though it is carried
-    out. `callees` are who answers at a number.
+    out. `callees` are who answers at a number. Our server is at `dial_url` where that is given.
     """
 
     def __init__(self, account: Account, dial_url: str | None = None) -> None:
-        """Begin with nobody to call in particular; our server is at `dial_url` where that is given."""
         self.account, self.url = account, ""
         self.callees: dict[str, Callee] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
@@ -72,23 +69,25 @@ class RestStandIn:
         await asyncio.gather(*self._placings)
 
     async def stop(self) -> None:
-        """Drop all calls."""
         for placing in self._placings:
             placing.cancel()
         await asyncio.gather(*self._placings, return_exceptions=True)
 
     def application(self) -> web.Application:
-        """Return the server's routes."""
         application = web.Application(middlewares=[self._guard])
         root = f"{ROOT}/{self.account.sid}"
-        application.router.add_get(f"{root}.json", self._fetch_account)
-        application.router.add_post(f"{root}/Calls.json", self._create_call)
-        application.router.add_get(f"{root}/Calls.json", self._list_calls)
-        application.router.add_get(f"{root}/Calls/{{sid}}.json", self._fetch_call)
-        application.router.add_post(f"{root}/Calls/{{sid}}.json", self._update_call)
-        application.router.add_get(f"{root}/Calls/{{sid}}/Notifications.json", self._list_notifications)
-        application.router.add_get(f"{root}/IncomingPhoneNumbers.json", self._list_numbers)
-        application.router.add_post(f"{root}/IncomingPhoneNumbers/{{sid}}.json", self._update_number)
+        application.add_routes(
+            [
+                web.get(f"{root}.json", self._fetch_account),
+                web.post(f"{root}/Calls.json", self._create_call),
+                web.get(f"{root}/Calls.json", self._list_calls),
+                web.get(f"{root}/Calls/{{sid}}.json", self._fetch_call),
+                web.post(f"{root}/Calls/{{sid}}.json", self._update_call),
+                web.get(f"{root}/Calls/{{sid}}/Notifications.json", self._list_notifications),
+                web.get(f"{root}/IncomingPhoneNumbers.json", self._list_numbers),
+                web.post(f"{root}/IncomingPhoneNumbers/{{sid}}.json", self._update_number),
+            ]
+        )
         application.on_response_prepare.append(self._set_date)
         return application
 
@@ -101,7 +100,8 @@ class RestStandIn:
         fault = self.faults[asked].popleft() if self.faults[asked] else None
         if fault and not fault.carried_out:
             return _refuse(request, fault)
-        if not self._knows(request.headers.get("Authorization", "")):
+        known = b64encode(f"{self.account.sid}:{self.account.auth_token}".encode()).decode()
+        if request.headers.get("Authorization") != f"Basic {known}":
             return _refuse(request, UNAUTHORIZED)
         try:
             answer = await handler(request)
@@ -111,10 +111,6 @@ class RestStandIn:
             held.reached.set()
             await held.release.wait()
         return _refuse(request, fault) if fault else answer
-
-    def _knows(self, authorization: str) -> bool:
-        ours = b64encode(f"{self.account.sid}:{self.account.auth_token}".encode())
-        return compare_digest(authorization.encode(), b"Basic " + ours)
 
     async def _set_date(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Date"] = formatdate(time.time() + self.clock_ahead_s, usegmt=True)
@@ -137,7 +133,6 @@ class RestStandIn:
         return web.json_response(call.as_json(self.account.sid), status=201)
 
     async def _list_calls(self, request: web.Request) -> web.Response:
-        """List the calls between the numbers `To` and `From`, the newest first."""
         calls = [call.as_json(self.account.sid) for call in reversed(self.account.calls.values())]
         for name in ("To", "From"):
             calls = [call for call in calls if request.query.get(name) in (None, call[name.lower()])]
@@ -160,8 +155,12 @@ class RestStandIn:
         return web.json_response(resource)
 
     async def _list_notifications(self, request: web.Request) -> web.Response:
-        wanted = request.query.get("Log")
-        notes = [note for note in self._call(request).notifications_json() if wanted in (None, note["log"])]
+        call, wanted = self._call(request), request.query.get("Log")
+        notes: list[Json] = [
+            {"call_sid": call.sid, "log": level, "error_code": str(code)}
+            for level, code in call.notifications
+            if wanted in (None, level)
+        ]
         return self._page(request, "notifications", notes)
 
     async def _list_numbers(self, request: web.Request) -> web.Response:
@@ -171,7 +170,9 @@ class RestStandIn:
         return self._page(request, "incoming_phone_numbers", [item.as_json(self.account.sid) for item in numbers])
 
     async def _update_number(self, request: web.Request) -> web.Response:
-        number = self._number(request.match_info["sid"])
+        number = next((one for one in self.account.numbers if one.sid == request.match_info["sid"]), None)
+        if number is None:
+            raise web.HTTPNotFound
         number.update({name: str(value) for name, value in (await request.post()).items()})
         return web.json_response(number.as_json(self.account.sid))
 
@@ -181,24 +182,11 @@ class RestStandIn:
             raise web.HTTPNotFound
         return call
 
-    def _number(self, sid: str) -> OwnedNumber:
-        found = [number for number in self.account.numbers if number.sid == sid]
-        if not found:
-            raise web.HTTPNotFound
-        return found[0]
-
     def _page(self, request: web.Request, key: str, items: Sequence[Json]) -> web.Response:
         size, page = int(request.query.get("PageSize", self.page_size)), int(request.query.get("Page", 0))
-        following = request.rel_url.update_query(Page=str(page + 1)) if (page + 1) * size < len(items) else None
-        envelope: Json = {
-            "page": page,
-            "page_size": size,
-            "start": page * size,
-            "uri": str(request.rel_url),
-            "next_page_uri": None if following is None else str(following),
-            key: items[page * size : (page + 1) * size],
-        }
-        return web.json_response(envelope)
+        more = (page + 1) * size < len(items)
+        following = str(request.rel_url.update_query(Page=str(page + 1))) if more else None
+        return web.json_response({"next_page_uri": following, key: items[page * size : (page + 1) * size]})
 
 
 @asynccontextmanager

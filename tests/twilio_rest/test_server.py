@@ -1,4 +1,4 @@
-"""What becomes of a call that is placed through the stand-in for Twilio's REST API."""
+"""What becomes of a call that is placed through the fake server of Twilio's REST API."""
 
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -8,123 +8,63 @@ import pytest
 from aiohttp import ClientSession
 
 from app.simulator.report import Outcome
-from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, MachineDetection, TwilioRest
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, SmallServer, connect, echo, serving
 from tests.twilio_rest.account import Account, OwnedNumber, PlacedCall
 from tests.twilio_rest.callee import Answer, Callee
-from tests.twilio_rest.server import RestStandIn, serving_rest
+from tests.twilio_rest.server import serving_rest
 
 ACCOUNT, OURS, THEIRS = "AC" + "2" * 32, "+15550100000", "+15550100001"
 
 
 @asynccontextmanager
-async def twilio(server: SmallServer, *callee: Callee) -> AsyncIterator[RestStandIn]:
-    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[OwnedNumber(OURS)]), server.url) as stand_in:
-        stand_in.callees = dict.fromkeys([THEIRS], *callee) if callee else {}
-        yield stand_in
-
-
-def rest(stand_in: RestStandIn) -> TwilioRest:
-    return TwilioRest(ACCOUNT, TOKEN, stand_in.url)
-
-
-async def place(
-    stand_in: RestStandIn, detection: MachineDetection | None = None, time_limit_s: int | None = None
-) -> PlacedCall:
-    urls = f"{PUBLIC_URL}/twilio/voice?greeting_frames=7", f"{PUBLIC_URL}/status"
-    placed = await rest(stand_in).place_call(CallRequest(THEIRS, OURS, *urls, time_limit_s, detection))
-    return stand_in.account.calls[placed.sid]
-
-
-def told(server: SmallServer) -> list[str]:
-    return [form["CallStatus"] for path, form in server.asked if path == "/status"]
+async def placed(
+    server: SmallServer, callee: Callee, time_limit_s: int = 9
+) -> AsyncIterator[tuple[PlacedCall, TwilioRest]]:
+    """Yield a call that is over, and the API to ask about it."""
+    async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[OwnedNumber(OURS)]), server.url) as fake:
+        fake.callees = {THEIRS: callee}
+        urls = f"{PUBLIC_URL}/twilio/voice?greeting_frames=7", f"{PUBLIC_URL}/status"
+        rest = TwilioRest(ACCOUNT, TOKEN, fake.url)
+        call = await rest.place_call(CallRequest(THEIRS, OURS, *urls, time_limit_s, MachineDetection.ENABLE))
+        await fake.settle()
+        yield fake.account.calls[call.sid], rest
 
 
 async def test_a_call_rings_is_answered_talks_and_ends_and_callbacks_tell_of_it() -> None:
     answers = ["", "", "", connect(), ""]
-    async with serving(echo, answers=answers) as server, twilio(server, Callee(duration_s=0.5)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
-    assert told(server) == ["initiated", "ringing", "in-progress", "completed"]
+    async with serving(echo, answers=answers) as server, placed(server, Callee(duration_s=3e3), 1) as (call, rest):
+        assert (await rest.fetch_call(CallSid(call.sid))).answered_by == "human"
     [voice] = [form for path, form in server.asked if path == "/twilio/voice"]
-    assert (voice["Direction"], voice["CallStatus"]) == ("outbound-api", "in-progress")
+    assert (voice["Direction"], voice["CallStatus"], voice["AnsweredBy"]) == ("outbound-api", "in-progress", "human")
     assert (voice["From"], voice["To"], voice["CallSid"]) == (OURS, THEIRS, call.sid)
-    assert "AnsweredBy" not in voice
-    assert [form["SequenceNumber"] for path, form in server.asked if path == "/status"] == list("0123")
-    assert call.status == "completed"
+    told = [(form["CallStatus"], form["SequenceNumber"]) for path, form in server.asked if path == "/status"]
+    assert told == [("initiated", "0"), ("ringing", "1"), ("in-progress", "2"), ("completed", "3")]
     assert call.report is not None
-    assert call.report.outcome is Outcome.CALLER_HUNG_UP
-
-
-@pytest.mark.parametrize("answer", [Answer.BUSY, Answer.NO_ANSWER, Answer.FAILED])
-async def test_who_does_not_answer_is_not_put_through(answer: Answer) -> None:
-    async with serving(answers=["", "", ""]) as server, twilio(server, Callee(answer)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
-    assert told(server) == ["initiated", "ringing", answer]
-    assert (call.status, call.report) == (answer, None)
+    assert (call.status, call.report.outcome) == ("completed", Outcome.CALLER_HUNG_UP)
+    assert 7_900 <= len(call.report.heard) <= 8_800, "the time limit of one second ended it"
 
 
 @pytest.mark.parametrize(
-    ("detection", "machine", "found"),
+    ("callee", "answers", "status", "notifications", "errors"),
     [
-        (MachineDetection.ENABLE, True, "machine_start"),
-        (MachineDetection.DETECT_MESSAGE_END, True, "machine_end_beep"),
-        (MachineDetection.ENABLE, False, "human"),
+        (Callee(), ["", "", "", "no TwiML", ""], "completed", [("0", 12100)], (12100,)),
+        (Callee(Answer.BUSY), ["", ""], "busy", [("1", 11200)], ()),
     ],
+    ids=["a webhook that fails is an error", "a callback that fails is a warning"],
 )
-async def test_machine_detection_reports_who_has_answered(
-    detection: MachineDetection, machine: bool, found: str
+async def test_what_fails_is_noted_as_twilio_would(
+    callee: Callee, answers: list[str], status: str, notifications: list[tuple[str, int]], errors: tuple[int, ...]
 ) -> None:
-    async with (
-        serving(answers=["", "", "", twiml.hangup(), ""]) as server,
-        twilio(server, Callee(machine=machine)) as stand_in,
-    ):
-        call = await place(stand_in, detection)
-        await stand_in.settle()
-        assert (await rest(stand_in).fetch_call(CallSid(call.sid))).answered_by == found
-    assert [form["AnsweredBy"] for path, form in server.asked if path == "/twilio/voice"] == [found]
-
-
-async def test_a_call_is_ended_by_its_time_limit() -> None:
-    async with (
-        serving(echo, answers=["", "", "", connect(), ""]) as server,
-        twilio(server, Callee(duration_s=3_600.0)) as stand_in,
-    ):
-        call = await place(stand_in, time_limit_s=1)
-        await stand_in.settle()
-    assert call.report is not None
-    assert 7_900 <= len(call.report.heard) <= 8_800
-
-
-async def test_a_call_that_rings_for_ever_can_be_ended() -> None:
-    async with serving(answers=["", "", ""]) as server, twilio(server, Callee(rings_s=None)) as stand_in:
-        call = await place(stand_in)
-        await rest(stand_in).hang_up(CallSid(call.sid))
-        await stand_in.settle()
-    assert call.status == "canceled"
-
-
-async def test_a_webhook_that_fails_is_noted_as_twilio_would() -> None:
-    async with serving(answers=["", "", "", "no TwiML", ""]) as server, twilio(server) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
-        assert await rest(stand_in).call_errors(CallSid(call.sid)) == (12100,)
-
-
-async def test_a_callback_that_fails_is_a_warning_and_the_call_goes_on() -> None:
-    async with serving(answers=["", ""]) as server, twilio(server, Callee(Answer.BUSY)) as stand_in:
-        call = await place(stand_in)
-        await stand_in.settle()
-        assert (call.status, call.notifications) == ("busy", [("1", 11200)])
-        assert await rest(stand_in).call_errors(CallSid(call.sid)) == ()
+    async with serving(answers=answers) as server, placed(server, callee) as (call, rest):
+        assert (call.status, call.notifications) == (status, notifications)
+        assert await rest.call_errors(CallSid(call.sid)) == errors
 
 
 async def test_a_refusal_is_the_json_that_twilio_sends() -> None:
-    async with serving() as server, twilio(server) as stand_in, ClientSession() as client:
-        url = f"{stand_in.url}/2010-04-01/Accounts/{ACCOUNT}/Calls"
+    async with serving_rest(Account(ACCOUNT, TOKEN)) as fake, ClientSession() as client:
+        url = f"{fake.url}/2010-04-01/Accounts/{ACCOUNT}/Calls"
         async with client.get(f"{url}/CAnobody.json") as answer:
             assert (answer.status, (await answer.json())["code"]) == (401, 20003)
         signed_in = {"Authorization": "Basic " + b64encode(f"{ACCOUNT}:{TOKEN}".encode()).decode()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.cli.bench.calls import Measured
-from app.simulator.measure import Delay, mouth_to_ear_ms, window_snr_db
+from app.simulator.measure import Latency, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport, percentile_ms
 from app.simulator.trouble import STEADY, Scenario
 from workers.messages import Stage
@@ -18,7 +18,7 @@ SETTLED_S = 1.0
 """Gaps before this come from the playout buffer's first filling."""
 ADAPTED_S = 10.0
 """From then on the playout buffer has adapted to the line's jitter."""
-MAX_DELAY_S = 3.0
+MAX_LATENCY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +81,19 @@ class CrowdFigures:
 
 def call_figures(report: CallReport, record: dict[str, Any], echoes: bool, line: Scenario = STEADY) -> CallFigures:
     """Return the figures of one call over that line; `echoes` when the caller hears themselves."""
-    delay = mouth_to_ear_ms(report.said, report.heard) if echoes else Delay(())
-    before_ms, after_ms = around_ms(delay, line)
+    latency = mouth_to_ear_ms(report.said, report.heard) if echoes else Latency(())
+    before_ms, after_ms = around_ms(latency, line)
     spans = np.array(
         [[(began, ended) for _, began, ended in frame] for frame in record["spans"] if len(frame) == len(Stage)]
     ).reshape(-1, len(Stage), 2)
     return CallFigures(
         seconds=report.ended_s,
         first_sound_ms=None if report.first_sound_s is None else report.first_sound_s * 1000,
-        mouth_to_ear_p50_ms=delay.p50_ms,
-        mouth_to_ear_p99_ms=delay.p99_ms,
+        mouth_to_ear_p50_ms=latency.p50_ms,
+        mouth_to_ear_p99_ms=latency.p99_ms,
         before_ms=before_ms,
         after_ms=after_ms,
-        snr_db=median(window_snr_db(report.said, report.heard, delay)),
+        snr_db=median(window_snr_db(report.said, report.heard, latency)),
         underruns=len(report.underruns),
         underruns_settled=underruns_from(report, SETTLED_S),
         underruns_adapted=underruns_from(report, ADAPTED_S),
@@ -111,31 +111,33 @@ def call_figures(report: CallReport, record: dict[str, Any], echoes: bool, line:
 def crowd_figures(measured: Measured) -> CrowdFigures:
     """Return the figures of all calls of a crowd, each caller hearing themselves."""
     reports = measured.reports
-    delays = [mouth_to_ear_ms(report.said, report.heard, max_delay_s=MAX_DELAY_S) for report in reports]
+    latencies = [mouth_to_ear_ms(report.said, report.heard, max_latency_s=MAX_LATENCY_S) for report in reports]
     late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
-    snrs_db = (window_snr_db(report.said, report.heard, delay) for report, delay in zip(reports, delays, strict=True))
+    snrs_db = (
+        window_snr_db(report.said, report.heard, latency) for report, latency in zip(reports, latencies, strict=True)
+    )
     return CrowdFigures(
         calls=len(reports),
-        p50_ms=median([delay.p50_ms for delay in delays]),
-        worst_p99_ms=max((delay.p99_ms for delay in delays if delay.p99_ms is not None), default=None),
+        p50_ms=median([latency.p50_ms for latency in latencies]),
+        worst_p99_ms=max((latency.p99_ms for latency in latencies if latency.p99_ms is not None), default=None),
         snr_db=median([median(snr_db) for snr_db in snrs_db]),
         underruns=sum(len(report.underruns) for report in reports),
         underruns_adapted=sum(underruns_from(report, ADAPTED_S) for report in reports),
         underrun_ms=sum(report.underrun_s for report in reports) * 1000,
         seconds_said=sum(len(mouth_to_ear_ms(report.said, report.said).windows) for report in reports),
-        seconds_heard=sum(len(delay.windows) for delay in delays),
+        seconds_heard=sum(len(latency.windows) for latency in latencies),
         cpu=measured.cpu,
         simulator_late_p99_ms=percentile_ms(late_s, 99),
     )
 
 
-def around_ms(delay: Delay, line: Scenario) -> tuple[float | None, float | None]:
+def around_ms(latency: Latency, line: Scenario) -> tuple[float | None, float | None]:
     """Return the median latency before the first trouble, and the largest from 2 to 7 s after the last."""
     if not line.troubles:
         return None, None
     first_s, over_s = line.troubles[0].at_s, line.troubles[-1].end_s + RECOVERY_S
-    before = [one.delay_ms for one in delay.windows if one.at_s < first_s - 1]
-    after = [one.delay_ms for one in delay.windows if over_s <= one.at_s <= over_s + LOOK_S]
+    before = [one.latency_ms for one in latency.windows if one.at_s < first_s - 1]
+    after = [one.latency_ms for one in latency.windows if over_s <= one.at_s <= over_s + LOOK_S]
     return median(before), max(after, default=None)
 
 

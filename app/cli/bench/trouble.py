@@ -42,13 +42,13 @@ def _figures(report: VirtualReport) -> dict[str, Any]:
     before_ms = back_ms = None
     if troubles := report.scenario.troubles:
         first_s, back_s = troubles[0].at_s, troubles[-1].end_s + RECOVERY_S
-        before_ms = report.delay_ms(50, first_s - LOOK_S, first_s - 0.2)
-        back_ms = report.delay_ms(100, back_s, back_s + LOOK_S)
+        before_ms = report.latency_ms(50, first_s - LOOK_S, first_s - 0.2)
+        back_ms = report.latency_ms(100, back_s, back_s + LOOK_S)
     return {
         "seconds": report.scenario.seconds,
         "travel_ms": 2 * report.scenario.travel_s * 1000,
-        "p50_ms": report.delay_ms(50),
-        "p99_ms": report.delay_ms(99),
+        "p50_ms": report.latency_ms(50),
+        "p99_ms": report.latency_ms(99),
         "before_ms": before_ms,
         "back_ms": back_ms,
         "underruns_after_10_s": report.underruns_after(ADAPTED_S),
@@ -71,7 +71,7 @@ def _draw(reports: Sequence[VirtualReport], path: Path) -> None:
     size = (12, 1.6 * len(reports) + 1)
     figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, layout="constrained")
     for report, (axes,) in zip(reports, rows, strict=True):
-        axes.plot([one.spoken_s for one in report.heard], [one.delay_s * 1000 for one in report.heard], lw=0.9)
+        axes.plot([one.spoken_s for one in report.heard], [one.latency_s * 1000 for one in report.heard], lw=0.9)
         at_s, buffered_s = np.array(report.buffer_levels).reshape(-1, 2).T
         axes.step(at_s, buffered_s * 1000, lw=0.7)
         for trouble in report.scenario.troubles:

@@ -78,11 +78,13 @@ def find_utterance(utterance: Utterance, heard: Samples) -> HeardUtterance:
     margin = round(SEARCH_S / 4 * RATE_HZ)
     first = round((utterance.decided_s or 0.0) * RATE_HZ) - margin
     stretch = np.pad(heard, (margin, 0))[first + margin :][: len(wanted) + round(SEARCH_S * RATE_HZ)]
-    delay = mouth_to_ear_ms(wanted, stretch, WINDOW_S, SEARCH_S, min_match=0.0)
-    if not delay.windows:
+    latency = mouth_to_ear_ms(wanted, stretch, WINDOW_S, SEARCH_S, min_match=0.0)
+    if not latency.windows:
         return HeardUtterance(utterance, first / RATE_HZ, first / RATE_HZ, (0.0,))
-    start_s, end_s = (first / RATE_HZ + window.delay_ms / 1000 for window in (delay.windows[0], delay.windows[-1]))
-    snr_db = window_snr_db(wanted, stretch, delay, WINDOW_S)
+    start_s, end_s = (
+        first / RATE_HZ + window.latency_ms / 1000 for window in (latency.windows[0], latency.windows[-1])
+    )
+    snr_db = window_snr_db(wanted, stretch, latency, WINDOW_S)
     return HeardUtterance(utterance, start_s, end_s + len(wanted) / RATE_HZ, snr_db)
 
 

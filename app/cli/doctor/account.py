@@ -79,10 +79,11 @@ def number_finding(number: Number | None, phone_number: str, base_url: str) -> F
         return problem("number", reason)
     assert number is not None
     ours = mask_userinfo(base_url + VOICE_PATH)
-    if not same_url(number.voice_url, base_url + VOICE_PATH):
-        return _elsewhere(number.voice_url, masked, base_url)
-    if number.voice_method != "POST":
-        found = f"{masked} asks {ours} by {number.voice_method}, and the bridge answers POST"
+    voice = number.leads_to.voice
+    if not same_url(voice.url, base_url + VOICE_PATH):
+        return _elsewhere(voice.url, masked, base_url)
+    if voice.method != "POST":
+        found = f"{masked} asks {ours} by {voice.method}, and the bridge answers POST"
         return problem("number", found, "choose HTTP POST in the console")
     return good("number", f"{masked} leads to {ours}")
 

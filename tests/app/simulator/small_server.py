@@ -94,9 +94,9 @@ async def serving(*parts: Part, answers: list[str] | None = None) -> AsyncIterat
         await runner.cleanup()
 
 
-def connect(path: str = "/media/token") -> str:
+def connect(path: str = "/media/token", status_url: str | None = None) -> str:
     """Return the TwiML that leads to our socket."""
-    return twiml.connect(socket_url(PUBLIC_URL) + path, f"{PUBLIC_URL}/after", {"slot": "3"})
+    return twiml.connect(socket_url(PUBLIC_URL) + path, f"{PUBLIC_URL}/after", {"slot": "3"}, status_url)
 
 
 async def echo(line: Line) -> None:

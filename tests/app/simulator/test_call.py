@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from app.audio import mulaw
-from app.simulator.call import simulate
+from app.simulator.call import MAX_STREAMS, simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse, StreamOpened
-from app.simulator.report import Outcome
-from app.simulator.stream import KeyPress
+from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import Scenario, Window
 from app.twilio import twiml
-from app.twilio.events import DtmfPressed, MarkPlayed, Started, Stopped
+from app.twilio.events import MarkPlayed, Started, Stopped
 from tests.app.simulator.small_server import PUBLIC_URL, TOKEN, Line, SmallServer, connect, echo, leave, serving
 
 WAVE = np.sin(np.arange(8_000) * 0.3 + 0.1)
@@ -26,20 +25,28 @@ ON_THE_LINE = mulaw.decode(mulaw.encode(SAID))
 
 
 def options(server: SmallServer) -> CallOptions:
-    return CallOptions(
-        base_url=PUBLIC_URL,
-        dial_url=server.url,
-        auth_token=TOKEN,
-        account_sid="AC1",
-        audio=SAID,
-        duration_s=0.5,
-    )
+    return CallOptions(PUBLIC_URL, TOKEN, "AC1", audio=SAID, duration_s=0.5, dial_url=server.url)
 
 
-async def test_the_caller_hears_their_echo_and_no_sooner_than_a_frame_is_full() -> None:
-    async with serving(echo) as server:
-        report = await simulate(options(server))
+async def test_a_call_with_a_server_that_echoes(tmp_path: Path) -> None:
+    progress: list[Progress] = []
+    wanted = connect(status_url=f"{PUBLIC_URL}/stream")
+    async with serving(echo, answers=[wanted, "ignored", "ignored"]) as server:
+        report = await simulate(replace(options(server), status_path="/status"), progress.append)
     assert report.outcome is Outcome.CALLER_HUNG_UP
+    check_what_was_heard(report)
+    check_forms(server, report)
+    check_stream(server, report)
+    check_upgrade(server.upgrades[0])
+    check_files(report, tmp_path)
+    pulses = [event for event in progress if isinstance(event, Pulse)]
+    assert [type(event) for event in progress] == [StreamOpened, *len(pulses) * [Pulse]]
+    assert pulses[0].at_s >= 0.25
+    assert -20 < pulses[0].said_dbfs < -10
+
+
+def check_what_was_heard(report: CallReport) -> None:
+    """The caller hears themselves, and no sooner than a frame is full."""
     assert len(report.said) == len(report.heard) >= 4_000
     np.testing.assert_array_equal(report.said, ON_THE_LINE[: len(report.said)])
     sounds = report.heard[report.heard != 0]
@@ -48,54 +55,39 @@ async def test_the_caller_hears_their_echo_and_no_sooner_than_a_frame_is_full() 
     assert np.flatnonzero(report.heard)[0] >= 640
 
 
-async def test_the_webhook_gets_the_form_that_twilio_sends() -> None:
-    async with serving(echo, answers=[connect(), "ignored"]) as server:
-        report = await simulate(replace(options(server), status_path="/status"))
-    number = {"From": "+15550100001", "To": "+15550100000"}
-    form = {
-        "CallSid": report.call_sid,
-        "AccountSid": "AC1",
-        **number,
-        "Direction": "inbound",
-        "ApiVersion": "2010-04-01",
-    }
-    [(_, ringing), (_, over)] = server.asked
-    assert [path for path, _ in server.asked] == ["/twilio/voice", "/status"]
-    assert ringing == form | {"CallStatus": "ringing"}
-    assert over == form | {"CallStatus": "completed", "CallDuration": str(round(report.ended_s))}
+def check_forms(server: SmallServer, report: CallReport) -> None:
+    """Twilio's forms: the call rings, its stream has ended, it is over."""
+    form = {"CallSid": report.call_sid, "AccountSid": "AC1", "From": "+15550100001", "To": "+15550100000"}
+    form |= {"Direction": "inbound", "ApiVersion": "2010-04-01"}
+    assert server.asked == [
+        ("/twilio/voice", form | {"CallStatus": "ringing"}),
+        ("/stream", form | {"CallStatus": "in-progress", "StreamEvent": "stream-stopped"}),
+        ("/status", form | {"CallStatus": "completed", "CallDuration": str(round(report.ended_s))}),
+    ]
 
 
-async def test_the_upgrade_has_twilios_headers_and_no_others() -> None:
-    async with serving(echo) as server:
-        await simulate(options(server))
-    [headers] = server.upgrades
-    assert headers["User-Agent"] == "Twilio.TmeWs/1.0"
-    assert {name.lower() for name in headers} == {
-        "host",
-        "upgrade",
-        "connection",
-        "sec-websocket-key",
-        "sec-websocket-version",
-        "user-agent",
-        "x-twilio-signature",
-    }
-
-
-async def test_the_stream_starts_with_our_parameters_and_ends_with_stop() -> None:
-    async with serving(echo) as server:
-        report = await simulate(options(server))
+def check_stream(server: SmallServer, report: CallReport) -> None:
+    """Our parameters first, a stop last."""
     events = server.lines[0].events
     assert isinstance(events[1], Started)
     assert (events[1].call_sid, events[1].parameters) == (report.call_sid, {"slot": "3"})
     assert events[-1] == Stopped()
-    assert server.lines[0].protocol.sequence_gaps == 0
 
 
-async def test_keys_arrive_between_the_packets() -> None:
-    async with serving(echo) as server:
-        await simulate(replace(options(server), keys=(KeyPress(0.0, "1"), KeyPress(0.05, "#"))))
-    events = server.lines[0].events
-    assert [events.index(DtmfPressed(digit)) for digit in "1#"] == [2, 5]
+def check_upgrade(headers: dict[str, str]) -> None:
+    """Twilio's headers and no others."""
+    assert headers["User-Agent"] == "Twilio.TmeWs/1.0"
+    of_a_socket = {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version"}
+    assert {name.lower() for name in headers} == {*of_a_socket, "user-agent", "x-twilio-signature"}
+
+
+def check_files(report: CallReport, folder: Path) -> None:
+    report.save_json(folder / "call.json")
+    report.save_wav(folder / "call.wav")
+    figures = json.loads((folder / "call.json").read_text())
+    assert (figures["outcome"], figures["first_packet_s"]) == ("caller-hung-up", report.first_packet_s)
+    assert figures["streams"][0]["counts"]["packets_sent"] == 25
+    assert (folder / "call.wav").stat().st_size == 44 + 4 * len(report.heard)
 
 
 async def test_a_stream_that_the_server_closes_leads_to_the_action() -> None:
@@ -136,45 +128,34 @@ async def test_the_connection_may_break_without_a_stop() -> None:
 
 async def test_what_twilio_does_not_read_waits() -> None:
     async with serving(echo) as server:
-        unread = Scenario(unread=(Window(0.0, 0.4),))
-        report = await simulate(replace(options(server), line=unread))
+        report = await simulate(replace(options(server), line=Scenario(unread=(Window(0.0, 0.4),))))
     assert report.first_packet_s is not None
     assert report.first_packet_s >= 0.4
 
 
 async def test_a_server_that_reconnects_for_ever_is_given_up() -> None:
-    async with serving(*5 * [leave], answers=6 * [connect()]) as server:
-        report = await simulate(replace(options(server), max_streams=3))
+    async with serving(*MAX_STREAMS * [leave], answers=(MAX_STREAMS + 1) * [connect()]) as server:
+        report = await simulate(options(server))
     assert report.outcome is Outcome.TOO_MANY_STREAMS
-    assert len(report.streams) == 3
+    assert len(report.streams) == MAX_STREAMS
 
 
-async def test_a_busy_server_rejects_the_call() -> None:
-    async with serving(answers=[twiml.reject_busy()]) as server:
-        report = await simulate(options(server))
-    assert (report.outcome, report.sentence) == (Outcome.REJECTED, "busy")
-    assert (report.first_packet_s, report.first_sound_s, report.streams, len(report.heard)) == (None, None, (), 0)
-
-
-@pytest.mark.parametrize("auth_token", [None, "wrong"])
-async def test_a_call_that_is_not_signed_rightly_is_refused(auth_token: str | None) -> None:
-    async with serving() as server:
+@pytest.mark.parametrize(
+    ("answer", "auth_token", "outcome", "status"),
+    [
+        (twiml.reject_busy(), TOKEN, Outcome.REJECTED, None),
+        ("Internal Server Error", TOKEN, Outcome.BAD_TWIML, None),
+        (connect(), None, Outcome.WEBHOOK_FAILED, 403),
+        (connect(), "wrong", Outcome.WEBHOOK_FAILED, 403),
+    ],
+)
+async def test_how_a_call_without_a_stream_ends(
+    answer: str, auth_token: str | None, outcome: Outcome, status: int | None
+) -> None:
+    async with serving(answers=[answer]) as server:
         report = await simulate(replace(options(server), auth_token=auth_token))
-    assert (report.outcome, report.status) == (Outcome.WEBHOOK_FAILED, 403)
-
-
-async def test_a_socket_that_is_refused_ends_the_call() -> None:
-    elsewhere = twiml.connect("wss://elsewhere.example/media/token", "/after", {})
-    async with serving(answers=[elsewhere]) as server:
-        report = await simulate(options(server))
-    assert (report.outcome, report.status) == (Outcome.HANDSHAKE_FAILED, 403)
-
-
-async def test_an_absent_server_is_reported() -> None:
-    async with serving() as server:
-        absent = options(server)
-    report = await simulate(absent)
-    assert (report.outcome, report.status) == (Outcome.WEBHOOK_FAILED, None)
+    assert (report.outcome, report.status) == (outcome, status)
+    assert (report.first_packet_s, report.first_sound_s, report.streams, len(report.heard)) == (None, None, (), 0)
 
 
 async def test_a_status_callback_that_fails_is_reported_unless_something_worse_did() -> None:
@@ -182,12 +163,7 @@ async def test_a_status_callback_that_fails_is_reported_unless_something_worse_d
         report = await simulate(replace(options(server), status_path="/status"))
         assert (report.outcome, report.status) == (Outcome.STATUS_FAILED, 500)
     report = await simulate(replace(options(server), status_path="/status"))
-    assert report.outcome is Outcome.WEBHOOK_FAILED
-
-
-async def test_an_answer_that_is_no_twiml_is_reported() -> None:
-    async with serving(answers=["Internal Server Error"]) as server:
-        assert (await simulate(options(server))).outcome is Outcome.BAD_TWIML
+    assert (report.outcome, report.status) == (Outcome.WEBHOOK_FAILED, None), "the server is gone"
 
 
 @pytest.mark.parametrize("message", ["{}", b"binary", '{"event":"media","streamSid":"MZother","media":{"payload":""}}'])
@@ -201,33 +177,6 @@ async def test_what_twilio_would_refuse_ends_the_call(message: str | bytes) -> N
         assert (await simulate(options(server))).outcome is Outcome.PROTOCOL_VIOLATION
 
 
-async def test_progress_is_reported() -> None:
-    told: list[Progress] = []
-    async with serving(echo) as server:
-        await simulate(options(server), told.append)
-    pulses = [event for event in told if isinstance(event, Pulse)]
-    assert [type(event) for event in told] == [StreamOpened, *len(pulses) * [Pulse]]
-    assert pulses[0].at_s >= 0.25
-    assert -20 < pulses[0].said_dbfs < -10
-
-
-async def test_the_report_is_saved(tmp_path: Path) -> None:
-    async with serving(echo) as server:
-        report = await simulate(options(server))
-    report.save_json(tmp_path / "call.json")
-    report.save_wav(tmp_path / "call.wav")
-    figures = json.loads((tmp_path / "call.json").read_text())
-    assert figures["outcome"] == "caller-hung-up"
-    assert figures["first_packet_s"] == report.first_packet_s
-    assert figures["streams"][0]["counts"]["packets_sent"] == 25
-    assert (tmp_path / "call.wav").stat().st_size == 44 + 4 * len(report.heard)
-
-
-async def test_a_call_of_no_length_is_our_mistake() -> None:
-    with pytest.raises(ValueError, match="duration"):
-        await simulate(CallOptions(PUBLIC_URL, None, "AC1"))
-
-
 async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:
     async def part(line: Line) -> None:
         await line.until(Started)
@@ -237,24 +186,15 @@ async def test_a_mark_comes_back_when_its_audio_has_been_heard() -> None:
         await line.until(Stopped)
 
     async with serving(part) as server:
-        report = await simulate(options(server))
+        report = await simulate(replace(options(server), duration_s=0.2))
     [mark], [arrival] = report.marks, report.buffer_levels
     assert mark.returned_s - arrival.at_s == pytest.approx(0.1, abs=0.001)
 
 
-async def test_how_a_stream_ended_is_reported_where_the_twiml_wants_it() -> None:
-    wanted = twiml.connect("wss://bridge.example/media/token", "/after", {}, f"{PUBLIC_URL}/stream")
-    async with serving(echo, answers=[wanted, "thanks"]) as server:
+async def test_a_socket_that_is_refused_ends_the_call_and_is_reported_with_twilios_code() -> None:
+    elsewhere = twiml.connect("wss://elsewhere.example/media/token", "/after", {}, f"{PUBLIC_URL}/stream")
+    async with serving(answers=[elsewhere]) as server:
         report = await simulate(options(server))
-    assert report.outcome is Outcome.CALLER_HUNG_UP
-    path, form = server.asked[-1]
-    assert (path, form["StreamEvent"], form["CallSid"]) == ("/stream", "stream-stopped", report.call_sid)
-
-
-async def test_a_socket_that_is_refused_is_reported_with_twilios_code() -> None:
-    wanted = twiml.connect("wss://bridge.example/nowhere", "/after", {}, f"{PUBLIC_URL}/stream")
-    async with serving(answers=[wanted]) as server:
-        report = await simulate(options(server))
-    assert report.outcome is Outcome.HANDSHAKE_FAILED, "whatever is answered to it"
+    assert (report.outcome, report.status) == (Outcome.HANDSHAKE_FAILED, 403), "whatever is answered to it"
     path, form = server.asked[-1]
     assert (path, form["StreamEvent"], form["StreamError"][:5]) == ("/stream", "stream-error", "31920")

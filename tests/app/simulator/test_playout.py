@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,28 +11,38 @@ QUIET = bytes([SILENCE])
 A, B = b"\x01", b"\x02"
 
 
-def test_audio_waits_for_the_audio_before_it() -> None:
+CLEAR = b""
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "underruns", "heard"),
+    [
+        ([(A * 640, 1.0), (B * 640, 1.06)], [], A * 640 + B * 640),
+        ([(A * 160, 1.0), (B * 160, 1.03)], [Underrun(1.02, 0.01)], A * 160 + QUIET * 80 + B * 160),
+        ([(A * 160, 1.0), (B * 160, 0.5)], [], A * 160 + B * 160),
+        ([(A * 640, 1.0), (CLEAR, 1.02), (B * 160, 1.5)], [], A * 160 + QUIET * 3840 + B * 160),
+        ([(A * 160, 1.0), (CLEAR, 1.03), (B * 160, 1.04)], [Underrun(1.02, 0.02)], A * 160 + QUIET * 160 + B * 160),
+    ],
+    ids=["queued", "too late", "time never goes back", "the silence after a clear is wanted", "a clear of nothing"],
+)
+def test_what_is_heard_and_which_gaps_are_underruns(
+    arrivals: list[tuple[bytes, float]], underruns: list[Underrun], heard: bytes
+) -> None:
+    playout = PlayoutModel()
+    for payload, now in arrivals:
+        if payload is CLEAR:
+            playout.clear(now)
+        else:
+            playout.receive(payload, now)
+    assert playout.heard(60.0) == QUIET * 8000 + heard.ljust(59 * 8000, QUIET)
+    assert playout.underruns == underruns, "silence before the first and after the last sound is no gap"
+
+
+def test_the_level_of_the_buffer_is_known_when_audio_arrives() -> None:
     playout = PlayoutModel()
     playout.receive(A * 640, 0.0)
     playout.receive(B * 640, 0.06)
-    assert playout.heard(0.16) == A * 640 + B * 640
     assert playout.buffer_levels == [BufferLevel(0.0, 0.0), BufferLevel(0.06, 0.02)]
-    assert playout.underruns == []
-
-
-def test_audio_that_comes_too_late_leaves_a_gap() -> None:
-    playout = PlayoutModel()
-    playout.receive(A * 160, 1.0)
-    playout.receive(B * 160, 1.03)
-    assert playout.underruns == [Underrun(1.02, 0.01)]
-    assert playout.heard(1.05)[8000:] == A * 160 + QUIET * 80 + B * 160
-
-
-def test_silence_before_the_first_and_after_the_last_sound_is_no_gap() -> None:
-    playout = PlayoutModel()
-    playout.receive(A * 160, 5.0)
-    playout.advance(60.0)
-    assert playout.underruns == []
 
 
 def test_marks_come_back_when_the_audio_before_them_has_been_heard() -> None:
@@ -43,7 +55,7 @@ def test_marks_come_back_when_the_audio_before_them_has_been_heard() -> None:
     assert playout.advance(0.57) == []
     assert playout.advance(0.58) == ["first"]
     assert playout.advance(1.0) == ["second"]
-    assert playout.next_mark_s() is None
+    assert playout.next_mark_s() == math.inf
     assert playout.returned == [
         ReturnedMark("first", 0.5, 0.58, cleared=False),
         ReturnedMark("second", 0.5, 1.0, cleared=False),
@@ -60,31 +72,6 @@ def test_clear_empties_the_buffer_and_returns_every_mark() -> None:
     assert playout.heard(1.0) == A * 160 + QUIET * 7840
     assert [mark.cleared for mark in playout.returned] == [True, True]
     assert playout.advance(1.0) == []
-
-
-def test_the_silence_after_a_clear_is_wanted() -> None:
-    playout = PlayoutModel()
-    playout.receive(A * 640, 0.0)
-    playout.clear(0.02)
-    playout.receive(B * 160, 0.5)
-    assert playout.underruns == []
-    assert playout.heard(0.52) == A * 160 + QUIET * 3840 + B * 160
-
-
-def test_a_clear_of_nothing_hides_no_gap() -> None:
-    playout = PlayoutModel()
-    playout.receive(A * 160, 0.0)
-    playout.clear(0.03)
-    playout.receive(B * 160, 0.04)
-    assert playout.underruns == [Underrun(0.02, 0.02)]
-
-
-def test_time_never_goes_back() -> None:
-    playout = PlayoutModel()
-    playout.receive(A * 160, 1.0)
-    playout.receive(B * 160, 0.5)
-    assert playout.heard(0.1)[8000:] == b""
-    assert playout.heard(1.04)[8000:] == A * 160 + B * 160
 
 
 def test_more_than_ten_minutes_are_thrown_away() -> None:

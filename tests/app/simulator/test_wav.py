@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from app.simulator.measure import snr_db
@@ -13,29 +14,20 @@ def tone(rate_hz: int, seconds: float = 1.0) -> NDArray[np.float64]:
     return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(rate_hz * seconds)) / rate_hz)
 
 
-def write_wav(path: Path, channels: NDArray[np.float64], rate_hz: int, width: int = 2) -> None:
-    scaled = np.round(channels.T * (2 ** (8 * width - 1) - 1)).astype("<i4")
-    frames = scaled.reshape(-1, 1).view(np.uint8)[:, :width]
-    with wave.open(str(path), "wb") as file:
-        file.setparams((len(channels), width, rate_hz, 0, "NONE", ""))
-        file.writeframes(frames.tobytes())
-
-
 def test_samples_at_our_own_rate_are_read_exactly(tmp_path: Path) -> None:
     samples = np.arange(-32_768, 32_768, 7, dtype=np.int16)
     write_stereo(tmp_path / "a.wav", samples, samples)
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), samples)
 
 
-@pytest.mark.parametrize("rate_hz", [16_000, 24_000, 44_100])
-@pytest.mark.parametrize("width", [2, 3])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("rate_hz", "width", "count"), [(16_000, 2, 1), (24_000, 3, 2), (44_100, 2, 2)])
 def test_any_rate_width_and_channels_become_8_khz_mono(tmp_path: Path, rate_hz: int, width: int, count: int) -> None:
-    write_wav(tmp_path / "a.wav", np.tile(tone(rate_hz), (count, 1)), rate_hz, width)
+    channels = np.tile(tone(rate_hz)[:, None], count)
+    soundfile.write(str(tmp_path / "a.wav"), channels, rate_hz, f"PCM_{8 * width}")
     samples = read_audio(tmp_path / "a.wav")
     assert len(samples) == 8_000
     expected = np.round(tone(8_000) * 32_767).astype(np.int16)
-    assert snr_db(expected, samples, max_delay_s=0.0) > 60
+    assert snr_db(expected, samples, max_latency_s=0.0) > 60
 
 
 def test_the_shorter_channel_ends_in_silence(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.number import NumberOverride, NumberRefused, restored
-from app.twilio.rest import TwilioRest
+from app.twilio.number import NumberOverride, NumberRefused, Pointed, SavedWebhook, restored
+from app.twilio.rest import Destination, TwilioRest, Webhook
 from app.twilio.rest_http import ATTEMPTS, RestError
-from app.twilio.saved_webhook import Destination, Pointed, SavedWebhook, Webhook
 from tests.twilio_rest.account import UNAVAILABLE, Account, OwnedNumber
 from tests.twilio_rest.server import RestStandIn, serving_rest
 
@@ -54,27 +53,25 @@ async def no_sleep(_: float) -> None:
     pass
 
 
-async def test_the_number_leads_to_us_and_back(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    assert twilio.number.voice_url == f"{FIRST}/twilio/voice"
-    assert twilio.number.status_callback == f"{FIRST}/twilio/status"
-    assert (twilio.number.voice_method, twilio.number.status_callback_method) == ("POST", "POST")
+async def test_the_number_leads_to_us_and_back_to_its_first_values_even_after_a_change_of_address(
+    twilio: Twilio,
+) -> None:
+    for address in (FIRST, SECOND):
+        await twilio.override.point(address)
+        assert twilio.number.voice_url == f"{address}/twilio/voice"
+        assert twilio.number.status_callback == f"{address}/twilio/status"
+        assert (twilio.number.voice_method, twilio.number.status_callback_method) == ("POST", "POST")
     await twilio.override.restore()
     assert twilio.number == BEFORE
 
 
-async def test_after_a_change_of_address_the_first_values_come_back(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    await twilio.override.point(SECOND)
-    assert twilio.number.voice_url == f"{SECOND}/twilio/voice"
-    await twilio.override.restore()
-    assert twilio.number == BEFORE
-
-
-async def test_what_somebody_set_meanwhile_stays(twilio: Twilio) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_somebody_set_meanwhile_stays(twilio: Twilio, killed: bool) -> None:
     await twilio.override.point(FIRST)
     twilio.number.voice_url = "https://theirs.example.com/v"
-    await twilio.override.restore()
+    override = twilio.next_start() if killed else twilio.override
+    await override.point(SECOND)
+    await override.restore()
     assert twilio.number.voice_url == "https://theirs.example.com/v"
     assert twilio.number.status_callback == BEFORE.status_callback
 
@@ -93,28 +90,17 @@ async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) ->
     assert twilio.stand_in.asked == []
 
 
-async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_service(twilio: Twilio) -> None:
+@pytest.mark.parametrize("opens", [True, False])
+async def test_after_a_kill_the_first_values_come_back_at_the_end_of_the_next_service(
+    twilio: Twilio, opens: bool
+) -> None:
     await twilio.override.point(FIRST)
     revived = twilio.next_start()
-    await revived.point(SECOND)
+    if opens:
+        await revived.point(SECOND)
     await revived.restore()
     assert twilio.number == BEFORE
     assert not twilio.file.exists()
-
-
-async def test_after_a_kill_they_come_back_even_if_the_next_service_never_opens(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    await twilio.next_start().restore()
-    assert twilio.number == BEFORE
-
-
-async def test_after_a_kill_what_somebody_has_set_meanwhile_is_what_comes_back(twilio: Twilio) -> None:
-    await twilio.override.point(FIRST)
-    twilio.number.voice_url = "https://theirs.example.com/v"
-    revived = twilio.next_start()
-    await revived.point(SECOND)
-    await revived.restore()
-    assert twilio.number.voice_url == "https://theirs.example.com/v"
 
 
 async def test_a_file_for_another_number_is_left_aside(twilio: Twilio) -> None:

@@ -5,51 +5,37 @@ from hypothesis import strategies as st
 from app.twilio.status import LONGEST_TEXT, CallStatusCallback, StreamStatusCallback, parse_status
 
 
-@pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
-def test_the_end_of_a_call_has_its_length(status: str) -> None:
-    ended = parse_status({"CallStatus": status, "CallDuration": "75"})
-    assert ended == CallStatusCallback(status, 75)
-    assert isinstance(ended, CallStatusCallback)
-    assert ended.over
-
-
-@pytest.mark.parametrize("status", ["queued", "initiated", "ringing", "in-progress"])
-def test_a_call_that_goes_on_is_not_over(status: str) -> None:
-    going = parse_status({"CallStatus": status})
-    assert going == CallStatusCallback(status)
-    assert isinstance(going, CallStatusCallback)
-    assert not going.over
-
-
-def test_a_call_may_fail_with_a_code() -> None:
-    assert parse_status({"CallStatus": "failed", "ErrorCode": "13224"}) == CallStatusCallback("failed", None, 13224)
+@pytest.mark.parametrize(
+    ("status", "over"),
+    [
+        *((status, True) for status in ("completed", "busy", "failed", "no-answer", "canceled")),
+        *((status, False) for status in ("queued", "initiated", "ringing", "in-progress")),
+    ],
+)
+def test_the_status_of_a_call(status: str, over: bool) -> None:
+    found = parse_status({"CallStatus": status, "CallDuration": "75", "ErrorCode": "13224", "SequenceNumber": "2"})
+    assert found == CallStatusCallback(status, 75, 13224, 2)
+    assert isinstance(found, CallStatusCallback)
+    assert found.over is over
 
 
 @pytest.mark.parametrize(
-    ("fields", "code"),
+    ("fields", "code", "sentence"),
     [
-        ({"StreamError": "31920 - Stream - WebSocket - Handshake Error"}, 31920),
-        ({"StreamError": "Handshake Error", "ErrorCode": "31920"}, 31920),
-        ({"StreamError": "no code in 2 words of 319201"}, None),
-        ({}, None),
+        ({"StreamError": "31920 - Stream - Handshake Error"}, 31920, "31920 - Stream - Handshake Error"),
+        ({"StreamError": "Handshake Error", "ErrorCode": "31920"}, 31920, "31920 Handshake Error"),
+        ({"StreamError": "no code in 2 words of 319201"}, None, "no code in 2 words of 319201"),
+        ({"ErrorCode": "31920"}, 31920, "31920"),
+        ({}, None, ""),
     ],
 )
-def test_a_stream_that_failed_says_why(fields: dict[str, str], code: int | None) -> None:
-    told = parse_status({"StreamEvent": "stream-error", "CallStatus": "in-progress", **fields})
-    assert told == StreamStatusCallback("stream-error", fields.get("StreamError", ""), code)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "sentence"),
-    [
-        ("31920 Handshake Error", 31920, "31920 Handshake Error"),
-        ("Handshake Error", 31920, "31920 Handshake Error"),
-        ("", 31920, "31920"),
-        ("Handshake Error", None, "Handshake Error"),
-    ],
-)
-def test_an_error_is_reported_with_its_code_once(error: str, code: int | None, sentence: str) -> None:
-    assert StreamStatusCallback("stream-error", error, code).sentence == sentence
+def test_a_stream_that_failed_says_why_with_its_code_once(
+    fields: dict[str, str], code: int | None, sentence: str
+) -> None:
+    found = parse_status({"StreamEvent": "stream-error", "CallStatus": "in-progress", **fields})
+    assert found == StreamStatusCallback("stream-error", fields.get("StreamError", ""), code)
+    assert isinstance(found, StreamStatusCallback)
+    assert found.sentence == sentence
 
 
 @pytest.mark.parametrize("duration", ["", "soon", "-5", "1e9", "9" * 400, "٣"])

@@ -11,82 +11,39 @@ STREAM_SID = "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
 CALL_SID = "CAXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
 ACCOUNT_SID = "ACXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
 
-CONNECTED = """{
- "event": "connected",
- "protocol": "Call",
- "version": "1.0.0"
-}"""
-START = """{
- "event": "start",
- "sequenceNumber": "1",
- "start": {
-   "accountSid": "ACXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
-   "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
-   "callSid": "CAXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
-   "tracks": [ "inbound" ],
-   "mediaFormat": {
-     "encoding": "audio/x-mulaw",
-     "sampleRate": 8000,
-     "channels": 1
-   },
-   "customParameters": {
-     "FirstName": "Jane",
-     "LastName": "Doe",
-     "RemoteParty": "Bob"
-   }
- },
- "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
-}"""
-MEDIA = """{
- "event": "media",
- "sequenceNumber": "3",
- "media": {
-   "track": "inbound",
-   "chunk": "1",
-   "timestamp": "5",
-   "payload": "no+JhoaJjpw="
- },
- "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
-}"""
-DTMF = """{
- "event": "dtmf",
- "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
- "sequenceNumber": "5",
- "dtmf": {
-   "track": "inbound_track",
-   "digit": "1"
- }
-}"""
-MARK = """{
- "event": "mark",
- "sequenceNumber": "4",
- "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
- "mark": {
-   "name": "my label"
- }
-}"""
-STOP = """{
- "event": "stop",
- "sequenceNumber": "5",
- "stop": {
-   "accountSid": "ACXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
-   "callSid": "CAXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
- },
- "streamSid": "MZXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"
-}"""
+SIDS = {"accountSid": ACCOUNT_SID, "callSid": CALL_SID}
+FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+PARAMETERS = {"FirstName": "Jane", "LastName": "Doe", "RemoteParty": "Bob"}
 
+
+def _message(event: str, sequence: int, **body: object) -> str:
+    return json.dumps({"event": event, "sequenceNumber": str(sequence), "streamSid": STREAM_SID, event: body})
+
+
+CONNECTED = '{"event": "connected", "protocol": "Call", "version": "1.0.0"}'
+START = _message(
+    "start",
+    1,
+    **SIDS,
+    streamSid=STREAM_SID,
+    tracks=["inbound"],
+    mediaFormat=FORMAT,
+    customParameters=PARAMETERS,
+)
+MEDIA = _message("media", 3, track="inbound", chunk="1", timestamp="5", payload="no+JhoaJjpw=")
+MARK = _message("mark", 4, name="my label")
+DTMF = _message("dtmf", 5, track="inbound_track", digit="1")
+STOP = _message("stop", 5, **SIDS)
 BY_KIND = {"connected": CONNECTED, "start": START, "media": MEDIA, "dtmf": DTMF, "mark": MARK, "stop": STOP}
 
 
 def changed(message: str, path: str, value: object) -> str:
     """Return the message with another value at `a.b.c`; an Ellipsis takes the key out."""
-    fields = json.loads(message)
+    fields = inner = json.loads(message)
     *way, last = path.split(".")
-    place = fields
     for key in way:
-        place = place[key]
+        inner = inner[key]
+    inner[last] = value
     if value is ...:
-        del place[last]
-    else:
-        place[last] = value
+        del inner[last]
     return json.dumps(fields)

@@ -1,6 +1,6 @@
 import pytest
 
-from app.simulator.webhook import dialled
+from app.simulator.client import dialled
 
 
 @pytest.mark.parametrize(
