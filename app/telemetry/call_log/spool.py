@@ -138,11 +138,13 @@ def deliver_spool(database: Database, spool: Spool) -> int:
     for line in spool.lines():
         try:
             entry = read_entry(line)
-            database.write(entry)
-            written += 1
         except ValueError as error:
             log.error("the record of a call is lost: half a line waited: %s", error)
             lost += 1
+            continue
+        try:
+            database.write(entry)
+            written += 1
         except RecordRefused as error:
             log_lost(entry.call_sid, entry.end_reason, error)
             lost += 1
