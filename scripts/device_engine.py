@@ -11,7 +11,7 @@ import json
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from workers.engine.checkpoint import open_checkpoint, quantize_plain
 from workers.engine.engine import Engine
 from workers.engine.memory import device_memory, kv_cache_bytes
 from workers.engine.sampling import SamplingSettings
-from workers.memory import Plan
+from workers.memory import Memory, Plan
 from workers.messages import CODEBOOKS, CODES, FRAME_S, CodeArray, Slot
 
 Found = dict[str, Any]
@@ -63,14 +63,17 @@ def _memory() -> Iterator[Found]:
     config = LmConfig.from_config_dict(config_of(FULL))
     for weights in ("q4", "bf16"):
         size = sum(tensor.nbytes for tensor in random_tensors(FULL, weights).values())
-        plan = _plan(config, size, weights)
-        fit = {"weights_gib": size / 2**30, "calls_that_fit": plan.most_calls(memory)}
-        yield {"what": f"planned for the 7B in {weights}", **fit, "shortage": plan.shortage(memory)}
+        yield {"what": f"planned for the 7B in {weights}", **_fit(_plan(config, size, weights), memory)}
+
+
+def _fit(plan: Plan, memory: Memory) -> Found:
+    kept = {"weights_gib": plan.weights / 2**30, "kv_gib_a_call": plan.kv_cache / 2**30}
+    return {**kept, "calls_that_fit": plan.most_calls(memory), "shortage": plan.shortage(memory)}
 
 
 def _plan(config: LmConfig, weights_bytes: int, weights: str) -> Plan:
-    context = int(config.transformer.context)
-    return Plan(weights_bytes, kv_cache_bytes(config, 1, 1), "numpy", 1, context, weights != "bf16")
+    cache_bytes, context = kv_cache_bytes(config, 1, 1), int(config.transformer.context)
+    return Plan(weights_bytes, cache_bytes, "numpy", 1, context, quantised=weights != "bf16")
 
 
 def _tokens(cache: Path, steps: int) -> Iterator[Found]:
@@ -107,9 +110,7 @@ def _engine(size: str, weights: str, rows: Sequence[int], steps: int) -> Iterato
     memory, started_s = device_memory(), time.monotonic()
     lm = random_lm(size, weights)
     plan = _plan(lm.cfg, sum(array.nbytes for array in _arrays(lm)), weights)
-    fit = {"calls_that_fit": plan.most_calls(memory), "weights_gib": plan.weights / 2**30}
-    fit["kv_gib_a_call"] = plan.kv_cache / 2**30
-    yield {"what": f"{size} {weights}", **fit, "made_in_s": time.monotonic() - started_s}
+    yield {"what": f"{size} {weights}", **_fit(plan, memory), "made_in_s": time.monotonic() - started_s}
     for count in rows:
         if not replace(plan, calls=count).fits(memory, MEMORY_SHARE):
             yield {"what": f"{size} {weights}, {count} calls", "skipped": "does not fit into memory"}
@@ -176,8 +177,8 @@ def random_lm(size: str, weights: str) -> Lm:
     return lm
 
 
-def _arrays(lm: Lm) -> Iterator[mx.array]:
-    yield from dict(tree_flatten(lm.parameters())).values()
+def _arrays(lm: Lm) -> Iterable[mx.array]:
+    return dict(tree_flatten(lm.parameters())).values()
 
 
 def _codes(rows: int, steps: int) -> CodeArray:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workers.checkpoints.synthetic import make_synthetic
 from workers.codec.bench import Case, start_measurement
 from workers.messages import FRAME_S
@@ -77,38 +75,26 @@ def _beside_engine(case: Case, scale: Scale) -> Iterator[Found]:
 
 
 def check_pipeline(scale: Scale) -> Iterator[Found]:
-    """Yield the worst of some calls at once, with each library computing the codec."""
+    """Place simulated calls to a service of our own, with each library computing the codec."""
     for codec in scale.libraries:
         yield asyncio.run(_calls(scale, codec))
 
 
 async def _calls(scale: Scale, codec: str) -> Found:
-    """Place simulated calls to a service of our own; return the worst of them."""
-    from app.cli.bench.figures import call_figures
-    from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
-    from app.simulator.call import simulate
-    from app.simulator.conversation import talk
-    from app.simulator.options import CallOptions
-    from app.twilio.events import RATE_HZ
+    from app.cli.bench.calls import Load, speech
+    from app.cli.bench.line import measure_calls
+    from app.cli.service_process import start_service
 
     count = scale.calls[-1]
     environment = {"MOSHI_CHECKPOINT": scale.checkpoint, "CODEC": codec, "ENGINE": "mlx", "MAX_CALLS": str(count)}
     with tempfile.TemporaryDirectory() as folder:
         async with start_service(environment, Path(folder) / "service.log") as service:
-            audio = np.resize(talk(), round(scale.seconds * RATE_HZ))
-            options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, audio=audio)
-            reports = await asyncio.gather(*(simulate(options) for _ in range(count)))
-            records = [await service.record(report.call_sid) for report in reports]
-    every = [call_figures(report, record, False) for report, record in zip(reports, records, strict=True)]
-    stages = {
-        str(stage): max(one.stages[stage].p99_ms for one in every if stage in one.stages) for stage in every[0].stages
-    }
+            calls = await measure_calls(service, Load(speech(scale.seconds), count), echoes=False)
     return {
-        "what": f"{count} calls of {scale.seconds:.0f} s, {scale.checkpoint}, codec on {codec}: the worst",
-        "outcomes": sorted({str(report.outcome) for report in reports}),
-        "first_sound_ms": max(one.first_sound_ms or 0.0 for one in every),
-        "frames": min(one.frames for one in every),
-        "frames_dropped": max(one.frames_dropped for one in every),
-        "underruns_settled": max(one.underruns_settled for one in every),
-        **{f"{stage}_p99_ms": p99_ms for stage, p99_ms in stages.items()},
+        "what": f"{count} calls of {scale.seconds:.0f} s, {scale.checkpoint}, codec on {codec}",
+        "first_sound_ms": calls.callers.first_sound_ms,
+        "frames": calls.service.frames,
+        "frames_dropped": calls.service.frames_dropped,
+        "underruns_settled": calls.callers.underruns_settled,
+        **{f"{stage}_p99_ms": time.p99_ms for stage, time in calls.service.stages.items()},
     }

@@ -14,24 +14,24 @@ def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bo
 
 
 async def _drain(settings: Settings, url: str | None, seconds: int | None, wait: bool) -> None:
+    query = {} if seconds is None else {"seconds": str(seconds)}
     async with open_service(settings, url) as service:
-        query = {} if seconds is None else {"seconds": str(seconds)}
         answer = await service.ask("/api/drain", "POST", **query)
-        calls: int | None = int(answer["calls"])
+        calls = int(answer["calls"])
         print(f"draining: {calls} call{'' if calls == 1 else 's'}, for at most {float(answer['seconds']):.0f} s")
-        while wait and calls is not None:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            calls = await _calls_left(service, calls)
         if wait:
+            await _wait(service, calls)
             print("stopped")
 
 
-async def _calls_left(service: ServiceClient, before: int) -> int | None:
-    """Return how many calls are still on, and print it if there are fewer; None when the service has stopped."""
-    try:
-        calls = int((await service.ask("/readyz"))["calls"])
-    except NoService:
-        return None
-    if calls != before:
-        print(f"{calls} left")
-    return calls
+async def _wait(service: ServiceClient, calls: int) -> None:
+    """Print how many calls are left until the service has stopped."""
+    while True:
+        await asyncio.sleep(LOOK_AGAIN_S)
+        before = calls
+        try:
+            calls = int((await service.ask("/readyz"))["calls"])
+        except NoService:
+            return
+        if calls != before:
+            print(f"{calls} left")

@@ -1,13 +1,12 @@
 """`python -m scripts.side_by_side`: the figures of the three servers next to each other."""
 
-import json
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +15,15 @@ import uvloop
 from rich.console import Console
 
 from app.cli.bench.calls import Load, place_calls, speech
-from app.cli.bench.figures import crowd_figures
+from app.cli.bench.figures import caller_figures
+from app.cli.bench.output import write_json
 from app.cli.service_process import (
     AUTH_TOKEN,
     HOST,
     LOOPBACK,
     ServiceFailed,
     ServiceProcess,
+    free_port,
     start_server,
     start_service,
 )
@@ -38,7 +39,7 @@ WARM_UP = Load(speech(1.0), tail_s=TAIL_S)
 SERVERS = Path(__file__).parent / "servers"
 PIPECAT = (
     *("-m", "uvicorn", "--app-dir", str(SERVERS), "pipecat_server:app", "--host", HOST),
-    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log"),
+    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log", "--port"),
 )
 """The web server of the line test, set up alike."""
 
@@ -57,18 +58,14 @@ def line_test() -> Server:
     return Server("line test", lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
 
 
-def bare_server() -> Server:
-    program = str(SERVERS / "bare_server.py")
-    return Server(
-        "bare server", lambda _, log: start_server(lambda port: [sys.executable, program, str(port)], "/", log)
-    )
+def other_server(name: str, ready_path: str, *command: str) -> Server:
+    """Return a server whose command line ends with its port."""
 
+    def start(_: int, log: Path) -> AbstractAsyncContextManager[ServiceProcess]:
+        port = free_port()
+        return start_server([*command, str(port)], port, ready_path, log)
 
-def pipecat(python: Path) -> Server:
-    def command(port: int) -> list[str]:
-        return [str(python), *PIPECAT, "--port", str(port)]
-
-    return Server("Pipecat", lambda _, log: start_server(command, "/docs", log))
+    return Server(name, start)
 
 
 def main(
@@ -84,19 +81,19 @@ def main(
     console = Console()
     machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version()}
     machine |= {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    servers = [bare_server(), line_test()]
+    servers = [other_server("bare server", "/", sys.executable, str(SERVERS / "bare_server.py")), line_test()]
     if not without_pipecat:
         with console.status("Pipecat's virtual environment (minutes, the first time) …"):
-            servers.append(pipecat(environment.make(environment_path.absolute())))
+            python = environment.make(environment_path.absolute())
+        servers.append(other_server("Pipecat", "/docs", str(python), *PIPECAT))
     loads = [*(Load(speech(seconds), many, tail_s=TAIL_S) for many in calls), STALLED]
     uvloop.run(_measure(servers, loads, console))
     machine["load_after"] = os.getloadavg()[0]
     found = {server.name: server.found for server in servers}
     console.print(table(found, servers[0].name, STALL.length_s))
     console.print("CPU: processor seconds of the server's process and its children.", machine)
-    if json_path:
-        sides = {name: findings.as_json() for name, findings in found.items()}
-        json_path.write_text(json.dumps({"machine": machine, "sides": sides}, indent=2) + "\n")
+    sides = {name: asdict(findings) for name, findings in found.items()}
+    write_json(json_path, {"machine": machine, "sides": sides})
 
 
 async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Console) -> None:
@@ -120,7 +117,7 @@ async def _call(server: Server, load: Load, log: Path) -> None:
     if load is STALLED:
         server.found.stall = stall_figures(measured.reports[0], STALL)
     else:
-        server.found.crowds[load.calls] = crowd_figures(measured)
+        server.found.crowds[load.calls] = caller_figures(measured)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """What was found of each server, and the figures next to each other."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rich.table import Table
 
-from app.cli.bench.figures import MAX_DELAY_S, CrowdFigures, median
-from app.cli.bench.output import db, ms
+from app.cli.bench.figures import MAX_DELAY_S, CallerFigures, median, worst
+from app.cli.bench.output import Rows, db, ms
 from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.report import CallReport
 from app.simulator.trouble import Window
 
+Figures = TypeVar("Figures")
 NOTHING = "–"
 AFTER_STALL_S = (2.0, 10.0)
 """When, counted from the end of a stall, the latency that it has left is measured."""
@@ -31,12 +32,9 @@ class StallFigures:
 class Findings:
     """What is known of one server, by calls at once; `failed` says what could not be measured and why."""
 
-    crowds: dict[int, CrowdFigures] = field(default_factory=dict)
+    crowds: dict[int, CallerFigures] = field(default_factory=dict)
     stall: StallFigures | None = None
     failed: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def stall_figures(report: CallReport, stall: Window) -> StallFigures:
@@ -46,7 +44,7 @@ def stall_figures(report: CallReport, stall: Window) -> StallFigures:
     from_s, to_s = (stall.end_s + after_s for after_s in AFTER_STALL_S)
     after = [one.delay_ms for one in windows if from_s <= one.at_s < to_s]
     left = [delay_ms - before_ms for delay_ms in after] if before_ms is not None else []
-    return StallFigures(before_ms, median(left), max(left, default=None), len(report.underruns))
+    return StallFigures(before_ms, median(left), worst(left), len(report.underruns))
 
 
 def table(found: Mapping[str, Findings], floor: str, stall_s: float) -> Table:
@@ -70,22 +68,21 @@ def table(found: Mapping[str, Findings], floor: str, stall_s: float) -> Table:
     return shown
 
 
-def _add_block(shown: Table, title: str, rows: Mapping[str, Callable[[Any], str]], figures: list[Any]) -> None:
+def _add_block(shown: Table, title: str, rows: Rows[Figures], figures: Sequence[Figures | None]) -> None:
     shown.add_section()
     shown.add_row(f"[bold]{title}[/]")
     for label, write in rows.items():
         shown.add_row(label, *(NOTHING if one is None else write(one) for one in figures))
 
 
-def _cpu(figures: CrowdFigures, floor: CrowdFigures | None = None) -> str:
+def _cpu(figures: CallerFigures, floor: CallerFigures | None = None) -> str:
     """Return the processor seconds, or how many times the floor's they are; without the workers as well."""
-    unit = 1.0 if floor is None else max(sum(floor.cpu.values()), 1e-9)
-    digits = 4 if floor is None else 2
+    unit, digits = (max(sum(floor.cpu.values()), 1e-9), 2) if floor else (1.0, 4)
     total = f"{sum(figures.cpu.values()) / unit:.{digits}f}"
     return total if len(figures.cpu) == 1 else f"{total} (app {figures.cpu['app'] / unit:.{digits}f})"
 
 
-_CROWD: dict[str, Callable[[CrowdFigures], str]] = {
+_CROWD: Rows[CallerFigures] = {
     "mouth to ear, p50": lambda f: ms(f.p50_ms),
     "p99 of the worst call": lambda f: ms(f.worst_p99_ms),
     "signal to noise": lambda f: db(f.snr_db),
@@ -94,7 +91,7 @@ _CROWD: dict[str, Callable[[CrowdFigures], str]] = {
     "simulator late, p99": lambda f: ms(f.simulator_late_p99_ms),
     "CPU a call-second": _cpu,
 }
-_STALL: dict[str, Callable[[StallFigures], str]] = {
+_STALL: Rows[StallFigures] = {
     "mouth to ear before, p50": lambda f: ms(f.before_ms),
     "latency left 2-10 s later": lambda f: ms(f.left_ms),
     "of that the worst second": lambda f: ms(f.left_most_ms),

@@ -37,7 +37,6 @@ def run_bench(
 
 
 def write_json(path: Path | None, figures: object) -> None:
-    """Write the figures, if a path is given."""
     if path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -53,10 +52,9 @@ def comparison(title: str, columns: Mapping[str, Figures], rows: Rows[Figures]) 
 
 
 def ms(value: float | None) -> str:
-    """Return milliseconds for a table, a dash for None."""
     return "–" if value is None else f"{value:.1f} ms"
 
 
 def db(value: float | None) -> str:
-    """Return decibels for a table; over 100 dB only our own arithmetic's rounding differs."""
+    """Return decibels; over 100 dB only our own arithmetic's rounding differs."""
     return "–" if value is None else "exact" if value > 100 else f"{value:.1f} dB"
