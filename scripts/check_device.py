@@ -1,10 +1,11 @@
 """`python -m scripts.check_device`: everything that needs a card or a Mac, in under eight minutes.
 
-    memory    what memory MLX reports, and how many calls of the 7B are planned with it
+    memory    what MLX reports of its device
     tokens    compiled and quantised steps and the attention's window give the tokens of the CPU (tiny)
-    q4, bf16  the 7B of random weights at 1, 2, 4 … 64 calls with full KV caches: p50 and p99 against 80 ms
-    codec     Mimi on the processors and on the device, alone and beside a running engine
-    pipeline  simulated calls through the whole service
+    q4, bf16  the 7B of random weights at 1, 2, 4 … 64 calls with full KV caches: p50 and p99 against 80 ms,
+              and how many calls are planned
+    codec     Mimi on the processors and on the device
+    pipeline  simulated calls through the whole service, the codec beside the engine
 
 Each section is a process of its own with a time limit. Its findings are in the file when it ends, also by a crash or a
 kill. `--dry-run` takes tiny sizes and needs no device.
@@ -30,9 +31,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.doctor.survey import survey_device
-from scripts.device_sections import DEVICE_CHECK, DRY, REAL, Found, check_codec, check_pipeline
+from scripts.device_sections import DRY, REAL, Found, check_codec, check_pipeline
 from workers.processors import usable_processors
 
+ENGINE = [sys.executable, "-m", "scripts.device_engine"]
 SELF = [sys.executable, "-m", "scripts.check_device"]
 
 
@@ -64,10 +66,10 @@ def sections(dry_run: bool) -> list[Section]:
     scale, flag = (DRY, ["--dry-run"]) if dry_run else (REAL, [])
     sizes = ["--size", scale.size, "--rows", *map(str, scale.rows), "--steps", str(scale.steps)]
     return [
-        Section("memory", [*DEVICE_CHECK, "memory"], 20),
-        Section("tokens", [*DEVICE_CHECK, "tokens", "--steps", "40"], 60),
-        Section("q4", [*DEVICE_CHECK, "engine", *sizes, "--weights", "q4"], 80),
-        Section("bf16", [*DEVICE_CHECK, "engine", *sizes, "--weights", "bf16"], 80),
+        Section("memory", [*ENGINE, "memory"], 20),
+        Section("tokens", [*ENGINE, "tokens", "--steps", "40"], 60),
+        Section("q4", [*ENGINE, "engine", *sizes, "--weights", "q4"], 80),
+        Section("bf16", [*ENGINE, "engine", *sizes, "--weights", "bf16"], 80),
         Section("codec", [*SELF, "--section", "codec", *flag], 80),
         Section("pipeline", [*SELF, "--section", "pipeline", *flag], 140),
     ]
