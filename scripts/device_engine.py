@@ -39,7 +39,6 @@ GIVE_UP_S = 5 * FRAME_S
 
 
 def main() -> None:
-    """Run one section and print what is found as it is found."""
     args = _arguments()
     sections: dict[str, Callable[[], Iterator[Found]]] = {
         "memory": _memory,

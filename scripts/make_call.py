@@ -69,7 +69,6 @@ cli = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 def main() -> None:
-    """Run the command line."""
     cli()
 
 

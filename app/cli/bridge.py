@@ -43,7 +43,6 @@ async def refusal(settings: Settings, call_sid: CallSid) -> str:
 
 
 async def _told(settings: Settings, path: str, key: str) -> object:
-    """Return a value of the service's answer, None if it gives none."""
     try:
         async with open_service(settings) as service:
             return (await service.ask(path)).get(key)

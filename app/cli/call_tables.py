@@ -27,12 +27,11 @@ def calls_table(calls: Sequence[CallEntry]) -> Table:
         other = call.called_masked if call.direction.startswith(OUTBOUND) else call.caller_masked
         gaps = str(call.counters.get("underruns", 0)) if call.ended_at else "–"
         row = (_when(call.reserved_at), f"…{call.call_sid[-SID_END:]}", other or "–", _how_long(call), _end(call))
-        table.add_row(*map(escape, row), call.ended_by or "", _ms(call.first_sound_ms), gaps)
+        table.add_row(*map(escape, row), call.ended_by or "", ms(call.first_sound_ms), gaps)
     return table
 
 
 def call_page(call: CallEntry) -> Group:
-    """Return everything that is known of one call."""
     counters = Table("counter", Column("count", justify="right"), title="Counters", title_justify="left")
     for name, count in sorted(call.counters.items()):
         counters.add_row(escape(name), str(count))
@@ -74,7 +73,7 @@ def _facts(call: CallEntry) -> Iterator[tuple[str, str]]:
     if len(call.streams) > 1:
         for stream in call.streams:
             yield f"stream {stream.number}", _stream(call, stream)
-    yield "first sound", _ms(call.first_sound_ms)
+    yield "first sound", ms(call.first_sound_ms)
     yield "mouth to ear", f"{_three_ms(call, LATENCIES)} (p50 / p95 / p99, estimated)"
     yield "processing", f"{_three_ms(call, PROCESSING)} (p50 / p95 / p99)"
 
@@ -97,8 +96,8 @@ def _end(call: CallEntry | StreamEntry) -> str:
 
 
 def _three_ms(call: CallEntry, names: tuple[str, ...]) -> str:
-    return " / ".join(_ms(getattr(call, name)) for name in names)
+    return " / ".join(ms(getattr(call, name)) for name in names)
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms"

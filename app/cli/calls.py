@@ -20,8 +20,6 @@ ADDRESSES = "write +15551234567, sip:user@host, client:name or anonymous, as the
 
 
 def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
-    """Show the last calls, the newest first; return the exit status."""
-
     def show(database: Database) -> None:
         calls = database.recent(limit)
         if as_json:
@@ -102,7 +100,6 @@ def _address(settings: Settings) -> Address:
 
 
 def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
-    """Ask the database; return the exit status. Failures are one line."""
     try:
         address = _address(settings)
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):

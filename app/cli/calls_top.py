@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.call_tables import SID_END, ms
 from app.cli.service_client import NoService, open_service, run_asking
 from app.config import Settings
 
@@ -19,14 +20,12 @@ BAR_WIDTH = 8
 SILENT_DBFS = -60.0
 OTHERS_WIDTH, PAPER_WIDTH = 76, 140
 """Columns of all but what Moshi said, and of everything where there is no terminal."""
-SID_END = 6
 LEFT = {"call": SID_END + 1, "with": 5, "state": 5}
 RIGHT = {"for": 4, "latency": 7, "buffer": 6, "step": 5, "late": 4, "lost": 4}
 """Headings and least widths."""
 
 
 def run_top(settings: Settings, url: str | None, once: bool) -> int:
-    """Show the calls of the service at `url`, by default that of these settings; return the exit status."""
     return run_asking(_show(settings, url, once))
 
 
@@ -69,8 +68,8 @@ def _service_line(snapshot: dict[str, Any]) -> Text:
         f"{state}, {snapshot['model']}",
         f"{snapshot['free_slots']} of {snapshot['slots']} slots free",
         f"{snapshot['waiting']} in line",
-        f"worst step of the last minute {_ms(worst_ms)} of {snapshot['frame_period_ms']:.0f} ms",
-        f"loop lag {_ms(snapshot['lag_ms'])}",
+        f"worst step of the last minute {ms(worst_ms)} of {snapshot['frame_period_ms']:.0f} ms",
+        f"loop lag {ms(snapshot['lag_ms'])}",
     ]
     return Text(" · ".join(parts))
 
@@ -85,15 +84,11 @@ def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
         escape(f"{arrow}{call['number'] or 'withheld'}"),
         call["state"],
         f"{minutes}:{seconds:02}",
-        *map(_ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
+        *map(ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
         *map(str, (call["overruns"], call["dropped"])),
         *map(_bar, (call["caller_dbfs"], call["moshi_dbfs"])),
         escape(said[-room:].lstrip()),
     )
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} ms"
 
 
 def _bar(level_dbfs: float) -> str:

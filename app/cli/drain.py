@@ -9,7 +9,6 @@ LOOK_AGAIN_S = 0.5
 
 
 def run_drain(settings: Settings, url: str | None, seconds: int | None, wait: bool) -> int:
-    """Drain the service at `url`, by default the one of these settings; return the exit status."""
     return run_asking(_drain(settings, url, seconds, wait))
 
 
@@ -25,7 +24,6 @@ async def _drain(settings: Settings, url: str | None, seconds: int | None, wait:
 
 
 async def _wait(service: ServiceClient, calls: int) -> None:
-    """Print how many calls are left until the service has stopped."""
     while True:
         await asyncio.sleep(LOOK_AGAIN_S)
         before = calls

@@ -46,7 +46,6 @@ Rendered = Annotated[
 
 
 def main() -> None:
-    """Run the command line."""
     interrupt_on_stop()
     cli()
 

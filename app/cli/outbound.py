@@ -16,8 +16,6 @@ from workers.lines import mask_userinfo
 
 
 class ExitStatus(IntEnum):
-    """The exit statuses of `make-call`."""
-
     COMPLETED = 0
     FAILED = 1
     WRONG_SETTINGS = 2
@@ -60,8 +58,6 @@ class DialOptions:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """How the call ended."""
-
     status: ExitStatus
     sentence: str
 
@@ -107,7 +103,6 @@ def _masked(name: str, value: str) -> str:
 
 
 def call_result(call: RestCall, errors: Sequence[int]) -> CallResult:
-    """Return the result of a call that is over, by its status and the errors that Twilio has noted."""
     if not call.status.over:
         raise ValueError(f"the call is not over but {call.status}")
     explained = "".join(f"; {explain(code)}" for code in errors)

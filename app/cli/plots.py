@@ -40,7 +40,6 @@ def draw_buffers(reports: Sequence[CallReport], line: Scenario, path: Path) -> N
 
 
 def draw_virtual(reports: Sequence[VirtualReport], path: Path) -> None:
-    """Draw latency and playout buffer of each call in virtual time."""
     with _rows(len(reports), path) as rows:
         for report, axes in zip(reports, rows, strict=True):
             axes.plot([one.spoken_s for one in report.heard], [one.delay_s * 1000 for one in report.heard], lw=0.9)
@@ -75,7 +74,6 @@ def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path
 
 @contextmanager
 def _rows(count: int, path: Path) -> Iterator[list[Axes]]:
-    """Yield a row for each call, one below the other, and write them."""
     figure, rows = plt.subplots(count, 1, figsize=(12, 1.5 * count + 1), squeeze=False, layout="constrained")
     yield list(rows[:, 0])
     figure.savefig(path, dpi=100)

@@ -26,8 +26,6 @@ class NoService(Exception):
 
 
 class ServiceClient:
-    """A connection to the service at `url`."""
-
     def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client, self.url = client, url
 

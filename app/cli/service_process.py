@@ -50,13 +50,10 @@ class ServiceFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServiceProcess:
-    """A running server."""
-
     base_url: str
     process_id: int
 
     async def record(self, call_sid: str) -> dict[str, Any]:
-        """Return the service's record of a call."""
         record: dict[str, Any] = await self.get(f"/api/calls/{call_sid}")
         return record
 

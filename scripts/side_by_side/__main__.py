@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 
 from app.cli.bench.calls import Load, place_calls, speech
-from app.cli.bench.figures import caller_figures
+from app.cli.bench.figures import CallerFigures, caller_figures
 from app.cli.bench.output import write_json
 from app.cli.service_process import (
     AUTH_TOKEN,
@@ -27,9 +27,9 @@ from app.cli.service_process import (
     start_server,
     start_service,
 )
-from app.simulator.trouble import Scenario, Window
+from app.simulator.trouble import STEADY, Scenario, Window
 from scripts.side_by_side import environment
-from scripts.side_by_side.tables import Findings, stall_figures, table
+from scripts.side_by_side.tables import Findings, table
 
 STALL = Window(15.0, 0.6)
 TAIL_S = 3.0
@@ -90,7 +90,7 @@ def main(
     uvloop.run(_measure(servers, loads, console))
     machine["load_after"] = os.getloadavg()[0]
     found = {server.name: server.found for server in servers}
-    console.print(table(found, servers[0].name, STALL.length_s))
+    console.print(table(found, servers[0].name))
     console.print("CPU: processor seconds of the server's process and its children.", machine)
     sides = {name: asdict(findings) for name, findings in found.items()}
     write_json(json_path, {"machine": machine, "sides": sides})
@@ -101,23 +101,20 @@ async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Co
     with tempfile.TemporaryDirectory() as folder:
         for load in loads:
             for server in servers:
-                title = "the stall" if load is STALLED else f"{load.calls} at once"
+                title = f"{load.calls} at once" if load.line is STEADY else f"a stall of {STALL.length_s:g} s"
                 with console.status(f"{server.name}, {title}"):
                     try:
-                        await _call(server, load, Path(folder) / "server.log")
+                        server.found.figures[title] = await _call(server, load, Path(folder) / "server.log")
                     except ServiceFailed as error:
                         server.found.failed.append(f"{title}: {error}")
 
 
-async def _call(server: Server, load: Load, log: Path) -> None:
+async def _call(server: Server, load: Load, log: Path) -> CallerFigures:
     """Call one server, after one short call that is not counted."""
     async with server.start(load.calls + 1, log) as process:
         await place_calls(process, WARM_UP, auth_token=server.auth_token)
         measured = await place_calls(process, load, auth_token=server.auth_token)
-    if load is STALLED:
-        server.found.stall = stall_figures(measured.reports[0], STALL)
-    else:
-        server.found.crowds[load.calls] = caller_figures(measured)
+    return caller_figures(measured, load.line)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,6 @@ class CallerFigures:
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """The time of one stage for a frame."""
-
     p50_ms: float
     p99_ms: float
 

@@ -83,7 +83,6 @@ async def measure_calls(
 
 
 def line_table(columns: dict[str, MeasuredCalls]) -> Table:
-    """Return the figures of several calls side by side."""
     return comparison("One simulated call, as the caller heard it", columns, _LINE)
 
 

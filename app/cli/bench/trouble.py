@@ -15,7 +15,6 @@ from app.simulator.virtual import VirtualReport, run_virtual
 
 
 def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture: Path | None) -> int:
-    """Run the scenarios, print the table, write what is asked for."""
     console = Console()
     reports = []
     for scenario in scenarios:

@@ -99,7 +99,6 @@ def _in_time(title: str, reactions_s: list[float]) -> Point:
 
 
 def _level_between(heard: list[HeardUtterance], samples: Samples) -> float:
-    """Return the level outside the utterances, in dBFS."""
     rest = samples.copy()
     for one in heard:
         rest[max(0, round((one.start_s - 0.01) * RATE_HZ)) : round((one.end_s + 0.01) * RATE_HZ)] = 0

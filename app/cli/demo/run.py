@@ -31,8 +31,6 @@ NVIDIA_CARD = Path("/dev/nvidia0")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which checkpoint speaks, and why in words."""
-
     checkpoint: str
     why: str
 
@@ -56,7 +54,6 @@ def choose(settings: Settings, asked: str | None, device: Mapping[str, Any], has
 
 
 def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
-    """Run the demo into `folder`; return 0 if all went well."""
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
@@ -120,7 +117,6 @@ async def _call(console: Console, path: Path, environment: dict[str, str], audio
 
 
 def _check(console: Console, report: CallReport, record: dict[str, Any]) -> list[Point]:
-    """Print the checklist of a call to the synthetic checkpoint."""
     points = check_call(report, record, expect(report.said, record))
     for number, point in enumerate(points, 1):
         mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"

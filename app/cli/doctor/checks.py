@@ -101,7 +101,6 @@ def _twilio(settings: Settings) -> Iterator[Finding]:
 
 
 def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
-    """Check whether a value from the Twilio console is set, and has its shape."""
     if not settings.value(name):
         return note(name, "not set: no real calls", "copy it from the Twilio console into .env")
     if doubt := settings.doubts.get(name):
@@ -144,7 +143,6 @@ def _checkpoint(survey: dict[str, Any], settings: Settings) -> Finding:
 
 
 def memory_finding(survey: dict[str, Any]) -> Finding:
-    """Return whether the calls fit into the memory of the device and the computer."""
     if survey["shortage"]:
         return problem("memory", survey["shortage"])
     device = f"{survey['on_device'] / _GIB:.1f} of {survey['device_bytes'] / _GIB:.1f} GiB of the device"

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
-
     GOOD = "ok"
     NOTE = "note"
     PROBLEM = "problem"

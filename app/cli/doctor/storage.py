@@ -18,7 +18,6 @@ FEW_HOURS = 24
 
 
 def examine_storage(settings: Settings) -> Iterator[Finding]:
-    """Check where the call log is and, if calls are recorded, the recordings."""
     yield _call_log(settings)
     if settings.recording.folder:
         yield _recordings(settings.recording.folder)

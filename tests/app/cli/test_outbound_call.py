@@ -11,10 +11,8 @@ from app.cli.outbound import CallResult, ExitStatus
 from app.cli.outbound_call import OutboundCall
 from app.twilio.events import CallSid
 from app.twilio.rest import CallRequest, CallStatus, RestCall, TwilioRest
-from app.twilio.rest_http import RestError
 from tests.twilio_rest.account import (
     NO_ANSWER,
-    TOO_MANY_CALLS,
     TOO_MANY_REQUESTS,
     UNAVAILABLE,
     Account,
@@ -95,11 +93,6 @@ async def test_a_call_is_followed_to_its_end(answer: Answer, status: ExitStatus)
     assert ("11200" in found.sentence) is (answer is Answer.ANSWERED)
 
 
-async def test_a_request_that_fails_for_a_moment_changes_nothing() -> None:
-    async with dialling(Callee(Answer.BUSY), UNAVAILABLE, NO_ANSWER, at="GET Calls") as dialled:
-        assert (await dialled.run()).status is ExitStatus.BUSY
-
-
 async def test_a_call_that_is_no_longer_followed_is_reported_by_its_sid() -> None:
     async with dialling(RINGS, *[UNAVAILABLE] * 10, at="GET Calls") as dialled:
         found = await dialled.run()
@@ -119,13 +112,6 @@ async def test_an_answered_call_that_the_bridge_had_no_slot_for_is_reported() ->
     async with dialling(Callee()) as dialled:
         dialled.call = OutboundCall(TwilioRest(SID, TOKEN, dialled.rest.url, sleep), REQUEST, sleep, busy)
         assert await dialled.run() == CallResult(ExitStatus.NO_SLOT, "answered, but the bridge had no free slot")
-
-
-async def test_a_call_that_is_not_placed_is_no_call() -> None:
-    async with dialling(Callee(), TOO_MANY_CALLS) as dialled:
-        with pytest.raises(RestError, match="10004"):
-            await dialled.run()
-    assert dialled.seen == []
 
 
 UNCONFIRMED = (
@@ -227,14 +213,6 @@ async def test_stopping_while_twilio_has_the_request_waits_for_its_end_and_hangs
         assert await dialled.statuses() == ["canceled"]
     assert stopped.status is ExitStatus.STOPPED
     assert stopped.sentence.endswith("the call was hung up" if answered else "it was placed; the call was hung up")
-
-
-async def test_giving_up_says_that_the_call_may_ring() -> None:
-    async with dialling(RINGS) as dialled:
-        held = dialled.rest.held["POST Calls"] = Held()
-        await dialled.cancel_when(held.reached)
-        assert dialled.call.give_up() == CallResult(ExitStatus.UNKNOWN, "stopped at once; …0001 may be called")
-        dialled.rest.held.pop("POST Calls").release.set()
 
 
 async def test_a_call_that_twilio_turned_away_for_a_moment_is_not_placed_after_stopping() -> None:

@@ -109,10 +109,17 @@ def test_more_calls_than_twilio_lets_through_are_worth_a_note(
     assert advice in finding.advice
 
 
-@pytest.mark.parametrize(("twilio_s", "level"), [(1_000.0, Level.GOOD), (940.0, Level.GOOD), (939.0, Level.PROBLEM)])
-def test_a_minute_between_the_clocks_is_allowed(twilio_s: float, level: Level) -> None:
-    assert clock_finding(twilio_s, 1_000.0).level is level
-
-
-def test_an_answer_without_a_date_is_reported() -> None:
-    assert clock_finding(None, 1_000.0).level is Level.NOTE
+@pytest.mark.parametrize(
+    ("twilio_s", "level", "named"),
+    [
+        (1_000.0, Level.GOOD, "agrees"),
+        (940.0, Level.GOOD, "agrees"),
+        (939.0, Level.PROBLEM, "ahead of"),
+        (1_061.0, Level.PROBLEM, "behind"),
+        (None, Level.NOTE, "no date"),
+    ],
+)
+def test_a_minute_between_the_clocks_is_allowed(twilio_s: float | None, level: Level, named: str) -> None:
+    finding = clock_finding(twilio_s, 1_000.0)
+    assert finding.level is level
+    assert named in finding.found
