@@ -89,9 +89,3 @@ def test_every_end_has_its_exit_status_and_sentence(
     found = call_result(RestCall(CallSid("CA1"), call_status, answered_by, 7), errors)
     assert found.status is status
     assert re.search(named, found.sentence)
-
-
-@pytest.mark.parametrize("status", [status for status in CallStatus if not status.over])
-def test_a_call_that_is_on_has_no_result(status: CallStatus) -> None:
-    with pytest.raises(ValueError, match=status):
-        call_result(RestCall(CallSid("CA1"), status), ())
