@@ -1,7 +1,16 @@
-"""`python -m scripts.side_by_side`: the figures of the three servers next to each other."""
+"""`python -m scripts.side_by_side`: the same simulated caller, in one run, to our line test and two others that echo.
+
+    bare server     returns every packet unchanged: the least that a server can take
+    line test       `moshi-bridge serve` with ENGINE=loopback CODEC=loopback, frames of 80 ms at 24 kHz
+    Pipecat         its FastAPI transport and Twilio serializer, frames of 80 ms at 24 kHz
+
+`servers/` holds the two others, programs of their own; Pipecat has a virtual environment of its own.
+"""
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,7 +37,6 @@ from app.cli.service_process import (
     start_service,
 )
 from app.simulator.trouble import STEADY, Scenario, Window
-from scripts.side_by_side import environment
 from scripts.side_by_side.tables import Findings, table
 
 STALL = Window(15.0, 0.6)
@@ -42,6 +50,10 @@ PIPECAT = (
     *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log", "--port"),
 )
 """The web server of the line test, set up alike."""
+
+
+REQUIREMENTS = ("pipecat-ai[websocket]==1.14.0", "uvicorn==0.54.0", "websockets==17.4", "soxr==1.0.0")
+"""Pipecat, and what matters of what it stands on; web server and sockets in the versions that this project uses."""
 
 
 @dataclass
@@ -84,7 +96,7 @@ def main(
     servers = [other_server("bare server", "/", sys.executable, str(SERVERS / "bare_server.py")), line_test()]
     if not without_pipecat:
         with console.status("Pipecat's virtual environment (minutes, the first time) …"):
-            python = environment.make(environment_path.absolute())
+            python = _pipecat_python(environment_path.absolute())
         servers.append(other_server("Pipecat", "/docs", str(python), *PIPECAT))
     loads = [*(Load(speech(seconds), many, tail_s=TAIL_S) for many in calls), STALLED]
     uvloop.run(_measure(servers, loads, console))
@@ -115,6 +127,23 @@ async def _call(server: Server, load: Load, log: Path) -> CallerFigures:
         await place_calls(process, WARM_UP, auth_token=server.auth_token)
         measured = await place_calls(process, load, auth_token=server.auth_token)
     return caller_figures(measured, load.line)
+
+
+def _pipecat_python(folder: Path) -> Path:
+    """Return the interpreter of the environment in `folder`, which is made with uv or venv if it is not there yet."""
+    python, made = folder / "bin" / "python", folder / "requirements.txt"
+    wanted = "\n".join(REQUIREMENTS) + "\n"
+    if made.is_file() and made.read_text() == wanted and python.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    if uv := shutil.which("uv"):
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *REQUIREMENTS], check=True)
+    else:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
+    made.write_text(wanted)
+    return python
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.cli.bench.calls import Measured
-from app.simulator.measure import Delay, mouth_to_ear_ms, window_snr_db
+from app.simulator.measure import Delay, DelayWindow, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport, percentile_ms
 from app.simulator.trouble import STEADY, Scenario
 from workers.messages import Stage
@@ -77,9 +77,7 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
     reports = measured.reports
     delays = [_delay(report) if echoes else Delay(()) for report in reports]
     windows = [window for delay in delays for window in delay.windows]
-    troubles = line.troubles
-    before = [one.delay_ms for one in windows if troubles and one.at_s < troubles[0].at_s - 1]
-    over_s = troubles[-1].end_s + RECOVERY_S if troubles else float("inf")
+    before_ms, after_ms = _around_ms(windows, line)
     late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
     snrs_db = (window_snr_db(report.said, report.heard, delay) for report, delay in zip(reports, delays, strict=True))
     return CallerFigures(
@@ -87,8 +85,8 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
         first_sound_ms=worst([report.first_sound_s and report.first_sound_s * 1000 for report in reports]),
         p50_ms=median([delay.p50_ms for delay in delays]),
         worst_p99_ms=worst([delay.p99_ms for delay in delays]),
-        before_ms=median(before),
-        after_ms=worst([one.delay_ms for one in windows if over_s <= one.at_s <= over_s + LOOK_S]),
+        before_ms=before_ms,
+        after_ms=after_ms,
         snr_db=median([median(snr_db) for snr_db in snrs_db]),
         underruns=underruns_from(reports, 0.0),
         underruns_settled=underruns_from(reports, SETTLED_S),
@@ -134,6 +132,14 @@ def median(values: Sequence[float | None]) -> float | None:
 def worst(values: Sequence[float | None]) -> float | None:
     """Return the largest of what is known, None of nothing."""
     return max((value for value in values if value is not None), default=None)
+
+
+def _around_ms(windows: Sequence[DelayWindow], line: Scenario) -> tuple[float | None, float | None]:
+    if not line.troubles:
+        return None, None
+    over_s = line.troubles[-1].end_s + RECOVERY_S
+    before = [one.delay_ms for one in windows if one.at_s < line.troubles[0].at_s - 1]
+    return median(before), worst([one.delay_ms for one in windows if over_s <= one.at_s <= over_s + LOOK_S])
 
 
 def _delay(report: CallReport) -> Delay:
