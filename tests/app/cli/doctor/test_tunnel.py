@@ -120,6 +120,7 @@ async def test_a_service_that_runs_is_found_and_proved(tmp_path: Path, monkeypat
         assert "\n" not in refused.found
 
 
+@pytest.mark.slow
 async def test_the_number_and_the_self_test_use_the_url_of_the_service_that_runs(tmp_path: Path) -> None:
     """A quick tunnel's URL is in no .env: the doctor's settings do not have it. Here it leads nowhere."""
     public = "https://no-such-host.invalid"
@@ -140,6 +141,7 @@ async def test_the_number_and_the_self_test_use_the_url_of_the_service_that_runs
     assert f"must lead to http://127.0.0.1:{port}" in found["self-test"].advice
 
 
+@pytest.mark.slow
 async def test_a_service_whose_tunnel_is_not_open_is_a_problem(tmp_path: Path) -> None:
     installed, port = install(tmp_path / "bin"), free_port()
     waiting = {**installed.environment, "STANDIN_UNREADY": "1000000"}
