@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from app.cli.bench.figures import CallerFigures
-from app.cli.bench.output import Rows, db, ms
+from app.cli.bench.figures import CALLER_ROWS, CallerFigures
 
 NOTHING = "–"
 
@@ -32,30 +31,18 @@ def table(found: Mapping[str, Findings], floor: str) -> Table:
         figures, lowest = [server.figures.get(title) for server in servers], found[floor].figures.get(title)
         shown.add_section()
         shown.add_row(f"[bold]{title}[/]")
-        for label, write in _ROWS.items():
+        for label, write in CALLER_ROWS.items():
             shown.add_row(label, *(NOTHING if one is None else write(one) for one in figures))
-        shown.add_row("CPU, times the floor's", *(_cpu(one, lowest) if one and lowest else NOTHING for one in figures))
+        shown.add_row(
+            "CPU, times the floor's", *(_times(one, lowest) if one and lowest else NOTHING for one in figures)
+        )
     if any(server.failed for server in servers):
         shown.add_section()
         shown.add_row("not measured", *("\n".join(server.failed) for server in servers))
     return shown
 
 
-def _cpu(figures: CallerFigures, floor: CallerFigures | None = None) -> str:
-    """Return the processor seconds, or how many times the floor's they are; without the workers as well."""
-    unit, digits = (max(sum(floor.cpu.values()), 1e-9), 2) if floor else (1.0, 4)
-    total = f"{sum(figures.cpu.values()) / unit:.{digits}f}"
-    return total if len(figures.cpu) == 1 else f"{total} (app {figures.cpu['app'] / unit:.{digits}f})"
-
-
-_ROWS: Rows[CallerFigures] = {
-    "mouth to ear, p50": lambda f: ms(f.p50_ms),
-    "p99 of the worst call": lambda f: ms(f.worst_p99_ms),
-    "before the stall, p50": lambda f: ms(f.before_ms),
-    "2 s after it, at most": lambda f: ms(f.after_ms),
-    "signal to noise": lambda f: db(f.snr_db),
-    "gaps (after 10 s)": lambda f: f"{f.underruns} ({f.underruns_adapted}), {f.underrun_ms:.0f} ms",
-    "seconds recognised": lambda f: f"{f.seconds_heard} of {f.seconds_said}",
-    "simulator late, p99": lambda f: ms(f.simulator_late_p99_ms),
-    "CPU a call-second": _cpu,
-}
+def _times(figures: CallerFigures, floor: CallerFigures) -> str:
+    """Return how many times the floor's processor seconds these are, in brackets without the workers."""
+    unit = max(sum(floor.cpu.values()), 1e-9)
+    return f"{sum(figures.cpu.values()) / unit:.2f} ({figures.cpu['app'] / unit:.2f})"

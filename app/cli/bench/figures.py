@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.cli.bench.calls import Measured
+from app.cli.bench.output import Rows, db, ms
 from app.simulator.measure import Delay, DelayWindow, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport, percentile_ms
 from app.simulator.trouble import STEADY, Scenario
@@ -144,3 +145,36 @@ def _around_ms(windows: Sequence[DelayWindow], line: Scenario) -> tuple[float | 
 
 def _delay(report: CallReport) -> Delay:
     return mouth_to_ear_ms(report.said, report.heard, max_delay_s=MAX_DELAY_S)
+
+
+def _gaps(figures: CallerFigures) -> str:
+    counts = f"{figures.underruns} ({figures.underruns_settled}, {figures.underruns_adapted})"
+    return f"{counts}, {figures.underrun_ms:.1f} ms"
+
+
+def _stage(time: StageTime | None) -> str:
+    return f"{time.p50_ms:.1f} / {time.p99_ms:.1f} ms" if time else "–"
+
+
+CALLER_ROWS: Rows[CallerFigures] = {
+    "time to first sound": lambda f: ms(f.first_sound_ms),
+    "mouth to ear, p50 / worst p99": lambda f: f"{ms(f.p50_ms)} / {ms(f.worst_p99_ms)}",
+    "before the trouble, p50": lambda f: ms(f.before_ms),
+    "2 s after it, at most": lambda f: ms(f.after_ms),
+    "signal to noise": lambda f: db(f.snr_db),
+    "gaps (after 1 s, 10 s)": _gaps,
+    "buffered, p50 / p99": lambda f: f"{ms(f.buffered_p50_ms)} / {ms(f.buffered_p99_ms)}",
+    "seconds recognised": lambda f: f"{f.seconds_heard} of {f.seconds_said}",
+    "the simulator's lateness, p99": lambda f: ms(f.simulator_late_p99_ms),
+    "CPU a call-second (app)": lambda f: f"{sum(f.cpu.values()):.4f} ({f.cpu['app']:.4f})",
+}
+SERVICE_ROWS: Rows[ServiceFigures] = {
+    "frames (dropped)": lambda f: f"{f.frames} ({f.frames_dropped})",
+    "encode, p50 / p99": lambda f: _stage(f.stages.get(Stage.ENCODE)),
+    "step, p50 / p99": lambda f: _stage(f.stages.get(Stage.STEP)),
+    "decode, p50 / p99": lambda f: _stage(f.stages.get(Stage.DECODE)),
+    "one frame through all three": lambda f: ms(f.through_ms),
+    "a frame's wait for its step, p99": lambda f: ms(f.waited_p99_ms),
+    "frames with a stage over 80 ms": lambda f: str(f.overruns),
+    "lag of the event loop, p99": lambda f: ms(f.loop_lag_p99_ms),
+}

@@ -1,6 +1,6 @@
 """`moshi-bridge bench line` and `bench crowd`: simulated calls in real time to a service of their own, measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,20 @@ from rich.table import Table
 from app.calls.records import RECORDS_WITH_SPANS
 from app.cli.bench.calls import Load, place_calls, speech
 from app.cli.bench.figures import (
+    CALLER_ROWS,
     LOOK_S,
     RECOVERY_S,
+    SERVICE_ROWS,
     CallerFigures,
     ServiceFigures,
-    StageTime,
     caller_figures,
     service_figures,
 )
-from app.cli.bench.output import Rows, comparison, db, ms, run_bench
+from app.cli.bench.output import comparison, run_bench
 from app.cli.service_process import LOOPBACK, ServiceProcess, start_service
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario
-from workers.messages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,7 @@ def bench_line(environment: dict[str, str], seconds: float, json_path: Path | No
             return {name: await measure_calls(service, load, environment == LOOPBACK) for name, load in loads.items()}
 
     def show(console: Console, calls: dict[str, MeasuredCalls]) -> dict[str, Any]:
-        console.print(line_table(calls))
-        for name, call in calls.items():
-            used = ", ".join(f"{process} {cpu:.4f}" for process, cpu in call.callers.cpu.items())
-            console.print(f"{name}, processor seconds per second of call: {used}", highlight=False)
+        console.print(calls_table("One simulated call, as the caller heard it", calls))
         return {"settings": environment, "calls": {name: call.as_json() for name, call in calls.items()}}
 
     return run_bench(f"{len(lines)} calls of {seconds:.0f} s or more …", measure, show, json_path)
@@ -65,7 +62,7 @@ def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path:
         return {str(calls): await _crowd(calls, seconds, step_ms, log) for calls in sizes}
 
     def show(console: Console, crowds: dict[str, MeasuredCalls]) -> dict[str, Any]:
-        console.print(comparison("Callers at once, each hearing their own echo", crowds, _CROWD))
+        console.print(calls_table("Callers at once, each hearing their own echo", crowds))
         return {"crowds": [crowd.as_json() for crowd in crowds.values()]}
 
     return run_bench(f"{', '.join(map(str, sizes))} calls of {seconds:.0f} s …", measure, show, json_path)
@@ -82,8 +79,12 @@ async def measure_calls(
     return MeasuredCalls(measured.reports, records, callers, service_figures(records, lag_p99_ms))
 
 
-def line_table(columns: dict[str, MeasuredCalls]) -> Table:
-    return comparison("One simulated call, as the caller heard it", columns, _LINE)
+def calls_table(title: str, columns: Mapping[str, MeasuredCalls]) -> Table:
+    """Return the figures of several calls or crowds side by side."""
+    table = comparison(title, {name: calls.callers for name, calls in columns.items()}, CALLER_ROWS)
+    for label, write in SERVICE_ROWS.items():
+        table.add_row(label, *(write(calls.service) for calls in columns.values()))
+    return table
 
 
 async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> MeasuredCalls:
@@ -94,41 +95,3 @@ async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> Measu
 
 def _long_enough_s(seconds: float, line: Scenario) -> float:
     return max([seconds, *(trouble.end_s + RECOVERY_S + LOOK_S + 1 for trouble in line.troubles)])
-
-
-def _gaps(figures: CallerFigures) -> str:
-    counts = f"{figures.underruns} ({figures.underruns_settled}, {figures.underruns_adapted})"
-    return f"{counts}, {figures.underrun_ms:.1f} ms"
-
-
-def _stage(time: StageTime | None) -> str:
-    return f"{time.p50_ms:.1f} / {time.p99_ms:.1f} ms" if time else "–"
-
-
-_LINE: Rows[MeasuredCalls] = {
-    "time to first sound": lambda m: ms(m.callers.first_sound_ms),
-    "mouth to ear, p50 / p99": lambda m: f"{ms(m.callers.p50_ms)} / {ms(m.callers.worst_p99_ms)}",
-    "before the trouble, p50": lambda m: ms(m.callers.before_ms),
-    "2 s after it, at most": lambda m: ms(m.callers.after_ms),
-    "signal to noise": lambda m: db(m.callers.snr_db),
-    "gaps (after 1 s, 10 s)": lambda m: _gaps(m.callers),
-    "buffered, p50 / p99": lambda m: f"{ms(m.callers.buffered_p50_ms)} / {ms(m.callers.buffered_p99_ms)}",
-    "frames (dropped)": lambda m: f"{m.service.frames} ({m.service.frames_dropped})",
-    "encode, p50 / p99": lambda m: _stage(m.service.stages.get(Stage.ENCODE)),
-    "step, p50 / p99": lambda m: _stage(m.service.stages.get(Stage.STEP)),
-    "decode, p50 / p99": lambda m: _stage(m.service.stages.get(Stage.DECODE)),
-    "one frame through all three": lambda m: ms(m.service.through_ms),
-    "time per frame (the largest)": lambda m: ms(max((t.p50_ms for t in m.service.stages.values()), default=0.0)),
-    "the simulator's own lateness, p99": lambda m: ms(m.callers.simulator_late_p99_ms),
-}
-_CROWD: Rows[MeasuredCalls] = {
-    "mouth to ear, p50": lambda m: ms(m.callers.p50_ms),
-    "p99 of the worst call": lambda m: ms(m.callers.worst_p99_ms),
-    "gaps after 10 s": lambda m: str(m.callers.underruns_adapted),
-    "CPU a call, app": lambda m: f"{m.callers.cpu['app']:.4f}",
-    "CPU a call, workers": lambda m: f"{sum(m.callers.cpu.values()) - m.callers.cpu['app']:.4f}",
-    "the simulator's own lateness, p99": lambda m: ms(m.callers.simulator_late_p99_ms),
-    "wait of a frame for its step, p99": lambda m: ms(m.service.waited_p99_ms),
-    "frames with a stage over 80 ms": lambda m: str(m.service.overruns),
-    "lag of the event loop, p99": lambda m: ms(m.service.loop_lag_p99_ms),
-}

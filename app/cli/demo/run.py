@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from app.cli.bench.calls import Load
-from app.cli.bench.line import MeasuredCalls, line_table, measure_calls
+from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
 from app.cli.doctor.survey import survey_device
@@ -79,7 +79,7 @@ async def _run(console: Console, folder: Path, choice: Choice) -> int:
     picture = folder / "call.png"
     [report], [record] = full.reports, full.records
     draw_call(report, record, f"A call answered by {choice.checkpoint}", picture)
-    console.print(line_table({"line test": line, "full pipeline": full}))
+    console.print(calls_table("One simulated call, as the caller heard it", {"line test": line, "full pipeline": full}))
     console.print(f"Moshi said: [italic]{record['transcript']}[/]", highlight=False)
     points = _check(console, report, record) if choice.checkpoint == SYNTHETIC else []
     console.print(f"\nHear it: {folder}/line.wav, {folder}/call.wav (caller left, Moshi right)")

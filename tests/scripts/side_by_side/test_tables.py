@@ -21,15 +21,15 @@ def rows(found: dict[str, Findings]) -> dict[str, list[str]]:
 
 def test_each_side_has_a_column_and_each_figure_a_row() -> None:
     shown = rows({"floor": Findings({"8 calls": FLOOR}), "ours": Findings({"8 calls": OURS}, ["1 call: no answer"])})
-    assert shown["mouth to ear, p50"] == ["20.0 ms", "95.0 ms"]
+    assert shown["mouth to ear, p50 / worst p99"] == ["20.0 ms / –", "95.0 ms / –"]
     assert shown["2 s after it, at most"] == ["–", "–"]
     assert shown["signal to noise"] == ["exact", "54.3 dB"]
-    assert shown["CPU a call-second"] == ["0.0100", "0.0200 (app 0.0150)"]
-    assert shown["CPU, times the floor's"] == ["1.00", "2.00 (app 1.50)"]
+    assert shown["CPU a call-second (app)"] == ["0.0100 (0.0100)", "0.0200 (0.0150)"]
+    assert shown["CPU, times the floor's"] == ["1.00 (1.00)", "2.00 (1.50)"]
     assert shown["not measured"] == ["", "1 call: no answer"]
 
 
 def test_without_the_floor_there_is_no_comparison() -> None:
     shown = rows({"floor": Findings(), "ours": Findings({"8 calls": OURS})})
-    assert shown["mouth to ear, p50"] == ["–", "95.0 ms"]
+    assert shown["mouth to ear, p50 / worst p99"] == ["–", "95.0 ms / –"]
     assert shown["CPU, times the floor's"] == ["–", "–"]
