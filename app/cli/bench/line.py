@@ -1,10 +1,13 @@
 """`moshi-bridge bench line` and `bench crowd`: simulated calls in real time to a service of their own, measured."""
 
-from collections.abc import Mapping, Sequence
+import platform
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +23,9 @@ from app.cli.bench.figures import (
     caller_figures,
     service_figures,
 )
-from app.cli.bench.output import comparison, run_bench
-from app.cli.service_process import LOOPBACK, ServiceProcess, start_service
+from app.cli.bench.output import comparison, write_json
+from app.cli.options import EXIT_FAILED
+from app.cli.service_process import LOOPBACK, ServiceFailed, ServiceProcess, start_service
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario
@@ -48,24 +52,40 @@ def bench_line(environment: dict[str, str], seconds: float, json_path: Path | No
         async with start_service(environment, log) as service:
             return {name: await measure_calls(service, load, environment == LOOPBACK) for name, load in loads.items()}
 
-    def show(console: Console, calls: dict[str, MeasuredCalls]) -> dict[str, Any]:
-        console.print(calls_table("One simulated call, as the caller heard it", calls))
-        return {"settings": environment, "calls": {name: call.as_json() for name, call in calls.items()}}
-
-    return run_bench(f"{len(lines)} calls of {seconds:.0f} s or more …", measure, show, json_path)
+    return _bench("One simulated call, as the caller heard it", measure, environment, json_path)
 
 
 def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path: Path | None) -> int:
     """Place so many calls at once, one crowd after the other; return the exit status."""
+    environment = {**LOOPBACK, "LOOPBACK_STEP_MS": str(step_ms)}
 
     async def measure(log: Path) -> dict[str, MeasuredCalls]:
-        return {str(calls): await _crowd(calls, seconds, step_ms, log) for calls in sizes}
+        measured = {}
+        for calls in sizes:
+            async with start_service({**environment, "MAX_CALLS": str(calls)}, log) as service:
+                measured[str(calls)] = await measure_calls(service, Load(speech(seconds), calls), echoes=True)
+        return measured
 
-    def show(console: Console, crowds: dict[str, MeasuredCalls]) -> dict[str, Any]:
-        console.print(calls_table("Callers at once, each hearing their own echo", crowds))
-        return {"crowds": [crowd.as_json() for crowd in crowds.values()]}
+    return _bench("Callers at once, each hearing their own echo", measure, environment, json_path)
 
-    return run_bench(f"{', '.join(map(str, sizes))} calls of {seconds:.0f} s …", measure, show, json_path)
+
+def _bench(
+    title: str,
+    measure: Callable[[Path], Coroutine[Any, Any, dict[str, MeasuredCalls]]],
+    environment: dict[str, str],
+    json_path: Path | None,
+) -> int:
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder, console.status("calling …"):
+        try:
+            calls = uvloop.run(measure(Path(folder) / "service.log"))
+        except ServiceFailed as error:
+            console.print(f"[red]{error}[/]")
+            return EXIT_FAILED
+    console.print(calls_table(title, calls))
+    figures = {name: one.as_json() for name, one in calls.items()}
+    write_json(json_path, {"machine": platform.platform(), "settings": environment, "calls": figures})
+    return 0
 
 
 async def measure_calls(
@@ -85,12 +105,6 @@ def calls_table(title: str, columns: Mapping[str, MeasuredCalls]) -> Table:
     for label, write in SERVICE_ROWS.items():
         table.add_row(label, *(write(calls.service) for calls in columns.values()))
     return table
-
-
-async def _crowd(calls: int, seconds: float, step_ms: float, log: Path) -> MeasuredCalls:
-    environment = {**LOOPBACK, "MAX_CALLS": str(calls), "LOOPBACK_STEP_MS": str(step_ms)}
-    async with start_service(environment, log) as service:
-        return await measure_calls(service, Load(speech(seconds), calls), echoes=True)
 
 
 def _long_enough_s(seconds: float, line: Scenario) -> float:
