@@ -1,10 +1,11 @@
 """`python -m scripts.check_device`: everything that needs a card or a Mac, in under eight minutes.
 
-    memory    what memory MLX reports, and how many calls of the 7B are planned with it
+    memory    what MLX reports of its device
     tokens    compiled and quantised steps and the attention's window give the tokens of the CPU (tiny)
-    q4, bf16  the 7B of random weights at 1, 2, 4 … 64 calls with full KV caches: p50 and p99 against 80 ms
-    codec     Mimi on the processors and on the device, alone and beside a running engine
-    pipeline  simulated calls through the whole service
+    q4, bf16  the 7B of random weights at 1, 2, 4 … 64 calls with full KV caches: p50 and p99 against 80 ms,
+              and how many calls are planned
+    codec     Mimi on the processors and on the device
+    pipeline  simulated calls through the whole service, the codec beside the engine
 
 Each section is a process of its own with a time limit. Its findings are in the file when it ends, also by a crash or a
 kill. `--dry-run` takes tiny sizes and needs no device.
@@ -21,18 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from app.cli.doctor.survey import survey_device
-from scripts.device_sections import DEVICE_CHECK, DRY, REAL, Found, check_codec, check_pipeline
+from scripts.device_sections import DRY, REAL, Found, check_codec, check_pipeline
 from workers.processors import usable_processors
 
+ENGINE = [sys.executable, "-m", "scripts.device_engine"]
 SELF = [sys.executable, "-m", "scripts.check_device"]
 
 
@@ -49,16 +51,14 @@ def main() -> int:
     """Run all sections, or as a section's process that one; return the exit status."""
     asked = _arguments()
     scale = DRY if asked.dry_run else REAL
-    match asked.section:
-        case "codec":
-            return _print(check_codec(scale))
-        case "pipeline":
-            return _print(check_pipeline(scale))
-        case _ if asked.dry_run or survey_device().get("is_gpu"):
-            return check(sections(asked.dry_run), asked.json, asked.dry_run)
-        case _:
-            print("MLX has no GPU here: take a Mac, or make setup ACCELERATOR=cuda13; or --dry-run", file=sys.stderr)
-            return 2
+    if asked.section:
+        for found in {"codec": check_codec, "pipeline": check_pipeline}[asked.section](scale):
+            print(json.dumps(found), flush=True)
+        return 0
+    if not asked.dry_run and not survey_device().get("is_gpu"):
+        print("MLX has no GPU here: take a Mac, or make setup ACCELERATOR=cuda13; or --dry-run", file=sys.stderr)
+        return 2
+    return check(sections(asked.dry_run), asked.json, asked.dry_run)
 
 
 def sections(dry_run: bool) -> list[Section]:
@@ -66,10 +66,10 @@ def sections(dry_run: bool) -> list[Section]:
     scale, flag = (DRY, ["--dry-run"]) if dry_run else (REAL, [])
     sizes = ["--size", scale.size, "--rows", *map(str, scale.rows), "--steps", str(scale.steps)]
     return [
-        Section("memory", [*DEVICE_CHECK, "memory"], 20),
-        Section("tokens", [*DEVICE_CHECK, "tokens", "--steps", "40"], 60),
-        Section("q4", [*DEVICE_CHECK, "engine", *sizes, "--weights", "q4"], 80),
-        Section("bf16", [*DEVICE_CHECK, "engine", *sizes, "--weights", "bf16"], 80),
+        Section("memory", [*ENGINE, "memory"], 20),
+        Section("tokens", [*ENGINE, "tokens", "--steps", "40"], 60),
+        Section("q4", [*ENGINE, "engine", *sizes, "--weights", "q4"], 80),
+        Section("bf16", [*ENGINE, "engine", *sizes, "--weights", "bf16"], 80),
         Section("codec", [*SELF, "--section", "codec", *flag], 80),
         Section("pipeline", [*SELF, "--section", "pipeline", *flag], 140),
     ]
@@ -93,43 +93,44 @@ def check(wanted: Sequence[Section], path: Path, dry_run: bool) -> int:
 def run_section(section: Section) -> dict[str, Any]:
     """Run a section; return its findings, seconds and status: done, out of time, or its last complaint."""
     exact = {"MLX_ENABLE_TF32": "0"} if section.name == "tokens" else {}
-    started_s, in_time = time.monotonic(), True
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+    started_s, status = time.monotonic(), ""
+    with _temporary() as output, _temporary() as errors:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
-        with subprocess.Popen(
-            section.command, env={**os.environ, **exact}, start_new_session=True, **streams
-        ) as process:
-            try:
-                process.wait(section.limit_s)
-            except subprocess.TimeoutExpired:
-                in_time = False
-            finally:  # a section with everything that it started
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        process = subprocess.Popen(section.command, env={**os.environ, **exact}, start_new_session=True, **streams)
+        try:
+            process.wait(section.limit_s)
+        except subprocess.TimeoutExpired:
+            status = "out of time"
+        finally:  # a section with everything that it started
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         found, complaints = _lines(output), _lines(errors)
-    why = complaints[-1] if complaints else f"exit status {process.returncode}"
+    if not status and process.returncode:
+        status = complaints[-1] if complaints else f"exit status {process.returncode}"
     return {
-        "status": "out of time" if not in_time else why if process.returncode else "done",
+        "status": status or "done",
         "found": [json.loads(line) for line in found if line.startswith("{") and line.endswith("}")],
         "seconds": round(time.monotonic() - started_s, 1),
     }
 
 
-def _lines(file: Any) -> list[str]:
+def _temporary() -> IO[str]:
+    return tempfile.TemporaryFile("w+", errors="replace")
+
+
+def _lines(file: IO[str]) -> list[str]:
     file.seek(0)
-    return file.read().decode(errors="replace").strip().splitlines()  # type: ignore[no-any-return]
-
-
-def _print(every: Iterator[Found]) -> int:
-    for found in every:
-        print(json.dumps(found), flush=True)
-    return 0
+    return file.read().strip().splitlines()
 
 
 def _machine() -> Found:
-    versions = {name: importlib.metadata.version(name) for name in ("mlx", "numpy", "moshi-mlx")}
-    machine = {"platform": platform.platform(), "python": platform.python_version()}
-    return {**machine, "processors": usable_processors(), **versions}
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "processors": usable_processors(),
+        **{name: importlib.metadata.version(name) for name in ("mlx", "numpy", "moshi-mlx")},
+    }
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -137,12 +138,12 @@ def _table(report: dict[str, Any]) -> Table:
     for name, result in report["sections"].items():
         table.add_row(name, f"{result['status']}, {result['seconds']} s", "", style="bold")
         for found in result["found"]:
-            table.add_row("", found["what"], ", ".join(_figure(key, found[key]) for key in found if key != "what"))
+            figures = {name: value for name, value in found.items() if name != "what"}
+            shown = [
+                f"{name} {f'{value:.1f}' if isinstance(value, float) else value}" for name, value in figures.items()
+            ]
+            table.add_row("", found["what"], ", ".join(shown))
     return table
-
-
-def _figure(name: str, value: object) -> str:
-    return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,17 +1,14 @@
 """`python -m scripts.device_engine SECTION`: what `scripts/check_device.py` asks of MLX, one JSON object a line.
 
-memory   what MLX says of its device and what the service plans with it
+memory   what MLX says of its device, and what the service takes its memory to be
 tokens   the same tokens as on the CPU: compiled and not, plain and quantised, past the window of the attention
 engine   the step of random weights at growing numbers of calls, every KV cache full
-hold     a step every 80 ms until standard input ends, for others to run beside; then how long the steps took
 """
 
 import argparse
 import json
-import select
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,6 @@ from moshi_mlx.models import Lm, LmConfig
 
 from workers.checkpoints.files import report_nothing
 from workers.checkpoints.synthetic.lm_layout import FULL, TINY, config_of
-from workers.checkpoints.synthetic.random_lm import random_lm as random_tensors
 from workers.engine.checkpoint import open_checkpoint, quantize_plain
 from workers.engine.engine import Engine
 from workers.engine.memory import device_memory, kv_cache_bytes
@@ -43,13 +39,11 @@ GIVE_UP_S = 5 * FRAME_S
 
 
 def main() -> None:
-    """Run one section and print what is found as it is found."""
     args = _arguments()
     sections: dict[str, Callable[[], Iterator[Found]]] = {
         "memory": _memory,
         "tokens": lambda: _tokens(args.cache, args.steps),
         "engine": lambda: _engine(args.size, args.weights, args.rows, args.steps),
-        "hold": lambda: _hold(args.size, args.weights, args.rows[0]),
     }
     for found in sections[args.section]():
         print(json.dumps(found), flush=True)
@@ -58,19 +52,12 @@ def main() -> None:
 def _memory() -> Iterator[Found]:
     info = dict(sorted(mx.device_info().items()))
     yield {"what": f"MLX on {mx.default_device()}", **info, "memory_limit": mx.get_memory_limit()}
-    memory = device_memory()
-    yield {"what": "memory that counts", **asdict(memory)}
-    config = LmConfig.from_config_dict(config_of(FULL))
-    for weights in ("q4", "bf16"):
-        size = sum(tensor.nbytes for tensor in random_tensors(FULL, weights).values())
-        plan = _plan(config, size, weights)
-        fit = {"weights_gib": size / 2**30, "calls_that_fit": plan.most_calls(memory)}
-        yield {"what": f"planned for the 7B in {weights}", **fit, "shortage": plan.shortage(memory)}
+    yield {"what": "memory that counts", **asdict(device_memory())}
 
 
 def _plan(config: LmConfig, weights_bytes: int, weights: str) -> Plan:
-    context = int(config.transformer.context)
-    return Plan(weights_bytes, kv_cache_bytes(config, 1, 1), "numpy", 1, context, weights != "bf16")
+    cache_bytes, context = kv_cache_bytes(config, 1, 1), int(config.transformer.context)
+    return Plan(weights_bytes, cache_bytes, "numpy", 1, context, quantised=weights != "bf16")
 
 
 def _tokens(cache: Path, steps: int) -> Iterator[Found]:
@@ -107,9 +94,9 @@ def _engine(size: str, weights: str, rows: Sequence[int], steps: int) -> Iterato
     memory, started_s = device_memory(), time.monotonic()
     lm = random_lm(size, weights)
     plan = _plan(lm.cfg, sum(array.nbytes for array in _arrays(lm)), weights)
-    fit = {"calls_that_fit": plan.most_calls(memory), "weights_gib": plan.weights / 2**30}
-    fit["kv_gib_a_call"] = plan.kv_cache / 2**30
-    yield {"what": f"{size} {weights}", **fit, "made_in_s": time.monotonic() - started_s}
+    kept = {"weights_gib": plan.weights / 2**30, "kv_gib_a_call": plan.kv_cache / 2**30}
+    fit = {"calls_that_fit": plan.most_calls(memory), "shortage": plan.shortage(memory)}
+    yield {"what": f"{size} {weights}", **kept, **fit, "made_in_s": time.monotonic() - started_s}
     for count in rows:
         if not replace(plan, calls=count).fits(memory, MEMORY_SHARE):
             yield {"what": f"{size} {weights}, {count} calls", "skipped": "does not fit into memory"}
@@ -127,18 +114,6 @@ def _timed(lm: Lm, count: int, steps: int) -> Found:
     del engine
     mx.clear_cache()
     return {**_percentiles(times_s), "peak_gib": mx.get_peak_memory() / 2**30}
-
-
-def _hold(size: str, weights: str, count: int) -> Iterator[Found]:
-    engine, frames = _full_engine(random_lm(size, weights), count)
-    for _ in range(WARM_UP_STEPS):
-        engine.step(frames)
-    yield {"what": "ready"}
-    times_s, next_s = [], time.monotonic()
-    while not select.select([sys.stdin], [], [], max(0.0, next_s - time.monotonic()))[0]:
-        times_s.append(_step_s(engine, frames))
-        next_s = max(next_s + FRAME_S, time.monotonic())
-    yield {"what": f"engine, {size} {weights}, {count} calls", **_percentiles(times_s or [0.0])}
 
 
 def _full_engine(lm: Lm, count: int) -> tuple[Engine, dict[Slot, CodeArray]]:
@@ -176,8 +151,8 @@ def random_lm(size: str, weights: str) -> Lm:
     return lm
 
 
-def _arrays(lm: Lm) -> Iterator[mx.array]:
-    yield from dict(tree_flatten(lm.parameters())).values()
+def _arrays(lm: Lm) -> Iterable[mx.array]:
+    return dict(tree_flatten(lm.parameters())).values()
 
 
 def _codes(rows: int, steps: int) -> CodeArray:
@@ -187,7 +162,7 @@ def _codes(rows: int, steps: int) -> CodeArray:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("section", choices=["memory", "tokens", "engine", "hold"])
+    parser.add_argument("section", choices=["memory", "tokens", "engine"])
     parser.add_argument("--size", choices=SHAPES, default="tiny")
     parser.add_argument("--weights", choices=BITS, default="q4")
     parser.add_argument("--rows", type=int, nargs="+", default=[1])

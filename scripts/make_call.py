@@ -3,20 +3,22 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from app.cli.bridge import NotReady, find_bridge
-from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, checked, masked_fields
+from app.cli.bridge import NotReady, find_bridge, refusal
+from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
-from app.server.signals import stop_signals
+from app.server.signals import SignalHandler
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_http import RestError
 
@@ -33,71 +35,83 @@ WORDS = {
     CallStatus.IN_PROGRESS: "answered",
     CallStatus.COMPLETED: "hung up",
 }
+FAILURES: dict[type[Exception], ExitStatus] = {
+    SettingsError: ExitStatus.WRONG_SETTINGS,
+    NotReady: ExitStatus.NOT_READY,
+    RestError: ExitStatus.FAILED,
+}
+
+Callee = Annotated[
+    str,
+    typer.Argument(
+        help="Whom to call, like +15551234567. An extension (x123, ;ext=123, or after pauses: ,,123, ww123) is "
+        "dialled once it is answered."
+    ),
+]
+From = Annotated[str | None, typer.Option("--from", help="The number to call from (TWILIO_PHONE_NUMBER).")]
+TimeLimit = Annotated[int | None, typer.Option(help="End the call after so many seconds.", min=5, max=14_400)]
+Greeting = Annotated[
+    int | None, typer.Option(help="Frames of 80 ms that Moshi speaks first, at most GREETING_FRAMES.", min=0)
+]
+Record = Annotated[
+    bool,
+    typer.Option(
+        "--record", help="Have the bridge record the call (RECORDINGS_DIR); the other side may have to agree."
+    ),
+]
+OnMachine = Annotated[
+    Machine | None,
+    typer.Option(help="Detect answering machines: hang up on them, or wait for the tone. Takes Twilio some seconds."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the request, call nobody.")]
 
 cli = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def main() -> None:
-    """Run the command line."""
     cli()
 
 
 @cli.command(epilog=EXITS)
 def make_call(
-    number: Annotated[
-        str,
-        typer.Argument(
-            help="Whom to call, like +15551234567. An extension (x123, ;ext=123, or after pauses: ,,123, ww123) is "
-            "dialled once it is answered."
-        ),
-    ],
-    from_number: Annotated[
-        str | None, typer.Option("--from", help="The number to call from (TWILIO_PHONE_NUMBER).")
-    ] = None,
-    time_limit: Annotated[
-        int | None, typer.Option(help="End the call after so many seconds.", min=5, max=14_400)
-    ] = None,
-    greeting_frames: Annotated[
-        int | None, typer.Option(help="Frames of 80 ms that Moshi speaks first, at most GREETING_FRAMES.", min=0)
-    ] = None,
-    record: Annotated[
-        bool,
-        typer.Option(
-            "--record", help="Have the bridge record the call (RECORDINGS_DIR); the other side may have to agree."
-        ),
-    ] = False,
-    answering_machine: Annotated[
-        Machine | None,
-        typer.Option(
-            help="Detect answering machines: hang up on them, or wait for the tone. Takes Twilio some seconds."
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request, call nobody.")] = False,
+    number: Callee,
+    from_number: From = None,
+    time_limit: TimeLimit = None,
+    greeting_frames: Greeting = None,
+    record: Record = False,
+    answering_machine: OnMachine = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
     options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
     try:
-        settings = read_settings()
-        options = checked(settings, options)
-        outcome = _show_request(settings, options) if dry_run else asyncio.run(_call(settings, options))
-    except SettingsError as error:
-        outcome = CallResult(ExitStatus.WRONG_SETTINGS, str(error))
-    except NotReady as error:
-        outcome = CallResult(ExitStatus.NOT_READY, str(error))
-    except RestError as error:
-        outcome = CallResult(ExitStatus.FAILED, str(error))
+        result = _run(options, dry_run)
+    except (SettingsError, NotReady, RestError) as error:
+        result = CallResult(FAILURES[type(error)], str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        outcome = CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
-    _print(outcome)
-    raise typer.Exit(outcome.status)
+        result = CallResult(ExitStatus.STOPPED, "stopped before the call was placed")
+    _print(result)
+    raise typer.Exit(result.status)
 
 
-def _print(outcome: CallResult) -> None:
+def _run(options: DialOptions, dry_run: bool) -> CallResult:
+    settings = read_settings()
+    request = call_request(settings, options, settings.server.base_url)
+    if not dry_run:
+        return asyncio.run(_call(settings, options))
+    base_url = settings.twilio.api_url or API_URL
+    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio.account_sid or 'AC…'}/Calls.json")
+    for name, value in masked_fields(request):
+        print(f"  {name:22}{value}")
+    return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
+
+
+def _print(result: CallResult) -> None:
     """Print the result; a terminal that is gone does not change the exit status."""
     try:
-        for line in outcome.sentence.splitlines():
-            print(f"make-call: {line}", file=sys.stderr if outcome.status else sys.stdout)
+        for line in result.sentence.splitlines():
+            print(f"make-call: {line}", file=sys.stderr if result.status else sys.stdout)
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
@@ -106,58 +120,48 @@ def _print(outcome: CallResult) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def _show_request(settings: Settings, options: DialOptions) -> CallResult:
-    base_url = settings.twilio.api_url or API_URL
-    print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio.account_sid or 'AC…'}/Calls.json")
-    for name, value in masked_fields(call_request(options, settings.server.base_url)):
-        print(f"  {name:22}{value}")
-    return CallResult(ExitStatus.COMPLETED, "dry run, nobody was called")
-
-
 async def _call(settings: Settings, options: DialOptions) -> CallResult:
     """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
-    signals = Signals()
-    rest = open_rest(settings)
-    bridge = await find_bridge(settings)
-    call = OutboundCall(rest, call_request(options, bridge.base_url), refusal=bridge.refusal)
-    outcome: CallResult | None = None
+    task, seen = asyncio.current_task(), list[signal.Signals]()
+    assert task
+
+    def cancel(number: signal.Signals) -> None:
+        seen.append(number)
+        task.cancel()
+
+    with SignalHandler(cancel):
+        rest = open_rest(settings)
+        request = call_request(settings, options, await find_bridge(settings))
+        result = await _place(OutboundCall(rest, request, refusal=partial(refusal, settings)), seen)
+        if len(seen) > 1:
+            _print(result)
+            os._exit(result.status)  # a request in a thread would be waited for
+    return result
+
+
+async def _place(call: OutboundCall, signals: list[signal.Signals]) -> CallResult:
+    result: CallResult | None = None
     try:
         with _showing() as show:
-            outcome = await _run_or_stop(call, show, signals)
+            result = await _run_or_stop(call, show, signals)
     except OSError:  # of the terminal, which may be gone
-        if outcome is None:
+        if result is None:
             raise
-    if signals.seen > 1:
-        _print(outcome)
-        os._exit(outcome.status)  # a request in a thread would be waited for
-    return outcome
+    return result
 
 
-async def _run_or_stop(call: OutboundCall, show: Callable[[RestCall], None], signals: "Signals") -> CallResult:
+async def _run_or_stop(
+    call: OutboundCall, show: Callable[[RestCall], None], signals: list[signal.Signals]
+) -> CallResult:
     try:
-        return await call.run(show)
-    except asyncio.CancelledError:
-        if signals.seen > 1:
-            return call.give_up()
         try:
-            return await call.stop()
+            return await call.run(show)
         except asyncio.CancelledError:
-            return call.give_up()
-
-
-class Signals:
-    """Has signals cancel this task and counts them; not those that are ignored, as SIGHUP is under nohup."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task
-        for number in stop_signals():
-            loop.add_signal_handler(number, self._cancel, task)
-
-    def _cancel(self, task: "asyncio.Task[object]") -> None:
-        self.seen += 1
-        task.cancel()
+            if len(signals) > 1:
+                raise
+            return await call.stop()
+    except asyncio.CancelledError:
+        return call.give_up()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 from rich.box import SIMPLE
 from rich.console import Group
@@ -23,35 +24,29 @@ def calls_table(calls: Sequence[CallEntry]) -> Table:
     for heading in ("first sound", "gaps"):
         table.add_column(heading, justify="right")
     for call in calls:
+        other = call.called_masked if call.direction.startswith(OUTBOUND) else call.caller_masked
         gaps = str(call.counters.get("underruns", 0)) if call.ended_at else "–"
-        row = (_when(call.reserved_at), f"…{call.call_sid[-SID_END:]}", _other_party(call), _how_long(call), _end(call))
-        table.add_row(*map(escape, row), call.ended_by or "", _ms(call.first_sound_ms), gaps)
+        row = (_when(call.reserved_at), f"…{call.call_sid[-SID_END:]}", other or "–", _how_long(call), _end(call))
+        table.add_row(*map(escape, row), call.ended_by or "", ms(call.first_sound_ms), gaps)
     return table
 
 
 def call_page(call: CallEntry) -> Group:
-    """Return everything that is known of one call."""
-    facts = _grid(_facts(call))
-    counters = Table("counter", title="Counters", title_justify="left")
-    counters.add_column("count", justify="right")
+    counters = Table("counter", Column("count", justify="right"), title="Counters", title_justify="left")
     for name, count in sorted(call.counters.items()):
         counters.add_row(escape(name), str(count))
     events = _grid((clock_of(event.at_s), event.kind, event.detail) for event in call.events)
     lines = _grid((clock_of(at_s), text) for at_s, text in spoken_lines(call.transcript))
     heading = "\nMoshi said" if call.transcript else "\nMoshi said nothing"
-    return Group(facts, "", counters, "\nWhat happened", events, heading, lines)
+    return Group(_grid(_facts(call)), "", counters, "\nWhat happened", events, heading, lines)
 
 
 def spoken_lines(transcript: Sequence[TranscriptPiece]) -> Iterator[tuple[float, str]]:
     """Yield what was said between pauses, with the second at which it began."""
-    line: list[TranscriptPiece] = []
-    for piece in transcript:
-        if line and piece.at_s - line[-1].at_s >= PAUSE_S:
-            yield line[0].at_s, "".join(one.text for one in line).strip()
-            line = []
-        line.append(piece)
-    if line:
-        yield line[0].at_s, "".join(one.text for one in line).strip()
+    pauses = [at for at, (one, next_) in enumerate(pairwise(transcript), 1) if next_.at_s - one.at_s >= PAUSE_S]
+    for first, end in pairwise([0, *pauses, len(transcript)]):
+        if line := transcript[first:end]:
+            yield line[0].at_s, "".join(piece.text for piece in line).strip()
 
 
 def clock_of(seconds: float) -> str:
@@ -78,7 +73,7 @@ def _facts(call: CallEntry) -> Iterator[tuple[str, str]]:
     if len(call.streams) > 1:
         for stream in call.streams:
             yield f"stream {stream.number}", _stream(call, stream)
-    yield "first sound", _ms(call.first_sound_ms)
+    yield "first sound", ms(call.first_sound_ms)
     yield "mouth to ear", f"{_three_ms(call, LATENCIES)} (p50 / p95 / p99, estimated)"
     yield "processing", f"{_three_ms(call, PROCESSING)} (p50 / p95 / p99)"
 
@@ -100,13 +95,9 @@ def _end(call: CallEntry | StreamEntry) -> str:
     return f"{call.end_reason or ''}{f' ({call.end_detail})' if call.end_detail else ''}"
 
 
-def _other_party(call: CallEntry) -> str:
-    return (call.called_masked if call.direction.startswith(OUTBOUND) else call.caller_masked) or "–"
-
-
 def _three_ms(call: CallEntry, names: tuple[str, ...]) -> str:
-    return " / ".join(_ms(getattr(call, name)) for name in names)
+    return " / ".join(ms(getattr(call, name)) for name in names)
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms"

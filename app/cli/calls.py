@@ -1,12 +1,12 @@
 """`moshi-bridge calls`, `calls show` and `forget`: questions to the call log, answered on the terminal."""
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
 from app.cli.call_tables import call_page, calls_table
+from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import CallNotFound, Database
@@ -15,14 +15,10 @@ from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
 from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
-EXIT_NOT_ANSWERED = 1
-EXIT_SETTINGS = 2
 ADDRESSES = "write +15551234567, sip:user@host, client:name or anonymous, as the call log has it"
 
 
 def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
-    """Show the last calls, the newest first; return the exit status."""
-
     def show(database: Database) -> None:
         calls = database.recent(limit)
         if as_json:
@@ -55,46 +51,44 @@ def forget_caller(settings: Settings, party: str) -> int:
     def forget(database: Database) -> None:
         left.extend(_forget(database, _address(settings), party, settings))
 
-    return _ask(settings, forget) or int(bool(left))
+    status = _ask(settings, forget)
+    for reason in left:
+        status = fail(f"{reason}: forget {mask_number(party)} once more later", EXIT_FAILED)
+    return status
 
 
-def _forget(database: Database, address: Address, party: str, settings: Settings) -> list[str]:
-    """Delete what there is of a person, also what has not reached the database yet; return what could not go."""
+def _forget(database: Database, address: Address, party: str, settings: Settings) -> Iterator[str]:
+    """Delete what there is of a person, also what has not reached the database yet; yield what could not go."""
     if not cleaned(party):
         raise SettingsError(f"whose calls? {ADDRESSES}")
-    name, shown = name_of(party), mask_number(party)
+    name = name_of(party)
     deliver_dead_spools(database, address.spool_folder)
-    left: list[str] = []
     if records_wait(address.spool_folder):  # of a service that runs, or another user's
-        left.append(f"records that wait in {address.spool_folder} could not be written")
+        yield f"records that wait in {address.spool_folder} could not be written"
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
     if not (gone or on) and kind_of(name) is AddressKind.OTHER:
         raise SettingsError(f"{party}: no such calls; {ADDRESSES}")
-    print(f"{_calls(gone)} with {shown} deleted{deleted}")
+    recordings = f", with {_counted(deleted, 'recording')}" if deleted else ""
+    print(f"{_counted(gone, 'call')} with {mask_number(party)} deleted{recordings}")
     if on:
-        left.append(f"{_calls(on)} not over yet")
-    for reason in left:
-        print(f"moshi-bridge: {reason}: forget {shown} once more later", file=sys.stderr)
-    return left
+        yield f"{_counted(on, 'call')} not over yet"
 
 
-def _delete_recordings(database: Database, name: str, settings: Settings) -> str:
-    """Delete them, before nobody knows any more whose they are; return how many that were, "" for none."""
+def _delete_recordings(database: Database, name: str, settings: Settings) -> int:
+    """Delete them, before nobody knows any more whose they are; return how many that were."""
     call_sids, recordings = database.recordings_with(name)
-    if settings.recording.folder is None and recordings:
-        raise SettingsError(
-            f"RECORDINGS_DIR is not set, but there are {len(recordings)} recordings: say where, then forget"
-        )
-    if settings.recording.folder is None:
-        return ""
-    store = RecordingStore(settings.recording.folder)
-    deleted = store.delete(recordings.union(store.of_calls(call_sids)))
-    return f", with {deleted} recording{'' if deleted == 1 else 's'}" if deleted else ""
+    if settings.recording.folder:
+        store = RecordingStore(settings.recording.folder)
+        return store.delete(recordings.union(store.of_calls(call_sids)))
+    if recordings:
+        found = f"there are {len(recordings)} recordings"
+        raise SettingsError(f"RECORDINGS_DIR is not set, but {found}: say where, then forget")
+    return 0
 
 
-def _calls(count: int) -> str:
-    return f"{count} call{'' if count == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _address(settings: Settings) -> Address:
@@ -105,7 +99,6 @@ def _address(settings: Settings) -> Address:
 
 
 def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
-    """Ask the database; return the exit status. Failures are one line."""
     try:
         address = _address(settings)
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):
@@ -115,16 +108,11 @@ def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
         database.migrate()
         question(database)
     except SettingsError as error:
-        return _refuse(str(error), EXIT_SETTINGS)
+        return fail(error, EXIT_SETTINGS)
     except CallNotFound as error:
-        return _refuse(str(error), EXIT_NOT_ANSWERED)
+        return fail(error, EXIT_FAILED)
     except CallLogError as error:
-        return _refuse(f"{address} does not answer: {error}", EXIT_NOT_ANSWERED)
+        return fail(f"{address} does not answer: {error}", EXIT_FAILED)
     except OSError as error:
-        return _refuse(in_short(error), EXIT_NOT_ANSWERED)
+        return fail(in_short(error), EXIT_FAILED)
     return 0
-
-
-def _refuse(why: str, status: int) -> int:
-    print(f"moshi-bridge: {why}", file=sys.stderr)
-    return status

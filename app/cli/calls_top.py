@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.service_client import NoService, ServiceClient, open_service, run_asking
+from app.cli.call_tables import SID_END, ms
+from app.cli.service_client import NoService, open_service, run_asking
 from app.config import Settings
 
 REFRESH_S = 0.5
@@ -17,18 +18,14 @@ ANSWER_WITHIN_S = 5.0
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
 SILENT_DBFS = -60.0
-OTHERS_WIDTH = 76
-"""Columns of all but what Moshi said."""
-PAPER_WIDTH = 140
-"""Columns where there is no terminal."""
-SID_END = 6
+OTHERS_WIDTH, PAPER_WIDTH = 76, 140
+"""Columns of all but what Moshi said, and of everything where there is no terminal."""
 LEFT = {"call": SID_END + 1, "with": 5, "state": 5}
 RIGHT = {"for": 4, "latency": 7, "buffer": 6, "step": 5, "late": 4, "lost": 4}
 """Headings and least widths."""
 
 
 def run_top(settings: Settings, url: str | None, once: bool) -> int:
-    """Show the calls of the service at `url`, by default that of these settings; return the exit status."""
     return run_asking(_show(settings, url, once))
 
 
@@ -37,37 +34,25 @@ async def _show(settings: Settings, url: str | None, once: bool) -> None:
     if not console.is_terminal:
         console.width = PAPER_WIDTH
     async with open_service(settings, url, ANSWER_WITHIN_S) as service:
-        first = await _view(service, console.width)
+        first = snapshot_view(await service.ask("/api/live", first="true"), console.width)
         if once:
             console.print(first)
             return
         with Live(first, console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(REFRESH_S)
-                live.update(await _view_again(service, console.width), refresh=True)
-
-
-async def _view_again(service: ServiceClient, width: int) -> Group | Text:
-    """Return the next view; a service that is away, as in a restart, is waited for."""
-    try:
-        return await _view(service, width)
-    except NoService as error:
-        return Text(f"{error}; trying again, Ctrl-C ends")
-
-
-async def _view(service: ServiceClient, width: int) -> Group:
-    return snapshot_view(await service.ask("/api/live", first="true"), width)
+                try:
+                    view: Group | Text = snapshot_view(await service.ask("/api/live", first="true"), console.width)
+                except NoService as error:  # as in a restart
+                    view = Text(f"{error}; trying again, Ctrl-C ends")
+                live.update(view, refresh=True)
 
 
 def snapshot_view(snapshot: dict[str, Any], width: int) -> Group:
     """Return a line on the service and a row for each call, for a terminal of so many columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for heading, least in LEFT.items():
-        table.add_column(heading, no_wrap=True, min_width=least)
-    for heading, least in RIGHT.items():
-        table.add_column(heading, justify="right", no_wrap=True, min_width=least)
-    for heading in ("caller", "moshi"):
-        table.add_column(heading, no_wrap=True, min_width=BAR_WIDTH)
+    for heading, least in {**LEFT, **RIGHT, "caller": BAR_WIDTH, "moshi": BAR_WIDTH}.items():
+        table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True, min_width=least)
     table.add_column("Moshi said", no_wrap=True, max_width=TEXT_WIDTH)
     for call in snapshot["calls"]:
         table.add_row(*_row(call, max(6, min(TEXT_WIDTH, width - OTHERS_WIDTH))))
@@ -83,8 +68,8 @@ def _service_line(snapshot: dict[str, Any]) -> Text:
         f"{state}, {snapshot['model']}",
         f"{snapshot['free_slots']} of {snapshot['slots']} slots free",
         f"{snapshot['waiting']} in line",
-        f"worst step of the last minute {_ms(worst_ms)} of {snapshot['frame_period_ms']:.0f} ms",
-        f"loop lag {_ms(snapshot['lag_ms'])}",
+        f"worst step of the last minute {ms(worst_ms)} of {snapshot['frame_period_ms']:.0f} ms",
+        f"loop lag {ms(snapshot['lag_ms'])}",
     ]
     return Text(" · ".join(parts))
 
@@ -92,23 +77,18 @@ def _service_line(snapshot: dict[str, Any]) -> Text:
 def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
     """Return the cells of a call; `room` is for so many characters of what Moshi said last."""
     said = "".join(piece for _, piece in call["text"]["pieces"]).strip()
+    minutes, seconds = divmod(int(call["for_s"]), 60)
     arrow = "→ " if call["direction"] == "outbound" else ""
     return (
         f"…{escape(call['call_sid'][-SID_END:])}",
         escape(f"{arrow}{call['number'] or 'withheld'}"),
         call["state"],
-        f"{int(call['for_s']) // 60}:{int(call['for_s']) % 60:02}",
-        *map(_ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
-        str(call["overruns"]),
-        str(call["dropped"]),
-        _bar(call["caller_dbfs"]),
-        _bar(call["moshi_dbfs"]),
+        f"{minutes}:{seconds:02}",
+        *map(ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
+        *map(str, (call["overruns"], call["dropped"])),
+        *map(_bar, (call["caller_dbfs"], call["moshi_dbfs"])),
         escape(said[-room:].lstrip()),
     )
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} ms"
 
 
 def _bar(level_dbfs: float) -> str:

@@ -24,7 +24,6 @@ WRONG_LENGTH = {
     phonenumbers.ValidationResult.INVALID_COUNTRY_CODE: "of no country",
 }
 _PAUSED = re.compile(r"(?P<number>.*?\d)\s*(?P<keys>[,wW][\d*#A-DwW,\s]*)")
-
 _OTHER_SCHEME = re.compile(r"\s*(?!tel:)[^\W\d]", re.IGNORECASE)
 """Letters before the number: whatsapp:+1…, sip:+1…, or a sentence."""
 
@@ -43,26 +42,22 @@ def dialled(text: str, name: str) -> Dialled:
     Every digit must be one of the number or of its extension: what is left over is a mistake, not decoration.
     """
     paused = _PAUSED.fullmatch(text.strip())
-    bare = paused["number"] if paused else text
-    masked = mask_number(text)
+    bare, wrong = paused["number"] if paused else text, f"{name} {mask_number(text)}"
     try:
         number = phonenumbers.parse(bare)
     except phonenumbers.NumberParseException as error:
-        first = "write + and the country code first"
-        hint = first if not text.lstrip().startswith("+") else "write it like +15551234567"
-        raise SettingsError(f"{name} {masked} is no phone number: {hint}") from error
-    if wrong := WRONG_LENGTH.get(phonenumbers.is_possible_number_with_reason(number)):
-        raise SettingsError(f"{name} {masked} is {wrong}: check its digits")
+        like = "write it like +15551234567" if text.lstrip().startswith("+") else "write + and the country code first"
+        raise SettingsError(f"{wrong} is no phone number: {like}") from error
+    if length := WRONG_LENGTH.get(phonenumbers.is_possible_number_with_reason(number)):
+        raise SettingsError(f"{wrong} is {length}: check its digits")
     e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
     whole = _digits(bare.replace("(0)", "")) == _digits(e164) + (number.extension or "")
     if not whole or _OTHER_SCHEME.match(bare) or "@" in bare:
-        raise SettingsError(f"{name} {masked} is no phone number: write it like +15551234567 or +15551234567x123")
-    extension = BEFORE_EXTENSION + number.extension if number.extension else ""
-    keys = extension + ("".join(paused["keys"].split()).replace(",", COMMA) if paused else "")
+        raise SettingsError(f"{wrong} is no phone number: write it like +15551234567 or +15551234567x123")
+    keys = BEFORE_EXTENSION + number.extension if number.extension else ""
+    keys += "".join(paused["keys"].split()).replace(",", COMMA) if paused else ""
     if len(keys) > MOST_KEYS:
-        raise SettingsError(
-            f"{name} {masked}: Twilio presses {MOST_KEYS} keys and pauses at most, these are {len(keys)}"
-        )
+        raise SettingsError(f"{wrong}: Twilio presses {MOST_KEYS} keys and pauses at most, these are {len(keys)}")
     return Dialled(e164, keys)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from app.cli.dialling import dialled
@@ -16,8 +16,6 @@ from workers.lines import mask_userinfo
 
 
 class ExitStatus(IntEnum):
-    """The exit statuses of `make-call`."""
-
     COMPLETED = 0
     FAILED = 1
     WRONG_SETTINGS = 2
@@ -48,7 +46,7 @@ ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class DialOptions:
-    """Whom to call and how; None leaves it to the settings, or to Twilio. `keys` are pressed once it is answered."""
+    """Whom to call and how; None leaves it to the settings, or to Twilio."""
 
     to: str
     from_number: str | None = None
@@ -56,47 +54,41 @@ class DialOptions:
     greeting_frames: int | None = None
     record: bool = False
     machine: Machine | None = None
-    keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """How the call ended."""
-
     status: ExitStatus
     sentence: str
 
 
-def checked(settings: Settings, options: DialOptions) -> DialOptions:
-    """Return the options with both numbers as E.164, ours by default; raises SettingsError."""
-    from_number = options.from_number or settings.twilio.phone_number
-    if not from_number:
-        raise SettingsError("TWILIO_PHONE_NUMBER is not set: put it into .env, or use --from")
-    if options.greeting_frames is not None and options.greeting_frames > settings.calls.greeting_frames:
-        raise SettingsError(
-            f"--greeting-frames {options.greeting_frames}: the bridge prepares "
-            f"GREETING_FRAMES={settings.calls.greeting_frames} when it starts; raise that to have more"
-        )
-    if options.record and not settings.recording.folder:
-        raise SettingsError("--record: set RECORDINGS_DIR, for the bridge too, to have calls recorded")
-    to, ours = dialled(options.to, "the number to call"), dialled(from_number, "the number to call from")
+def call_request(settings: Settings, options: DialOptions, base_url: str) -> CallRequest:
+    """Return the request for a service that Twilio reaches at `base_url`; raises SettingsError."""
+    _check(settings, options)
+    to = dialled(options.to, "the number to call")
+    ours = dialled(options.from_number or settings.twilio.phone_number, "the number to call from")
     if ours.keys:
         raise SettingsError(f"the number to call from {mask_number(ours.number)} cannot have an extension")
-    return replace(options, to=to.number, keys=to.keys, from_number=ours.number)
-
-
-def call_request(options: DialOptions, base_url: str) -> CallRequest:
-    """Return the request for checked options and a service that Twilio reaches at `base_url`."""
-    assert options.from_number
     return CallRequest(
-        to=options.to,
-        from_number=options.from_number,
+        to=to.number,
+        from_number=ours.number,
         voice_url=base_url + VOICE_PATH + voice_query(options.greeting_frames, options.record),
         status_url=base_url + STATUS_PATH,
         time_limit_s=options.time_limit_s,
         machine_detection=DETECTION[options.machine] if options.machine else None,
-        send_digits=options.keys,
+        send_digits=to.keys,
     )
+
+
+def _check(settings: Settings, options: DialOptions) -> None:
+    prepared = settings.calls.greeting_frames
+    if not (options.from_number or settings.twilio.phone_number):
+        raise SettingsError("TWILIO_PHONE_NUMBER is not set: put it into .env, or use --from")
+    if (options.greeting_frames or 0) > prepared:
+        wanted = f"--greeting-frames {options.greeting_frames}: the bridge prepares GREETING_FRAMES={prepared}"
+        raise SettingsError(f"{wanted} when it starts; raise that to have more")
+    if options.record and not settings.recording.folder:
+        raise SettingsError("--record: set RECORDINGS_DIR, for the bridge too, to have calls recorded")
 
 
 def masked_fields(request: CallRequest) -> list[tuple[str, str]]:
@@ -111,9 +103,6 @@ def _masked(name: str, value: str) -> str:
 
 
 def call_result(call: RestCall, errors: Sequence[int]) -> CallResult:
-    """Return the result of a call that is over, by its status and the errors that Twilio has noted."""
-    if not call.status.over:
-        raise ValueError(f"the call is not over but {call.status}")
     explained = "".join(f"; {explain(code)}" for code in errors)
     if call.status in ENDINGS:
         status, sentence = ENDINGS[call.status]

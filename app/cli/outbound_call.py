@@ -21,12 +21,6 @@ MARGIN_S = 3.0
 """Twilio's times are in whole seconds."""
 NO_SLOT = "busy"
 
-Refusal = Callable[[CallSid], Awaitable[str]]
-
-
-async def _taken(_: CallSid) -> str:
-    return ""
-
 
 class OutboundCall:
     """One call: `run` places and follows it, `stop` hangs up if that is cut short.
@@ -39,7 +33,7 @@ class OutboundCall:
         rest: TwilioRest,
         request: CallRequest,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        refusal: Refusal = _taken,
+        refusal: Callable[[CallSid], Awaitable[str]] | None = None,
     ) -> None:
         self._rest, self._request, self._sleep, self._refusal = rest, request, sleep, refusal
         self._placing: asyncio.Task[RestCall] | None = None
@@ -92,10 +86,7 @@ class OutboundCall:
             await self._sleep(POLL_S)
             call = await self._rest.fetch_call(call.sid)
             show(call)
-        return await self._result(call)
-
-    async def _result(self, call: RestCall) -> CallResult:
-        if call.status is CallStatus.COMPLETED and (why := await self._refusal(call.sid)):
+        if call.status is CallStatus.COMPLETED and self._refusal and (why := await self._refusal(call.sid)):
             reason = "had no free slot" if why == NO_SLOT else f"did not take the call: {why}"
             return CallResult(ExitStatus.NO_SLOT, f"answered, but the bridge {reason}")
         try:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import CodecKind, Settings
 from app.telemetry.recording.audio_files import AudioFileError, open_audio
 from app.telemetry.recording.store import TOKENS, RecordingStore
 from app.telemetry.recording.tokens import TokenLogError, read_tokens
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
-EXIT_NOT_FOUND = 1
-EXIT_WRONG = 2
 FORMATS = (".flac", ".wav")
 FRAME_BYTES = 2 * 4 * FRAME_SAMPLES
 MAX_NAMED = 5
@@ -44,8 +43,7 @@ def render_call(settings: Settings, call: str, output: Path | None, checkpoint: 
             raise NotRendered(f"{target}: name a file that ends in {' or '.join(FORMATS)}")
         _render(settings, checkpoint or header.checkpoint, header.call_sid, records, target)
     except (NotRendered, TokenLogError, AudioFileError, OSError) as error:
-        print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_NOT_FOUND if isinstance(error, NotRendered) else EXIT_WRONG
+        return fail(error, EXIT_FAILED if isinstance(error, NotRendered) else EXIT_SETTINGS)
     print(target)
     return 0
 
@@ -88,10 +86,10 @@ def _codec(settings: Settings, checkpoint: str, records: NDArray[np.int16]) -> I
     codec = settings.model.codec if settings.model.codec in (CodecKind.MLX, CodecKind.NUMPY) else CodecKind.AUTO
     quantize = ["--quantize", str(settings.model.quantize_bits)] if settings.model.quantize_bits else []
     options = ["--cache", str(settings.model.cache), "--codec", codec, *quantize]
+    command = [sys.executable, "-m", "workers.codec.render", checkpoint, *options]
     with tempfile.TemporaryFile() as steps:
         steps.write(records.astype("<i2").tobytes())
         steps.seek(0)
-        command = [sys.executable, "-m", "workers.codec.render", checkpoint, *options]
         with subprocess.Popen(command, stdin=steps, stdout=subprocess.PIPE) as process:
             assert process.stdout
             try:

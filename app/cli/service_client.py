@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 
+from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import Settings
 from app.twilio.signature import checked_base
 
 ANSWER_WITHIN_S = 10.0
-EXIT_FAILED, EXIT_SETTINGS = 1, 2
 NOT_OURS = "what answers there is not moshi-bridge, or another version of it"
 REFUSED = "the service refuses operators from here: set OPERATOR_TOKEN to the service's own"
 ANSWERS = {HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -27,8 +26,6 @@ class NoService(Exception):
 
 
 class ServiceClient:
-    """A connection to the service at `url`."""
-
     def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client, self.url = client, url
 
@@ -44,9 +41,8 @@ class ServiceClient:
         except aiohttp.ContentTypeError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = " ".join(str(error).split()) or "no answer in time"
             where = "HOST and PORT, or the URL given, say where it is"
-            raise NoService(f"no service answers at {self.url}: {where} ({reason})") from error
+            raise NoService(f"no service answers at {self.url}: {where} ({one_line(error)})") from error
 
 
 @contextlib.asynccontextmanager
@@ -72,11 +68,13 @@ def run_asking(work: Coroutine[Any, Any, None]) -> int:
     try:
         asyncio.run(work)
     except NoService as error:
-        print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return fail(error, EXIT_FAILED)
     except ValueError as error:
-        print(f"moshi-bridge: {error}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return fail(error, EXIT_SETTINGS)
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no answer in time"

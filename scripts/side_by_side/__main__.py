@@ -1,13 +1,21 @@
-"""`python -m scripts.side_by_side`: the figures of the three servers next to each other."""
+"""`python -m scripts.side_by_side`: the same simulated caller, in one run, to our line test and two others that echo.
 
-import json
+    bare server     returns every packet unchanged: the least that a server can take
+    line test       `moshi-bridge serve` with ENGINE=loopback CODEC=loopback, frames of 80 ms at 24 kHz
+    Pipecat         its FastAPI transport and Twilio serializer, frames of 80 ms at 24 kHz
+
+`servers/` holds the two others, programs of their own; Pipecat has a virtual environment of its own.
+"""
+
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +24,20 @@ import uvloop
 from rich.console import Console
 
 from app.cli.bench.calls import Load, place_calls, speech
-from app.cli.bench.figures import crowd_figures
+from app.cli.bench.figures import CallerFigures, caller_figures
+from app.cli.bench.output import write_json
 from app.cli.service_process import (
     AUTH_TOKEN,
     HOST,
     LOOPBACK,
     ServiceFailed,
     ServiceProcess,
+    free_port,
     start_server,
     start_service,
 )
-from app.simulator.trouble import Scenario, Window
-from scripts.side_by_side import environment
-from scripts.side_by_side.tables import Findings, stall_figures, table
+from app.simulator.trouble import STEADY, Scenario, Window
+from scripts.side_by_side.tables import Findings, table
 
 STALL = Window(15.0, 0.6)
 TAIL_S = 3.0
@@ -38,9 +47,13 @@ WARM_UP = Load(speech(1.0), tail_s=TAIL_S)
 SERVERS = Path(__file__).parent / "servers"
 PIPECAT = (
     *("-m", "uvicorn", "--app-dir", str(SERVERS), "pipecat_server:app", "--host", HOST),
-    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log"),
+    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--no-access-log", "--port"),
 )
 """The web server of the line test, set up alike."""
+
+
+REQUIREMENTS = ("pipecat-ai[websocket]==1.14.0", "uvicorn==0.54.0", "websockets==17.4", "soxr==1.0.0")
+"""Pipecat, and what matters of what it stands on; web server and sockets in the versions that this project uses."""
 
 
 @dataclass
@@ -57,18 +70,14 @@ def line_test() -> Server:
     return Server("line test", lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
 
 
-def bare_server() -> Server:
-    program = str(SERVERS / "bare_server.py")
-    return Server(
-        "bare server", lambda _, log: start_server(lambda port: [sys.executable, program, str(port)], "/", log)
-    )
+def other_server(name: str, ready_path: str, *command: str) -> Server:
+    """Return a server whose command line ends with its port."""
 
+    def start(_: int, log: Path) -> AbstractAsyncContextManager[ServiceProcess]:
+        port = free_port()
+        return start_server([*command, str(port)], port, ready_path, log)
 
-def pipecat(python: Path) -> Server:
-    def command(port: int) -> list[str]:
-        return [str(python), *PIPECAT, "--port", str(port)]
-
-    return Server("Pipecat", lambda _, log: start_server(command, "/docs", log))
+    return Server(name, start)
 
 
 def main(
@@ -84,19 +93,19 @@ def main(
     console = Console()
     machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version()}
     machine |= {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    servers = [bare_server(), line_test()]
+    servers = [other_server("bare server", "/", sys.executable, str(SERVERS / "bare_server.py")), line_test()]
     if not without_pipecat:
         with console.status("Pipecat's virtual environment (minutes, the first time) …"):
-            servers.append(pipecat(environment.make(environment_path.absolute())))
+            python = _pipecat_python(environment_path.absolute())
+        servers.append(other_server("Pipecat", "/docs", str(python), *PIPECAT))
     loads = [*(Load(speech(seconds), many, tail_s=TAIL_S) for many in calls), STALLED]
     uvloop.run(_measure(servers, loads, console))
     machine["load_after"] = os.getloadavg()[0]
     found = {server.name: server.found for server in servers}
-    console.print(table(found, servers[0].name, STALL.length_s))
+    console.print(table(found, servers[0].name))
     console.print("CPU: processor seconds of the server's process and its children.", machine)
-    if json_path:
-        sides = {name: findings.as_json() for name, findings in found.items()}
-        json_path.write_text(json.dumps({"machine": machine, "sides": sides}, indent=2) + "\n")
+    sides = {name: asdict(findings) for name, findings in found.items()}
+    write_json(json_path, {"machine": machine, "sides": sides})
 
 
 async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Console) -> None:
@@ -104,23 +113,37 @@ async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Co
     with tempfile.TemporaryDirectory() as folder:
         for load in loads:
             for server in servers:
-                title = "the stall" if load is STALLED else f"{load.calls} at once"
+                title = f"{load.calls} at once" if load.line is STEADY else f"a stall of {STALL.length_s:g} s"
                 with console.status(f"{server.name}, {title}"):
                     try:
-                        await _call(server, load, Path(folder) / "server.log")
+                        server.found.figures[title] = await _call(server, load, Path(folder) / "server.log")
                     except ServiceFailed as error:
                         server.found.failed.append(f"{title}: {error}")
 
 
-async def _call(server: Server, load: Load, log: Path) -> None:
+async def _call(server: Server, load: Load, log: Path) -> CallerFigures:
     """Call one server, after one short call that is not counted."""
     async with server.start(load.calls + 1, log) as process:
         await place_calls(process, WARM_UP, auth_token=server.auth_token)
         measured = await place_calls(process, load, auth_token=server.auth_token)
-    if load is STALLED:
-        server.found.stall = stall_figures(measured.reports[0], STALL)
+    return caller_figures(measured, load.line)
+
+
+def _pipecat_python(folder: Path) -> Path:
+    """Return the interpreter of the environment in `folder`, which is made with uv or venv if it is not there yet."""
+    python, made = folder / "bin" / "python", folder / "requirements.txt"
+    wanted = "\n".join(REQUIREMENTS) + "\n"
+    if made.is_file() and made.read_text() == wanted and python.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    if uv := shutil.which("uv"):
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *REQUIREMENTS], check=True)
     else:
-        server.found.crowds[load.calls] = crowd_figures(measured)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
+    made.write_text(wanted)
+    return python
 
 
 if __name__ == "__main__":

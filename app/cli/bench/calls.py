@@ -43,30 +43,33 @@ def speech(seconds: float) -> Samples:
     return np.resize(talk(), round(seconds * RATE_HZ))
 
 
+async def simulate_calls(
+    options: CallOptions, count: int, on_progress: OnProgress = ignore_progress
+) -> list[CallReport]:
+    """Place so many calls; `on_progress` follows the first. The phases are random but the same in each run."""
+    phases = random.Random(count)  # noqa: S311 - no secret
+
+    async def place(number: int, phase_s: float) -> CallReport:
+        await asyncio.sleep(phase_s if number else 0.0)
+        return await simulate(options, ignore_progress if number else on_progress)
+
+    return await asyncio.gather(*(place(number, phases.uniform(0, ARRIVE_WITHIN_S)) for number in range(count)))
+
+
 async def place_calls(
     service: ServiceProcess,
     load: Load,
     on_progress: OnProgress = ignore_progress,
     auth_token: str | None = AUTH_TOKEN,
 ) -> Measured:
-    """Place the calls; `on_progress` follows the first. Raises ServiceFailed unless all last until the caller hangs up.
-
-    The phases are random but the same in each run.
-    """
+    """Place the calls. Raises ServiceFailed unless all last until the caller hangs up."""
     duration_s = len(load.audio) / RATE_HZ + load.tail_s
     options = CallOptions(
         service.base_url, auth_token, ACCOUNT_SID, audio=load.audio, duration_s=duration_s, line=load.line
     )
-    phases = random.Random(load.calls)  # noqa: S311 - no secret
-
-    async def place(number: int, phase_s: float) -> CallReport:
-        await asyncio.sleep(phase_s if number else 0.0)
-        return await simulate(options, ignore_progress if number else on_progress)
-
     freeze_gc()
     before = service.cpu_s()
-    waits_s = [phases.uniform(0, ARRIVE_WITHIN_S) for _ in range(load.calls)]
-    reports = await asyncio.gather(*(place(number, wait_s) for number, wait_s in enumerate(waits_s)))
+    reports = await simulate_calls(options, load.calls, on_progress)
     after = service.cpu_s()
     if early := [f"{one.outcome}, {one.sentence}" for one in reports if one.outcome is not Outcome.CALLER_HUNG_UP]:
         raise ServiceFailed(f"{len(early)} of {load.calls} calls ended early: {early[0]}")

@@ -1,43 +1,18 @@
-"""What all benches share: the table on the terminal, the figures in a file, the one line of a failure."""
+"""What all benches share: the table on the terminal, the figures in a file."""
 
 import json
-import platform
-import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import uvloop
-from rich.console import Console
 from rich.table import Table
-
-from app.cli.service_process import ServiceFailed
 
 Figures = TypeVar("Figures")
 Rows = Mapping[str, Callable[[Figures], str]]
 """A label, and how the figure is written."""
 
 
-def run_bench(
-    title: str,
-    measure: Callable[[Path], Coroutine[Any, Any, Figures]],
-    show: Callable[[Console, Figures], dict[str, Any]],
-    json_path: Path | None,
-) -> int:
-    """Run `measure` with a path for the service's log, and `show`, whose result is written; return the exit status."""
-    console = Console()
-    with tempfile.TemporaryDirectory() as folder, console.status(title):
-        try:
-            figures = uvloop.run(measure(Path(folder) / "service.log"))
-        except ServiceFailed as error:
-            console.print(f"[red]{error}[/]")
-            return 1
-    write_json(json_path, {"machine": platform.platform(), **show(console, figures)})
-    return 0
-
-
 def write_json(path: Path | None, figures: object) -> None:
-    """Write the figures, if a path is given."""
     if path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -53,10 +28,9 @@ def comparison(title: str, columns: Mapping[str, Figures], rows: Rows[Figures]) 
 
 
 def ms(value: float | None) -> str:
-    """Return milliseconds for a table, a dash for None."""
     return "–" if value is None else f"{value:.1f} ms"
 
 
 def db(value: float | None) -> str:
-    """Return decibels for a table; over 100 dB only our own arithmetic's rounding differs."""
+    """Return decibels; over 100 dB only our own arithmetic's rounding differs."""
     return "–" if value is None else "exact" if value > 100 else f"{value:.1f} dB"

@@ -4,23 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from app.cli.bench.figures import ADAPTED_S, LOOK_S, RECOVERY_S
 from app.cli.bench.output import Rows, ms, write_json
+from app.cli.plots import draw_virtual
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 
 
 def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture: Path | None) -> int:
-    """Run the scenarios, print the table, write what is asked for."""
     console = Console()
     reports = []
     for scenario in scenarios:
@@ -33,7 +27,7 @@ def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture
     console.print(table)
     write_json(json_path, [{"scenario": name, **figures} for name, figures in found.items()])
     if picture:
-        _draw(reports, picture)
+        draw_virtual(reports, picture)
     return 0
 
 
@@ -64,21 +58,3 @@ _COLUMNS: Rows[dict[str, Any]] = {
     "2 s after": lambda f: ms(f["back_ms"]),
     "gaps after 10 s": lambda f: str(f["underruns_after_10_s"]),
 }
-
-
-def _draw(reports: Sequence[VirtualReport], path: Path) -> None:
-    """Write latency and playout buffer over time, a row a scenario, as a PNG."""
-    size = (12, 1.6 * len(reports) + 1)
-    figure, rows = plt.subplots(len(reports), 1, figsize=size, squeeze=False, layout="constrained")
-    for report, (axes,) in zip(reports, rows, strict=True):
-        axes.plot([one.spoken_s for one in report.heard], [one.latency_s * 1000 for one in report.heard], lw=0.9)
-        at_s, buffered_s = np.array(report.buffer_levels).reshape(-1, 2).T
-        axes.step(at_s, buffered_s * 1000, lw=0.7)
-        for trouble in report.scenario.troubles:
-            axes.axvspan(trouble.at_s, trouble.end_s, color="red", alpha=0.15, linewidth=0)
-        axes.set_ylim(0, 400)
-        axes.set_xlim(0, report.scenario.seconds)
-        axes.set_title(report.scenario.name, fontsize=8, loc="left")
-    rows[0][0].legend(["mouth to ear, ms", "buffered, ms"], fontsize=7, ncols=2, loc="upper right")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -49,7 +49,7 @@ def check_call(report: CallReport, record: dict[str, Any], expected: Expectation
     greeting, replies = heard[0], heard[1:]
     starts = [reply.start_s - reply.utterance.decided_s for reply in replies if reply.utterance.decided_s is not None]
     yields = [one.end_s - one.utterance.yielded_s for one in heard if one.utterance.yielded_s is not None]
-    gaps = underruns_from(report, SETTLED_S)
+    gaps = underruns_from([report], SETTLED_S)
     echoes = len(mouth_to_ear_ms(report.said, report.heard).windows)
     quiet_dbfs = _level_between(heard, report.heard)
     dropped = record["counts"].get("frames_dropped", 0)
@@ -101,7 +101,6 @@ def _in_time(title: str, reactions_s: list[float]) -> Point:
 
 
 def _level_between(heard: list[HeardUtterance], samples: Samples) -> float:
-    """Return the level outside the utterances, in dBFS."""
     rest = samples.copy()
     for one in heard:
         rest[max(0, round((one.start_s - 0.01) * RATE_HZ)) : round((one.end_s + 0.01) * RATE_HZ)] = 0

@@ -11,15 +11,16 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from app.cli.bench.calls import Load
-from app.cli.bench.line import MeasuredCall, line_table, measure_call
+from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
-from app.cli.demo.picture import draw_call
 from app.cli.doctor.survey import survey_device
+from app.cli.plots import draw_call
 from app.cli.service_process import LOOPBACK, ServiceFailed, start_service
 from app.config import Settings
 from app.simulator.conversation import conversation, talk
 from app.simulator.progress import Progress, Pulse
+from app.simulator.report import CallReport
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 
@@ -30,8 +31,6 @@ NVIDIA_CARD = Path("/dev/nvidia0")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which checkpoint speaks, and why in words."""
-
     checkpoint: str
     why: str
 
@@ -55,78 +54,73 @@ def choose(settings: Settings, asked: str | None, device: Mapping[str, Any], has
 
 
 def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
-    """Run the demo into `folder`; return 0 if all went well."""
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
     try:
-        return uvloop.run(_Demo(console, folder).run(choice))
+        return uvloop.run(_run(console, folder, choice))
     except ServiceFailed as error:
         console.print(f"[bold red]{error}[/] (the service's log is in {folder}/*.log)")
         return 1
 
 
-class _Demo:
-    def __init__(self, console: Console, folder: Path) -> None:
-        self._console, self._folder = console, folder
-
-    async def run(self, choice: Choice) -> int:
-        self._console.print("[bold]1 of 2: the line test.[/] No model; the caller hears their own echo.")
-        line = await self._call("line", LOOPBACK, talk())
-        self._console.print("[bold]2 of 2: the full pipeline.[/]")
-        try:
-            full = await self._call_pipeline(choice)
-        except ServiceFailed as error:
-            if choice.checkpoint == SYNTHETIC:
-                raise
-            self._console.print(f"[yellow]{error}[/]")
-            choice = Choice(SYNTHETIC, str(error))
-            full = await self._call_pipeline(choice)
-        return self._show(line, full, choice)
-
-    async def _call_pipeline(self, choice: Choice) -> MeasuredCall:
+async def _run(console: Console, folder: Path, choice: Choice) -> int:
+    console.print("[bold]1 of 2: the line test.[/] No model; the caller hears their own echo.")
+    line = await _call(console, folder / "line", LOOPBACK, talk())
+    console.print("[bold]2 of 2: the full pipeline.[/]")
+    try:
+        full = await _call_pipeline(console, folder, choice)
+    except ServiceFailed as error:
         if choice.checkpoint == SYNTHETIC:
-            self._console.print(
-                f"A synthetic checkpoint speaks, not Moshi: {choice.why}. It has Moshi's architecture, files and code "
-                "path, but says recorded phrases."
-            )
-        else:
-            self._console.print(f"Moshi speaks: {choice.why}.")
-        environment = {"ENGINE": "mlx", "CODEC": "auto", "MOSHI_CHECKPOINT": choice.checkpoint}
-        return await self._call("call", environment, conversation())
+            raise
+        console.print(f"[yellow]{error}[/]")
+        choice = Choice(SYNTHETIC, str(error))
+        full = await _call_pipeline(console, folder, choice)
+    picture = folder / "call.png"
+    [report], [record] = full.reports, full.records
+    draw_call(report, record, f"A call answered by {choice.checkpoint}", picture)
+    console.print(calls_table("One simulated call, as the caller heard it", {"line test": line, "full pipeline": full}))
+    console.print(f"Moshi said: [italic]{record['transcript']}[/]", highlight=False)
+    points = _check(console, report, record) if choice.checkpoint == SYNTHETIC else []
+    console.print(f"\nHear it: {folder}/line.wav, {folder}/call.wav (caller left, Moshi right)")
+    console.print(f"See it:  {picture}")
+    return 0 if all(point.passed or point.timed for point in points) else 1
 
-    async def _call(self, name: str, environment: dict[str, str], audio: Samples) -> MeasuredCall:
-        length_s = len(audio) / RATE_HZ
-        with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=self._console) as bars:
-            task = bars.add_task("starting the service", total=length_s)
 
-            def show(progress: Progress) -> None:
-                if isinstance(progress, Pulse):
-                    bars.update(task, completed=progress.at_s, description="the call is on")
+async def _call_pipeline(console: Console, folder: Path, choice: Choice) -> MeasuredCalls:
+    if choice.checkpoint == SYNTHETIC:
+        console.print(
+            f"A synthetic checkpoint speaks, not Moshi: {choice.why}. It has Moshi's architecture, files and code "
+            "path, but says recorded phrases."
+        )
+    else:
+        console.print(f"Moshi speaks: {choice.why}.")
+    environment = {"ENGINE": "mlx", "CODEC": "auto", "MOSHI_CHECKPOINT": choice.checkpoint}
+    return await _call(console, folder / "call", environment, conversation())
 
-            async with start_service(environment, self._folder / f"{name}.log") as service:
-                call = await measure_call(service, Load(audio), environment == LOOPBACK, show)
-            bars.update(task, completed=length_s, description="the call is over")
-        call.report.save_wav(self._folder / f"{name}.wav")
-        call.report.save_json(self._folder / f"{name}.json")
-        return call
 
-    def _show(self, line: MeasuredCall, full: MeasuredCall, choice: Choice) -> int:
-        picture = self._folder / "call.png"
-        draw_call(full.report, full.record, f"A call answered by {choice.checkpoint}", picture)
-        self._console.print(line_table({"line test": line.figures, "full pipeline": full.figures}))
-        self._console.print(f"Moshi said: [italic]{full.record['transcript']}[/]", highlight=False)
-        points = []
-        if choice.checkpoint == SYNTHETIC:
-            points = check_call(full.report, full.record, expect(full.report.said, full.record))
-        self._show_points(points)
-        self._console.print(f"\nHear it: {self._folder}/line.wav, {self._folder}/call.wav (caller left, Moshi right)")
-        self._console.print(f"See it:  {picture}")
-        return 0 if all(point.passed or point.timed for point in points) else 1
+async def _call(console: Console, path: Path, environment: dict[str, str], audio: Samples) -> MeasuredCalls:
+    length_s = len(audio) / RATE_HZ
+    with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bars:
+        task = bars.add_task("starting the service", total=length_s)
 
-    def _show_points(self, points: list[Point]) -> None:
-        for number, point in enumerate(points, 1):
-            mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"
-            self._console.print(f"{mark} {number:2} {point.title}: {point.detail}", highlight=False)
-        if any(point.timed and not point.passed for point in points):
-            self._console.print("[yellow]~[/] depends on timing: was this machine busy with something else?")
+        def show(progress: Progress) -> None:
+            if isinstance(progress, Pulse):
+                bars.update(task, completed=progress.at_s, description="the call is on")
+
+        async with start_service(environment, path.with_suffix(".log")) as service:
+            calls = await measure_calls(service, Load(audio), environment == LOOPBACK, show)
+        bars.update(task, completed=length_s, description="the call is over")
+    calls.reports[0].save_wav(path.with_suffix(".wav"))
+    calls.reports[0].save_json(path.with_suffix(".json"))
+    return calls
+
+
+def _check(console: Console, report: CallReport, record: dict[str, Any]) -> list[Point]:
+    points = check_call(report, record, expect(report.said, record))
+    for number, point in enumerate(points, 1):
+        mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"
+        console.print(f"{mark} {number:2} {point.title}: {point.detail}", highlight=False)
+    if any(point.timed and not point.passed for point in points):
+        console.print("[yellow]~[/] depends on timing: was this machine busy with something else?")
+    return points

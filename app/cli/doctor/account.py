@@ -33,20 +33,18 @@ def examine_account(settings: Settings, base_url: str) -> Iterator[Finding]:
     except RestError as error:
         yield problem("account", str(error))
         return
-    yield account_finding(account)
+    yield _status_finding(account)
     yield concurrency_finding(account, settings.calls.slots)
     yield clock_finding(account.clock_s, time.time())
     if settings.twilio.phone_number:
-        yield number_finding(number, settings.twilio.phone_number, base_url)
+        yield _number_finding(number, settings.twilio.phone_number, base_url)
 
 
-def account_finding(account: Account) -> Finding:
-    """Check whether the account may call at all."""
-    kind = "trial" if account.trial else "full"
+def _status_finding(account: Account) -> Finding:
     if account.status != "active":
         found = f"{account.status}: Twilio takes and places no calls for it"
         return problem("account", found, "see https://console.twilio.com for why")
-    return good("account", f"active, {kind}")
+    return good("account", f"active, {'trial' if account.trial else 'full'}")
 
 
 def concurrency_finding(account: Account, slots: int) -> Finding:
@@ -72,28 +70,21 @@ def clock_finding(twilio_s: float | None, now_s: float) -> Finding:
     return problem("clock", found, "sudo timedatectl set-ntp true, on a Mac sudo sntp -sS time.apple.com")
 
 
-def number_finding(number: Number | None, phone_number: str, base_url: str) -> Finding:
-    """Check whether a call to our number comes to us."""
+def _number_finding(number: Number | None, phone_number: str, base_url: str) -> Finding:
     masked = mask_number(phone_number)
     if reason := obstacle(number, phone_number):
         return problem("number", reason)
     assert number is not None
     ours = mask_userinfo(base_url + VOICE_PATH)
-    voice = number.leads_to.voice
-    if not same_url(voice.url, base_url + VOICE_PATH):
-        return _elsewhere(voice.url, masked, base_url)
-    if voice.method != "POST":
-        found = f"{masked} asks {ours} by {voice.method}, and the bridge answers POST"
+    if not same_url(number.leads_to.voice.url, base_url + VOICE_PATH):
+        found = f"{masked} leads to {_shown(number.leads_to.voice.url)}"
+        if is_loopback(urlsplit(base_url).hostname or ""):
+            return note("number", found, "moshi-bridge serve --tunnel --set-number leads it here")
+        return problem("number", f"{found}, not here", f"set its voice URL to {ours} (HTTP POST)")
+    if number.leads_to.voice.method != "POST":
+        found = f"{masked} asks {ours} by {number.leads_to.voice.method}, and the bridge answers POST"
         return problem("number", found, "choose HTTP POST in the console")
     return good("number", f"{masked} leads to {ours}")
-
-
-def _elsewhere(voice_url: str, masked: str, base_url: str) -> Finding:
-    found = f"{masked} leads to {_shown(voice_url)}"
-    if is_loopback(urlsplit(base_url).hostname or ""):
-        return note("number", found, "moshi-bridge serve --tunnel --set-number leads it here")
-    advice = f"set its voice URL to {mask_userinfo(base_url)}{VOICE_PATH} (HTTP POST)"
-    return problem("number", f"{found}, not here", advice)
 
 
 def _shown(url: str) -> str:

@@ -1,9 +1,7 @@
 """`moshi-bridge doctor`: checks everything that a call needs, one line a finding, with what to type."""
 
-import contextlib
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +20,7 @@ from app.server.listener import listen
 from workers.lines import mask_userinfo
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
+STYLES = {Level.GOOD: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
 _GIB = 1 << 30
 
 
@@ -29,7 +28,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Check everything that a first call needs, cheapest first."""
     service = running_service(settings)
     base_url = str(service["base_url"]) if service else settings.server.base_url
-    yield _python()
+    yield good("Python", f"{platform.python_version()} on {platform.platform()}")
     yield _packages()
     yield _port(settings, is_running=service is not None)
     yield from _twilio(settings)
@@ -50,57 +49,47 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def report(settings: Settings) -> int:
     """Print all findings; return 1 if one is a problem, else 0."""
-    console = Console()
-    styles = {Level.GOOD: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
-    problems = 0
-    for finding in examine(settings):
-        problems += finding.level is Level.PROBLEM
-        advice = f" [dim]→ {escape(mask_userinfo(finding.advice))}[/]" if finding.advice else ""
-        mark = f"[{styles[finding.level]}]{finding.level:8}[/]"
-        _print(console, mark, f"{finding.subject:22}", f"{escape(mask_userinfo(finding.found))}{advice}")
-    return 1 if problems else 0
+    console, levels = Console(), set()
+    for level, subject, found, advice in examine(settings):
+        levels.add(level)
+        words = escape(mask_userinfo(found))
+        if advice:
+            words += f" [dim]→ {escape(mask_userinfo(advice))}[/]"
+        _print(console, f"[{STYLES[level]}]{level:8}[/]", f"{subject:22}", words)
+    return int(Level.PROBLEM in levels)
 
 
-def _print(console: Console, mark: str, subject: str, words: str) -> None:
+def _print(console: Console, *cells: str) -> None:
     """Print a finding: on a terminal in columns, elsewhere on one line."""
-    if not console.is_terminal:
-        console.print(f"{mark} {subject} {words}", highlight=False, soft_wrap=True)
-        return
-    row = Table.grid(padding=(0, 1))
-    row.add_row(mark, subject, words)
-    console.print(row, highlight=False)
-
-
-def _python() -> Finding:
-    version = platform.python_version()
-    if (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return good("Python", f"{version} on {platform.platform()}")
-    return problem("Python", version, "use Python 3.11, 3.12 or 3.13, then: make setup")
+    if console.is_terminal:
+        row = Table.grid(padding=(0, 1))
+        row.add_row(*cells)
+        console.print(row, highlight=False)
+    else:
+        console.print(*cells, highlight=False, soft_wrap=True)
 
 
 def _packages() -> Finding:
-    versions: dict[str, str] = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    if missing := [name for name in PACKAGES if name not in versions]:
-        return problem("packages", f"missing: {', '.join(missing)}", "make setup")
-    return good("packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    try:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    except importlib.metadata.PackageNotFoundError as error:
+        return problem("packages", f"missing: {error.name}", "make setup")
+    return good("packages", ", ".join(versions))
 
 
 def _port(settings: Settings, is_running: bool) -> Finding:
+    address, port = f"{settings.server.host}:{settings.server.port}", settings.server.port
     try:
         settings.require_host()
     except SettingsError as error:
         return problem("HOST", str(error), "MOSHI_BRIDGE_HOST=127.0.0.1 moshi-bridge serve")
-    place = f"{settings.server.host}:{settings.server.port}"
     try:
         listen(settings).close()
     except SettingsError as error:
         if is_running:
-            return good("PORT", f"{place}: moshi-bridge runs there already")
-        return problem("PORT", str(error), f"PORT={settings.server.port + 1} moshi-bridge serve")
-    return good("PORT", f"{place} is free")
+            return good("PORT", f"{address}: moshi-bridge runs there already")
+        return problem("PORT", str(error), f"PORT={port + 1} moshi-bridge serve")
+    return good("PORT", f"{address} is free")
 
 
 def _twilio(settings: Settings) -> Iterator[Finding]:
@@ -112,7 +101,6 @@ def _twilio(settings: Settings) -> Iterator[Finding]:
 
 
 def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
-    """Check whether a value from the Twilio console is set, and has its shape."""
     if not settings.value(name):
         return note(name, "not set: no real calls", "copy it from the Twilio console into .env")
     if doubt := settings.doubts.get(name):
@@ -121,7 +109,8 @@ def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -
 
 
 def _public_url(settings: Settings) -> Finding:
-    url = urlsplit(settings.server.base_url)
+    base_url = settings.server.base_url
+    url = urlsplit(base_url)
     try:
         settings.require_safe()
     except SettingsError as error:
@@ -129,12 +118,10 @@ def _public_url(settings: Settings) -> Finding:
     if settings.tunnel.start and not settings.tunnel.is_named:
         return good("PUBLIC_URL", "a quick tunnel gives one when the service runs (TUNNEL=true)")
     if is_loopback(url.hostname or ""):
-        advice = "moshi-bridge serve --tunnel"
-        return note("PUBLIC_URL", f"{settings.server.base_url}: only this machine can call", advice)
+        return note("PUBLIC_URL", f"{base_url}: only this machine can call", "moshi-bridge serve --tunnel")
     if url.scheme != "https":
-        advice = f"PUBLIC_URL=https://{url.netloc}{url.path}"
-        return problem("PUBLIC_URL", "Twilio opens sockets over TLS only", advice)
-    return good("PUBLIC_URL", f"{settings.server.base_url}; webhook {settings.server.base_url}/twilio/voice")
+        return problem("PUBLIC_URL", "Twilio opens sockets over TLS only", f"PUBLIC_URL=https://{url.netloc}{url.path}")
+    return good("PUBLIC_URL", f"{base_url}; webhook {base_url}/twilio/voice")
 
 
 def _device(survey: dict[str, Any]) -> Finding:
@@ -156,7 +143,6 @@ def _checkpoint(survey: dict[str, Any], settings: Settings) -> Finding:
 
 
 def memory_finding(survey: dict[str, Any]) -> Finding:
-    """Return whether the calls fit into the memory of the device and the computer."""
     if survey["shortage"]:
         return problem("memory", survey["shortage"])
     device = f"{survey['on_device'] / _GIB:.1f} of {survey['device_bytes'] / _GIB:.1f} GiB of the device"

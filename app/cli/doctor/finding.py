@@ -1,19 +1,17 @@
 """The result of one check of the doctor's."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import NamedTuple
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
-
     GOOD = "ok"
     NOTE = "note"
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What was checked, the result, and what to type about it."""
 
     level: Level
@@ -22,13 +20,4 @@ class Finding:
     advice: str = ""
 
 
-def good(subject: str, found: str) -> Finding:
-    return Finding(Level.GOOD, subject, found)
-
-
-def note(subject: str, found: str, advice: str = "") -> Finding:
-    return Finding(Level.NOTE, subject, found, advice)
-
-
-def problem(subject: str, found: str, advice: str = "") -> Finding:
-    return Finding(Level.PROBLEM, subject, found, advice)
+good, note, problem = (partial(Finding, level) for level in Level)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from app.cli.doctor.finding import Finding, good, note, problem
 from app.config import Settings, SettingsError
@@ -17,10 +18,9 @@ FEW_HOURS = 24
 
 
 def examine_storage(settings: Settings) -> Iterator[Finding]:
-    """Check where the call log is and, if calls are recorded, the recordings."""
     yield _call_log(settings)
     if settings.recording.folder:
-        yield _recordings(RecordingStore(settings.recording.folder))
+        yield _recordings(settings.recording.folder)
 
 
 def _call_log(settings: Settings) -> Finding:
@@ -40,13 +40,13 @@ def _call_log(settings: Settings) -> Finding:
     return good("DATABASE_URL", f"calls are kept in {address} {days}")
 
 
-def _recordings(store: RecordingStore) -> Finding:
+def _recordings(folder: Path) -> Finding:
     try:
-        store.make()
-        hours = shutil.disk_usage(store.folder).free // HOUR_BYTES
+        RecordingStore(folder).make()
+        hours = shutil.disk_usage(folder).free // HOUR_BYTES
     except (SettingsError, OSError) as error:
         return problem("RECORDINGS_DIR", str(error))
-    found = f"{store.folder}: room for {hours:,} hours of calls"
+    found = f"{folder}: room for {hours:,} hours of calls"
     if hours < FEW_HOURS:
         return note("RECORDINGS_DIR", found, "make room, or set CALL_LOG_DAYS lower")
     return good("RECORDINGS_DIR", found)

@@ -17,16 +17,9 @@ def survey_device() -> dict[str, Any]:
 
 def survey_checkpoint(settings: Settings) -> dict[str, Any]:
     """Return the answer of `workers/survey.py` for these settings."""
-    return _ask(
-        {
-            "checkpoint": settings.model.checkpoint,
-            "cache": str(settings.model.cache),
-            "quantize": settings.model.quantize_bits,
-            "slots": settings.calls.slots,
-            "context": settings.model.context,
-            "codec": settings.model.codec,
-        }
-    )
+    model = settings.model
+    sizes = {"quantize": model.quantize_bits, "slots": settings.calls.slots, "context": model.context}
+    return _ask({"checkpoint": model.checkpoint, "cache": str(model.cache), "codec": model.codec, **sizes})
 
 
 def _ask(question: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ async def echo(socket: ServerConnection) -> None:
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket_port: int) -> None:
-    """Answer any request with the TwiML that leads to the socket."""
     try:
         await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:  # somebody has only looked whether we listen
@@ -40,7 +39,6 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, soc
 
 
 async def main(port: int) -> None:
-    """Serve the webhook on `port` and the socket on another."""
     async with serve(echo, HOST, 0, compression=None, ping_interval=None) as sockets:
         socket_port = next(iter(sockets.sockets)).getsockname()[1]
         webhook = await asyncio.start_server(lambda reader, writer: answer(reader, writer, socket_port), HOST, port)

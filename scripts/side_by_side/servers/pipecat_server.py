@@ -49,14 +49,12 @@ class Echo(FrameProcessor):
 
 @app.post("/twilio/voice")
 async def voice(request: Request):
-    """Lead to the socket."""
     twiml = f'<Response><Connect><Stream url="ws://{request.headers["host"]}/media"/></Connect></Response>'
     return Response(twiml, media_type="text/xml")
 
 
 @app.websocket("/media")
 async def media(websocket: WebSocket):
-    """Run one pipeline for one call."""
     await websocket.accept()
     _, call = await parse_telephony_websocket(websocket)
     serializer = TwilioFrameSerializer(

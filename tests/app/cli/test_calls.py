@@ -11,10 +11,9 @@ from app.cli.main import cli
 from app.config import read_settings
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
-from app.telemetry.call_log.entry import CallEntry, StreamEntry
+from app.telemetry.call_log.entry import CallEntry
 from app.telemetry.call_log.spool import open_spool
-from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, entry, outbound
-from tests.service.test_serve import free_port
+from tests.app.telemetry.call_log.records import ANN, BOB, EVE, entry, outbound, stream
 
 HIS = "+15550100001"
 
@@ -50,20 +49,24 @@ def ask(*arguments: str) -> Result:
     return result
 
 
+def assert_fails(result: Result, status: int, why: str) -> None:
+    """It says why in one line, and no password."""
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert why in result.stderr
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def listed() -> list[str]:
     return [call["call_sid"] for call in json.loads(ask("calls", "--json").stdout)]
 
 
-def test_the_last_calls_are_a_table(address: Address) -> None:
+def test_the_last_calls_are_a_table_or_json(address: Address) -> None:
     fill(address, entry(ANN), entry(BOB))
     result = ask("calls")
     assert result.exit_code == 0
     assert ANN[-6:] in result.stdout
     assert BOB[-6:] in result.stdout
-
-
-def test_the_list_can_be_cut_short_and_be_json(address: Address) -> None:
-    fill(address, entry(ANN), entry(BOB))
     (call,) = json.loads(ask("calls", "--json", "--limit", "1").stdout)
     assert (call["end_reason"], call["caller_masked"]) == ("caller hung up", "…0001")
 
@@ -77,10 +80,7 @@ def test_one_call_is_shown_by_the_end_of_its_sid(address: Address) -> None:
 @pytest.mark.parametrize(("sid", "why"), [("CA", "more than one call"), ("nobody", "no call")])
 def test_a_sid_that_is_none_or_many_is_reported_in_one_line(address: Address, sid: str, why: str) -> None:
     fill(address, entry(ANN), entry(BOB))
-    result = ask("calls", "show", sid)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"moshi-bridge: {why}")
-    assert len(result.stderr.splitlines()) == 1
+    assert_fails(ask("calls", "show", sid), 1, f"moshi-bridge: {why}")
 
 
 def test_before_the_first_call_there_is_nothing_to_show_and_nothing_is_made(address: Address) -> None:
@@ -96,68 +96,49 @@ def test_before_the_first_call_there_is_nothing_to_show_and_nothing_is_made(addr
     [
         ("off", 2, "DATABASE_URL is off"),
         ("nonsense", 2, "DATABASE_URL: must be"),
-        (f"postgresql://ann:secret@127.0.0.1:{free_port()}/calls", 1, "does not answer"),
+        ("postgresql://ann:secret@127.0.0.1:1/calls", 1, "does not answer"),
+        ("postgresql://ann:secret@127.0.0.1:1/calls?pgbouncer=true", 2, "pgbouncer"),
+        ("postgres://ann:secret@127.0.0.1:1/calls?sslmode=bogus", 2, "sslmode"),
     ],
-    ids=["off", "nonsense", "away"],
+    ids=["off", "nonsense", "away", "unknown parameter", "wrong parameter"],
 )
 def test_a_log_that_cannot_be_asked_is_reported_in_one_line(
     arguments: tuple[str, ...], url: str, status: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    result = ask(*arguments)
-    assert result.exit_code == status
-    assert why in result.stderr
-    assert "secret" not in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert_fails(ask(*arguments), status, why)
 
 
-def test_a_person_is_forgotten_and_it_is_said_how_many_calls_went(address: Address) -> None:
-    fill(address, entry(ANN), outbound(entry(BOB)), entry(EVE, caller="+15550100009"))
-    result = ask("forget", "+1 555-010-0001")
-    assert (result.exit_code, result.stdout) == (0, "2 calls with …0001 deleted\n")
-    assert listed() == [EVE]
-
-
-def recorded(made: CallEntry, folder: Path) -> CallEntry:
-    """The same call, with a recording in a folder."""
+def record(folder: Path, call_sid: str, second: int = 0) -> str:
+    """Leave a recording; return its name."""
+    name = f"20260102T12000{second}Z-{call_sid}"
     folder.mkdir(exist_ok=True)
-    name = f"20260102T120000Z-{made.call_sid}"
     for suffix in (".flac", ".tokens"):
         (folder / f"{name}{suffix}").touch()
-    return replace(made, recording=name)
+    return name
 
 
-def test_the_recordings_of_a_person_are_forgotten_as_well(
+def test_the_recordings_of_all_streams_of_a_person_are_forgotten_as_well(
     address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "recordings"
     monkeypatch.setenv("RECORDINGS_DIR", str(folder))
-    fill(address, recorded(entry(ANN), folder), recorded(entry(EVE, caller="+15550100009"), folder))
-    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 1 recording\n"
+    names = [record(folder, ANN, second) for second in range(3)]  # the last one is in no record
+    streams = [stream(number, recording=name) for number, name in enumerate(names[:2], 1)]
+    theirs = replace(entry(EVE, caller="+15550100009"), recording=record(folder, EVE))
+    fill(address, replace(entry(ANN), recording=names[1], streams=streams), theirs)
+    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 3 recordings\n"
     assert {path.name.partition("-")[2] for path in folder.iterdir()} == {f"{EVE}.flac", f"{EVE}.tokens"}
 
 
 def test_nobody_is_forgotten_whose_recordings_would_stay(address: Address, tmp_path: Path) -> None:
-    fill(address, recorded(entry(ANN), tmp_path / "recordings"))
-    result = ask("forget", HIS)
-    assert result.exit_code == 2
-    assert "RECORDINGS_DIR" in result.stderr
+    fill(address, replace(entry(ANN), recording=record(tmp_path / "recordings", ANN)))
+    assert_fails(ask("forget", HIS), 2, "RECORDINGS_DIR")
     assert listed() == [ANN]
-
-
-def test_what_has_not_reached_the_database_is_forgotten_as_well(address: Address) -> None:
-    fill(address, entry(ANN))
-    left_behind(address, entry(BOB))
-    left_behind(address, entry(EVE, caller="+15550100009"))
-    assert ask("forget", HIS).stdout == "2 calls with …0001 deleted\n"
-    assert listed() == [EVE]
-    assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
 
 def test_what_waits_for_a_database_that_was_never_made_is_forgotten_as_well(address: Address) -> None:
     left_behind(address, entry(BOB))
-    if address.file:
-        address.file.unlink(missing_ok=True)
     assert ask("forget", HIS).stdout == "1 call with …0001 deleted\n"
     assert HIS not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
@@ -186,21 +167,14 @@ def test_what_a_running_service_writes_just_then_has_to_be_forgotten_later(addre
     [
         ("sip:alice@example.com;user=phone", "sip:alice@example.com;user=phone"),
         ("sip:Alice@example.com", "sip:alice@EXAMPLE.com"),
-        ("client:name", "client:name"),
-        ("whatsapp:+15550100001", "whatsapp:+15550100001"),
         ("whatsapp:+15550100001", HIS),
         (HIS, "whatsapp:+15550100001"),
         ("sip:+15550100001@gw.example.com;user=phone", HIS),
-        ("15550100001", HIS),
-        (HIS, "15550100001"),
         (HIS, "+1 (555) 010-0001"),
         ("\u202a+1 555 0100001\u202c", HIS),
-        ("anonymous", "anonymous"),
         ("Restricted", "anonymous"),
-        ("+266696687", "unavailable"),
         ("", "anonymous"),
         ("somebody", "somebody"),
-        ("12345", "12345"),
     ],
 )
 def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_it(
@@ -212,45 +186,11 @@ def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_i
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("2 calls with ")
     assert listed() == [EVE]
+    assert BOB not in "".join(path.read_text() for path in address.spool_folder.iterdir())
 
 
-def test_the_recordings_of_all_streams_are_forgotten(
-    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "recordings"
-    monkeypatch.setenv("RECORDINGS_DIR", str(folder))
-    folder.mkdir()
-    names = [f"20260102T12000{number}Z-{ANN}" for number in range(2)]
-    nobody_knows = f"20260102T120009Z-{ANN}"
-    for name in (*names, nobody_knows):
-        (folder / f"{name}.flac").touch()
-    streams = [
-        StreamEntry(number, NOON, None, None, NOON, "caller hung up", "", name, "")
-        for number, name in enumerate(names, 1)
-    ]
-    fill(address, replace(entry(ANN), recording=names[1], streams=streams))
-    assert ask("forget", HIS).stdout == "1 call with …0001 deleted, with 3 recordings\n"
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("party", ["Ann", "", " ", "+", "+1555", "+15550100001000000", "call me"])
+@pytest.mark.parametrize("party", ["Ann", " ", "+1555", "+15550100001000000"])
 def test_what_is_no_address_and_in_no_call_is_reported_in_one_line(address: Address, party: str) -> None:
     fill(address, entry(ANN))
-    result = ask("forget", party)
-    assert result.exit_code == 2
-    assert "+15551234567" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert_fails(ask("forget", party), 2, "+15551234567")
     assert listed() == [ANN]
-
-
-@pytest.mark.parametrize("arguments", [("calls",), ("calls", "show", ANN), ("forget", HIS)])
-@pytest.mark.parametrize(("query", "named"), [("pgbouncer=true", "pgbouncer"), ("sslmode=bogus", "sslmode")])
-def test_a_parameter_that_no_server_can_be_asked_with_is_named_in_one_line(
-    arguments: tuple[str, ...], query: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@127.0.0.1:1/calls?{query}")
-    result = ask(*arguments)
-    assert result.exit_code == 2
-    assert named in result.stderr
-    assert "secret" not in result.stderr
-    assert len(result.stderr.splitlines()) == 1

@@ -1,10 +1,9 @@
 import asyncio
-import json
-import socket
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from rich.console import Console
 
 from app.cli.calls_top import run_top, snapshot_view
@@ -28,61 +27,46 @@ async def snapshot_of_a_call() -> dict[str, Any]:
     return looking.snapshot()
 
 
-@pytest.mark.parametrize(("width", "said"), [(80, "red]"), (140, "Hello")], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("width", "said"), [(80, "red]"), (140, "Hello [red]you[/red] \\")], ids=["narrow", "wide"])
 async def test_a_call_is_a_row_with_what_was_said_last(width: int, said: str) -> None:
     text = shown(await snapshot_of_a_call(), width)
     assert "…CAann" in text
     assert "…0001" in text
-    assert said in text
+    assert said in text, "as it is, not as markup"
     assert "2 of 3 slots free" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= width
-
-
-async def test_what_moshi_says_is_no_markup() -> None:
-    assert "[red]you[/red] \\" in shown(await snapshot_of_a_call(), 140)
 
 
 async def test_without_calls_there_is_no_table() -> None:
     assert "no calls" in shown(Looking().snapshot(), 100)
 
 
-async def served(status: int, body: object) -> tuple[web.AppRunner, str, list[str]]:
-    """Answer every question so; return also what was shown by whoever asked."""
-    shows: list[str] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        shows.append(request.headers.get("Authorization", ""))
-        return web.Response(status=status, text=json.dumps(body), content_type="application/json")
-
-    app = web.Application()
-    app.router.add_get("/api/live", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    sock = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, sock).start()
-    return runner, f"http://127.0.0.1:{sock.getsockname()[1]}", shows
-
-
 @pytest.mark.parametrize(
-    ("status", "exit_status", "told"),
+    ("status", "exit_status", "shown"),
     [(200, 0, "line test"), (403, 1, "OPERATOR_TOKEN"), (404, 1, "not moshi-bridge")],
 )
 async def test_once_prints_and_returns(
-    status: int, exit_status: int, told: str, capsys: pytest.CaptureFixture[str]
+    status: int, exit_status: int, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runner, url, shows = await served(status, Looking().snapshot())
+    tokens: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        tokens.append(request.headers.get("Authorization", ""))
+        return web.json_response(Looking().snapshot(), status=status)
+
+    app = web.Application()
+    app.router.add_get("/api/live", answer)
     settings = read_settings(operator_token="a-long-operator-token")
-    assert await asyncio.to_thread(run_top, settings, url, True) == exit_status
-    await runner.cleanup()
-    assert told in "".join(capsys.readouterr())
-    assert shows == ["Bearer a-long-operator-token"]
+    async with TestServer(app) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert await asyncio.to_thread(run_top, settings, url, True) == exit_status
+    assert shown in "".join(capsys.readouterr())
+    assert tokens == ["Bearer a-long-operator-token"]
 
 
-def test_an_absent_service_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_top(read_settings(port=1), None, True) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_what_is_no_url_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_top(read_settings(), "5001", True) == 2
+@pytest.mark.parametrize(("url", "status"), [(None, 1), ("5001", 2)], ids=["absent", "no URL"])
+def test_what_cannot_be_asked_is_reported_in_one_line(
+    url: str | None, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_top(read_settings(port=1), url, True) == status
     assert capsys.readouterr().err.count("\n") == 1

@@ -10,7 +10,8 @@ from rich.console import Console
 from app.cli.doctor.checks import examine, memory_finding, report
 from app.cli.doctor.finding import Finding, Level
 from app.cli.doctor.survey import survey_checkpoint
-from app.config import CodecKind, EngineKind, Settings, read_settings
+from app.cli.service_process import free_port
+from app.config import CodecKind, EngineKind, read_settings
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
 from workers.memory import Memory, Plan
@@ -19,14 +20,8 @@ TERMINAL = 80
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def _findings(**settings: object) -> dict[str, Finding]:
-    chosen = read_settings(**{"port": _free_port(), **LINE_TEST, **settings})
+    chosen = read_settings(**{"port": free_port(), **LINE_TEST, **settings})
     return {finding.subject: finding for finding in examine(chosen)}
 
 
@@ -69,57 +64,50 @@ async def test_everything_set_is_good() -> None:
         assert found[subject].level is Level.GOOD, found[subject]
 
 
-def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert report(_settings(port)) == 1
+def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cli.doctor.tunnel.ANSWER_WITHIN_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = read_settings(port=taken.getsockname()[1], **LINE_TEST)
+        assert report(settings) == 1
     assert "choose another PORT" in capsys.readouterr().out
-    assert report(_settings(port)) == 0
+    assert report(settings) == 0
 
 
 def test_on_a_terminal_findings_are_columns_and_elsewhere_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report(_settings(_free_port()))
+    settings = read_settings(port=free_port(), **LINE_TEST)
+    report(settings)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) > TERMINAL
     console = partial(Console, force_terminal=True, width=TERMINAL, color_system=None)
     monkeypatch.setattr("app.cli.doctor.checks.Console", console)
-    report(_settings(_free_port()))
+    report(settings)
     columns = capsys.readouterr().out.splitlines()
     assert max(map(len, columns)) <= TERMINAL
     assert len([line for line in columns if not line.startswith(" " * 32)]) == len(lines)
 
 
-def _settings(port: int) -> Settings:
-    return read_settings(port=port, **LINE_TEST)
+def test_memory_is_compared_with_what_the_checkpoint_needs_and_a_shorter_context_takes_less() -> None:
+    settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY)
+    full, short = survey_checkpoint(settings), survey_checkpoint(settings.replaced(context=500))
+    assert memory_finding(full).level is Level.GOOD
+    assert 0 < short["on_device"] < full["on_device"]
 
 
-def test_memory_is_held_against_the_checkpoint() -> None:
-    found = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="synthetic:random")
-    assert found["memory"].level is Level.GOOD
+def test_a_checkpoint_that_is_not_there_is_a_problem() -> None:
     missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="/no/such/folder")
     assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
 
 
-def test_a_shorter_context_takes_less_of_the_device() -> None:
-    settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY, context=500)
-    short, full = (survey_checkpoint(one) for one in (settings, settings.replaced(context=None)))
-    assert 0 < short["on_device"] < full["on_device"]
-
-
-def test_a_small_card_in_a_large_computer_is_a_problem() -> None:
-    """The survey of the published Moshi in 4 bits on a card of 6 GiB."""
+@pytest.mark.parametrize(("card_gib", "level"), [(24, Level.GOOD), (6, Level.PROBLEM)])
+def test_a_small_card_in_a_large_computer_is_a_problem(card_gib: int, level: Level) -> None:
+    """The published Moshi in 4 bits."""
     plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, quantised=True)
-    card, large = Memory(6 << 30, 64 << 30, shared=False), Memory(24 << 30, 64 << 30, shared=False)
-    assert memory_finding(_survey(plan, large)).level is Level.GOOD
-    finding = memory_finding(_survey(plan, card))
-    assert finding.level is Level.PROBLEM
-    assert "6.0 GiB are free for the device: set CONTEXT=2025" in finding.found
-
-
-def _survey(plan: Plan, memory: Memory) -> dict[str, object]:
+    memory = Memory(card_gib << 30, 64 << 30, shared=False)
     needs = {"on_device": plan.on_device, "in_ram": plan.in_ram(memory), "shortage": plan.shortage(memory)}
-    return {"device_bytes": memory.device, "ram_bytes": memory.ram, "calls": plan.calls, **needs}
+    finding = memory_finding({"device_bytes": memory.device, "ram_bytes": memory.ram, "calls": plan.calls, **needs})
+    assert finding.level is level
+    assert ("set CONTEXT=2025" in finding.found) is (level is Level.PROBLEM)

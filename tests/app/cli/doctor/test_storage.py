@@ -25,17 +25,18 @@ def test_a_call_log_that_can_be_written_is_good_and_recordings_are_not_asked_for
     assert str(tmp_path / "calls.db") in found["DATABASE_URL"].found
 
 
-@pytest.mark.parametrize(("url", "level"), [("off", Level.NOTE), ("mysql://host/calls", Level.PROBLEM)])
-def test_what_is_reported_of_a_call_log_that_keeps_nothing(tmp_path: Path, url: str, level: Level) -> None:
-    assert findings(settings(tmp_path, database_url=url))["DATABASE_URL"].level is level
-
-
 @pytest.mark.parametrize(
-    "url", ["postgresql://ann:secret@127.0.0.1:1/calls", "postgresql://ann:secret@127.0.0.1:1/calls?pgbouncer=true"]
+    ("url", "level"),
+    [
+        ("off", Level.NOTE),
+        ("mysql://host/calls", Level.PROBLEM),
+        ("postgresql://ann:secret@127.0.0.1:1/calls", Level.PROBLEM),
+        ("postgresql://ann:secret@127.0.0.1:1/calls?pgbouncer=true", Level.PROBLEM),
+    ],
 )
-def test_a_server_that_cannot_be_asked_is_a_problem_in_one_line(tmp_path: Path, url: str) -> None:
+def test_a_call_log_that_keeps_nothing_is_reported_in_one_line(tmp_path: Path, url: str, level: Level) -> None:
     found = findings(settings(tmp_path, database_url=url))["DATABASE_URL"]
-    assert found.level is Level.PROBLEM
+    assert found.level is level
     assert "secret" not in found.found
     assert "\n" not in found.found
 
@@ -45,7 +46,7 @@ def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
     assert findings(settings(tmp_path))["DATABASE_URL"].level is Level.PROBLEM
 
 
-def test_a_place_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     within = tmp_path / "file" / "folder"
     found = findings(settings(tmp_path, database_url=f"sqlite:///{within}/calls.db", recordings_dir=str(within)))
