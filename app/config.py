@@ -7,32 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.setting_groups import (
-    E164,
-    CallerSettings,
-    CallLogSettings,
-    CallSettings,
-    Group,
-    LogSettings,
-    ModelSettings,
-    OperatorSettings,
-    RecordingSettings,
-    SamplingOptions,
-    ServerSettings,
-    TraceSettings,
-    TunnelSettings,
-    TwilioSettings,
-)
-from app.setting_groups import CodecKind as CodecKind
-from app.setting_groups import EngineKind as EngineKind
-from app.setting_groups import RecordCalls as RecordCalls
-from app.setting_groups import WhenBusy as WhenBusy
+from app import setting_groups as groups
+from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
 from app.setting_sources import PREFIX, Found, find_values
 
+__all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "read_settings"]
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 AUTH_TOKEN = re.compile(r"[0-9a-fA-F]{32}")
 SHAPES = (
@@ -49,36 +32,24 @@ class SettingsError(Exception):
     """Settings that cannot be served; the message has one line a setting, each naming it."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set, by subject. `origin` and error texts use the names outside, such as PUBLIC_URL."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True)
 
     _found: dict[str, Found] = PrivateAttr(default_factory=dict)
-    server: ServerSettings = ServerSettings()
-    tunnel: TunnelSettings = TunnelSettings()
-    twilio: TwilioSettings = TwilioSettings()
-    model: ModelSettings = ModelSettings()
-    sampling: SamplingOptions = SamplingOptions()
-    calls: CallSettings = CallSettings()
-    callers: CallerSettings = CallerSettings()
-    operators: OperatorSettings = OperatorSettings()
-    logging: LogSettings = LogSettings()
-    call_log: CallLogSettings = CallLogSettings()
-    recording: RecordingSettings = RecordingSettings()
-    traces: TraceSettings = TraceSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use what `read_settings` has found, and nothing else."""
-        return (init_settings,)
+    server: groups.ServerSettings = groups.ServerSettings()
+    tunnel: groups.TunnelSettings = groups.TunnelSettings()
+    twilio: groups.TwilioSettings = groups.TwilioSettings()
+    model: groups.ModelSettings = groups.ModelSettings()
+    sampling: groups.SamplingOptions = groups.SamplingOptions()
+    calls: groups.CallSettings = groups.CallSettings()
+    callers: groups.CallerSettings = groups.CallerSettings()
+    operators: groups.OperatorSettings = groups.OperatorSettings()
+    logging: groups.LogSettings = groups.LogSettings()
+    call_log: groups.CallLogSettings = groups.CallLogSettings()
+    recording: groups.RecordingSettings = groups.RecordingSettings()
+    traces: groups.TraceSettings = groups.TraceSettings()
 
     @model_validator(mode="after")
     def _named_tunnel_has_its_url(self) -> "Settings":
@@ -161,7 +132,7 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{missing}, but {where}: anyone could place calls. {SIGN}")
 
 
-GROUPS: dict[str, type[Group]] = {name: type(field.default) for name, field in Settings.model_fields.items()}
+GROUPS: dict[str, type[groups.Group]] = {name: type(field.default) for name, field in Settings.model_fields.items()}
 FIELDS: dict[str, FieldInfo] = {
     str(field.alias): field for group in GROUPS.values() for field in group.model_fields.values()
 }
@@ -196,7 +167,7 @@ def read_settings(**overrides: object) -> Settings:
     """Read the settings; `overrides` (lower-case names) go before the environment. Raises SettingsError."""
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        values = find_values(Settings, [name.lower() for name in NAMES])
+        values = find_values(Settings.model_config.get("env_file"), [name.lower() for name in NAMES])
     except UnicodeDecodeError as error:
         raise SettingsError(".env: is not UTF-8; save it as plain UTF-8 text") from error
     found = {name: one for name, one in values.items() if name not in given}
