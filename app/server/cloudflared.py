@@ -12,7 +12,6 @@ the terminal lets calls end first. A shell ends it when our end of its standard 
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -40,7 +39,6 @@ HOW_TO_INSTALL = (
 )
 MAX_PORT = 65_535
 _HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
-
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ class Cloudflared:
     async def _quick_url(self, client: aiohttp.ClientSession) -> str | None:
         async with client.get(f"{self._metrics}/quicktunnel") as answer:
             try:
-                body = json.loads(await answer.text())
+                body = await answer.json(content_type=None)
             except ValueError:
                 return None
         return url_of(body.get("hostname")) if isinstance(body, dict) else None

@@ -32,19 +32,15 @@ _DENIED = "ASGI callable returned without completing handshake."
 
 def listen(settings: Settings) -> socket.socket:
     """Return a listening socket on HOST and PORT. Raises SettingsError."""
-    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, port = settings.server.host, settings.server.port
+    is_v6 = ":" in host
+    family, both = (socket.AF_INET6 if is_v6 else socket.AF_INET), is_v6 and socket.has_dualstack_ipv6()
     try:
-        sock.bind((settings.server.host, settings.server.port))
-        sock.listen(BACKLOG)  # now, so that a second service on this port fails at once
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        sock.close()
-        reason = error.strerror or str(error)
-        server = settings.server
-        where = f"PORT={server.port}{settings.origin('PORT')}, HOST={server.host}{settings.origin('HOST')}"
+        reason, _, _ = str(error.strerror or error).partition(" (while attempting")  # to bind on address …
+        where = f"PORT={port}{settings.origin('PORT')}, HOST={host}{settings.origin('HOST')}"
         raise SettingsError(f"{where}: {reason}; choose another PORT") from error
-    return sock
 
 
 class WebServer:
@@ -52,7 +48,7 @@ class WebServer:
 
     def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
         self.config = uvicorn.Config(
-            SafeHeaders(_OnStart(app, on_start)),
+            SafeHeaders(_with_start(app, on_start)),
             lifespan="on",
             http="h11",
             ws="websockets-sansio",
@@ -79,16 +75,15 @@ class WebServer:
         self._server.should_exit = True
 
 
-class _OnStart:
-    """ASGI middleware that calls `on_start` when the lifespan begins."""
+def _with_start(app: ASGIApp, on_start: Callable[[], None]) -> ASGIApp:
+    """Return an application that calls `on_start` when its lifespan begins."""
 
-    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
-        self._app, self._on_start = app, on_start
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def start_and_run(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            self._on_start()
-        await self._app(scope, receive, send)
+            on_start()
+        await app(scope, receive, send)
+
+    return start_and_run
 
 
 def _is_no_denial(record: logging.LogRecord) -> bool:

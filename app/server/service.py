@@ -5,9 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -35,9 +34,6 @@ from workers.gc_freeze import freeze_gc
 from workers.messages import PipelineMessage, Progress, Slot
 from workers.supervisor import Supervisor, WorkerRefused
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
@@ -57,7 +53,7 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._stopped = False
         self._server: WebServer | None = None
-        self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
+        self.supervisor = Supervisor(worker_config(settings), self._on_message, self._on_pipeline_lost, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
@@ -68,8 +64,8 @@ class Service:
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
 
-    async def run(self, sock: socket.socket, tasks: Sequence[Run] = ()) -> None:
-        """Serve on `sock` until a signal, or until cancelled; `tasks` are cancelled after the last call.
+    async def run(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
@@ -81,12 +77,10 @@ class Service:
                 if keeper:
                     keeper.start()
                     stack.push_async_callback(keeper.stop)
-            failure = await self._run_tasks(self._server, sock, tasks)
-            if failure:
-                raise failure
+            await self._run_tasks(self._server, sock, tasks)
 
-    async def _run_tasks(self, server: WebServer, sock: socket.socket, tasks: Sequence[Run]) -> Exception | None:
-        """Run everything until the web server ends; return what has failed."""
+    async def _run_tasks(self, server: WebServer, sock: socket.socket, tasks: Iterable[tuple[str, Run]]) -> None:
+        """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
             restore_hook = background.watch_threads()
@@ -98,7 +92,7 @@ class Service:
                 background.start("the drain", partial(self.drain.run, self._stop)),
             ]
             serving = background.start("the web server", partial(server.serve, sock))
-            service_tasks = [background.start(_name(task), task) for task in tasks]
+            service_tasks = [background.start(name, task) for name, task in tasks]
             try:
                 await asyncio.wait({serving})
             finally:
@@ -108,7 +102,8 @@ class Service:
                 await cancel(*own)
                 await cancel(supervising)
                 restore_hook()
-        return background.failure
+        if background.failure:
+            raise background.failure
 
     def _observers(self) -> Iterator[ObserverFactory]:
         """Yield what watches calls; the recorder first, since the records of the others name its recording."""
@@ -174,24 +169,11 @@ class Service:
         self.manager.stop()
         self._server.stop()
 
-    def _take_message(self, message: PipelineMessage) -> None:
-        if self.self_tested.is_set():
-            self.manager.handle_message(message)
-        else:
-            self._self_test.handle_message(message)
+    def _on_message(self, message: PipelineMessage) -> None:
+        (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
 
-    def _lose_pipeline(self, reason: str) -> None:
-        if self.self_tested.is_set():
-            self.manager.on_pipeline_lost(reason)
-        else:
-            self._self_test.on_pipeline_lost(reason)
-
-
-def _name(task: Run) -> str:
-    function = task
-    while isinstance(function, partial):
-        function = function.args[0] if function.func is endless else function.func
-    return str(getattr(function, "__qualname__", function))
+    def _on_pipeline_lost(self, reason: str) -> None:
+        (self.manager if self.self_tested.is_set() else self._self_test).on_pipeline_lost(reason)
 
 
 def _keep_record(keep: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:

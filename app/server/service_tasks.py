@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 from functools import partial
 
 from app.config import ServiceManager, Settings
@@ -16,25 +17,24 @@ from app.server.tunnel import TunnelManager
 
 def service_tasks(
     service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberManager | None
-) -> list[Run]:
-    """Return the tasks that these settings ask for.
+) -> Iterator[tuple[str, Run]]:
+    """Yield the tasks that these settings ask for, with names.
 
     `cloudflared` is the program's path, None without a tunnel; `number` is None if it is not to be changed.
     """
-    tasks: list[Run] = []
     token = next(iter(settings.twilio.auth_tokens), None)
     probe_service = partial(probe, auth_token=token, service_name=service.public.service_name)
     if cloudflared:
         start = partial(_start, settings, cloudflared)
-        tasks.append(partial(endless, TunnelManager(service.public, start, probe_service, number).run))
+        yield "the tunnel", partial(endless, TunnelManager(service.public, start, probe_service, number).run)
     elif number:
-        tasks.append(partial(set_number_once_reachable, settings.server.base_url, probe_service, number))
+        yield "the number", partial(set_number_once_reachable, settings.server.base_url, probe_service, number)
     if number:
-        tasks.append(partial(_restore_number, number, service.stopping))
+        yield "restoring the number", partial(_restore_number, number, service.stopping)
     if manager.notify_socket:
         watchdog_s = manager.watchdog_s(os.getpid())
-        tasks.append(partial(endless, partial(notify_systemd, service, manager.notify_socket, watchdog_s)))
-    return tasks
+        notify = partial(notify_systemd, service, manager.notify_socket, watchdog_s)
+        yield "the notifications to systemd", partial(endless, notify)
 
 
 async def _start(settings: Settings, program: str) -> Cloudflared:

@@ -132,7 +132,7 @@ async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
         service = Service(read_settings(engine="loopback", codec="loopback"), lambda _: None)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ServiceFailed, match="a bug"):
-                await service.run(sock, [fail])
+                await service.run(sock, [("a task", fail)])
     assert service.supervisor.process_ids == {}
 
 
