@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from app.http.headers import deny
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.public_address import PublicAddress
@@ -69,8 +70,7 @@ def misdirected(scope: Scope) -> RefusalReason | None:
 
 
 async def _refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
     if scope["type"] == "websocket":
-        await WebSocket(scope, receive, send).send_denial_response(answer)
+        await deny(WebSocket(scope, receive, send), refusal)
     else:
-        await answer(scope, receive, send)
+        await PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)(scope, receive, send)
