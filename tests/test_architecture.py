@@ -193,7 +193,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert set(readers) <= {
         "app/config.py",
         "app/cli/service_process.py",
-        "app/server/service_tasks.py",
+        "app/server/serve.py",
         "workers/process.py",
         "workers/codec/bench.py",
     }

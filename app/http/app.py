@@ -13,9 +13,8 @@ from app.calls.router import CallRouter
 from app.config import Settings
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
-from app.http.live_routes import build_live_router
 from app.http.operator_auth import OperatorAuth
-from app.http.operator_routes import build_health_router, build_operator_router
+from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.rate_limit import RateLimiter

@@ -1,9 +1,10 @@
 """Background tasks: one that fails, or ends too early, ends the service in order."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ class BackgroundTasks:
         self.failure = self.failure or error
         self._stop()
 
-    def watch_threads(self) -> Callable[[], None]:
-        """Treat an exception that ends a thread as a failure; return a function that undoes this."""
+    @contextlib.contextmanager
+    def watch_threads(self) -> Iterator[None]:
+        """Treat an exception that ends a thread as a failure."""
         loop, before = asyncio.get_running_loop(), threading.excepthook
 
         def hook(failed: threading.ExceptHookArgs) -> None:
@@ -53,11 +55,11 @@ class BackgroundTasks:
                 name = failed.thread.name if failed.thread else "a thread"
                 loop.call_soon_threadsafe(self.fail, f"thread {name}", failed.exc_value)
 
-        def restore() -> None:
-            threading.excepthook = before
-
         threading.excepthook = hook
-        return restore
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
     async def _watch(self, name: str, run: Run) -> None:
         try:
@@ -67,13 +69,11 @@ class BackgroundTasks:
 
 
 async def endless(run: Run) -> None:
-    """Run a task that ends only when cancelled. Raises EndedEarly if it returns."""
     await run()
     raise EndedEarly("it has returned")
 
 
 async def cancel(*tasks: "asyncio.Task[None]") -> None:
-    """Cancel tasks and wait for their end."""
     for task in tasks:
         task.cancel()
     if tasks:

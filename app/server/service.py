@@ -83,7 +83,6 @@ class Service:
         """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
-            restore_hook = background.watch_threads()
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
@@ -93,15 +92,14 @@ class Service:
             ]
             serving = background.start("the web server", partial(server.serve, sock))
             service_tasks = [background.start(name, task) for name, task in tasks]
-            try:
-                await asyncio.wait({serving})
-            finally:
-                self._stop()
-                await asyncio.wait({serving})
-                await cancel(*service_tasks)
-                await cancel(*own)
-                await cancel(supervising)
-                restore_hook()
+            with background.watch_threads():
+                try:
+                    await asyncio.wait({serving})
+                finally:
+                    self._stop()
+                    await asyncio.wait({serving})
+                    for ending in (service_tasks, own, [supervising]):
+                        await cancel(*ending)
         if background.failure:
             raise background.failure
 

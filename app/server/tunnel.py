@@ -8,12 +8,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import assert_never
 
 from app.http.selftest import ProbeFailed
 from app.server.cloudflared import Cloudflared
 from app.server.number_override import NumberManager
-from app.server.tunnel_state import Probe, Restart, TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
+from app.server.tunnel_state import TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
 from app.twilio.public_address import PublicAddress
 
 log = logging.getLogger(__name__)
@@ -53,16 +52,12 @@ class TunnelManager:
         machine, was_open = TunnelStateMachine(time.monotonic(), self.timeouts), False
         try:
             while not await tunnel.exited_within(self.status_every_s):
-                match machine.on_status(await tunnel.status(), time.monotonic()):
-                    case None:
-                        pass
-                    case Probe(url):
-                        machine.on_probe(await self._open(url), time.monotonic())
-                        was_open |= machine.state is TunnelState.OPEN
-                    case Restart(reason):
-                        return reason, was_open
-                    case action:
-                        assert_never(action)
+                url = machine.on_status(await tunnel.status(), time.monotonic())
+                if reason := machine.overdue(time.monotonic()):
+                    return reason, was_open
+                if url:
+                    machine.on_probe(await self._open(url), time.monotonic())
+                    was_open |= machine.state is TunnelState.OPEN
             return f"it died: {tunnel.last_error}", was_open
         finally:
             await tunnel.stop()

@@ -16,8 +16,8 @@ import pytest
 from app.config import ServiceManager, read_settings
 from app.server.background import ServiceFailed
 from app.server.number_override import NumberManager
+from app.server.serve import service_tasks
 from app.server.service import Service
-from app.server.service_tasks import service_tasks
 from app.server.tunnel_state import TunnelTimeouts
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
