@@ -227,22 +227,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def example_env() -> str:
-    """Return `.env.example`: every setting with what it means and its default, commented out."""
-    parts = [
-        "# Copy to .env. Fill in a line and take the # before it away: what stays is its default.\n"
-        "# Real calls need TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, TWILIO_PHONE_NUMBER, and a tunnel or PUBLIC_URL.\n"
-        "# MOSHI_BRIDGE_ before a name (MOSHI_BRIDGE_HOST=…), here or in the environment, wins over the plain name,\n"
-        "# which another program may have set: conda exports HOST.\n"
-    ]
-    for name, field in FIELDS.items():
-        parts.append(f"\n# {field.description}\n# {name}={_env_value(field.default)}\n")
-    return "".join(parts)
-
-
-def _env_value(default: object) -> str:
-    if default is None:
-        return ""
-    return str(default).lower() if isinstance(default, bool) else str(default)
