@@ -52,7 +52,6 @@ class Service:
         self.stopping = asyncio.Event()
         """Set once no more calls are accepted, while the last ones end."""
         self._stopped = False
-        self._server: WebServer | None = None
         self.supervisor = Supervisor(worker_config(settings), self._on_message, self._on_pipeline_lost, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
@@ -63,6 +62,8 @@ class Service:
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
+        self._signals = SignalHandler(self._handle_signal)
+        self._server = WebServer(self.app, self._signals.install)
 
     async def run(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
@@ -71,15 +72,14 @@ class Service:
         SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
-            handler = stack.enter_context(SignalHandler(self._handle_signal))
-            self._server = WebServer(self.app, handler.install)
+            stack.enter_context(self._signals)
             for keeper in (self._call_log, self._traces, self._recordings):
                 if keeper:
                     keeper.start()
                     stack.push_async_callback(keeper.stop)
-            await self._run_tasks(self._server, sock, tasks)
+            await self._run_tasks(sock, tasks)
 
-    async def _run_tasks(self, server: WebServer, sock: socket.socket, tasks: Iterable[tuple[str, Run]]) -> None:
+    async def _run_tasks(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]]) -> None:
         """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
@@ -90,7 +90,7 @@ class Service:
                 background.start("the call queue", self.call_queue.run),
                 background.start("the drain", partial(self.drain.run, self._stop)),
             ]
-            serving = background.start("the web server", partial(server.serve, sock))
+            serving = background.start("the web server", partial(self._server.serve, sock))
             service_tasks = [background.start(name, task) for name, task in tasks]
             with background.watch_threads():
                 try:
@@ -160,7 +160,7 @@ class Service:
 
     def _stop(self) -> None:
         """End the calls, then the web server, once."""
-        if self._stopped or self._server is None:
+        if self._stopped:
             return
         self._stopped = True
         self.stopping.set()
