@@ -156,7 +156,6 @@ class ServiceManager(BaseSettings):
 
 
 def read_service_manager() -> ServiceManager:
-    """Read what systemd says. Raises SettingsError."""
     try:
         return ServiceManager()
     except ValidationError as error:
@@ -220,7 +219,6 @@ def _passwords(url: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address stands for this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -19,15 +19,11 @@ E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 class EngineKind(StrEnum):
-    """What speaks: Moshi, or the caller's own echo."""
-
     MLX = "mlx"
     LOOPBACK = "loopback"
 
 
 class CodecKind(StrEnum):
-    """What turns audio into codes: our own Mimi on MLX or numpy, rustymimi's, or none."""
-
     AUTO = "auto"
     MLX = "mlx"
     NUMPY = "numpy"
@@ -36,16 +32,12 @@ class CodecKind(StrEnum):
 
 
 class WhenBusy(StrEnum):
-    """What a caller hears when all slots are taken: the busy tone, a sentence, or a place in the queue."""
-
     REJECT = "reject"
     SAY = "say"
     QUEUE = "queue"
 
 
 class RecordCalls(StrEnum):
-    """Which calls are recorded: every one, or those that make-call --record asked for."""
-
     ALL = "all"
     ASKED = "asked"
 
@@ -124,7 +116,6 @@ class ServerSettings(Group):
 
     @property
     def base_url(self) -> str:
-        """Where Twilio reaches us."""
         return self.public_url or self._url(self.host)
 
     @property
@@ -147,7 +138,6 @@ class TunnelSettings(Group):
 
     @property
     def is_named(self) -> bool:
-        """Whether the tunnel is one of the operator's own, whose URL never changes."""
         return bool(self.name or self.token)
 
 
@@ -256,7 +246,6 @@ class CallSettings(Group):
 
     @property
     def slots(self) -> int:
-        """MAX_CALLS as a number; 0 for auto."""
         return 0 if self.max == "auto" else self.max
 
 
@@ -298,7 +287,6 @@ class RecordingSettings(Group):
 
     @property
     def folder(self) -> Path | None:
-        """RECORDINGS_DIR in full, None if nothing is recorded."""
         return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
 
 

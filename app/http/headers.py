@@ -33,6 +33,5 @@ class SafeHeaders:
 
 
 async def deny(websocket: WebSocket, error: HTTPException) -> None:
-    """Answer an upgrade by an HTTP response."""
     headers = {**SAFE, **(error.headers or {})}
     await websocket.send_denial_response(PlainTextResponse(error.detail, error.status_code, headers))

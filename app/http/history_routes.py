@@ -89,7 +89,6 @@ def build_history_router(auth: OperatorAuth, address: Address | None) -> APIRout
 
 
 def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter:
-    """Return the routes over the recordings in `folder`."""
     router = APIRouter(prefix="/api/calls/{call_sid}", dependencies=[Depends(auth.require)])
     one_at_a_time = asyncio.Semaphore(1)
     store = RecordingStore(folder) if folder else None

@@ -30,7 +30,6 @@ class OperatorAuth:
         self._token = token
         self._limiter = limiter
         self.has_token = bool(token)
-        """Whether operators may come from elsewhere."""
 
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
@@ -48,7 +47,6 @@ class OperatorAuth:
             raise HTTPException(403, "not for pages of other sites")
 
     def is_operator(self, connection: HTTPConnection) -> bool:
-        """Tell whether an operator asks: with the token, signed in, or at this machine."""
         given = connection.headers.get("authorization", "")
         if self._token and given:
             scheme, _, token = given.partition(" ")
@@ -59,12 +57,10 @@ class OperatorAuth:
         return self.accepts_cookie(connection.cookies.get(COOKIE, ""), time.time())
 
     def issue_cookie(self, now: float) -> str:
-        """Return the value of a cookie that is valid for `VALID_FOR_S`."""
         expiry = str(int(now) + VALID_FOR_S)
         return f"{expiry}.{self._mac(expiry)}"
 
     def accepts_cookie(self, cookie: str, now: float) -> bool:
-        """Tell whether this cookie was issued for this token and has not expired."""
         expiry, _, mac = cookie[:_MAX_COOKIE_LENGTH].partition(".")
         if not self._token or not hmac.compare_digest(mac.encode(errors="replace"), self._mac(expiry).encode()):
             return False

@@ -29,8 +29,6 @@ SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
 
 
 class TwilioPaths:
-    """ASGI middleware that refuses misdirected requests of Twilio's."""
-
     def __init__(self, app: ASGIApp, public: PublicAddress, limiter: RateLimiter) -> None:
         self._app, self._public, self._limiter = app, public, limiter
 

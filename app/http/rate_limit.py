@@ -72,7 +72,6 @@ class RateLimiter:
         self.counts: Counter[RefusalReason] = Counter()
 
     def by_reason(self) -> dict[str, float]:
-        """Return the number of refusals for every reason there is."""
         return {reason.name.lower(): float(self.counts[reason]) for reason in RefusalReason}
 
     def refuse(self, connection: HTTPConnection, reason: RefusalReason) -> HTTPException:
@@ -90,7 +89,6 @@ class RateLimiter:
         return HTTPException(status, reason.value, headers)
 
     def is_limited(self, address: str, now: float) -> bool:
-        """Tell whether an address has used up this minute's refusals."""
         since_s, refusals = self._refused.get(_network(address), (now, 0))
         return now - since_s < MINUTE_S and refusals >= self._per_minute
 

@@ -31,7 +31,6 @@ class ProbeFailed(Exception):
 
 
 def build_selftest_router(public: PublicAddress, webhooks: Webhooks) -> APIRouter:
-    """Return the socket that answers a nonce."""
     router = APIRouter()
 
     @router.websocket(SELFTEST_PATH)

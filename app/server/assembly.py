@@ -44,7 +44,6 @@ def open_call_log(settings: Settings) -> CallLogWriter | None:
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
-    """Return the recorder, None if RECORDINGS_DIR is empty."""
     folder, every_call = settings.recording.folder, settings.recording.calls is RecordCalls.ALL
     arguments = model_name(settings), every_call, settings.call_log.days
     return RecordingWriter(RecordingStore(folder), *arguments) if folder else None
@@ -61,5 +60,4 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
 
 def model_name(settings: Settings) -> str:
-    """Return the checkpoint, as the call log and the page name it."""
     return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"

@@ -31,7 +31,6 @@ class BackgroundTasks:
     ) -> None:
         self._group, self._stop, self._user_errors = group, stop, user_errors
         self.failure: Exception | None = None
-        """The first error."""
 
     def start(self, name: str, run: Run) -> "asyncio.Task[None]":
         return self._group.create_task(self._watch(name, run), name=name)

@@ -96,7 +96,6 @@ class Cloudflared:
 
     @property
     def last_error(self) -> str:
-        """Its last error line, else its last line."""
         errors = [line for line in self._lines if ERROR_MARK in line]
         return (errors or list(self._lines) or ["no output"])[-1]
 
@@ -145,7 +144,6 @@ class Cloudflared:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
@@ -159,7 +157,6 @@ def find_cloudflared() -> str:
 
 
 def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
-    """Return the command line of a tunnel to HOST and PORT."""
     common, url = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"], settings.server.local_url
     if settings.tunnel.token:
         return [program, "tunnel", *common, "run"]

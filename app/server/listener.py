@@ -66,12 +66,10 @@ class WebServer:
         logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
 
     async def serve(self, sock: socket.socket) -> None:
-        """Serve on `sock` until `stop`, then close the sockets that are left."""
         raise_descriptor_limit()
         await self._server.serve(sockets=[sock])
 
     def stop(self) -> None:
-        """Accept no more connections, and let `serve` return."""
         self._server.should_exit = True
 
 
@@ -92,7 +90,6 @@ def _is_no_denial(record: logging.LogRecord) -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit to `DESCRIPTORS`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

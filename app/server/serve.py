@@ -57,7 +57,6 @@ class ProgressDisplay:
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until a signal; return the exit status."""
     try:
         settings.require_host()
         settings.require_safe()

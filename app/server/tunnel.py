@@ -32,7 +32,6 @@ class TunnelManager:
     status_every_s: float = STATUS_EVERY_S
 
     async def run(self) -> None:
-        """Keep the address open until cancelled."""
         failures = 0
         while True:
             reason, was_open = await self._run_once()

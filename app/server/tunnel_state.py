@@ -91,5 +91,4 @@ class TunnelStateMachine:
 
 
 def backoff_s(failures: int) -> float:
-    """Return the wait after so many failures in a row."""
     return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]

@@ -32,7 +32,6 @@ ERROR = ("<!-- wrong -->", '<p class="wrong" role="alert">{}</p>')
 
 
 def build_page_router(auth: OperatorAuth) -> APIRouter:
-    """Return the routes; the files are read once."""
     router = APIRouter()
     files = {path.name: path.read_bytes() for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES}
     page = (ASSETS / "index.html").read_text("utf-8")
