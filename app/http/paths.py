@@ -7,7 +7,6 @@ are removed and work; the signature covers the URL as Twilio was given it, slash
 
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
@@ -36,9 +35,12 @@ class TwilioPaths:
         if scope["type"] in ("http", "websocket"):
             scope = _normalize(scope, urlsplit(self._public.base_url).path)
             if reason := misdirected(scope):
-                await _refuse(self._limiter.refuse(HTTPConnection(scope), reason), scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                refusal = self._limiter.refuse(HTTPConnection(scope), reason)
+                if scope["type"] == "websocket":
+                    return await deny(WebSocket(scope, receive, send), refusal)
+                answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
+                return await answer(scope, receive, send)
+        return await self._app(scope, receive, send)
 
 
 def _normalize(scope: Scope, prefix: str) -> Scope:
@@ -65,10 +67,3 @@ def misdirected(scope: Scope) -> RefusalReason | None:
         return None if scope["method"] == "POST" else RefusalReason.WRONG_METHOD
     has_prefix = path.removesuffix("/").endswith(WEBHOOKS) or any(socket in path for socket in SOCKETS)
     return RefusalReason.PREFIX if has_prefix else RefusalReason.WRONG_PATH
-
-
-async def _refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await deny(WebSocket(scope, receive, send), refusal)
-    else:
-        await PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)(scope, receive, send)

@@ -15,26 +15,14 @@ from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
-from app.twilio.events import CallSid
+from tests.service.phone import ACCOUNT, message, new_call_sid, start
 
-ANN = CallSid("CAann")
+ANN = new_call_sid()
 GUARD_S = 30.0
 """Against a test that would wait for ever; nothing is measured by it."""
-CONNECTED = {"event": "connected", "protocol": "Call", "version": "1.0.0"}
-STARTED = {
-    "event": "start",
-    "sequenceNumber": "1",
-    "streamSid": "MZ1",
-    "start": {
-        "streamSid": "MZ1",
-        "accountSid": "AC1",
-        "callSid": ANN,
-        "tracks": ["inbound"],
-        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {},
-    },
-}
-STOP = {"event": "stop", "sequenceNumber": "2", "streamSid": "MZ1", "stop": {"accountSid": "AC1", "callSid": ANN}}
+CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
+STARTED = start(ANN)
+STOP = {"accountSid": ACCOUNT, "callSid": ANN}
 
 
 class Line:
@@ -70,9 +58,9 @@ class Line:
         await turns_until(lambda: self.call.session.record.started_s is not None)
         return serving
 
-    def say(self, *messages: dict[str, Any]) -> None:
-        for message in messages:
-            self.says.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.says.put_nowait({"type": "websocket.receive", "text": text})
 
     def disconnect(self, **close: object) -> None:
         self.says.put_nowait({"type": "websocket.disconnect", **close})
@@ -112,12 +100,12 @@ async def test_commands_are_sent_in_order_and_the_socket_closes_when_the_caller_
     line.send(2, 3)
     line.call.carry_out([ClearAudio()], line.call.clock())
     await turns_until(lambda: len(line.heard) == 6)
-    line.say(STOP)
+    line.say(message("stop", 2, stop=STOP))
     await line.ends(serving, EndReason.CALLER_HUNG_UP)
-    kinds = [(message["event"], message.get("mark", {}).get("name")) for message in line.heard]
+    kinds = [(heard["event"], heard.get("mark", {}).get("name")) for heard in line.heard]
     sent = [("media", None), ("mark", "0:2"), ("media", None), ("mark", "0:3"), ("clear", None)]
     assert kinds == [("mark", "0:1"), *sent]
-    assert all(message["streamSid"] == "MZ1" for message in line.heard)
+    assert all(heard["streamSid"] == "MZ1" for heard in line.heard)
 
 
 async def test_a_peer_that_stops_reading_ends_the_call() -> None:
@@ -136,10 +124,10 @@ async def test_while_the_peer_does_not_read_its_messages_are_handled() -> None:
     line.send(1)
     async with asyncio.timeout(GUARD_S):
         await line.tried.wait()
-    line.say({**STOP, "event": "dtmf", "dtmf": {"track": "inbound_track", "digit": "5"}})
+    line.say(message("dtmf", 2, dtmf={"track": "inbound_track", "digit": "5"}))
     await turns_until(lambda: line.call.session.record.counts["dtmf"] > 0)
     line.reads.set()
-    line.say({**STOP, "sequenceNumber": "3"})
+    line.say(message("stop", 3, stop=STOP))
     await line.ends(serving, EndReason.CALLER_HUNG_UP)
 
 
@@ -182,14 +170,14 @@ async def test_a_close_is_recorded_with_its_code_and_reason(close: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("message", "is_our_fault", "reason"), [(STARTED, False, EndReason.PROTOCOL), (CONNECTED, True, EndReason.INTERNAL)]
+    ("said", "is_our_fault", "reason"), [(STARTED, False, EndReason.PROTOCOL), (CONNECTED, True, EndReason.INTERNAL)]
 )
 async def test_a_fault_of_the_peers_or_of_ours_ends_the_call(
-    monkeypatch: pytest.MonkeyPatch, message: dict[str, Any], is_our_fault: bool, reason: EndReason
+    monkeypatch: pytest.MonkeyPatch, said: str, is_our_fault: bool, reason: EndReason
 ) -> None:
     line = Line()
     if is_our_fault:
         monkeypatch.setattr(line.call.session, "receive", lambda *_: 1 / 0)
     serving = line.serve()
-    line.say(message)
+    line.say(said)
     await line.ends(serving, reason)
