@@ -5,13 +5,14 @@ which in a flood is Twilio. Nor are connections closed that send no request or h
 (docs/security.md).
 """
 
+import contextlib
 import logging
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Generator
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from app.config import Settings, SettingsError
 from app.http.headers import SafeHeaders
@@ -44,11 +45,11 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class WebServer:
-    """Serves an application until `stop`; calls `on_start` once uvicorn has installed its signal handlers."""
+    """Serves an application until `stop`."""
 
-    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.config = uvicorn.Config(
-            SafeHeaders(_with_start(app, on_start)),
+            SafeHeaders(app),
             lifespan="on",
             http="h11",
             ws="websockets-sansio",
@@ -62,7 +63,7 @@ class WebServer:
             ws_ping_timeout=None,  # a peer that answers no pings may still send audio: see app/http/media.py
             server_header=False,
         )
-        self._server = uvicorn.Server(self.config)
+        self._server = _Server(self.config)
         logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
 
     async def serve(self, sock: socket.socket) -> None:
@@ -73,15 +74,11 @@ class WebServer:
         self._server.should_exit = True
 
 
-def _with_start(app: ASGIApp, on_start: Callable[[], None]) -> ASGIApp:
-    """Return an application that calls `on_start` when its lifespan begins."""
-
-    async def start_and_run(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            on_start()
-        await app(scope, receive, send)
-
-    return start_and_run
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Install no handlers: the service has its own."""
+        yield
 
 
 def _is_no_denial(record: logging.LogRecord) -> bool:

@@ -24,7 +24,7 @@ from app.server.assembly import model_name, open_call_log, open_recordings, open
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
-from app.server.signals import SignalHandler
+from app.server.signals import handle_stop_signals
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
@@ -62,8 +62,7 @@ class Service:
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
-        self._signals = SignalHandler(self._handle_signal)
-        self._server = WebServer(self.app, self._signals.install)
+        self._server = WebServer(self.app)
 
     async def run(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]] = ()) -> None:
         """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
@@ -72,7 +71,7 @@ class Service:
         SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self._signals)
+            stack.enter_context(handle_stop_signals(self._handle_signal))
             for keeper in (self._call_log, self._traces, self._recordings):
                 if keeper:
                     keeper.start()
