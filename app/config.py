@@ -52,23 +52,21 @@ class Settings(BaseModel):
     traces: groups.TraceSettings = groups.TraceSettings()
 
     @model_validator(mode="after")
-    def _named_tunnel_has_its_url(self) -> "Settings":
+    def _settings_fit_together(self) -> "Settings":
         if self.tunnel.start and self.tunnel.is_named and not self.server.public_url:
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
+        if self.twilio.set_number and (missing := self._missing_for_number()):
+            raise ValueError(f"SET_NUMBER needs {missing}")
         return self
 
-    @model_validator(mode="after")
-    def _number_can_be_set(self) -> "Settings":
+    def _missing_for_number(self) -> str:
         needed = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER")
-        if not self.twilio.set_number:
-            return self
         if missing := [name for name in needed if not self.value(name)]:
-            raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
+            return ", ".join(missing)
         if not E164.fullmatch(self.twilio.phone_number):
-            raise ValueError("SET_NUMBER needs TWILIO_PHONE_NUMBER with + and country code, like +15551234567")
-        if not self.tunnel.start and is_loopback(urlsplit(self.server.base_url).hostname or ""):
-            raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
-        return self
+            return "TWILIO_PHONE_NUMBER with + and country code, like +15551234567"
+        is_local = is_loopback(urlsplit(self.server.base_url).hostname or "")
+        return "TUNNEL=true (serve --tunnel) or a PUBLIC_URL" if is_local and not self.tunnel.start else ""
 
     def value(self, name: str) -> Any:
         """Return the value of a setting by its name outside."""

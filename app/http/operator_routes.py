@@ -113,17 +113,14 @@ async def write_metrics(families: Iterable[Family]) -> bytes:
 
 def build_live_router(auth: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
-    readers: set[WebSocket] = set()
+    free_readers = asyncio.Semaphore(MAX_READERS)
 
     @router.websocket("/live")
     async def push(websocket: WebSocket) -> None:
-        if len(readers) >= MAX_READERS:
+        if free_readers.locked():
             raise HTTPException(503, f"{MAX_READERS} pages are open already")
-        readers.add(websocket)
-        try:
+        async with free_readers:
             await send_texts(websocket, _snapshots(live))
-        finally:
-            readers.discard(websocket)
 
     @router.get("/live")
     async def poll(first: bool = False) -> Response:

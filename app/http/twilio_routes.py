@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
@@ -78,20 +79,18 @@ def _twiml(text: str) -> Response:
     return Response(text, media_type="application/xml")
 
 
+@dataclass(frozen=True)
 class Webhooks:
     """Reads Twilio's forms and checks what it signed."""
 
-    def __init__(
-        self, public: PublicAddress, account_sid: str, limiter: RateLimiter, form_within_s: float = FORM_WITHIN_S
-    ) -> None:
-        self._form_within_s = form_within_s
-        self._public = public
-        self._account_sid = account_sid
-        self._limiter = limiter
+    public: PublicAddress
+    account_sid: str
+    limiter: RateLimiter
+    form_within_s: float = FORM_WITHIN_S
 
     async def read(self, request: Request) -> Form:
         """Return the form of a webhook. Raises HTTPException 413, 408, 400, 403 or 429 if it is none of Twilio's."""
-        signature, check = request.headers.get(SIGNATURE_HEADER), self._public.check
+        signature, check = request.headers.get(SIGNATURE_HEADER), self.public.check
         pairs = await self._pairs(request) if signature or not check else []
         path, query = _path(request), request.scope["query_string"].decode("ascii", "replace")
         host = request.headers.get("host", "")
@@ -101,37 +100,37 @@ class Webhooks:
 
     def check_socket(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403 or 429 unless Twilio asks for this socket."""
-        signature, check = connection.headers.get(SIGNATURE_HEADER), self._public.check
+        signature, check = connection.headers.get(SIGNATURE_HEADER), self.public.check
         if check and not check.socket_valid(_path(connection), signature):
             raise self._wrong_signature(connection, signature)
 
     def refuse_token(self) -> HTTPException:
         """Return the answer to a socket whose request is signed, but whose token claims no call."""
-        self._limiter.counts[RefusalReason.NO_TOKEN] += 1
+        self.limiter.counts[RefusalReason.NO_TOKEN] += 1
         return HTTPException(403, RefusalReason.NO_TOKEN)
 
     def _wrong_signature(self, connection: HTTPConnection, signature: str | None) -> HTTPException:
-        return self._limiter.refuse(connection, RefusalReason.WRONG_SIGNATURE if signature else RefusalReason.UNSIGNED)
+        return self.limiter.refuse(connection, RefusalReason.WRONG_SIGNATURE if signature else RefusalReason.UNSIGNED)
 
     def _form(self, request: Request, fields: dict[str, str], query: str) -> Form:
         call_sid = fields.get("CallSid", "")
         if not call_sid.isalnum() or not call_sid.isascii() or len(call_sid) > MAX_SID_LENGTH:
-            raise self._limiter.refuse(request, RefusalReason.MALFORMED)
-        if self._account_sid and fields.get("AccountSid", "") != self._account_sid:
-            raise self._limiter.refuse(request, RefusalReason.OTHER_ACCOUNT)
+            raise self.limiter.refuse(request, RefusalReason.MALFORMED)
+        if self.account_sid and fields.get("AccountSid", "") != self.account_sid:
+            raise self.limiter.refuse(request, RefusalReason.OTHER_ACCOUNT)
         return Form(CallSid(call_sid), fields, query)
 
     async def _pairs(self, request: Request) -> list[tuple[str, str]]:
         try:
-            body = await read_body(request, MAX_FORM_BYTES, self._form_within_s)
+            body = await read_body(request, MAX_FORM_BYTES, self.form_within_s)
         except TimeoutError:
-            raise self._limiter.refuse(request, RefusalReason.TOO_SLOW) from None
+            raise self.limiter.refuse(request, RefusalReason.TOO_SLOW) from None
         if body is None:
-            raise self._limiter.refuse(request, RefusalReason.TOO_LARGE)
+            raise self.limiter.refuse(request, RefusalReason.TOO_LARGE)
         try:
             return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
         except ValueError:
-            raise self._limiter.refuse(request, RefusalReason.MALFORMED) from None
+            raise self.limiter.refuse(request, RefusalReason.MALFORMED) from None
 
 
 def _path(connection: HTTPConnection) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -20,28 +21,28 @@ class ServiceFailed(Exception):
     """A part of the service has failed, as the log says; the message names it."""
 
 
+@dataclass
 class BackgroundTasks:
     """Runs tasks in a task group; calls `stop` when one of them, or a thread, has failed.
 
     `user_errors` are no bugs and are not logged here.
     """
 
-    def __init__(
-        self, group: asyncio.TaskGroup, stop: Callable[[], None], user_errors: tuple[type[Exception], ...]
-    ) -> None:
-        self._group, self._stop, self._user_errors = group, stop, user_errors
-        self.failure: Exception | None = None
+    group: asyncio.TaskGroup
+    stop: Callable[[], None]
+    user_errors: tuple[type[Exception], ...]
+    failure: Exception | None = None
 
     def start(self, name: str, run: Run) -> "asyncio.Task[None]":
-        return self._group.create_task(self._watch(name, run), name=name)
+        return self.group.create_task(self._watch(name, run), name=name)
 
     def fail(self, name: str, error: Exception) -> None:
         """Log the error, keep the first one, and stop."""
-        if not isinstance(error, self._user_errors):
+        if not isinstance(error, self.user_errors):
             log.critical("%s has failed, the service stops", name, exc_info=error)
             error = ServiceFailed(f"{name} has failed: {error!r}")
         self.failure = self.failure or error
-        self._stop()
+        self.stop()
 
     @contextlib.contextmanager
     def watch_threads(self) -> Iterator[None]:
