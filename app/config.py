@@ -7,32 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.setting_groups import (
-    E164,
-    CallerSettings,
-    CallLogSettings,
-    CallSettings,
-    Group,
-    LogSettings,
-    ModelSettings,
-    OperatorSettings,
-    RecordingSettings,
-    SamplingOptions,
-    ServerSettings,
-    TraceSettings,
-    TunnelSettings,
-    TwilioSettings,
-)
-from app.setting_groups import CodecKind as CodecKind
-from app.setting_groups import EngineKind as EngineKind
-from app.setting_groups import RecordCalls as RecordCalls
-from app.setting_groups import WhenBusy as WhenBusy
+from app import setting_groups as groups
+from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
 from app.setting_sources import PREFIX, Found, find_values
 
+__all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "read_settings"]
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 AUTH_TOKEN = re.compile(r"[0-9a-fA-F]{32}")
 SHAPES = (
@@ -49,55 +32,41 @@ class SettingsError(Exception):
     """Settings that cannot be served; the message has one line a setting, each naming it."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set, by subject. `origin` and error texts use the names outside, such as PUBLIC_URL."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True)
 
     _found: dict[str, Found] = PrivateAttr(default_factory=dict)
-    server: ServerSettings = ServerSettings()
-    tunnel: TunnelSettings = TunnelSettings()
-    twilio: TwilioSettings = TwilioSettings()
-    model: ModelSettings = ModelSettings()
-    sampling: SamplingOptions = SamplingOptions()
-    calls: CallSettings = CallSettings()
-    callers: CallerSettings = CallerSettings()
-    operators: OperatorSettings = OperatorSettings()
-    logging: LogSettings = LogSettings()
-    call_log: CallLogSettings = CallLogSettings()
-    recording: RecordingSettings = RecordingSettings()
-    traces: TraceSettings = TraceSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use what `read_settings` has found, and nothing else."""
-        return (init_settings,)
+    server: groups.ServerSettings = groups.ServerSettings()
+    tunnel: groups.TunnelSettings = groups.TunnelSettings()
+    twilio: groups.TwilioSettings = groups.TwilioSettings()
+    model: groups.ModelSettings = groups.ModelSettings()
+    sampling: groups.SamplingOptions = groups.SamplingOptions()
+    calls: groups.CallSettings = groups.CallSettings()
+    callers: groups.CallerSettings = groups.CallerSettings()
+    operators: groups.OperatorSettings = groups.OperatorSettings()
+    logging: groups.LogSettings = groups.LogSettings()
+    call_log: groups.CallLogSettings = groups.CallLogSettings()
+    recording: groups.RecordingSettings = groups.RecordingSettings()
+    traces: groups.TraceSettings = groups.TraceSettings()
 
     @model_validator(mode="after")
-    def _named_tunnel_has_its_url(self) -> "Settings":
+    def _settings_fit_together(self) -> "Settings":
         if self.tunnel.start and self.tunnel.is_named and not self.server.public_url:
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
+        if self.twilio.set_number and (missing := self._missing_for_number()):
+            raise ValueError(f"SET_NUMBER needs {missing}")
         return self
 
-    @model_validator(mode="after")
-    def _number_can_be_set(self) -> "Settings":
+    def _missing_for_number(self) -> str:
         needed = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER")
-        if not self.twilio.set_number:
-            return self
         if missing := [name for name in needed if not self.value(name)]:
-            raise ValueError(f"SET_NUMBER needs {', '.join(missing)}")
+            return ", ".join(missing)
         if not E164.fullmatch(self.twilio.phone_number):
-            raise ValueError("SET_NUMBER needs TWILIO_PHONE_NUMBER with + and country code, like +15551234567")
-        if not self.tunnel.start and is_loopback(urlsplit(self.server.base_url).hostname or ""):
-            raise ValueError("SET_NUMBER needs TUNNEL=true (serve --tunnel) or a PUBLIC_URL")
-        return self
+            return "TWILIO_PHONE_NUMBER with + and country code, like +15551234567"
+        is_local = is_loopback(urlsplit(self.server.base_url).hostname or "")
+        return "TUNNEL=true (serve --tunnel) or a PUBLIC_URL" if is_local and not self.tunnel.start else ""
 
     def value(self, name: str) -> Any:
         """Return the value of a setting by its name outside."""
@@ -161,7 +130,7 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{missing}, but {where}: anyone could place calls. {SIGN}")
 
 
-GROUPS: dict[str, type[Group]] = {name: type(field.default) for name, field in Settings.model_fields.items()}
+GROUPS: dict[str, type[groups.Group]] = {name: type(field.default) for name, field in Settings.model_fields.items()}
 FIELDS: dict[str, FieldInfo] = {
     str(field.alias): field for group in GROUPS.values() for field in group.model_fields.values()
 }
@@ -185,7 +154,6 @@ class ServiceManager(BaseSettings):
 
 
 def read_service_manager() -> ServiceManager:
-    """Read what systemd says. Raises SettingsError."""
     try:
         return ServiceManager()
     except ValidationError as error:
@@ -196,7 +164,7 @@ def read_settings(**overrides: object) -> Settings:
     """Read the settings; `overrides` (lower-case names) go before the environment. Raises SettingsError."""
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        values = find_values(Settings, [name.lower() for name in NAMES])
+        values = find_values(Settings.model_config.get("env_file"), [name.lower() for name in NAMES])
     except UnicodeDecodeError as error:
         raise SettingsError(".env: is not UTF-8; save it as plain UTF-8 text") from error
     found = {name: one for name, one in values.items() if name not in given}
@@ -249,29 +217,9 @@ def _passwords(url: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address stands for this machine alone."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def example_env() -> str:
-    """Return `.env.example`: every setting with what it means and its default, commented out."""
-    parts = [
-        "# Copy to .env. Fill in a line and take the # before it away: what stays is its default.\n"
-        "# Real calls need TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, TWILIO_PHONE_NUMBER, and a tunnel or PUBLIC_URL.\n"
-        "# MOSHI_BRIDGE_ before a name (MOSHI_BRIDGE_HOST=…), here or in the environment, wins over the plain name,\n"
-        "# which another program may have set: conda exports HOST.\n"
-    ]
-    for name, field in FIELDS.items():
-        parts.append(f"\n# {field.description}\n# {name}={_env_value(field.default)}\n")
-    return "".join(parts)
-
-
-def _env_value(default: object) -> str:
-    if default is None:
-        return ""
-    return str(default).lower() if isinstance(default, bool) else str(default)

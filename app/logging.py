@@ -22,8 +22,6 @@ PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.twilio_routes", "uvicorn.erro
 
 
 class CallLog(logging.LoggerAdapter[logging.Logger]):
-    """Log lines of one call."""
-
     def __init__(self, logger: logging.Logger, call_sid: CallSid) -> None:
         super().__init__(logger, {"call_sid": call_sid})
 
@@ -56,8 +54,6 @@ class RepeatFilter(logging.Filter):
 
 
 class LogLevel(StrEnum):
-    """From which level on lines are written."""
-
     DEBUG = "DEBUG"
     INFO = "INFO"
     WARNING = "WARNING"
@@ -65,21 +61,17 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How lines look: text for people, JSON for machines, auto for text on a terminal and JSON elsewhere."""
-
     AUTO = "auto"
     TEXT = "text"
     JSON = "json"
 
     def resolve(self) -> LineFormat:
-        """Return which of the two it is."""
         if self is LogFormat.AUTO:
             return LineFormat.TEXT if sys.stderr.isatty() else LineFormat.JSON
         return LineFormat(self)
 
 
 def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, secrets: Iterable[str] = ()) -> None:
-    """Write lines to standard error, without these secrets."""
     start_process_logging("app", level, line_format, secrets)
     for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would log numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -15,20 +15,15 @@ from app.logging import LogFormat
 log = logging.getLogger(__name__)
 
 OPERATOR_TOKEN_LENGTH = 16
-"""A shorter one could be guessed."""
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 class EngineKind(StrEnum):
-    """What speaks: Moshi, or the caller's own echo."""
-
     MLX = "mlx"
     LOOPBACK = "loopback"
 
 
 class CodecKind(StrEnum):
-    """What turns audio into codes: our own Mimi on MLX or numpy, rustymimi's, or none."""
-
     AUTO = "auto"
     MLX = "mlx"
     NUMPY = "numpy"
@@ -37,16 +32,12 @@ class CodecKind(StrEnum):
 
 
 class WhenBusy(StrEnum):
-    """What a caller hears when all slots are taken: the busy tone, a sentence, or a place in the queue."""
-
     REJECT = "reject"
     SAY = "say"
     QUEUE = "queue"
 
 
 class RecordCalls(StrEnum):
-    """Which calls are recorded: every one, or those that make-call --record asked for."""
-
     ALL = "all"
     ASKED = "asked"
 
@@ -116,8 +107,6 @@ Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(tex
 
 
 class ServerSettings(Group):
-    """Where the service listens and is reached."""
-
     host: str = setting("HOST", "127.0.0.1")
     """address to listen on"""
     port: int = setting("PORT", 5001, ge=1, le=65_535)
@@ -127,21 +116,19 @@ class ServerSettings(Group):
 
     @property
     def base_url(self) -> str:
-        """Where Twilio reaches us: the public URL, or the listen address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url or f"http://{host}:{self.port}"
+        return self.public_url or self._url(self.host)
 
     @property
     def local_url(self) -> str:
         """Where programs on this machine reach us."""
-        any_address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what HOST may say
-        host = any_address.get(self.host) or (f"[{self.host}]" if ":" in self.host else self.host)
-        return f"http://{host}:{self.port}"
+        any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what HOST may say
+        return self._url(any_address.get(self.host, self.host))
+
+    def _url(self, host: str) -> str:
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class TunnelSettings(Group):
-    """cloudflared."""
-
     start: bool = setting("TUNNEL", False)
     """start cloudflared and take calls at its public URL"""
     name: str = setting("TUNNEL_NAME", "")
@@ -151,13 +138,10 @@ class TunnelSettings(Group):
 
     @property
     def is_named(self) -> bool:
-        """Whether the tunnel is one of the operator's own, whose URL never changes."""
         return bool(self.name or self.token)
 
 
 class TwilioSettings(Group):
-    """The Twilio account."""
-
     account_sid: Annotated[str, AfterValidator(_account_sid)] = setting("TWILIO_ACCOUNT_SID", "")
     """AC…, from the Twilio console"""
     auth_token: AuthToken = setting("TWILIO_AUTH_TOKEN", "", secret=True)
@@ -169,7 +153,7 @@ class TwilioSettings(Group):
     set_number: bool = setting("SET_NUMBER", False)
     """point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends"""
     api_url: BaseUrl = setting("TWILIO_API_URL", "")
-    """Twilio's REST API elsewhere, for a stand-in; empty: Twilio's"""
+    """a REST API in place of Twilio's, for tests; empty: Twilio's"""
     validate_signatures: bool = setting("VALIDATE_SIGNATURES", True)
     """refuse what Twilio did not sign; false only on loopback"""
 
@@ -180,13 +164,10 @@ class TwilioSettings(Group):
 
     @property
     def checks_signatures(self) -> bool:
-        """Whether unsigned requests are refused."""
         return self.validate_signatures and bool(self.auth_tokens)
 
 
 class ModelSettings(Group):
-    """Moshi and Mimi."""
-
     checkpoint: str = setting("MOSHI_CHECKPOINT", "hf://kyutai/moshiko-mlx-q4")
     """hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random"""
     quantize: str = setting("MOSHI_QUANTIZE", "none", pattern="^(none|4|8)$")
@@ -210,12 +191,10 @@ class ModelSettings(Group):
 
     @property
     def cache(self) -> Path:
-        """CACHE_DIR in full."""
         return self.cache_dir.expanduser()
 
     @property
     def quantize_bits(self) -> int | None:
-        """MOSHI_QUANTIZE as a number."""
         return None if self.quantize == "none" else int(self.quantize)
 
 
@@ -244,8 +223,6 @@ class SamplingOptions(Group):
 
 
 class CallSettings(Group):
-    """How many calls, how long, and what happens in them."""
-
     max: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = setting("MAX_CALLS", 1)
     """calls at once; auto: as many as fit into memory and are stepped in time"""
     max_seconds: int = setting("MAX_CALL_SECONDS", 3_600, ge=10, le=14_400)
@@ -269,13 +246,10 @@ class CallSettings(Group):
 
     @property
     def slots(self) -> int:
-        """MAX_CALLS as a number; 0 for auto."""
         return 0 if self.max == "auto" else self.max
 
 
 class CallerSettings(Group):
-    """Who may call."""
-
     allowed: Numbers = setting("ALLOWED_CALLERS", "")
     """who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"""
     blocked: Numbers = setting("BLOCKED_CALLERS", "")
@@ -285,8 +259,6 @@ class CallerSettings(Group):
 
 
 class OperatorSettings(Group):
-    """Who may see and end calls."""
-
     token: Annotated[str, AfterValidator(_operator_token)] = setting("OPERATOR_TOKEN", "", secret=True)
     """lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none"""
     refusals_per_minute: int = setting("REFUSALS_PER_MINUTE", 100, ge=1, le=100_000)
@@ -294,8 +266,6 @@ class OperatorSettings(Group):
 
 
 class LogSettings(Group):
-    """Log lines."""
-
     format: LogFormat = setting("LOG_FORMAT", LogFormat.AUTO)
     """text for people, json for machines, auto: text on a terminal, else json"""
     digits: bool = setting("LOG_DIGITS", False)
@@ -303,8 +273,6 @@ class LogSettings(Group):
 
 
 class CallLogSettings(Group):
-    """The database of calls."""
-
     url: str = setting("DATABASE_URL", "sqlite:///~/.local/share/moshi-bridge/calls.db", secret=True)
     """the call log: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or off"""
     days: int = setting("CALL_LOG_DAYS", 90, ge=0, le=36_500)
@@ -312,8 +280,6 @@ class CallLogSettings(Group):
 
 
 class RecordingSettings(Group):
-    """Recordings of calls."""
-
     directory: str = setting("RECORDINGS_DIR", "")
     """the folder for recordings, which by law may need the caller's consent; empty or off: none"""
     calls: RecordCalls = setting("RECORD_CALLS", RecordCalls.ALL)
@@ -321,13 +287,10 @@ class RecordingSettings(Group):
 
     @property
     def folder(self) -> Path | None:
-        """RECORDINGS_DIR in full, None if nothing is recorded."""
         return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
 
 
 class TraceSettings(Group):
-    """OpenTelemetry."""
-
     endpoint: Annotated[BaseUrl, BeforeValidator(_off)] = setting("TRACES_ENDPOINT", "")
     """each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"""
     headers: Annotated[str, AfterValidator(_headers)] = setting("TRACES_HEADERS", "", secret=True)
@@ -335,6 +298,5 @@ class TraceSettings(Group):
 
     @property
     def header_fields(self) -> dict[str, str]:
-        """TRACES_HEADERS by name."""
         parts = (part.partition("=") for part in self.headers.split(",") if part.strip())
         return {name.strip(): value.strip() for name, _, value in parts}

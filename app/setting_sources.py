@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
+from pydantic_settings.sources import DotenvType
 
 PREFIX = "MOSHI_BRIDGE_"
 ENVIRONMENT, FILE = "the environment", ".env"
@@ -26,13 +27,10 @@ class Found:
     place: str
 
 
-def find_values(settings_cls: type[BaseSettings], names: Iterable[str]) -> dict[str, Found]:
-    """Return what is set of these lower-case names; the file is that of `model_config["env_file"]`.
-
-    Raises UnicodeDecodeError.
-    """
-    environment = EnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
-    file = DotEnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
+def find_values(env_file: DotenvType | None, names: Iterable[str]) -> dict[str, Found]:
+    """Return what is set of these lower-case names. Raises UnicodeDecodeError."""
+    environment = EnvSettingsSource(BaseSettings, env_ignore_empty=False).env_vars
+    file = DotEnvSettingsSource(BaseSettings, env_file, env_ignore_empty=False).env_vars
     found = {name: _find(name, environment, file) for name in names}
     return {name: one for name, one in found.items() if one and one.value}
 

@@ -18,7 +18,7 @@ from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
-from app.server.signals import SignalHandler
+from app.server.signals import handle_stop_signals
 from app.twilio.rest import API_URL, CallStatus, RestCall, open_rest
 from app.twilio.rest_http import RestError
 
@@ -129,7 +129,7 @@ async def _call(settings: Settings, options: DialOptions) -> CallResult:
         seen.append(number)
         task.cancel()
 
-    with SignalHandler(cancel):
+    with handle_stop_signals(cancel):
         rest = open_rest(settings)
         request = call_request(settings, options, await find_bridge(settings))
         result = await _place(OutboundCall(rest, request, refusal=partial(refusal, settings)), seen)

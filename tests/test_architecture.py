@@ -1,26 +1,18 @@
-"""The rules of DESIGN.md §1 and §7 on who imports whom, read off the source files."""
+"""Who may import whom, read from the source files; docs/architecture.md says why."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LIGHT = {
-    "workers.messages",
-    "workers.pipeline",
-    "workers.processors",
-    "workers.supervisor",
-    "workers.process",
-    "workers.liveness",
-    "workers.link",
-    "workers.wire",
-    "workers.gc_freeze",
-    "workers.lines",
-    "workers.histogram",
+    *("workers.messages", "workers.pipeline", "workers.processors", "workers.supervisor", "workers.process"),
+    *("workers.liveness", "workers.link", "workers.wire", "workers.gc_freeze", "workers.lines", "workers.histogram"),
 }
 """What the app may import from the workers."""
 PURE = ["app/audio"]
@@ -34,7 +26,7 @@ IMPURE = {
 }
 ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
-DOORS = {
+ONLY_IN = {
     "rustymimi": {"workers/codec/rustymimi_codec.py", "workers/codec/bench.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {
@@ -49,18 +41,35 @@ DOORS = {
 MLX = ("engine", "survey.py", "codec/mlx_step.py", "codec/choose.py")
 """Where in `workers` mlx is imported; codec/choose asks for its GPU."""
 MODELS = {"mlx", "moshi_mlx", "rustymimi"}
+LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")
+"""The packages of the app, each knowing only those before it."""
+READ_ENVIRONMENT = {
+    *("app/config.py", "app/cli/service_process.py", "app/server/serve.py"),
+    *("workers/process.py", "workers/codec/bench.py"),
+}
+"""A module that starts a process passes the environment on to it; no other looks at it."""
 
 
-def sources(*folders: str) -> list[Path]:
-    files = [path for folder in folders for path in ([ROOT / folder] if folder.endswith(".py") else [])]
-    files += [path for folder in folders if not folder.endswith(".py") for path in (ROOT / folder).rglob("*.py")]
-    assert files, folders
-    return sorted(source for source in files if not source.is_relative_to(ROOT / ELSEWHERE))
+def sources(*names: str) -> list[Path]:
+    paths = [ROOT / name for name in names]
+    files = [file for path in paths for file in ([path] if path.suffix else path.rglob("*.py"))]
+    assert files, names
+    return sorted(file for file in files if not file.is_relative_to(ROOT / ELSEWHERE))
 
 
-def imports(source: Path) -> Iterator[str]:
-    """Yield every module that a file imports anywhere, in functions too: `from a import b` is both a and a.b."""
-    for node in ast.walk(ast.parse(source.read_text())):
+@cache
+def parsed(source: Path) -> ast.Module:
+    return ast.parse(source.read_text())
+
+
+@cache
+def imports(source: Path) -> frozenset[str]:
+    """Return every module that a file imports, in functions too: `from a import b` is both a and a.b."""
+    return frozenset(_imports(source))
+
+
+def _imports(source: Path) -> Iterator[str]:
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -70,149 +79,103 @@ def imports(source: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def offenders(files: list[Path], forbidden: set[str]) -> list[str]:
-    """Return "file imports module" for every import whose package is forbidden."""
-    return [
-        f"{source.relative_to(ROOT)} imports {name}"
-        for source in files
-        for name in imports(source)
-        if name.partition(".")[0] in forbidden
-    ]
+def offenders(files: Iterable[Path], is_forbidden: Callable[[str], bool]) -> list[str]:
+    """Return "file imports module" for every forbidden import."""
+    found = ((source, name) for source in files for name in imports(source) if is_forbidden(name))
+    return [f"{source.relative_to(ROOT)} imports {name}" for source, name in found]
 
 
-def test_the_workers_never_import_the_app() -> None:
-    assert offenders(sources("workers"), {"app", "scripts", "tests"}) == []
-
-
-def test_the_app_never_imports_a_model() -> None:
-    assert offenders(sources("app"), MODELS) == []
+def one_of(packages: set[str]) -> Callable[[str], bool]:
+    return lambda name: name.partition(".")[0] in packages
 
 
 def names_in(module: str) -> set[str]:
     """Return `module` itself and what `from module import …` may name of it."""
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    for node in tree.body:
+    body = parsed(ROOT / f"{module.replace('.', '/')}.py").body
+    defined = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         defined |= {target.id for target in targets if isinstance(target, ast.Name)}
     return {module} | {f"{module}.{name}" for name in defined}
 
 
-SERVING = [f"app/{name}" for name in ("audio", "calls", "http", "server", "simulator", "telemetry", "twilio")]
-SERVING += [f"app/{name}.py" for name in ("__main__", "config", "logging", "setting_sources", "cli/main")]
-"""What runs in the service's own process."""
+LIGHT_NAMES = {"workers"}.union(*map(names_in, LIGHT))
 
 
-def test_what_serves_calls_imports_from_the_workers_only_what_is_light() -> None:
-    allowed = {"workers"}.union(*map(names_in, LIGHT))
-    wrong = [
-        f"{source.relative_to(ROOT)} imports {name}"
-        for source in sources(*SERVING)
-        for name in imports(source)
-        if name.partition(".")[0] == "workers" and name not in allowed
-    ]
-    assert wrong == []
+def is_heavy(name: str) -> bool:
+    return name.partition(".")[0] == "workers" and name not in LIGHT_NAMES
 
 
-LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")
-"""The packages of the app, each knowing only those before it."""
+def test_the_workers_never_import_the_app_and_the_app_never_imports_a_model() -> None:
+    assert offenders(sources("workers"), one_of({"app", "scripts", "tests"})) == []
+    assert offenders(sources("app"), one_of(MODELS)) == []
+
+
+def test_the_service_imports_from_the_workers_only_what_is_light() -> None:
+    serving = [f"app/{name}" for name in LAYERS if name != "cli"]
+    serving += [f"app/{name}.py" for name in ("__main__", "config", "logging", "setting_sources", "cli/main")]
+    assert offenders(sources(*serving), is_heavy) == []
+
+
+def test_commands_may_also_know_what_the_synthetic_checkpoints_say() -> None:
+    allowed = "workers.checkpoints.synthetic"
+    assert offenders(sources("app/cli"), lambda name: is_heavy(name) and not name.startswith(allowed)) == []
+
+
+def test_what_is_light_imports_no_stage_and_no_model() -> None:
+    files = sources(*(f"{module.replace('.', '/')}.py" for module in LIGHT))
+    assert offenders(files, one_of(MODELS)) == []
+    assert offenders(files, is_heavy) == []
 
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_a_package_knows_only_those_below_it(package: str) -> None:
     above = {f"app.{name}" for name in LAYERS[LAYERS.index(package) + 1 :]}
-    wrong = [
-        f"{source.relative_to(ROOT)} imports {name}"
-        for source in sources(f"app/{package}")
-        for name in imports(source)
-        if ".".join(name.split(".")[:2]) in above
-    ]
-    assert wrong == []
+    assert offenders(sources(f"app/{package}"), lambda name: ".".join(name.split(".")[:2]) in above) == []
 
 
 def test_every_package_of_the_app_has_a_layer() -> None:
     assert {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")} == set(LAYERS)
 
 
-TOOLS = ["app/cli"]
-"""What runs beside the service, in a process of its own."""
-
-
-def test_what_judges_calls_may_know_what_the_stand_ins_say_but_nothing_of_how_a_worker_works() -> None:
-    allowed = {"workers"}.union(*map(names_in, LIGHT))
-    wrong = [
-        f"{source.relative_to(ROOT)} imports {name}"
-        for source in sources(*TOOLS)
-        for name in imports(source)
-        if name.partition(".")[0] == "workers"
-        and name not in allowed
-        and not name.startswith("workers.checkpoints.synthetic")
-    ]
-    assert wrong == []
-
-
-def test_what_is_light_imports_no_station_and_no_model() -> None:
-    files = sources(*(f"{module.replace('.', '/')}.py" for module in LIGHT))
-    assert offenders(files, MODELS) == []
-    ours = {name for source in files for name in imports(source) if name.startswith("workers.")}
-    assert ours <= set().union(*map(names_in, LIGHT))
-
-
 def test_the_rules_of_a_call_know_no_io_and_no_clock() -> None:
-    assert offenders(sources(*PURE), IMPURE) == []
+    assert offenders(sources(*PURE), one_of(IMPURE)) == []
 
 
-@pytest.mark.parametrize("dependency", DOORS)
-def test_every_dependency_has_one_door(dependency: str) -> None:
-    found = {
-        str(source.relative_to(ROOT))
-        for source in sources("app", "workers", "scripts")
-        if dependency in {name.partition(".")[0] for name in imports(source)}
-    }
-    assert found == DOORS[dependency]
+@pytest.mark.parametrize("dependency", ONLY_IN)
+def test_a_dependency_is_imported_only_where_it_belongs(dependency: str) -> None:
+    files = [source for source in sources("app", "workers", "scripts") if offenders([source], one_of({dependency}))]
+    assert {str(source.relative_to(ROOT)) for source in files} == ONLY_IN[dependency]
 
 
-def test_mlx_stays_where_it_is_at_home() -> None:
-    ours = sources("app", "workers", "scripts")
-    files = [source for source in ours if not in_folder(source, *MLX) and source.name != "device_engine.py"]
-    assert offenders(files, {"mlx", "moshi_mlx"}) == []
-
-
-def in_folder(source: Path, *names: str) -> bool:
-    return any(source.is_relative_to(ROOT / "workers" / name) for name in names)
+def test_mlx_is_imported_by_the_engine_and_its_step_of_the_codec() -> None:
+    files = [source for source in sources("app", "workers", "scripts") if source.name != "device_engine.py"]
+    homes = [ROOT / "workers" / name for name in MLX]
+    elsewhere = [source for source in files if not any(source.is_relative_to(home) for home in homes)]
+    assert offenders(elsewhere, one_of({"mlx", "moshi_mlx"})) == []
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    """Who starts a process hands the environment on to it; nobody else looks at it."""
-    readers = [
+    readers = {
         str(source.relative_to(ROOT))
         for source in sources("app", "workers")
-        for node in ast.walk(ast.parse(source.read_text()))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
-    ]
-    assert set(readers) <= {
-        "app/config.py",
-        "app/cli/service_process.py",
-        "app/server/service_tasks.py",
-        "workers/process.py",
-        "workers/codec/bench.py",
     }
+    assert readers <= READ_ENVIRONMENT
 
 
-def loaded_by(module: str) -> set[str]:
-    """Return what is in `sys.modules` of a new process that has imported `module`."""
-    program = f"import sys, {module}; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("app.cli.main, app.server.service", {*MODELS, "torch", "sentencepiece", "safetensors"}),
+        ("workers.worker", {*MODELS, "app", "fastapi"}),
+    ],
+)
+def test_a_process_starts_with_nothing_heavy(modules: str, heavy: set[str]) -> None:
+    program = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-@pytest.mark.parametrize("module", ["app.cli.main", "app.server.service"])
-def test_the_app_starts_without_a_model_in_its_process(module: str) -> None:
-    loaded = loaded_by(module)
-    assert module in loaded
-    assert not {name.partition(".")[0] for name in loaded} & (MODELS | {"torch", "sentencepiece", "safetensors"})
+    loaded = set(done.stdout.split())
+    assert loaded >= set(modules.split(", "))
+    assert not {name.partition(".")[0] for name in loaded} & heavy
     assert not {name for name in loaded if name.startswith("opentelemetry.sdk")}, "unless TRACES_ENDPOINT is set"
-
-
-def test_a_worker_that_has_not_been_told_its_stage_has_loaded_nothing_heavy() -> None:
-    assert not {name.partition(".")[0] for name in loaded_by("workers.worker")} & {*MODELS, "app", "fastapi"}

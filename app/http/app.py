@@ -4,23 +4,22 @@ from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
 from app.config import Settings
-from app.http.history_routes import History, build_history_router, build_recording_router
-from app.http.live_routes import build_live_router
+from app.http.headers import deny
+from app.http.history_routes import build_history_router, build_recording_router
 from app.http.operator_auth import OperatorAuth
-from app.http.operator_routes import build_health_router, build_operator_router
+from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
-from app.http.twilio_routes import build_twilio_router
-from app.http.webhooks import Webhooks
+from app.http.twilio_routes import Webhooks, build_twilio_router
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
@@ -52,7 +51,7 @@ def build_app(
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
         build_recording_router(settings.recording.folder, auth),
-        build_history_router(auth, History(find_address(settings))),
+        build_history_router(auth, find_address(settings)),
         build_page_router(auth),
     ):
         app.include_router(router)
@@ -60,9 +59,8 @@ def build_app(
 
 
 async def _refuse(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Answer an HTTPException; an upgrade is answered by an HTTP response before it is accepted."""
     assert isinstance(error, HTTPException)
     if isinstance(connection, Request):
         return await http_exception_handler(connection, error)
-    await connection.send_denial_response(PlainTextResponse(error.detail, error.status_code, error.headers))
+    await deny(connection, error)
     return None

@@ -24,6 +24,9 @@ MAX_QUERIES = 3
 """At the same time; more are refused, so that threads are left for other work."""
 MAX_CALLS = 500
 MAX_SID_LENGTH = 64
+MAX_BUCKETS = 10_000
+PART_BYTES = 1 << 16
+SILENCE = bytes([mulaw.SILENCE])
 
 
 class History:
@@ -31,7 +34,7 @@ class History:
 
     def __init__(self, address: Address | None) -> None:
         self._address = address
-        self._running = 0
+        self._free = asyncio.Semaphore(MAX_QUERIES)
 
     async def query(self, read: Callable[[Database], Any]) -> Response:
         """Return the answer as JSON. Raises HTTPException 404, 503."""
@@ -39,18 +42,16 @@ class History:
             raise HTTPException(404, "no calls are kept: DATABASE_URL is off")
         if self._address.file and not self._address.file.exists():
             raise HTTPException(503, f"the call log does not answer: there is no {self._address}")
-        if self._running >= MAX_QUERIES:
+        if self._free.locked():
             raise HTTPException(503, "the call log is busy; try again", {"Retry-After": "2"})
         database = Database(self._address)
-        self._running += 1
         try:
-            text = await _in_thread(lambda: json.dumps(read(database)))
+            async with self._free:
+                text = await _in_thread(lambda: json.dumps(read(database)))
         except CallNotFound as error:
             raise HTTPException(404, str(error)) from error
         except CallLogError as error:
             raise HTTPException(503, f"the call log does not answer: {error}") from error
-        finally:
-            self._running -= 1
         return Response(text, media_type="application/json")
 
 
@@ -69,8 +70,9 @@ async def _in_thread(work: Callable[[], str]) -> str:
     return await asyncio.wrap_future(future)
 
 
-def build_history_router(auth: OperatorAuth, history: History) -> APIRouter:
+def build_history_router(auth: OperatorAuth, address: Address | None) -> APIRouter:
     router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
+    history = History(address)
 
     @router.get("")
     async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
@@ -85,13 +87,7 @@ def build_history_router(auth: OperatorAuth, history: History) -> APIRouter:
     return router
 
 
-MAX_BUCKETS = 10_000
-PART_BYTES = 1 << 16
-SILENCE = bytes([mulaw.SILENCE])
-
-
 def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter:
-    """Return the routes over the recordings in `folder`."""
     router = APIRouter(prefix="/api/calls/{call_sid}", dependencies=[Depends(auth.require)])
     one_at_a_time = asyncio.Semaphore(1)
     store = RecordingStore(folder) if folder else None

@@ -42,7 +42,6 @@ async def run_media_socket(
     blocked_after_s: float = BLOCKED_AFTER_S,
     silent_after_s: float = SILENT_AFTER_S,
 ) -> None:
-    """Accept the socket and serve it until the call has ended and the socket is closed."""
     await websocket.accept()
     protocol, progress = StreamProtocol(), _Progress()
     try:

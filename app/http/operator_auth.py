@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import re
 import time
-from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
@@ -16,81 +15,63 @@ from starlette.requests import HTTPConnection
 from app.config import is_loopback
 from app.http.rate_limit import RateLimiter, RefusalReason
 
-_SCHEME = "Bearer "
 HOST = re.compile(r"(?:(?P<name>[A-Za-z0-9.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "cf-connecting-ip")
 """Set by proxies about their clients."""
-
-
 COOKIE = "moshi_bridge_operator"
 VALID_FOR_S = 12 * 3600
-_MAX_LENGTH = 100
-
-
-class SessionCookie:
-    """Issues and checks cookies for one token; an empty token accepts none."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def is_token(self, token: str) -> bool:
-        """Compare in constant time."""
-        return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
-
-    def issue(self, now: float) -> str:
-        """Return the value of a cookie that is valid for `VALID_FOR_S`."""
-        expiry = str(int(now) + VALID_FOR_S)
-        return f"{expiry}.{self._mac(expiry)}"
-
-    def accepts(self, cookie: str, now: float) -> bool:
-        """Tell whether this cookie was issued for this token and has not expired."""
-        expiry, _, mac = cookie[:_MAX_LENGTH].partition(".")
-        if not self._token or not hmac.compare_digest(mac.encode(errors="replace"), self._mac(expiry).encode()):
-            return False
-        return now < int(expiry)
-
-    def _mac(self, expiry: str) -> str:
-        message = b"signed in until " + expiry.encode(errors="replace")
-        return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
+_MAX_COOKIE_LENGTH = 100
 
 
 class OperatorAuth:
-    """The check that the page and every route under `/api/` begin with."""
+    """The check that the page and every route under `/api/` begin with; without a token no token or cookie is good."""
 
     def __init__(self, token: str, limiter: RateLimiter) -> None:
         self._token = token
         self._limiter = limiter
-        self.session_cookie = SessionCookie(token)
         self.has_token = bool(token)
-        """Whether operators may come from elsewhere."""
 
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless an operator asks."""
         if not self.is_operator(connection):
             raise self._limiter.refuse(connection, RefusalReason.NO_OPERATOR)
 
-    def is_operator(self, connection: HTTPConnection) -> bool:
-        """Tell whether an operator asks: with the token, signed in, or at this machine."""
-        given = connection.headers.get("authorization", "")
-        if self._token and given:
-            return hmac.compare_digest(given.encode(), (_SCHEME + self._token).encode())
-        if not is_own_page(connection):
-            return False
-        return self.is_signed_in(connection) or _is_local(connection)
-
-    def is_signed_in(self, connection: HTTPConnection) -> bool:
-        """Tell whether a browser shows a cookie of ours that is good."""
-        return self.session_cookie.accepts(connection.cookies.get(COOKIE, ""), time.time())
+    def require_token(self, connection: HTTPConnection, token: str) -> None:
+        """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
+        if not self._is_token(token):
+            raise self._limiter.refuse(connection, RefusalReason.WRONG_TOKEN)
 
     def require_own_page(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403 for a page of another site in the operator's browser, even with the token."""
         if not is_own_page(connection):
             raise HTTPException(403, "not for pages of other sites")
 
-    def require_token(self, connection: HTTPConnection, token: str) -> None:
-        """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
-        if not self.session_cookie.is_token(token):
-            raise self._limiter.refuse(connection, RefusalReason.WRONG_TOKEN)
+    def is_operator(self, connection: HTTPConnection) -> bool:
+        given = connection.headers.get("authorization", "")
+        if self._token and given:
+            scheme, _, token = given.partition(" ")
+            return scheme == "Bearer" and self._is_token(token)
+        return is_own_page(connection) and (self.is_signed_in(connection) or _is_local(connection))
+
+    def is_signed_in(self, connection: HTTPConnection) -> bool:
+        return self.accepts_cookie(connection.cookies.get(COOKIE, ""), time.time())
+
+    def issue_cookie(self, now: float) -> str:
+        expiry = str(int(now) + VALID_FOR_S)
+        return f"{expiry}.{self._mac(expiry)}"
+
+    def accepts_cookie(self, cookie: str, now: float) -> bool:
+        expiry, _, mac = cookie[:_MAX_COOKIE_LENGTH].partition(".")
+        if not self._token or not hmac.compare_digest(mac.encode(errors="replace"), self._mac(expiry).encode()):
+            return False
+        return now < int(expiry)
+
+    def _is_token(self, token: str) -> bool:
+        return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
+
+    def _mac(self, expiry: str) -> str:
+        message = b"signed in until " + expiry.encode(errors="replace")
+        return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
 
 
 def is_own_page(connection: HTTPConnection) -> bool:
@@ -102,32 +83,17 @@ def is_own_page(connection: HTTPConnection) -> bool:
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
         return False
     origin = headers.get("origin")
-    return origin is None or _netloc(origin) == headers.get("host")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _is_local(connection: HTTPConnection) -> bool:
     """Tell whether the client is at this machine.
 
     Tunnels and proxies connect from it too, but keep the public host name or set one of PROXY_HEADERS; one that does
-    neither cannot be told from an operator.
+    neither cannot be told from an operator. `connection.url` has the listen address in place of a malformed host.
     """
     if any(name in connection.headers for name in PROXY_HEADERS):
         return False
     client = connection.client.host if connection.client else ""
-    return is_loopback(client) and is_loopback(_host_name(connection.headers.get("host", "")))
-
-
-def _netloc(url: str) -> str:
-    try:
-        return urlsplit(url).netloc
-    except ValueError:
-        return ""
-
-
-def _host_name(host: str) -> str:
-    """Return the name or address in a Host header, "" if it is malformed.
-
-    `connection.url` has the listen address in place of a malformed host.
-    """
-    found = HOST.fullmatch(host)
-    return (found["name"] or found["v6"]).lower() if found else ""
+    host = HOST.fullmatch(connection.headers.get("host", ""))
+    return is_loopback(client) and host is not None and is_loopback((host["name"] or host["v6"]).lower())

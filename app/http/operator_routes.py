@@ -1,18 +1,24 @@
-"""`/api/`, `/metrics` for operators and programs on this machine, `/healthz` and `/readyz` for everybody."""
+"""`/api/` and `/metrics` for operators and programs on this machine, `/healthz` and `/readyz` for everybody.
+
+`/api/live` says what goes on right now: it is pushed over a WebSocket or polled.
+"""
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response, WebSocket
+from starlette.websockets import WebSocketDisconnect
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.http.operator_auth import OperatorAuth
 from app.logging import CallLog
 from app.telemetry.event_loop_lag import EventLoopLag
+from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
@@ -20,6 +26,9 @@ from app.twilio.public_address import PublicAddress
 log = logging.getLogger(__name__)
 
 MAX_DRAIN_S = 14_400
+MAX_READERS = 32
+SEND_WITHIN_S = 10.0
+"""A reader that accepts nothing for so long is gone."""
 
 
 def build_operator_router(
@@ -100,3 +109,74 @@ async def write_metrics(families: Iterable[Family]) -> bytes:
         page += text
         await asyncio.sleep(0)
     return bytes(page)
+
+
+def build_live_router(auth: OperatorAuth, manager: CallManager, live: LiveView) -> APIRouter:
+    router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
+    free_readers = asyncio.Semaphore(MAX_READERS)
+
+    @router.websocket("/live")
+    async def push(websocket: WebSocket) -> None:
+        if free_readers.locked():
+            raise HTTPException(503, f"{MAX_READERS} pages are open already")
+        async with free_readers:
+            await send_texts(websocket, _snapshots(live))
+
+    @router.get("/live")
+    async def poll(first: bool = False) -> Response:
+        return Response(live.first() if first else live.latest(), media_type="application/json")
+
+    @router.get("/live/{call_sid}")
+    async def detail(call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
+        record = manager.record(call_sid)
+        if record is None:
+            raise HTTPException(404, "this service has no such call any more")
+        copy = record.copy()
+        return await json_response(lambda: call_detail(copy, after))
+
+    @router.websocket("/calls/{call_sid}/events", dependencies=[Depends(auth.require_own_page)])
+    async def events(websocket: WebSocket, call_sid: CallSid, audio: bool = False) -> None:
+        if manager.call(call_sid) is None:
+            raise HTTPException(404, "no such call")
+        async with manager.events.subscribe(call_sid, audio=audio) as subscription:
+            await send_texts(websocket, (event.to_json() async for event in subscription))
+
+    return router
+
+
+async def _snapshots(live: LiveView) -> AsyncIterator[str]:
+    """Yield snapshots at the same moments for all readers, so that they share them."""
+    yield live.first()
+    while True:
+        await asyncio.sleep(SNAPSHOT_EVERY_S - time.monotonic() % SNAPSHOT_EVERY_S)
+        yield live.latest()
+
+
+async def send_texts(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
+    """Accept the socket and send until there is no more or the reader is gone; its messages are ignored."""
+    await websocket.accept()
+    tasks = {asyncio.create_task(_send(websocket, texts)), asyncio.create_task(_until_closed(websocket))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+async def _send(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
+    try:
+        async for text in texts:
+            async with asyncio.timeout(SEND_WITHIN_S):
+                await websocket.send_text(text)
+        await websocket.close()
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):  # the reader is gone
+        return
+
+
+async def _until_closed(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass

@@ -7,13 +7,13 @@ are removed and work; the signature covers the URL as Twilio was given it, slash
 
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from app.http.headers import deny
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.public_address import PublicAddress
@@ -28,8 +28,6 @@ SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
 
 
 class TwilioPaths:
-    """ASGI middleware that refuses misdirected requests of Twilio's."""
-
     def __init__(self, app: ASGIApp, public: PublicAddress, limiter: RateLimiter) -> None:
         self._app, self._public, self._limiter = app, public, limiter
 
@@ -37,9 +35,12 @@ class TwilioPaths:
         if scope["type"] in ("http", "websocket"):
             scope = _normalize(scope, urlsplit(self._public.base_url).path)
             if reason := misdirected(scope):
-                await _refuse(self._limiter.refuse(HTTPConnection(scope), reason), scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                refusal = self._limiter.refuse(HTTPConnection(scope), reason)
+                if scope["type"] == "websocket":
+                    return await deny(WebSocket(scope, receive, send), refusal)
+                answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
+                return await answer(scope, receive, send)
+        return await self._app(scope, receive, send)
 
 
 def _normalize(scope: Scope, prefix: str) -> Scope:
@@ -66,11 +67,3 @@ def misdirected(scope: Scope) -> RefusalReason | None:
         return None if scope["method"] == "POST" else RefusalReason.WRONG_METHOD
     has_prefix = path.removesuffix("/").endswith(WEBHOOKS) or any(socket in path for socket in SOCKETS)
     return RefusalReason.PREFIX if has_prefix else RefusalReason.WRONG_PATH
-
-
-async def _refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
-    if scope["type"] == "websocket":
-        await WebSocket(scope, receive, send).send_denial_response(answer)
-    else:
-        await answer(scope, receive, send)

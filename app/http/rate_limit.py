@@ -1,8 +1,8 @@
-"""RefusalReason requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
+"""Refused requests: each is answered with its reason, counted, and logged with what to change; then rate-limited.
 
-RateLimiter are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber.
-Only what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel,
-from one address. `now` is in seconds, monotonic.
+They are counted by address; an IPv6 address stands for its network of 64 bits, which belongs to one subscriber. Only
+what is refused is counted and limited, never what is signed correctly: all of Twilio may come through one tunnel, from
+one address. `now` is in seconds, monotonic.
 """
 
 import ipaddress
@@ -22,7 +22,6 @@ ADDRESSES_KEPT = 4_096
 NETWORK_BITS = 64
 MEDIA_PATH = "/twilio/media/"
 MAX_PATH_LENGTH = 100
-NO_ADDRESS = "a client without an address"
 
 
 class RefusalReason(StrEnum):
@@ -50,22 +49,16 @@ class RefusalReason(StrEnum):
     TOO_MANY = "too many refusals"
 
 
-STATUS = {
-    RefusalReason.MALFORMED: HTTPStatus.BAD_REQUEST,
-    RefusalReason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    RefusalReason.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
-    RefusalReason.WRONG_METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-    RefusalReason.WRONG_PATH: HTTPStatus.NOT_FOUND,
-    RefusalReason.PREFIX: HTTPStatus.NOT_FOUND,
-    RefusalReason.NO_UPGRADE: HTTPStatus.UPGRADE_REQUIRED,
+ANSWERS: dict[RefusalReason, tuple[HTTPStatus, dict[str, str] | None]] = {
+    RefusalReason.MALFORMED: (HTTPStatus.BAD_REQUEST, None),
+    RefusalReason.TOO_LARGE: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"Connection": "close"}),
+    RefusalReason.TOO_SLOW: (HTTPStatus.REQUEST_TIMEOUT, {"Connection": "close"}),
+    RefusalReason.WRONG_METHOD: (HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "POST"}),
+    RefusalReason.WRONG_PATH: (HTTPStatus.NOT_FOUND, None),
+    RefusalReason.PREFIX: (HTTPStatus.NOT_FOUND, None),
+    RefusalReason.NO_UPGRADE: (HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket", "Connection": "Upgrade"}),
 }
-"""403 for all others."""
-HEADERS = {
-    RefusalReason.TOO_SLOW: {"Connection": "close"},
-    RefusalReason.TOO_LARGE: {"Connection": "close"},
-    RefusalReason.WRONG_METHOD: {"Allow": "POST"},
-    RefusalReason.NO_UPGRADE: {"Upgrade": "websocket", "Connection": "Upgrade"},
-}
+"""Status and headers; 403 for all others."""
 
 
 class RateLimiter:
@@ -79,7 +72,6 @@ class RateLimiter:
         self.counts: Counter[RefusalReason] = Counter()
 
     def by_reason(self) -> dict[str, float]:
-        """Return the number of refusals for every reason there is."""
         return {reason.name.lower(): float(self.counts[reason]) for reason in RefusalReason}
 
     def refuse(self, connection: HTTPConnection, reason: RefusalReason) -> HTTPException:
@@ -93,10 +85,10 @@ class RateLimiter:
         log.warning(f"%s refused: {reason}", _printable(connection))  # one text per reason, for the log's rate limit
         if self.is_limited(address, now):
             log.warning("%s is refused without a reason for a minute", _network(address))
-        return HTTPException(STATUS.get(reason, HTTPStatus.FORBIDDEN), reason.value, HEADERS.get(reason))
+        status, headers = ANSWERS.get(reason, (HTTPStatus.FORBIDDEN, None))
+        return HTTPException(status, reason.value, headers)
 
     def is_limited(self, address: str, now: float) -> bool:
-        """Tell whether an address has used up this minute's refusals."""
         since_s, refusals = self._refused.get(_network(address), (now, 0))
         return now - since_s < MINUTE_S and refusals >= self._per_minute
 
@@ -107,18 +99,13 @@ class RateLimiter:
         while len(self._refused) > self._addresses_kept:
             self._refused.popitem(last=False)
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The networks whose refusals are counted."""
-        return tuple(self._refused)
-
 
 def _network(address: str) -> str:
     """Return the IPv4 address or IPv6 network; one name for whatever else a proxy wrote in its place."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return NO_ADDRESS
+        return "a client without an address"
     if parsed.version == 4:
         return str(parsed)
     return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed), NETWORK_BITS), strict=False))

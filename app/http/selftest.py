@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from app.http.paths import SELFTEST_PATH
-from app.http.webhooks import Webhooks
+from app.http.twilio_routes import Webhooks
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import SIGNATURE_HEADER, sign, socket_url
 
@@ -31,7 +31,6 @@ class ProbeFailed(Exception):
 
 
 def build_selftest_router(public: PublicAddress, webhooks: Webhooks) -> APIRouter:
-    """Return the socket that answers a nonce."""
     router = APIRouter()
 
     @router.websocket(SELFTEST_PATH)

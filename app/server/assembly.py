@@ -39,18 +39,14 @@ def worker_config(settings: Settings) -> WorkerConfig:
 def open_call_log(settings: Settings) -> CallLogWriter | None:
     """Return the call log's writer, None if DATABASE_URL is off. Raises SettingsError."""
     address = find_address(settings)
-    account_sid, days = settings.twilio.account_sid, settings.call_log.days
-    return CallLogWriter(address, account_sid, model_name(settings), days) if address else None
+    arguments = settings.twilio.account_sid, model_name(settings), settings.call_log.days
+    return CallLogWriter(address, *arguments) if address else None
 
 
 def open_recordings(settings: Settings) -> RecordingWriter | None:
-    """Return the recorder, None if RECORDINGS_DIR is empty."""
-    if settings.recording.folder is None:
-        return None
-    every_call = settings.recording.calls is RecordCalls.ALL
-    return RecordingWriter(
-        RecordingStore(settings.recording.folder), model_name(settings), every_call, settings.call_log.days
-    )
+    folder, every_call = settings.recording.folder, settings.recording.calls is RecordCalls.ALL
+    arguments = model_name(settings), every_call, settings.call_log.days
+    return RecordingWriter(RecordingStore(folder), *arguments) if folder else None
 
 
 def open_traces(settings: Settings) -> "CallTraces | None":
@@ -64,5 +60,4 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
 
 def model_name(settings: Settings) -> str:
-    """Return the checkpoint, as the call log and the page name it."""
     return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"

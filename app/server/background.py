@@ -1,9 +1,11 @@
 """Background tasks: one that fails, or ends too early, ends the service in order."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -19,32 +21,32 @@ class ServiceFailed(Exception):
     """A part of the service has failed, as the log says; the message names it."""
 
 
+@dataclass
 class BackgroundTasks:
     """Runs tasks in a task group; calls `stop` when one of them, or a thread, has failed.
 
     `user_errors` are no bugs and are not logged here.
     """
 
-    def __init__(
-        self, group: asyncio.TaskGroup, stop: Callable[[], None], user_errors: tuple[type[Exception], ...]
-    ) -> None:
-        self._group, self._stop, self._user_errors = group, stop, user_errors
-        self.failure: Exception | None = None
-        """The first error."""
+    group: asyncio.TaskGroup
+    stop: Callable[[], None]
+    user_errors: tuple[type[Exception], ...]
+    failure: Exception | None = None
 
     def start(self, name: str, run: Run) -> "asyncio.Task[None]":
-        return self._group.create_task(self._watch(name, run), name=name)
+        return self.group.create_task(self._watch(name, run), name=name)
 
     def fail(self, name: str, error: Exception) -> None:
         """Log the error, keep the first one, and stop."""
-        if not isinstance(error, self._user_errors):
+        if not isinstance(error, self.user_errors):
             log.critical("%s has failed, the service stops", name, exc_info=error)
             error = ServiceFailed(f"{name} has failed: {error!r}")
         self.failure = self.failure or error
-        self._stop()
+        self.stop()
 
-    def watch_threads(self) -> Callable[[], None]:
-        """Treat an exception that ends a thread as a failure; return a function that undoes this."""
+    @contextlib.contextmanager
+    def watch_threads(self) -> Iterator[None]:
+        """Treat an exception that ends a thread as a failure."""
         loop, before = asyncio.get_running_loop(), threading.excepthook
 
         def hook(failed: threading.ExceptHookArgs) -> None:
@@ -53,11 +55,11 @@ class BackgroundTasks:
                 name = failed.thread.name if failed.thread else "a thread"
                 loop.call_soon_threadsafe(self.fail, f"thread {name}", failed.exc_value)
 
-        def restore() -> None:
-            threading.excepthook = before
-
         threading.excepthook = hook
-        return restore
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
     async def _watch(self, name: str, run: Run) -> None:
         try:
@@ -67,13 +69,11 @@ class BackgroundTasks:
 
 
 async def endless(run: Run) -> None:
-    """Run a task that ends only when cancelled. Raises EndedEarly if it returns."""
     await run()
     raise EndedEarly("it has returned")
 
 
 async def cancel(*tasks: "asyncio.Task[None]") -> None:
-    """Cancel tasks and wait for their end."""
     for task in tasks:
         task.cancel()
     if tasks:

@@ -12,7 +12,6 @@ the terminal lets calls end first. A shell ends it when our end of its standard 
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -38,9 +37,7 @@ HOW_TO_INSTALL = (
     "brew install cloudflared (Mac), or the package for your system from "
     "https://developers.cloudflare.com/cloudflare-one/networks/connectors/cloudflare-tunnel/downloads/"
 )
-MAX_PORT = 65_535
 _HOSTNAME = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?")
-
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +60,8 @@ class Cloudflared:
     """One run of cloudflared."""
 
     def __init__(self, process: asyncio.subprocess.Process, metrics_port: int, url: str | None, secret: str) -> None:
-        self._process = process
+        self._process, self._url, self._secret = process, url, secret
         self._metrics = f"http://127.0.0.1:{metrics_port}"
-        self._url = url
-        self._secret = secret
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._draining = asyncio.create_task(self._drain())
 
@@ -96,13 +91,11 @@ class Cloudflared:
             return TunnelStatus(None, connected=False)
 
     async def exited_within(self, seconds: float) -> bool:
-        """Wait for its end, for so long at most."""
         await asyncio.wait({self._draining}, timeout=seconds)
         return self._draining.done()
 
     @property
     def last_error(self) -> str:
-        """Its last error line, else its last line."""
         errors = [line for line in self._lines if ERROR_MARK in line]
         return (errors or list(self._lines) or ["no output"])[-1]
 
@@ -124,7 +117,7 @@ class Cloudflared:
     async def _quick_url(self, client: aiohttp.ClientSession) -> str | None:
         async with client.get(f"{self._metrics}/quicktunnel") as answer:
             try:
-                body = json.loads(await answer.text())
+                body = await answer.json(content_type=None)
             except ValueError:
                 return None
         return url_of(body.get("hostname")) if isinstance(body, dict) else None
@@ -151,7 +144,6 @@ class Cloudflared:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
@@ -165,13 +157,12 @@ def find_cloudflared() -> str:
 
 
 def tunnel_command(settings: Settings, program: str, metrics_port: int) -> list[str]:
-    """Return the command line of a tunnel to HOST and PORT."""
-    common = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"]
+    common, url = ["--no-autoupdate", "--metrics", f"127.0.0.1:{metrics_port}"], settings.server.local_url
     if settings.tunnel.token:
         return [program, "tunnel", *common, "run"]
     if settings.tunnel.name:
-        return [program, "tunnel", *common, "run", "--url", settings.server.local_url, settings.tunnel.name]
-    return [program, "tunnel", "--config", NO_CONFIG, "--url", settings.server.local_url, *common]
+        return [program, "tunnel", *common, "run", "--url", url, settings.tunnel.name]
+    return [program, "tunnel", "--config", NO_CONFIG, "--url", url, *common]
 
 
 def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -186,8 +177,7 @@ def tunnel_environment(settings: Settings, environment: Mapping[str, str]) -> di
 
 def url_of(hostname: object) -> str | None:
     """Return the public URL of a tunnel's host name, None if it is no host name. A loopback host has no TLS."""
-    if not isinstance(hostname, str) or not (parts := _HOSTNAME.fullmatch(hostname)):
-        return None
-    if int(parts["port"] or 0) > MAX_PORT:
+    parts = _HOSTNAME.fullmatch(hostname) if isinstance(hostname, str) else None
+    if not parts or int(parts["port"] or 0) > 65_535:
         return None
     return f"{'http' if is_loopback(parts['host']) else 'https'}://{hostname}"

@@ -5,13 +5,14 @@ which in a flood is Twilio. Nor are connections closed that send no request or h
 (docs/security.md).
 """
 
+import contextlib
 import logging
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Generator
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from app.config import Settings, SettingsError
 from app.http.headers import SafeHeaders
@@ -32,27 +33,23 @@ _DENIED = "ASGI callable returned without completing handshake."
 
 def listen(settings: Settings) -> socket.socket:
     """Return a listening socket on HOST and PORT. Raises SettingsError."""
-    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, port = settings.server.host, settings.server.port
+    is_v6 = ":" in host
+    family, both = (socket.AF_INET6 if is_v6 else socket.AF_INET), is_v6 and socket.has_dualstack_ipv6()
     try:
-        sock.bind((settings.server.host, settings.server.port))
-        sock.listen(BACKLOG)  # now, so that a second service on this port fails at once
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        sock.close()
-        reason = error.strerror or str(error)
-        server = settings.server
-        where = f"PORT={server.port}{settings.origin('PORT')}, HOST={server.host}{settings.origin('HOST')}"
+        reason, _, _ = str(error.strerror or error).partition(" (while attempting")  # to bind on address …
+        where = f"PORT={port}{settings.origin('PORT')}, HOST={host}{settings.origin('HOST')}"
         raise SettingsError(f"{where}: {reason}; choose another PORT") from error
-    return sock
 
 
 class WebServer:
-    """Serves an application until `stop`; calls `on_start` once uvicorn has installed its signal handlers."""
+    """Serves an application until `stop`."""
 
-    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.config = uvicorn.Config(
-            SafeHeaders(_OnStart(app, on_start)),
+            SafeHeaders(app),
             lifespan="on",
             http="h11",
             ws="websockets-sansio",
@@ -66,29 +63,22 @@ class WebServer:
             ws_ping_timeout=None,  # a peer that answers no pings may still send audio: see app/http/media.py
             server_header=False,
         )
-        self._server = uvicorn.Server(self.config)
+        self._server = _Server(self.config)
         logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
 
     async def serve(self, sock: socket.socket) -> None:
-        """Serve on `sock` until `stop`, then close the sockets that are left."""
         raise_descriptor_limit()
         await self._server.serve(sockets=[sock])
 
     def stop(self) -> None:
-        """Accept no more connections, and let `serve` return."""
         self._server.should_exit = True
 
 
-class _OnStart:
-    """ASGI middleware that calls `on_start` when the lifespan begins."""
-
-    def __init__(self, app: ASGIApp, on_start: Callable[[], None]) -> None:
-        self._app, self._on_start = app, on_start
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            self._on_start()
-        await self._app(scope, receive, send)
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Install no handlers: the service has its own."""
+        yield
 
 
 def _is_no_denial(record: logging.LogRecord) -> bool:
@@ -97,7 +87,6 @@ def _is_no_denial(record: logging.LogRecord) -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit to `DESCRIPTORS`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

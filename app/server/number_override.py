@@ -1,8 +1,10 @@
 """When the Twilio number is pointed at this service, and when it is restored."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.http.selftest import ProbeFailed
@@ -14,32 +16,28 @@ RESTORE_WITHIN_S = 10.0
 
 
 class PointableNumber(Protocol):
-    """The Twilio number. `point` may be called again with another URL, and may be cancelled."""
+    """The Twilio number. `point` may be called again with another URL, and may be cancelled.
 
-    async def point(self, base_url: str) -> None:
-        """Let calls come to `base_url`."""
+    `restore` puts back what was before the first `point`, unless somebody else has changed it since.
+    """
 
-    async def restore(self) -> None:
-        """Put back what was before the first `point`, unless somebody else has changed it since."""
+    async def point(self, base_url: str) -> None: ...
+
+    async def restore(self) -> None: ...
 
 
+@dataclass
 class NumberManager:
     """Points the number once the service is ready, until it succeeds; restores it once.
 
     `retried` are the errors of `number` after which another try may succeed.
     """
 
-    def __init__(
-        self,
-        number: PointableNumber,
-        retried: tuple[type[Exception], ...],
-        service_ready: Callable[[], Awaitable[object]],
-    ) -> None:
-        self._number = number
-        self._retried = retried
-        self._service_ready = service_ready
-        self._pointing: asyncio.Task[None] | None = None
-        self._restoring: asyncio.Task[None] | None = None
+    number: PointableNumber
+    retried: tuple[type[Exception], ...]
+    service_ready: Callable[[], Awaitable[object]]
+    _pointing: "asyncio.Task[None] | None" = field(default=None, init=False)
+    _restoring: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def point(self, base_url: str) -> None:
         """Start to point it at `base_url`, in place of an earlier URL."""
@@ -68,18 +66,18 @@ class NumberManager:
             try:
                 async with asyncio.timeout_at(until_s):
                     await self._stop_pointing()
-                    await self._number.restore()
+                    await self.number.restore()
             except asyncio.CancelledError:
                 continue
             except TimeoutError:
                 log.error("the number is not put back: Twilio does not answer")
-            except self._retried as error:
+            except self.retried as error:
                 log.error("the number is not put back: %s", error)
             return
 
     async def _point(self, base_url: str) -> None:
-        await self._service_ready()
-        await _retry(self._number.point, base_url, self._retried, logging.ERROR, "the number does not lead here")
+        await self.service_ready()
+        await _retry(self.number.point, base_url, self.retried, logging.ERROR, "the number does not lead here")
         log.info("the number leads to %s/twilio/voice", base_url)
 
     async def _stop_pointing(self) -> None:
@@ -99,15 +97,14 @@ async def _retry(
     run: Callable[[str], Awaitable[None]], url: str, retried: tuple[type[Exception], ...], level: int, message: str
 ) -> None:
     """Run with `url` until it succeeds; log each of the `retried` errors."""
-    failures = 0
-    while True:
+    for failures in itertools.count():
         try:
-            return await run(url)
+            await run(url)
+            return
         except retried as error:
             pause_s = backoff_s(failures)
             log.log(level, "%s: %s; again in %.0f s", message, error, pause_s)
-        failures += 1
-        await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause_s)
 
 
 def _log_failure(pointing: "asyncio.Task[None]") -> None:

@@ -43,7 +43,6 @@ class PipelineSelfTest:
         self._arrived.put_nowait(PipelineLost(f"self-test: {reason}"))
 
     async def run_until_passed(self, wait_ready: Callable[[], Awaitable[object]], slots: Callable[[], int]) -> float:
-        """Run once the pipeline is ready, again if it is lost meanwhile. Raises SelfTestFailed."""
         for _ in range(ATTEMPTS - 1):
             await wait_ready()
             with contextlib.suppress(PipelineLost):

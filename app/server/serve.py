@@ -1,23 +1,29 @@
-"""`moshi-bridge serve`: runs the service with its settings and returns an exit status."""
+"""`moshi-bridge serve`: runs the service, and the tasks beside it, with its settings; returns an exit status."""
 
+import asyncio
 import logging
+import os
 import socket
 import sys
+from collections.abc import Iterator
+from functools import partial
 from urllib.parse import urlsplit
 
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
-from app.server.background import ServiceFailed
-from app.server.cloudflared import find_cloudflared
+from app.http.selftest import probe
+from app.server.background import Run, ServiceFailed, endless
+from app.server.cloudflared import Cloudflared, find_cloudflared, free_port, tunnel_command, tunnel_environment
 from app.server.listener import listen
-from app.server.number_override import NumberManager
+from app.server.number_override import NumberManager, set_number_once_reachable
 from app.server.pipeline_self_test import SelfTestFailed
 from app.server.service import Service
-from app.server.service_tasks import service_tasks
+from app.server.systemd import notify_systemd
+from app.server.tunnel import TunnelManager
 from app.twilio.number import NumberOverride, NumberRefused, SavedWebhook
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
@@ -35,39 +41,29 @@ class ProgressDisplay:
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._bars = Bars(*columns, console=console, transient=True)
-        self._tasks: dict[str, int] = {}
-        self._is_terminal = console.is_terminal
+        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
 
     def show(self, progress: Progress) -> None:
-        if self._is_terminal:
-            self._draw(progress)
-        elif progress.what not in self._tasks:
-            self._tasks[progress.what] = 0
-            log.info("%s …", progress.what)
-
-    def _draw(self, progress: Progress) -> None:
         if progress.what not in self._tasks:
+            self._tasks[progress.what] = self._bars.add_task(progress.what)
             self._bars.start()
-            self._tasks[progress.what] = self._bars.add_task(progress.what, total=progress.total or None)
-        task = self._bars.tasks[self._tasks[progress.what]].id
-        self._bars.update(task, completed=progress.done, total=progress.total or None)
-        if all(bar.finished for bar in self._bars.tasks):
+            if self._bars.disable:
+                log.info("%s …", progress.what)
+        self._bars.update(self._tasks[progress.what], completed=progress.done, total=progress.total or None)
+        if self._bars.finished:
             self._bars.stop()
 
 
 def serve(settings: Settings) -> int:
-    """Run the service until a signal; return the exit status."""
-    display = ProgressDisplay(Console(stderr=True))
     try:
         settings.require_host()
         settings.require_safe()
         manager = read_service_manager()
         cloudflared = find_cloudflared() if settings.tunnel.start else None
-        sock = listen(settings)
-        with sock:
+        with listen(settings) as sock:
             _log_settings(settings)
-            uvloop.run(_run(settings, manager, cloudflared, display, sock))
+            uvloop.run(_run(settings, manager, cloudflared, sock))
     except (SettingsError, WorkerRefused, SelfTestFailed, ServiceFailed) as error:
         flush_logging()
         print(f"moshi-bridge: {error}", file=sys.stderr)
@@ -77,10 +73,9 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-async def _run(
-    settings: Settings, manager: ServiceManager, cloudflared: str | None, display: ProgressDisplay, sock: socket.socket
-) -> None:
+async def _run(settings: Settings, manager: ServiceManager, cloudflared: str | None, sock: socket.socket) -> None:
     queues = settings.calls.when_busy is WhenBusy.QUEUE and settings.twilio.account_sid and settings.twilio.auth_token
+    display = ProgressDisplay(Console(stderr=True))
     service = Service(settings, display.show, open_rest(settings) if queues else None)
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
@@ -107,3 +102,40 @@ def _log_settings(settings: Settings) -> None:
         log.warning("Twilio opens sockets over TLS only: its calls fail at PUBLIC_URL=%s", settings.server.base_url)
     if not settings.twilio.checks_signatures:
         log.warning("signatures are not checked: calls from this machine only")
+
+
+def service_tasks(
+    service: Service, settings: Settings, manager: ServiceManager, cloudflared: str | None, number: NumberManager | None
+) -> Iterator[tuple[str, Run]]:
+    """Yield the tasks that these settings ask for, with names.
+
+    `cloudflared` is the program's path, None without a tunnel; `number` is None if it is not to be changed.
+    """
+    token = next(iter(settings.twilio.auth_tokens), None)
+    probe_service = partial(probe, auth_token=token, service_name=service.public.service_name)
+    if cloudflared:
+        start = partial(_start_tunnel, settings, cloudflared)
+        yield "the tunnel", partial(endless, TunnelManager(service.public, start, probe_service, number).run)
+    elif number:
+        yield "the number", partial(set_number_once_reachable, settings.server.base_url, probe_service, number)
+    if number:
+        yield "restoring the number", partial(_restore_number, number, service.stopping)
+    if manager.notify_socket:
+        notify = partial(notify_systemd, service, manager.notify_socket, manager.watchdog_s(os.getpid()))
+        yield "the notifications to systemd", partial(endless, notify)
+
+
+async def _start_tunnel(settings: Settings, program: str) -> Cloudflared:
+    metrics_port = free_port()
+    command = tunnel_command(settings, program, metrics_port)
+    environment = tunnel_environment(settings, os.environ)
+    url = settings.server.public_url if settings.tunnel.is_named else None
+    return await Cloudflared.start(command, environment, metrics_port, url, settings.tunnel.token)
+
+
+async def _restore_number(number: NumberManager, stopping: asyncio.Event) -> None:
+    """Restore the number once no more calls are accepted; the last calls go on meanwhile."""
+    try:
+        await stopping.wait()
+    finally:
+        await number.restore()

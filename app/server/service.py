@@ -5,9 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -25,7 +24,7 @@ from app.server.assembly import model_name, open_call_log, open_recordings, open
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
-from app.server.signals import SignalHandler
+from app.server.signals import handle_stop_signals
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
@@ -34,9 +33,6 @@ from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
 from workers.messages import PipelineMessage, Progress, Slot
 from workers.supervisor import Supervisor, WorkerRefused
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +52,7 @@ class Service:
         self.stopping = asyncio.Event()
         """Set once no more calls are accepted, while the last ones end."""
         self._stopped = False
-        self._server: WebServer | None = None
-        self.supervisor = Supervisor(worker_config(settings), self._take_message, self._lose_pipeline, on_progress)
+        self.supervisor = Supervisor(worker_config(settings), self._on_message, self._on_pipeline_lost, on_progress)
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
@@ -67,29 +62,26 @@ class Service:
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
+        self._server = WebServer(self.app)
 
-    async def run(self, sock: socket.socket, tasks: Sequence[Run] = ()) -> None:
-        """Serve on `sock` until a signal, or until cancelled; `tasks` are cancelled after the last call.
+    async def run(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]] = ()) -> None:
+        """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
         SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
-            handler = stack.enter_context(SignalHandler(self._handle_signal))
-            self._server = WebServer(self.app, handler.install)
+            stack.enter_context(handle_stop_signals(self._handle_signal))
             for sink in (self._call_log, self._traces, self._recordings):
                 if sink:
                     sink.start()
                     stack.push_async_callback(sink.stop)
-            failure = await self._run_tasks(self._server, sock, tasks)
-            if failure:
-                raise failure
+            await self._run_tasks(sock, tasks)
 
-    async def _run_tasks(self, server: WebServer, sock: socket.socket, tasks: Sequence[Run]) -> Exception | None:
-        """Run everything until the web server ends; return what has failed."""
+    async def _run_tasks(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]]) -> None:
+        """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
-            restore_hook = background.watch_threads()
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
@@ -97,18 +89,18 @@ class Service:
                 background.start("the call queue", self.call_queue.run),
                 background.start("the drain", partial(self.drain.run, self._stop)),
             ]
-            serving = background.start("the web server", partial(server.serve, sock))
-            service_tasks = [background.start(_name(task), task) for task in tasks]
-            try:
-                await asyncio.wait({serving})
-            finally:
-                self._stop()
-                await asyncio.wait({serving})
-                await cancel(*service_tasks)
-                await cancel(*own)
-                await cancel(supervising)
-                restore_hook()
-        return background.failure
+            serving = background.start("the web server", partial(self._server.serve, sock))
+            service_tasks = [background.start(name, task) for name, task in tasks]
+            with background.watch_threads():
+                try:
+                    await asyncio.wait({serving})
+                finally:
+                    self._stop()
+                    await asyncio.wait({serving})
+                    for ending in (service_tasks, own, [supervising]):
+                        await cancel(*ending)
+        if background.failure:
+            raise background.failure
 
     def _observers(self) -> Iterator[ObserverFactory]:
         """Yield what watches calls; the recorder first, since the records of the others name its recording."""
@@ -167,31 +159,18 @@ class Service:
 
     def _stop(self) -> None:
         """End the calls, then the web server, once."""
-        if self._stopped or self._server is None:
+        if self._stopped:
             return
         self._stopped = True
         self.stopping.set()
         self.manager.stop()
         self._server.stop()
 
-    def _take_message(self, message: PipelineMessage) -> None:
-        if self.self_tested.is_set():
-            self.manager.handle_message(message)
-        else:
-            self._self_test.handle_message(message)
+    def _on_message(self, message: PipelineMessage) -> None:
+        (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
 
-    def _lose_pipeline(self, reason: str) -> None:
-        if self.self_tested.is_set():
-            self.manager.on_pipeline_lost(reason)
-        else:
-            self._self_test.on_pipeline_lost(reason)
-
-
-def _name(task: Run) -> str:
-    function = task
-    while isinstance(function, partial):
-        function = function.args[0] if function.func is endless else function.func
-    return str(getattr(function, "__qualname__", function))
+    def _on_pipeline_lost(self, reason: str) -> None:
+        (self.manager if self.self_tested.is_set() else self._self_test).on_pipeline_lost(reason)
 
 
 def _observe_record(add: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:

@@ -7,12 +7,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import assert_never
+from dataclasses import dataclass
 
 from app.http.selftest import ProbeFailed
 from app.server.cloudflared import Cloudflared
 from app.server.number_override import NumberManager
-from app.server.tunnel_state import Probe, Restart, TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
+from app.server.tunnel_state import TunnelState, TunnelStateMachine, TunnelTimeouts, backoff_s
 from app.twilio.public_address import PublicAddress
 
 log = logging.getLogger(__name__)
@@ -20,31 +20,22 @@ log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0
 
 
+@dataclass(frozen=True)
 class TunnelManager:
     """Opens the public address once a signed socket has come back through cloudflared."""
 
-    def __init__(
-        self,
-        public: PublicAddress,
-        start: Callable[[], Awaitable[Cloudflared]],
-        probe: Callable[[str], Awaitable[None]],
-        number: NumberManager | None = None,
-        timeouts: TunnelTimeouts | None = None,
-        status_every_s: float = STATUS_EVERY_S,
-    ) -> None:
-        self._public = public
-        self._start = start
-        self._probe = probe
-        self._number = number
-        self._timeouts = timeouts
-        self._status_every_s = status_every_s
+    public: PublicAddress
+    start: Callable[[], Awaitable[Cloudflared]]
+    probe: Callable[[str], Awaitable[None]]
+    number: NumberManager | None = None
+    timeouts: TunnelTimeouts | None = None
+    status_every_s: float = STATUS_EVERY_S
 
     async def run(self) -> None:
-        """Keep the address open until cancelled."""
         failures = 0
         while True:
             reason, was_open = await self._run_once()
-            self._public.is_open = False
+            self.public.is_open = False
             failures = 0 if was_open else failures + 1
             pause_s = backoff_s(failures)
             log.warning("the tunnel is gone (%s), again in %.0f s", reason, pause_s)
@@ -53,40 +44,36 @@ class TunnelManager:
     async def _run_once(self) -> tuple[str, bool]:
         """Run one cloudflared to its end; return why it ended and whether the address was open meanwhile."""
         try:
-            tunnel = await self._start()
+            tunnel = await self.start()
         except OSError as error:
             return f"cannot start: {error.strerror}", False
         log.info("cloudflared is started")
-        machine, was_open = TunnelStateMachine(time.monotonic(), self._timeouts), False
+        machine, was_open = TunnelStateMachine(time.monotonic(), self.timeouts), False
         try:
-            while not await tunnel.exited_within(self._status_every_s):
-                match machine.on_status(await tunnel.status(), time.monotonic()):
-                    case None:
-                        pass
-                    case Probe(url):
-                        machine.on_probe(await self._open(url), time.monotonic())
-                        was_open |= machine.state is TunnelState.OPEN
-                    case Restart(reason):
-                        return reason, was_open
-                    case action:
-                        assert_never(action)
+            while not await tunnel.exited_within(self.status_every_s):
+                url = machine.on_status(await tunnel.status(), time.monotonic())
+                if reason := machine.overdue(time.monotonic()):
+                    return reason, was_open
+                if url:
+                    machine.on_probe(await self._open(url), time.monotonic())
+                    was_open |= machine.state is TunnelState.OPEN
             return f"it died: {tunnel.last_error}", was_open
         finally:
             await tunnel.stop()
 
     async def _open(self, url: str) -> bool:
         """Probe `url`; open the address and set the number if it leads here."""
-        if url != self._public.base_url:
-            self._public.is_open = False
-            self._public.move(url)
+        if url != self.public.base_url:
+            self.public.is_open = False
+            self.public.move(url)
         try:
-            await self._probe(url)
+            await self.probe(url)
         except ProbeFailed as error:
             log.warning("not open yet: %s", error)
             return False
-        if not self._public.is_open:
-            self._public.is_open = True
+        if not self.public.is_open:
+            self.public.is_open = True
             log.info("the tunnel is open: %s/twilio/voice leads here", url)
-            if self._number:
-                await self._number.point(url)
+            if self.number:
+                await self.number.point(url)
         return True

@@ -30,23 +30,6 @@ class TunnelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Send a signed socket through `url`, then call `on_probe`."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """End this cloudflared and start another."""
-
-    reason: str
-
-
-TunnelAction = Probe | Restart | None
-
-
-@dataclass(frozen=True, slots=True)
 class TunnelTimeouts:
     """How long each state may last, and the wait before each probe, in seconds."""
 
@@ -64,12 +47,11 @@ class TunnelStateMachine:
         self.state = TunnelState.STARTING
         self._timeouts = timeouts or TunnelTimeouts()
         self._url: str | None = None
-        self._since_s = now
-        self._probe_due_s = now
+        self._since_s = self._probe_due_s = now
         self._failed_probes = 0
 
-    def on_status(self, status: TunnelStatus, now: float) -> TunnelAction:
-        """Return what to do now, None to wait for the next status."""
+    def on_status(self, status: TunnelStatus, now: float) -> str | None:
+        """Return the URL through which to send a signed socket now, before `on_probe`; None to wait."""
         is_live = status.connected and status.url is not None
         if is_live and (status.url != self._url or self.state is TunnelState.STARTING):
             self._url = status.url
@@ -78,10 +60,8 @@ class TunnelStateMachine:
             self._start_probing(now, 0.0)
         elif not status.connected and self.state is TunnelState.OPEN:
             self._enter(TunnelState.DISCONNECTED, now)
-        if (reason := self._overdue(now)) is not None:
-            return Restart(reason)
         is_due = self.state is TunnelState.PROBING and now >= self._probe_due_s
-        return Probe(self._url) if is_due and is_live and self._url else None
+        return self._url if is_due and is_live else None
 
     def on_probe(self, succeeded: bool, now: float) -> None:
         if succeeded:
@@ -91,7 +71,8 @@ class TunnelStateMachine:
         self._probe_due_s = now + waits_s[min(self._failed_probes, len(waits_s) - 1)]
         self._failed_probes += 1
 
-    def _overdue(self, now: float) -> str | None:
+    def overdue(self, now: float) -> str | None:
+        """Return why this cloudflared must be ended and another started, None if it may go on."""
         limits = {
             TunnelState.STARTING: (self._timeouts.connect_s, "no connection to Cloudflare"),
             TunnelState.PROBING: (self._timeouts.probe_s, "no signed socket came back through it"),
@@ -110,5 +91,4 @@ class TunnelStateMachine:
 
 
 def backoff_s(failures: int) -> float:
-    """Return the wait after so many failures in a row."""
     return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]

@@ -8,11 +8,10 @@ PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
 
 
-def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
-    settings = read_settings()
-    assert settings.server.base_url == "http://127.0.0.1:5001"
-    assert not settings.twilio.checks_signatures
-    settings.require_safe()
+@pytest.fixture
+def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    return tmp_path / ".env"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"engine": "llama"}, "ENGINE"),
         ({"codec": "mp3"}, "CODEC"),
         ({"codec": "loopback"}, "CODEC=loopback needs ENGINE=loopback"),
-        ({"public_url": "phone.example.com"}, "PUBLIC_URL"),
+        ({"public_url": "phone"}, "^PUBLIC_URL: must be http"),
         ({"public_url": "ftp://phone.example.com"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com/?a=b"}, "PUBLIC_URL"),
         ({"public_url": "https://phone.example.com:99999"}, "PUBLIC_URL"),
@@ -35,14 +34,18 @@ def test_without_any_settings_calls_come_from_this_machine_alone() -> None:
         ({"public_url": "http://[::1"}, "PUBLIC_URL"),
         ({"public_url": f"{PUBLIC}/twilio/voice"}, "PUBLIC_URL: must end before /twilio/voice"),
         ({"public_url": f"{PUBLIC}/prefix/twilio/voice/"}, "PUBLIC_URL: must end before /twilio/voice"),
-        ({"public_url": "phone"}, "^PUBLIC_URL: must be http"),
+        ({**NUMBER}, "SET_NUMBER needs TWILIO_PHONE_NUMBER"),
         ({**NUMBER, "twilio_phone_number": "5551234567"}, "TWILIO_PHONE_NUMBER with .* country code"),
         ({**NUMBER, "twilio_phone_number": "+1555123456\u0667"}, "TWILIO_PHONE_NUMBER with .* country code"),
+        ({**NUMBER, "twilio_phone_number": "+15551234567", "tunnel": False}, "SET_NUMBER needs TUNNEL=true"),
+        ({"tunnel": True, "tunnel_name": "phone"}, "PUBLIC_URL must say where the tunnel"),
         ({"when_busy": "sing"}, "WHEN_BUSY"),
         ({"blocked_callers": "+1555*,0049"}, "BLOCKED_CALLERS.*'0049' is no number"),
         ({"allowed_callers": "+155x"}, "ALLOWED_CALLERS"),
         ({"operator_token": "short"}, "OPERATOR_TOKEN"),
         ({"operator_token": "with a space in it"}, "OPERATOR_TOKEN"),
+        *(({"hangup_digit": digits}, "HANGUP_DIGIT") for digits in ("##", "x", "E", "10")),
+        *(({"traces_headers": fields}, "TRACES_HEADERS") for fields in ("Name", "Bad name=1", "X-A=1\r\nX-B=2")),
     ],
 )
 def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str) -> None:
@@ -51,44 +54,50 @@ def test_a_bad_setting_is_named_in_one_line(wrong: dict[str, object], named: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("max_calls", "slots"), [("auto", 0), ("3", 3), (3, 3)])
-def test_how_many_calls_may_be_left_to_the_engine(max_calls: object, slots: int) -> None:
-    assert read_settings(max_calls=max_calls).calls.slots == slots
-
-
 def test_every_bad_setting_has_its_line() -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings(port=0, max_calls=0)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["PORT", "MAX_CALLS"]
 
 
-def test_the_environment_goes_before_the_file_and_a_flag_before_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("max_calls", "slots"), [("auto", 0), ("3", 3), (3, 3)])
+def test_how_many_calls_may_be_left_to_the_engine(max_calls: object, slots: int) -> None:
+    assert read_settings(max_calls=max_calls).calls.slots == slots
+
+
+def test_the_environment_goes_before_the_file_and_an_option_before_both(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".env").write_text("PORT=1001\nMAX_CALLS=2\nENGINE=loopback\n")
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    env_file.write_text("PORT=1001\nMAX_CALLS=2\nENGINE=loopback\n")
     monkeypatch.setenv("PORT", "1002")
     settings = read_settings(engine="mlx", host=None)
     assert (settings.server.port, settings.calls.max, settings.model.engine) == (1002, 2, EngineKind.MLX)
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_bytes("PORT=1001".encode("utf-16"))
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+def test_a_file_in_another_encoding_is_named(env_file: Path) -> None:
+    env_file.write_bytes("PORT=1001".encode("utf-16"))
     with pytest.raises(SettingsError, match=r"\.env"):
         read_settings()
+
+
+@pytest.mark.parametrize("digit", ["#", "*", "0", "D", ""])
+def test_the_key_that_ends_a_call_can_be_set_in_a_file(env_file: Path, digit: str) -> None:
+    """A # begins a comment only where a space is before it."""
+    env_file.write_text(f"HANGUP_DIGIT={digit}\n")
+    assert read_settings().calls.hangup_digit == digit
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"public_url": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
+        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached"),
         ({"public_url": PUBLIC, "twilio_auth_token": "secret", "validate_signatures": False}, "VALIDATE_SIGNATURES"),
         ({"host": "0.0.0.0"}, "HOST=0.0.0.0|PUBLIC_URL=0.0.0.0"),
         ({"host": "192.168.1.5", "public_url": "http://127.0.0.1:5001"}, "HOST=192.168.1.5"),
     ],
 )
-def test_nobody_outside_may_place_calls_unsigned(settings: dict[str, object], named: str) -> None:
+def test_other_machines_may_not_place_unsigned_calls(settings: dict[str, object], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         read_settings(**settings).require_safe()
 
@@ -96,6 +105,7 @@ def test_nobody_outside_may_place_calls_unsigned(settings: dict[str, object], na
 @pytest.mark.parametrize(
     "settings",
     [
+        {},
         {"public_url": PUBLIC, "twilio_auth_token": "secret"},
         {"public_url": PUBLIC, "twilio_auth_token_secondary": "secret"},
         {"host": "0.0.0.0", "twilio_auth_token": "secret"},
@@ -108,21 +118,20 @@ def test_signed_calls_and_calls_from_this_machine_are_safe(settings: dict[str, o
     read_settings(**settings).require_safe()
 
 
-def test_an_ipv6_address_is_written_as_urls_write_it() -> None:
-    assert read_settings(host="::1", port=80).server.base_url == "http://[::1]:80"
-
-
-def test_the_public_url_ends_without_a_slash() -> None:
-    assert read_settings(public_url=f"{PUBLIC}/phone/").server.base_url == f"{PUBLIC}/phone"
-
-
-def test_secrets_are_not_shown() -> None:
-    secrets = {"twilio_auth_token": "secret", "twilio_auth_token_secondary": "secret", "operator_token": "secret" * 3}
-    assert "secret" not in repr(read_settings(**secrets))
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://127.0.0.1:5001"),
+        ({"host": "::1", "port": 80}, "http://[::1]:80"),
+        ({"public_url": f"{PUBLIC}/phone/"}, f"{PUBLIC}/phone"),
+    ],
+)
+def test_the_base_url_is_the_public_one_or_the_listen_address(settings: dict[str, object], url: str) -> None:
+    assert read_settings(**settings).server.base_url == url
 
 
 @pytest.mark.parametrize("name", [name.lower() for name, field in FIELDS.items() if not field.repr])
-def test_what_is_not_shown_is_a_secret(name: str) -> None:
+def test_secrets_are_known_and_not_shown(name: str) -> None:
     value = {"database_url": "postgresql://me:the-password@db/calls", "traces_headers": "X-Key=the-password"}
     secret = value.get(name, "the-password-of-this")
     read = read_settings(**{name: secret})
@@ -144,55 +153,29 @@ def test_the_password_in_a_url_is_a_secret_and_the_url_is_none(name: str, url: s
     assert set(read_settings(**{name: url}).secrets) == {"the%2Fpassword", "the/password"}
 
 
+def test_headers_of_traces_are_read_by_name_and_are_secrets() -> None:
+    read = read_settings(traces_headers="Authorization=Bearer a=b, X-Org=tenant-one")
+    assert read.traces.header_fields == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
+    assert "Bearer a=b" in read.secrets
+
+
 def test_the_loopback_engine_has_no_greeting() -> None:
     assert read_settings(engine="loopback").greeting_steps == 0
     assert read_settings(greeting_frames=7).greeting_steps == 7
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        *((host, True) for host in ("localhost", "127.0.0.1", "127.9.9.9", "::1")),
-        *((host, False) for host in ("", "0.0.0.0", "::", "example.com")),
-        *((host, False) for host in ("localhost.example.com", "127.0.0.1.example.com")),
-    ],
-)
-def test_what_is_this_machine_alone(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
+LOOPBACK = ("localhost", "127.0.0.1", "127.9.9.9", "::1")
+OTHERS = ("", "0.0.0.0", "::", "example.com", "localhost.example.com", "127.0.0.1.example.com")
 
 
-@pytest.mark.parametrize("digit", ["#", "*", "0", "D", ""])
-def test_the_key_that_ends_a_call_can_be_set_in_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digit: str
-) -> None:
-    """A # begins a comment only where a space is before it."""
-    (tmp_path / ".env").write_text(f"HANGUP_DIGIT={digit}\n")
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
-    assert read_settings().calls.hangup_digit == digit
+@pytest.mark.parametrize("host", [*LOOPBACK, *OTHERS])
+def test_what_is_this_machine_alone(host: str) -> None:
+    assert is_loopback(host) is (host in LOOPBACK)
 
 
-@pytest.mark.parametrize("digits", ["##", "x", "E", "10"])
-def test_what_is_no_key_cannot_end_a_call(digits: str) -> None:
-    with pytest.raises(SettingsError, match="HANGUP_DIGIT"):
-        read_settings(hangup_digit=digits)
-
-
-def test_headers_of_traces_are_read_by_name_and_are_secrets() -> None:
-    read = read_settings(traces_headers="Authorization=Bearer a=b, X-Org=tenant-one")
-    assert read.traces.header_fields == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
-    assert "Bearer a=b" in read.secrets
-    assert "tenant-one" not in repr(read)
-
-
-@pytest.mark.parametrize("headers", ["Authorization", "Bad name=1", "X-Forged=1\r\nX-Other=2"])
-def test_headers_of_traces_that_are_none_are_refused(headers: str) -> None:
-    with pytest.raises(SettingsError, match="TRACES_HEADERS"):
-        read_settings(traces_headers=headers)
-
-
-def test_the_former_name_of_rustymimi_still_works_and_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert read_settings(codec="mimi").model.codec is CodecKind.RUSTYMIMI
+def test_the_former_name_of_rustymimi_still_works_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("mimi", "rustymimi"):
+        assert read_settings(codec=name).model.codec is CodecKind.RUSTYMIMI
     assert [record.getMessage() for record in caplog.records] == [
         "CODEC=mimi is called rustymimi now: write CODEC=rustymimi"
     ]
-    assert read_settings(codec="rustymimi").model.codec is CodecKind.RUSTYMIMI

@@ -1,5 +1,6 @@
 """Where settings come from: the environment and `.env`, plain and prefixed names, quotes around values."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,8 @@ from app.setting_sources import unquoted
 
 SID, TOKEN = "AC" + "0" * 32, "0" * 32
 SPELLINGS = (
-    "{}",
-    " {} ",
-    '"{}"',
-    "'{}'",
-    "' {} '",
-    ' "{}"\r',
-    "\t{}\r\n",
-    "\u00a0{}\u200b",
-    "\ufeff'{}'",
-    "“{}”",
+    *("{}", " {} ", '"{}"', "'{}'", "' {} '", ' "{}"\r', "\t{}\r\n"),
+    *("\u00a0{}\u200b", "\ufeff'{}'", "“{}”"),
 )
 """How `docker run --env-file`, a file of Windows and a copied web page leave a value; {} stands for it."""
 CONDA_HOSTS = ("arm64-apple-darwin20.0.0", "x86_64-conda-linux-gnu")
@@ -30,20 +23,15 @@ def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / ".env"
 
 
-def read_or_refuse() -> str:
-    """Return everything that is read, or why it is refused."""
-    try:
-        return str([read_settings().value(name) for name in NAMES])
-    except SettingsError as error:
-        return str(error)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_has_a_prefixed_name_that_wins(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no value of most settings shows which one is read."""
     monkeypatch.setenv(name, "the plain one")
     monkeypatch.setenv(f"MOSHI_BRIDGE_{name}", "the-prefixed-one \u2028 x")
-    answer = read_or_refuse()
+    try:
+        answer = str([read_settings().value(each) for each in NAMES])
+    except SettingsError as error:
+        answer = str(error)
     assert f"MOSHI_BRIDGE_{name} is set in the environment" in answer or "the-prefixed-one" in answer
     assert "the plain one" not in answer
 
@@ -74,11 +62,8 @@ def test_a_bad_value_is_reported_with_its_place(
     env_file.write_text(file)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError, match=rf"^PORT: [^\n]*{re.escape(named)}$"):
         read_settings()
-    assert str(caught.value).startswith("PORT: ")
-    assert str(caught.value).endswith(named)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", CONDA_HOSTS)

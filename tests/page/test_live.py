@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
-from app.http import live_routes
+from app.http import operator_routes
 from tests.page.place import OPERATOR_TOKEN, Place, serving
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
@@ -115,7 +115,7 @@ async def test_the_token_lets_in_from_elsewhere(place: Place) -> None:
 
 async def test_no_more_look_on_than_can_and_who_leaves_makes_room(place: Place) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(live_routes.MAX_READERS):
+        for _ in range(operator_routes.MAX_READERS):
             await told(await stack.enter_async_context(looking(place)))
         with pytest.raises(InvalidStatus) as refused:
             await looking(place)
@@ -150,10 +150,10 @@ async def test_a_reader_who_takes_nothing_is_given_up(monkeypatch: pytest.Monkey
         while True:
             yield "{}"
 
-    monkeypatch.setattr(live_routes, "SEND_WITHIN_S", 0.001)
+    monkeypatch.setattr(operator_routes, "SEND_WITHIN_S", 0.001)
     stuck = Stuck()
     async with asyncio.timeout(PATIENCE_S):
-        await live_routes.send_texts(stuck, texts())
+        await operator_routes.send_texts(stuck, texts())
     assert stuck.sending == 1
 
 
@@ -163,4 +163,4 @@ async def test_what_goes_wrong_in_the_making_is_not_hidden() -> None:
         yield ""
 
     with pytest.raises(ZeroDivisionError):
-        await live_routes.send_texts(Stuck(), texts())
+        await operator_routes.send_texts(Stuck(), texts())

@@ -561,7 +561,7 @@ PROXIES_KEEP_S = {"cloudflared": 90, "Caddy": 120, "nginx": 60, "AWS ALB": 60}
 
 @pytest.mark.parametrize("proxy", PROXIES_KEEP_S)
 async def test_idle_connections_live_longer_than_those_of_proxies(service: Running, proxy: str) -> None:
-    assert WebServer(service.service.app, lambda: None).config.timeout_keep_alive == KEEP_ALIVE_S
+    assert WebServer(service.service.app).config.timeout_keep_alive == KEEP_ALIVE_S
     assert PROXIES_KEEP_S[proxy] < KEEP_ALIVE_S
 
 

@@ -16,8 +16,8 @@ import pytest
 from app.config import ServiceManager, read_settings
 from app.server.background import ServiceFailed
 from app.server.number_override import NumberManager
+from app.server.serve import service_tasks
 from app.server.service import Service
-from app.server.service_tasks import service_tasks
 from app.server.tunnel_state import TunnelTimeouts
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
@@ -132,7 +132,7 @@ async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
         service = Service(read_settings(engine="loopback", codec="loopback"), lambda _: None)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ServiceFailed, match="a bug"):
-                await service.run(sock, [fail])
+                await service.run(sock, [("a task", fail)])
     assert service.supervisor.process_ids == {}
 
 

@@ -1,4 +1,8 @@
-"""`GET /`: the operator page and its login."""
+"""`GET /`: the operator page and its login; static files without a build step.
+
+The page reads `/api/live` (pushed over a WebSocket, polled where that does not get through), `/api/history` and the
+events of a call. It loads nothing from other hosts.
+"""
 
 import time
 from html import escape
@@ -10,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from app.http.operator_auth import COOKIE, VALID_FOR_S, OperatorAuth
-from app.http.webhooks import read_body
+from app.http.twilio_routes import read_body
 
 ASSETS = Path(__file__).parent / "assets"
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -28,10 +32,9 @@ ERROR = ("<!-- wrong -->", '<p class="wrong" role="alert">{}</p>')
 
 
 def build_page_router(auth: OperatorAuth) -> APIRouter:
-    """Return the routes; the files are read once."""
     router = APIRouter()
     files = {path.name: path.read_bytes() for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES}
-    page, form = ((ASSETS / name).read_text("utf-8") for name in ("index.html", "login.html"))
+    page = (ASSETS / "index.html").read_text("utf-8")
 
     @router.get("/")
     async def index(request: Request) -> Response:
@@ -47,6 +50,14 @@ def build_page_router(auth: OperatorAuth) -> APIRouter:
             raise HTTPException(404, "no such file")
         return Response(files[name], media_type=MEDIA_TYPES[Path(name).suffix])
 
+    router.include_router(_build_login_router(auth))
+    return router
+
+
+def _build_login_router(auth: OperatorAuth) -> APIRouter:
+    router = APIRouter()
+    form = (ASSETS / "login.html").read_text("utf-8")
+
     @router.get("/login")
     async def login_form(request: Request) -> Response:
         return HTMLResponse(form, headers=HEADERS) if auth.has_token else _redirect_to_login(request, auth)
@@ -59,7 +70,7 @@ def build_page_router(auth: OperatorAuth) -> APIRouter:
             page_text = form.replace(ERROR[0], ERROR[1].format(escape(refusal.detail)))
             return HTMLResponse(page_text, refusal.status_code, {**HEADERS, **(refusal.headers or {})})
         answer = RedirectResponse("./", HTTPStatus.SEE_OTHER)
-        cookie, is_secure = auth.session_cookie.issue(time.time()), request.url.scheme == "https"
+        cookie, is_secure = auth.issue_cookie(time.time()), request.url.scheme == "https"
         answer.set_cookie(COOKIE, cookie, VALID_FOR_S, httponly=True, samesite="strict", secure=is_secure)
         return answer
 

@@ -1,12 +1,10 @@
 """The web server over a small application, on sockets of the system's."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -32,39 +30,23 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "websocket.http.response.body", "body": b"later"})
 
 
-@contextlib.asynccontextmanager
-async def serving(on_start: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
-    """Serve the application; give the port."""
-    server = WebServer(application, on_start)
+async def test_a_denied_upgrade_has_its_status_and_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    server = WebServer(application)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         task = asyncio.create_task(server.serve(sock))
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            server.stop()
-            async with asyncio.timeout(GUARD_S):
-                await task
-
-
-async def test_a_denied_upgrade_has_its_status_and_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as port:
         with pytest.raises(InvalidStatus) as refused:
-            await connect(f"ws://127.0.0.1:{port}", proxy=None)
+            await connect(f"ws://127.0.0.1:{sock.getsockname()[1]}", proxy=None)
         assert refused.value.response.status_code == 429
+        server.stop()
+        async with asyncio.timeout(GUARD_S):
+            await task
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_when_it_has_begun_it_says_so_before_it_serves() -> None:
-    begun = asyncio.Event()
-    async with serving(begun.set), asyncio.timeout(GUARD_S):
-        await begun.wait()
-
-
-@pytest.mark.parametrize("soft", [128, 256])
-def test_a_process_that_may_have_few_descriptors_gives_itself_more(soft: int) -> None:
+def test_the_limit_of_descriptors_is_raised() -> None:
     program = (
         "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
-        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, hard))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
         "from app.server.listener import raise_descriptor_limit; raise_descriptor_limit()\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], hard)"
     )

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,7 +14,7 @@ ONE, TWO = "https://one.example.com", "https://two.example.com"
 
 
 @pytest.fixture(autouse=True)
-def _without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "backoff_s", lambda failures: 0.0)
 
 
@@ -21,71 +22,70 @@ async def ready() -> None:
     pass
 
 
+def manage(number: FakeNumber, service_ready: Callable[[], Awaitable[object]] = ready) -> NumberManager:
+    return NumberManager(number, (NumberTrouble,), service_ready)
+
+
 async def next_url(number: FakeNumber) -> str:
     async with asyncio.timeout(PATIENCE_S):
         return await number.pointed.get()
 
 
-async def test_a_number_is_not_pointed_at_a_service_that_cannot_answer_yet() -> None:
-    number, self_tested = FakeNumber(), asyncio.Event()
-    keeper = NumberManager(number, (NumberTrouble,), self_tested.wait)
-    await keeper.point(ONE)
+async def some_turns() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
-    assert number.leads_to == BEFORE
-    self_tested.set()
-    assert await next_url(number) == ONE
 
 
-async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
-    number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
-    with caplog.at_level(logging.INFO):
-        await NumberManager(number, (NumberTrouble,), ready).point(ONE)
-        assert await next_url(number) == ONE
-    assert caplog.text.count("the number does not lead here: Twilio is away") == 2
-
-
-async def test_a_new_address_takes_the_place_of_one_that_still_waits() -> None:
+async def test_the_number_is_pointed_once_the_service_can_answer_at_the_last_address() -> None:
     number, self_tested = FakeNumber(), asyncio.Event()
-    keeper = NumberManager(number, (NumberTrouble,), self_tested.wait)
-    await keeper.point(ONE)
-    await keeper.point(TWO)
+    manager = manage(number, self_tested.wait)
+    await manager.point(ONE)
+    await some_turns()
+    await manager.point(TWO)
+    await some_turns()
+    assert number.leads_to == BEFORE
     self_tested.set()
     assert await next_url(number) == TWO
     assert number.pointed.empty()
 
 
-async def test_after_the_number_is_put_back_it_is_pointed_no_more() -> None:
+async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
+    with caplog.at_level(logging.INFO):
+        await manage(number).point(ONE)
+        assert await next_url(number) == ONE
+    assert caplog.text.count("the number does not lead here: Twilio is away") == 2
+
+
+async def test_after_the_number_is_restored_it_is_pointed_no_more() -> None:
     number = FakeNumber()
-    keeper = NumberManager(number, (NumberTrouble,), ready)
-    await keeper.point(ONE)
+    manager = manage(number)
+    await manager.point(ONE)
     await next_url(number)
-    await keeper.restore()
-    await keeper.restore()
-    await keeper.point(TWO)
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await manager.restore()
+    await manager.restore()
+    await manager.point(TWO)
+    await some_turns()
     assert (number.leads_to, number.restored) == (BEFORE, 1)
 
 
-async def test_putting_back_goes_to_its_end_though_who_asked_is_cancelled() -> None:
+async def test_restoring_goes_to_its_end_though_the_task_that_waits_is_cancelled() -> None:
     number = FakeNumber()
     number.may_restore.clear()
-    keeper = NumberManager(number, (NumberTrouble,), ready)
-    asking = asyncio.create_task(keeper.restore())
+    waiting = asyncio.create_task(manage(number).restore())
     await number.restoring.wait()
-    asking.cancel()
+    waiting.cancel()
     number.may_restore.set()
-    await asyncio.wait({asking})
-    assert asking.cancelled()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
     assert number.restored == 1
 
 
-async def test_putting_back_goes_to_its_end_though_every_task_is_cancelled() -> None:
+async def test_restoring_goes_to_its_end_though_every_task_is_cancelled() -> None:
     """As the event loop does when a second signal ends it."""
     number = FakeNumber()
     number.may_restore.clear()
-    asking = asyncio.create_task(NumberManager(number, (NumberTrouble,), ready).restore())
+    waiting = asyncio.create_task(manage(number).restore())
     await number.restoring.wait()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
@@ -93,50 +93,44 @@ async def test_putting_back_goes_to_its_end_though_every_task_is_cancelled() -> 
     async with asyncio.timeout(PATIENCE_S):
         await number.restoring.wait()
         number.may_restore.set()
-        await asyncio.wait({asking})
+        await asyncio.wait({waiting})
     assert (number.leads_to, number.restored) == (BEFORE, 1)
 
 
-async def test_a_number_that_cannot_be_put_back_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    await NumberManager(FakeNumber(troubles=["20003, wrong token"]), (NumberTrouble,), ready).restore()
-    assert "the number is not put back: 20003, wrong token" in caplog.text
-
-
-async def test_a_twilio_that_does_not_answer_holds_up_no_exit(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("troubles", "reason"), [(["20003, wrong token"], "20003, wrong token"), ([], "Twilio does not answer")]
+)
+async def test_a_number_that_cannot_be_restored_is_logged_and_does_not_block_the_exit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, troubles: list[str], reason: str
 ) -> None:
-    monkeypatch.setattr(module, "RESTORE_WITHIN_S", 0.01)
-    number = FakeNumber()
-    number.may_restore.clear()
-    await NumberManager(number, (NumberTrouble,), ready).restore()
-    assert "the number is not put back: Twilio does not answer" in caplog.text
+    number = FakeNumber(troubles)
+    if not troubles:
+        monkeypatch.setattr(module, "RESTORE_WITHIN_S", 0.01)
+        number.may_restore.clear()
+    await manage(number).restore()
+    assert f"the number is not put back: {reason}" in caplog.text
 
 
-async def test_a_public_url_without_a_tunnel_is_proved_before_the_number_is_pointed_at_it() -> None:
-    number, proofs = FakeNumber(), []
+async def test_a_public_url_without_a_tunnel_is_probed_before_the_number_is_pointed_at_it() -> None:
+    number, probed = FakeNumber(), []
 
     async def probe(url: str) -> None:
         assert number.leads_to == BEFORE
-        proofs.append(url)
-        if len(proofs) < 3:
+        probed.append(url)
+        if len(probed) < 3:
             raise ProbeFailed("no such host")
 
-    await set_number_once_reachable(ONE, probe, NumberManager(number, (NumberTrouble,), ready))
+    await set_number_once_reachable(ONE, probe, manage(number))
     assert await next_url(number) == ONE
-    assert proofs == [ONE] * 3
+    assert probed == [ONE] * 3
 
 
-async def test_an_error_that_nobody_has_foreseen_is_logged_when_it_happens(caplog: pytest.LogCaptureFixture) -> None:
-    number = FakeNumber(troubles=["a bug"])
-    keeper = NumberManager(number, (), ready)
-    await keeper.point(ONE)
-    for _ in range(10):
-        await asyncio.sleep(0)
+async def test_any_other_error_is_logged_by_pointing_and_raised_by_restoring(caplog: pytest.LogCaptureFixture) -> None:
+    manager = NumberManager(FakeNumber(troubles=["a bug", "another bug"]), (), ready)
+    await manager.point(ONE)
+    await some_turns()
     [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert record.exc_info
     assert str(record.exc_info[1]) == "a bug"
-
-
-async def test_an_error_that_nobody_has_foreseen_is_raised_by_the_restoring() -> None:
-    with pytest.raises(NumberTrouble, match="a bug"):
-        await NumberManager(FakeNumber(troubles=["a bug"]), (), ready).restore()
+    with pytest.raises(NumberTrouble, match="another bug"):
+        await manager.restore()

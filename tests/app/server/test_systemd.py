@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from app.config import ServiceManager, SettingsError, read_service_manager
+from app.config import SettingsError, read_service_manager
 from app.server.systemd import NotifySocket
 from tests.sockets import socket_folder
 
@@ -43,19 +43,12 @@ def test_a_systemd_that_is_gone_is_logged_once_and_stops_nothing(caplog: pytest.
     assert "NOTIFY_SOCKET" in caplog.text
 
 
-def test_a_watchdog_that_is_meant_for_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_is_read_if_it_is_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (read_service_manager().notify_socket, read_service_manager().watchdog_s(1)) == ("", 0)
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", "77")
     assert read_service_manager().watchdog_s(77) == 30
     assert read_service_manager().watchdog_s(78) == 0
-
-
-def test_without_systemd_nothing_is_set() -> None:
-    assert ServiceManager() == ServiceManager(notify_socket="", watchdog_usec=0, watchdog_pid=0)
-    assert ServiceManager().watchdog_s(1) == 0
-
-
-def test_a_watchdog_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "soon")
     with pytest.raises(SettingsError, match="WATCHDOG_USEC"):
         read_service_manager()
