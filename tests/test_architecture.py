@@ -19,7 +19,7 @@ LIGHT = {
     "workers.link",
     "workers.wire",
     "workers.gc_freeze",
-    "workers.lines",
+    "workers.logging",
     "workers.histogram",
 }
 """What the app may import from the workers."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.histogram import Histogram
-from workers.lines import LineFormat
+from workers.logging import LineFormat
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920

@@ -13,8 +13,8 @@ from workers.checkpoints.files import CheckpointError
 from workers.checkpoints.locate import locate
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
-from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
+from workers.logging import log_uncaught_exceptions, start_process_logging
 from workers.loop import FrameProcessor, WorkerLoop
 from workers.memory import MemoryShort
 from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefused, WorkerConfig

@@ -9,7 +9,7 @@ import typer
 from app.config import Settings, SettingsError, read_settings
 from app.logging import LogLevel, start_logging
 from app.server.signals import interrupt_on_stop
-from workers.lines import log_uncaught_exceptions
+from workers.logging import log_uncaught_exceptions
 
 if TYPE_CHECKING:
     from app.simulator.trouble import Scenario

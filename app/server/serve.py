@@ -22,7 +22,7 @@ from app.twilio.number import NumberOverride, NumberRefused
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
 from app.twilio.saved_webhook import SavedWebhook
-from workers.lines import flush_logging
+from workers.logging import flush_logging
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.lines import JsonFormatter, LineHandler, TextFormatter, hiding
+from workers.logging import JsonFormatter, LineHandler, TextFormatter, hiding
 
 NUMBER = "+15550100001"
 SECRET = "a-secret-of-ours"
@@ -121,7 +121,7 @@ def test_a_reader_who_stands_still_holds_nobody_up_and_is_told_what_he_missed() 
     stream = Paused()
     writer = LineHandler(stream, most=10)
     logger = logger_to(writer)
-    told = logging.getLogger("workers.lines")
+    told = logging.getLogger("workers.logging")
     told.addHandler(writer)
     try:
         logger.info("first")
@@ -152,7 +152,7 @@ def test_a_reader_who_is_gone_ends_nobody() -> None:
 def test_what_nobody_foresaw_is_a_line_too_from_the_process_and_from_its_threads() -> None:
     program = """
 import logging, sys, threading, warnings
-from workers.lines import LineFormat, start_process_logging, log_uncaught_exceptions
+from workers.logging import LineFormat, start_process_logging, log_uncaught_exceptions
 start_process_logging("step-0", "INFO", LineFormat.JSON)
 log_uncaught_exceptions()
 logging.getLogger("websockets").info("X-Twilio-Signature: none of ours")
@@ -176,7 +176,7 @@ raise OSError("the last word")
 def test_a_reader_who_stands_still_does_not_keep_a_process_from_its_end() -> None:
     program = """
 import logging
-from workers.lines import LineFormat, start_process_logging
+from workers.logging import LineFormat, start_process_logging
 start_process_logging("step-0", "INFO", LineFormat.TEXT)
 for _ in range(2000):
     logging.getLogger("app").info("more than a pipe holds " * 4)
