@@ -17,7 +17,6 @@ LIGHT = {
     "workers.process",
     "workers.liveness",
     "workers.link",
-    "workers.wire",
     "workers.gc_freeze",
     "workers.logging",
     "workers.histogram",

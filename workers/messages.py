@@ -131,9 +131,7 @@ class Failed:
 PipelineMessage = Open | Close | Frame | Codes | Failed
 
 
-# Between the supervisor and one worker, over that worker's control link.
-
-
+# Between the supervisor and one worker, over that worker's control link:
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """The first message to a worker: everything it may know, since workers never read settings.
@@ -200,8 +198,6 @@ class StartRefused:
 class Ping:
     """Asks a worker whether its loop still runs."""
 
-    number: int
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerVitals:
@@ -222,8 +218,7 @@ class WorkerVitals:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    number: int
-    vitals: WorkerVitals | None = None
+    vitals: WorkerVitals
 
 
 ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | Pong

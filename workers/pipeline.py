@@ -60,7 +60,7 @@ class AppEnd:
             self._loop.remove_reader(self._from_decoder)
             return
         for message in messages:
-            self._handle(message)  # type: ignore[arg-type]
+            self._handle(message)
 
     def _handle(self, message: PipelineMessage) -> None:
         """Pass a message on; an exception ends its call alone: messages that came with it belong to other calls."""
@@ -94,8 +94,8 @@ class Pipeline:
         with contextlib.ExitStack() as stack:
             for end in ends:
                 stack.enter_context(end)
-            for place, worker in enumerate(self.workers.values()):
-                await worker.start(ends[2 * place : 2 * place + 2])
+            for index, worker in enumerate(self.workers.values()):
+                await worker.start(ends[2 * index : 2 * index + 2])
 
     @property
     def ready(self) -> bool:

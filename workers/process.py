@@ -33,18 +33,14 @@ def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str
     Libraries start no threads of their own, and the codec computes in full float32.
     """
     prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
-    known = {
-        name: value
-        for name, value in environment.items()
-        if name.upper() in ALLOWED or name.upper().startswith(prefixes)
-    }
+    allowed = [name for name in environment if name.upper() in ALLOWED or name.upper().startswith(prefixes)]
     threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
-    return {**known, **threads, **exact}
+    return {**{name: environment[name] for name in allowed}, **threads, **exact}
 
 
 class WorkerProcess:
-    """A process that runs `python -m workers`, and the control link to it.
+    """A process that runs `workers.worker`, and the control link to it.
 
     `on_control` gets its control messages, on the event loop that started it. `ready`, `refusal` and `vitals` are set
     by the supervisor.
@@ -69,7 +65,7 @@ class WorkerProcess:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "workers", *map(str, descriptors)),
+                    *(sys.executable, "-m", "workers.worker", *map(str, descriptors)),
                     stdin=subprocess.PIPE,  # its end tells the worker that we are gone, however we went
                     pass_fds=descriptors,
                     start_new_session=True,
@@ -98,7 +94,7 @@ class WorkerProcess:
             asyncio.get_running_loop().remove_reader(self._control)
             return
         for message in messages:
-            self._on_control(self, message)  # type: ignore[arg-type]
+            self._on_control(self, message)
 
     def close(self) -> None:
         """Close the control link, which ends a worker between two units of work."""
@@ -122,13 +118,7 @@ class WorkerProcess:
     def ending(self) -> str:
         """By which signal the process ended, or with which exit status."""
         status = self._process.returncode if self._process else None
-        if status is None:
-            return "its end is not known"
-        return f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        if status is None or status >= 0:
+            return f"exit status {status}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"killed by {names.get(-status, f'signal {-status}')}"

@@ -47,7 +47,7 @@ class Watch:
     def pong(self) -> None:
         for stage in Stage:
             if stage not in self.stopped:
-                self.liveness.answered(stage, self.work if stage is STEP else None, self.now)
+                self.liveness.answered(stage, self.work if stage is STEP else Histogram(), self.now)
 
     def send(self, *messages: PipelineMessage) -> None:
         for message in messages:

@@ -7,7 +7,7 @@ import pytest
 from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, pair
 from workers.loop import ControlClosed, WorkerLoop
-from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Pong, Slot, Stage
+from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Pong, Slot, Stage, WorkerVitals
 
 POISON = Slot(13)
 
@@ -68,12 +68,12 @@ class Bench:
         """What has come out of the loop."""
         return self.downstream.receive()
 
-    def ask(self) -> Pong:
-        self.supervisor.send(Ping(7))
+    def ask(self) -> WorkerVitals:
+        self.supervisor.send(Ping())
         self.run_once()
         (pong,) = self.supervisor.receive()
         assert isinstance(pong, Pong)
-        return pong
+        return pong.vitals
 
     def fill(self) -> int:
         """Send audio until the way on is blocked and drops; return how many messages that took."""
@@ -82,8 +82,7 @@ class Bench:
             self.send(*(audio(sent + n, "x" * 10_000) for n in range(8)))
             self.run_once(8)
             sent += 8
-            pong = self.ask()
-            if pong.vitals and pong.vitals.dropped:
+            if self.ask().dropped:
                 return sent
 
     def close(self) -> None:
@@ -96,15 +95,6 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
-
-
-def test_a_ping_is_answered(bench: Bench) -> None:
-    assert bench.ask().number == 7
-
-
-def test_what_comes_in_on_one_side_goes_out_on_the_other(bench: Bench) -> None:
-    bench.send(opened(0), closed(0))
-    assert bench.came() == [opened(0), closed(0)]
 
 
 def test_whatever_has_arrived_is_taken_in_between_two_units_of_work(bench: Bench) -> None:
@@ -142,7 +132,7 @@ def test_what_a_dead_neighbour_should_have_got_is_lost_and_the_loop_goes_on(benc
     bench.downstream.close()
     bench.send(opened(0), audio(0), closed(0))
     bench.run_once(3)
-    assert bench.ask().number == 7
+    bench.ask()
 
 
 def test_a_neighbour_that_has_sent_its_last_message_is_heard_and_no_more_waited_for(bench: Bench) -> None:
@@ -150,13 +140,11 @@ def test_a_neighbour_that_has_sent_its_last_message_is_heard_and_no_more_waited_
     bench.upstream.close()
     bench.run_once(3)
     assert bench.came() == [opened(0)]
-    assert bench.ask().number == 7
+    bench.ask()
 
 
-@pytest.mark.parametrize("asks", [False, True])
-def test_the_end_of_the_control_link_is_the_end(bench: Bench, asks: bool) -> None:
-    if asks:
-        bench.supervisor.send(Ping(1))
+def test_the_end_of_the_control_link_is_the_end_even_while_a_ping_is_answered(bench: Bench) -> None:
+    bench.supervisor.send(Ping())
     bench.supervisor.close()
     with pytest.raises(ControlClosed):
         bench.run_once()
@@ -179,8 +167,7 @@ def test_a_loop_runs_until_its_control_link_closes(bench: Bench) -> None:
 def test_the_answer_to_a_ping_says_how_much_work_there_was(bench: Bench) -> None:
     bench.send(*(audio(seq) for seq in range(3)))
     bench.run_once(2)
-    vitals = bench.ask().vitals
-    assert vitals is not None
+    vitals = bench.ask()
     assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)
     assert vitals.memory_bytes > 1 << 20
     assert vitals.cpu_s > 0

@@ -13,7 +13,7 @@ from app.cli.doctor.survey import survey_checkpoint
 from app.config import CodecKind, EngineKind, Settings, read_settings
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
-from workers.memory import Memory, Plan
+from workers.engine.memory import Memory, Plan
 
 TERMINAL = 80
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}
