@@ -1,4 +1,4 @@
-"""One worker process: started together with its sockets, and how it ended."""
+"""One worker process: started together with its sockets, its link on the event loop, and how it ended."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from workers.link import Link, LinkClosed, pair
 from workers.messages import ControlMessage, Stage, WorkerVitals
@@ -39,6 +40,51 @@ def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str
     return {**{name: environment[name] for name in allowed}, **threads, **exact}
 
 
+class LoopLink:
+    """A link on the running event loop; `on_message` gets every message that arrives."""
+
+    def __init__(self, sock: socket.socket, on_message: Callable[[Any], None]) -> None:
+        self._loop, self._link, self._on_message = asyncio.get_running_loop(), Link(sock), on_message
+        self._loop.add_reader(self._link, self.read)
+
+    @property
+    def dropped(self) -> int:
+        """Audio messages dropped because the other end did not keep up."""
+        return self._link.dropped
+
+    def send(self, message: object) -> None:
+        """Send. Never waits; messages for a process that has ended are lost."""
+        with contextlib.suppress(LinkClosed):
+            self._link.send(message)
+            if self._link.blocked:
+                self._loop.add_writer(self._link, self._flush)
+
+    def read(self) -> None:
+        """Handle the messages that have arrived, also those that the other end sent before it ended."""
+        if self._link.fileno() < 0:
+            return
+        try:
+            messages = self._link.receive()
+        except LinkClosed:  # noticed by the exit of the process
+            self._loop.remove_reader(self._link)
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def close(self) -> None:
+        if self._link.fileno() >= 0:
+            self._loop.remove_reader(self._link)
+            self._loop.remove_writer(self._link)
+            self._link.close()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(LinkClosed):
+            self._link.flush()
+            if self._link.blocked:
+                return
+        self._loop.remove_writer(self._link)
+
+
 class WorkerProcess:
     """A process that runs `workers.worker`, and the control link to it.
 
@@ -56,7 +102,7 @@ class WorkerProcess:
         """Done once the process has ended; its result is the exit status."""
         self._process: asyncio.subprocess.Process | None = None
         self._on_control = on_control
-        self._control: Link | None = None
+        self._control: LoopLink | None = None
 
     async def start(self, links: Sequence[socket.socket]) -> None:
         """Start the process; it inherits `links`, which the caller closes afterwards. Raises OSError."""
@@ -75,33 +121,22 @@ class WorkerProcess:
                 ours.close()
                 raise
         self.exit = asyncio.create_task(self._process.wait())
-        self._control = Link(ours)
-        asyncio.get_running_loop().add_reader(self._control, self.read_control)
+        self._control = LoopLink(ours, lambda message: self._on_control(self, message))
 
     def send(self, message: ControlMessage) -> None:
         """Send a control message; it is lost if the process has just ended."""
         if self._control:
-            with contextlib.suppress(LinkClosed):
-                self._control.send(message)
+            self._control.send(message)
 
     def read_control(self) -> None:
         """Handle the control messages that have arrived; to be called once more after the process has ended."""
-        if self._control is None:
-            return
-        try:
-            messages = self._control.receive()
-        except LinkClosed:
-            asyncio.get_running_loop().remove_reader(self._control)
-            return
-        for message in messages:
-            self._on_control(self, message)
+        if self._control:
+            self._control.read()
 
     def close(self) -> None:
         """Close the control link, which ends a worker between two units of work."""
         if self._control:
-            asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
-            self._control = None
 
     def kill(self) -> None:
         """End the process at once, if it has not ended yet."""
