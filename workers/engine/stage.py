@@ -9,35 +9,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from workers.engine.streams import TEXT_PADDING, StepResult
 from workers.messages import Close, CodeArray, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 from workers.scheduler import BatchScheduler
 
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
-
-
-class BatchedEngine(Protocol):
-    """`Engine`, or the loopback engine of the line test."""
-
-    @property
-    def keep_alive_s(self) -> float | None: ...
-
-    def keep_alive(self) -> None: ...
-
-    def open(self, slot: Slot, seed: int | None = None) -> None: ...
-
-    def close(self, slot: Slot) -> None: ...
-
-    def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, StepResult]: ...
 
 
 class LoopbackEngine:
     """The line test's engine: the caller's frame comes back in its own step, which takes `step_s`, without text."""
 
-    keep_alive_s = None
+    keep_alive_s: float | None = None
 
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s
@@ -78,7 +66,7 @@ class EngineStage:
 
     def __init__(
         self,
-        engine: BatchedEngine,
+        engine: "Engine | LoopbackEngine",
         text_decoder: Callable[[], Callable[[int], str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

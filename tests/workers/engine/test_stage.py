@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.stage import PATIENCE_S, EngineStage
+from workers.engine.stage import PATIENCE_S, EngineStage, LoopbackEngine
 from workers.engine.streams import StepResult
 from workers.messages import Close, CodeArray, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
@@ -16,7 +16,7 @@ REFUSED = 8_000
 
 
 @dataclass
-class Parrot:
+class Parrot(LoopbackEngine):
     """Answers the n-th frame of a call with text token n and the frame itself, the first one without sound.
 
     The log of a step is its frame, twice. A step takes `step_s`.
