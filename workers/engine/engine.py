@@ -50,7 +50,6 @@ class Engine:
         self._model = Model(lm)
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
-        self._not_finite: set[Slot] = set()
 
     def open(self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None) -> None:
         """Give a slot to a new call, at step 0. Raises ValueError when it is open or when a top_k is too large.
@@ -63,9 +62,6 @@ class Engine:
             raise ValueError(f"slot {slot} cannot be opened: it is open, or not one of {self.slots}")
         self._sampler.open(slot, seed, sampling or self._sampling)
         self._streams.open(slot)
-        if slot in self._not_finite:
-            self._kv_cache.zero(slot)
-            self._not_finite.discard(slot)
         self._open.add(slot)
 
     def close(self, slot: Slot) -> None:
@@ -84,8 +80,7 @@ class Engine:
             return refused
         for slot, frame in frames.items():
             self._streams.write(slot, frame)
-        rows = min(1 << int(max(self._open)).bit_length(), self.slots)
-        sampled = self._sample(rows, frames)
+        sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames)
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
     def prefill(self, slot: Slot, log: LogArray) -> None:
@@ -142,7 +137,7 @@ class Engine:
         codes = self._streams.advance(slot, text, own)
         self._sampler.add_text(slot, text)
         if not finite:
-            self._not_finite.add(slot)
+            self._kv_cache.zero(slot)
         log = np.concatenate([sampled[:-1], caller])
         return StepResult(text, codes, log, "" if finite else "the step computed NaN or infinity")
 

@@ -81,8 +81,8 @@ def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> N
     wanted = [expected(("mid", dtype, bits), call, 3) for call in range(2)]  # before the engine takes the weights over
     calls = Calls(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
     calls.open(A)
-    calls.step(A)
     calls.open(B)
+    calls.step(A)
     calls.step(A, B, times=2)
     assert calls.transcripts == [wanted[0], wanted[1][:2]]
 
