@@ -25,7 +25,6 @@ LENGTH = Struct(">I")
 _BUFFER_BYTES = 1 << 18
 _PICKLED, _FRAME, _CODES = b"P", b"F", b"C"
 _STAGES = tuple(Stage)
-_STAGE_NUMBERS = {stage: number for number, stage in enumerate(Stage)}
 _DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
 
 
@@ -64,7 +63,7 @@ class Link:
         return bool(self._unsent)
 
     def send(self, message: object) -> None:
-        """Send, or retain for `flush`. Raises LinkClosed."""
+        """Raises LinkClosed."""
         self._unsent.append((serialize(message), isinstance(message, Frame | Codes)))
         if len(self._unsent) > BACKLOG:
             self._drop_oldest_audio()
@@ -103,11 +102,10 @@ class Link:
 
     def _drop_oldest_audio(self) -> None:
         first = 1 if self._head_sent else 0  # half a message on the wire must be finished
-        for index in range(first, len(self._unsent)):
-            if self._unsent[index][1]:
-                del self._unsent[index]
-                self.dropped += 1
-                return
+        audio = (index for index in range(first, len(self._unsent)) if self._unsent[index][1])
+        if (oldest := next(audio, None)) is not None:
+            del self._unsent[oldest]
+            self.dropped += 1
 
     def _whole_messages(self) -> list[Any]:
         messages = []
@@ -128,7 +126,7 @@ def serialize(message: object) -> bytes:
     if isinstance(message, Frame | Codes):
         kind, array = (_FRAME, message.pcm) if isinstance(message, Frame) else (_CODES, message.codes)
         dtype, data = (-1, b"") if array is None else (_DTYPES.index(array.dtype), array.tobytes())
-        spans = [(_STAGE_NUMBERS[span.stage], span.started_s, span.ended_s) for span in message.spans]
+        spans = [(_STAGES.index(span.stage), span.started_s, span.ended_s) for span in message.spans]
         named = message.slot, message.epoch, message.seq, message.text, message.dropped, message.tokens
         head = kind + marshal.dumps((dtype, len(data), spans, *named), 2)
     else:

@@ -37,8 +37,6 @@ Hide = Callable[[str], str]
 
 
 class LineFormat(StrEnum):
-    """How log lines look."""
-
     TEXT = "text"
     JSON = "json"
 
@@ -68,7 +66,6 @@ class LineFormatter(logging.Formatter):
         return self._format(record, self._hide(record.getMessage()), getattr(record, "call_sid", ""), exception)
 
     def _text(self, record: logging.LogRecord, message: str, call_sid: str, exception: str) -> str:
-        """Return time, level, who, call, message. Only a traceback takes more than one line."""
         who = record.name if self._process == "app" else f"{self._process} {record.name}"
         call = f"call_sid={call_sid} " if call_sid else ""
         line = f"{self.formatTime(record)} {record.levelname:7} {who} {call}{message.translate(_CONTROL)}"

@@ -65,7 +65,6 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Frames of the app's that found no room on the way to the encoder."""
         return self._to_encoder.dropped if self._to_encoder else 0
 
     def send(self, message: PipelineMessage) -> None:

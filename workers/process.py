@@ -53,7 +53,7 @@ class LoopLink:
         return self._link.dropped
 
     def send(self, message: object) -> None:
-        """Send. Never waits; messages for a process that has ended are lost."""
+        """Never waits; messages for a process that has ended are lost."""
         with contextlib.suppress(LinkClosed):
             self._link.send(message)
             if self._link.blocked:
@@ -124,7 +124,6 @@ class WorkerProcess:
         self._control = LoopLink(ours, lambda message: self._on_control(self, message))
 
     def send(self, message: ControlMessage) -> None:
-        """Send a control message; it is lost if the process has just ended."""
         if self._control:
             self._control.send(message)
 
@@ -139,14 +138,12 @@ class WorkerProcess:
             self._control.close()
 
     def kill(self) -> None:
-        """End the process at once, if it has not ended yet."""
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     @property
     def process_id(self) -> int | None:
-        """The process, None before it is started."""
         return self._process.pid if self._process else None
 
     @property

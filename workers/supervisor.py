@@ -48,9 +48,9 @@ class WorkerState:
 
     name: Stage
     ready: bool
+    vitals: WorkerVitals | None
     losses: int
     hangs: int
-    vitals: WorkerVitals | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,11 @@ class Supervisor:
 
     @property
     def workers(self) -> list[WorkerState]:
-        running = self._pipeline.workers if self._pipeline else {}
-        states = {stage: (worker.ready, worker.vitals) for stage, worker in running.items()}
-        absent = False, None
-        named = ((stage, *states.get(stage, absent)) for stage in Stage)
-        return [WorkerState(stage, up, self._losses[stage], self._hangs[stage], vitals) for stage, up, vitals in named]
+        return [WorkerState(stage, *self._up(stage), self._losses[stage], self._hangs[stage]) for stage in Stage]
+
+    def _up(self, stage: Stage) -> tuple[bool, WorkerVitals | None]:
+        worker = self._pipeline.workers[stage] if self._pipeline else None
+        return (worker.ready, worker.vitals) if worker else (False, None)
 
     @property
     def dropped(self) -> int:

@@ -69,22 +69,6 @@ class Watch:
         return None
 
 
-@pytest.mark.parametrize("stage", Stage)
-def test_a_stage_hangs_after_three_seconds_without_an_answer_or_one_without_a_frame(stage: Stage) -> None:
-    watch = Watch()
-    assert watch.wait(60) is None
-    watch.stopped = {stage}
-    since_s = watch.now
-    assert watch.wait(10) == Hang(stage, "no answer for 3 s")
-    assert watch.now - since_s <= LIMITS.idle_s + CHECK_EVERY_S
-    watch.send(opened())
-    watch.come(opened())
-    watch.send(frame(0))
-    since_s = watch.now
-    assert watch.wait(10) == Hang(stage, "no frame for 1.0 s")
-    assert watch.now - since_s <= LIMITS.busy_s + 2 * CHECK_EVERY_S
-
-
 @pytest.mark.parametrize(
     ("step_s", "limit_s"), [(0.05, 1.0), (2.0, 10.0), (None, LIMITS.start_s)], ids=["fast", "slow", "not measured"]
 )
@@ -214,7 +198,6 @@ def test_a_stage_that_stops_is_always_noticed(
         watch.send(frame(len(story), A))
     since_s = watch.now
     hang = watch.wait(20)
-    assert hang is not None
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
-    assert under_way or hang.stage is stage
+    assert hang == Hang(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s")

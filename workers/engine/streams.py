@@ -65,7 +65,7 @@ class Streams:
         self._own, self._caller = np.zeros((2, slots, self._columns, CODEBOOKS), np.int32)
 
     def open(self, slot: Slot) -> None:
-        """Begin again at step 0; what the last call left is masked by the position."""
+        """Begin at step 0; what the last call left is masked by the position."""
         self.position[slot], self._text[slot] = 0, self._text_start
 
     def write(self, slot: Slot, frame: CodeArray) -> None:

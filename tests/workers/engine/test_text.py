@@ -36,9 +36,8 @@ def pieces(path: Path) -> list[bytes]:
     return read_pieces(path)
 
 
-@pytest.fixture(scope="module")
-def ids(path: Path) -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(path))
+def ids(path: Path, text: str) -> list[int]:
+    return list(SentencePieceProcessor(model_file=str(path)).encode(text))
 
 
 def byte(value: int) -> int:
@@ -50,9 +49,8 @@ def read(pieces: list[bytes], *tokens: int) -> list[str]:
     return [*map(text_decoder(pieces), tokens)]
 
 
-def test_pieces_read_on_from_one_another(pieces: list[bytes], ids: SentencePieceProcessor) -> None:
-    tokens = ids.encode("hello my friend")
-    padded = [token for id_ in tokens for token in (3, 3, 0, id_)]
+def test_pieces_read_on_from_one_another(path: Path, pieces: list[bytes]) -> None:
+    padded = [token for id_ in ids(path, "hello my friend") for token in (3, 3, 0, id_)]
     assert "".join(read(pieces, *padded)) == " hello my friend"
 
 
@@ -65,8 +63,8 @@ def test_bytes_wait_for_their_character(pieces: list[bytes]) -> None:
     assert read(pieces, euro[0], 3, euro[1], 0, euro[2]) == ["", "", "", "", "€"]
 
 
-def test_a_broken_character_is_shown_as_such(pieces: list[bytes], ids: SentencePieceProcessor) -> None:
-    start, word = byte("€".encode()[0]), ids.encode("hello")[0]
+def test_a_broken_character_is_shown_as_such(path: Path, pieces: list[bytes]) -> None:
+    start, word = byte("€".encode()[0]), ids(path, "hello")[0]
     said = read(pieces, start, word)
     assert said[0] == ""
     assert said[1].startswith("\ufffd ")
