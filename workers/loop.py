@@ -15,7 +15,7 @@ import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Ping, PipelineMessage, Pong, Stage, WorkerVitals
+from workers.messages import Failed, Ping, PipelineMessage, Stage, WorkerVitals
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class WorkerLoop:
             for message in self.control.receive():
                 if not isinstance(message, Ping):
                     raise TypeError(f"no message for a running worker: {message!r}")
-                self.control.send(Pong(self._vitals()))
+                self.control.send(self._vitals())
         except LinkClosed as error:
             raise ControlClosed from error
 

@@ -18,7 +18,6 @@ from workers.messages import (
     ControlMessage,
     Ping,
     PipelineMessage,
-    Pong,
     Prepared,
     Progress,
     Ready,
@@ -208,9 +207,9 @@ class Supervisor:
                 self._handle_ready(worker, note, now)
             case StartRefused(reason):
                 worker.refusal = reason
-            case Pong(vitals):
-                self._liveness.answered(worker.stage, vitals.work_s, now)
-                worker.vitals = vitals
+            case WorkerVitals():
+                self._liveness.answered(worker.stage, message.work_s, now)
+                worker.vitals = message
                 if self.ready:
                     self._failures = 0
             case _:

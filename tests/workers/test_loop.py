@@ -5,7 +5,7 @@ import pytest
 from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, pair
 from workers.loop import WorkerLoop
-from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Pong, Slot, Stage, WorkerVitals
+from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Slot, Stage, WorkerVitals
 
 POISON = Slot(13)
 
@@ -67,9 +67,9 @@ class Bench:
     def vitals(self) -> WorkerVitals:
         self.supervisor.send(Ping())
         self.run_once()
-        (pong,) = self.supervisor.receive()
-        assert isinstance(pong, Pong)
-        return pong.vitals
+        (vitals,) = self.supervisor.receive()
+        assert isinstance(vitals, WorkerVitals)
+        return vitals
 
     def fill(self) -> int:
         """Send audio until the way on is blocked and drops; return how many messages that took."""

@@ -18,7 +18,6 @@ from workers.messages import (
     Open,
     Ping,
     PipelineMessage,
-    Pong,
     Prepared,
     Progress,
     Ready,
@@ -30,7 +29,6 @@ from workers.messages import (
 )
 
 SPANS = (Span(Stage.ENCODE, 1.0, 1.5), Span(Stage.STEP, 1.5, 2.0))
-VITALS = WorkerVitals(1 << 20, 0, 1.5, Histogram(), Histogram(ROW_BOUNDS), 0)
 EVERY_KIND = [
     Open(Slot(1), Epoch(2), 3, np.arange(24, dtype=np.int32).reshape(3, 8)),
     Open(Slot(1), Epoch(2)),
@@ -45,7 +43,7 @@ EVERY_KIND = [
     Ready("on a CPU"),
     StartRefused("MOSHI_CHECKPOINT is not there"),
     Ping(),
-    Pong(VITALS),
+    WorkerVitals(1 << 20, 0, 1.5, Histogram(), Histogram(ROW_BOUNDS), 0),
 ]
 
 
