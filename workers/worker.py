@@ -23,6 +23,8 @@ from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefuse
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
+Built = tuple[FrameProcessor, str, Callable[[], int]]
+"""A stage, a note on what it runs on, and how many bytes MLX holds for it."""
 
 
 def main(*descriptors: int) -> int:
@@ -35,7 +37,8 @@ def main(*descriptors: int) -> int:
         config = _wait_for_config(control)
         start_process_logging(config.stage, "INFO", config.log_format)
         log_uncaught_exceptions()
-        stage, note = _build(config, control)
+        build = _engine if config.stage is Stage.STEP else _codec
+        stage, note, device_bytes = build(config, control)
         freeze_gc()
         control.send(Ready(note))
     except (CheckpointError, WeightsError) as error:
@@ -44,7 +47,7 @@ def main(*descriptors: int) -> int:
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(config.stage, control, upstream, downstream, stage, _device_bytes(config)).run()
+    WorkerLoop(config.stage, control, upstream, downstream, stage, device_bytes).run()
     return 0
 
 
@@ -64,27 +67,19 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     return config
 
 
-def _build(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
-    """Return the stage, and a note on what it runs on."""
-    match config.stage:
-        case Stage.STEP:
-            return _engine(config, control)
-        case Stage.ENCODE | Stage.DECODE:
-            return _codec(config)
-
-
-def _codec(config: WorkerConfig) -> tuple[FrameProcessor, str]:
+def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.choose import codec_name, open_decoder, open_encoder
     from workers.codec.codec import silence_codes
     from workers.codec.stages import DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
+        return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config), lambda: 0
     encoder = open_encoder(config)
-    return EncoderStage(encoder, silence_codes(encoder, Slot(0), config.greeting_frames)), codec_name(config)
+    silence = silence_codes(encoder, Slot(0), config.greeting_frames)
+    return EncoderStage(encoder, silence), codec_name(config), lambda: 0
 
 
-def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
+def _engine(config: WorkerConfig, control: Link) -> Built:
     from workers.engine.stage import EngineStage, LoopbackEngine
 
     def progress(what: str, done: int, total: int) -> None:
@@ -98,22 +93,15 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback"
+        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback", lambda: 0
+    from workers.engine.memory import device_bytes
     from workers.engine.start import start_engine
 
     assert files is not None
     engine, text_decoder, note = start_engine(files, config, progress)
     if not slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStage(engine, text_decoder), note
-
-
-def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
-    if config.stage is not Stage.STEP or config.engine == "loopback":
-        return lambda: 0
-    from workers.engine.memory import device_bytes
-
-    return device_bytes
+    return EngineStage(engine, text_decoder), note, device_bytes
 
 
 if __name__ == "__main__":

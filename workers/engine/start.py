@@ -23,16 +23,12 @@ STEP_SHARE = 0.75
 TIMED_STEPS = 12
 
 
-class MemoryShort(CheckpointError):
-    """There is too little memory for this configuration; the message is one line that says what to set."""
-
-
 def start_engine(
     files: Files, config: WorkerConfig, progress: ReportProgress
 ) -> tuple[Engine, Callable[[], DecodeText], str]:
     """Load, warm up, and return the engine, what makes a call's text decoder, and a note on what it runs on.
 
-    Raises CheckpointError, or MemoryShort before anything is loaded.
+    Raises CheckpointError; if memory is short, before anything is loaded.
     """
     slots = fitting_slots(files, config, device_memory())
     lm = load(files, config.quantize, progress)
@@ -45,16 +41,13 @@ def start_engine(
 
 
 def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
-    """Return how many calls fit into `memory`, at most 64.
-
-    Raises MemoryShort if not even one, or not the `config.slots` that are wanted.
-    """
+    """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
     wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
     if shortage := wanted.shortage(memory):
-        raise MemoryShort(shortage)
+        raise CheckpointError(shortage)
     if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):
         return slots
-    raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
+    raise CheckpointError("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
 
 
 def warm_engine(

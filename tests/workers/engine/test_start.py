@@ -9,12 +9,12 @@ import pytest
 
 from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
-from workers.checkpoints.files import Files, files_in
+from workers.checkpoints.files import CheckpointError, Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
 from workers.engine.checkpoint import load
 from workers.engine.memory import MOST_CALLS, Memory, plan
 from workers.engine.sampling import SamplingSettings
-from workers.engine.start import AUTO_MEMORY_SHARE, MemoryShort, fitting_slots, start_engine, warm_engine
+from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, start_engine, warm_engine
 from workers.messages import Slot, WorkerConfig
 
 ONE = Slot(0)
@@ -81,9 +81,9 @@ def test_auto_takes_what_fits_and_leaves_some_to_spare(files: Files, needed: Nee
 def test_a_number_that_fits_is_taken_and_one_that_does_not_is_refused(files: Files, needed: Needed) -> None:
     wanted = replace(AUTO, slots=3)
     assert slots(files, wanted, needed(3)) == 3
-    with pytest.raises(MemoryShort, match="MAX_CALLS=3 needs"):
+    with pytest.raises(CheckpointError, match="MAX_CALLS=3 needs"):
         slots(files, wanted, needed(3) - 1)
-    with pytest.raises(MemoryShort, match="MAX_CALLS"):
+    with pytest.raises(CheckpointError, match="MAX_CALLS"):
         slots(files, AUTO, needed(1) // 2)
 
 
