@@ -80,7 +80,7 @@ class Supervisor:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
         self._limits = limits
-        self._pipeline: Pipeline | None = None
+        self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self._liveness = Liveness(0.0, limits)
         self._ready = asyncio.Event()
         self._was_ready = False
@@ -92,7 +92,7 @@ class Supervisor:
 
     def send(self, message: PipelineMessage) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
-        if self._pipeline and self.ready:
+        if self.ready:
             self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
 
@@ -113,21 +113,19 @@ class Supervisor:
 
     @property
     def process_ids(self) -> dict[Stage, int]:
-        workers = self._pipeline.workers.values() if self._pipeline else ()
-        return {worker.stage: worker.process_id for worker in workers if worker.process_id}
+        return {stage: worker.process_id for stage, worker in self._pipeline.workers.items() if worker.process_id}
 
     @property
     def workers(self) -> list[WorkerState]:
-        return [WorkerState(stage, *self._up(stage), self._losses[stage], self._hangs[stage]) for stage in Stage]
-
-    def _up(self, stage: Stage) -> tuple[bool, WorkerVitals | None]:
-        worker = self._pipeline.workers[stage] if self._pipeline else None
-        return (worker.ready, worker.vitals) if worker else (False, None)
+        return [
+            WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
+            for stage, worker in self._pipeline.workers.items()
+        ]
 
     @property
     def dropped(self) -> int:
         """Frames of the app's that found no room on the way to the encoder."""
-        return self._dropped + (self._pipeline.dropped if self._pipeline else 0)
+        return self._dropped + self._pipeline.dropped
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
@@ -135,7 +133,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
         while True:
-            pipeline = self._pipeline = Pipeline(self._handle_message, self._handle_control)
+            pipeline = self._pipeline
             try:
                 self._report_loss(await self._run_pipeline(pipeline))
             except asyncio.CancelledError:
@@ -144,7 +142,7 @@ class Supervisor:
             finally:
                 self._ready.clear()
                 self._dropped += pipeline.dropped
-                self._pipeline = None
+                self._pipeline = Pipeline(self._handle_message, self._handle_control)
                 await pipeline.kill()
             await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
 
@@ -218,14 +216,13 @@ class Supervisor:
     def _configure_codec(self, prepared: Prepared) -> None:
         """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
         self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
-        assert self._pipeline is not None
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])
 
     def _handle_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
         worker.ready = True
         log.info("worker %s is ready: %s", worker.stage, note)
-        if self._pipeline and self._pipeline.ready:
+        if self._pipeline.ready:
             self._was_ready = True
             self._next_ping_s = now
             self._ready.set()
