@@ -75,7 +75,9 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bits"), [(mx.float32, None), (mx.bfloat16, 4), (mx.bfloat16, 8)], ids=["f32", "q4", "q8"]
+    ("dtype", "bits"),
+    [(mx.float32, None), (mx.bfloat16, 4), pytest.param(mx.bfloat16, 8, marks=pytest.mark.slow)],
+    ids=["f32", "q4", "q8"],
 )
 def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> None:
     wanted = [expected(("mid", dtype, bits), call, 3) for call in range(2)]  # before the engine takes the weights over
