@@ -1,7 +1,7 @@
 """Logging: one line an event, `call_sid` on every line of a call, no phone number in full.
 
 What a level means: ERROR, somebody must act. WARNING, somebody should look at it in the morning. INFO, how calls and
-the service go. DEBUG, what else there is. `workers.lines` writes the lines, those of the workers as well.
+the service go. DEBUG, what else there is. `workers.logging` writes the lines, those of the workers as well.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 from app.twilio.events import CallSid
 from app.twilio.parties import mask_number as mask_number
-from workers.lines import LineFormat, start_process_logging
+from workers.logging import LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10

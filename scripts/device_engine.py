@@ -19,12 +19,12 @@ from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig
 
 from workers.checkpoints.files import report_nothing
+from workers.checkpoints.locate import locate
 from workers.checkpoints.synthetic.lm_layout import FULL, TINY, config_of
-from workers.engine.checkpoint import open_checkpoint, quantize_plain
+from workers.engine.checkpoint import load, quantize_plain
 from workers.engine.engine import Engine
-from workers.engine.memory import device_memory, kv_cache_bytes
+from workers.engine.memory import Plan, device_memory, kv_step_bytes
 from workers.engine.sampling import SamplingSettings
-from workers.memory import Plan
 from workers.messages import CODEBOOKS, CODES, FRAME_S, CodeArray, Slot
 
 Found = dict[str, Any]
@@ -56,8 +56,8 @@ def _memory() -> Iterator[Found]:
 
 
 def _plan(config: LmConfig, weights_bytes: int, weights: str) -> Plan:
-    cache_bytes, context = kv_cache_bytes(config, 1, 1), int(config.transformer.context)
-    return Plan(weights_bytes, cache_bytes, "numpy", 1, context, quantised=weights != "bf16")
+    context = int(config.transformer.context)
+    return Plan(weights_bytes, kv_step_bytes(config), "numpy", 1, context, quantised=weights != "bf16")
 
 
 def _tokens(cache: Path, steps: int) -> Iterator[Found]:
@@ -76,9 +76,9 @@ def _spoken(cache: Path, quantize: int | None, device: mx.Device, steps: int, co
     """Return the logs of three calls under argmax, shape (steps, 3, 17); each begins some steps after the last one."""
     mx.set_default_device(device)
     (mx.enable_compile if compiles else mx.disable_compile)()
-    checkpoint = open_checkpoint("synthetic:random:tiny:f32", quantize, cache=cache, progress=report_nothing)
+    lm = load(locate("synthetic:random:tiny:f32", cache, report_nothing, quantize), quantize)
     argmax = SamplingSettings(text_temperature=0.0, audio_temperature=0.0)
-    engine, spoken = Engine(checkpoint.lm, 3, argmax, WINDOW), np.zeros((steps, 3, 1 + 2 * CODEBOOKS), np.int32)
+    engine, spoken = Engine(lm, 3, argmax, WINDOW), np.zeros((steps, 3, 1 + 2 * CODEBOOKS), np.int32)
     frames = _codes(3, steps)
     for step in range(steps):
         slots = [Slot(row) for row in range(3) if step >= STAGGER * row]

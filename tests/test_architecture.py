@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIGHT = {
     *("workers.messages", "workers.pipeline", "workers.processors", "workers.supervisor", "workers.process"),
-    *("workers.liveness", "workers.link", "workers.wire", "workers.gc_freeze", "workers.lines", "workers.histogram"),
+    *("workers.liveness", "workers.link", "workers.gc_freeze", "workers.logging", "workers.histogram"),
 }
 """What the app may import from the workers."""
 PURE = ["app/audio"]

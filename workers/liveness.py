@@ -19,6 +19,7 @@ CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
 ANSWERING_SHARE = 0.6
 """The share of its limit after which a stage no longer counts as answering."""
+_END = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,6 @@ class Hang:
     reason: str
 
 
-_END = 1 << 62
-_Order = tuple[Epoch, int]
-"""A message's order among all that come out for its slot: it rises."""
-
-
 class Liveness:
     """Watches one pipeline, started at `now`."""
 
@@ -58,8 +54,8 @@ class Liveness:
         """When something last came out of the pipeline, which shows that every stage lives."""
         self._moved_s = now
         """When something last came out, long work was reported, or something was sent into an empty pipeline."""
-        self._expected: dict[Slot, _Order] = {}
-        """The last message that has to come out for each slot."""
+        self._expected: dict[Slot, tuple[Epoch, int]] = {}
+        """The last message that has to come out for each slot, by its rank among all of the slot, which rises."""
         self._starting: set[Stage] = set()
         self._alive_s: dict[Stage, float] = {}
         """When each stage last gave a sign of life."""
@@ -83,27 +79,25 @@ class Liveness:
     def progressed(self, stage: Stage, now: float) -> None:
         self._alive_s[stage] = self._moved_s = now
 
-    def answered(self, stage: Stage, work_s: Histogram | None, now: float) -> None:
+    def answered(self, stage: Stage, work_s: Histogram, now: float) -> None:
         """A worker has answered a ping; `work_s` is how long its units of work took so far."""
         self._alive_s[stage] = now
-        if work_s is None:
-            return
+        count, total_s = work_s.count, work_s.total
         before, before_s = self._last_work.get(stage, (0, 0.0))
-        count = work_s.count
         if count > before:
-            self._step_s[stage] = (work_s.total - before_s) / (count - before)
-        self._last_work[stage] = count, work_s.total
+            self._step_s[stage] = (total_s - before_s) / (count - before)
+        self._last_work[stage] = count, total_s
 
     def sent(self, message: PipelineMessage, now: float) -> None:
         if not self._expected:
             self._moved_s = now
-        order = message.greeting_frames - 1 if isinstance(message, Open) else _order(message)
-        self._expected[message.slot] = message.epoch, order
+        rank = message.greeting_frames - 1 if isinstance(message, Open) else _rank(message)
+        self._expected[message.slot] = message.epoch, rank
 
     def received(self, message: PipelineMessage, now: float) -> None:
         self._received_s = self._moved_s = now
         expected = self._expected.get(message.slot)
-        if expected and (message.epoch, _order(message)) >= expected:
+        if expected and (message.epoch, _rank(message)) >= expected:
             del self._expected[message.slot]
 
     def answering(self, now: float) -> bool:
@@ -116,28 +110,26 @@ class Liveness:
             self._moved_s = now
             self._alive_s = dict.fromkeys(self._alive_s, now)
         self._checked_s = now
-        return self._hang(now)
+        return self._hang(now, 1.0)
 
-    def _hang(self, now: float, share: float = 1.0) -> Hang | None:
+    def _hang(self, now: float, share: float) -> Hang | None:
+        limits = self._limits
         for stage in self._starting:
-            if now - self._alive_s[stage] > share * self._limits.start_s:
-                return Hang(stage, f"no progress of its start for {self._limits.start_s:.0f} s")
+            if now - self._alive_s[stage] > share * limits.start_s:
+                return Hang(stage, f"no progress of its start for {limits.start_s:.0f} s")
         if self._expected:
-            limit_s = self._busy_limit_s()
+            steps_s = limits.start_s if self.step_s is None else limits.busy_steps * self.step_s
+            limit_s = max(limits.busy_s, steps_s)
             if now - self._moved_s > share * limit_s:
                 return Hang(min(self._alive_s, key=self._alive_s.__getitem__), f"no frame for {limit_s:.1f} s")
             return None
         for stage in self._alive_s.keys() - self._starting:
-            if now - max(self._alive_s[stage], self._received_s) > share * self._limits.idle_s:
-                return Hang(stage, f"no answer for {self._limits.idle_s:.0f} s")
+            if now - max(self._alive_s[stage], self._received_s) > share * limits.idle_s:
+                return Hang(stage, f"no answer for {limits.idle_s:.0f} s")
         return None
 
-    def _busy_limit_s(self) -> float:
-        step_s = self.step_s
-        return self._limits.start_s if step_s is None else max(self._limits.busy_s, self._limits.busy_steps * step_s)
 
-
-def _order(message: PipelineMessage) -> int:
+def _rank(message: PipelineMessage) -> int:
     match message:
         case Frame(seq=seq) | Codes(seq=seq):
             return seq

@@ -15,7 +15,7 @@ import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Ping, PipelineMessage, Pong, Stage, WorkerVitals
+from workers.messages import Failed, Ping, PipelineMessage, Stage, WorkerVitals
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +63,23 @@ class WorkerLoop:
 
     def run(self) -> None:
         """Return when the control link closes, which is how a worker is told to stop."""
-        try:
-            while True:
-                self.run_once()
-        except ControlClosed:
-            return
-        finally:
-            self._selector.close()
+        with self._selector:
+            try:
+                while True:
+                    self.run_once()
+            except ControlClosed:
+                return
 
-    def run_once(self, longest_s: float | None = None) -> None:
+    def run_once(self, longest_s: float = float("inf")) -> None:
         """Wait for a message or until work is due, `longest_s` at most; do one unit of work. Raises ControlClosed."""
-        for key, _ in self._selector.select(self._wait_s(longest_s)):
+        if self._due_s is not None:
+            longest_s = min(longest_s, max(0.0, self._due_s - time.monotonic()))
+        for key, _ in self._selector.select(None if longest_s == float("inf") else longest_s):
             key.data()
         self._due_s = self.stage.due_s()
         if self._due_s is not None and time.monotonic() >= self._due_s:
             self._work()
             self._due_s = self.stage.due_s()
-
-    def _wait_s(self, longest_s: float | None) -> float | None:
-        if self._due_s is None:
-            return longest_s
-        due_in_s = max(0.0, self._due_s - time.monotonic())
-        return due_in_s if longest_s is None else min(longest_s, due_in_s)
 
     def _work(self) -> None:
         started_s = time.monotonic()
@@ -99,7 +94,7 @@ class WorkerLoop:
             for message in self.control.receive():
                 if not isinstance(message, Ping):
                     raise TypeError(f"no message for a running worker: {message!r}")
-                self.control.send(Pong(message.number, self._vitals()))
+                self.control.send(self._vitals())
         except LinkClosed as error:
             raise ControlClosed from error
 
@@ -116,7 +111,7 @@ class WorkerLoop:
             self._selector.unregister(self.upstream)
             return
         for message in messages:
-            self._send(self._receive(message))  # type: ignore[arg-type]
+            self._send(self._receive(message))
 
     def _receive(self, message: PipelineMessage) -> list[PipelineMessage]:
         try:

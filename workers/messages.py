@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.histogram import Histogram
-from workers.lines import LineFormat
+from workers.logging import LineFormat
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
@@ -131,18 +131,15 @@ class Failed:
 PipelineMessage = Open | Close | Frame | Codes | Failed
 
 
-# Between the supervisor and one worker, over that worker's control link.
-
-
+# Between the supervisor and one worker, over that worker's control link:
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """The first message to a worker: everything it may know, since workers never read settings.
 
     `slots` is how many calls are served at once, 0 for as many as the engine finds it can serve; each remembers
-    `context` steps, None for the checkpoint's own. `checkpoint` is as in MOSHI_CHECKPOINT, `quantize` in bits. `mimi`
-    is where the engine found the codec's weights. A call lasts `max_call_s` seconds at most. The codec may use so many
-    `threads`. `sampling` replaces the checkpoint's values, by the names of the fields of `SamplingSettings`. A step of
-    the loopback engine takes `loopback_step_s`.
+    `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
+    weights. The codec may use so many `threads`. `sampling` replaces the checkpoint's values, by the names of the
+    fields of `SamplingSettings`. A step of the loopback engine takes `loopback_step_s`.
     """
 
     stage: Stage
@@ -164,10 +161,7 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long piece of work has come; `total` 0 when unknown.
-
-    It also shows that the worker does not hang: work that may take longer than a second reports by chunk.
-    """
+    """How far a long piece of work has come; `total` 0 when unknown. It also shows that the worker does not hang."""
 
     what: str
     done: int
@@ -200,16 +194,14 @@ class StartRefused:
 class Ping:
     """Asks a worker whether its loop still runs."""
 
-    number: int
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerVitals:
-    """How a worker is, counted since it was started.
+    """The answer to a ping: how a worker is, counted since it was started.
 
     `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
-    overlap), `cpu_s` processor seconds. Each unit of work (a step of the engine, a batch of the codec) took one of
-    `work_s` seconds and served one of `rows` calls. `dropped` frames found no room on the way to the next worker.
+    overlap). Each unit of work (a step of the engine, a batch of the codec) took one of `work_s` seconds and served one
+    of `rows` calls. `dropped` frames found no room on the way to the next worker.
     """
 
     memory_bytes: int
@@ -220,10 +212,4 @@ class WorkerVitals:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
-    number: int
-    vitals: WorkerVitals | None = None
-
-
-ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | Pong
+ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals

@@ -11,12 +11,11 @@ oldest audio when it is not read, and nothing here waits for it or ends when it 
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import Callable
 
-from workers.link import Link, LinkClosed, pair
+from workers.link import pair
 from workers.messages import ControlMessage, Failed, PipelineMessage, Stage
-from workers.process import WorkerProcess
+from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -26,57 +25,18 @@ KILLED_WITHIN_S = 10.0
 OnMessage = Callable[[PipelineMessage], None]
 
 
-class AppEnd:
-    """Where messages leave the app for the encoder and come back from the decoder, on the running event loop."""
+def ending_calls(on_message: OnMessage) -> OnMessage:
+    """Return a handler whose exceptions end the call of their message: those that came with it belong to others."""
 
-    def __init__(self, to_encoder: socket.socket, from_decoder: socket.socket, on_message: OnMessage) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._on_message = on_message
-        self._to_encoder, self._from_decoder = Link(to_encoder), Link(from_decoder)
-        self._loop.add_reader(self._from_decoder, self._read)
-
-    @property
-    def dropped(self) -> int:
-        """Frames that found no room on the way to the encoder."""
-        return self._to_encoder.dropped
-
-    def send(self, message: PipelineMessage) -> None:
-        """Send to the encoder. Never waits; messages for a dead encoder are lost."""
-        with contextlib.suppress(LinkClosed):
-            self._to_encoder.send(message)
-            if self._to_encoder.blocked:
-                self._loop.add_writer(self._to_encoder, self._flush)
-
-    def close(self) -> None:
-        self._loop.remove_reader(self._from_decoder)
-        self._loop.remove_writer(self._to_encoder)
-        self._to_encoder.close()
-        self._from_decoder.close()
-
-    def _read(self) -> None:
+    def handle(message: PipelineMessage) -> None:
         try:
-            messages = self._from_decoder.receive()
-        except LinkClosed:  # the decoder has ended, which is noticed by its exit
-            self._loop.remove_reader(self._from_decoder)
-            return
-        for message in messages:
-            self._handle(message)  # type: ignore[arg-type]
-
-    def _handle(self, message: PipelineMessage) -> None:
-        """Pass a message on; an exception ends its call alone: messages that came with it belong to other calls."""
-        try:
-            self._on_message(message)
+            on_message(message)
         except Exception as error:
             log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
             with contextlib.suppress(Exception):  # logged above
-                self._on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
+                on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
 
-    def _flush(self) -> None:
-        with contextlib.suppress(LinkClosed):
-            self._to_encoder.flush()
-            if self._to_encoder.blocked:
-                return
-        self._loop.remove_writer(self._to_encoder)
+    return handle
 
 
 class Pipeline:
@@ -84,18 +44,20 @@ class Pipeline:
 
     def __init__(self, on_message: OnMessage, on_control: Callable[[WorkerProcess, ControlMessage], None]) -> None:
         self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
-        self._on_message = on_message
-        self._app: AppEnd | None = None
+        self._on_message = ending_calls(on_message)
+        self._to_encoder: LoopLink | None = None
+        self._from_decoder: LoopLink | None = None
 
     async def start(self) -> None:
         """Start the processes with their links. Raises OSError; `kill` or `stop` must be called in any case."""
         out, *ends, back = [end for _ in range(len(Stage) + 1) for end in pair()]
-        self._app = AppEnd(out, back, self._on_message)
+        self._to_encoder = LoopLink(out, self._on_message)
+        self._from_decoder = LoopLink(back, self._on_message)
         with contextlib.ExitStack() as stack:
             for end in ends:
                 stack.enter_context(end)
-            for place, worker in enumerate(self.workers.values()):
-                await worker.start(ends[2 * place : 2 * place + 2])
+            for index, worker in enumerate(self.workers.values()):
+                await worker.start(ends[2 * index : 2 * index + 2])
 
     @property
     def ready(self) -> bool:
@@ -103,12 +65,11 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Frames of the app's that found no room on the way to the encoder."""
-        return self._app.dropped if self._app else 0
+        return self._to_encoder.dropped if self._to_encoder else 0
 
     def send(self, message: PipelineMessage) -> None:
-        if self._app:
-            self._app.send(message)
+        if self._to_encoder:
+            self._to_encoder.send(message)
 
     async def wait_any(self, timeout_s: float) -> WorkerProcess | None:
         """Return a worker whose process has ended, or None after `timeout_s`."""
@@ -138,6 +99,6 @@ class Pipeline:
     def _close(self) -> None:
         for worker in self.workers.values():
             worker.close()
-        if self._app:
-            self._app.close()
-            self._app = None
+        for link in (self._to_encoder, self._from_decoder):
+            if link:
+                link.close()

@@ -1,4 +1,4 @@
-"""One worker process: started together with its sockets, and how it ended."""
+"""One worker process: started together with its sockets, its link on the event loop, and how it ended."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from workers.link import Link, LinkClosed, pair
 from workers.messages import ControlMessage, Stage, WorkerVitals
@@ -33,18 +34,59 @@ def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str
     Libraries start no threads of their own, and the codec computes in full float32.
     """
     prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
-    known = {
-        name: value
-        for name, value in environment.items()
-        if name.upper() in ALLOWED or name.upper().startswith(prefixes)
-    }
+    allowed = [name for name in environment if name.upper() in ALLOWED or name.upper().startswith(prefixes)]
     threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
-    return {**known, **threads, **exact}
+    return {**{name: environment[name] for name in allowed}, **threads, **exact}
+
+
+class LoopLink:
+    """A link on the running event loop; `on_message` gets every message that arrives."""
+
+    def __init__(self, sock: socket.socket, on_message: Callable[[Any], None]) -> None:
+        self._loop, self._link, self._on_message = asyncio.get_running_loop(), Link(sock), on_message
+        self._loop.add_reader(self._link, self.read)
+
+    @property
+    def dropped(self) -> int:
+        """Audio messages dropped because the other end did not keep up."""
+        return self._link.dropped
+
+    def send(self, message: object) -> None:
+        """Never waits; messages for a process that has ended are lost."""
+        with contextlib.suppress(LinkClosed):
+            self._link.send(message)
+            if self._link.blocked:
+                self._loop.add_writer(self._link, self._flush)
+
+    def read(self) -> None:
+        """Handle the messages that have arrived, also those that the other end sent before it ended."""
+        if self._link.fileno() < 0:
+            return
+        try:
+            messages = self._link.receive()
+        except LinkClosed:  # noticed by the exit of the process
+            self._loop.remove_reader(self._link)
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def close(self) -> None:
+        if self._link.fileno() >= 0:
+            self._loop.remove_reader(self._link)
+            self._loop.remove_writer(self._link)
+            self._link.close()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(LinkClosed):
+            self._link.flush()
+            if self._link.blocked:
+                return
+        self._loop.remove_writer(self._link)
 
 
 class WorkerProcess:
-    """A process that runs `python -m workers`, and the control link to it.
+    """A process that runs `workers.worker`, and the control link to it.
 
     `on_control` gets its control messages, on the event loop that started it. `ready`, `refusal` and `vitals` are set
     by the supervisor.
@@ -60,7 +102,7 @@ class WorkerProcess:
         """Done once the process has ended; its result is the exit status."""
         self._process: asyncio.subprocess.Process | None = None
         self._on_control = on_control
-        self._control: Link | None = None
+        self._control: LoopLink | None = None
 
     async def start(self, links: Sequence[socket.socket]) -> None:
         """Start the process; it inherits `links`, which the caller closes afterwards. Raises OSError."""
@@ -69,7 +111,7 @@ class WorkerProcess:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "workers", *map(str, descriptors)),
+                    *(sys.executable, "-m", "workers.worker", *map(str, descriptors)),
                     stdin=subprocess.PIPE,  # its end tells the worker that we are gone, however we went
                     pass_fds=descriptors,
                     start_new_session=True,
@@ -79,56 +121,36 @@ class WorkerProcess:
                 ours.close()
                 raise
         self.exit = asyncio.create_task(self._process.wait())
-        self._control = Link(ours)
-        asyncio.get_running_loop().add_reader(self._control, self.read_control)
+        self._control = LoopLink(ours, lambda message: self._on_control(self, message))
 
     def send(self, message: ControlMessage) -> None:
-        """Send a control message; it is lost if the process has just ended."""
         if self._control:
-            with contextlib.suppress(LinkClosed):
-                self._control.send(message)
+            self._control.send(message)
 
     def read_control(self) -> None:
         """Handle the control messages that have arrived; to be called once more after the process has ended."""
-        if self._control is None:
-            return
-        try:
-            messages = self._control.receive()
-        except LinkClosed:
-            asyncio.get_running_loop().remove_reader(self._control)
-            return
-        for message in messages:
-            self._on_control(self, message)  # type: ignore[arg-type]
+        if self._control:
+            self._control.read()
 
     def close(self) -> None:
         """Close the control link, which ends a worker between two units of work."""
         if self._control:
-            asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
-            self._control = None
 
     def kill(self) -> None:
-        """End the process at once, if it has not ended yet."""
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     @property
     def process_id(self) -> int | None:
-        """The process, None before it is started."""
         return self._process.pid if self._process else None
 
     @property
     def ending(self) -> str:
         """By which signal the process ended, or with which exit status."""
         status = self._process.returncode if self._process else None
-        if status is None:
-            return "its end is not known"
-        return f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        if status is None or status >= 0:
+            return f"exit status {status}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"killed by {names.get(-status, f'signal {-status}')}"

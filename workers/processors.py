@@ -10,50 +10,34 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_CONTROLLER = "cpu"
-_V1_FOLDERS = ("cpu", "cpu,cpuacct")
-
 
 def usable_processors(root: Path = Path("/")) -> int:
     """Return how many processors this process may use, at least 1; `root` is where /proc and /sys are."""
-    quotas = [quota for quota in _quotas(root) if quota > 0]
-    return max(1, int(min([_allowed(), *quotas])))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas: list[float] = []
+    for folder in _groups(root):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            quotas.append(_quota(folder))
+    return max(1, int(min([allowed, *(quota for quota in quotas if quota > 0)])))
 
 
-def _allowed() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of the groups that may limit processor time: "0::/PATH" or "4:cpu,cpuacct:/PATH".
 
-
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield what each cgroup of this process allows, in processors."""
-    for version, path in _groups(root):
-        for folder in _folders(root / "sys/fs/cgroup", version, path):
-            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-                yield _quota(folder, version)
-
-
-def _groups(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield version and path of the groups that may limit processor time: "0::/PATH" or "4:cpu,cpuacct:/PATH"."""
+    In a container the group may itself be what is mounted.
+    """
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             number, controllers, path = [*line.split(":", 2), "", ""][:3]
-            if number == "0" and not controllers:
-                yield 2, path
-            elif _CONTROLLER in controllers.split(","):
-                yield 1, path
+            versions = ["."] if number == "0" else ["cpu", "cpu,cpuacct"] if "cpu" in controllers.split(",") else []
+            for top in (root / "sys/fs/cgroup" / name for name in versions):
+                folder = top / path.strip("/")
+                yield from (one for one in (folder, *folder.parents) if one.is_relative_to(top))
 
 
-def _folders(mount: Path, version: int, path: str) -> Iterator[Path]:
-    """Yield the folder of a group and of all above it. In a container the group may itself be what is mounted."""
-    for top in [mount] if version == 2 else [mount / name for name in _V1_FOLDERS]:
-        folder = top / path.strip("/")
-        yield from (one for one in (folder, *folder.parents) if one.is_relative_to(top))
-
-
-def _quota(folder: Path, version: int) -> float:
-    if version == 2:
+def _quota(folder: Path) -> float:
+    """Return how many processors a group allows, 0 or less for no limit."""
+    if (folder / "cpu.max").exists():
         quota, period = (folder / "cpu.max").read_text().split()
         return 0.0 if quota == "max" else int(quota) / int(period)
     return int((folder / "cpu.cfs_quota_us").read_text()) / int((folder / "cpu.cfs_period_us").read_text())

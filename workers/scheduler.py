@@ -8,7 +8,6 @@ phase with them from then on.
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from workers.messages import FRAME_S, Slot
 
@@ -23,14 +22,6 @@ STEP_EMA_WEIGHT = 0.1
 """Weight of each new step in the moving average of step times."""
 
 
-@dataclass(slots=True)
-class _Arrival:
-    """When a call's newest frame came, and whether it was the call's first."""
-
-    at_s: float
-    first: bool
-
-
 class BatchScheduler:
     """Knows when each call's newest frame came; `patience_s` is the longest that a frame waits for others.
 
@@ -41,7 +32,10 @@ class BatchScheduler:
         self._longest_s = patience_s
         self._clock = clock
         self._step_s: float | None = None
-        self._arrivals: dict[Slot, _Arrival] = {}
+        self._arrived_s: dict[Slot, float] = {}
+        """When each call's newest frame came."""
+        self._first: set[Slot] = set()
+        """Calls whose newest frame is their first."""
 
     @property
     def patience_s(self) -> float:
@@ -52,10 +46,11 @@ class BatchScheduler:
 
     def frame_arrived(self, slot: Slot, at_s: float | None = None) -> None:
         """A frame of this call has come, just now or at `at_s`."""
-        self._arrivals[slot] = _Arrival(self._clock() if at_s is None else at_s, slot not in self._arrivals)
+        (self._first.discard if slot in self._arrived_s else self._first.add)(slot)
+        self._arrived_s[slot] = self._clock() if at_s is None else at_s
 
     def call_ended(self, slot: Slot) -> None:
-        self._arrivals.pop(slot, None)
+        self._arrived_s.pop(slot, None)
 
     def step_took(self, step_s: float) -> None:
         before_s = step_s if self._step_s is None else self._step_s
@@ -65,21 +60,20 @@ class BatchScheduler:
         """Return when to run a batch of the calls `waiting`: 0 for at once, None for nothing to do."""
         if not waiting:
             return None
-        until_s = min(self._until_s(self._arrivals[slot]) for slot in waiting)
-        first_s = min(self._arrivals[slot].at_s for slot in waiting)
-        others_s = [arrival.at_s for slot, arrival in self._arrivals.items() if slot not in waiting]
+        until_s = min(self._until_s(slot) for slot in waiting)
+        first_s = min(self._arrived_s[slot] for slot in waiting)
+        others_s = [at_s for slot, at_s in self._arrived_s.items() if slot not in waiting]
         missing = any(first_s - at_s < LIVE_S and at_s + FRAME_S - EARLY_S <= until_s for at_s in others_s)
         return until_s if missing else 0.0
 
     def gap_s(self) -> float:
         """Return from when on a step would be over before the next frame of any live call comes; 0 for at once."""
-        now = self._clock()
-        begins_s = now
-        for due_s in sorted(arrival.at_s + FRAME_S for arrival in self._arrivals.values()):
-            if begins_s < due_s < begins_s + (self._step_s or 0.0):
-                begins_s = due_s
+        now = begins_s = self._clock()
+        for at_s in sorted(self._arrived_s.values()):
+            if begins_s < at_s + FRAME_S < begins_s + (self._step_s or 0.0):
+                begins_s = at_s + FRAME_S
         return 0.0 if begins_s == now else begins_s
 
-    def _until_s(self, arrival: _Arrival) -> float:
-        held_s = (self._step_s or 0.0) if arrival.first else 0.0
-        return arrival.at_s + max(self.patience_s, held_s)
+    def _until_s(self, slot: Slot) -> float:
+        held_s = (self._step_s or 0.0) if slot in self._first else 0.0
+        return self._arrived_s[slot] + max(self.patience_s, held_s)

@@ -12,15 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
 
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     ControlMessage,
     Ping,
     PipelineMessage,
-    Pong,
     Prepared,
     Progress,
     Ready,
@@ -50,25 +47,19 @@ class WorkerState:
 
     name: Stage
     ready: bool
+    vitals: WorkerVitals | None
     losses: int
     hangs: int
-    vitals: WorkerVitals | None
-
-
-class LossKind(StrEnum):
-    ENDED = "is gone"
-    REFUSED = "refuses to start"
-    HUNG = "hangs"
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    stage: Stage
-    kind: LossKind
-    reason: str
+class _Loss:
+    """Why the pipeline is lost: a worker has ended, or has refused to start, or hangs."""
 
-    def __str__(self) -> str:
-        return f"{self.stage}: {'hangs, ' if self.kind is LossKind.HUNG else ''}{self.reason}"
+    stage: Stage
+    reason: str
+    refused: bool = False
+    hangs: bool = False
 
 
 class Supervisor:
@@ -89,11 +80,10 @@ class Supervisor:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
         self._limits = limits
-        self._pipeline: Pipeline | None = None
+        self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self._liveness = Liveness(0.0, limits)
         self._ready = asyncio.Event()
         self._was_ready = False
-        self._pings = 0
         self._next_ping_s = 0.0
         self._failures = 0
         self._losses: Counter[Stage] = Counter()
@@ -102,7 +92,7 @@ class Supervisor:
 
     def send(self, message: PipelineMessage) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
-        if self._pipeline and self._ready.is_set():
+        if self.ready:
             self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
 
@@ -114,7 +104,7 @@ class Supervisor:
     @property
     def answering(self) -> bool:
         """Whether every worker is ready and has lately shown a sign of life."""
-        return self._ready.is_set() and self._liveness.answering(time.monotonic())
+        return self.ready and self._liveness.answering(time.monotonic())
 
     @property
     def slots(self) -> int:
@@ -123,18 +113,19 @@ class Supervisor:
 
     @property
     def process_ids(self) -> dict[Stage, int]:
-        workers = self._pipeline.workers.values() if self._pipeline else ()
-        return {worker.stage: worker.process_id for worker in workers if worker.process_id}
+        return {stage: worker.process_id for stage, worker in self._pipeline.workers.items() if worker.process_id}
 
     @property
     def workers(self) -> list[WorkerState]:
-        running = self._pipeline.workers if self._pipeline else {}
-        return [self._state(stage, running.get(stage)) for stage in Stage]
+        return [
+            WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
+            for stage, worker in self._pipeline.workers.items()
+        ]
 
     @property
     def dropped(self) -> int:
         """Frames of the app's that found no room on the way to the encoder."""
-        return self._dropped + (self._pipeline.dropped if self._pipeline else 0)
+        return self._dropped + self._pipeline.dropped
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
@@ -142,7 +133,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
         while True:
-            pipeline = self._pipeline = Pipeline(self._handle_message, self._handle_control)
+            pipeline = self._pipeline
             try:
                 self._report_loss(await self._run_pipeline(pipeline))
             except asyncio.CancelledError:
@@ -151,49 +142,46 @@ class Supervisor:
             finally:
                 self._ready.clear()
                 self._dropped += pipeline.dropped
-                self._pipeline = None
+                self._pipeline = Pipeline(self._handle_message, self._handle_control)
                 await pipeline.kill()
             await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
 
-    async def _run_pipeline(self, pipeline: Pipeline) -> Loss:
+    async def _run_pipeline(self, pipeline: Pipeline) -> _Loss:
         self._liveness = Liveness(time.monotonic(), self._limits)
         try:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
-            return Loss(Stage.ENCODE, LossKind.REFUSED, f"cannot start: {error.strerror}")
+            return _Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
         self._configure(pipeline.workers[Stage.STEP])
         while True:
-            worker = await pipeline.wait_any(CHECK_EVERY_S)
-            if worker:
+            if worker := await pipeline.wait_any(CHECK_EVERY_S):
                 worker.read_control()  # what it sent before it ended
-                kind = LossKind.REFUSED if worker.refusal else LossKind.ENDED
-                return Loss(worker.stage, kind, worker.refusal or worker.ending)
+                return _Loss(worker.stage, worker.refusal or worker.ending, refused=bool(worker.refusal))
             now = time.monotonic()
             self._ping(pipeline, now)
             if hang := self._liveness.hang(now):
-                return Loss(hang.stage, LossKind.HUNG, hang.reason)
+                return _Loss(hang.stage, hang.reason, hangs=True)
 
-    def _report_loss(self, loss: Loss) -> None:
+    def _report_loss(self, loss: _Loss) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
         self._losses[loss.stage] += 1
-        self._hangs[loss.stage] += loss.kind is LossKind.HUNG
+        self._hangs[loss.stage] += loss.hangs
         self._failures += 1
-        if not self._was_ready and loss.kind is LossKind.REFUSED:
+        if not self._was_ready and loss.refused:
             raise WorkerRefused(loss.reason)
         if not self._was_ready and self._failures >= FAILED_STARTS:
             raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its log lines are above")
-        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, loss.kind, loss.reason)
-        self._on_lost(str(loss))
+        what = "hangs" if loss.hangs else "refuses to start" if loss.refused else "is gone"
+        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, what, loss.reason)
+        self._on_lost(f"{loss.stage}: {'hangs, ' if loss.hangs else ''}{loss.reason}")
 
     def _ping(self, pipeline: Pipeline, now: float) -> None:
-        if now < self._next_ping_s:
-            return
-        self._next_ping_s = now + PING_EVERY_S
-        self._pings += 1
-        for worker in pipeline.workers.values():
-            if worker.ready:
-                worker.send(Ping(self._pings))
+        if now >= self._next_ping_s:
+            self._next_ping_s = now + PING_EVERY_S
+            for worker in pipeline.workers.values():
+                if worker.ready:
+                    worker.send(Ping())
 
     def _configure(self, worker: WorkerProcess) -> None:
         worker.send(replace(self._config, stage=worker.stage))
@@ -209,37 +197,32 @@ class Supervisor:
             case Progress():
                 self._liveness.progressed(worker.stage, now)
                 self._on_progress(message)
-            case Prepared(mimi, slots):
+            case Prepared():
                 self._liveness.progressed(worker.stage, now)
-                self._configure_codec(mimi, slots)
+                self._configure_codec(message)
             case Ready(note):
                 self._liveness.ready(worker.stage, now)
                 self._handle_ready(worker, note, now)
             case StartRefused(reason):
                 worker.refusal = reason
-            case Pong(_, vitals):
-                self._liveness.answered(worker.stage, vitals.work_s if vitals else None, now)
-                worker.vitals = vitals
+            case WorkerVitals():
+                self._liveness.answered(worker.stage, message.work_s, now)
+                worker.vitals = message
                 if self.ready:
                     self._failures = 0
             case _:
                 raise TypeError(f"no message for the supervisor: {message!r}")
 
-    def _configure_codec(self, mimi: Path | None, slots: int) -> None:
+    def _configure_codec(self, prepared: Prepared) -> None:
         """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
-        self._config = replace(self._config, mimi=mimi, slots=self._config.slots or slots)
-        assert self._pipeline is not None
+        self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])
 
     def _handle_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
         worker.ready = True
         log.info("worker %s is ready: %s", worker.stage, note)
-        if self._pipeline and self._pipeline.ready:
+        if self._pipeline.ready:
             self._was_ready = True
             self._next_ping_s = now
             self._ready.set()
-
-    def _state(self, stage: Stage, worker: WorkerProcess | None) -> WorkerState:
-        ready, vitals = (worker.ready, worker.vitals) if worker else (False, None)
-        return WorkerState(stage, ready, self._losses[stage], self._hangs[stage], vitals)

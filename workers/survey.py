@@ -15,10 +15,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workers.checkpoints.download import cached
 from workers.checkpoints.files import CheckpointError, Files, files_in, report_nothing
 from workers.checkpoints.locate import locate
+
+if TYPE_CHECKING:
+    from workers.engine.memory import Memory
 
 
 def main() -> None:
@@ -27,17 +31,11 @@ def main() -> None:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
-        device = _device()
+        import mlx.core as mx
+
+        from workers.engine.memory import device_memory
     except ImportError as error:
         return {"mlx_error": str(error)}
-    return device | (_checkpoint(question) if "checkpoint" in question else {})
-
-
-def _device() -> dict[str, Any]:
-    import mlx.core as mx
-
-    from workers.engine.memory import device_memory
-
     device, memory = mx.default_device(), device_memory()
     return {
         "device": str(device),
@@ -45,23 +43,22 @@ def _device() -> dict[str, Any]:
         "is_gpu": device.type == mx.gpu,
         "device_bytes": memory.device,
         "ram_bytes": memory.ram,
+        **(_checkpoint(question, memory) if question else {}),
     }
 
 
-def _checkpoint(question: dict[str, Any]) -> dict[str, Any]:
-    try:
-        files = _local_files(question["checkpoint"], Path(question["cache"]), question["quantize"])
-        return _plan(files, question) if files else {"checkpoint": "not downloaded"}
-    except CheckpointError as error:
-        return {"checkpoint_error": str(error)}
-
-
-def _plan(files: Files, question: dict[str, Any]) -> dict[str, Any]:
-    from workers.engine.memory import device_memory, plan
+def _checkpoint(question: dict[str, Any], memory: "Memory") -> dict[str, Any]:
+    from workers.engine.memory import plan
     from workers.engine.start import AUTO_MEMORY_SHARE
 
-    slots, memory = question["slots"], device_memory()
-    wanted = plan(files, question["quantize"], question["codec"], slots or 1, question["context"])
+    slots, quantize = question["slots"], question["quantize"]
+    try:
+        files = _local_files(question["checkpoint"], Path(question["cache"]), quantize)
+        if files is None:
+            return {"checkpoint": "not downloaded"}
+        wanted = plan(files, quantize, question["codec"], slots or 1, question["context"])
+    except CheckpointError as error:
+        return {"checkpoint_error": str(error)}
     wanted = replace(wanted, calls=slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE) or 1)
     return {
         "checkpoint": str(files.model),
@@ -75,8 +72,6 @@ def _plan(files: Files, question: dict[str, Any]) -> dict[str, Any]:
 def _local_files(spec: str, cache: Path, quantize: int | None) -> Files | None:
     if not spec.startswith("hf:"):
         return locate(spec, cache, report_nothing, quantize)
-    from workers.checkpoints.download import cached
-
     folder = cached(spec.removeprefix("hf:").removeprefix("//"))
     return files_in(folder, spec, quantize) if folder else None
 

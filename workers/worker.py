@@ -1,4 +1,7 @@
-"""A worker process: wait for its configuration, build its stage, report ready, run the loop until told to stop."""
+"""`python -m workers.worker CONTROL UPSTREAM DOWNSTREAM`: one worker process, over three inherited sockets.
+
+It waits for its configuration, builds its stage, reports ready and runs the loop until told to stop.
+"""
 
 import contextlib
 import os
@@ -13,36 +16,38 @@ from workers.checkpoints.files import CheckpointError
 from workers.checkpoints.locate import locate
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
-from workers.lines import log_uncaught_exceptions, start_process_logging
 from workers.link import Link, LinkClosed
+from workers.logging import log_uncaught_exceptions, start_process_logging
 from workers.loop import FrameProcessor, WorkerLoop
-from workers.memory import MemoryShort
 from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefused, WorkerConfig
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
+Built = tuple[FrameProcessor, str, Callable[[], int]]
+"""A stage, a note on what it runs on, and how many bytes MLX holds for it."""
 
 
-def main(control_fd: int, upstream_fd: int, downstream_fd: int) -> int:
-    """Run one worker over three inherited sockets; return the exit status."""
+def main(*descriptors: int) -> int:
+    """Run one worker; return the exit status."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the app, too, which ends this process
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    control, upstream, downstream = (Link(socket.socket(fileno=fd)) for fd in (control_fd, upstream_fd, downstream_fd))
+    control, upstream, downstream = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
         config = _wait_for_config(control)
         start_process_logging(config.stage, "INFO", config.log_format)
         log_uncaught_exceptions()
-        stage, note = _build(config, control)
+        build = _engine if config.stage is Stage.STEP else _codec
+        stage, note, device_bytes = build(config, control)
         freeze_gc()
         control.send(Ready(note))
-    except (CheckpointError, MemoryShort, WeightsError) as error:
+    except (CheckpointError, WeightsError) as error:
         with contextlib.suppress(LinkClosed):
             control.send(StartRefused(str(error)))
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(config.stage, control, upstream, downstream, stage, _device_bytes(config)).run()
+    WorkerLoop(config.stage, control, upstream, downstream, stage, device_bytes).run()
     return 0
 
 
@@ -62,36 +67,20 @@ def _wait_for_config(control: Link) -> WorkerConfig:
     return config
 
 
-def _build(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
-    """Return the stage, and a note on what it runs on."""
-    match config.stage:
-        case Stage.ENCODE:
-            return _encoder(config)
-        case Stage.DECODE:
-            return _decoder(config)
-        case Stage.STEP:
-            return _engine(config, control)
-
-
-def _encoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
-    from workers.codec.choose import codec_name, open_encoder
+def _codec(config: WorkerConfig, _: Link) -> Built:
+    from workers.codec.choose import codec_name, open_decoder, open_encoder
     from workers.codec.codec import silence_codes
-    from workers.codec.stages import EncoderStage
+    from workers.codec.stages import DecoderStage, EncoderStage
 
+    if config.stage is Stage.DECODE:
+        return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config), lambda: 0
     encoder = open_encoder(config)
     silence = silence_codes(encoder, Slot(0), config.greeting_frames)
-    return EncoderStage(encoder, silence), codec_name(config)
+    return EncoderStage(encoder, silence), codec_name(config), lambda: 0
 
 
-def _decoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
-    from workers.codec.choose import codec_name, open_decoder
-    from workers.codec.stages import DecoderStage
-
-    return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
-
-
-def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
-    from workers.engine.stage import EngineStage
+def _engine(config: WorkerConfig, control: Link) -> Built:
+    from workers.engine.stage import EngineStage, LoopbackEngine
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
@@ -104,21 +93,16 @@ def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        from workers.engine.loopback import LoopbackEngine
-
-        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback"
+        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback", lambda: 0
+    from workers.engine.memory import device_bytes
     from workers.engine.start import start_engine
 
     assert files is not None
     engine, text_decoder, note = start_engine(files, config, progress)
     if not slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStage(engine, text_decoder), note
+    return EngineStage(engine, text_decoder), note, device_bytes
 
 
-def _device_bytes(config: WorkerConfig) -> Callable[[], int]:
-    if config.stage is not Stage.STEP or config.engine == "loopback":
-        return lambda: 0
-    from workers.engine.memory import device_bytes
-
-    return device_bytes
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -8,7 +8,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from app.cli.service_client import ANSWER_WITHIN_S, NoService, one_line, open_service
 from app.config import Settings, is_loopback
 from app.twilio.events import CallSid
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 
 class NotReady(Exception):

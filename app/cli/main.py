@@ -9,7 +9,7 @@ from app.cli.bench.commands import bench, find_scenario
 from app.cli.options import JsonFile, ServiceUrl, settings_or_exit
 from app.logging import LogLevel, start_logging
 from app.server.signals import interrupt_on_stop
-from workers.lines import log_uncaught_exceptions
+from workers.logging import log_uncaught_exceptions
 
 cli = typer.Typer(
     help="Answers phone calls with Moshi, Kyutai's full-duplex speech model.",

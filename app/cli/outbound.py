@@ -12,7 +12,7 @@ from app.twilio.errors import explain
 from app.twilio.number import STATUS_PATH, VOICE_PATH
 from app.twilio.rest import CallRequest, CallStatus, MachineDetection, RestCall
 from app.twilio.voice_query import MACHINES, voice_query
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 
 class ExitStatus(IntEnum):

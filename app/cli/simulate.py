@@ -24,7 +24,7 @@ from app.simulator.progress import Progress, Pulse
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
 from app.twilio.signature import checked_base
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 NOT_ANSWERED = {Outcome.WEBHOOK_FAILED, Outcome.HANDSHAKE_FAILED}
 LEVEL_BLOCKS = 20

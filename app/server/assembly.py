@@ -8,7 +8,7 @@ from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
-from workers.lines import hiding
+from workers.logging import hiding
 from workers.messages import Stage, WorkerConfig
 from workers.processors import usable_processors
 

@@ -27,7 +27,7 @@ from app.server.tunnel import TunnelManager
 from app.twilio.number import NumberOverride, NumberRefused, SavedWebhook
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
-from workers.lines import flush_logging
+from workers.logging import flush_logging
 from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 

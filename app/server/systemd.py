@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection
 
 from app.server.service import Service
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 log = logging.getLogger(__name__)
 

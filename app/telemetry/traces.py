@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from app.calls.record import ERRORS, CallRecord, EndReason
 from app.telemetry.call_log.entry import LATENCIES, PROCESSING, CallEntry
 from app.telemetry.call_log.from_record import ServiceIdentity, clock_zero, make_entry
-from workers.lines import Hide
+from workers.logging import Hide
 from workers.messages import Slot
 
 log = logging.getLogger(__name__)

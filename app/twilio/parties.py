@@ -8,7 +8,7 @@ import re
 import unicodedata
 from enum import StrEnum
 
-from workers.lines import HIDDEN, KEPT_DIGITS
+from workers.logging import HIDDEN, KEPT_DIGITS
 
 ANONYMOUS = "anonymous"
 WITHHELD = {

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 FormPairs = Iterable[tuple[str, str]]
 """The parameters of a form, in any order; a name may occur more than once."""

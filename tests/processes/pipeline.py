@@ -67,7 +67,7 @@ class _ToQueue(logging.Handler):
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        call_sid = getattr(record, "call_sid", "")  # as people read it, see `workers.lines`
+        call_sid = getattr(record, "call_sid", "")  # as people read it, see `workers.logging`
         self._lines.put_nowait(f"call_sid={call_sid} {record.getMessage()}" if call_sid else record.getMessage())
 
 

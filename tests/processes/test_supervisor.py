@@ -14,8 +14,8 @@ import pytest_asyncio
 from app.config import FIELDS
 from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, frame, running
 from tests.workers.config import LOOPBACK
-from workers.lines import LineFormat
 from workers.liveness import Limits
+from workers.logging import LineFormat
 from workers.messages import Close, Epoch, Open, PipelineMessage, Slot, Stage
 from workers.process import worker_environment
 from workers.supervisor import Supervisor, WorkerRefused, WorkerState

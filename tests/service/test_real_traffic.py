@@ -56,7 +56,7 @@ from tests.tunnel.standin import FILES, FOLDERS, SYSTEM_FOLDERS
 from tests.workers.checkpoints.test_locate import POINTER, refusal
 from tests.workers.conftest import Make, make  # noqa: F401 - a fixture
 from workers.checkpoints.files import TOKENIZER
-from workers.lines import hiding
+from workers.logging import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
 SOCKET_BASE = socket_url(PUBLIC)

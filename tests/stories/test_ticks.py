@@ -7,8 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.loopback import LoopbackEngine
-from workers.engine.stage import EngineStage
+from workers.engine.stage import EngineStage, LoopbackEngine
 from workers.engine.streams import StepResult
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 

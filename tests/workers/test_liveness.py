@@ -24,10 +24,6 @@ def frame(seq: int, slot: Slot = A, epoch: int = 1) -> Frame:
     return Frame(slot, Epoch(epoch), seq, None)
 
 
-def failed(slot: Slot = A, epoch: int = 1) -> Failed:
-    return Failed(slot, Epoch(epoch), STEP, "why")
-
-
 class Watch:
     """A pipeline as `Liveness` sees it, on a clock of its own: those of `stopped` answer no ping."""
 
@@ -47,7 +43,7 @@ class Watch:
     def pong(self) -> None:
         for stage in Stage:
             if stage not in self.stopped:
-                self.liveness.answered(stage, self.work if stage is STEP else None, self.now)
+                self.liveness.answered(stage, self.work if stage is STEP else Histogram(), self.now)
 
     def send(self, *messages: PipelineMessage) -> None:
         for message in messages:
@@ -69,40 +65,18 @@ class Watch:
         return None
 
 
-def test_an_idle_pipeline_that_answers_does_not_hang() -> None:
-    assert Watch().wait(60) is None
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_an_idle_stage_that_answers_nothing_hangs_after_three_seconds(stage: Stage) -> None:
-    watch = Watch()
-    watch.stopped = {stage}
-    since_s = watch.now
-    hang = watch.wait(10)
-    assert hang == Hang(stage, "no answer for 3 s")
-    assert watch.now - since_s <= LIMITS.idle_s + CHECK_EVERY_S
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_with_a_frame_under_way_it_hangs_after_one_second_and_the_silent_stage_is_named(stage: Stage) -> None:
-    watch = Watch()
-    watch.send(opened())
-    watch.come(opened())
-    watch.stopped = {stage}
+@pytest.mark.parametrize(
+    ("step_s", "limit_s"), [(0.05, 1.0), (2.0, 10.0), (None, LIMITS.start_s)], ids=["fast", "slow", "not measured"]
+)
+def test_a_slow_model_gets_five_steps_and_the_first_one_as_long_as_a_start(
+    step_s: float | None, limit_s: float
+) -> None:
+    watch = Watch(step_s)
     watch.send(frame(0))
-    since_s = watch.now
-    hang = watch.wait(10)
-    assert hang == Hang(stage, "no frame for 1.0 s")
-    assert watch.now - since_s <= LIMITS.busy_s + 2 * CHECK_EVERY_S
-
-
-def test_a_slow_model_gets_five_steps() -> None:
-    watch = Watch(step_s=2.0)
-    watch.send(frame(0))
-    assert watch.wait(9.9, pings=False) is None
+    assert watch.wait(limit_s - 0.1, pings=False) is None
     hang = watch.wait(1.0, pings=False)
-    assert hang is not None
-    assert hang.reason == "no frame for 10.0 s"
+    assert hang
+    assert hang.reason == f"no frame for {limit_s:.1f} s"
 
 
 def test_the_step_is_that_of_the_last_second() -> None:
@@ -111,13 +85,6 @@ def test_the_step_is_that_of_the_last_second() -> None:
         watch.work.add(0.1)
     watch.pong()
     assert watch.liveness.step_s == pytest.approx(0.1)
-
-
-def test_a_first_step_that_nobody_has_measured_may_take_as_long_as_a_start() -> None:
-    watch = Watch(step_s=None)
-    watch.send(frame(0))
-    assert watch.wait(LIMITS.start_s - 1, pings=False) is None
-    assert watch.wait(2, pings=False) is not None
 
 
 def test_long_work_that_reports_progress_does_not_hang_and_hangs_when_it_stops() -> None:
@@ -135,7 +102,7 @@ def test_long_work_that_reports_progress_does_not_hang_and_hangs_when_it_stops()
         ([opened()], [opened()]),
         ([opened(greeting_frames=3)], [opened(greeting_frames=3), frame(0), frame(1), frame(2)]),
         ([opened(), frame(0), frame(1), frame(2)], [opened(), frame(2)]),
-        ([opened(), frame(0)], [opened(), failed()]),
+        ([opened(), frame(0)], [opened(), Failed(A, Epoch(1), STEP, "why")]),
         ([opened(), frame(0), closed()], [opened(), closed()]),
         ([opened(), frame(5), closed(), opened(epoch=2)], [opened(), frame(5), closed(), opened(epoch=2)]),
     ],
@@ -158,7 +125,7 @@ def test_a_start_without_progress_has_a_limit_and_progress_resets_it() -> None:
         for stage in Stage:
             watch.liveness.progressed(stage, watch.now)
     hang = watch.wait(LIMITS.start_s + 1, pings=False)
-    assert hang is not None
+    assert hang
     assert hang.reason == "no progress of its start for 120 s"
 
 
@@ -170,7 +137,7 @@ def test_after_a_jump_of_the_clock_the_count_starts_anew(busy: bool) -> None:
     watch.now += 3_600
     assert watch.liveness.hang(watch.now) is None
     assert watch.wait(0.9) is None
-    assert (watch.wait(30, pings=False) is not None) is True, "and it goes on counting"
+    assert watch.wait(30, pings=False), "and it goes on counting"
 
 
 def test_it_answers_while_every_stage_has_lately_lived() -> None:
@@ -182,13 +149,10 @@ def test_it_answers_while_every_stage_has_lately_lived() -> None:
     assert not Watch(ready=False).liveness.answering(100.0)
 
 
-moves = st.lists(
-    st.tuples(st.sampled_from(["send", "open", "close", "sleep"]), st.sampled_from([A, B]), st.floats(0, 0.5)),
-    max_size=60,
-)
+MOVES = st.tuples(st.sampled_from(["send", "open", "close", "sleep"]), st.sampled_from([A, B]), st.floats(0, 0.5))
 
 
-@given(moves)
+@given(st.lists(MOVES, max_size=60))
 def test_a_pipeline_that_does_its_work_never_hangs(story: list[tuple[str, Slot, float]]) -> None:
     """Whatever is sent comes back within half a second; the clock may jump at any time."""
     watch, seqs, epochs = Watch(), dict.fromkeys((A, B), 0), dict.fromkeys((A, B), 0)
@@ -213,12 +177,10 @@ def test_a_pipeline_that_does_its_work_never_hangs(story: list[tuple[str, Slot, 
     assert watch.wait(20) is None
 
 
-@given(moves, st.sampled_from(list(Stage)), st.booleans())
-def test_a_stage_that_stops_is_always_noticed(
-    story: list[tuple[str, Slot, float]], stage: Stage, under_way: bool
-) -> None:
+@given(st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 0.5))), st.sampled_from(Stage), st.booleans())
+def test_a_stage_that_stops_is_always_noticed(story: list[tuple[Slot, float]], stage: Stage, under_way: bool) -> None:
     watch = Watch()
-    for seq, (_, slot, seconds) in enumerate(story):
+    for seq, (slot, seconds) in enumerate(story):
         watch.send(frame(seq, slot))
         assert watch.wait(seconds) is None
         watch.come(frame(seq, slot))
@@ -227,7 +189,6 @@ def test_a_stage_that_stops_is_always_noticed(
         watch.send(frame(len(story), A))
     since_s = watch.now
     hang = watch.wait(20)
-    assert hang is not None
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
-    assert under_way or hang.stage is stage
+    assert hang == Hang(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s")

@@ -1,4 +1,4 @@
-"""The app's end of the pipeline; the workers' ends of its links are in our hands."""
+"""A link on the event loop of the app; its other end is in our hands."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,8 @@ import pytest
 
 from workers.link import Link, pair
 from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
-from workers.pipeline import AppEnd
+from workers.pipeline import ending_calls
+from workers.process import LoopLink
 
 FAULTY = Slot(1)
 
@@ -18,79 +19,48 @@ class App:
 
     def __init__(self) -> None:
         self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
-        (out, encoder), (back, decoder) = pair(), pair()
-        self.end = AppEnd(out, back, self.handle)
-        self.encoder, self.decoder = Link(encoder), Link(decoder)
+        ours, theirs = pair()
+        self.link, self.worker = LoopLink(ours, ending_calls(self.handle)), Link(theirs)
 
     def handle(self, message: PipelineMessage) -> None:
         if message.slot == FAULTY and not isinstance(message, Failed):
             raise KeyError(message.slot)
         self.arrived.put_nowait(message)
 
-    async def next(self) -> PipelineMessage:
-        async with asyncio.timeout(10):
-            return await self.arrived.get()
-
-    def close(self) -> None:
-        self.end.close()
-        self.encoder.close()
-        self.decoder.close()
-
 
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
     app = App()
-    yield app
-    app.close()
+    async with asyncio.timeout(10):
+        yield app
+    app.link.close()
+    app.worker.close()
 
 
 def opened(slot: int) -> Open:
     return Open(Slot(slot), Epoch(1))
 
 
-async def test_messages_go_to_the_encoder_and_come_back_from_the_decoder(app: App) -> None:
-    app.end.send(opened(0))
-    assert app.encoder.receive() == [opened(0)]
-    app.decoder.send(opened(0))
-    assert await app.next() == opened(0)
-
-
-async def test_more_than_a_socket_holds_goes_out_as_the_encoder_reads(app: App) -> None:
-    frames = [Frame(Slot(0), Epoch(1), seq, np.zeros(1_920, np.float32)) for seq in range(60)]
-    for frame in frames:
-        app.end.send(frame)
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
+async def test_more_than_a_socket_holds_goes_out_as_the_worker_reads(app: App) -> None:
+    for seq in range(60):
+        app.link.send(Frame(Slot(0), Epoch(1), seq, np.zeros(1_920, np.float32)))
     seqs: list[int] = []
-
-    def read() -> None:
-        seqs.extend(m.seq for m in app.encoder.receive() if isinstance(m, Frame))
-        if len(seqs) == len(frames):
-            done.set()
-
-    loop.add_reader(app.encoder, read)
-    async with asyncio.timeout(10):
-        await done.wait()
-    loop.remove_reader(app.encoder)
+    while len(seqs) < 60:
+        await asyncio.sleep(0)
+        seqs += [message.seq for message in app.worker.receive()]
     assert seqs == list(range(60))
 
 
-async def test_what_a_dead_encoder_should_have_got_is_lost_without_a_word(app: App) -> None:
-    app.encoder.close()
+async def test_what_a_dead_worker_should_have_got_is_lost_and_what_it_sent_before_is_not(app: App) -> None:
+    app.worker.send(Close(Slot(0), Epoch(1)))
+    app.worker.close()
     for _ in range(3):
-        app.end.send(opened(0))
-
-
-async def test_a_decoder_that_ends_says_its_last_words_first(app: App) -> None:
-    app.decoder.send(Close(Slot(0), Epoch(1)))
-    app.decoder.close()
-    assert await app.next() == Close(Slot(0), Epoch(1))
+        app.link.send(opened(0))
+    assert await app.arrived.get() == Close(Slot(0), Epoch(1))
 
 
 async def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(app: App) -> None:
     for slot in (0, FAULTY, 2):
-        app.decoder.send(opened(slot))
-    assert [await app.next() for _ in range(3)] == [
-        opened(0),
-        Failed(FAULTY, Epoch(1), Stage.DECODE, "KeyError(1)", internal=True),
-        opened(2),
-    ]
+        app.worker.send(opened(slot))
+    failed = Failed(FAULTY, Epoch(1), Stage.DECODE, "KeyError(1)", internal=True)
+    assert [await app.arrived.get() for _ in range(3)] == [opened(0), failed, opened(2)]

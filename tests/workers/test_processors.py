@@ -10,18 +10,14 @@ from workers.processors import usable_processors
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def place(root: Path, files: dict[str, str]) -> Path:
-    """Write files below `root`, by their paths; return it."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content + "\n")
-    return root
-
-
 V2 = {"proc/self/cgroup": "0::/system.slice/bridge.service"}
 V1 = {"proc/self/cgroup": "5:devices:/\n4:cpu,cpuacct:/docker/abc\n0::/"}
 GROUP = "sys/fs/cgroup/system.slice/bridge.service"
+
+
+def v1(group: str, quota: str) -> dict[str, str]:
+    folder = f"sys/fs/cgroup/{group}"
+    return {**V1, f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
 
 
 @pytest.mark.parametrize(
@@ -38,20 +34,17 @@ GROUP = "sys/fs/cgroup/system.slice/bridge.service"
         ({**V2, f"{GROUP}/cpu.max": "nonsense"}, ALL),
         ({"proc/self/cgroup": "nonsense"}, ALL),
         (V1, ALL),
-        ({**V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, ALL),
-        ({**V1, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "150000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 1),
-        (
-            {
-                **V1,
-                "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "100000",
-                "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000",
-            },
-            1,
-        ),
+        (v1("cpu", "-1"), ALL),
+        (v1("cpu", "150000"), 1),
+        (v1("cpu,cpuacct/docker/abc", "100000"), 1),
     ],
 )
 def test_the_quota_of_a_group_and_of_those_above_it_holds(tmp_path: Path, files: dict[str, str], expected: int) -> None:
-    assert usable_processors(place(tmp_path, files)) == expected
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    assert usable_processors(tmp_path) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors are not assigned here")

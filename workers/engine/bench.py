@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,7 +17,8 @@ from moshi_mlx.models import Lm, LmGen
 from moshi_mlx.utils import Sampler
 
 from workers.checkpoints.files import CheckpointError, report_nothing
-from workers.engine.checkpoint import open_checkpoint
+from workers.checkpoints.locate import locate
+from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
 from workers.messages import CODEBOOKS, CODES, CodeArray, Slot
@@ -28,44 +28,23 @@ STEPS_IN_TURN = 4
 """Steps of one before those of the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """What one step of `rows` calls takes, in milliseconds, and how many calls' steps a second that makes.
-
-    `ratio` is steps a second against the official `LmGen`, which serves one call; `rows` 0 is `LmGen` itself.
-    """
-
-    rows: int
-    p50_ms: float
-    p99_ms: float
-    steps_per_s: float
-    ratio: float
-
-
 def bench_engine(
-    lm: Lm,
-    rows: Sequence[int],
-    steps: int = 100,
-    sampling: SamplingSettings | None = None,
-    context: int | None = None,
-    full: bool = False,
-) -> list[StepTime]:
-    """Time this engine with each number of rows, all slots live, in turns with the official `LmGen`.
+    lm: Lm, rows: Sequence[int], steps: int, sampling: SamplingSettings, context: int | None, full: bool = False
+) -> list[dict[str, float]]:
+    """Time this engine with each number of rows, all slots live, in turns with the official `LmGen`, which comes first.
 
     Turns of a few steps, so that a machine whose speed drifts is as unfair to one as to the other. With `full` our KV
     caches are as after `context` steps; `LmGen` begins at step 0, on the weights as this engine has laid them out.
     """
-    sampling = sampling or SamplingSettings()
     codes = np.random.default_rng(0).integers(0, CODES, (max(rows), CODEBOOKS), dtype=np.int32)
-    ours: list[StepTime] = []
+    ours: list[dict[str, float]] = []
     official: list[float] = []
     for count in rows:
-        engine = Engine(lm, count, sampling, context)
-        step = _engine_step(engine, codes[:count], engine.context if full else 0)
+        step = _engine_step(Engine(lm, count, sampling, context), codes[:count], full)
         theirs, times = _in_turns(_official_step(lm, sampling, codes[:1], steps), step, steps)
         ours.append(_summary(count, times, theirs))
         official += theirs
-        del engine, step
+        del step
     return [_summary(0, official, official), *ours]
 
 
@@ -85,11 +64,11 @@ def _official_step(lm: Lm, sampling: SamplingSettings, codes: CodeArray, steps: 
     return step
 
 
-def _engine_step(engine: Engine, codes: CodeArray, skipped: int) -> Callable[[], object]:
+def _engine_step(engine: Engine, codes: CodeArray, full: bool) -> Callable[[], object]:
     frames = {Slot(row): frame for row, frame in enumerate(codes)}
     for slot in frames:
         engine.open(slot, seed=slot)
-        engine.skip(slot, skipped)
+        engine.skip(slot, engine.context if full else 0)
     return lambda: engine.step(frames)
 
 
@@ -108,10 +87,15 @@ def _in_turns(one: Callable[[], object], other: Callable[[], object], steps: int
     return times
 
 
-def _summary(rows: int, times: Sequence[float], official: Sequence[float]) -> StepTime:
+def _summary(rows: int, times: Sequence[float], official: Sequence[float]) -> dict[str, float]:
+    """Return what a step of `rows` calls takes, and how many calls' steps a second that makes; rows 0 is `LmGen`.
+
+    `ratio` is steps a second against the official `LmGen`, which serves one call.
+    """
     p50, p99 = (float(value) for value in np.percentile(times, [50, 99]))
-    calls = max(rows, 1)
-    return StepTime(rows, p50 * 1e3, p99 * 1e3, calls / p50, calls * float(np.median(official)) / p50)
+    calls, median = max(rows, 1), float(np.median(official))
+    times_ms = {"p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3}
+    return {"rows": rows, **times_ms, "steps_per_s": calls / p50, "ratio": calls * median / p50}
 
 
 def main() -> int:
@@ -126,14 +110,14 @@ def main() -> int:
     parser.add_argument("--full", action="store_true")
     args = parser.parse_args()
     try:
-        checkpoint = open_checkpoint(args.checkpoint, args.quantize, cache=args.cache, progress=report_nothing)
+        files = locate(args.checkpoint, args.cache, report_nothing, args.quantize)
+        lm, sampling = load(files, args.quantize), sampling_of(files)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 2
-    times = bench_engine(checkpoint.lm, args.rows, args.steps, checkpoint.sampling, args.context, args.full)
+    times = bench_engine(lm, args.rows, args.steps, sampling, args.context, args.full)
     machine = {"platform": platform.platform(), "device": str(mx.default_device())}
-    found = {"machine": machine, "checkpoint": args.checkpoint, "times": [asdict(one) for one in times]}
-    json.dump(found, sys.stdout)
+    json.dump({"machine": machine, "checkpoint": args.checkpoint, "times": times}, sys.stdout)
     return 0
 
 

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
-from workers.engine.model import Model, compiled
-from workers.engine.sampler_state import SamplerState
-from workers.engine.sampling import SamplingSettings
+from workers.engine.model import Model, can_compile
+from workers.engine.sampling import SamplerState, SamplingSettings
 from workers.engine.streams import LogArray, StepResult, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot, codes_error
 
@@ -49,9 +48,8 @@ class Engine:
         dtype = lm.out_norm.weight.dtype
         self._kv_cache = KVCache.allocate(slots, shape.num_layers, shape.num_heads, self.context, shape.head_dim, dtype)
         self._model = Model(lm)
-        self._step = compiled(self._model.step)
+        self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
-        self._not_finite: set[Slot] = set()
 
     def open(self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None) -> None:
         """Give a slot to a new call, at step 0. Raises ValueError when it is open or when a top_k is too large.
@@ -64,9 +62,6 @@ class Engine:
             raise ValueError(f"slot {slot} cannot be opened: it is open, or not one of {self.slots}")
         self._sampler.open(slot, seed, sampling or self._sampling)
         self._streams.open(slot)
-        if slot in self._not_finite:
-            self._kv_cache.zero(slot)
-            self._not_finite.remove(slot)
         self._open.add(slot)
 
     def close(self, slot: Slot) -> None:
@@ -78,14 +73,14 @@ class Engine:
 
         Slots that are not named stay as they are, and so does one whose frame is refused: its result has a fault.
         """
-        faults = {slot: fault for slot, frame in codes.items() if (fault := self._fault(slot, frame))}
-        frames = {slot: frame for slot, frame in codes.items() if slot not in faults}
-        refused = {slot: StepResult(0, None, fault=fault) for slot, fault in faults.items()}
+        faults = {slot: codes_error(frame) if slot in self._open else "not open" for slot, frame in codes.items()}
+        frames = {slot: frame for slot, frame in codes.items() if not faults[slot]}
+        refused = {slot: StepResult(0, None, fault=fault) for slot, fault in faults.items() if fault}
         if not frames:
             return refused
         for slot, frame in frames.items():
             self._streams.write(slot, frame)
-        sampled = self._sample(self._rows(), frames)
+        sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames)
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
     def prefill(self, slot: Slot, log: LogArray) -> None:
@@ -104,10 +99,9 @@ class Engine:
         """Run every graph that a call may need, so that none is made during a call."""
         batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
         graphs = [(rows, window) for rows in batches for window in window_sizes(self.context)]
-        for done, (rows, window) in enumerate(graphs):
-            progress("warming up", done, len(graphs))
+        for done, (rows, window) in enumerate(graphs, 1):
             self._sample(rows, (), window)
-        progress("warming up", len(graphs), len(graphs))
+            progress("warming up", done, len(graphs))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
 
     @property
@@ -123,12 +117,6 @@ class Engine:
         """Advance the position of an open slot, whatever its KV cache holds: for benches."""
         self._streams.position[slot] += steps
 
-    def _fault(self, slot: Slot, frame: CodeArray) -> str:
-        return codes_error(frame) if slot in self._open else "not open"
-
-    def _rows(self) -> int:
-        return min(1 << int(max(self._open)).bit_length(), self.slots)
-
     def _sample(self, rows: int, active: Iterable[Slot], window: int | None = None) -> NDArray[np.int32]:
         """Run the step on the device; return (rows, 10): the text token, eight codes, whether all was finite."""
         position = self._streams.position[:rows]
@@ -136,7 +124,7 @@ class Engine:
         sampled, self._kv_cache.keys, self._kv_cache.values = self._step(
             mx.array(tokens),
             mx.array(self._sampler.uniforms(rows, active)),
-            self._sampler.settings(rows),
+            self._sampler.settings[:rows],
             self._kv_cache.keys,
             self._kv_cache.values,
             window or window_size(int(position.max()), self.context),
@@ -149,7 +137,7 @@ class Engine:
         codes = self._streams.advance(slot, text, own)
         self._sampler.add_text(slot, text)
         if not finite:
-            self._not_finite.add(slot)
+            self._kv_cache.zero(slot)
         log = np.concatenate([sampled[:-1], caller])
         return StepResult(text, codes, log, "" if finite else "the step computed NaN or infinity")
 

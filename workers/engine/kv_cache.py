@@ -27,7 +27,6 @@ class KVCache:
 
     @classmethod
     def allocate(cls, slots: int, layers: int, heads: int, context: int, head_dim: int, dtype: mx.Dtype) -> "KVCache":
-        """Return an empty cache."""
         shape = (slots, heads, context, head_dim)
         cache = cls([mx.zeros(shape, dtype) for _ in range(layers)], [mx.zeros(shape, dtype) for _ in range(layers)])
         mx.eval(cache.keys, cache.values)
@@ -35,7 +34,6 @@ class KVCache:
 
     @property
     def context(self) -> int:
-        """The number of entries."""
         return int(self.keys[0].shape[2])
 
     def rows(self, position: mx.array) -> Rows:

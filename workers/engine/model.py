@@ -6,7 +6,6 @@ that `mx.compile` can keep the step. Each row has its own position. Throughout, 
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import mlx.core as mx
 from moshi_mlx.models import Lm
@@ -65,12 +64,12 @@ class Model:
         def draw(codebook: int, logits: mx.array) -> mx.array:
             logits = logits.astype(mx.float32)
             sums.append(logits.sum(axis=-1, keepdims=True))
-            limits = branches.text_top_k_limit, branches.audio_top_k_limit
             if codebook != _TEXT:
-                return sample(logits, uniform[codebook + 1], audio_temperature, audio_top_k, limits[1], branches)
+                limit = branches.audio_top_k_limit
+                return sample(logits, uniform[codebook + 1], audio_temperature, audio_top_k, limit, branches)
             if branches.penalizes:
                 logits = penalize(logits, recent_text, penalty, bias)
-            return sample(logits, uniform[0], text_temperature, text_top_k, limits[0], branches)
+            return sample(logits, uniform[0], text_temperature, text_top_k, branches.text_top_k_limit, branches)
 
         sampled = self._speak(self._transform(self._embed(tokens[:, :TOKENS]), position, kv_cache, window), draw)
         finite = mx.isfinite(mx.concatenate(sums, axis=1).sum(axis=1, keepdims=True))
@@ -82,10 +81,8 @@ class Model:
         At most `context` steps at a time. The steps take the place of the rows; each sees itself, those before it in
         this pass, and what the cache holds of older ones.
         """
-        x = self._embed(tokens)
-        steps = len(tokens)
-        position = mx.arange(start, start + steps)
-        mask = visible_in_prefill(start, steps, kv_cache.context)
+        x, position = self._embed(tokens), mx.arange(start, start + len(tokens))
+        mask = visible_in_prefill(start, len(tokens), kv_cache.context)
         for index, layer in enumerate(self._layers):
             q, k, v = layer.project(x)
             q, k, v = (part.swapaxes(0, 2) for part in (self._rope(q, position), self._rope(k, position), v))
@@ -129,14 +126,9 @@ class Model:
         return mx.fast.rope(x, x.shape[-1], traditional=True, base=self._rope_base, scale=1.0, offset=position)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled where that is possible (twice as fast at one row), else as it is."""
-    return mx.compile(function) if can_compile() else function
-
-
 @cache
 def can_compile() -> bool:
-    """Tell whether `mx.compile` works: for the CPU, on Linux, it calls a C++ compiler that may be missing."""
+    """Tell whether `mx.compile` works (twice as fast at one row): on a Linux CPU it calls a C++ compiler."""
     try:
         mx.eval(mx.compile(lambda x: mx.exp(x) * x + 1)(mx.ones(3)))
     except RuntimeError:

@@ -9,36 +9,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from workers.engine.streams import StepResult
-from workers.messages import (
-    Close,
-    CodeArray,
-    Codes,
-    Epoch,
-    Failed,
-    Frame,
-    Open,
-    Payload,
-    PipelineMessage,
-    Slot,
-    Span,
-    Stage,
-)
+from workers.engine.streams import TEXT_PADDING, StepResult
+from workers.messages import Close, CodeArray, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 from workers.scheduler import BatchScheduler
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
-DecodeText = Callable[[int], str]
-"""Returns what a text token adds to one call's transcript."""
 
 
-class BatchedEngine(Protocol):
-    """`Engine`, or the loopback engine of the line test."""
+class LoopbackEngine:
+    """The line test's engine: the caller's frame comes back in its own step, which takes `step_s`, without text."""
 
-    @property
-    def keep_alive_s(self) -> float | None: ...
+    keep_alive_s: float | None = None
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self._step_s = step_s
 
     def keep_alive(self) -> None: ...
 
@@ -46,7 +36,10 @@ class BatchedEngine(Protocol):
 
     def close(self, slot: Slot) -> None: ...
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, StepResult]: ...
+    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
+        if self._step_s:
+            time.sleep(self._step_s)
+        return {slot: StepResult(TEXT_PADDING, frame) for slot, frame in codes.items()}
 
 
 @dataclass
@@ -54,31 +47,30 @@ class _Row:
     """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames."""
 
     epoch: Epoch
-    decode_text: DecodeText
-    greeting: deque[Payload]
-    greeted: int = 0
+    decode_text: Callable[[int], str]
+    greeting: deque[Codes]
     frame: Codes | None = None
 
-    def pop(self, slot: Slot) -> Codes | None:
+    def pop(self) -> Codes | None:
         if self.greeting:
-            self.greeted += 1
-            return Codes(slot, self.epoch, self.greeted - 1, self.greeting.popleft())
+            return self.greeting.popleft()
         frame, self.frame = self.frame, None
         return frame
 
 
 class EngineStage:
-    """Of each call at most one frame waits for the step; an older one is dropped and counted."""
+    """Of each call at most one frame waits for the step; an older one is dropped and counted.
+
+    `text_decoder` makes what returns the text that a token adds to one call's transcript.
+    """
 
     def __init__(
         self,
-        engine: BatchedEngine,
-        text_decoder: Callable[[], DecodeText],
+        engine: "Engine | LoopbackEngine",
+        text_decoder: Callable[[], Callable[[int], str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
-        self._text_decoder = text_decoder
-        self._clock = clock
+        self._engine, self._text_decoder, self._clock = engine, text_decoder, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
         self._worked_s = clock()
@@ -108,7 +100,7 @@ class EngineStage:
 
     def work(self) -> list[PipelineMessage]:
         started_s = self._worked_s = self._clock()
-        frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop(slot))}
+        frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop())}
         if not frames:
             self._engine.keep_alive()
             return []
@@ -119,11 +111,13 @@ class EngineStage:
         return [self._outcome(frames[slot], result, span) for slot, result in results.items()]
 
     def _open(self, message: Open) -> None:
-        if row := self._rows.get(message.slot):
-            self._close(message.slot, row.epoch)
-        self._engine.open(message.slot, message.seed)
-        greeting = deque(message.silence if message.silence is not None else ())
-        self._rows[message.slot] = _Row(message.epoch, self._text_decoder(), greeting)
+        slot, epoch = message.slot, message.epoch
+        if row := self._rows.get(slot):
+            self._close(slot, row.epoch)
+        self._engine.open(slot, message.seed)
+        silence = message.silence if message.silence is not None else ()
+        greeting = deque(Codes(slot, epoch, seq, codes) for seq, codes in enumerate(silence))
+        self._rows[slot] = _Row(epoch, self._text_decoder(), greeting)
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)

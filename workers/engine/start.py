@@ -8,14 +8,12 @@ import mlx.core as mx
 import numpy as np
 from moshi_mlx.models import Lm
 
-from workers.checkpoints.files import Files, ReportProgress, report_nothing
+from workers.checkpoints.files import CheckpointError, Files, ReportProgress, report_nothing
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
-from workers.engine.memory import device_memory, keep_resident, plan, weights_bytes
+from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.sampling import SamplingSettings
-from workers.engine.stage import DecodeText
-from workers.engine.text import TextDecoder, Vocabulary
-from workers.memory import Memory, MemoryShort
+from workers.engine.text import DecodeText, read_pieces, text_decoder
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
 AUTO_MEMORY_SHARE = 0.9
@@ -30,48 +28,45 @@ def start_engine(
 ) -> tuple[Engine, Callable[[], DecodeText], str]:
     """Load, warm up, and return the engine, what makes a call's text decoder, and a note on what it runs on.
 
-    Raises CheckpointError, or MemoryShort before anything is loaded.
+    Raises CheckpointError; if memory is short, before anything is loaded.
     """
     slots = fitting_slots(files, config, device_memory())
-    progress("loading weights", 0, weights_bytes(files, config.quantize))
     lm = load(files, config.quantize, progress)
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    if config.slots:
-        engine = Engine(lm, slots, sampling, config.context)
-        engine.warm(progress)
-    else:
-        engine = timely_engine(lm, slots, sampling, config.context, progress)
+    engine = warm_engine(lm, slots, sampling, config.context, timely=not config.slots, progress=progress)
     keep_resident()
-    vocabulary = Vocabulary(files.tokenizer)
+    pieces = read_pieces(files.tokenizer)
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
-    return engine, lambda: TextDecoder(vocabulary).decode, note
+    return engine, lambda: text_decoder(pieces), note
 
 
 def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
-    """Return how many calls fit into `memory`, at most 64.
-
-    Raises MemoryShort if not even one, or not the `config.slots` that are wanted.
-    """
+    """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
     wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
     if shortage := wanted.shortage(memory):
-        raise MemoryShort(shortage)
+        raise CheckpointError(shortage)
     if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):
         return slots
-    raise MemoryShort("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
+    raise CheckpointError("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
 
 
-def timely_engine(
-    lm: Lm, slots: int, sampling: SamplingSettings, context: int | None, progress: ReportProgress = report_nothing
+def warm_engine(
+    lm: Lm,
+    slots: int,
+    sampling: SamplingSettings,
+    context: int | None,
+    timely: bool,
+    progress: ReportProgress = report_nothing,
 ) -> Engine:
-    """Return a warm engine with as many slots, of `slots` or half, a quarter … of them, as it can step in time."""
+    """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
     while True:
         engine = Engine(lm, slots, sampling, context)
         engine.warm(progress)
-        if slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
+        if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine
         del engine
         mx.clear_cache()
-        slots = max(1, slots // 2)
+        slots //= 2
 
 
 def full_step_s(engine: Engine, progress: ReportProgress = report_nothing) -> float:

@@ -34,7 +34,6 @@ TEXT_END_OF_PADDING = 0
 """A word follows in the next step."""
 TEXT_PADDING = 3
 """No word now."""
-_NO_LOG = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class StepResult:
 
     text_token: int
     codes: Payload | None
-    log: LogArray = field(default_factory=lambda: _NO_LOG)
+    log: LogArray = field(default_factory=lambda: np.zeros(0, np.int32))
     fault: str = ""
 
 
@@ -60,17 +59,14 @@ class Streams:
         self._caller_delay = np.array(delays[CODEBOOKS:])
         self._text_start, self._padding = text_start, padding
         self._columns = max(delays) + 1
-        self._all = np.arange(slots)[:, None]
-        self._codebooks = np.arange(CODEBOOKS)
+        self._rows, self._codebooks = np.arange(slots)[:, None], np.arange(CODEBOOKS)
         self.position = np.zeros(slots, np.int32)
         self._text = np.full(slots, text_start, np.int32)
-        self._own = np.zeros((slots, self._columns, CODEBOOKS), np.int32)
-        self._caller = np.zeros((slots, self._columns, CODEBOOKS), np.int32)
+        self._own, self._caller = np.zeros((2, slots, self._columns, CODEBOOKS), np.int32)
 
     def open(self, slot: Slot) -> None:
-        """Begin again at step 0; what the last call left is masked by the position."""
-        self.position[slot] = 0
-        self._text[slot] = self._text_start
+        """Begin at step 0; what the last call left is masked by the position."""
+        self.position[slot], self._text[slot] = 0, self._text_start
 
     def write(self, slot: Slot, frame: CodeArray) -> None:
         """Set the caller's frame of this step."""
@@ -78,8 +74,7 @@ class Streams:
 
     def read(self, rows: int) -> NDArray[np.int32]:
         """Return what the first `rows` rows read in this step, shape (rows, 17): text, own codes, caller codes."""
-        at = self.position[:rows, None]
-        row = self._all[:rows]
+        at, row = self.position[:rows, None], self._rows[:rows]
         own = self._own[row, (at - 1) % self._columns, self._codebooks]
         caller = self._caller[row, (at - self._caller_delay) % self._columns, self._codebooks]
         own = np.where(at - 1 >= self._own_delay, own, self._padding)
@@ -93,7 +88,5 @@ class Streams:
         self._text[slot] = text
         self.position[slot] = at + 1
         frame = at - int(self._own_delay.max())
-        if frame < 0:
-            return None
         completed: CodeArray = self._own[slot, (frame + self._own_delay) % self._columns, self._codebooks]
-        return completed
+        return completed if frame >= 0 else None

@@ -2,58 +2,36 @@
 
 A token is a piece of SentencePiece: "▁" stands for a space; a control piece is no text; a byte piece, written "<0xE2>",
 is one byte of a character that has no piece of its own, and the bytes of one character may be spread over several steps
-with padding in between. So bytes are collected until they are a whole character. What can never become one is shown as
-U+FFFD: a transcript must not end a call.
+with padding in between. What can never become a character is shown as U+FFFD: a transcript must not end a call.
 """
 
 from codecs import getincrementaldecoder
+from collections.abc import Callable
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-_Utf8Decoder = getincrementaldecoder("utf-8")
+UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+DecodeText = Callable[[int], str]
+"""Returns what a text token adds to one call's transcript."""
 
 
-class Vocabulary:
-    """The pieces of one tokenizer file, read once and shared by all calls."""
-
-    def __init__(self, path: Path) -> None:
-        """Read a SentencePiece model. Raises OSError or RuntimeError when the file is none."""
-        self._model = SentencePieceProcessor(model_file=str(path))
-        self._size = int(self._model.vocab_size())
-
-    def byte(self, token: int) -> bytes:
-        """Return the byte that a byte piece stands for, b"" for any other piece."""
-        if not 0 <= token < self._size or not self._model.is_byte(token):
-            return b""
-        return bytes([int(self._model.id_to_piece(token)[1:-1], 16)])
-
-    def text(self, token: int) -> str:
-        """Return the text of a piece that is not a byte, "" for padding and control pieces."""
-        if not 0 <= token < self._size:
-            return UNKNOWN
-        if token in (TEXT_END_OF_PADDING, TEXT_PADDING) or self._model.is_control(token):
-            return ""
-        return str(self._model.id_to_piece(token)).replace("▁", " ")
+def read_pieces(path: Path) -> list[bytes]:
+    """Return the UTF-8 of every token of a SentencePiece model. Raises OSError or RuntimeError when it is none."""
+    model = SentencePieceProcessor(model_file=str(path))
+    return [_utf8(model, token) for token in range(model.vocab_size())]
 
 
-class TextDecoder:
-    """One call's stream of text tokens."""
+def text_decoder(pieces: list[bytes]) -> DecodeText:
+    """Return the decoder of one call; it never raises."""
+    utf8 = getincrementaldecoder("utf-8")("replace")
+    return lambda token: utf8.decode(pieces[token] if 0 <= token < len(pieces) else UNKNOWN)
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._bytes = _Utf8Decoder("replace")
 
-    def decode(self, token: int) -> str:
-        """Return what this token adds to the transcript; never raises."""
-        if byte := self._vocabulary.byte(token):
-            return self._bytes.decode(byte)
-        text = self._vocabulary.text(token)
-        if not text:
-            return ""
-        unfinished = self._bytes.decode(b"", final=True)
-        self._bytes.reset()
-        return unfinished + text
+def _utf8(model: SentencePieceProcessor, token: int) -> bytes:
+    if token in (TEXT_END_OF_PADDING, TEXT_PADDING) or model.is_control(token):
+        return b""
+    piece = str(model.id_to_piece(token))
+    return bytes([int(piece[1:-1], 16)]) if model.is_byte(token) else piece.replace("▁", " ").encode()

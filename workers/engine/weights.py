@@ -14,10 +14,7 @@ from mlx.nn.layers.linear import Linear
 from moshi_mlx.models.lm import ScaledEmbedding
 from moshi_mlx.modules.transformer import TransformerLayer
 
-Product = Callable[[mx.array], mx.array]
-"""x (rows, inputs) times a weight matrix: (rows, outputs)."""
-Table = Callable[[mx.array], mx.array]
-"""Tokens of any shape to their embeddings, one axis more."""
+Function = Callable[[mx.array], mx.array]
 Module = Any
 """A module of mlx.nn or moshi_mlx: a mapping of names to arrays, and callable."""
 
@@ -49,8 +46,8 @@ class StepLayer:
         return x + self._layer.layer_scale_2(self._gating_out(gate * mx.sigmoid(gate) * value))  # type: ignore[no-any-return]
 
 
-def product(module: Module) -> Product:
-    """Return a linear module as a single operation where it is a plain matrix.
+def product(module: Module) -> Function:
+    """Return a linear module, (rows, inputs) to (rows, outputs), as a single operation where it is a plain matrix.
 
     On a CPU a plain matrix is stored transposed: the reference BLAS in mlx's wheel is twice as fast that way.
     """
@@ -64,8 +61,8 @@ def product(module: Module) -> Product:
     return lambda x: x @ transposed
 
 
-def table(module: Module) -> Table:
-    """Return an embedding without moshi_mlx's check for token -1, which is never fed."""
+def table(module: Module) -> Function:
+    """Return an embedding, tokens to one axis more, without moshi_mlx's check for token -1, which is never fed."""
     if type(module) is not ScaledEmbedding or module.low_rank is not None:
         return module  # type: ignore[no-any-return]
     entries = module["weight"]

@@ -12,7 +12,7 @@ from app.twilio.number import VOICE_PATH, obstacle
 from app.twilio.rest import Account, Number, TwilioRest, open_rest
 from app.twilio.rest_http import RestError
 from app.twilio.signature import same_url
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 TRIAL_CALLS = 5
 """How many calls a trial account may have on at once."""

@@ -17,7 +17,7 @@ from app.cli.doctor.survey import survey_checkpoint
 from app.cli.doctor.tunnel import examine_tunnel, running_service
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
 from app.server.listener import listen
-from workers.lines import mask_userinfo
+from workers.logging import mask_userinfo
 
 PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 STYLES = {Level.GOOD: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}

@@ -20,7 +20,7 @@ from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.records import ANN, BOB, NOON, SERVICE, call_record, entry
 from tests.app.telemetry.trace_collector import Collector, collecting, values
 from tests.processes.pipeline import PATIENCE_S
-from workers.lines import hiding
+from workers.logging import hiding
 from workers.messages import Slot
 
 EXPORT_SOON = ("OTEL_BSP_SCHEDULE_DELAY", "10")

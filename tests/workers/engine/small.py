@@ -10,8 +10,10 @@ from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
-from workers.messages import CodeArray
+from workers.engine.streams import StepResult
+from workers.messages import CodeArray, Slot
 
 ARGMAX = SamplingSettings(text_temperature=0.0, audio_temperature=0.0)
 Said = tuple[int, list[int] | None]
@@ -49,6 +51,16 @@ def build(name: str = "tiny", dtype: mx.Dtype = mx.float32, bits: int | None = N
 def speech(call: int, steps: int) -> NDArray[np.int32]:
     """Return the codes of a caller, shape (steps, 8); each call has its own, longer ones begin alike."""
     return np.random.default_rng(call).integers(0, 2048, (steps, 8)).astype(np.int32)
+
+
+def talk(engine: Engine, slot: Slot, heard: CodeArray) -> list[StepResult]:
+    """Step one call alone with these frames."""
+    return [engine.step({slot: frame})[slot] for frame in heard]
+
+
+def said(step: StepResult) -> Said:
+    assert not step.fault
+    return step.text_token, None if step.codes is None else step.codes.tolist()
 
 
 def official(lm: Lm, heard: CodeArray) -> list[Said]:

@@ -36,14 +36,11 @@ LOGITS = [0.3, -1.0, 2.0, 1.5, 0.0, 1.9, -3.0]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("keep", [2, 4, 7, 100])
-def test_tokens_come_as_often_as_they_should(temperature: float, keep: int) -> None:
-    assert drawn(LOGITS, temperature, keep) == pytest.approx(softmax(LOGITS, temperature, keep), abs=2e-3)
-
-
-@pytest.mark.parametrize("top_k", [1, 2, 5])
-def test_a_row_may_draw_from_fewer_than_the_others(top_k: int) -> None:
-    assert drawn(LOGITS, 1.0, 6, top_k) == pytest.approx(softmax(LOGITS, 1.0, top_k), abs=2e-3)
+@pytest.mark.parametrize(("most", "top_k"), [(2, None), (4, None), (7, None), (100, None), (6, 1), (6, 2), (6, 5)])
+def test_tokens_come_as_often_as_they_should(temperature: float, most: int, top_k: int | None) -> None:
+    """A row may draw from fewer than the others."""
+    wanted = softmax(LOGITS, temperature, top_k or most)
+    assert drawn(LOGITS, temperature, most, top_k) == pytest.approx(wanted, abs=2e-3)
 
 
 @pytest.mark.parametrize("most", [1, 4])
@@ -64,21 +61,13 @@ def test_where_nothing_is_a_number_some_token_is_taken(temperature: float) -> No
     assert drawn([mx.nan, 1.0, mx.nan, mx.inf, 0.0, mx.nan], temperature, 3).sum() == 1
 
 
-def said(*tokens: int) -> mx.array:
-    return mx.array([[*tokens, *[TEXT_PADDING] * (PENALTY_TOKENS - len(tokens))]])
-
-
-def test_what_was_said_lately_is_scored_down_and_padding_is_not() -> None:
-    logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0, 0.0]])
-    scored = penalize(logits, said(1, 2, 1), mx.array([[2.0]]), mx.array([[0.0]]))
-    assert scored.tolist() == [[1.0, 1.0, -4.0, 4.0, 8.0, 0.0]]
-
-
-def test_padding_may_be_scored_up_and_down() -> None:
-    logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0], [1.0, 2.0, -2.0, 4.0, 8.0]])
-    bias = mx.array([[0.5], [-3.0]])
-    scored = penalize(logits, mx.concatenate([said(), said()]), mx.ones((2, 1)), bias)
-    assert scored.tolist() == [[1.0, 2.0, -2.0, 4.5, 8.0], [1.0, 2.0, -2.0, 1.0, 8.0]]
+def test_recent_text_is_scored_down_padding_is_not_but_may_be_biased() -> None:
+    logits = mx.array([[1.0, 2.0, -2.0, 4.0, 8.0, 0.0]] * 3)
+    recent = mx.full((3, PENALTY_TOKENS), TEXT_PADDING, mx.int32)
+    recent[0, :3] = mx.array([1, 2, 1])
+    scored = penalize(logits, recent, mx.array([[2.0], [1.0], [1.0]]), mx.array([[0.0], [0.5], [-3.0]]))
+    expected = [[1.0, 1.0, -4.0, 4.0, 8.0, 0.0], [1.0, 2.0, -2.0, 4.5, 8.0, 0.0], [1.0, 2.0, -2.0, 1.0, 8.0, 0.0]]
+    assert scored.tolist() == expected
 
 
 @pytest.mark.parametrize(

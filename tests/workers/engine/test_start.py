@@ -1,23 +1,29 @@
-"""What the service's settings make of a checkpoint's wishes."""
+"""What the service's settings make of a checkpoint's wishes, how many calls fit, and how many are stepped in time."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
-from workers.checkpoints.files import Files, files_in
+from workers.checkpoints.files import CheckpointError, Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
-from workers.engine.engine import Engine
-from workers.engine.memory import plan
-from workers.engine.start import AUTO_MEMORY_SHARE, start_engine
-from workers.memory import Memory
+from workers.engine.checkpoint import load
+from workers.engine.memory import MOST_CALLS, Memory, plan
+from workers.engine.sampling import SamplingSettings
+from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, start_engine, warm_engine
 from workers.messages import Slot, WorkerConfig
 
 ONE = Slot(0)
-CONFIG = replace(LOOPBACK, slots=1, engine="mlx", codec="numpy", checkpoint="synthetic:random", context=50)
+GIB = 1 << 30
+AUTO = replace(LOOPBACK, slots=0, engine="mlx", codec="numpy", checkpoint="synthetic:random")
+CONFIG = replace(AUTO, slots=1, context=50)
 ARGMAX = (("text_temperature", 0.0), ("audio_temperature", 0.0))
+Needed = Callable[[int], int]
+"""The bytes that so many calls take on a CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -25,32 +31,71 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return files_in(make_synthetic("random:tiny:f32", synthetic_cache(tmp_path_factory)), "synthetic:random")
 
 
+@pytest.fixture(scope="module")
+def needed(files: Files) -> Needed:
+    return lambda calls: plan(files, None, "numpy", calls).in_ram(Memory(0, 0, shared=True))
+
+
 def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
     engine, _, _ = start_engine(files, config, lambda *_: None)
-    assert isinstance(engine, Engine)
     engine.open(ONE, seed)
     return [engine.step({ONE: np.full(8, number, np.int32)})[ONE].text_token for number in range(12)]
 
 
-def test_what_is_set_goes_before_what_the_checkpoint_wants(files: Files) -> None:
+def slots(files: Files, config: WorkerConfig, free: int) -> int:
+    """Return how many calls get a slot on a CPU with so many bytes of free RAM."""
+    return fitting_slots(files, config, Memory(free, free, shared=True))
+
+
+def test_what_is_set_goes_before_what_the_checkpoint_wants_and_a_seed_repeats_a_call(files: Files) -> None:
     argmax = replace(CONFIG, sampling=ARGMAX)
     assert say(files, argmax, 1) == say(files, argmax, 2), "temperature 0 is argmax"
     hot = replace(CONFIG, sampling=(("text_temperature", 5.0), ("text_top_k", 1_000)))
-    assert say(files, hot, 1) != say(files, hot, 2)
+    first = say(files, hot, 1)
+    assert first != say(files, hot, 2)
+    assert first == say(files, hot, 1)
 
 
-def test_a_seed_draws_the_same_chances_again(files: Files) -> None:
-    assert say(files, CONFIG, 7) == say(files, CONFIG, 7)
-
-
-@pytest.mark.parametrize("slots", [2, 0])
-def test_a_long_start_reports_progress_by_chunk(files: Files, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wanted", [2, 0])
+def test_a_long_start_reports_progress_by_chunk(files: Files, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     two = plan(files, None, "numpy", 2, CONFIG.context)
     free = round((two.on_device + two.codecs) / AUTO_MEMORY_SHARE) + 1024
     monkeypatch.setattr("workers.engine.start.device_memory", lambda: Memory(free, free, shared=True))
     reports: dict[str, list[tuple[int, int]]] = {}
-    start_engine(files, replace(CONFIG, slots=slots), lambda what, *done: reports.setdefault(what, []).append(done))
+    config = replace(CONFIG, slots=wanted)
+    start_engine(files, config, lambda what, done, total: reports.setdefault(what, []).append((done, total)))
     assert {"loading weights", "warming up"} <= reports.keys()
     for chunks in reports.values():
-        assert len(chunks) > 2
+        assert len(chunks) > 1
         assert chunks[-1][0] == chunks[-1][1], "the end is told"
+
+
+def test_auto_takes_what_fits_and_leaves_some_to_spare(files: Files, needed: Needed) -> None:
+    available = round(needed(5) / AUTO_MEMORY_SHARE) + 1024
+    assert slots(files, AUTO, available) == 5
+    assert slots(files, AUTO, available - round(0.1 * GIB)) < 5
+    assert slots(files, replace(AUTO, context=300), available) > 5, "a shorter context takes less"
+    assert slots(files, AUTO, 4096 * GIB) == MOST_CALLS, "never more than a bench has shown"
+
+
+def test_a_number_that_fits_is_taken_and_one_that_does_not_is_refused(files: Files, needed: Needed) -> None:
+    wanted = replace(AUTO, slots=3)
+    assert slots(files, wanted, needed(3)) == 3
+    with pytest.raises(CheckpointError, match="MAX_CALLS=3 needs"):
+        slots(files, wanted, needed(3) - 1)
+    with pytest.raises(CheckpointError, match="MAX_CALLS"):
+        slots(files, AUTO, needed(1) // 2)
+
+
+def test_on_a_card_the_calls_are_as_many_as_its_own_memory_holds(files: Files) -> None:
+    wanted = plan(files, None, "numpy", 5)
+    card = Memory(round(wanted.on_device / AUTO_MEMORY_SHARE) + 1024, 4096 * GIB, shared=False)
+    assert fitting_slots(files, AUTO, card) == 5
+    assert fitting_slots(files, AUTO, Memory(4096 * GIB, card.ram, shared=False)) == MOST_CALLS
+
+
+def test_what_cannot_be_stepped_in_time_is_halved_until_it_can(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.start.full_step_s", lambda engine, progress: 0.03 * engine.slots)
+    warm = partial(warm_engine, load(files), 8, SamplingSettings(), context=64)
+    assert warm(timely=True).slots == 2
+    assert warm(timely=False).slots == 8

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from workers.engine.text import TextDecoder, Vocabulary
+from workers.engine.text import read_pieces, text_decoder
 
 SENTENCES = ["hello world this is a test of pieces", "how are you today my friend", "the quick brown fox jumps"]
 
@@ -32,13 +32,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(path: Path) -> Vocabulary:
-    return Vocabulary(path)
+def pieces(path: Path) -> list[bytes]:
+    return read_pieces(path)
 
 
-@pytest.fixture(scope="module")
-def ids(path: Path) -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(path))
+def ids(path: Path, text: str) -> list[int]:
+    return list(SentencePieceProcessor(model_file=str(path)).encode(text))
 
 
 def byte(value: int) -> int:
@@ -46,42 +45,39 @@ def byte(value: int) -> int:
     return 4 + value
 
 
-def read(vocabulary: Vocabulary, *tokens: int) -> list[str]:
-    pieces = TextDecoder(vocabulary)
-    return [pieces.decode(token) for token in tokens]
+def read(pieces: list[bytes], *tokens: int) -> list[str]:
+    return [*map(text_decoder(pieces), tokens)]
 
 
-def test_pieces_read_on_from_one_another(vocabulary: Vocabulary, ids: SentencePieceProcessor) -> None:
-    tokens = ids.encode("hello my friend")
-    padded = [token for id_ in tokens for token in (3, 3, 0, id_)]
-    assert "".join(read(vocabulary, *padded)) == " hello my friend"
+def test_pieces_read_on_from_one_another(path: Path, pieces: list[bytes]) -> None:
+    padded = [token for id_ in ids(path, "hello my friend") for token in (3, 3, 0, id_)]
+    assert "".join(read(pieces, *padded)) == " hello my friend"
 
 
-def test_padding_and_control_pieces_say_nothing(vocabulary: Vocabulary) -> None:
-    assert read(vocabulary, 0, 1, 2, 3) == ["", "", "", ""]
+def test_padding_and_control_pieces_say_nothing(pieces: list[bytes]) -> None:
+    assert read(pieces, 0, 1, 2, 3) == ["", "", "", ""]
 
 
-def test_bytes_wait_for_their_character(vocabulary: Vocabulary) -> None:
+def test_bytes_wait_for_their_character(pieces: list[bytes]) -> None:
     euro = [byte(value) for value in "€".encode()]
-    assert read(vocabulary, euro[0], 3, euro[1], 0, euro[2]) == ["", "", "", "", "€"]
+    assert read(pieces, euro[0], 3, euro[1], 0, euro[2]) == ["", "", "", "", "€"]
 
 
-def test_a_broken_character_is_shown_as_such(vocabulary: Vocabulary, ids: SentencePieceProcessor) -> None:
-    start, word = byte("€".encode()[0]), ids.encode("hello")[0]
-    said = read(vocabulary, start, word)
+def test_a_broken_character_is_shown_as_such(path: Path, pieces: list[bytes]) -> None:
+    start, word = byte("€".encode()[0]), ids(path, "hello")[0]
+    said = read(pieces, start, word)
     assert said[0] == ""
     assert said[1].startswith("\ufffd ")
-    assert read(vocabulary, byte(0x80)) == ["\ufffd"]
+    assert read(pieces, byte(0x80)) == ["\ufffd"]
 
 
 @given(tokens=st.lists(st.integers(-5, 400), max_size=30))
-def test_nothing_raises(vocabulary: Vocabulary, tokens: list[int]) -> None:
-    said = "".join(read(vocabulary, *tokens))
-    said.encode("utf-8")
+def test_nothing_raises(pieces: list[bytes], tokens: list[int]) -> None:
+    "".join(read(pieces, *tokens)).encode()
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.model"
     wrong.write_bytes(b"nonsense")
     with pytest.raises((OSError, RuntimeError)):
-        Vocabulary(wrong)
+        read_pieces(wrong)

@@ -9,19 +9,15 @@ import numpy as np
 from moshi_mlx.models import Lm
 from moshi_mlx.utils import Sampler
 
-from tests.workers.engine.small import ARGMAX, TINY, build, speech
+from tests.workers.engine.small import ARGMAX, TINY, build, speech, talk
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
 from workers.engine.streams import LogArray, StepResult
 from workers.messages import Slot
 
 CONTEXT = 16
-STEPS = 40
-SLOT = Slot(1)
-
-
-def call(engine: Engine, slot: Slot, steps: int, start: int = 0) -> list[StepResult]:
-    return [engine.step({slot: frame})[slot] for frame in speech(3, STEPS)[start:steps]]
+SPEECH = speech(3, 40)
+SLOT, OTHER = Slot(1), Slot(0)
 
 
 def log_of(steps: list[StepResult]) -> LogArray:
@@ -68,11 +64,14 @@ def recomputed(lm: Lm, read: LogArray) -> LogArray:
     return np.stack(rows).astype(np.int32)
 
 
-def test_past_the_window_the_ring_holds_exactly_the_last_context_steps() -> None:
+def test_past_the_window_a_step_reads_exactly_the_last_context_steps_whatever_others_prefill() -> None:
     lm = build(context=CONTEXT)
     engine = Engine(lm, 2, ARGMAX)
+    engine.open(OTHER)
+    before = talk(engine, OTHER, SPEECH[:20])
     engine.open(SLOT)
-    log = log_of(call(engine, SLOT, STEPS))
+    engine.prefill(SLOT, log_of(before))
+    log = log_of(before + talk(engine, OTHER, SPEECH[20:]))
     assert log[:, :9].tolist() == recomputed(lm, tokens_read(log)).tolist()
 
 
@@ -80,25 +79,13 @@ def test_a_call_goes_on_from_its_log() -> None:
     lm = build(context=CONTEXT)
     first, second = (Engine(lm, 2, SamplingSettings(repetition_penalty=1.3)) for _ in range(2))
     first.open(SLOT, seed=5)
-    steps = call(first, SLOT, STEPS)
+    steps = talk(first, SLOT, SPEECH)
     log = log_of(steps)
     for known in (1, 9, 31):
         second.open(SLOT, seed=5)
         second.prefill(SLOT, log[: known // 2])
         second.prefill(SLOT, log[known // 2 : known])
-        rest = call(second, SLOT, STEPS, start=known)
+        rest = talk(second, SLOT, SPEECH[known:])
         second.close(SLOT)
         assert log_of(rest).tolist() == log[known:].tolist()
         assert [s.codes is None for s in rest] == [s.codes is None for s in steps[known:]]
-
-
-def test_rebuilding_one_call_leaves_the_others_alone() -> None:
-    lm = build(context=CONTEXT)
-    engine = Engine(lm, 2, ARGMAX)
-    engine.open(Slot(0))
-    before = call(engine, Slot(0), 20)
-    engine.open(SLOT)
-    engine.prefill(SLOT, log_of(before))
-    after = call(engine, Slot(0), STEPS, start=20)
-    log = log_of(before + after)
-    assert log[:, :9].tolist() == recomputed(lm, tokens_read(log)).tolist()

@@ -14,7 +14,7 @@ from app.cli.service_process import free_port
 from app.config import CodecKind, EngineKind, read_settings
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
-from workers.memory import Memory, Plan
+from workers.engine.memory import Memory, Plan
 
 TERMINAL = 80
 LINE_TEST = {"engine": EngineKind.LOOPBACK, "codec": CodecKind.LOOPBACK, "database_url": "off"}

@@ -7,15 +7,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.lines import JsonFormatter, LineHandler, TextFormatter, hiding
+from workers.logging import LineFormat, LineFormatter, LineHandler, hiding
 
 NUMBER = "+15550100001"
 SECRET = "a-secret-of-ours"
 CALL = "CA00000000000000000000000000000001"
+ROOT = Path(__file__).parent.parent.parent
 hide = hiding([SECRET, "short"])
+text = LineFormatter("app", LineFormat.TEXT, hide).format
+as_json = LineFormatter("app", LineFormat.JSON, hide).format
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
@@ -25,15 +28,7 @@ def record(message: str, *arguments: object, **extra: object) -> logging.LogReco
     return made
 
 
-def failure() -> logging.LogRecord:
-    made = record("it failed")
-    try:
-        raise ValueError(f"no such number: {NUMBER}, {SECRET}")
-    except ValueError:
-        made.exc_info = sys.exc_info()
-    return made
-
-
+@settings(max_examples=50)  # each way of writing a number has a check of its own
 @given(st.text(), st.integers(10**6, 10**14), st.text())
 def test_of_a_phone_number_only_the_last_four_digits_are_seen(before: str, number: int, after: str) -> None:
     digits = str(number)
@@ -54,28 +49,25 @@ def test_a_secret_is_never_seen(before: str, after: str) -> None:
     assert SECRET not in hide(before + SECRET + after)
 
 
-def test_a_line_for_people_names_the_call() -> None:
-    line = TextFormatter("app", hide).format(record("call from %s", NUMBER, call_sid=CALL))
+def test_a_line_for_people_names_call_and_worker() -> None:
+    line = text(record("call from %s", NUMBER, call_sid=CALL))
     assert line.endswith(f" WARNING app.calls.manager call_sid={CALL} call from …0001")
+    worker = LineFormatter("step-0", LineFormat.TEXT, hide)
+    assert " WARNING step-0 app.calls.manager warm" in worker.format(record("warm"))
 
 
-def test_a_line_of_a_worker_names_it() -> None:
-    assert " WARNING step-0 app.calls.manager warm" in TextFormatter("step-0", hide).format(record("warm"))
-
-
-def test_nobody_can_add_a_line_of_his_own() -> None:
-    for sneaky in ("\n", "\r", "\x1b[2J", "\u2028", "\x85"):
-        line = TextFormatter("app", hide).format(record("left the line: %s", f"x{sneaky}2026 INFO forged"))
-        assert line.splitlines() == [line]
-        assert "\x1b" not in line
-        line = JsonFormatter("app", hide).format(record("left the line: %s", f"x{sneaky}forged"))
-        assert line.splitlines() == [line]
-        assert json.loads(line)["message"] == f"left the line: x{sneaky}forged"
+@pytest.mark.parametrize("end", ["\n", "\r", "\x1b[2J", "\u2028", "\x85"])
+def test_nobody_can_add_a_line_of_their_own(end: str) -> None:
+    forged = record("left the line: %s", f"x{end}2026 INFO forged")
+    assert text(forged).splitlines() == [text(forged)]
+    assert "\x1b" not in text(forged)
+    assert as_json(forged).splitlines() == [as_json(forged)]
+    assert json.loads(as_json(forged))["message"] == f"left the line: x{end}2026 INFO forged"
 
 
 def test_a_line_for_machines_is_an_object() -> None:
     made = record("ended: %s", "é", call_sid=CALL, facts={"end": "idle", "counts": {"packets_in": 3}})
-    assert json.loads(JsonFormatter("app", hide).format(made)) == {
+    assert json.loads(as_json(made)) == {
         "time": "2023-11-14T22:13:20.250+00:00",
         "level": "warning",
         "process": "app",
@@ -87,15 +79,19 @@ def test_a_line_for_machines_is_an_object() -> None:
     }
 
 
-def test_a_traceback_is_one_line_for_machines_and_tells_no_secret() -> None:
-    line = JsonFormatter("app", hide).format(failure())
+def test_a_traceback_is_one_line_for_machines_and_holds_no_secret() -> None:
+    made = record("it failed")
+    try:
+        raise ValueError(f"no such number: {NUMBER}, {SECRET}")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    line = as_json(made)
     assert line.splitlines() == [line]
     exception = json.loads(line)["exception"]
     assert exception.startswith("Traceback (most recent call last)")
     assert exception.endswith("ValueError: no such number: …0001, …")
-    shown = TextFormatter("app", hide).format(failure())
-    assert NUMBER not in shown
-    assert SECRET not in shown
+    assert NUMBER not in text(made)
+    assert SECRET not in text(made)
 
 
 def logger_to(handler: logging.Handler) -> logging.Logger:
@@ -117,12 +113,12 @@ class Paused(io.StringIO):
         return super().write(text)
 
 
-def test_a_reader_who_stands_still_holds_nobody_up_and_is_told_what_he_missed() -> None:
+def test_a_reader_that_stands_still_delays_nobody_and_sees_how_much_was_lost() -> None:
     stream = Paused()
     writer = LineHandler(stream, most=10)
     logger = logger_to(writer)
-    told = logging.getLogger("workers.lines")
-    told.addHandler(writer)
+    own = logging.getLogger("workers.logging")
+    own.addHandler(writer)
     try:
         logger.info("first")
         stream.begun.wait()
@@ -132,13 +128,13 @@ def test_a_reader_who_stands_still_holds_nobody_up_and_is_told_what_he_missed() 
         writer.flush()
         writer.flush()  # the line about the others is put in line after them
     finally:
-        told.removeHandler(writer)
+        own.removeHandler(writer)
     lines = stream.getvalue().splitlines()
     assert lines[:11] == ["first", *map(str, range(10))]
     assert lines[11:] == ["5 lines were lost: standard error was not read"]
 
 
-def test_a_reader_who_is_gone_ends_nobody() -> None:
+def test_a_reader_that_is_gone_ends_nobody() -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, text)
@@ -149,10 +145,15 @@ def test_a_reader_who_is_gone_ends_nobody() -> None:
     writer.flush()
 
 
-def test_what_nobody_foresaw_is_a_line_too_from_the_process_and_from_its_threads() -> None:
-    program = """
-import logging, sys, threading, warnings
-from workers.lines import LineFormat, start_process_logging, log_uncaught_exceptions
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_uncaught_exceptions_and_warnings_are_lines_too_from_the_process_and_from_its_threads() -> None:
+    done = run("""
+import logging, threading, warnings
+from workers.logging import LineFormat, start_process_logging, log_uncaught_exceptions
 start_process_logging("step-0", "INFO", LineFormat.JSON)
 log_uncaught_exceptions()
 logging.getLogger("websockets").info("X-Twilio-Signature: none of ours")
@@ -161,9 +162,7 @@ thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
 raise OSError("the last word")
-"""
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+""")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert done.returncode == 1
     assert [line["level"] for line in lines] == ["warning", "critical", "critical"]
@@ -173,14 +172,13 @@ raise OSError("the last word")
     assert {line["process"] for line in lines} == {"step-0"}
 
 
-def test_a_reader_who_stands_still_does_not_keep_a_process_from_its_end() -> None:
+def test_a_reader_that_stands_still_does_not_keep_a_process_from_its_end() -> None:
     program = """
 import logging
-from workers.lines import LineFormat, start_process_logging
+from workers.logging import LineFormat, start_process_logging
 start_process_logging("step-0", "INFO", LineFormat.TEXT)
 for _ in range(2000):
     logging.getLogger("app").info("more than a pipe holds " * 4)
 """
-    root = Path(__file__).parent.parent.parent
-    with subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as process:
         assert process.wait(timeout=60) == 0

@@ -37,8 +37,6 @@ Hide = Callable[[str], str]
 
 
 class LineFormat(StrEnum):
-    """How log lines look."""
-
     TEXT = "text"
     JSON = "json"
 
@@ -49,57 +47,43 @@ def mask_userinfo(text: str) -> str:
 
 
 def hiding(secrets: Iterable[str]) -> Hide:
-    """Return a function that masks these secrets, userinfo in URLs, and the first digits of phone numbers in a text."""
+    """Return a function that masks these secrets, userinfo in URLs, and all but four digits of phone numbers."""
     known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, known)) or r"(?!)")
     return lambda text: _NUMBER.sub(HIDDEN, pattern.sub(HIDDEN, mask_userinfo(text)))
 
 
-class _LineFormatter(logging.Formatter):
-    """Common to both formats: hides secrets in exceptions."""
+class LineFormatter(logging.Formatter):
+    """`call_sid` is in the lines of a call; `facts` are fields that belong to the message, in JSON only."""
 
-    def __init__(self, process: str, hide: Hide) -> None:
+    def __init__(self, process: str, line_format: LineFormat, hide: Hide) -> None:
         super().__init__()
-        self._process = process
-        self._hide = hide
-
-    def _exception(self, record: logging.LogRecord) -> str:
-        return self._hide(self.formatException(record.exc_info)) if record.exc_info else ""
-
-
-class TextFormatter(_LineFormatter):
-    """For people: time, level, who, call, message. Only a traceback takes more than one line."""
+        self._process, self._hide = process, hide
+        self._format = {LineFormat.TEXT: self._text, LineFormat.JSON: self._json}[line_format]
 
     def format(self, record: logging.LogRecord) -> str:
-        call_sid = getattr(record, "call_sid", "")
+        exception = self._hide(self.formatException(record.exc_info)) if record.exc_info else ""
+        return self._format(record, self._hide(record.getMessage()), getattr(record, "call_sid", ""), exception)
+
+    def _text(self, record: logging.LogRecord, message: str, call_sid: str, exception: str) -> str:
         who = record.name if self._process == "app" else f"{self._process} {record.name}"
-        message = self._hide(record.getMessage()).translate(_CONTROL)
-        said = f"call_sid={call_sid} {message}" if call_sid else message
-        line = f"{self.formatTime(record)} {record.levelname:7} {who} {said}"
-        return "\n".join(filter(None, (line, self._exception(record))))
+        call = f"call_sid={call_sid} " if call_sid else ""
+        line = f"{self.formatTime(record)} {record.levelname:7} {who} {call}{message.translate(_CONTROL)}"
+        return f"{line}\n{exception}" if exception else line
 
-
-class JsonFormatter(_LineFormatter):
-    """For machines: an object a line, `call_sid` in those of a call, and `facts` that belong to the message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        call_sid: str | None = getattr(record, "call_sid", None)
-        facts: dict[str, object] | None = getattr(record, "facts", None)
-        exception = self._exception(record)
+    def _json(self, record: logging.LogRecord, message: str, call_sid: str, exception: str) -> str:
+        facts: dict[str, object] = getattr(record, "facts", {})
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
             **({"call_sid": call_sid} if call_sid else {}),
-            "message": self._hide(record.getMessage()),
-            **(facts or {}),
+            "message": message,
+            **facts,
             **({"exception": exception} if exception else {}),
         }
         return json.dumps(fields, ensure_ascii=False, default=str).translate(_BREAKS)
-
-
-FORMATS: dict[LineFormat, type[_LineFormatter]] = {LineFormat.TEXT: TextFormatter, LineFormat.JSON: JsonFormatter}
 
 
 class _Writer(QueueListener):
@@ -146,7 +130,7 @@ class LineHandler(QueueHandler):
 def start_process_logging(process: str, level: str, line_format: LineFormat, secrets: Iterable[str] = ()) -> None:
     """Log to standard error under the name of this process: our loggers from `level` on, others warnings only."""
     handler = LineHandler(sys.stderr)
-    handler.setFormatter(FORMATS[line_format](process, hiding(secrets)))
+    handler.setFormatter(LineFormatter(process, line_format, hiding(secrets)))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(level)
