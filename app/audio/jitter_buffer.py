@@ -50,7 +50,7 @@ class JitterBuffer:
         """The next sample of the caller's clock that a frame needs."""
         self._waiting = b""
         self._origin = 0
-        self._lateness_s = self._seen_s = math.inf
+        self._lateness_s, self._seen_s = math.inf, 0.0
         self._late_s = 0.0
         self._late_since_s: float | None = None
         """Since when packets are late and no frame has become complete by itself."""
@@ -73,8 +73,7 @@ class JitterBuffer:
 
     def complete_s(self, now: float) -> float:
         """Return when on our clock the frame that is being filled becomes complete if nothing is late."""
-        end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
-        return end / RATE_HZ + (self._lateness_s if self._lateness_s < math.inf else now)
+        return self._end_s() + (self._lateness_s if self._lateness_s < math.inf else now)
 
     def spoken_s(self, number: int) -> float | None:
         """Return when on our clock the first sample of frame `number` arrived; if it was late, when it should have."""
@@ -99,8 +98,7 @@ class JitterBuffer:
 
     def get_timer(self) -> float:
         """Return when the next frame must be filled; infinity before the start."""
-        end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
-        return end / RATE_HZ + self._lateness_s + self.wait_s
+        return self._end_s() + self._lateness_s + self.wait_s
 
     def handle_timer(self, now: float) -> list[Pcm]:
         """Return the frames that have waited long enough, filled with silence."""
@@ -110,6 +108,10 @@ class JitterBuffer:
             self.counts["ms_filled"] += missing * 1000 // RATE_HZ
             frames += self._frames(mulaw.silence(missing))
         return frames
+
+    def _end_s(self) -> float:
+        """Return when on the caller's clock the frame ends that is being filled."""
+        return (self._position - len(self._waiting) + FRAME_SAMPLES_8K) / RATE_HZ
 
     def _check_clock(self, stamp: int, now: float) -> None:
         """Set the origin anew if a packet's own time, `stamp` in samples, shows that the caller's clock was."""
@@ -131,10 +133,7 @@ class JitterBuffer:
 
     def _add_lateness(self, lateness_s: float, length_s: float, now: float) -> None:
         """Count how late the last sample of a packet arrived; the first one was later by the length of the packet."""
-        if self._lateness_s < math.inf:
-            self._lateness_s = min(lateness_s, self._lateness_s + DRIFT * (now - self._seen_s))
-        else:
-            self._lateness_s = lateness_s
+        self._lateness_s = min(lateness_s, self._lateness_s + DRIFT * (now - self._seen_s))
         self._seen_s = now
         late_s = lateness_s + length_s - self._lateness_s
         self._late_s = max(self._late_s * LATE_DECAY, min(late_s, WAIT_S[1]))

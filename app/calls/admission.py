@@ -33,11 +33,10 @@ def new_token() -> str:
 class Admission:
     """The slots of this machine and their reservations."""
 
-    def __init__(self, slots: int, ttl_s: float = TTL_S) -> None:
+    def __init__(self, slots: int) -> None:
         self.slots = slots
         self._free = [Slot(slot) for slot in range(slots)]  # a heap
         self._epoch = 0
-        self._ttl_s = ttl_s
         self._held: dict[Slot, Reservation] = {}
         self._unclaimed: dict[str, Reservation] = {}
 
@@ -51,7 +50,7 @@ class Admission:
             return None
         self._epoch += 1
         slot = heapq.heappop(self._free)
-        reservation = Reservation(slot, Epoch(self._epoch), call_sid, token or new_token(), now + self._ttl_s)
+        reservation = Reservation(slot, Epoch(self._epoch), call_sid, token or new_token(), now + TTL_S)
         self._held[slot] = self._unclaimed[reservation.token] = reservation
         return reservation
 

@@ -33,13 +33,10 @@ class ScreeningRefusal(StrEnum):
 class Screening:
     """Two lists of patterns and a limit of calls per number per hour, 0 for none."""
 
-    def __init__(
-        self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int, numbers_kept: int = NUMBERS_KEPT
-    ) -> None:
+    def __init__(self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int) -> None:
         self._allowed, self._blocked = _compile(allowed), _compile(blocked)
         self._any_allowed = not allowed
         self._per_hour = per_hour
-        self._numbers_kept = numbers_kept
         self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
 
     def refusal(self, number: str, now: float) -> ScreeningRefusal | None:
@@ -61,7 +58,7 @@ class Screening:
         number = name_of(number)
         self._calls_s.setdefault(number, deque(maxlen=self._per_hour)).append(now)
         self._calls_s.move_to_end(number)
-        while len(self._calls_s) > self._numbers_kept:
+        if len(self._calls_s) > NUMBERS_KEPT:
             self._calls_s.popitem(last=False)
 
 
@@ -75,8 +72,7 @@ def _parse(part: str) -> str:
     pattern = cleaned(part)
     number = re.sub(r"[-.()]", "", pattern)
     if _NUMBER.fullmatch(number):
-        exact = "*" not in number
-        return name_of(number) if exact else re.sub(r"^(?=\d)", "+", number)
+        return re.sub(r"^(?=\d)", "+", number) if "*" in number else name_of(number)
     if _WORD.fullmatch(pattern):
         return ANONYMOUS if name_of(pattern) == ANONYMOUS else pattern
     raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from app.calls.records import RECORDS_WITH_SPANS
+from app.calls.registry import RECORDS_WITH_SPANS
 from app.cli.bench.calls import Load, place_calls, speech
 from app.cli.bench.figures import CrowdFigures, crowd_figures
 from app.cli.bench.output import Rows, comparison, ms, run_bench

@@ -9,10 +9,11 @@ import pytest
 
 from app.audio.playout import PlayoutCommand
 from app.calls.active_call import ActiveCall, ObserverFactory, VoiceRequest
+from app.calls.leg import SendFrame
 from app.calls.manager import CallManager
 from app.calls.observer import CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
-from app.calls.session import End, SendFrame
+from app.calls.session import End
 from app.config import read_settings
 from app.twilio.events import CallSid, Connected, DtmfPressed, Event, Media, Started, Stopped, StreamSid
 from workers.messages import Frame, Slot
@@ -140,5 +141,5 @@ async def test_events_go_on_to_their_end_when_another_observer_fails() -> None:
         assert call
         call.handle_event(DtmfPressed("5"))
         call.end(EndReason.SHUTDOWN)
-        assert [type(event.body).__name__ async for event in events] == ["KeyPressed", "Disconnected"]
+        assert [event.kind async for event in events] == ["dtmf", "disconnected"]
     assert call.session.record.ended_s == pytest.approx(time.monotonic(), abs=60)
