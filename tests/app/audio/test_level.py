@@ -30,23 +30,22 @@ def changes(
     return [(at_s, begun) for at_s, begun in told if begun is not None]
 
 
-def test_silence_is_no_speech() -> None:
-    assert changes([SILENCE] * 500) == []
+@pytest.mark.parametrize(
+    ("packets", "found"),
+    [
+        ([SILENCE] * 500, []),
+        ([*[SILENCE] * 50, *noise(-10, 0.04), *[SILENCE] * 50], []),  # a click
+        ([*noise(-20, 0.5), *[SILENCE] * 15, *noise(-20, 0.5)], [True]),  # a pause between two words
+    ],
+)
+def test_a_click_is_no_speech_and_a_short_pause_does_not_end_it(packets: list[bytes], found: list[bool]) -> None:
+    assert [begun for _, begun in changes(packets)] == found
 
 
 def test_speech_begins_when_it_has_lasted_and_stops_when_there_has_been_none() -> None:
     found = changes([*[SILENCE] * 50, *noise(-20, 1.0), *[SILENCE] * 50])
     assert [begun for _, begun in found] == [True, False]
     assert [at_s for at_s, _ in found] == pytest.approx([1.06, 2.0 + HANG_S], abs=PACKET_S + 1e-6)
-
-
-def test_a_click_is_no_speech() -> None:
-    assert changes([*[SILENCE] * 50, *noise(-10, 0.04), *[SILENCE] * 50]) == []
-
-
-def test_a_pause_between_two_words_does_not_end_speech() -> None:
-    found = changes([*noise(-20, 0.5), *[SILENCE] * 15, *noise(-20, 0.5)])
-    assert [begun for _, begun in found] == [True]
 
 
 def test_the_noise_of_a_line_is_learned_and_speech_over_it_is_found() -> None:
