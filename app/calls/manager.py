@@ -128,10 +128,13 @@ class CallManager(CallRegistry):
         replaced = {on.standby.token: on for on in self._calls.values() if on.standby}.get(token)
         if replaced and self._standby(replaced) and replaced.session.state is not CallState.DRAINING:
             replaced.end(EndReason.REPLACED)  # a stream that drains is to end, and the call with it
-        reservation = self._admission.claim(token, self._clock())
-        call = self._calls.get(reservation.slot) if reservation else None
-        if call:
-            call.on_socket_open()
+        reserved = {
+            call.reservation.token: call for call in self._calls.values() if call.session.state is CallState.RESERVED
+        }
+        call = reserved.get(token)
+        if call is None or self._clock() >= call.reservation.expires_s:
+            return None
+        call.on_socket_open()
         return call
 
     def handle_message(self, message: PipelineMessage) -> None:

@@ -34,8 +34,7 @@ class Screening:
     """Two lists of patterns and a limit of calls per number per hour, 0 for none."""
 
     def __init__(self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int) -> None:
-        self._allowed, self._blocked = _compile(allowed), _compile(blocked)
-        self._any_allowed = not allowed
+        self._allowed, self._blocked = _compile(allowed or ["*"]), _compile(blocked)
         self._per_hour = per_hour
         self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
 
@@ -44,7 +43,7 @@ class Screening:
         names = names_of(number)
         if any(map(self._blocked.fullmatch, names)):
             return ScreeningRefusal.BLOCKED
-        if not (self._any_allowed or any(map(self._allowed.fullmatch, names))):
+        if not any(map(self._allowed.fullmatch, names)):
             return ScreeningRefusal.NOT_ALLOWED
         calls_s = self._calls_s.get(name_of(number))
         if calls_s is not None and len(calls_s) == self._per_hour and now - calls_s[0] < HOUR_S:

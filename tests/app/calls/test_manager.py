@@ -141,6 +141,20 @@ async def test_a_repeated_webhook_is_the_same_call_until_its_socket_comes() -> N
     assert (front.board.reserve(ANN), front.board.free_slots) == (None, 1), "a call never has two slots"
 
 
+async def test_a_token_is_good_once_until_it_expires_or_its_call_ends() -> None:
+    now_s = 100.0
+    front = Front(max_calls=3, clock=lambda: now_s)
+    ann, bob, eve = (reserved(front, call_sid) for call_sid in (ANN, BOB, EVE))
+    assert [front.board.claim(token) for token in ("guess", "")] == [None, None]
+    now_s = ann.expires_s - 0.1
+    assert [front.board.claim(ann.token), front.board.claim(ann.token)] == [front.board.call(ANN), None]
+    if call := front.board.call(BOB):
+        call.end(EndReason.CALLER_HUNG_UP)
+    assert front.board.claim(bob.token) is None
+    now_s = eve.expires_s
+    assert front.board.claim(eve.token) is None
+
+
 async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:
     front = Front(max_calls=1)
     front.warm = False
