@@ -83,10 +83,9 @@ class CallSession:
         self._account_sid = account_sid
         self._limits = limits
         self._idle = IdleLimit(limits.idle_s, now)
-        self._drain_reason = EndReason.TIME_LIMIT
         self._greeting: list[Frame] = []
         self._has_sounded = False
-        self._deadline_s = now + limits.socket_within_s
+        self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
 
     @property
     def counts(self) -> Counter[str]:
@@ -102,16 +101,20 @@ class CallSession:
         """Handle the opening of the media socket. Raises KeyError if the call cannot have one now."""
         self._move(CallState.CONNECTED)
         self.record.on_connected(self.stream, now)
-        self._deadline_s = now + START_WITHIN_S
+        self._deadline_s, self._late_reason = now + START_WITHIN_S, EndReason.NO_START
 
     def receive(self, event: Event, now: float, phase_s: float | None = None) -> Sequence[Command]:
         """Handle one of Twilio's events; `phase_s` is a moment at which the frames of other calls become complete."""
         match event:
-            case Media() if self.state is CallState.LIVE:
-                return self._handle_packet(event, now)
+            case Media(_, payload) if self.state is CallState.LIVE:
+                self.record.counts["packets_in"] += 1
+                self._idle.add(payload, now)
+                frames = self.leg.push(event, now)
+                self.record.takeover_s = self.leg.jitter_buffer.start_s
+                return frames
             case MarkPlayed(name):
                 played = self.leg.handle_mark(name, now) and self.state is CallState.DRAINING
-                return self.end(self._drain_reason, now) if played else []
+                return self.end(self._late_reason, now) if played else []
             case Started() if self.state is CallState.CONNECTED:
                 return self._start(event, now, phase_s)
             case Stopped():
@@ -149,7 +152,10 @@ class CallSession:
             commands += self._on_sent(self.leg.send_audio(now), now)
         if self.state is CallState.LIVE and now >= self._idle.due_s:
             commands += self.drain(EndReason.IDLE, now)
-        return [*commands, *self._end_late(now)] if now >= self._deadline_s else commands
+        if now >= self._deadline_s:
+            end = self.end if self.state is CallState.DRAINING else self.drain
+            commands += end(self._late_reason, now)
+        return commands
 
     def drain(self, reason: EndReason, now: float) -> Sequence[Command]:
         """End the call once all that Moshi has said has been played, within `DRAIN_WITHIN_S`."""
@@ -158,7 +164,7 @@ class CallSession:
         if self.state is not CallState.LIVE or self.record.first_sound_s is None:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
-        self._drain_reason, self._deadline_s = reason, now + DRAIN_WITHIN_S
+        self._deadline_s, self._late_reason = now + DRAIN_WITHIN_S, reason
         return self.leg.finish(now)
 
     def end(self, reason: EndReason, now: float, detail: str = "") -> Sequence[Command]:
@@ -175,20 +181,13 @@ class CallSession:
             return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
         self._move(CallState.LIVE)
         self.record.on_started(self.stream, event.stream_sid, now)
-        self._deadline_s = now + self._limits.max_call_s
+        self._deadline_s, self._late_reason = now + self._limits.max_call_s, EndReason.TIME_LIMIT
         self._idle.reset(now)
         commands = self.leg.start(now, phase_s)
         for frame in self._greeting:
             commands += self.leg.play(frame, now)
         self._greeting.clear()
         return self._on_sent(commands, now)
-
-    def _handle_packet(self, packet: Media, now: float) -> Sequence[SendFrame]:
-        self.record.counts["packets_in"] += 1
-        self._idle.add(packet.payload, now)
-        if frames := self.leg.push(packet, now):
-            self.record.takeover_s = self.leg.jitter_buffer.start_s
-        return frames
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:
@@ -199,18 +198,6 @@ class CallSession:
                 if (latency_s := self.leg.mouth_to_ear_s(command)) is not None:
                     self.record.latencies_s.append(latency_s)
         return commands
-
-    def _end_late(self, now: float) -> Sequence[Command]:
-        """End what has lasted too long; a live call ends once all has been played."""
-        match self.state:
-            case CallState.RESERVED:
-                return self.end(EndReason.NO_SOCKET, now)
-            case CallState.CONNECTED:
-                return self.end(EndReason.NO_START, now)
-            case CallState.DRAINING:
-                return self.end(self._drain_reason, now)
-            case _:
-                return self.drain(EndReason.TIME_LIMIT, now)
 
     def _move(self, state: CallState) -> None:
         if state not in NEXT[self.state]:
