@@ -135,7 +135,7 @@ class CallRecord:
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
-    """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
+    """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
     refused: str = ""

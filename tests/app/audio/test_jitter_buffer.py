@@ -36,15 +36,15 @@ def packets(line: bytes, first_ms: int = 0, late_s: float = 0.0) -> list[Arrival
 
 
 def run(buffer: JitterBuffer, arrivals: Iterable[Arrival], until_s: float = 0.0) -> Completed:
-    """Let the packets come and the timer ring, each in its time; at least until the last packet."""
+    """Let the packets come and the timer go off, each in its time; at least until the last packet."""
     done: Completed = []
     for at_s, stamp_ms, payload in arrivals:
-        done += ring(buffer, at_s)
+        done += fire_timers(buffer, at_s)
         done += [(at_s, frame) for frame in buffer.push(stamp_ms, payload, NOW + at_s)]
-    return done + ring(buffer, until_s)
+    return done + fire_timers(buffer, until_s)
 
 
-def ring(buffer: JitterBuffer, until_s: float) -> Completed:
+def fire_timers(buffer: JitterBuffer, until_s: float) -> Completed:
     done: Completed = []
     while (due_s := buffer.get_timer()) <= NOW + until_s:
         done += [(due_s - NOW, frame) for frame in buffer.handle_timer(due_s)]
@@ -283,7 +283,7 @@ def test_frames_become_complete_when_those_of_other_calls_do(start_s: float, pha
     for one in (alone, buffer):
         one.push(0, first, NOW + PACKET_S + late_s)
     before_s = (phase_s - buffer.complete_s(NOW) + 2e-5) % FRAME_S
-    assert before_s < PACKET_S + 1e-6, "less than a packet before the beat"
+    assert before_s < PACKET_S + 1e-6, "less than a packet before the other"
     early_s = alone.start_s - buffer.start_s
     assert -1e-9 <= early_s <= FRAME_S + 1e-9
     assert early_s / PACKET_S == pytest.approx(round(early_s / PACKET_S)), "frames end with a packet"

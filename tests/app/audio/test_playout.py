@@ -67,7 +67,7 @@ class Line:
         return now + count * FRAME_S
 
     def grow(self, buffered_s: float, now: float) -> None:
-        """Something at Twilio's end makes the lead so long."""
+        """Something at Twilio's end makes the buffered audio so long."""
         extra_s = buffered_s - self.playout.buffered_s(now)
         self.buffer.receive(bytes(round(extra_s * 8_000)), now)
         assert self.playout.buffer._end_s is not None
@@ -94,7 +94,7 @@ def times(line: Line) -> list[float]:
 
 
 def standing(buffered_s: float) -> tuple[Line, float]:
-    """A steady line whose lead has grown to `buffered_s` in one stroke: frames came all at once after a stall."""
+    """A steady line on which `buffered_s` of audio has come all at once, after a stall."""
     line = Line()
     now = line.speak_on(20, 1.0)
     line.grow(buffered_s, now)
@@ -125,7 +125,7 @@ def test_a_greeting_computed_ahead_begins_at_once_and_is_played_in_real_time() -
     assert times(line)[1:] == pytest.approx(
         [1.0 + number * FRAME_S - line.playout.target_s - PACKET_S for number in range(1, 25)]
     )
-    assert max(lead.buffered_s for lead in line.buffer.buffer_levels) <= line.playout.target_s + PACKET_S + 0.001
+    assert max(level.buffered_s for level in line.buffer.buffer_levels) <= line.playout.target_s + PACKET_S + 0.001
     before_s = line.playout.target_s
     line.speak_on(30, 1.0 + 25 * FRAME_S - before_s)
     assert line.playout.target_s <= before_s, "a greeting says nothing of the line"

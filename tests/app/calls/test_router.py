@@ -46,7 +46,7 @@ async def test_who_calls_while_the_service_drains_or_before_it_is_ready_hears_th
 # The queue.
 
 
-async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
+async def test_each_slot_that_comes_free_goes_to_the_next_in_the_queue() -> None:
     front = Front(when_busy="queue")
     calls = [front.talk(ANN), front.talk(BOB)]
     list(verbs(front, [EVE, DAN, KIM]))
@@ -83,9 +83,9 @@ async def test_when_the_workers_are_back_the_next_wait_page_gives_the_slots_out(
     assert front.redirector.redirected == [(ANN, VOICE_URL)]
 
 
-@pytest.mark.parametrize("has_dialler", [True, False])
-async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(has_dialler: bool) -> None:
-    front = Front(has_dialler, when_busy="queue", max_calls=1)
+@pytest.mark.parametrize("has_redirector", [True, False])
+async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(has_redirector: bool) -> None:
+    front = Front(has_redirector, when_busy="queue", max_calls=1)
     front.redirector.fails = {BOB}
     ann = front.talk(ANN)
     front.ring(BOB)
@@ -118,7 +118,7 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
         assert bob
         bob.carry_out(bob.session.handle_timer(bob.reservation.expires_s), bob.clock())
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [BOB, EVE]
-    assert front.page(BOB) == Pause(PAUSE_S), "at the end of the line, if he is still there"
+    assert front.page(BOB) == Pause(PAUSE_S), "at the end of the queue, if they are still there"
     assert BOB in front.call_queue
 
 
@@ -130,7 +130,7 @@ def hang_up(front: Front, call_sid: CallSid, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
-async def test_who_hangs_up_while_waiting_leaves_the_line(how: str) -> None:
+async def test_who_hangs_up_while_waiting_leaves_the_queue(how: str) -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
@@ -141,7 +141,7 @@ async def test_who_hangs_up_while_waiting_leaves_the_line(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
-async def test_who_hangs_up_when_it_is_his_turn_gives_the_slot_to_the_next(how: str) -> None:
+async def test_who_hangs_up_when_it_is_their_turn_gives_the_slot_to_the_next(how: str) -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
@@ -170,7 +170,7 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
     front.open_socket(front.ring(ANN))
 
 
-async def test_a_service_that_was_started_anew_learns_its_line_from_those_who_wait() -> None:
+async def test_a_service_that_was_started_anew_learns_its_queue_from_those_who_wait() -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2

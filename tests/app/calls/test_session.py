@@ -152,7 +152,7 @@ def test_the_first_sound_of_a_greeting_may_come_after_the_start() -> None:
     assert session.record.first_sound_s == 2.3
 
 
-def test_the_callers_frames_are_those_of_his_packets() -> None:
+def test_the_callers_frames_are_those_of_their_packets() -> None:
     media = packets(0.5)
     heard = [command for command in hear(live(), media) if isinstance(command, SendFrame)]
     assert [command.seq for command in heard] == list(range(6))
@@ -219,8 +219,8 @@ def test_the_playout_knows_which_frames_are_ahead_or_filled() -> None:
     assert (heard, filled) == ([3, 4], [5, 6])
     for seq in (2, *heard, *filled):
         session.handle_frame(frame(seq, sound(seq)), 2.44)
-    ahead, from_him, made_up = (True, False), (False, False), (False, True)
-    assert noted.told == {1: ahead, 2: ahead, 3: from_him, 4: from_him, 5: made_up, 6: made_up}
+    ahead, from_caller, made_up = (True, False), (False, False), (False, True)
+    assert noted.told == {1: ahead, 2: ahead, 3: from_caller, 4: from_caller, 5: made_up, 6: made_up}
 
 
 @pytest.mark.parametrize(
