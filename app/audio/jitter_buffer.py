@@ -73,7 +73,8 @@ class JitterBuffer:
 
     def complete_s(self, now: float) -> float:
         """Return when on our clock the frame that is being filled becomes complete if nothing is late."""
-        return self._end_s() + (self._lateness_s if self._lateness_s < math.inf else now)
+        end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
+        return end / RATE_HZ + (self._lateness_s if self._lateness_s < math.inf else now)
 
     def spoken_s(self, number: int) -> float | None:
         """Return when on our clock the first sample of frame `number` arrived; if it was late, when it should have."""
@@ -98,7 +99,8 @@ class JitterBuffer:
 
     def get_timer(self) -> float:
         """Return when the next frame must be filled; infinity before the start."""
-        return self._end_s() + self._lateness_s + self.wait_s
+        end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
+        return end / RATE_HZ + self._lateness_s + self.wait_s
 
     def handle_timer(self, now: float) -> list[Pcm]:
         """Return the frames that have waited long enough, filled with silence."""
@@ -108,10 +110,6 @@ class JitterBuffer:
             self.counts["ms_filled"] += missing * 1000 // RATE_HZ
             frames += self._frames(mulaw.silence(missing))
         return frames
-
-    def _end_s(self) -> float:
-        """Return when on the caller's clock the frame ends that is being filled."""
-        return (self._position - len(self._waiting) + FRAME_SAMPLES_8K) / RATE_HZ
 
     def _check_clock(self, stamp: int, now: float) -> None:
         """Set the origin anew if a packet's own time, `stamp` in samples, shows that the caller's clock was."""

@@ -15,7 +15,6 @@ Call `start`; `push` a frame, then `advance`; `advance` again at `get_timer`; `h
 import math
 from collections import Counter, deque
 from dataclasses import dataclass
-from statistics import fmean
 
 from app.audio import mulaw
 from app.audio.mulaw import PACKET_SAMPLES, SAMPLE_RATE_HZ
@@ -119,7 +118,7 @@ class Playout:
             buffered_s = self.buffered_s(now)
             self._buffered_s.append(max(0.0, buffered_s))
             if not filled:
-                self._jitter.add(fmean(self._buffered_s) - buffered_s, now)
+                self._jitter.add(self._mean_s() - buffered_s, now)
             commands = self._drop_hopeless(now)
             samples = self._stretch(samples)
         if len(samples):
@@ -147,7 +146,8 @@ class Playout:
 
     def buffered_s(self, now: float) -> float:
         """Return what a frame that is ready now finds unplayed, here and at Twilio's."""
-        return self.buffer.buffered_s(now) + sum(len(samples) for _, samples in self._queue) / SAMPLE_RATE_HZ
+        waiting_s = sum(len(samples) for _, samples in self._queue) / SAMPLE_RATE_HZ if self._queue else 0.0
+        return self.buffer.buffered_s(now) + waiting_s
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
         buffered_s = self.buffer.buffered_s(now)
@@ -163,6 +163,9 @@ class Playout:
         self._marked_s = now
         return f"{self._epoch}:{self.buffer.mark(now)}"
 
+    def _mean_s(self) -> float:
+        return sum(self._buffered_s) / len(self._buffered_s)
+
     def _standing_s(self) -> float:
         """Return by how much `buffered_s` has been too long all the while; 0 if that is not known yet."""
         lately_s = list(self._buffered_s)[-STANDING_FRAMES:]
@@ -170,7 +173,7 @@ class Playout:
 
     def _stretch(self, samples: Samples) -> Samples:
         """Make a frame longer or shorter by whole packets, as the buffer needs it."""
-        if len(self._buffered_s) == MEAN_FRAMES and fmean(self._buffered_s) < LOW_S:
+        if len(self._buffered_s) == MEAN_FRAMES and self._mean_s() < LOW_S:
             stretched = repeat_silence(samples)
             self.counts["packets_repeated"] += len(stretched) > len(samples)
         else:

@@ -48,7 +48,8 @@ class Leg:
 
     def push(self, packet: Media, now: float) -> list[SendFrame]:
         """Add a packet of the caller's; return the frames that it completes."""
-        return self._number(self.jitter_buffer.push(packet.timestamp_ms, packet.payload, now))
+        frames = self.jitter_buffer.push(packet.timestamp_ms, packet.payload, now)
+        return self._number(frames) if frames else []
 
     def fill(self, now: float) -> list[SendFrame]:
         """Return the frames that are late, filled with silence."""

@@ -109,8 +109,8 @@ class CallSession:
             case Media(_, payload) if self.state is CallState.LIVE:
                 self.record.counts["packets_in"] += 1
                 self._idle.add(payload, now)
-                frames = self.leg.push(event, now)
-                self.record.takeover_s = self.leg.jitter_buffer.start_s
+                if frames := self.leg.push(event, now):
+                    self.record.takeover_s = self.leg.jitter_buffer.start_s
                 return frames
             case MarkPlayed(name):
                 played = self.leg.handle_mark(name, now) and self.state is CallState.DRAINING
