@@ -16,7 +16,9 @@ LIGHT = {
 }
 """What the app may import from the workers."""
 PURE = ["app/audio"]
-PURE += [f"app/calls/{name}.py" for name in ("admission", "idle", "record", "screening", "session", "statistics")]
+PURE += [
+    f"app/calls/{name}.py" for name in ("admission", "leg", "limits", "record", "screening", "session", "statistics")
+]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/telemetry/recording/timeline.py"]
 """Rules without I/O and without a clock."""

@@ -50,7 +50,7 @@ class JitterBuffer:
         """The next sample of the caller's clock that a frame needs."""
         self._waiting = b""
         self._origin = 0
-        self._lateness_s = self._seen_s = math.inf
+        self._lateness_s, self._seen_s = math.inf, 0.0
         self._late_s = 0.0
         self._late_since_s: float | None = None
         """Since when packets are late and no frame has become complete by itself."""
@@ -131,10 +131,7 @@ class JitterBuffer:
 
     def _add_lateness(self, lateness_s: float, length_s: float, now: float) -> None:
         """Count how late the last sample of a packet arrived; the first one was later by the length of the packet."""
-        if self._lateness_s < math.inf:
-            self._lateness_s = min(lateness_s, self._lateness_s + DRIFT * (now - self._seen_s))
-        else:
-            self._lateness_s = lateness_s
+        self._lateness_s = min(lateness_s, self._lateness_s + DRIFT * (now - self._seen_s))
         self._seen_s = now
         late_s = lateness_s + length_s - self._lateness_s
         self._late_s = max(self._late_s * LATE_DECAY, min(late_s, WAIT_S[1]))

@@ -71,15 +71,13 @@ PlayoutCommand = SendAudio | SendMark | ClearAudio
 
 
 class Playout:
-    """One call's audio on its way out; `now` in seconds, monotonic."""
+    """One call's audio on its way out, at first with the known jitter of the workers; `now` in seconds, monotonic."""
 
     def __init__(self, jitter_s: float = FIRST_JITTER_S) -> None:
-        """Start with the known jitter of the workers."""
         self.counts: Counter[str] = Counter()
         self.buffer = PlayoutBuffer()
         self._epoch = 0
         self._queue: deque[tuple[int, Samples]] = deque()
-        self._queued_samples = 0
         self._buffered_s: deque[float] = deque(maxlen=MEAN_FRAMES)
         """What the last frames found."""
         self._jitter = Jitter(jitter_s)
@@ -117,21 +115,21 @@ class Playout:
             self._not_before_s = now if ahead else now + self.target_s
         commands: list[PlayoutCommand] = []
         if not ahead:
-            self._add_buffered(now, filled)
+            buffered_s = self.buffered_s(now)
+            self._buffered_s.append(max(0.0, buffered_s))
+            if not filled:
+                self._jitter.add(self._mean_s() - buffered_s, now)
             commands = self._drop_hopeless(now)
             samples = self._stretch(samples)
         if len(samples):
             self._queue.append((seq, samples))
-            self._queued_samples += len(samples)
         return commands
 
     def advance(self, now: float) -> list[PlayoutCommand]:
         """Return what is to be sent now."""
         commands: list[PlayoutCommand] = []
         while self._queue and now >= self.get_timer():
-            seq, samples = self._queue.popleft()
-            self._queued_samples -= len(samples)
-            commands.append(self._send(seq, samples, now))
+            commands.append(self._send(*self._queue.popleft(), now))
         return commands
 
     def get_timer(self) -> float:
@@ -148,7 +146,8 @@ class Playout:
 
     def buffered_s(self, now: float) -> float:
         """Return what a frame that is ready now finds unplayed, here and at Twilio's."""
-        return self.buffer.buffered_s(now) + self._queued_samples / SAMPLE_RATE_HZ
+        waiting_s = sum(len(samples) for _, samples in self._queue) / SAMPLE_RATE_HZ if self._queue else 0.0
+        return self.buffer.buffered_s(now) + waiting_s
 
     def _send(self, seq: int, samples: Samples, now: float) -> SendAudio:
         buffered_s = self.buffer.buffered_s(now)
@@ -164,12 +163,6 @@ class Playout:
         self._marked_s = now
         return f"{self._epoch}:{self.buffer.mark(now)}"
 
-    def _add_buffered(self, now: float, filled: bool) -> None:
-        buffered_s = self.buffered_s(now)
-        self._buffered_s.append(max(0.0, buffered_s))
-        if not filled:
-            self._jitter.add(self._mean_s() - buffered_s, now)
-
     def _mean_s(self) -> float:
         return sum(self._buffered_s) / len(self._buffered_s)
 
@@ -182,20 +175,17 @@ class Playout:
         """Make a frame longer or shorter by whole packets, as the buffer needs it."""
         if len(self._buffered_s) == MEAN_FRAMES and self._mean_s() < LOW_S:
             stretched = repeat_silence(samples)
-            self.counts["packets_repeated"] += (len(stretched) - len(samples)) // PACKET_SAMPLES
+            self.counts["packets_repeated"] += len(stretched) > len(samples)
         else:
             stretched = self._shorten(samples)
-        if len(stretched) != len(samples):
-            longer_s = (len(stretched) - len(samples)) / SAMPLE_RATE_HZ
+        if longer_s := (len(stretched) - len(samples)) / SAMPLE_RATE_HZ:
             self._buffered_s = deque((max(0.0, one + longer_s) for one in self._buffered_s), maxlen=MEAN_FRAMES)
         return stretched
 
     def _shorten(self, samples: Samples) -> Samples:
         standing_s = self._standing_s()
         packets = int(standing_s / PACKET_S)
-        if packets == 0:
-            return samples
-        shorter = drop_silence(samples, packets)
+        shorter = drop_silence(samples, packets) if packets else samples
         if len(shorter) == len(samples) and standing_s >= URGENT_S:
             self.counts["packets_shortened"] += 1
             return shorten_speech(samples)
@@ -208,7 +198,6 @@ class Playout:
         self.counts["clears"] += 1
         self.counts["frames_cleared"] += len(self._queue)
         self._queue.clear()
-        self._queued_samples = 0
         self._buffered_s.clear()
         self._epoch += 1
         self.buffer.clear(now)

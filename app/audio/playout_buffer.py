@@ -11,6 +11,7 @@ it only when three in a row say so. It is compared with the prediction for the a
 sent later may follow with a gap.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -93,11 +94,12 @@ class PlayoutBuffer:
         self._agreeing = 0
 
     def _add_round_trip(self, least_s: float) -> None:
-        before_s = self.round_trip_s
-        self.round_trip_s = max(0.0, min(before_s, least_s) if self._known else least_s)
-        if not self._known and self._end_s is not None:
-            self._shift(self.round_trip_s - before_s)
-        self._known = True
+        if self._known:
+            self.round_trip_s = max(0.0, min(self.round_trip_s, least_s))
+            return
+        self.round_trip_s, self._known = max(0.0, least_s), True
+        if self._end_s is not None:
+            self._shift(self.round_trip_s)
 
     def _correct(self, later_s: float) -> None:
         self._agreeing = self._agreeing + 1 if abs(later_s) <= AGREES_S else 0
@@ -122,14 +124,13 @@ class Jitter:
 
     def __init__(self, first_s: float = FIRST_JITTER_S) -> None:
         self.jitter_s = self._first_s = first_s
-        self._first_until_s: float | None = None
+        self._first_until_s = math.inf
         self._events: deque[tuple[float, float]] = deque()
         self._last_s = -SAME_EVENT_S
 
     def add(self, late_s: float, now: float) -> None:
         """Add by how much a frame was later than the average; below 0 if it was early."""
-        if self._first_until_s is None:
-            self._first_until_s = now + JITTER_MEMORY_S
+        self._first_until_s = min(self._first_until_s, now + JITTER_MEMORY_S)
         while self._events and self._events[0][0] < now - JITTER_MEMORY_S:
             self._events.popleft()
         if now - self._last_s < SAME_EVENT_S and self._events:
@@ -138,6 +139,5 @@ class Jitter:
         else:
             self._events.append((now, max(0.0, late_s)))
             self._last_s = now
-        expected_s = self._first_s if now < self._first_until_s else 0.0
-        second_s = sorted(late_s for _, late_s in self._events)[-2] if len(self._events) > 1 else 0.0
-        self.jitter_s = max(expected_s, second_s)
+        *_, second_s, _ = sorted([0.0, *(late_s for _, late_s in self._events)])
+        self.jitter_s = max(second_s, self._first_s if now < self._first_until_s else 0.0)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATIO = 3
-LOOP_DELAY_SAMPLES = 23
-"""Delay of `Interpolator` followed by `Decimator`, in samples at 8 kHz."""
+FILTERS_S = 23 / 8_000
+"""Delay of `Interpolator` followed by `Decimator`."""
 
 _HALF = """
 -7.501574258e-05 3.208050390e-04 8.007444784e-04 9.690434405e-04 3.251446077e-04 -9.075433554e-04

@@ -7,15 +7,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from app.audio.playout import PlayoutCommand
 from app.calls.admission import Reservation
-from app.calls.levels import CallLevels
-from app.calls.observer import CallObserver, Observers
-from app.calls.outbox import Outbox
+from app.calls.leg import SendFrame
+from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
-from app.calls.session import CallSession, Command, End, SendFrame
+from app.calls.session import CallSession, Command, End
 from app.logging import CallLog
 from app.twilio.events import Event, Started
 from workers.messages import Close, Frame, Open, PipelineMessage
+
+OUTBOX_COMMANDS = 128
+"""What may wait for the socket's writer: ten seconds of frames. A socket that lets more wait is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class ActiveCall:
     release: Callable[["ActiveCall", End], None]
     clock: Callable[[], float]
     levels: CallLevels = field(default_factory=CallLevels)
-    outbox: Outbox = field(default_factory=Outbox)
+    outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_COMMANDS))
+    """What waits for the socket's writer; None: the call is over, close the socket."""
     over: bool = False
     standby: Standby | None = None
     timer: asyncio.TimerHandle | None = None
@@ -108,15 +112,17 @@ class ActiveCall:
         for command in commands:
             if self.over:
                 return
-            if isinstance(command, End):
-                self._finish(command, now)
-            elif isinstance(command, SendFrame):
-                self.send(Frame(self.reservation.slot, self.reservation.epoch, command.seq, command.pcm))
-                self._observers.notify("on_sent", command, now)
-            elif self.outbox.put(command):
-                self._observers.notify("on_sent", command, now)
-            else:
-                self.end(EndReason.SOCKET_BLOCKED)
+            match command:
+                case End():
+                    self._finish(command, now)
+                case SendFrame(seq, pcm):
+                    self.send(Frame(self.reservation.slot, self.reservation.epoch, seq, pcm))
+                    self._observers.notify("on_sent", command, now)
+                case _ if self.outbox.full():
+                    self.end(EndReason.SOCKET_BLOCKED)
+                case _:
+                    self.outbox.put_nowait(command)
+                    self._observers.notify("on_sent", command, now)
         self._set_timer(now)
 
     def _act(self, decide: Callable[[float], Sequence[Command]]) -> None:
@@ -156,7 +162,9 @@ class ActiveCall:
         self.over = True
         if self.timer:
             self.timer.cancel()
-        self.outbox.close()
+        while not self.outbox.empty():  # after the end of a call nobody hears it
+            self.outbox.get_nowait()
+        self.outbox.put_nowait(None)
         try:
             self.send(Close(self.reservation.slot, self.reservation.epoch))
         except Exception:

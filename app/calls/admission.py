@@ -31,15 +31,12 @@ def new_token() -> str:
 
 
 class Admission:
-    """The slots of this machine and their reservations."""
+    """The slots of this machine that are free."""
 
-    def __init__(self, slots: int, ttl_s: float = TTL_S) -> None:
+    def __init__(self, slots: int) -> None:
         self.slots = slots
         self._free = [Slot(slot) for slot in range(slots)]  # a heap
         self._epoch = 0
-        self._ttl_s = ttl_s
-        self._held: dict[Slot, Reservation] = {}
-        self._unclaimed: dict[str, Reservation] = {}
 
     @property
     def free_slots(self) -> int:
@@ -50,21 +47,9 @@ class Admission:
         if not self._free:
             return None
         self._epoch += 1
-        slot = heapq.heappop(self._free)
-        reservation = Reservation(slot, Epoch(self._epoch), call_sid, token or new_token(), now + self._ttl_s)
-        self._held[slot] = self._unclaimed[reservation.token] = reservation
-        return reservation
-
-    def claim(self, token: str, now: float) -> Reservation | None:
-        """Use the token up; None if it is unknown, used or expired."""
-        reservation = self._unclaimed.get(token)
-        if reservation is None or now >= reservation.expires_s:
-            return None
-        return self._unclaimed.pop(token)
+        slot, token = heapq.heappop(self._free), token or new_token()
+        return Reservation(slot, Epoch(self._epoch), call_sid, token, now + TTL_S)
 
     def release(self, reservation: Reservation) -> None:
-        """Free the slot; twice does no harm."""
-        if self._held.get(reservation.slot) == reservation:
-            del self._held[reservation.slot]
-            self._unclaimed.pop(reservation.token, None)
-            heapq.heappush(self._free, reservation.slot)
+        """Free the slot, once."""
+        heapq.heappush(self._free, reservation.slot)

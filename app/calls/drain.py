@@ -19,10 +19,9 @@ SPARE_S = 1.0
 
 
 class Drain:
-    """`begin` starts to drain; `run` waits for that, then for the calls, and stops the service."""
+    """`run` waits for `begin`, or until somebody else sets `begun`, then for the calls, and stops the service."""
 
     def __init__(self, manager: CallManager, limit_s: float, begun: asyncio.Event) -> None:
-        """Drain on `begin`, or when somebody else sets `begun`."""
         self.limit_s = limit_s
         """How long calls that are on may go on."""
         self._manager = manager

@@ -1,144 +1,71 @@
-"""What happens in the calls, for programs that embed the service.
+"""What happens in the calls, for the operators' API and for programs that embed the service.
 
     async with manager.events.subscribe(call_sid) as events:
-        async for event in events:
-            match event.body: ...
+        async for event in events: ...
 
 No subscriber can slow a call: each subscription has a queue of its own, and nothing is waited for. A subscription that
-is not read loses its oldest events, and gets `EventsLost` with their number before the next one.
+is not read loses its oldest events, and gets `LOST` with their number before the next one.
 """
 
 import asyncio
-import dataclasses
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from app.calls.record import EndReason
-from app.twilio.events import CallSid
+from app.audio.level import ActivityDetector
+from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.leg import SendFrame
+from app.calls.observer import CallObserver
+from app.calls.record import ERRORS, EndReason
+from app.calls.session import CallSession, End
+from app.twilio.events import CallSid, DtmfPressed, Event, Media, Started
 from app.twilio.wire import write_message, write_payload
+from workers.messages import Frame
 
 QUEUED_EVENTS = 512
 """Events that wait for one subscriber: five seconds of a call with its audio, minutes without."""
 
 
-class Direction(StrEnum):
-    IN = "in"
-    OUT = "out"
+class EventKind(StrEnum):
+    """What has happened, with the names of the fields that tell more."""
 
-
-class Speaker(StrEnum):
-    CALLER = "caller"
-    MOSHI = "moshi"
-
-
-@dataclass(frozen=True, slots=True)
-class CallStarted:
+    CONNECTED = "connected"
     """The stream of the call has started; audio flows both ways from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class AudioSent:
-    """Mu-law at 8 kHz: a packet as it came from the caller, or as it was sent to them."""
-
-    direction: Direction
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TextSpoken:
-    """A piece of Moshi's text; that of a greeting comes while the phone still rings."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStarted:
-    """Somebody has started to speak, by the level of the sound (`app.audio.activity`)."""
-
-    speaker: Speaker
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStopped:
-    """Somebody has stopped speaking."""
-
-    speaker: Speaker
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPressed:
-    """The caller has pressed a key."""
-
-    digit: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallError:
-    """An error ends the call; `Disconnected` follows."""
-
-    reason: EndReason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The stream is over, and with it the call unless it comes back: then `CallStarted` follows."""
-
-    reason: EndReason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventsLost:
-    """So many events were not read in time."""
-
-    count: int
-
-
-EVENT_NAMES = {
-    CallStarted: "connected",
-    AudioSent: "audio",
-    TextSpoken: "text",
-    SpeechStarted: "speech_started",
-    SpeechStopped: "speech_stopped",
-    KeyPressed: "dtmf",
-    CallError: "error",
-    Disconnected: "disconnected",
-    EventsLost: "lost",
-}
-EventBody = (
-    CallStarted
-    | AudioSent
-    | TextSpoken
-    | SpeechStarted
-    | SpeechStopped
-    | KeyPressed
-    | CallError
-    | Disconnected
-    | EventsLost
-)
+    AUDIO = "audio"
+    """`payload`, mu-law at 8 kHz, as it came from the caller (`direction` "in") or was sent to them ("out")."""
+    TEXT = "text"
+    """A piece of Moshi's `text`; that of a greeting comes while the phone still rings."""
+    SPEECH_STARTED = "speech_started"
+    """The `speaker`, "caller" or "moshi", has started to speak, by the level of the sound."""
+    SPEECH_STOPPED = "speech_stopped"
+    DTMF = "dtmf"
+    """The caller has pressed a key, `digit`."""
+    ERROR = "error"
+    """An error ends the call for this `reason`, with `detail`; `DISCONNECTED` follows."""
+    DISCONNECTED = "disconnected"
+    """The stream is over (`reason`, `detail`), and with it the call unless it comes back: then `CONNECTED` follows."""
+    LOST = "lost"
+    """`count` events were not read in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
     """What happened in which call, `at_s` seconds after its slot was reserved: the clock of the call's record.
 
-    `EventsLost` of a subscription to all calls has no call: `call_sid` "".
+    `LOST` of a subscription to all calls has no call: `call_sid` "".
     """
 
     call_sid: CallSid
     at_s: float
-    body: EventBody
+    kind: EventKind
+    fields: Mapping[str, str | int | bytes]
 
     def to_json(self) -> str:
         """Return the event as one JSON object; audio is base64."""
-        fields = {field.name: getattr(self.body, field.name) for field in dataclasses.fields(self.body)}
-        if isinstance(self.body, AudioSent):
-            fields["payload"] = write_payload(self.body.payload)
-        event = {"call_sid": self.call_sid, "at_s": round(self.at_s, 4), "event": EVENT_NAMES[type(self.body)]}
-        return write_message(event | fields)
+        fields = {name: write_payload(one) if isinstance(one, bytes) else one for name, one in self.fields.items()}
+        return write_message({"call_sid": self.call_sid, "at_s": round(self.at_s, 4), "event": self.kind} | fields)
 
 
 class Subscription:
@@ -154,6 +81,9 @@ class Subscription:
         self._lost = 0
         self._finished = False
         self._changed = asyncio.Event()
+
+    def wants(self, call_sid: CallSid) -> bool:
+        return self.call_sid in (None, call_sid)
 
     def put(self, event: CallEvent) -> None:
         """Queue an event; without room the oldest one is lost."""
@@ -177,61 +107,95 @@ class Subscription:
             await self._changed.wait()
         if self._lost:
             lost, self._lost = self._lost, 0
-            return CallEvent(self.call_sid or CallSid(""), self._queue[0].at_s, EventsLost(lost))
+            return CallEvent(self.call_sid or CallSid(""), self._queue[0].at_s, EventKind.LOST, {"count": lost})
         return self._queue.popleft()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._events.unsubscribe(self)
+        self._events.subscriptions.discard(self)
 
 
 class Events:
     """All subscriptions. Everything here runs on the event loop and never waits."""
 
     def __init__(self) -> None:
-        self._to_all: list[Subscription] = []
-        self._to_call: dict[CallSid, list[Subscription]] = {}
+        self.subscriptions: set[Subscription] = set()
 
     def subscribe(
         self, call_sid: CallSid | None = None, *, audio: bool = False, room: int = QUEUED_EVENTS
     ) -> Subscription:
         """Subscribe to one call, which need not have rung yet, or to all calls; with their `audio` if wanted."""
         subscription = Subscription(self, call_sid, audio, room)
-        (self._to_all if call_sid is None else self._to_call.setdefault(call_sid, [])).append(subscription)
+        self.subscriptions.add(subscription)
         return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; twice does no harm."""
-        call_sid = subscription.call_sid
-        if call_sid is None:
-            self._to_all = [one for one in self._to_all if one is not subscription]
-        elif left := [one for one in self._to_call.get(call_sid, ()) if one is not subscription]:
-            self._to_call[call_sid] = left
-        else:
-            self._to_call.pop(call_sid, None)
 
     def wanted(self, call_sid: CallSid) -> bool:
         """Tell whether anybody subscribes to this call; if not, its events need not be made."""
-        return bool(self._to_all) or call_sid in self._to_call
+        return any(one.wants(call_sid) for one in self.subscriptions)
 
     def publish(self, event: CallEvent) -> None:
         """Pass an event on; a subscription to its call alone is finished when the call is over."""
-        for subscription in [*self._to_all, *self._to_call.get(event.call_sid, ())]:
-            if subscription.audio or not isinstance(event.body, AudioSent):
+        for subscription in [one for one in self.subscriptions if one.wants(event.call_sid)]:
+            if subscription.audio or event.kind is not EventKind.AUDIO:
                 subscription.put(event)
-        if isinstance(event.body, Disconnected):
-            self._finish(event.call_sid)
-
-    def _finish(self, call_sid: CallSid) -> None:
-        for subscription in self._to_call.pop(call_sid, ()):
-            subscription.finish()
+            if event.kind is EventKind.DISCONNECTED and subscription.call_sid:
+                self._finish(subscription)
 
     def close(self) -> None:
         """Finish all subscriptions."""
-        for subscription in self._to_all:
-            subscription.finish()
-        self._to_all.clear()
-        for call_sid in list(self._to_call):
-            self._finish(call_sid)
+        for subscription in [*self.subscriptions]:
+            self._finish(subscription)
+
+    def _finish(self, subscription: Subscription) -> None:
+        self.subscriptions.discard(subscription)
+        subscription.finish()
+
+
+class EventPublisher(CallObserver):
+    """Publishes the events of one stream; computes nothing while nobody subscribes."""
+
+    def __init__(self, events: Events, session: CallSession) -> None:
+        self._events, self._record, self._stream = events, session.record, session.stream
+        self._caller, self._moshi = ActivityDetector(), ActivityDetector()
+
+    def on_event(self, event: Event, now: float) -> None:
+        if not self._events.wanted(self._record.call_sid):
+            return
+        match event:
+            case Media(_, payload):
+                self._publish(EventKind.AUDIO, now, direction="in", payload=payload)
+                self._publish_speech("caller", self._caller.add(payload, now), now)
+            case Started() if self._stream.started_s is not None:
+                self._publish(EventKind.CONNECTED, now)
+            case DtmfPressed(digit):
+                self._publish(EventKind.DTMF, now, digit=digit)
+
+    def on_frame(self, frame: Frame, now: float) -> None:
+        if frame.text and self._events.wanted(self._record.call_sid):
+            self._publish(EventKind.TEXT, now, text=frame.text)
+            self._moshi.add_text(now)
+
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
+        """Publish audio. Moshi's never pauses, so the end of the caller's speech is looked for here as well."""
+        if isinstance(command, SendAudio) and self._events.wanted(self._record.call_sid):
+            self._publish(EventKind.AUDIO, now, direction="out", payload=command.payload)
+            self._publish_speech("moshi", self._moshi.add(command.payload, now), now)
+            self._publish_speech("caller", self._caller.check(now), now)
+
+    def on_end(self, end: End, now: float) -> None:
+        """Publish the end of the call, as far as is known: it may come back."""
+        if end.reason is EndReason.REPLACED:  # the call goes on
+            return
+        if end.reason in ERRORS:
+            self._publish(EventKind.ERROR, now, reason=end.reason, detail=end.detail)
+        self._publish(EventKind.DISCONNECTED, now, reason=end.reason, detail=end.detail)
+
+    def _publish_speech(self, speaker: str, started: bool | None, now: float) -> None:
+        if started is not None:
+            kind = EventKind.SPEECH_STARTED if started else EventKind.SPEECH_STOPPED
+            self._publish(kind, now, speaker=speaker)
+
+    def _publish(self, kind: EventKind, now: float, **fields: str | int | bytes) -> None:
+        self._events.publish(CallEvent(self._record.call_sid, now - self._record.reserved_s, kind, fields))

@@ -1,12 +1,15 @@
 """Who watches calls: the one interface for events, levels, statistics, log lines, recordings, call log and traces."""
 
+import logging
 from collections.abc import Callable, Sequence
 
-from app.audio.playout import PlayoutCommand
-from app.calls.record import CallRecord
-from app.calls.session import CallSession, End, SendFrame
+from app.audio.level import LevelMeter
+from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.leg import SendFrame
+from app.calls.record import ERRORS, CallRecord
+from app.calls.session import CallSession, End
 from app.logging import CallLog
-from app.twilio.events import Event
+from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
 HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_sent", "on_end")
@@ -69,6 +72,46 @@ class Observers:
 def _overriding(observers: Sequence[CallObserver], name: str) -> list[tuple[CallObserver, Callable[..., None]]]:
     overriding = (one for one in observers if getattr(type(one), name) is not getattr(CallObserver, name))
     return [(one, getattr(one, name)) for one in overriding]
+
+
+class CallLevels(CallObserver):
+    """A level meter for each side; nothing is computed until a level is read."""
+
+    def __init__(self) -> None:
+        self.caller, self.moshi = LevelMeter(), LevelMeter()
+
+    def on_event(self, event: Event, now: float) -> None:
+        if isinstance(event, Media):
+            self.caller.add(event.payload, now)
+
+    def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
+        if isinstance(command, SendAudio):
+            self.moshi.add(command.payload, now)
+
+
+class LogLines(CallObserver):
+    """Logs one stream's slot, keys (hidden unless `log_digits`: they may be a PIN) and end."""
+
+    def __init__(self, session: CallSession, slot: Slot, log: CallLog, log_digits: bool) -> None:
+        self._session, self._slot, self._log, self._log_digits = session, slot, log, log_digits
+
+    def on_reserved(self, now: float) -> None:
+        self._log.info("slot %d reserved", self._slot)
+
+    def on_connected(self, now: float) -> None:
+        if self._session.stream.number > 1:
+            self._log.info("the call is back: stream %d", self._session.stream.number)
+
+    def on_event(self, event: Event, now: float) -> None:
+        if isinstance(event, DtmfPressed):
+            self._log.info("key %.1s", event.digit if self._log_digits else "*")
+
+    def on_end(self, end: End, now: float) -> None:
+        counts = dict(self._session.counts)
+        level = logging.WARNING if end.reason in ERRORS else logging.INFO
+        detail = f" ({end.detail})" if end.detail else ""
+        facts = {"end": end.reason.name.lower(), "counts": counts}
+        self._log.log(level, "ended: %s%s %s", end.reason, detail, counts, extra={"facts": facts})
 
 
 class RecordObserver(CallObserver):

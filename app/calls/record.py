@@ -1,18 +1,25 @@
 """The record of a call: who ended it and why, Moshi's words, how long each stage took."""
 
 from collections import Counter, deque
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
-from app.twilio.status import CallStatusCallback, Status, StreamStatusCallback
+from app.twilio.status import Status, StreamStatusCallback
 from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
-
 KEYS_KEPT = 100
+MOMENTS = ("reserved_s", "connected_s", "started_s", "first_sound_s", "ended_s")
+FACTS = (
+    *("call_sid", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
+    *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "ended_s"),
+)
+STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
+SUMMARY = ("call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
 
 
 class EndReason(StrEnum):
@@ -128,7 +135,7 @@ class CallRecord:
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
-    """Mouth to ear, estimated for each piece of audio that answers the caller: from what he says to what he hears."""
+    """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
     refused: str = ""
@@ -141,8 +148,8 @@ class CallRecord:
     def recording(self) -> Recording:
         """The last recording of the call, or what is known of why there is none."""
         known = [stream.recording for stream in reversed(self.streams)]
-        named = next((recording for recording in known if recording.name), None)
-        return named or next((recording for recording in known if recording.fault), Recording())
+        best = [one for one in known if one.name] + [one for one in known if one.fault]
+        return best[0] if best else Recording()
 
     def has_started(self, stream_sid: str) -> bool:
         """Tell whether a stream of this name has started."""
@@ -175,9 +182,8 @@ class CallRecord:
 
         `is_ringing` is what the webhook says of the phone call: one that had a socket rings no more.
         """
-        connected = [stream for stream in self.streams if stream.connected_s is not None]
-        same = bool(webhook_token) and any(stream.webhook_token == webhook_token for stream in connected)
-        return same or (is_ringing and bool(connected))
+        connected = [stream.webhook_token for stream in self.streams if stream.connected_s is not None]
+        return (webhook_token != "" and webhook_token in connected) or (is_ringing and bool(connected))
 
     def set_parties(self, caller: str, called: str, direction: str) -> None:
         """Set who calls whom, unless that is known."""
@@ -195,15 +201,8 @@ class CallRecord:
 
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
-        return replace(
-            self,
-            text=list(self.text),
-            counts=Counter(self.counts),
-            keys_s=self.keys_s.copy(),
-            latencies_s=self.latencies_s.copy(),
-            spans=self.spans.copy(),
-            streams=[replace(stream) for stream in self.streams],
-        )
+        copies = {name: copy(getattr(self, name)) for name in ("text", "counts", "keys_s", "latencies_s", "spans")}
+        return replace(self, **copies, streams=[replace(stream) for stream in self.streams])
 
     def on_key(self, now: float) -> None:
         """Count a key that the caller has pressed, but not which: it may be part of a PIN."""
@@ -216,18 +215,13 @@ class CallRecord:
         Callbacks may arrive out of order: `SequenceNumber` orders them, and what follows the end of the call is late.
         """
         self.error_code = status.error_code or self.error_code
-        match status:
-            case CallStatusCallback():
-                self.duration_s = status.duration_s or self.duration_s
-                self._on_call_status(status)
-            case StreamStatusCallback():
-                self.stream_error = status.error or self.stream_error
-
-    def _on_call_status(self, status: CallStatusCallback) -> None:
-        sequence = self._status_sequence if status.sequence is None else status.sequence
-        if self.over or (sequence < self._status_sequence and not status.over):
+        if isinstance(status, StreamStatusCallback):
+            self.stream_error = status.error or self.stream_error
             return
-        self.status, self.over, self._status_sequence = status.status, status.over, sequence
+        self.duration_s = status.duration_s or self.duration_s
+        sequence = self._status_sequence if status.sequence is None else status.sequence
+        if not self.over and (sequence >= self._status_sequence or status.over):
+            self.status, self.over, self._status_sequence = status.status, status.over, sequence
 
     @property
     def transcript(self) -> str:
@@ -235,9 +229,8 @@ class CallRecord:
 
     def summary(self) -> dict[str, object]:
         """Return what a list of calls shows."""
-        fields = self._facts()
-        names = ("call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
-        return {name: fields[name] for name in names}
+        facts = self._facts()
+        return {name: facts[name] for name in SUMMARY}
 
     def as_json(self) -> dict[str, object]:
         """Return the record for machines; times in seconds since the slot was reserved."""
@@ -252,25 +245,19 @@ class CallRecord:
         }
 
     def _facts(self) -> dict[str, object]:
-        moments = ("connected_s", "started_s", "first_sound_s", "ended_s")
-        plain = ("call_sid", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s")
         return {
-            **{name: getattr(self, name) for name in (*plain, "stream_error", "error_code")},
-            **{name: self._relative(getattr(self, name)) for name in moments},
+            **self._chosen(self, FACTS),
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
             "recording": str(self.recording),
-            "streams": [self._stream_facts(stream) for stream in self.streams],
+            "streams": [
+                {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
+            ],
         }
 
-    def _stream_facts(self, stream: StreamRecord) -> dict[str, object]:
-        moments = ("reserved_s", "connected_s", "started_s", "ended_s")
+    def _chosen(self, record: "CallRecord | StreamRecord", names: tuple[str, ...]) -> dict[str, object]:
         return {
-            "number": stream.number,
-            **{name: self._relative(getattr(stream, name)) for name in moments},
-            "end": stream.end,
-            "detail": stream.detail,
-            "recording": str(stream.recording),
+            name: self._relative(getattr(record, name)) if name in MOMENTS else getattr(record, name) for name in names
         }
 
     def _relative(self, moment: float | None) -> float | None:

@@ -185,7 +185,7 @@ class CallRouter:
         return twiml.hangup() if form.fields.get("CallStatus") == IN_PROGRESS else twiml.reject_busy()
 
     def _end(self, call_sid: CallSid, reason: EndReason, detail: str, *states: CallState) -> None:
-        """End the stream of a call that is on, if it is in one of these states."""
+        """End the stream of a call if it is in one of these states."""
         call = self._manager.call(call_sid)
         if call and call.session.state in states:
             call.end(reason, detail)

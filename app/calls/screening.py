@@ -33,13 +33,9 @@ class ScreeningRefusal(StrEnum):
 class Screening:
     """Two lists of patterns and a limit of calls per number per hour, 0 for none."""
 
-    def __init__(
-        self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int, numbers_kept: int = NUMBERS_KEPT
-    ) -> None:
-        self._allowed, self._blocked = _compile(allowed), _compile(blocked)
-        self._any_allowed = not allowed
+    def __init__(self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int) -> None:
+        self._allowed, self._blocked = _compile(allowed or ["*"]), _compile(blocked)
         self._per_hour = per_hour
-        self._numbers_kept = numbers_kept
         self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
 
     def refusal(self, number: str, now: float) -> ScreeningRefusal | None:
@@ -47,7 +43,7 @@ class Screening:
         names = names_of(number)
         if any(map(self._blocked.fullmatch, names)):
             return ScreeningRefusal.BLOCKED
-        if not (self._any_allowed or any(map(self._allowed.fullmatch, names))):
+        if not any(map(self._allowed.fullmatch, names)):
             return ScreeningRefusal.NOT_ALLOWED
         calls_s = self._calls_s.get(name_of(number))
         if calls_s is not None and len(calls_s) == self._per_hour and now - calls_s[0] < HOUR_S:
@@ -61,7 +57,7 @@ class Screening:
         number = name_of(number)
         self._calls_s.setdefault(number, deque(maxlen=self._per_hour)).append(now)
         self._calls_s.move_to_end(number)
-        while len(self._calls_s) > self._numbers_kept:
+        if len(self._calls_s) > NUMBERS_KEPT:
             self._calls_s.popitem(last=False)
 
 
@@ -75,8 +71,7 @@ def _parse(part: str) -> str:
     pattern = cleaned(part)
     number = re.sub(r"[-.()]", "", pattern)
     if _NUMBER.fullmatch(number):
-        exact = "*" not in number
-        return name_of(number) if exact else re.sub(r"^(?=\d)", "+", number)
+        return re.sub(r"^(?=\d)", "+", number) if "*" in number else name_of(number)
     if _WORD.fullmatch(pattern):
         return ANONYMOUS if name_of(pattern) == ANONYMOUS else pattern
     raise ValueError(

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from app.audio.playout import PlayoutCommand, SendAudio
-from app.calls.active_call import ActiveCall
+from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import EndReason
-from app.calls.session import CallSession, End, SendFrame
+from app.calls.session import CallSession, CallState, End
 from workers.histogram import Histogram
 from workers.messages import Frame, Stage
 
@@ -65,12 +65,10 @@ class Statistics:
         self.jitter_s = max(took_s - self.processing_s, JITTER_DECAY * self.jitter_s)
         self.processing_s += PROCESSING_EMA_WEIGHT * (took_s - self.processing_s)
 
-    def observe(self, call: ActiveCall) -> CallObserver:
-        """Return the observer that counts one stream."""
-        return _StreamStatistics(self, call.session)
 
+class StreamStatistics(CallObserver):
+    """Counts one stream."""
 
-class _StreamStatistics(CallObserver):
     def __init__(self, statistics: Statistics, session: CallSession) -> None:
         self._statistics, self._histograms, self._session = statistics, statistics.histograms, session
         self._sent: deque[tuple[int, float]] = deque(maxlen=FRAMES_TIMED)
@@ -89,8 +87,9 @@ class _StreamStatistics(CallObserver):
             self._statistics.add_processing(frame.spans[-1].ended_s - frame.spans[0].started_s)
         if sent_s is not None:  # None: a frame of the greeting, which meets no encoder
             self._add_times(frame, sent_s, now)
-        if frame.pcm is not None and self._session.is_answer(frame.seq):
-            self._histograms.buffered.add(self._session.buffered_s(now))
+        answers = frame.seq >= self._session.record.greeting_frames  # a greeting answers nothing
+        if frame.pcm is not None and answers and self._session.state is CallState.LIVE:
+            self._histograms.buffered.add(self._session.leg.buffered_s(now))
 
     def on_end(self, end: End, now: float) -> None:
         stream = self._session.stream
@@ -103,7 +102,7 @@ class _StreamStatistics(CallObserver):
         if not self._has_sounded and self._session.stream.started_s is not None:
             self._has_sounded = True
             self._histograms.first_sound.add(now - self._session.stream.started_s)
-        latency_s = self._session.mouth_to_ear_s(audio)
+        latency_s = self._session.leg.mouth_to_ear_s(audio)
         if latency_s is not None:
             self._histograms.mouth_to_ear.add(latency_s)
 

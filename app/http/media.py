@@ -100,12 +100,11 @@ async def _end_blocked(progress: _Progress, blocked_after_s: float) -> None:
 
 async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _Progress) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the peer may be gone already
-        while await call.outbox.wait():
-            while command := call.outbox.pop():
-                for message in _messages(protocol, command):
-                    progress.begun += 1
-                    await websocket.send_text(message)
-                    progress.sent += 1
+        while command := await call.outbox.get():
+            for message in _messages(protocol, command):
+                progress.begun += 1
+                await websocket.send_text(message)
+                progress.sent += 1
         progress.begun += 1
         await websocket.close(NORMAL_CLOSURE)
     progress.sent = progress.begun

@@ -18,9 +18,11 @@ import numpy as np
 
 from app.audio import mulaw
 from app.audio.playout import ClearAudio, SendAudio, SendMark
+from app.calls.leg import SendFrame
+from app.calls.limits import CallLimits
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
-from app.calls.session import CallLimits, CallSession, Command, End, SendFrame
+from app.calls.session import CallSession, Command, End
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
@@ -125,7 +127,7 @@ class _VirtualCall:
         self._observer.on_event(event, now)
         self._do(commands, now)
 
-    def _do(self, commands: list[Command], now: float) -> None:
+    def _do(self, commands: Sequence[Command], now: float) -> None:
         for command in commands:
             if not isinstance(command, End):
                 self._observer.on_sent(command, now)

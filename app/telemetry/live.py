@@ -113,7 +113,7 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "caller_dbfs": round(levels.caller.level_dbfs(now), 1),
         "moshi_dbfs": round(levels.moshi.level_dbfs(now), 1),
         "latency_ms": _ms(median(latencies_s)) if latencies_s else None,
-        "buffered_ms": _ms(call.session.buffered_s(now)),
+        "buffered_ms": _ms(call.session.leg.buffered_s(now)),
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},
         "overruns": record.counts["overruns"],
         "dropped": record.counts["frames_dropped"],

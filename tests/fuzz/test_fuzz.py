@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from app.calls.records import RECORDS_KEPT
+from app.calls.registry import RECORDS_KEPT
 from tests.fuzz.forms import ASKED, Asked, Desk
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
 from workers.messages import PipelineMessage

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.calls.session import FILTERS_S
+from app.audio.resample import FILTERS_S
 from app.simulator.trouble import KNOWN, Scenario, Window
 from app.simulator.virtual import VirtualReport, run_virtual
 

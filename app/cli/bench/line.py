@@ -11,7 +11,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.calls.records import RECORDS_WITH_SPANS
+from app.calls.registry import RECORDS_WITH_SPANS
 from app.cli.bench.calls import Load, place_calls, speech
 from app.cli.bench.figures import (
     CALLER_ROWS,

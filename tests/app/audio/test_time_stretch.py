@@ -47,12 +47,6 @@ def test_a_tone_that_is_spliced_is_the_same_tone_without_a_step(hertz: float, ph
     assert steps(shorter) <= 1.1 * steps(tone)
 
 
-@pytest.mark.parametrize("hertz", [100, 250, 1_000])
-def test_of_a_tone_that_repeats_with_the_packets_nobody_can_tell_that_it_was_spliced(hertz: float) -> None:
-    tone = sine(hertz, phase=0.4)
-    np.testing.assert_allclose(shorten_speech(tone), tone[: FRAME - PACKET_SAMPLES], atol=1)
-
-
 @given(st.floats(80, 400), st.floats(0, 6.3), st.integers(0, 3))
 def test_a_voice_that_is_spliced_is_never_silent_where_it_is_cut(pitch: float, phase: float, overtones: int) -> None:
     tones = [sine(pitch * n, 4_000 / n, phase=phase * n) for n in range(1, overtones + 2)]
@@ -90,14 +84,7 @@ def test_of_the_quiet_packets_so_many_are_left_out_and_the_others_stay_as_they_a
     for most, left in [(0, samples), (1, packets(5_000, 6_000, -20)), (2, packets(5_000, 6_000))]:
         np.testing.assert_array_equal(drop_silence(samples, most), left)
     np.testing.assert_array_equal(drop_silence(samples, 9), packets(5_000, 6_000))
-
-
-def test_of_silence_nothing_need_be_left() -> None:
-    assert len(drop_silence(packets(0, 0, 0, 0), 4)) == 0
-
-
-def test_of_nothing_nothing_is_left_out() -> None:
-    assert len(drop_silence(packets(), 4)) == len(repeat_silence(packets())) == 0
+    assert len(drop_silence(packets(0, 0, 0, 0), 4)) == len(drop_silence(packets(), 4)) == 0
 
 
 @pytest.mark.parametrize(("level", "quiet"), [(0, True), (-QUIET_RMS + 1, True), (QUIET_RMS, False), (-300, False)])

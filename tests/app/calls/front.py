@@ -1,4 +1,4 @@
-"""A call_router over a real manager, whose workers are a list, and a redirector in our hands."""
+"""A call router over a real manager, whose workers are a list, and a redirector in our hands."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class Front:
     """What Twilio meets, without its signatures and sockets."""
 
     def __init__(
-        self, has_dialler: bool = True, clock: Callable[[], float] = time.monotonic, **settings: object
+        self, has_redirector: bool = True, clock: Callable[[], float] = time.monotonic, **settings: object
     ) -> None:
         self.sent: list[PipelineMessage] = []
         self.warm = True
@@ -52,7 +52,7 @@ class Front:
         """What the call log was given, as it was then."""
         self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock)
         self.redirector = FakeRedirector(self)
-        redirector = self.redirector if has_dialler else None
+        redirector = self.redirector if has_redirector else None
         self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
         self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
         self.board.start_accepting(read.calls.slots, processing_s=0.0)
@@ -93,7 +93,7 @@ class Front:
 
     @contextlib.asynccontextmanager
     async def redirecting(self) -> AsyncIterator[None]:
-        """Let the room redirect, and all that is on its way go out before the block ends."""
+        """Let the queue redirect, and all that is on its way go out before the block ends."""
         running = asyncio.create_task(self.call_queue.run())
         try:
             yield

@@ -1,136 +1,200 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 
-from app.calls.events import (
-    AudioSent,
-    CallError,
-    CallEvent,
-    CallStarted,
-    Direction,
-    Disconnected,
-    EventBody,
-    Events,
-    EventsLost,
-    KeyPressed,
-    Speaker,
-    SpeechStarted,
-    SpeechStopped,
-    Subscription,
-    TextSpoken,
-)
-from app.calls.record import EndReason
-from app.twilio.events import CallSid
+from app.audio import mulaw
+from app.audio.playout import ClearAudio, SendAudio, SendMark
+from app.calls.events import QUEUED_EVENTS, CallEvent, EventKind, EventPublisher, Events, Subscription
+from app.calls.limits import CallLimits
+from app.calls.record import ERRORS, EndReason
+from app.calls.session import CallSession, End
+from app.twilio.events import CallSid, DtmfPressed, MarkPlayed, Media, Started, Stopped, StreamSid
+from workers.messages import Epoch, Frame, Slot
 
 ANN, BOB = CallSid("CAann"), CallSid("CAbob")
-OVER = Disconnected(EndReason.CALLER_HUNG_UP, "")
-GUARD_S = 30.0
+LOUD = mulaw.encode(np.random.default_rng(1).normal(0, 6_000, 640).astype(np.int16))
+QUIET = mulaw.silence(640)
+STARTED = Started(StreamSid("MZ1"), ANN, "AC1")
+PATIENCE_S = 30.0
+
+Told = list[tuple[EventKind, object]]
+"""Kinds of events, and one field of each; None for those without fields."""
 
 
-def tell(events: Events, *whats: EventBody, call_sid: CallSid = ANN) -> None:
-    for what in whats:
-        events.publish(CallEvent(call_sid, 1.0, what))
+def brief(event: CallEvent) -> tuple[EventKind, object]:
+    return event.kind, next(iter(event.fields.values()), None)
 
 
-async def read(subscription: Subscription, count: int) -> list[EventBody]:
-    async with asyncio.timeout(GUARD_S):
-        return [(await anext(subscription)).body for _ in range(count)]
+def key(digit: str, call_sid: CallSid = ANN) -> CallEvent:
+    return CallEvent(call_sid, 1.0, EventKind.DTMF, {"digit": digit})
 
 
-async def rest(subscription: Subscription) -> list[EventBody]:
-    async with asyncio.timeout(GUARD_S):
-        return [event.body async for event in subscription]
+def over(call_sid: CallSid = ANN) -> CallEvent:
+    return CallEvent(call_sid, 2.0, EventKind.DISCONNECTED, {"reason": EndReason.CALLER_HUNG_UP, "detail": ""})
 
 
-async def test_a_subscription_to_a_call_has_its_events_in_order_and_ends_with_it() -> None:
+async def rest(subscription: Subscription, count: int | None = None) -> Told:
+    """Read `count` events, or until the subscription is finished."""
+    told: Told = []
+    async with asyncio.timeout(PATIENCE_S):
+        while count is None or len(told) < count:
+            try:
+                told.append(brief(await anext(subscription)))
+            except StopAsyncIteration:
+                break
+    return told
+
+
+# Subscriptions.
+
+
+async def test_a_subscription_has_the_events_of_its_call_and_ends_with_it_and_one_to_all_calls_goes_on() -> None:
     events = Events()
-    async with events.subscribe(ANN) as news:
-        tell(events, CallStarted(), TextSpoken(" Hello"), OVER)
-        assert await rest(news) == [CallStarted(), TextSpoken(" Hello"), OVER]
-
-
-async def test_a_subscription_to_one_call_has_no_events_of_others() -> None:
-    events = Events()
+    assert not events.wanted(ANN)
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
-        tell(events, KeyPressed("1"), call_sid=BOB)
-        tell(events, KeyPressed("2"), OVER)
-        assert await rest(ann) == [KeyPressed("2"), OVER]
-        tell(events, KeyPressed("3"), call_sid=BOB)
-        assert await read(everything, 4) == [KeyPressed("1"), KeyPressed("2"), OVER, KeyPressed("3")]
+        assert (events.wanted(ANN), events.wanted(BOB)) == (True, True)
+        for event in (key("1", BOB), key("2"), over(), key("3", BOB)):
+            events.publish(event)
+        assert await rest(ann) == [brief(key("2")), brief(over())]
+        assert await rest(everything, 4) == [brief(one) for one in (key("1"), key("2"), over(), key("3"))]
+        events.close()
+        assert await rest(everything) == []
+    assert not events.wanted(ANN)
+
+
+async def test_events_are_wanted_only_of_calls_with_a_subscription() -> None:
+    events = Events()
+    async with events.subscribe(ANN):
+        assert (events.wanted(ANN), events.wanted(BOB)) == (True, False)
+    assert not events.wanted(ANN)
 
 
 async def test_a_waiting_reader_gets_the_next_event() -> None:
     events = Events()
-    async with events.subscribe(ANN) as news:
-        waiting = asyncio.create_task(read(news, 1))
+    async with events.subscribe(ANN) as subscription:
+        waiting = asyncio.create_task(rest(subscription, 1))
         await asyncio.sleep(0)
-        tell(events, CallStarted())
-        assert await waiting == [CallStarted()]
+        events.publish(key("1"))
+        assert await waiting == [brief(key("1"))]
 
 
-async def test_audio_is_only_for_subscriptions_with_audio() -> None:
+async def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number_once() -> None:
     events = Events()
-    packet = AudioSent(Direction.IN, b"\xff" * 160)
-    async with events.subscribe(ANN) as without, events.subscribe(ANN, audio=True) as with_audio:
-        tell(events, packet, OVER)
-        assert await rest(without) == [OVER]
-        assert await rest(with_audio) == [packet, OVER]
+    async with events.subscribe(ANN, room=3) as slow, events.subscribe(ANN) as quick:
+        for digit in range(7):
+            events.publish(key(str(digit)))
+        assert await rest(slow, 2) == [(EventKind.LOST, 4), (EventKind.DTMF, "4")]
+        events.publish(over())
+        assert [kind for kind, _ in await rest(slow)] == [EventKind.DTMF, EventKind.DTMF, EventKind.DISCONNECTED]
+        assert len(await rest(quick)) == 8 < QUEUED_EVENTS
 
 
-async def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number() -> None:
-    events = Events()
-    async with events.subscribe(ANN, room=3) as slow, events.subscribe(ANN, room=9) as quick:
-        tell(events, *(KeyPressed(str(key)) for key in range(7)), OVER)
-        assert await rest(slow) == [EventsLost(5), KeyPressed("5"), KeyPressed("6"), OVER]
-        assert len(await rest(quick)) == 8
+def test_an_event_is_one_json_object_with_audio_as_base64() -> None:
+    event = CallEvent(ANN, 1.23456, EventKind.AUDIO, {"direction": "out", "payload": b"\xff\xff\xff\xff"})
+    head = {"call_sid": "CAann", "at_s": 1.2346}
+    assert json.loads(event.to_json()) == {**head, "event": "audio", "direction": "out", "payload": "/////w=="}
+    fields = {"event": "disconnected", "reason": "caller hung up", "detail": ""}
+    assert json.loads(over().to_json()) == {"call_sid": "CAann", "at_s": 2.0} | fields
 
 
-async def test_lost_events_are_reported_once() -> None:
-    events = Events()
-    async with events.subscribe(ANN, room=1) as slow:
-        tell(events, KeyPressed("1"), KeyPressed("2"))
-        assert await read(slow, 2) == [EventsLost(1), KeyPressed("2")]
-        tell(events, KeyPressed("3"))
-        assert await read(slow, 1) == [KeyPressed("3")]
+# What is published of a call.
 
 
-async def test_events_are_wanted_only_with_a_subscription() -> None:
-    events = Events()
-    assert not events.wanted(ANN)
-    async with events.subscribe(ANN):
-        assert (events.wanted(ANN), events.wanted(BOB)) == (True, False)
-        async with events.subscribe():
-            assert events.wanted(BOB)
-    assert not events.wanted(ANN)
+class ObservedCall:
+    """One call that was reserved at 100 s, and a subscription to it."""
+
+    def __init__(self, audio: bool = False) -> None:
+        self.events = Events()
+        self.session = CallSession(ANN, "", CallLimits(0, 20.0, 600.0, 0.0), 100.0)
+        self.publisher = EventPublisher(self.events, self.session)
+        self.subscription = self.events.subscribe(ANN, audio=audio)
+
+    async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP) -> list[tuple[float, EventKind, object]]:
+        """End the call; return all events and when they came."""
+        self.publisher.on_end(End(reason, "why"), 200.0)
+        return [(round(event.at_s, 3), *brief(event)) async for event in self.subscription]
 
 
-async def test_closing_finishes_all_subscriptions() -> None:
-    events = Events()
-    async with events.subscribe(ANN) as ann, events.subscribe() as everything:
-        tell(events, CallStarted())
-        events.close()
-        assert await rest(ann) == await rest(everything) == [CallStarted()]
-    assert not events.wanted(ANN)
+def text(piece: str) -> Frame:
+    return Frame(Slot(0), Epoch(1), 0, None, piece)
 
 
-@pytest.mark.parametrize(
-    ("what", "fields"),
-    [
-        (CallStarted(), {"event": "connected"}),
-        (AudioSent(Direction.OUT, b"\xff\xff\xff\xff"), {"event": "audio", "direction": "out", "payload": "/////w=="}),
-        (TextSpoken(" Hi"), {"event": "text", "text": " Hi"}),
-        (SpeechStarted(Speaker.MOSHI), {"event": "speech_started", "speaker": "moshi"}),
-        (SpeechStopped(Speaker.CALLER), {"event": "speech_stopped", "speaker": "caller"}),
-        (KeyPressed("#"), {"event": "dtmf", "digit": "#"}),
-        (
-            CallError(EndReason.WORKER_LOST, "step-0"),
-            {"event": "error", "reason": "a worker was lost", "detail": "step-0"},
-        ),
-        (OVER, {"event": "disconnected", "reason": "caller hung up", "detail": ""}),
-        (EventsLost(7), {"event": "lost", "count": 7}),
-    ],
-    ids=lambda value: value["event"] if isinstance(value, dict) else "",
-)
-def test_every_event_can_be_written_as_json(what: EventBody, fields: dict[str, object]) -> None:
-    assert json.loads(CallEvent(ANN, 1.23456, what).to_json()) == {"call_sid": "CAann", "at_s": 1.2346, **fields}
+@pytest.mark.parametrize("audio", [False, True])
+async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_only_if_wanted(audio: bool) -> None:
+    call = ObservedCall(audio)
+    call.session.stream.started_s = 101.0
+    call.publisher.on_frame(text(" Hello"), 100.5)
+    call.publisher.on_event(STARTED, 101.0)
+    call.publisher.on_event(Media(0, QUIET[:160]), 101.02)
+    call.publisher.on_sent(SendAudio(QUIET, "0:1", 0), 101.1)
+    call.publisher.on_event(DtmfPressed("5"), 102.0)
+    assert await call.end() == [
+        (0.5, EventKind.TEXT, " Hello"),
+        (1.0, EventKind.CONNECTED, None),
+        *[(1.02, EventKind.AUDIO, "in"), (1.1, EventKind.AUDIO, "out")][: 2 * audio],
+        (2.0, EventKind.DTMF, "5"),
+        (100.0, EventKind.DISCONNECTED, EndReason.CALLER_HUNG_UP),
+    ]
+
+
+async def test_speech_of_both_is_found_by_the_level_of_their_packets() -> None:
+    call = ObservedCall()
+    for at in range(10):
+        sound = LOUD if at < 4 else QUIET
+        call.publisher.on_event(Media(80 * at, sound), 101.0 + 0.08 * at)
+        call.publisher.on_sent(SendAudio(LOUD if at == 0 else QUIET, "0:1", at), 101.0 + 0.08 * at)
+        if at == 3:
+            call.publisher.on_frame(text(" and"), 101.3)  # its speech has not stopped
+    assert [one for one in await call.end() if "speech" in one[1]] == [
+        (1.0, EventKind.SPEECH_STARTED, "caller"),
+        (1.0, EventKind.SPEECH_STARTED, "moshi"),
+        (1.64, EventKind.SPEECH_STOPPED, "caller"),
+        (1.72, EventKind.SPEECH_STOPPED, "moshi"),
+    ]
+
+
+async def test_a_caller_whose_line_sends_nothing_in_silence_stops_all_the_same() -> None:
+    call = ObservedCall()
+    call.publisher.on_event(Media(0, LOUD), 101.0)
+    call.publisher.on_sent(SendAudio(QUIET, "0:1", 0), 101.3)
+    call.publisher.on_sent(SendAudio(QUIET, "0:2", 1), 101.5)
+    assert (1.5, EventKind.SPEECH_STOPPED, "caller") in await call.end()
+
+
+@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.REPLACED])
+async def test_an_end_that_nobody_wanted_is_an_error_and_every_call_is_disconnected_last(reason: EndReason) -> None:
+    call = ObservedCall()
+    call.publisher.on_event(STARTED, 101.0)  # not let start
+    error = [(100.0, EventKind.ERROR, reason)] if reason in ERRORS else []
+    assert await call.end(reason) == [*error, (100.0, EventKind.DISCONNECTED, reason)]
+
+
+async def test_a_subscription_goes_on_when_the_call_goes_on_in_a_new_stream() -> None:
+    call = ObservedCall()
+    call.publisher.on_end(End(EndReason.REPLACED), 150.0)
+    session = CallSession(ANN, "", CallLimits(0, 20.0, 600.0, 0.0), 150.0, call.session.record)
+    session.stream.started_s = 151.0
+    EventPublisher(call.events, session).on_event(STARTED, 151.0)
+    assert [kind for _, kind, _ in await call.end()] == [EventKind.CONNECTED, EventKind.DISCONNECTED]
+
+
+async def test_marks_clears_and_steps_without_text_are_no_events() -> None:
+    call = ObservedCall(audio=True)
+    for event in (MarkPlayed("0:1"), Stopped()):
+        call.publisher.on_event(event, 101.0)
+    for command in (SendMark("0:1"), ClearAudio()):
+        call.publisher.on_sent(command, 101.0)
+    call.publisher.on_frame(text(""), 101.0)
+    assert len(await call.end()) == 1
+
+
+async def test_without_subscribers_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mulaw, "power_dbfs", lambda _: 1 / 0)
+    call = ObservedCall()
+    with pytest.raises(ZeroDivisionError):
+        call.publisher.on_event(Media(0, LOUD), 101.0)
+    call.events.close()
+    call.publisher.on_event(Media(0, LOUD), 101.0)
+    call.publisher.on_sent(SendAudio(LOUD, "0:1", 0), 101.0)

@@ -1,4 +1,5 @@
 import logging
+from typing import Any
 
 import pytest
 
@@ -10,78 +11,54 @@ from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
 from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
 
 VOICE_URL = f"{BASE_URL}/twilio/voice"
-MODES = ["reject", "say", "queue"]
+ENQUEUE = Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
 
 
 # All slots taken.
 
 
-async def test_by_default_a_call_too_many_hears_the_busy_tone() -> None:
-    front = Front()
+@pytest.mark.parametrize(
+    ("changes", "answers"),
+    [
+        ({}, [Reject("busy")]),
+        ({"when_busy": "say", "busy_sentence": "Nobody is free."}, [Say("Nobody is free.")]),
+        ({"when_busy": "queue", "queue_length": 1}, [ENQUEUE, Reject("busy")]),
+    ],
+)
+async def test_what_a_call_too_many_is_answered(changes: dict[str, Any], answers: list[twiml.Verb]) -> None:
+    front = Front(**changes)
     assert list(verbs(front, [ANN, BOB])) == [Connect, Connect]
-    assert front.ring(EVE) == Reject("busy")
-
-
-async def test_a_call_too_many_may_hear_a_sentence() -> None:
-    front = Front(when_busy="say", busy_sentence="Nobody is free.")
-    list(verbs(front, [ANN, BOB]))
-    assert front.ring(EVE) == Say("Nobody is free.")
+    assert [front.ring(call_sid) for call_sid in [EVE, DAN][: len(answers)]] == answers
     assert front.board.active_calls == 2
+    if ENQUEUE in answers:
+        assert (front.page(EVE), len(front.call_queue)) == (Pause(PAUSE_S), 1)
 
 
-async def test_a_call_too_many_may_wait_in_line() -> None:
-    front = Front(when_busy="queue")
-    list(verbs(front, [ANN, BOB]))
-    assert front.ring(EVE) == Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
-    assert front.page(EVE) == Pause(PAUSE_S)
-    assert len(front.call_queue) == 1
-
-
-async def test_a_line_that_is_full_rejects() -> None:
-    front = Front(when_busy="queue", queue_length=1)
-    assert list(verbs(front, [ANN, BOB, EVE, DAN])) == [Connect, Connect, Enqueue, Reject]
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_who_calls_while_the_service_drains_hears_the_busy_tone(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["reject", "say", "queue"])
+async def test_who_calls_while_the_service_drains_or_before_it_is_ready_hears_the_busy_tone(mode: str) -> None:
     front = Front(when_busy=mode)
+    front.board.accepting = False
+    assert front.ring(ANN) == Reject("busy")
     front.board.stop_accepting()
     assert front.ring(ANN) == Reject("busy")
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_who_calls_before_the_service_is_ready_hears_the_busy_tone(mode: str) -> None:
-    front = Front(when_busy=mode)
-    front.board.accepting = False
-    assert front.ring(ANN) == Reject("busy")
+# The queue.
 
 
-# The line.
-
-
-async def test_a_slot_that_comes_free_is_reserved_for_the_first_in_line_who_is_then_redirected() -> None:
-    front = Front(when_busy="queue")
-    ann = front.talk(ANN)
-    list(verbs(front, [BOB, EVE, DAN]))
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
-        assert front.board.holds(EVE)
-    assert front.redirector.redirected == [(EVE, VOICE_URL)]
-    assert front.redirector.unreserved == []
-    assert isinstance(front.ring(EVE), Connect)
-    assert (front.board.active_calls, len(front.call_queue)) == (2, 1)
-
-
-async def test_each_slot_that_comes_free_goes_to_the_next_in_line() -> None:
+async def test_each_slot_that_comes_free_goes_to_the_next_in_the_queue() -> None:
     front = Front(when_busy="queue")
     calls = [front.talk(ANN), front.talk(BOB)]
     list(verbs(front, [EVE, DAN, KIM]))
     async with front.redirecting():
         for call in calls:
             call.end(EndReason.CALLER_HUNG_UP)
+        assert (front.board.holds(EVE), front.board.holds(DAN), len(front.call_queue)) == (True, True, 1)
         await settle()
+        assert front.left(EVE, "redirected") == front.ring(EVE), "a redirected call may ask the action first"
         front.open_socket(front.ring(EVE)).end(EndReason.CALLER_HUNG_UP)
-    assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE, DAN, KIM]
+    assert front.redirector.redirected == [(call_sid, VOICE_URL) for call_sid in (EVE, DAN, KIM)]
+    assert front.redirector.unreserved == []
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
@@ -106,9 +83,9 @@ async def test_when_the_workers_are_back_the_next_wait_page_gives_the_slots_out(
     assert front.redirector.redirected == [(ANN, VOICE_URL)]
 
 
-@pytest.mark.parametrize("has_dialler", [True, False])
-async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(has_dialler: bool) -> None:
-    front = Front(has_dialler, when_busy="queue", max_calls=1)
+@pytest.mark.parametrize("has_redirector", [True, False])
+async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(has_redirector: bool) -> None:
+    front = Front(has_redirector, when_busy="queue", max_calls=1)
     front.redirector.fails = {BOB}
     ann = front.talk(ANN)
     front.ring(BOB)
@@ -117,16 +94,6 @@ async def test_who_cannot_be_redirected_is_put_through_with_his_next_wait_page(h
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
     assert front.board.active_calls == 1
-
-
-async def test_who_hangs_up_before_the_redirect_goes_out_is_not_redirected() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    front.ring(BOB)
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
-        front.left(BOB, "hangup")
-    assert front.redirector.redirected == []
 
 
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
@@ -140,14 +107,6 @@ async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
         assert front.page(BOB) == Pause(PAUSE_S)
 
 
-async def test_a_redirected_call_may_ask_the_action_first_and_gets_the_same_slot() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    front.ring(BOB)
-    ann.end(EndReason.CALLER_HUNG_UP)
-    assert front.left(BOB, "redirected") == front.ring(BOB)
-
-
 async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
@@ -159,35 +118,40 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
         assert bob
         bob.carry_out(bob.session.handle_timer(bob.reservation.expires_s), bob.clock())
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [BOB, EVE]
-    assert front.page(BOB) == Pause(PAUSE_S), "at the end of the line, if he is still there"
+    assert front.page(BOB) == Pause(PAUSE_S), "at the end of the queue, if they are still there"
     assert BOB in front.call_queue
 
 
+def hang_up(front: Front, call_sid: CallSid, how: str) -> None:
+    if how == "action":
+        assert front.left(call_sid, "hangup") == Hangup()
+    else:
+        front.tell(call_sid, CallStatus="completed")
+
+
 @pytest.mark.parametrize("how", ["action", "status"])
-async def test_who_hangs_up_while_waiting_leaves_the_line(how: str) -> None:
+async def test_who_hangs_up_while_waiting_leaves_the_queue(how: str) -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
-    if how == "action":
-        assert front.left(BOB, "hangup") == Hangup()
-    else:
-        front.tell(BOB, CallStatus="completed")
+    hang_up(front, BOB, how)
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE]
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
-async def test_who_hangs_up_when_it_is_his_turn_gives_the_slot_to_the_next(how: str) -> None:
+async def test_who_hangs_up_when_it_is_their_turn_gives_the_slot_to_the_next(how: str) -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     list(verbs(front, [BOB, EVE]))
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
         assert front.board.holds(BOB)
-        front.left(BOB, "hangup") if how == "action" else front.tell(BOB, CallStatus="completed")
+        hang_up(front, BOB, how)
         assert front.board.holds(EVE)
     assert (front.board.active_calls, len(front.call_queue)) == (1, 0)
+    assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE], "Bob hung up before the redirect"
 
 
 async def test_the_action_of_a_call_that_talks_already_does_not_end_it() -> None:
@@ -206,7 +170,7 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
     front.open_socket(front.ring(ANN))
 
 
-async def test_a_service_that_was_started_anew_learns_its_line_from_those_who_wait() -> None:
+async def test_a_service_that_was_started_anew_learns_its_queue_from_those_who_wait() -> None:
     front = Front(when_busy="queue", max_calls=1)
     ann = front.talk(ANN)
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2
@@ -228,8 +192,10 @@ async def test_a_blocked_number_is_rejected_and_its_number_is_not_logged(caplog:
 
 
 async def test_a_number_that_calls_too_often_is_rejected() -> None:
-    front = Front(calls_per_number_per_hour=1)
-    front.talk(ANN).end(EndReason.CALLER_HUNG_UP)
+    front = Front(max_calls=1, calls_per_number_per_hour=1)
+    ann = front.talk(ANN)
+    assert front.ring(BOB, "+4930123456") == Reject("busy"), "which does not count"
+    ann.end(EndReason.CALLER_HUNG_UP)
     assert front.ring(BOB) == Reject("rejected")
     assert isinstance(front.ring(BOB, "+4930123456"), Connect)
 
@@ -241,11 +207,6 @@ async def test_a_call_that_we_place_is_not_screened_for_the_number_is_ours() -> 
         assert isinstance(twiml.parse(answer)[0], Connect)
 
 
-async def test_a_webhook_that_twilio_repeats_is_one_call() -> None:
-    front = Front(calls_per_number_per_hour=1)
-    assert front.ring(ANN) == front.ring(ANN)
-
-
 async def test_a_call_that_waited_is_one_call() -> None:
     front = Front(when_busy="queue", max_calls=1, calls_per_number_per_hour=1)
     ann = front.talk(ANN)
@@ -253,14 +214,7 @@ async def test_a_call_that_waited_is_one_call() -> None:
     assert isinstance(front.ring(BOB, "+4930123456"), Enqueue)
     ann.end(EndReason.CALLER_HUNG_UP)
     assert isinstance(front.ring(BOB, "+4930123456"), Connect)
-
-
-async def test_a_call_that_was_turned_down_does_not_count() -> None:
-    front = Front(max_calls=1, calls_per_number_per_hour=1)
-    ann = front.talk(ANN)
-    assert front.ring(BOB, "+4930123456") == Reject("busy")
-    ann.end(EndReason.CALLER_HUNG_UP)
-    assert isinstance(front.ring(EVE, "+4930123456"), Connect)
+    assert isinstance(front.ring(BOB, "+4930123456"), Connect), "nor does a repeated webhook count"
 
 
 # What Twilio tells.
@@ -280,13 +234,6 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
     assert front.board.free_slots == 1
 
 
-async def test_trouble_with_a_stream_that_is_on_does_not_end_the_call() -> None:
-    front = Front()
-    ann = front.talk(ANN)
-    front.tell(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
-    assert (ann.session.record.end, ann.session.record.error_code) == (None, 31951)
-
-
 @pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
 async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_come(status: str) -> None:
     front = Front()
@@ -296,30 +243,19 @@ async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_com
     assert front.board.record(ANN) is not None
 
 
-async def test_a_call_that_is_over_ends_even_if_its_socket_stays_open() -> None:
+async def test_the_status_of_a_call_that_goes_on_is_recorded_and_that_it_is_over_ends_it() -> None:
     front = Front()
-    ann = front.talk(ANN)
-    front.tell(ANN, CallStatus="completed", CallDuration="12")
-    record = ann.session.record
-    assert (record.end, record.status, record.duration_s) == (EndReason.CALLER_HUNG_UP, "completed", 12)
-
-
-async def test_the_status_of_a_call_that_goes_on_is_kept_and_ends_nothing() -> None:
-    front = Front()
-    ann = front.talk(ANN)
-    front.tell(ANN, CallStatus="in-progress")
+    ann, bob = front.talk(ANN), front.talk(BOB)
     front.tell(ANN, StreamEvent="stream-started")
-    assert (ann.session.record.end, ann.session.record.status) == (None, "in-progress")
-
-
-async def test_what_comes_after_the_end_of_a_call_is_still_written_down() -> None:
-    front = Front()
-    ann = front.talk(ANN)
-    ann.handle_event(Stopped())
-    front.tell(ANN, CallStatus="completed", CallDuration="12")
-    record = front.board.record(ANN)
-    assert record is not None
-    assert (record.end, record.duration_s) == (EndReason.CALLER_HUNG_UP, 12)
+    front.tell(ANN, CallStatus="in-progress")
+    front.tell(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
+    record = ann.session.record
+    assert (record.end, record.status, record.error_code) == (None, "in-progress", 31951)
+    bob.handle_event(Stopped())
+    for call_sid in (ANN, BOB):
+        front.tell(call_sid, CallStatus="completed", CallDuration="12")
+    for record in front.board.records():
+        assert (record.end, record.status, record.duration_s) == (EndReason.CALLER_HUNG_UP, "completed", 12)
 
 
 async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from app.audio.playout import ClearAudio, SendAudio
+from app.calls.limits import CallLimits
 from app.calls.record import CallRecord, EndReason, Recording
-from app.calls.session import CallLimits, CallSession, End
+from app.calls.session import CallSession, End
 from app.telemetry.recording import recorder as recording
 from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, StepTokens, record_nothing
 from app.telemetry.recording.timeline import Piece, Side

@@ -1,0 +1,99 @@
+"""The audio of one media stream: the caller's packets become frames, Moshi's frames become audio for Twilio."""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from app.audio.jitter_buffer import JitterBuffer
+from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
+from app.audio.resample import FILTERS_S, Decimator
+from app.calls.limits import CallLimits
+from app.twilio.events import Media
+from workers.messages import Frame, Pcm
+
+FILLED_KEPT = 16
+"""Frames filled with silence that may be on their way through the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Send one frame of the caller's, float32 (1920,), to the workers."""
+
+    seq: int
+    pcm: Pcm
+
+
+class Leg:
+    """Packets, marks and codec of one stream; `now` in seconds, monotonic.
+
+    The numbers of the caller's frames go on from those of the greeting.
+    """
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.jitter_buffer = JitterBuffer(limits.takeover_s)
+        self.playout = Playout(limits.jitter_s)
+        self._greeting_frames = self._seq = limits.greeting_frames
+        self._decimator = Decimator()
+        self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
+        self._last_mark = ""
+        """The mark behind all that has been sent."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self.jitter_buffer.counts + self.playout.counts
+
+    def start(self, now: float, phase_s: float | None) -> list[PlayoutCommand]:
+        """Start; `phase_s` is a moment at which the frames of other calls become complete."""
+        self.jitter_buffer.start(now, phase_s)
+        return self._sent(self.playout.start(now))
+
+    def push(self, packet: Media, now: float) -> list[SendFrame]:
+        """Add a packet of the caller's; return the frames that it completes."""
+        frames = self.jitter_buffer.push(packet.timestamp_ms, packet.payload, now)
+        return self._number(frames) if frames else []
+
+    def fill(self, now: float) -> list[SendFrame]:
+        """Return the frames that are late, filled with silence."""
+        frames = self._number(self.jitter_buffer.handle_timer(now))
+        self._filled.extend(frame.seq for frame in frames)
+        return frames
+
+    def play(self, frame: Frame, now: float) -> list[PlayoutCommand]:
+        """Queue one of Moshi's frames; return what is to be sent now."""
+        if frame.pcm is None:
+            return []
+        ahead, filled = frame.seq < self._greeting_frames, frame.seq in self._filled
+        commands = self.playout.push(frame.seq, self._decimator.push_int16(frame.pcm), now, ahead, filled)
+        return [*commands, *self.send_audio(now)]
+
+    def send_audio(self, now: float) -> list[PlayoutCommand]:
+        """Return the audio that has waited long enough."""
+        return self._sent(self.playout.advance(now))
+
+    def finish(self, now: float) -> list[PlayoutCommand]:
+        """Send a mark behind all audio; no more comes."""
+        return self._sent(self.playout.finish(now))
+
+    def handle_mark(self, name: str, now: float) -> bool:
+        """Handle a mark that has come back; return whether all has been played."""
+        self.playout.handle_mark(name, now)
+        return self.playout.empty and name == self._last_mark
+
+    def buffered_s(self, now: float) -> float:
+        """Return how much of Moshi's audio is still to be played, here and in Twilio's buffer."""
+        return max(0.0, self.playout.buffered_s(now))
+
+    def mouth_to_ear_s(self, sent: SendAudio) -> float | None:
+        """Return how long after the caller's frame its answer is heard; None for a greeting, which answers nothing."""
+        number = sent.seq - self._greeting_frames
+        spoken_s = self.jitter_buffer.spoken_s(number) if number >= 0 else None
+        return None if spoken_s is None else sent.heard_s - spoken_s + FILTERS_S
+
+    def _number(self, frames: list[Pcm]) -> list[SendFrame]:
+        first, self._seq = self._seq, self._seq + len(frames)
+        return [SendFrame(seq, pcm) for seq, pcm in enumerate(frames, first)]
+
+    def _sent(self, commands: list[PlayoutCommand]) -> list[PlayoutCommand]:
+        for command in commands:
+            if isinstance(command, SendAudio | SendMark):
+                self._last_mark = command.mark or self._last_mark
+        return commands
