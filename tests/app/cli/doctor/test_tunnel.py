@@ -15,7 +15,7 @@ from app.cli.doctor.tunnel import examine_tunnel, running_service
 from app.config import read_settings
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import GOOD, free_port, serve
-from tests.tunnel.place import install
+from tests.tunnel.install import install
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
 
@@ -155,7 +155,7 @@ async def test_a_public_url_that_leads_nowhere_is_a_problem(tmp_path: Path) -> N
 
 async def test_a_service_whose_tunnel_is_not_open_is_a_problem(tmp_path: Path) -> None:
     place, port = install(tmp_path / "bin"), free_port()
-    waiting = {**place.environment, "STANDIN_UNREADY": "1000000"}
+    waiting = {**place.environment, "FAKE_UNREADY": "1000000"}
     async with serve(tmp_path, **GOOD, **waiting, TUNNEL="true", PORT=str(port)) as program:
         await program.until("workers are ready")
         found = (await examined(port, twilio_auth_token=TOKEN))["self-test"]
