@@ -1,4 +1,4 @@
-"""One CallSid, several streams: whole calls over the real manager and call_router, on a clock in our hands."""
+"""One CallSid, several streams: whole calls over the real manager and call router, on a clock that the test moves."""
 
 import asyncio
 from dataclasses import replace
@@ -395,7 +395,7 @@ class AnyOrder:
 
 @pytest.mark.parametrize("mode", ["reject", "queue"])
 @given(deeds=st.lists(DEED, max_size=60))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_whatever_comes_in_whatever_order_a_call_has_one_slot_one_record_and_keeps_its_end(
     mode: str, deeds: list[Deed]
 ) -> None:
