@@ -34,7 +34,7 @@ serve: setup
 	$(RUN)moshi-bridge serve
 
 test: setup
-	$(RUN)pytest -m "not slow"
+	$(RUN)pytest -m "not slow" -n 2 --dist loadfile
 
 # What takes longer. SHARE=0.1 runs soaks at a tenth of their length.
 SHARE ?= 1

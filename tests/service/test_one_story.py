@@ -21,6 +21,7 @@ from app.simulator.report import Outcome
 from app.twilio.events import RATE_HZ
 from tests.app.telemetry.trace_collector import collecting, values
 from tests.processes.pipeline import PATIENCE_S
+from tests.synthetic import synthetic_cache
 
 SECONDS = 8.0
 LOOK_AGAIN_S = 0.1
@@ -56,7 +57,7 @@ async def test_page_record_transcript_recording_metrics_and_trace_agree(
 ) -> None:
     with collecting() as collector:
         settings = {"TRACES_ENDPOINT": collector.url, "TRACES_HEADERS": "X-Key=a-key-for-traces"}
-        settings |= {"CACHE_DIR": str(tmp_path_factory.getbasetemp() / "script"), "OTEL_BSP_SCHEDULE_DELAY": "10"}
+        settings |= {"CACHE_DIR": str(synthetic_cache(tmp_path_factory)), "OTEL_BSP_SCHEDULE_DELAY": "10"}
         call_sid = await run_story(tmp_path, settings)
         span = await asyncio.to_thread(collector.spans.get, timeout=PATIENCE_S)
         assert collector.headers["x-key"] == "a-key-for-traces"
