@@ -26,13 +26,12 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import EndReason
 from app.cli.main import cli
 from app.config import read_settings
 from app.http.rate_limit import RefusalReason
 from app.http.selftest import ProbeFailed, probe
 from app.server.listener import KEEP_ALIVE_S
-from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
@@ -40,8 +39,8 @@ from app.twilio.events import CallSid, Stopped
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Hangup, Reject, Verb, parse
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, form, media, new_call_sid, start
-from tests.service.served import served
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
+from tests.service.served import Served, served
 from workers.lines import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
@@ -73,26 +72,11 @@ class LogRecords(logging.Handler):
 
 
 @dataclass
-class Running:
-    """A service that listens, with Twilio's side of it."""
+class Running(Served):
+    """A service with Twilio's side of it."""
 
-    service: Service
-    phone: Phone
-    log: LogRecords
+    seen: LogRecords
     folder: Path
-
-    @property
-    def http(self) -> httpx.AsyncClient:
-        return self.phone.http
-
-    @property
-    def free_slots(self) -> int:
-        return self.service.manager.free_slots
-
-    def record(self, call_sid: CallSid) -> CallRecord:
-        record = self.service.manager.record(call_sid)
-        assert record
-        return record
 
     async def refusals(self, reason: RefusalReason) -> float:
         """Return how many requests were refused for this reason, from the metrics."""
@@ -106,9 +90,9 @@ class Running:
     @contextlib.asynccontextmanager
     async def refusing(self, reason: RefusalReason) -> AsyncIterator[None]:
         """Expect that the block's one request is refused for this reason: one warning, counted once."""
-        since, before = len(self.log.records), await self.refusals(reason)
+        since, before = len(self.seen.records), await self.refusals(reason)
         yield
-        (warning,) = self.log.warnings(since)
+        (warning,) = self.seen.warnings(since)
         assert warning.endswith(f"refused: {reason}")
         assert await self.refusals(reason) == before + 1
 
@@ -198,7 +182,7 @@ async def running(folder: Path, **settings: object) -> AsyncIterator[Running]:
     log, logger = LogRecords(), logging.getLogger("app")
     async with served(**wanted) as running:
         logger.addHandler(log)
-        yield Running(running.service, running.phone, log, folder)
+        yield Running(running.service, running.settings, running.phone, running.log, log, folder)
         logger.removeHandler(log)
 
 
@@ -254,10 +238,10 @@ async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(se
 
 
 async def test_a_refused_socket_is_no_error_of_the_services(service: Running) -> None:
-    since = len(service.log.records)
+    since = len(service.seen.records)
     for path in (f"{MEDIA}none", "/twilio/selftest", "/api/calls/CA1/events", "/nowhere"):
         assert (await service.write(f"GET {path}", UPGRADE, host="Host: phone.example.com"))[0] == 403
-    assert [record for record in service.log.records[since:] if record.levelno >= logging.ERROR] == []
+    assert [record for record in service.seen.records[since:] if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.parametrize(
@@ -290,11 +274,11 @@ async def test_operators_without_a_token_need_a_plain_host_of_this_machine(servi
 
 
 async def test_what_is_none_of_twilios_leaves_no_line(service: Running) -> None:
-    since = len(service.log.records)
+    since = len(service.seen.records)
     for path in ("/favicon.ico", "/wp-login.php"):
         assert (await service.http.get(path)).status_code == 404
     assert (await service.http.post("/healthz")).status_code == 405
-    assert service.log.warnings(since) == []
+    assert service.seen.warnings(since) == []
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -400,11 +384,11 @@ async def test_a_form_that_cannot_be_read_leaves_a_line(
 
 
 async def test_a_socket_whose_token_is_unknown_leaves_a_line(service: Running) -> None:
-    since, before = len(service.log.records), await service.refusals(RefusalReason.NO_TOKEN)
+    since, before = len(service.seen.records), await service.refusals(RefusalReason.NO_TOKEN)
     with pytest.raises(InvalidStatus) as refused:
         await service.phone.dial(f"{SOCKET_BASE}{MEDIA}unknown")
     assert refused.value.response.status_code == 403
-    assert service.log.warnings(since) == ["socket refused: its token is unknown, used or expired"]
+    assert service.seen.warnings(since) == ["socket refused: its token is unknown, used or expired"]
     assert await service.refusals(RefusalReason.NO_TOKEN) == before + 1
 
 
