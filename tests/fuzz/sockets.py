@@ -271,7 +271,7 @@ class Exchange:
 
 
 KINDS = ("connected", "start", "media", "dtmf", "mark", "stop")
-PLACES_IN: dict[str, tuple[str, ...]] = {
+FIELDS_OF: dict[str, tuple[str, ...]] = {
     "connected": ("protocol", "version"),
     "start": (
         *("start.callSid", "start.accountSid", "start.streamSid", "start.tracks"),
@@ -294,8 +294,8 @@ def _as_it_should_be(kind: str) -> Callable[[Peer], str]:
     return lambda peer: peer.message(kind)
 
 
-def _damaged(kind: str, place: str, value: object) -> Callable[[Peer], str]:
-    return lambda peer: changed(peer.message(kind), place, value)
+def _damaged(kind: str, path: str, value: object) -> Callable[[Peer], str]:
+    return lambda peer: changed(peer.message(kind), path, value)
 
 
 def _cut(kind: str, share: float, rest: bool) -> Callable[[Peer], str]:
@@ -315,7 +315,7 @@ def _just(said: str | bytes) -> Callable[[Peer], str | bytes]:
 def _damage(draw: st.DrawFn) -> Callable[[Peer], str | bytes]:
     kind = draw(st.sampled_from(KINDS))
     envelope = ("event",) if kind == "connected" else ("event", "sequenceNumber", "streamSid", kind)
-    return _damaged(kind, draw(st.sampled_from(envelope + PLACES_IN[kind])), draw(ANY_JSON | st.just(...)))
+    return _damaged(kind, draw(st.sampled_from(envelope + FIELDS_OF[kind])), draw(ANY_JSON | st.just(...)))
 
 
 WORDS: st.SearchStrategy[Callable[[Peer], str | bytes]] = st.one_of(

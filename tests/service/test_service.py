@@ -119,10 +119,10 @@ def options(served: Served, audio: NDArray[np.int16]) -> CallOptions:
 async def test_a_slot_can_be_used_again_and_again_and_nothing_is_left_of_the_call_before(served: Served) -> None:
     for number in range(2 * MAX_CALLS):
         async with served.phone.call() as call:
-            await call.say(noise(number))
             heard = b""
             async with asyncio.timeout(PATIENCE_S):
-                while likeness(heard, noise(number)) < 0.8:
+                while likeness(heard, noise(number)) < 0.8:  # a busy machine may be late for a frame
+                    await call.say(noise(number))
                     heard += await call.hear()
             assert all(likeness(heard, noise(before)) < 0.3 for before in range(number))
             await call.socket.send(call.carrier.send(Stopped()))

@@ -5,6 +5,7 @@ The manager, the call queue and the call router are the real ones; Twilio, the w
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -37,8 +38,9 @@ class Story:
             *(self.connect, self.connect, self.begin, self.hang_up, self.give_up_waiting, self.never_connect),
             *(self.fail_handshake, self.lose_socket, self.say_stop, self.claim_to_be_another, self.fail_stage),
             *(self.on_pipeline_lost, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
-            *(self.come_back, self.come_back_while_on),
+            *(self.come_back, self.come_back_while_on, self.operator_hangs_up),
         ]
+        self.ended: dict[tuple[CallSid, int], object] = {}
         self.rung = self.put_through_from_queue = 0
 
     async def run(self) -> None:
@@ -54,7 +56,10 @@ class Story:
         assert (manager.free_slots, manager.active_calls, manager.no_calls.is_set()) == (SLOTS, 0, True)
         assert len(self.front.call_queue) == 0
         assert self.opened() == self.closed()
+        assert EndReason.INTERNAL not in manager.statistics.stream_ends
         self.check_records()
+        kept = {record.call_sid: record.streams for record in self.front.kept}
+        assert all(kept[record.call_sid] == record.streams for record in manager.records())
 
     def check(self) -> None:
         """What must hold at every moment."""
@@ -63,7 +68,7 @@ class Story:
         assert manager.no_calls.is_set() == (manager.active_calls == 0)
         assert self.front.redirector.unreserved == [], "somebody is redirected who has no slot"
         assert not (manager.ready and len(self.front.call_queue)), "somebody waits before a free slot"
-        slots = [call.reservation.slot for call in manager._calls.values()]
+        slots = [call.reservation.slot for call in manager.calls]
         assert len(set(slots)) == len(slots)
         assert len({call.session.record.call_sid for call in manager.calls}) == manager.active_calls
         assert len(self.opened()) - len(self.closed()) == manager.active_calls
@@ -75,8 +80,14 @@ class Story:
         assert len({record.call_sid for record in records}) == len(records)
         for record in records:
             on = self.front.board.call(record.call_sid) is not None
+            assert [stream.number for stream in record.streams] == list(range(1, len(record.streams) + 1))
             assert [stream.end is None for stream in record.streams].count(True) == on
             assert on or record.end is not None
+            for stream in record.streams:
+                if stream.end is not None:
+                    told = replace(stream)
+                    before = self.ended.setdefault((record.call_sid, stream.number), told)
+                    assert before == told, "an end is for good"
 
     def opened(self) -> list[int]:
         return [message.epoch for message in self.front.sent if isinstance(message, Open)]
@@ -165,6 +176,11 @@ class Story:
         if call := self.somebody():
             self.receive(call, Started(StreamSid("MZ1"), CallSid("CAanother"), "AC1"))
 
+    def operator_hangs_up(self) -> None:
+        if call := self.somebody():
+            self.front.board.hang_up(call.session.record.call_sid)
+            self.talking.append(call)
+
     def end_by_status(self) -> None:
         if call := self.somebody():
             self.front.tell(call.session.record.call_sid, CallStatus="completed", CallDuration="1")
@@ -208,7 +224,7 @@ class Story:
     def everybody_goes(self) -> None:
         for call_sid in [*self.waiting, *self.ringing]:
             self.front.left(call_sid, "hangup")
-        for call in list(self.front.board._calls.values()):
+        for call in list(self.front.board.calls):
             call.end(EndReason.CALLER_HUNG_UP)
 
     def somebody(self) -> ActiveCall | None:
