@@ -33,6 +33,7 @@ demo: setup
 serve: setup
 	$(RUN)moshi-bridge serve
 
+# In two processes, a file in one: some tests compute, others wait for real time to pass.
 test: setup
 	$(RUN)pytest -m "not slow" -n 2 --dist loadfile
 
