@@ -33,8 +33,9 @@ demo: setup
 serve: setup
 	$(RUN)moshi-bridge serve
 
+# In two processes, a file in one: some tests compute, others wait for real time to pass.
 test: setup
-	$(RUN)pytest -m "not slow"
+	$(RUN)pytest -m "not slow" -n 2 --dist loadfile
 
 # What takes longer. SHARE=0.1 runs soaks at a tenth of their length.
 SHARE ?= 1

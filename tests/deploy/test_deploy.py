@@ -214,47 +214,29 @@ def test_hadolint_finds_no_fault(dockerfile: Path) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_takes_locked_packages_with_their_hashes(dockerfile: Path) -> None:
-    installing = [rest for name, rest in instructions(dockerfile) if name == "RUN" and "pip install" in rest]
-    assert len(installing) == 1
-    assert "--require-hashes" in installing[0]
-    assert "--no-deps" in installing[0]
-    copied = next(
-        rest.split()[0] for name, rest in instructions(dockerfile) if name == "COPY" and "requirements" in rest
-    )
-    assert copied == f"requirements/{dockerfile.suffix[1:]}.txt"
-    assert (ROOT / copied).exists()
-
-
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_runs_as_nobody_special_and_is_asked_whether_it_lives(dockerfile: Path) -> None:
-    user = argument(dockerfile, "USER")
-    assert user.isdecimal()
-    assert int(user) > 0
-    assert f"--uid {user}" in " ".join(rest for name, rest in instructions(dockerfile) if name == "RUN")
-    assert "/healthz" in argument(dockerfile, "HEALTHCHECK")
-    assert json.loads(argument(dockerfile, "ENTRYPOINT")) == ["python", "-m", "app"]
-
-
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_sets_no_unknown_setting(dockerfile: Path) -> None:
-    names = image_environment(dockerfile).keys() - NOT_OURS
-    assert names <= NAMES.keys()
-
-
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_keeps_everything_in_its_volume(dockerfile: Path) -> None:
-    assert argument(dockerfile, "VOLUME") == STATE
-    assert kept_at(image_environment(dockerfile)) == {STATE}
-
-
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_what_an_image_copies_is_let_through_and_no_secret_is(dockerfile: Path) -> None:
+def test_an_image_takes_locked_packages_with_their_hashes_and_no_secret(dockerfile: Path) -> None:
+    steps = instructions(dockerfile)
+    [installing] = [rest for name, rest in steps if name == "RUN" and "pip install" in rest]
+    assert "--require-hashes" in installing
+    assert "--no-deps" in installing
+    copied = [rest.split()[0] for name, rest in steps if name == "COPY" and "--from" not in rest]
+    assert f"requirements/{dockerfile.suffix[1:]}.txt" in copied
+    assert all((ROOT / source).exists() for source in copied)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[0] == "*"
-    sources = {rest.split()[0] for name, rest in instructions(dockerfile) if name == "COPY" and "--from" not in rest}
-    assert {f"!{source.split('/')[0]}" for source in sources} <= set(ignored)
+    assert {f"!{source.split('/')[0]}" for source in copied} <= set(ignored)
     assert not any(name in line for line in ignored for name in (".env", ".git", ".venv"))
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_runs_as_an_ordinary_user_and_keeps_everything_in_its_volume(dockerfile: Path) -> None:
+    user = argument(dockerfile, "USER")
+    assert int(user) > 0
+    assert f"--uid {user}" in " ".join(rest for name, rest in instructions(dockerfile) if name == "RUN")
+    assert json.loads(argument(dockerfile, "ENTRYPOINT")) == ["python", "-m", "app"]
+    assert image_environment(dockerfile).keys() - NOT_OURS <= NAMES.keys()
+    assert argument(dockerfile, "VOLUME") == STATE
+    assert kept_at(image_environment(dockerfile)) == {STATE}
 
 
 def test_what_an_image_copies_is_enough_to_serve(tmp_path: Path) -> None:
@@ -291,25 +273,16 @@ def test_an_images_health_check_tells_a_service_that_answers_from_one_that_does_
     assert (alive.returncode, dead.returncode) == (0, 1)
 
 
-def test_compose_builds_what_is_there_and_gives_calls_time_to_end() -> None:
+def test_compose_runs_the_images_on_this_machine_alone_and_gives_calls_time_to_end() -> None:
     services = compose()["services"]
     for name in ("bridge-cpu", "bridge-cuda13"):
-        build = services[name]["build"]
+        service = services[name]
+        build, environment = service["build"], service["environment"]
         assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() in DOCKERFILES
-    assert all(seconds(service["stop_grace_period"]) > LONGEST_CALL_S for service in services.values())
-
-
-def test_compose_keeps_what_the_images_keep_and_listens_where_its_ports_lead() -> None:
-    for name in ("bridge-cpu", "bridge-cuda13"):
-        service = compose()["services"][name]
         assert service["volumes"] == [f"state:{STATE}"]
-        environment = service["environment"]
-        assert service["ports"] == [f"127.0.0.1:5001:{environment['PORT']}"]
-        assert environment["HOST"] == "0.0.0.0"
-
-
-def test_compose_opens_ports_to_this_machine_alone_and_gives_no_rights() -> None:
-    for service in compose()["services"].values():
+        assert (service["ports"], environment["HOST"]) == ([f"127.0.0.1:5001:{environment['PORT']}"], "0.0.0.0")
+    for service in services.values():
+        assert seconds(service["stop_grace_period"]) > LONGEST_CALL_S
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]

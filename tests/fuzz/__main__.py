@@ -9,7 +9,7 @@ import psutil
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.conftest import pytest_configure
-from tests.fuzz.forms import ASKED, Desk
+from tests.fuzz.forms import ASKED, Asking
 from tests.fuzz.sockets import DEEDS, Exchange
 
 AT_ONCE = 200
@@ -22,14 +22,14 @@ LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)
 def fuzz(total: int) -> str:
     """Try so many; return what came of it. Raises what should never be, after Hypothesis has said by which example."""
     started_s = time.monotonic()
-    exchange, desk = Exchange(), Desk()
+    exchange, routes = Exchange(), Asking()
     memory = []
     for share in LOOKS:
-        _until(exchange, desk, share * total)
+        _until(exchange, routes, share * total)
         memory.append(f"{_memory_mib():.1f} MiB after {share:.0%}")
     exchange.close()
-    desk.close()
-    statuses = ", ".join(f"{count} {name}" for name, count in sorted(desk.counts.items()))
+    routes.close()
+    statuses = ", ".join(f"{count} {name}" for name, count in sorted(routes.counts.items()))
     heard = ", ".join(f"{count} {name}" for name, count in sorted(exchange.counts.items()))
     return (
         f"{total} in {time.monotonic() - started_s:.0f} s: nothing raised, no sound of another call, nobody let in; "
@@ -37,7 +37,7 @@ def fuzz(total: int) -> str:
     )
 
 
-def _until(exchange: Exchange, desk: Desk, total: float) -> None:
+def _until(exchange: Exchange, routes: Asking, total: float) -> None:
     quick = settings(
         max_examples=AT_ONCE,
         database=None,
@@ -47,10 +47,10 @@ def _until(exchange: Exchange, desk: Desk, total: float) -> None:
     )
     polite = quick(given(deeds=DEEDS)(lambda deeds: exchange.run(deeds, begin=True)))
     rude = quick(given(deeds=DEEDS)(lambda deeds: exchange.run(deeds, begin=False)))
-    asking = quick(given(asked=ASKED)(lambda asked: desk.run(asked)))
+    asking = quick(given(asked=ASKED)(lambda asked: routes.run(asked)))
     _repeat(polite, lambda: exchange.counts["messages"] >= 0.9 * (1 - FORMS_SHARE) * total)
     _repeat(rude, lambda: exchange.counts["messages"] >= (1 - FORMS_SHARE) * total)
-    _repeat(asking, lambda: desk.counts["forms"] >= FORMS_SHARE * total)
+    _repeat(asking, lambda: routes.counts["forms"] >= FORMS_SHARE * total)
 
 
 def _repeat(trying: Callable[[], None], done: Callable[[], bool]) -> None:

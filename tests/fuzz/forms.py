@@ -53,7 +53,7 @@ Asked = Post | Dial
 
 
 @dataclass
-class Desk:
+class Asking:
     """One front for all that is tried; `counts` what was tried and what came of it."""
 
     loop: VirtualLoop = field(default_factory=VirtualLoop)
@@ -79,10 +79,10 @@ class Desk:
                 await self._post(one)
             else:
                 await self._dial(one)
-        board = self.front.manager
-        for call in list(board._calls.values()):
+        manager = self.front.manager
+        for call in list(manager._calls.values()):
             call.end(EndReason.SHUTDOWN)
-        assert board.free_slots == SLOTS
+        assert manager.free_slots == SLOTS
         self.front.sent.clear()
         self.secrets.clear()
 

@@ -36,7 +36,7 @@ MARKS = (24_000, -24_000, 6_000, -6_000, 1_500, -1_500)
 EDGE = 0.4
 """By how much of its height a filter overshoots an edge, at the very most, twice over."""
 PATIENCE_S = 100.0
-RING_HOLDS = 64
+PIPELINE_HOLDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Speak:
-    """One of the callers says his mark for so many packets."""
+    """One of the callers speaks their mark for so many packets."""
 
     who: int
     packets: int
@@ -176,9 +176,9 @@ class Exchange:
 
     def __post_init__(self) -> None:
         settings = front_settings(max_calls=CALLS, hangup_digit="#", max_call_seconds=10)
-        self.board = CallManager(settings, self._send, lambda: True, clock=self.loop.time)
-        self.board.start_accepting(CALLS, processing_s=0.01)
-        self._ring: deque[Frame] = deque(maxlen=RING_HOLDS)
+        self.manager = CallManager(settings, self._send, lambda: True, clock=self.loop.time)
+        self.manager.start_accepting(CALLS, processing_s=0.01)
+        self._frames: deque[Frame] = deque(maxlen=PIPELINE_HOLDS)
         self._on: dict[int, _OnAir] = {}
         self._placed = 0
 
@@ -187,19 +187,19 @@ class Exchange:
         self._placed = 0
         self.loop.run_until_complete(self._run(deeds, begin))
         assert self.loop.errors == []
-        assert self.board.free_slots == CALLS
+        assert self.manager.free_slots == CALLS
 
     def close(self) -> None:
         self.loop.close()
 
     def _send(self, message: PipelineMessage) -> None:
         if isinstance(message, Frame):
-            self._ring.append(message)
+            self._frames.append(message)
 
     async def _run(self, deeds: list[Deed], begin: bool) -> None:
         for deed in deeds:
             await self._do(deed, begin)
-        await self._echo(RING_HOLDS, newest=False)
+        await self._echo(PIPELINE_HOLDS, newest=False)
         for on_air in list(self._on.values()):
             on_air.peer.leave()
         await self._gather()
@@ -227,9 +227,9 @@ class Exchange:
         on_air = self._on.get(who)
         if on_air and on_air.call.session.record.end is None:
             return on_air.peer
-        reservation = self.board.reserve(new_call_sid())
+        reservation = self.manager.reserve(new_call_sid())
         assert reservation is not None
-        call = self.board.claim(reservation.token)
+        call = self.manager.claim(reservation.token)
         assert call is not None
         peer = Peer(reservation.call_sid, MARKS[self._placed % len(MARKS)], self.counts)
         self._placed += 1
@@ -244,16 +244,16 @@ class Exchange:
         return peer
 
     async def _echo(self, frames: int, newest: bool) -> None:
-        for _ in range(min(frames, len(self._ring))):
-            self.board.handle_message(self._ring.pop() if newest else self._ring.popleft())
+        for _ in range(min(frames, len(self._frames))):
+            self.manager.handle_message(self._frames.pop() if newest else self._frames.popleft())
         await asyncio.sleep(0.01)
 
     def _break(self, who: int, dead: bool) -> None:
         if dead:
-            self.board.on_pipeline_lost("step: killed by SIGKILL")
+            self.manager.on_pipeline_lost("step: killed by SIGKILL")
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
-            self.board.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))
+            self.manager.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))
 
     async def _gather(self, wait: bool = True) -> None:
         """Forget the calls whose socket is closed, and raise what they raised."""
@@ -271,7 +271,7 @@ class Exchange:
 
 
 KINDS = ("connected", "start", "media", "dtmf", "mark", "stop")
-PLACES_IN: dict[str, tuple[str, ...]] = {
+FIELDS_OF: dict[str, tuple[str, ...]] = {
     "connected": ("protocol", "version"),
     "start": (
         *("start.callSid", "start.accountSid", "start.streamSid", "start.tracks"),
@@ -294,8 +294,8 @@ def _as_it_should_be(kind: str) -> Callable[[Peer], str]:
     return lambda peer: peer.message(kind)
 
 
-def _damaged(kind: str, place: str, value: object) -> Callable[[Peer], str]:
-    return lambda peer: changed(peer.message(kind), place, value)
+def _damaged(kind: str, path: str, value: object) -> Callable[[Peer], str]:
+    return lambda peer: changed(peer.message(kind), path, value)
 
 
 def _cut(kind: str, share: float, rest: bool) -> Callable[[Peer], str]:
@@ -315,7 +315,7 @@ def _just(said: str | bytes) -> Callable[[Peer], str | bytes]:
 def _damage(draw: st.DrawFn) -> Callable[[Peer], str | bytes]:
     kind = draw(st.sampled_from(KINDS))
     envelope = ("event",) if kind == "connected" else ("event", "sequenceNumber", "streamSid", kind)
-    return _damaged(kind, draw(st.sampled_from(envelope + PLACES_IN[kind])), draw(ANY_JSON | st.just(...)))
+    return _damaged(kind, draw(st.sampled_from(envelope + FIELDS_OF[kind])), draw(ANY_JSON | st.just(...)))
 
 
 WORDS: st.SearchStrategy[Callable[[Peer], str | bytes]] = st.one_of(

@@ -1,4 +1,4 @@
-"""A few thousand messages and forms each time; `python -m tests.fuzz 200000` tries as many as one likes."""
+"""Some messages and forms each time, 200,000 with `make test-slow`; `python -m tests.fuzz COUNT` tries any number."""
 
 import gc
 import logging
@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 
 from app.calls.registry import RECORDS_KEPT
-from tests.fuzz.forms import ASKED, Asked, Desk
+from tests.fuzz.__main__ import fuzz
+from tests.fuzz.forms import ASKED, Asked, Asking
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
+from tests.scale import scaled
 from workers.messages import PipelineMessage
 
 
@@ -23,20 +25,20 @@ def exchange() -> Iterator[Exchange]:
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
-    made = Desk()
+def routes() -> Iterator[Asking]:
+    made = Asking()
     yield made
     made.close()
 
 
 @given(deeds=DEEDS)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_whatever_two_peers_send_no_call_receives_another(exchange: Exchange, deeds: list[Deed]) -> None:
     exchange.run(deeds, begin=True)
 
 
 @given(deeds=DEEDS)
-@settings(max_examples=100)
+@settings(max_examples=30)
 def test_a_socket_that_need_not_begin_well_does_no_harm_either(exchange: Exchange, deeds: list[Deed]) -> None:
     exchange.run(deeds, begin=False)
 
@@ -50,14 +52,21 @@ def test_the_callers_of_the_fuzz_hear_their_echo() -> None:
 
 
 @given(asked=ASKED)
-@settings(max_examples=300)
-def test_whatever_is_asked_nobody_gets_in_unsigned_and_nothing_is_raised(desk: Desk, asked: list[Asked]) -> None:
-    desk.run(asked)
+@settings(max_examples=100)
+def test_whatever_is_asked_nobody_gets_in_unsigned_and_nothing_is_raised(routes: Asking, asked: list[Asked]) -> None:
+    routes.run(asked)
+
+
+@pytest.mark.slow
+def test_of_many_messages_none_does_harm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
+    assert "nothing raised" in fuzz(scaled(200_000))
 
 
 TALK: list[Deed] = [deed for _ in range(5) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))]
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_many_calls(caplog: pytest.LogCaptureFixture) -> None:
     """A session that is kept would be thousands of bytes a call. The records of the last calls must be full first."""
     caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
@@ -74,15 +83,15 @@ def test_memory_is_flat_over_many_calls(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_sound_that_crosses_over_would_be_noticed() -> None:
-    """The same with a ring that mixes the two calls up."""
+    """The same with workers that mix the two calls up."""
     exchange = Exchange()
-    right = exchange.board.handle_message
+    right = exchange.manager.handle_message
 
     def wrong(message: PipelineMessage) -> None:
-        other = next((call for slot, call in exchange.board._calls.items() if slot != message.slot), None)
+        other = next((call for slot, call in exchange.manager._calls.items() if slot != message.slot), None)
         right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
 
-    exchange.board.handle_message = wrong  # type: ignore[method-assign]
+    exchange.manager.handle_message = wrong  # type: ignore[method-assign]
     with pytest.raises(ExceptionGroup) as told:
         exchange.run(TALK, begin=True)
     assert told.group_contains(AssertionError, match="sound of another call")

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
 from app.http import operator_routes
-from tests.page.place import OPERATOR_TOKEN, Place, serving
+from tests.page.running import OPERATOR_TOKEN, Running, serving
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with serving(tmp_path_factory.mktemp("live")) as running:
-        yield running
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with serving(tmp_path_factory.mktemp("live")) as one:
+        yield one
 
 
-def looking(place: Place, host: str = "127.0.0.1", **headers: str) -> connect:
+def looking(running: Running, host: str = "127.0.0.1", **headers: str) -> connect:
     """Ask for the live feed, as somebody who knows the service by that host name."""
-    url = f"ws://{host}:{place.phone.port}/api/live"
+    url = f"ws://{host}:{running.phone.port}/api/live"
     return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
 
 
@@ -46,10 +46,10 @@ async def until(socket: ClientConnection, calls: int) -> dict[str, Any]:
     return snapshot
 
 
-async def test_a_call_is_told_from_beginning_to_end(place: Place) -> None:
-    async with looking(place) as socket:
+async def test_a_call_is_told_from_beginning_to_end(running: Running) -> None:
+    async with looking(running) as socket:
         assert (await told(socket))["calls"] == []
-        async with place.call() as call_sid:
+        async with running.call() as call_sid:
             (call,) = (await until(socket, 1))["calls"]
             assert (call["call_sid"], call["number"]) == (call_sid, "…0001")
             while not (snapshot := await told(socket))["steps"]:
@@ -60,32 +60,32 @@ async def test_a_call_is_told_from_beginning_to_end(place: Place) -> None:
         await until(socket, 0)
 
 
-async def test_who_asks_is_told_the_same(place: Place) -> None:
-    async with place.call() as call_sid:
-        place.thinks(call_sid, " Hello")
+async def test_who_asks_is_told_the_same(running: Running) -> None:
+    async with running.call() as call_sid:
+        running.says(call_sid, " Hello")
         for query in ("", "?first=true"):
             said: list[str] = []
-            while not said:  # a snapshot is as old as a beat
-                snapshot = (await place.phone.http.get(f"/api/live{query}")).json()
+            while not said:  # a snapshot may be some time old
+                snapshot = (await running.phone.http.get(f"/api/live{query}")).json()
                 said = [text for call in snapshot["calls"] for _, text in call["text"]["pieces"]]
             assert said == [" Hello"]
-        course = (await place.phone.http.get(f"/api/live/{call_sid}")).json()
+        course = (await running.phone.http.get(f"/api/live/{call_sid}")).json()
         assert ([text for _, text in course["text"]["pieces"]], course["end"]) == ([" Hello"], None)
-    assert (await place.phone.http.get("/api/live/CAnobody")).status_code == 404
+    assert (await running.phone.http.get("/api/live/CAnobody")).status_code == 404
 
 
-async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(place: Place) -> None:
-    async with place.phone.call() as call:
+async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(running: Running) -> None:
+    async with running.phone.call() as call:
         await call.speaks(3)
-        record = place.live(call.call_sid).session.record
-        answer = await place.phone.http.post(f"/api/calls/{call.call_sid}/hangup")
+        record = running.live(call.call_sid).session.record
+        answer = await running.phone.http.post(f"/api/calls/{call.call_sid}/hangup")
         assert answer.status_code == 202
         assert await closing_code(call.socket) == 1000
     assert record.end is EndReason.OPERATOR
-    assert (await place.phone.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
+    assert (await running.phone.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
 
 
-STRANGERS: list[tuple[str, dict[str, str]]] = [
+UNAUTHENTICATED: list[tuple[str, dict[str, str]]] = [
     ("phone.example.com", {}),
     ("127.0.0.1", {"Origin": "http://evil.example.com"}),
     ("127.0.0.1", {"Origin": "null"}),
@@ -93,37 +93,39 @@ STRANGERS: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("host", "headers"), STRANGERS)
-async def test_strangers_see_nothing_and_hang_up_on_nobody(place: Place, host: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("host", "headers"), UNAUTHENTICATED)
+async def test_unauthenticated_clients_see_nothing_and_end_no_call(
+    running: Running, host: str, headers: dict[str, str]
+) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        await looking(place, host, **headers)
+        await looking(running, host, **headers)
     assert refused.value.response.status_code == 403
-    async with place.call() as call_sid:
-        named = {"Host": f"{host}:{place.phone.port}", **headers}
+    async with running.call() as call_sid:
+        named = {"Host": f"{host}:{running.phone.port}", **headers}
         for path in ("/api/live", f"/api/live/{call_sid}"):
-            assert (await place.phone.http.get(path, headers=named)).status_code == 403
+            assert (await running.phone.http.get(path, headers=named)).status_code == 403
         for path in (f"/api/calls/{call_sid}/hangup", "/api/drain"):
-            assert (await place.phone.http.post(path, headers=named)).status_code == 403
-        assert place.live(call_sid).session.record.end is None
-    assert not place.service.manager.draining
+            assert (await running.phone.http.post(path, headers=named)).status_code == 403
+        assert running.live(call_sid).session.record.end is None
+    assert not running.service.manager.draining
 
 
-async def test_the_token_lets_in_from_elsewhere(place: Place) -> None:
-    async with looking(place, "phone.example.com", Authorization=f"Bearer {OPERATOR_TOKEN}") as socket:
+async def test_the_token_lets_in_from_elsewhere(running: Running) -> None:
+    async with looking(running, "phone.example.com", Authorization=f"Bearer {OPERATOR_TOKEN}") as socket:
         assert (await told(socket))["slots"] == 3
 
 
-async def test_no_more_look_on_than_can_and_who_leaves_makes_room(place: Place) -> None:
+async def test_readers_are_limited_and_one_that_leaves_makes_room(running: Running) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(operator_routes.MAX_READERS):
-            await told(await stack.enter_async_context(looking(place)))
+            await told(await stack.enter_async_context(looking(running)))
         with pytest.raises(InvalidStatus) as refused:
-            await looking(place)
+            await looking(running)
         assert refused.value.response.status_code == 503
     async with asyncio.timeout(PATIENCE_S):
         while True:
             with contextlib.suppress(InvalidStatus):
-                async with looking(place) as socket:
+                async with looking(running) as socket:
                     await told(socket)
                     break
 

@@ -87,7 +87,7 @@ def line_test(**changes: object) -> Settings:
 
 
 @dataclass
-class Place:
+class Running:
     """A running service and callers."""
 
     service: Service
@@ -107,7 +107,7 @@ class Place:
                     return time.monotonic() - report.ended_s + report.first_sound_s
                 await asyncio.sleep(LOOK_S)
 
-    async def pass_lost(self) -> float:
+    async def until_lost(self) -> float:
         """Return when the service has noticed that its pipeline is lost."""
         while not any(worker.losses for worker in self.service.supervisor.workers):  # noqa: ASYNC110 - a stopwatch
             await asyncio.sleep(LOOK_S)
@@ -115,60 +115,60 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Place]:
+async def serving(settings: Settings) -> AsyncIterator[Running]:
     """Run a service until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         service = Service(settings.replaced(public_url=base_url), lambda _: None)
-        running = asyncio.create_task(service.run(sock))
+        serving = asyncio.create_task(service.run(sock))
         try:
-            yield Place(service, base_url)
+            yield Running(service, base_url)
         finally:
-            running.cancel()
+            serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await running
+                await serving
 
 
-async def started(place: Place, stage: Stage) -> int:
+async def started(running: Running, stage: Stage) -> int:
     """Return the process of a stage once it has begun to start."""
-    while stage not in place.service.supervisor.process_ids:  # noqa: ASYNC110 - a stopwatch
+    while stage not in running.service.supervisor.process_ids:  # noqa: ASYNC110 - a stopwatch
         await asyncio.sleep(0)
     await asyncio.sleep(START_S)
-    return place.service.supervisor.process_ids[stage]
+    return running.service.supervisor.process_ids[stage]
 
 
 async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, at_start: bool = False) -> Outcomes:
     """Hit one worker of a service of its own; return what came of it."""
     if not at_start:
-        async with serving(settings) as place:  # opens what this process opens once and keeps
-            await place.service.self_tested.wait()
+        async with serving(settings) as running:  # opens what this process opens once and keeps
+            await running.service.self_tested.wait()
     descriptors = psutil.Process().num_fds()
     children = {child.pid for child in psutil.Process().children(recursive=True)}
-    async with serving(settings) as place:
+    async with serving(settings) as running:
         if at_start:
-            process_id = await started(place, stage)
+            process_id = await started(running, stage)
         else:
-            await place.service.self_tested.wait()
-        talking = [asyncio.create_task(place.call(TALK_S + WITHIN_S)) for _ in range(calls)]
+            await running.service.self_tested.wait()
+        talking = [asyncio.create_task(running.call(TALK_S + WITHIN_S)) for _ in range(calls)]
         await asyncio.sleep(0 if at_start else TALK_S)
-        process_id = place.service.supervisor.process_ids[stage]
-        noticing = asyncio.create_task(place.pass_lost())
+        process_id = running.service.supervisor.process_ids[stage]
+        noticing = asyncio.create_task(running.until_lost())
         await fault.strike(process_id)
         struck_s = time.monotonic()
         resuming = asyncio.create_task(fault.resume(process_id))
         reports = await asyncio.gather(*talking)
         if not calls and not at_start:
             await noticing
-        next_call_s = await place.call_until_heard() - struck_s
+        next_call_s = await running.call_until_heard() - struck_s
         noticed_s = noticing.result() - struck_s if noticing.done() else None
-        board = place.service.manager
+        manager = running.service.manager
         for task in (noticing, resuming):
             task.cancel()
-        await board.no_calls.wait()
-        left = [f"{board.slots - board.free_slots} slots"] if board.free_slots != board.slots else []
+        await manager.no_calls.wait()
+        left = [f"{manager.slots - manager.free_slots} slots"] if manager.free_slots != manager.slots else []
     if not at_start:  # when several run at once
         left += await _left_behind(descriptors, children)
-    ends = {reason.value: number for reason, number in board.statistics.ends.items()}
+    ends = {reason.value: number for reason, number in manager.statistics.ends.items()}
     return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
 
 

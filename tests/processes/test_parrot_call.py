@@ -21,6 +21,7 @@ from app.simulator.conversation import talk
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import run_virtual
 from tests.processes.real_workers import real_workers
+from tests.scale import scaled
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic import make_synthetic
 from workers.messages import FRAME_SAMPLES, Frame, Pcm
@@ -29,26 +30,26 @@ PACKET = 160
 BLOCK = 20
 
 
-def _caller(seconds: int) -> bytes:
+def caller_audio(seconds: int) -> bytes:
     noise = np.random.default_rng(7).normal(0, 400, seconds * mulaw.SAMPLE_RATE_HZ)
     return mulaw.encode((np.resize(talk(), len(noise)) * 0.7 + noise).astype(np.int16))
 
 
-def _frames(said: bytes) -> list[Pcm]:
+def frames(said: bytes) -> list[Pcm]:
     inbound = JitterBuffer()
     inbound.start(0.0)
     packets = [said[start : start + PACKET] for start in range(0, len(said), PACKET)]
     return [pcm for n, packet in enumerate(packets) for pcm in inbound.push(20 * n, packet, (n + 1) * 0.02)]
 
 
-def _codes(mimi: Path, frames: list[Pcm]) -> NDArray[np.uint32]:
+def codes_of(mimi: Path, frames: list[Pcm]) -> NDArray[np.uint32]:
     """Return the codes of all frames, shape (1, 8, frames); many at a time give the same and cost a third."""
     tokenizer = rustymimi.Tokenizer(str(mimi), num_codebooks=8)
     blocks = [np.concatenate(frames[start : start + BLOCK]) for start in range(0, len(frames), BLOCK)]
     return np.concatenate([tokenizer.encode_step(block[None, None]) for block in blocks], axis=2)
 
 
-def _pcm(mimi: Path, codes: NDArray[np.uint32]) -> list[Pcm]:
+def pcm_of(mimi: Path, codes: NDArray[np.uint32]) -> list[Pcm]:
     tokenizer = rustymimi.Tokenizer(str(mimi), num_codebooks=8)
     blocks = [np.ascontiguousarray(codes[..., start : start + BLOCK]) for start in range(0, codes.shape[2], BLOCK)]
     pcm = np.concatenate([tokenizer.decode_step(block)[0, 0] for block in blocks])
@@ -61,8 +62,8 @@ def _offline(mimi: Path, said: bytes) -> bytes:
     Step p yields the frame heard in step p - 1: step 0 nothing, step 1 eight zeros, for frame 0 is never read.
     """
     decimator = Decimator()
-    heard = np.concatenate([np.zeros((1, 8, 1), np.uint32), _codes(mimi, _frames(said))[..., 1:-1]], axis=2)
-    return b"".join(mulaw.encode(decimator.push_int16(frame)) for frame in _pcm(mimi, heard))
+    heard = np.concatenate([np.zeros((1, 8, 1), np.uint32), codes_of(mimi, frames(said))[..., 1:-1]], axis=2)
+    return b"".join(mulaw.encode(decimator.push_int16(frame)) for frame in pcm_of(mimi, heard))
 
 
 def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
@@ -73,20 +74,14 @@ def _call(workers: Callable[[Frame], Frame], said: bytes) -> bytes:
     return report.sound[round(first * mulaw.SAMPLE_RATE_HZ) :]
 
 
-@pytest.mark.parametrize(
-    ("codec", "seconds"),
-    [
-        (CodecKind.NUMPY, 4),
-        pytest.param(CodecKind.NUMPY, 60, marks=pytest.mark.slow),
-        pytest.param(CodecKind.RUSTYMIMI, 12, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("codec", "seconds"), [(CodecKind.NUMPY, scaled(60, 4)), (CodecKind.RUSTYMIMI, scaled(12, 4))])
 async def test_every_frame_comes_back_as_the_codec_alone_would_give_it(
     codec: CodecKind, seconds: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = synthetic_cache(tmp_path_factory)
     mimi = next(make_synthetic("parrot", cache).glob("tokenizer*.safetensors"))
-    said = _caller(seconds)
+    said = caller_audio(seconds)
     async with real_workers("synthetic:parrot", codec, cache) as workers:
         calls = []
         for call in (said, said[: seconds // 3 * mulaw.SAMPLE_RATE_HZ]):

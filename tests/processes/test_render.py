@@ -20,7 +20,7 @@ from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from tests.processes.real_workers import real_workers
-from tests.processes.test_parrot_call import _caller, _codes, _frames, _pcm
+from tests.processes.test_parrot_call import caller_audio, codes_of, frames, pcm_of
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic import make_synthetic
 
@@ -50,14 +50,15 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
     return report.record
 
 
+@pytest.mark.slow
 async def test_a_call_is_made_again_from_its_tokens(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, cache = tmp_path / "recordings", synthetic_cache(tmp_path_factory)
-    said = _caller(SECONDS)
+    said = caller_audio(SECONDS)
     record = await record_call(folder, cache, said)
     mimi = next(make_synthetic("parrot", cache).glob("tokenizer*.safetensors"))
-    heard = _codes(mimi, _frames(said))
+    heard = codes_of(mimi, frames(said))
     _, tokens = read_tokens(folder / f"{record.recording.name}.tokens")
     steps = len(tokens)
     assert steps >= SECONDS * 12
@@ -69,10 +70,10 @@ async def test_a_call_is_made_again_from_its_tokens(
     assert made.exit_code == 0, made.output
     sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="float32")
     assert (rate_hz, sound.shape) == (24_000, (steps * 1_920, 2))
-    caller = np.concatenate(_pcm(mimi, heard[..., :steps]))
+    caller = np.concatenate(pcm_of(mimi, heard[..., :steps]))
     assert np.abs(sound[:, 0] - caller).max() < ROUNDING
     spoken = np.concatenate([np.zeros((1, 8, 1), np.uint32), heard[..., 1 : steps - 1]], axis=2)
-    moshi = np.concatenate([np.zeros(1_920, np.float32), *_pcm(mimi, spoken)])
+    moshi = np.concatenate([np.zeros(1_920, np.float32), *pcm_of(mimi, spoken)])
     assert np.abs(sound[:, 1] - moshi).max() < ROUNDING
     assert np.abs(caller).max() > 0.1
 

@@ -1,4 +1,4 @@
-"""Twilio in our hands, message by message: rings the webhook, opens the socket, says anything at all."""
+"""Twilio's side, message by message: calls the webhook, opens the socket, sends anything at all."""
 
 import asyncio
 import contextlib
@@ -41,28 +41,15 @@ class Phone:
     http: httpx.AsyncClient
 
     async def post(
-        self,
-        path: str,
-        fields: Mapping[str, str],
-        token: str | None = TOKEN,
-        url: str | None = None,
-        webhook_token: str = "",
+        self, path: str, fields: Mapping[str, str], token: str | None = TOKEN, url: str | None = None
     ) -> httpx.Response:
         """Post a webhook as Twilio signs it; unsigned without a token."""
         headers = {} if token is None else {"X-Twilio-Signature": sign(token, url or PUBLIC + path, fields.items())}
-        if webhook_token:
-            headers["I-Twilio-Idempotency-Token"] = webhook_token
         return await self.http.post(path, data=dict(fields), headers=headers)
 
     async def ring(self, call_sid: CallSid) -> tuple[twiml.Verb, ...]:
         """Return what the service answers to a call."""
         return twiml.parse((await self.post("/twilio/voice", form(call_sid))).raise_for_status().text)
-
-    async def voice(self, call_sid: CallSid, webhook_token: str = "", **fields: str) -> twiml.Verb:
-        """Return what the voice webhook is answered, with more fields than `ring` gives."""
-        answer = await self.post("/twilio/voice", {**form(call_sid), **fields}, webhook_token=webhook_token)
-        (verb,) = twiml.parse(answer.raise_for_status().text)
-        return verb
 
     async def stream_url(self, call_sid: CallSid) -> str:
         """Ring and return the address of the socket, as the TwiML says it."""
@@ -70,10 +57,10 @@ class Phone:
         assert isinstance(verb, twiml.Connect)
         return verb.url
 
-    def dial(self, url: str, token: str | None = TOKEN, signed_url: str | None = None) -> connect:
+    def dial(self, url: str, token: str | None = TOKEN) -> connect:
         """Return the upgrade to a socket; unsigned without a token."""
         assert url.startswith("wss://phone.example.com/")
-        signature = {} if token is None else {"X-Twilio-Signature": sign(token, signed_url or url)}
+        signature = {} if token is None else {"X-Twilio-Signature": sign(token, url)}
         local = url.replace("wss://phone.example.com", f"ws://127.0.0.1:{self.port}")
         return connect(local, additional_headers=signature, compression=None, proxy=None, ping_interval=None)
 
@@ -131,7 +118,7 @@ async def closing_code(socket: ClientConnection) -> int:
                 pass
         await socket.wait_closed()
     assert socket.close_code is not None
-    assert socket.close_code != ABNORMAL, "the server dropped the line without a word"
+    assert socket.close_code != ABNORMAL, "the server dropped the connection"
     return socket.close_code
 
 

@@ -6,11 +6,9 @@ import json
 import os
 import signal
 import sqlite3
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.telemetry.call_log.entry import KILLED
@@ -18,44 +16,24 @@ from app.twilio.events import CallSid, Stopped
 from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Call, Phone, closing_code
-from tests.service.test_serve import GOOD, ROOT, Program, free_port, serve
+from tests.service.test_serve import Program, command, serving
 
 CALLS = 10
 HUNG_UP = "caller hung up"
 LOOK_AGAIN_S = 0.1
 
+pytestmark = pytest.mark.slow
 
-@contextlib.asynccontextmanager
-async def serving(folder: Path, url: str) -> AsyncIterator[tuple[Program, Phone]]:
+
+def with_database(folder: Path, url: str) -> contextlib.AbstractAsyncContextManager[tuple[Program, Phone]]:
     """Run the service with this database, ready for calls."""
-    port = free_port()
-    settings = {**GOOD, "PORT": str(port), "MAX_CALLS": str(CALLS + 1), "DATABASE_URL": url}
-    async with (
-        serve(folder, **settings, CACHE_DIR=str(folder)) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        await program.until("ready for calls")
-        yield program, Phone(port, http)
-
-
-async def command(folder: Path, url: str, *arguments: str) -> tuple[int, str, str]:
-    """Run `moshi-bridge` with this database; return exit status, output and errors."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "DATABASE_URL": url, "CACHE_DIR": str(folder)}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", *arguments),
-        cwd=folder,
-        env={**environment, "HOME": str(folder), "COLUMNS": "160"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(PATIENCE_S):
-        words = [stream.decode() for stream in await process.communicate()]
-    assert process.returncode is not None
-    return process.returncode, words[0], words[1]
+    return serving(folder, MAX_CALLS=str(CALLS + 1), DATABASE_URL=url, CACHE_DIR=str(folder))
 
 
 async def kept(folder: Path, url: str) -> dict[str, str | None]:
-    status, words, errors = await command(folder, url, "calls", "--json", "--limit", "1000")
+    status, words, errors = await command(
+        folder, "calls", "--json", "--limit", "1000", DATABASE_URL=url, CACHE_DIR=str(folder)
+    )
     assert status == 0, errors
     calls = json.loads(words)
     assert len({call["call_sid"] for call in calls}) == len(calls)
@@ -115,10 +93,9 @@ def crashed(server: PostgresServer) -> Iterator[None]:
     server.start()
 
 
-@pytest.mark.slow
 async def test_a_locked_file_in_the_middle_of_ten_calls_delays_nobody_and_loses_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/calls.db"
-    async with serving(tmp_path, url) as (_, phone):
+    async with with_database(tmp_path, url) as (_, phone):
         calls = await ten_calls_while_the_database_is_away(phone, locked(tmp_path / "calls.db"))
         await until_kept(tmp_path, url, dict.fromkeys(calls, HUNG_UP))
 
@@ -131,34 +108,20 @@ def frozen(server: PostgresServer) -> Iterator[None]:
     server.signal(signal.SIGCONT)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("away", [crashed, frozen])
 async def test_a_server_that_is_away_in_the_middle_of_ten_calls_delays_nobody_and_loses_nothing(
     tmp_path: Path, away: Callable[[PostgresServer], contextlib.AbstractContextManager[None]]
 ) -> None:
     with postgres() as server:
         url = server.new_database()
-        async with serving(tmp_path, url) as (_, phone):
+        async with with_database(tmp_path, url) as (_, phone):
             calls = await ten_calls_while_the_database_is_away(phone, away(server))
             await until_kept(tmp_path, url, dict.fromkeys(calls, HUNG_UP))
 
 
-async def test_a_database_that_was_never_there_delays_no_call(tmp_path: Path) -> None:
-    url = f"postgresql://nobody@127.0.0.1:{free_port()}/calls"
-    async with serving(tmp_path, url) as (program, phone):
-        async with phone.call() as call:
-            await call.speaks(2)
-        program.process.terminate()
-        status, words = await program.end()
-    assert status == 0
-    assert "Traceback" not in words
-    assert waiting(tmp_path) == 2, "its beginning and its end"
-
-
-@pytest.mark.slow
 async def test_after_a_kill_the_next_start_writes_what_waited_and_closes_the_call_that_was_on(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/calls.db"
-    async with serving(tmp_path, url) as (program, phone):
+    async with with_database(tmp_path, url) as (program, phone):
         async with phone.call() as ended:
             await ended.speaks()
             await hang_up(ended)
@@ -171,7 +134,7 @@ async def test_after_a_kill_the_next_start_writes_what_waited_and_closes_the_cal
                 on.socket.transport.abort()
             await program.end()
     for _ in range(2):
-        async with serving(tmp_path, url):
+        async with with_database(tmp_path, url):
             await until_kept(tmp_path, url, {ended.call_sid: HUNG_UP, on.call_sid: KILLED})
 
 
@@ -183,23 +146,3 @@ async def until_waiting(folder: Path, lines: int) -> None:
 
 def waiting(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in folder.rglob("*.spool"))
-
-
-@pytest.mark.parametrize(
-    ("url", "named"),
-    [
-        ("sqlite:///{folder}/file/calls.db", "Not a directory"),
-        ("postgres://ann:secret@db.example.com/calls?sslmode=require&pgbouncer=true", "pgbouncer"),
-    ],
-    ids=["place", "parameter"],
-)
-async def test_a_database_that_cannot_be_used_ends_the_start_in_one_line(tmp_path: Path, url: str, named: str) -> None:
-    (tmp_path / "file").touch()
-    settings = {**GOOD, "PORT": str(free_port()), "DATABASE_URL": url.format(folder=tmp_path)}
-    async with serve(tmp_path, **settings) as program:
-        status, words = await program.end()
-    assert status == 2
-    assert words.splitlines()[-1].startswith("moshi-bridge: DATABASE_URL: ")
-    assert named in words.splitlines()[-1]
-    assert "Traceback" not in words
-    assert "secret" not in words

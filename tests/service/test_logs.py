@@ -1,65 +1,43 @@
 """What a whole service writes to standard error through calls, refusals and failures: nothing that is private."""
 
-import asyncio
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import pytest
 
+from app.logging import LogFormat
 from app.twilio.events import DtmfPressed, Stopped
 from app.twilio.signature import SIGNATURE_HEADER
-from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, SECONDARY, TOKEN, Phone, closing_code, new_call_sid
-from tests.service.test_serve import GOOD, ROOT, Program, free_port
+from tests.service.test_serve import Program, free_port, serving
 
 CALLER, CALLED, BLOCKED = "+15550107431", "+15550102222", "+15550109631"
 OPERATOR, PASSWORD, PIN = "an-operators-secret-token", "the-databases-password", "8052"
 SIGNATURE = "c2lnbmF0dXJlIG9mIG5vYm9keQ=="
 PRIVATE = [CALLER[1:], CALLED[1:], BLOCKED[1:], TOKEN, SECONDARY, OPERATOR, PASSWORD, SIGNATURE, "Bearer"]
+SETTINGS = {
+    "OPERATOR_TOKEN": OPERATOR,
+    "TWILIO_AUTH_TOKEN_SECONDARY": SECONDARY,
+    "TWILIO_PHONE_NUMBER": CALLED,
+    "BLOCKED_CALLERS": BLOCKED,
+}
 
 
-@asynccontextmanager
-async def serving(folder: Path, **settings: str) -> AsyncIterator[tuple[Program, Phone]]:
-    port = free_port()
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-        **GOOD,
-        "PYTHONPATH": ROOT,
-        "PORT": str(port),
-        "MAX_CALLS": "1",
-        "CACHE_DIR": str(folder),
-        "OPERATOR_TOKEN": OPERATOR,
-        "TWILIO_AUTH_TOKEN_SECONDARY": SECONDARY,
-        "TWILIO_PHONE_NUMBER": CALLED,
-        "BLOCKED_CALLERS": BLOCKED,
-        "DATABASE_URL": f"postgresql://us:{PASSWORD}@127.0.0.1:{free_port()}/calls",
-        **settings,
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", "serve", "--log-level", "debug"),
-        cwd=folder,
-        env=environment,
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            yield Program(process), Phone(port, http)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+async def lived_through(folder: Path, **settings: str) -> list[str]:
+    """Run a service whose database is away through everything that leaves a line; return the lines."""
+    database = f"postgresql://us:{PASSWORD}@127.0.0.1:{free_port()}/calls"
+    everything = {**SETTINGS, "DATABASE_URL": database, "MAX_CALLS": "1", "CACHE_DIR": str(folder), **settings}
+    async with serving(folder, "--log-level", "debug", **everything) as (program, phone):
+        return await live_through(program, phone)
 
 
 async def live_through(program: Program, phone: Phone) -> list[str]:
     """Do everything that leaves a line; return all lines."""
-    lines = await lines_until(program, "ready for calls")
+    lines: list[str] = []
     ours = {"AccountSid": ACCOUNT, "From": CALLER, "To": CALLED}
     async with phone.call() as call:
         await call.speaks(3)
@@ -83,23 +61,12 @@ async def live_through(program: Program, phone: Phone) -> list[str]:
     url = await phone.stream_url(new_call_sid())
     socket_token = url.rpartition("/")[2]
     os.kill(max(program.everybody()[1:]), signal.SIGKILL)
-    lines += await lines_until(program, "is gone")
+    lines += await program.until("is gone")
     program.process.terminate()
     status, words = await program.end()
     assert status == 0
     lines += words.splitlines()
     assert not any(socket_token in line for line in lines)
-    return lines
-
-
-async def lines_until(program: Program, text: str) -> list[str]:
-    assert program.process.stderr
-    lines: list[str] = []
-    async with asyncio.timeout(PATIENCE_S):
-        while not lines or text not in lines[-1]:
-            line = (await program.process.stderr.readline()).decode()
-            assert line, f"the program ended without a word of {text!r}"
-            lines.append(line.rstrip("\n"))
     return lines
 
 
@@ -112,14 +79,13 @@ def assert_nothing_private(lines: list[str]) -> None:
     assert "Traceback" not in everything
 
 
+@pytest.mark.slow
 async def test_lines_of_text_have_no_number_no_secret_and_no_key(tmp_path: Path) -> None:
-    async with serving(tmp_path, LOG_FORMAT="text") as (program, phone):
-        assert_nothing_private(await live_through(program, phone))
+    assert_nothing_private(await lived_through(tmp_path, LOG_FORMAT="text"))
 
 
 async def test_lines_of_json_have_nothing_private_either_and_name_their_call(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (program, phone):
-        written = await live_through(program, phone)
+    written = await lived_through(tmp_path)
     assert_nothing_private(written)
     lines = [json.loads(line) for line in written]
     assert all({"time", "level", "process", "logger", "message"} <= line.keys() for line in lines)
@@ -135,16 +101,10 @@ async def test_lines_of_json_have_nothing_private_either_and_name_their_call(tmp
     assert len([line for line in lines if "forged" in line["message"]]) == 1
 
 
-async def test_a_terminal_gets_lines_for_people(tmp_path: Path) -> None:
+def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """And everybody else lines for machines: see above, where standard error is a pipe."""
     leader, follower = os.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from app.logging import LogFormat; print(LogFormat.AUTO.resolve())"),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": ROOT},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=follower,
-    )
-    out, _ = await process.communicate()
-    os.close(leader)
-    os.close(follower)
-    assert out.strip() == b"text"
+    with os.fdopen(leader, "rb"), os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert LogFormat.AUTO.resolve() == "text"
+        monkeypatch.undo()

@@ -19,7 +19,9 @@ from app.simulator.conversation import conversation
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import RATE_HZ
+from tests.app.telemetry.trace_collector import collecting, values
 from tests.processes.pipeline import PATIENCE_S
+from tests.synthetic import synthetic_cache
 
 SECONDS = 8.0
 LOOK_AGAIN_S = 0.1
@@ -49,12 +51,28 @@ async def watch(client: aiohttp.ClientSession, seen: list[dict[str, Any]]) -> No
             seen += json.loads(message.data)["calls"]
 
 
-async def test_page_record_transcript_recording_and_metrics_agree(
+@pytest.mark.slow
+async def test_page_record_transcript_recording_metrics_and_trace_agree(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    with collecting() as collector:
+        settings = {"TRACES_ENDPOINT": collector.url, "TRACES_HEADERS": "X-Key=a-key-for-traces"}
+        settings |= {"CACHE_DIR": str(synthetic_cache(tmp_path_factory)), "OTEL_BSP_SCHEDULE_DELAY": "10"}
+        call_sid = await run_story(tmp_path, settings)
+        span = await asyncio.to_thread(collector.spans.get, timeout=PATIENCE_S)
+        assert collector.headers["x-key"] == "a-key-for-traces"
+    assert [event.name for event in span.events] == [
+        *("reserved", "socket opened", "stream started", "first sound", "ended"),
+    ]
+    told = values(span.attributes)
+    assert (told["call.sid"], told["call.end.reason"]) == (call_sid, "caller hung up")
+    assert "a-key-for-traces" not in (tmp_path / "service.log").read_text()
+
+
+async def run_story(tmp_path: Path, settings: dict[str, str]) -> str:
     environment = {
+        **settings,
         "MOSHI_CHECKPOINT": "synthetic:script",
-        "CACHE_DIR": str(tmp_path_factory.getbasetemp() / "script"),
         "DATABASE_URL": f"sqlite:///{tmp_path}/calls.db",
         "RECORDINGS_DIR": str(tmp_path / "recordings"),
         "RECORD_CALLS": "all",
@@ -71,6 +89,7 @@ async def test_page_record_transcript_recording_and_metrics_agree(
         assert report.outcome is Outcome.CALLER_HUNG_UP
         watching.cancel()
         await assert_agreement(service, http, report.call_sid, seen)
+    return report.call_sid
 
 
 async def assert_agreement(

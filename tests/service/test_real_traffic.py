@@ -1,7 +1,7 @@
 """What real traffic does that no specification says, replayed against one running service.
 
 The facts are from public bug reports. A refused request leaves one warning that says what to change, and a count in the
-metrics. Where a row is about a command or another program, that is run, or the function behind it.
+metrics.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -19,43 +19,28 @@ import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import EndReason
 from app.cli.main import cli
-from app.config import SettingsError, read_settings
+from app.config import read_settings
 from app.http.rate_limit import RefusalReason
 from app.http.selftest import ProbeFailed, probe
-from app.server.cloudflared import Cloudflared, tunnel_command, tunnel_environment
-from app.server.listener import KEEP_ALIVE_S, WebServer
-from app.server.service import Service
+from app.server.listener import KEEP_ALIVE_S
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import CallSid, Stopped
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Hangup, Reject, Verb, parse
-from scripts.make_call import cli as make_call
-from tests.app.cli.test_dialling import NO_NUMBERS, NUMBERS
-from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
-from tests.app.telemetry.call_log.test_address import REFUSED_QUERIES
-from tests.app.test_setting_sources import CONDA_HOSTS, SPELLINGS
-from tests.app.twilio.test_parties import ALICE_SPELLINGS, ANN_SPELLINGS, CLIENT_SPELLINGS, WITHHELD
-from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_code, form, media, new_call_sid, start
-from tests.service.served import served
-from tests.service.test_serve import LOOPBACK, free_port, serve
-from tests.tunnel.place import install
-from tests.tunnel.standin import FILES, FOLDERS, SYSTEM_FOLDERS
-from tests.workers.checkpoints.test_locate import POINTER, refusal
-from tests.workers.conftest import Make, make  # noqa: F401 - a fixture
-from workers.checkpoints.files import TOKENIZER
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
+from tests.service.served import Served, served
 from workers.logging import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
@@ -63,6 +48,10 @@ SOCKET_BASE = socket_url(PUBLIC)
 SUBACCOUNT = "AC" + "1" * 32
 SLOTS = 8
 ANN, EVE = "+15550100001", "+15550100009"
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
 LOOK_AGAIN_S = 0.05
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -83,27 +72,11 @@ class LogRecords(logging.Handler):
 
 
 @dataclass
-class Running:
-    """A service that listens, with Twilio's side of it."""
+class Running(Served):
+    """A service with Twilio's side of it."""
 
-    service: Service
-    phone: Phone
-    log: LogRecords
+    seen: LogRecords
     folder: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def http(self) -> httpx.AsyncClient:
-        return self.phone.http
-
-    @property
-    def free_slots(self) -> int:
-        return self.service.manager.free_slots
-
-    def record(self, call_sid: CallSid) -> CallRecord:
-        record = self.service.manager.record(call_sid)
-        assert record
-        return record
 
     async def refusals(self, reason: RefusalReason) -> float:
         """Return how many requests were refused for this reason, from the metrics."""
@@ -117,9 +90,9 @@ class Running:
     @contextlib.asynccontextmanager
     async def refusing(self, reason: RefusalReason) -> AsyncIterator[None]:
         """Expect that the block's one request is refused for this reason: one warning, counted once."""
-        since, before = len(self.log.records), await self.refusals(reason)
+        since, before = len(self.seen.records), await self.refusals(reason)
         yield
-        (warning,) = self.log.warnings(since)
+        (warning,) = self.seen.warnings(since)
         assert warning.endswith(f"refused: {reason}")
         assert await self.refusals(reason) == before + 1
 
@@ -171,27 +144,45 @@ class Running:
                     return kept
                 await asyncio.sleep(LOOK_AGAIN_S)  # a thread writes
 
-    async def command(self, *arguments: str) -> Result:
-        """Run a command with the settings of this service."""
+    async def command(self, *arguments: str) -> str:
+        """Run a command with the settings of this service; return what it prints."""
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            return await asyncio.to_thread(CliRunner().invoke, cli, list(arguments))
+            for name, value in {**logs_in(self.folder), "columns": "160"}.items():
+                patch.setenv(name.upper(), value)
+            done = await asyncio.to_thread(CliRunner().invoke, cli, list(arguments))
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    async def write(self, first_line: str, *headers: str, body: str = "", host: str | None = None) -> tuple[int, str]:
+        """Send one request byte by byte; return the status and the headers of the answer."""
+        lines = [f"{first_line} HTTP/1.1", f"Host: 127.0.0.1:{self.phone.port}" if host is None else host, *headers]
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.phone.port)
+        writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
+        async with asyncio.timeout(PATIENCE_S):
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        writer.close()
+        return int(answer.split()[1]), answer.lower()
+
+    async def write_form(self, first_line: str, signed_url: str, *headers: str) -> tuple[int, str]:
+        """Post a form that is signed for another address than it is written to, if need be."""
+        fields = form(new_call_sid())
+        body, signature = urlencode(fields), sign(TOKEN, signed_url, fields.items())
+        own = (f"X-Twilio-Signature: {signature}", f"Content-Length: {len(body)}")
+        return await self.write(first_line, *own, *headers, body=body)
+
+
+def logs_in(folder: Path) -> dict[str, str]:
+    return {"database_url": f"sqlite:///{folder}/calls.db", "recordings_dir": f"{folder}/recordings"}
 
 
 @contextlib.asynccontextmanager
 async def running(folder: Path, **settings: object) -> AsyncIterator[Running]:
     """Start a service with a call log and recordings."""
-    environment = {"DATABASE_URL": f"sqlite:///{folder}/calls.db", "RECORDINGS_DIR": f"{folder}/recordings"}
-    wanted: dict[str, Any] = {
-        "max_calls": SLOTS,
-        "refusals_per_minute": 100_000,
-        **{name.lower(): value for name, value in environment.items()},
-    }
+    wanted: dict[str, Any] = {"max_calls": SLOTS, "refusals_per_minute": 100_000, **logs_in(folder), **settings}
     log, logger = LogRecords(), logging.getLogger("app")
-    async with served(**{**wanted, **settings}) as running:
+    async with served(**wanted) as running:
         logger.addHandler(log)
-        yield Running(running.service, running.phone, log, folder, {**environment, "COLUMNS": "160"})
+        yield Running(running.service, running.settings, running.phone, running.log, log, folder)
         logger.removeHandler(log)
 
 
@@ -219,15 +210,13 @@ async def service(started: Running) -> Running:
     ("method", "path", "reason", "status"),
     [
         ("GET", VOICE, RefusalReason.WRONG_METHOD, 405),
+        ("RING", VOICE, RefusalReason.WRONG_METHOD, 405),
         ("GET", STATUS, RefusalReason.WRONG_METHOD, 405),
-        ("PUT", VOICE, RefusalReason.WRONG_METHOD, 405),
         ("POST", "/", RefusalReason.WRONG_PATH, 404),
         ("GET", "/", RefusalReason.WRONG_PATH, 404),
         ("POST", "/voice", RefusalReason.WRONG_PATH, 404),
-        ("POST", "/twilio", RefusalReason.WRONG_PATH, 404),
         ("POST", "/twilio/Voice", RefusalReason.WRONG_PATH, 404),
         ("POST", "/bridge/twilio/voice", RefusalReason.PREFIX, 404),
-        ("POST", "/bridge/twilio/voice/", RefusalReason.PREFIX, 404),
         ("GET", "/bridge/twilio/media/token", RefusalReason.PREFIX, 404),
         ("GET", "/twilio/media/token", RefusalReason.NO_UPGRADE, 426),
         ("GET", "/twilio/selftest", RefusalReason.NO_UPGRADE, 426),
@@ -242,25 +231,54 @@ async def test_a_request_that_goes_to_the_wrong_place_is_told_what_to_change(
     assert answer.text.endswith(reason)
 
 
+async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(service: Running) -> None:
+    for path, reason in ((VOICE, RefusalReason.WRONG_PATH), (f"/bridge{MEDIA}token", RefusalReason.PREFIX)):
+        async with service.refusing(reason):
+            assert (await service.write(f"GET {path}", UPGRADE))[0] == 404
+
+
+async def test_a_refused_socket_is_no_error_of_the_services(service: Running) -> None:
+    since = len(service.seen.records)
+    for path in (f"{MEDIA}none", "/twilio/selftest", "/api/calls/CA1/events", "/nowhere"):
+        assert (await service.write(f"GET {path}", UPGRADE, host="Host: phone.example.com"))[0] == 403
+    assert [record for record in service.seen.records[since:] if record.levelno >= logging.ERROR] == []
+
+
 @pytest.mark.parametrize(
-    ("path", "reason"),
-    [("/twilio/voice", RefusalReason.WRONG_PATH), ("/bridge/twilio/media/token", RefusalReason.PREFIX)],
+    "path",
+    [
+        *(f"/{VOICE}", f"/x/..{VOICE}", f"{VOICE}/.", "twilio/voice", "*", f"{VOICE}%2e", f"{VOICE};x", f"{VOICE}%00"),
+        *(f"{PUBLIC}{VOICE}", f"http://127.0.0.1{VOICE}", f"{VOICE}#x"),
+    ],
 )
-async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(
-    service: Running, path: str, reason: RefusalReason
-) -> None:
-    async with service.refusing(reason):
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(f"ws://127.0.0.1:{service.phone.port}{path}", proxy=None)
-    assert refused.value.response.status_code == 404
+async def test_a_signature_is_good_for_one_way_to_write_the_path(service: Running, path: str) -> None:
+    status, headers = await service.write_form(f"POST {path}", PUBLIC + VOICE)
+    assert (status, "location" in headers) == (404, False)
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Twilio-Signature: another", "X-Forwarded-Host: evil.example", "X-HTTP-Method-Override: GET"]
+)
+async def test_headers_beside_the_signature_change_nothing(service: Running, header: str) -> None:
+    assert (await service.write_form(f"POST {VOICE}", PUBLIC + VOICE, header))[0] == 200
+    assert (await service.write_form(f"POST {VOICE}", f"{PUBLIC}/else", header))[0] == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["Host: phone.example.com", "Host:", "Host: evil.example@127.0.0.1", "Host: 127.0.0.1#.evil.example"]
+)
+async def test_operators_without_a_token_need_a_plain_host_of_this_machine(service: Running, host: str) -> None:
+    for line in ("GET /api/calls", "POST /api/drain"):
+        assert (await service.write(line, "Content-Length: 0", host=host))[0] == 403
+    assert (await service.write("GET /api/calls"))[0] == 200
 
 
 async def test_what_is_none_of_twilios_leaves_no_line(service: Running) -> None:
-    since = len(service.log.records)
+    since = len(service.seen.records)
     for path in ("/favicon.ico", "/wp-login.php"):
         assert (await service.http.get(path)).status_code == 404
     assert (await service.http.post("/healthz")).status_code == 405
-    assert service.log.warnings(since) == []
+    assert service.seen.warnings(since) == []
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -284,12 +302,10 @@ async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service:
     assert "PUBLIC_URL" in answer.text
 
 
-@pytest.mark.parametrize(("public_url", "bases"), PUBLIC_URLS)
-async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(
-    service: Running, public_url: str, bases: tuple[str, ...]
-) -> None:
-    service.service.public.move(read_settings(public_url=public_url).server.base_url)
-    for base in bases:
+async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(service: Running) -> None:
+    """The spellings are those of `tests/app/twilio/test_signature.py`; here the webhook, its TwiML and the socket."""
+    service.service.public.move(read_settings(public_url="https://Me:Word@Phone.Example.COM:443/b").server.base_url)
+    for base in ("https://Me:Word@Phone.Example.COM:443/b", "https://phone.example.com:443/b"):
         call_sid = new_call_sid()
         answer = await service.send("POST", VOICE, form(call_sid), base + VOICE)
         (verb,) = parse(answer.raise_for_status().text)
@@ -299,9 +315,8 @@ async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through
             pass
 
 
-@pytest.mark.parametrize("public_url", [url for url, (base, *_) in PUBLIC_URLS if base.count("/") == 2])
-async def test_our_own_simulated_calls_come_through(service: Running, public_url: str) -> None:
-    base_url = read_settings(public_url=public_url).server.base_url
+async def test_our_own_simulated_calls_come_through(service: Running) -> None:
+    base_url = read_settings(public_url="https://Me:Word@Phone.Example.COM:8443").server.base_url
     service.service.public.move(base_url)
     here = f"http://127.0.0.1:{service.phone.port}"
     report = await simulate(CallOptions(base_url, TOKEN, ACCOUNT, duration_s=0.2, dial_url=here))
@@ -312,9 +327,7 @@ async def test_our_own_simulated_calls_come_through(service: Running, public_url
     ("console", "host", "status"),
     [
         ("https://Phone.Example.com", "Phone.Example.com", 200),
-        ("https://Phone.Example.com:443", "Phone.Example.com:443", 200),
         ("https://PHONE.example.com", "PHONE.EXAMPLE.com", 403),
-        ("https://evil.example.com", "evil.example.com", 403),
     ],
 )
 async def test_a_console_may_have_capitals_where_public_url_has_none_if_the_host_header_has_them_too(
@@ -358,12 +371,9 @@ async def test_a_form_with_hundreds_of_sip_headers_is_a_call(service: Running) -
         (many_headers(1_200, 1), RefusalReason.MALFORMED, 400),
         (many_headers(100, 1_000), RefusalReason.TOO_LARGE, 413),
         ({"CallSid": ""}, RefusalReason.MALFORMED, 400),
-        ({"CallSid": "CA-not-a-sid"}, RefusalReason.MALFORMED, 400),
         ({"CallSid": "CA\n1"}, RefusalReason.MALFORMED, 400),
-        ({"CallSid": "CA" + "1" * 100}, RefusalReason.MALFORMED, 400),
-        ({"CallSid": "ĆA1"}, RefusalReason.MALFORMED, 400),
     ],
-    ids=["too many", "too large", "no call", "no SID", "a line break", "too long", "not ASCII"],
+    ids=["too many", "too large", "no call", "a line break"],
 )
 async def test_a_form_that_cannot_be_read_leaves_a_line(
     service: Running, changes: dict[str, str], reason: RefusalReason, status: int
@@ -374,11 +384,11 @@ async def test_a_form_that_cannot_be_read_leaves_a_line(
 
 
 async def test_a_socket_whose_token_is_unknown_leaves_a_line(service: Running) -> None:
-    since, before = len(service.log.records), await service.refusals(RefusalReason.NO_TOKEN)
+    since, before = len(service.seen.records), await service.refusals(RefusalReason.NO_TOKEN)
     with pytest.raises(InvalidStatus) as refused:
         await service.phone.dial(f"{SOCKET_BASE}{MEDIA}unknown")
     assert refused.value.response.status_code == 403
-    assert service.log.warnings(since) == ["socket refused: its token is unknown, used or expired"]
+    assert service.seen.warnings(since) == ["socket refused: its token is unknown, used or expired"]
     assert await service.refusals(RefusalReason.NO_TOKEN) == before + 1
 
 
@@ -423,9 +433,9 @@ async def test_a_call_of_three_streams_and_many_repeats_is_one_call(service: Run
         async with asyncio.timeout(PATIENCE_S):
             while not await heard(service, sid, stream.recording.name):  # noqa: ASYNC110 - a thread writes
                 await asyncio.sleep(LOOK_AGAIN_S)
-    shown = (await service.command("calls", "show", sid)).stdout
+    shown = await service.command("calls", "show", sid)
     assert all(f"stream {number}" in shown for number in (1, 2, 3))
-    assert (await service.command("forget", ANN)).exit_code == 0
+    await service.command("forget", ANN)
     assert list((service.folder / "recordings").glob(f"*{sid}*")) == []
 
 
@@ -435,88 +445,36 @@ async def heard(service: Running, call_sid: CallSid, name: str) -> bool:
     return answer.status_code == 200 and not answer.json()["live"] and answer.json()["seconds"] > 0
 
 
-@pytest.mark.parametrize("over", ["completed", "busy", "no-answer", "canceled", "failed"])
-@pytest.mark.parametrize("late", ["initiated", "ringing", "in-progress", "answered"])
-@pytest.mark.parametrize("is_numbered", [True, False], ids=["numbered", "without numbers"])
-async def test_a_late_status_callback_never_opens_a_call_again(
-    service: Running, over: str, late: str, is_numbered: bool
-) -> None:
-    sid = new_call_sid()
-    await service.ring(sid)
-    for number, status in ((9, over), (1, late)):
-        numbered = {"SequenceNumber": str(number)} if is_numbered else {}
-        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, **numbered})
-    assert (service.record(sid).status, service.free_slots) == (over, SLOTS)
-    assert await service.ring(sid, CallStatus=late) == Hangup()
-
-
-async def test_callbacks_that_overtake_each_other_are_ordered_by_their_numbers(service: Running) -> None:
-    sid = new_call_sid()
-    await service.ring(sid)
-    for number, status in ((0, "initiated"), (2, "in-progress"), (1, "ringing")):
-        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, "SequenceNumber": str(number)})
-    assert service.record(sid).status == "in-progress"
-
-
 # Who calls
-
-
-def in_pairs(*spellings: str) -> list[tuple[str, str]]:
-    """Return each spelling with another one of the same caller."""
-    return list(zip(spellings, (*spellings[1:], spellings[0]), strict=True))
 
 
 @pytest.mark.parametrize(
     ("caller", "forgotten"),
-    [
-        *in_pairs(*ANN_SPELLINGS),
-        *((caller, forgotten or "anonymous") for caller, forgotten in in_pairs(*WITHHELD)),
-        *in_pairs(*ALICE_SPELLINGS),
-        *in_pairs(*CLIENT_SPELLINGS),
-    ],
+    [("+15550100007", "+1 (555) 010-0007"), ("Anonymous", "anonymous"), ("sip:Al@Example.com", "sip:al@example.com")],
 )
 async def test_a_call_is_forgotten_by_any_spelling_of_its_caller(service: Running, caller: str, forgotten: str) -> None:
-    await service.command("forget", forgotten)
     sids = [await service.call(From=caller), await service.call(From=EVE, To=caller, Direction="outbound-api")]
-    done = await service.command("forget", forgotten)
-    assert (done.exit_code, done.stdout.split()[0]) == (0, "2"), done.output
+    assert (await service.command("forget", forgotten)).split()[0] == "2"
     for sid in sids:
         assert (await service.http.get(f"/api/history/{sid}")).status_code == 404
 
 
-async def test_two_sip_callers_are_told_apart_in_the_table(service: Running) -> None:
-    for name in ("alice", "robert"):
-        await service.call(From=f"sip:{name}@example.com")
-    table = (await service.command("calls")).stdout
-    assert all(f"sip:…{name}@" in table for name in ("lice", "bert"))
-
-
-BLOCKED = {
-    "anonymous": WITHHELD,
-    "+1 (555) 010-0001": ANN_SPELLINGS,
-    "sip:alice@example.com": ALICE_SPELLINGS,
-    "client:ann_1": CLIENT_SPELLINGS,
-}
-
-
 async def test_lists_limits_and_a_prefix_know_every_spelling(tmp_path: Path) -> None:
     """A service of its own: with a path in PUBLIC_URL, which the proxy takes away or not, and with screening."""
-    public, once = f"{PUBLIC}/bridge", [spelling.replace("0001", "0002") for spelling in ANN_SPELLINGS]
-    limits = {"blocked_callers": ",".join(BLOCKED), "calls_per_number_per_hour": 1}
+    public = f"{PUBLIC}/bridge"
+    limits = {"blocked_callers": "anonymous,sip:alice@example.com", "calls_per_number_per_hour": 1}
     async with running(tmp_path, public_url=public, **limits) as service:
-        for spelling in (one for spellings in BLOCKED.values() for one in spellings):
+        for spelling in ("Anonymous", "sip:alice@EXAMPLE.com"):
             assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
         call_sid = new_call_sid()
-        for number, prefix in enumerate(("", "/bridge")):
-            state = "in-progress" if number else "ringing"
-            fields = {**form(call_sid), "From": once[number], "CallStatus": state}
+        for prefix, state in (("", "ringing"), ("/bridge", "in-progress")):
+            fields = {**form(call_sid), "CallStatus": state}
             answer = await service.send("POST", prefix + VOICE, fields, url=public + VOICE)
             (verb,) = parse(answer.raise_for_status().text)
             async with service.stream(call_sid, verb, prefix) as call:
                 await call.socket.send(call.carrier.send(Stopped()))
                 assert await closing_code(call.socket) == 1000
-        for spelling in once:
-            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
+        assert isinstance(await service.ring(new_call_sid(), From=f"sip:{ANN}@example.com;user=phone"), Reject)
         async with service.refusing(RefusalReason.PREFIX):
             assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
 
@@ -555,14 +513,9 @@ async def test_a_message_that_is_too_large_ends_the_call_and_the_log_has_the_cod
     assert "1009" in (await service.logged(call.call_sid))["end_detail"]
 
 
-PROXIES_KEEP_S = {"cloudflared": 90, "Caddy": 120, "nginx": 60, "AWS ALB": 60}
-"""How long they keep an idle connection to a server, from their documentation."""
-
-
-@pytest.mark.parametrize("proxy", PROXIES_KEEP_S)
-async def test_idle_connections_live_longer_than_those_of_proxies(service: Running, proxy: str) -> None:
-    assert WebServer(service.service.app).config.timeout_keep_alive == KEEP_ALIVE_S
-    assert PROXIES_KEEP_S[proxy] < KEEP_ALIVE_S
+async def test_idle_connections_live_longer_than_those_of_proxies() -> None:
+    """Caddy keeps an idle connection to a server for 120 s, cloudflared for 90 s, nginx and AWS's ALB for 60 s."""
+    assert KEEP_ALIVE_S > 120
 
 
 @dataclass
@@ -612,159 +565,3 @@ async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Runni
         await peer.next_text()
     assert service.record(sid).end is None
     peer.writer.close()
-
-
-# Settings as other programs leave them
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-async def test_quotes_and_spaces_around_values_do_no_harm(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"PUBLIC_URL": PUBLIC, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "MAX_CALLS": "2"}
-    for name, value in values.items():
-        monkeypatch.setenv(name, spelling.format(value))
-    read = read_settings()
-    given = (read.server.public_url, read.twilio.account_sid, read.twilio.auth_token, str(read.calls.max))
-    assert given == tuple(values.values())
-    assert read.doubts == {}
-
-
-async def test_settings_of_an_env_file_of_docker_serve(tmp_path: Path) -> None:
-    values = {
-        **LOOPBACK,
-        "PORT": str(free_port()),
-        "TWILIO_ACCOUNT_SID": ACCOUNT,
-        "TWILIO_AUTH_TOKEN": "the-auth-token",
-    }
-    spelt = {
-        name: spelling.format(value) for (name, value), spelling in zip(values.items(), SPELLINGS[1:], strict=False)
-    }
-    async with serve(tmp_path, **spelt) as program:
-        await program.until("TWILIO_AUTH_TOKEN: it should be 32 hex digits, and is not")
-        await program.until("ready for calls")
-
-
-CONDA = {"HOST": CONDA_HOSTS[0], "PORT": "many", "SEED": "conda"}
-
-
-async def test_names_that_others_have_taken_are_told_in_one_line_each_and_prefixed_ones_win(tmp_path: Path) -> None:
-    async with serve(tmp_path, **LOOPBACK, **CONDA) as program:
-        status, words = await program.end()
-    assert status == 2
-    assert [line.split(":")[1].strip() for line in words.splitlines()] == ["PORT", "SEED"]
-    async with serve(tmp_path, **LOOPBACK, HOST=CONDA_HOSTS[0]) as program:
-        status, words = await program.end()
-    assert (status, len(words.splitlines())) == (2, 1)
-    assert "HOST=arm64-apple-darwin20.0.0 is no address of this machine (set in the environment" in words
-    port = free_port()
-    (tmp_path / ".env").write_text(f"MOSHI_BRIDGE_HOST=127.0.0.1\nMOSHI_BRIDGE_SEED=\nMOSHI_BRIDGE_PORT={port}\n")
-    async with serve(tmp_path, **LOOPBACK, **CONDA) as program:
-        await program.until("ready for calls")
-        async with httpx.AsyncClient() as http:
-            assert (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
-
-
-# Addresses of managed PostgreSQL
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres() as server:
-        yield server
-
-
-@pytest.mark.parametrize(
-    ("query", "fault"),
-    [
-        ("sslmode=prefer&channel_binding=prefer", ""),
-        ("options=-c%20search_path%3Dpublic", ""),
-        ("connect_timeout=3&application_name=calls&target_session_attrs=read-write", ""),
-        ("keepalives_idle=30&tcp_user_timeout=9000&gssencmode=disable", ""),
-        ("sslmode=require&channel_binding=require", "SSL"),
-        ("options=endpoint%3Dmy-endpoint", "endpoint"),
-    ],
-)
-async def test_an_address_of_libpq_works_or_says_in_one_line_why_not(
-    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, fault: str
-) -> None:
-    """The server has no TLS and knows no endpoints."""
-    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", f"{server.new_database()}?{query}")
-    for arguments in (["calls"], ["forget", ANN]):
-        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-        assert done.exit_code == bool(fault), done.output
-        assert fault in done.stderr
-        assert len(done.stderr.splitlines()) == bool(fault)
-
-
-@pytest.mark.parametrize(("query", "named"), REFUSED_QUERIES)
-async def test_a_parameter_that_libpq_cannot_use_is_refused_at_the_start_and_by_every_command(
-    query: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@db.example.com/calls?sslmode=require&{query}")
-    with pytest.raises(SettingsError, match=named):
-        Service(read_settings(**{name.lower(): value for name, value in LOOPBACK.items()}), lambda _: None)
-    for arguments in (["calls"], ["forget", ANN]):
-        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-        assert (done.exit_code, named in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
-        assert "secret" not in done.stderr
-
-
-# Other programs and files
-
-
-CONFIG_PLACES = [
-    *(f"home/{folder}/{name}" for folder in FOLDERS for name in FILES),
-    *(f"{folder}/{name}" for folder in SYSTEM_FOLDERS for name in FILES),
-]
-
-
-@pytest.mark.parametrize("where", CONFIG_PLACES)
-async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(tmp_path: Path, where: str) -> None:
-    place, settings, port = install(tmp_path / "bin"), read_settings(tunnel=True), free_port()
-    file = tmp_path / where
-    file.parent.mkdir(parents=True)
-    file.write_text("tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n")
-    shell = {"HOME": str(tmp_path / "home"), "STANDIN_ROOT": str(tmp_path), "TUNNEL_CONFIG": str(file)}
-    environment = tunnel_environment(settings, {**place.environment, **shell})
-    for command, is_taken_over in (
-        (tunnel_command(settings, place.program, port), False),
-        ([place.program, "tunnel", "--url", settings.server.local_url, "--metrics", f"127.0.0.1:{port}"], True),
-    ):
-        tunnel = await Cloudflared.start(command, environment, port, None, secret="")
-        async with asyncio.timeout(PATIENCE_S):
-            while not (status := await tunnel.status()).connected:
-                await tunnel.exited_within(LOOK_AGAIN_S)
-        await tunnel.stop()
-        assert (status.url is None) == is_taken_over
-
-
-@pytest.mark.parametrize("content", [POINTER, "", "<html>404</html>", None], ids=["pointer", "empty", "page", "cut"])
-async def test_a_tokenizer_file_that_is_none_is_told_in_one_line(make: Make, content: str | None) -> None:  # noqa: F811
-    path = make() / TOKENIZER
-    path.write_bytes(path.read_bytes()[:-200] if content is None else content.encode())
-    assert str(path) in refusal(path.parent)
-
-
-def dry_run(number: str, monkeypatch: pytest.MonkeyPatch) -> Result:
-    names = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "TWILIO_PHONE_NUMBER": "+15550100000"}
-    for name, value in {**names, "PUBLIC_URL": PUBLIC}.items():
-        monkeypatch.setenv(name, value)
-    return CliRunner().invoke(make_call, ["--dry-run", "--", number])
-
-
-@pytest.mark.parametrize(("number", "meant"), NUMBERS)
-async def test_make_call_dials_a_number_with_its_extension(
-    number: str, meant: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = dry_run(number, monkeypatch)
-    assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["To", f"…{meant.number[-4:]}"] in lines
-    sent = [line[1] for line in lines if line[0] == "SendDigits"]
-    assert [len(keys) for keys in sent] == [len(meant.keys)] * bool(meant.keys)
-
-
-@pytest.mark.parametrize(("number", "reason"), NO_NUMBERS)
-async def test_make_call_refuses_what_is_no_number(number: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = dry_run(number, monkeypatch)
-    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output

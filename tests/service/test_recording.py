@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -21,12 +22,12 @@ from app.simulator.call import simulate
 from app.simulator.conversation import talk
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport
-from app.simulator.trouble import Scenario, Window
+from app.simulator.trouble import STEADY, Scenario, Window
 from app.telemetry.call_log.entry import KILLED
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
-from tests.service.test_call_log import HUNG_UP, command, until_kept
-from tests.service.test_serve import LOOPBACK, Program, free_port, serve
+from tests.service.test_call_log import HUNG_UP, until_kept
+from tests.service.test_serve import Program, command, serving
 
 RATE_HZ = 8_000
 WITHIN_MS = 5.0
@@ -34,30 +35,30 @@ AUDIBLE = 500
 
 Samples = NDArray[np.int16]
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, **changes: str) -> AsyncIterator[tuple[Program, str]]:
-    """Run a line test that records all calls; give its address."""
-    port = free_port()
-    settings = {
-        **LOOPBACK,
-        "PORT": str(port),
-        "PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "TWILIO_AUTH_TOKEN": TOKEN,
-        "TWILIO_ACCOUNT_SID": ACCOUNT,
-        "DATABASE_URL": f"sqlite:///{folder}/calls.db",
-        "RECORDINGS_DIR": str(folder / "recordings"),
-        **changes,
-    }
-    async with serve(folder, **settings) as program:
-        await program.until("ready for calls")
-        yield program, settings["PUBLIC_URL"]
+async def recording(folder: Path, **changes: str) -> AsyncIterator[tuple[Program, httpx.AsyncClient, str]]:
+    """Run a line test that records all calls; yield it, a client of it and its address."""
+    settings = {"PUBLIC_URL": "", "DATABASE_URL": f"sqlite:///{folder}/calls.db"}
+    settings |= {"RECORDINGS_DIR": str(folder / "recordings"), **changes}
+    async with serving(folder, **settings) as (program, phone):
+        yield program, phone.http, f"http://127.0.0.1:{phone.port}"
 
 
-async def place(url: str, seconds: float, line: Scenario | None = None) -> CallReport:
-    """Place a call whose caller talks all the time."""
+async def call(url: str, seconds: float, line: Scenario = STEADY) -> CallReport:
+    """Place a call whose caller speaks all the time."""
     audio = np.resize(talk(), round(seconds * RATE_HZ))
-    return await simulate(CallOptions(url, TOKEN, ACCOUNT, audio=audio, line=line or Scenario()))
+    return await simulate(CallOptions(url, TOKEN, ACCOUNT, audio=audio, line=line))
+
+
+async def shown(folder: Path, call_sid: str, *options: str) -> str:
+    """Return what `calls show` prints."""
+    url = f"sqlite:///{folder}/calls.db"
+    status, words, errors = await command(folder, "calls", "show", call_sid, *options, DATABASE_URL=url)
+    assert status == 0, errors
+    return words
 
 
 def behind_ms(recording: Samples, truth: Samples) -> float:
@@ -98,24 +99,18 @@ async def until_finished(http: httpx.AsyncClient, call_sid: str) -> httpx.Respon
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [Scenario(), pytest.param(Scenario(stalls=(Window(3, 0.6),)), marks=pytest.mark.slow)],
-    ids=["steady", "stalled"],
-)
+@pytest.mark.parametrize("line", [STEADY, Scenario(stalls=(Window(3, 0.6),))], ids=["steady", "stalled"])
 async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
     tmp_path: Path, line: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
-    async with serving(tmp_path) as (program, url):
-        report = await place(url, 8.0, line)
+    async with recording(tmp_path) as (program, http, url):
+        report = await call(url, 8.0, line)
         await program.until(f'"call_sid": "{report.call_sid}", "message": "recorded in')
-        async with httpx.AsyncClient(base_url=url) as http:
-            whole = await http.get(f"/api/calls/{report.call_sid}/recording")
-            part = await http.get(f"/api/calls/{report.call_sid}/recording", headers={"Range": "bytes=4-41"})
-            outline = (await http.get(f"/api/calls/{report.call_sid}/waveform?buckets=20")).json()
+        whole = await http.get(f"/api/calls/{report.call_sid}/recording")
+        part = await http.get(f"/api/calls/{report.call_sid}/recording", headers={"Range": "bytes=4-41"})
+        outline = (await http.get(f"/api/calls/{report.call_sid}/waveform?buckets=20")).json()
     assert (part.status_code, part.content) == (206, whole.content[4:42])
-    (tmp_path / "call.flac").write_bytes(whole.content)
-    sound, rate_hz = soundfile.read(tmp_path / "call.flac", dtype="int16")
+    sound, rate_hz = soundfile.read(io.BytesIO(whole.content), dtype="int16")
     assert rate_hz == RATE_HZ
     assert len(sound) / RATE_HZ == pytest.approx(report.ended_s, abs=0.1)
     assert outline["seconds"] == pytest.approx(len(sound) / RATE_HZ, abs=1e-3)
@@ -126,51 +121,26 @@ async def test_a_recording_is_what_the_simulator_says_was_spoken_and_heard(
     assert abs(caller_ms - moshi_ms) <= WITHIN_MS
 
 
-@pytest.mark.slow
-async def test_an_operator_can_listen_to_a_call_that_is_on(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (_, url), httpx.AsyncClient(base_url=url) as http:
-        calling = asyncio.create_task(place(url, 6.0))
-        sound = await http.get(f"/api/calls/{await until_recorded(http)}/recording")
-        assert sound.headers["content-type"] == "audio/wav"
-        (tmp_path / "now.wav").write_bytes(sound.content)
-        assert np.abs(soundfile.read(tmp_path / "now.wav", dtype="int16")[0]).max() > AUDIBLE
-        await calling
-
-
-@pytest.mark.slow
-async def test_a_service_that_was_killed_has_recorded_up_to_its_last_second(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
-        calling = asyncio.create_task(place(url, 60.0))
-        await until_recorded(http)
+async def test_a_call_that_is_on_can_be_heard_and_is_recorded_up_to_the_second_before_a_kill(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (program, http, url):
+        calling = asyncio.create_task(call(url, 60.0))
+        now = await http.get(f"/api/calls/{await until_recorded(http)}/recording")
+        assert now.headers["content-type"] == "audio/wav"
+        assert np.abs(soundfile.read(io.BytesIO(now.content), dtype="int16")[0]).max() > AUDIBLE
         await asyncio.sleep(2.0)  # the length of the call, not a wait for anything
         os.kill(program.process.pid, signal.SIGKILL)
         report = await calling
         await program.end()
-    async with serving(tmp_path) as (program, url), httpx.AsyncClient(base_url=url) as http:
+    async with recording(tmp_path) as (_, http, _):
         whole = await until_finished(http, report.call_sid)
-    (tmp_path / "call.flac").write_bytes(whole.content)
-    sound, _ = soundfile.read(tmp_path / "call.flac", dtype="int16")
+    sound, _ = soundfile.read(io.BytesIO(whole.content), dtype="int16")
     assert report.ended_s > 2.0
     assert len(sound) / RATE_HZ > report.ended_s - 1.0
     for side in (0, 1):
         assert np.flatnonzero(np.abs(sound[:, side]) > AUDIBLE).max() / RATE_HZ > report.ended_s - 1.5
-    status, words, errors = await command(
-        tmp_path, f"sqlite:///{tmp_path}/calls.db", "calls", "show", report.call_sid, "--json"
-    )
-    assert status == 0, errors
-    call = json.loads(words)
-    assert call["end_reason"] == KILLED
-    assert call["recording"].endswith(report.call_sid)
-
-
-async def test_a_folder_that_cannot_be_written_ends_the_start_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    settings = {**LOOPBACK, "PORT": str(free_port()), "RECORDINGS_DIR": f"{tmp_path}/file"}
-    async with serve(tmp_path, **settings) as program:
-        status, words = await program.end()
-    assert status == 2
-    assert words.splitlines()[-1].startswith("moshi-bridge: RECORDINGS_DIR=")
-    assert "Traceback" not in words
+    kept = json.loads(await shown(tmp_path, report.call_sid, "--json"))
+    assert kept["end_reason"] == KILLED
+    assert kept["recording"].endswith(report.call_sid)
 
 
 @contextlib.contextmanager
@@ -189,11 +159,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.slow
 async def test_a_full_disk_ends_the_recording_but_not_the_call_and_the_record_says_so(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "64k") as folder:
-        async with serving(tmp_path, RECORDINGS_DIR=str(folder / "recordings")) as (program, url):
-            report = await place(url, 8.0)
+        async with recording(tmp_path, RECORDINGS_DIR=str(folder / "recordings")) as (program, _, url):
+            report = await call(url, 8.0)
             await program.until("broken off: No space left on device")
             await until_kept(tmp_path, f"sqlite:///{tmp_path}/calls.db", {report.call_sid: HUNG_UP})
         sound, _ = soundfile.read(next((folder / "recordings").iterdir()))
@@ -201,6 +170,4 @@ async def test_a_full_disk_ends_the_recording_but_not_the_call_and_the_record_sa
     assert report.ended_s == pytest.approx(8.0, abs=0.5)
     assert np.abs(report.heard[-RATE_HZ:]).max() > AUDIBLE, "Moshi was heard to the end"
     assert 2.0 < len(sound) / RATE_HZ < 4.5
-    status, words, errors = await command(tmp_path, f"sqlite:///{tmp_path}/calls.db", "calls", "show", report.call_sid)
-    assert status == 0, errors
-    assert "broken off: No space left on device" in words
+    assert "broken off: No space left on device" in await shown(tmp_path, report.call_sid)

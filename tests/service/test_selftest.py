@@ -64,15 +64,12 @@ async def test_what_is_not_signed_for_this_address_is_refused(
     assert caught.value.response.status_code == 403
 
 
-async def test_a_refused_socket_is_told_in_one_line(service: Served) -> None:
-    with pytest.raises(ProbeFailed, match="403") as caught:
-        await probe(service.url, "another-token", service.service.public.service_name)
-    assert "\n" not in str(caught.value)
-
-
-async def test_another_service_with_the_same_token_is_no_proof(service: Served) -> None:
-    with pytest.raises(ProbeFailed, match="another moshi-bridge"):
-        await probe(service.url, TOKEN, "somebody-else")
+async def test_a_refused_socket_and_another_service_are_no_proof(service: Served) -> None:
+    name = service.service.public.service_name
+    for token, expected, words in (("another-token", name, "403"), (TOKEN, "another-name", "another moshi-bridge")):
+        with pytest.raises(ProbeFailed, match=words) as caught:
+            await probe(service.url, token, expected)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://no-such-host.invalid"], ids=["no port", "no name"])
@@ -120,7 +117,7 @@ async def test_a_socket_that_asks_nothing_is_closed(service: Served, monkeypatch
     assert sock.close_code == 1000
 
 
-async def test_a_program_on_this_machine_learns_the_address_and_nobody_else_does(service: Served) -> None:
+async def test_only_a_program_on_this_machine_is_told_the_address(service: Served) -> None:
     async with httpx.AsyncClient(base_url=service.url) as http:
         answer = await http.get("/api/public")
         assert json.loads(answer.text) == {

@@ -1,17 +1,25 @@
+"""`moshi-bridge serve` and `moshi-bridge drain`: how the service starts and how it ends."""
+
 import asyncio
 import contextlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from app.cli.main import cli
+from app.config import read_settings
+from app.server.serve import EXIT_SETTINGS
+from app.server.serve import serve as serve_here
 from app.twilio.events import Stopped
 from app.twilio.twiml import Reject
 from tests.processes.pipeline import PATIENCE_S, all_gone
@@ -20,6 +28,7 @@ from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, Phone, closing_cod
 ROOT = str(Path(__file__).parent.parent.parent)
 LOOPBACK = {"ENGINE": "loopback", "CODEC": "loopback"}
 GOOD = {**LOOPBACK, "PUBLIC_URL": PUBLIC, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT}
+INHERITED = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
 
 @dataclass
@@ -28,12 +37,16 @@ class Program:
 
     process: asyncio.subprocess.Process
 
-    async def until(self, text: str) -> None:
-        """Read standard error up to the line that holds this."""
+    async def until(self, text: str) -> list[str]:
+        """Read standard error up to the line that holds this; return what was read."""
         assert self.process.stderr
+        lines: list[str] = []
         async with asyncio.timeout(PATIENCE_S):
-            while text not in (line := (await self.process.stderr.readline()).decode()):
+            while not lines or text not in lines[-1]:
+                line = (await self.process.stderr.readline()).decode()
                 assert line, f"the program ended without a word of {text!r}"
+                lines.append(line.rstrip("\n"))
+        return lines
 
     async def end(self) -> tuple[int, str]:
         """Return the exit status, and what was still written, once the program has ended."""
@@ -49,16 +62,8 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def serve(folder: Path, **settings: str) -> AsyncIterator[Program]:
-    """Start the program in an empty folder, with these settings alone."""
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", "serve"),
-        cwd=folder,
-        env={**environment, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **settings},
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+async def running(process: asyncio.subprocess.Process) -> AsyncIterator[Program]:
+    """Kill a process when the block ends, if it has not ended."""
     try:
         yield Program(process)
     finally:
@@ -67,202 +72,207 @@ async def serve(folder: Path, **settings: str) -> AsyncIterator[Program]:
         await process.communicate()
 
 
+@contextlib.asynccontextmanager
+async def serve(folder: Path, *arguments: str, **settings: str) -> AsyncIterator[Program]:
+    """Start the program in a folder, with these settings alone."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "serve", *arguments),
+        cwd=folder,
+        env={**INHERITED, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **settings},
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    async with running(process) as program:
+        yield program
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, *arguments: str, **settings: str) -> AsyncIterator[tuple[Program, Phone]]:
+    """Start the program on a free port; it is ready for calls."""
+    port = str(free_port())
+    async with (
+        serve(folder, *arguments, **{**GOOD, "PORT": port, **settings}) as program,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        await program.until("ready for calls")
+        yield program, Phone(int(port), http)
+
+
+async def start(
+    folder: Path,
+    *arguments: str,
+    module: str = "app",
+    preexec: Callable[[], object] | None = None,
+    terminal: int = asyncio.subprocess.PIPE,
+    **settings: Any,
+) -> asyncio.subprocess.Process:
+    """Start a command with these settings alone; it controls its terminal, if it is given one."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", module, *arguments),
+        cwd=folder,
+        env={**INHERITED, "PYTHONPATH": ROOT, "HOME": str(folder), "COLUMNS": "160", **settings},
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=preexec if terminal == asyncio.subprocess.PIPE else lambda: os.login_tty(terminal),
+    )
+
+
+async def end(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+    """Return exit status, output and errors of a command once it has ended."""
+    async with asyncio.timeout(PATIENCE_S):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def command(folder: Path, *arguments: str, **settings: Any) -> tuple[int, str, str]:
+    """Run a command to its end."""
+    return await end(await start(folder, *arguments, **settings))
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
 
 
+SIGNED: dict[str, Any] = {"twilio_auth_token": TOKEN, "twilio_account_sid": ACCOUNT}
+TUNNEL: dict[str, Any] = {**SIGNED, "tunnel": True}
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"PORT": "0"}, "PORT"),
-        ({"MAX_CALLS": "none"}, "MAX_CALLS"),
-        ({"CODEC": "loopback", "ENGINE": "mlx"}, "CODEC=loopback needs ENGINE=loopback"),
-        ({"PUBLIC_URL": "phone.example.com"}, "PUBLIC_URL"),
-        ({**LOOPBACK, "PUBLIC_URL": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
-        ({**LOOPBACK, "HOST": "0.0.0.0"}, "TWILIO_AUTH_TOKEN is not set"),
-        ({**LOOPBACK, "HOST": "host.invalid", "TWILIO_AUTH_TOKEN": TOKEN}, "HOST=host.invalid"),
+        ({"public_url": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
+        ({"host": "0.0.0.0"}, "TWILIO_AUTH_TOKEN is not set"),
+        ({**SIGNED, "host": "host.invalid"}, "HOST=host.invalid"),
+        (TUNNEL, "brew install cloudflared"),
+        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached from outside"),
+        ({**TUNNEL, "validate_signatures": False}, "VALIDATE_SIGNATURES is false, but a tunnel"),
+        ({"database_url": "sqlite:///{folder}/file/calls.db"}, "DATABASE_URL: "),
+        ({"database_url": "postgres://ann:secret@db.example.com/calls?pgbouncer=true"}, "pgbouncer"),
+        ({"recordings_dir": "{folder}/file"}, "RECORDINGS_DIR="),
+        ({"engine": "mlx", "codec": "auto", "moshi_checkpoint": "{folder}/nowhere"}, "MOSHI_CHECKPOINT={folder}"),
     ],
-    ids=["port", "calls", "codec", "url", "open to strangers", "open to the network", "no such host"],
 )
-async def test_settings_that_cannot_be_served_are_told_in_one_line(
-    tmp_path: Path, settings: dict[str, str], named: str
+def test_what_cannot_be_served_is_told_in_one_line(
+    settings: dict[str, Any],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async with serve(tmp_path, **settings) as program:
-        status, words = await program.end()
-    assert status == 2
-    assert named in words
-    assert len(words.splitlines()) == 1, words
-
-
-async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        async with serve(tmp_path, **LOOPBACK, PORT=port) as program:
-            status, words = await program.end()
-    assert status == 2
-    assert f"PORT={port}" in words
-    assert len(words.splitlines()) == 1, words
-
-
-async def test_a_public_url_that_twilio_would_not_open_a_socket_to_is_warned_of(tmp_path: Path) -> None:
-    async with serve(tmp_path, **{**GOOD, "PUBLIC_URL": "http://phone.example.com"}, PORT=str(free_port())) as program:
-        await program.until("Twilio opens sockets over TLS only")
-
-
-async def test_the_workers_are_given_no_secrets(tmp_path: Path) -> None:
-    secrets = {
-        "OPERATOR_TOKEN": "an-operators-secret",
-        "TWILIO_AUTH_TOKEN_SECONDARY": "the-next",
-        "DATABASE_URL": "off",
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {
+        name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in settings.items()
     }
-    async with serve(tmp_path, **{**GOOD, **secrets}, PORT=str(free_port()), HF_HOME=str(tmp_path)) as program:
-        await program.until("ready for calls")
-        environments = [worker.environ() for worker in psutil.Process(program.process.pid).children()]
-    assert not {*secrets, "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID"} & {name for one in environments for name in one}
-    assert [one["HF_HOME"] for one in environments if "HF_HOME" in one] == [str(tmp_path)], "the engine's alone"
+    wanted: dict[str, Any] = {"engine": "loopback", "codec": "loopback", "port": free_port(), **given}
+    assert serve_here(read_settings(**wanted)) == EXIT_SETTINGS
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("moshi-bridge: ")
+    assert named.format(folder=tmp_path) in line
+    assert "secret" not in line
 
 
-async def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_process(tmp_path: Path) -> None:
-    async with serve(tmp_path, MOSHI_CHECKPOINT=str(tmp_path / "nowhere"), PORT=str(free_port())) as program:
-        status, words = await program.end()
-    assert status == 2
-    assert f"moshi-bridge: MOSHI_CHECKPOINT={tmp_path / 'nowhere'}" in words.splitlines()[-1]
-    assert "Traceback" not in words
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve_here(read_settings(engine="loopback", codec="loopback", port=port)) == EXIT_SETTINGS
+    assert f"PORT={port}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_a_signal_in_mid_call_ends_everything_in_order(tmp_path: Path, number: signal.Signals) -> None:
+async def test_settings_are_read_from_a_file_in_its_folder_and_doubtful_ones_are_warned_of(tmp_path: Path) -> None:
+    """Written as for Docker's --env-file, which keeps quotes; names with the prefix win over what others export."""
     port = free_port()
-    async with (
-        serve(tmp_path, **GOOD, PORT=str(port)) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        await program.until("ready for calls")
+    settings = {**LOOPBACK, "MOSHI_BRIDGE_HOST": "127.0.0.1", "MOSHI_BRIDGE_PORT": str(port), "MOSHI_BRIDGE_SEED": ""}
+    settings |= {"PUBLIC_URL": '"http://phone.example.com" ', "TWILIO_AUTH_TOKEN": "'not-hex'"}
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    conda = {"HOST": "x86_64-conda-linux-gnu", "PORT": "many", "SEED": "conda"}
+    async with serve(tmp_path, **conda) as program:
+        words = "\n".join(await program.until("ready for calls"))
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+    assert "Twilio opens sockets over TLS only" in words
+    assert "TWILIO_AUTH_TOKEN: it should be 32 hex digits" in words
+
+
+@contextlib.asynccontextmanager
+async def in_mid_call(folder: Path, **settings: str) -> AsyncIterator[tuple[Program, Phone, Call]]:
+    """Start the program and talk to it."""
+    async with serving(folder, MAX_CALLS="2", **settings) as (program, phone), phone.call() as call:
+        await call.speaks(2)
+        yield program, phone, call
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+async def test_after_a_sigterm_calls_go_on_until_a_second_signal(tmp_path: Path, second: signal.Signals) -> None:
+    async with in_mid_call(tmp_path, DRAIN_SECONDS="600") as (program, phone, call):
         pids = program.everybody()
         assert len(pids) == 1 + 3
-        async with Phone(port, http).call() as call:
-            await call.speaks(2)
-            os.kill(program.process.pid, number)
-            assert await closing_code(call.socket) in (1000, 1012)
-            status, words = await program.end()
+        program.process.terminate()
+        await program.until("draining: 1 on the line")
+        readyz = await phone.http.get("/readyz")
+        assert (readyz.status_code, readyz.json()["draining"], readyz.json()["calls"]) == (503, True, 1)
+        assert await phone.ring(new_call_sid()) == (Reject("busy"),)
+        await call.speaks(2)
+        program.process.send_signal(second)
+        assert await closing_code(call.socket) in (1000, 1012)
+        status, words = await program.end()
     assert status == 0
     assert "ended: the service is stopping" in words
     assert "Traceback" not in words
     await all_gone(pids)
 
 
-@contextlib.asynccontextmanager
-async def in_mid_call(folder: Path, **settings: str) -> AsyncIterator[tuple[Program, Phone, Call]]:
-    """Start the program and talk to it."""
-    port = free_port()
-    async with (
-        serve(folder, **GOOD, PORT=str(port), MAX_CALLS="2", **settings) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        await program.until("ready for calls")
-        async with Phone(port, http).call() as call:
-            await call.speaks(2)
-            yield program, Phone(port, http), call
-
-
-async def test_at_a_sigterm_calls_may_go_on_and_when_the_last_has_ended_the_program_ends(tmp_path: Path) -> None:
-    async with in_mid_call(tmp_path, DRAIN_SECONDS="600") as (program, phone, call):
-        program.process.terminate()
-        await program.until("draining: 1 on the line")
-        readyz = await phone.http.get("/readyz")
-        assert (readyz.status_code, readyz.json()["draining"], readyz.json()["calls"]) == (503, True, 1)
-        assert await phone.ring(new_call_sid()) == (Reject("busy"),)
-        await call.speaks(5)
-        await call.socket.send(call.carrier.send(Stopped()))
-        status, words = await program.end()
-    assert status == 0
-    assert "ended: caller hung up" in words
-    assert "Traceback" not in words
-
-
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_a_second_signal_ends_the_calls_at_once(tmp_path: Path, second: signal.Signals) -> None:
-    async with in_mid_call(tmp_path, DRAIN_SECONDS="600") as (program, _, call):
-        program.process.terminate()
-        await program.until("draining: 1 on the line")
-        program.process.send_signal(second)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, "0"), (signal.SIGHUP, "1")])
+async def test_when_the_time_to_drain_is_over_the_calls_end_in_order(
+    tmp_path: Path, number: signal.Signals, seconds: str
+) -> None:
+    async with in_mid_call(tmp_path, DRAIN_SECONDS=seconds) as (program, _, call):
+        program.process.send_signal(number)
         assert await closing_code(call.socket) in (1000, 1012)
         status, words = await program.end()
-    assert status == 0
-    assert "ended: the service is stopping" in words
+    assert (status, "ended: the service is stopping" in words, "Traceback" in words) == (0, True, False)
 
 
-async def test_when_the_time_to_drain_is_over_the_calls_are_ended_in_order(tmp_path: Path) -> None:
-    async with in_mid_call(tmp_path, DRAIN_SECONDS="1") as (program, _, call):
-        program.process.terminate()
-        assert await closing_code(call.socket) == 1000
-        status, words = await program.end()
-    assert status == 0
-    assert "ended: the service is stopping" in words
-    assert "Traceback" not in words
-
-
-async def drain(folder: Path, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
-    """Run `moshi-bridge drain`."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "app", "drain", *arguments),
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent.parent), **settings},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
+@pytest.mark.slow
 async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: Path) -> None:
-    async with in_mid_call(tmp_path) as (program, phone, call):
-        command = await drain(tmp_path, "--seconds", "600", PORT=str(phone.port))
-        assert command.stdout
-        async with asyncio.timeout(PATIENCE_S):
-            assert await command.stdout.readline() == b"draining: 1 call, for at most 600 s\n"
+    """DRAIN_SECONDS, 0 unless set, is about signals: a drain without a limit cuts no call."""
+    async with in_mid_call(tmp_path, MAX_CALL_SECONDS="1200") as (program, phone, call):
+        port = str(phone.port)
+        status, words, _ = await command(tmp_path, "drain", "--no-wait", PORT=port)
+        assert (status, words) == (0, "draining: 1 call, for at most 1200 s\n")
+        waiting = await start(tmp_path, "drain", "--seconds", "600", PORT=port)
+        assert waiting.stdout
+        assert (await waiting.stdout.readline()).startswith(b"draining: 1 call")
         assert await phone.ring(new_call_sid()) == (Reject("busy"),)
         await call.speaks(5)
         await call.socket.send(call.carrier.send(Stopped()))
-        async with asyncio.timeout(PATIENCE_S):
-            rest, _ = await command.communicate()
-        status, _ = await program.end()
-    assert rest.endswith(b"stopped\n")
-    assert (command.returncode, status) == (0, 0)
+        drained, words, _ = await end(waiting)
+        status, log = await program.end()
+    assert (drained, status) == (0, 0)
+    assert words.endswith("stopped\n")
+    assert "ended: caller hung up" in log
 
 
-async def test_a_drain_without_a_limit_cuts_no_call(tmp_path: Path) -> None:
-    """DRAIN_SECONDS is 0 unless set: that is about signals."""
-    async with in_mid_call(tmp_path, MAX_CALL_SECONDS="1200") as (program, phone, call):
-        command = await drain(tmp_path, "--no-wait", PORT=str(phone.port))
-        async with asyncio.timeout(PATIENCE_S):
-            told, _ = await command.communicate()
-        await call.speaks(5)
-        await call.socket.send(call.carrier.send(Stopped()))
-        status, words = await program.end()
-    assert told == b"draining: 1 call, for at most 1200 s\n"
-    assert (command.returncode, status) == (0, 0)
-    assert "ended: caller hung up" in words
-
-
-async def test_without_a_service_the_drain_command_says_so_in_one_line(tmp_path: Path) -> None:
-    command = await drain(tmp_path, PORT=str(free_port()))
-    async with asyncio.timeout(PATIENCE_S):
-        _, words = await command.communicate()
-    assert command.returncode == 1
-    assert words.startswith(b"moshi-bridge: no service answers at http://127.0.0.1:")
-    assert words.count(b"\n") == 1
-    assert b"HOST and PORT" in words
+def test_without_a_service_the_drain_command_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", str(free_port()))
+    done = CliRunner().invoke(cli, ["drain"])
+    [line] = done.stderr.splitlines()
+    assert (done.exit_code, "HOST and PORT" in line) == (1, True)
+    assert line.startswith("moshi-bridge: no service answers at http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("url", ["localhost:5001", "http://", "http://localhost:99999", "ftp://localhost"])
-async def test_what_is_no_url_of_a_service_is_told_in_one_line(tmp_path: Path, url: str) -> None:
-    command = await drain(tmp_path, url, OPERATOR_TOKEN="an-operators-secret")
-    async with asyncio.timeout(PATIENCE_S):
-        _, words = await command.communicate()
-    assert (command.returncode, words.count(b"\n")) == (2, 1)
+def test_what_is_no_url_of_a_service_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPERATOR_TOKEN", "an-operators-secret")
+    done = CliRunner().invoke(cli, ["drain", url])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.slow
 async def test_a_signal_during_the_start_ends_everything_in_order(tmp_path: Path) -> None:
     async with serve(tmp_path, **GOOD, PORT=str(free_port())) as program:
         await program.until("listening on")
@@ -272,17 +282,20 @@ async def test_a_signal_during_the_start_ends_everything_in_order(tmp_path: Path
     assert status in (0, -signal.SIGTERM)
 
 
-async def test_a_killed_service_leaves_no_orphan(tmp_path: Path) -> None:
-    async with serve(tmp_path, **GOOD, PORT=str(free_port())) as program:
-        await program.until("ready for calls")
-        pids = program.everybody()
-        program.process.kill()
-        await program.end()
-    await all_gone(pids)
-
-
-async def test_a_file_of_settings_in_its_folder_is_read(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("PORT=0\n")
-    async with serve(tmp_path, **LOOPBACK) as program:
-        status, words = await program.end()
-    assert (status, words.split(":")[:2]) == (2, ["moshi-bridge", " PORT"])
+@pytest.mark.slow
+async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp_path: Path) -> None:
+    broken = (
+        "from app.telemetry.event_loop_lag import EventLoopLag\n"
+        "async def fail(gauge): raise RuntimeError('a bug')\n"
+        "EventLoopLag.watch = fail\n"
+        "from app.cli.main import main\n"
+        "main()\n"
+    )
+    (tmp_path / "broken.py").write_text(broken)
+    paths = f"{ROOT}{os.pathsep}{tmp_path}"
+    settings = {**GOOD, "PORT": str(free_port()), "DATABASE_URL": "off", "PYTHONPATH": paths}
+    status, _, words = await command(tmp_path, "serve", module="broken", **settings)
+    assert status == 1
+    [critical] = [line for line in words.splitlines() if '"level": "critical"' in line]
+    assert "the event loop lag has failed" in critical
+    assert words.splitlines()[-1] == "moshi-bridge: the event loop lag has failed: RuntimeError('a bug')"

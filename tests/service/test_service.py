@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from xml.etree import ElementTree
 
 import numpy as np
@@ -66,19 +66,22 @@ async def served(running: Served) -> AsyncIterator[Served]:
 # Good calls.
 
 
-async def test_the_caller_hears_himself_through_the_whole_service(served: Served) -> None:
-    """In real time: when he does is another matter, which depends on this machine."""
+async def test_a_caller_hears_themselves_through_the_whole_service(served: Served) -> None:
+    """In real time: when they do depends on this machine and is not judged."""
     said = talk_of(2.5)
     report = await simulate(options(served, audio=said))
     assert report.outcome is Outcome.CALLER_HUNG_UP
-    delay = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
-    assert len(delay.windows) >= 5
-    assert np.median(window_snr_db(report.said, report.heard, delay, window_s=0.2)) > 15
-    assert delay.windows[0].latency_ms >= 80, "a frame has to be complete before it can come back"
+    latency = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
+    assert len(latency.windows) >= 5
+    assert np.median(window_snr_db(report.said, report.heard, latency, window_s=0.2)) > 15
+    assert latency.windows[0].latency_ms >= 80, "a frame has to be complete before it can come back"
     await served.until("ended: caller hung up")
+    record = (await served.http.get(f"/api/calls/{report.call_sid}")).json()
+    assert (record["status"], record["end"]) == ("completed", EndReason.CALLER_HUNG_UP)
+    assert record["duration_s"] == round(report.ended_s)
 
 
-async def test_two_calls_at_once_hear_each_only_himself(served: Served) -> None:
+async def test_two_calls_at_once_hear_each_only_themselves(served: Served) -> None:
     pitches_hz = (400, 1_700)
     time_s = np.arange(12_000) / 8_000
     voices = [(6_000 * np.sin(2 * np.pi * hertz * time_s)).astype(np.int16) for hertz in pitches_hz]
@@ -114,12 +117,12 @@ def options(served: Served, audio: NDArray[np.int16]) -> CallOptions:
 
 
 async def test_a_slot_can_be_used_again_and_again_and_nothing_is_left_of_the_call_before(served: Served) -> None:
-    for number in range(3 * MAX_CALLS):
+    for number in range(2 * MAX_CALLS):
         async with served.phone.call() as call:
-            await call.say(noise(number))
             heard = b""
             async with asyncio.timeout(PATIENCE_S):
-                while likeness(heard, noise(number)) < 0.8:
+                while likeness(heard, noise(number)) < 0.8:  # a busy machine may be late for a frame
+                    await call.say(noise(number))
                     heard += await call.hear()
             assert all(likeness(heard, noise(before)) < 0.3 for before in range(number))
             await call.socket.send(call.carrier.send(Stopped()))
@@ -137,7 +140,7 @@ def likeness(heard: bytes, said: bytes) -> float:
     return float(np.max(np.abs(windows @ short) / np.maximum(levels, 1e-9)))
 
 
-async def test_a_caller_who_vanishes_gives_his_slot_back(served: Served) -> None:
+async def test_a_caller_who_vanishes_frees_the_slot(served: Served) -> None:
     async with served.phone.call() as call:
         await call.speaks()
         call.socket.transport.abort()
@@ -171,19 +174,6 @@ async def test_a_call_whose_socket_cannot_be_opened_gives_its_slot_back_and_its_
     assert "PUBLIC_URL" in record["advice"]
 
 
-async def test_the_status_of_a_call_is_in_its_record(served: Served) -> None:
-    report = await simulate(options(served, audio=talk_of(0.5)))
-    record = (await served.http.get(f"/api/calls/{report.call_sid}")).json()
-    assert (record["status"], record["end"]) == ("completed", EndReason.CALLER_HUNG_UP)
-    assert record["duration_s"] == round(report.ended_s)
-
-
-@pytest.mark.parametrize("path", ["/api/calls", "/api/calls/CA1"])
-async def test_records_are_not_told_through_a_tunnel(served: Served, path: str) -> None:
-    answer = await served.http.get(path, headers={"Host": "phone.example.com"})
-    assert answer.status_code == 403
-
-
 async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: Served) -> None:
     http = served.http
     assert (await http.get("/healthz")).json() == {"status": "alive"}
@@ -211,29 +201,25 @@ async def told(socket: ClientConnection) -> list[dict[str, object]]:
 
 
 async def test_a_call_can_be_followed_to_its_end(served: Served) -> None:
-    async with served.phone.call() as call, listening(served, call.call_sid) as news:
-        await call.speaks()
+    said = noise(5)
+    async with (
+        served.phone.call() as call,
+        listening(served, call.call_sid) as plain,
+        listening(served, call.call_sid, "?audio=true") as with_audio,
+    ):
+        await call.say(said)
+        heard = await call.hear()
         await call.socket.send(call.carrier.send(DtmfPressed("5")))
         await call.socket.send(call.carrier.send(Stopped()))
-        events = await told(news)
-    assert [event["event"] for event in events if event["event"] in ("dtmf", "disconnected")] == [
+        events, audio = await told(plain), await told(with_audio)
+    assert [event["event"] for event in events if event["event"] in ("dtmf", "disconnected", "audio")] == [
         "dtmf",
         "disconnected",
     ]
     over = {"event": "disconnected", "reason": "caller hung up", "detail": ""}
     assert events[-1] == {"call_sid": call.call_sid, "at_s": events[-1]["at_s"], **over}
-    assert not any(event["event"] == "audio" for event in events)
-
-
-async def test_the_audio_of_a_call_is_told_if_it_is_asked_for(served: Served) -> None:
-    said = noise(5)
-    async with served.phone.call() as call, listening(served, call.call_sid, "?audio=true") as news:
-        await call.say(said)
-        heard = await call.hear()
-        await call.socket.send(call.carrier.send(Stopped()))
-        audio = [event for event in await told(news) if event["event"] == "audio"]
     ways = {
-        way: b"".join(b64decode(str(one["payload"])) for one in audio if one["direction"] == way)
+        way: b"".join(b64decode(str(one["payload"])) for one in audio if one.get("direction") == way)
         for way in ("in", "out")
     }
     assert ways["in"] == said
@@ -250,26 +236,17 @@ async def test_who_follows_a_call_can_leave_and_the_call_goes_on(served: Served)
     await served.until(call.call_sid, "ended")
 
 
-@pytest.mark.parametrize(
-    ("host", "headers"),
-    [
-        ("phone.example.com", {}),
-        ("127.0.0.1", {"Origin": "http://evil.example.com"}),
-        ("127.0.0.1", {"Origin": "null"}),
-    ],
-    ids=["through a tunnel", "another site's page", "a page without a site"],
-)
-async def test_events_are_told_to_nobody_from_outside(served: Served, host: str, headers: dict[str, str]) -> None:
+async def test_events_are_for_operators_and_of_calls_that_are_on(served: Served) -> None:
     async with served.phone.call() as call:
-        with pytest.raises(InvalidStatus) as refused:
-            await listening(served, call.call_sid, host=host, **headers)
-        assert refused.value.response.status_code == 403
-
-
-async def test_events_of_a_call_that_is_not_on_are_not_to_be_had(served: Served) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        await listening(served, "CAnobody")
-    assert refused.value.response.status_code == 404
+        for call_sid, host, origin, status in (
+            (call.call_sid, "phone.example.com", None, 403),
+            (call.call_sid, "127.0.0.1", "http://evil.example.com", 403),
+            (call.call_sid, "127.0.0.1", "null", 403),
+            ("CAnobody", "127.0.0.1", None, 404),
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                await listening(served, call_sid, host=host, **({"Origin": origin} if origin else {}))
+            assert refused.value.response.status_code == status
 
 
 # The webhook.
@@ -302,36 +279,27 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
-@pytest.mark.parametrize("query", ["greeting_frames=0", "greeting_frames=25&record=true", "record=true"])
-async def test_the_voice_url_may_say_how_a_call_is_to_be(served: Served, query: str) -> None:
-    answer = await served.phone.post(f"/twilio/voice?{query}", form(new_call_sid()))
-    assert isinstance(parse(answer.text)[0], Connect)
-
-
-async def test_a_greeting_that_cannot_be_given_takes_no_slot(served: Served) -> None:
-    answer = await served.phone.post("/twilio/voice?greeting_frames=26", form(new_call_sid()))
-    assert answer.status_code == 400
-    assert "0 to 25" in answer.text
-    assert served.free_slots == MAX_CALLS
-
-
-async def test_what_the_voice_url_says_is_signed(served: Served) -> None:
+async def test_the_voice_url_may_say_how_a_call_is_to_be(served: Served) -> None:
     path = "/twilio/voice?greeting_frames="
+    answer = await served.phone.post(f"{path}25&record=true", form(new_call_sid()))
+    assert isinstance(parse(answer.text)[0], Connect)
+    served.end_calls()
+    answer = await served.phone.post(f"{path}26", form(new_call_sid()))
+    assert (answer.status_code, "0 to 25" in answer.text) == (400, True)
     answer = await served.phone.post(f"{path}7", form(new_call_sid()), url=f"{PUBLIC}{path}8")
     assert answer.status_code == 403
-
-
-@pytest.mark.parametrize("found", ["machine_start", "fax"])
-async def test_a_machine_that_answers_takes_no_slot(served: Served, found: str) -> None:
-    answer = await served.phone.post("/twilio/voice", {**form(new_call_sid()), "AnsweredBy": found})
-    assert parse(answer.text) == (Hangup(),)
     assert served.free_slots == MAX_CALLS
 
 
-@pytest.mark.parametrize("found", ["human", "unknown", "machine_end_beep"])
-async def test_a_person_or_a_machine_that_was_waited_for_is_put_through(served: Served, found: str) -> None:
+@pytest.mark.parametrize(
+    ("found", "verb"), [("machine_start", Hangup), ("fax", Hangup), ("human", Connect), ("machine_end_beep", Connect)]
+)
+async def test_a_machine_takes_no_slot_unless_its_tone_was_waited_for(
+    served: Served, found: str, verb: type[Connect | Hangup]
+) -> None:
     answer = await served.phone.post("/twilio/voice", {**form(new_call_sid()), "AnsweredBy": found})
-    assert isinstance(parse(answer.text)[0], Connect)
+    assert isinstance(parse(answer.text)[0], verb)
+    assert served.free_slots == MAX_CALLS - (verb is Connect)
 
 
 async def test_a_form_that_was_changed_on_its_way_is_refused(served: Served) -> None:
@@ -345,31 +313,10 @@ async def test_while_tokens_are_rotated_both_are_good(served: Served) -> None:
     assert (await served.phone.post("/twilio/voice", form(new_call_sid()), SECONDARY)).status_code == 200
 
 
-async def test_a_body_that_is_no_text_is_refused(served: Served) -> None:
+async def test_a_body_is_text_and_none_is_read_unsigned(served: Served) -> None:
     answer = await served.http.post("/twilio/voice", content=b"\xff\xfe", headers={"X-Twilio-Signature": "x"})
     assert answer.status_code == 400
-
-
-async def test_an_unsigned_flood_is_refused_without_being_read(served: Served) -> None:
-    answer = await served.http.post("/twilio/voice", content=b"x" * 10_000_000)
-    assert answer.status_code == 403
-
-
-# The socket, before it is accepted.
-
-
-async def test_what_is_refused_has_safe_headers_as_everything_has(served: Served) -> None:
-    url = await served.phone.stream_url(new_call_sid())
-    with pytest.raises(InvalidStatus) as refused:
-        async with served.phone.dial(url, token=None):
-            pass
-    answers: list[Mapping[str, str]] = [refused.value.response.headers]
-    answers += [(await served.http.get(path)).headers for path in ("/healthz", "/api/calls", "/nowhere")]
-    answers += [(await served.phone.post("/twilio/voice", form(new_call_sid()))).headers]
-    for headers in answers:
-        assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Cache-Control"] == "no-store"
-        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert (await served.http.post("/twilio/voice", content=b"x" * 10_000_000)).status_code == 403
 
 
 # The socket, once it is open: whatever comes ends this call, and no other.
@@ -391,13 +338,12 @@ def talk(*messages: str | bytes) -> Talk:
         (talk(media(2, "!!!!")), "the peer broke the protocol (bad-payload"),
         (talk(" " * 1_000_000), "the socket was lost (close code 1009"),
         (lambda _: [CONNECTED, media(1)], "the peer broke the protocol (out-of-order"),
-        (lambda _: [CONNECTED, start(CallSid("CAother"))], "the stream belongs to another call"),
         (
             lambda call_sid: [CONNECTED, start(call_sid, mediaFormat={"encoding": "audio/l16", "sampleRate": 8000})],
             "the peer broke the protocol (wrong-format",
         ),
     ],
-    ids=["no JSON", "binary", "no base64", "a megabyte", "media first", "another call", "format"],
+    ids=["no JSON", "binary", "no base64", "a megabyte", "media first", "format"],
 )
 async def test_bad_input_ends_its_own_call_with_a_reason_and_no_other(served: Served, talk: Talk, reason: str) -> None:
     async with served.phone.call() as other:
@@ -412,16 +358,13 @@ async def test_bad_input_ends_its_own_call_with_a_reason_and_no_other(served: Se
         assert served.free_slots == MAX_CALLS - 1
 
 
-async def test_a_kind_of_message_that_we_do_not_know_harms_nothing(served: Served) -> None:
+async def test_an_unknown_message_is_ignored_and_a_stop_ends_the_call_even_if_the_socket_stays_open(
+    served: Served,
+) -> None:
     async with served.phone.call() as call:
         await call.socket.send(message("weather", 2, weather={"sky": "blue"}))
         await call.speaks()
-
-
-async def test_a_stop_ends_the_call_even_if_the_socket_stays_open(served: Served) -> None:
-    async with served.phone.call() as call:
-        for _ in range(3):
-            await call.say(noise(1))
+        await call.say(noise(1))
         await call.socket.send(call.carrier.send(Stopped()))
         assert await closing_code(call.socket) == 1000
     assert served.record(call.call_sid).end is EndReason.CALLER_HUNG_UP
@@ -430,7 +373,9 @@ async def test_a_stop_ends_the_call_even_if_the_socket_stays_open(served: Served
 # Trouble with the workers.
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize(
+    "stage", [Stage.STEP, *(pytest.param(one, marks=pytest.mark.slow) for one in (Stage.ENCODE, Stage.DECODE))]
+)
 async def test_a_lost_worker_ends_the_call_and_the_next_one_is_served(served: Served, stage: Stage) -> None:
     async with served.phone.call() as call:
         await call.speaks()

@@ -1,4 +1,4 @@
-"""What runs beside the web server: the number and the line to systemd, with the real service and real workers."""
+"""What runs beside the web server, with the real service and real workers: self-test, number, tunnel, systemd."""
 
 import asyncio
 import contextlib
@@ -10,26 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from app.config import ServiceManager, read_settings
+from app.server.assembly import worker_config
 from app.server.background import ServiceFailed
 from app.server.number_override import NumberManager
+from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.serve import service_tasks
 from app.server.service import Service
 from app.server.tunnel_state import TunnelTimeouts
+from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import PUBLIC, TOKEN, Phone, closing_code
-from tests.service.test_serve import GOOD, free_port, serve
+from tests.service.phone import PUBLIC, TOKEN
 from tests.sockets import socket_folder
+from tests.tunnel.install import install
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
-from tests.tunnel.place import install
 
 
 @dataclass
 class Systemd:
-    """The socket on which a service tells how it is."""
+    """The socket on which a service reports its state."""
 
     address: str
     sock: socket.socket
@@ -85,83 +86,69 @@ async def running(
                 await serving
 
 
-async def test_the_number_leads_here_while_the_service_runs_and_back_when_it_ends() -> None:
+async def test_the_number_leads_here_until_the_service_stops_taking_calls() -> None:
     number = FakeNumber()
     async with running(number=number) as (service, _):
         async with asyncio.timeout(PATIENCE_S):
             assert await number.pointed.get() == service.public.base_url
-        assert service.manager.ready
-    assert (number.leads_to, number.restored) == (BEFORE, 1)
-
-
-async def test_the_number_is_put_back_while_the_last_calls_go_on() -> None:
-    number = FakeNumber()
-    async with running(number=number) as (service, _):
-        async with asyncio.timeout(PATIENCE_S):
-            await number.pointed.get()
+            assert service.manager.ready
             service.stopping.set()
             await number.restoring.wait()
         assert number.leads_to == BEFORE
         assert service.supervisor.ready, "the workers still serve whoever talks"
+    assert number.restored == 1
 
 
-@pytest.mark.parametrize("setting", ["tunnel_name", "tunnel_token"])
 async def test_a_named_tunnel_is_open_once_its_public_url_leads_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, number = install(tmp_path / "bin"), FakeNumber()
+    cloudflared, number = install(tmp_path / "bin"), FakeNumber()
     monkeypatch.setattr("app.server.tunnel_state.TunnelTimeouts", lambda: TunnelTimeouts(first_probe_s=0))
-    monkeypatch.setenv("STANDIN_DIARY", place.environment["STANDIN_DIARY"])
-    named: dict[str, Any] = {"tunnel": True, "public_url": "http://127.0.0.1:{port}", setting: "phone"}
-    async with running(number=number, cloudflared=place.program, **named) as (service, _):
+    monkeypatch.setenv("FAKE_EVENTS", cloudflared.environment["FAKE_EVENTS"])
+    named: dict[str, Any] = {"tunnel": True, "public_url": "http://127.0.0.1:{port}", "tunnel_token": "a-token"}
+    async with running(number=number, cloudflared=cloudflared.program, **named) as (service, _):
         assert not service.public.is_open
         async with asyncio.timeout(PATIENCE_S):
             assert await number.pointed.get() == service.public.base_url
         assert service.manager.ready
-    (start,) = place.happened("start")
-    assert "run" in start["arguments"]
-    assert start["token"] == ("phone" if setting == "tunnel_token" else "")
-    assert ("phone" in start["arguments"]) == (setting == "tunnel_name")
+    (start,) = cloudflared.events("start")
+    assert (start["token"], "run" in start["arguments"], "a-token" in start["arguments"]) == ("a-token", True, False)
 
 
-async def test_what_fails_beside_ends_the_service_and_says_so() -> None:
-    async def fail() -> None:
-        raise RuntimeError("a bug")
+@pytest.mark.parametrize("part", ["background task", "self-test"])
+async def test_a_part_that_fails_ends_the_service_and_says_so(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise SelfTestFailed("not a number") if part == "self-test" else RuntimeError("a bug")
 
+    if part == "self-test":
+        monkeypatch.setattr(PipelineSelfTest, "run", fail)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         service = Service(read_settings(engine="loopback", codec="loopback"), lambda _: None)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(ServiceFailed, match="a bug"):
-                await service.run(sock, [("a task", fail)])
+            with pytest.raises((ServiceFailed, SelfTestFailed), match=r"a bug|not a number"):
+                await service.run(sock, [] if part == "self-test" else [("a task", fail)])
     assert service.supervisor.process_ids == {}
+    assert not service.manager.ready
 
 
-async def test_systemd_hears_of_a_life_from_its_start_to_its_end(tmp_path: Path) -> None:
-    port = free_port()
-    async with systemd() as manager:
-        told = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
-        async with (
-            serve(tmp_path, **GOOD, **told, PORT=str(port)) as program,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-        ):
-            await manager.until("STATUS=starting the workers")
-            await manager.until("READY=1")
-            await manager.until("WATCHDOG=1")
-            async with Phone(port, http).call() as call:
-                await call.speaks()
-                await manager.until("STATUS=0 of 1 slots free, at " + PUBLIC)
-                program.process.terminate()
-                await manager.until("STOPPING=1")
-                assert await closing_code(call.socket) in (1000, 1012)
-            assert (await program.end())[0] == 0
-
-
-async def test_the_watchdog_hears_nothing_from_a_hang_until_the_pipeline_is_back() -> None:
+async def test_systemd_is_told_of_start_state_hang_and_end() -> None:
     async with systemd() as manager:
         told = ServiceManager(notify_socket=manager.address, watchdog_usec=200_000)
-        async with running(told) as (service, _):
-            await manager.until("WATCHDOG=1")
-            pid = next(iter(service.supervisor.process_ids.values()))
-            os.kill(pid, signal.SIGSTOP)
+        async with running(told, public_url=PUBLIC) as (service, _):
+            for line in ("STATUS=starting the workers", "READY=1", "WATCHDOG=1"):
+                await manager.until(line)
+            assert service.manager.reserve(CallSid("CA1"))
+            await manager.until(f"STATUS=0 of 1 slots free, at {PUBLIC}")
+            os.kill(next(iter(service.supervisor.process_ids.values())), signal.SIGSTOP)
             await manager.goes_quiet(0.5)
             await manager.until("WATCHDOG=1")
+            service.stopping.set()
+            await manager.until("STOPPING=1")
+
+
+def test_workers_are_told_what_the_settings_say() -> None:
+    settings = read_settings(max_calls=3, moshi_quantize="4", moshi_checkpoint="synthetic:script", codec="auto")
+    config = worker_config(settings)
+    assert (config.slots, config.quantize, config.checkpoint) == (3, 4, "synthetic:script")
+    assert (config.engine, config.codec, config.greeting_frames) == ("mlx", "auto", 25)
+    assert config.threads >= 1

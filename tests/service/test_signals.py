@@ -1,9 +1,8 @@
-"""How the service ends: by signals, by the end of its terminal, by a part of it that fails."""
+"""How the service ends: by the end of its terminal, by signals while it ends, by a part that fails."""
 
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sqlite3
@@ -21,12 +20,13 @@ from app.server.background import ServiceFailed
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
-from tests.processes.pipeline import PATIENCE_S, all_gone
-from tests.service.phone import ACCOUNT, TOKEN, Phone, closing_code
-from tests.service.test_serve import GOOD, LOOPBACK, ROOT, Program, free_port, serve
+from tests.processes.pipeline import PATIENCE_S
+from tests.service.phone import ACCOUNT, TOKEN, Phone
+from tests.service.test_serve import GOOD, INHERITED, LOOPBACK, ROOT, free_port
+from tests.service.test_serve import running as running_program
 from tests.service.test_service_tasks import running
+from tests.tunnel.install import install
 from tests.tunnel.number import BEFORE, FakeNumber
-from tests.tunnel.place import Place, install
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
 
@@ -43,11 +43,10 @@ async def on_a_terminal(folder: Path, **settings: str) -> AsyncIterator[tuple[as
     """Start `serve` on a terminal of its own; yield the process and the other end of the terminal."""
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "app", "serve"),
         cwd=folder,
-        env={**environment, "PYTHONPATH": ROOT, **settings},
+        env={**INHERITED, "PYTHONPATH": ROOT, **settings},
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -95,6 +94,7 @@ async def start_call(url: str) -> "asyncio.Task[object]":
     return calling
 
 
+@pytest.mark.slow
 async def test_a_closed_terminal_ends_the_service_in_order(tmp_path: Path) -> None:
     """The number leads back, the call's row has its end, its recording is whole, and no process is left."""
     tunnel, number, port = install(tmp_path / "bin"), OwnedNumber(NUMBER, OLD_URL, "GET", "", "POST"), free_port()
@@ -128,25 +128,20 @@ async def test_a_closed_terminal_ends_the_service_in_order(tmp_path: Path) -> No
     assert reason == "the service is stopping"
     [recording] = (tmp_path / "recordings").glob("*.flac")
     assert soundfile.info(recording).channels == 2
-    await gone(tunnel)
+    await tunnel.gone()
 
 
-async def gone(tunnel: Place) -> None:
-    await all_gone([start["pid"] for start in tunnel.happened("start")])
-
-
+@pytest.mark.slow
 async def test_what_was_started_by_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     port = free_port()
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "app", "serve"),
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **GOOD, "PORT": str(port)},
+        env={**INHERITED, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **GOOD, "PORT": str(port)},
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
     )
-    program = Program(process)
-    try:
+    async with running_program(process) as program:
         await program.until("ready for calls")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http, Phone(port, http).call() as call:
             for pid in program.everybody():
@@ -154,15 +149,13 @@ async def test_what_was_started_by_nohup_outlives_its_terminal(tmp_path: Path) -
             await call.speaks(3)
         process.terminate()
         status, words = await program.end()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
-    assert status == 0
-    assert "is gone" not in words
+    assert (status, "is gone" in words) == (0, False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP))],
+)
 async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signal.Signals) -> None:
     phone_number = FakeNumber()
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -199,46 +192,3 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
     assert record.end is not None
     assert number.leads_to == BEFORE
     assert service.supervisor.process_ids == {}
-
-
-async def test_a_service_that_failed_has_an_exit_status_and_says_what_failed(tmp_path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from app.telemetry.event_loop_lag import EventLoopLag\n"
-        "async def fail(gauge): raise RuntimeError('a bug')\n"
-        "EventLoopLag.watch = fail\n"
-        "sys.argv = ['moshi-bridge', 'serve']\n"
-        "from app.cli.main import main\n"
-        "main()\n"
-    )
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "HOME": str(tmp_path), "DATABASE_URL": "off"}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program),
-        cwd=tmp_path,
-        env={**environment, **GOOD, "PORT": str(free_port())},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    status, words = await Program(process).end()
-    assert status == 1
-    critical = [line for line in words.splitlines() if line.startswith("{") and json.loads(line)["level"] == "critical"]
-    assert len(critical) == 1
-    assert "the event loop lag has failed" in critical[0]
-    assert words.splitlines()[-1] == "moshi-bridge: the event loop lag has failed: RuntimeError('a bug')"
-
-
-async def test_a_sighup_lets_calls_go_on_as_a_sigterm_does(tmp_path: Path) -> None:
-    port = free_port()
-    async with (
-        serve(tmp_path, **GOOD, PORT=str(port), DRAIN_SECONDS="600") as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-        await program.until("ready for calls")
-        async with Phone(port, http).call() as call:
-            await call.speaks(2)
-            program.process.send_signal(signal.SIGHUP)
-            await program.until("draining: 1 on the line")
-            await call.speaks(2)
-            program.process.send_signal(signal.SIGHUP)
-            assert await closing_code(call.socket) == 1000
-            status, _ = await program.end()
-    assert status == 0

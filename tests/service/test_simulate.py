@@ -1,64 +1,75 @@
-"""`moshi-bridge simulate` against a service of its own, in real time and therefore short."""
+"""`moshi-bridge simulate` and `bench`: commands that call, or start, a service process."""
 
 import asyncio
 import json
-from dataclasses import replace
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
+import psutil
 import pytest
+import pytest_asyncio
 
-from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, start_service
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, ServiceProcess, start_service
 from app.cli.simulate import Simulation, run_simulation
-from app.config import read_settings
+from app.config import Settings, read_settings
 from app.simulator.trouble import Scenario
+from tests.processes.pipeline import PATIENCE_S
+from tests.service.test_serve import ROOT
 
-SETTINGS_HERE: dict[str, object] = {"twilio_auth_token": AUTH_TOKEN, "twilio_account_sid": ACCOUNT_SID}
-SETTINGS = read_settings(**SETTINGS_HERE)
+LOOK_AGAIN_S = 0.05
+PROCESSES = 1 + 3
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def settings_of(port: int | str, token: str = AUTH_TOKEN) -> Settings:
+    return read_settings(twilio_auth_token=token, twilio_account_sid=ACCOUNT_SID, port=port)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServiceProcess]:
+    environment = {**LOOPBACK, "MAX_CALLS": "2", "PUBLIC_URL": "https://phone.example.com"}
+    async with start_service(environment, tmp_path_factory.mktemp("service") / "log") as service:
+        yield service
+
+
+async def simulated(service: ServiceProcess, token: str = AUTH_TOKEN, **wanted: Any) -> int:
+    """Call the service that these settings find, whose public URL is another."""
+    settings = settings_of(service.base_url.rpartition(":")[2], token)
+    return await asyncio.to_thread(run_simulation, settings, Simulation(**wanted))
 
 
 async def test_many_callers_make_a_table_figures_and_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with start_service({**LOOPBACK, "MAX_CALLS": "2"}, tmp_path / "log") as service:
-        wanted = Simulation(service.base_url, calls=2, seconds=1.0)
-        wanted = replace(wanted, json_file=tmp_path / "calls.json", picture=tmp_path / "calls.png")
-        assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
-    figures = json.loads((tmp_path / "calls.json").read_text())
+    json_file, picture = tmp_path / "calls.json", tmp_path / "calls.png"
+    assert await simulated(service, calls=2, seconds=1.0, json_file=json_file, picture=picture) == 0
+    figures = json.loads(json_file.read_text())
     assert [call["outcome"] for call in figures] == ["caller-hung-up"] * 2
     assert len({call["call_sid"] for call in figures}) == 2
-    assert (tmp_path / "calls.png").read_bytes().startswith(b"\x89PNG")
+    assert picture.read_bytes().startswith(b"\x89PNG")
     table = capsys.readouterr().out
     assert all(call["call_sid"][-6:] in table for call in figures)
 
 
-async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(tmp_path: Path) -> None:
-    async with start_service(LOOPBACK, tmp_path / "log") as service:
-        wanted = Simulation(service.base_url, line=Scenario(cut_s=0.5), json_file=tmp_path / "call.json")
-        assert await asyncio.to_thread(run_simulation, SETTINGS, wanted) == 0
-        call = json.loads((tmp_path / "call.json").read_text())
-        assert call["outcome"] == "line-cut"
-        record = await service.record(call["call_sid"])
-        while record["end"] is None:
-            record = await service.record(call["call_sid"])
-        assert record["end"] == "the socket was lost"
-
-
-async def test_without_a_url_it_finds_the_service_of_these_settings_and_signs_for_its_public_url(
-    tmp_path: Path,
-) -> None:
-    async with start_service({**LOOPBACK, "PUBLIC_URL": "https://phone.example.com"}, tmp_path / "log") as service:
-        here = read_settings(**{**SETTINGS_HERE, "port": urlsplit(service.base_url).port})
-        assert await asyncio.to_thread(run_simulation, here, Simulation(seconds=0.5)) == 0
+async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(service: ServiceProcess, tmp_path: Path) -> None:
+    assert await simulated(service, line=Scenario(cut_s=0.5), json_file=tmp_path / "call.json") == 0
+    call = json.loads((tmp_path / "call.json").read_text())
+    assert call["outcome"] == "line-cut"
+    async with asyncio.timeout(PATIENCE_S):
+        while (end := (await service.record(call["call_sid"]))["end"]) is None:
+            pass
+    assert end == "the socket was lost"
 
 
 async def test_a_service_that_refuses_is_reported_with_what_may_be_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with start_service(LOOPBACK, tmp_path / "log") as service:
-        others = read_settings(**{**SETTINGS_HERE, "twilio_auth_token": "another"})
-        wanted = Simulation(service.base_url, calls=2, seconds=0.5)
-        assert await asyncio.to_thread(run_simulation, others, wanted) == 1
+    assert await simulated(service, "another", calls=2, seconds=0.5) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "HTTP 403" in line
     assert "TWILIO_AUTH_TOKEN" in line
@@ -66,8 +77,27 @@ async def test_a_service_that_refuses_is_reported_with_what_may_be_wrong(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", None, "localhost:5001", "http://", "http://localhost:99999"])
 async def test_an_absent_service_is_reported_in_one_line(url: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    nobody_there = read_settings(**{**SETTINGS_HERE, "port": 1})
-    status = await asyncio.to_thread(run_simulation, nobody_there, Simulation(url, seconds=1.0))
+    status = await asyncio.to_thread(run_simulation, settings_of(1), Simulation(url, seconds=1.0))
     assert status == (1 if url == "http://127.0.0.1:1" else 2)
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("moshi-bridge: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_a_bench_that_is_ended_takes_its_service_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "bench", "line", "--seconds", "600"),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        bench = psutil.Process(process.pid)
+        while len(started := bench.children(recursive=True)) < PROCESSES:  # noqa: ASYNC110 - another process is asked
+            await asyncio.sleep(LOOK_AGAIN_S)
+        process.send_signal(number)
+        await process.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, started, PATIENCE_S)
+    assert alive == []

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.stage import EngineStage, LoopbackEngine
@@ -35,7 +35,7 @@ class SlowEngine(LoopbackEngine):
 
 @dataclass(frozen=True)
 class Caller:
-    """Rings at `joins_s`; his first frame is late by `late_s`, the others come `early_s` before the beat."""
+    """Rings at `joins_s`; the first frame is late by `late_s`, the others come `early_s` before a multiple of 80 ms."""
 
     joins_s: float
     early_s: float
@@ -43,8 +43,8 @@ class Caller:
     greeted: bool
 
     def comes_s(self, number: int) -> float:
-        beat_s = ((self.joins_s + RINGS_S) // FRAME_S + 1 + number) * FRAME_S - self.early_s
-        return beat_s + (self.late_s if number == 0 else 0.0)
+        multiple_s = ((self.joins_s + RINGS_S) // FRAME_S + 1 + number) * FRAME_S - self.early_s
+        return multiple_s + (self.late_s if number == 0 else 0.0)
 
 
 callers = st.lists(
@@ -63,10 +63,10 @@ callers = st.lists(
 def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine, list[tuple[float, float]], int]:
     """Return the engine, when each frame came and how long it waited, and how many frames were dropped."""
     engine = SlowEngine(step_s)
-    station = EngineStage(engine, lambda: lambda token: "", lambda: engine.now)
+    stage = EngineStage(engine, lambda: lambda token: "", lambda: engine.now)
     coming: list[tuple[float, Open | Codes]] = []
-    for place, caller in enumerate(crowd):
-        slot, silence = Slot(place), GREETING if caller.greeted else GREETING[:0]
+    for index, caller in enumerate(crowd):
+        slot, silence = Slot(index), GREETING if caller.greeted else GREETING[:0]
         coming.append((caller.joins_s, Open(slot, Epoch(1), silence=silence)))
         for number in range(round(seconds / FRAME_S)):
             at_s = caller.comes_s(number)
@@ -77,10 +77,10 @@ def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine,
     dropped = 0
     while coming:
         while coming and coming[0][0] <= engine.now:
-            station.receive(coming.pop(0)[1])
-        due_s = station.due_s()
+            stage.receive(coming.pop(0)[1])
+        due_s = stage.due_s()
         if due_s is not None and due_s <= engine.now:
-            for out in station.work():
+            for out in stage.work():
                 if isinstance(out, Codes) and len(out.spans) > 1:
                     waits.append((out.spans[0].ended_s, out.spans[1].started_s - out.spans[0].ended_s))
                     dropped += out.dropped
@@ -90,6 +90,7 @@ def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine,
 
 
 @given(callers)
+@settings(max_examples=30)  # each is 500 steps of eight calls
 def test_a_step_of_50_ms_serves_eight_calls_at_any_phase_without_making_them_wait(crowd: list[Caller]) -> None:
     engine, waits, dropped = run(0.05, crowd, 10.0)
     assert dropped == 0
@@ -99,6 +100,7 @@ def test_a_step_of_50_ms_serves_eight_calls_at_any_phase_without_making_them_wai
 
 
 @given(callers)
+@settings(max_examples=30)  # each is 500 steps of eight calls
 def test_who_joins_makes_others_wait_for_a_step_at_most(crowd: list[Caller]) -> None:
     _, waits, dropped = run(0.05, crowd, 6.4)
     assert dropped == 0
@@ -106,6 +108,7 @@ def test_who_joins_makes_others_wait_for_a_step_at_most(crowd: list[Caller]) -> 
 
 
 @given(callers)
+@settings(max_examples=30)  # each is 500 steps of eight calls
 def test_a_quick_step_waits_for_nobody_long(crowd: list[Caller]) -> None:
     _, waits, _ = run(0.002, crowd, 6.4)
     assert max(wait_s for came_s, wait_s in waits) <= 0.025

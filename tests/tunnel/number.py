@@ -1,4 +1,4 @@
-"""A Twilio number in our hands."""
+"""A Twilio number that a test watches."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ BEFORE = "https://before.example.com/voice"
 
 
 class NumberTrouble(Exception):
-    """Twilio does not want to."""
+    """Twilio refuses."""
 
 
 @dataclass

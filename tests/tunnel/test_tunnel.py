@@ -1,4 +1,4 @@
-"""The tunnel's keeper with the real service and a cloudflared whose public port is on this machine."""
+"""The tunnel manager with the real service and a cloudflared whose public port is on this machine."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
@@ -22,13 +21,14 @@ from app.server.number_override import NumberManager
 from app.server.tunnel import TunnelManager
 from app.server.tunnel_state import TunnelTimeouts
 from app.twilio.signature import sign, socket_url
-from app.twilio.twiml import Connect, Reject, parse
-from tests.processes.pipeline import PATIENCE_S, all_gone
+from app.twilio.twiml import Connect, Verb, parse
+from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import TOKEN, Call, form, new_call_sid
 from tests.service.served import Served
 from tests.service.served import served as run_service
+from tests.tunnel.fake_cloudflared import FILES, FOLDERS
+from tests.tunnel.install import FakeCloudflared, install
 from tests.tunnel.number import FakeNumber, NumberTrouble
-from tests.tunnel.place import Place, install
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,33 +51,36 @@ async def served(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def cloudflared(tmp_path: Path) -> FakeCloudflared:
     return install(tmp_path / "bin")
 
 
 @contextlib.asynccontextmanager
-async def keeping(
-    served: Served, place: Place, number: FakeNumber | None = None, timeouts: TunnelTimeouts = HASTY, **standin: str
+async def tunnelled(
+    served: Served,
+    cloudflared: FakeCloudflared,
+    number: FakeNumber | None = None,
+    timeouts: TunnelTimeouts = HASTY,
+    **faults: str,
 ) -> AsyncIterator[None]:
-    """Keep a tunnel to the service until the block ends; `standin` says what goes wrong with it."""
+    """Run a tunnel to the service until the block ends."""
 
     async def start() -> Cloudflared:
         port = free_port()
-        environment = tunnel_environment(served.settings, {**place.environment, **standin})
-        return await Cloudflared.start(
-            tunnel_command(served.settings, place.program, port), environment, port, None, secret=""
-        )
+        environment = tunnel_environment(served.settings, {**cloudflared.environment, **faults})
+        line = tunnel_command(served.settings, cloudflared.program, port)
+        return await Cloudflared.start(line, environment, port, None, secret="")
 
     pointed = NumberManager(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
     proof = partial(probe, auth_token=TOKEN, service_name=served.service.public.service_name)
-    keeper = TunnelManager(served.service.public, start, proof, pointed, timeouts, status_every_s=0.05)
-    keeping = asyncio.create_task(keeper.run())
+    manager = TunnelManager(served.service.public, start, proof, pointed, timeouts, status_every_s=0.05)
+    running = asyncio.create_task(manager.run())
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.wait({keeping})
-        await all_gone([start["pid"] for start in place.happened("start")])
+        running.cancel()
+        await asyncio.wait({running})
+        await cloudflared.gone()
 
 
 async def next_url(number: FakeNumber) -> str:
@@ -85,135 +88,110 @@ async def next_url(number: FakeNumber) -> str:
         return await number.pointed.get()
 
 
-async def test_first_the_edge_then_the_name_then_the_proof_then_the_number(served: Served, place: Place) -> None:
+async def test_first_the_edge_then_the_name_then_the_proof_then_the_number(
+    served: Served, cloudflared: FakeCloudflared
+) -> None:
+    """Two answers that it is not ready, and a name that is known late, delay it and restart nothing."""
     number = FakeNumber()
-    async with keeping(served, place, number, STANDIN_UNREADY="2"):
+    async with tunnelled(served, cloudflared, number, FAKE_UNREADY="2", FAKE_REFUSE="3"):
         url = await next_url(number)
-    happenings = [each.get("path", each["happening"]) for each in place.happenings()]
-    assert happenings[:1] == ["start"]
-    assert happenings.index("carried") > happenings.index("/quicktunnel") > happenings.index("/ready")
-    assert happenings[: happenings.index("carried")].count("/ready") >= 3, "two were answered that it is not ready"
+    seen = [event.get("path", event["event"]) for event in cloudflared.events()]
+    before = seen[: seen.index("carried")]
+    assert before[0] == "start"
+    assert seen.count("start") == 1
+    assert before.index("refused") > before.index("/quicktunnel") > before.index("/ready")
+    assert (before.count("/ready") >= 3, before.count("refused")) == (True, 3)
     assert url == served.service.public.base_url
 
 
-async def test_a_name_that_is_known_late_delays_the_opening_and_nothing_else(served: Served, place: Place) -> None:
-    number = FakeNumber()
-    async with keeping(served, place, number, STANDIN_REFUSE="3"):
-        await place.until("refused", 3)
-        await next_url(number)
-        assert len(place.happened("start")) == 1, "no restart was needed"
-    assert len(place.happened("refused")) == 3
-
-
-async def test_no_call_is_taken_before_the_proof_and_one_is_after_it(served: Served, place: Place) -> None:
+async def test_no_call_is_taken_before_the_proof_and_one_is_after_it(
+    served: Served, cloudflared: FakeCloudflared
+) -> None:
     assert (await served.http.get("/readyz")).status_code == 503
-    async with keeping(served, place):
+    async with tunnelled(served, cloudflared, FAKE_FLOOD=str(8 << 20)):
         await served.until("the tunnel is open")
         assert (await served.http.get("/readyz")).status_code == 200
-        assert isinstance(await ring(served), Connect)
-
-
-async def ring(served: Served) -> Connect | Reject:
-    """Ring through the tunnel, as Twilio would."""
-    url = served.service.public.base_url + "/twilio/voice"
-    fields = form(new_call_sid())
-    async with httpx.AsyncClient() as http:
-        answer = await http.post(url, data=fields, headers={"X-Twilio-Signature": sign(TOKEN, url, fields.items())})
-    (verb,) = parse(answer.raise_for_status().text)
-    assert isinstance(verb, Connect | Reject)
-    return verb
-
-
-async def test_the_answer_to_a_call_leads_through_the_tunnel(served: Served, place: Place) -> None:
-    async with keeping(served, place):
-        await served.until("the tunnel is open")
         verb = await ring(served)
         assert isinstance(verb, Connect)
         assert verb.url.startswith(socket_url(served.service.public.base_url) + "/twilio/media/")
 
 
-async def test_a_tunnel_that_dies_is_started_again_and_everything_set_anew(served: Served, place: Place) -> None:
+async def ring(served: Served, past_the_tunnel: bool = False) -> Verb:
+    """Ring through the tunnel, as Twilio would, or past it."""
+    url = served.service.public.base_url + "/twilio/voice"
+    fields = form(new_call_sid())
+    headers = {"X-Twilio-Signature": sign(TOKEN, url, fields.items())}
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(f"{served.url}/twilio/voice" if past_the_tunnel else url, data=fields, headers=headers)
+    (verb,) = parse(answer.raise_for_status().text)
+    return verb
+
+
+async def test_a_tunnel_that_dies_is_started_again_and_a_call_that_is_on_hears_nothing_of_it(
+    served: Served, cloudflared: FakeCloudflared
+) -> None:
     number = FakeNumber()
-    async with keeping(served, place, number):
+    async with tunnelled(served, cloudflared, number):
         first = await next_url(number)
-        os.kill(place.happened("start")[0]["pid"], signal.SIGKILL)
-        await served.until("the tunnel is gone (it died")
-        assert not served.service.public.is_open
-        second = await next_url(number)
-        assert len(place.happened("start")) == 2
+        verb = await ring(served, past_the_tunnel=True)
+        assert isinstance(verb, Connect)
+        signature = {"X-Twilio-Signature": sign(TOKEN, verb.url)}
+        local = f"ws://127.0.0.1:{served.phone.port}/twilio/media/{verb.url.rpartition('/')[2]}"
+        async with connect(local, additional_headers=signature, compression=None, proxy=None) as socket:
+            call = Call(next(call.session.record.call_sid for call in served.service.manager.calls), socket)
+            await call.begin()
+            await call.speaks(2)
+            os.kill(cloudflared.events("start")[0]["pid"], signal.SIGKILL)
+            await served.until("the tunnel is gone (it died")
+            assert not served.service.public.is_open
+            await call.speaks(2)
+            second = await next_url(number)
+            await call.speaks(2)
+        assert len(cloudflared.events("start")) == 2
         assert second == served.service.public.base_url != first
         assert isinstance(await ring(served), Connect)
 
 
-async def test_a_call_that_is_on_hears_nothing_of_a_restart(served: Served, place: Place) -> None:
-    number = FakeNumber()
-    async with keeping(served, place, number):
-        await next_url(number)
-        async with call_past_the_tunnel(served) as call:
-            await call.speaks(2)
-            os.kill(place.happened("start")[0]["pid"], signal.SIGKILL)
-            await served.until("the tunnel is gone")
-            await call.speaks(2)
-            await next_url(number)
-            await call.speaks(2)
-
-
-@contextlib.asynccontextmanager
-async def call_past_the_tunnel(served: Served) -> AsyncIterator[Call]:
-    """Place a call whose socket is not the tunnel's to lose."""
-    call_sid = new_call_sid()
-    url = served.service.public.base_url + "/twilio/voice"
-    fields = form(call_sid)
-    headers = {"X-Twilio-Signature": sign(TOKEN, url, fields.items())}
-    (verb,) = parse((await served.http.post("/twilio/voice", data=fields, headers=headers)).text)
-    assert isinstance(verb, Connect)
-    local = f"ws://127.0.0.1:{served.settings.server.port}/twilio/media/{verb.url.rpartition('/')[2]}"
-    signature = {"X-Twilio-Signature": sign(TOKEN, verb.url)}
-    async with connect(local, additional_headers=signature, compression=None, proxy=None) as sock:
-        call = Call(call_sid, sock)
-        await call.begin()
-        yield call
-
-
-async def test_a_log_of_any_size_stops_nothing(served: Served, place: Place) -> None:
-    async with keeping(served, place, STANDIN_FLOOD=str(8 << 20)):
-        await served.until("the tunnel is open")
-
-
-async def test_a_tunnel_that_never_connects_is_started_again(served: Served, place: Place) -> None:
+async def test_a_tunnel_that_never_connects_is_killed_and_started_again(
+    served: Served, cloudflared: FakeCloudflared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.server.cloudflared.STOP_WITHIN_S", 0.2)
     impatient = TunnelTimeouts(connect_s=0.2)
-    async with keeping(served, place, timeouts=impatient, STANDIN_UNREADY="1000000"):
+    async with tunnelled(served, cloudflared, timeouts=impatient, FAKE_UNREADY="1000000", FAKE_STUBBORN="1"):
         await served.until("no connection to Cloudflare")
-        await place.until("start", 2)
+        await cloudflared.until("start", 2)
 
 
-async def test_last_words_are_told_without_the_tunnels_token(served: Served, place: Place) -> None:
-    settings = read_settings(
-        tunnel=True, tunnel_token="a-secret", public_url="https://a.example", twilio_auth_token=TOKEN
-    )
-    environment = tunnel_environment(settings, {**place.environment, "STANDIN_FAIL": "Unauthorized"})
-    tunnel = await Cloudflared.start([place.program], environment, 1, settings.server.public_url, settings.tunnel.token)
+async def test_its_last_line_is_told_without_the_tunnels_token(cloudflared: FakeCloudflared) -> None:
+    public_url = "https://a.example"
+    settings = read_settings(tunnel=True, tunnel_token="a-secret", public_url=public_url, twilio_auth_token=TOKEN)
+    environment = tunnel_environment(settings, {**cloudflared.environment, "FAKE_FAIL": "Unauthorized"})
+    tunnel = await Cloudflared.start([cloudflared.program], environment, 1, public_url, settings.tunnel.token)
     assert await tunnel.exited_within(PATIENCE_S)
     assert "Unauthorized token=…" in tunnel.last_error
     await tunnel.stop()
 
 
-async def test_a_cloudflared_that_hears_no_signal_is_killed(
-    served: Served, place: Place, monkeypatch: pytest.MonkeyPatch
+async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(
+    tmp_path: Path, cloudflared: FakeCloudflared
 ) -> None:
-    monkeypatch.setattr("app.server.cloudflared.STOP_WITHIN_S", 0.2)
-    async with keeping(served, place, STANDIN_STUBBORN="1"):
-        await place.until("start")
-    (start,) = place.happened("start")
-    assert not psutil.pid_exists(start["pid"])
-
-
-async def test_cloudflared_learns_nothing_of_twilio(
-    served: Served, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with keeping(served, place, TWILIO_AUTH_TOKEN="secret"):
-        await place.until("start")
-    assert "TWILIO_AUTH_TOKEN" not in place.happened("start")[0]["environment"]
+    settings, port = read_settings(tunnel=True), free_port()
+    file = tmp_path / "home" / FOLDERS[0] / FILES[0]
+    file.parent.mkdir(parents=True)
+    file.write_text("tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n")
+    shell = {"HOME": str(tmp_path / "home"), "FAKE_ROOT": str(tmp_path), "TUNNEL_CONFIG": str(file)}
+    environment = tunnel_environment(settings, {**cloudflared.environment, **shell})
+    plain = ["tunnel", "--url", settings.server.local_url, "--metrics", f"127.0.0.1:{port}"]
+    for line, is_taken_over in (
+        (tunnel_command(settings, cloudflared.program, port), False),
+        ([cloudflared.program, *plain], True),
+    ):
+        tunnel = await Cloudflared.start(line, environment, port, None, secret="")
+        async with asyncio.timeout(PATIENCE_S):
+            while not (status := await tunnel.status()).connected:
+                await tunnel.exited_within(0.05)
+        await tunnel.stop()
+        assert (status.url is None) == is_taken_over
 
 
 @pytest.mark.skipif(not shutil.which("cloudflared"), reason="cloudflared is not installed")

@@ -16,7 +16,7 @@ from app.cli.doctor.tunnel import examine_tunnel, running_service
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, free_port, start_service
 from app.config import read_settings
 from tests.service.test_serve import GOOD, serve
-from tests.tunnel.place import install
+from tests.tunnel.install import install
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
 
@@ -143,8 +143,8 @@ async def test_the_number_and_the_self_test_use_the_url_of_the_service_that_runs
 
 @pytest.mark.slow
 async def test_a_service_whose_tunnel_is_not_open_is_a_problem(tmp_path: Path) -> None:
-    installed, port = install(tmp_path / "bin"), free_port()
-    waiting = {**installed.environment, "STANDIN_UNREADY": "1000000"}
+    place, port = install(tmp_path / "bin"), free_port()
+    waiting = {**place.environment, "FAKE_UNREADY": "1000000"}
     async with serve(tmp_path, **GOOD, **waiting, TUNNEL="true", PORT=str(port)) as program:
         await program.until("workers are ready")
         found = (await examined(port))["self-test"]

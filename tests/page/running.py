@@ -1,4 +1,4 @@
-"""A service of our own with calls in our hands, and names by which a browser finds it."""
+"""A running service with calls, and names by which a browser finds it."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ NAMES = ",".join(f"MAP {name} 127.0.0.1" for name in (TUNNEL, EVIL))
 
 
 @dataclass
-class Place:
+class Running:
     """A running service, its phone, and where a browser finds it."""
 
     service: Service
@@ -41,14 +41,14 @@ class Place:
         assert call
         return call
 
-    def thinks(self, call_sid: CallSid, text: str) -> None:
-        """Let Moshi think a piece of text, as if it came round the ring."""
+    def says(self, call_sid: CallSid, text: str) -> None:
+        """Let Moshi say a piece of text, as if it came from the pipeline."""
         reservation = self.live(call_sid).reservation
         self.service.manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[CallSid]:
-        """A call whose caller hums all the time, until he is hung up on or the block ends."""
+        """A call whose caller hums all the time, until the service hangs up or the block ends."""
         async with self.phone.call() as call:
             humming = asyncio.create_task(hum(call))
             try:
@@ -66,15 +66,15 @@ async def hum(call: Call) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, port: int = 0, **changes: object) -> AsyncIterator[Place]:
+async def serving(folder: Path, port: int = 0, **changes: object) -> AsyncIterator[Running]:
     """Run a service with a call log and an operator token until the block ends, or until it ends by itself."""
     wanted: dict[str, Any] = {
         "operator_token": OPERATOR_TOKEN,
         "database_url": f"sqlite:///{folder / 'calls.db'}",
         "max_calls": 3,
     }
-    async with served(port, **{**wanted, **changes}) as running:
-        yield Place(running.service, running.phone)
+    async with served(port, **{**wanted, **changes}) as one:
+        yield Running(one.service, one.phone)
 
 
 @contextlib.asynccontextmanager
