@@ -74,20 +74,20 @@ def _build(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:
 
 
 def _encoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
-    from workers.codec.choose import codec_name, open_encoder
+    from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
     from workers.codec.stages import EncoderStage
 
-    encoder = open_encoder(config)
+    encoder = open_codec(config)
     silence = silence_codes(encoder, Slot(0), config.greeting_frames)
     return EncoderStage(encoder, silence), codec_name(config)
 
 
 def _decoder(config: WorkerConfig) -> tuple[FrameProcessor, str]:
-    from workers.codec.choose import codec_name, open_decoder
+    from workers.codec.choose import codec_name, open_codec
     from workers.codec.stages import DecoderStage
 
-    return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config)
+    return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config)
 
 
 def _engine(config: WorkerConfig, control: Link) -> tuple[FrameProcessor, str]:

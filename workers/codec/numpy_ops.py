@@ -11,14 +11,13 @@ That holds for OpenBLAS only. numpy on macOS is built on Apple's Accelerate, oth
 product is one plain call (`PlainMatrix`), and a call among others is equal to itself alone but for rounding.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from workers.checkpoints.mimi_layout import HEADS
-from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask
+from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask, rotation
 from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Norm
 
@@ -39,15 +38,9 @@ class Matrix(Protocol):
         """Return x (rows, in) times the matrix, (rows, out)."""
 
 
-@cache
 def has_openblas() -> bool:
-    """Tell whether this numpy was built on OpenBLAS."""
+    """Tell whether this numpy was built on OpenBLAS: `show_config` names scipy-openblas, openblas64, …"""
     config: Any = np.show_config(mode="dicts")
-    return is_openblas(config)
-
-
-def is_openblas(config: Mapping[str, Any]) -> bool:
-    """Tell whether `numpy.show_config(mode="dicts")` names OpenBLAS: scipy-openblas, openblas64, …"""
     return "openblas" in str(config.get("Build Dependencies", {}).get("blas", {}).get("name", "")).lower()
 
 
@@ -58,7 +51,6 @@ class PlainMatrix:
         self._weight = np.ascontiguousarray(weight)
 
     def product(self, x: F32) -> F32:
-        """Return x (rows, in) times the matrix, (rows, out)."""
         y: F32 = x @ self._weight
         return y
 
@@ -79,7 +71,6 @@ class TiledMatrix:
         self.parts: list[F32] = [np.ascontiguousarray(part) for part in cut.transpose(0, 2, 1, 3)]
 
     def product(self, x: F32) -> F32:
-        """Return x (rows, in) times the matrix, (rows, out)."""
         wide = x if len(x) > 1 else np.repeat(x, 2, axis=0)
         depth = self.parts[0].shape[1]
         total = self._part(wide[:, :depth], self.parts[0])
@@ -118,6 +109,8 @@ class NumpyOps:
         position = state.position[slots]
         self._rows = list(zip(range(len(slots)), slots.tolist(), (position % ENTRIES).tolist(), strict=True))
         self._mask = attention_mask(position)
+        self.cos, self.sin = rotation(position)
+        self.first = (position == 0).astype(np.float32)[:, None, None]
 
     def linear(self, x: F32, layer: Linear) -> F32:
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import DIM, HEAD_DIM, HEADS, SHAPES, codebook_name
 from workers.codec.tensors import F32, Tensors
-from workers.messages import CODEBOOKS
+from workers.messages import CODEBOOKS, Stage
 
 Array = Any
 """An array of numpy or of MLX: whichever library computes with these weights."""
@@ -86,17 +86,13 @@ class Codebook:
     distance: Linear
 
 
-def load_encoder(path: Path) -> Weights:
-    """Return the caller's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
-    tensors = Tensors(path)
-    books = {codebook: _codebook(_entries(tensors, codebook)) for codebook in range(CODEBOOKS)}
-    return _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj") | books
-
-
-def load_decoder(path: Path) -> Weights:
-    """Return Moshi's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
+def load(stage: Stage, path: Path) -> Weights:
+    """Return one direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
     tensors = Tensors(path)
     entries = {codebook: _entries(tensors, codebook) for codebook in range(CODEBOOKS)}
+    if stage is Stage.ENCODE:
+        layers = _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj")
+        return layers | {codebook: _codebook(each) for codebook, each in entries.items()}
     upsample = Upsample(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T))
     return _layers(tensors, "decoder") | {"upsample": upsample} | _projections(tensors, "output_proj") | entries
 
@@ -125,7 +121,7 @@ def _copied(array: NDArray[Any]) -> F32:
 
 
 def _linear(weight: NDArray[Any]) -> Linear:
-    """Return a weight (out, in) of PyTorch's as a product."""
+    """Return a product for a weight (out, in)."""
     return Linear(_copied(weight.T))
 
 
