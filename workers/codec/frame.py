@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workers.checkpoints.mimi_layout import DIM, GROUPS, HEAD_DIM, HEADS, LAYERS, STRIDES
-from workers.codec.weights import Array, Conv, Linear, Norm, TransposedConv, Upsample, Weights
+from workers.codec.weights import Array, Conv, Linear, Norm, Weights
 from workers.messages import FRAME_SAMPLES, Stage
 
 POSITIONS = 2
@@ -116,7 +116,7 @@ def residual(ops: Ops, weights: Weights, name: str, tails: Tails, x: Array) -> A
     return x + conv(ops, weights[f"{name}.block.3"], tails, ops.elu(narrow))
 
 
-def transposed_conv(ops: Ops, layer: TransposedConv, tails: Tails, x: Array) -> Array:
+def transposed_conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     """Return the transposed convolution of x (rows, time, channels): (rows, time · stride, out)."""
     time, width = x.shape[1], layer.tail_floats
     product = ops.linear(x, layer.product)
@@ -156,12 +156,12 @@ def downsample(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     return ops.linear(ops.concat([before, x], 1).reshape((-1, layer.kernel * DIM)), layer.product)
 
 
-def upsample(layer: Upsample, tails: Tails, x: Array) -> Array:
+def upsample(layer: Conv, tails: Tails, x: Array) -> Array:
     """Return two positions (rows, 2, 512) for one (rows, 512)."""
     x = x.reshape((-1, 1, DIM))
     before = tails.take(POSITIONS, DIM)
-    tails.keep(x * layer.weight[POSITIONS:], POSITIONS * DIM)
-    return x * layer.weight[:POSITIONS] + before
+    tails.keep(x * layer.product[POSITIONS:], POSITIONS * DIM)
+    return x * layer.product[:POSITIONS] + before
 
 
 def quantize(ops: Ops, weights: Weights, latent: Array) -> Array:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from workers.codec.codec import Row
 from workers.codec.frame import FORWARD, Tails
-from workers.codec.numpy_ops import Matrix, NumpyOps, PlainMatrix, TiledMatrix, has_openblas
+from workers.codec.numpy_ops import Matrix, NumpyOps, TiledMatrix, has_openblas, plain_matrix
 from workers.codec.state import CodecState, Rows
 from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Weights, converted, tail_floats
@@ -28,7 +28,7 @@ class NumpyStep:
         matrix: Callable[[F32], Matrix] | None = None,
     ) -> None:
         """Lay out the weights as `matrix`, by default as suits this BLAS."""
-        make = matrix or (TiledMatrix if has_openblas() else PlainMatrix)
+        make = matrix or (TiledMatrix if has_openblas() else plain_matrix)
         self._threads, self._forward = threads, FORWARD[stage]
         self._weights = converted(weights, lambda linear: Linear(make(linear.weight), linear.bias))
         self.state = CodecState.allocate(slots, tail_floats(weights), lambda shape: np.zeros(shape, np.float32))

@@ -45,9 +45,14 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A causal convolution; the next frame needs `tail_floats` of one frame's input."""
+    """A causal convolution, or one of its transposes; `tail_floats` reach from one frame into the next.
 
-    product: Linear
+    A convolution's tail is the end of its input; `channels` are those of its input. The product of a transposed one
+    makes `stride` samples of now, then `stride` to add to the next ones: its tail; `channels` are those of its output.
+    `upsample`, one of each channel by itself, has an array (4, 512) in place of the product.
+    """
+
+    product: Any
     channels: int
     kernel: int
     stride: int
@@ -55,27 +60,6 @@ class Conv:
     @property
     def tail_floats(self) -> int:
         return (self.kernel - self.stride) * self.channels
-
-
-@dataclass(frozen=True, slots=True)
-class TransposedConv:
-    """The product makes `stride` samples of now, then `stride` to add to the next ones: `tail_floats` a frame."""
-
-    product: Linear
-    channels: int
-    stride: int
-
-    @property
-    def tail_floats(self) -> int:
-        return self.stride * self.channels
-
-
-@dataclass(frozen=True, slots=True)
-class Upsample:
-    """A transposed convolution of each channel by itself, (4, 512): two positions of now, two to add to the next."""
-
-    weight: Array
-    tail_floats: int = 2 * DIM
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +77,7 @@ def load(stage: Stage, path: Path) -> Weights:
     if stage is Stage.ENCODE:
         layers = _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj")
         return layers | {codebook: _codebook(each) for codebook, each in entries.items()}
-    upsample = Upsample(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T))
+    upsample = Conv(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T), DIM, 4, 2)
     return _layers(tensors, "decoder") | {"upsample": upsample} | _projections(tensors, "output_proj") | entries
 
 
@@ -148,12 +132,12 @@ def _conv(tensors: Tensors, name: str) -> Conv:
     return Conv(Linear(matrix, tensors[bias] if bias in SHAPES else None), channels, kernel, stride)
 
 
-def _transposed_conv(tensors: Tensors, name: str) -> TransposedConv:
+def _transposed_conv(tensors: Tensors, name: str) -> Conv:
     weight = tensors[name]
     channels, out, kernel = weight.shape
     bias = np.tile(tensors[name.replace("weight", "bias")], kernel // 2)
     matrix = _copied(weight.transpose(0, 2, 1)).reshape(channels, kernel * out)
-    return TransposedConv(Linear(matrix, np.concatenate([bias, np.zeros_like(bias)])), out, kernel // 2)
+    return Conv(Linear(matrix, np.concatenate([bias, np.zeros_like(bias)])), out, kernel, kernel // 2)
 
 
 def _transformer_layer(tensors: Tensors, name: str) -> Weights:

@@ -14,7 +14,7 @@ from tests.workers.codec.sounds import KINDS, codes, sound
 from workers.codec.choose import fastest_library, library_for, make_codec
 from workers.codec.codec import CodecError, Row, silence_codes
 from workers.codec.mimi import Mimi
-from workers.codec.numpy_ops import PlainMatrix, TiledMatrix, has_openblas
+from workers.codec.numpy_ops import TiledMatrix, has_openblas, plain_matrix
 from workers.codec.numpy_step import NumpyStep
 from workers.codec.weights import load
 from workers.messages import Slot, Stage
@@ -90,7 +90,7 @@ def on_two_threads(stage: Stage, mimi: Path) -> Mimi:
 def laid_out_otherwise(stage: Stage, mimi: Path) -> Mimi:
     """With the layout of weights that the other tests do not use on this machine."""
     return Mimi(
-        stage, NumpyStep(stage, load(stage, mimi), SLOTS, matrix=PlainMatrix if has_openblas() else TiledMatrix)
+        stage, NumpyStep(stage, load(stage, mimi), SLOTS, matrix=plain_matrix if has_openblas() else TiledMatrix)
     )
 
 
