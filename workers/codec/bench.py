@@ -50,10 +50,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class CodecTime:
-    """Times of one frame of all rows, in milliseconds: `cpu_ms` is what all threads used.
-
-    `process_mib` is the whole process at the end, `call_mib` what each further call adds.
-    """
+    """Times of one frame of all rows; `cpu_ms` is what all threads used; `call_mib` what each further call adds."""
 
     p50_ms: float
     p95_ms: float
@@ -64,10 +61,9 @@ class CodecTime:
 
 @dataclass(slots=True)
 class CodecRow:
-    """What was measured and how long a frame of all rows took.
+    """`side_by_side`: while the other direction ran too, with as many rows.
 
-    `side_by_side`: while the other direction ran too, with as many rows. `ratio`: calls a second against rustymimi's
-    one call on one thread, None where that was not measured.
+    `ratio`: calls a second against rustymimi's one call on one thread, None where that was not measured.
     """
 
     case: Case

@@ -111,7 +111,6 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
 
 
 def residual(ops: Ops, weights: Weights, name: str, tails: Tails, x: Array) -> Array:
-    """Return x plus its block's result, the same shape."""
     narrow = conv(ops, weights[f"{name}.block.1"], tails, ops.elu(x))
     return x + conv(ops, weights[f"{name}.block.3"], tails, ops.elu(narrow))
 
@@ -127,7 +126,6 @@ def transposed_conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
 
 
 def transformer(ops: Ops, weights: Weights, name: str, x: Array) -> Array:
-    """Return what all layers make of two positions (rows, 2, 512)."""
     for index in range(LAYERS):
         layer = f"{name}.transformer.layers.{index}"
         normed = ops.layer_norm(x, weights[f"{layer}.norm1"])

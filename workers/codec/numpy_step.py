@@ -17,7 +17,7 @@ from workers.messages import Stage
 
 
 class NumpyStep:
-    """One direction of `slots` calls over one set of weights, which it copies."""
+    """One direction of `slots` calls over one set of weights."""
 
     def __init__(
         self,

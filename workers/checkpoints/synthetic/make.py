@@ -1,12 +1,18 @@
-"""Making a synthetic checkpoint by its name."""
+"""Making a synthetic checkpoint by its name: a folder that exists in full or not at all.
 
+That holds whoever else makes the same one or is killed while making it.
+"""
+
+import fcntl
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, ReportProgress, report_nothing
-from workers.checkpoints.synthetic.cache import fingerprint, made_once, share
 from workers.checkpoints.synthetic.linear_mimi import linear_mimi
 from workers.checkpoints.synthetic.lm_layout import FULL, MID, TINY, Shapes, config_of
 from workers.checkpoints.synthetic.parrot import parrot_lm, parrot_pieces
@@ -18,6 +24,7 @@ from workers.checkpoints.synthetic.tokenizer_file import Piece, write_tokenizer
 from workers.checkpoints.synthetic.weights_file import LazyTensor, in_f32, write_weights
 from workers.checkpoints.synthetic.written_lm import shapes_of
 
+_PACKAGE = Path(__file__).parent
 _SIZES = {"tiny": TINY, "mid": MID, "full": FULL}
 _SPEC = re.compile("(script|parrot)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?")
 _GRAMMAR = "script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8]"
@@ -35,19 +42,19 @@ def parse_spec(spec: str) -> list[str]:
     return [match[1]] if match[1] else ["random", match["size"] or "tiny", match["weights"] or "bf16"]
 
 
-def make_synthetic(spec: str, cache: Path, *, progress: ReportProgress = report_nothing) -> Path:
-    """Return a folder with a synthetic checkpoint, made in the folder `cache` unless it exists.
+def make_synthetic(spec: str, cache_folder: Path, *, progress: ReportProgress = report_nothing) -> Path:
+    """Return a folder with a synthetic checkpoint, made in `cache_folder` unless it exists.
 
     `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8].
     The folder holds config.json, the model, Mimi and the tokenizer under Kyutai's names. It is complete as soon as it
     exists, and its name changes with anything it is made from. Raises ValueError for an unknown spec.
     """
     parts = parse_spec(spec)
-    folder = cache / f"{'-'.join(parts)}-{fingerprint()}"
-    return made_once(folder, lambda unfinished: _write(parts, unfinished, cache, progress))
+    folder = cache_folder / f"{'-'.join(parts)}-{fingerprint()}"
+    return made_once(folder, lambda unfinished: _write(parts, unfinished, cache_folder, progress))
 
 
-def _write(parts: Sequence[str], folder: Path, cache: Path, progress: ReportProgress) -> None:
+def _write(parts: Sequence[str], folder: Path, cache_folder: Path, progress: ReportProgress) -> None:
     folder.mkdir()
     kind, quantised = parts[0], parts[-1] in ("q4", "q8")
     model = f"model.{parts[-1]}.safetensors" if quantised else "model.safetensors"
@@ -57,7 +64,7 @@ def _write(parts: Sequence[str], folder: Path, cache: Path, progress: ReportProg
     if kind == "script":
         write_weights(folder / MIMI, in_f32(linear_mimi(script().halves)), progress)
     else:
-        shared = cache / f"random-mimi-{fingerprint()}.safetensors"
+        shared = cache_folder / f"random-mimi-{fingerprint()}.safetensors"
         made_once(shared, lambda unfinished: write_weights(unfinished, random_mimi(), progress))
         share(shared, folder / MIMI)
     names = {"moshi_name": model, "mimi_name": MIMI, "tokenizer_name": TOKENIZER}
@@ -75,3 +82,42 @@ def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Pi
         case [_, size, weights]:
             return _SIZES[size], random_lm(_SIZES[size], weights), random_pieces(_SIZES[size].text_card)
     raise AssertionError(parts)
+
+
+@cache
+def fingerprint() -> str:
+    """Return 12 hexadecimal digits that change with anything that synthetic checkpoints are made from."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*")):
+        if path.suffix in (".py", ".wav", ".json"):
+            digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return `path`; unless it exists, `make` makes it, file or folder, under another name.
+
+    Other processes wait meanwhile, by a lock that the kernel releases when its process dies. What a killed process left
+    is removed first.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            unfinished.unlink(missing_ok=True)
+            make(unfinished)
+            unfinished.rename(path)
+    return path
+
+
+def share(path: Path, copy: Path) -> None:
+    """Put a file of the cache at `copy` too, without a second copy of its bytes where the file system can."""
+    try:
+        copy.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, copy)
