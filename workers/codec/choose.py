@@ -18,7 +18,13 @@ def fastest_library(platform: str = sys.platform) -> Library:
 
     A Mac has a GPU too, but the engine needs all of it: numpy computes on its processors with Apple's Accelerate.
     """
-    return "mlx" if platform != "darwin" and _has_cuda() else "numpy"
+    if platform == "darwin":
+        return "numpy"
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return "numpy"
+    return "mlx" if mx.cuda.is_available() else "numpy"
 
 
 def library_for(codec: str) -> Library:
@@ -66,11 +72,3 @@ def make_codec(stage: Stage, library: Library, mimi: Path, slots: int, threads: 
         codec = Mimi(stage, NumpyStep(stage, load(stage, mimi), slots, threads))
     give_back_freed_memory()
     return codec
-
-
-def _has_cuda() -> bool:
-    try:
-        import mlx.core as mx
-    except ImportError:
-        return False
-    return bool(mx.cuda.is_available())

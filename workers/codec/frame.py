@@ -50,24 +50,24 @@ class Ops(Protocol):
 class Tails:
     """What one frame keeps for the next, row by row end to end in one array (rows, floats).
 
-    The step takes each tail where it needs it and keeps its successor; both in the same order in every frame, so that
+    The step reads each tail where it needs it and writes its successor; both in the same order in every frame, so that
     no tail needs a name.
     """
 
     def __init__(self, ops: Ops, old: Array) -> None:
         self._ops, self._old = ops, old
-        self._taken = 0
+        self._read = 0
         self._new: list[Array] = []
 
-    def take(self, time: int, channels: int) -> Array:
+    def read(self, time: int, channels: int) -> Array:
         """Return the next tail of the last frame, (rows, time, channels); zeros at a call's beginning."""
-        begin, self._taken = self._taken, self._taken + time * channels
-        return self._old[:, begin : self._taken].reshape((-1, time, channels))
+        begin, self._read = self._read, self._read + time * channels
+        return self._old[:, begin : self._read].reshape((-1, time, channels))
 
-    def keep(self, tail: Array, floats: int) -> None:
+    def write(self, tail: Array, floats: int) -> None:
         self._new.append(tail.reshape((-1, floats)))
 
-    def kept(self) -> Array:
+    def written(self) -> Array:
         return self._ops.concat(self._new, 1)
 
 
@@ -100,8 +100,8 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     past = layer.kernel - layer.stride
     if not past:
         return ops.linear(x, layer.product)
-    x = ops.concat([tails.take(past, channels), x], 1)
-    tails.keep(x[:, time:], past * channels)
+    x = ops.concat([tails.read(past, channels), x], 1)
+    tails.write(x[:, time:], past * channels)
     if layer.stride == 1:
         columns = [x[:, tap : tap + time] for tap in range(layer.kernel)]
     else:
@@ -120,8 +120,8 @@ def transposed_conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     time, width = x.shape[1], layer.tail_floats
     product = ops.linear(x, layer.product)
     now, later = product[:, :, :width], product[:, :, width:]
-    carried = ops.concat([tails.take(1, width), later[:, :-1]], 1)
-    tails.keep(later[:, time - 1 :], width)
+    carried = ops.concat([tails.read(1, width), later[:, :-1]], 1)
+    tails.write(later[:, time - 1 :], width)
     return (now + carried).reshape((-1, time * layer.stride, layer.channels))
 
 
@@ -149,16 +149,16 @@ def downsample(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
 
     Before a call's first position comes that position itself, repeated: Mimi pads only this convolution so.
     """
-    before = tails.take(POSITIONS, DIM) + ops.first * x[:, :1]
-    tails.keep(x, POSITIONS * DIM)
+    before = tails.read(POSITIONS, DIM) + ops.first * x[:, :1]
+    tails.write(x, POSITIONS * DIM)
     return ops.linear(ops.concat([before, x], 1).reshape((-1, layer.kernel * DIM)), layer.product)
 
 
 def upsample(layer: Conv, tails: Tails, x: Array) -> Array:
     """Return two positions (rows, 2, 512) for one (rows, 512)."""
     x = x.reshape((-1, 1, DIM))
-    before = tails.take(POSITIONS, DIM)
-    tails.keep(x * layer.product[POSITIONS:], POSITIONS * DIM)
+    before = tails.read(POSITIONS, DIM)
+    tails.write(x * layer.product[POSITIONS:], POSITIONS * DIM)
     return x * layer.product[:POSITIONS] + before
 
 

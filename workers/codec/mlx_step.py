@@ -108,7 +108,7 @@ class MlxStep:
         ops, old = MlxOps(list(keys), list(values), position), tails[: len(x)]
         new = Tails(ops, old)
         results = self._forward(ops, self._weights, new, x)
-        tails[: len(x)] = mx.where(active, new.kept(), old)
+        tails[: len(x)] = mx.where(active, new.written(), old)
         return results, tails, ops.keys, ops.values
 
 

@@ -51,6 +51,6 @@ class NumpyStep:
         tails = Tails(ops, state.tails[slots])
         with np.errstate(all="ignore"):  # a row that overflows is seen by its result
             results = self._forward(ops, self._weights, tails, x)
-        state.tails[slots] = tails.kept()
+        state.tails[slots] = tails.written()
         state.position[slots] += 2
         return results

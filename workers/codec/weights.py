@@ -76,7 +76,8 @@ def load(stage: Stage, path: Path) -> Weights:
     entries = {codebook: _entries(tensors, codebook) for codebook in range(CODEBOOKS)}
     if stage is Stage.ENCODE:
         layers = _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj")
-        return layers | {codebook: _codebook(each) for codebook, each in entries.items()}
+        distances = {book: Linear(_copied(-each.T), (each * each).sum(axis=1) / 2) for book, each in entries.items()}
+        return layers | {book: Codebook(each, distances[book]) for book, each in entries.items()}
     upsample = Conv(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T), DIM, 4, 2)
     return _layers(tensors, "decoder") | {"upsample": upsample} | _projections(tensors, "output_proj") | entries
 
@@ -165,7 +166,3 @@ def _entries(tensors: Tensors, codebook: int) -> F32:
     name = codebook_name(codebook)
     usage = np.maximum(tensors[f"{name}.cluster_usage"], np.float32(1e-5))
     return _copied(tensors[f"{name}.embedding_sum"] / usage[:, None])
-
-
-def _codebook(entries: F32) -> Codebook:
-    return Codebook(entries, Linear(_copied(-entries.T), (entries * entries).sum(axis=1) / 2))

@@ -52,13 +52,10 @@ def text_word(step: int) -> str:
     return "" if place % STEPS_A_WORD else WORDS[place // STEPS_A_WORD]
 
 
-def _piece(step: int) -> Piece:
-    word = text_word(step)
-    return (SPACE + word, PieceType.NORMAL) if word else (f"<step {step}>", PieceType.CONTROL)
-
-
 def parrot_pieces() -> list[Piece]:
-    return [*SPECIAL, *(_piece(step) for step in range(_ROUND))]
+    words = [text_word(step) for step in range(_ROUND)]
+    normal, control = PieceType.NORMAL, PieceType.CONTROL
+    return [*SPECIAL, *((SPACE + word, normal) if word else (f"<step {n}>", control) for n, word in enumerate(words))]
 
 
 def _write_count(weights: dict[str, F32], factor: float) -> None:

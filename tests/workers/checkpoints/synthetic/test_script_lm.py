@@ -44,20 +44,15 @@ def heads(lm: Lm, tokens: list[int], first: list[int], second: list[int]) -> tup
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
-def test_every_state_is_followed_as_in_the_table_and_surely(made: Made, bits: int | None) -> None:
+def test_every_state_is_followed_as_in_the_table_surely_and_has_its_codes(made: Made, bits: int | None) -> None:
     lm = load(made("script"), bits=bits)
     heard = {Hearing.QUIET: (0, PADDING), Hearing.MIXED: (7, 0), Hearing.HEARD: (1_100, 2_047)}
-    cases = [(token, hearing, to) for token, row in script().table.items() for hearing, to in row.items()]
-    codes = [heard[hearing] for _, hearing, _ in cases]
-    _, logits = heads(lm, [token for token, _, _ in cases], [c for c, _ in codes], [c for _, c in codes])
-    assert logits.argmax(axis=1).tolist() == [to for _, _, to in cases]
+    cases = [(token, *heard[hearing], to) for token, row in script().table.items() for hearing, to in row.items()]
+    tokens, first, second, wanted = map(list, zip(*cases, strict=True))
+    _, logits = heads(lm, tokens, first, second)
+    assert logits.argmax(axis=1).tolist() == wanted
     best = np.sort(logits, axis=1)
     assert (best[:, -1] - best[:, -2]).min() > SURE_NATS
-
-
-@pytest.mark.parametrize("bits", [None, 8, 4])
-def test_every_state_has_its_codes(made: Made, bits: int | None) -> None:
-    lm = load(made("script"), bits=bits)
     states = list(script().states.values())
     before = [*states[1:], states[0]]
     out, _ = heads(lm, [state.token for state in before], [0] * len(states), [0] * len(states))
