@@ -29,7 +29,7 @@ IMPURE = {
 ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 ONLY_IN = {
-    "rustymimi": {"workers/codec/rustymimi_codec.py", "workers/codec/bench.py"},
+    "rustymimi": {"workers/codec/rustymimi_codec.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {
         "app/telemetry/recording/audio_files.py",

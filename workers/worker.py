@@ -68,13 +68,13 @@ def _wait_for_config(control: Link) -> WorkerConfig:
 
 
 def _codec(config: WorkerConfig, _: Link) -> Built:
-    from workers.codec.choose import codec_name, open_decoder, open_encoder
+    from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
     from workers.codec.stages import DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_decoder(config), config.greeting_frames), codec_name(config), lambda: 0
-    encoder = open_encoder(config)
+        return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
+    encoder = open_codec(config)
     silence = silence_codes(encoder, Slot(0), config.greeting_frames)
     return EncoderStage(encoder, silence), codec_name(config), lambda: 0
 

@@ -62,7 +62,8 @@ def _download(repo: str, progress: ReportProgress, quantize: int | None) -> Path
     for name in names:
         if name not in present:
             raise CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: the repository has no {name}; name another one")
-    return [Path(hf_hub_download(repo, name, tqdm_class=bar)).parent for name in names][0]  # noqa: RUF015
+    paths = [Path(hf_hub_download(repo, name, tqdm_class=bar)) for name in names]
+    return paths[0].parent
 
 
 def _line(error: Exception) -> str:

@@ -80,30 +80,24 @@ def read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        if _is_pointer(path):
-            raise CheckpointError(f"MOSHI_CHECKPOINT: {path} {IS_POINTER}")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except CheckpointError:
-        raise
+        content = path.read_bytes()
+        config = {} if content.startswith(POINTER) else json.loads(content)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT: {path} cannot be read ({error}); fetch it anew") from error
+    if content.startswith(POINTER):
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {path} {IS_POINTER}")
     if not isinstance(config, dict):
         raise CheckpointError(f"MOSHI_CHECKPOINT: {path} is not a JSON object; fetch it anew")
     return config
-
-
-def _is_pointer(path: Path) -> bool:
-    """Tell whether a file is what git leaves in place of a large file that git-lfs has not fetched."""
-    with path.open("rb") as file:
-        return file.read(len(POINTER)) == POINTER
 
 
 def _check_files(files: Files, setting: str, pieces: object) -> None:
     """Raise CheckpointError unless every file is whole and of its kind, and the tokenizer has so many pieces."""
     try:
         for path in (files.model, files.mimi, files.tokenizer):
-            if _is_pointer(path):
-                raise CheckpointError(f"{setting}: {path} {IS_POINTER}")
+            with path.open("rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise CheckpointError(f"{setting}: {path} {IS_POINTER}")
         read_header(files.model)
         read_header(files.mimi)
         found = _count_pieces(files.tokenizer)

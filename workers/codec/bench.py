@@ -14,18 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 
-from workers.codec.choose import fastest_library, library_for, make_decoder, make_encoder
-from workers.messages import CODEBOOKS, CODES, FRAME_S, FRAME_SAMPLES, Slot
+from workers.codec.choose import fastest_library, library_for, make_codec
+from workers.messages import CODEBOOKS, CODES, FRAME_S, FRAME_SAMPLES, Slot, Stage
 
-ROWS = (1, 2, 4, 8, 16)
-THREADS = (1, 2)
 RUSTYMIMI_MOST_ROWS = 2
 """Its time and memory are proportional to the rows: more take only time."""
 _THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -52,10 +50,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class CodecTime:
-    """Times of one frame of all rows, in milliseconds: `cpu_ms` is what all threads used.
-
-    `process_mib` is the whole process at the end, `call_mib` what each further call adds.
-    """
+    """Times of one frame of all rows; `cpu_ms` is what all threads used; `call_mib` what each further call adds."""
 
     p50_ms: float
     p95_ms: float
@@ -64,12 +59,11 @@ class CodecTime:
     call_mib: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CodecRow:
-    """What was measured and how long a frame of all rows took.
+    """`side_by_side`: while the other direction ran too, with as many rows.
 
-    `side_by_side`: while the other direction ran too, with as many rows. `ratio`: calls a second against rustymimi's
-    one call on one thread, None where that was not measured.
+    `ratio`: calls a second against rustymimi's one call on one thread, None where that was not measured.
     """
 
     case: Case
@@ -78,19 +72,11 @@ class CodecRow:
     ratio: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CodecFigures:
-    """All rows; `calls` is how many calls hold the 80 ms, both directions side by side, by the slower one's p95."""
-
-    rows: list[CodecRow]
-    calls: int
-
-
 def measure(case: Case) -> CodecTime:
     """Make the codec and time it, in this process."""
     process = psutil.Process()
     empty = process.memory_info().rss
-    step, call_bytes = (_rustymimi if case.path == "rustymimi" else _ours)(case)
+    step, call_bytes = _codec(case)
     for _ in range(_WARM_UP_FRAMES):
         step()
     before, times = process.cpu_times(), []
@@ -107,36 +93,25 @@ def measure(case: Case) -> CodecTime:
     return CodecTime(p50, p95, cpu_s * 1e3 / case.frames, full / _MIB, call_mib)
 
 
-def _inputs(case: Case) -> Any:
-    """Return a frame of noise, or random codes, for each row."""
-    random = np.random.default_rng(0)
-    if case.direction == "encode":
-        return random.standard_normal((case.rows, FRAME_SAMPLES), np.float32) * np.float32(0.1)
-    return random.integers(0, CODES, (case.rows, CODEBOOKS), np.int32)
+def _codec(case: Case) -> tuple[Callable[[], object], int]:
+    """Return a step of all rows, noise or random codes, and the bytes a call (0: to be measured).
 
+    rustymimi's rows take turns, with two threads two at a time.
+    """
+    random, mimi, stage = np.random.default_rng(0), Path(case.mimi), Stage(case.direction)
+    if stage is Stage.ENCODE:
+        inputs = random.standard_normal((case.rows, FRAME_SAMPLES), np.float32) * np.float32(0.1)
+    else:
+        inputs = random.integers(0, CODES, (case.rows, CODEBOOKS), np.int32)
+    frames = {Slot(row): frame for row, frame in enumerate(inputs)}
+    if case.path != "rustymimi":
+        ours = make_codec(stage, library_for(case.path), mimi, case.rows, case.threads)
+        return lambda: ours.run(frames), ours.bytes_per_call
+    from workers.codec.rustymimi_codec import RustymimiCodec
 
-def _ours(case: Case) -> tuple[Callable[[], object], int]:
-    library, mimi = library_for(case.path), Path(case.mimi)
-    frames = {Slot(row): frame for row, frame in enumerate(_inputs(case))}
-    if case.direction == "encode":
-        encoder = make_encoder(library, mimi, case.rows, case.threads)
-        return lambda: encoder.encode(frames), encoder.bytes_per_call
-    decoder = make_decoder(library, mimi, case.rows, case.threads)
-    return lambda: decoder.decode(frames), decoder.bytes_per_call
-
-
-def _rustymimi(case: Case) -> tuple[Callable[[], object], int]:
-    """Rows in turn, each with a `Tokenizer`; with two threads, two at a time."""
-    import rustymimi
-
-    def step(row: int) -> object:
-        if case.direction == "encode":
-            return tokenizers[row].encode_step(inputs[row][None, None])
-        return tokenizers[row].decode_step(inputs[row].astype(np.uint32)[None, :, None])
-
-    tokenizers = [rustymimi.Tokenizer(case.mimi, num_codebooks=CODEBOOKS) for _ in range(case.rows)]
-    inputs, pool = _inputs(case), ThreadPoolExecutor(case.threads)
-    return lambda: list(pool.map(step, range(case.rows))), 0
+    reference = RustymimiCodec(stage, mimi, case.rows, (_WARM_UP_FRAMES + case.frames) * FRAME_S)
+    pool = ThreadPoolExecutor(case.threads)
+    return lambda: list(pool.map(lambda one: reference.run(dict([one])), frames.items())), 0
 
 
 def start_measurement(case: Case) -> "subprocess.Popen[str]":
@@ -145,88 +120,77 @@ def start_measurement(case: Case) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def _answer(process: "subprocess.Popen[str]") -> CodecTime:
-    answer = process.communicate()[0]
-    if process.returncode:
-        raise RuntimeError(f"a measurement ended with {process.returncode}")
-    return CodecTime(**json.loads(answer))
-
-
-def bench_codec(mimi: Path, rows: Sequence[int], threads: Sequence[int], frames: int) -> CodecFigures:
-    """Measure rustymimi and every library that this machine would use, on Mimi's weights in the file `mimi`."""
-    cases = _cases(mimi, rows, threads, frames)
-    alone = [CodecRow(case, False, _answer(start_measurement(case))) for case in cases]
-    together = [row for count in rows for row in _side_by_side(mimi, count, frames)]
-    return CodecFigures(with_ratios([*alone, *together]), calls_held(together))
-
-
-def _cases(mimi: Path, rows: Sequence[int], threads: Sequence[int], frames: int) -> Iterator[Case]:
-    paths = ["rustymimi", "numpy", *(["mlx"] if fastest_library() == "mlx" else [])]
-    for count in rows:
-        for path in paths:
-            for thread in threads if path != "mlx" else (1,):
-                if path != "rustymimi" or count <= RUSTYMIMI_MOST_ROWS:
-                    yield from (Case(path, way, count, thread, frames, str(mimi)) for way in _DIRECTIONS)
-
-
-def _side_by_side(mimi: Path, rows: int, frames: int) -> list[CodecRow]:
-    cases = [Case(fastest_library(), way, rows, 1, 3 * frames, str(mimi)) for way in _DIRECTIONS]
+def _measured(*cases: Case) -> Iterator[CodecRow]:
+    """Measure these cases at the same time, each in its process."""
     running = [start_measurement(case) for case in cases]
-    return [CodecRow(case, True, _answer(process)) for case, process in zip(cases, running, strict=True)]
+    for case, process in zip(cases, running, strict=True):
+        answer = process.communicate()[0]
+        if process.returncode:
+            raise RuntimeError(f"a measurement ended with {process.returncode}")
+        yield CodecRow(case, len(cases) > 1, CodecTime(**json.loads(answer)))
 
 
-def with_ratios(rows: Sequence[CodecRow]) -> list[CodecRow]:
-    """Return the rows with their ratios to rustymimi's one call on one thread."""
+def _all_measured(mimi: str, rows: Sequence[int], threads: Sequence[int], frames: int) -> Iterator[CodecRow]:
+    """Measure rustymimi and every library that this machine would use; then both directions side by side."""
+    paths = [("rustymimi", number) for number in threads] + [("numpy", number) for number in threads]
+    paths += [("mlx", 1)] if fastest_library() == "mlx" else []
+    for count, (path, number), way in product(rows, paths, _DIRECTIONS):
+        if path != "rustymimi" or count <= RUSTYMIMI_MOST_ROWS:
+            yield from _measured(Case(path, way, count, number, frames, mimi))
+    for count in rows:
+        yield from _measured(*(Case(fastest_library(), way, count, 1, 3 * frames, mimi) for way in _DIRECTIONS))
+
+
+def set_ratios(rows: Sequence[CodecRow]) -> None:
+    """Set the rows' ratios to rustymimi's one call on one thread."""
     reference = ("rustymimi", 1, 1)
     measured = [row for row in rows if (row.case.path, row.case.rows, row.case.threads) == reference]
     official = {row.case.direction: row.time.p50_ms for row in measured}
-
-    def ratio(row: CodecRow) -> float | None:
-        p50_ms = official.get(row.case.direction)
-        return row.case.rows * p50_ms / row.time.p50_ms if p50_ms else None
-
-    return [replace(row, ratio=ratio(row)) for row in rows]
+    for row in rows:
+        if p50_ms := official.get(row.case.direction):
+            row.ratio = row.case.rows * p50_ms / row.time.p50_ms
 
 
-def calls_held(together: Sequence[CodecRow]) -> int:
-    """Return how many calls hold the 80 ms, interpolating between the numbers measured."""
-    slower: dict[int, float] = {}
-    for row in together:
-        slower[row.case.rows] = max(slower.get(row.case.rows, 0), row.time.p95_ms)
-    counts = sorted(slower)
-    times = np.interp(range(1, counts[-1] + 1), counts, [slower[count] for count in counts])
+def calls_held(rows: Sequence[CodecRow]) -> int:
+    """Return how many calls hold the 80 ms side by side, by the slower direction's p95, interpolated."""
+    together = [row for row in rows if row.side_by_side]
+    counts = sorted({row.case.rows for row in together})
+    slower = [max(row.time.p95_ms for row in together if row.case.rows == count) for count in counts]
+    times = np.interp(range(1, counts[-1] + 1), counts, slower)
     return int((times <= FRAME_S * 1e3).sum())
 
 
-def table(figures: CodecFigures) -> str:
+def table(rows: Sequence[CodecRow]) -> str:
     lines = ["path       rows threads  direction  p50 ms  p95 ms  CPU ms   ×rustymimi  MiB a call"]
-    for row in figures.rows:
+    for row in rows:
         case, took, ratio = row.case, row.time, f"{row.ratio:.1f}" if row.ratio else ""
         way = f"{case.direction}{' +' if row.side_by_side else ''}"
         lines.append(
             f"{case.path:10} {case.rows:4} {case.threads:7}  {way:9} {took.p50_ms:7.1f} {took.p95_ms:7.1f} "
             f"{took.cpu_ms:7.1f} {ratio:>12} {took.call_mib:11.1f}"
         )
-    lines.append(f"+: while the other direction runs too; {figures.calls} calls hold 80 ms so")
+    lines.append(f"+: while the other direction runs too; {calls_held(rows)} calls hold 80 ms so")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("mimi", type=Path, nargs="?")
+    parser.add_argument("mimi", nargs="?")
     parser.add_argument("--one", help="a case in JSON")
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
+    parser.add_argument("--rows", type=int, nargs="+", default=(1, 2, 4, 8, 16))
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(asdict(measure(Case(**json.loads(args.one))))))
         return
-    figures = bench_codec(args.mimi, args.rows, args.threads, args.frames)
-    print(table(figures))
+    rows = list(_all_measured(args.mimi, args.rows, args.threads, args.frames))
+    set_ratios(rows)
+    print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+        figures = {"rows": [asdict(row) for row in rows], "calls": calls_held(rows)}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

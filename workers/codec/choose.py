@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from workers.codec.codec import Decoder, Encoder, LoopbackCodec
-from workers.codec.mimi import MimiDecoder, MimiEncoder, MimiStep
-from workers.codec.weights import Weights, load_decoder, load_encoder
+from workers.codec.codec import Codec, LoopbackCodec
+from workers.codec.mimi import Mimi
+from workers.codec.weights import load
 from workers.gc_freeze import give_back_freed_memory
-from workers.messages import WorkerConfig
+from workers.messages import Stage, WorkerConfig
 
 Library = Literal["numpy", "mlx"]
 
@@ -18,7 +18,13 @@ def fastest_library(platform: str = sys.platform) -> Library:
 
     A Mac has a GPU too, but the engine needs all of it: numpy computes on its processors with Apple's Accelerate.
     """
-    return "mlx" if platform != "darwin" and _has_cuda() else "numpy"
+    if platform == "darwin":
+        return "numpy"
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return "numpy"
+    return "mlx" if mx.cuda.is_available() else "numpy"
 
 
 def library_for(codec: str) -> Library:
@@ -37,64 +43,32 @@ def codec_name(config: WorkerConfig) -> str:
     return config.codec if config.codec in ("loopback", "rustymimi") else f"Mimi on {library_for(config.codec)}"
 
 
-def open_encoder(config: WorkerConfig) -> Encoder:
-    """Return the warm encoder for all slots. Raises WeightsError."""
+def open_codec(config: WorkerConfig) -> Codec:
+    """Return the warm encoder or decoder, as `stage` says, for all slots. Raises WeightsError."""
     if config.codec == "loopback":
         return LoopbackCodec()
     assert config.mimi is not None
     if config.codec == "rustymimi":
-        from workers.codec.rustymimi_codec import RustymimiEncoder
+        from workers.codec.rustymimi_codec import RustymimiCodec
 
-        return RustymimiEncoder(config.mimi, config.slots, config.max_call_s)
-    encoder = make_encoder(library_for(config.codec), config.mimi, config.slots, config.threads)
-    encoder.warm()
-    return encoder
-
-
-def open_decoder(config: WorkerConfig) -> Decoder:
-    """Return the warm decoder for all slots. Raises WeightsError."""
-    if config.codec == "loopback":
-        return LoopbackCodec()
-    assert config.mimi is not None
-    if config.codec == "rustymimi":
-        from workers.codec.rustymimi_codec import RustymimiDecoder
-
-        return RustymimiDecoder(config.mimi, config.slots, config.max_call_s)
-    decoder = make_decoder(library_for(config.codec), config.mimi, config.slots, config.threads)
-    decoder.warm()
-    return decoder
+        return RustymimiCodec(config.stage, config.mimi, config.slots, config.max_call_s)
+    codec = make_codec(config.stage, library_for(config.codec), config.mimi, config.slots, config.threads)
+    codec.warm()
+    return codec
 
 
-def make_encoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> MimiEncoder:
-    """Return the caller's direction for `slots` calls, with the weights in the file `mimi`. Raises WeightsError.
+def make_codec(stage: Stage, library: Library, mimi: Path, slots: int, threads: int = 1) -> Mimi:
+    """Return the encoder or decoder for `slots` calls, with the weights in the file `mimi`. Raises WeightsError.
 
     `threads` share the rows of a step; only numpy uses more than one.
     """
-    encoder = MimiEncoder(_step(library, load_encoder(mimi), slots, threads))
-    give_back_freed_memory()
-    return encoder
-
-
-def make_decoder(library: Library, mimi: Path, slots: int, threads: int = 1) -> MimiDecoder:
-    """Return Moshi's direction for `slots` calls, otherwise as `make_encoder`."""
-    decoder = MimiDecoder(_step(library, load_decoder(mimi), slots, threads))
-    give_back_freed_memory()
-    return decoder
-
-
-def _step(library: Library, weights: Weights, slots: int, threads: int) -> MimiStep:
     if library == "mlx":
         from workers.codec.mlx_step import MlxStep
 
-        return MlxStep(weights, slots)
-    from workers.codec.numpy_step import NumpyStep
+        codec = Mimi(stage, MlxStep(stage, load(stage, mimi), slots))
+    else:
+        from workers.codec.numpy_step import NumpyStep
 
-    return NumpyStep(weights, slots, threads)
-
-
-def _has_cuda() -> bool:
-    try:
-        import mlx.core as mx
-    except ImportError:
-        return False
-    return bool(mx.cuda.is_available())
+        codec = Mimi(stage, NumpyStep(stage, load(stage, mimi), slots, threads))
+    give_back_freed_memory()
+    return codec

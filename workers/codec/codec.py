@@ -1,11 +1,15 @@
 """What a codec is: one direction, encoder or decoder, for a number of calls; and the line test's."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workers.messages import FRAME_SAMPLES, CodeArray, Payload, Pcm, Slot
+from workers.messages import CODEBOOKS, FRAME_SAMPLES, Slot, Stage, codes_error
+
+Row = NDArray[Any]
+"""One frame of one call: PCM, float32 (1920,), or codes, int32 (8,)."""
 
 
 class CodecError(Exception):
@@ -13,25 +17,16 @@ class CodecError(Exception):
 
 
 class Codec(Protocol):
+    """An encoder makes codes of PCM, a decoder PCM of codes."""
+
     def open(self, slot: Slot) -> None:
         """Begin a new call in a slot; nothing of the last one remains."""
 
     def close(self, slot: Slot) -> None:
         """End the call in a slot, with the work that `open` should not have to wait for."""
 
-
-class Encoder(Codec, Protocol):
-    """The caller's direction."""
-
-    def encode(self, frames: Mapping[Slot, Pcm]) -> Mapping[Slot, Payload | CodecError]:
-        """Return the codes of the next frame of each slot named, or the error with which its call must end."""
-
-
-class Decoder(Codec, Protocol):
-    """Moshi's direction."""
-
-    def decode(self, codes: Mapping[Slot, CodeArray]) -> Mapping[Slot, Pcm | CodecError]:
-        """Return the next frame of each slot named, or the error with which its call must end."""
+    def run(self, frames: Mapping[Slot, Row]) -> Mapping[Slot, Row | CodecError]:
+        """Return what the next frame of each slot named becomes, or the error with which its call must end."""
 
 
 class LoopbackCodec:
@@ -41,17 +36,27 @@ class LoopbackCodec:
 
     def close(self, slot: Slot) -> None: ...
 
-    def encode(self, frames: Mapping[Slot, Pcm]) -> Mapping[Slot, Payload]:
+    def run(self, frames: Mapping[Slot, Row]) -> Mapping[Slot, Row]:
         return frames
 
-    def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm]:
-        return {slot: frame.astype(np.float32, copy=False) for slot, frame in codes.items()}
+
+def silence(stage: Stage) -> Row:
+    """Return a frame of digital silence for an encoder, codes 0 for a decoder."""
+    return np.zeros(CODEBOOKS, np.int32) if stage is Stage.DECODE else np.zeros(FRAME_SAMPLES, np.float32)
 
 
-def silence_codes(encoder: Encoder, slot: Slot, frames: int) -> Payload:
+def silence_codes(encoder: Codec, slot: Slot, frames: int) -> Row:
     """Return the codes of digital silence at the beginning of a call, shape (frames, 8); `slot` must be free."""
     encoder.open(slot)
-    silence = np.zeros(FRAME_SAMPLES, np.float32)
-    codes = np.array([encoder.encode({slot: silence})[slot] for _ in range(frames)])
+    codes = np.array([encoder.run({slot: silence(Stage.ENCODE)})[slot] for _ in range(frames)])
     encoder.close(slot)
     return codes
+
+
+def frame_error(stage: Stage, frame: Row) -> str:
+    """Return why an encoder or a decoder cannot take this frame, "" when it can."""
+    if stage is Stage.DECODE:
+        return codes_error(frame)
+    if frame.shape != (FRAME_SAMPLES,) or frame.dtype != np.float32:
+        return f"a frame is {FRAME_SAMPLES} float32, not {frame.dtype} of shape {frame.shape}"
+    return "" if np.isfinite(frame).all() else "a sample is not a finite number"

@@ -13,37 +13,32 @@ window are rustymimi's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from workers.checkpoints.mimi_layout import DIM, GROUPS, HEAD_DIM, HEADS, LAYERS, STRIDES
-from workers.codec.weights import Array, Conv, Linear, Norm, TransposedConv, Upsample, Weights
-from workers.messages import CODEBOOKS, FRAME_SAMPLES
+from workers.codec.weights import Array, Conv, Linear, Norm, Weights
+from workers.messages import FRAME_SAMPLES, Stage
 
 POSITIONS = 2
 """Positions of a frame, 40 ms each."""
 
 
 class Ops(Protocol):
-    """One library's operations for the rows of one step, beside those that arrays of numpy and MLX share."""
+    """One library's operations for the rows of one step, beside those that arrays of numpy and MLX share.
 
-    def linear(self, x: Array, layer: Linear) -> Array:
-        """Return x @ weight + bias, over the last axis of x."""
+    `cos` and `sin` are of the angles of the rows' two positions, each (rows, 2, 1, 32). `first` (rows, 1, 1) is 1 in a
+    call's first frame, else 0.
+    """
 
-    def elu(self, x: Array) -> Array:
-        """Return x where it is positive, exp(x) - 1 elsewhere."""
+    cos: Array
+    sin: Array
+    first: Array
 
-    def gelu(self, x: Array) -> Array:
-        """Return x · Φ(x), the exact one."""
-
-    def layer_norm(self, x: Array, norm: Norm) -> Array:
-        """Normalise over the last axis; epsilon is 1e-5."""
-
-    def concat(self, parts: Sequence[Array], axis: int) -> Array:
-        """Concatenate arrays."""
+    def linear(self, x: Array, layer: Linear) -> Array: ...
+    def elu(self, x: Array) -> Array: ...
+    def gelu(self, x: Array) -> Array: ...
+    def layer_norm(self, x: Array, norm: Norm) -> Array: ...
+    def concat(self, parts: Sequence[Array], axis: int) -> Array: ...
 
     def attend(self, index: int, q: Array, k: Array, v: Array) -> Array:
         """Store keys and values of two positions in layer `index`; return the attention of the queries.
@@ -55,66 +50,43 @@ class Ops(Protocol):
 class Tails:
     """What one frame keeps for the next, row by row end to end in one array (rows, floats).
 
-    The step takes each tail where it needs it and keeps its successor; both in the same order in every frame, so that
+    The step reads each tail where it needs it and writes its successor; both in the same order in every frame, so that
     no tail needs a name.
     """
 
     def __init__(self, ops: Ops, old: Array) -> None:
         self._ops, self._old = ops, old
-        self._taken = 0
+        self._read = 0
         self._new: list[Array] = []
 
-    def take(self, time: int, channels: int) -> Array:
+    def read(self, time: int, channels: int) -> Array:
         """Return the next tail of the last frame, (rows, time, channels); zeros at a call's beginning."""
-        begin, self._taken = self._taken, self._taken + time * channels
-        return self._old[:, begin : self._taken].reshape((-1, time, channels))
+        begin, self._read = self._read, self._read + time * channels
+        return self._old[:, begin : self._read].reshape((-1, time, channels))
 
-    def keep(self, tail: Array, floats: int) -> None:
-        """Keep as many floats a row for the next frame."""
+    def write(self, tail: Array, floats: int) -> None:
         self._new.append(tail.reshape((-1, floats)))
 
-    def kept(self) -> Array:
-        """Return all that was kept, as the next frame wants it."""
+    def written(self) -> Array:
         return self._ops.concat(self._new, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class FramePosition:
-    """Cosines and sines of the angles of the rows' two positions, each (rows, 2, 1, 32), and whether this is a call's
-    first frame, 1 or 0, (rows, 1, 1)."""
-
-    cos: Array
-    sin: Array
-    first: Array
-
-
-Forward = Callable[[Ops, Weights, Tails, FramePosition, Array], tuple[Array, ...]]
-"""`encode` or `decode`: one step of some rows."""
-
-
-def direction_of(weights: Weights, rows: int) -> tuple[Forward, NDArray[Any]]:
-    """Return the direction that these weights are for, and frames of silence, or codes 0, whichever it takes."""
-    if "upsample" in weights:
-        return decode, np.zeros((rows, CODEBOOKS), np.int32)
-    return encode, np.zeros((rows, FRAME_SAMPLES), np.float32)
-
-
-def encode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, pcm: Array) -> tuple[Array, Array]:
+def encode(ops: Ops, weights: Weights, tails: Tails, pcm: Array) -> tuple[Array, Array]:
     """Return the codes (rows, 8) of frames (rows, 1920), and the latent (rows, 512) that they stand for."""
     x = conv(ops, weights["encoder.model.0"], tails, pcm.reshape((-1, FRAME_SAMPLES, 1)))
     for level in range(len(STRIDES)):
         x = residual(ops, weights, f"encoder.model.{3 * level + 1}", tails, x)
         x = conv(ops, weights[f"encoder.model.{3 * level + 3}"], tails, ops.elu(x))
     x = conv(ops, weights["encoder.model.14"], tails, ops.elu(x))
-    x = transformer(ops, weights, "encoder_transformer", at, x)
-    latent = downsample(ops, weights["downsample.conv"], tails, at, x)
+    x = transformer(ops, weights, "encoder_transformer", x)
+    latent = downsample(ops, weights["downsample.conv"], tails, x)
     return quantize(ops, weights, latent), latent
 
 
-def decode(ops: Ops, weights: Weights, tails: Tails, at: FramePosition, codes: Array) -> tuple[Array]:
+def decode(ops: Ops, weights: Weights, tails: Tails, codes: Array) -> tuple[Array]:
     """Return the frames (rows, 1920) of codes (rows, 8)."""
     x = upsample(weights["upsample"], tails, dequantize(ops, weights, codes))
-    x = transformer(ops, weights, "decoder_transformer", at, x)
+    x = transformer(ops, weights, "decoder_transformer", x)
     x = conv(ops, weights["decoder.model.0"], tails, x)
     for level in range(len(STRIDES)):
         x = transposed_conv(ops, weights[f"decoder.model.{3 * level + 2}"], tails, ops.elu(x))
@@ -128,8 +100,8 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     past = layer.kernel - layer.stride
     if not past:
         return ops.linear(x, layer.product)
-    x = ops.concat([tails.take(past, channels), x], 1)
-    tails.keep(x[:, time:], past * channels)
+    x = ops.concat([tails.read(past, channels), x], 1)
+    tails.write(x[:, time:], past * channels)
     if layer.stride == 1:
         columns = [x[:, tap : tap + time] for tap in range(layer.kernel)]
     else:
@@ -139,28 +111,26 @@ def conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
 
 
 def residual(ops: Ops, weights: Weights, name: str, tails: Tails, x: Array) -> Array:
-    """Return x plus its block's result, the same shape."""
     narrow = conv(ops, weights[f"{name}.block.1"], tails, ops.elu(x))
     return x + conv(ops, weights[f"{name}.block.3"], tails, ops.elu(narrow))
 
 
-def transposed_conv(ops: Ops, layer: TransposedConv, tails: Tails, x: Array) -> Array:
+def transposed_conv(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     """Return the transposed convolution of x (rows, time, channels): (rows, time · stride, out)."""
     time, width = x.shape[1], layer.tail_floats
     product = ops.linear(x, layer.product)
     now, later = product[:, :, :width], product[:, :, width:]
-    carried = ops.concat([tails.take(1, width), later[:, :-1]], 1)
-    tails.keep(later[:, time - 1 :], width)
+    carried = ops.concat([tails.read(1, width), later[:, :-1]], 1)
+    tails.write(later[:, time - 1 :], width)
     return (now + carried).reshape((-1, time * layer.stride, layer.channels))
 
 
-def transformer(ops: Ops, weights: Weights, name: str, at: FramePosition, x: Array) -> Array:
-    """Return what all layers make of two positions (rows, 2, 512)."""
+def transformer(ops: Ops, weights: Weights, name: str, x: Array) -> Array:
     for index in range(LAYERS):
         layer = f"{name}.transformer.layers.{index}"
         normed = ops.layer_norm(x, weights[f"{layer}.norm1"])
         qkv = ops.linear(normed, weights[f"{layer}.qkv"]).reshape((-1, POSITIONS, 3 * HEADS, HEAD_DIM))
-        rotated, values = rotate(ops, qkv[:, :, : 2 * HEADS], at), qkv[:, :, 2 * HEADS :]
+        rotated, values = rotate(ops, qkv[:, :, : 2 * HEADS]), qkv[:, :, 2 * HEADS :]
         seen = ops.attend(index, rotated[:, :, :HEADS], rotated[:, :, HEADS:], values)
         x = x + ops.linear(seen.reshape((-1, POSITIONS, DIM)), weights[f"{layer}.out_proj"])
         wide = ops.linear(ops.layer_norm(x, weights[f"{layer}.norm2"]), weights[f"{layer}.linear1"])
@@ -168,28 +138,28 @@ def transformer(ops: Ops, weights: Weights, name: str, at: FramePosition, x: Arr
     return x
 
 
-def rotate(ops: Ops, x: Array, at: FramePosition) -> Array:
+def rotate(ops: Ops, x: Array) -> Array:
     """Rotate queries and keys (rows, 2, heads, 64) by the angles of their positions."""
     a, b = x[:, :, :, : HEAD_DIM // 2], x[:, :, :, HEAD_DIM // 2 :]
-    return ops.concat([a * at.cos - b * at.sin, b * at.cos + a * at.sin], 3)
+    return ops.concat([a * ops.cos - b * ops.sin, b * ops.cos + a * ops.sin], 3)
 
 
-def downsample(ops: Ops, layer: Conv, tails: Tails, at: FramePosition, x: Array) -> Array:
+def downsample(ops: Ops, layer: Conv, tails: Tails, x: Array) -> Array:
     """Return one position (rows, 512) for two (rows, 2, 512).
 
     Before a call's first position comes that position itself, repeated: Mimi pads only this convolution so.
     """
-    before = tails.take(POSITIONS, DIM) + at.first * x[:, :1]
-    tails.keep(x, POSITIONS * DIM)
+    before = tails.read(POSITIONS, DIM) + ops.first * x[:, :1]
+    tails.write(x, POSITIONS * DIM)
     return ops.linear(ops.concat([before, x], 1).reshape((-1, layer.kernel * DIM)), layer.product)
 
 
-def upsample(layer: Upsample, tails: Tails, x: Array) -> Array:
+def upsample(layer: Conv, tails: Tails, x: Array) -> Array:
     """Return two positions (rows, 2, 512) for one (rows, 512)."""
     x = x.reshape((-1, 1, DIM))
-    before = tails.take(POSITIONS, DIM)
-    tails.keep(x * layer.weight[POSITIONS:], POSITIONS * DIM)
-    return x * layer.weight[:POSITIONS] + before
+    before = tails.read(POSITIONS, DIM)
+    tails.write(x * layer.product[POSITIONS:], POSITIONS * DIM)
+    return x * layer.product[:POSITIONS] + before
 
 
 def quantize(ops: Ops, weights: Weights, latent: Array) -> Array:
@@ -211,3 +181,10 @@ def dequantize(ops: Ops, weights: Weights, codes: Array) -> Array:
         entries = [weights[codebook][codes[:, codebook]] for codebook in codebooks]
         latent = latent + ops.linear(sum(entries[1:], entries[0]), weights[group])
     return latent
+
+
+FORWARD: dict[Stage, Callable[[Ops, Weights, Tails, Array], tuple[Array, ...]]] = {
+    Stage.ENCODE: encode,
+    Stage.DECODE: decode,
+}
+"""One step of some rows."""

@@ -1,20 +1,19 @@
 """Our Mimi for many calls, one frame of some of them at a time.
 
-A `MimiStep` is one library's way to advance some rows by one frame; it trusts what it is given. `MimiEncoder` and
-`MimiDecoder` check each frame before any row has moved, and each result: a frame that no row may take, or a row that
-computed NaN or infinity, gives that call a `CodecError` and leaves the others alone. Such a row is cleared when its
-slot is opened again.
+A `MimiStep` is one library's way to advance some rows by one frame; it trusts what it is given. `Mimi` checks each
+frame before any row has moved, and each result: a frame that no row may take, or a row that computed NaN or infinity,
+gives that call a `CodecError` and leaves the others alone. Such a row is cleared when its slot is opened again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.codec.codec import CodecError
+from workers.codec.codec import CodecError, Row, frame_error, silence
 from workers.codec.state import CodecState, Rows
-from workers.messages import FRAME_SAMPLES, CodeArray, Pcm, Slot, codes_error
+from workers.messages import Slot, Stage
 
 
 class MimiStep(Protocol):
@@ -25,25 +24,26 @@ class MimiStep(Protocol):
     def run(self, slots: Rows, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Advance these rows by one frame, x row by row, and return what comes out in the same order."""
 
-    def warm(self) -> None:
-        """Do the work that the first steps would have to wait for."""
+    def warm(self, frame: Row) -> None:
+        """Do the work that the first steps would have to wait for, with any frame."""
 
 
-class _MimiDirection:
-    """What both directions have in common."""
+class Mimi:
+    """An encoder or a decoder; see `Codec`."""
 
-    def __init__(self, step: MimiStep) -> None:
-        self._step = step
+    def __init__(self, stage: Stage, step: MimiStep) -> None:
+        self._stage, self._step = stage, step
+        self._dtype = np.float32 if stage is Stage.DECODE else np.int32
         self._not_finite: set[Slot] = set()
         self.slots = len(step.state.position)
         self.bytes_per_call = step.state.bytes_per_call
 
     def warm(self) -> None:
         """Do the work that the first frames would have to wait for. No slot may be in use."""
-        self._step.warm()
+        self._step.warm(silence(self._stage))
 
     def open(self, slot: Slot) -> None:
-        """Begin a new call in a slot; nothing of the last one remains. It costs next to nothing."""
+        """Begin a new call in a slot. It costs next to nothing."""
         if slot in self._not_finite:
             self._step.state.zero(slot)
             self._not_finite.discard(slot)
@@ -51,56 +51,19 @@ class _MimiDirection:
 
     def close(self, slot: Slot) -> None: ...
 
-    def _split(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[dict[Slot, NDArray[Any]], dict[Slot, CodecError]]:
-        """Return the frames that rows may take, and the errors of the others."""
-        errors: dict[Slot, CodecError] = {}
-        for slot, frame in frames.items():
-            if reason := self._error(frame) if 0 <= slot < self.slots else f"not one of {self.slots}":
-                errors[slot] = CodecError(reason)
-        return {slot: frame for slot, frame in frames.items() if slot not in errors}, errors
+    def run(self, frames: Mapping[Slot, Row]) -> dict[Slot, Row | CodecError]:
+        """Return codes of PCM or PCM of codes for the slots named, or errors; other slots stay as they are."""
+        reasons = {slot: self._error(slot, frame) for slot, frame in frames.items()}
+        outcome: dict[Slot, Row | CodecError] = {slot: CodecError(reason) for slot, reason in reasons.items() if reason}
+        good = [slot for slot, reason in reasons.items() if not reason]
+        if good:
+            results = self._step.run(np.array(good, np.intp), np.stack([frames[slot] for slot in good]))
+            outcome |= zip(good, results[0].astype(self._dtype, copy=False), strict=True)
+            for slot, finite in zip(good, np.isfinite(results[-1]).all(axis=1), strict=True):
+                if not finite:
+                    self._not_finite.add(slot)
+                    outcome[slot] = CodecError("Mimi computed NaN or infinity")
+        return outcome
 
-    def _error(self, frame: NDArray[Any]) -> str:
-        raise NotImplementedError
-
-    def _run(self, frames: Mapping[Slot, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-        return self._step.run(np.array(list(frames), np.intp), np.stack(list(frames.values())))
-
-    def _check_finite(self, slots: Iterable[Slot], results: NDArray[Any]) -> dict[Slot, CodecError]:
-        finite = np.isfinite(results).all(axis=1)
-        wrong = [slot for slot, fine in zip(slots, finite, strict=True) if not fine]
-        self._not_finite.update(wrong)
-        return {slot: CodecError("Mimi computed NaN or infinity") for slot in wrong}
-
-
-class MimiEncoder(_MimiDirection):
-    def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
-        """Return the codes (8,) of the next frame, float32 (1920,), of each slot named; the others stay as they are.
-
-        In place of its codes a slot may get the error with which its call must end.
-        """
-        good, errors = self._split(frames)
-        if not good:
-            return {**errors}
-        codes, latent = self._run(good)
-        return dict(zip(good, codes.astype(np.int32), strict=True)) | self._check_finite(good, latent) | errors
-
-    def _error(self, frame: Pcm) -> str:
-        if frame.shape != (FRAME_SAMPLES,) or frame.dtype != np.float32:
-            return f"a frame is {FRAME_SAMPLES} float32, not {frame.dtype} of shape {frame.shape}"
-        return "" if np.isfinite(frame).all() else "a sample is not a finite number"
-
-
-class MimiDecoder(_MimiDirection):
-    def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
-        """Return the next frame, float32 (1920,), of the codes (8,) of each slot named; the others stay as they are.
-
-        In place of its frame a slot may get the error with which its call must end.
-        """
-        good, errors = self._split(codes)
-        if not good:
-            return {**errors}
-        (pcm,) = self._run(good)
-        return dict(zip(good, pcm, strict=True)) | self._check_finite(good, pcm) | errors
-
-    def _error(self, frame: CodeArray) -> str:
-        return codes_error(frame)
+    def _error(self, slot: Slot, frame: Row) -> str:
+        return frame_error(self._stage, frame) if 0 <= slot < self.slots else f"not one of {self.slots}"

@@ -16,9 +16,11 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.codec.frame import FramePosition, Tails, direction_of
+from workers.codec.codec import Row
+from workers.codec.frame import FORWARD, Tails
 from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask, rotation
 from workers.codec.weights import Linear, Norm, Weights, converted, tail_floats
+from workers.messages import Stage
 
 _EPSILON = 1e-5
 Layers = list[mx.array]
@@ -29,8 +31,10 @@ Advanced = tuple[tuple[mx.array, ...], mx.array, Layers, Layers]
 class MlxOps:
     """The operations for the first rows of a state, for one step; `keys` and `values` are the rings of all slots."""
 
-    def __init__(self, keys: Layers, values: Layers, entry: mx.array, mask: mx.array) -> None:
-        self.keys, self.values, self._mask = keys, values, mask
+    def __init__(self, keys: Layers, values: Layers, position: dict[str, mx.array]) -> None:
+        self.keys, self.values, self._mask = keys, values, position["mask"]
+        self.cos, self.sin, self.first = position["cos"], position["sin"], position["first"]
+        entry = position["entry"]
         self._at = mx.arange(entry.size)[:, None], entry[:, None] + mx.arange(2)
 
     def linear(self, x: mx.array, layer: Linear) -> mx.array:
@@ -61,31 +65,31 @@ class MlxOps:
 class MlxStep:
     """One direction of `slots` calls over one set of weights, which it copies."""
 
-    def __init__(self, weights: Weights, slots: int) -> None:
-        self._slots = slots
-        self._forward, self._silence = direction_of(weights, 1)
+    def __init__(self, stage: Stage, weights: Weights, slots: int) -> None:
+        self._slots, self._forward = slots, FORWARD[stage]
         self._weights = converted(weights, _linear, mx.array)
         self.state = CodecState.allocate(slots, tail_floats(weights), mx.zeros)
         self._compiled: Callable[..., Advanced] = mx.compile(self._advance)
         mx.eval(self.state.tails, self.state.keys, self.state.values)
 
-    def warm(self) -> None:
+    def warm(self, frame: Row) -> None:
         """Make every graph that a step may need."""
         for highest in [*(2**n - 1 for n in range(self._slots.bit_length())), self._slots - 1]:
-            self.run(np.array([highest]), self._silence)
+            self.run(np.array([highest]), frame[None])
             self.state.open(highest)
 
     def run(self, slots: Rows, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         state = self.state
         rows = min(1 << int(slots.max()).bit_length(), self._slots)
-        position = state.position[:rows]
         inputs, active = np.zeros((rows, *x.shape[1:]), x.dtype), np.zeros((rows, 1), np.bool_)
         inputs[slots], active[slots] = x, True
-        first = (position == 0).astype(np.float32)[:, None, None]
-        entry = (position % ENTRIES).astype(np.int32)
-        host = (inputs, *rotation(position), first, attention_mask(position), entry, active)
         results, state.tails, state.keys, state.values = self._compiled(
-            *map(mx.array, host), state.tails, state.keys, state.values
+            mx.array(inputs),
+            mx.array(active),
+            _position(state.position[:rows]),
+            state.tails,
+            state.keys,
+            state.values,
         )
         mx.eval(results, state.tails, state.keys, state.values)
         state.position[slots] += 2
@@ -94,22 +98,27 @@ class MlxStep:
     def _advance(
         self,
         x: mx.array,
-        cos: mx.array,
-        sin: mx.array,
-        first: mx.array,
-        mask: mx.array,
-        entry: mx.array,
         active: mx.array,
+        position: dict[str, mx.array],
         tails: mx.array,
         keys: Layers,
         values: Layers,
     ) -> Advanced:
         """Return the results of the first rows, and the state of all slots after the step."""
-        ops, old = MlxOps(list(keys), list(values), entry, mask), tails[: entry.size]
+        ops, old = MlxOps(list(keys), list(values), position), tails[: len(x)]
         new = Tails(ops, old)
-        results = self._forward(ops, self._weights, new, FramePosition(cos, sin, first), x)
-        tails[: entry.size] = mx.where(active, new.kept(), old)
+        results = self._forward(ops, self._weights, new, x)
+        tails[: len(x)] = mx.where(active, new.written(), old)
         return results, tails, ops.keys, ops.values
+
+
+def _position(position: NDArray[np.int64]) -> dict[str, mx.array]:
+    """Return what a step needs to know of where its rows are."""
+    cos, sin = rotation(position)
+    first = (position == 0).astype(np.float32)[:, None, None]
+    entry = (position % ENTRIES).astype(np.int32)
+    host = {"cos": cos, "sin": sin, "first": first, "mask": attention_mask(position), "entry": entry}
+    return {name: mx.array(array) for name, array in host.items()}
 
 
 def _linear(layer: Linear) -> Linear:

@@ -8,17 +8,16 @@ that Mimi has. Elsewhere it is about even. These kernels also give a row the sam
 each call is bit-equal to itself alone.
 
 That holds for OpenBLAS only. numpy on macOS is built on Apple's Accelerate, others on MKL or a reference BLAS: there a
-product is one plain call (`PlainMatrix`), and a call among others is equal to itself alone but for rounding.
+product is one plain call (`plain_matrix`), and a call among others is equal to itself alone but for rounding.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from workers.checkpoints.mimi_layout import HEADS
-from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask
+from workers.codec.state import ENTRIES, CodecState, Rows, attention_mask, rotation
 from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Norm
 
@@ -32,35 +31,19 @@ _GELU_T = np.float32(0.3275911)
 _GELU = np.array([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592], np.float32)
 
 
-class Matrix(Protocol):
-    """A matrix (in, out), laid out for products with a few rows."""
-
-    def product(self, x: F32) -> F32:
-        """Return x (rows, in) times the matrix, (rows, out)."""
+Matrix = Callable[[F32], F32]
+"""The product of x (rows, in) with a matrix (in, out), laid out for a few rows."""
 
 
-@cache
 def has_openblas() -> bool:
-    """Tell whether this numpy was built on OpenBLAS."""
+    """Tell whether this numpy was built on OpenBLAS: `show_config` names scipy-openblas, openblas64, …"""
     config: Any = np.show_config(mode="dicts")
-    return is_openblas(config)
-
-
-def is_openblas(config: Mapping[str, Any]) -> bool:
-    """Tell whether `numpy.show_config(mode="dicts")` names OpenBLAS: scipy-openblas, openblas64, …"""
     return "openblas" in str(config.get("Build Dependencies", {}).get("blas", {}).get("name", "")).lower()
 
 
-class PlainMatrix:
-    """A matrix as it is, for any BLAS."""
-
-    def __init__(self, weight: F32) -> None:
-        self._weight = np.ascontiguousarray(weight)
-
-    def product(self, x: F32) -> F32:
-        """Return x (rows, in) times the matrix, (rows, out)."""
-        y: F32 = x @ self._weight
-        return y
+def plain_matrix(weight: F32) -> Matrix:
+    """Return a matrix as it is, for any BLAS."""
+    return lambda x: x @ weight
 
 
 class TiledMatrix:
@@ -78,8 +61,7 @@ class TiledMatrix:
         cut = weight.reshape(-(-depth // _DEEP), -1, width // columns, columns)
         self.parts: list[F32] = [np.ascontiguousarray(part) for part in cut.transpose(0, 2, 1, 3)]
 
-    def product(self, x: F32) -> F32:
-        """Return x (rows, in) times the matrix, (rows, out)."""
+    def __call__(self, x: F32) -> F32:
         wide = x if len(x) > 1 else np.repeat(x, 2, axis=0)
         depth = self.parts[0].shape[1]
         total = self._part(wide[:, :depth], self.parts[0])
@@ -118,11 +100,12 @@ class NumpyOps:
         position = state.position[slots]
         self._rows = list(zip(range(len(slots)), slots.tolist(), (position % ENTRIES).tolist(), strict=True))
         self._mask = attention_mask(position)
+        self.cos, self.sin = rotation(position)
+        self.first = (position == 0).astype(np.float32)[:, None, None]
 
     def linear(self, x: F32, layer: Linear) -> F32:
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-        matrix: Matrix = layer.weight
-        y = matrix.product(rows)
+        y: F32 = layer.weight(rows)
         if layer.bias is not None:
             y += layer.bias
         return y.reshape(*x.shape[:-1], -1)
@@ -167,14 +150,11 @@ class NumpyOps:
             keys[slot, :, entry : entry + 2] = k[row].swapaxes(0, 1)
             values[slot, :, entry : entry + 2] = v[row].swapaxes(0, 1)
             np.matmul(q[row].swapaxes(0, 1), keys[slot].swapaxes(1, 2), out=scores[row])
-        weights, seen = self._softmax(scores), np.empty(q.shape, np.float32)
-        for row, slot, _ in self._rows:
-            np.matmul(weights[row], values[slot], out=seen[row].swapaxes(0, 1))
-        return seen
-
-    def _softmax(self, scores: F32) -> F32:
         scores += self._mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        return scores
+        seen = np.empty(q.shape, np.float32)
+        for row, slot, _ in self._rows:
+            np.matmul(scores[row], values[slot], out=seen[row].swapaxes(0, 1))
+        return seen

@@ -8,18 +8,19 @@ sampled, the caller's eight codes. For each step a frame of both goes out on sta
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoints.files import CheckpointError, Files, read_config
+from workers.checkpoints.files import CheckpointError, read_config
 from workers.checkpoints.locate import locate
-from workers.codec.choose import library_for, make_decoder
+from workers.codec.choose import library_for, make_codec
 from workers.codec.codec import CodecError
-from workers.codec.mimi import MimiDecoder
+from workers.codec.mimi import Mimi
 from workers.codec.tensors import WeightsError
-from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot
+from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot, Stage
 from workers.processors import usable_processors
 
 CALLER, MOSHI = Slot(0), Slot(1)
@@ -50,24 +51,18 @@ def caller_frames(records: Records) -> list[CodeArray | None]:
     return [record[1 + CODEBOOKS :].astype(np.int32) if record[0] >= 0 else None for record in records]
 
 
-def render(decoder: MimiDecoder, records: Records, delays: Sequence[int] = DELAYS) -> Iterator[Pcm]:
+def render(decoder: Mimi, records: Records, delays: Sequence[int] = DELAYS) -> Iterator[Pcm]:
     """Yield a stereo frame for each record, float32 (1920, 2): caller and Moshi. Raises CodecError for wrong codes."""
     for slot in (CALLER, MOSHI):
         decoder.open(slot)
     for caller, moshi in zip(caller_frames(records), moshi_frames(records, delays), strict=True):
         codes = {slot: frame for slot, frame in ((CALLER, caller), (MOSHI, moshi)) if frame is not None}
         stereo = np.zeros((FRAME_SAMPLES, 2), np.float32)
-        for slot, pcm in decoder.decode(codes).items():
+        for slot, pcm in decoder.run(codes).items():
             if isinstance(pcm, CodecError):
                 raise pcm
             stereo[:, slot] = pcm
         yield stereo
-
-
-def delays_of(files: Files) -> tuple[int, ...]:
-    """Return the delays of Moshi's own codebooks; in a config the text's comes first."""
-    delays = read_config(files.config).get("delays") or (0, *DELAYS)
-    return tuple(int(delay) for delay in delays[1 : 1 + CODEBOOKS])
 
 
 def main() -> int:
@@ -80,9 +75,10 @@ def main() -> int:
     args = parser.parse_args()
     records = np.frombuffer(sys.stdin.buffer.read(), "<i2").astype(np.int16).reshape(-1, TOKENS)
     try:
-        files = locate(args.checkpoint, args.cache, _ProgressLines().report, args.quantize)
-        decoder = make_decoder(library_for(args.codec), files.mimi, slots=2, threads=usable_processors())
-        for frame in render(decoder, records, delays_of(files)):
+        files = locate(args.checkpoint, args.cache, lambda what, *_: _announce(what), args.quantize)
+        decoder = make_codec(Stage.DECODE, library_for(args.codec), files.mimi, 2, usable_processors())
+        delays = read_config(files.config).get("delays", (0, *DELAYS))[1 : 1 + CODEBOOKS]  # the text's comes first
+        for frame in render(decoder, records, delays):
             sys.stdout.buffer.write(frame.tobytes())
         sys.stdout.buffer.flush()
     except (CheckpointError, WeightsError, CodecError) as error:
@@ -93,16 +89,10 @@ def main() -> int:
     return 0
 
 
-class _ProgressLines:
-    """One line on standard error for each piece of work that takes long."""
-
-    def __init__(self) -> None:
-        self._what = ""
-
-    def report(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            print(f"{what} …", file=sys.stderr)
-        self._what = what
+@cache
+def _announce(what: str) -> None:
+    """Print one line on standard error for each piece of work that takes long."""
+    print(f"{what} …", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,30 +6,44 @@ ValueError once `max_seq_len` positions of 40 ms are used up or for a wrong code
 made anew. It keeps about 98 MiB for each minute of a call.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rustymimi
-from numpy.typing import NDArray
 
-from workers.codec.codec import CodecError
+from workers.codec.codec import CodecError, Row, frame_error, silence
 from workers.codec.frame import POSITIONS
-from workers.messages import CODEBOOKS, FRAME_S, FRAME_SAMPLES, CodeArray, Pcm, Slot, codes_error
+from workers.messages import CODEBOOKS, FRAME_S, Slot, Stage
 
-Tokenizer = Any
-"""A `rustymimi.Tokenizer`, which has no types."""
-Step = Callable[[Tokenizer], NDArray[np.generic]]
 _SPARE_FRAMES = 8
 
 
-class _SlotTokenizer:
-    """One rustymimi `Tokenizer`, for one direction of one call at a time; `clear` feeds it a frame of zeros."""
+class RustymimiCodec:
+    """An encoder or a decoder for `slots` calls of `max_call_s` seconds at most; see `Codec`."""
 
-    def __init__(self, weights: Path, positions: int, clear: Step) -> None:
-        self._weights, self._positions, self._clear = str(weights), positions, clear
-        self._tokenizer: Tokenizer | None = None
+    def __init__(self, stage: Stage, weights: Path, slots: int, max_call_s: float) -> None:
+        positions = (int(max_call_s / FRAME_S) + _SPARE_FRAMES) * POSITIONS
+        self._calls = [_Call(stage, weights, positions) for _ in range(slots)]
+
+    def open(self, slot: Slot) -> None:
+        self._calls[slot].reset()
+
+    def close(self, slot: Slot) -> None:
+        """Forget the call in a slot, which takes two frames' time."""
+        self._calls[slot].reset()
+
+    def run(self, frames: Mapping[Slot, Row]) -> dict[Slot, Row | CodecError]:
+        return {slot: self._calls[slot].run(frame) for slot, frame in frames.items()}
+
+
+class _Call:
+    """One `rustymimi.Tokenizer`, for one direction of one call at a time."""
+
+    def __init__(self, stage: Stage, weights: Path, positions: int) -> None:
+        self._stage, self._weights, self._positions = stage, str(weights), positions
+        self._tokenizer: Any = None
         self._used = True
         self.reset()
 
@@ -38,66 +52,29 @@ class _SlotTokenizer:
         if not self._used:
             return
         if self._tokenizer is None:
-            positions, weights = self._positions, self._weights
-            self._tokenizer = rustymimi.Tokenizer(weights, num_codebooks=CODEBOOKS, max_seq_len=positions)
+            self._tokenizer = rustymimi.Tokenizer(self._weights, num_codebooks=CODEBOOKS, max_seq_len=self._positions)
         self._tokenizer.reset()
-        self._clear(self._tokenizer)
+        self._step(silence(self._stage))
         self._tokenizer.reset()
         self._used = False
 
-    def step(self, step: Step) -> NDArray[np.generic] | CodecError:
-        """Return the result of `step` on the tokenizer, or why it has none."""
-        self._used = True
+    def run(self, frame: Row) -> Row | CodecError:
+        if error := frame_error(self._stage, frame):
+            return CodecError(error)
         if self._tokenizer is None:
             return CodecError("Mimi failed earlier in this call")
+        self._used = True
         try:
-            return step(self._tokenizer)
+            result = self._step(frame)
         except ValueError as error:
             self._tokenizer = None
             return CodecError(str(error).splitlines()[0])
+        return result if np.isfinite(result).all() else CodecError("Mimi computed NaN or infinity")
 
-
-class _RustymimiDirection:
-    def __init__(self, weights: Path, slots: int, max_call_s: float, clear: Step) -> None:
-        positions = (int(max_call_s / FRAME_S) + _SPARE_FRAMES) * POSITIONS
-        self._tokenizers = {slot: _SlotTokenizer(weights, positions, clear) for slot in map(Slot, range(slots))}
-
-    def open(self, slot: Slot) -> None:
-        self._tokenizers[slot].reset()
-
-    def close(self, slot: Slot) -> None:
-        """Forget the call in a slot, which takes two frames' time."""
-        self._tokenizers[slot].reset()
-
-
-class RustymimiEncoder(_RustymimiDirection):
-    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        zeros = np.zeros((1, 1, FRAME_SAMPLES), np.float32)
-        super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.encode_step(zeros))
-
-    def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, CodeArray | CodecError]:
-        return {slot: self._encode(slot, frame) for slot, frame in frames.items()}
-
-    def _encode(self, slot: Slot, frame: Pcm) -> CodeArray | CodecError:
-        if frame.shape != (FRAME_SAMPLES,) or not np.isfinite(frame).all():
-            return CodecError(f"not a frame of {FRAME_SAMPLES} finite samples")
-        codes = self._tokenizers[slot].step(lambda tokenizer: tokenizer.encode_step(frame[None, None]))
-        return codes if isinstance(codes, CodecError) else codes[0, :, 0].astype(np.int32)
-
-
-class RustymimiDecoder(_RustymimiDirection):
-    def __init__(self, weights: Path, slots: int, max_call_s: float) -> None:
-        zeros = np.zeros((1, CODEBOOKS, 1), np.uint32)
-        super().__init__(weights, slots, max_call_s, lambda tokenizer: tokenizer.decode_step(zeros))
-
-    def decode(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, Pcm | CodecError]:
-        return {slot: self._decode(slot, frame) for slot, frame in codes.items()}
-
-    def _decode(self, slot: Slot, codes: CodeArray) -> Pcm | CodecError:
-        if error := codes_error(codes):
-            return CodecError(error)
-        pcm = self._tokenizers[slot].step(lambda one: one.decode_step(codes.astype(np.uint32)[None, :, None]))
-        if isinstance(pcm, CodecError):
-            return pcm
-        frame: Pcm = pcm[0, 0].astype(np.float32)
-        return frame if np.isfinite(frame).all() else CodecError("Mimi computed NaN or infinity")
+    def _step(self, frame: Row) -> Row:
+        result: Row
+        if self._stage is Stage.ENCODE:
+            result = self._tokenizer.encode_step(frame[None, None])[0, :, 0].astype(np.int32)
+        else:
+            result = self._tokenizer.decode_step(frame.astype(np.uint32)[None, :, None])[0, 0].astype(np.float32)
+        return result

@@ -10,21 +10,19 @@ masked too, so that a ring need not be cleared for a new call. Rotary positions 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import HEAD_DIM, HEADS, LAYERS
 from workers.codec.tensors import F32
+from workers.codec.weights import Array
 
 ENTRIES = 252
 """Keys and values a layer keeps of a call; even, so that the two of a frame lie side by side."""
 _MASKED = np.float32(-1e30)
 _FREQUENCIES = 10_000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
 
-Array = Any
-"""An array of numpy or of MLX: whichever library computes."""
 Rows = NDArray[np.intp]
 """The slots that advance in a step, each once."""
 Positions = NDArray[np.int64]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import DIM, HEAD_DIM, HEADS, SHAPES, codebook_name
 from workers.codec.tensors import F32, Tensors
-from workers.messages import CODEBOOKS
+from workers.messages import CODEBOOKS, Stage
 
 Array = Any
 """An array of numpy or of MLX: whichever library computes with these weights."""
@@ -45,9 +45,14 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A causal convolution; the next frame needs `tail_floats` of one frame's input."""
+    """A causal convolution, or one of its transposes; `tail_floats` reach from one frame into the next.
 
-    product: Linear
+    A convolution's tail is the end of its input; `channels` are those of its input. The product of a transposed one
+    makes `stride` samples of now, then `stride` to add to the next ones: its tail; `channels` are those of its output.
+    `upsample`, one of each channel by itself, has an array (4, 512) in place of the product.
+    """
+
+    product: Any
     channels: int
     kernel: int
     stride: int
@@ -58,27 +63,6 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True)
-class TransposedConv:
-    """The product makes `stride` samples of now, then `stride` to add to the next ones: `tail_floats` a frame."""
-
-    product: Linear
-    channels: int
-    stride: int
-
-    @property
-    def tail_floats(self) -> int:
-        return self.stride * self.channels
-
-
-@dataclass(frozen=True, slots=True)
-class Upsample:
-    """A transposed convolution of each channel by itself, (4, 512): two positions of now, two to add to the next."""
-
-    weight: Array
-    tail_floats: int = 2 * DIM
-
-
-@dataclass(frozen=True, slots=True)
 class Codebook:
     """Its entries (2048, 256), and a product that gives half the squared distance to each, up to a common term."""
 
@@ -86,18 +70,15 @@ class Codebook:
     distance: Linear
 
 
-def load_encoder(path: Path) -> Weights:
-    """Return the caller's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
-    tensors = Tensors(path)
-    books = {codebook: _codebook(_entries(tensors, codebook)) for codebook in range(CODEBOOKS)}
-    return _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj") | books
-
-
-def load_decoder(path: Path) -> Weights:
-    """Return Moshi's direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
+def load(stage: Stage, path: Path) -> Weights:
+    """Return one direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
     tensors = Tensors(path)
     entries = {codebook: _entries(tensors, codebook) for codebook in range(CODEBOOKS)}
-    upsample = Upsample(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T))
+    if stage is Stage.ENCODE:
+        layers = _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj")
+        distances = {book: Linear(_copied(-each.T), (each * each).sum(axis=1) / 2) for book, each in entries.items()}
+        return layers | {book: Codebook(each, distances[book]) for book, each in entries.items()}
+    upsample = Conv(_copied(tensors["upsample.convtr.convtr.convtr.weight"][:, 0].T), DIM, 4, 2)
     return _layers(tensors, "decoder") | {"upsample": upsample} | _projections(tensors, "output_proj") | entries
 
 
@@ -125,7 +106,7 @@ def _copied(array: NDArray[Any]) -> F32:
 
 
 def _linear(weight: NDArray[Any]) -> Linear:
-    """Return a weight (out, in) of PyTorch's as a product."""
+    """Return a product for a weight (out, in)."""
     return Linear(_copied(weight.T))
 
 
@@ -152,12 +133,12 @@ def _conv(tensors: Tensors, name: str) -> Conv:
     return Conv(Linear(matrix, tensors[bias] if bias in SHAPES else None), channels, kernel, stride)
 
 
-def _transposed_conv(tensors: Tensors, name: str) -> TransposedConv:
+def _transposed_conv(tensors: Tensors, name: str) -> Conv:
     weight = tensors[name]
     channels, out, kernel = weight.shape
     bias = np.tile(tensors[name.replace("weight", "bias")], kernel // 2)
     matrix = _copied(weight.transpose(0, 2, 1)).reshape(channels, kernel * out)
-    return TransposedConv(Linear(matrix, np.concatenate([bias, np.zeros_like(bias)])), out, kernel // 2)
+    return Conv(Linear(matrix, np.concatenate([bias, np.zeros_like(bias)])), out, kernel, kernel // 2)
 
 
 def _transformer_layer(tensors: Tensors, name: str) -> Weights:
@@ -185,7 +166,3 @@ def _entries(tensors: Tensors, codebook: int) -> F32:
     name = codebook_name(codebook)
     usage = np.maximum(tensors[f"{name}.cluster_usage"], np.float32(1e-5))
     return _copied(tensors[f"{name}.embedding_sum"] / usage[:, None])
-
-
-def _codebook(entries: F32) -> Codebook:
-    return Codebook(entries, Linear(_copied(-entries.T), (entries * entries).sum(axis=1) / 2))

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 
 from tests.workers.conftest import Make
 from workers.checkpoints.files import CheckpointError
+from workers.checkpoints.files import report_nothing as silent
 from workers.checkpoints.locate import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,6 +24,7 @@ class Hub(BaseHTTPRequestHandler):
     """Serves the files of one folder as one repository."""
 
     folder: ClassVar[Path]
+    url: ClassVar[str]
     error: ClassVar[tuple[int, str] | None] = None
     fetched: ClassVar[list[str]] = []
 
@@ -65,9 +67,9 @@ def hub(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     Hub.fetched.clear()
     (Hub.folder / "README.md").write_text("not needed")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    here = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", here)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", here + "/{repo_id}/resolve/{revision}/{filename}")
+    Hub.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", Hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", Hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -75,10 +77,6 @@ def hub(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def test_only_what_is_needed_is_fetched_and_progress_told(hub: type[Hub], tmp_path: Path) -> None:
@@ -90,27 +88,19 @@ def test_only_what_is_needed_is_fetched_and_progress_told(hub: type[Hub], tmp_pa
     assert [counts for what, counts in told.items() if "model.q4" in what] == [(size, size)]
 
 
-def test_what_is_there_is_not_fetched_again(hub: type[Hub], tmp_path: Path) -> None:
-    first = locate(f"hf://{REPO}", tmp_path, silent)
-    hub.fetched.clear()
-    assert locate(f"hf://{REPO}", tmp_path, silent) == first
-    assert hub.fetched == []
-
-
-def test_without_a_network_what_was_fetched_before_serves(
-    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_there_is_not_fetched_again_and_serves_without_a_network(
+    hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = locate(f"hf://{REPO}", tmp_path, silent)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert locate(f"hf://{REPO}", tmp_path, silent) == first
-
-
-def test_without_a_network_and_with_nothing_at_hand(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(
-        CheckpointError, match=rf"^MOSHI_CHECKPOINT=hf://{REPO}: cannot be reached .*; check the network"
-    ):
+    with pytest.raises(CheckpointError, match=rf"^MOSHI_CHECKPOINT=hf://{REPO}: cannot be reached .*; check the netw"):
         locate(f"hf://{REPO}", Path("unused"), silent)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    first = locate(f"hf://{REPO}", Path("unused"), silent)
+    hub.fetched.clear()
+    assert locate(f"hf://{REPO}", Path("unused"), silent) == first
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert locate(f"hf://{REPO}", Path("unused"), silent) == first
+    assert hub.fetched == []
 
 
 @pytest.mark.parametrize(
@@ -129,12 +119,9 @@ def test_what_the_hub_answers_is_put_in_plain_words(hub: type[Hub], error: tuple
     assert "\n" not in str(caught.value)
 
 
-def test_a_repository_without_a_model_is_named(hub: type[Hub]) -> None:
+def test_a_repository_without_a_model_and_a_name_that_is_none_are_refused(hub: type[Hub]) -> None:
     (hub.folder / "model.q4.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         locate(f"hf://{REPO}", Path("unused"), silent)
-
-
-def test_a_name_that_is_none_is_refused(hub: type[Hub]) -> None:
     with pytest.raises(CheckpointError, match="write hf://owner/repo"):
         locate("hf://a/b/c", Path("unused"), silent)

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.synthetic import random_mimi
-from workers.codec.choose import make_decoder, make_encoder
-from workers.codec.mimi import MimiDecoder, MimiEncoder
+from workers.codec.choose import make_codec
+from workers.codec.mimi import Mimi
+from workers.messages import Stage
 
 SLOTS = 3
+STAGES = (Stage.ENCODE, Stage.DECODE)
+Codecs = dict[Stage, Mimi]
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +21,6 @@ def mimi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder(mimi: Path) -> MimiEncoder:
-    """Three slots on numpy; a test opens those that it uses."""
-    return make_encoder("numpy", mimi, SLOTS)
-
-
-@pytest.fixture(scope="session")
-def decoder(mimi: Path) -> MimiDecoder:
-    """Three slots on numpy; a test opens those that it uses."""
-    return make_decoder("numpy", mimi, SLOTS)
+def codecs(mimi: Path) -> Codecs:
+    """Encoder and decoder of three slots on numpy; a test opens those that it uses."""
+    return {stage: make_codec(stage, "numpy", mimi, SLOTS) for stage in STAGES}

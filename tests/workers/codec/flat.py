@@ -10,69 +10,50 @@ agree. They are computed in turn then, each alone, so that their times can be co
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from tests.workers.codec.sounds import codes, snr_db, sound
-from workers.codec.choose import make_decoder, make_encoder
-from workers.messages import Slot
+from workers.codec.choose import make_codec
+from workers.codec.codec import CodecError, Row
+from workers.codec.mimi import Mimi
+from workers.messages import Slot, Stage
 
-_OLD, _FRESH = Slot(0), Slot(1)
 _MINUTE = 750
 _REPORT = 10 * _MINUTE
 
 
-def main(direction: str, mimi: Path, hours: float) -> None:
+def main(stage: Stage, mimi: Path, hours: float) -> None:
     """Run one direction and print a line for every ten minutes of the call."""
-    frames = int(hours * 60 * _MINUTE)
-    run: Callable[[Any], dict[Slot, Any]]
-    if direction == "encode":
-        material: NDArray[Any] = sound("speech", 5 * _MINUTE)
-        run = make_encoder("numpy", mimi, 2).encode
-    else:
-        material, run = codes(5 * _MINUTE), make_decoder("numpy", mimi, 2).decode
-    times: list[float] = []
-    young_times: list[float] = []
-    last, process = [], psutil.Process()
+    frames, codec = int(hours * 60 * _MINUTE), make_codec(stage, "numpy", mimi, 2)
+    material = codes(5 * _MINUTE) if stage is Stage.DECODE else sound("speech", 5 * _MINUTE)
+    times: tuple[list[float], list[float]] = [], []
+    last: list[list[Row]] = []
     for index in range(frames):
-        frame = material[index % len(material)]
-        result, took_s = _timed(run, _OLD, frame)
-        times.append(took_s)
-        if index >= frames - 2 * _MINUTE:
-            young_result, took_s = _timed(run, _FRESH, frame)
-            young_times.append(took_s)
-            last.append([result, young_result])
+        slots = (0, 1) if index >= frames - 2 * _MINUTE else (0,)
+        last = [*last[-_MINUTE // 2 :], [_timed(codec, slot, material[index % len(material)], times) for slot in slots]]
         if index == _MINUTE or (index + 1) % _REPORT == 0:
-            _report(direction, index + 1, times[-_REPORT:], process.memory_info().rss)
-    _compare(direction, np.array(last[-_MINUTE // 2 :]))
-    old_ms, young_ms = np.median(times[-_MINUTE:]) * 1e3, np.median(young_times[-_MINUTE:]) * 1e3
-    print(f"{direction}, the last minute: {old_ms:.2f} ms a frame, the young row {young_ms:.2f} ms")
+            p50, p99 = np.percentile(times[0][-_REPORT:], [50, 99]) * 1e3
+            mib = psutil.Process().memory_info().rss / 2**20
+            print(
+                f"{stage} minute {index / _MINUTE:5.1f}: {p50:.2f} ms a frame (p99 {p99:.2f}), {mib:.1f} MiB",
+                flush=True,
+            )
+    old, young = np.array(last[-_MINUTE // 2 :]).swapaxes(0, 1)
+    print(f"the last 30 s against a young row's: {(old == young).mean():.5%} equal, {snr_db(young, old):.1f} dB")
+    old_ms, young_ms = (np.median(each[-_MINUTE:]) * 1e3 for each in times)
+    print(f"{stage}, the last minute: {old_ms:.2f} ms a frame, the young row {young_ms:.2f} ms")
 
 
-def _timed(run: Callable[[Any], dict[Slot, Any]], slot: Slot, frame: Any) -> tuple[Any, float]:
+def _timed(codec: Mimi, slot: int, frame: Row, times: tuple[list[float], list[float]]) -> Row:
     started = time.perf_counter()
-    result = run({slot: frame})[slot]
-    return result, time.perf_counter() - started
-
-
-def _report(direction: str, frames: int, times: list[float], rss: int) -> None:
-    p50, p99 = np.percentile(times, [50, 99]) * 1e3
-    minute, mib = frames / _MINUTE, rss / 2**20
-    print(f"{direction} minute {minute:5.1f}: {p50:.2f} ms a frame (p99 {p99:.2f}), {mib:.1f} MiB", flush=True)
-
-
-def _compare(direction: str, last: NDArray[Any]) -> None:
-    old, fresh = last[:, 0], last[:, 1]
-    if direction == "encode":
-        print(f"codes of the last 30 s equal to a young row's: {(old == fresh).mean():.5%}")
-    else:
-        print(f"audio of the last 30 s against a young row's: {snr_db(fresh, old):.1f} dB")
+    result = codec.run({Slot(slot): frame})[Slot(slot)]
+    times[slot].append(time.perf_counter() - started)
+    assert not isinstance(result, CodecError)
+    return result
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 2.0)
+    main(Stage(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 2.0)

@@ -1,88 +1,101 @@
 """The same codes and the same sound as rustymimi on the same file, from the first frame to past the window's wrap.
 
-One call of 140 frames with every kind of sound in it; 251 keys are 125.5 frames. Minutes of each kind, for every
-library: `reference.py` beside this file.
+One call of 130 frames with every kind of sound in it; 251 keys are 125.5 frames.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import rustymimi
 
-from tests.workers.codec.sounds import KINDS, Frames, codes, snr_db, sound
-from workers.codec.choose import make_decoder, make_encoder
-from workers.codec.mimi import MimiDecoder, MimiEncoder
-from workers.messages import CodeArray, Slot
+from tests.workers.codec.conftest import STAGES, Codecs
+from tests.workers.codec.sounds import KINDS, codes, snr_db, sound
+from workers.codec.choose import make_codec
+from workers.codec.codec import Codec, CodecError, Row
+from workers.codec.mimi import Mimi
+from workers.codec.rustymimi_codec import RustymimiCodec
+from workers.messages import FRAME_S, Slot, Stage
 
-FRAMES = 140
-BLOCK = 20
-"""Frames that rustymimi computes at a time: the same result in half the time."""
+FRAMES = 130
+BLOCK = 65
+"""Frames that rustymimi computes at a time: the same result in less than half the time."""
 WRAP = 124
 SLOT = Slot(1)
+Reference = dict[Stage, tuple[Row, Row]]
+"""What each direction gets, and what rustymimi makes of it."""
 
 
-class Reference(NamedTuple):
-    """A call as rustymimi has it: what is said and its codes, what Moshi says and its sound."""
-
-    said: Frames
-    codes: CodeArray
-    answer: CodeArray
-    heard: Frames
+def official(mimi: Path, said: Row) -> Reference:
+    """Feed rustymimi with frames (n · BLOCK, 1920); then with their codes, in the second half any codes."""
+    encoding, decoding = (rustymimi.Tokenizer(str(mimi), num_codebooks=8) for _ in range(2))
+    starts = range(0, len(said), BLOCK)
+    blocks = [encoding.encode_step(said[at : at + BLOCK].reshape(1, 1, -1))[0].T for at in starts]
+    encoded = np.concatenate(blocks).astype(np.int32)
+    answer = np.concatenate([encoded[: len(said) // 2], codes(len(said) - len(said) // 2)])
+    spoken = [np.ascontiguousarray(answer[at : at + BLOCK].T[None].astype(np.uint32)) for at in starts]
+    heard = np.concatenate([decoding.decode_step(block)[0, 0] for block in spoken])
+    return {Stage.ENCODE: (said, encoded), Stage.DECODE: (answer, heard.reshape(said.shape))}
 
 
 @pytest.fixture(scope="module")
 def reference(mimi: Path) -> Reference:
-    said = np.concatenate([sound(kind, count) for kind, count in zip(KINDS, (40, 30, 20, 50), strict=True)])
-    encoding, decoding = (rustymimi.Tokenizer(str(mimi), num_codebooks=8) for _ in range(2))
-    blocks = [said[start : start + BLOCK].reshape(1, 1, -1) for start in range(0, FRAMES, BLOCK)]
-    encoded = np.concatenate([encoding.encode_step(block)[0].T for block in blocks]).astype(np.int32)
-    answer = np.concatenate([encoded[: FRAMES // 2], codes(FRAMES - FRAMES // 2)])
-    spoken = [answer[start : start + BLOCK].T[None].astype(np.uint32) for start in range(0, FRAMES, BLOCK)]
-    heard = np.concatenate([decoding.decode_step(np.ascontiguousarray(block))[0, 0] for block in spoken])
-    return Reference(said, encoded, answer, heard.reshape(FRAMES, -1))
+    return official(mimi, np.concatenate([sound(kind, n) for kind, n in zip(KINDS, (40, 20, 20, 50), strict=True)]))
 
 
-def encoded(encoder: MimiEncoder, frames: Frames) -> CodeArray:
-    return np.array([encoder.encode({SLOT: frame})[SLOT] for frame in frames], np.int32)
+def run(codec: Codec, frames: Row) -> Row:
+    return np.array([codec.run({SLOT: frame})[SLOT] for frame in frames])
 
 
-def decoded(decoder: MimiDecoder, frames: CodeArray) -> Frames:
-    return np.array([decoder.decode({SLOT: frame})[SLOT] for frame in frames], np.float32)
+def assert_same(stage: Stage, wanted: Row, got: Row) -> None:
+    if stage is Stage.ENCODE:
+        assert got.tolist() == wanted.tolist()
+    else:
+        assert snr_db(wanted, got) > 100
 
 
-def test_numpy_gives_the_codes_of_rustymimi(encoder: MimiEncoder, reference: Reference) -> None:
-    encoder.open(SLOT)
-    assert encoded(encoder, reference.said).tolist() == reference.codes.tolist()
-
-
-def test_numpy_gives_the_sound_of_rustymimi(decoder: MimiDecoder, reference: Reference) -> None:
-    decoder.open(SLOT)
-    assert snr_db(reference.heard, decoded(decoder, reference.answer)) > 100
-
-
-def hand_over(old: MimiEncoder | MimiDecoder, new: MimiEncoder | MimiDecoder) -> None:
+def hand_over(old: Mimi, new: Mimi) -> None:
     """Let a codec on MLX go on where one on numpy stands."""
     before, after = old._step.state, new._step.state
     after.position[:], after.tails = before.position, mx.array(before.tails)
     after.keys, after.values = ([mx.array(layer) for layer in layers] for layers in (before.keys, before.values))
 
 
-def test_mlx_gives_the_codes_of_rustymimi(mimi: Path, encoder: MimiEncoder, reference: Reference) -> None:
-    on_mlx = make_encoder("mlx", mimi, encoder.slots)
-    assert encoded(on_mlx, reference.said[:2]).tolist() == reference.codes[:2].tolist()
-    encoder.open(SLOT)
-    encoded(encoder, reference.said[:WRAP])
-    hand_over(encoder, on_mlx)
-    assert encoded(on_mlx, reference.said[WRAP : WRAP + 3]).tolist() == reference.codes[WRAP : WRAP + 3].tolist()
+@pytest.mark.parametrize("stage", STAGES)
+def test_numpy_and_mlx_give_what_rustymimi_gives(
+    mimi: Path, codecs: Codecs, reference: Reference, stage: Stage
+) -> None:
+    numpy, (frames, wanted) = codecs[stage], reference[stage]
+    on_mlx = make_codec(stage, "mlx", mimi, numpy.slots)
+    assert_same(stage, wanted[:2], run(on_mlx, frames[:2]))
+    numpy.open(SLOT)
+    assert_same(stage, wanted[:WRAP], run(numpy, frames[:WRAP]))
+    hand_over(numpy, on_mlx)
+    assert_same(stage, wanted[WRAP:], run(numpy, frames[WRAP:]))
+    assert_same(stage, wanted[WRAP : WRAP + 3], run(on_mlx, frames[WRAP : WRAP + 3]))
 
 
-def test_mlx_gives_the_sound_of_rustymimi(mimi: Path, decoder: MimiDecoder, reference: Reference) -> None:
-    on_mlx = make_decoder("mlx", mimi, decoder.slots)
-    assert snr_db(reference.heard[:2], decoded(on_mlx, reference.answer[:2])) > 100
-    decoder.open(SLOT)
-    decoded(decoder, reference.answer[:WRAP])
-    hand_over(decoder, on_mlx)
-    assert snr_db(reference.heard[WRAP : WRAP + 3], decoded(on_mlx, reference.answer[WRAP : WRAP + 3])) > 100
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_codec_on_rustymimi(mimi: Path, reference: Reference, stage: Stage) -> None:
+    """Every call begins alike, after a frame of zeros; one that is too long ends, as does one with a wrong frame."""
+    codec, (frames, wanted) = RustymimiCodec(stage, mimi, slots=2, max_call_s=2 * FRAME_S), reference[stage]
+    begun: list[Row] = []
+    for _ in range(2):
+        codec.open(SLOT)
+        begun.append(run(codec, frames[:2]))
+        *_, result = (codec.run({SLOT: frame})[SLOT] for frame in frames[2:12])
+        assert isinstance(result, CodecError)
+        assert str(result) == "Mimi failed earlier in this call"
+        codec.close(SLOT)
+    assert np.array_equal(begun[0], begun[1])
+    assert_same(stage, wanted[1:2], begun[0][1:])
+    assert isinstance(codec.run({SLOT: frames[0][:5]})[SLOT], CodecError)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_fifteen_seconds_of_each_kind_of_sound(mimi: Path, codecs: Codecs, kind: str) -> None:
+    for stage, (frames, wanted) in official(mimi, sound(kind, 3 * BLOCK)).items():
+        codecs[stage].open(SLOT)
+        assert_same(stage, wanted, run(codecs[stage], frames))

@@ -1,44 +1,32 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from workers.codec.codec import CodecError, silence_codes
-from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, DecoderStage, EncoderStage
-from workers.messages import (
-    Close,
-    Codes,
-    Epoch,
-    Failed,
-    Frame,
-    Open,
-    Pcm,
-    PipelineMessage,
-    Slot,
-    Span,
-    Stage,
-)
+from workers.codec.codec import CodecError, Row
+from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
 
 A, B = Slot(0), Slot(1)
 SILENCE = np.arange(24, dtype=np.int32).reshape(3, 8)
-BROKEN, REFUSED = -1, -2
-AnyStage = EncoderStage | DecoderStage
-Audio = Callable[..., Frame | Codes]
-Row = NDArray[Any]
+BROKEN = -1
 
 
 @dataclass
-class Tape:
-    """A codec that answers every frame with its number since the call was opened, and notes all that is done to it."""
+class FakeCodec:
+    """Answers every frame with its number since the call was opened; a batch takes `batch_s` on its own clock."""
 
     batches: list[dict[Slot, int]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     counts: dict[Slot, int] = field(default_factory=dict)
+    now: float = 100.0
+    batch_s: float = 0.0
+
+    def clock(self) -> float:
+        return self.now
 
     def open(self, slot: Slot) -> None:
         self.done.append(f"open {slot}")
@@ -48,47 +36,26 @@ class Tape:
         self.done.append(f"close {slot}")
         del self.counts[slot]
 
-    def encode(self, frames: Mapping[Slot, Pcm]) -> dict[Slot, Any]:
-        return self._take(frames)
-
-    def decode(self, codes: Mapping[Slot, Row]) -> dict[Slot, Any]:
-        return self._take(codes)
-
-    def _take(self, frames: Mapping[Slot, Row]) -> dict[Slot, Row | CodecError]:
+    def run(self, frames: Mapping[Slot, Row]) -> dict[Slot, Row | CodecError]:
         assert frames.keys() <= self.counts.keys(), "a call that is not open"
+        self.now += self.batch_s
         if frames:
             self.batches.append({slot: int(frame[0]) for slot, frame in frames.items()})
         return {slot: self._next(slot, frame) for slot, frame in frames.items()}
 
     def _next(self, slot: Slot, frame: Row) -> Row | CodecError:
-        if frame[0] == REFUSED:
-            return CodecError("nobody takes this")
         if frame[0] == BROKEN:
             return CodecError("this call's audio is broken")
         self.counts[slot] += 1
         return np.full(8, self.counts[slot])
 
 
-class Clock:
-    """Time as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def pcm(value: float) -> Pcm:
-    return np.full(1_920, value, np.float32)
-
-
 def spoken(seq: int, slot: Slot = A, epoch: int = 1, value: int | None = None) -> Frame:
-    return Frame(slot, Epoch(epoch), seq, pcm(seq if value is None else value))
+    return Frame(slot, Epoch(epoch), seq, np.full(1_920, seq if value is None else value, np.float32))
 
 
-def coded(seq: int, slot: Slot = A, epoch: int = 1, value: int | None = None, text: str = "") -> Codes:
-    return Codes(slot, Epoch(epoch), seq, np.full(8, seq if value is None else value, np.int32), text)
+def coded(seq: int, slot: Slot = A, epoch: int = 1, value: int | None = None) -> Codes:
+    return Codes(slot, Epoch(epoch), seq, np.full(8, seq if value is None else value, np.int32))
 
 
 def opened(slot: Slot = A, epoch: int = 1, greeting_frames: int = 0) -> Open:
@@ -99,26 +66,31 @@ def closed(slot: Slot = A, epoch: int = 1) -> Close:
     return Close(slot, Epoch(epoch))
 
 
-def encoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> EncoderStage:  # noqa: B008 - it stands still
-    return EncoderStage(tape, SILENCE, clock)
+Audio = Callable[..., Frame | Codes]
+Both = tuple[CodecStage, FakeCodec, Audio]
 
 
-def decoder_of(tape: Tape, clock: Callable[[], float] = Clock()) -> DecoderStage:  # noqa: B008 - it stands still
-    return DecoderStage(tape, clock=clock)
+def encoder() -> tuple[EncoderStage, FakeCodec]:
+    codec = FakeCodec()
+    return EncoderStage(codec, SILENCE, codec.clock), codec
 
 
-@pytest.fixture(params=["encoder", "decoder"])
-def both(request: pytest.FixtureRequest) -> tuple[AnyStage, Tape, Audio]:
-    """An encoder or a decoder, the tape it runs on and its kind of audio."""
-    tape = Tape()
-    return (encoder_of(tape), tape, spoken) if request.param == "encoder" else (decoder_of(tape), tape, coded)
+def decoder(greeting_frames: int = 0) -> tuple[DecoderStage, FakeCodec]:
+    codec = FakeCodec()
+    return DecoderStage(codec, greeting_frames, codec.clock), codec
 
 
-def receive(stage: AnyStage, *messages: PipelineMessage) -> list[PipelineMessage]:
+@pytest.fixture(params=[Stage.ENCODE, Stage.DECODE])
+def both(request: pytest.FixtureRequest) -> Both:
+    """An encoder's or a decoder's stage, its codec and its kind of audio."""
+    return (*encoder(), spoken) if request.param is Stage.ENCODE else (*decoder(), coded)
+
+
+def receive(stage: CodecStage, *messages: PipelineMessage) -> list[PipelineMessage]:
     return [out for message in messages for out in stage.receive(message)]
 
 
-def work(stage: AnyStage) -> list[PipelineMessage]:
+def work(stage: CodecStage) -> list[PipelineMessage]:
     """Work until nothing is left to do."""
     done: list[PipelineMessage] = []
     while stage.due_s() is not None:
@@ -139,232 +111,166 @@ def values(messages: list[PipelineMessage]) -> list[int]:
 # Both directions.
 
 
-def test_a_call_is_computed_frame_by_frame(both: tuple[AnyStage, Tape, Audio]) -> None:
-    stage, tape, audio = both
-    receive(stage, opened())
-    out = [message for seq in range(3) for message in (*receive(stage, audio(seq)), *work(stage))]
-    assert seqs(out) == [(A, 0), (A, 1), (A, 2)]
-    assert values(out) == [1, 2, 3]
-    assert tape.batches == [{A: 0}, {A: 1}, {A: 2}]
-
-
-def test_frames_of_several_calls_are_one_batch(both: tuple[AnyStage, Tape, Audio]) -> None:
-    stage, tape, audio = both
+def test_frames_of_several_calls_are_one_batch_in_which_each_call_has_one(both: Both) -> None:
+    stage, codec, audio = both
     receive(stage, opened(A), opened(B), audio(7, A), audio(5, B))
-    assert seqs(stage.work()) == [(A, 7), (B, 5)]
-    assert tape.batches == [{A: 7, B: 5}]
-    assert stage.due_s() is None
+    out = work(stage)
+    receive(stage, audio(8, A))
+    out += work(stage)
+    assert seqs(out) == [(A, 7), (B, 5), (A, 8)]
+    assert values(out) == [1, 1, 2]
+    assert codec.batches == [{A: 7, B: 5}, {A: 8}]
 
 
-def test_a_batch_waits_a_little_for_the_call_whose_frame_is_about_to_come() -> None:
-    for make, audio in ((encoder_of, spoken), (decoder_of, coded)):
-        clock = Clock()
-        stage: AnyStage = make(Tape(), clock)
-        receive(stage, opened(A), opened(B), audio(0, A))
-        assert stage.due_s() == 0.0, "of the other call nothing has come yet"
-        receive(stage, audio(0, B))
-        stage.work()
-        clock.now += 0.08
-        receive(stage, audio(1, A))
-        assert stage.due_s() == clock.now + PATIENCE_S
-        receive(stage, audio(1, B))
-        assert stage.due_s() == 0.0
+def test_a_batch_waits_a_little_for_the_call_whose_frame_is_about_to_come(both: Both) -> None:
+    stage, codec, audio = both
+    receive(stage, opened(A), opened(B), audio(0, A))
+    assert stage.due_s() == 0.0, "of the other call nothing has come yet"
+    receive(stage, audio(0, B))
+    stage.work()
+    codec.now += 0.08
+    receive(stage, audio(1, A))
+    assert stage.due_s() == codec.now + PATIENCE_S
+    receive(stage, audio(1, B))
+    assert stage.due_s() == 0.0
 
 
-def test_every_batch_says_how_long_it_took() -> None:
-    class Slow(Tape):
-        def _take(self, frames: Mapping[Slot, Row]) -> dict[Slot, Row | CodecError]:
-            clock.now += 0.02
-            return super()._take(frames)
-
-    for make, audio, name in ((encoder_of, spoken, Stage.ENCODE), (decoder_of, coded, Stage.DECODE)):
-        clock = Clock()
-        stage: AnyStage = make(Slow(), clock)
-        receive(stage, opened(A), opened(B), audio(0, A), audio(0, B))
-        for message in stage.work():
-            assert isinstance(message, Frame | Codes)
-            assert message.spans == (Span(name, 100.0, 100.02),)
+def test_what_comes_with_a_frame_goes_on_with_the_time_that_its_batch_took(both: Both) -> None:
+    stage, codec, audio = both
+    before, codec.batch_s = Span(Stage.STEP, 1.0, 2.0), 0.02
+    more = replace(audio(0, B), text=" hi", dropped=2, spans=(before,), tokens=b"17")
+    receive(stage, opened(A), opened(B), audio(0, A), more)
+    first, second = stage.work()
+    assert isinstance(first, Frame | Codes)
+    assert isinstance(second, Frame | Codes)
+    assert first.spans == (Span(stage.stage, 100.0, 100.02),)
+    assert (second.text, second.dropped, second.tokens) == (" hi", 2, b"17")
+    assert second.spans == (before, *first.spans)
 
 
-def test_frames_of_an_earlier_call_or_of_no_call_are_not_computed(both: tuple[AnyStage, Tape, Audio]) -> None:
-    stage, tape, audio = both
+def test_frames_of_an_earlier_call_or_of_no_call_are_not_computed(both: Both) -> None:
+    stage, codec, audio = both
     receive(stage, audio(0, epoch=1), opened(epoch=2), audio(1, epoch=1), audio(2, epoch=3))
     assert stage.due_s() is None
     receive(stage, audio(3, epoch=2), closed(epoch=2), audio(4, epoch=2))
     assert stage.due_s() is None
-    assert tape.batches == []
+    assert codec.batches == []
 
 
-def test_open_and_close_pass_by_what_waits(both: tuple[AnyStage, Tape, Audio]) -> None:
+def test_open_and_close_pass_by_what_waits(both: Both) -> None:
     stage, _, audio = both
     receive(stage, opened(A), audio(0, A))
     failed = Failed(A, Epoch(1), Stage.STEP, "why")
     assert [type(message) for message in receive(stage, opened(B), closed(B), failed)] == [Open, Close, Failed]
 
 
-def test_a_new_call_begins_with_a_codec_that_knows_nothing(both: tuple[AnyStage, Tape, Audio]) -> None:
-    stage, tape, audio = both
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_new_call_begins_with_a_codec_that_knows_nothing(both: Both, is_closed: bool) -> None:
+    """Even when the last one was never closed, or is closed late."""
+    stage, codec, audio = both
     receive(stage, opened(epoch=1), audio(0, epoch=1))
     work(stage)
-    receive(stage, closed(epoch=1), opened(epoch=2), audio(0, epoch=2))
-    assert values(work(stage)) == [1]
-    assert tape.done == ["open 0", "close 0", "open 0"]
-
-
-def test_a_call_that_never_said_goodbye_is_forgotten_when_the_next_one_opens(
-    both: tuple[AnyStage, Tape, Audio],
-) -> None:
-    stage, _, audio = both
-    receive(stage, opened(epoch=1), audio(0, epoch=1))
-    work(stage)
-    receive(stage, audio(1, epoch=1), opened(epoch=2), closed(epoch=1), audio(5, epoch=2))
+    end = [closed(epoch=1)] if is_closed else []
+    receive(stage, audio(1, epoch=1), *end, opened(epoch=2), closed(epoch=1), audio(5, epoch=2))
     out = work(stage)
     assert (seqs(out), values(out)) == ([(A, 5)], [1])
+    assert codec.done == ["open 0", *["close 0"][: len(end)], "open 0"]
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [(BROKEN, "this call's audio is broken"), (REFUSED, "nobody takes this")],
-    ids=["broken", "refused"],
-)
-def test_a_failure_ends_one_call_and_no_other(both: tuple[AnyStage, Tape, Audio], value: int, reason: str) -> None:
-    stage, tape, audio = both
-    name = Stage.ENCODE if isinstance(stage, EncoderStage) else Stage.DECODE
-    receive(stage, opened(A), opened(B), audio(0, A, value=value), audio(0, B))
-    out = work(stage)
-    assert [message for message in out if isinstance(message, Failed)] == [Failed(A, Epoch(1), name, reason)]
-    assert seqs(out) == [(B, 0)]
+def test_a_failure_ends_one_call_and_no_other(both: Both) -> None:
+    stage, codec, audio = both
+    receive(stage, opened(A), opened(B), audio(0, A, value=BROKEN), audio(0, B))
+    failed, other = work(stage)
+    assert failed == Failed(A, Epoch(1), stage.stage, "this call's audio is broken")
     receive(stage, audio(1, A), audio(1, B))
-    assert seqs(work(stage)) == [(B, 1)], "the failed call is over"
-    assert tape.done == ["open 0", "open 1", "close 0"], "made good now, so that the next call need not wait for it"
+    assert seqs([other, *work(stage)]) == [(B, 0), (B, 1)], "the failed call is over"
+    assert codec.done == ["open 0", "open 1", "close 0"], "made good now, so that the next call need not wait for it"
     assert receive(stage, closed(A)) == [closed(A)]
     receive(stage, opened(A, epoch=2), audio(0, A, epoch=2))
     assert values(work(stage)) == [1], "the slot is as good as new"
-    assert tape.done == ["open 0", "open 1", "close 0", "open 0"]
+    assert codec.done == ["open 0", "open 1", "close 0", "open 0"]
 
 
 # The encoder.
 
 
 def test_the_encoder_adds_the_silence_of_the_greeting() -> None:
-    (out,) = receive(encoder_of(Tape()), opened(greeting_frames=2))
+    (out,) = receive(encoder()[0], opened(greeting_frames=2))
     assert isinstance(out, Open)
     np.testing.assert_array_equal(out.silence, SILENCE[:2])
 
 
-def test_the_silence_is_that_of_a_fresh_call_and_leaves_the_slot_free() -> None:
-    tape = Tape()
-    codes = silence_codes(tape, B, 3)
-    np.testing.assert_array_equal(codes, np.repeat([[1], [2], [3]], 8, axis=1))
-    assert tape.batches == [{B: 0}] * 3
-    assert tape.done == ["open 1", "close 1"]
-    assert len(silence_codes(tape, B, 0)) == 0
-
-
-def test_of_a_call_at_most_one_frame_waits_and_the_others_are_counted() -> None:
-    stage = encoder_of(Tape())
-    receive(stage, opened(), *map(spoken, range(3)), replace(spoken(3), dropped=4))
-    (codes,) = work(stage)
-    assert isinstance(codes, Codes)
-    assert (codes.seq, codes.dropped) == (3, 7)
-    receive(stage, spoken(4))
-    (codes,) = work(stage)
-    assert isinstance(codes, Codes)
-    assert (codes.seq, codes.dropped) == (4, 0)
-
-
-@given(st.lists(st.integers(0, 6), max_size=20))
-def test_no_frame_is_lost_uncounted(bursts: list[int]) -> None:
-    stage, seq = encoder_of(Tape()), 0
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=20))
+def test_of_a_call_the_newest_frame_waits_and_the_others_are_counted(bursts: list[tuple[int, int]]) -> None:
+    """In each burst so many frames come; the app has dropped some before the last of them."""
+    (stage, _), seq = encoder(), 0
     receive(stage, opened())
-    encoded: list[PipelineMessage] = []
-    for burst in bursts:
-        receive(stage, *(spoken(seq + place) for place in range(burst)))
-        seq += burst
-        encoded += work(stage)
-    assert sum(1 + message.dropped for message in encoded if isinstance(message, Codes)) == seq
+    for frames, dropped in bursts:
+        receive(stage, *(spoken(seq + n) for n in range(frames)), replace(spoken(seq + frames), dropped=dropped))
+        seq += frames + 1
+        (codes,) = work(stage)
+        assert isinstance(codes, Codes)
+        assert (codes.seq, codes.dropped) == (seq - 1, frames + dropped)
 
 
 # The decoder.
 
 
 def test_the_decoder_decodes_every_frame_and_in_order() -> None:
-    tape = Tape()
-    stage = decoder_of(tape)
+    stage, codec = decoder()
     receive(stage, opened(A), opened(B))
     receive(stage, coded(0, A), coded(1, A), coded(0, B), coded(2, A), coded(1, B))
     frames = work(stage)
-    assert tape.batches == [{A: 0, B: 0}, {A: 1, B: 1}, {A: 2}]
+    assert codec.batches == [{A: 0, B: 0}, {A: 1, B: 1}, {A: 2}]
     assert seqs(frames) == [(A, 0), (B, 0), (A, 1), (B, 1), (A, 2)]
     assert values(frames) == [1, 1, 2, 2, 3]
 
 
-def test_the_decoder_passes_on_what_was_said_and_counted() -> None:
-    stage = decoder_of(Tape())
-    span = Span(Stage.STEP, 1.0, 2.0)
-    receive(stage, opened(), replace(coded(5, text=" hi"), dropped=2, spans=(span,)))
-    (frame,) = work(stage)
-    assert isinstance(frame, Frame)
-    assert (frame.seq, frame.text, frame.dropped) == (5, " hi", 2)
-    assert [span.stage for span in frame.spans] == [Stage.STEP, Stage.DECODE]
-
-
 def test_a_step_without_sound_is_a_frame_without_sound_beside_others_with_it() -> None:
-    tape = Tape()
-    stage = decoder_of(tape)
+    stage, codec = decoder()
     receive(stage, opened(A), opened(B), Codes(A, Epoch(1), 0, None, " well", tokens=b"kept"), coded(0, B))
     silent, other = work(stage)
     assert isinstance(silent, Frame)
     assert (silent.pcm, silent.text, silent.tokens) == (None, " well", b"kept")
     assert seqs([other]) == [(B, 0)]
-    assert tape.batches == [{B: 0}]
+    assert codec.batches == [{B: 0}]
 
 
-def test_the_decoders_backlog_is_bounded_and_loses_the_oldest() -> None:
-    stage = decoder_of(Tape())
-    receive(stage, opened(), *map(coded, range(DECODE_BACKLOG + 5)))
-    assert seqs(work(stage)) == [(A, seq) for seq in range(5, DECODE_BACKLOG + 5)]
+@pytest.mark.parametrize("greeting_frames", [0, 125])
+def test_the_decoders_backlog_is_a_greeting_and_then_loses_the_oldest(greeting_frames: int) -> None:
+    stage, _ = decoder(greeting_frames)
+    count = greeting_frames + DECODE_BACKLOG + 5
+    receive(stage, opened(), *map(coded, range(count)))
+    assert seqs(work(stage)) == [(A, seq) for seq in range(5, count)]
 
 
-def test_a_whole_greeting_may_wait_to_be_decoded() -> None:
-    longest = 125
-    stage = DecoderStage(Tape(), greeting_frames=longest)
-    receive(stage, opened(), *map(coded, range(longest + DECODE_BACKLOG)))
-    assert seqs(work(stage)) == [(A, seq) for seq in range(longest + DECODE_BACKLOG)]
-
-
-# The doors.
-
-
+SLOTS, EPOCHS = st.sampled_from([A, B]), st.integers(1, 3)
 STORIES = st.lists(
     st.one_of(
-        st.builds(opened, st.sampled_from([A, B]), st.integers(1, 3)),
-        st.builds(closed, st.sampled_from([A, B]), st.integers(1, 3)),
-        st.builds(
-            coded, st.integers(0, 9), st.sampled_from([A, B]), st.integers(1, 3), st.sampled_from([1, BROKEN, REFUSED])
-        ),
-        st.just("work"),
+        st.builds(opened, SLOTS, EPOCHS),
+        st.builds(closed, SLOTS, EPOCHS),
+        st.builds(coded, st.integers(0, 9), SLOTS, EPOCHS, st.sampled_from([1, BROKEN])),
+        st.none(),
     ),
     max_size=40,
 )
 
 
 @given(STORIES)
-def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: list[PipelineMessage | str]) -> None:
-    tape = Tape()
-    stage = decoder_of(tape)
+def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: list[PipelineMessage | None]) -> None:
+    """At None the stage works."""
+    stage, codec = decoder()
     on: dict[Slot, Epoch] = {}
-    for deed in story:
-        out = stage.work() if deed == "work" and stage.due_s() is not None else []
-        assert all(on.get(message.slot) == message.epoch for message in out)
-        for message in out:
-            if isinstance(message, Failed):
-                del on[message.slot]
-        if isinstance(deed, str):
+    for message in story:
+        for out in stage.work() if message is None else []:
+            assert on[out.slot] == out.epoch
+            if isinstance(out, Failed):
+                del on[out.slot]
+        if message is None:
             continue
-        assert stage.receive(deed) == ([] if isinstance(deed, Codes) else [deed])
-        if isinstance(deed, Open):
-            on[deed.slot] = deed.epoch
-        elif isinstance(deed, Close) and on.get(deed.slot) == deed.epoch:
-            del on[deed.slot]
-    assert tape.counts.keys() == on.keys()
+        assert stage.receive(message) == ([] if isinstance(message, Codes) else [message])
+        if isinstance(message, Open):
+            on[message.slot] = message.epoch
+        elif isinstance(message, Close) and on.get(message.slot) == message.epoch:
+            del on[message.slot]
+    assert codec.counts.keys() == on.keys()

@@ -1,14 +1,15 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.workers.codec.conftest import STAGES
 from workers.checkpoints.mimi_layout import SHAPES
 from workers.checkpoints.synthetic.weights_file import LazyTensor, to_bf16, write_weights
 from workers.codec.tensors import Tensors, WeightsError
-from workers.codec.weights import load_decoder, load_encoder
+from workers.codec.weights import load
+from workers.messages import Stage
 
 NUMBERS = np.resize(np.array([1.5, -2.25, 3.0e-3, 7.0e4], np.float32), 64)
 
@@ -28,19 +29,17 @@ def test_both_ways_to_store_numbers(tmp_path: Path) -> None:
     assert written(tmp_path / "bf16b", "BF16")[NAME].dtype == np.float32
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_decoder])
-def test_a_file_that_is_no_mimi(tmp_path: Path, load: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_file_that_is_no_mimi_not_there_or_cut_short(tmp_path: Path, mimi: Path, stage: Stage) -> None:
     written(tmp_path / "other", "F32")
     with pytest.raises(WeightsError, match="is missing"):
-        load(tmp_path / "other")
-
-
-def test_a_file_that_is_not_there_or_cut_short(tmp_path: Path, mimi: Path) -> None:
+        load(stage, tmp_path / "other")
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_encoder(tmp_path / "nothing")
-    (tmp_path / "half").write_bytes(mimi.read_bytes()[:1_000_000])
+        load(stage, tmp_path / "nothing")
+    with mimi.open("rb") as file:
+        (tmp_path / "half").write_bytes(file.read(1_000_000))
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
-        load_encoder(tmp_path / "half")
+        load(stage, tmp_path / "half")
 
 
 def test_a_tensor_of_another_shape_or_kind(tmp_path: Path) -> None:
@@ -59,6 +58,6 @@ def test_everything_a_mimi_has_is_used_once(mimi: Path, monkeypatch: pytest.Monk
         return read(self, name)
 
     monkeypatch.setattr(Tensors, "__getitem__", noted)
-    load_encoder(mimi)
-    load_decoder(mimi)
+    for stage in STAGES:
+        load(stage, mimi)
     assert {name for name in SHAPES if not name.endswith("_initialized")} == set(asked)

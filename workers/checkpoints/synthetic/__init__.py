@@ -4,14 +4,8 @@
     parrot    repeats the caller's codes exactly; see `parrot` for by how many steps
     random    random weights in three sizes and four formats; noise
 
-numpy alone makes them. They are read by the untouched loaders: moshi_mlx, rustymimi, sentencepiece.
-
-    make            specs, folders and file names: `make_synthetic`     cache           all or nothing, once
-    weights_file    safetensors, streamed                               tokenizer_file  sentencepiece
-    lm_layout       the tensors and config.json of Moshi                written_lm      what script_lm and parrot share
-    linear_mimi     a Mimi that speaks recordings                       random_mimi     a Mimi of noise
-    phrases         the recordings                                      script          the conversation and its oracle
-    script_lm, parrot, random_lm                                        the three Moshis
+numpy alone makes them, and the untouched loaders read them: moshi_mlx, rustymimi, sentencepiece. `make` puts one
+together from a Moshi (script_lm, parrot, random_lm), a Mimi (linear_mimi, random_mimi) and a tokenizer.
 """
 
 from workers.checkpoints.synthetic.make import make_synthetic

@@ -22,15 +22,12 @@ takes telephone-band noise of -40 dB or a steady tone of -49 dB (full scale is 0
 entry but 0 is smaller than ACTIVE_LEVEL, any half frame below -52 dB is silence whatever it sounds like.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import CODE_DIM, DIM, GROUPS, SHAPES, STRIDES, codebook_name
+from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.messages import CODEBOOKS, CODES, FRAME_SAMPLES, Pcm
-
-F32 = NDArray[np.float32]
 
 HALF = FRAME_SAMPLES // 2
 ACTIVE_LEVEL = 0.15
@@ -47,7 +44,6 @@ _HALVES = [slice(0, CODE_DIM), slice(CODE_DIM, DIM)]
 
 
 def _dct() -> F32:
-    """Return the orthonormal DCT-II of half a frame, shape (256, 960): coefficients = matrix @ samples."""
     order, sample = np.arange(CODE_DIM)[:, None], np.arange(HALF)[None]
     matrix: NDArray[np.float64] = np.cos(np.pi * order * (sample + 0.5) / HALF) * np.sqrt(2 / HALF)
     matrix[0] /= np.sqrt(2)
@@ -55,6 +51,7 @@ def _dct() -> F32:
 
 
 DCT = _dct()
+"""The orthonormal DCT-II of half a frame, shape (256, 960): coefficients = matrix @ samples."""
 
 
 def coefficients(pcm: Pcm) -> F32:
@@ -62,11 +59,6 @@ def coefficients(pcm: Pcm) -> F32:
     halves = pcm.reshape(-1, 2, HALF) @ DCT.T
     loud = np.linalg.norm(halves, axis=-1, keepdims=True) >= ACTIVE_LEVEL
     return np.where(loud, halves, np.float32(0))
-
-
-def frames_of(phrases: Sequence[Pcm]) -> F32:
-    """Return the coefficients of all phrases, one after the other."""
-    return np.concatenate([coefficients(pcm) for pcm in phrases])
 
 
 def frame_codes(halves: F32) -> NDArray[np.int32]:
@@ -82,13 +74,9 @@ def activity_of(pcm: Pcm, halves: F32) -> NDArray[np.bool_]:
     What the codec would find, computed without it.
     """
     vectors = pcm.reshape(-1, 2, HALF) @ DCT.T
-    return np.stack([_nearest(vectors[:, half], _codebook(halves[:, half])) != 0 for half in range(2)], axis=1)
-
-
-def _nearest(vectors: F32, entries: F32) -> NDArray[np.intp]:
-    distance = (entries**2).sum(axis=1) - 2 * vectors @ entries.T
-    nearest: NDArray[np.intp] = distance.argmin(axis=1)
-    return nearest
+    books = [_codebook(halves[:, half]) for half in range(2)]
+    distances = [(book**2).sum(axis=1) - 2 * vectors[:, half] @ book.T for half, book in enumerate(books)]
+    return np.stack([distance.argmin(axis=1) != 0 for distance in distances], axis=1)
 
 
 def _codebook(halves: F32) -> F32:
@@ -108,10 +96,7 @@ def linear_mimi(halves: F32) -> dict[str, F32]:
     """Return the weights of a Mimi that speaks the frames of `coefficients`, shape (frames, 2, 256), at most 1,023."""
     if len(halves) >= BAND_BEGIN:
         raise ValueError(f"{len(halves)} frames of phrases, the codebook holds {BAND_BEGIN - 1}")
-    ones = ("norm1.weight", "norm2.weight", "_initialized", "cluster_usage")
-    weights = {
-        name: (np.ones if name.endswith(ones) else np.zeros)(shape, np.float32) for name, shape in SHAPES.items()
-    }
+    weights = blank(SHAPES)
     _write_encoder(weights)
     _write_decoder(weights, halves)
     _write_quantizers(weights, halves)

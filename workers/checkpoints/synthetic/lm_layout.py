@@ -1,6 +1,6 @@
 """The shape of a Moshi: its `config.json`, and the tensors of its checkpoint with moshi_mlx's names."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from workers.messages import CODEBOOKS, CODES
 
@@ -13,59 +13,47 @@ DELAYS = [0, *([0] + [1] * 7) * 2]
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What tells one Moshi from another; widths in numbers, `context` in steps.
+    """What tells one Moshi from another, by the names of config.json; `context` in steps.
 
-    `depformer_gate` is the hidden width of the depformer's MLP. Widths of 64 n, 256 n for `dim`, can be quantised.
+    Widths of 64 n, 256 n for `dim`, can be quantised.
     """
 
     dim: int
-    heads: int
-    layers: int
+    num_heads: int
+    num_layers: int
     depformer_dim: int
-    depformer_heads: int
-    depformer_layers: int
-    depformer_gate: int
+    depformer_num_heads: int
+    depformer_num_layers: int
+    depformer_dim_feedforward: int
     text_card: int
     context: int = 3_000
 
-    @property
-    def gate(self) -> int:
-        """The hidden width of the main MLP, as moshi_mlx derives it from a feed-forward width of 4 dim."""
-        return 11 * self.dim // 4
 
-
-TINY = Shapes(256, 4, 2, 64, 2, 2, 128, text_card=1_000)
-MID = Shapes(1024, 16, 8, 512, 8, 4, 1408, text_card=4_000)
-FULL = Shapes(4096, 32, 32, 1024, 16, 6, 2816, text_card=32_000)
+TINY = Shapes(256, 4, 2, 64, 2, 2, 192, text_card=1_000)
+MID = Shapes(1024, 16, 8, 512, 8, 4, 2112, text_card=4_000)
+FULL = Shapes(4096, 32, 32, 1024, 16, 6, 4224, text_card=32_000)
 """The 7B model: `moshi_mlx.models.config_v0_1`."""
 
 
 def config_of(shapes: Shapes) -> dict[str, object]:
     """Return what `moshi_mlx.models.LmConfig.from_config_dict` reads."""
-    return {
+    return asdict(shapes) | {
         "model_type": "moshi",
-        "dim": shapes.dim,
-        "num_heads": shapes.heads,
-        "num_layers": shapes.layers,
         "causal": True,
         "layer_scale": None,
-        "context": shapes.context,
         "max_period": 10_000,
         "positional_embedding": "rope",
-        "depformer_dim": shapes.depformer_dim,
-        "depformer_num_heads": shapes.depformer_heads,
-        "depformer_num_layers": shapes.depformer_layers,
-        "depformer_dim_feedforward": 3 * shapes.depformer_gate // 2,
         "depformer_pos_emb": "none",
         "dep_q": CODEBOOKS,
         "n_q": STREAMS,
         "card": CODES,
-        "text_card": shapes.text_card,
         "delays": DELAYS,
     }
 
 
-def _transformer(name: str, dim: int, gate: int, layers: int) -> dict[str, Shape]:
+def _transformer(name: str, dim: int, feed_forward: int, layers: int) -> dict[str, Shape]:
+    """Return the layers; moshi_mlx derives the hidden width of the gated MLP from that of a plain one."""
+    gate = 11 * dim // 4 if feed_forward == 4 * dim else 2 * feed_forward // 3
     shapes: dict[str, Shape] = {}
     for layer in range(layers):
         at = f"{name}.layers.{layer}"
@@ -83,11 +71,11 @@ def tensors_of(shapes: Shapes) -> dict[str, Shape]:
         "out_norm.weight": (shapes.dim,),
     }
     tensors |= {f"audio_embs.{stream}.weight": (CODES + 1, shapes.dim) for stream in range(STREAMS)}
-    tensors |= _transformer("transformer", shapes.dim, shapes.gate, shapes.layers)
-    dim, gate, layers = shapes.depformer_dim, shapes.depformer_gate, shapes.depformer_layers
+    tensors |= _transformer("transformer", shapes.dim, 4 * shapes.dim, shapes.num_layers)
+    dim, feed_forward, layers = shapes.depformer_dim, shapes.depformer_dim_feedforward, shapes.depformer_num_layers
     for index in range(CODEBOOKS):
         name, card = f"depformer.slices.{index}", CODES if index else shapes.text_card
         tensors |= {f"{name}.emb.weight": (card + 1, dim), f"{name}.linear_in.weight": (dim, shapes.dim)}
         tensors |= {f"{name}.linear_out.weight": (CODES, dim)}
-        tensors |= _transformer(f"{name}.transformer", dim, gate, layers)
+        tensors |= _transformer(f"{name}.transformer", dim, feed_forward, layers)
     return tensors

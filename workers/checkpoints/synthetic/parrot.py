@@ -17,13 +17,15 @@ The text is a count from one to ten and round again, one word every 12 steps beg
 caller says; the steps between are control tokens, which are no text. So the text token of step p is known too.
 """
 
+import numpy as np
+
+from workers.checkpoints.synthetic.lm_layout import tensors_of
 from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
+from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.checkpoints.synthetic.written_lm import (
-    F32,
     LENGTH,
     PATTERNS,
     SHARPNESS,
-    blank,
     connect,
     norm_factor,
     shapes_of,
@@ -50,35 +52,30 @@ def text_word(step: int) -> str:
     return "" if place % STEPS_A_WORD else WORDS[place // STEPS_A_WORD]
 
 
-def _piece(step: int) -> Piece:
-    word = text_word(step)
-    return (SPACE + word, PieceType.NORMAL) if word else (f"<step {step}>", PieceType.CONTROL)
-
-
 def parrot_pieces() -> list[Piece]:
-    return [*SPECIAL, *(_piece(step) for step in range(_ROUND))]
+    words = [text_word(step) for step in range(_ROUND)]
+    normal, control = PieceType.NORMAL, PieceType.CONTROL
+    return [*SPECIAL, *((SPACE + word, normal) if word else (f"<step {n}>", control) for n, word in enumerate(words))]
 
 
 def _write_count(weights: dict[str, F32], factor: float) -> None:
     """Make each text token follow from the last; one that is no count is followed by the first."""
     start, rows, head = len(parrot_pieces()), weights["text_emb.weight"], weights["text_linear.weight"]
-    for token in range(start + 1):
-        counting = _FIRST <= token < start
-        rows[token, _TEXT : _TEXT + LENGTH] = PATTERNS[token if counting else start]
-        if counting:
-            head[token, _TEXT : _TEXT + LENGTH] += PATTERNS[token - 1 if token > _FIRST else start]
-    head[_FIRST, _TEXT : _TEXT + LENGTH] += PATTERNS[start - 1]
+    text, counting = slice(_TEXT, _TEXT + LENGTH), np.arange(_FIRST, start)
+    rows[:, text] = PATTERNS[start]
+    rows[counting, text] = PATTERNS[counting]
+    head[counting, text] = PATTERNS[counting - 1]
+    head[_FIRST, text] = PATTERNS[start] + PATTERNS[start - 1]
     head *= SHARPNESS / LENGTH / factor
 
 
 def parrot_lm() -> dict[str, F32]:
-    weights = blank(shapes_of(len(parrot_pieces())))
+    weights = blank(tensors_of(shapes_of(len(parrot_pieces()))))
     factor = norm_factor(_PLACES)
     write_matched_filters(weights)
     _write_count(weights, factor)
     for codebook in range(CODEBOOKS):
         begin = codebook * LENGTH
-        rows = weights[f"audio_embs.{CODEBOOKS + codebook}.weight"]
-        rows[:, begin : begin + LENGTH] = PATTERNS[[*range(len(PATTERNS)), 0]]
+        weights[f"audio_embs.{CODEBOOKS + codebook}.weight"][:, begin : begin + LENGTH] = [*PATTERNS, PATTERNS[0]]
         connect(weights, codebook, begin, factor)
     return weights

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +38,14 @@ class Phrase:
 @cache
 def phrases() -> tuple[Phrase, ...]:
     """Return the greeting, then the replies in their order."""
-    listed = json.loads((FOLDER / "phrases.json").read_text())
-    return tuple(_phrase(**entry) for entry in listed)
+    return tuple(_phrase(**entry) for entry in json.loads((FOLDER / "phrases.json").read_text()))
 
 
 def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
+    """Of two words that begin in one frame the second is moved to the next."""
     samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
     pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
     whole_frames = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
-    return Phrase(name, whole_frames, tuple(zip(_frames(onsets_ms), text.split(), strict=True)))
-
-
-def _frames(onsets_ms: list[int]) -> list[int]:
-    """Return the frame of each onset; of two words that begin in one frame the second is moved to the next."""
-    frames: list[int] = []
-    for onset_ms in onsets_ms:
-        frame = onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES
-        frames.append(max(frame, frames[-1] + 1) if frames else frame)
-    return frames
+    onsets = (onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES for onset_ms in onsets_ms)
+    frames = accumulate(onsets, lambda last, frame: max(frame, last + 1))
+    return Phrase(name, whole_frames, tuple(zip(frames, text.split(), strict=True)))

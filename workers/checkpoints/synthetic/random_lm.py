@@ -5,16 +5,11 @@ row (https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.qu
 packed bits may as well be random themselves.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 
 from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, tensors_of
 from workers.checkpoints.synthetic.tokenizer_file import BYTES, SPACE, SPECIAL, Piece, PieceType
 from workers.checkpoints.synthetic.weights_file import F32, Array, LazyTensor, generator_of, to_bf16
-
-Weights = Literal["f32", "bf16", "q4", "q8"]
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 _GROUPS = {4: 32, 8: 64}
 """Bits a weight: weights a group, as in Kyutai's files."""
@@ -39,15 +34,11 @@ def _values(name: str, shape: Shape) -> F32:
     return values
 
 
-def _packed(name: str, shape: Shape) -> Array:
-    return np.frombuffer(generator_of(name).bytes(4 * shape[0] * shape[1]), np.uint32).reshape(shape)
-
-
 def _constant(value: float, shape: Shape) -> Array:
     return to_bf16(np.full(shape, value, np.float32))
 
 
-def _tensors(name: str, shape: Shape, weights: Weights) -> dict[str, LazyTensor]:
+def _tensors(name: str, shape: Shape, weights: str) -> dict[str, LazyTensor]:
     """Return one tensor, or weight, scales and biases of a quantised matrix; what is no matrix is bfloat16 then."""
     if weights == "f32":
         return {name: LazyTensor("F32", shape, lambda: _values(name, shape))}
@@ -58,18 +49,16 @@ def _tensors(name: str, shape: Shape, weights: Weights) -> dict[str, LazyTensor]
     layer, limit = name.removesuffix(".weight"), _limit(name, shape)
     scale = 2 * limit / (2**bits - 1)
     return {
-        name: LazyTensor("U32", packed, lambda: _packed(name, packed)),
+        name: LazyTensor("U32", packed, lambda: generator_of(name).integers(0, 1 << 32, packed, np.uint32)),
         f"{layer}.scales": LazyTensor("BF16", groups, lambda: _constant(scale, groups)),
         f"{layer}.biases": LazyTensor("BF16", groups, lambda: _constant(-limit, groups)),
     }
 
 
-def random_lm(shapes: Shapes, weights: Weights) -> dict[str, LazyTensor]:
-    """Return the tensors of a Moshi that is always the same for the same shapes and weights."""
-    tensors: dict[str, LazyTensor] = {}
-    for name, shape in tensors_of(shapes).items():
-        tensors |= _tensors(name, shape, weights)
-    return tensors
+def random_lm(shapes: Shapes, weights: str) -> dict[str, LazyTensor]:
+    """Return the tensors of a Moshi that is always the same for the same shapes and weights: f32, bf16, q4 or q8."""
+    stored = (_tensors(name, shape, weights) for name, shape in tensors_of(shapes).items())
+    return {name: tensor for tensors in stored for name, tensor in tensors.items()}
 
 
 def _syllables(number: int) -> str:

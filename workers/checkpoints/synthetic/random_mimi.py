@@ -3,6 +3,7 @@
 The gains were found by trial: speech in gives codes that vary, codes in give PCM of about -20 dB.
 """
 
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -23,8 +24,8 @@ _GAINS = {
 _CODEBOOK_DECAY = 0.9
 
 
-def _normal(name: str, shape: Shape, deviation: float) -> F32:
-    return generator_of(name).standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+def _normal(name: str, deviation: float) -> F32:
+    return generator_of(name).standard_normal(SHAPES[name], dtype=np.float32) * np.float32(deviation)
 
 
 def _usage(name: str) -> F32:
@@ -34,34 +35,32 @@ def _usage(name: str) -> F32:
 def _codebook(name: str) -> F32:
     """Return the sums that, divided by the usage, are the entries; later codebooks are finer."""
     finer = _CODEBOOK_DECAY ** int(name.split(".layers.")[1].split(".")[0])
-    usage = _usage(name.replace("embedding_sum", "cluster_usage"))
-    return _normal(name, SHAPES[name], 0.5 * finer) * usage[:, None]
+    return _normal(name, 0.5 * finer) * _usage(name.replace("embedding_sum", "cluster_usage"))[:, None]
 
 
 def _matrix(name: str, shape: Shape) -> F32:
     gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
     inputs = 2 * shape[0] if ".convtr." in name else prod(shape[1:])
-    return _normal(name, shape, gain / inputs**0.5)
-
-
-def _vector(name: str, shape: Shape) -> F32:
-    if name.endswith(".scale"):
-        return np.full(shape, 0.1, np.float32)
-    if name.endswith((".conv.bias", ".convtr.bias")):
-        return _normal(name, shape, 0.02)
-    return np.full(shape, 0.0 if name.endswith(".bias") else 1.0, np.float32)
+    return _normal(name, gain / inputs**0.5)
 
 
 def _make(name: str, shape: Shape) -> F32:
-    if name.endswith("embedding_sum"):
-        return _codebook(name)
-    if name.endswith("cluster_usage"):
-        return _usage(name)
-    if name.startswith("upsample."):
-        return np.abs(_normal(name, shape, 0.5)) + np.float32(0.3)
-    return _matrix(name, shape) if len(shape) > 1 else _vector(name, shape)
+    match name.split("."):
+        case [*_, "embedding_sum"]:
+            return _codebook(name)
+        case [*_, "cluster_usage"]:
+            return _usage(name)
+        case ["upsample", *_]:
+            return np.abs(_normal(name, 0.5)) + np.float32(0.3)
+        case [*_, "scale"]:
+            return np.full(shape, 0.1, np.float32)
+        case [*_, "conv" | "convtr", "bias"]:
+            return _normal(name, 0.02)
+        case [*_, "bias"]:
+            return np.zeros(shape, np.float32)
+    return _matrix(name, shape) if len(shape) > 1 else np.ones(shape, np.float32)
 
 
 def random_mimi() -> dict[str, LazyTensor]:
     """Return the tensors of a Mimi that is always the same; float32, 334 MB."""
-    return {name: LazyTensor("F32", shape, lambda n=name, s=shape: _make(n, s)) for name, shape in SHAPES.items()}  # type: ignore[misc]
+    return {name: LazyTensor("F32", shape, partial(_make, name, shape)) for name, shape in SHAPES.items()}

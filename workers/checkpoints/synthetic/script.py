@@ -25,11 +25,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from itertools import count, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoints.synthetic.linear_mimi import frame_codes, frames_of
+from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes
 from workers.checkpoints.synthetic.phrases import Phrase, phrases
 from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm
@@ -44,8 +45,6 @@ Activity = NDArray[np.bool_]
 
 
 class Hearing(Enum):
-    """What a step hears of the caller."""
-
     QUIET = 0
     MIXED = 1
     HEARD = 2
@@ -92,8 +91,8 @@ class ScriptAutomaton:
 
     def __init__(self, phrases: Sequence[Phrase]) -> None:
         self.phrases = tuple(phrases)
-        self.halves = frames_of([phrase.pcm for phrase in self.phrases])
-        self.states = {state.token: state for state in (*self._silent_states(), *self._spoken_states())}
+        self.halves = coefficients(np.concatenate([phrase.pcm for phrase in self.phrases]))
+        self.states = {state.token: state for state in self._states()}
         self.start = FIRST_TOKEN + len(self.states)
         self._tokens = {state.key: token for token, state in self.states.items()}
         self.table = {token: self._row(state) for token, state in self.states.items()}
@@ -107,35 +106,30 @@ class ScriptAutomaton:
     def ends(self, state: ScriptState) -> bool:
         return state.phase is Phase.SPEAK and state.place + 1 == self.phrases[state.phrase].frames
 
-    def _silent_states(self) -> list[ScriptState]:
-        replies = range(1, len(self.phrases))
-        keys = [(phase, reply, 0) for phase in (Phase.WAIT, Phase.LISTEN) for reply in replies]
-        keys += [(Phase.PAUSE, reply, count) for reply in replies for count in range(1, PAUSE_STEPS)]
-        codes = np.zeros(CODEBOOKS, np.int32)
-        return [
-            ScriptState(token, phase, reply, codes, place=place)
-            for token, (phase, reply, place) in enumerate(keys, FIRST_TOKEN)
-        ]
-
-    def _spoken_states(self) -> Iterator[ScriptState]:
-        token, codes = FIRST_TOKEN + len(self._silent_states()), iter(frame_codes(self.halves))
+    def _states(self) -> Iterator[ScriptState]:
+        replies, tokens, silence = range(1, len(self.phrases)), count(FIRST_TOKEN), np.zeros(CODEBOOKS, np.int32)
+        for phase, reply in product((Phase.WAIT, Phase.LISTEN), replies):
+            yield ScriptState(next(tokens), phase, reply, silence)
+        for reply, quiet in product(replies, range(1, PAUSE_STEPS)):
+            yield ScriptState(next(tokens), Phase.PAUSE, reply, silence, place=quiet)
+        codes = iter(frame_codes(self.halves))
         for number, phrase in enumerate(self.phrases):
-            words, reply = dict(phrase.words), number % (len(self.phrases) - 1) + 1
+            words, reply = dict(phrase.words), number % len(replies) + 1
             for frame in range(phrase.frames):
-                yield ScriptState(token, Phase.SPEAK, reply, next(codes), number, frame, words.get(frame, ""))
-                token += 1
+                yield ScriptState(next(tokens), Phase.SPEAK, reply, next(codes), number, frame, words.get(frame, ""))
 
     def _row(self, state: ScriptState) -> dict[Hearing, int]:
         """Return the token that follows a state, by what is heard."""
         listen = self._tokens[Phase.LISTEN, state.reply, 0]
         if state.phase in (Phase.LISTEN, Phase.PAUSE):
             counted = state.place + 1
-            last = counted == PAUSE_STEPS
-            quiet = (Phase.SPEAK, state.reply, 0) if last else (Phase.PAUSE, state.reply, counted)
+            quiet = (Phase.SPEAK, state.reply, 0) if counted == PAUSE_STEPS else (Phase.PAUSE, state.reply, counted)
             return {Hearing.QUIET: self._tokens[quiet], Hearing.MIXED: listen, Hearing.HEARD: listen}
         speaks_on = state.phase is Phase.SPEAK and not self.ends(state)
-        onward = (Phase.SPEAK, state.phrase, state.place + 1) if speaks_on else (Phase.WAIT, state.reply, 0)
-        return {Hearing.QUIET: self._tokens[onward], Hearing.MIXED: self._tokens[onward], Hearing.HEARD: listen}
+        onward = self._tokens[
+            (Phase.SPEAK, state.phrase, state.place + 1) if speaks_on else (Phase.WAIT, state.reply, 0)
+        ]
+        return {Hearing.QUIET: onward, Hearing.MIXED: onward, Hearing.HEARD: listen}
 
 
 @cache
@@ -152,7 +146,7 @@ def hearings(caller: Activity) -> Iterator[Hearing]:
 
 
 class ScriptOracle:
-    """Predicts the states of a call, step by step."""
+    """Predicts the states of a call."""
 
     def __init__(self) -> None:
         self.script = script()
@@ -160,11 +154,11 @@ class ScriptOracle:
 
     def run(self, caller: Activity) -> list[ScriptState]:
         """Return the state after each step with this caller."""
-        return [self._step(hearing) for hearing in hearings(caller)]
-
-    def _step(self, hearing: Hearing) -> ScriptState:
-        self._token = self.script.table[self._token][hearing]
-        return self.script.states[self._token]
+        states = []
+        for hearing in hearings(caller):
+            self._token = self.script.table[self._token][hearing]
+            states.append(self.script.states[self._token])
+        return states
 
     def sound(self, states: Sequence[ScriptState]) -> Pcm:
         """Return the sound of these states at 24 kHz, shape (states * 1920,), to some 35 dB."""

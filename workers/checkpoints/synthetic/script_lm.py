@@ -15,14 +15,14 @@ the token before, whose embedding holds its pattern. The other six are always 0.
 
 import numpy as np
 
+from workers.checkpoints.synthetic.lm_layout import tensors_of
 from workers.checkpoints.synthetic.script import FIRST_TOKEN, Hearing, Phase, ScriptAutomaton, ScriptState
+from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.checkpoints.synthetic.written_lm import (
     DIM,
-    F32,
     LENGTH,
     PATTERNS,
     SHARPNESS,
-    blank,
     connect,
     norm_factor,
     shapes_of,
@@ -42,17 +42,12 @@ _HALVES = (105, 106)
 _PLACES = 3 * LENGTH + 5
 
 
-def _leads_to(script: ScriptAutomaton, state: ScriptState) -> int:
-    return state.reply if state.phase is Phase.WAIT or script.ends(state) else 0
-
-
 def _write_state(row: F32, script: ScriptAutomaton, token: int, state: ScriptState) -> None:
-    """Write a state into the embedding of a token."""
     row[_IDENTITY : _IDENTITY + LENGTH] = PATTERNS[token]
     row[_SECOND_CODE : _SECOND_CODE + LENGTH] = PATTERNS[state.codes[1]]
     row[_NO_CODE : _NO_CODE + LENGTH] = PATTERNS[0]
     row[_REPLY + state.reply] = 1
-    row[_LEADS_TO + _leads_to(script, state)] = 1
+    row[_LEADS_TO + (state.reply if state.phase is Phase.WAIT or script.ends(state) else 0)] = 1
     row[_HEARING] = 1 if state.phase in (Phase.LISTEN, Phase.PAUSE) else -1
 
 
@@ -103,7 +98,7 @@ def _write_codes(weights: dict[str, F32], script: ScriptAutomaton, factor: float
 
 def script_lm(script: ScriptAutomaton) -> dict[str, F32]:
     """Return the weights of a Moshi that follows `script` with the codes of `linear_mimi`."""
-    weights = blank(shapes_of(script.start))
+    weights = blank(tensors_of(shapes_of(script.start)))
     factor = norm_factor(_PLACES)
     _write_states(weights, script)
     _write_activity(weights)

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from workers.checkpoints.files import ReportProgress, report_nothing
 
 Array = NDArray[np.generic]
 F32 = NDArray[np.float32]
-_SEED = 0
 _ITEM_BYTES = {"F32": 4, "BF16": 2, "U32": 4}
 
 
@@ -50,7 +50,8 @@ def write_weights(path: Path, tensors: Mapping[str, LazyTensor], progress: Repor
         file.truncate(len(header) + total)
         end = 0
         for name, tensor in tensors.items():
-            array = _made(name, tensor)
+            array = np.ascontiguousarray(tensor.make())
+            assert (array.shape, array.nbytes) == (tensor.shape, tensor.nbytes), name
             if array.any():
                 file.seek(len(header) + end)
                 file.write(array.data)
@@ -58,16 +59,15 @@ def write_weights(path: Path, tensors: Mapping[str, LazyTensor], progress: Repor
             progress(path.name, end, total)
 
 
-def _made(name: str, tensor: LazyTensor) -> Array:
-    array = np.ascontiguousarray(tensor.make())
-    if array.shape != tensor.shape or array.nbytes != tensor.nbytes:
-        raise AssertionError(f"{name} came out as {array.dtype}{array.shape}, not {tensor.dtype}{tensor.shape}")
-    return array
-
-
 def in_f32(arrays: Mapping[str, F32]) -> dict[str, LazyTensor]:
     """Return tensors that exist already as tensors to write."""
-    return {name: LazyTensor("F32", array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
+    return {name: LazyTensor("F32", array.shape, partial(np.asarray, array)) for name, array in arrays.items()}
+
+
+def blank(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, F32]:
+    """Return weights to be written down: norms and the usage of codebooks are 1, everything else 0."""
+    ones = ("norm.weight", "norm1.weight", "norm2.weight", "_initialized", "cluster_usage")
+    return {name: (np.ones if name.endswith(ones) else np.zeros)(shape, np.float32) for name, shape in shapes.items()}
 
 
 def to_bf16(array: F32) -> NDArray[np.uint16]:
@@ -78,4 +78,4 @@ def to_bf16(array: F32) -> NDArray[np.uint16]:
 
 def generator_of(name: str) -> np.random.Generator:
     """Return the random numbers of one tensor: each has its own, whichever is made first."""
-    return np.random.default_rng([_SEED, zlib.crc32(name.encode())])
+    return np.random.default_rng([0, zlib.crc32(name.encode())])

@@ -15,12 +15,10 @@ of all 2,048 codes.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from workers.checkpoints.synthetic.lm_layout import Shapes, tensors_of
+from workers.checkpoints.synthetic.lm_layout import Shapes
+from workers.checkpoints.synthetic.weights_file import F32
 from workers.messages import CODEBOOKS, CODES
-
-F32 = NDArray[np.float32]
 
 DIM = 256
 SHARPNESS = 64.0
@@ -30,8 +28,6 @@ LENGTH = 24
 _BITS = 11
 _GENERATOR = (1, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1)
 """1 + x^2 + x^4 + x^5 + x^6 + x^10 + x^11."""
-_DEPFORMER_DIM = 64
-_DEPFORMER_GATE = 128
 
 
 def _golay_patterns() -> F32:
@@ -50,14 +46,7 @@ PATTERNS = _golay_patterns()
 
 def shapes_of(text_card: int) -> Shapes:
     """Return the shapes of the smallest Moshi that holds what these need and that can be quantised."""
-    return Shapes(DIM, 4, 1, _DEPFORMER_DIM, 2, 1, _DEPFORMER_GATE, text_card=text_card)
-
-
-def blank(shapes: Shapes) -> dict[str, F32]:
-    """Return all weights, with norms of 1 and everything else 0."""
-    return {
-        name: (np.ones if "norm" in name else np.zeros)(shape, np.float32) for name, shape in tensors_of(shapes).items()
-    }
+    return Shapes(DIM, 4, 1, 64, 2, 1, 192, text_card=text_card)
 
 
 def norm_factor(places: int) -> float:

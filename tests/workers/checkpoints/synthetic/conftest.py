@@ -8,16 +8,10 @@ import pytest
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic import make_synthetic
 
-Make = Callable[[str], Path]
+Made = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that they are made in."""
-    return synthetic_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def made(cache: Path) -> Make:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Return the folder of a checkpoint by its spec."""
-    return lambda spec: make_synthetic(spec, cache)
+    return lambda spec: make_synthetic(spec, synthetic_cache(tmp_path_factory))

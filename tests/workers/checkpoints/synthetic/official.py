@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,32 +17,27 @@ Activity = NDArray[np.bool_]
 _GROUPS = {4: 32, 8: 64}
 
 
-def config(folder: Path) -> dict[str, Any]:
-    """Return config.json."""
-    return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
+def load(folder: Path, context: int | None = None, bits: int | None = None) -> Lm:
+    """Load the model as `moshi_mlx.run_inference` does; with `bits`, quantise it then.
 
-
-def load(folder: Path, context: int | None = None) -> Lm:
-    """Load the model as `moshi_mlx.run_inference` does; with `context`, make its KV cache wrap after as many steps."""
-    settings = LmConfig.from_config_dict(config(folder))
+    With `context`, its KV cache wraps after as many steps.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    settings = LmConfig.from_config_dict(config)
     if context is not None:
         settings.transformer.context = settings.transformer.max_seq_len = context
-    lm, path = Lm(settings), folder / config(folder)["moshi_name"]
-    for bits, group in _GROUPS.items():
-        if path.name.endswith(f".q{bits}.safetensors"):
-            quantize(lm, bits=bits, group_size=group)
+    lm, path = Lm(settings), folder / config["moshi_name"]
+    for stored, group in _GROUPS.items():
+        if path.name.endswith(f".q{stored}.safetensors"):
+            quantize(lm, bits=stored, group_size=group)
     lm.load_weights(str(path), strict=True)
+    if bits is not None:
+        quantize(lm, bits=bits, group_size=_GROUPS[bits])
     return lm
 
 
 def parameters_of(lm: Lm) -> dict[str, mx.array]:
-    """Return all weights by name."""
     return dict(tree_flatten(lm.parameters()))
-
-
-def quantise(lm: Lm, bits: int) -> None:
-    """Quantise at run time."""
-    quantize(lm, bits=bits, group_size=_GROUPS[bits])
 
 
 def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int], Codes]:
@@ -61,6 +55,10 @@ def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int]
         if last is not None:
             frames.append(np.array(last)[0])
     return tokens, np.array(frames, np.int32)
+
+
+def snr_db(wanted: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    return float(10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()))
 
 
 def activity(codes: Codes) -> Activity:

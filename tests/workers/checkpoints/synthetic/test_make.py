@@ -1,32 +1,31 @@
 import json
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from moshi_mlx.models import LmConfig
 from sentencepiece import SentencePieceProcessor
 
-from workers.checkpoints.files import MIMI, TOKENIZER
+from tests.workers.checkpoints.synthetic.conftest import Made
+from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.synthetic import make_synthetic
-from workers.checkpoints.synthetic.make import Recipe, parse_recipe
-
-Made = Callable[[str], Path]
-SPECS = ["script", "parrot", "random:tiny:bf16", "random:tiny:q4"]
+from workers.checkpoints.synthetic.make import fingerprint, made_once, parse_spec, share
 
 
 @pytest.mark.parametrize(
-    ("spec", "recipe"),
+    ("spec", "parts"),
     [
-        ("script", Recipe("script")),
-        ("parrot", Recipe("parrot")),
-        ("random", Recipe("random", "tiny", "bf16")),
-        ("random:q8", Recipe("random", "tiny", "q8")),
-        ("random:mid", Recipe("random", "mid", "bf16")),
-        ("random:full:q4", Recipe("random", "full", "q4")),
+        ("script", ["script"]),
+        ("parrot", ["parrot"]),
+        ("random", ["random", "tiny", "bf16"]),
+        ("random:q8", ["random", "tiny", "q8"]),
+        ("random:mid", ["random", "mid", "bf16"]),
+        ("random:full:q4", ["random", "full", "q4"]),
     ],
 )
-def test_a_spec_names_a_recipe(spec: str, recipe: Recipe) -> None:
-    assert parse_recipe(spec) == recipe
+def test_a_spec_has_defaults(spec: str, parts: list[str]) -> None:
+    assert parse_spec(spec) == parts
 
 
 @pytest.mark.parametrize("spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:"])
@@ -36,20 +35,23 @@ def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_the_folder_holds_what_its_config_names(made: Made, spec: str) -> None:
-    folder = made(spec)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["mimi_name"] == MIMI
-    assert config["tokenizer_name"] == TOKENIZER
-    names = {config["moshi_name"], config["mimi_name"], config["tokenizer_name"], "config.json"}
-    assert {path.name for path in folder.iterdir()} == names
-    assert config["moshi_name"] == ("model.q4.safetensors" if spec.endswith("q4") else "model.safetensors")
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_the_config_is_one_of_kyutais(made: Made, spec: str) -> None:
-    config = json.loads((made(spec) / "config.json").read_text())
+@pytest.mark.parametrize(
+    ("spec", "model", "temperatures"),
+    [
+        ("script", "model.safetensors", (0, 0)),
+        ("parrot", "model.safetensors", (0, 0)),
+        ("random:tiny:bf16", "model.safetensors", (0.8, 0.7)),
+        ("random:tiny:q4", "model.q4.safetensors", (0.8, 0.7)),
+    ],
+)
+def test_the_folder_is_one_of_kyutais_as_its_config_says(
+    made: Made, spec: str, model: str, temperatures: tuple[float, float]
+) -> None:
+    """What is written down is not sampled: temperature 0."""
+    config = json.loads((made(spec) / CONFIG).read_text())
+    assert (config["moshi_name"], config["mimi_name"], config["tokenizer_name"]) == (model, MIMI, TOKENIZER)
+    assert {path.name for path in made(spec).iterdir()} == {model, MIMI, TOKENIZER, CONFIG}
+    assert (config["lm_gen_config"]["temp"], config["lm_gen_config"]["temp_text"]) == temperatures
     official = LmConfig.from_config_dict(config)
     assert official.audio_delays == [0, 1, 1, 1, 1, 1, 1, 1] * 2
     assert (official.generated_codebooks, official.other_codebooks, official.audio_vocab_size) == (8, 8, 2_049)
@@ -57,21 +59,59 @@ def test_the_config_is_one_of_kyutais(made: Made, spec: str) -> None:
     assert tokenizer.vocab_size() == official.text_out_vocab_size
 
 
-def test_what_is_written_is_not_sampled(made: Made) -> None:
-    temperatures = {
-        spec: [
-            json.loads((made(spec) / "config.json").read_text())["lm_gen_config"][key] for key in ("temp", "temp_text")
-        ]
-        for spec in ("script", "parrot", "random")
-    }
-    assert temperatures == {"script": [0, 0], "parrot": [0, 0], "random": [0.8, 0.7]}
-
-
-def test_the_same_spec_is_made_once(made: Made, cache: Path) -> None:
-    told: list[str] = []
-    assert make_synthetic("random", cache, progress=lambda name, *_: told.append(name)) == made("random:tiny:bf16")
+def test_the_same_spec_is_made_once_and_the_random_mimi_for_all(made: Made) -> None:
+    folder, told = made("random:tiny:bf16"), list[str]()
+    assert make_synthetic("random", folder.parent, progress=lambda name, *_: told.append(name)) == folder
     assert not told
+    assert (made("parrot") / MIMI).samefile(folder / MIMI)
 
 
-def test_the_random_mimi_is_kept_once(made: Made) -> None:
-    assert (made("parrot") / MIMI).samefile(made("random") / MIMI)
+def make(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "made").write_text("whole")
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    folder = made_once(tmp_path / "cache" / "x", make)
+    assert (folder / "made").read_text() == "whole"
+    assert made_once(folder, lambda _: pytest.fail("made again")) == folder
+
+
+def test_a_maker_that_fails_leaves_nothing_that_looks_whole_or_is_in_the_way(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        made_once(tmp_path / "x", fail)
+    assert not (tmp_path / "x").exists()
+    assert [path.name for path in made_once(tmp_path / "x", make).iterdir()] == ["made"]
+
+
+def test_of_many_makers_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
+    """In threads: the lock belongs to an open file, not to a process."""
+    begun, makers = Barrier(3), []
+
+    def make_one(number: int) -> bool:
+        def make_and_count(folder: Path) -> None:
+            makers.append(number)
+            make(folder)
+
+        begun.wait()
+        return (made_once(tmp_path / "x", make_and_count) / "made").exists()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(make_one, range(3))) == [True] * 3
+    assert len(makers) == 1
+
+
+def test_a_shared_file_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    share(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+
+
+def test_the_fingerprint_is_short_and_stable() -> None:
+    assert len(fingerprint()) == 12
+    assert fingerprint() == fingerprint()

@@ -1,49 +1,37 @@
-"""The parrot, run by the official code. `workers.checkpoints.synthetic.parrot` says why the delay is what it is."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""The parrot, run by the official code. `workers.checkpoints.synthetic.parrot` says why they come when they come."""
 
 import numpy as np
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from tests.workers.checkpoints.synthetic.official import Codes, converse, load, quantise
+from tests.workers.checkpoints.synthetic.conftest import Made
+from tests.workers.checkpoints.synthetic.official import Codes, converse, load
 from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.parrot import STEPS_A_WORD, WORDS, text_token, text_word
 
-Made = Callable[[str], Path]
 
-
-def random_codes(frames: int, seed: int = 0) -> Codes:
-    codes = np.random.default_rng(seed).integers(0, 2_048, (frames, 8), np.int32)
+def random_codes(frames: int) -> Codes:
+    codes = np.random.default_rng(0).integers(0, 2_048, (frames, 8), np.int32)
     codes[3], codes[4] = 0, 2_047
     return codes
 
 
-def test_any_codes_come_back_two_frames_later_for_hours(made: Made) -> None:
-    """Two, as the official engine reads a frame a step late; with a context of 50 steps the ring wraps five times."""
-    caller = random_codes(270)
-    tokens, frames = converse(load(made("parrot"), context=50), caller)
+@pytest.mark.parametrize(("bits", "context"), [(None, 20), (8, None), (4, None)])
+def test_any_codes_come_back_two_frames_later_for_hours_and_quantised(
+    made: Made, bits: int | None, context: int | None
+) -> None:
+    """Two, as the official engine reads a frame a step late; with a context of 20 steps the KV cache wraps twice."""
+    caller = random_codes(50)
+    tokens, frames = converse(load(made("parrot"), context, bits), caller)
     assert not frames[0].any()
     assert np.array_equal(frames[1:], caller[:-2])
-    assert tokens == [text_token(step) for step in range(270)]
+    assert tokens == [text_token(step) for step in range(50)]
 
 
-def test_every_code_of_every_codebook(made: Made) -> None:
-    caller = (np.arange(2_048)[:, None] * np.array([1, 3, 5, 7, 9, 11, 13, 15]) % 2_048).astype(np.int32)[
-        :: 2_048 // 64
-    ]
-    _, frames = converse(load(made("parrot")), caller)
+def test_codes_all_over_each_codebook(made: Made) -> None:
+    caller = np.arange(2_048, step=32)[:, None] * np.array([1, 3, 5, 7, 9, 11, 13, 15]) % 2_048
+    _, frames = converse(load(made("parrot")), caller.astype(np.int32))
     assert np.array_equal(frames[1:], caller[:-2])
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_it_says_the_same(made: Made, bits: int) -> None:
-    lm, caller = load(made("parrot")), random_codes(40)
-    quantise(lm, bits)
-    tokens, frames = converse(lm, caller)
-    assert np.array_equal(frames[1:], caller[:-2])
-    assert tokens == [text_token(step) for step in range(40)]
 
 
 def test_it_counts_to_ten(made: Made) -> None:

@@ -1,8 +1,5 @@
 """The script's weights, run by the official code, against its table and its oracle."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
+from tests.workers.checkpoints.synthetic.conftest import Made
 from tests.workers.checkpoints.synthetic.official import (
     Activity,
     Codes,
@@ -18,14 +16,13 @@ from tests.workers.checkpoints.synthetic.official import (
     converse,
     load,
     parameters_of,
-    quantise,
     turns,
 )
 from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.linear_mimi import BAND_BEGIN
 from workers.checkpoints.synthetic.script import PAUSE_STEPS, Hearing, ScriptOracle, script
+from workers.checkpoints.synthetic.written_lm import LENGTH, PATTERNS
 
-Made = Callable[[str], Path]
 GREETING, REPLY1, REPLY2, _ = script().phrases
 PADDING = 2_048
 SURE_NATS = 16
@@ -47,24 +44,15 @@ def heads(lm: Lm, tokens: list[int], first: list[int], second: list[int]) -> tup
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
-def test_every_state_is_followed_as_in_the_table_and_surely(made: Made, bits: int | None) -> None:
-    lm = load(made("script"))
-    if bits is not None:
-        quantise(lm, bits)
+def test_every_state_is_followed_as_in_the_table_surely_and_has_its_codes(made: Made, bits: int | None) -> None:
+    lm = load(made("script"), bits=bits)
     heard = {Hearing.QUIET: (0, PADDING), Hearing.MIXED: (7, 0), Hearing.HEARD: (1_100, 2_047)}
-    cases = [(token, hearing, to) for token, row in script().table.items() for hearing, to in row.items()]
-    codes = [heard[hearing] for _, hearing, _ in cases]
-    _, logits = heads(lm, [token for token, _, _ in cases], [c for c, _ in codes], [c for _, c in codes])
-    assert logits.argmax(axis=1).tolist() == [to for _, _, to in cases]
+    cases = [(token, *heard[hearing], to) for token, row in script().table.items() for hearing, to in row.items()]
+    tokens, first, second, wanted = map(list, zip(*cases, strict=True))
+    _, logits = heads(lm, tokens, first, second)
+    assert logits.argmax(axis=1).tolist() == wanted
     best = np.sort(logits, axis=1)
     assert (best[:, -1] - best[:, -2]).min() > SURE_NATS
-
-
-@pytest.mark.parametrize("bits", [None, 8, 4])
-def test_every_state_has_its_codes(made: Made, bits: int | None) -> None:
-    lm = load(made("script"))
-    if bits is not None:
-        quantise(lm, bits)
     states = list(script().states.values())
     before = [*states[1:], states[0]]
     out, _ = heads(lm, [state.token for state in before], [0] * len(states), [0] * len(states))
@@ -77,7 +65,7 @@ def test_every_state_has_its_codes(made: Made, bits: int | None) -> None:
 def test_the_official_engine_greets_listens_replies_and_yields(made: Made) -> None:
     """At Kyutai's temperature: sampling changes nothing."""
     pause = PAUSE_STEPS
-    caller = turns(90, 10, pause, 4, 70, 6, 30, 3, 60)  # a pause bridged, a reply, a second one spoken over, the third
+    caller = turns(20, 4, pause, 4, 20, 6, 30, 3, 20)  # a pause bridged, two replies spoken over, the third
     tokens, frames = converse(load(made("script")), caller_codes(caller), temperature=0.8)
     states = ScriptOracle().run(as_heard_late(caller))
     assert tokens == [state.token for state in states]
@@ -101,8 +89,17 @@ def test_word_by_word(made: Made) -> None:
     assert pieces.decode(tokens) == f"{GREETING.text} {REPLY1.text}"
 
 
-def test_nothing_that_lies_in_the_ring_matters(made: Made) -> None:
+def test_the_kv_cache_does_not_matter(made: Made) -> None:
     parameters = parameters_of(load(made("script")))
     silent = [name for name in parameters if "out_proj" in name or "gating.linear_out" in name]
     assert len(silent) == 2 * (1 + 8)
     assert not any(mx.any(parameters[name]).item() for name in silent)
+
+
+def test_a_pattern_matches_itself_fully_and_any_other_by_a_third_at_most() -> None:
+    products = PATTERNS @ PATTERNS.T
+    np.fill_diagonal(products, 0)
+    assert PATTERNS.shape == (2_048, LENGTH)
+    assert set(np.unique(PATTERNS)) == {-1, 1}
+    assert (PATTERNS[0] == 1).all()
+    assert set(np.unique(products)) == {-8, 0, 8}

@@ -10,14 +10,10 @@ from workers.checkpoints.synthetic.weights_file import LazyTensor, in_f32, to_bf
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "zeros": np.zeros((1000, 1000), np.float32)}
 
 
-def test_it_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_it_is_read_back_as_it_was_and_zeros_take_no_space(tmp_path: Path) -> None:
     write_weights(tmp_path / "w", in_f32(WEIGHTS))
     read = load_file(tmp_path / "w")
     assert {name: array.tolist() for name, array in read.items()} == {n: a.tolist() for n, a in WEIGHTS.items()}
-
-
-def test_zeros_take_no_space(tmp_path: Path) -> None:
-    write_weights(tmp_path / "w", in_f32(WEIGHTS))
     assert (tmp_path / "w").stat().st_size > 4_000_000
     assert (tmp_path / "w").stat().st_blocks * 512 < 100_000
 
@@ -32,22 +28,16 @@ def test_bfloat16_rounds_as_mlx_does(tmp_path: Path) -> None:
     assert mx.array_equal(read, mx.array(values).astype(mx.bfloat16)).item()
 
 
-def test_progress_comes_to_the_whole(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    write_weights(tmp_path / "w", in_f32(WEIGHTS), lambda *news: told.append(news))
-    assert told == [("w", 24, 4_000_024), ("w", 4_000_024, 4_000_024)]
-
-
 def test_each_tensor_is_made_only_when_its_turn_comes(tmp_path: Path) -> None:
-    order: list[str] = []
+    order: list[object] = []
 
     def tensor(name: str) -> LazyTensor:
         return LazyTensor("F32", (2,), lambda: (order.append(name), np.ones(2, np.float32))[1])  # type: ignore[func-returns-value]
 
-    write_weights(tmp_path / "w", {n: tensor(n) for n in "ab"}, lambda *_: order.append("told"))
-    assert order == ["a", "told", "b", "told"]
+    write_weights(tmp_path / "w", {n: tensor(n) for n in "ab"}, lambda *news: order.append(news))
+    assert order == ["a", ("w", 8, 16), "b", ("w", 16, 16)]
 
 
 def test_a_tensor_of_another_shape_than_announced_is_our_error(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"^x came out as"):
+    with pytest.raises(AssertionError, match=r"^x"):
         write_weights(tmp_path / "w", {"x": LazyTensor("F32", (2,), lambda: np.ones(3, np.float32))})
