@@ -39,6 +39,23 @@ class Vocabulary:
             return ""
         return str(self._model.id_to_piece(token)).replace("▁", " ")
 
+    def words(self, text: str) -> list[list[int]]:
+        """Return the tokens of each word of a text that Moshi can say, without what has no piece."""
+        sayable = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
+        tokens = [token for token in self._model.encode(sayable) if self.byte(token) or self.text(token)]
+        words: list[list[int]] = []
+        for token in tokens:
+            if words and self.continues_word(token):
+                words[-1].append(token)
+            else:
+                words.append([token])
+        return words
+
+    def continues_word(self, token: int) -> bool:
+        """Tell whether a piece goes on with the word before it."""
+        text = self.text(token)
+        return bool(self.byte(token) or (text and not text.startswith(" ")))
+
 
 class TextDecoder:
     """One call's stream of text tokens."""

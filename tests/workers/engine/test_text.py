@@ -85,3 +85,21 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     wrong.write_bytes(b"nonsense")
     with pytest.raises((OSError, RuntimeError)):
         Vocabulary(wrong)
+
+
+def test_a_text_is_split_into_words_whose_pieces_belong_together(vocabulary: Vocabulary) -> None:
+    words = vocabulary.words("how are 😀 you, friend?")
+    decode = TextDecoder(vocabulary).decode
+    assert ["".join(map(decode, word)) for word in words] == [" how", " are", " 😀", " you,", " friend?"]
+
+
+@given(st.text(st.characters(), max_size=200))
+def test_any_text_becomes_words_that_decode_to_it(
+    vocabulary: Vocabulary, ids: SentencePieceProcessor, text: str
+) -> None:
+    decode = TextDecoder(vocabulary).decode
+    words = vocabulary.words(text)
+    assert all(words)
+    assert not any(token in (0, 3) for word in words for token in word)
+    spoken = "".join(decode(token) for word in words for token in word)
+    assert spoken.split() == ids.normalize(text.encode(errors="replace").decode()).replace("▁", " ").split()
