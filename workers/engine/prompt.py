@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.checkpoints.voice_file import CACHE_COLUMNS, VoiceEmbeddings
 from workers.engine.streams import TEXT_PADDING
+from workers.engine.voice_file import CACHE_COLUMNS, VoiceEmbeddings
 from workers.messages import CODEBOOKS, CodeArray
 
 AGENT_SILENCE = np.array([948, 243, 1178, 546, 1736, 1030, 1978, 2008], np.int32)

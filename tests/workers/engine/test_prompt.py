@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from workers.checkpoints.voice_file import VoiceEmbeddings
 from workers.engine.prompt import AGENT_SILENCE, USER_SINE, build_prompt, wrap_system_text
+from workers.engine.voice_file import VoiceEmbeddings
 
 START, PADDING = 48, 2048
 RNG = np.random.default_rng(13)

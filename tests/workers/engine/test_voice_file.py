@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workers.checkpoints.voice_file import VoiceError, read_voice
+from workers.engine.voice_file import VoiceError, read_voice
 
 TORCH_FILE = Path(__file__).parent / "voices" / "torch-2.9.1.pt"
 """Written by torch 2.9.1: arange(24).reshape(3, 1, 1, 8) / 8 - 1 in bf16, arange(68).reshape(1, 17, 4) in int64."""
