@@ -13,7 +13,7 @@ from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.sampling import SamplingSettings
-from workers.engine.text import DecodeText, read_pieces, text_decoder
+from workers.engine.text import DecodeText, Tokenizer
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
 AUTO_MEMORY_SHARE = 0.9
@@ -35,9 +35,9 @@ def start_engine(
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
     engine = warm_engine(lm, slots, sampling, config.context, timely=not config.slots, progress=progress)
     keep_resident()
-    pieces = read_pieces(files.tokenizer)
+    tokenizer = Tokenizer(files.tokenizer)
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
-    return engine, lambda: text_decoder(pieces), note
+    return engine, tokenizer.decoder, note
 
 
 def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:

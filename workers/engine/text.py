@@ -18,16 +18,41 @@ DecodeText = Callable[[int], str]
 """Returns what a text token adds to one call's transcript."""
 
 
-def read_pieces(path: Path) -> list[bytes]:
-    """Return the UTF-8 of every token of a SentencePiece model. Raises OSError or RuntimeError when it is none."""
-    model = SentencePieceProcessor(model_file=str(path))
-    return [_utf8(model, token) for token in range(model.vocab_size())]
+class Tokenizer:
+    """The pieces of a SentencePiece model, read once and shared by all calls."""
 
+    def __init__(self, path: Path) -> None:
+        """Read a model. Raises OSError or RuntimeError when the file is none."""
+        self._model = SentencePieceProcessor(model_file=str(path))
+        self._pieces = [_utf8(self._model, token) for token in range(self._model.vocab_size())]
 
-def text_decoder(pieces: list[bytes]) -> DecodeText:
-    """Return the decoder of one call; it never raises."""
-    utf8 = getincrementaldecoder("utf-8")("replace")
-    return lambda token: utf8.decode(pieces[token] if 0 <= token < len(pieces) else UNKNOWN)
+    def decoder(self) -> DecodeText:
+        """Return the decoder of one call; it never raises."""
+        utf8, pieces = getincrementaldecoder("utf-8")("replace"), self._pieces
+        return lambda token: utf8.decode(pieces[token] if 0 <= token < len(pieces) else UNKNOWN)
+
+    def words(self, text: str) -> list[list[int]]:
+        """Return the tokens of each word of a text that Moshi can say, without what has no piece."""
+        sayable = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
+        words: list[list[int]] = []
+        for token in self._model.encode(sayable):
+            if words and self.continues_word(token):
+                words[-1].append(token)
+            elif self._pieces[token]:
+                words.append([token])
+        return words
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return list(self._model.encode(text.encode(errors="replace").decode()))
+
+    def continues_word(self, token: int) -> bool:
+        """Tell whether a piece goes on with the word before it."""
+        return self._pieces[token][:1] not in (b"", b" ")
+
+    @property
+    def size(self) -> int:
+        return len(self._pieces)
 
 
 def _utf8(model: SentencePieceProcessor, token: int) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from workers.engine.text import read_pieces, text_decoder
+from workers.engine.text import Tokenizer
 
 SENTENCES = ["hello world this is a test of pieces", "how are you today my friend", "the quick brown fox jumps"]
 
@@ -32,8 +32,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pieces(path: Path) -> list[bytes]:
-    return read_pieces(path)
+def tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer(path)
 
 
 def ids(path: Path, text: str) -> list[int]:
@@ -45,39 +45,55 @@ def byte(value: int) -> int:
     return 4 + value
 
 
-def read(pieces: list[bytes], *tokens: int) -> list[str]:
-    return [*map(text_decoder(pieces), tokens)]
+def read(tokenizer: Tokenizer, *tokens: int) -> list[str]:
+    return [*map(tokenizer.decoder(), tokens)]
 
 
-def test_pieces_read_on_from_one_another(path: Path, pieces: list[bytes]) -> None:
+def test_pieces_read_on_from_one_another(path: Path, tokenizer: Tokenizer) -> None:
     padded = [token for id_ in ids(path, "hello my friend") for token in (3, 3, 0, id_)]
-    assert "".join(read(pieces, *padded)) == " hello my friend"
+    assert "".join(read(tokenizer, *padded)) == " hello my friend"
 
 
-def test_padding_and_control_pieces_say_nothing(pieces: list[bytes]) -> None:
-    assert read(pieces, 0, 1, 2, 3) == ["", "", "", ""]
+def test_padding_and_control_pieces_say_nothing(tokenizer: Tokenizer) -> None:
+    assert read(tokenizer, 0, 1, 2, 3) == ["", "", "", ""]
 
 
-def test_bytes_wait_for_their_character(pieces: list[bytes]) -> None:
+def test_bytes_wait_for_their_character(tokenizer: Tokenizer) -> None:
     euro = [byte(value) for value in "€".encode()]
-    assert read(pieces, euro[0], 3, euro[1], 0, euro[2]) == ["", "", "", "", "€"]
+    assert read(tokenizer, euro[0], 3, euro[1], 0, euro[2]) == ["", "", "", "", "€"]
 
 
-def test_a_broken_character_is_shown_as_such(path: Path, pieces: list[bytes]) -> None:
+def test_a_broken_character_is_shown_as_such(path: Path, tokenizer: Tokenizer) -> None:
     start, word = byte("€".encode()[0]), ids(path, "hello")[0]
-    said = read(pieces, start, word)
+    said = read(tokenizer, start, word)
     assert said[0] == ""
     assert said[1].startswith("\ufffd ")
-    assert read(pieces, byte(0x80)) == ["\ufffd"]
+    assert read(tokenizer, byte(0x80)) == ["\ufffd"]
 
 
 @given(tokens=st.lists(st.integers(-5, 400), max_size=30))
-def test_nothing_raises(pieces: list[bytes], tokens: list[int]) -> None:
-    "".join(read(pieces, *tokens)).encode()
+def test_nothing_raises(tokenizer: Tokenizer, tokens: list[int]) -> None:
+    "".join(read(tokenizer, *tokens)).encode()
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.model"
     wrong.write_bytes(b"nonsense")
     with pytest.raises((OSError, RuntimeError)):
-        read_pieces(wrong)
+        Tokenizer(wrong)
+
+
+def test_a_text_is_split_into_words_whose_pieces_belong_together(tokenizer: Tokenizer) -> None:
+    words = tokenizer.words("how are 😀 you, friend?")
+    spoken = ["".join(read(tokenizer, *word)) for word in words]
+    assert spoken == [" how", " are", " 😀", " you,", " friend?"]
+
+
+@given(text=st.text(st.characters(), max_size=200))
+def test_any_text_becomes_words_that_decode_to_it(path: Path, tokenizer: Tokenizer, text: str) -> None:
+    words = tokenizer.words(text)
+    assert all(words)
+    assert not any(token in (0, 3) for word in words for token in word)
+    spoken = "".join("".join(read(tokenizer, *word)) for word in words)
+    model = SentencePieceProcessor(model_file=str(path))
+    assert spoken.split() == model.normalize(text.encode(errors="replace").decode()).replace("▁", " ").split()

@@ -1,0 +1,119 @@
+"""Personas: who answers, with which greeting, prompt, voice and sampling, by the number that is called.
+
+A persona is a TOML file; its name is the file's, unless the file says otherwise. A persona that the caller's call names
+wins over the one of the called number, and that over the default. Nothing here reads files.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.setting_groups import E164
+from app.twilio.parties import name_of
+
+VOICE_FILES = (".pt", ".safetensors", ".wav")
+MOST_PROMPT = 4_000
+"""Characters; 500 tokens, the model's limit, are about 2,000 characters of English."""
+
+
+class PersonaError(ValueError):
+    """A persona's file is wrong; the message is one line that names it."""
+
+
+def _voice(name: str) -> str:
+    if name and (PurePath(name).name != name or name.startswith(".")):
+        raise ValueError("is the name of a voice or of a file in PERSONAS_DIR, not a path")
+    return name
+
+
+def _number(number: str) -> str:
+    name = name_of(number)
+    if not E164.fullmatch(name):
+        raise ValueError(f"{number!r} is no number like +15551234567")
+    return name
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+
+class PersonaSampling(BaseModel):
+    """Sampling of a persona, where it differs from the settings; the names and limits of the settings hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text_temperature: float | None = Field(None, ge=0, le=5)
+    text_top_k: int | None = Field(None, ge=1, le=1_000)
+    audio_temperature: float | None = Field(None, ge=0, le=5)
+    audio_top_k: int | None = Field(None, ge=1, le=2_048)
+    repetition_penalty: float | None = Field(None, gt=0, le=5)
+    padding_bias: float | None = Field(None, ge=-20, le=20)
+
+    @property
+    def given(self) -> tuple[tuple[str, float], ...]:
+        """What is set, by name."""
+        return tuple((name, value) for name, value in self if value is not None)
+
+
+class Persona(BaseModel):
+    """What a file says. `voice` "" is the checkpoint's own; `notes` are for people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")
+    numbers: tuple[Annotated[str, AfterValidator(_number)], ...] = ()
+    greeting: Annotated[Text, Field(max_length=500)] = ""
+    prompt: Annotated[Text, Field(max_length=MOST_PROMPT)] = ""
+    voice: Annotated[Text, AfterValidator(_voice)] = ""
+    sampling: PersonaSampling = PersonaSampling()
+    notes: str = ""
+
+
+NOBODY = Persona(name="moshi")
+"""Moshi as its weights are, when there are no personas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Personas:
+    """All personas, and the one for calls that choose none."""
+
+    default: Persona = NOBODY
+    by_name: Mapping[str, Persona] = field(default_factory=dict)
+    by_number: Mapping[str, Persona] = field(default_factory=dict)
+
+    def choose(self, name: str, called: str) -> Persona:
+        """Return the persona that a call names, else that of the number called, else the default."""
+        return self.by_name.get(name) or self.by_number.get(name_of(called)) or self.default
+
+
+def parse_persona(file_name: str, text: str) -> Persona:
+    """Return the persona of a file's text. Raises PersonaError."""
+    try:
+        return Persona.model_validate({"name": PurePath(file_name).stem, **tomllib.loads(text)})
+    except tomllib.TOMLDecodeError as error:
+        raise PersonaError(f"{file_name}: is no TOML ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PersonaError(f"{file_name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def gather(personas: Iterable[tuple[str, Persona]], default: str) -> Personas:
+    """Return the personas of all files, by file name. Raises PersonaError when two clash or the default is missing."""
+    by_name: dict[str, Persona] = {}
+    by_number: dict[str, Persona] = {}
+    for file_name, persona in personas:
+        if persona.name in by_name:
+            raise PersonaError(f"{file_name}: another file has the name {persona.name!r}")
+        by_name[persona.name] = persona
+        for number in persona.numbers:
+            if number in by_number:
+                raise PersonaError(f"{file_name}: {number} is answered by {by_number[number].name!r} already")
+            by_number[number] = persona
+    if default and default not in by_name:
+        known = ", ".join(sorted(by_name)) or "none"
+        raise PersonaError(f"PERSONA={default}: there is no such persona in PERSONAS_DIR (there is {known})")
+    return Personas(by_name.get(default, NOBODY), by_name, by_number)

@@ -1,0 +1,98 @@
+"""What a PersonaPlex checkpoint reads before a call: a voice and a system text.
+
+All tokens of a prompt are given, so that it needs no depformer and goes through the transformer in one pass. Its
+frames are the voice, 6 of silence, one for each text token, 6 of silence (`lm.py` of NVIDIA/personaplex 3428dfd).
+
+The delay pattern is that of `streams`: position p reads text and codebook 0 of both voices of frame p, codebooks 1 to 7
+of frame p - 1. Position 0 reads the initial tokens; at position 1 codebooks 1 to 7 are still initial, so nothing of
+frame 0 is read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.engine.streams import TEXT_PADDING
+from workers.engine.voice_file import CACHE_COLUMNS, VoiceEmbeddings
+from workers.messages import CODEBOOKS, CodeArray
+
+AGENT_SILENCE = np.array([948, 243, 1178, 546, 1736, 1030, 1978, 2008], np.int32)
+"""Mimi's codes of digital silence."""
+USER_SINE = np.array([430, 1268, 381, 1611, 1095, 1495, 56, 472], np.int32)
+"""Mimi's codes of a tone of 440 Hz: what the user says in a prompt."""
+SPACER_FRAMES = 6
+MOST_TEXT_TOKENS = 500
+"""Longer texts would take a good part of the 3,000 steps that the model remembers."""
+SYSTEM_MARK = "<system>"
+DELAYED = [*range(2, 9), *range(10, 17)]
+"""Codebooks 1 to 7 of both voices among the 17 tokens of a position."""
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The inputs of the positions of a prompt.
+
+    `embeddings` (n, dim) float32 are read by positions 0 .. n-1 in place of tokens, n may be 0; `tokens` (m, 17) int32
+    by the m positions after them. The last of all is read by the first live step: `last`.
+    """
+
+    embeddings: NDArray[np.float32]
+    tokens: Tokens
+
+    @property
+    def positions(self) -> int:
+        """How many positions are prefilled, all but the last."""
+        return len(self.embeddings) + len(self.tokens) - 1
+
+    @property
+    def last(self) -> Tokens:
+        """What the first live step reads, shape (17,)."""
+        last: Tokens = self.tokens[-1]
+        return last
+
+
+def wrap_system_text(text: str) -> str:
+    """Return a system text as the model was trained to read it; "" stays ""."""
+    text = text.strip()
+    if not text or (text.startswith(SYSTEM_MARK) and text.endswith(SYSTEM_MARK)):
+        return text
+    return f"{SYSTEM_MARK} {text} {SYSTEM_MARK}"
+
+
+def build_prompt(
+    text_tokens: list[int], voice: CodeArray | VoiceEmbeddings | None, text_start: int, padding: int
+) -> Prompt:
+    """Return the prompt of a system text and a voice.
+
+    `voice` is Mimi's codes of a recording, shape (frames, 8), or the embeddings of a voice file, or None. `text_start`
+    and `padding` are the model's initial tokens.
+    """
+    spoken = np.zeros((1, CODEBOOKS), np.int32) if isinstance(voice, VoiceEmbeddings) else voice
+    rest = SPACER_FRAMES + len(text_tokens) + SPACER_FRAMES
+    agent = np.concatenate([*([] if spoken is None else [spoken]), np.tile(AGENT_SILENCE, (rest, 1))])
+    text = (
+        [TEXT_PADDING] * (len(agent) - SPACER_FRAMES - len(text_tokens)) + text_tokens + [TEXT_PADDING] * SPACER_FRAMES
+    )
+    frames = np.concatenate(
+        [np.array(text)[:, None], agent, np.tile(USER_SINE, (len(agent), 1))], axis=1, dtype=np.int32
+    )
+    if isinstance(voice, VoiceEmbeddings):
+        count = len(voice.embeddings)
+        columns = (voice.cache[:, (count + step) % CACHE_COLUMNS] for step in range(2))
+        return Prompt(voice.embeddings, _delayed(frames, *columns))
+    initial = np.array([text_start, *[padding] * (2 * CODEBOOKS)], np.int32)
+    return Prompt(np.zeros((0, 0), np.float32), _delayed(frames, initial, initial))
+
+
+def _delayed(frames: Tokens, first: Tokens, second: Tokens) -> Tokens:
+    """Return what the positions of `frames` read, both (positions, 17), the first two as `first` and `second` say.
+
+    Position p reads text and codebooks 0 of frame p, the others of frame p - 1. Position 0 reads `first` instead,
+    position 1 the delayed codebooks of `second`.
+    """
+    tokens = frames.copy()
+    tokens[1:, DELAYED] = frames[:-1, DELAYED]
+    tokens[0], tokens[1, DELAYED] = first, second[DELAYED]
+    return tokens
