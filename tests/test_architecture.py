@@ -17,7 +17,8 @@ LIGHT = {
 """What the app may import from the workers."""
 PURE = ["app/audio"]
 PURE += [
-    f"app/calls/{name}.py" for name in ("admission", "leg", "limits", "record", "screening", "session", "statistics")
+    f"app/calls/{name}.py"
+    for name in ("admission", "leg", "limits", "personas", "record", "screening", "session", "statistics")
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/telemetry/recording/timeline.py"]
@@ -32,6 +33,7 @@ ONLY_IN = {
     "rustymimi": {"workers/codec/rustymimi_codec.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {
+        "app/server/voice_recording.py",
         "app/telemetry/recording/audio_files.py",
         "app/simulator/wav.py",
         "workers/checkpoints/synthetic/phrases.py",

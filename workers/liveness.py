@@ -13,7 +13,7 @@ answers too: when `hang` is called late, all counts start anew.
 from dataclasses import dataclass
 
 from workers.histogram import Histogram
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Said, Say, Slot, Stage
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
@@ -89,6 +89,8 @@ class Liveness:
         self._last_work[stage] = count, total_s
 
     def sent(self, message: PipelineMessage, now: float) -> None:
+        if isinstance(message, Say):  # answered when it has been said
+            return
         if not self._expected:
             self._moved_s = now
         rank = message.greeting_frames - 1 if isinstance(message, Open) else _rank(message)
@@ -135,6 +137,8 @@ def _rank(message: PipelineMessage) -> int:
             return seq
         case Open():
             return -1
+        case Say() | Said():
+            return -2
         case Failed():
             return _END - 1
         case Close():

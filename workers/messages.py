@@ -59,6 +59,21 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPersona:
+    """Who speaks in a call, as far as the engine must know.
+
+    `greeting` are words to say first, "" for what Moshi says by itself; until the last of them the caller is not heard,
+    unless Moshi `listens`. `prompt` is the key of a `PreparePrompt`, "" for none. `sampling` replaces values of the
+    checkpoint's, by the names of the fields of `SamplingSettings`.
+    """
+
+    greeting: str = ""
+    listens: bool = False
+    prompt: str = ""
+    sampling: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Give a slot to a new call: every stage forgets the last one.
 
@@ -71,6 +86,7 @@ class Open:
     greeting_frames: int = 0
     silence: Payload | None = None
     seed: int | None = None
+    persona: CallPersona = CallPersona()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +144,70 @@ class Failed:
     internal: bool = False
 
 
-PipelineMessage = Open | Close | Frame | Codes | Failed
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Moshi is to say a text, word for word, after those that wait already; `sentence` is its number, from 1."""
+
+    slot: Slot
+    epoch: Epoch
+    sentence: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text of `Say` is over, number 0 for the greeting; `whole` unless words were left out for lack of time."""
+
+    slot: Slot
+    epoch: Epoch
+    sentence: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePrompt:
+    """Compute the prompt of a persona, so that calls can begin with it: app to encoder to engine.
+
+    `key` is a digest of all that it is made from. `text` is the system text. `voice` is a file of embeddings, or the
+    name of a voice that comes with the checkpoint, "" for none; `pcm` instead the recording of a voice, float32
+    (frames, 1920), of which the encoder makes `codes`, int32 (frames, 8).
+    """
+
+    key: str
+    text: str
+    voice: str = ""
+    pcm: Pcm | None = None
+    codes: CodeArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReady:
+    """A prompt is computed: it takes so many steps of a call's memory, and so many bytes while it is kept."""
+
+    key: str
+    positions: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRefused:
+    """A prompt cannot be computed; `reason` is one line."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropPrompt:
+    """No call will begin with this prompt any more."""
+
+    key: str
+
+
+PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
+"""Messages of one call."""
+PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
+"""Messages of no call; they pass through the same links."""
 
 
 # Between the supervisor and one worker, over that worker's control link:

@@ -19,6 +19,13 @@ EVERY_KIND = [
     m.Frame(m.Slot(1), m.Epoch(2), 3, None),
     m.Codes(m.Slot(1), m.Epoch(2), 3, np.arange(8, dtype=np.int32), " hi", 4, SPANS),
     m.Failed(m.Slot(1), m.Epoch(2), m.Stage.STEP, "reason", internal=True),
+    m.Open(m.Slot(1), m.Epoch(2), persona=m.CallPersona("Hello", True, "key", (("text_top_k", 1.0),))),
+    m.Say(m.Slot(1), m.Epoch(2), 3, "hé"),
+    m.Said(m.Slot(1), m.Epoch(2), 3, whole=True),
+    m.PreparePrompt("key", "text", "NATF0", np.zeros((2, 1_920), np.float32), np.zeros((2, 8), np.int32)),
+    m.PromptReady("key", 262, 1 << 27),
+    m.PromptRefused("key", "reason"),
+    m.DropPrompt("key"),
     replace(LOOPBACK, mimi=Path("/mimi")),
     m.Progress("loading", 1, 2),
     m.Prepared(Path("/mimi"), 3),
@@ -30,11 +37,14 @@ EVERY_KIND = [
 
 
 def test_every_kind_of_message_is_here() -> None:
-    assert {type(message) for message in EVERY_KIND} == {*get_args(m.PipelineMessage), *get_args(m.ControlMessage)}
+    unions = m.PipelineMessage, m.PromptMessage, m.ControlMessage
+    assert {type(message) for message in EVERY_KIND} == {kind for union in unions for kind in get_args(union)}
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
-def test_a_message_is_parsed_as_it_was_serialized(message: m.PipelineMessage | m.ControlMessage) -> None:
+def test_a_message_is_parsed_as_it_was_serialized(
+    message: m.PipelineMessage | m.PromptMessage | m.ControlMessage,
+) -> None:
     back = parse(memoryview(serialize(message))[LENGTH.size :])
     assert type(back) is type(message)
     for field in fields(message):

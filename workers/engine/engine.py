@@ -10,7 +10,7 @@ KV cache; both grow in powers of two, so that a few graphs serve everything, and
 the lowest free slot, and an engine with few calls stays fast.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -21,10 +21,12 @@ from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.model import Model, can_compile
 from workers.engine.sampling import SamplerState, SamplingSettings
+from workers.engine.steering import FREE, Force, WordPart
 from workers.engine.streams import LogArray, StepResult, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot, codes_error
 
 KEEP_ALIVE_S = 0.5
+NOTHING: Mapping[Slot, Force] = {}
 PREFILL_STEPS = 128
 """How many steps of a log go through the model at a time: enough to keep the products busy."""
 
@@ -33,12 +35,18 @@ class Engine:
     """`slots` calls over one loaded `Lm`. Make it, and call it, in one thread only: MLX binds streams to threads."""
 
     def __init__(
-        self, lm: Lm, slots: int, sampling: SamplingSettings | None = None, context: int | None = None
+        self,
+        lm: Lm,
+        slots: int,
+        sampling: SamplingSettings | None = None,
+        context: int | None = None,
+        word_parts: Sequence[WordPart] = (),
     ) -> None:
         """Allocate everything that will be needed.
 
         The engine takes the weights over: `lm` still works, but must not be changed. `sampling` is the default of a
         call and limits the top_k of others; `context` is the number of steps remembered, by default the `lm`'s.
+        `word_parts` says what each text token is to a word, by default nothing.
         """
         shape = lm.cfg.transformer
         self.slots, self.context = slots, context or int(shape.context)
@@ -47,7 +55,8 @@ class Engine:
         self._sampler = SamplerState(slots, self._sampling)
         dtype = lm.out_norm.weight.dtype
         self._kv_cache = KVCache.allocate(slots, shape.num_layers, shape.num_heads, self.context, shape.head_dim, dtype)
-        self._model = Model(lm)
+        parts = [*word_parts] or [WordPart.NONE] * lm.cfg.text_out_vocab_size
+        self._model = Model(lm, mx.array(parts, mx.int32))
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
 
@@ -68,9 +77,10 @@ class Engine:
         """End the call in a slot. Raises KeyError when there is none."""
         self._open.remove(slot)
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
+    def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force] = NOTHING) -> dict[Slot, StepResult]:
         """Step each slot named with one frame of the caller's, shape (8,), and return what Moshi says to each.
 
+        `forced` says what takes the place of the text tokens sampled, for slots in which something does.
         Slots that are not named stay as they are, and so does one whose frame is refused: its result has a fault.
         """
         faults = {slot: codes_error(frame) if slot in self._open else "not open" for slot, frame in codes.items()}
@@ -80,7 +90,7 @@ class Engine:
             return refused
         for slot, frame in frames.items():
             self._streams.write(slot, frame)
-        sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames)
+        sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames, forced=forced)
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
     def prefill(self, slot: Slot, log: LogArray) -> None:
@@ -117,10 +127,14 @@ class Engine:
         """Advance the position of an open slot, whatever its KV cache holds: for benches."""
         self._streams.position[slot] += steps
 
-    def _sample(self, rows: int, active: Iterable[Slot], window: int | None = None) -> NDArray[np.int32]:
+    def _sample(
+        self, rows: int, active: Iterable[Slot], window: int | None = None, forced: Mapping[Slot, Force] = NOTHING
+    ) -> NDArray[np.int32]:
         """Run the step on the device; return (rows, 10): the text token, eight codes, whether all was finite."""
         position = self._streams.position[:rows]
-        tokens = np.concatenate([self._streams.read(rows), position[:, None], self._sampler.recent_text[:rows]], axis=1)
+        force = np.array([forced.get(Slot(row), FREE) for row in range(rows)], np.int32)
+        read, recent_text = self._streams.read(rows), self._sampler.recent_text[:rows]
+        tokens = np.concatenate([read, position[:, None], force, recent_text], axis=1)
         sampled, self._kv_cache.keys, self._kv_cache.values = self._step(
             mx.array(tokens),
             mx.array(self._sampler.uniforms(rows, active)),

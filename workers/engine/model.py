@@ -12,6 +12,7 @@ from moshi_mlx.models import Lm
 
 from workers.engine.kv_cache import KVCache, visible, visible_in_prefill
 from workers.engine.sampling import SamplingBranches, penalize, sample
+from workers.engine.steering import force
 from workers.engine.weights import StepLayer, join, product, table
 from workers.messages import CODEBOOKS
 
@@ -26,8 +27,10 @@ _Sample = Callable[[int, mx.array], mx.array]
 class Model:
     """The weights of a loaded `Lm`, whose modules it takes over; the `Lm`'s own caches stay unused."""
 
-    def __init__(self, lm: Lm) -> None:
+    def __init__(self, lm: Lm, word_parts: mx.array) -> None:
+        """`word_parts` (text vocabulary,) int32 says what each text token is to a word: see `steering.force`."""
         config = lm.cfg
+        self._word_parts = word_parts
         self._text_table, self._audio_table = table(lm.text_emb), table(join(lm.audio_embs))
         self._first_entry = mx.arange(config.audio_codebooks) * config.audio_vocab_size
         self._layers = [StepLayer(layer) for layer in lm.transformer.layers]
@@ -51,12 +54,12 @@ class Model:
     ) -> tuple[mx.array, _Layers, _Layers]:
         """Return (rows, 10), the text token, eight codes and whether all logits were finite, and the new KV cache.
 
-        `tokens` is (rows, 17 + 1 + 30): tokens read, position, recent text; `uniforms` (rows, 9); `settings` (rows, 6)
-        the fields of `SamplingSettings`; `keys` and `values` are those of all slots. `window` and `branches` fix the
-        graph.
+        `tokens` is (rows, 17 + 1 + 2 + 30): tokens read, position, text token and mode of `Force`, recent text;
+        `uniforms` (rows, 9); `settings` (rows, 6) the fields of `SamplingSettings`; `keys` and `values` are those of
+        all slots. `window` and `branches` fix the graph.
         """
         kv_cache = KVCache(list(keys), list(values))
-        position, recent_text = tokens[:, TOKENS], tokens[:, TOKENS + 1 :]
+        position, forced, recent_text = tokens[:, TOKENS], tokens[:, TOKENS + 1 : TOKENS + 3], tokens[:, TOKENS + 3 :]
         text_temperature, text_top_k, audio_temperature, audio_top_k, penalty, bias = mx.split(settings, 6, axis=1)
         uniform = mx.split(uniforms, 1 + CODEBOOKS, axis=1)
         sums: list[mx.array] = []
@@ -69,7 +72,8 @@ class Model:
                 return sample(logits, uniform[codebook + 1], audio_temperature, audio_top_k, limit, branches)
             if branches.penalizes:
                 logits = penalize(logits, recent_text, penalty, bias)
-            return sample(logits, uniform[0], text_temperature, text_top_k, branches.text_top_k_limit, branches)
+            text = sample(logits, uniform[0], text_temperature, text_top_k, branches.text_top_k_limit, branches)
+            return force(text, forced[:, :1], forced[:, 1:], self._word_parts)
 
         sampled = self._speak(self._transform(self._embed(tokens[:, :TOKENS]), position, kv_cache, window), draw)
         finite = mx.isfinite(mx.concatenate(sums, axis=1).sum(axis=1, keepdims=True))

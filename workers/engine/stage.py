@@ -12,7 +12,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workers.engine.streams import TEXT_PADDING, StepResult
-from workers.messages import Close, CodeArray, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
+from workers.messages import (
+    Close,
+    CodeArray,
+    Codes,
+    Epoch,
+    Failed,
+    Frame,
+    Open,
+    PipelineMessage,
+    Said,
+    Say,
+    Slot,
+    Span,
+    Stage,
+)
 from workers.scheduler import BatchScheduler
 
 if TYPE_CHECKING:
@@ -94,6 +108,8 @@ class EngineStage:
                 return [replace(message, silence=None)]
             case Close(slot, epoch) | Failed(slot, epoch):
                 self._close(slot, epoch)
+                return [message]
+            case Say() | Said():
                 return [message]
             case Frame():
                 raise TypeError("frames of PCM are not for the engine")

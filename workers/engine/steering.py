@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import mlx.core as mx
+
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
 WORD_WITHIN_STEPS = 12
@@ -33,6 +35,15 @@ class ForceMode(IntEnum):
     """Only where a word begins; padding stays, and what would be added to the word just said becomes padding."""
 
 
+class WordPart(IntEnum):
+    """What a text token is to a word."""
+
+    NONE = 0
+    """Padding, or a control piece."""
+    BEGINNING = 1
+    CONTINUATION = 2
+
+
 class Force(NamedTuple):
     """What a step does with the text token of a row."""
 
@@ -49,6 +60,14 @@ class Said:
 
     sentence: int
     whole: bool
+
+
+def force(sampled: mx.array, token: mx.array, mode: mx.array, word_parts: mx.array) -> mx.array:
+    """Return the text tokens after forcing; all (rows, 1) int32, `word_parts` (vocabulary,) the `WordPart` of each."""
+    part = word_parts[sampled]
+    at_word = ((mode == ForceMode.AT_WORD) | (mode == ForceMode.AT_NEXT_WORD)) & (part == WordPart.BEGINNING)
+    continued = (mode == ForceMode.AT_NEXT_WORD) & (part == WordPart.CONTINUATION)
+    return mx.where((mode == ForceMode.ALWAYS) | at_word, token, mx.where(continued, TEXT_PADDING, sampled))
 
 
 class _Piece(NamedTuple):

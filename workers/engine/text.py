@@ -11,9 +11,11 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from workers.engine.steering import WordPart
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+_WORD_PARTS = {b"": WordPart.NONE, b" ": WordPart.BEGINNING}
 DecodeText = Callable[[int], str]
 """Returns what a text token adds to one call's transcript."""
 
@@ -25,6 +27,8 @@ class Tokenizer:
         """Read a model. Raises OSError or RuntimeError when the file is none."""
         self._model = SentencePieceProcessor(model_file=str(path))
         self._pieces = [_utf8(self._model, token) for token in range(self._model.vocab_size())]
+        self.word_parts = [_WORD_PARTS.get(piece[:1], WordPart.CONTINUATION) for piece in self._pieces]
+        """What each piece is to a word."""
 
     def decoder(self) -> DecodeText:
         """Return the decoder of one call; it never raises."""
@@ -36,7 +40,7 @@ class Tokenizer:
         sayable = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
         words: list[list[int]] = []
         for token in self._model.encode(sayable):
-            if words and self.continues_word(token):
+            if words and self.word_parts[token] == WordPart.CONTINUATION:
                 words[-1].append(token)
             elif self._pieces[token]:
                 words.append([token])
@@ -45,14 +49,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""
         return list(self._model.encode(text.encode(errors="replace").decode()))
-
-    def continues_word(self, token: int) -> bool:
-        """Tell whether a piece goes on with the word before it."""
-        return self._pieces[token][:1] not in (b"", b" ")
-
-    @property
-    def size(self) -> int:
-        return len(self._pieces)
 
 
 def _utf8(model: SentencePieceProcessor, token: int) -> bytes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from app.audio.voice_recording import RecordingError, at_loudness, read_recording
+from app.server.voice_recording import RecordingError, at_loudness, read_recording
 
 
 def tone(seconds: float, rate_hz: int, peak: float = 0.1, hz: float = 997.0) -> np.ndarray:
