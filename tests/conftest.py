@@ -3,6 +3,7 @@ do their calls reach the developer's call log."""
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")  # the same e
 
 
 def pytest_configure() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup and background jobs leave both ignored, to children as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ours = {name.lower() for name in NAMES}
     for name in [name for name in os.environ if name.lower().removeprefix(PREFIX.lower()) in ours]:
         del os.environ[name]
