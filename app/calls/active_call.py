@@ -12,10 +12,11 @@ from app.calls.admission import Reservation
 from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
+from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.logging import CallLog
 from app.twilio.events import Event, Started
-from workers.messages import Close, Frame, Open, PipelineMessage
+from workers.messages import Close, Frame, Open, PipelineMessage, Said, Say
 
 OUTBOX_COMMANDS = 128
 """What may wait for the socket's writer: ten seconds of frames. A socket that lets more wait is given up."""
@@ -46,6 +47,14 @@ class Standby:
     request: VoiceRequest
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedSentence:
+    """A sentence that Moshi is to say; `said` becomes whether it was said whole, None if the stream ends before."""
+
+    number: int
+    said: asyncio.Future[bool | None]
+
+
 @dataclass(eq=False, kw_only=True)
 class ActiveCall:
     """A session and what it acts on.
@@ -69,6 +78,7 @@ class ActiveCall:
     standby: Standby | None = None
     timer: asyncio.TimerHandle | None = None
     _timer_s: float = 0.0
+    _unsaid: dict[int, asyncio.Future[bool | None]] = field(default_factory=dict)
 
     def start(self, factories: "Sequence[ObserverFactory]", opening: Open) -> None:
         """Start the greeting."""
@@ -94,6 +104,17 @@ class ActiveCall:
         """Handle one of Moshi's frames."""
         self._act(lambda now: self._handle_frame(frame, now))
 
+    def say(self, text: str) -> "QueuedSentence":
+        """Have Moshi say a text after those that are queued. Raises SayRefused."""
+        sentence = self.session.say(text)
+        said = self._unsaid[sentence.number] = asyncio.get_running_loop().create_future()
+        self._act(lambda now: [sentence])
+        return QueuedSentence(sentence.number, said)
+
+    def handle_said(self, said: Said) -> None:
+        """Handle the end of a sentence."""
+        self._act(lambda now: self.session.handle_said(said))
+
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""
         self.timer = None
@@ -118,6 +139,11 @@ class ActiveCall:
                 case SendFrame(seq, pcm):
                     self.send(Frame(self.reservation.slot, self.reservation.epoch, seq, pcm))
                     self._observers.notify("on_sent", command, now)
+                case SaySentence(number, text):
+                    self.send(Say(self.reservation.slot, self.reservation.epoch, number, text))
+                case SentenceSaid(number, _, whole):
+                    self._observers.notify("on_said", command, now)
+                    self._answer(number, whole)
                 case _ if self.outbox.full():
                     self.end(EndReason.SOCKET_BLOCKED)
                 case _:
@@ -158,8 +184,15 @@ class ActiveCall:
         self._timer_s = due_s
         self.timer = asyncio.get_running_loop().call_later(due_s - now, self.handle_timer)
 
+    def _answer(self, number: int, whole: bool | None) -> None:
+        said = self._unsaid.pop(number, None)
+        if said and not said.done():
+            said.set_result(whole)
+
     def _finish(self, end: End, now: float) -> None:
         self.over = True
+        for number in [*self._unsaid]:
+            self._answer(number, None)
         if self.timer:
             self.timer.cancel()
         while not self.outbox.empty():  # after the end of a call nobody hears it

@@ -19,6 +19,7 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import ERRORS, EndReason
+from app.calls.sentences import GREETING, SentenceSaid
 from app.calls.session import CallSession, End
 from app.twilio.events import CallSid, DtmfPressed, Event, Media, Started
 from app.twilio.wire import write_message, write_payload
@@ -37,6 +38,10 @@ class EventKind(StrEnum):
     """`payload`, mu-law at 8 kHz, as it came from the caller (`direction` "in") or was sent to them ("out")."""
     TEXT = "text"
     """A piece of Moshi's `text`; that of a greeting comes while the phone still rings."""
+    SAID = "said"
+    """Moshi has said a sentence as told (`id`, `text`); not `whole` if words are missing, or all of them."""
+    GREETING_SAID = "greeting_said"
+    """Moshi has said the words of its greeting (`whole`), perhaps while the phone still rings."""
     SPEECH_STARTED = "speech_started"
     """The `speaker`, "caller" or "moshi", has started to speak, by the level of the sound."""
     SPEECH_STOPPED = "speech_stopped"
@@ -176,6 +181,12 @@ class EventPublisher(CallObserver):
         if frame.text and self._events.wanted(self._record.call_sid):
             self._publish(EventKind.TEXT, now, text=frame.text)
             self._moshi.add_text(now)
+
+    def on_said(self, sentence: SentenceSaid, now: float) -> None:
+        if sentence.number == GREETING:
+            self._publish(EventKind.GREETING_SAID, now, whole=sentence.whole)
+        else:
+            self._publish(EventKind.SAID, now, id=sentence.number, text=sentence.text, whole=sentence.whole)
 
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """Publish audio. Moshi's never pauses, so the end of the caller's speech is looked for here as well."""

@@ -7,12 +7,13 @@ from app.audio.level import LevelMeter
 from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.record import ERRORS, CallRecord
+from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
 from app.logging import CallLog
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
-HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_sent", "on_end")
+HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_said", "on_sent", "on_end")
 
 
 class CallObserver:
@@ -33,6 +34,9 @@ class CallObserver:
 
     def on_frame(self, frame: Frame, now: float) -> None:
         """One of Moshi's frames has come; the session handles it next."""
+
+    def on_said(self, sentence: SentenceSaid, now: float) -> None:
+        """Moshi has said a sentence as told, or its greeting; the last of its audio may still be on its way."""
 
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """A command has gone to the socket's writer, or a frame to the workers."""

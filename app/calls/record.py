@@ -138,6 +138,8 @@ class CallRecord:
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
+    sentences: int = 0
+    """How many Moshi was told to say: the number of the last one."""
     refused: str = ""
     """Why the call, which had been answered, was last hung up on for want of a slot."""
     over: bool = False
@@ -198,6 +200,10 @@ class CallRecord:
         self.spans.append(frame.spans)
         if frame.text:
             self.text.append((now, frame.text))
+
+    def on_sentence_said(self, whole: bool) -> None:
+        self.counts["sentences_said"] += whole
+        self.counts["sentences_cut"] += not whole
 
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""

@@ -8,8 +8,8 @@ service stops, it is DRAINING: what Moshi has said is played to its end.
 The greeting is computed ahead and plays for a while in which Moshi does not listen yet. The caller's frames take over
 so early that the first answer to them arrives as the greeting's last frame is being played: `CallLimits.takeover_s`.
 
-`receive`, `handle_frame`, `handle_timer`, `drain` and `end` return commands, which the shell carries out in order;
-`get_timer` returns when `handle_timer` is due. After an `End` there are no commands.
+`receive`, `handle_frame`, `handle_said`, `handle_timer`, `say`, `drain` and `end` return commands, which the shell
+carries out in order; `get_timer` returns when `handle_timer` is due. After an `End` there are no commands.
 """
 
 from collections import Counter
@@ -21,8 +21,9 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import Leg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
+from app.calls.sentences import GREETING, SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import Frame
+from workers.messages import Frame, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
@@ -37,7 +38,7 @@ class End:
     detail: str = ""
 
 
-Command = PlayoutCommand | SendFrame | End
+Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | End
 
 
 class CallState(Enum):
@@ -79,6 +80,7 @@ class CallSession:
         self.stream = self.record.open_stream(now, webhook_token)
         self.state = CallState.RESERVED
         self.leg = Leg(limits)
+        self.sentences = Sentences()
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
@@ -135,6 +137,23 @@ class CallSession:
         if self.state is not CallState.DRAINING:
             self._greeting.append(frame)
         return []
+
+    def say(self, text: str) -> SaySentence:
+        """Return the command that has Moshi say a text after those that are queued. Raises SayRefused."""
+        if self.state is not CallState.LIVE:
+            raise SayRefused(SayRefusal.OVER if self.state is CallState.ENDED else SayRefusal.NOT_LIVE)
+        sentence = SaySentence(self.record.sentences + 1, text)
+        self.sentences.add(sentence)
+        self.record.sentences = sentence.number
+        return sentence
+
+    def handle_said(self, said: Said) -> Sequence[Command]:
+        """Handle the end of a sentence, or of the greeting; what is said while the call ends is not heard."""
+        if self.state in (CallState.DRAINING, CallState.ENDED) or (sentence := self.sentences.pop(said)) is None:
+            return []
+        if sentence.number != GREETING:
+            self.record.on_sentence_said(sentence.whole)
+        return [sentence]
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""

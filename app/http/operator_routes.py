@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.http.operator_auth import OperatorAuth
+from app.http.say_route import build_say_router
 from app.logging import CallLog
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
@@ -54,6 +55,8 @@ def build_operator_router(
             raise HTTPException(404, "no such call is on")
         CallLog(log, call_sid).info("an operator hangs up")
         return {"call_sid": call_sid}
+
+    router.include_router(build_say_router(manager))
 
     @router.post("/drain", status_code=202)
     async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:

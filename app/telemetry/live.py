@@ -117,6 +117,11 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},
         "overruns": record.counts["overruns"],
         "dropped": record.counts["frames_dropped"],
+        "sentences": {
+            "queued": call.session.sentences.queued,
+            "said": record.counts["sentences_said"],
+            "cut": record.counts["sentences_cut"],
+        },
         "text": _text(record, len(record.text) - late),
     }
 

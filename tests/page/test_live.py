@@ -85,6 +85,31 @@ async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(running: Runni
     assert (await running.phone.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
 
 
+async def test_a_sentence_is_answered_shown_and_an_event_though_no_engine_of_a_line_test_says_it(
+    running: Running,
+) -> None:
+    async with running.phone.call() as call:
+        events = f"ws://127.0.0.1:{running.phone.port}/api/calls/{call.call_sid}/events"
+        async with connect(events, proxy=None, compression=None) as socket:
+            path = f"/api/calls/{call.call_sid}/say?wait=true"
+            answer = await running.phone.http.post(path, json={"text": "One moment, please."})
+            assert (answer.status_code, answer.json()) == (200, {"id": 1, "whole": False})
+            while (event := await told(socket))["event"] != "said":
+                pass
+            assert {name: event[name] for name in ("id", "text", "whole")} == {
+                "id": 1,
+                "text": "One moment, please.",
+                "whole": False,
+            }
+        async with looking(running) as socket:
+            assert (await until(socket, 1))["calls"][0]["sentences"] == {"queued": 0, "said": 0, "cut": 1}
+        record = (await running.phone.http.get(f"/api/calls/{call.call_sid}")).json()
+        assert (record["counts"]["sentences_said"], record["counts"]["sentences_cut"]) == (0, 1)
+        running.live(call.call_sid).end(EndReason.SHUTDOWN)
+    answer = await running.phone.http.post(path, json={"text": "Too late."})
+    assert (answer.status_code, answer.json()["detail"]) == (409, "the call is over")
+
+
 UNAUTHENTICATED: list[tuple[str, dict[str, str]]] = [
     ("phone.example.com", {}),
     ("127.0.0.1", {"Origin": "http://evil.example.com"}),
@@ -104,7 +129,7 @@ async def test_unauthenticated_clients_see_nothing_and_end_no_call(
         named = {"Host": f"{host}:{running.phone.port}", **headers}
         for path in ("/api/live", f"/api/live/{call_sid}"):
             assert (await running.phone.http.get(path, headers=named)).status_code == 403
-        for path in (f"/api/calls/{call_sid}/hangup", "/api/drain"):
+        for path in (f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"):
             assert (await running.phone.http.post(path, headers=named)).status_code == 403
         assert running.live(call_sid).session.record.end is None
     assert not running.service.manager.draining

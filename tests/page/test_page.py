@@ -23,6 +23,7 @@ from tests.page.running import (
     serving,
 )
 from tests.processes.pipeline import PATIENCE_S
+from workers.messages import Said
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page
@@ -122,6 +123,30 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(running: Running, pa
     await expect(page.locator("#happened")).to_contain_text("ended")
     await page.get_by_role("link", name="All calls").click()
     await expect(page.locator("#overview")).to_be_visible()
+
+
+async def test_an_operator_has_moshi_say_a_sentence_with_the_keyboard_alone(running: Running, page: "Page") -> None:
+    """The workers of a line test say nothing; those whose answers are the test's own are not passed on to them."""
+    async with running.call() as call_sid:
+        call = running.live(call_sid)
+        await page.goto(f"{running.url}#/call/{call_sid}")
+        field, state = page.get_by_label("Have Moshi say"), page.locator("#say-state")
+        await expect(page.get_by_role("button", name="Say")).to_be_enabled()
+        await field.focus()
+        await page.keyboard.type("One moment, please.")
+        await page.keyboard.press("Enter")
+        await expect(state).to_have_text("1 not said, or not whole")
+        await expect(field).to_have_value("")
+        await expect(field).to_be_focused()
+        queued = [call.session.say("Hello") for _ in range(8)]
+        await expect(state).to_have_text("8 queued, 1 not said, or not whole")
+        await page.keyboard.type("One more")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert").filter(has_text="Not queued")).to_contain_text("8 sentences are queued")
+        await expect(field).to_have_value("One more")
+        call.handle_said(Said(call.reservation.slot, call.reservation.epoch, queued[0].number, whole=True))
+        await expect(state).to_have_text("7 queued, 1 said, 1 not said, or not whole")
+    await expect(field).to_be_hidden()
 
 
 async def test_an_operator_hangs_up_with_the_keyboard_alone(running: Running, page: "Page") -> None:
@@ -224,12 +249,13 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
     async with evil_site() as url, running.call() as call_sid:
         evil = await context.new_page()
         await evil.goto(url)
-        paths = [f"/api/calls/{call_sid}/hangup", "/api/drain"]
+        paths = [f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"]
         attack = ATTACK.replace("PATHS", str(paths))
         opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
-        assert (opened, seen) == (False, ["opaque", "opaque"])
+        assert (opened, seen) == (False, ["opaque"] * len(paths))
         assert running.live(call_sid).session.record.end is None
         assert running.live(call_sid).session.state.name != "DRAINING"
+        assert running.live(call_sid).session.record.sentences == 0
     assert not running.service.manager.draining
 
 

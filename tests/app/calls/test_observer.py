@@ -11,7 +11,7 @@ from app.calls.observer import HOOKS, CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
 from app.config import read_settings
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
-from workers.messages import Frame, Slot
+from workers.messages import Frame, Said, Slot
 
 ANN = CallSid("CAann")
 STARTED = Started(StreamSid("MZ1"), ANN, "AC1")
@@ -33,7 +33,7 @@ class Seen(CallObserver):
         self.fails = fails
         self.hooks: list[str] = []
 
-    on_reserved, on_connected, on_event, on_frame, on_sent, on_end = map(noting, HOOKS)
+    on_reserved, on_connected, on_event, on_frame, on_said, on_sent, on_end = map(noting, HOOKS)
     on_error = noting("on_error")
 
 
@@ -52,11 +52,12 @@ def connect(board: CallManager, request: VoiceRequest | None = None) -> ActiveCa
 
 
 def place_call(board: CallManager) -> ActiveCall:
-    """Run a call with one packet, one frame and its end."""
+    """Run a call with one packet, one frame, the end of the greeting's words and its own end."""
     call = connect(board)
     for event in (Connected(), STARTED, Media(0, bytes(640))):
         call.handle_event(event)
     board.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32)))
+    board.handle_message(Said(call.reservation.slot, call.reservation.epoch, 0, whole=True))
     call.handle_event(Stopped())
     return call
 
@@ -66,7 +67,7 @@ async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None
     place_call(manager(lambda _: seen))
     events = ["on_event", "on_event", "on_sent", "on_event", "on_sent"]  # start: a mark; packet: a frame
     assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
-    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == ["on_frame", "on_event", "on_end"]
+    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == ["on_frame", "on_said", "on_event", "on_end"]
 
 
 @pytest.mark.parametrize("hook", HOOKS)

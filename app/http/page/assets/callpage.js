@@ -5,6 +5,7 @@ import { drawLine } from "./charts.js";
 import { announce, ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
+import { closeSay, openSay, showSay } from "./say.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
 
 const DETAIL_EVERY_S = 5;
@@ -21,6 +22,7 @@ export function openCall(wanted) {
   showState(byId("call-state"), "");
   describe(byId("facts"), { SID: sid });
   byId("h-call").focus();
+  openSay(sid);
   showDetail(sid);
   showLog(visit);
 }
@@ -30,6 +32,7 @@ export function closeCall() {
   visit += 1;
   [sid, call, wasOn, requested_s, latencies_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
+  closeSay();
   for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-text", "latencies-text", "streams"]) byId(id).replaceChildren();
   byId("latencies").hidden = true;
@@ -64,6 +67,7 @@ function showLive({ frame_period_ms }) {
   write(byId("call-clock"), clock(call.for_s));
   setLevels(call.caller_dbfs, call.moshi_dbfs);
   describe(byId("call-live").querySelector(".figures"), figuresOf(call, frame_period_ms));
+  showSay(call);
   showListening(byId("call-listen"), sid);
   byId("call-listen").disabled = !(call.state === "active" || call.state === "ending");
   byId("call-hangup").disabled = call.state === "ending";
