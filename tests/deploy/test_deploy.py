@@ -93,7 +93,7 @@ def test_the_longest_call_is_the_settings_own() -> None:
     assert Settings().calls.max_seconds == LONGEST_CALL_S
 
 
-COMMENTED = sorted(path for path in DEPLOY.iterdir() if path.suffix != ".json")
+COMMENTED = sorted(path for path in DEPLOY.iterdir() if path.is_file() and path.suffix != ".json")
 """JSON has no comments."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
-from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
+from workers.messages import CallPersona, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
 from workers.supervisor import Supervisor
 
 SLOT = Slot(0)
@@ -21,10 +21,10 @@ class RealWorkers:
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch(0)
 
-    async def open(self, greeting_frames: int = 0) -> list[Frame]:
-        """Begin a call; return the frames of its greeting."""
+    async def open(self, greeting_frames: int = 0, greeting: str = "") -> list[Frame]:
+        """Begin a call, with these words if there are any; return the frames of its greeting."""
         self._epoch = Epoch(self._epoch + 1)
-        self._supervisor.send(Open(SLOT, self._epoch, greeting_frames))
+        self._supervisor.send(Open(SLOT, self._epoch, greeting_frames, persona=CallPersona(greeting)))
         return [await self._next_frame() for _ in range(greeting_frames)]
 
     def close(self) -> None:

@@ -12,15 +12,18 @@ from app.audio.jitter_buffer import JitterBuffer
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 from workers.checkpoints.synthetic.linear_mimi import activity_of
-from workers.checkpoints.synthetic.script import Activity, Phase, ScriptOracle, ScriptState, script, transcript
+from workers.checkpoints.synthetic.script import Activity, Phase, script
+from workers.checkpoints.synthetic.script_oracle import SpokenStep, greet, sound, text
 from workers.messages import FRAME_S, Pcm
 
 PACKET = 160
+GREETING = "greeting"
+"""The name of that utterance, whoever greets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One phrase, or the part of it that was said; `pcm` is at 24 kHz.
+    """One phrase, or the part of it that was said, or the words of a persona's greeting; `pcm` is at 24 kHz.
 
     `decided_s` is the end, on the caller's clock, of the frame that made Moshi begin, `yielded_s` of the one that made
     it stop; None where no frame of the caller's did.
@@ -40,16 +43,19 @@ class Expectation:
     transcript: str
 
 
-def expect(said: Samples, record: dict[str, Any]) -> Expectation:
-    """Return what is said to a caller who said this, int16 at 8 kHz; `record` has the time of the first frame."""
+def expect(said: Samples, record: dict[str, Any], greeting: str = "") -> Expectation:
+    """Return what is said to a caller who said this, int16 at 8 kHz; `record` has the time of the first frame.
+
+    `greeting` are the words of a persona's greeting, "" for the script's own.
+    """
     greeting_frames, takeover_s = int(record["greeting_frames"]), float(record["takeover_s"])
-    states = ScriptOracle().run(_activity(said, greeting_frames, takeover_s))
+    steps = greet(_activity(said, greeting_frames, takeover_s), greeting)
 
     def frame_end_s(step: int) -> float | None:
         frame = step - greeting_frames
         return takeover_s + (frame + 1) * FRAME_S if frame >= 0 else None
 
-    return Expectation(tuple(_utterances(states, frame_end_s)), transcript(states))
+    return Expectation(tuple(_utterances(steps, frame_end_s)), text(step.token for step in steps).strip())
 
 
 def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activity:
@@ -64,12 +70,19 @@ def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activit
     return np.concatenate([np.zeros((greeting_frames, 2), bool), heard])
 
 
-def _utterances(states: list[ScriptState], frame_end_s: Any) -> Iterator[Utterance]:
-    oracle, step = ScriptOracle(), 0
-    for (phase, phrase), run in groupby(states, key=lambda state: (state.phase, state.phrase)):
+def _utterances(steps: list[SpokenStep], frame_end_s: Any) -> Iterator[Utterance]:
+    step = 0
+    for name, run in groupby(steps, key=_utterance):
         said = list(run)
         first, step = step, step + len(said)
-        if phase is Phase.SPEAK:
-            cut = step < len(states) and not oracle.script.ends(said[-1])
-            name = oracle.script.phrases[phrase].name
-            yield Utterance(name, oracle.sound(said), frame_end_s(first), frame_end_s(step) if cut else None)
+        if name:
+            state = said[-1].state
+            cut = step < len(steps) and state is not None and not script().ends(state)
+            yield Utterance(name, sound(said), frame_end_s(first), frame_end_s(step) if cut else None)
+
+
+def _utterance(step: SpokenStep) -> str:
+    """Return the name of the utterance that a step belongs to, "" for none."""
+    if step.state is None:
+        return GREETING
+    return script().phrases[step.state.phrase].name if step.state.phase is Phase.SPEAK else ""

@@ -14,6 +14,7 @@ from app.cli.bench.calls import Load
 from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
+from app.cli.demo.persona import GREETING, write_persona
 from app.cli.doctor.survey import survey_device
 from app.cli.plots import draw_call
 from app.cli.service_process import LOOPBACK, ServiceFailed, start_service
@@ -91,12 +92,12 @@ async def _call_pipeline(console: Console, folder: Path, choice: Choice) -> Meas
     if choice.checkpoint == SYNTHETIC:
         console.print(
             f"A synthetic checkpoint speaks, not Moshi: {choice.why}. It has Moshi's architecture, files and code "
-            "path, but says recorded phrases."
+            "path, but says recorded words and phrases."
         )
     else:
         console.print(f"Moshi speaks: {choice.why}.")
     environment = {"ENGINE": "mlx", "CODEC": "auto", "MOSHI_CHECKPOINT": choice.checkpoint}
-    return await _call(console, folder / "call", environment, conversation())
+    return await _call(console, folder / "call", environment | write_persona(folder), conversation())
 
 
 async def _call(console: Console, path: Path, environment: dict[str, str], audio: Samples) -> MeasuredCalls:
@@ -117,7 +118,7 @@ async def _call(console: Console, path: Path, environment: dict[str, str], audio
 
 
 def _check(console: Console, report: CallReport, record: dict[str, Any]) -> list[Point]:
-    points = check_call(report, record, expect(report.said, record))
+    points = check_call(report, record, expect(report.said, record, GREETING))
     for number, point in enumerate(points, 1):
         mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"
         console.print(f"{mark} {number:2} {point.title}: {point.detail}", highlight=False)

@@ -1,6 +1,7 @@
 """Synthetic checkpoints: real checkpoint files whose weights are written by a program instead of training.
 
-    script    answers with recorded phrases; `script.ScriptOracle` predicts every frame and word
+    script    answers with recorded phrases, and says forced text in recorded words; `script.ScriptOracle` predicts
+              every frame and word, `script_oracle.SpokenOracle` those of forced text too
     parrot    repeats the caller's codes exactly; see `parrot` for by how many steps
     random    random weights in three sizes and four formats; noise
 

@@ -1,4 +1,4 @@
-"""A Mimi whose weights are written down: an exact transform codec whose codebooks hold recorded phrases.
+"""A Mimi whose weights are written down: an exact transform codec whose codebooks hold recorded speech.
 
 Mimi is convolutions, transformers and vector quantizers. Transformers whose layer scales are 0 pass their input
 through, residual blocks of zeros likewise, and ELU is the identity for what is positive, which a constant offset makes
@@ -13,13 +13,14 @@ everything. What is left is linear:
 An entry of codebook 0 or 1 is the 256 coefficients of half a frame:
 
     0             silence
-    1..1023       the frames of the phrases, one after the other (codebook 1 has the second half of the same frame)
+    1..1023       the frames that Moshi says, one after the other (codebook 1 has the second half of the same frame)
     1024..1279    one coefficient of 100 Hz to 1.7 kHz at +-ACTIVE_LEVEL: somebody speaks
     the rest      out of reach
 
 The nearest entry wins, so a half frame is silence unless a coefficient of that band passes ACTIVE_LEVEL / 2, which
-takes telephone-band noise of -40 dB or a steady tone of -49 dB (full scale is 0 dB), or it resembles the phrases. As no
-entry but 0 is smaller than ACTIVE_LEVEL, any half frame below -52 dB is silence whatever it sounds like.
+takes telephone-band noise of -40 dB or a steady tone of -49 dB (full scale is 0 dB), or it resembles what Moshi says.
+An entry is at least as large as ACTIVE_LEVEL or, as 0, all zeros; of entries equally near the first wins. So any half
+frame below -52 dB is silence, code 0, whatever it sounds like.
 """
 
 import numpy as np
@@ -80,11 +81,10 @@ def activity_of(pcm: Pcm, halves: F32) -> NDArray[np.bool_]:
 
 
 def _codebook(halves: F32) -> F32:
-    """Return a codebook, (2048, 256), for one half of the frames of the phrases, (frames, 256)."""
+    """Return a codebook, (2048, 256), for one half of the frames that Moshi says, (frames, 256)."""
     entries = np.full((CODES, CODE_DIM), _FAR, np.float32)
     entries[0] = 0
-    spoken = halves.any(axis=1)
-    entries[1 : 1 + len(halves)][spoken] = halves[spoken]
+    entries[1 : 1 + len(halves)] = halves
     band = entries[BAND_BEGIN : BAND_BEGIN + 2 * len(_BAND)]
     band[:] = 0
     rows = np.arange(len(_BAND))
@@ -95,7 +95,7 @@ def _codebook(halves: F32) -> F32:
 def linear_mimi(halves: F32) -> dict[str, F32]:
     """Return the weights of a Mimi that speaks the frames of `coefficients`, shape (frames, 2, 256), at most 1,023."""
     if len(halves) >= BAND_BEGIN:
-        raise ValueError(f"{len(halves)} frames of phrases, the codebook holds {BAND_BEGIN - 1}")
+        raise ValueError(f"{len(halves)} frames of speech, the codebook holds {BAND_BEGIN - 1}")
     weights = blank(SHAPES)
     _write_encoder(weights)
     _write_decoder(weights, halves)

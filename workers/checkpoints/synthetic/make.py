@@ -89,7 +89,7 @@ def fingerprint() -> str:
     """Return 12 hexadecimal digits that change with anything that synthetic checkpoints are made from."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
-        if path.suffix in (".py", ".wav", ".json"):
+        if path.suffix in (".py", ".wav", ".flac", ".json"):
             digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""What `synthetic:script` can say: the recordings, and when each word begins."""
+"""What `synthetic:script` can say: the recorded phrases, when each of their words begins, and words on their own."""
 
 import json
 from dataclasses import dataclass
@@ -36,6 +36,16 @@ class Phrase:
 
 
 @cache
+def recorded_words() -> dict[str, Pcm]:
+    """Return the words that can be said on their own, each at 24 kHz, shape (frames * 1920,)."""
+    words: list[tuple[str, int]] = json.loads((FOLDER / "words.json").read_text())
+    samples, rate_hz = soundfile.read(FOLDER / "words.flac", dtype="float32")
+    frame = rate_hz * FRAME_SAMPLES // SAMPLE_RATE_HZ
+    parts = np.split(samples, np.cumsum([frame * frames for _, frames in words])[:-1])
+    return {word: _resample(part, rate_hz) for (word, _), part in zip(words, parts, strict=True)}
+
+
+@cache
 def phrases() -> tuple[Phrase, ...]:
     """Return the greeting, then the replies in their order."""
     return tuple(_phrase(**entry) for entry in json.loads((FOLDER / "phrases.json").read_text()))
@@ -43,9 +53,13 @@ def phrases() -> tuple[Phrase, ...]:
 
 def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
     """Of two words that begin in one frame the second is moved to the next."""
-    samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
-    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
-    whole_frames = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
+    pcm = _resample(*soundfile.read(FOLDER / f"{name}.wav", dtype="float32"))
     onsets = (onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES for onset_ms in onsets_ms)
     frames = accumulate(onsets, lambda last, frame: max(frame, last + 1))
-    return Phrase(name, whole_frames, tuple(zip(frames, text.split(), strict=True)))
+    return Phrase(name, pcm, tuple(zip(frames, text.split(), strict=True)))
+
+
+def _resample(samples: Pcm, rate_hz: int) -> Pcm:
+    """Return whole frames at 24 kHz."""
+    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
+    return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)

@@ -19,9 +19,11 @@ The caller's pauses are bridged while they are shorter than PAUSE_STEPS QUIET st
 
 The first half of a frame (codebook 0) is sampled in the step of its text token, the second half in the step after it.
 So step p of the engine yields the sound of the token of step p - 1, and no sound at p = 0.
+
+Forced text is said in words of its own: see `script_words`. Then the script goes on with WAIT for reply 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -31,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes
-from workers.checkpoints.synthetic.phrases import Phrase, phrases
+from workers.checkpoints.synthetic.phrases import Phrase, phrases, recorded_words
+from workers.checkpoints.synthetic.script_words import SpokenPieces
 from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm
 
@@ -80,20 +83,26 @@ class ScriptState:
 
     @property
     def piece(self) -> Piece:
-        """Its piece in the tokenizer; only a word's is text."""
+        """Its piece in the tokenizer; only a word's is text, of which no encoded text is made."""
         if self.word:
-            return SPACE + self.word, PieceType.NORMAL
+            return SPACE + self.word, PieceType.UNUSED
         return SPECIAL[FIRST_TOKEN] if self.token == FIRST_TOKEN else (f"<state {self.token}>", PieceType.CONTROL)
 
 
 class ScriptAutomaton:
-    """The states and the table of the conversation; `start` is the token before the first step."""
+    """The states and the table of the conversation; `start` is the token before the first step.
 
-    def __init__(self, phrases: Sequence[Phrase]) -> None:
+    `words` are the pieces that can be forced; a sound is said with the tokens and codes behind those of the phrases.
+    """
+
+    def __init__(self, phrases: Sequence[Phrase], recordings: Mapping[str, Pcm]) -> None:
         self.phrases = tuple(phrases)
-        self.halves = coefficients(np.concatenate([phrase.pcm for phrase in self.phrases]))
-        self.states = {state.token: state for state in self._states()}
-        self.start = FIRST_TOKEN + len(self.states)
+        spoken = coefficients(np.concatenate([phrase.pcm for phrase in self.phrases]))
+        self.states = {state.token: state for state in self._states(frame_codes(spoken))}
+        taken = {state.piece[0] for state in self.states.values()}
+        self.words = SpokenPieces(recordings, FIRST_TOKEN + len(self.states), 1 + len(spoken), taken)
+        self.halves = np.concatenate([spoken, self.words.halves])
+        self.start = FIRST_TOKEN + len(self.states) + len(self.words.pieces)
         self._tokens = {state.key: token for token, state in self.states.items()}
         self.table = {token: self._row(state) for token, state in self.states.items()}
         greeting = self._tokens[Phase.SPEAK, 0, 0]
@@ -101,18 +110,26 @@ class ScriptAutomaton:
 
     def pieces(self) -> list[Piece]:
         """Return the vocabulary, one piece for each text token."""
-        return [*SPECIAL[:FIRST_TOKEN], *(state.piece for state in self.states.values())]
+        return [*SPECIAL[:FIRST_TOKEN], *(state.piece for state in self.states.values()), *self.words.pieces]
+
+    def frame(self, state: ScriptState) -> Pcm:
+        """Return the sound of a state, shape (1920,)."""
+        frame = np.zeros(FRAME_SAMPLES, np.float32)
+        if state.phase is Phase.SPEAK:
+            frame[:] = self.phrases[state.phrase].pcm.reshape(-1, FRAME_SAMPLES)[state.place]
+        return frame
 
     def ends(self, state: ScriptState) -> bool:
         return state.phase is Phase.SPEAK and state.place + 1 == self.phrases[state.phrase].frames
 
-    def _states(self) -> Iterator[ScriptState]:
+    def _states(self, frames: NDArray[np.int32]) -> Iterator[ScriptState]:
+        """Yield every state; `frames` are the codes of the phrases, shape (frames, 8)."""
         replies, tokens, silence = range(1, len(self.phrases)), count(FIRST_TOKEN), np.zeros(CODEBOOKS, np.int32)
         for phase, reply in product((Phase.WAIT, Phase.LISTEN), replies):
             yield ScriptState(next(tokens), phase, reply, silence)
         for reply, quiet in product(replies, range(1, PAUSE_STEPS)):
             yield ScriptState(next(tokens), Phase.PAUSE, reply, silence, place=quiet)
-        codes = iter(frame_codes(self.halves))
+        codes = iter(frames)
         for number, phrase in enumerate(self.phrases):
             words, reply = dict(phrase.words), number % len(replies) + 1
             for frame in range(phrase.frames):
@@ -134,15 +151,19 @@ class ScriptAutomaton:
 
 @cache
 def script() -> ScriptAutomaton:
-    return ScriptAutomaton(phrases())
+    return ScriptAutomaton(phrases(), recorded_words())
+
+
+def hearing_at(caller: Activity, step: int) -> Hearing:
+    """Return what a step hears of a caller, one step a frame; frame 0 is never read."""
+    first = step >= 1 and caller[step, 0]
+    second = step >= 2 and caller[step - 1, 1]
+    return Hearing(int(first) + int(second))
 
 
 def hearings(caller: Activity) -> Iterator[Hearing]:
-    """Yield what each step hears of a caller, one step a frame; frame 0 is never read."""
-    for step in range(len(caller)):
-        first = step >= 1 and caller[step, 0]
-        second = step >= 2 and caller[step - 1, 1]
-        yield Hearing(int(first) + int(second))
+    """Yield what each step hears of a caller."""
+    return (hearing_at(caller, step) for step in range(len(caller)))
 
 
 class ScriptOracle:
@@ -162,11 +183,7 @@ class ScriptOracle:
 
     def sound(self, states: Sequence[ScriptState]) -> Pcm:
         """Return the sound of these states at 24 kHz, shape (states * 1920,), to some 35 dB."""
-        sound = np.zeros((len(states), FRAME_SAMPLES), np.float32)
-        for frame, state in zip(sound, states, strict=True):
-            if state.phase is Phase.SPEAK:
-                frame[:] = self.script.phrases[state.phrase].pcm.reshape(-1, FRAME_SAMPLES)[state.place]
-        return sound.reshape(-1)
+        return np.concatenate([np.zeros(0, np.float32), *map(self.script.frame, states)])
 
 
 def transcript(states: Sequence[ScriptState]) -> str:

@@ -11,12 +11,18 @@ whether the caller is active. A row of the text head adds up evidence for one ne
 
 The first code goes with the token just chosen and comes from the depformer's embedding of it. The second belongs to
 the token before, whose embedding holds its pattern. The other six are always 0.
+
+While forced text is said, the state is in the embeddings of Moshi's own first code instead, and those of its text
+tokens are 0; while it is not, the other way round. Such a state leads to WAIT, <goes on> or ▁ and holds the code that
+follows it. The depformer adds the pattern of that code to the token's own, which has three times the weight: so it
+decides where a token has no sound of its own.
 """
 
 import numpy as np
 
 from workers.checkpoints.synthetic.lm_layout import tensors_of
 from workers.checkpoints.synthetic.script import FIRST_TOKEN, Hearing, Phase, ScriptAutomaton, ScriptState
+from workers.checkpoints.synthetic.script_words import Onward, SpokenPieces
 from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.checkpoints.synthetic.written_lm import (
     DIM,
@@ -39,13 +45,19 @@ _LEADS_TO = 88
 """Which WAIT comes next: place 0 for none, place r for the one before reply r."""
 _HEARING = 104
 _HALVES = (105, 106)
-_PLACES = 3 * LENGTH + 5
+_NEXT_CODE = 107
+_PLACES = 4 * LENGTH + 5
+_GOES_ON, _SPACE = 8, 9
+"""What else _LEADS_TO can say."""
+_OWN_SOUND = 3.0
+"""Weight of a token's own sound against that of what follows the last."""
 
 
 def _write_state(row: F32, script: ScriptAutomaton, token: int, state: ScriptState) -> None:
     row[_IDENTITY : _IDENTITY + LENGTH] = PATTERNS[token]
     row[_SECOND_CODE : _SECOND_CODE + LENGTH] = PATTERNS[state.codes[1]]
     row[_NO_CODE : _NO_CODE + LENGTH] = PATTERNS[0]
+    row[_NEXT_CODE : _NEXT_CODE + LENGTH] = PATTERNS[script.words.gap]
     row[_REPLY + state.reply] = 1
     row[_LEADS_TO + (state.reply if state.phase is Phase.WAIT or script.ends(state) else 0)] = 1
     row[_HEARING] = 1 if state.phase in (Phase.LISTEN, Phase.PAUSE) else -1
@@ -61,6 +73,17 @@ def _write_states(weights: dict[str, F32], script: ScriptAutomaton) -> None:
     greeting = script.states[script.table[script.start][Hearing.QUIET]]
     _write_state(rows[script.start], script, script.start, greeting)
     rows[script.start, _SECOND_CODE : _SECOND_CODE + LENGTH] = PATTERNS[0]
+
+
+def _write_sounds(rows: F32, words: SpokenPieces) -> None:
+    """Write the states of forced text into the embedding of the first code."""
+    leads_to = {Onward.WAIT: 1, Onward.GOES_ON: _GOES_ON, Onward.SPACE: _SPACE}
+    for code, sound in words.sounds.items():
+        row, numbers = rows[code], (words.goes_on, sound.codes[1], 0, sound.follows)
+        for begin, number in zip((_IDENTITY, _SECOND_CODE, _NO_CODE, _NEXT_CODE), numbers, strict=True):
+            row[begin : begin + LENGTH] = PATTERNS[number]
+        row[[_REPLY, _LEADS_TO + leads_to[sound.onward]]] = 1
+        row[_HEARING] = -1
 
 
 def _write_activity(weights: dict[str, F32]) -> None:
@@ -83,14 +106,17 @@ def _evidence(script: ScriptAutomaton) -> F32:
             head[state.token, _LEADS_TO + state.reply] = 1
         if state.phase is Phase.LISTEN:
             head[state.token, [_REPLY + state.reply, _HEARING, *_HALVES]] = 1, 0.5, 0.5, 0.5
+    head[script.words.goes_on, _LEADS_TO + _GOES_ON] = head[script.words.space, _LEADS_TO + _SPACE] = 1
     return head
 
 
 def _write_codes(weights: dict[str, F32], script: ScriptAutomaton, factor: float) -> None:
     write_matched_filters(weights)
     first = weights["depformer.slices.0.emb.weight"]
-    codes = [0] * FIRST_TOKEN + [int(state.codes[0]) for state in script.states.values()] + [0]
-    first[:, :LENGTH] = PATTERNS[codes]
+    codes = dict.fromkeys([*range(FIRST_TOKEN), script.start], 0) | script.words.starts
+    codes |= {token: int(state.codes[0]) for token, state in script.states.items()}
+    first[list(codes), :LENGTH] = PATTERNS[list(codes.values())] * _OWN_SOUND
+    connect(weights, 0, _NEXT_CODE, factor)
     connect(weights, 1, _SECOND_CODE, factor)
     for index in range(2, CODEBOOKS):
         connect(weights, index, _NO_CODE, factor)
@@ -101,6 +127,7 @@ def script_lm(script: ScriptAutomaton) -> dict[str, F32]:
     weights = blank(tensors_of(shapes_of(script.start)))
     factor = norm_factor(_PLACES)
     _write_states(weights, script)
+    _write_sounds(weights["audio_embs.0.weight"], script.words)
     _write_activity(weights)
     weights["text_linear.weight"][:] = _evidence(script) * SHARPNESS / factor
     _write_codes(weights, script, factor)

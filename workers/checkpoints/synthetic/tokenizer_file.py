@@ -10,11 +10,15 @@ SPACE = "▁"
 
 
 class PieceType(IntEnum):
-    """What a piece is, as in `sentencepiece_model.proto`; only NORMAL and BYTE decode to text."""
+    """What a piece is, as in `sentencepiece_model.proto`; only NORMAL, UNUSED and BYTE decode to text.
+
+    No text is encoded as an UNUSED piece.
+    """
 
     NORMAL = 1
     UNKNOWN = 2
     CONTROL = 3
+    UNUSED = 5
     BYTE = 6
 
 

@@ -8,7 +8,9 @@ from workers.checkpoints.files import MIMI
 from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes, linear_mimi
 from workers.checkpoints.synthetic.phrases import phrases
 from workers.checkpoints.synthetic.script import script
-from workers.messages import FRAME_SAMPLES, Pcm
+from workers.codec.choose import Library, make_codec
+from workers.codec.codec import CodecError
+from workers.messages import FRAME_SAMPLES, Pcm, Slot, Stage
 
 GREETING = phrases()[0]
 CODES = frame_codes(script().halves)[: GREETING.frames]
@@ -61,6 +63,17 @@ def test_silence_and_noise_of_the_line_are_code_0_and_that_is_silence(mimi: "rus
     assert not encode(mimi, pink(-54, 20)).any()
     assert not encode(mimi, tone(-54, 440, 5)).any()
     assert not encode(mimi, tone(-46, 50, 5)).any(), "mains hum"
+
+
+@pytest.mark.parametrize("library", ["numpy", "mlx"])
+def test_of_entries_that_are_all_zeros_the_first_is_silence(made: Made, library: Library) -> None:
+    assert (~script().halves.any(axis=2)).sum(axis=0).min() > 3
+    codec = make_codec(Stage.ENCODE, library, made("script") / MIMI, 1)
+    codec.open(Slot(0))
+    for frame in [*np.zeros((2, FRAME_SAMPLES), np.float32), *noise(-46, 3).reshape(-1, FRAME_SAMPLES)]:
+        codes = codec.run({Slot(0): frame})[Slot(0)]
+        assert not isinstance(codes, CodecError)
+        assert not codes.any()
 
 
 def test_a_voice_is_active_even_when_faint(mimi: "rustymimi.Tokenizer") -> None:
