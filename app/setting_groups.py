@@ -249,6 +249,19 @@ class CallSettings(Group):
         return 0 if self.max == "auto" else self.max
 
 
+class PersonaSettings(Group):
+    directory: str = setting("PERSONAS_DIR", "")
+    """the folder of the personas, NAME.toml, and of their voices (docs/personas.md); empty: none"""
+    default: str = setting("PERSONA", "")
+    """the name of the persona for calls that choose none by ?persona= or by the number called; empty: plain Moshi"""
+    greeting_listens: bool = setting("GREETING_LISTENS", False)
+    """Moshi hears the caller while it says a persona's greeting; false: not before its last word"""
+
+    @property
+    def folder(self) -> Path | None:
+        return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
+
+
 class CallerSettings(Group):
     allowed: Numbers = setting("ALLOWED_CALLERS", "")
     """who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"""

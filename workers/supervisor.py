@@ -16,10 +16,15 @@ from dataclasses import dataclass, replace
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     ControlMessage,
+    DropPrompt,
     Ping,
     PipelineMessage,
     Prepared,
+    PreparePrompt,
     Progress,
+    PromptMessage,
+    PromptReady,
+    PromptRefused,
     Ready,
     Stage,
     StartRefused,
@@ -35,6 +40,7 @@ PING_EVERY_S = 1.0
 BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 4
 """After so many, without one that succeeded, the service ends."""
+PROMPT_MESSAGES = PreparePrompt, PromptReady, PromptRefused, DropPrompt
 
 
 class WorkerRefused(Exception):
@@ -72,7 +78,7 @@ class Supervisor:
     def __init__(
         self,
         config: WorkerConfig,
-        on_message: Callable[[PipelineMessage], None],
+        on_message: Callable[[PipelineMessage | PromptMessage], None],
         on_lost: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         limits: Limits | None = None,
@@ -90,10 +96,11 @@ class Supervisor:
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
 
-    def send(self, message: PipelineMessage) -> None:
+    def send(self, message: PipelineMessage | PromptMessage) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
         if self.ready:
-            self._liveness.sent(message, time.monotonic())
+            if not isinstance(message, PROMPT_MESSAGES):
+                self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
 
     @property
@@ -187,8 +194,11 @@ class Supervisor:
         worker.send(replace(self._config, stage=worker.stage))
         self._liveness.started(worker.stage, time.monotonic())
 
-    def _handle_message(self, message: PipelineMessage) -> None:
-        self._liveness.received(message, time.monotonic())
+    def _handle_message(self, message: PipelineMessage | PromptMessage) -> None:
+        if isinstance(message, PROMPT_MESSAGES):
+            self._liveness.progressed(Stage.STEP, time.monotonic())
+        else:
+            self._liveness.received(message, time.monotonic())
         self._on_message(message)
 
     def _handle_control(self, worker: WorkerProcess, message: ControlMessage) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,14 +22,15 @@ class SupervisedPipeline:
     """A supervisor with everything it reports."""
 
     def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> None:
-        self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
+        self.arrived: asyncio.Queue[Any] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
         report, lose = self.arrived.put_nowait, self.lost.put_nowait
         self.supervisor = Supervisor(config, report, lose, lambda _: None, limits)
 
     async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
-            return await self.arrived.get()
+            message: PipelineMessage = await self.arrived.get()
+            return message
 
     async def next_lost(self) -> str:
         async with asyncio.timeout(PATIENCE_S):

@@ -50,7 +50,7 @@ class Front:
         read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock)
+        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock=clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_redirector else None
         self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
