@@ -18,7 +18,7 @@ LIGHT = {
 PURE = ["app/audio"]
 PURE += [
     f"app/calls/{name}.py"
-    for name in ("admission", "leg", "limits", "personas", "record", "screening", "session", "statistics")
+    for name in ("admission", "leg", "limits", "personas", "prompts", "record", "screening", "session", "statistics")
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/telemetry/recording/timeline.py"]
