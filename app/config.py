@@ -92,6 +92,11 @@ class Settings(BaseModel):
         return 0 if self.model.engine is EngineKind.LOOPBACK else WORD_STEPS
 
     @property
+    def prepared_steps(self) -> int:
+        """Frames of silence that the workers keep ready for greetings of both kinds."""
+        return max(self.greeting_steps, self.greeting_word_steps) if self.personas.folder else self.greeting_steps
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: secret settings, and the passwords in URLs; a URL itself is none."""
         texts = {name: str(self.value(name)) for name in NAMES}

@@ -228,7 +228,7 @@ class CallSettings(Group):
     max_seconds: int = setting("MAX_CALL_SECONDS", 3_600, ge=10, le=14_400)
     """a call is ended after this long"""
     greeting_frames: int = setting("GREETING_FRAMES", 25, ge=0, le=125)
-    """frames of 80 ms that Moshi speaks before it listens"""
+    """frames of 80 ms that Moshi speaks before it listens, unless a persona has words for it"""
     when_busy: WhenBusy = setting("WHEN_BUSY", WhenBusy.REJECT)
     """when all slots are taken: reject (busy tone), say (a sentence), queue"""
     busy_sentence: str = setting(

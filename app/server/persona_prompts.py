@@ -12,6 +12,8 @@ from workers.messages import CallPersona, PromptMessage, PromptReady, PromptRefu
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 2.0
+"""So that the prompt of an edited file is mostly ready before the next call."""
 REFRESH_WITHIN_S = 1.0
 """A call does not wait longer for a slow disk; then the personas are those of before."""
 
@@ -57,6 +59,12 @@ class ServicePersonas:
             self._refreshing = asyncio.create_task(self._refresh())
         assert self._refreshing
         await asyncio.wait({self._refreshing}, timeout=REFRESH_WITHIN_S)
+
+    async def watch(self, every_s: float = LOOK_EVERY_S) -> None:
+        """Look for changes until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.refresh()
 
     async def run(self, wait_ready: Callable[[], Awaitable[None]]) -> None:
         """Prepare the prompts each time that the pipeline is ready, until cancelled."""

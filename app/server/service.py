@@ -92,6 +92,7 @@ class Service:
             own = [
                 background.start("the self-test", self._run_self_test),
                 background.start("the prompts of the personas", partial(endless, self._prepare_prompts)),
+                background.start("the persona files", partial(endless, self._personas.watch)),
                 background.start("the event loop lag", partial(endless, self.lag.watch)),
                 background.start("the call queue", self.call_queue.run),
                 background.start("the drain", partial(self.drain.run, self._stop)),

@@ -13,6 +13,7 @@ from app.calls.personas import Chosen
 from app.config import SettingsError, read_settings
 from app.server.persona_prompts import ServicePersonas
 from tests.app.calls.front import settle
+from tests.processes.pipeline import PATIENCE_S
 from workers.messages import CallPersona, DropPrompt, PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 OURS = "+15551234567"
@@ -180,6 +181,18 @@ async def test_many_calls_at_once_read_the_folder_and_all_see_the_edit(ada: Path
         bench.write("bob.toml", "")
         await asyncio.gather(bench.personas.refresh(), *waiting)
         assert bench.personas.choose("bob", "").name == "bob"
+
+
+async def test_the_prompt_of_an_edited_file_is_prepared_before_anybody_calls(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        bench.write("ada.toml", 'prompt = "You are she."')
+        watching = asyncio.create_task(bench.personas.watch(0.0))
+        while not bench.sent:  # noqa: ASYNC110 - a thread reads the folder
+            await asyncio.sleep(0)
+        watching.cancel()
+        assert [prompt.text for prompt in bench.prepared()] == ["You are she."]
 
 
 async def test_operators_see_what_became_of_each_prompt(ada: Path) -> None:
