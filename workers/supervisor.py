@@ -16,15 +16,12 @@ from dataclasses import dataclass, replace
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     ControlMessage,
-    DropPrompt,
+    Message,
     Ping,
     PipelineMessage,
     Prepared,
-    PreparePrompt,
     Progress,
     PromptMessage,
-    PromptReady,
-    PromptRefused,
     Ready,
     Stage,
     StartRefused,
@@ -40,7 +37,6 @@ PING_EVERY_S = 1.0
 BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 4
 """After so many, without one that succeeded, the service ends."""
-PROMPT_MESSAGES = PreparePrompt, PromptReady, PromptRefused, DropPrompt
 
 
 class WorkerRefused(Exception):
@@ -71,20 +67,23 @@ class _Loss:
 class Supervisor:
     """Runs the pipeline.
 
-    `on_message` gets what comes out of it, `on_lost` why it was lost (a short phrase), `on_progress` the progress of a
-    long start; all on the event loop that `run` runs on.
+    `on_message` gets what comes out of it, `on_prompt` the answers about prompts, `on_lost` why it was lost (a short
+    phrase), `on_progress` the progress of a long start; all on the event loop that `run` runs on. A pipeline that is
+    started again knows no prompts.
     """
 
     def __init__(
         self,
         config: WorkerConfig,
-        on_message: Callable[[PipelineMessage | PromptMessage], None],
+        on_message: Callable[[PipelineMessage], None],
         on_lost: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         limits: Limits | None = None,
+        on_prompt: Callable[[PromptMessage], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
+        self._on_prompt = on_prompt
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self._liveness = Liveness(0.0, limits)
@@ -96,11 +95,10 @@ class Supervisor:
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
 
-    def send(self, message: PipelineMessage | PromptMessage) -> None:
+    def send(self, message: Message) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
         if self.ready:
-            if not isinstance(message, PROMPT_MESSAGES):
-                self._liveness.sent(message, time.monotonic())
+            self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
 
     @property
@@ -194,19 +192,20 @@ class Supervisor:
         worker.send(replace(self._config, stage=worker.stage))
         self._liveness.started(worker.stage, time.monotonic())
 
-    def _handle_message(self, message: PipelineMessage | PromptMessage) -> None:
-        if isinstance(message, PROMPT_MESSAGES):
-            self._liveness.progressed(Stage.STEP, time.monotonic())
+    def _handle_message(self, message: Message) -> None:
+        self._liveness.received(message, time.monotonic())
+        if isinstance(message, PromptMessage):
+            self._on_prompt(message)
         else:
-            self._liveness.received(message, time.monotonic())
-        self._on_message(message)
+            self._on_message(message)
 
     def _handle_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
         now = time.monotonic()
         match message:
             case Progress():
                 self._liveness.progressed(worker.stage, now)
-                self._on_progress(message)
+                if not worker.ready:
+                    self._on_progress(message)
             case Prepared():
                 self._liveness.progressed(worker.stage, now)
                 self._configure_codec(message)

@@ -98,12 +98,13 @@ class Prompts:
 
     def _update(self) -> list[DropPrompt]:
         """Let each persona's newest prompt serve once it is ready; return those to drop."""
-        self._serving = {name: key for name, key in self._serving.items() if name in self._wanted}
+        ready = {key for key, answer in self._answers.items() if isinstance(answer, PromptReady)}
+        self._serving = {name: key for name, key in self._serving.items() if name in self._wanted and key in ready}
         for name, prompt in self._wanted.items():
-            if isinstance(self._answers[prompt.key], PromptReady):
+            if prompt.key in ready:
                 self._serving[name] = prompt.key
         used = self._keys().union(self._serving.values())
-        unused = {key: answer for key, answer in self._answers.items() if answer and key not in used}
+        unused = [key for key, answer in self._answers.items() if answer and key not in used]
         for key in unused:
             del self._answers[key]
-        return [DropPrompt(key) for key, answer in unused.items() if isinstance(answer, PromptReady)]
+        return [DropPrompt(key) for key in unused if key in ready]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from app.calls.personas import NOBODY, Chosen, Persona
-from app.calls.prompts import PromptAnswer, Prompts
+from app.calls.prompts import Prompts
 from app.config import Settings, SettingsError
 from app.server.persona_folder import PersonaFolder
 from workers.messages import CallPersona, PromptMessage, PromptReady, PromptRefused
@@ -88,7 +88,10 @@ class ServicePersonas:
         self._settled.clear()
         self._lost.set()
 
-    def handle_message(self, answer: PromptAnswer) -> None:
+    def handle_message(self, answer: PromptMessage) -> None:
+        """Handle what comes from the engine."""
+        if not isinstance(answer, PromptReady | PromptRefused):
+            return
         self._send_all(self._prompts.on_answer(answer))
         if isinstance(answer, PromptRefused) and not self._is_starting:
             for name, reason, key in self._prompts.refusals:

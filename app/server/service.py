@@ -32,7 +32,7 @@ from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import PipelineMessage, Progress, PromptMessage, PromptReady, PromptRefused, Slot
+from workers.messages import PipelineMessage, Progress, PromptMessage, Slot
 from workers.supervisor import Supervisor, WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,13 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
-        self.supervisor = Supervisor(worker_config(settings), self._on_message, self._on_pipeline_lost, on_progress)
+        self.supervisor = Supervisor(
+            worker_config(settings),
+            self._on_message,
+            self._on_pipeline_lost,
+            on_progress,
+            on_prompt=self._on_prompt,
+        )
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
@@ -183,11 +189,11 @@ class Service:
         self.manager.stop()
         self._server.stop()
 
-    def _on_message(self, message: PipelineMessage | PromptMessage) -> None:
-        if isinstance(message, PromptReady | PromptRefused):
-            self._personas.handle_message(message)
-        elif isinstance(message, PipelineMessage):
-            (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
+    def _on_message(self, message: PipelineMessage) -> None:
+        (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
+
+    def _on_prompt(self, answer: PromptMessage) -> None:
+        self._personas.handle_message(answer)
 
     def _on_pipeline_lost(self, reason: str) -> None:
         self._personas.on_pipeline_lost()

@@ -4,14 +4,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 import numpy as np
 import psutil
 
 from tests.workers.config import LOOPBACK
 from workers.liveness import Limits
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, PipelineMessage, Slot, WorkerConfig
+from workers.messages import (
+    FRAME_SAMPLES,
+    Close,
+    Epoch,
+    Frame,
+    Open,
+    PipelineMessage,
+    PromptMessage,
+    Slot,
+    WorkerConfig,
+)
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0
@@ -22,15 +31,20 @@ class SupervisedPipeline:
     """A supervisor with everything it reports."""
 
     def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> None:
-        self.arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
         report, lose = self.arrived.put_nowait, self.lost.put_nowait
-        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits)
+        self.prompts: asyncio.Queue[PromptMessage] = asyncio.Queue()
+        answer = self.prompts.put_nowait
+        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits, answer)
 
     async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
-            message: PipelineMessage = await self.arrived.get()
-            return message
+            return await self.arrived.get()
+
+    async def next_prompt(self) -> PromptMessage:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.prompts.get()
 
     async def next_lost(self) -> str:
         async with asyncio.timeout(PATIENCE_S):

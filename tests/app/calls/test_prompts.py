@@ -73,6 +73,13 @@ def test_a_new_prompt_that_is_refused_leaves_the_former_one() -> None:
     assert prompts.refusals == []
 
 
+def test_a_prompt_that_the_engine_can_compute_no_more_is_not_asked_for() -> None:
+    """It keeps prompts within a limit of memory, and computes one again when a call begins with it."""
+    prompts = started(ada="A")
+    assert keys(prompts.on_answer(PromptRefused("A", "no memory"))) == []
+    assert prompts.key("ada") == ""
+
+
 def test_an_edit_that_is_undone_at_once_costs_nothing_but_the_prompt_in_between() -> None:
     prompts = started(ada="A")
     assert keys(prompts.want({"ada": prompt("A2")})) == ["+A2"]
