@@ -20,8 +20,8 @@ MOST_VOICE_BYTES = 100_000_000
 """30 s of stereo at 192 kHz are 46 MB of float32."""
 RECORDING = ".wav"
 
-Stamp = tuple[str, int, int, int, int]
-"""Of a file: name, times of its last changes in ns, size, inode."""
+Stamp = tuple[str, int, int, int]
+"""Of a file: name, times of its last changes (content, inode) in ns, size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
     except FileNotFoundError:  # it was deleted just now, or is a link to nothing
-        return path.name, 0, 0, 0, 0
-    return path.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+        return path.name, 0, 0, 0
+    return path.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def _read_persona(path: Path) -> Persona:

@@ -206,6 +206,18 @@ def test_a_wrong_edit_is_logged_once_and_the_last_good_state_serves(
     assert list(reader.state.personas.by_name) == ["ada", "bob"]
 
 
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, ada=ADA)
+    reader = PersonaFolder(tmp_path, "")
+    reader.load()
+    write(tmp_path, ada='greeting = "Hi."')
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert not reader.refresh()
+    assert reader.refresh()
+    assert reader.state.personas.by_name["ada"].greeting == "Hi."
+
+
 def test_a_folder_that_goes_away_for_a_while_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "personas"
     folder.mkdir()

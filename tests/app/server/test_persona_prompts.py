@@ -160,6 +160,9 @@ async def test_an_edit_takes_effect_for_the_next_call_and_its_prompt_once_it_is_
         bench.ready(new)
         assert bench.personas.choose("ada", "").call.prompt == new.key
         assert bench.sent == [DropPrompt(old.key)]
+        bench.write("ada.toml", 'greeting = "Once more."')
+        await bench.personas.refresh()
+        assert bench.personas.choose("ada", "").call == CallPersona("Once more.")
 
 
 async def test_the_recording_of_a_voice_goes_to_the_workers_as_frames(ada: Path) -> None:
