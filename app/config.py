@@ -25,6 +25,8 @@ SHAPES = (
     ("TWILIO_PHONE_NUMBER", E164, "+ and country code, like +15551234567"),
 )
 """What Twilio's values look like."""
+WORD_STEPS = 25
+"""Frames of silence, two seconds, stepped before a greeting with words takes the caller's frames."""
 SIGN = "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
 
 
@@ -44,6 +46,7 @@ class Settings(BaseModel):
     model: groups.ModelSettings = groups.ModelSettings()
     sampling: groups.SamplingOptions = groups.SamplingOptions()
     calls: groups.CallSettings = groups.CallSettings()
+    personas: groups.PersonaSettings = groups.PersonaSettings()
     callers: groups.CallerSettings = groups.CallerSettings()
     operators: groups.OperatorSettings = groups.OperatorSettings()
     logging: groups.LogSettings = groups.LogSettings()
@@ -82,6 +85,16 @@ class Settings(BaseModel):
     def greeting_steps(self) -> int:
         """Frames of silence that the engine is fed first; the loopback engine has nothing to say."""
         return 0 if self.model.engine is EngineKind.LOOPBACK else self.calls.greeting_frames
+
+    @property
+    def greeting_word_steps(self) -> int:
+        """The same for a greeting with words: so many that its first sound comes at once."""
+        return 0 if self.model.engine is EngineKind.LOOPBACK else WORD_STEPS
+
+    @property
+    def prepared_steps(self) -> int:
+        """Frames of silence that the workers keep ready for greetings of both kinds."""
+        return max(self.greeting_steps, self.greeting_word_steps) if self.personas.folder else self.greeting_steps
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -228,7 +228,7 @@ class CallSettings(Group):
     max_seconds: int = setting("MAX_CALL_SECONDS", 3_600, ge=10, le=14_400)
     """a call is ended after this long"""
     greeting_frames: int = setting("GREETING_FRAMES", 25, ge=0, le=125)
-    """frames of 80 ms that Moshi speaks before it listens"""
+    """frames of 80 ms that Moshi speaks before it listens, unless a persona has words for it"""
     when_busy: WhenBusy = setting("WHEN_BUSY", WhenBusy.REJECT)
     """when all slots are taken: reject (busy tone), say (a sentence), queue"""
     busy_sentence: str = setting(
@@ -247,6 +247,19 @@ class CallSettings(Group):
     @property
     def slots(self) -> int:
         return 0 if self.max == "auto" else self.max
+
+
+class PersonaSettings(Group):
+    directory: str = setting("PERSONAS_DIR", "")
+    """the folder of the personas, NAME.toml, and of their voices (docs/personas.md); empty: none"""
+    default: str = setting("PERSONA", "")
+    """the name of the persona for calls that choose none by ?persona= or by the number called; empty: plain Moshi"""
+    greeting_listens: bool = setting("GREETING_LISTENS", False)
+    """Moshi hears the caller while it says a persona's greeting; false: not before its last word"""
+
+    @property
+    def folder(self) -> Path | None:
+        return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
 
 
 class CallerSettings(Group):

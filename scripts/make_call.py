@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.cli.bridge import NotReady, find_bridge, refusal
+from app.cli.bridge import NotReady, find_bridge, refusal, require_persona
 from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
@@ -63,6 +63,7 @@ OnMachine = Annotated[
     Machine | None,
     typer.Option(help="Detect answering machines: hang up on them, or wait for the tone. Takes Twilio some seconds."),
 ]
+PersonaName = Annotated[str, typer.Option("--persona", help="Who speaks: the name of one of the bridge's personas.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the request, call nobody.")]
 
 cli = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -80,11 +81,12 @@ def make_call(
     greeting_frames: Greeting = None,
     record: Record = False,
     answering_machine: OnMachine = None,
+    persona: PersonaName = "",
     dry_run: DryRun = False,
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
-    options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine)
+    options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine, persona)
     try:
         result = _run(options, dry_run)
     except (SettingsError, NotReady, RestError) as error:
@@ -131,7 +133,9 @@ async def _call(settings: Settings, options: DialOptions) -> CallResult:
 
     with handle_stop_signals(cancel):
         rest = open_rest(settings)
-        request = call_request(settings, options, await find_bridge(settings))
+        base_url = await find_bridge(settings)
+        await require_persona(settings, options.persona)
+        request = call_request(settings, options, base_url)
         result = await _place(OutboundCall(rest, request, refusal=partial(refusal, settings)), seen)
         if len(seen) > 1:
             _print(result)

@@ -21,7 +21,7 @@ PURE += [
     for name in ("admission", "leg", "limits", "personas", "record", "screening", "sentences", "session", "statistics")
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
-PURE += ["app/telemetry/recording/timeline.py"]
+PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),

@@ -27,13 +27,15 @@ class VoiceRequest:
     """What a voice webhook says of a call, and asks for.
 
     `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
-    for a recording. `webhook_token` is the webhook's I-Twilio-Idempotency-Token.
+    for a recording, `persona` for that one, "" for the one of the number called. `webhook_token` is the webhook's
+    I-Twilio-Idempotency-Token.
     """
 
     greeting_frames: int | None = None
     caller: str = ""
     called: str = ""
     direction: str = ""
+    persona: str = ""
     record: bool = False
     webhook_token: str = ""
 

@@ -10,6 +10,7 @@ from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.events import EventPublisher, Events
 from app.calls.limits import CallLimits
 from app.calls.observer import LogLines
+from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import LINE_ENDS, CallRecord, EndReason
 from app.calls.registry import CallRegistry
 from app.calls.session import CallSession, CallState, End
@@ -29,7 +30,8 @@ class CallManager(CallRegistry):
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm; `observers` make what watches a
-    stream, besides events, statistics and log lines; `clock` returns seconds, monotonic.
+    stream, besides events, statistics and log lines; `choose` returns who speaks, by the name that a call asks for and
+    the number called; `clock` returns seconds, monotonic.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class CallManager(CallRegistry):
         send: Callable[[PipelineMessage], None],
         workers_ready: Callable[[], bool],
         observers: Sequence[ObserverFactory] = (),
+        choose: Callable[[str, str], Chosen] = choose_nobody,
+        *,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
     ) -> None:
         super().__init__(clock)
@@ -50,6 +54,7 @@ class CallManager(CallRegistry):
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
+        self._choose = choose
         self._observers: list[ObserverFactory] = [
             *observers,
             lambda call: StreamStatistics(self.statistics, call.session),
@@ -180,12 +185,14 @@ class CallManager(CallRegistry):
 
     def _open(self, call_sid: CallSid, request: VoiceRequest, token: str = "") -> Reservation | None:
         """Reserve a free slot for a stream of a call, of which none is on; None if that fails."""
-        now, limits = self._clock(), self._limits(request)
+        now, chosen = self._clock(), self._choose(request.persona, request.called)
+        limits = self._limits(request, chosen)
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
         account_sid, record = self._settings.twilio.account_sid, self.record(call_sid)
         session = CallSession(call_sid, account_sid, limits, now, record, request.webhook_token)
         session.record.set_parties(request.caller, request.called, request.direction)
+        session.record.persona = chosen.name
         call = ActiveCall(
             session=session,
             reservation=reservation,
@@ -197,14 +204,23 @@ class CallManager(CallRegistry):
             clock=self._clock,
         )
         self._add(call)
-        opening = Open(reservation.slot, reservation.epoch, limits.greeting_frames, seed=self._settings.sampling.seed)
+        if request.persona not in ("", chosen.name):
+            call.log.warning("there is no persona %.40a, %s speaks", request.persona, chosen.name or "Moshi")
+        opening = Open(
+            reservation.slot,
+            reservation.epoch,
+            limits.greeting_frames,
+            seed=self._settings.sampling.seed,
+            persona=chosen.call,
+        )
         call.start(self._observers, opening)
         return None if call.over else reservation
 
-    def _limits(self, request: VoiceRequest) -> CallLimits:
+    def _limits(self, request: VoiceRequest, chosen: Chosen) -> CallLimits:
         calls, most, wanted = self._settings.calls, self._settings.greeting_steps, request.greeting_frames
+        silent = most if wanted is None else min(wanted, most)
         return CallLimits(
-            greeting_frames=most if wanted is None else min(wanted, most),
+            greeting_frames=self._settings.greeting_word_steps if chosen.call.greeting else silent,
             socket_within_s=TTL_S,
             max_call_s=calls.max_seconds,
             processing_s=self.statistics.processing_s,

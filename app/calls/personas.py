@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from app.setting_groups import E164
 from app.twilio.parties import name_of
+from workers.messages import CallPersona
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
 MOST_PROMPT = 4_000
@@ -87,6 +88,19 @@ class Personas:
     def choose(self, name: str, called: str) -> Persona:
         """Return the persona that a call names, else that of the number called, else the default."""
         return self.by_name.get(name) or self.by_number.get(name_of(called)) or self.default
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know."""
+
+    name: str = ""
+    call: CallPersona = field(default_factory=CallPersona)
+
+
+def choose_nobody(name: str, called: str) -> Chosen:
+    """Return Moshi as its weights are, whatever persona a call names and whatever number it calls."""
+    return Chosen()
 
 
 def parse_persona(file_name: str, text: str) -> Persona:

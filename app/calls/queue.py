@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from app.calls.manager import CallManager
+from app.calls.active_call import VoiceRequest
+from app.calls.manager import NO_REQUEST, CallManager
 from app.logging import CallLog
 from app.twilio import twiml
 from app.twilio.events import CallSid
@@ -52,6 +53,8 @@ class CallQueue:
         self._public = public
         self._clock = clock
         self._asked_s: dict[CallSid, float] = {}  # in the order in which they came
+        self._requests: dict[CallSid, VoiceRequest] = {}
+        """What their first webhook asked for."""
         self._to_redirect: asyncio.Queue[CallSid] = asyncio.Queue()  # no more than there are slots
         self._unreached: set[CallSid] = set()
         """Those who have a slot and have not been redirected."""
@@ -71,25 +74,27 @@ class CallQueue:
             while True:
                 tasks.create_task(self._redirect(self._redirector, await self._to_redirect.get()))
 
-    def enter(self, call_sid: CallSid) -> bool:
+    def enter(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> bool:
         """Queue a call, or keep its place; False if the queue is full or no calls are accepted any more."""
         self._drop_gone()
         is_full = len(self._asked_s) >= self._longest and call_sid not in self._asked_s
         if is_full or not self._manager.accepting:
             return False
         self._asked_s[call_sid] = self._clock()  # keeps its place
+        self._requests.setdefault(call_sid, request)
         self.reserve_next()
         return True
 
     def leave(self, call_sid: CallSid) -> None:
         """Remove a call from the queue, if it is in it."""
         self._asked_s.pop(call_sid, None)
+        self._requests.pop(call_sid, None)
 
-    def page(self, call_sid: CallSid) -> str:
+    def page(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> str:
         """Return the next wait page of a call, as TwiML; one of a call that is connected by now is late."""
         if not self._manager.holds(call_sid) and self._manager.call(call_sid):
             return twiml.pause(PAUSE_S)
-        if not self._manager.holds(call_sid) and not self.enter(call_sid):
+        if not self._manager.holds(call_sid) and not self.enter(call_sid, request):
             return twiml.hangup()
         return twiml.leave() if call_sid in self._unreached else twiml.pause(PAUSE_S)
 
@@ -99,8 +104,9 @@ class CallQueue:
         self._drop_gone()
         while self._asked_s and self._manager.ready:
             call_sid = next(iter(self._asked_s))
+            request = self._requests[call_sid]
             self.leave(call_sid)
-            self._manager.reserve(call_sid)
+            self._manager.reserve(call_sid, request)
             if self._redirector:
                 self._to_redirect.put_nowait(call_sid)
             else:

@@ -15,11 +15,11 @@ SPANS_KEPT = 4_000
 KEYS_KEPT = 100
 MOMENTS = ("reserved_s", "connected_s", "started_s", "first_sound_s", "ended_s")
 FACTS = (
-    *("call_sid", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
+    *("call_sid", "persona", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
     *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "ended_s"),
 )
 STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
-SUMMARY = ("call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
+SUMMARY = ("call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
 
 
 class EndReason(StrEnum):
@@ -119,6 +119,8 @@ class CallRecord:
     called: str = field(default="", repr=False)
     direction: str = ""
     """As Twilio says it: inbound, outbound-api, outbound-dial; "" if it does not."""
+    persona: str = ""
+    """Who speaks, "" for Moshi as its weights are."""
     connected_s: float | None = None
     started_s: float | None = None
     first_sound_s: float | None = None

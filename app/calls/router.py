@@ -33,7 +33,7 @@ from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
-from app.twilio.voice_query import MACHINES, read_greeting_frames, reads_record
+from app.twilio.voice_query import MACHINES, read_greeting_frames, read_persona, reads_record
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,14 @@ class CallRouter:
             self.rejected[RejectReason.SCREENED] += 1
             return twiml.reject_caller()
         self._call_queue.reserve_next()
-        answer = self._put_through(form, request) or self._queue(form)
+        answer = self._put_through(form, request) or self._queue(form, request)
         if answer and not known:
             self._screening.add(form.caller, time.monotonic())
         return answer or self._reject(form, request)
 
     def wait(self, form: Form) -> str:
         """Answer the wait page."""
-        return self._call_queue.page(form.call_sid)
+        return self._call_queue.page(form.call_sid, self._request(form))
 
     def after_wait(self, form: Form) -> str:
         """Answer when a caller has left Twilio's queue, for whatever reason."""
@@ -135,6 +135,7 @@ class CallRouter:
             form.caller,
             form.called,
             form.direction,
+            read_persona(form.query),
             reads_record(form.query),
             webhook_token,
         )
@@ -165,9 +166,9 @@ class CallRouter:
             f"{base_url}/twilio/status",
         )
 
-    def _queue(self, form: Form) -> str | None:
+    def _queue(self, form: Form, request: VoiceRequest) -> str | None:
         waits = self._settings.calls.when_busy is WhenBusy.QUEUE and not form.outbound
-        if not waits or not self._call_queue.enter(form.call_sid):
+        if not waits or not self._call_queue.enter(form.call_sid, request):
             return None
         call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
         call_log.info("no slot for %s, queued; %d wait", mask_number(form.caller), len(self._call_queue))

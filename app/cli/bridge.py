@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from app.cli.service_client import ANSWER_WITHIN_S, NoService, one_line, open_service
-from app.config import Settings, is_loopback
+from app.config import Settings, SettingsError, is_loopback
 from app.twilio.events import CallSid
 from workers.logging import mask_userinfo
 
@@ -35,6 +35,19 @@ async def find_bridge(settings: Settings) -> str:
     if (status := await _status(f"{base_url}/healthz")) != HTTPStatus.OK:
         raise NotReady(f"no bridge behind PUBLIC_URL={shown} ({status}): is the tunnel up?")
     return base_url
+
+
+async def require_persona(settings: Settings, name: str) -> None:
+    """Raise SettingsError if the service has no persona of this name, NotReady if it does not say; "" is none."""
+    if not name:
+        return
+    try:
+        async with open_service(settings) as service:
+            known = [str(persona["name"]) for persona in await service.ask("/api/personas")]
+    except NoService as error:
+        raise NotReady(f"--persona {name}: {error}") from error
+    if name not in known:
+        raise SettingsError(f"--persona {name}: the bridge has no such persona (it has {', '.join(known) or 'none'})")
 
 
 async def refusal(settings: Settings, call_sid: CallSid) -> str:

@@ -69,6 +69,8 @@ def _facts(call: CallEntry) -> Iterator[tuple[str, str]]:
     yield "when", f"{_when(call.reserved_at)}, for {_how_long(call)}"
     yield "end", f"{_end(call)}{f', by the {call.ended_by}' if call.ended_by else ''}"
     yield "checkpoint", f"{call.checkpoint}, in slot {call.slot}"
+    if call.persona:
+        yield "persona", call.persona
     yield "recording", str(Recording(call.recording, call.recording_fault))
     if len(call.streams) > 1:
         for stream in call.streams:

@@ -7,6 +7,7 @@ import typer
 
 from app.cli.bench.commands import bench, find_scenario
 from app.cli.options import JsonFile, ServiceUrl, settings_or_exit
+from app.cli.persona_commands import persona
 from app.logging import LogLevel, start_logging
 from app.server.signals import interrupt_on_stop
 from workers.logging import log_uncaught_exceptions
@@ -180,4 +181,5 @@ def render(
 
 
 cli.add_typer(calls, name="calls")
+cli.add_typer(persona, name="persona")
 cli.add_typer(bench, name="bench")

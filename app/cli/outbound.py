@@ -54,6 +54,7 @@ class DialOptions:
     greeting_frames: int | None = None
     record: bool = False
     machine: Machine | None = None
+    persona: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def call_request(settings: Settings, options: DialOptions, base_url: str) -> Cal
     return CallRequest(
         to=to.number,
         from_number=ours.number,
-        voice_url=base_url + VOICE_PATH + voice_query(options.greeting_frames, options.record),
+        voice_url=base_url + VOICE_PATH + voice_query(options.greeting_frames, options.record, options.persona),
         status_url=base_url + STATUS_PATH,
         time_limit_s=options.time_limit_s,
         machine_detection=DETECTION[options.machine] if options.machine else None,

@@ -40,6 +40,10 @@ SETTINGS = {
     "TRACES_ENDPOINT": "off",
     "DATABASE_URL": "off",
     "RECORDINGS_DIR": "off",
+    "PERSONAS_DIR": "",
+    "PERSONA": "",
+    "TUNNEL": "false",
+    "SET_NUMBER": "false",
 }
 """Overrides what `.env` says for real calls."""
 

@@ -17,6 +17,7 @@ from app.http.operator_auth import OperatorAuth
 from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
+from app.http.persona_routes import PersonaSource, build_persona_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
 from app.http.twilio_routes import Webhooks, build_twilio_router
@@ -38,6 +39,7 @@ def build_app(
     live: LiveView,
     limiter: RateLimiter,
     metrics: Callable[[], Iterable[Family]],
+    personas: PersonaSource,
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TwilioPaths, public=public, limiter=limiter)
@@ -45,11 +47,12 @@ def build_app(
     webhooks = Webhooks(public, settings.twilio.account_sid, limiter)
     auth = OperatorAuth(settings.operators.token, limiter)
     for router in (
-        build_twilio_router(webhooks, call_router, manager),
+        build_twilio_router(webhooks, call_router, manager, personas.refresh),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
+        build_persona_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, find_address(settings)),
         build_page_router(auth),

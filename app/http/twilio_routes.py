@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -33,12 +34,15 @@ FORM_WITHIN_S = 10.0
 MAX_SID_LENGTH = 64
 
 
-def build_twilio_router(webhooks: "Webhooks", call_router: CallRouter, manager: CallManager) -> APIRouter:
+def build_twilio_router(
+    webhooks: "Webhooks", call_router: CallRouter, manager: CallManager, refresh_personas: Callable[[], Awaitable[None]]
+) -> APIRouter:
     router = APIRouter()
 
     @router.post(VOICE_PATH)
     async def voice(request: Request) -> Response:
         form = await webhooks.read(request)
+        await refresh_personas()
         try:
             return _twiml(call_router.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
         except ValueError as error:

@@ -27,7 +27,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         checkpoint=settings.model.checkpoint,
         quantize=settings.model.quantize_bits,
         cache=settings.model.cache,
-        greeting_frames=settings.greeting_steps,
+        greeting_frames=settings.prepared_steps,
         max_call_s=settings.calls.max_seconds,
         threads=max(1, usable_processors() // 3),
         loopback_step_s=settings.model.loopback_step_ms / 1000,

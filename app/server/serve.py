@@ -66,7 +66,8 @@ def serve(settings: Settings) -> int:
             uvloop.run(_run(settings, manager, cloudflared, sock))
     except (SettingsError, WorkerRefused, SelfTestFailed, ServiceFailed) as error:
         flush_logging()
-        print(f"moshi-bridge: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"moshi-bridge: {line}", file=sys.stderr)
         return EXIT_FAILED if isinstance(error, ServiceFailed) else EXIT_SETTINGS
     except KeyboardInterrupt:
         pass

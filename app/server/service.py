@@ -23,6 +23,7 @@ from app.http.rate_limit import RateLimiter
 from app.server.assembly import model_name, open_call_log, open_recordings, open_traces, worker_config
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
+from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import handle_stop_signals
 from app.telemetry.event_loop_lag import EventLoopLag
@@ -31,7 +32,7 @@ from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import PipelineMessage, Progress, Slot
+from workers.messages import PipelineMessage, Progress, PromptMessage, Slot
 from workers.supervisor import Supervisor, WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -41,22 +42,32 @@ USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
 
 
 class Service:
-    """One service; `redirector` redirects callers who wait in the queue."""
+    """One service; `redirector` redirects callers who wait in the queue. Raises SettingsError."""
 
     def __init__(
         self, settings: Settings, on_progress: Callable[[Progress], None], redirector: CallRedirector | None = None
     ) -> None:
         self.public = PublicAddress(settings)
         self.self_tested = asyncio.Event()
-        """Set once the workers have passed the self-test."""
+        """Set once the workers have passed the self-test and the prompts of the personas are prepared."""
         self.stopping = asyncio.Event()
         """Set once no more calls are accepted, while the last ones end."""
+        self._tested = asyncio.Event()
         self._stopped = False
-        self.supervisor = Supervisor(worker_config(settings), self._on_message, self._on_pipeline_lost, on_progress)
+        self.supervisor = Supervisor(
+            worker_config(settings),
+            self._on_message,
+            self._on_pipeline_lost,
+            on_progress,
+            on_prompt=self._on_prompt,
+        )
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
-        self.manager = CallManager(settings, self.supervisor.send, self._can_serve, [*self._observers()])
+        self._personas = ServicePersonas(settings, self.supervisor.send)
+        self.manager = CallManager(
+            settings, self.supervisor.send, self._can_serve, [*self._observers()], self._personas.choose
+        )
         self.lag = EventLoopLag()
         self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
@@ -68,7 +79,8 @@ class Service:
         """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
-        SettingsError if calls or recordings can be kept nowhere, ServiceFailed if anything else has failed.
+        SettingsError if calls or recordings can be kept nowhere or a prompt is refused, ServiceFailed if anything else
+        has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(handle_stop_signals(self._handle_signal))
@@ -85,6 +97,8 @@ class Service:
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
+                background.start("the prompts of the personas", partial(endless, self._prepare_prompts)),
+                background.start("the persona files", partial(endless, self._personas.watch)),
                 background.start("the event loop lag", partial(endless, self.lag.watch)),
                 background.start("the call queue", self.call_queue.run),
                 background.start("the drain", partial(self.drain.run, self._stop)),
@@ -134,10 +148,13 @@ class Service:
             live=LiveView(self.manager, self.call_queue.__len__, self.lag, model_name(settings)),
             limiter=limiter,
             metrics=sources.families,
+            personas=self._personas,
         )
 
     async def _run_self_test(self) -> None:
         took_s = await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
+        self._tested.set()
+        await self._personas.wait_prepared()
         slots = self.supervisor.slots
         freeze_gc()
         self.manager.start_accepting(slots, took_s)
@@ -145,8 +162,14 @@ class Service:
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
+    async def _prepare_prompts(self) -> None:
+        """Begin after the self-test, whose steps are measured."""
+        await self._tested.wait()
+        await self._personas.run(self.supervisor.wait_ready)
+
     def _can_serve(self) -> bool:
-        return self.self_tested.is_set() and self.supervisor.ready and self.public.is_open
+        workers_can = self.self_tested.is_set() and self.supervisor.ready and self._personas.settled
+        return workers_can and self.public.is_open
 
     def _handle_signal(self, number: signal.Signals) -> None:
         """Drain at the first SIGTERM or SIGHUP if DRAIN_SECONDS is set; stop at SIGINT and at any second signal."""
@@ -169,7 +192,11 @@ class Service:
     def _on_message(self, message: PipelineMessage) -> None:
         (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
 
+    def _on_prompt(self, answer: PromptMessage) -> None:
+        self._personas.handle_message(answer)
+
     def _on_pipeline_lost(self, reason: str) -> None:
+        self._personas.on_pipeline_lost()
         (self.manager if self.self_tested.is_set() else self._self_test).on_pipeline_lost(reason)
 
 

@@ -127,10 +127,11 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
 
 
 def _parties(record: CallRecord) -> dict[str, object]:
-    """Return the call's SID, the other party, masked, and who called whom."""
+    """Return the call's SID, the other party, masked, who called whom, and the persona."""
     outbound = record.direction.startswith(OUTBOUND)
     other = mask_number(record.called if outbound else record.caller)
-    return {"call_sid": record.call_sid, "number": other, "direction": "outbound" if outbound else "inbound"}
+    direction = "outbound" if outbound else "inbound"
+    return {"call_sid": record.call_sid, "number": other, "direction": direction, "persona": record.persona}
 
 
 def _text(record: CallRecord, first: int) -> dict[str, object]:

@@ -113,6 +113,7 @@ def _attributes(entry: CallEntry, hide: Hide) -> dict[str, str | int | float]:
         "to": hide(entry.called_masked),
         "slot": entry.slot,
         "checkpoint": entry.checkpoint,
+        "persona": entry.persona,
         "end.reason": entry.end_reason,
         "end.by": entry.ended_by,
         "end.detail": hide(entry.end_detail),

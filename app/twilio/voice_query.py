@@ -10,10 +10,10 @@ MACHINES = {"machine_start", "fax"}
 MAX_DIGITS = 6
 
 
-def voice_query(greeting_frames: int | None = None, record: bool = False) -> str:
+def voice_query(greeting_frames: int | None = None, record: bool = False, persona: str = "") -> str:
     """Return the query with its question mark, "" when nothing is wished."""
     wishes = {} if greeting_frames is None else {"greeting_frames": str(greeting_frames)}
-    query = urlencode(wishes | ({"record": "true"} if record else {}))
+    query = urlencode(wishes | ({"record": "true"} if record else {}) | ({"persona": persona} if persona else {}))
     return f"?{query}" if query else ""
 
 
@@ -34,3 +34,8 @@ def read_greeting_frames(query: str, most: int) -> int | None:
 def reads_record(query: str) -> bool:
     """Tell whether a recording is wished."""
     return parse_qs(query).get("record", [""])[-1] == "true"
+
+
+def read_persona(query: str) -> str:
+    """Return the name of the persona that is wished, "" for none."""
+    return parse_qs(query).get("persona", [""])[-1]

@@ -67,11 +67,14 @@ async def hum(call: Call) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, port: int = 0, **changes: object) -> AsyncIterator[Running]:
-    """Run a service with a call log and an operator token until the block ends, or until it ends by itself."""
+    """Run a service with a call log, an operator token and the persona ada, until the block or the service ends."""
+    (folder / "ada.toml").touch()
     wanted: dict[str, Any] = {
         "operator_token": OPERATOR_TOKEN,
         "database_url": f"sqlite:///{folder / 'calls.db'}",
         "max_calls": 3,
+        "personas_dir": str(folder),
+        "persona": "ada",
     }
     async with served(port, **{**wanted, **changes}) as one:
         yield Running(one.service, one.phone)

@@ -51,7 +51,7 @@ async def test_a_call_is_told_from_beginning_to_end(running: Running) -> None:
         assert (await told(socket))["calls"] == []
         async with running.call() as call_sid:
             (call,) = (await until(socket, 1))["calls"]
-            assert (call["call_sid"], call["number"]) == (call_sid, "…0001")
+            assert (call["call_sid"], call["number"], call["persona"]) == (call_sid, "…0001", "ada")
             while not (snapshot := await told(socket))["steps"]:
                 pass
             while snapshot["calls"][0]["latency_ms"] is None:

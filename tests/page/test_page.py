@@ -80,6 +80,7 @@ async def test_a_call_is_seen_heard_and_read_until_it_ends(running: Running, pag
     async with running.call() as call_sid:
         card = page.locator("#calls > li")
         await expect(card.locator(".number")).to_have_text("…0001")
+        await expect(card.locator(".way")).to_have_text("ada")
         await expect(page.locator("#free")).to_have_text("2 of 3")
         await expect(page).to_have_title("(1) Moshi on the phone")
         for side in ("Caller", "Moshi"):
@@ -118,6 +119,7 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(running: Running, pa
     await expect(page.locator("#call-state")).to_have_text("ended")
     await expect(page.locator("#happened")).to_contain_text("ended")
     await expect(page.locator("#facts")).to_contain_text(call_sid)
+    await expect(page.locator("#facts")).to_contain_text("Persona")
     await expect(page.locator("#said")).to_contain_text(re.compile("One.*two"))
     await page.reload()
     await expect(page.locator("#happened")).to_contain_text("ended")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
@@ -51,7 +52,7 @@ async def real_workers(
 ) -> AsyncIterator[RealWorkers]:
     """Run a codec and an engine of their own for a while."""
     settings = read_settings(moshi_checkpoint=checkpoint, cache_dir=cache, codec=codec, greeting_frames=greeting_frames)
-    arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
+    arrived: asyncio.Queue[Any] = asyncio.Queue()
     supervisor = Supervisor(worker_config(settings), arrived.put_nowait, lambda _: None, lambda _: None)
     running = asyncio.create_task(supervisor.run())
     try:

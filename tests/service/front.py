@@ -42,6 +42,15 @@ def front_settings(**changes: object) -> Settings:
     return read_settings(**{**wanted, **changes})
 
 
+class NoPersonas:
+    """The personas of a service that has none."""
+
+    async def refresh(self) -> None: ...
+
+    def as_json(self) -> list[dict[str, object]]:
+        return []
+
+
 @dataclass
 class Front:
     """Post and dial as Twilio does; `sent` is what went to the workers."""
@@ -66,6 +75,7 @@ class Front:
             live=LiveView(self.manager, lambda: 0, lag, "line test"),
             limiter=RateLimiter(self.settings.operators.refusals_per_minute),
             metrics=list,
+            personas=NoPersonas(),
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 

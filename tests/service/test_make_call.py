@@ -64,6 +64,7 @@ class Office:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bridge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Program, dict[str, str], Path]]:
     folder, port = tmp_path_factory.mktemp("bridge"), str(free_port())
+    (folder / "ada.toml").write_text('greeting = "Hello! I am Ada."')
     settings = {
         **LOOPBACK,
         "PORT": port,
@@ -73,6 +74,7 @@ async def bridge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         "TWILIO_PHONE_NUMBER": OURS,
         "RECORDINGS_DIR": str(folder / "recordings"),
         "RECORD_CALLS": "asked",
+        "PERSONAS_DIR": str(folder),
     }
     async with serve(folder, **settings) as program:
         await program.until("ready for calls")
@@ -90,25 +92,32 @@ async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     """REST, ringing, TwiML, socket, both voices, hang-up, status callback, record."""
     said = np.resize(conversation.talk(), 2 * 8_000)
     office.twilio.callees = {THEIRS: Callee(audio=said, duration_s=2.0)}
-    status, out, err = await office.make_call(THEIRS, "--greeting-frames", "5", "--record", "--time-limit", "60")
+    options = ("--greeting-frames", "5", "--record", "--persona", "ada", "--time-limit", "60")
+    status, out, err = await office.make_call(THEIRS, *options)
     assert status == 0, err
     call = office.call
     assert call.report is not None
     assert call.report.outcome is Outcome.CALLER_HUNG_UP
     latency = mouth_to_ear_ms(call.report.said, call.report.heard, window_s=0.2)
     assert np.median(window_snr_db(call.report.said, call.report.heard, latency, window_s=0.2)) > 15
-    assert dict(call.form)["Url"].endswith("/twilio/voice?greeting_frames=5&record=true")
+    assert dict(call.form)["Url"].endswith("/twilio/voice?greeting_frames=5&record=true&persona=ada")
     assert f"queued ({call.sid})" in out
     assert "make-call: completed after" in out
     for state in ("initiated", "ringing", "in-progress", "completed"):
         await office.bridge.until(f'"call_sid": "{call.sid}", "message": "call {state}"')
     async with httpx.AsyncClient(base_url=office.settings["PUBLIC_URL"]) as http:
         record = (await http.get(f"/api/calls/{call.sid}")).json()
-    assert record["end"] == "caller hung up"
+    assert (record["end"], record["persona"]) == ("caller hung up", "ada")
     assert record["counts"]["frames_out"] > 10
     assert record["recording"].endswith(call.sid)
     await office.bridge.until(f'"call_sid": "{call.sid}", "message": "recorded in')
     assert len(list((office.folder / "recordings").glob(f"*{call.sid}.flac"))) == 1
+
+
+async def test_a_persona_that_the_bridge_does_not_know_calls_nobody(office: Office) -> None:
+    status, _, err = await office.make_call(THEIRS, "--persona", "bob")
+    assert (status, err) == (2, "make-call: --persona bob: the bridge has no such persona (it has ada)\n")
+    assert office.twilio.account.calls == {}
 
 
 @pytest.mark.slow

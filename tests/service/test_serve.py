@@ -182,6 +182,17 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert f"PORT={port}" in capsys.readouterr().err
 
 
+def test_wrong_persona_files_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ada.toml").write_text("name =")
+    (tmp_path / "bob.toml").write_text('voice = "bob.wav"')
+    settings = read_settings(engine="loopback", codec="loopback", port=free_port(), personas_dir=str(tmp_path))
+    assert serve_here(settings) == EXIT_SETTINGS
+    assert [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "moshi-bridge: ada.toml: is no TOML",
+        "moshi-bridge: bob.toml: voice: bob.wav is not in PERSONAS_DIR",
+    ]
+
+
 async def test_settings_are_read_from_a_file_in_its_folder_and_doubtful_ones_are_warned_of(tmp_path: Path) -> None:
     """Written as for Docker's --env-file, which keeps quotes; names with the prefix win over what others export."""
     port = free_port()

@@ -5,6 +5,7 @@ import pytest
 
 from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S
+from app.calls.personas import choose_nobody
 from app.calls.record import CallRecord, EndReason
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
@@ -20,7 +21,7 @@ class Line(Front):
 
     def __init__(self, **settings: object) -> None:
         self.now_s = 1_000.0
-        super().__init__(True, lambda: self.now_s, **{"max_calls": SLOTS, **settings})
+        super().__init__(True, lambda: self.now_s, choose_nobody, **{"max_calls": SLOTS, **settings})
         self.streams = 0
 
     def pass_time(self, seconds: float) -> None:

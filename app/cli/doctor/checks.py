@@ -12,6 +12,7 @@ from rich.table import Table
 
 from app.cli.doctor.account import examine_account
 from app.cli.doctor.finding import Finding, Level, good, note, problem
+from app.cli.doctor.personas import examine_personas
 from app.cli.doctor.storage import examine_storage
 from app.cli.doctor.survey import survey_checkpoint
 from app.cli.doctor.tunnel import examine_tunnel, running_service
@@ -39,6 +40,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_account(settings, base_url)
     yield from examine_tunnel(settings)
     yield from examine_storage(settings)
+    yield from examine_personas(settings)
     if settings.model.engine is EngineKind.LOOPBACK and settings.model.codec is CodecKind.LOOPBACK:
         yield note("ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return

@@ -62,7 +62,8 @@ class CallEntry:
 
     `latency_*_ms` is mouth to ear as estimated by this service, the line's round trip included; `processing_*_ms` is
     what the workers took for a frame. `recording` is the name of the files of the last recording, "" for none;
-    `recording_fault` is why that was broken off or not made. A call that came back has several `streams`.
+    `recording_fault` is why that was broken off or not made. `persona` is who spoke, "" for Moshi as its weights are. A
+    call that came back has several `streams`.
     """
 
     call_sid: str
@@ -92,6 +93,7 @@ class CallEntry:
     counters: dict[str, int] = field(default_factory=dict)
     recording: str = ""
     recording_fault: str = ""
+    persona: str = ""
     transcript: list[TranscriptPiece] = field(default_factory=list)
     events: list[EventEntry] = field(default_factory=list)
     streams: list[StreamEntry] = field(default_factory=list)

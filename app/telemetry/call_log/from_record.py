@@ -58,6 +58,7 @@ def make_entry(record: CallRecord, slot: Slot, service: ServiceIdentity, zero: d
         called_masked=mask_number(called),
         slot=slot,
         checkpoint=service.checkpoint,
+        persona=record.persona,
         ended_by=record.end and ENDED_BY[record.end],
         first_sound_ms=_between_ms(record.started_s, record.first_sound_s),
         counters=dict(record.counts),

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 from app.calls.active_call import ActiveCall
 from app.calls.manager import CallManager
 from app.calls.observer import RecordObserver
+from app.calls.personas import Chosen, choose_nobody
 from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
@@ -43,14 +45,18 @@ class Front:
     """What Twilio meets, without its signatures and sockets."""
 
     def __init__(
-        self, has_redirector: bool = True, clock: Callable[[], float] = time.monotonic, **settings: object
+        self,
+        has_redirector: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        choose: Callable[[str, str], Chosen] = choose_nobody,
+        **settings: object,
     ) -> None:
         self.sent: list[PipelineMessage] = []
         self.warm = True
-        read = read_settings(engine="loopback", codec="loopback", **{"max_calls": 2, **settings})
+        read = read_settings(**{"engine": "loopback", "codec": "loopback", "max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], clock)
+        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], choose, clock=clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_redirector else None
         self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
@@ -61,10 +67,11 @@ class Front:
         return RecordObserver(call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()))
 
     def ring(
-        self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", **fields: str
+        self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", query: str = "", **fields: str
     ) -> twiml.Verb:
         """Return the first verb of what a call is answered."""
-        return twiml.parse(self.call_router.answer(form(call_sid, From=caller, **fields), webhook_token))[0]
+        asked = replace(form(call_sid, From=caller, **fields), query=query)
+        return twiml.parse(self.call_router.answer(asked, webhook_token))[0]
 
     def page(self, call_sid: CallSid) -> twiml.Verb:
         (verb,) = twiml.parse(self.call_router.wait(form(call_sid)))

@@ -1,4 +1,5 @@
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -77,3 +78,9 @@ def test_personas_that_clash_are_refused(second: str, default: str, error: str) 
 def test_no_text_raises_anything_else(text: str) -> None:
     with suppress(PersonaError):
         parse_persona("any.toml", text)
+
+
+def test_the_example_of_the_docs_is_a_persona() -> None:
+    text = Path("docs/personas.md").read_text().split("```toml\n")[1].split("```")[0]
+    ada = parse_persona("ada.toml", text)
+    assert (ada.numbers, ada.voice, ada.sampling.given) == (("+15551234567",), "ada", (("text_temperature", 0.6),))

@@ -64,7 +64,7 @@ def test_the_summary_of_a_call_says_the_same_in_short() -> None:
     record.on_frame(frame(0, "Hi"), 1.5)
     fields = record.as_json()
     assert record.summary() == {name: fields[name] for name in record.summary()}
-    names = ["call_sid", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts"]
+    names = ["call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts"]
     assert list(record.summary()) == names
 
 

@@ -3,12 +3,14 @@ from typing import Any
 
 import pytest
 
+from app.calls.personas import Chosen, Personas, gather, parse_persona
 from app.calls.queue import PAUSE_S
 from app.calls.record import EndReason
 from app.twilio import twiml
 from app.twilio.events import CallSid, Stopped
 from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
 from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
+from workers.messages import CallPersona, Open
 
 VOICE_URL = f"{BASE_URL}/twilio/voice"
 ENQUEUE = Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
@@ -263,3 +265,86 @@ async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front.tell(CallSid("CAnobody"), CallStatus="completed")
     front.call_router.handle_status(form(ANN))
     assert front.board.records() == []
+
+
+# Who speaks.
+
+
+FILES = {
+    "ada": 'numbers = ["+15551234567"]\ngreeting = "Hello! I am Ada."\n[sampling]\ntext_top_k = 7',
+    "bob": 'greeting = "Bob here."',
+    "eve": "",
+}
+PERSONAS = gather([(name, parse_persona(f"{name}.toml", text)) for name, text in FILES.items()], "eve")
+
+
+def choose(name: str, called: str, personas: Personas = PERSONAS) -> Chosen:
+    one = personas.choose(name, called)
+    return Chosen(one.name, CallPersona(one.greeting, sampling=one.sampling.given))
+
+
+def opened(front: Front) -> list[Open]:
+    return [message for message in front.sent if isinstance(message, Open)]
+
+
+async def test_each_of_two_calls_opens_with_its_persona() -> None:
+    front = Front(choose=choose)
+    front.ring(ANN, To="tel:+1-555-123-4567")
+    front.ring(BOB, query="greeting_frames=5&persona=bob")
+    assert [message.persona for message in opened(front)] == [
+        CallPersona("Hello! I am Ada.", sampling=(("text_top_k", 7),)),
+        CallPersona("Bob here."),
+    ]
+    assert [call.session.record.persona for call in front.board.calls] == ["ada", "bob"]
+
+
+@pytest.mark.parametrize(("called", "speaks"), [("+15551234567", "ada"), ("+15550000000", "eve")])
+async def test_an_unknown_persona_is_that_of_the_number_or_the_default_with_a_warning(
+    called: str, speaks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = Front(choose=choose)
+    front.ring(ANN, query="persona=nobody%0A", To=called)
+    assert front.board.calls[0].session.record.persona == speaks
+    [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.endswith(f"there is no persona 'nobody\\n', {speaks} speaks")
+
+
+@pytest.mark.parametrize(
+    ("query", "greeting_frames", "silent"),
+    [
+        ("persona=ada", 25, 25),
+        ("persona=ada", 0, 25),
+        ("persona=ada", 125, 25),
+        ("persona=ada&greeting_frames=3", 50, 25),
+        ("persona=eve", 50, 50),
+        ("persona=eve&greeting_frames=3", 50, 3),
+        ("persona=eve", 0, 0),
+    ],
+)
+async def test_a_greeting_with_words_is_stepped_ahead_for_two_seconds_whatever_the_setting(
+    query: str, greeting_frames: int, silent: int
+) -> None:
+    front = Front(choose=choose, engine="mlx", codec="numpy", greeting_frames=greeting_frames)
+    front.ring(ANN, query=query)
+    assert [message.greeting_frames for message in opened(front)] == [silent]
+
+
+async def test_who_has_waited_is_answered_by_the_persona_that_they_called() -> None:
+    front = Front(choose=choose, when_busy="queue", max_calls=1)
+    ann = front.talk(ANN)
+    assert front.ring(BOB, query="persona=bob") == front.ring(EVE, To="+15551234567") == ENQUEUE
+    front.page(BOB)
+    async with front.redirecting():
+        ann.end(EndReason.CALLER_HUNG_UP)
+        front.open_socket(front.ring(BOB)).end(EndReason.CALLER_HUNG_UP)
+        front.open_socket(front.ring(EVE, To="+15551234567"))
+    spoke = [record.persona for record in front.board.records()]
+    assert spoke == ["eve", "bob", "ada"]
+
+
+async def test_after_a_restart_who_waits_is_known_by_the_number_that_they_called() -> None:
+    front = Front(choose=choose, when_busy="queue", max_calls=1)
+    ann = front.talk(ANN)
+    front.call_router.wait(form(BOB, To="+15551234567"))
+    ann.end(EndReason.CALLER_HUNG_UP)
+    assert [call.session.record.persona for call in front.board.calls] == ["ada"]

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from app.cli.bridge import NotReady, find_bridge, refusal
+from app.cli.bridge import NotReady, find_bridge, refusal, require_persona
 from app.config import Settings, SettingsError, read_settings
 from app.twilio.events import CallSid
 
@@ -83,3 +83,10 @@ async def test_a_bridge_reports_why_it_did_not_take_a_call(record: str | None, w
 async def test_a_host_that_is_none_is_reported() -> None:
     with pytest.raises(SettingsError, match="HOST=x86_64-conda-linux-gnu is no address"):
         await find_bridge(read_settings(host="x86_64-conda-linux-gnu"))
+
+
+async def test_a_bridge_that_does_not_say_its_personas_gets_no_call_for_one() -> None:
+    async with bridge(alive=404) as settings:
+        await require_persona(settings, "")
+        with pytest.raises(NotReady, match=r"--persona ada: .*404"):
+            await require_persona(settings, "ada")

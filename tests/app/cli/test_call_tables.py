@@ -36,7 +36,9 @@ def test_on_a_terminal_nothing_is_cut_off_and_no_date_is_broken() -> None:
 
 
 def test_the_page_of_a_call_tells_all() -> None:
-    page = shown(call_page(entry()))
+    assert "persona" not in shown(call_page(entry())), "Moshi as its weights are"
+    page = shown(call_page(replace(entry(), persona="ada")))
+    assert ["persona", "ada"] in [line.split() for line in page.splitlines()]
     for fact in (ANN, "AC1", "…0001, …0000 (inbound)", "synthetic:script, in slot 2", "50 ms / 50 ms / 50 ms"):
         assert fact in page
     for fact in ("frames_out", "0:01.5  stream started", "0:31.0  ended", "0:02.0  Hel", "0:03.5  lo."):

@@ -15,11 +15,13 @@ SETTINGS = read_settings(twilio_phone_number=OURS, public_url=PUBLIC)
 
 
 def test_all_options_are_asked_for() -> None:
-    options = DialOptions(f"{THEIRS};ext=123", "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT)
+    options = DialOptions(
+        f"{THEIRS};ext=123", "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT, persona="ada"
+    )
     assert call_request(SETTINGS.replaced(recordings_dir="recordings"), options, PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
-        ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true"),
+        ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true&persona=ada"),
         ("Method", "POST"),
         ("StatusCallback", f"{PUBLIC}/twilio/status"),
         ("StatusCallbackMethod", "POST"),

@@ -51,9 +51,10 @@ def test_a_span_lasts_from_the_reservation_to_the_end_with_what_happened_in_betw
 
 
 def test_it_has_figures_and_counts_but_no_number_and_no_word_of_the_call() -> None:
-    span = span_of(replace(entry(), end_detail="Twilio: +15550100001 hung up", latency_p50_ms=92.5))
+    span = span_of(replace(entry(), end_detail="Twilio: +15550100001 hung up", persona="ada", latency_p50_ms=92.5))
     attributes = dict(span.attributes or {})
     assert attributes["call.from"] == "…0001"
+    assert attributes["call.persona"] == "ada"
     assert attributes["call.end.reason"] == "caller hung up"
     assert attributes["call.end.detail"] == "Twilio: …0001 hung up"
     assert attributes["call.latency_p50_ms"] == 92.5

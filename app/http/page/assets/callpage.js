@@ -139,6 +139,7 @@ function factsOf(kept) {
     When: when(kept.reserved_at),
     End: kept.ended_by ? `${endOf(kept)}, by the ${kept.ended_by}` : endOf(kept),
     Model: `${kept.checkpoint}, slot ${kept.slot}`,
+    Persona: kept.persona || "–",
     "First audio": ms(kept.first_sound_ms),
     "Mouth-to-ear latency": `${three("latency")} (p50, p95, p99)`,
     "Processing a frame": `${three("processing")} (p50, p95, p99)`,

@@ -8,6 +8,7 @@ import { buildMeters, figuresOf, showListening, showState, toggleListening } fro
 const SPAN_S = 60;
 const ANNOUNCE_EVERY_S = 5;
 const WAYS = { inbound: "", outbound: "called by us" };
+const wayOf = ({ direction, persona }) => [WAYS[direction], persona].filter(Boolean).join(", ");
 const cards = new Map();
 let steps = [], announced_s = -Infinity;
 
@@ -67,7 +68,7 @@ function addCard(call) {
   number.textContent = name;
   number.href = `#/call/${encodeURIComponent(call.call_sid)}`;
   number.setAttribute("aria-label", `${name}, details`);
-  find(".way").textContent = WAYS[call.direction];
+  find(".way").textContent = wayOf(call);
   const card = { root, state: find(".pill"), clock: find(".clock"), text: find(".text span"), figures: find(".figures"), listen: find(".listen"), hangup: find(".hangup") };
   card.setLevels = buildMeters(find(".meters"));
   card.listen.setAttribute("aria-label", `Listen to ${name}`);

@@ -33,7 +33,7 @@ def rows(address: Address) -> int:
 
 def test_a_call_comes_back_as_it_was_written(database: Database) -> None:
     long = [TranscriptPiece(number / 10, f" {number}") for number in range(1_234)]
-    call = replace(entry(), transcript=long, streams=[stream(1), stream(2, LATER, "a name")])
+    call = replace(entry(), persona="ada", transcript=long, streams=[stream(1), stream(2, LATER, "a name")])
     database.write(call)
     assert database.find(ANN) == call
     assert database.find(ANN).reserved_at.tzinfo is UTC

@@ -26,6 +26,7 @@ def test_an_entry_has_the_times_of_the_wall_and_says_who_called_and_who_ended_th
 
 def test_transcript_and_events_count_from_the_reservation() -> None:
     record = call_record()
+    record.persona = "ada"
     record.on_key(1_010.0)
     made = make_entry(record, Slot(2), SERVICE, ZERO)
     assert made.transcript == [(2.0, "Hel"), (3.5, "lo.")]
@@ -37,7 +38,7 @@ def test_transcript_and_events_count_from_the_reservation() -> None:
         (10.0, "key pressed", ""),
         (31.0, "ended", "caller hung up (bye)"),
     ]
-    assert made.first_sound_ms == 250.0
+    assert (made.first_sound_ms, made.persona, made.as_json()["persona"]) == (250.0, "ada", "ada")
     assert made.counters == {"frames_out": 2, "frames_dropped": 0, "overruns": 0, "dtmf": 1}
 
 

@@ -1,0 +1,95 @@
+"""`moshi-bridge persona`: what is in PERSONAS_DIR, and a simulated call to try one."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.calls.personas import Persona
+from app.cli.bench.calls import Load, place_calls
+from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
+from app.cli.service_process import ServiceFailed, start_service
+from app.config import Settings, SettingsError
+from app.server.persona_folder import FolderState, PersonaFolder
+from app.simulator.conversation import conversation
+from app.simulator.wav import Samples, read_audio
+
+
+def list_personas(settings: Settings) -> int:
+    def show(state: FolderState) -> None:
+        if not state.personas.by_name:
+            print(f"no personas: there is no .toml file in {settings.personas.folder}")
+            return
+        table = Table("persona", "numbers", "greeting", "prompt", "voice", box=SIMPLE)
+        for one in state.personas.by_name.values():
+            name = f"{one.name} (default)" if one is state.personas.default else one.name
+            table.add_row(name, *map(escape, (", ".join(one.numbers), one.greeting, _length(one.prompt), one.voice)))
+        Console().print(table)
+
+    return _read(settings, show)
+
+
+def show_persona(settings: Settings, name: str) -> int:
+    def show(state: FolderState) -> None:
+        one = _find(state, name)
+        grid = Table.grid(padding=(0, 2))
+        sampling = ", ".join(f"{what} {value:g}" for what, value in one.sampling.given)
+        facts = {"numbers": ", ".join(one.numbers), "greeting": one.greeting, "voice": one.voice, "sampling": sampling}
+        facts |= {"prompt": one.prompt, "notes": one.notes.strip()}
+        for what, text in {"persona": one.name, "file": state.files[name], **facts}.items():
+            grid.add_row(what, escape(text or "–"))
+        Console(highlight=False).print(grid)
+
+    return _read(settings, show)
+
+
+def try_persona(settings: Settings, name: str, wav: Path, audio: Path | None) -> int:
+    """Let the persona answer a simulated call; return the exit status."""
+
+    def call(state: FolderState) -> None:
+        one = _find(state, name)
+        said = read_audio(audio) if audio else conversation()
+        uvloop.run(_call(settings, one, said, wav))
+
+    return _read(settings, call)
+
+
+async def _call(settings: Settings, persona: Persona, said: Samples, wav: Path) -> None:
+    environment = {"PERSONAS_DIR": str(settings.personas.folder), "PERSONA": persona.name, "MAX_CALLS": "1"}
+    with tempfile.TemporaryDirectory() as folder, Console().status(f"{persona.name} is called …"):
+        async with start_service(environment, Path(folder) / "service.log") as service:
+            [report] = (await place_calls(service, Load(said))).reports
+            record = await service.record(report.call_sid)
+    report.save_wav(wav)
+    print(f"{record['persona']} said: {record['transcript']}")
+    print(f"hear it: {wav} (caller left, {persona.name} right)")
+
+
+def _read(settings: Settings, use: Callable[[FolderState], None]) -> int:
+    try:
+        if settings.personas.folder is None:
+            raise SettingsError("PERSONAS_DIR is not set: there are no personas")
+        folder = PersonaFolder(settings.personas.folder, settings.personas.default)
+        folder.load()
+        use(folder.state)
+    except SettingsError as error:
+        return fail(error, EXIT_SETTINGS)
+    except (ServiceFailed, OSError, ValueError) as error:
+        return fail(error, EXIT_FAILED)
+    return 0
+
+
+def _find(state: FolderState, name: str) -> Persona:
+    if name not in state.personas.by_name:
+        known = ", ".join(state.personas.by_name) or "none"
+        raise SettingsError(f"there is no persona {name} in PERSONAS_DIR (there is {known})")
+    return state.personas.by_name[name]
+
+
+def _length(prompt: str) -> str:
+    return f"{len(prompt):,} characters" if prompt else ""

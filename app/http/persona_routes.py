@@ -1,0 +1,25 @@
+"""The personas of the running service, for operators."""
+
+from typing import Protocol
+
+from fastapi import APIRouter, Depends
+
+from app.http.operator_auth import OperatorAuth
+
+
+class PersonaSource(Protocol):
+    async def refresh(self) -> None:
+        """Read what has changed since the last call; to be awaited before each call is answered."""
+
+    def as_json(self) -> list[dict[str, object]]: ...
+
+
+def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:
+    router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
+
+    @router.get("/personas")
+    async def list_personas() -> list[dict[str, object]]:
+        await personas.refresh()
+        return personas.as_json()
+
+    return router

@@ -1,0 +1,218 @@
+"""The personas of a service whose pipeline is in our hands."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from app.calls.personas import Chosen
+from app.config import SettingsError, read_settings
+from app.server.persona_prompts import ServicePersonas
+from tests.app.calls.front import settle
+from tests.processes.pipeline import PATIENCE_S
+from workers.messages import CallPersona, DropPrompt, PreparePrompt, PromptMessage, PromptReady, PromptRefused
+
+OURS = "+15551234567"
+ADA = f'numbers = ["{OURS}"]\ngreeting = "Hello! I am Ada."\nprompt = "You are Ada."\n[sampling]\ntext_top_k = 7\n'
+
+
+class Bench:
+    """Personas of a folder; `sent` is what the pipeline has got, `start` and `lose` are its life."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.sent: list[PromptMessage] = []
+        self.personas = ServicePersonas(read_settings(personas_dir=str(folder), **settings), self.sent.append)
+        self._ready = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.personas.run(self._wait_ready))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _wait_ready(self) -> None:
+        await self._ready.wait()
+
+    async def start(self) -> None:
+        self._ready.set()
+        await settle()
+
+    async def lose(self) -> None:
+        self._ready.clear()
+        self.personas.on_pipeline_lost()
+        await settle()
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def prepared(self) -> list[PreparePrompt]:
+        """Return the prompts sent since the last time."""
+        messages, self.sent[:] = [*self.sent], []
+        return [message for message in messages if isinstance(message, PreparePrompt)]
+
+    def ready(self, prompt: PreparePrompt) -> None:
+        self.personas.handle_message(PromptReady(prompt.key, 20, 1_000))
+
+    async def begin(self) -> PreparePrompt:
+        """Start the pipeline, have it prepare the only prompt; return that."""
+        await self.start()
+        [prompt] = self.prepared()
+        self.ready(prompt)
+        await self.personas.wait_prepared()
+        return prompt
+
+
+@pytest.fixture
+def ada(tmp_path: Path) -> Path:
+    (tmp_path / "ada.toml").write_text(ADA)
+    return tmp_path
+
+
+async def test_a_call_gets_all_that_the_engine_must_know_of_its_persona(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        prompt = await bench.begin()
+        assert (prompt.text, prompt.voice, prompt.pcm) == ("You are Ada.", "", None)
+        call = CallPersona("Hello! I am Ada.", False, prompt.key, (("text_top_k", 7),))
+        assert bench.personas.choose("", OURS) == Chosen("ada", call)
+        assert bench.personas.choose("ada", "") == Chosen("ada", call)
+        assert bench.personas.choose("", "") == bench.personas.choose("eve", "") == Chosen()
+
+
+async def test_a_persona_listens_while_it_greets_if_it_is_told_so(ada: Path) -> None:
+    (ada / "bob.toml").write_text("")
+    personas = Bench(ada, persona="bob", greeting_listens=True).personas
+    assert personas.choose("", OURS).call.listens
+    assert personas.choose("", "") == Chosen("bob", CallPersona()), "without a greeting there is nothing to cut"
+
+
+async def test_calls_wait_for_the_prompts_and_those_after_a_restart_too(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        assert not bench.personas.settled
+        await bench.begin()
+        assert bench.personas.settled
+        await bench.lose()
+        assert not bench.personas.settled
+        await bench.start()
+        [prompt] = bench.prepared()
+        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (False, "")
+        bench.ready(prompt)
+        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, prompt.key)
+
+
+async def test_a_pipeline_lost_before_we_noticed_that_it_was_ready_is_asked_nothing(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        await settle()
+        bench._ready.set()
+        bench.personas.on_pipeline_lost()
+        bench._ready.clear()
+        await settle()
+        assert bench.prepared() == []
+        await bench.begin()
+
+
+async def test_prompts_refused_at_the_start_are_a_line_each_that_names_the_file(ada: Path) -> None:
+    (ada / "second.toml").write_text('name = "bob"\nvoice = "NATF0"')
+    bench = Bench(ada)
+    async with bench.running():
+        await bench.start()
+        for prompt in bench.prepared():
+            bench.personas.handle_message(PromptRefused(prompt.key, f"no {prompt.voice or prompt.text}"))
+        with pytest.raises(SettingsError, match=r"\Aada.toml: no You are Ada.\nsecond.toml: no NATF0\Z"):
+            await bench.personas.wait_prepared()
+
+
+async def test_a_prompt_refused_later_is_logged_and_its_calls_begin_without(
+    ada: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        await bench.begin()
+        await bench.lose()
+        await bench.start()
+        [prompt] = bench.prepared()
+        bench.personas.handle_message(PromptRefused(prompt.key, "no memory"))
+        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, "")
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "ada.toml: the prompt is refused, calls begin without one: no memory"
+
+
+async def test_an_edit_takes_effect_for_the_next_call_and_its_prompt_once_it_is_ready(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        old = await bench.begin()
+        bench.write("ada.toml", ADA.replace("Hello!", "Welcome!").replace("You are Ada.", "You are she."))
+        await bench.personas.refresh()
+        [new] = bench.prepared()
+        call = bench.personas.choose("ada", "").call
+        assert (call.greeting, call.prompt, new.text) == ("Welcome! I am Ada.", old.key, "You are she.")
+        assert bench.personas.settled, "no call waits for an edit"
+        bench.ready(new)
+        assert bench.personas.choose("ada", "").call.prompt == new.key
+        assert bench.sent == [DropPrompt(old.key)]
+        bench.write("ada.toml", 'greeting = "Once more."')
+        await bench.personas.refresh()
+        assert bench.personas.choose("ada", "").call == CallPersona("Once more.")
+
+
+async def test_the_recording_of_a_voice_goes_to_the_workers_as_frames(ada: Path) -> None:
+    soundfile.write(ada / "ada.wav", 0.1 * np.sin(np.arange(24_000) / 10), 24_000)
+    (ada / "ada.toml").write_text('voice = "ada"')
+    bench = Bench(ada)
+    async with bench.running():
+        prompt = await bench.begin()
+        assert prompt.pcm is not None
+        assert (prompt.text, prompt.voice, prompt.pcm.shape) == ("", "", (13, 1_920))
+
+
+async def test_many_calls_at_once_read_the_folder_and_all_see_the_edit(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running():
+        await bench.begin()
+        waiting = [asyncio.create_task(bench.personas.refresh()) for _ in range(5)]
+        await asyncio.sleep(0)
+        bench.write("bob.toml", "")
+        await asyncio.gather(bench.personas.refresh(), *waiting)
+        assert bench.personas.choose("bob", "").name == "bob"
+
+
+async def test_the_prompt_of_an_edited_file_is_prepared_before_anybody_calls(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        bench.write("ada.toml", 'prompt = "You are she."')
+        watching = asyncio.create_task(bench.personas.watch(0.0))
+        while not bench.sent:  # noqa: ASYNC110 - a thread reads the folder
+            await asyncio.sleep(0)
+        watching.cancel()
+        assert [prompt.text for prompt in bench.prepared()] == ["You are she."]
+
+
+async def test_operators_see_what_became_of_each_prompt(ada: Path) -> None:
+    (ada / "bob.toml").write_text('greeting = "Bob here."')
+    bench = Bench(ada, persona="bob")
+    async with bench.running():
+        await bench.begin()
+        shown = {str(one["name"]): one for one in bench.personas.as_json()}
+    assert (shown["ada"]["prompt_steps"], shown["ada"]["prompt_bytes"]) == (20, 1_000)
+    assert (shown["bob"]["default"], shown["bob"]["greeting"], shown["bob"]["prompt_steps"]) == (
+        True,
+        "Bob here.",
+        None,
+    )
+
+
+def test_wrong_files_are_refused_before_anything_starts(ada: Path) -> None:
+    (ada / "bob.toml").write_text(ADA)
+    with pytest.raises(SettingsError, match=r"bob.toml: .* is answered by 'ada' already"):
+        Bench(ada)
