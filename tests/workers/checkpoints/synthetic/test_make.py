@@ -9,8 +9,9 @@ from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.conftest import Made
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
+from workers.checkpoints.made_once import made_once
 from workers.checkpoints.synthetic import make_synthetic
-from workers.checkpoints.synthetic.make import fingerprint, made_once, parse_spec, share
+from workers.checkpoints.synthetic.make import fingerprint, parse_spec, share
 
 
 @pytest.mark.parametrize(
