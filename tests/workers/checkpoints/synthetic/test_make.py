@@ -23,13 +23,17 @@ from workers.checkpoints.synthetic.make import fingerprint, parse_spec, share
         ("random:q8", ["random", "tiny", "q8"]),
         ("random:mid", ["random", "mid", "bf16"]),
         ("random:full:q4", ["random", "full", "q4"]),
+        ("personaplex", ["personaplex", "tiny"]),
+        ("personaplex:mid", ["personaplex", "mid"]),
     ],
 )
 def test_a_spec_has_defaults(spec: str, parts: list[str]) -> None:
     assert parse_spec(spec) == parts
 
 
-@pytest.mark.parametrize("spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:"])
+@pytest.mark.parametrize(
+    "spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:", "personaplex:full"]
+)
 def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^MOSHI_CHECKPOINT: there is no synthetic checkpoint synthetic:{spec};"):
         make_synthetic(spec, tmp_path)
