@@ -58,6 +58,9 @@ def unpack_voices(archive: Path, cache: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        hint = "unpack it beside the model, or take Python 3.11.4 or later"
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked safely; {hint}")
     (folder / VOICES).mkdir(parents=True)
     with tarfile.open(archive, "r:gz") as tar:
         for member in _voices_in(tar, archive):

@@ -120,7 +120,7 @@ def _projections(name: str, rest: list[str], shape: Shape) -> Iterator[tuple[int
     """Yield the slice, the name and the part of each projection in a tensor.
 
     How many are stacked follows from the shape: a projection into attention has three times as many rows as columns,
-    one out of it as many.
+    one out of it as many. What has no such shape stays as it is, for the model to refuse it.
     """
     match rest:
         case ["in_projs" | "out_projs" as projections, index, "weight"] if index.isdecimal():
@@ -128,7 +128,7 @@ def _projections(name: str, rest: list[str], shape: Shape) -> Iterator[tuple[int
         case ["in_proj_weight"] | ["in_proj" | "out_proj", "weight"]:
             projection = rest[0].removesuffix("_weight")
             rows = shape[-1] * (3 if projection == "in_proj" else 1)
-            count = max(1, shape[0] // max(1, rows))
+            count = shape[0] // rows if rows and shape[0] % rows == 0 else 1
             yield from ((index, f"{projection}.weight", Part(name, index, count)) for index in range(count))
         case _:
             yield 0, ".".join(rest), Part(name)

@@ -1,6 +1,8 @@
 """The synthetic PersonaPlex has NVIDIA's files, and loads as the random Moshi that it was written from."""
 
 import json
+import re
+from math import prod
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +15,8 @@ from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.files import report_nothing as silent
 from workers.checkpoints.header import read_header
 from workers.checkpoints.locate import locate
+from workers.checkpoints.synthetic.lm_layout import FULL
+from workers.checkpoints.synthetic.personaplex import personaplex_lm
 from workers.checkpoints.synthetic.random_lm import values
 from workers.checkpoints.synthetic.weights_file import to_bf16
 from workers.checkpoints.voices import find_voice, voice_names
@@ -43,6 +47,18 @@ def test_it_loads_as_the_moshi_it_was_written_from(tmp_path_factory: pytest.Temp
     assert not [name for name in weights if name.startswith("depformer.slices.8")]
     for name, weight in weights.items():
         assert np.array_equal(np.array(weight.view(mx.uint16)), to_bf16(values(name, weight.shape))), name
+
+
+def test_at_full_size_it_has_as_many_parameters_as_nvidias() -> None:
+    """As the pages of the models say; without slices 8 to 15 it is Kyutai's Moshi, whose slices share their norms."""
+    sizes = {name: prod(one.shape) for name, one in personaplex_lm(FULL).items()}
+    assert sum(sizes.values()) == 8_371_408_896
+    half = ("self_attn.in_proj_weight", "self_attn.out_proj.weight")
+    dropped = [rf"(linears|depformer_in|gating)\.{i}\." for i in range(8, 16)]
+    dropped += [rf"depformer_emb\.{i}\." for i in range(7, 15)]
+    kept = {name: size for name, size in sizes.items() if not any(re.search(part, name) for part in dropped)}
+    moshi = {name: size // 2 if "depformer" in name and name.endswith(half) else size for name, size in kept.items()}
+    assert sum(moshi.values()) == 7_687_729_152
 
 
 def test_its_voices_are_read(tmp_path_factory: pytest.TempPathFactory) -> None:
