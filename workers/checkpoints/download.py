@@ -15,7 +15,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-from workers.checkpoints.files import CONFIG, LORA, CheckpointError, ReportProgress, names_wanted, read_config
+from workers.checkpoints.files import (
+    CONFIG,
+    LORA,
+    CheckpointError,
+    ReportProgress,
+    missing_of,
+    names_wanted,
+    read_config,
+)
 from workers.checkpoints.voices import voices_wanted
 
 
@@ -73,9 +81,8 @@ def _download(repo: str, progress: ReportProgress, quantize: int | None) -> Path
     present, bar = _names_in(repo), _bar(progress)
     config = Path(hf_hub_download(repo, CONFIG, tqdm_class=bar)) if CONFIG in present else None
     names = names_wanted(read_config(config), present, quantize)
-    for name in names:
-        if name not in present:
-            raise CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: the repository has no {name}; name another one")
+    if missing := missing_of(names, present):
+        raise CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: {missing}")
     paths = [Path(hf_hub_download(repo, name, tqdm_class=bar)) for name in (*names, *voices_wanted(present))]
     return paths[0].parent
 

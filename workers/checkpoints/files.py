@@ -12,7 +12,7 @@ Kyutai's MLX repositories have no config.json. MOSHI_LORA adds a folder with lor
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,8 @@ def files_in(folder: Path, spec: str, quantize: int | None = None) -> Files:
     config = folder / CONFIG if CONFIG in present else None
     settings = read_config(config)
     names = names_wanted(settings, present, quantize)
-    if names[0] not in present and LORA in present:
-        hint = (
-            "set MOSHI_LORA to it, and MOSHI_CHECKPOINT to what it was made from, hf://kyutai/moshiko-pytorch-bf16 say"
-        )
-        raise CheckpointError(f"{setting}: holds a LoRA, no model; {hint}")
-    for name in names:
-        if name not in present:
-            raise CheckpointError(f"{setting}: {name} is missing in {folder}; fetch the checkpoint anew")
+    if missing := missing_of(names, present):
+        raise CheckpointError(f"{setting}: {missing}")
     voices = folder / VOICES if (folder / VOICES).is_dir() else None
     model, mimi, tokenizer = (folder / name for name in names)
     files = Files(config, model, mimi, tokenizer, voices=voices)
@@ -102,6 +96,8 @@ def lora_in(folder: Path, spec: str) -> Lora:
         return Lora(path, float(settings.get("lora_scaling", LORA_SCALING)), None if rank is None else int(rank))
     except HeaderError as error:
         raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
+    except OSError as error:
+        raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
     except (TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -115,6 +111,17 @@ def names_wanted(config: dict[str, Any], present: list[str], quantize: int | Non
     tokenizers = [TOKENIZER] if TOKENIZER in present else [name for name in present if name.endswith(".model")]
     tokenizer = tokenizers[0] if len(tokenizers) == 1 else TOKENIZER
     return model, config.get("mimi_name") or MIMI, config.get("tokenizer_name") or tokenizer
+
+
+def missing_of(names: Sequence[str], present: Sequence[str]) -> str:
+    """Return what is missing of `names` where the files `present` are, and what to do; "" for nothing."""
+    if names[0] not in present and LORA in present:
+        base = "to what it was made from, hf://kyutai/moshiko-pytorch-bf16 say"
+        return f"holds a LoRA, no model; set MOSHI_LORA to it, and MOSHI_CHECKPOINT {base}"
+    missing = next((name for name in names if name not in present), "")
+    if missing.startswith("hf://"):
+        return f"config.json names {missing}: fetch it, put it into a folder with the others, and name it there"
+    return f"{missing} is missing; fetch the checkpoint anew, or name another one" if missing else ""
 
 
 def read_config(path: Path | None, setting: str = "MOSHI_CHECKPOINT") -> dict[str, Any]:

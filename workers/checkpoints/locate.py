@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from workers.checkpoints.files import CheckpointError, Files, Lora, ReportProgress, files_in, lora_in
+from workers.checkpoints.files import CheckpointError, Files, Lora, ReportProgress, files_in, lora_in, read_config
 from workers.checkpoints.voices import VOICES_ARCHIVE, unpack_voices
 
 
@@ -14,6 +14,8 @@ def locate(spec: str, cache: Path, progress: ReportProgress, quantize: int | Non
     several models in one place the one that `quantize` (None, 4 or 8) asks for is taken.
     """
     files = _locate(spec, cache, progress, quantize)
+    if not lora and (name := read_config(files.config).get("lora_name")):
+        raise CheckpointError(f"MOSHI_CHECKPOINT={spec}: belongs to a LoRA, {name}: set MOSHI_LORA to the same place")
     archive = files.model.parent / VOICES_ARCHIVE
     voices = files.voices or (unpack_voices(archive, cache) if archive.is_file() else None)
     return replace(files, voices=voices, lora=_locate_lora(lora, progress) if lora else None)

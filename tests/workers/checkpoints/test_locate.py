@@ -108,6 +108,17 @@ def test_a_tokenizer_of_another_language_has_as_many_pieces_as_the_model(
     assert f"{TOKENIZER} is missing" in refusal(folder)
 
 
+def test_a_config_that_takes_a_file_from_elsewhere_says_what_to_do(make: Make) -> None:
+    folder = make(config={**MID, "mimi_name": "hf://kyutai/moshiko-pytorch-bf16/mimi.safetensors"})
+    assert "config.json names hf://kyutai/moshiko-pytorch-bf16/mimi.safetensors: fetch it" in refusal(folder)
+
+
+def test_a_model_that_belongs_to_a_lora_is_not_loaded_without_it(make: Make) -> None:
+    folder = make(config={**MID, "lora": True, "lora_name": "lora.safetensors"})
+    with pytest.raises(CheckpointError, match=r"belongs to a LoRA, lora\.safetensors: set MOSHI_LORA"):
+        locate(str(folder), Path("unused"), silent)
+
+
 def test_the_whole_model_of_a_fine_tune_is_found(make: Make) -> None:
     folder = make(config=None)
     (folder / "model.safetensors").rename(folder / "consolidated.safetensors")

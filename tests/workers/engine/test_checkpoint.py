@@ -79,9 +79,14 @@ def test_the_checkpoint_may_say_how_to_sample(make: Make) -> None:
         sampling_of(files)
 
 
-def test_weights_of_another_shape_are_refused(make: Make) -> None:
-    with pytest.raises(CheckpointError, match=r"MOSHI_CHECKPOINT: model\.safetensors does not fit its config"):
-        load(files_in(make(config=TINY), "here"))
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_weights_of_another_shape_are_refused(make: Make, bits: int | None) -> None:
+    folder = make(bits=bits, config={**TINY, "text_card": MID["text_card"]})
+    with pytest.raises(
+        CheckpointError, match=r"MOSHI_CHECKPOINT: model\..*safetensors does not fit its config"
+    ) as caught:
+        load(files_in(folder, "here"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "reason"), [("{", r".*config\.json cannot be read"), ("[1]", "not a JSON object")])
