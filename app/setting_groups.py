@@ -169,7 +169,9 @@ class TwilioSettings(Group):
 
 class ModelSettings(Group):
     checkpoint: str = setting("MOSHI_CHECKPOINT", "hf://kyutai/moshiko-mlx-q4")
-    """hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random"""
+    """hf://owner/repo, a folder, or synthetic:script, synthetic:parrot, synthetic:random (docs/checkpoints.md)"""
+    lora: str = setting("MOSHI_LORA", "")
+    """a LoRA fine-tune that is added to the weights: hf://owner/repo or a folder; empty: none"""
     quantize: str = setting("MOSHI_QUANTIZE", "none", pattern="^(none|4|8)$")
     """none, 4 or 8 bits at load"""
     context: int | None = setting("CONTEXT", None, ge=50, le=3_000)
@@ -181,7 +183,7 @@ class ModelSettings(Group):
     loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
     """how long a step of ENGINE=loopback takes, to try a slow model's timing"""
     cache_dir: Path = setting("CACHE_DIR", Path("~/.cache/moshi-bridge"))
-    """where synthetic checkpoints are made"""
+    """where synthetic checkpoints are made and voices unpacked"""
 
     @model_validator(mode="after")
     def _engine_has_its_codec(self) -> "ModelSettings":

@@ -218,8 +218,9 @@ class WorkerConfig:
 
     `slots` is how many calls are served at once, 0 for as many as the engine finds it can serve; each remembers
     `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
-    weights. The codec may use so many `threads`. `sampling` replaces the checkpoint's values, by the names of the
-    fields of `SamplingSettings`. A step of the loopback engine takes `loopback_step_s`.
+    weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
+    checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
+    `loopback_step_s`.
     """
 
     stage: Stage
@@ -237,6 +238,7 @@ class WorkerConfig:
     mimi: Path | None = None
     sampling: tuple[tuple[str, float], ...] = ()
     log_format: LineFormat = LineFormat.TEXT
+    lora: str = ""
 
 
 @dataclass(frozen=True, slots=True)

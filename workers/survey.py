@@ -1,7 +1,7 @@
 """`python -m workers.survey`: what MLX runs on and what a checkpoint would take, as JSON, for who may not ask MLX.
 
-Standard input is `{}` or a JSON object with checkpoint, cache, quantize, slots (0: as many as fit), context and codec.
-Nothing is downloaded, no weights are loaded. The answer has
+Standard input is `{}` or a JSON object with checkpoint, lora, cache, quantize, slots (0: as many as fit), context and
+codec. Nothing is downloaded, no weights are loaded. The answer has
 
     device, device_name, is_gpu     what MLX computes on; instead `mlx_error` when MLX cannot be imported
     device_bytes, ram_bytes         what weights and KV cache, and what the codec may take
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workers.checkpoints.download import cached
-from workers.checkpoints.files import CheckpointError, Files, files_in, report_nothing
+from workers.checkpoints.files import CheckpointError, Files, files_in, lora_in, report_nothing
 from workers.checkpoints.locate import locate
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def _checkpoint(question: dict[str, Any], memory: "Memory") -> dict[str, Any]:
         files = _local_files(question["checkpoint"], Path(question["cache"]), quantize)
         if files is None:
             return {"checkpoint": "not downloaded"}
+        if question["lora"] and not question["lora"].startswith("hf:"):
+            lora_in(Path(question["lora"]).expanduser(), question["lora"])
         wanted = plan(files, quantize, question["codec"], slots or 1, question["context"])
     except CheckpointError as error:
         return {"checkpoint_error": str(error)}

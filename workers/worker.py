@@ -88,7 +88,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     loopback = config.engine == "loopback"
     files = None
     if not (loopback and config.codec == "loopback"):
-        files = locate(config.checkpoint, config.cache, progress, config.quantize)
+        files = locate(config.checkpoint, config.cache, progress, config.quantize, config.lora)
     mimi, slots = files.mimi if files else None, config.slots or (LOOPBACK_SLOTS if loopback else 0)
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile

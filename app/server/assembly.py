@@ -26,6 +26,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         codec=settings.model.codec,
         checkpoint=settings.model.checkpoint,
         quantize=settings.model.quantize_bits,
+        lora=settings.model.lora,
         cache=settings.model.cache,
         greeting_frames=settings.prepared_steps,
         max_call_s=settings.calls.max_seconds,

@@ -48,10 +48,11 @@ class RealWorkers:
 
 @asynccontextmanager
 async def real_workers(
-    checkpoint: str, codec: CodecKind, cache: Path, greeting_frames: int = 0
+    checkpoint: str, codec: CodecKind, cache: Path, greeting_frames: int = 0, lora: str = ""
 ) -> AsyncIterator[RealWorkers]:
     """Run a codec and an engine of their own for a while."""
-    settings = read_settings(moshi_checkpoint=checkpoint, cache_dir=cache, codec=codec, greeting_frames=greeting_frames)
+    model = {"moshi_checkpoint": checkpoint, "moshi_lora": lora, "cache_dir": cache, "codec": codec}
+    settings = read_settings(**model, greeting_frames=greeting_frames)
     arrived: asyncio.Queue[Any] = asyncio.Queue()
     supervisor = Supervisor(worker_config(settings), arrived.put_nowait, lambda _: None, lambda _: None)
     running = asyncio.create_task(supervisor.run())

@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.workers.engine.small import MID, build
-from workers.checkpoints.files import CONFIG, MIMI, TEXT_CARD, TOKENIZER
+from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
 
@@ -28,7 +28,7 @@ def make(tmp_path: Path) -> Make:
         weights = dict(tree_flatten(build("mid", dtype, bits).parameters()))
         mx.save_safetensors(str(folder / NAMES[bits]), weights)
         mx.save_safetensors(str(folder / MIMI), {"mimi": mx.zeros(3)})
-        write_tokenizer(folder / TOKENIZER, random_pieces(config["text_card"] if config else TEXT_CARD))
+        write_tokenizer(folder / TOKENIZER, random_pieces((config or MID)["text_card"]))
         if config is not None:
             (folder / CONFIG).write_text(json.dumps(config))
         return folder

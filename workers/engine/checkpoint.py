@@ -2,69 +2,29 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.nn.layers.quantized import quantize as quantize_modules
 from mlx.utils import tree_flatten
-from moshi_mlx.models import Lm, LmConfig, config_v0_1
-from pydantic import BaseModel, Field, ValidationError
+from moshi_mlx.models import Lm
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress, read_config, report_nothing
-from workers.checkpoints.header import TensorInfo, read_header
+from workers.checkpoints.header import TensorInfo
+from workers.engine.config import config_of, model_header, no_moshi, takes_prompts
+from workers.engine.layout import is_pytorch, mlx_tensors
+from workers.engine.lora import add_lora
 from workers.engine.sampling import SamplingSettings
 
 GROUP_SIZES = {4: 32, 8: 64}
 """Weights that share a scale, by bits: Kyutai's choice (`moshi_mlx/local.py`)."""
-_Size = Annotated[int, Field(strict=True, gt=0, le=1_000_000)]
-_Layers = Annotated[int, Field(strict=True, gt=0, le=1_000)]
-_Delay = Annotated[int, Field(strict=True, ge=0, le=1_000)]
 
 
-class _DialogueShape(BaseModel):
-    """What config.json must say for the batched step; with other numbers `Lm` would compute too, or never end.
+class Moshi(Lm):  # type: ignore[misc]
+    """moshi_mlx's model, and whether it was trained with voice and text prompts."""
 
-    The published Moshi has 32,000 words and 32 layers. In `delays` that of the text comes first.
-    """
-
-    dim: _Size
-    num_heads: _Size
-    num_layers: _Layers
-    context: _Size
-    max_period: Annotated[float, Field(strict=True, gt=0)]
-    card: _Size
-    text_card: _Size
-    n_q: Literal[16]
-    delays: Annotated[list[_Delay], Field(min_length=17, max_length=17)]
-    depformer_dim: _Size
-    depformer_num_heads: _Size
-    depformer_num_layers: _Layers
-    depformer_dim_feedforward: _Size
-    dep_q: Literal[8]
-    positional_embedding: Literal["rope"]
-    depformer_pos_emb: Literal["none"]
-    cross_attention: Literal[False] = False
-    demux_second_stream: Literal[False] = False
-    conditioners: Annotated[dict[str, Any], Field(max_length=0)] = {}
-
-
-def config_of(files: Files) -> LmConfig:
-    """Return the shape of the model: that of config.json, or the published 7B. Raises CheckpointError."""
-    settings = read_config(files.config)
-    if not settings:
-        return config_v0_1()
-    try:
-        shape = _DialogueShape.model_validate(settings)
-        config = LmConfig.from_config_dict(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _no_moshi(files, f"{first['loc'][0]} {first['input']!r:.80}: {first['msg']}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _no_moshi(files, repr(error)) from error
-    if shape.dim % shape.num_heads or shape.depformer_dim % shape.depformer_num_heads:
-        raise _no_moshi(files, "a width is not a multiple of its heads")
-    return config
+    takes_prompts = False
 
 
 def sampling_of(files: Files) -> SamplingSettings:
@@ -82,22 +42,25 @@ def sampling_of(files: Files) -> SamplingSettings:
         raise CheckpointError(f"MOSHI_CHECKPOINT: lm_gen_config in {files.config} is wrong ({error})") from error
 
 
-def load(files: Files, quantize: int | None = None, progress: ReportProgress = report_nothing) -> Lm:
+def load(files: Files, quantize: int | None = None, progress: ReportProgress = report_nothing) -> Moshi:
     """Load Moshi's weights; everything is evaluated on return. Raises CheckpointError.
 
-    `quantize` (None, 4 or 8 bits) quantises plain weights; those that are quantised already must match it.
+    `quantize` (None, 4 or 8 bits) quantises plain weights, after a LoRA was added to them; those that are quantised
+    already must match it.
     """
-    tensors, config = read_header(files.model), config_of(files)
+    tensors, config = model_header(files), config_of(files)
     if quantize not in (None, *GROUP_SIZES):
         raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: choose none, 4 or 8")
     try:
-        lm = Lm(config)
+        lm = Moshi(config)
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise _no_moshi(files, repr(error)) from error
-    if "text_emb.scales" in tensors:
-        _quantize_as_file(lm, quantize, files.model, tensors)
-    _load_weights(lm, files.model, tensors)
-    if quantize and "text_emb.scales" not in tensors:
+        raise no_moshi(files, repr(error)) from error
+    lm.takes_prompts = takes_prompts(files)
+    quantised = any(name.endswith(".scales") for name in tensors)
+    if quantised:
+        _quantize_as_file(lm, quantize, files, tensors)
+    _load_weights(lm, files)
+    if quantize and not quantised:
         quantize_plain(lm, quantize)
     _evaluate(lm, progress)
     return lm
@@ -113,18 +76,28 @@ def quantize_plain(lm: Lm, bits: int) -> None:
     _quantize(lm, bits, GROUP_SIZES[bits], divides)
 
 
-def _quantize_as_file(lm: Lm, wanted: int | None, path: Path, tensors: dict[str, TensorInfo]) -> None:
-    """Quantise the layers that the file has quantised: there a row takes `dim * bits / 32` words and a scale a group.
+def _quantize_as_file(lm: Lm, wanted: int | None, files: Files, tensors: dict[str, TensorInfo]) -> None:
+    """Quantise the layers that the file has quantised: there a row takes `width * bits / 32` words and a scale a group.
 
-    Raises CheckpointError when `wanted` bits are others than the file's.
+    Raises CheckpointError when `wanted` bits are others than the file's, or for a LoRA, which needs plain weights.
     """
-    dim = lm.cfg.transformer.d_model
-    bits = 32 * tensors["text_emb.weight"].shape[-1] // dim
+    path, weights = files.model, dict(tree_flatten(lm.parameters()))
+    scaled = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
+    layer = next((name for name in scaled if f"{name}.weight" in weights and f"{name}.weight" in tensors), None)
+    if layer is None:
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {path.name} is quantised in an unknown way; fetch it anew")
+    width, scales = weights[f"{layer}.weight"].shape[-1], tensors[f"{layer}.scales"].shape[-1]
+    bits = 32 * tensors[f"{layer}.weight"].shape[-1] // width
     if wanted not in (None, bits):
         hint = f"set it to none, or take a checkpoint with {wanted} or 16 bits"
         raise CheckpointError(f"MOSHI_QUANTIZE={wanted}: {path.name} is quantised to {bits} bits; {hint}")
-    group_size = dim // tensors["text_emb.scales"].shape[-1]
-    _quantize(lm, bits, group_size, lambda name, _: f"{name}.scales" in tensors)
+    if files.lora:
+        hint = f"take the same checkpoint in bf16 and set MOSHI_QUANTIZE={bits}"
+        raise CheckpointError(f"MOSHI_LORA: {path.name} is quantised, so that nothing can be added; {hint}")
+    try:
+        _quantize(lm, bits, width // scales, lambda name, _: name in scaled)
+    except (ValueError, ZeroDivisionError) as error:
+        raise does_not_fit(path, error) from error
 
 
 def _quantize(lm: Lm, bits: int, group_size: int, predicate: Callable[[str, Module], bool]) -> None:
@@ -134,17 +107,23 @@ def _quantize(lm: Lm, bits: int, group_size: int, predicate: Callable[[str, Modu
     quantize_modules(lm, group_size=group_size, bits=bits, class_predicate=wanted)
 
 
-def _load_weights(lm: Lm, path: Path, tensors: dict[str, TensorInfo]) -> None:
-    """Load the weights of a file, in MLX's layout or PyTorch's, into the model."""
+def _load_weights(lm: Lm, files: Files) -> None:
+    """Load the weights of a file, in MLX's layout or PyTorch's, and its LoRA into the model."""
+    stored = mx.load(str(files.model))
+    assert isinstance(stored, dict)
+    weights = mlx_tensors(stored, is_pytorch(stored))
+    if files.lora:
+        weights = add_lora(weights, files.lora)
     try:
-        if "depformer_in.0.weight" in tensors:
-            lm.load_pytorch_weights(str(path), lm.cfg, strict=True)
-        else:
-            lm.load_weights(str(path), strict=True)
+        lm.load_weights(list(weights.items()), strict=True)
     except (ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        hint = "weights and config.json must come from the same checkpoint"
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {path.name} does not fit its config ({reason}); {hint}") from error
+        raise does_not_fit(files.model, error) from error
+
+
+def does_not_fit(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0][:200]
+    hint = "weights and config.json must come from the same checkpoint"
+    return CheckpointError(f"MOSHI_CHECKPOINT: {path.name} does not fit its config ({reason}); {hint}")
 
 
 def _evaluate(lm: Lm, progress: ReportProgress) -> None:
@@ -156,8 +135,3 @@ def _evaluate(lm: Lm, progress: ReportProgress) -> None:
         mx.eval(array)
         done += array.nbytes
         progress("loading weights", done, total)
-
-
-def _no_moshi(files: Files, reason: str) -> CheckpointError:
-    hint = "take a Moshi for dialogue"
-    return CheckpointError(f"MOSHI_CHECKPOINT: {files.config} does not describe a Moshi ({reason}); {hint}")

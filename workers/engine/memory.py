@@ -8,10 +8,11 @@ import mlx.core as mx
 import psutil
 from moshi_mlx.models import LmConfig
 
-from workers.checkpoints.files import CheckpointError, Files
-from workers.checkpoints.header import TensorInfo, read_header
+from workers.checkpoints.files import Files
+from workers.checkpoints.header import TensorInfo
 from workers.codec.choose import library_for
-from workers.engine.checkpoint import GROUP_SIZES, config_of
+from workers.engine.checkpoint import GROUP_SIZES
+from workers.engine.config import config_of, model_header
 
 MOST_CALLS = 64
 MLX_CACHE_BYTES = 256 << 20
@@ -109,9 +110,7 @@ class Plan:
 
 def plan(files: Files, quantize: int | None, codec: str, calls: int, context: int | None = None) -> Plan:
     """Return what so many calls on a checkpoint take; `codec` is CODEC. Raises CheckpointError."""
-    config, tensors = config_of(files), read_header(files.model)
-    if "out_norm.weight" not in tensors:
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {files.model} holds no Moshi; fetch the checkpoint anew")
+    tensors, config = model_header(files), config_of(files)
     kv_step = kv_step_bytes(config, tensors["out_norm.weight"].item_bytes)  # of the type that is never quantised
     quantised = any(name.endswith(".scales") for name in tensors)
     bits = None if quantised else quantize

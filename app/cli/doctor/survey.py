@@ -19,7 +19,8 @@ def survey_checkpoint(settings: Settings) -> dict[str, Any]:
     """Return the answer of `workers/survey.py` for these settings."""
     model = settings.model
     sizes = {"quantize": model.quantize_bits, "slots": settings.calls.slots, "context": model.context}
-    return _ask({"checkpoint": model.checkpoint, "cache": str(model.cache), "codec": model.codec, **sizes})
+    names = {"checkpoint": model.checkpoint, "lora": model.lora, "cache": str(model.cache), "codec": model.codec}
+    return _ask({**names, **sizes})
 
 
 def _ask(question: dict[str, Any]) -> dict[str, Any]:

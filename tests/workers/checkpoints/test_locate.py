@@ -1,11 +1,13 @@
 """Where a checkpoint's files are."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.synthetic import synthetic_cache
 from tests.workers.conftest import Make
+from tests.workers.engine.small import MID
 from workers.checkpoints.files import CONFIG, MIMI, MODELS, TOKENIZER, CheckpointError, files_in, names_wanted
 from workers.checkpoints.files import report_nothing as silent
 from workers.checkpoints.locate import locate
@@ -88,6 +90,39 @@ def test_a_tokenizer_cut_anywhere_or_of_another_model_is_named(make: Make) -> No
         assert str(path) in refusal(path.parent)
     write_tokenizer(path, random_pieces(800))
     assert "has 800 pieces, the model 1000" in refusal(path.parent)
+
+
+@pytest.mark.parametrize("config", [MID, None], ids=["config", "none"])
+def test_a_tokenizer_of_another_language_has_as_many_pieces_as_the_model(
+    make: Make, config: dict[str, Any] | None
+) -> None:
+    """Under Kyutai's name or another; without a config the model's text head says how many."""
+    folder = make(config=config)
+    assert files_in(folder, "spec").tokenizer == folder / TOKENIZER
+    write_tokenizer(folder / TOKENIZER, random_pieces(999))
+    assert "has 999 pieces, the model 1000" in refusal(folder)
+    (folder / TOKENIZER).unlink()
+    write_tokenizer(folder / "japanese.model", random_pieces(1000))
+    assert files_in(folder, "spec").tokenizer == folder / "japanese.model"
+    write_tokenizer(folder / "other.model", random_pieces(1000))
+    assert f"{TOKENIZER} is missing" in refusal(folder)
+
+
+def test_a_config_that_takes_a_file_from_elsewhere_says_what_to_do(make: Make) -> None:
+    folder = make(config={**MID, "mimi_name": "hf://kyutai/moshiko-pytorch-bf16/mimi.safetensors"})
+    assert "config.json names hf://kyutai/moshiko-pytorch-bf16/mimi.safetensors: fetch it" in refusal(folder)
+
+
+def test_a_model_that_belongs_to_a_lora_is_not_loaded_without_it(make: Make) -> None:
+    folder = make(config={**MID, "lora": True, "lora_name": "lora.safetensors"})
+    with pytest.raises(CheckpointError, match=r"belongs to a LoRA, lora\.safetensors: set MOSHI_LORA"):
+        locate(str(folder), Path("unused"), silent)
+
+
+def test_the_whole_model_of_a_fine_tune_is_found(make: Make) -> None:
+    folder = make(config=None)
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    assert files_in(folder, "spec").model == folder / "consolidated.safetensors"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
               every frame and word, `script_oracle.SpokenOracle` those of forced text too
     parrot    repeats the caller's codes exactly; see `parrot` for by how many steps
     random    random weights in three sizes and four formats; noise
+    personaplex    random weights in the files of NVIDIA's PersonaPlex, with voices; noise
 
 numpy alone makes them, and the untouched loaders read them: moshi_mlx, rustymimi, sentencepiece. `make` puts one
 together from a Moshi (script_lm, parrot, random_lm), a Mimi (linear_mimi, random_mimi) and a tokenizer.

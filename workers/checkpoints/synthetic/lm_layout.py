@@ -63,8 +63,8 @@ def _transformer(name: str, dim: int, feed_forward: int, layers: int) -> dict[st
     return shapes
 
 
-def tensors_of(shapes: Shapes) -> dict[str, Shape]:
-    """Return every tensor's name and shape, (outputs, inputs) or (rows, width)."""
+def tensors_of(shapes: Shapes, slices: int = CODEBOOKS) -> dict[str, Shape]:
+    """Return every tensor's name and shape, (outputs, inputs) or (rows, width); the depformer has so many `slices`."""
     tensors: dict[str, Shape] = {
         "text_emb.weight": (shapes.text_card + 1, shapes.dim),
         "text_linear.weight": (shapes.text_card, shapes.dim),
@@ -73,7 +73,7 @@ def tensors_of(shapes: Shapes) -> dict[str, Shape]:
     tensors |= {f"audio_embs.{stream}.weight": (CODES + 1, shapes.dim) for stream in range(STREAMS)}
     tensors |= _transformer("transformer", shapes.dim, 4 * shapes.dim, shapes.num_layers)
     dim, feed_forward, layers = shapes.depformer_dim, shapes.depformer_dim_feedforward, shapes.depformer_num_layers
-    for index in range(CODEBOOKS):
+    for index in range(slices):
         name, card = f"depformer.slices.{index}", CODES if index else shapes.text_card
         tensors |= {f"{name}.emb.weight": (card + 1, dim), f"{name}.linear_in.weight": (dim, shapes.dim)}
         tensors |= {f"{name}.linear_out.weight": (CODES, dim)}

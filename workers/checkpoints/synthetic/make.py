@@ -3,19 +3,20 @@
 That holds whoever else makes the same one or is killed while making it.
 """
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, ReportProgress, report_nothing
+from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, VOICES, ReportProgress, report_nothing
+from workers.checkpoints.made_once import made_once
 from workers.checkpoints.synthetic.linear_mimi import linear_mimi
 from workers.checkpoints.synthetic.lm_layout import FULL, MID, TINY, Shapes, config_of
 from workers.checkpoints.synthetic.parrot import parrot_lm, parrot_pieces
+from workers.checkpoints.synthetic.personaplex import PERSONAPLEX_SIZES, STUB_CONFIG, personaplex_lm, write_voices
 from workers.checkpoints.synthetic.random_lm import random_lm, random_pieces
 from workers.checkpoints.synthetic.random_mimi import random_mimi
 from workers.checkpoints.synthetic.script import script
@@ -26,27 +27,33 @@ from workers.checkpoints.synthetic.written_lm import shapes_of
 
 _PACKAGE = Path(__file__).parent
 _SIZES = {"tiny": TINY, "mid": MID, "full": FULL}
-_SPEC = re.compile("(script|parrot)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?")
-_GRAMMAR = "script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8]"
+_SPEC = re.compile(
+    "(script|parrot)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?"
+    "|(?P<personaplex>personaplex)(:(?P<persona_size>tiny|mid))?"
+)
+_GRAMMAR = "script, parrot, personaplex[:tiny|mid] or random[:tiny|mid|full][:bf16|f32|q4|q8]"
 _ARGMAX = {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 25}
 _SAMPLED = {"temp": 0.8, "temp_text": 0.7, "top_k": 250, "top_k_text": 25}
 
 
 def parse_spec(spec: str) -> list[str]:
-    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`, as [script], [parrot] or
-    [random, size, weights]. Raises ValueError."""
+    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`, as [script], [parrot],
+    [personaplex, size] or [random, size, weights]. Raises ValueError."""
     match = _SPEC.fullmatch(spec)
     if match is None:
         wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
         raise ValueError(f"MOSHI_CHECKPOINT: {wrong}")
+    if match["personaplex"]:
+        return ["personaplex", match["persona_size"] or "tiny"]
     return [match[1]] if match[1] else ["random", match["size"] or "tiny", match["weights"] or "bf16"]
 
 
 def make_synthetic(spec: str, cache_folder: Path, *, progress: ReportProgress = report_nothing) -> Path:
     """Return a folder with a synthetic checkpoint, made in `cache_folder` unless it exists.
 
-    `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot or random[:tiny|mid|full][:bf16|f32|q4|q8].
-    The folder holds config.json, the model, Mimi and the tokenizer under Kyutai's names. It is complete as soon as it
+    `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot, personaplex[:tiny|mid] or
+    random[:tiny|mid|full][:bf16|f32|q4|q8]. The folder holds config.json, the model, Mimi and the tokenizer under
+    Kyutai's names. It is complete as soon as it
     exists, and its name changes with anything it is made from. Raises ValueError for an unknown spec.
     """
     parts = parse_spec(spec)
@@ -67,6 +74,10 @@ def _write(parts: Sequence[str], folder: Path, cache_folder: Path, progress: Rep
         shared = cache_folder / f"random-mimi-{fingerprint()}.safetensors"
         made_once(shared, lambda unfinished: write_weights(unfinished, random_mimi(), progress))
         share(shared, folder / MIMI)
+    if kind == "personaplex":
+        write_voices(folder / VOICES, shapes.dim)
+        (folder / CONFIG).write_text(json.dumps(STUB_CONFIG) + "\n")
+        return
     names = {"moshi_name": model, "mimi_name": MIMI, "tokenizer_name": TOKENIZER}
     sampling = {"lm_gen_config": _SAMPLED if kind == "random" else _ARGMAX}
     (folder / CONFIG).write_text(json.dumps(config_of(shapes) | names | sampling, indent=2) + "\n")
@@ -79,6 +90,9 @@ def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Pi
             return shapes_of(script().start), in_f32(script_lm(script())), script().pieces()
         case ["parrot"]:
             return shapes_of(len(parrot_pieces())), in_f32(parrot_lm()), parrot_pieces()
+        case ["personaplex", size]:
+            shapes = PERSONAPLEX_SIZES[size]
+            return shapes, personaplex_lm(shapes), random_pieces(shapes.text_card)
         case [_, size, weights]:
             return _SIZES[size], random_lm(_SIZES[size], weights), random_pieces(_SIZES[size].text_card)
     raise AssertionError(parts)
@@ -92,27 +106,6 @@ def fingerprint() -> str:
         if path.suffix in (".py", ".wav", ".flac", ".json"):
             digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def made_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Return `path`; unless it exists, `make` makes it, file or folder, under another name.
-
-    Other processes wait meanwhile, by a lock that the kernel releases when its process dies. What a killed process left
-    is removed first.
-    """
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            if unfinished.is_dir():
-                shutil.rmtree(unfinished)
-            unfinished.unlink(missing_ok=True)
-            make(unfinished)
-            unfinished.rename(path)
-    return path
 
 
 def share(path: Path, copy: Path) -> None:

@@ -25,13 +25,14 @@ def _limit(name: str, shape: Shape) -> float:
     return gain * float((3 / shape[1]) ** 0.5)
 
 
-def _values(name: str, shape: Shape) -> F32:
+def values(name: str, shape: Shape) -> F32:
+    """Return a tensor by its name in moshi_mlx; the same for the same name and shape."""
     if len(shape) == 1:
         return np.ones(shape, np.float32)
-    values = generator_of(name).random(shape, dtype=np.float32)
-    values -= np.float32(0.5)
-    values *= np.float32(2 * _limit(name, shape))
-    return values
+    numbers = generator_of(name).random(shape, dtype=np.float32)
+    numbers -= np.float32(0.5)
+    numbers *= np.float32(2 * _limit(name, shape))
+    return numbers
 
 
 def _constant(value: float, shape: Shape) -> Array:
@@ -41,9 +42,9 @@ def _constant(value: float, shape: Shape) -> Array:
 def _tensors(name: str, shape: Shape, weights: str) -> dict[str, LazyTensor]:
     """Return one tensor, or weight, scales and biases of a quantised matrix; what is no matrix is bfloat16 then."""
     if weights == "f32":
-        return {name: LazyTensor("F32", shape, lambda: _values(name, shape))}
+        return {name: LazyTensor("F32", shape, lambda: values(name, shape))}
     if weights == "bf16" or len(shape) == 1:
-        return {name: LazyTensor("BF16", shape, lambda: to_bf16(_values(name, shape)))}
+        return {name: LazyTensor("BF16", shape, lambda: to_bf16(values(name, shape)))}
     bits = int(weights[1:])
     packed, groups = (shape[0], shape[1] * bits // 32), (shape[0], shape[1] // _GROUPS[bits])
     layer, limit = name.removesuffix(".weight"), _limit(name, shape)

@@ -97,8 +97,12 @@ def test_memory_is_compared_with_what_the_checkpoint_needs_and_a_shorter_context
     assert 0 < short["on_device"] < full["on_device"]
 
 
-def test_a_checkpoint_that_is_not_there_is_a_problem() -> None:
-    missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, moshi_checkpoint="/no/such/folder")
+@pytest.mark.parametrize(
+    "wrong",
+    [{"moshi_checkpoint": "/no/such/folder"}, {"moshi_checkpoint": "synthetic:random", "moshi_lora": "/no/such"}],
+)
+def test_a_checkpoint_or_a_lora_that_is_not_there_is_a_problem(wrong: dict[str, str]) -> None:
+    missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, **wrong)
     assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
 
 

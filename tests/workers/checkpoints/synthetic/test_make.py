@@ -9,8 +9,9 @@ from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.conftest import Made
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
+from workers.checkpoints.made_once import made_once
 from workers.checkpoints.synthetic import make_synthetic
-from workers.checkpoints.synthetic.make import fingerprint, made_once, parse_spec, share
+from workers.checkpoints.synthetic.make import fingerprint, parse_spec, share
 
 
 @pytest.mark.parametrize(
@@ -22,13 +23,17 @@ from workers.checkpoints.synthetic.make import fingerprint, made_once, parse_spe
         ("random:q8", ["random", "tiny", "q8"]),
         ("random:mid", ["random", "mid", "bf16"]),
         ("random:full:q4", ["random", "full", "q4"]),
+        ("personaplex", ["personaplex", "tiny"]),
+        ("personaplex:mid", ["personaplex", "mid"]),
     ],
 )
 def test_a_spec_has_defaults(spec: str, parts: list[str]) -> None:
     assert parse_spec(spec) == parts
 
 
-@pytest.mark.parametrize("spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:"])
+@pytest.mark.parametrize(
+    "spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:", "personaplex:full"]
+)
 def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^MOSHI_CHECKPOINT: there is no synthetic checkpoint synthetic:{spec};"):
         make_synthetic(spec, tmp_path)
