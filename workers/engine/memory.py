@@ -14,6 +14,8 @@ from workers.codec.choose import library_for
 from workers.engine.checkpoint import GROUP_SIZES, config_of
 
 MOST_CALLS = 64
+PROMPT_STEPS = 3_000
+"""How many steps of prompts are kept at most, as many as a call of the published Moshi remembers."""
 MLX_CACHE_BYTES = 256 << 20
 """What MLX may retain of freed memory on a Mac; shapes are fixed, so more would never be used."""
 _GIB = 1 << 30
