@@ -13,7 +13,21 @@ answers too: when `hang` is called late, all counts start anew.
 from dataclasses import dataclass
 
 from workers.histogram import Histogram
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Said, Say, Slot, Stage
+from workers.messages import (
+    Close,
+    Codes,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    PromptMessage,
+    Said,
+    Say,
+    Slot,
+    Stage,
+)
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
@@ -88,16 +102,18 @@ class Liveness:
             self._step_s[stage] = (total_s - before_s) / (count - before)
         self._last_work[stage] = count, total_s
 
-    def sent(self, message: PipelineMessage, now: float) -> None:
-        if isinstance(message, Say):  # answered when it has been said
+    def sent(self, message: Message, now: float) -> None:
+        if isinstance(message, Say | PromptMessage):  # answered when it has been said, or computed
             return
         if not self._expected:
             self._moved_s = now
         rank = message.greeting_frames - 1 if isinstance(message, Open) else _rank(message)
         self._expected[message.slot] = message.epoch, rank
 
-    def received(self, message: PipelineMessage, now: float) -> None:
+    def received(self, message: Message, now: float) -> None:
         self._received_s = self._moved_s = now
+        if isinstance(message, PromptMessage):
+            return
         expected = self._expected.get(message.slot)
         if expected and (message.epoch, _rank(message)) >= expected:
             del self._expected[message.slot]

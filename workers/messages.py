@@ -208,6 +208,7 @@ PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
+Message = PipelineMessage | PromptMessage
 
 
 # Between the supervisor and one worker, over that worker's control link:

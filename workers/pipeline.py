@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from workers.link import pair
-from workers.messages import ControlMessage, Failed, PipelineMessage, Stage
+from workers.messages import ControlMessage, Failed, Message, PromptMessage, Stage
 from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -22,16 +22,19 @@ log = logging.getLogger(__name__)
 STOP_WITHIN_S = 3.0
 KILLED_WITHIN_S = 10.0
 """A process that hangs in a driver outlives SIGKILL; the next pipeline is started all the same."""
-OnMessage = Callable[[PipelineMessage], None]
+OnMessage = Callable[[Message], None]
 
 
 def ending_calls(on_message: OnMessage) -> OnMessage:
     """Return a handler whose exceptions end the call of their message: those that came with it belong to others."""
 
-    def handle(message: PipelineMessage) -> None:
+    def handle(message: Message) -> None:
         try:
             on_message(message)
         except Exception as error:
+            if isinstance(message, PromptMessage):
+                log.exception("%s cannot be handled", type(message).__name__)
+                return
             log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
             with contextlib.suppress(Exception):  # logged above
                 on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
@@ -67,7 +70,7 @@ class Pipeline:
     def dropped(self) -> int:
         return self._to_encoder.dropped if self._to_encoder else 0
 
-    def send(self, message: PipelineMessage) -> None:
+    def send(self, message: Message) -> None:
         if self._to_encoder:
             self._to_encoder.send(message)
 

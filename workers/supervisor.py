@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     ControlMessage,
+    Message,
     Ping,
     PipelineMessage,
     Prepared,
     Progress,
+    PromptMessage,
     Ready,
     Stage,
     StartRefused,
@@ -65,8 +67,9 @@ class _Loss:
 class Supervisor:
     """Runs the pipeline.
 
-    `on_message` gets what comes out of it, `on_lost` why it was lost (a short phrase), `on_progress` the progress of a
-    long start; all on the event loop that `run` runs on.
+    `on_message` gets what comes out of it, `on_prompt` the answers about prompts, `on_lost` why it was lost (a short
+    phrase), `on_progress` the progress of a long start; all on the event loop that `run` runs on. A pipeline that is
+    started again knows no prompts.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Supervisor:
         on_lost: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         limits: Limits | None = None,
+        on_prompt: Callable[[PromptMessage], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
+        self._on_prompt = on_prompt
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self._liveness = Liveness(0.0, limits)
@@ -90,7 +95,7 @@ class Supervisor:
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
 
-    def send(self, message: PipelineMessage) -> None:
+    def send(self, message: Message) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
         if self.ready:
             self._liveness.sent(message, time.monotonic())
@@ -187,16 +192,20 @@ class Supervisor:
         worker.send(replace(self._config, stage=worker.stage))
         self._liveness.started(worker.stage, time.monotonic())
 
-    def _handle_message(self, message: PipelineMessage) -> None:
+    def _handle_message(self, message: Message) -> None:
         self._liveness.received(message, time.monotonic())
-        self._on_message(message)
+        if isinstance(message, PromptMessage):
+            self._on_prompt(message)
+        else:
+            self._on_message(message)
 
     def _handle_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
         now = time.monotonic()
         match message:
             case Progress():
                 self._liveness.progressed(worker.stage, now)
-                self._on_progress(message)
+                if not worker.ready:
+                    self._on_progress(message)
             case Prepared():
                 self._liveness.progressed(worker.stage, now)
                 self._configure_codec(message)

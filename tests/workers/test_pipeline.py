@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from workers.link import Link, pair
-from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.messages import (
+    Close,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    PromptMessage,
+    Slot,
+    Stage,
+)
 from workers.pipeline import ending_calls
 from workers.process import LoopLink
 
@@ -22,7 +33,9 @@ class App:
         ours, theirs = pair()
         self.link, self.worker = LoopLink(ours, ending_calls(self.handle)), Link(theirs)
 
-    def handle(self, message: PipelineMessage) -> None:
+    def handle(self, message: Message) -> None:
+        if isinstance(message, PromptMessage):
+            raise KeyError(message.key)
         if message.slot == FAULTY and not isinstance(message, Failed):
             raise KeyError(message.slot)
         self.arrived.put_nowait(message)

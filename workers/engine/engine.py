@@ -100,6 +100,11 @@ class Engine:
             raise PromptError(f"it takes more than the {self.prompts.most_bytes >> 20} MiB that there are for prompts")
         return PromptPrefill(self._model, prompt, self._allocate(1, prompt.positions))
 
+    @property
+    def initial_tokens(self) -> tuple[int, int]:
+        """What the text stream and the codes read at step 0."""
+        return int(self._config.text_out_vocab_size), int(self._config.audio_padding_token)
+
     def close(self, slot: Slot) -> None:
         """End the call in a slot. Raises KeyError when there is none."""
         self._open.remove(slot)

@@ -21,9 +21,9 @@ MLX_CACHE_BYTES = 256 << 20
 _GIB = 1 << 30
 _RUSTYMIMI_BYTES_A_CALL = 2 * 345 << 20
 """Two rustymimi tokenizers, measured."""
-_CODEC_BYTES = 2 * 165 << 20
+_CODEC_BYTES = (2 * 165 << 20) + (8 << 20)
 _CODEC_BYTES_A_CALL = 16 << 20
-"""Our own codec's weights and a call's state, both directions."""
+"""Our own codec's weights, with the encoder's spare row, and a call's state, both directions."""
 _METAL_SHARE = 2 / 3
 """The share of a Mac's memory that its GPU may use where Metal does not say; Metal's own figure is 2/3 or 3/4."""
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 25, 250
@@ -47,7 +47,8 @@ class Plan:
     """What `calls` calls that remember `context` steps take.
 
     `weights` and `kv_step` (one step of one call in the KV cache) are bytes; `codec` is what computes Mimi: numpy, mlx,
-    rustymimi or loopback; `quantised` weights are quantised already.
+    rustymimi or loopback; `quantised` weights are quantised already. `prompts` are the bytes of the prompts that are
+    kept.
     """
 
     weights: int
@@ -56,6 +57,7 @@ class Plan:
     calls: int
     context: int
     quantised: bool = False
+    prompts: int = 0
 
     @property
     def kv_cache(self) -> int:
@@ -67,17 +69,17 @@ class Plan:
             case "loopback":
                 return 0
             case "rustymimi":
-                return self.calls * _RUSTYMIMI_BYTES_A_CALL
+                return self.calls * _RUSTYMIMI_BYTES_A_CALL + _RUSTYMIMI_BYTES_A_CALL // 2
             case _:
                 return _CODEC_BYTES + self.calls * _CODEC_BYTES_A_CALL
 
     @property
     def on_device(self) -> int:
-        return self.weights + self.kv_cache + (self.codecs if self.codec == "mlx" else 0)
+        return self.weights + self.kv_cache + self.prompts + (self.codecs if self.codec == "mlx" else 0)
 
     def in_ram(self, memory: Memory) -> int:
         if memory.shared:
-            return self.weights + self.kv_cache + self.codecs
+            return self.weights + self.kv_cache + self.prompts + self.codecs
         return 0 if self.codec == "mlx" else self.codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
@@ -92,7 +94,8 @@ class Plan:
         """Return what is missing and what to set, in one line; "" when it fits."""
         if self.fits(memory):
             return ""
-        parts = f"weights {_gib(self.weights)}, KV cache {_gib(self.kv_cache)}, codec {_gib(self.codecs)}"
+        prompts = f"prompts {_gib(self.prompts)}, " if self.prompts else ""
+        parts = f"weights {_gib(self.weights)}, KV cache {_gib(self.kv_cache)}, {prompts}codec {_gib(self.codecs)}"
         if self.on_device > memory.device:
             needed, present = self.on_device, f"{_gib(memory.device)} GiB are free for the device"
         else:
@@ -109,7 +112,14 @@ class Plan:
         return ", or ".join([*ways, "choose a smaller MOSHI_CHECKPOINT"])
 
 
-def plan(files: Files, quantize: int | None, codec: str, calls: int, context: int | None = None) -> Plan:
+def plan(
+    files: Files,
+    quantize: int | None,
+    codec: str,
+    calls: int,
+    context: int | None = None,
+    takes_prompts: bool = False,
+) -> Plan:
     """Return what so many calls on a checkpoint take; `codec` is CODEC. Raises CheckpointError."""
     config, tensors = config_of(files), read_header(files.model)
     if "out_norm.weight" not in tensors:
@@ -120,7 +130,8 @@ def plan(files: Files, quantize: int | None, codec: str, calls: int, context: in
     weights = sum(_quantised_bytes(tensor, bits) if bits else tensor.nbytes for tensor in tensors.values())
     library = codec if codec in ("loopback", "rustymimi") else library_for(codec)
     context = context or int(config.transformer.context)
-    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None)
+    prompts = PROMPT_STEPS * kv_step if takes_prompts else 0
+    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None, prompts)
 
 
 def kv_step_bytes(config: LmConfig, item_bytes: int = 2) -> int:

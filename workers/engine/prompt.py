@@ -9,14 +9,17 @@ frame 0 is read.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from moshi_mlx.models import LmConfig
 from numpy.typing import NDArray
 
 from workers.engine.streams import TEXT_PADDING
 from workers.engine.voice_file import CACHE_COLUMNS, VoiceEmbeddings
 from workers.messages import CODEBOOKS, CodeArray
+
+if TYPE_CHECKING:
+    from moshi_mlx.models import LmConfig
 
 AGENT_SILENCE = np.array([948, 243, 1178, 546, 1736, 1030, 1978, 2008], np.int32)
 """Mimi's codes of digital silence."""
@@ -99,7 +102,7 @@ def build_prompt(
     return Prompt(np.zeros((0, 0), np.float32), _delayed(frames, initial, initial))
 
 
-def check_prompt(prompt: Prompt, model: LmConfig, context: int) -> None:
+def check_prompt(prompt: Prompt, model: "LmConfig", context: int) -> None:
     """Raise PromptError unless a model that remembers `context` steps can read this prompt."""
     width, dim = prompt.embeddings.shape[1], model.transformer.d_model
     largest = np.array([model.text_out_vocab_size, *[model.audio_padding_token] * (2 * CODEBOOKS)])

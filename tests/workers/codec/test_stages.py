@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from workers.codec.codec import CodecError, Row
 from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
+from workers.messages import Close, Codes, Epoch, Failed, Frame, Message, Open, PipelineMessage, Slot, Span, Stage
 
-A, B = Slot(0), Slot(1)
+A, B, SPARE = map(Slot, range(3))
 SILENCE = np.arange(24, dtype=np.int32).reshape(3, 8)
 BROKEN = -1
 
@@ -72,7 +72,7 @@ Both = tuple[CodecStage, FakeCodec, Audio]
 
 def encoder() -> tuple[EncoderStage, FakeCodec]:
     codec = FakeCodec()
-    return EncoderStage(codec, SILENCE, codec.clock), codec
+    return EncoderStage(codec, SILENCE, SPARE, codec.clock), codec
 
 
 def decoder(greeting_frames: int = 0) -> tuple[DecoderStage, FakeCodec]:
@@ -86,23 +86,23 @@ def both(request: pytest.FixtureRequest) -> Both:
     return (*encoder(), spoken) if request.param is Stage.ENCODE else (*decoder(), coded)
 
 
-def receive(stage: CodecStage, *messages: PipelineMessage) -> list[PipelineMessage]:
+def receive(stage: CodecStage, *messages: Message) -> list[Message]:
     return [out for message in messages for out in stage.receive(message)]
 
 
-def work(stage: CodecStage) -> list[PipelineMessage]:
+def work(stage: CodecStage) -> list[Message]:
     """Work until nothing is left to do."""
-    done: list[PipelineMessage] = []
+    done: list[Message] = []
     while stage.due_s() is not None:
         done += stage.work()
     return done
 
 
-def seqs(messages: list[PipelineMessage]) -> list[tuple[Slot, int]]:
+def seqs(messages: Sequence[Message]) -> list[tuple[Slot, int]]:
     return [(message.slot, message.seq) for message in messages if isinstance(message, Frame | Codes)]
 
 
-def values(messages: list[PipelineMessage]) -> list[int]:
+def values(messages: Sequence[Message]) -> list[int]:
     """What the codec answered, message by message."""
     answers = [m.codes if isinstance(m, Codes) else m.pcm for m in messages if isinstance(m, Frame | Codes)]
     return [int(answer[0]) for answer in answers if answer is not None]
@@ -263,6 +263,7 @@ def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: li
     on: dict[Slot, Epoch] = {}
     for message in story:
         for out in stage.work() if message is None else []:
+            assert isinstance(out, PipelineMessage)
             assert on[out.slot] == out.epoch
             if isinstance(out, Failed):
                 del on[out.slot]

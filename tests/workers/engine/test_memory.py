@@ -126,5 +126,5 @@ def test_a_shortage_says_what_would_fit() -> None:
     plain = replace(MOSHI_Q4, quantised=False).shortage(Memory(GIB, GIB, shared=True))
     assert plain.endswith("set MOSHI_QUANTIZE=4, or choose a smaller MOSHI_CHECKPOINT")
     codec = replace(MOSHI_Q4, codec="rustymimi").shortage(Memory(64 * GIB, GIB // 2, shared=False))
-    assert codec.startswith("MAX_CALLS=1 needs 0.7 GiB")
+    assert codec.startswith("MAX_CALLS=1 needs 1.0 GiB")
     assert "0.5 GiB of RAM are free" in codec
