@@ -66,11 +66,6 @@ class BatchScheduler:
         missing = any(first_s - at_s < LIVE_S and at_s + FRAME_S - EARLY_S <= until_s for at_s in others_s)
         return until_s if missing else 0.0
 
-    @property
-    def step_s(self) -> float | None:
-        """What a step takes on average; None before there was one."""
-        return self._step_s
-
     def free_s(self) -> float:
         """Return how long no frame of a live call can come, from now on; a call that is late may send at any moment."""
         now = self._clock()

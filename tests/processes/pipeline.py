@@ -10,7 +10,17 @@ import psutil
 
 from tests.workers.config import LOOPBACK
 from workers.liveness import Limits
-from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, PipelineMessage, Slot, WorkerConfig
+from workers.messages import (
+    FRAME_SAMPLES,
+    Close,
+    Epoch,
+    Frame,
+    Open,
+    PipelineMessage,
+    PromptMessage,
+    Slot,
+    WorkerConfig,
+)
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0
@@ -24,11 +34,17 @@ class SupervisedPipeline:
         self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
         report, lose = self.arrived.put_nowait, self.lost.put_nowait
-        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits)
+        self.prompts: asyncio.Queue[PromptMessage] = asyncio.Queue()
+        answer = self.prompts.put_nowait
+        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits, answer)
 
     async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
             return await self.arrived.get()
+
+    async def next_prompt(self) -> PromptMessage:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.prompts.get()
 
     async def next_lost(self) -> str:
         async with asyncio.timeout(PATIENCE_S):

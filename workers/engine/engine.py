@@ -10,6 +10,7 @@ KV cache; both grow in powers of two, so that a few graphs serve everything, and
 the lowest free slot, and an engine with few calls stays fast.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -70,6 +71,7 @@ class Engine:
         self._model = Model(lm, mx.array(parts, mx.int32))
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
+        self.prefill_s: dict[int, float] = {}
 
     def open(
         self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None, prompt: str = ""
@@ -144,8 +146,8 @@ class Engine:
             self._sample(rows, (), window)
             progress("warming up", done, len(graphs))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
-        for steps in CHUNKS if self.takes_prompts else ():
-            self._model.prefill(mx.zeros((steps, TOKENS), mx.int32), 0, self._allocate(1, steps), 0)
+        if self.takes_prompts:
+            self._time_prefill()
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -159,6 +161,14 @@ class Engine:
     def skip(self, slot: Slot, steps: int) -> None:
         """Advance the position of an open slot, whatever its KV cache holds: for benches."""
         self._streams.position[slot] += steps
+
+    def _time_prefill(self) -> None:
+        """Measure `prefill_s`, what a pass over so many positions takes, each the second time."""
+        for steps in CHUNKS * 2:
+            tokens, kv_cache = mx.zeros((steps, TOKENS), mx.int32), self._allocate(1, max(CHUNKS))
+            started_s = time.monotonic()
+            self._model.prefill(tokens, 0, kv_cache, 0)
+            self.prefill_s[steps] = time.monotonic() - started_s
 
     def _sample(
         self, rows: int, active: Iterable[Slot], window: int | None = None, forced: Mapping[Slot, Force] = NOTHING

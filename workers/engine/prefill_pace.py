@@ -5,33 +5,35 @@ twice as long.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import median_low
 
 CHUNKS = tuple(1 << n for n in range(8))
 """Positions of a pass, 1 to 128: enough to keep the products busy."""
 REMEMBERED = 5
 """Passes of one size whose median counts, so that a single stall does not."""
-FIRST_PASS_STEPS = 2
-"""Steps of the batch that a pass over one position takes at most."""
 
 
 class PrefillPace:
-    def __init__(self) -> None:
+    """What passes take; `measured_s` says it of some numbers of positions."""
+
+    def __init__(self, measured_s: Mapping[int, float]) -> None:
         self._took_s: dict[int, deque[float]] = {}
+        for positions, seconds in measured_s.items():
+            self.took(positions, seconds)
 
     def took(self, positions: int, seconds: float) -> None:
         """A pass over so many positions has taken so long."""
         size = max(size for size in CHUNKS if size <= positions)
         self._took_s.setdefault(size, deque(maxlen=REMEMBERED)).append(seconds)
 
-    def chunk(self, free_s: float, step_s: float | None) -> int:
-        """Return how many positions fit into `free_s`, 0 if none does; a step of the batch takes `step_s`."""
-        return max((size for size in CHUNKS if self._expected_s(size, step_s) <= free_s), default=0)
+    def chunk(self, free_s: float) -> int:
+        """Return how many positions fit into `free_s`, 0 if none does or nothing is known."""
+        return max((size for size in CHUNKS if self._expected_s(size) <= free_s), default=0)
 
-    def _expected_s(self, size: int, step_s: float | None) -> float:
-        """Return the least of all upper bounds."""
+    def _expected_s(self, size: int) -> float:
+        """Return the median for this size, or the least that those of others allow."""
         if size in self._took_s:
             return median_low(self._took_s[size])
-        first_s = [] if step_s is None else [FIRST_PASS_STEPS * step_s * size]
         known = {known: median_low(times) for known, times in self._took_s.items()}
-        return min([*first_s, *(took_s * max(1, size // at) for at, took_s in known.items())], default=float("inf"))
+        return min((took_s * max(1, size // at) for at, took_s in known.items()), default=float("inf"))

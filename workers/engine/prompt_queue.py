@@ -43,7 +43,7 @@ class PromptQueue:
         self._waiting: deque[str] = deque()
         self._prefill: PromptPrefill | None = None
         """The computation of the first one that waits, once it has begun."""
-        self._pace = PrefillPace()
+        self._pace = PrefillPace(self._engine.prefill_s if self._engine else {})
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -66,16 +66,13 @@ class PromptQueue:
         if self._engine:
             self._engine.prompts.drop(key)
 
-    def chunk(self, free_s: float | None, step_s: float | None) -> int:
-        """Return how many positions to compute now, 0 for none; `free_s` is None while no call is on.
-
-        A step of the batch takes `step_s`, as far as that is known.
-        """
+    def chunk(self, free_s: float | None) -> int:
+        """Return how many positions to compute now, 0 for none; `free_s` is None while no call is on."""
         if not self._waiting:
             return 0
         if free_s is None:
-            return max(1, self._pace.chunk(IDLE_CHUNK_S, step_s))
-        return self._pace.chunk(free_s, step_s)
+            return max(1, self._pace.chunk(IDLE_CHUNK_S))
+        return self._pace.chunk(free_s)
 
     def work(self, chunk: int) -> list[PromptMessage]:
         """Compute the next so many positions of the first prompt; return the answer when it is complete or refused."""
@@ -105,7 +102,7 @@ class PromptQueue:
         if key in self._known:
             self._put_first(key)
             while idle and self._waiting and self._waiting[0] == key:
-                answers += self.work(self.chunk(None, None))
+                answers += self.work(self.chunk(None))
         return (key if self._engine.prompts.get(key) else ""), answers
 
     def _advance(self, key: str, chunk: int) -> "Prefix | None":

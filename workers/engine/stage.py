@@ -161,7 +161,7 @@ class EngineStage:
 
     def _prompt_chunk(self) -> int:
         """Return how many positions of a prompt fit in before the next frame of a call."""
-        return self._prompts.chunk(self._scheduler.free_s() if self._rows else None, self._scheduler.step_s)
+        return self._prompts.chunk(self._scheduler.free_s() if self._rows else None)
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)
