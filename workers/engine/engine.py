@@ -100,6 +100,7 @@ class Engine:
         check_prompt(prompt, self._config, self.context)
         if not self.prompts.reserve(prompt.positions * self._step_bytes):
             raise PromptError(f"it takes more than the {self.prompts.most_bytes >> 20} MiB that there are for prompts")
+        mx.clear_cache()  # buffers of prompts dropped since, whose sizes fit no other
         return PromptPrefill(self._model, prompt, self._allocate(1, prompt.positions))
 
     @property

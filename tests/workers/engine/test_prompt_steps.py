@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import psutil
 import pytest
 
+from tests.scale import scaled
 from tests.workers.engine.personaplex import Spoken
 from tests.workers.engine.personaplex import spoken as stepped
 from tests.workers.engine.small import ARGMAX, build, official, said, speech, talk
 from workers.engine.engine import Engine
 from workers.engine.prompt import Prompt, PromptError, build_prompt
+from workers.engine.prompt_queue import PromptQueue
+from workers.engine.prompt_source import PromptSource
+from workers.engine.stage import EngineStage
 from workers.engine.streams import StepResult
 from workers.engine.voice_file import VoiceEmbeddings
-from workers.messages import CodeArray, Slot
+from workers.messages import CallPersona, CodeArray, Codes, Epoch, Message, Open, PreparePrompt, PromptReady, Slot
 
 CONTEXT, LIVE, DIM, START = 64, 10, 128, 400
 A, B = Slot(0), Slot(1)
@@ -145,17 +151,56 @@ def test_giving_a_prompt_out_copies_the_prompt_and_nothing_else() -> None:
 
 def test_a_prompt_takes_its_keys_and_values_and_two_hundred_take_no_more_than_there_is_for_them() -> None:
     engine = Engine(build(), 1, ARGMAX, CONTEXT, takes_prompts=True)
-    prompt = prompt_of("told", "wav")
-    prepare(engine, "0", prompt)
-    one = engine.prompts.nbytes
-    assert one == prompt.positions * 2 * 2 * DIM * 4, "keys and values of two layers in f32"
-    engine.prompts.most_bytes = 5 * one
+    prompts = [build_prompt([7] * words, VOICES["wav"], START, 2048) for words in range(5)]
+    prepare(engine, "first", prompts[0])
+    assert engine.prompts.nbytes == prompts[0].positions * 2 * 2 * DIM * 4, "keys and values of two layers in f32"
+    engine.prompts.most_bytes = 5 * engine.prompts.nbytes
     held = []
     for number in range(200):
-        prepare(engine, str(number), prompt)
-        held.append((mx.get_active_memory(), engine.prompts.nbytes))
-    assert engine.prompts.keys == [str(number) for number in range(195, 200)]
-    assert len(set(held[10:])) == 1
+        prepare(engine, str(number), prompts[number % 5])
+        assert engine.prompts.nbytes <= engine.prompts.most_bytes
+        held.append(mx.get_active_memory())
+    assert engine.prompts.keys == [str(number) for number in range(196, 200)]
+    assert held[10:15] * 38 == held[10:]
+
+
+@pytest.mark.slow
+def test_two_hundred_long_personas_leave_the_process_as_large_as_fifty_do() -> None:
+    engine = Engine(build(), 1, ARGMAX, takes_prompts=True)
+    process, size = psutil.Process(), []
+    for number in range(scaled(200, least=40)):
+        prepare(engine, str(number), build_prompt([], speech(number, 200 + number % 50), START, 2048))
+        size.append(process.memory_info().rss)
+    assert max(size[len(size) // 4 :]) - size[len(size) // 4] < 16 << 20, "they would be 60 MiB"
+
+
+def test_through_the_stage_a_call_begins_with_the_persona_that_it_names(tmp_path: Path) -> None:
+    mx.save_safetensors(
+        str(tmp_path / "NATF0.safetensors"),
+        {"embeddings": mx.array(EMBEDDINGS.embeddings[:, None, None]), "cache": mx.array(EMBEDDINGS.cache[None])},
+    )
+    engine = Engine(build(), 2, ARGMAX, CONTEXT, takes_prompts=True)
+    source = PromptSource(lambda text: TEXTS["told"] if text else [], tmp_path, engine.initial_tokens)
+    stage = EngineStage(engine, lambda: lambda token: f"{token} ", prompts=PromptQueue(engine, source.read))
+    personas = {A: ("told", "pt"), B: ("silent", "wav")}
+    stage.receive(PreparePrompt("0", "Be kind.", "NATF0"))
+    stage.receive(PreparePrompt("1", "", codes=VOICES["wav"]))  # type: ignore[arg-type]
+    answers: list[Message] = []
+    while len(answers) < 2:
+        answers += stage.work()
+    assert [answer.key for answer in answers if isinstance(answer, PromptReady)] == ["0", "1"]
+    for slot in personas:
+        stage.receive(Open(slot, Epoch(1), persona=CallPersona(prompt=str(slot))))
+    said: dict[Slot, list[Codes]] = {slot: [] for slot in personas}
+    for seq in range(LIVE + 1):
+        for slot in personas:
+            stage.receive(Codes(slot, Epoch(1), seq, speech(slot, LIVE + 2)[seq]))
+        for message in stage.work():
+            assert isinstance(message, Codes)
+            said[message.slot].append(message)
+    for slot, messages in said.items():
+        came = [StepResult(int(message.text), message.codes) for message in messages]
+        assert spoken(came) == expected(*personas[slot], slot)[:LIVE]
 
 
 def test_what_cannot_be_a_prompt_is_refused_and_evicts_nothing() -> None:
