@@ -85,7 +85,7 @@ class LmGen:
 
     def _embeddings(self, voice: VoiceEmbeddings) -> None:
         for embedding in voice.embeddings:
-            self.run(mx.array(embedding)[None, None])
+            self.run(mx.array(embedding)[None, None].astype(self.lm.out_norm.weight.dtype))
         count = len(voice.embeddings)
         for stream, delay in enumerate(DELAYS):
             for column in range(count, count + 1 + delay):

@@ -66,6 +66,17 @@ def test_a_call_goes_on_from_a_prompt_as_if_it_had_been_stepped(text: str, voice
     assert spoken(talk(engine, A, speech(5, LIVE + 1))) == expected(text, voice, 5)[:LIVE]
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(mx.bfloat16, 4), (mx.bfloat16, None)], ids=["q4", "bf16"])
+def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> None:
+    lm = build("mid", dtype, bits)
+    voice = VoiceEmbeddings(RNG.normal(size=(9, 256)).astype(np.float32), EMBEDDINGS.cache)
+    wanted = stepped(lm, TEXTS["told"], voice, speech(5, 6))  # before the engine takes the weights over
+    engine = Engine(lm, 1, ARGMAX, CONTEXT, takes_prompts=True)
+    prepare(engine, "ada", build_prompt(TEXTS["told"], voice, 1000, 2048))
+    engine.open(A, prompt="ada")
+    assert spoken(talk(engine, A, speech(5, 5))) == wanted[:4]
+
+
 def test_sixteen_calls_with_prompts_of_their_own_begin_while_others_talk() -> None:
     """The n-th call begins at tick n with the n-th persona, and hears `speech(n)`; some pause now and then."""
     engine = Engine(build(), 16, ARGMAX, CONTEXT, takes_prompts=True)
