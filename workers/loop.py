@@ -7,7 +7,7 @@ whatever has arrived, so that a stage always has the newest frame.
 import logging
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Ping, PipelineMessage, Stage, WorkerVitals
+from workers.messages import Failed, Message, Ping, PipelineMessage, PromptMessage, PromptRefused, Stage, WorkerVitals
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 class FrameProcessor(Protocol):
     """One stage of the pipeline: frames of all slots in, frames out."""
 
-    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+    def receive(self, message: Message) -> Sequence[Message]:
         """Handle a message; return what goes on to the next stage at once."""
 
     def due_s(self) -> float | None:
         """When on the monotonic clock `work` is to be called: 0 for at once, None for not before the next message."""
 
-    def work(self) -> list[PipelineMessage]:
+    def work(self) -> Sequence[Message]:
         """Do one unit of work, a batch of frames; return what goes on to the next stage."""
 
 
@@ -84,9 +84,9 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        if messages:  # keeping the engine awake is no work
+        if rows := sum(isinstance(message, PipelineMessage) for message in messages):  # else nothing was for a call
             self._work_s.add(time.monotonic() - started_s)
-            self._rows.add(len(messages))
+            self._rows.add(rows)
         self._send(messages)
 
     def _read_control(self) -> None:
@@ -113,14 +113,17 @@ class WorkerLoop:
         for message in messages:
             self._send(self._receive(message))
 
-    def _receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+    def _receive(self, message: Message) -> Sequence[Message]:
         try:
             return self.stage.receive(message)
         except Exception as error:  # ends this call; the messages that came with it belong to others
+            if isinstance(message, PromptMessage):
+                log.exception("%s cannot be handled", type(message).__name__)
+                return [PromptRefused(message.key, repr(error))]
             log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
             return [Failed(message.slot, message.epoch, self.name, repr(error), internal=True)]
 
-    def _send(self, messages: list[PipelineMessage]) -> None:
+    def _send(self, messages: Sequence[Message]) -> None:
         try:
             for message in messages:
                 self.downstream.send(message)

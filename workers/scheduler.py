@@ -66,6 +66,13 @@ class BatchScheduler:
         missing = any(first_s - at_s < LIVE_S and at_s + FRAME_S - EARLY_S <= until_s for at_s in others_s)
         return until_s if missing else 0.0
 
+    def free_s(self) -> float:
+        """Return how long no frame of a live call can come, from now on; a call that is late may send at any moment."""
+        now = self._clock()
+        live_s = (at_s for at_s in self._arrived_s.values() if now - at_s < LIVE_S)
+        next_s = min((at_s + FRAME_S - EARLY_S - now for at_s in live_s), default=FRAME_S - SPARE_S)
+        return max(0.0, next_s)
+
     def gap_s(self) -> float:
         """Return from when on a step would be over before the next frame of any live call comes; 0 for at once."""
         now = begins_s = self._clock()

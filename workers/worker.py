@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from workers.checkpoints.files import CheckpointError
 from workers.checkpoints.locate import locate
@@ -74,9 +75,10 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
 
     if config.stage is Stage.DECODE:
         return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
-    encoder = open_codec(config)
+    spare = Slot(config.slots)
+    encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = silence_codes(encoder, Slot(0), config.greeting_frames)
-    return EncoderStage(encoder, silence), codec_name(config), lambda: 0
+    return EncoderStage(encoder, silence, spare), codec_name(config), lambda: 0
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
@@ -95,13 +97,14 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if loopback:
         return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback", lambda: 0
     from workers.engine.memory import device_bytes
-    from workers.engine.start import start_engine
+    from workers.engine.start import prompts_of, start_engine
 
     assert files is not None
-    engine, text_decoder, note = start_engine(files, config, progress)
+    engine, tokenizer, note = start_engine(files, config, progress)
     if not slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStage(engine, text_decoder), note, device_bytes
+    prompts = prompts_of(engine, tokenizer, files, progress)
+    return EngineStage(engine, tokenizer.decoder, prompts=prompts), note, device_bytes
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
@@ -14,7 +15,17 @@ from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, f
 from tests.workers.config import LOOPBACK
 from workers.liveness import Limits
 from workers.logging import LineFormat
-from workers.messages import Close, Epoch, Open, PipelineMessage, Slot, Stage
+from workers.messages import (
+    FRAME_SAMPLES,
+    Close,
+    Epoch,
+    Open,
+    PipelineMessage,
+    PreparePrompt,
+    PromptRefused,
+    Slot,
+    Stage,
+)
 from workers.process import worker_environment
 from workers.supervisor import Supervisor, WorkerRefused, WorkerState
 
@@ -47,6 +58,14 @@ async def test_frames_come_back_in_order_and_so_do_open_and_close(pipeline: Supe
     while sent[-1] not in came:
         came.append(await pipeline.next_message())
     assert [message for message in came if message.epoch == 2] == sent
+
+
+@pytest.mark.parametrize("frames", [0, 1, 200])
+async def test_a_prompt_is_answered_apart_from_the_calls(pipeline: SupervisedPipeline, frames: int) -> None:
+    voice = np.zeros((frames, FRAME_SAMPLES), np.float32) if frames else None
+    pipeline.supervisor.send(PreparePrompt("ada", "Be kind.", pcm=voice))
+    answer = await pipeline.next_prompt()
+    assert answer == PromptRefused("ada", "this checkpoint takes no prompt")
 
 
 async def test_every_frame_says_how_long_each_stage_took(pipeline: SupervisedPipeline) -> None:

@@ -4,7 +4,19 @@ from hypothesis import strategies as st
 
 from workers.histogram import Histogram
 from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
-from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.messages import (
+    Close,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    PreparePrompt,
+    PromptReady,
+    Slot,
+    Stage,
+)
 
 A, B = Slot(0), Slot(1)
 STEP_S = 0.05
@@ -45,11 +57,11 @@ class Watch:
             if stage not in self.stopped:
                 self.liveness.answered(stage, self.work if stage is STEP else Histogram(), self.now)
 
-    def send(self, *messages: PipelineMessage) -> None:
+    def send(self, *messages: Message) -> None:
         for message in messages:
             self.liveness.sent(message, self.now)
 
-    def come(self, *messages: PipelineMessage) -> None:
+    def come(self, *messages: Message) -> None:
         for message in messages:
             self.liveness.received(message, self.now)
 
@@ -192,3 +204,16 @@ def test_a_stage_that_stops_is_always_noticed(story: list[tuple[Slot, float]], s
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
     assert hang == Hang(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s")
+
+
+def test_a_prompt_is_waited_for_by_nobody_and_its_progress_is_a_sign_of_life() -> None:
+    watch = Watch()
+    watch.send(PreparePrompt("ada", "Be kind."))
+    assert watch.wait(60.0) is None
+    watch.send(opened(greeting_frames=1))
+    for _ in range(10):
+        assert watch.wait(0.5, pings=False) is None
+        watch.liveness.progressed(STEP, watch.now)
+    watch.come(PromptReady("ada", 250, 1))
+    assert watch.wait(0.5, pings=False) is None
+    assert watch.wait(5.0, pings=False) is not None

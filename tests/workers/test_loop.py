@@ -5,7 +5,21 @@ import pytest
 from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, pair
 from workers.loop import WorkerLoop
-from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Slot, Stage, WorkerVitals
+from workers.messages import (
+    Close,
+    Codes,
+    DropPrompt,
+    Epoch,
+    Failed,
+    Message,
+    Open,
+    Ping,
+    PromptMessage,
+    PromptRefused,
+    Slot,
+    Stage,
+    WorkerVitals,
+)
 
 POISON = Slot(13)
 
@@ -25,12 +39,14 @@ class Conveyor:
     """Passes what is no audio on at once; a unit of work passes on the oldest audio."""
 
     def __init__(self) -> None:
-        self.belt: list[PipelineMessage] = []
+        self.belt: list[Message] = []
 
     def due_s(self) -> float | None:
         return 0.0 if self.belt else None
 
-    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+    def receive(self, message: Message) -> list[Message]:
+        if isinstance(message, PromptMessage):
+            raise KeyError(message.key)
         if message.slot == POISON:
             raise KeyError(message.slot)
         if not isinstance(message, Codes):
@@ -38,7 +54,7 @@ class Conveyor:
         self.belt.append(message)
         return []
 
-    def work(self) -> list[PipelineMessage]:
+    def work(self) -> list[Message]:
         return [self.belt.pop(0)]
 
 
@@ -54,13 +70,13 @@ class Bench:
         for _ in range(times):
             self.loop.run_once(longest_s=0)
 
-    def send(self, *messages: PipelineMessage) -> None:
+    def send(self, *messages: Message) -> None:
         """Send to the loop and let it read what has come."""
         for message in messages:
             self.upstream.send(message)
         self.run_once()
 
-    def came(self) -> list[PipelineMessage]:
+    def came(self) -> list[Message]:
         """What has come out of the loop."""
         return self.downstream.receive()
 
@@ -106,6 +122,11 @@ def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(bench: B
     bench.send(opened(0), opened(POISON), opened(1), audio(0))
     failed = Failed(POISON, Epoch(1), Stage.STEP, "KeyError(13)", internal=True)
     assert bench.came() == [opened(0), failed, opened(1), audio(0)]
+
+
+def test_an_exception_about_a_prompt_refuses_it(bench: Bench) -> None:
+    bench.send(DropPrompt("ada"), opened(0))
+    assert bench.came() == [PromptRefused("ada", "KeyError('ada')"), opened(0)]
 
 
 def test_a_neighbour_that_does_not_read_gets_the_rest_when_it_does(bench: Bench) -> None:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.messages import Slot
-from workers.scheduler import LIVE_S, BatchScheduler
+from workers.messages import FRAME_S, Slot
+from workers.scheduler import EARLY_S, LIVE_S, BatchScheduler
 
 A, B, C = Slot(0), Slot(1), Slot(2)
 PATIENCE_S = 0.015
@@ -108,3 +108,19 @@ def test_a_frame_may_have_come_earlier() -> None:
     clock.now += 0.1
     scheduler.frame_arrived(A, clock.now - 0.02)
     assert scheduler.due_s([A]) == pytest.approx(clock.now - 0.02 + PATIENCE_S)
+
+
+def test_time_is_free_until_the_next_frame_of_any_live_call_may_come() -> None:
+    clock = Clock()
+    scheduler = scheduler_of(clock)
+    alone_s = scheduler.free_s()
+    assert 0.06 < alone_s < FRAME_S, "calls are on, none of which has sent"
+    for slot in (A, B):
+        scheduler.frame_arrived(slot)
+    clock.now += 0.03
+    scheduler.frame_arrived(B)
+    assert scheduler.free_s() == pytest.approx(FRAME_S - EARLY_S - 0.03), "when A may send"
+    clock.now += 0.06
+    assert scheduler.free_s() == 0.0, "A is late"
+    clock.now += LIVE_S
+    assert scheduler.free_s() == alone_s, "both have stopped"

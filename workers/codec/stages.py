@@ -6,7 +6,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from workers.codec.codec import Codec, CodecError, Row
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
+from workers.codec.voice_encoder import VoiceEncoder
+from workers.messages import (
+    Close,
+    Codes,
+    DropPrompt,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    PreparePrompt,
+    PromptMessage,
+    Slot,
+    Span,
+    Stage,
+)
 from workers.scheduler import BatchScheduler
 
 DECODE_BACKLOG = 64
@@ -31,7 +47,9 @@ class CodecStage:
     def due_s(self) -> float | None:
         return self._scheduler.due_s([slot for slot, frames in self._waiting.items() if frames])
 
-    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+    def receive(self, message: Message) -> list[Message]:
+        if isinstance(message, PromptMessage):
+            return [message]
         is_on = self._epochs.get(message.slot) == message.epoch
         match message:
             case Frame() | Codes():
@@ -47,7 +65,7 @@ class CodecStage:
                 self._close(slot)
         return [message]
 
-    def work(self) -> list[PipelineMessage]:
+    def work(self) -> list[Message]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames}
         audio = {slot: _audio_of(message) for slot, message in batch.items()}
         started_s = self._clock()
@@ -75,15 +93,34 @@ class EncoderStage(CodecStage):
 
     stage, result = Stage.ENCODE, Codes
 
-    def __init__(self, encoder: Codec, silence: Row, clock: Callable[[], float] = time.monotonic) -> None:
-        """`silence` are the codes of as many frames of silence as a greeting may have, shape (frames, 8)."""
+    def __init__(self, encoder: Codec, silence: Row, spare: Slot, clock: Callable[[], float] = time.monotonic) -> None:
+        """`silence` are the codes of as many frames of silence as a greeting may have, shape (frames, 8).
+
+        The slot `spare`, which is no call's, is for the voices of prompts.
+        """
         super().__init__(encoder, 1, clock)
         self._silence = silence
+        self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
 
-    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
-        if isinstance(message, Open):
-            message = replace(message, silence=self._silence[: message.greeting_frames])
+    def due_s(self) -> float | None:
+        if any(self._waiting.values()):
+            return super().due_s()
+        return 0.0 if self._voices and (self._voice_due or not self._epochs) else None
+
+    def receive(self, message: Message) -> list[Message]:
+        match message:
+            case Open():
+                message = replace(message, silence=self._silence[: message.greeting_frames])
+            case PreparePrompt() if message.pcm is not None:
+                return self._voices.add(message)
+            case DropPrompt(key):
+                self._voices.drop(key)
         return super().receive(message)
+
+    def work(self) -> list[Message]:
+        """Encode a batch of the callers' frames, or if none waits a frame of a voice: one after each batch."""
+        self._voice_due = any(self._waiting.values())
+        return super().work() if self._voice_due else self._voices.work()
 
     def _wait(self, message: Audio) -> None:
         for older in self._waiting[message.slot]:

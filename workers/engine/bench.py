@@ -20,6 +20,7 @@ from workers.checkpoints.files import CheckpointError, report_nothing
 from workers.checkpoints.locate import locate
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
+from workers.engine.prompt_bench import bench_prompts
 from workers.engine.sampling import SamplingSettings
 from workers.messages import CODEBOOKS, CODES, CodeArray, Slot
 
@@ -108,6 +109,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--context", type=int)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--prompts", action="store_true")
     args = parser.parse_args()
     try:
         files = locate(args.checkpoint, args.cache, report_nothing, args.quantize)
@@ -117,7 +119,8 @@ def main() -> int:
         return 2
     times = bench_engine(lm, args.rows, args.steps, sampling, args.context, args.full)
     machine = {"platform": platform.platform(), "device": str(mx.default_device())}
-    json.dump({"machine": machine, "checkpoint": args.checkpoint, "times": times}, sys.stdout)
+    prompts = bench_prompts(lm, max(args.rows), sampling, args.context) if args.prompts else {}
+    json.dump({"machine": machine, "checkpoint": args.checkpoint, "times": times, "prompts": prompts}, sys.stdout)
     return 0
 
 

@@ -10,7 +10,9 @@ KV cache; both grow in powers of two, so that a few graphs serve everything, and
 the lowest free slot, and an engine with few calls stays fast.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +21,12 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
-from workers.engine.model import Model, can_compile
+from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
+from workers.engine.model import TOKENS, Model, can_compile
+from workers.engine.prefill_pace import CHUNKS
+from workers.engine.prefix import PromptPrefill
+from workers.engine.prompt import Prompt, PromptError, check_prompt
+from workers.engine.prompt_store import PromptStore
 from workers.engine.sampling import SamplerState, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
 from workers.engine.streams import LogArray, StepResult, Streams
@@ -41,12 +48,14 @@ class Engine:
         sampling: SamplingSettings | None = None,
         context: int | None = None,
         word_parts: Sequence[WordPart] = (),
+        takes_prompts: bool = False,
     ) -> None:
         """Allocate everything that will be needed.
 
         The engine takes the weights over: `lm` still works, but must not be changed. `sampling` is the default of a
         call and limits the top_k of others; `context` is the number of steps remembered, by default the `lm`'s.
-        `word_parts` says what each text token is to a word, by default nothing.
+        `word_parts` says what each text token is to a word, by default nothing. `takes_prompts`: the checkpoint was
+        trained with prompts.
         """
         shape = lm.cfg.transformer
         self.slots, self.context = slots, context or int(shape.context)
@@ -54,14 +63,22 @@ class Engine:
         self._streams = Streams(slots, lm.cfg.audio_delays, lm.cfg.text_out_vocab_size, lm.cfg.audio_padding_token)
         self._sampler = SamplerState(slots, self._sampling)
         dtype = lm.out_norm.weight.dtype
-        self._kv_cache = KVCache.allocate(slots, shape.num_layers, shape.num_heads, self.context, shape.head_dim, dtype)
+        self._allocate = partial(KVCache.allocate, shape.num_layers, shape.num_heads, shape.head_dim, dtype)
+        self._kv_cache = self._allocate(slots, self.context)
+        self._config, self._step_bytes = lm.cfg, kv_step_bytes(lm.cfg, dtype.size)
+        self.takes_prompts, self.prompts = takes_prompts, PromptStore(PROMPT_STEPS * self._step_bytes * takes_prompts)
         parts = [*word_parts] or [WordPart.NONE] * lm.cfg.text_out_vocab_size
         self._model = Model(lm, mx.array(parts, mx.int32))
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
+        self.prefill_s: dict[int, float] = {}
 
-    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None) -> None:
-        """Give a slot to a new call, at step 0. Raises ValueError when it is open or when a top_k is too large.
+    def open(
+        self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None, prompt: str = ""
+    ) -> None:
+        """Give a slot to a new call, at step 0 or after the prompt that is kept under the key `prompt`.
+
+        Raises ValueError when it is open or when a top_k is too large, KeyError when there is no such prompt.
 
         With a `seed` a call draws the same uniforms again, whatever the other rows do. (Its logits are rounded a little
         differently when more rows are computed: in bf16 that may now and then change a token.) `sampling` that needs
@@ -69,9 +86,27 @@ class Engine:
         """
         if slot in self._open or not 0 <= slot < self.slots:
             raise ValueError(f"slot {slot} cannot be opened: it is open, or not one of {self.slots}")
+        prefix = self.prompts.get(prompt) if prompt else None
+        if prompt and not prefix:
+            raise KeyError(prompt)
         self._sampler.open(slot, seed, sampling or self._sampling)
-        self._streams.open(slot)
+        self._streams.open(slot, prefix.beginning if prefix else None)
+        if prefix:
+            self._kv_cache.copy(slot, prefix.kv_cache)
         self._open.add(slot)
+
+    def prefill_prompt(self, prompt: Prompt) -> PromptPrefill:
+        """Make room for a prompt; return what computes it, for `prompts` to keep. Raises PromptError."""
+        check_prompt(prompt, self._config, self.context)
+        if not self.prompts.reserve(prompt.positions * self._step_bytes):
+            raise PromptError(f"it takes more than the {self.prompts.most_bytes >> 20} MiB that there are for prompts")
+        mx.clear_cache()  # buffers of prompts dropped since, whose sizes fit no other
+        return PromptPrefill(self._model, prompt, self._allocate(1, prompt.positions))
+
+    @property
+    def initial_tokens(self) -> tuple[int, int]:
+        """What the text stream and the codes read at step 0."""
+        return int(self._config.text_out_vocab_size), int(self._config.audio_padding_token)
 
     def close(self, slot: Slot) -> None:
         """End the call in a slot. Raises KeyError when there is none."""
@@ -88,8 +123,7 @@ class Engine:
         refused = {slot: StepResult(0, None, fault=fault) for slot, fault in faults.items() if fault}
         if not frames:
             return refused
-        for slot, frame in frames.items():
-            self._streams.write(slot, frame)
+        frames = {slot: self._streams.write(slot, frame) for slot, frame in frames.items()}
         sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames, forced=forced)
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
@@ -113,6 +147,8 @@ class Engine:
             self._sample(rows, (), window)
             progress("warming up", done, len(graphs))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
+        if self.takes_prompts:
+            self._time_prefill()
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -126,6 +162,14 @@ class Engine:
     def skip(self, slot: Slot, steps: int) -> None:
         """Advance the position of an open slot, whatever its KV cache holds: for benches."""
         self._streams.position[slot] += steps
+
+    def _time_prefill(self) -> None:
+        """Measure `prefill_s`, what a pass over so many positions takes, each the second time."""
+        for steps in CHUNKS * 2:
+            tokens, kv_cache = mx.zeros((steps, TOKENS), mx.int32), self._allocate(1, max(CHUNKS))
+            started_s = time.monotonic()
+            self._model.prefill(tokens, 0, kv_cache, 0)
+            self.prefill_s[steps] = time.monotonic() - started_s
 
     def _sample(
         self, rows: int, active: Iterable[Slot], window: int | None = None, forced: Mapping[Slot, Force] = NOTHING
@@ -147,12 +191,12 @@ class Engine:
         return np.array(sampled)
 
     def _advance(self, slot: Slot, caller: CodeArray, sampled: NDArray[np.int32]) -> StepResult:
-        text, own, finite = int(sampled[0]), sampled[1:-1], sampled[-1]
+        text, own, finite = int(sampled[0]), self._streams.settle(slot, sampled[1:-1]), sampled[-1]
         codes = self._streams.advance(slot, text, own)
         self._sampler.add_text(slot, text)
         if not finite:
             self._kv_cache.zero(slot)
-        log = np.concatenate([sampled[:-1], caller])
+        log = np.concatenate([sampled[:1], own, caller])
         return StepResult(text, codes, log, "" if finite else "the step computed NaN or infinity")
 
     def _replay(self, slot: Slot, step: LogArray) -> LogArray:

@@ -26,7 +26,7 @@ class KVCache:
     values: list[mx.array]
 
     @classmethod
-    def allocate(cls, slots: int, layers: int, heads: int, context: int, head_dim: int, dtype: mx.Dtype) -> "KVCache":
+    def allocate(cls, layers: int, heads: int, head_dim: int, dtype: mx.Dtype, slots: int, context: int) -> "KVCache":
         shape = (slots, heads, context, head_dim)
         cache = cls([mx.zeros(shape, dtype) for _ in range(layers)], [mx.zeros(shape, dtype) for _ in range(layers)])
         mx.eval(cache.keys, cache.values)
@@ -35,6 +35,10 @@ class KVCache:
     @property
     def context(self) -> int:
         return int(self.keys[0].shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in (*self.keys, *self.values))
 
     def rows(self, position: mx.array) -> Rows:
         """Return where each row writes at its position, (rows,)."""
@@ -61,6 +65,12 @@ class KVCache:
         self.keys[layer][rows, :, entries] = k[0].swapaxes(0, 1)
         self.values[layer][rows, :, entries] = v[0].swapaxes(0, 1)
         return joined
+
+    def copy(self, slot: int, prefix: "KVCache") -> None:
+        """Begin a slot with the entries of `prefix`, a cache of one row; evaluated on return."""
+        for mine, theirs in zip((*self.keys, *self.values), (*prefix.keys, *prefix.values), strict=True):
+            mine[slot : slot + 1, :, : prefix.context] = theirs
+        mx.eval(self.keys, self.values)
 
     def zero(self, slot: int) -> None:
         """Clear one row that holds NaN: a masked entry still counts then, since 0 times NaN is NaN."""

@@ -15,14 +15,16 @@ from workers.engine.checkpoint import GROUP_SIZES
 from workers.engine.config import config_of, model_header
 
 MOST_CALLS = 64
+PROMPT_STEPS = 3_000
+"""How many steps of prompts are kept at most, as many as a call of the published Moshi remembers."""
 MLX_CACHE_BYTES = 256 << 20
 """What MLX may retain of freed memory on a Mac; shapes are fixed, so more would never be used."""
 _GIB = 1 << 30
 _RUSTYMIMI_BYTES_A_CALL = 2 * 345 << 20
 """Two rustymimi tokenizers, measured."""
-_CODEC_BYTES = 2 * 165 << 20
+_CODEC_BYTES = (2 * 165 << 20) + (8 << 20)
 _CODEC_BYTES_A_CALL = 16 << 20
-"""Our own codec's weights and a call's state, both directions."""
+"""Our own codec's weights, with the encoder's spare row, and a call's state, both directions."""
 _METAL_SHARE = 2 / 3
 """The share of a Mac's memory that its GPU may use where Metal does not say; Metal's own figure is 2/3 or 3/4."""
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 25, 250
@@ -46,7 +48,8 @@ class Plan:
     """What `calls` calls that remember `context` steps take.
 
     `weights` and `kv_step` (one step of one call in the KV cache) are bytes; `codec` is what computes Mimi: numpy, mlx,
-    rustymimi or loopback; `quantised` weights are quantised already.
+    rustymimi or loopback; `quantised` weights are quantised already. `prompts` are the bytes of the prompts that are
+    kept.
     """
 
     weights: int
@@ -55,6 +58,7 @@ class Plan:
     calls: int
     context: int
     quantised: bool = False
+    prompts: int = 0
 
     @property
     def kv_cache(self) -> int:
@@ -66,17 +70,17 @@ class Plan:
             case "loopback":
                 return 0
             case "rustymimi":
-                return self.calls * _RUSTYMIMI_BYTES_A_CALL
+                return self.calls * _RUSTYMIMI_BYTES_A_CALL + _RUSTYMIMI_BYTES_A_CALL // 2
             case _:
                 return _CODEC_BYTES + self.calls * _CODEC_BYTES_A_CALL
 
     @property
     def on_device(self) -> int:
-        return self.weights + self.kv_cache + (self.codecs if self.codec == "mlx" else 0)
+        return self.weights + self.kv_cache + self.prompts + (self.codecs if self.codec == "mlx" else 0)
 
     def in_ram(self, memory: Memory) -> int:
         if memory.shared:
-            return self.weights + self.kv_cache + self.codecs
+            return self.weights + self.kv_cache + self.prompts + self.codecs
         return 0 if self.codec == "mlx" else self.codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
@@ -91,7 +95,8 @@ class Plan:
         """Return what is missing and what to set, in one line; "" when it fits."""
         if self.fits(memory):
             return ""
-        parts = f"weights {_gib(self.weights)}, KV cache {_gib(self.kv_cache)}, codec {_gib(self.codecs)}"
+        prompts = f"prompts {_gib(self.prompts)}, " if self.prompts else ""
+        parts = f"weights {_gib(self.weights)}, KV cache {_gib(self.kv_cache)}, {prompts}codec {_gib(self.codecs)}"
         if self.on_device > memory.device:
             needed, present = self.on_device, f"{_gib(memory.device)} GiB are free for the device"
         else:
@@ -108,7 +113,14 @@ class Plan:
         return ", or ".join([*ways, "choose a smaller MOSHI_CHECKPOINT"])
 
 
-def plan(files: Files, quantize: int | None, codec: str, calls: int, context: int | None = None) -> Plan:
+def plan(
+    files: Files,
+    quantize: int | None,
+    codec: str,
+    calls: int,
+    context: int | None = None,
+    takes_prompts: bool = False,
+) -> Plan:
     """Return what so many calls on a checkpoint take; `codec` is CODEC. Raises CheckpointError."""
     tensors, config = model_header(files), config_of(files)
     kv_step = kv_step_bytes(config, tensors["out_norm.weight"].item_bytes)  # of the type that is never quantised
@@ -117,7 +129,8 @@ def plan(files: Files, quantize: int | None, codec: str, calls: int, context: in
     weights = sum(_quantised_bytes(tensor, bits) if bits else tensor.nbytes for tensor in tensors.values())
     library = codec if codec in ("loopback", "rustymimi") else library_for(codec)
     context = context or int(config.transformer.context)
-    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None)
+    prompts = PROMPT_STEPS * kv_step if takes_prompts else 0
+    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None, prompts)
 
 
 def kv_step_bytes(config: LmConfig, item_bytes: int = 2) -> int:

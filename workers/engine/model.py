@@ -35,6 +35,7 @@ class Model:
         self._first_entry = mx.arange(config.audio_codebooks) * config.audio_vocab_size
         self._layers = [StepLayer(layer) for layer in lm.transformer.layers]
         self._rope_base = float(config.transformer.max_period)
+        self._dtype = lm.out_norm.weight.dtype
         self._norm, self._text_head = lm.out_norm, product(lm.text_linear)
         slices = lm.depformer.slices
         self._depformer_in = product(join([part.linear_in for part in slices]))
@@ -79,20 +80,24 @@ class Model:
         finite = mx.isfinite(mx.concatenate(sums, axis=1).sum(axis=1, keepdims=True))
         return mx.concatenate([sampled, finite.astype(mx.int32)], axis=1), kv_cache.keys, kv_cache.values
 
-    def prefill(self, tokens: mx.array, start: int, kv_cache: KVCache, slot: int) -> None:
-        """Write the keys and values of steps start, start+1, … of one slot; `tokens` (steps, 17) is what they read.
+    def prefill(self, inputs: mx.array, start: int, kv_cache: KVCache, slot: int) -> bool:
+        """Write the keys and values of steps start, start+1, … of one slot; return whether all of them are finite.
 
-        At most `context` steps at a time. The steps take the place of the rows; each sees itself, those before it in
-        this pass, and what the cache holds of older ones.
+        `inputs` are the tokens that the steps read, (steps, 17) int32, or embeddings in their place, (steps, dim)
+        float32; at most `context` steps at a time. The steps take the place of the rows; each sees itself, those before
+        it in this pass, and what the cache holds of older ones.
         """
-        x, position = self._embed(tokens), mx.arange(start, start + len(tokens))
-        mask = visible_in_prefill(start, len(tokens), kv_cache.context)
+        x = self._embed(inputs) if inputs.dtype == mx.int32 else inputs.astype(self._dtype)
+        position, k, v = mx.arange(start, start + len(inputs)), x, x
+        mask = visible_in_prefill(start, len(inputs), kv_cache.context)
         for index, layer in enumerate(self._layers):
             q, k, v = layer.project(x)
             q, k, v = (part.swapaxes(0, 2) for part in (self._rope(q, position), self._rope(k, position), v))
             seen = layer.attend(q, *kv_cache.prefill(index, slot, start, k, v), mask)
             x = layer.finish(x, seen.swapaxes(0, 2))
-        mx.eval(kv_cache.keys, kv_cache.values)
+        finite = mx.isfinite(k).all() & mx.isfinite(v).all()  # what is not in an earlier layer is in the last one
+        mx.eval(kv_cache.keys, kv_cache.values, finite)
+        return bool(finite.item())
 
     def _embed(self, tokens: mx.array) -> mx.array:
         """Sum the embeddings of the tokens, (rows, 17), in moshi_mlx's order: in bf16 another gives other tokens."""

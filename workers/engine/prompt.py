@@ -9,6 +9,7 @@ frame 0 is read.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from workers.engine.streams import TEXT_PADDING
 from workers.engine.voice_file import CACHE_COLUMNS, VoiceEmbeddings
 from workers.messages import CODEBOOKS, CodeArray
+
+if TYPE_CHECKING:
+    from moshi_mlx.models import LmConfig
 
 AGENT_SILENCE = np.array([948, 243, 1178, 546, 1736, 1030, 1978, 2008], np.int32)
 """Mimi's codes of digital silence."""
@@ -25,9 +29,15 @@ SPACER_FRAMES = 6
 MOST_TEXT_TOKENS = 500
 """Longer texts would take a good part of the 3,000 steps that the model remembers."""
 SYSTEM_MARK = "<system>"
+DELAYS = [0, *[1] * 7, 0, *[1] * 7]
+"""In steps, of the codebooks of both voices."""
 DELAYED = [*range(2, 9), *range(10, 17)]
 """Codebooks 1 to 7 of both voices among the 17 tokens of a position."""
 Tokens = NDArray[np.int32]
+
+
+class PromptError(ValueError):
+    """A prompt cannot be computed; the message is one line without the persona's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,12 @@ class Prompt:
         """What the first live step reads, shape (17,)."""
         last: Tokens = self.tokens[-1]
         return last
+
+    def inputs(self, start: int, most: int) -> NDArray[np.float32] | Tokens:
+        """Return what positions start, start+1, … read, at most so many, and only of one kind."""
+        if start < (count := len(self.embeddings)):
+            return self.embeddings[start : start + most]
+        return self.tokens[start - count : min(start + most, self.positions) - count]
 
 
 def wrap_system_text(text: str) -> str:
@@ -84,6 +100,20 @@ def build_prompt(
         return Prompt(voice.embeddings, _delayed(frames, *columns))
     initial = np.array([text_start, *[padding] * (2 * CODEBOOKS)], np.int32)
     return Prompt(np.zeros((0, 0), np.float32), _delayed(frames, initial, initial))
+
+
+def check_prompt(prompt: Prompt, model: "LmConfig", context: int) -> None:
+    """Raise PromptError unless a model that remembers `context` steps can read this prompt."""
+    width, dim = prompt.embeddings.shape[1], model.transformer.d_model
+    largest = np.array([model.text_out_vocab_size, *[model.audio_padding_token] * (2 * CODEBOOKS)])
+    if list(model.audio_delays) != DELAYS:
+        raise PromptError("the checkpoint has another delay pattern than PersonaPlex")
+    if len(prompt.embeddings) and width != dim:
+        raise PromptError(f"its voice is {width} wide, the checkpoint {dim}")
+    if (prompt.tokens < 0).any() or (prompt.tokens > largest).any():
+        raise PromptError("its voice names tokens that the checkpoint has not")
+    if prompt.positions >= context:
+        raise PromptError(f"it takes {prompt.positions} steps, of {context} that a call remembers")
 
 
 def _delayed(frames: Tokens, first: Tokens, second: Tokens) -> Tokens:

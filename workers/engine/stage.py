@@ -2,25 +2,33 @@
 
 A step runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough
 (`BatchScheduler`). A call without a frame is left out. The silence of a greeting never delays other calls: it is
-stepped along with their frames, and between them where a step fits in. Between steps the engine is kept awake.
+stepped along with their frames, and between them where a step fits in. So are prompts, chunk by chunk. Between steps
+the engine is kept awake.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from workers.engine.prompt_queue import PromptQueue
 from workers.engine.streams import TEXT_PADDING, StepResult
 from workers.messages import (
+    FRAME_S,
     Close,
     CodeArray,
     Codes,
+    DropPrompt,
     Epoch,
     Failed,
     Frame,
+    Message,
     Open,
-    PipelineMessage,
+    PreparePrompt,
+    PromptReady,
+    PromptRefused,
     Said,
     Say,
     Slot,
@@ -31,6 +39,8 @@ from workers.scheduler import BatchScheduler
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
@@ -46,7 +56,7 @@ class LoopbackEngine:
 
     def keep_alive(self) -> None: ...
 
-    def open(self, slot: Slot, seed: int | None = None) -> None: ...
+    def open(self, slot: Slot, seed: int | None = None, prompt: str = "") -> None: ...
 
     def close(self, slot: Slot) -> None: ...
 
@@ -83,8 +93,10 @@ class EngineStage:
         engine: "Engine | LoopbackEngine",
         text_decoder: Callable[[], Callable[[int], str]],
         clock: Callable[[], float] = time.monotonic,
+        prompts: PromptQueue | None = None,
     ) -> None:
         self._engine, self._text_decoder, self._clock = engine, text_decoder, clock
+        self._prompts = PromptQueue() if prompts is None else prompts
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
         self._worked_s = clock()
@@ -94,9 +106,11 @@ class EngineStage:
             return self._scheduler.due_s(waiting)
         if any(row.greeting for row in self._rows.values()):
             return self._scheduler.gap_s()
+        if self._prompts:
+            return 0.0 if self._prompt_chunk() else self._clock() + FRAME_S
         return None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
 
-    def receive(self, message: PipelineMessage) -> list[PipelineMessage]:
+    def receive(self, message: Message) -> list[Message]:
         match message:
             case Codes(slot, epoch):
                 row = self._rows.get(slot)
@@ -104,19 +118,25 @@ class EngineStage:
                     self._wait(row, message)
                 return []
             case Open():
-                self._open(message)
-                return [replace(message, silence=None)]
+                return [*self._open(message), replace(message, silence=None)]
             case Close(slot, epoch) | Failed(slot, epoch):
                 self._close(slot, epoch)
                 return [message]
-            case Say() | Said():
+            case PreparePrompt():
+                return [*self._prompts.add(message)]
+            case DropPrompt(key):
+                self._prompts.drop(key)
+                return []
+            case Say() | Said() | PromptReady() | PromptRefused():
                 return [message]
             case Frame():
                 raise TypeError("frames of PCM are not for the engine")
 
-    def work(self) -> list[PipelineMessage]:
+    def work(self) -> list[Message]:
         started_s = self._worked_s = self._clock()
         frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop())}
+        if not frames and self._prompts:
+            return [*self._prompts.work(self._prompt_chunk())]
         if not frames:
             self._engine.keep_alive()
             return []
@@ -126,14 +146,22 @@ class EngineStage:
         self._scheduler.step_took(span.ended_s - span.started_s)
         return [self._outcome(frames[slot], result, span) for slot, result in results.items()]
 
-    def _open(self, message: Open) -> None:
+    def _open(self, message: Open) -> list[Message]:
         slot, epoch = message.slot, message.epoch
         if row := self._rows.get(slot):
             self._close(slot, row.epoch)
-        self._engine.open(slot, message.seed)
+        prompt, answers = self._prompts.require(message.persona.prompt, idle=not self._rows)
+        if message.persona.prompt and not prompt:
+            log.warning("slot %d: the call begins without its prompt, which is not computed", slot)
+        self._engine.open(slot, message.seed, prompt=prompt)
         silence = message.silence if message.silence is not None else ()
         greeting = deque(Codes(slot, epoch, seq, codes) for seq, codes in enumerate(silence))
         self._rows[slot] = _Row(epoch, self._text_decoder(), greeting)
+        return [*answers]
+
+    def _prompt_chunk(self) -> int:
+        """Return how many positions of a prompt fit in before the next frame of a call."""
+        return self._prompts.chunk(self._scheduler.free_s() if self._rows else None)
 
     def _close(self, slot: Slot, epoch: Epoch) -> None:
         row = self._rows.get(slot)

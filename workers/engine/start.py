@@ -1,7 +1,6 @@
 """From files on disk to a warm engine, with as many slots as fit into memory and are stepped in time."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
@@ -12,8 +11,10 @@ from workers.checkpoints.files import CheckpointError, Files, ReportProgress, re
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
+from workers.engine.prompt_queue import PromptQueue
+from workers.engine.prompt_source import PromptSource
 from workers.engine.sampling import SamplingSettings
-from workers.engine.text import DecodeText, Tokenizer
+from workers.engine.text import Tokenizer
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
 AUTO_MEMORY_SHARE = 0.9
@@ -21,28 +22,37 @@ AUTO_MEMORY_SHARE = 0.9
 STEP_SHARE = 0.75
 """The share of a frame's time that a step may take: the codec and the rest of the machine need theirs."""
 TIMED_STEPS = 12
+VOICES = "voices"
+"""The folder of a checkpoint's own voices."""
 
 
 def start_engine(
-    files: Files, config: WorkerConfig, progress: ReportProgress
-) -> tuple[Engine, Callable[[], DecodeText], str]:
-    """Load, warm up, and return the engine, what makes a call's text decoder, and a note on what it runs on.
+    files: Files, config: WorkerConfig, progress: ReportProgress, takes_prompts: bool = False
+) -> tuple[Engine, Tokenizer, str]:
+    """Load, warm up, and return the engine, the tokenizer, and a note on what it runs on.
 
     Raises CheckpointError; if memory is short, before anything is loaded.
     """
-    slots = fitting_slots(files, config, device_memory())
+    slots = fitting_slots(files, config, device_memory(), takes_prompts)
     lm = load(files, config.quantize, progress)
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    engine = warm_engine(lm, slots, sampling, config.context, timely=not config.slots, progress=progress)
+    timely = not config.slots
+    engine = warm_engine(lm, slots, sampling, config.context, timely, progress, takes_prompts)
     keep_resident()
     tokenizer = Tokenizer(files.tokenizer)
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
-    return engine, tokenizer.decoder, note
+    return engine, tokenizer, note
 
 
-def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
+def prompts_of(engine: Engine, tokenizer: Tokenizer, files: Files, progress: ReportProgress) -> PromptQueue:
+    """Return what prepares an engine's prompts."""
+    source = PromptSource(tokenizer.encode, files.model.parent / VOICES, engine.initial_tokens)
+    return PromptQueue(engine, source.read, progress)
+
+
+def fitting_slots(files: Files, config: WorkerConfig, memory: Memory, takes_prompts: bool = False) -> int:
     """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
-    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
+    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context, takes_prompts)
     if shortage := wanted.shortage(memory):
         raise CheckpointError(shortage)
     if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):
@@ -57,10 +67,11 @@ def warm_engine(
     context: int | None,
     timely: bool,
     progress: ReportProgress = report_nothing,
+    takes_prompts: bool = False,
 ) -> Engine:
     """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
     while True:
-        engine = Engine(lm, slots, sampling, context)
+        engine = Engine(lm, slots, sampling, context, takes_prompts=takes_prompts)
         engine.warm(progress)
         if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine

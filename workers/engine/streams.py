@@ -50,6 +50,20 @@ class StepResult:
     fault: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a call begins whose KV cache holds a prompt of `position` steps; no delay may be above 1.
+
+    Its first step reads `tokens` (17,), and `caller` in place of the caller's frame. `own`, both (8,), is Moshi's last
+    frame of the prompt: its delayed codebooks take the place of those sampled in that step.
+    """
+
+    position: int
+    tokens: LogArray
+    own: CodeArray
+    caller: CodeArray
+
+
 class Streams:
     """The few tokens that each row of the batch still needs, on the host."""
 
@@ -63,14 +77,32 @@ class Streams:
         self.position = np.zeros(slots, np.int32)
         self._text = np.full(slots, text_start, np.int32)
         self._own, self._caller = np.zeros((2, slots, self._columns, CODEBOOKS), np.int32)
+        self._beginnings: dict[Slot, Beginning] = {}
 
-    def open(self, slot: Slot) -> None:
-        """Begin at step 0; what the last call left is masked by the position."""
+    def open(self, slot: Slot, beginning: Beginning | None = None) -> None:
+        """Begin at step 0, or where a prompt ends; what the last call left is masked by the position."""
+        self._beginnings.pop(slot, None)
         self.position[slot], self._text[slot] = 0, self._text_start
+        if beginning:
+            self._beginnings[slot] = beginning
+            self._open_after(slot, beginning.position, beginning.tokens)
 
-    def write(self, slot: Slot, frame: CodeArray) -> None:
-        """Set the caller's frame of this step."""
+    def _open_after(self, slot: Slot, at: int, tokens: LogArray) -> None:
+        self.position[slot], self._text[slot] = at, tokens[0]
+        self._own[slot, (at - 1) % self._columns] = tokens[1 : 1 + CODEBOOKS]
+        self._caller[slot, (at - self._caller_delay) % self._columns, self._codebooks] = tokens[1 + CODEBOOKS :]
+
+    def write(self, slot: Slot, frame: CodeArray) -> CodeArray:
+        """Set the caller's frame of this step; return it, or what the first step after a prompt reads instead."""
+        if first := self._first_after_prompt(slot):
+            frame = first.caller
         self._caller[slot, self.position[slot] % self._columns] = frame
+        return frame
+
+    def settle(self, slot: Slot, own: CodeArray) -> CodeArray:
+        """Return the codes sampled in this step, those of the prompt's last frame replaced."""
+        first = self._first_after_prompt(slot)
+        return np.where(self._own_delay > 0, first.own, own) if first else own
 
     def read(self, rows: int) -> NDArray[np.int32]:
         """Return what the first `rows` rows read in this step, shape (rows, 17): text, own codes, caller codes."""
@@ -89,4 +121,9 @@ class Streams:
         self.position[slot] = at + 1
         frame = at - int(self._own_delay.max())
         completed: CodeArray = self._own[slot, (frame + self._own_delay) % self._columns, self._codebooks]
-        return completed if frame >= 0 else None
+        beginning = self._beginnings.get(slot)
+        return completed if frame >= (beginning.position if beginning else 0) else None
+
+    def _first_after_prompt(self, slot: Slot) -> Beginning | None:
+        beginning = self._beginnings.get(slot)
+        return beginning if beginning and beginning.position == self.position[slot] else None

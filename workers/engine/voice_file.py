@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,9 +69,11 @@ def _checked(tensors: dict[str, NDArray[Any]]) -> VoiceEmbeddings:
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    import mlx.core as mx
+
     try:
         tensors = mx.load(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise VoiceError(f"is not a whole safetensors file ({error})") from error
     assert isinstance(tensors, dict)
     return {name: np.array(tensor.astype(mx.float32)) for name, tensor in tensors.items()}
@@ -82,7 +83,11 @@ def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = _Unpickler(archive).load()
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
+    except VoiceError:
+        raise
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive or pickle can raise almost anything
         raise VoiceError(f"is no voice of PyTorch's ({error or type(error).__name__})") from error
     if not isinstance(content, dict) or not all(isinstance(one, np.ndarray) for one in content.values()):
         raise VoiceError("holds other things than tensors by name")

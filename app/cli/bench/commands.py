@@ -70,12 +70,13 @@ def engine(
     steps: Annotated[int, typer.Option(help="Steps timed for each.", min=5)] = 100,
     context: Annotated[int | None, typer.Option(help="Steps remembered; default: the checkpoint's.")] = None,
     full: Annotated[bool, typer.Option(help="Measure with full KV caches, as after four minutes of a call.")] = False,
+    prompts: Annotated[bool, typer.Option(help="Also compute prompts, alone and beside the most calls.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """The batched step at several numbers of calls, against moshi_mlx's own LmGen in the same run."""
     from app.cli.bench.models import bench_engine
 
-    options = {"checkpoint": checkpoint, "steps": steps, "context": context, "full": full}
+    options = {"checkpoint": checkpoint, "steps": steps, "context": context, "full": full, "prompts": prompts}
     raise typer.Exit(bench_engine(settings_or_exit(), _numbers(rows, "--rows"), json_file, options))
 
 

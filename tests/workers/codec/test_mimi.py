@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from tests.workers.codec.conftest import SLOTS, STAGES, Codecs
 from tests.workers.codec.sounds import KINDS, codes, sound
-from workers.codec.choose import fastest_library, library_for, make_codec
+from workers.codec.choose import Library, fastest_library, library_for, make_codec
 from workers.codec.codec import CodecError, Row, silence_codes
 from workers.codec.mimi import Mimi
 from workers.codec.numpy_ops import TiledMatrix, has_openblas, plain_matrix
 from workers.codec.numpy_step import NumpyStep
+from workers.codec.stages import EncoderStage
 from workers.codec.weights import load
-from workers.messages import Slot, Stage
+from workers.messages import Codes, Epoch, Frame, Message, Open, PreparePrompt, Slot, Stage
 
 STEPS = 7
 VOICES = 4
@@ -182,3 +183,25 @@ def test_which_library_computes() -> None:
     assert [library_for(codec) for codec in ("mlx", "numpy")] == ["mlx", "numpy"]
     with pytest.raises(ValueError, match="CODEC=other"):
         library_for("other")
+
+
+@pytest.mark.parametrize("library", ["numpy", pytest.param("mlx", marks=pytest.mark.slow)])
+def test_a_voice_between_batches_of_calls_is_encoded_as_if_alone(mimi: Path, alone: Alone, library: Library) -> None:
+    spare = Slot(2)
+    codec = make_codec(Stage.ENCODE, library, mimi, 3)
+    stage = EncoderStage(codec, np.zeros((0, 8), np.int32), spare)
+    frames = {slot: frames_of(Stage.ENCODE, slot) for slot in (A, B)}
+    for slot in frames:
+        stage.receive(Open(slot, Epoch(1)))
+    stage.receive(PreparePrompt("ada", "", pcm=frames_of(Stage.ENCODE, 2)))
+    done: list[Message] = []
+    for seq in range(STEPS):
+        for slot, heard in frames.items():
+            stage.receive(Frame(slot, Epoch(1), seq, heard[seq]))
+        while stage.due_s() is not None:
+            done += stage.work()
+    (prompt,) = (message for message in done if isinstance(message, PreparePrompt))
+    np.testing.assert_array_equal(prompt.codes, alone[Stage.ENCODE][2])
+    for slot in frames:
+        codes = [message.codes for message in done if isinstance(message, Codes) and message.slot == slot]
+        np.testing.assert_array_equal(codes, alone[Stage.ENCODE][slot])

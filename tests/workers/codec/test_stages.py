@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,9 +8,25 @@ from hypothesis import strategies as st
 
 from workers.codec.codec import CodecError, Row
 from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
+from workers.messages import (
+    Close,
+    Codes,
+    DropPrompt,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    PreparePrompt,
+    PromptReady,
+    PromptRefused,
+    Slot,
+    Span,
+    Stage,
+)
 
-A, B = Slot(0), Slot(1)
+A, B, SPARE = map(Slot, range(3))
 SILENCE = np.arange(24, dtype=np.int32).reshape(3, 8)
 BROKEN = -1
 
@@ -72,7 +88,7 @@ Both = tuple[CodecStage, FakeCodec, Audio]
 
 def encoder() -> tuple[EncoderStage, FakeCodec]:
     codec = FakeCodec()
-    return EncoderStage(codec, SILENCE, codec.clock), codec
+    return EncoderStage(codec, SILENCE, SPARE, codec.clock), codec
 
 
 def decoder(greeting_frames: int = 0) -> tuple[DecoderStage, FakeCodec]:
@@ -86,23 +102,23 @@ def both(request: pytest.FixtureRequest) -> Both:
     return (*encoder(), spoken) if request.param is Stage.ENCODE else (*decoder(), coded)
 
 
-def receive(stage: CodecStage, *messages: PipelineMessage) -> list[PipelineMessage]:
+def receive(stage: CodecStage, *messages: Message) -> list[Message]:
     return [out for message in messages for out in stage.receive(message)]
 
 
-def work(stage: CodecStage) -> list[PipelineMessage]:
+def work(stage: CodecStage) -> list[Message]:
     """Work until nothing is left to do."""
-    done: list[PipelineMessage] = []
+    done: list[Message] = []
     while stage.due_s() is not None:
         done += stage.work()
     return done
 
 
-def seqs(messages: list[PipelineMessage]) -> list[tuple[Slot, int]]:
+def seqs(messages: Sequence[Message]) -> list[tuple[Slot, int]]:
     return [(message.slot, message.seq) for message in messages if isinstance(message, Frame | Codes)]
 
 
-def values(messages: list[PipelineMessage]) -> list[int]:
+def values(messages: Sequence[Message]) -> list[int]:
     """What the codec answered, message by message."""
     answers = [m.codes if isinstance(m, Codes) else m.pcm for m in messages if isinstance(m, Frame | Codes)]
     return [int(answer[0]) for answer in answers if answer is not None]
@@ -213,6 +229,64 @@ def test_of_a_call_the_newest_frame_waits_and_the_others_are_counted(bursts: lis
         assert (codes.seq, codes.dropped) == (seq - 1, frames + dropped)
 
 
+VOICE = np.arange(3, dtype=np.float32)[:, None].repeat(1_920, 1)
+
+
+def prepare(key: str = "ada", pcm: Row = VOICE) -> PreparePrompt:
+    return PreparePrompt(key, "Be kind.", pcm=pcm)
+
+
+def test_a_voice_is_encoded_at_once_while_no_call_is_on() -> None:
+    stage, codec = encoder()
+    receive(stage, prepare())
+    (out,) = work(stage)
+    assert isinstance(out, PreparePrompt)
+    assert (out.key, out.text, out.pcm) == ("ada", "Be kind.", None)
+    np.testing.assert_array_equal(out.codes, np.arange(1, 4)[:, None].repeat(8, 1))
+    assert codec.done == [f"open {SPARE}", f"close {SPARE}"]
+
+
+def test_while_calls_are_on_one_frame_of_a_voice_is_encoded_after_each_batch() -> None:
+    stage, codec = encoder()
+    receive(stage, opened(A), opened(B), prepare())
+    assert stage.due_s() is None
+    for seq in range(7, 10):
+        receive(stage, spoken(seq, A), spoken(seq, B))
+        assert seqs(stage.work()) == [(A, seq), (B, seq)], "the callers' frames go on first"
+        work(stage)
+    assert codec.batches == [batch for n in range(3) for batch in ({A: 7 + n, B: 7 + n}, {SPARE: n})]
+
+
+def test_voices_wait_for_each_other_and_are_dropped() -> None:
+    stage, codec = encoder()
+    receive(stage, *map(prepare, ("ada", "ben", "eve", "joe")))
+    stage.work()
+    dropped = receive(stage, DropPrompt("ada"), DropPrompt("eve"))
+    done = work(stage)
+    assert dropped == [DropPrompt("ada"), DropPrompt("eve")]
+    assert [message.key for message in done if isinstance(message, PreparePrompt)] == ["ben", "joe"]
+    assert codec.counts == {}
+
+
+@pytest.mark.parametrize("pcm", [VOICE[:0], VOICE[0], VOICE[:, :100], np.full_like(VOICE, BROKEN)])
+def test_a_recording_that_cannot_be_encoded_is_refused_and_touches_no_call(pcm: Row) -> None:
+    stage, _ = encoder()
+    out = [*receive(stage, prepare(pcm=pcm), prepare("ben")), *work(stage)]
+    assert [(type(message), getattr(message, "key", "")) for message in out] == [
+        (PromptRefused, "ada"),
+        (PreparePrompt, "ben"),
+    ]
+
+
+def test_a_prompt_without_a_recording_and_answers_pass(both: Both) -> None:
+    messages: list[Message] = [
+        PreparePrompt("ada", "Be kind.", "NATF0"),
+        PromptReady("ada", 250, 1),
+        PromptRefused("ada", "why"),
+    ]
+    assert receive(both[0], *messages) == messages
+
+
 # The decoder.
 
 
@@ -263,6 +337,7 @@ def test_whatever_happens_audio_comes_out_only_for_the_call_that_is_on(story: li
     on: dict[Slot, Epoch] = {}
     for message in story:
         for out in stage.work() if message is None else []:
+            assert isinstance(out, PipelineMessage)
             assert on[out.slot] == out.epoch
             if isinstance(out, Failed):
                 del on[out.slot]

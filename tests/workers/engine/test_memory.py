@@ -126,5 +126,16 @@ def test_a_shortage_says_what_would_fit() -> None:
     plain = replace(MOSHI_Q4, quantised=False).shortage(Memory(GIB, GIB, shared=True))
     assert plain.endswith("set MOSHI_QUANTIZE=4, or choose a smaller MOSHI_CHECKPOINT")
     codec = replace(MOSHI_Q4, codec="rustymimi").shortage(Memory(64 * GIB, GIB // 2, shared=False))
-    assert codec.startswith("MAX_CALLS=1 needs 0.7 GiB")
+    assert codec.startswith("MAX_CALLS=1 needs 1.0 GiB")
     assert "0.5 GiB of RAM are free" in codec
+
+
+def test_prompts_are_counted_where_a_checkpoint_takes_them(make: Make) -> None:
+    files = files_in(make(mx.float32), "here")
+    plain, prompted = (plan(files, None, "numpy", 1, takes_prompts=takes) for takes in (False, True))
+    engine = Engine(load(files), 1, context=50, takes_prompts=True)
+    assert prompted.on_device - plain.on_device == engine.prompts.most_bytes == 3_000 * plain.kv_step
+    exact = Memory(prompted.on_device, GIB, shared=False)
+    assert prompted.most_calls(exact) == 1
+    assert plain.most_calls(exact) == 2
+    assert f"prompts {prompted.prompts / GIB:.1f}" in prompted.shortage(replace(exact, device=1))

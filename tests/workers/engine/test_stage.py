@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 
 from workers.engine.stage import PATIENCE_S, EngineStage, LoopbackEngine
 from workers.engine.streams import StepResult
-from workers.messages import Close, CodeArray, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Span, Stage
+from workers.messages import (
+    Close,
+    CodeArray,
+    Codes,
+    Epoch,
+    Failed,
+    Frame,
+    Message,
+    Open,
+    PipelineMessage,
+    Slot,
+    Span,
+    Stage,
+)
 
 A, B = Slot(0), Slot(1)
 REFUSED = 8_000
@@ -29,7 +42,7 @@ class Parrot(LoopbackEngine):
     done: list[str] = field(default_factory=list)
     keep_alive_s: float | None = None
 
-    def open(self, slot: Slot, seed: int | None = None) -> None:
+    def open(self, slot: Slot, seed: int | None = None, prompt: str = "") -> None:
         assert slot not in self.steps, "a slot is opened twice"
         self.done.append(f"open {slot}")
         self.steps[slot] = 0
@@ -77,12 +90,12 @@ def heard(value: int, slot: Slot = A, epoch: int = 1, dropped: int = 0) -> Codes
     return Codes(slot, Epoch(epoch), value, np.full(8, value, np.int32), dropped=dropped)
 
 
-def receive(stage: EngineStage, *messages: PipelineMessage) -> list[PipelineMessage]:
+def receive(stage: EngineStage, *messages: Message) -> list[Message]:
     return [out for message in messages for out in stage.receive(message)]
 
 
 def work(stage: EngineStage) -> list[Codes]:
-    done: list[PipelineMessage] = []
+    done: list[Message] = []
     while stage.due_s() is not None:
         done += stage.work()
     return [message for message in done if isinstance(message, Codes)]
@@ -179,6 +192,7 @@ def test_a_call_that_cannot_go_on_fails_and_the_others_go_on() -> None:
     stage = stage_of(engine)
     receive(stage, opened(A), opened(B), heard(REFUSED, A), heard(20, B))
     failed, said = stage.work()
+    assert isinstance(said, Codes)
     assert failed == Failed(A, Epoch(1), Stage.STEP, "no codec made this")
     assert said.slot == B
     assert list(engine.steps) == [B]

@@ -11,11 +11,11 @@ from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
 from workers.checkpoints.files import CheckpointError, Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
-from workers.engine.checkpoint import load
-from workers.engine.memory import MOST_CALLS, Memory, plan
+from workers.engine.checkpoint import config_of, load
+from workers.engine.memory import MOST_CALLS, Memory, kv_step_bytes, plan
 from workers.engine.sampling import SamplingSettings
-from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, start_engine, warm_engine
-from workers.messages import Slot, WorkerConfig
+from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, prompts_of, start_engine, warm_engine
+from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused, Slot, WorkerConfig
 
 ONE = Slot(0)
 GIB = 1 << 30
@@ -99,3 +99,18 @@ def test_what_cannot_be_stepped_in_time_is_halved_until_it_can(files: Files, mon
     warm = partial(warm_engine, load(files), 8, SamplingSettings(), context=64)
     assert warm(timely=True).slots == 2
     assert warm(timely=False).slots == 8
+
+
+def test_a_checkpoint_with_prompts_prepares_them_from_its_own_tokenizer(files: Files) -> None:
+    engine, tokenizer, _ = start_engine(files, CONFIG, lambda *_: None, takes_prompts=True)
+    prompts = prompts_of(engine, tokenizer, files, lambda *_: None)
+    prompts.add(PreparePrompt("ada", "ba be"))
+    prompts.add(PreparePrompt("ben", "", "NATF0"))
+    answers: list[PromptMessage] = []
+    while prompts:
+        answers += prompts.work(prompts.chunk(None))
+    ready, refused = answers
+    assert isinstance(ready, PromptReady)
+    assert ready.positions == 12 - 1 + len(tokenizer.encode("<system> ba be <system>"))
+    assert ready.nbytes == ready.positions * kv_step_bytes(config_of(files), 4)
+    assert refused == PromptRefused("ben", "there is no voice 'NATF0'; the checkpoint has none")

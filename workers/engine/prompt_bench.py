@@ -1,0 +1,117 @@
+"""What a prompt takes: computed in passes against stepped, copied into a slot, and beside live calls in real time."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from moshi_mlx.models import Lm
+
+from workers.engine.engine import Engine
+from workers.engine.prefill_pace import CHUNKS
+from workers.engine.prompt import SPACER_FRAMES, Prompt, build_prompt
+from workers.engine.prompt_queue import PromptQueue
+from workers.engine.sampling import SamplingSettings
+from workers.engine.stage import EngineStage
+from workers.messages import CODEBOOKS, CODES, FRAME_S, Codes, DropPrompt, Epoch, Message, Open, PreparePrompt, Slot
+
+POSITIONS = 250
+TURNS = 5
+TICKS_IN_TURN = 25
+"""Frames of each call while no prompt waits, before as many while some do: two seconds."""
+PLENTY = [str(number) for number in range(100)]
+"""Keys of more prompts than are computed in a turn."""
+ONE = Slot(0)
+Figures = dict[str, float]
+
+
+def bench_prompts(lm: Lm, rows: int, sampling: SamplingSettings, context: int | None) -> Figures:
+    """Return what a prompt of 250 positions takes, and how long steps of `rows` calls take while some are computed."""
+    return _bench_prefill(lm, sampling, context) | _bench_live(lm, rows, sampling, context)
+
+
+def _bench_prefill(lm: Lm, sampling: SamplingSettings, context: int | None) -> Figures:
+    """Prefill in turns with as many steps of one call; `ratio` is stepped against prefilled."""
+    engine = Engine(lm, 1, sampling, context, takes_prompts=True)
+    engine.warm()
+    prompt, codes = _prompt(engine), np.zeros(CODEBOOKS, np.int32)
+    prefilled: list[float] = []
+    stepped: list[float] = []
+    copied: list[float] = []
+    plain: list[float] = []
+    for _ in range(TURNS):
+        prefilled.append(_seconds(lambda: _compute(engine, prompt)))
+        plain.append(_seconds(lambda: engine.open(ONE)))
+        stepped.append(_seconds(lambda: [engine.step({ONE: codes}) for _ in range(POSITIONS)]))
+        engine.close(ONE)
+        copied.append(_seconds(lambda: engine.open(ONE, prompt="bench")))
+        engine.close(ONE)
+    prefill_s, step_s = float(np.median(prefilled)), float(np.median(stepped))
+    times_ms = {"prefill_ms": prefill_s * 1e3, "stepped_ms": step_s * 1e3, "ratio": step_s / prefill_s}
+    opened_ms = {"open_ms": float(np.median(plain)) * 1e3, "open_with_prompt_ms": float(np.median(copied)) * 1e3}
+    return {"positions": POSITIONS, "mib": engine.prompts.nbytes / 2**20, **times_ms, **opened_ms}
+
+
+def _compute(engine: Engine, prompt: Prompt) -> None:
+    prefill = engine.prefill_prompt(prompt)
+    while prefill.done < prefill.total:
+        prefill.advance(max(CHUNKS))
+    engine.prompts.add("bench", prefill.prefix)
+
+
+def _bench_live(lm: Lm, rows: int, sampling: SamplingSettings, context: int | None) -> Figures:
+    """Time the steps of calls in real time, in turns with and without a prompt that waits to be computed."""
+    engine = Engine(lm, rows, sampling, context, takes_prompts=True)
+    engine.warm()
+    passes: list[int] = []
+    prompts = PromptQueue(engine, lambda _: _prompt(engine), lambda _, done, total: passes.append(done))
+    stage = EngineStage(engine, lambda: lambda _: "", prompts=prompts)
+    for row in range(rows):
+        stage.receive(Open(Slot(row), Epoch(1)))
+    _talk(stage, rows)
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(TURNS):
+        alone += _talk(stage, rows)
+        for key in PLENTY:
+            stage.receive(PreparePrompt(key, "Be kind."))
+        beside += _talk(stage, rows)
+        for key in PLENTY:
+            stage.receive(DropPrompt(key))
+    return {"rows": rows, "passes": len(passes), **_percentiles("alone", alone), **_percentiles("beside", beside)}
+
+
+def _talk(stage: EngineStage, rows: int) -> list[float]:
+    """Let each call send a frame every 80 ms for a turn; return the seconds of each step."""
+    took_s, codes = [], np.zeros(CODEBOOKS, np.int32)
+    next_s = time.monotonic()
+    for seq in range(TICKS_IN_TURN):
+        for row in range(rows):
+            stage.receive(Codes(Slot(row), Epoch(1), seq, codes))
+        next_s += FRAME_S
+        while (now := time.monotonic()) < next_s:
+            due_s = stage.due_s()
+            if due_s is None or due_s > now:
+                time.sleep(min(next_s, due_s or next_s) - now)
+                continue
+            took_s += [step.spans[-1].ended_s - step.spans[-1].started_s for step in _codes(stage.work())[:1]]
+    return took_s
+
+
+def _codes(messages: list[Message]) -> list[Codes]:
+    return [message for message in messages if isinstance(message, Codes)]
+
+
+def _percentiles(name: str, seconds: list[float]) -> Figures:
+    p50, p99 = np.percentile(seconds, [50, 99])
+    return {f"{name}_p50_ms": float(p50) * 1e3, f"{name}_p99_ms": float(p99) * 1e3}
+
+
+def _prompt(engine: Engine) -> Prompt:
+    voice = np.random.default_rng(0).integers(0, CODES, (POSITIONS + 1 - 2 * SPACER_FRAMES, CODEBOOKS), np.int32)
+    return build_prompt([], voice, *engine.initial_tokens)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    run()
+    return time.perf_counter() - started_s

@@ -1,0 +1,138 @@
+"""Computes prompts beside the calls: at once while no call is on, else in the time that steps leave.
+
+A prompt is computed chunk by chunk, and frames are read in between. Of what has been dropped from memory the source is
+kept, so that a call that begins with it can have it computed again.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.engine.prefill_pace import PrefillPace
+from workers.engine.prompt import Prompt, PromptError
+from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
+    from workers.engine.prefix import Prefix, PromptPrefill
+
+log = logging.getLogger(__name__)
+
+IDLE_CHUNK_S = 0.5
+"""The longest that a chunk may keep a call waiting that is just opened."""
+NO_PROMPT = "this checkpoint takes no prompt"
+Read = Callable[[PreparePrompt], Prompt]
+
+
+class PromptQueue:
+    """The prompts of `engine`, which `read` reads (it raises PromptError); without an engine all are refused."""
+
+    def __init__(
+        self,
+        engine: "Engine | None" = None,
+        read: Read | None = None,
+        progress: ReportProgress = report_nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine if engine and engine.takes_prompts else None
+        self._read, self._progress, self._clock = read, progress, clock
+        self._known: dict[str, PreparePrompt] = {}
+        self._waiting: deque[str] = deque()
+        self._prefill: PromptPrefill | None = None
+        """The computation of the first one that waits, once it has begun."""
+        self._pace = PrefillPace(self._engine.prefill_s if self._engine else {})
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, message: PreparePrompt) -> list[PromptMessage]:
+        """Let a prompt wait for its computation; return the answer if that is known already."""
+        if not self._engine:
+            return [PromptRefused(message.key, NO_PROMPT)]
+        self._known[message.key] = message
+        if prefix := self._engine.prompts.get(message.key):
+            return [_ready(message.key, prefix)]
+        if message.key not in self._waiting:
+            self._waiting.append(message.key)
+        return []
+
+    def drop(self, key: str) -> None:
+        """Forget a prompt."""
+        self._known.pop(key, None)
+        self._leave(key)
+        if self._engine:
+            self._engine.prompts.drop(key)
+
+    def chunk(self, free_s: float | None) -> int:
+        """Return how many positions to compute now, 0 for none; `free_s` is None while no call is on."""
+        if not self._waiting:
+            return 0
+        if free_s is None:
+            return max(1, self._pace.chunk(IDLE_CHUNK_S))
+        return self._pace.chunk(free_s)
+
+    def work(self, chunk: int) -> list[PromptMessage]:
+        """Compute the next so many positions of the first prompt; return the answer when it is complete or refused."""
+        if not chunk or not self._waiting:
+            return []
+        key = self._waiting[0]
+        try:
+            prefix = self._advance(key, chunk)
+        except PromptError as error:
+            reason = str(error)
+        except Exception:  # memory is short, say: calls go on
+            log.exception("a prompt cannot be computed")
+            reason = "an error, see the engine's log"
+        else:
+            return [_ready(key, prefix)] if prefix else []
+        self.drop(key)
+        return [PromptRefused(key, reason)]
+
+    def require(self, key: str, idle: bool) -> tuple[str, list[PromptMessage]]:
+        """Return a prompt's key for a call that begins with it, "" if it must begin without, and what is to be sent on.
+
+        A prompt that is known but not in memory is computed now when `idle`, else next.
+        """
+        if not key or not self._engine or self._engine.prompts.get(key):
+            return (key if self._engine else ""), []
+        answers: list[PromptMessage] = []
+        if key in self._known:
+            self._put_first(key)
+            while idle and self._waiting and self._waiting[0] == key:
+                answers += self.work(self.chunk(None))
+        return (key if self._engine.prompts.get(key) else ""), answers
+
+    def _advance(self, key: str, chunk: int) -> "Prefix | None":
+        """Begin or go on; return the prefix when it is complete."""
+        assert self._engine
+        assert self._read
+        if not self._prefill:
+            self._prefill = self._engine.prefill_prompt(self._read(self._known[key]))
+            return None
+        prefill, started_s = self._prefill, self._clock()
+        self._pace.took(prefill.advance(chunk), self._clock() - started_s)
+        self._progress("computing a prompt", prefill.done, prefill.total)
+        if prefill.done < prefill.total:
+            return None
+        self._engine.prompts.add(key, prefill.prefix)
+        self._leave(key)
+        return prefill.prefix
+
+    def _leave(self, key: str) -> None:
+        if key in self._waiting:
+            if self._waiting[0] == key:
+                self._prefill = None
+            self._waiting.remove(key)
+
+    def _put_first(self, key: str) -> None:
+        if not self._waiting or self._waiting[0] != key:
+            self._leave(key)
+            self._prefill = None
+            self._waiting.appendleft(key)
+
+
+def _ready(key: str, prefix: "Prefix") -> PromptReady:
+    return PromptReady(key, prefix.beginning.position, prefix.nbytes)

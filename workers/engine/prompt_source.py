@@ -1,0 +1,63 @@
+"""From what the app says of a prompt, a text and the name or the codes of a voice, to the prompt itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.engine.prompt import MOST_TEXT_TOKENS, Prompt, PromptError, build_prompt, wrap_system_text
+from workers.engine.voice_file import MOST_STEPS, VoiceEmbeddings, VoiceError, read_voice
+from workers.messages import CODEBOOKS, CODES, CodeArray, PreparePrompt
+
+_SUFFIXES = ("", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """Reads prompts for one checkpoint: `encode` is its tokenizer, `voices` the folder of the voices it comes with.
+
+    `initial_tokens` are those of the engine.
+    """
+
+    encode: Callable[[str], list[int]]
+    voices: Path
+    initial_tokens: tuple[int, int]
+
+    def read(self, message: PreparePrompt) -> Prompt:
+        """Raises PromptError."""
+        text = self.encode(wrap_system_text(message.text))
+        if len(text) > MOST_TEXT_TOKENS:
+            raise PromptError(f"its text has {len(text)} tokens, more than {MOST_TEXT_TOKENS}")
+        return build_prompt(text, self._voice(message), *self.initial_tokens)
+
+    def _voice(self, message: PreparePrompt) -> CodeArray | VoiceEmbeddings | None:
+        if message.codes is not None:
+            return _checked(message.codes)
+        if not message.voice:
+            return None
+        path = self._path(message.voice)
+        try:
+            return read_voice(path)
+        except VoiceError as error:
+            raise PromptError(f"its voice {path.name}: {error}") from error
+        except OSError as error:
+            raise PromptError(f"its voice {path.name} cannot be read: {error.strerror}") from error
+
+    def _path(self, voice: str) -> Path:
+        """Return a file, or what the checkpoint has under this name."""
+        if (path := Path(voice)).is_file():
+            return path
+        named = [self.voices / f"{voice}{suffix}" for suffix in _SUFFIXES] if path.name == voice else []
+        if found := next((file for file in named if file.is_file()), None):
+            return found
+        present = sorted({file.stem for file in self.voices.glob("*") if file.suffix in _SUFFIXES[1:]})
+        raise PromptError(f"there is no voice {path.name!r:.80}; the checkpoint has {', '.join(present) or 'none'}")
+
+
+def _checked(codes: CodeArray) -> CodeArray:
+    if codes.ndim != 2 or codes.shape[1] != CODEBOOKS or codes.dtype.kind not in "iu" or not len(codes):
+        raise PromptError("its voice is no codes of Mimi's")
+    if len(codes) > MOST_STEPS:
+        raise PromptError(f"its voice has {len(codes)} frames, more than {MOST_STEPS}")
+    if codes.min() < 0 or codes.max() >= CODES:
+        raise PromptError("its voice is no codes of Mimi's")
+    return codes
