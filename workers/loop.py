@@ -15,7 +15,7 @@ import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Ping, PipelineMessage, Stage, WorkerVitals
+from workers.messages import Failed, Ping, PipelineMessage, Said, Stage, WorkerVitals
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class WorkerLoop:
         messages = self.stage.work()
         if messages:  # keeping the engine awake is no work
             self._work_s.add(time.monotonic() - started_s)
-            self._rows.add(len(messages))
+            self._rows.add(sum(not isinstance(message, Said) for message in messages))
         self._send(messages)
 
     def _read_control(self) -> None:

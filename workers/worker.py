@@ -70,12 +70,12 @@ def _wait_for_config(control: Link) -> WorkerConfig:
 def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
-    from workers.codec.stages import DecoderStage, EncoderStage
+    from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
         return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
     encoder = open_codec(config)
-    silence = silence_codes(encoder, Slot(0), config.greeting_frames)
+    silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
     return EncoderStage(encoder, silence), codec_name(config), lambda: 0
 
 
@@ -93,15 +93,15 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback", lambda: 0
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", lambda: 0
     from workers.engine.memory import device_bytes
     from workers.engine.start import start_engine
 
     assert files is not None
-    engine, text_decoder, note = start_engine(files, config, progress)
+    engine, tokenizer, note = start_engine(files, config, progress)
     if not slots:
         control.send(Prepared(mimi, engine.slots))
-    return EngineStage(engine, text_decoder), note, device_bytes
+    return EngineStage(engine, tokenizer), note, device_bytes
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From files on disk to a warm engine, with as many slots as fit into memory and are stepped in time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -13,7 +13,8 @@ from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.sampling import SamplingSettings
-from workers.engine.text import DecodeText, Tokenizer
+from workers.engine.steering import WordPart
+from workers.engine.text import Tokenizer
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
 AUTO_MEMORY_SHARE = 0.9
@@ -23,21 +24,22 @@ STEP_SHARE = 0.75
 TIMED_STEPS = 12
 
 
-def start_engine(
-    files: Files, config: WorkerConfig, progress: ReportProgress
-) -> tuple[Engine, Callable[[], DecodeText], str]:
-    """Load, warm up, and return the engine, what makes a call's text decoder, and a note on what it runs on.
+def start_engine(files: Files, config: WorkerConfig, progress: ReportProgress) -> tuple[Engine, Tokenizer, str]:
+    """Load, warm up, and return the engine, its tokenizer, and a note on what it runs on.
 
     Raises CheckpointError; if memory is short, before anything is loaded.
     """
     slots = fitting_slots(files, config, device_memory())
-    lm = load(files, config.quantize, progress)
+    lm, tokenizer = load(files, config.quantize, progress), Tokenizer(files.tokenizer)
+    if (pieces := len(tokenizer.word_parts)) > lm.cfg.text_out_vocab_size:
+        wrong = f"{pieces} pieces, more than the model's {lm.cfg.text_out_vocab_size}"
+        raise CheckpointError(f"MOSHI_CHECKPOINT: the tokenizer {files.tokenizer.name} has {wrong}")
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    engine = warm_engine(lm, slots, sampling, config.context, timely=not config.slots, progress=progress)
+    parts, timely = tokenizer.word_parts, not config.slots
+    engine = warm_engine(lm, slots, sampling, config.context, timely=timely, word_parts=parts, progress=progress)
     keep_resident()
-    tokenizer = Tokenizer(files.tokenizer)
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
-    return engine, tokenizer.decoder, note
+    return engine, tokenizer, note
 
 
 def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
@@ -56,11 +58,12 @@ def warm_engine(
     sampling: SamplingSettings,
     context: int | None,
     timely: bool,
+    word_parts: Sequence[WordPart] = (),
     progress: ReportProgress = report_nothing,
 ) -> Engine:
     """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
     while True:
-        engine = Engine(lm, slots, sampling, context)
+        engine = Engine(lm, slots, sampling, context, word_parts)
         engine.warm(progress)
         if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine

@@ -14,6 +14,8 @@ from sentencepiece import SentencePieceProcessor
 from workers.engine.steering import WordPart
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
+MOST_PIECES = 64
+"""A longer word, five seconds of pieces, is split: what is no word must not keep a sentence from ending."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 _WORD_PARTS = {b"": WordPart.NONE, b" ": WordPart.BEGINNING}
 DecodeText = Callable[[int], str]
@@ -36,11 +38,12 @@ class Tokenizer:
         return lambda token: utf8.decode(pieces[token] if 0 <= token < len(pieces) else UNKNOWN)
 
     def words(self, text: str) -> list[list[int]]:
-        """Return the tokens of each word of a text that Moshi can say, without what has no piece."""
+        """Return the tokens of each word of a text that Moshi can say, without what has no piece; never raises."""
         sayable = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
         words: list[list[int]] = []
         for token in self._model.encode(sayable):
-            if words and self.word_parts[token] == WordPart.CONTINUATION:
+            continues = words and self.word_parts[token] == WordPart.CONTINUATION
+            if continues and len(words[-1]) < MOST_PIECES:
                 words[-1].append(token)
             elif self._pieces[token]:
                 words.append([token])
