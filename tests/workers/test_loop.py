@@ -5,7 +5,7 @@ import pytest
 from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, pair
 from workers.loop import WorkerLoop
-from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Slot, Stage, WorkerVitals
+from workers.messages import Close, Codes, Epoch, Failed, Open, Ping, PipelineMessage, Said, Slot, Stage, WorkerVitals
 
 POISON = Slot(13)
 
@@ -19,10 +19,12 @@ def audio(seq: int, text: str = "") -> Codes:
 
 
 CLOSED = Close(Slot(0), Epoch(1))
+SAID = Said(Slot(0), Epoch(1), 1, whole=True)
+LAST = audio(99, " word")
 
 
 class Conveyor:
-    """Passes what is no audio on at once; a unit of work passes on the oldest audio."""
+    """Passes what is no audio on at once; a unit of work passes on the oldest audio, behind `LAST` also `SAID`."""
 
     def __init__(self) -> None:
         self.belt: list[PipelineMessage] = []
@@ -39,7 +41,8 @@ class Conveyor:
         return []
 
     def work(self) -> list[PipelineMessage]:
-        return [self.belt.pop(0)]
+        frame = self.belt.pop(0)
+        return [frame, SAID] if frame == LAST else [frame]
 
 
 class Bench:
@@ -100,6 +103,13 @@ def test_whatever_has_arrived_is_read_between_two_units_of_work(bench: Bench) ->
     assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)
     assert vitals.memory_bytes > 1 << 20
     assert vitals.cpu_s > 0
+
+
+def test_the_rows_of_a_unit_of_work_are_its_frames(bench: Bench) -> None:
+    bench.send(LAST)
+    assert bench.came() == [LAST, SAID]
+    vitals = bench.vitals()
+    assert (vitals.rows.count, vitals.rows.total) == (1, 1)
 
 
 def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(bench: Bench) -> None:
