@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from workers.histogram import Histogram
 from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
-from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.messages import Close, Epoch, Failed, Frame, Open, PipelineMessage, Said, Say, Slot, Stage
 
 A, B = Slot(0), Slot(1)
 STEP_S = 0.05
@@ -192,3 +192,13 @@ def test_a_stage_that_stops_is_always_noticed(story: list[tuple[Slot, float]], s
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
     assert hang == Hang(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s")
+
+
+def test_what_is_to_be_said_may_take_its_time_and_what_has_been_said_answers_no_frame() -> None:
+    watch = Watch()
+    watch.send(opened(), Say(A, Epoch(1), 1, "hello"))
+    watch.come(opened())
+    assert watch.wait(30) is None
+    watch.send(frame(0))
+    watch.come(Said(A, Epoch(1), 1, whole=True))
+    assert watch.wait(2) is not None
