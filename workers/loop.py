@@ -15,7 +15,16 @@ import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
-from workers.messages import Failed, Message, Ping, PipelineMessage, PromptMessage, PromptRefused, Stage, WorkerVitals
+from workers.messages import (
+    Failed,
+    Message,
+    Ping,
+    PromptMessage,
+    PromptRefused,
+    Said,
+    Stage,
+    WorkerVitals,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +93,7 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        if rows := sum(isinstance(message, PipelineMessage) for message in messages):  # else nothing was for a call
+        if rows := sum(not isinstance(message, Said | PromptMessage) for message in messages):
             self._work_s.add(time.monotonic() - started_s)
             self._rows.add(rows)
         self._send(messages)

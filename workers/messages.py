@@ -78,7 +78,8 @@ class Open:
     """Give a slot to a new call: every stage forgets the last one.
 
     `greeting_frames` frames of silence take the place of the caller's before their first one; the encoder adds the
-    `silence` codes that belong to them, shape (greeting_frames, 8). With a `seed` Moshi samples the same way again.
+    `silence` codes that belong to them, shape (greeting_frames, 8), and more of them for the caller's frames in a
+    greeting of the `persona`. With a `seed` Moshi samples the same way again.
     """
 
     slot: Slot

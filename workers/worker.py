@@ -71,13 +71,13 @@ def _wait_for_config(control: Link) -> WorkerConfig:
 def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
-    from workers.codec.stages import DecoderStage, EncoderStage
+    from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
         return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
-    silence = silence_codes(encoder, Slot(0), config.greeting_frames)
+    silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
     return EncoderStage(encoder, silence, spare), codec_name(config), lambda: 0
 
 
@@ -95,7 +95,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), lambda: lambda token: ""), "loopback", lambda: 0
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", lambda: 0
     from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
@@ -104,7 +104,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if not slots:
         control.send(Prepared(mimi, engine.slots))
     prompts = prompts_of(engine, tokenizer, files, progress)
-    return EngineStage(engine, tokenizer.decoder, prompts=prompts), note, device_bytes
+    return EngineStage(engine, tokenizer, prompts=prompts), note, device_bytes
 
 
 if __name__ == "__main__":

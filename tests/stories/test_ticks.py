@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.stage import EngineStage, LoopbackEngine
+from workers.engine.steering import Force
 from workers.engine.streams import StepResult
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 
@@ -27,7 +28,7 @@ class SlowEngine(LoopbackEngine):
     ticks: list[tuple[float, int]] = field(default_factory=list)
     """When each step began, and for how many calls."""
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
+    def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force]) -> dict[Slot, StepResult]:
         self.ticks.append((self.now, len(codes)))
         self.now += self.step_s
         return {slot: StepResult(3, frame) for slot, frame in codes.items()}
@@ -63,11 +64,11 @@ callers = st.lists(
 def run(step_s: float, crowd: list[Caller], seconds: float) -> tuple[SlowEngine, list[tuple[float, float]], int]:
     """Return the engine, when each frame came and how long it waited, and how many frames were dropped."""
     engine = SlowEngine(step_s)
-    stage = EngineStage(engine, lambda: lambda token: "", lambda: engine.now)
+    stage = EngineStage(engine, None, lambda: engine.now)
     coming: list[tuple[float, Open | Codes]] = []
     for index, caller in enumerate(crowd):
         slot, silence = Slot(index), GREETING if caller.greeted else GREETING[:0]
-        coming.append((caller.joins_s, Open(slot, Epoch(1), silence=silence)))
+        coming.append((caller.joins_s, Open(slot, Epoch(1), len(silence), silence)))
         for number in range(round(seconds / FRAME_S)):
             at_s = caller.comes_s(number)
             spans = (Span(Stage.ENCODE, at_s, at_s),)

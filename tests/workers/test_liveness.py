@@ -14,6 +14,8 @@ from workers.messages import (
     PipelineMessage,
     PreparePrompt,
     PromptReady,
+    Said,
+    Say,
     Slot,
     Stage,
 )
@@ -217,3 +219,13 @@ def test_a_prompt_is_waited_for_by_nobody_and_its_progress_is_a_sign_of_life() -
     watch.come(PromptReady("ada", 250, 1))
     assert watch.wait(0.5, pings=False) is None
     assert watch.wait(5.0, pings=False) is not None
+
+
+def test_what_is_to_be_said_may_take_its_time_and_what_has_been_said_answers_no_frame() -> None:
+    watch = Watch()
+    watch.send(opened(), Say(A, Epoch(1), 1, "hello"))
+    watch.come(opened())
+    assert watch.wait(30) is None
+    watch.send(frame(0))
+    watch.come(Said(A, Epoch(1), 1, whole=True))
+    assert watch.wait(2) is not None

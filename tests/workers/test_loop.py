@@ -16,6 +16,7 @@ from workers.messages import (
     Ping,
     PromptMessage,
     PromptRefused,
+    Said,
     Slot,
     Stage,
     WorkerVitals,
@@ -33,10 +34,12 @@ def audio(seq: int, text: str = "") -> Codes:
 
 
 CLOSED = Close(Slot(0), Epoch(1))
+SAID = Said(Slot(0), Epoch(1), 1, whole=True)
+LAST = audio(99, " word")
 
 
 class Conveyor:
-    """Passes what is no audio on at once; a unit of work passes on the oldest audio."""
+    """Passes what is no audio on at once; a unit of work passes on the oldest audio, behind `LAST` also `SAID`."""
 
     def __init__(self) -> None:
         self.belt: list[Message] = []
@@ -55,7 +58,8 @@ class Conveyor:
         return []
 
     def work(self) -> list[Message]:
-        return [self.belt.pop(0)]
+        frame = self.belt.pop(0)
+        return [frame, SAID] if frame == LAST else [frame]
 
 
 class Bench:
@@ -116,6 +120,13 @@ def test_whatever_has_arrived_is_read_between_two_units_of_work(bench: Bench) ->
     assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)
     assert vitals.memory_bytes > 1 << 20
     assert vitals.cpu_s > 0
+
+
+def test_the_rows_of_a_unit_of_work_are_its_frames(bench: Bench) -> None:
+    bench.send(LAST)
+    assert bench.came() == [LAST, SAID]
+    vitals = bench.vitals()
+    assert (vitals.rows.count, vitals.rows.total) == (1, 1)
 
 
 def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(bench: Bench) -> None:

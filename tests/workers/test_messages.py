@@ -21,6 +21,7 @@ EVERY_KIND = [
     m.Failed(m.Slot(1), m.Epoch(2), m.Stage.STEP, "reason", internal=True),
     m.Open(m.Slot(1), m.Epoch(2), persona=m.CallPersona("Hello", True, "key", (("text_top_k", 1.0),))),
     m.Say(m.Slot(1), m.Epoch(2), 3, "hé"),
+    m.Say(m.Slot(1), m.Epoch(2), 3, "a lone surrogate: \ud800"),
     m.Said(m.Slot(1), m.Epoch(2), 3, whole=True),
     m.PreparePrompt("key", "text", "NATF0", np.zeros((2, 1_920), np.float32), np.zeros((2, 8), np.int32)),
     m.PromptReady("key", 262, 1 << 27),

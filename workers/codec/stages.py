@@ -19,6 +19,7 @@ from workers.messages import (
     PipelineMessage,
     PreparePrompt,
     PromptMessage,
+    Said,
     Slot,
     Span,
     Stage,
@@ -27,6 +28,8 @@ from workers.scheduler import BatchScheduler
 
 DECODE_BACKLOG = 64
 """Frames of a call, beside those of its greeting, that may wait to be decoded; older ones are dropped."""
+SILENT_FRAMES = 25
+"""How many frames of silence the encoder has ready at least; by then the codes repeat."""
 PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
 Audio = Frame | Codes
@@ -94,7 +97,7 @@ class EncoderStage(CodecStage):
     stage, result = Stage.ENCODE, Codes
 
     def __init__(self, encoder: Codec, silence: Row, spare: Slot, clock: Callable[[], float] = time.monotonic) -> None:
-        """`silence` are the codes of as many frames of silence as a greeting may have, shape (frames, 8).
+        """`silence` are the codes of as many frames of silence as a greeting may have, one at least: (frames, 8).
 
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
@@ -110,7 +113,8 @@ class EncoderStage(CodecStage):
     def receive(self, message: Message) -> list[Message]:
         match message:
             case Open():
-                message = replace(message, silence=self._silence[: message.greeting_frames])
+                frames = None if message.persona.greeting else message.greeting_frames
+                message = replace(message, silence=self._silence[:frames])
             case PreparePrompt() if message.pcm is not None:
                 return self._voices.add(message)
             case DropPrompt(key):
@@ -131,13 +135,33 @@ class EncoderStage(CodecStage):
 class DecoderStage(CodecStage):
     """Moshi's codes become frames, all of them and in order: a frame left out would be heard in the next ones.
 
-    The engine may step all `greeting_frames` of a call at once.
+    The engine may step all `greeting_frames` of a call at once. What has been said is passed on behind the frame with
+    its last word.
     """
 
     stage, result = Stage.DECODE, Frame
 
     def __init__(self, decoder: Codec, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
+        self._said: list[tuple[int, Said]] = []
+        """What waits until the frame of this `seq` has been decoded."""
+
+    def receive(self, message: Message) -> list[Message]:
+        if isinstance(message, Said) and (frames := self._waiting.get(message.slot)):
+            self._said.append((frames[-1].seq, message))
+            return []
+        return super().receive(message)
+
+    def work(self) -> list[Message]:
+        messages, waiting, self._said = super().work(), self._said, []
+        for seq, said in waiting:
+            if self._epochs.get(said.slot) != said.epoch:
+                continue
+            if (frames := self._waiting[said.slot]) and frames[0].seq <= seq:
+                self._said.append((seq, said))
+            else:
+                messages.append(said)
+        return messages
 
 
 def _audio_of(message: Audio) -> Row | None:

@@ -13,6 +13,7 @@ the lowest free slot, and an engine with few calls stays fast.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
@@ -27,7 +28,7 @@ from workers.engine.prefill_pace import CHUNKS
 from workers.engine.prefix import PromptPrefill
 from workers.engine.prompt import Prompt, PromptError, check_prompt
 from workers.engine.prompt_store import PromptStore
-from workers.engine.sampling import SamplerState, SamplingSettings
+from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
 from workers.engine.streams import LogArray, StepResult, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot, codes_error
@@ -54,42 +55,40 @@ class Engine:
 
         The engine takes the weights over: `lm` still works, but must not be changed. `sampling` is the default of a
         call and limits the top_k of others; `context` is the number of steps remembered, by default the `lm`'s.
-        `word_parts` says what each text token is to a word, by default nothing. `takes_prompts`: the checkpoint was
-        trained with prompts.
+        `word_parts` says what each text token is to a word; what it does not name is nothing to one. `takes_prompts`:
+        the checkpoint was trained with prompts.
         """
         shape = lm.cfg.transformer
         self.slots, self.context = slots, context or int(shape.context)
-        self._sampling = sampling or SamplingSettings()
         self._streams = Streams(slots, lm.cfg.audio_delays, lm.cfg.text_out_vocab_size, lm.cfg.audio_padding_token)
-        self._sampler = SamplerState(slots, self._sampling)
+        self._sampler = SamplerState(slots, sampling or SamplingSettings())
         dtype = lm.out_norm.weight.dtype
         self._allocate = partial(KVCache.allocate, shape.num_layers, shape.num_heads, shape.head_dim, dtype)
         self._kv_cache = self._allocate(slots, self.context)
         self._config, self._step_bytes = lm.cfg, kv_step_bytes(lm.cfg, dtype.size)
         self.takes_prompts, self.prompts = takes_prompts, PromptStore(PROMPT_STEPS * self._step_bytes * takes_prompts)
-        parts = [*word_parts] or [WordPart.NONE] * lm.cfg.text_out_vocab_size
-        self._model = Model(lm, mx.array(parts, mx.int32))
+        parts = np.full(lm.cfg.text_out_vocab_size, WordPart.NONE, np.int32)
+        parts[: len(word_parts)] = word_parts[: len(parts)]
+        self._model = Model(lm, mx.array(parts))
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
         self.prefill_s: dict[int, float] = {}
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: SamplingSettings | None = None, prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         """Give a slot to a new call, at step 0 or after the prompt that is kept under the key `prompt`.
 
-        Raises ValueError when it is open or when a top_k is too large, KeyError when there is no such prompt.
+        Raises ValueError when it is open, KeyError when there is no such prompt.
 
         With a `seed` a call draws the same uniforms again, whatever the other rows do. (Its logits are rounded a little
-        differently when more rows are computed: in bf16 that may now and then change a token.) `sampling` that needs
-        branches no call had so far makes a new graph: open one such call, `warm`, and close it beforehand.
+        differently when more rows are computed: in bf16 that may now and then change a token.) `sampling` replaces
+        values of the default, see `call_settings`.
         """
         if slot in self._open or not 0 <= slot < self.slots:
             raise ValueError(f"slot {slot} cannot be opened: it is open, or not one of {self.slots}")
         prefix = self.prompts.get(prompt) if prompt else None
         if prompt and not prefix:
             raise KeyError(prompt)
-        self._sampler.open(slot, seed, sampling or self._sampling)
+        self._sampler.open(slot, seed, sampling)
         self._streams.open(slot, prefix.beginning if prefix else None)
         if prefix:
             self._kv_cache.copy(slot, prefix.kv_cache)
@@ -111,6 +110,7 @@ class Engine:
     def close(self, slot: Slot) -> None:
         """End the call in a slot. Raises KeyError when there is none."""
         self._open.remove(slot)
+        self._sampler.close(slot)
 
     def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force] = NOTHING) -> dict[Slot, StepResult]:
         """Step each slot named with one frame of the caller's, shape (8,), and return what Moshi says to each.
@@ -142,9 +142,9 @@ class Engine:
     def warm(self, progress: ReportProgress = report_nothing) -> None:
         """Run every graph that a call may need, so that none is made during a call."""
         batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
-        graphs = [(rows, window) for rows in batches for window in window_sizes(self.context)]
-        for done, (rows, window) in enumerate(graphs, 1):
-            self._sample(rows, (), window)
+        graphs = [*product(batches, window_sizes(self.context), self._sampler.all_branches)]
+        for done, (rows, window, branches) in enumerate(graphs, 1):
+            self._sample(rows, (), window, branches)
             progress("warming up", done, len(graphs))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
         if self.takes_prompts:
@@ -172,7 +172,12 @@ class Engine:
             self.prefill_s[steps] = time.monotonic() - started_s
 
     def _sample(
-        self, rows: int, active: Iterable[Slot], window: int | None = None, forced: Mapping[Slot, Force] = NOTHING
+        self,
+        rows: int,
+        active: Iterable[Slot],
+        window: int | None = None,
+        branches: SamplingBranches | None = None,
+        forced: Mapping[Slot, Force] = NOTHING,
     ) -> NDArray[np.int32]:
         """Run the step on the device; return (rows, 10): the text token, eight codes, whether all was finite."""
         position = self._streams.position[:rows]
@@ -186,7 +191,7 @@ class Engine:
             self._kv_cache.keys,
             self._kv_cache.values,
             window or window_size(int(position.max()), self.context),
-            self._sampler.branches,
+            branches or self._sampler.branches,
         )
         return np.array(sampled)
 

@@ -12,7 +12,7 @@ from workers.checkpoints.files import Files
 from workers.checkpoints.header import TensorInfo
 from workers.codec.choose import library_for
 from workers.engine.checkpoint import GROUP_SIZES
-from workers.engine.config import config_of, model_header
+from workers.engine.config import config_of, model_header, takes_prompts
 
 MOST_CALLS = 64
 PROMPT_STEPS = 3_000
@@ -113,14 +113,7 @@ class Plan:
         return ", or ".join([*ways, "choose a smaller MOSHI_CHECKPOINT"])
 
 
-def plan(
-    files: Files,
-    quantize: int | None,
-    codec: str,
-    calls: int,
-    context: int | None = None,
-    takes_prompts: bool = False,
-) -> Plan:
+def plan(files: Files, quantize: int | None, codec: str, calls: int, context: int | None = None) -> Plan:
     """Return what so many calls on a checkpoint take; `codec` is CODEC. Raises CheckpointError."""
     tensors, config = model_header(files), config_of(files)
     kv_step = kv_step_bytes(config, tensors["out_norm.weight"].item_bytes)  # of the type that is never quantised
@@ -129,7 +122,7 @@ def plan(
     weights = sum(_quantised_bytes(tensor, bits) if bits else tensor.nbytes for tensor in tensors.values())
     library = codec if codec in ("loopback", "rustymimi") else library_for(codec)
     context = context or int(config.transformer.context)
-    prompts = PROMPT_STEPS * kv_step if takes_prompts else 0
+    prompts = PROMPT_STEPS * kv_step if takes_prompts(files) else 0
     return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None, prompts)
 
 

@@ -11,8 +11,7 @@ import mlx.core as mx
 from moshi_mlx.models import Lm
 
 from workers.engine.kv_cache import KVCache, visible, visible_in_prefill
-from workers.engine.sampling import SamplingBranches, penalize, sample
-from workers.engine.steering import force
+from workers.engine.sampling import SamplingBranches, force, penalize, sample
 from workers.engine.weights import StepLayer, join, product, table
 from workers.messages import CODEBOOKS
 
@@ -28,7 +27,7 @@ class Model:
     """The weights of a loaded `Lm`, whose modules it takes over; the `Lm`'s own caches stay unused."""
 
     def __init__(self, lm: Lm, word_parts: mx.array) -> None:
-        """`word_parts` (text vocabulary,) int32 says what each text token is to a word: see `steering.force`."""
+        """`word_parts` (text vocabulary,) int32 says what each text token is to a word: see `sampling.force`."""
         config = lm.cfg
         self._word_parts = word_parts
         self._text_table, self._audio_table = table(lm.text_emb), table(join(lm.audio_embs))

@@ -64,7 +64,7 @@ def _bench_live(lm: Lm, rows: int, sampling: SamplingSettings, context: int | No
     engine.warm()
     passes: list[int] = []
     prompts = PromptQueue(engine, lambda _: _prompt(engine), lambda _, done, total: passes.append(done))
-    stage = EngineStage(engine, lambda: lambda _: "", prompts=prompts)
+    stage = EngineStage(engine, None, prompts=prompts)
     for row in range(rows):
         stage.receive(Open(Slot(row), Epoch(1)))
     _talk(stage, rows)

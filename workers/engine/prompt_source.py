@@ -4,22 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.checkpoints.files import CheckpointError
 from workers.engine.prompt import MOST_TEXT_TOKENS, Prompt, PromptError, build_prompt, wrap_system_text
 from workers.engine.voice_file import MOST_STEPS, VoiceEmbeddings, VoiceError, read_voice
 from workers.messages import CODEBOOKS, CODES, CodeArray, PreparePrompt
 
-_SUFFIXES = ("", ".pt", ".safetensors")
-
 
 @dataclass(frozen=True, slots=True)
 class PromptSource:
-    """Reads prompts for one checkpoint: `encode` is its tokenizer, `voices` the folder of the voices it comes with.
+    """Reads prompts for one checkpoint: `encode` is its tokenizer, `find_voice` returns the file of one of its voices.
 
     `initial_tokens` are those of the engine.
     """
 
     encode: Callable[[str], list[int]]
-    voices: Path
+    find_voice: Callable[[str], Path]
     initial_tokens: tuple[int, int]
 
     def read(self, message: PreparePrompt) -> Prompt:
@@ -34,23 +33,16 @@ class PromptSource:
             return _checked(message.codes)
         if not message.voice:
             return None
-        path = self._path(message.voice)
+        path = Path(message.voice)
         try:
+            path = path if path.is_file() else self.find_voice(message.voice)
             return read_voice(path)
+        except CheckpointError as error:
+            raise PromptError(str(error)) from error
         except VoiceError as error:
             raise PromptError(f"its voice {path.name}: {error}") from error
         except OSError as error:
             raise PromptError(f"its voice {path.name} cannot be read: {error.strerror}") from error
-
-    def _path(self, voice: str) -> Path:
-        """Return a file, or what the checkpoint has under this name."""
-        if (path := Path(voice)).is_file():
-            return path
-        named = [self.voices / f"{voice}{suffix}" for suffix in _SUFFIXES] if path.name == voice else []
-        if found := next((file for file in named if file.is_file()), None):
-            return found
-        present = sorted({file.stem for file in self.voices.glob("*") if file.suffix in _SUFFIXES[1:]})
-        raise PromptError(f"there is no voice {path.name!r:.80}; the checkpoint has {', '.join(present) or 'none'}")
 
 
 def _checked(codes: CodeArray) -> CodeArray:

@@ -3,24 +3,31 @@
 A row samples from the `top_k` most likely tokens of softmax(logits / temperature) by inverting the cumulative
 distribution: one uniform number a token. The uniforms are made on the host by a generator of each row's own: a seeded
 call does not depend on its neighbours, and the step stays a pure function that `mx.compile` can keep. Temperature 0
-takes the most likely token.
+takes the most likely token. Text that is to be said takes the place of the text token sampled (`force`).
 """
 
+import logging
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.engine.steering import ForceMode, WordPart
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 from workers.messages import CODEBOOKS, Slot
 
+log = logging.getLogger(__name__)
 PENALTY_TOKENS = 30
 """How many text tokens the repetition penalty looks back on, padding left out."""
 LOWEST_TEMPERATURE = 1e-6
 """Lower temperatures are the same as 0."""
+_LARGEST = 1e6
+"""No setting is larger."""
+SamplingChanges = tuple[tuple[str, float], ...]
+"""What replaces the default in one call, by the names of the fields of `SamplingSettings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,33 @@ class SamplingSettings:
             raise ValueError("the repetition penalty is more than 0 (1 is off)")
 
 
+def call_settings(default: SamplingSettings, changes: SamplingChanges) -> SamplingSettings:
+    """Return the settings of one call; never raises.
+
+    A top_k above the default's, by which the graphs are made, becomes the default's; what means nothing is left out.
+    Both are logged.
+    """
+    settings = default
+    for name, value in changes:
+        try:
+            settings = replace(settings, **_change(default, name, value))  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            log.warning("sampling: %s = %r is left out: %s", name, value, error)
+    return settings
+
+
+def _change(default: SamplingSettings, name: str, value: float) -> dict[str, float]:
+    if name not in (field.name for field in fields(default)):
+        raise ValueError("there is no such setting")
+    if not abs(value) <= _LARGEST:
+        raise ValueError("it is too large, or not a number")
+    if not name.endswith("top_k"):
+        return {name: value}
+    if value > (limit := getattr(default, name)):
+        log.warning("sampling: %s = %g is above that of all calls, %d, which is used", name, value, limit)
+    return {name: min(int(value), limit)}
+
+
 class SamplingBranches(NamedTuple):
     """What the rows of a step need together; it fixes the graph, which omits the branches that no row uses."""
 
@@ -64,19 +98,24 @@ class SamplerState:
     def __init__(self, slots: int, default: SamplingSettings) -> None:
         self._default = default
         self._settings = np.tile(np.array(astuple(default), np.float32), (slots, 1))
+        self.all_branches = _all_branches(default)
+        """What `branches` may be: while all calls sample by the default, and while one does not."""
         self._generators = [np.random.default_rng() for _ in range(slots)]
         self._text_count = [0] * slots
         self.recent_text = np.full((slots, PENALTY_TOKENS), TEXT_PADDING, np.int32)
         self._refresh()
 
-    def open(self, slot: Slot, seed: int | None, sampling: SamplingSettings) -> None:
-        """Begin a call with these settings. Raises ValueError for a top_k above that of the default."""
-        if sampling.text_top_k > self._default.text_top_k or sampling.audio_top_k > self._default.audio_top_k:
-            raise ValueError("a call's top_k is at most that of the engine's default")
-        self._settings[slot] = astuple(sampling)
+    def open(self, slot: Slot, seed: int | None = None, changes: SamplingChanges = ()) -> None:
+        """Begin a call that samples by the default but for these `changes`."""
+        self._settings[slot] = astuple(call_settings(self._default, changes))
         self._generators[slot] = np.random.default_rng(seed)
         self._text_count[slot] = 0
         self.recent_text[slot] = TEXT_PADDING
+        self._refresh()
+
+    def close(self, slot: Slot) -> None:
+        """End a call: its changes need no branches any more."""
+        self._settings[slot] = astuple(self._default)
         self._refresh()
 
     def uniforms(self, rows: int, active: Iterable[Slot]) -> NDArray[np.float32]:
@@ -95,16 +134,25 @@ class SamplerState:
     def _refresh(self) -> None:
         self.settings = mx.array(self._settings)
         """Shape (slots, 6), in the order of the fields of `SamplingSettings`."""
-        text_temperature, text_top_k, audio_temperature, audio_top_k, penalty, bias = self._settings.T
-        temperatures = np.concatenate([text_temperature, audio_temperature])
-        self.branches = SamplingBranches(
-            self._default.text_top_k,
-            self._default.audio_top_k,
-            any_greedy=not temperatures.all(),
-            any_sampled=bool(temperatures.any()),
-            mixed_top_k=bool(np.ptp(text_top_k) or np.ptp(audio_top_k)),
-            penalizes=bool((penalty != 1).any() or bias.any()),
-        )
+        changed = (self._settings != np.array(astuple(self._default), np.float32)).any()
+        self.branches = self.all_branches[int(changed)]
+
+
+def _all_branches(default: SamplingSettings) -> tuple[SamplingBranches, SamplingBranches]:
+    """Return what calls that sample by the default need, and what serves any mixture of calls: two sets of graphs.
+
+    A row that samples by the default draws the same tokens in both.
+    """
+    temperatures = default.text_temperature, default.audio_temperature
+    same = SamplingBranches(
+        default.text_top_k,
+        default.audio_top_k,
+        any_greedy=not all(temperatures),
+        any_sampled=any(temperatures),
+        mixed_top_k=False,
+        penalizes=default.repetition_penalty != 1 or default.padding_bias != 0,
+    )
+    return same, same._replace(any_greedy=True, any_sampled=True, mixed_top_k=True, penalizes=True)
 
 
 def sample(
@@ -129,6 +177,14 @@ def sample(
     drawn = mx.argmax(sums > uniform * sums[:, -1:], axis=-1, keepdims=True)
     token = mx.take_along_axis(order, drawn, axis=-1).astype(mx.int32)
     return mx.where(temperature > 0, token, most_likely) if branches.any_greedy else token
+
+
+def force(sampled: mx.array, token: mx.array, mode: mx.array, word_parts: mx.array) -> mx.array:
+    """Return the text tokens after forcing; all (rows, 1) int32, `word_parts` (vocabulary,) the `WordPart` of each."""
+    part = word_parts[sampled]
+    at_word = ((mode == ForceMode.AT_WORD) | (mode == ForceMode.AT_NEXT_WORD)) & (part == WordPart.BEGINNING)
+    added = ((mode == ForceMode.AT_NEXT_WORD) | (mode == ForceMode.AFTER_WORD)) & (part == WordPart.CONTINUATION)
+    return mx.where((mode == ForceMode.ALWAYS) | at_word, token, mx.where(added, TEXT_PADDING, sampled))
 
 
 def penalize(logits: mx.array, recent_text: mx.array, penalty: mx.array, padding_bias: mx.array) -> mx.array:

@@ -1,19 +1,23 @@
 """From files on disk to a warm engine, with as many slots as fit into memory and are stepped in time."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 from moshi_mlx.models import Lm
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress, report_nothing
+from workers.checkpoints.voices import find_voice
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.prompt_source import PromptSource
 from workers.engine.sampling import SamplingSettings
+from workers.engine.steering import WordPart
 from workers.engine.text import Tokenizer
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
@@ -22,37 +26,35 @@ AUTO_MEMORY_SHARE = 0.9
 STEP_SHARE = 0.75
 """The share of a frame's time that a step may take: the codec and the rest of the machine need theirs."""
 TIMED_STEPS = 12
-VOICES = "voices"
-"""The folder of a checkpoint's own voices."""
 
 
-def start_engine(
-    files: Files, config: WorkerConfig, progress: ReportProgress, takes_prompts: bool = False
-) -> tuple[Engine, Tokenizer, str]:
-    """Load, warm up, and return the engine, the tokenizer, and a note on what it runs on.
+def start_engine(files: Files, config: WorkerConfig, progress: ReportProgress) -> tuple[Engine, Tokenizer, str]:
+    """Load, warm up, and return the engine, its tokenizer, and a note on what it runs on.
 
     Raises CheckpointError; if memory is short, before anything is loaded.
     """
-    slots = fitting_slots(files, config, device_memory(), takes_prompts)
-    lm = load(files, config.quantize, progress)
+    slots = fitting_slots(files, config, device_memory())
+    lm, tokenizer = load(files, config.quantize, progress), Tokenizer(files.tokenizer)
+    if (pieces := len(tokenizer.word_parts)) > lm.cfg.text_out_vocab_size:
+        wrong = f"{pieces} pieces, more than the model's {lm.cfg.text_out_vocab_size}"
+        raise CheckpointError(f"MOSHI_CHECKPOINT: the tokenizer {files.tokenizer.name} has {wrong}")
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    timely = not config.slots
-    engine = warm_engine(lm, slots, sampling, config.context, timely, progress, takes_prompts)
+    parts, timely = tokenizer.word_parts, not config.slots
+    engine = warm_engine(lm, slots, sampling, config.context, timely, parts, progress, lm.takes_prompts)
     keep_resident()
-    tokenizer = Tokenizer(files.tokenizer)
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
     return engine, tokenizer, note
 
 
 def prompts_of(engine: Engine, tokenizer: Tokenizer, files: Files, progress: ReportProgress) -> PromptQueue:
     """Return what prepares an engine's prompts."""
-    source = PromptSource(tokenizer.encode, files.model.parent / VOICES, engine.initial_tokens)
+    source = PromptSource(tokenizer.encode, partial(find_voice, files), engine.initial_tokens)
     return PromptQueue(engine, source.read, progress)
 
 
-def fitting_slots(files: Files, config: WorkerConfig, memory: Memory, takes_prompts: bool = False) -> int:
+def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
     """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
-    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context, takes_prompts)
+    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
     if shortage := wanted.shortage(memory):
         raise CheckpointError(shortage)
     if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):
@@ -66,12 +68,13 @@ def warm_engine(
     sampling: SamplingSettings,
     context: int | None,
     timely: bool,
+    word_parts: Sequence[WordPart] = (),
     progress: ReportProgress = report_nothing,
     takes_prompts: bool = False,
 ) -> Engine:
     """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
     while True:
-        engine = Engine(lm, slots, sampling, context, takes_prompts=takes_prompts)
+        engine = Engine(lm, slots, sampling, context, word_parts, takes_prompts)
         engine.warm(progress)
         if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine

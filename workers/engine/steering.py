@@ -3,7 +3,7 @@
 Moshi's text stream is its inner monologue: it speaks what stands there. Where the model would begin a word, the first
 piece of the next word wanted takes its place, and the word's other pieces follow step by step; between words the model
 chooses the pauses itself. A model that begins no word for `WORD_WITHIN_STEPS` is made to begin one. After the last
-piece it is free again.
+piece it is free again, but for adding to that word.
 """
 
 from collections import deque
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
-
-import mlx.core as mx
 
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
@@ -33,6 +31,8 @@ class ForceMode(IntEnum):
     """Only where a word begins; padding and the pieces that go on with the model's own word stay."""
     AT_NEXT_WORD = 3
     """Only where a word begins; padding stays, and what would be added to the word just said becomes padding."""
+    AFTER_WORD = 4
+    """What would be added to the word just said becomes padding; all else stays."""
 
 
 class WordPart(IntEnum):
@@ -52,22 +52,15 @@ class Force(NamedTuple):
 
 
 FREE = Force(TEXT_PADDING, ForceMode.FREE)
+AFTER_WORD = Force(TEXT_PADDING, ForceMode.AFTER_WORD)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SentenceEnd:
     """A sentence is over; `whole` unless words were left out because it took too long."""
 
     sentence: int
     whole: bool
-
-
-def force(sampled: mx.array, token: mx.array, mode: mx.array, word_parts: mx.array) -> mx.array:
-    """Return the text tokens after forcing; all (rows, 1) int32, `word_parts` (vocabulary,) the `WordPart` of each."""
-    part = word_parts[sampled]
-    at_word = ((mode == ForceMode.AT_WORD) | (mode == ForceMode.AT_NEXT_WORD)) & (part == WordPart.BEGINNING)
-    continued = (mode == ForceMode.AT_NEXT_WORD) & (part == WordPart.CONTINUATION)
-    return mx.where((mode == ForceMode.ALWAYS) | at_word, token, mx.where(continued, TEXT_PADDING, sampled))
 
 
 class _Piece(NamedTuple):
@@ -81,36 +74,45 @@ class Steering:
     def __init__(self) -> None:
         self._sentences: deque[tuple[int, deque[_Piece]]] = deque()
         self._begun = False
+        """The last word was one of ours."""
         self._steps = self._waited = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._sentences)
+    @property
+    def sentence(self) -> int | None:
+        """The number of the sentence that is being said, None for none."""
+        return self._sentences[0][0] if self._sentences else None
 
     def add(self, sentence: int, words: Sequence[Word]) -> None:
         """Say these words after those that wait already."""
         pieces = deque(_Piece(token, index == 0) for word in words for index, token in enumerate(word))
+        if not self._sentences:
+            self._waited = 0
         self._sentences.append((sentence, pieces))
 
     def next(self) -> Force:
         """Return what to do with the next text token."""
         piece = self._sentences[0][1][0] if self._sentences and self._sentences[0][1] else None
         if not piece:
-            return FREE
+            return AFTER_WORD if self._begun else FREE
         if piece.begins_word and self._waited < WORD_WITHIN_STEPS:
             return Force(piece.token, ForceMode.AT_NEXT_WORD if self._begun else ForceMode.AT_WORD)
         if piece.begins_word and self._waited == WORD_WITHIN_STEPS:
             return Force(TEXT_END_OF_PADDING, ForceMode.ALWAYS)
         return Force(piece.token, ForceMode.ALWAYS)
 
-    def advance(self, text: int) -> list[Said]:
+    def advance(self, text: int) -> list[SentenceEnd]:
         """Handle the text token that came of `next`; return the sentences that are over."""
-        over: list[Said] = []
+        over: list[SentenceEnd] = []
         if self._sentences:
             self._count(self._sentences[0][1], text)
+        elif self._begun:
+            self._waited += 1
+            own_word = text not in (TEXT_END_OF_PADDING, TEXT_PADDING)
+            self._begun = not own_word and self._waited < WORD_WITHIN_STEPS
         while self._sentences and (ended := self._ended(*self._sentences[0])):
             over.append(ended)
             self._sentences.popleft()
-            self._begun, self._steps = False, 0
+            self._steps = self._waited = 0
         return over
 
     def _count(self, pieces: deque[_Piece], text: int) -> None:
@@ -121,8 +123,8 @@ class Steering:
         else:
             self._waited += 1
 
-    def _ended(self, sentence: int, pieces: deque[_Piece]) -> Said | None:
+    def _ended(self, sentence: int, pieces: deque[_Piece]) -> SentenceEnd | None:
         if not pieces:
-            return Said(sentence, whole=True)
+            return SentenceEnd(sentence, whole=True)
         late = self._steps >= SENTENCE_WITHIN_STEPS and pieces[0].begins_word
-        return Said(sentence, whole=False) if late else None
+        return SentenceEnd(sentence, whole=False) if late else None

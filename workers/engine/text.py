@@ -14,7 +14,10 @@ from sentencepiece import SentencePieceProcessor
 from workers.engine.steering import WordPart
 from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
+MOST_PIECES = 64
+"""A longer word, five seconds of pieces, is split: what is no word must not keep a sentence from ending."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+_NO_CONTROL = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 _WORD_PARTS = {b"": WordPart.NONE, b" ": WordPart.BEGINNING}
 DecodeText = Callable[[int], str]
 """Returns what a text token adds to one call's transcript."""
@@ -36,11 +39,15 @@ class Tokenizer:
         return lambda token: utf8.decode(pieces[token] if 0 <= token < len(pieces) else UNKNOWN)
 
     def words(self, text: str) -> list[list[int]]:
-        """Return the tokens of each word of a text that Moshi can say, without what has no piece."""
-        sayable = text.encode(errors="replace").decode()  # a lone surrogate has no UTF-8
+        """Return the tokens of each word of a text that Moshi can say, without what has no piece; never raises.
+
+        A control character, a line end among them, counts as a space.
+        """
+        sayable = text.translate(_NO_CONTROL).encode(errors="replace").decode()  # a lone surrogate has no UTF-8
         words: list[list[int]] = []
         for token in self._model.encode(sayable):
-            if words and self.word_parts[token] == WordPart.CONTINUATION:
+            continues = words and self.word_parts[token] == WordPart.CONTINUATION
+            if continues and len(words[-1]) < MOST_PIECES:
                 words[-1].append(token)
             elif self._pieces[token]:
                 words.append([token])

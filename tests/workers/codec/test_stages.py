@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from workers.codec.codec import CodecError, Row
 from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
 from workers.messages import (
+    CallPersona,
     Close,
     Codes,
     DropPrompt,
@@ -21,6 +22,8 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
+    Said,
+    Say,
     Slot,
     Span,
     Stage,
@@ -216,6 +219,13 @@ def test_the_encoder_adds_the_silence_of_the_greeting() -> None:
     np.testing.assert_array_equal(out.silence, SILENCE[:2])
 
 
+@pytest.mark.parametrize("greeting_frames", [0, 2])
+def test_with_a_greeting_in_words_the_encoder_adds_all_the_silence_it_has(greeting_frames: int) -> None:
+    (out,) = receive(encoder()[0], replace(opened(greeting_frames=greeting_frames), persona=CallPersona("hello")))
+    assert isinstance(out, Open)
+    np.testing.assert_array_equal(out.silence, SILENCE)
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=20))
 def test_of_a_call_the_newest_frame_waits_and_the_others_are_counted(bursts: list[tuple[int, int]]) -> None:
     """In each burst so many frames come; the app has dropped some before the last of them."""
@@ -316,6 +326,32 @@ def test_the_decoders_backlog_is_a_greeting_and_then_loses_the_oldest(greeting_f
     count = greeting_frames + DECODE_BACKLOG + 5
     receive(stage, opened(), *map(coded, range(count)))
     assert seqs(work(stage)) == [(A, seq) for seq in range(5, count)]
+
+
+def said(slot: Slot = A, epoch: int = 1, sentence: int = 0) -> Said:
+    return Said(slot, Epoch(epoch), sentence, whole=True)
+
+
+def test_what_is_to_be_said_and_has_been_said_passes_both_stages(both: Both) -> None:
+    stage, _, _ = both
+    say = Say(A, Epoch(1), 1, "hello")
+    assert receive(stage, opened(), say, said())[1:] == [say, said()]
+
+
+def test_what_has_been_said_comes_behind_the_frame_with_its_last_word() -> None:
+    stage, _ = decoder()
+    receive(stage, opened(A), opened(B))
+    assert receive(stage, coded(0, A), coded(1, A), said(A), coded(2, A), said(A, sentence=1), said(B)) == [said(B)]
+    kinds = [getattr(message, "seq", None) for message in work(stage)]
+    assert kinds == [0, 1, None, 2, None]
+
+
+def test_what_a_call_said_that_is_over_is_not_passed_on() -> None:
+    stage, _ = decoder()
+    receive(stage, opened(A), opened(B), coded(0, A), said(A), opened(A, epoch=2), coded(0, A, epoch=2), coded(0, B))
+    receive(stage, said(B), closed(B))
+    (frame,) = work(stage)
+    assert seqs([frame]) == [(A, 0)]
 
 
 SLOTS, EPOCHS = st.sampled_from([A, B]), st.integers(1, 3)

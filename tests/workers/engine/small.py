@@ -63,12 +63,15 @@ def said(step: StepResult) -> Said:
     return step.text_token, None if step.codes is None else step.codes.tolist()
 
 
-def official(lm: Lm, heard: CodeArray) -> list[Said]:
-    """Return what the official `LmGen` says to the frames x[0], x[1], …: fed with y[p] = x[p+1], under argmax."""
+def official(lm: Lm, heard: CodeArray, text: Sampler | None = None) -> list[Said]:
+    """Return what the official `LmGen` says to the frames x[0], x[1], …: fed with y[p] = x[p+1], under argmax.
+
+    `text` replaces what samples its text tokens.
+    """
     for layer in lm.transformer_cache:
         layer.reset()
     greedy = Sampler(temp=0.0)
-    generator = LmGen(lm, max_steps=len(heard) + 1, text_sampler=greedy, audio_sampler=greedy)
+    generator = LmGen(lm, max_steps=len(heard) + 1, text_sampler=text or greedy, audio_sampler=greedy)
     return [_official_step(generator, frame) for frame in heard[1:]]
 
 

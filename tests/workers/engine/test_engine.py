@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.workers.engine.small import ARGMAX, Said, build, official, said, speech, talk
 from workers.engine.engine import Engine
-from workers.engine.model import can_compile
-from workers.engine.sampling import SamplingSettings
+from workers.engine.model import Model, can_compile
+from workers.engine.sampling import SamplingChanges, SamplingSettings
 from workers.messages import Slot
 
-Model = tuple[str, mx.Dtype, int | None]
-TINY: Model = ("tiny", mx.float32, None)
+Build = tuple[str, mx.Dtype, int | None]
+TINY: Build = ("tiny", mx.float32, None)
 SLOTS = 3
 A, B, C = map(Slot, range(SLOTS))
 
@@ -47,11 +48,11 @@ class Calls:
 
 
 @cache
-def expected(model: Model = TINY, call: int = 0, steps: int = 20) -> list[Said]:
+def expected(model: Build = TINY, call: int = 0, steps: int = 20) -> list[Said]:
     return official(build(*model), speech(call, steps + 1))
 
 
-def assert_official(calls: Calls, model: Model) -> None:
+def assert_official(calls: Calls, model: Build) -> None:
     for call, transcript in enumerate(calls.transcripts):
         assert transcript == expected(model, call)[: len(transcript)], f"call {call}"
 
@@ -138,11 +139,11 @@ def test_a_step_writes_the_kv_cache_in_place() -> None:
 
 
 def test_a_seeded_call_does_not_depend_on_its_neighbours() -> None:
-    def run(others: int) -> list[Said]:
+    def run(others: int, sampling: SamplingChanges = ()) -> list[Said]:
         engine = Engine(build(), 4, SamplingSettings(repetition_penalty=1.2), context=64)
         neighbours = [Slot(slot) for slot in range(1, others + 1)]
         for slot in neighbours:
-            engine.open(slot)
+            engine.open(slot, sampling=sampling)
         engine.open(A, seed=7)
         transcript = []
         for step, frame in enumerate(speech(0, 12)):
@@ -152,15 +153,15 @@ def test_a_seeded_call_does_not_depend_on_its_neighbours() -> None:
 
     alone = run(0)
     assert run(3) == alone
+    assert run(3, (("text_top_k", 3.0), ("padding_bias", 1.0), ("audio_temperature", 0.0))) == alone
     assert len({text for text, _ in alone}) > 3
 
 
 def test_each_row_has_sampling_settings_of_its_own() -> None:
     engine = Engine(build(), 2, SamplingSettings(), context=64)
-    with pytest.raises(ValueError, match="top_k"):
-        engine.open(A, sampling=SamplingSettings(audio_top_k=251))
     engine.open(A, seed=1)
-    engine.open(B, sampling=SamplingSettings(text_temperature=0, audio_temperature=0, text_top_k=5, audio_top_k=9))
+    argmax = ("text_temperature", 0.0), ("audio_temperature", 0.0)
+    engine.open(B, sampling=(*argmax, ("text_top_k", 5.0), ("audio_top_k", 9.0)))
     both = [engine.step({A: frame, B: frame}) for frame in speech(0, 8)]
     assert [said(step[B]) for step in both] == expected()[:8]
     assert [said(step[A]) for step in both] != expected()[:8]
@@ -206,3 +207,34 @@ def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
     engine.open(B)
     assert transcript == expected()[:6]
     assert [said(step) for step in talk(engine, B, speech(0, 6))] == transcript
+
+
+graphs_made: set[tuple[object, ...]] = set()
+
+
+class NotingModel(Model):
+    """Notes what fixes the graph of each step."""
+
+    def step(self, tokens: mx.array, *rest: Any) -> Any:
+        graphs_made.add((tokens.shape, *rest[-2:]))
+        return super().step(tokens, *rest)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [(("text_temperature", 0.0),), (("audio_top_k", 9.0),), (("repetition_penalty", 1.2), ("text_top_k", 1000.0))],
+    ids=lambda changes: changes[0][0],
+)
+def test_no_call_needs_a_graph_that_is_not_warm(sampling: SamplingChanges, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.engine.can_compile", lambda: False)
+    monkeypatch.setattr("workers.engine.engine.Model", NotingModel)
+    engine = Engine(build(), 2, SamplingSettings(), context=64)
+    engine.warm()
+    warm = set(graphs_made)
+    engine.open(A)
+    engine.open(B, sampling=sampling)
+    steps = [engine.step({A: frame, B: frame}) for frame in speech(0, 3)]
+    engine.close(B)
+    steps += [engine.step({A: frame}) for frame in speech(0, 3)]
+    assert graphs_made == warm
+    assert not any(step[A].fault for step in steps)

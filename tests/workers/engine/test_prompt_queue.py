@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from tests.workers.engine.test_stage import A, B, Parrot, closed, heard, opened, receive
+from workers.checkpoints.files import Files
+from workers.checkpoints.voices import find_voice
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
 from workers.engine.prefill_pace import CHUNKS, PrefillPace
@@ -68,8 +70,10 @@ class Computer(Parrot):
     chunks: list[int] = field(default_factory=list)
     begun_with: list[str] = field(default_factory=list)
 
-    def open(self, slot: Slot, seed: int | None = None, prompt: str = "") -> None:
-        super().open(slot, seed)
+    def open(
+        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
+    ) -> None:
+        super().open(slot, seed, sampling)
         self.begun_with.append(prompt)
 
     def prefill_prompt(self, prompt: Prompt) -> Computation:
@@ -88,7 +92,7 @@ class Bench:
     def __post_init__(self) -> None:
         report = lambda *report: self.progress.append(report)  # noqa: E731
         prompts = PromptQueue(cast(Engine, self.engine), self.read, report, lambda: self.engine.now)
-        self.stage = EngineStage(self.engine, lambda: lambda token: "", lambda: self.engine.now, prompts)
+        self.stage = EngineStage(self.engine, None, lambda: self.engine.now, prompts)
 
     def read(self, message: PreparePrompt) -> Prompt:
         if message.key == "bad":
@@ -239,7 +243,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_and_the_next_one_is_computed(ke
     "what", [{"text": "Be kind."}, {"text": "", "voice": "NATF0"}, {"text": "", "codes": NO_CODES}]
 )
 def test_a_checkpoint_without_prompts_refuses_texts_and_voices(what: dict[str, Any]) -> None:
-    for stage in (EngineStage(Parrot(), lambda: str), Bench(Computer(takes_prompts=False)).stage):
+    for stage in (EngineStage(Parrot(), None), Bench(Computer(takes_prompts=False)).stage):
         assert stage.receive(PreparePrompt("ada", **what)) == [PromptRefused("ada", NO_PROMPT)]
         stage.receive(begins("ada"))
 
@@ -253,12 +257,13 @@ VOICE = Path(__file__).parent / "voices" / "torch-2.9.1.pt"
 
 
 def source(voices: Path) -> PromptSource:
-    return PromptSource(lambda text: [len(word) for word in text.split()], voices, (400, 2048))
+    files = Files(None, Path(), Path(), Path(), voices=voices)
+    return PromptSource(lambda text: [len(word) for word in text.split()], partial(find_voice, files), (400, 2048))
 
 
 def test_a_voice_is_a_file_or_a_name_of_the_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "NATF0.pt").write_bytes(VOICE.read_bytes())
-    voices = (str(VOICE), "NATF0", "NATF0.pt")
+    voices = (str(VOICE), "NATF0")
     prompts = [source(tmp_path).read(PreparePrompt("ada", "be kind", voice)) for voice in voices]
     assert all(len(prompt.embeddings) == 3 for prompt in prompts)
     assert all(prompt.tokens[7:11, 0].tolist() == [8, 2, 4, 8] for prompt in prompts), "<system> be kind <system>"
@@ -266,8 +271,8 @@ def test_a_voice_is_a_file_or_a_name_of_the_checkpoints(tmp_path: Path) -> None:
 
 BAD_SOURCES: dict[str, partial[PreparePrompt]] = {
     "its text has 501 tokens, more than 500": partial(PreparePrompt, text="a " * 499),
-    "there is no voice 'NATF9'; the checkpoint has NATF0": partial(PreparePrompt, text="", voice="NATF9"),
-    "there is no voice 'passwd'; the checkpoint has NATF0": partial(PreparePrompt, text="", voice="../passwd"),
+    "the checkpoint has no voice NATF9; it has NATF0": partial(PreparePrompt, text="", voice="NATF9"),
+    "'../passwd' is no voice's name": partial(PreparePrompt, text="", voice="../passwd"),
     "its voice broken.pt: is no voice of PyTorch's": partial(PreparePrompt, text="", voice="broken"),
     "its voice has 1001 frames, more than 1000": partial(PreparePrompt, text="", codes=np.zeros((1001, 8), np.int32)),
     "its voice is no codes": partial(PreparePrompt, text="", codes=np.full((2, 8), 2048, np.int32)),

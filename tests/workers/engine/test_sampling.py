@@ -1,11 +1,20 @@
 """One token out of many."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.engine.sampling import PENALTY_TOKENS, SamplingBranches, SamplingSettings, penalize, sample
+from workers.engine.sampling import (
+    PENALTY_TOKENS,
+    SamplingBranches,
+    SamplingSettings,
+    call_settings,
+    penalize,
+    sample,
+)
 from workers.engine.streams import TEXT_PADDING
 
 UNIFORMS = 4000
@@ -76,3 +85,24 @@ def test_recent_text_is_scored_down_padding_is_not_but_may_be_biased() -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"temperature|top_k|penalty"):
         SamplingSettings(**wrong)  # type: ignore[arg-type]
+
+
+DEFAULT = SamplingSettings(text_top_k=20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ((), DEFAULT),
+        ((("text_temperature", 0.3), ("audio_top_k", 9.0)), replace(DEFAULT, text_temperature=0.3, audio_top_k=9)),
+        ((("text_top_k", 21.0),), DEFAULT),
+        ((("text_top_k", 0.0), ("padding_bias", -2.0)), replace(DEFAULT, padding_bias=-2.0)),
+        ((("seed", 1.0), ("text_temperature", -1.0), ("audio_temperature", float("nan"))), DEFAULT),
+        ((("audio_top_k", float("inf")), ("repetition_penalty", 1e300)), DEFAULT),
+        ((("text_temperature", "hot"), ("text_top_k", None), ("padding_bias", 10**400)), DEFAULT),
+    ],
+)
+def test_of_a_calls_settings_what_means_nothing_is_left_out_and_a_top_k_is_at_most_the_defaults(
+    changes: tuple[tuple[str, float], ...], wanted: SamplingSettings
+) -> None:
+    assert call_settings(DEFAULT, changes) == wanted

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.engine.stage import PATIENCE_S, EngineStage, LoopbackEngine
+from workers.engine.steering import Force
 from workers.engine.streams import StepResult
 from workers.messages import (
     Close,
@@ -42,7 +43,9 @@ class Parrot(LoopbackEngine):
     done: list[str] = field(default_factory=list)
     keep_alive_s: float | None = None
 
-    def open(self, slot: Slot, seed: int | None = None, prompt: str = "") -> None:
+    def open(
+        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
+    ) -> None:
         assert slot not in self.steps, "a slot is opened twice"
         self.done.append(f"open {slot}")
         self.steps[slot] = 0
@@ -51,7 +54,7 @@ class Parrot(LoopbackEngine):
         self.done.append(f"close {slot}")
         del self.steps[slot]
 
-    def step(self, codes: Mapping[Slot, CodeArray]) -> dict[Slot, StepResult]:
+    def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force]) -> dict[Slot, StepResult]:
         self.now += self.step_s
         self.steps_run.append({slot: int(frame[0]) for slot, frame in codes.items()})
         return {slot: self._say(slot, frame) for slot, frame in codes.items()}
@@ -67,14 +70,20 @@ class Parrot(LoopbackEngine):
         return StepResult(number, frame if number else None, np.tile(frame, 2))
 
 
-def stage_of(engine: Parrot) -> EngineStage:
-    """A stage whose clock is that of the engine; the text of the n-th token that a call decodes is "n.token"."""
+class NumberedTokens:
+    """The text of the n-th token that a call decodes is "n.token"."""
 
-    def text_decoder() -> Callable[[int], str]:
+    def decoder(self) -> Callable[[int], str]:
         numbers = count()
         return lambda token: f"{next(numbers)}.{token}"
 
-    return EngineStage(engine, text_decoder, lambda: engine.now)
+    def words(self, text: str) -> list[list[int]]:
+        raise NotImplementedError
+
+
+def stage_of(engine: Parrot) -> EngineStage:
+    """A stage whose clock is that of the engine."""
+    return EngineStage(engine, NumberedTokens(), lambda: engine.now)
 
 
 def opened(slot: Slot = A, epoch: int = 1, greeting: tuple[int, ...] = ()) -> Open:

@@ -3,18 +3,24 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
 from workers.checkpoints.files import CheckpointError, Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
-from workers.engine.checkpoint import config_of, load
+from workers.checkpoints.synthetic.random_lm import random_pieces
+from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
+from workers.engine.checkpoint import load
+from workers.engine.config import config_of
 from workers.engine.memory import MOST_CALLS, Memory, kv_step_bytes, plan
 from workers.engine.sampling import SamplingSettings
 from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, prompts_of, start_engine, warm_engine
+from workers.engine.steering import FREE, Force, ForceMode
 from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused, Slot, WorkerConfig
 
 ONE = Slot(0)
@@ -54,6 +60,33 @@ def test_what_is_set_goes_before_what_the_checkpoint_wants_and_a_seed_repeats_a_
     first = say(files, hot, 1)
     assert first != say(files, hot, 2)
     assert first == say(files, hot, 1)
+
+
+def test_the_engine_knows_from_the_tokenizer_which_tokens_begin_a_word(files: Files) -> None:
+    engine, _, _ = start_engine(files, replace(CONFIG, sampling=ARGMAX), lambda *_: None)
+    pieces = SentencePieceProcessor(model_file=str(files.tokenizer))
+
+    def text(step: int, force: Force) -> int:
+        """Return the text token of this step of a call, forced so."""
+        engine.open(ONE)
+        heard = [np.full(8, number, np.int32) for number in range(step + 1)]
+        tokens = [engine.step({ONE: frame}, {ONE: force} if frame[0] == step else {}) for frame in heard]
+        engine.close(ONE)
+        return tokens[-1][ONE].text_token
+
+    begun = set()
+    for step in range(12):
+        sampled = text(step, FREE)
+        begins = pieces.id_to_piece(sampled).startswith("▁")
+        assert text(step, Force(9, ForceMode.AT_WORD)) == (9 if begins else sampled)
+        begun.add(begins)
+    assert begun == {True, False}
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_knows_is_refused(files: Files, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "other.model", random_pieces(1_001))
+    with pytest.raises(CheckpointError, match=r"other\.model has 1001 pieces, more than the model's 1000"):
+        start_engine(replace(files, tokenizer=tmp_path / "other.model"), CONFIG, lambda *_: None)
 
 
 @pytest.mark.parametrize("wanted", [2, 0])
@@ -101,16 +134,19 @@ def test_what_cannot_be_stepped_in_time_is_halved_until_it_can(files: Files, mon
     assert warm(timely=False).slots == 8
 
 
-def test_a_checkpoint_with_prompts_prepares_them_from_its_own_tokenizer(files: Files) -> None:
-    engine, tokenizer, _ = start_engine(files, CONFIG, lambda *_: None, takes_prompts=True)
+def test_a_checkpoint_with_prompts_prepares_them_from_its_own_tokenizer(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    files = files_in(make_synthetic("personaplex", synthetic_cache(tmp_path_factory)), "here")
+    engine, tokenizer, _ = start_engine(files, CONFIG, lambda *_: None)
     prompts = prompts_of(engine, tokenizer, files, lambda *_: None)
     prompts.add(PreparePrompt("ada", "ba be"))
-    prompts.add(PreparePrompt("ben", "", "NATF0"))
+    prompts.add(PreparePrompt("ben", "", "NATF9"))
     answers: list[PromptMessage] = []
     while prompts:
         answers += prompts.work(prompts.chunk(None))
     ready, refused = answers
     assert isinstance(ready, PromptReady)
     assert ready.positions == 12 - 1 + len(tokenizer.encode("<system> ba be <system>"))
-    assert ready.nbytes == ready.positions * kv_step_bytes(config_of(files), 4)
-    assert refused == PromptRefused("ben", "there is no voice 'NATF0'; the checkpoint has none")
+    assert ready.nbytes == ready.positions * kv_step_bytes(config_of(files))  # bf16
+    assert refused == PromptRefused("ben", "the checkpoint has no voice NATF9; it has NATF0, NATM0")

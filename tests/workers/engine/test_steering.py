@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.steering import FREE, SENTENCE_WITHIN_STEPS, WORD_WITHIN_STEPS, Force, ForceMode, Said, Steering
+from workers.engine.steering import (
+    FREE,
+    SENTENCE_WITHIN_STEPS,
+    WORD_WITHIN_STEPS,
+    Force,
+    ForceMode,
+    SentenceEnd,
+    Steering,
+)
 
 PADDING, WORD, CONTINUATION = 3, 100, 101
 """What a model samples by itself: no word, the beginning of a word, a piece that goes on with one."""
@@ -22,7 +30,7 @@ def text_token(force: Force, sampled: int) -> int:
     return sampled
 
 
-def run(steering: Steering, sampled: Iterator[int], steps: int) -> tuple[list[int], list[Said]]:
+def run(steering: Steering, sampled: Iterator[int], steps: int) -> tuple[list[int], list[SentenceEnd]]:
     texts, over = [], []
     for _ in range(steps):
         texts.append(text_token(steering.next(), next(sampled)))
@@ -40,8 +48,8 @@ def test_words_take_the_place_of_the_models_own() -> None:
     steering.add(7, [[10], [11, 12]])
     texts, over = run(steering, forever(PADDING, PADDING, WORD), 9)
     assert texts == [PADDING, PADDING, 10, PADDING, PADDING, 11, 12, PADDING, WORD]
-    assert over == [Said(7, whole=True)]
-    assert not steering
+    assert over == [SentenceEnd(7, whole=True)]
+    assert steering.sentence is None
     assert steering.next() == FREE
 
 
@@ -58,7 +66,7 @@ def test_a_model_that_begins_no_word_is_made_to() -> None:
     texts, over = run(steering, forever(PADDING), 2 * WORD_WITHIN_STEPS + 4)
     once = [PADDING] * WORD_WITHIN_STEPS
     assert texts == [*once, 0, 10, *once, 0, 11]
-    assert over == [Said(1, whole=True)]
+    assert over == [SentenceEnd(1, whole=True)]
 
 
 def test_sentences_are_said_in_their_order() -> None:
@@ -75,7 +83,7 @@ def test_a_sentence_that_takes_too_long_is_cut_between_words() -> None:
     steering = Steering()
     steering.add(1, [[10, 11]] * SENTENCE_WITHIN_STEPS)
     texts, over = run(steering, forever(WORD), SENTENCE_WITHIN_STEPS + 3)
-    assert over == [Said(1, whole=False)]
+    assert over == [SentenceEnd(1, whole=False)]
     assert texts.count(10) == texts.count(11) == SENTENCE_WITHIN_STEPS // 2
     assert texts[-1] == WORD
 
@@ -90,7 +98,7 @@ def test_every_word_is_said_once_and_whole(sentences: list[list[list[int]]], sam
         steering.add(number, sentence)
     pieces = sum(len(word) for sentence in sentences for word in sentence)
     texts, over = run(steering, forever(*sampled), (WORD_WITHIN_STEPS + 2) * (pieces + 1))
-    assert over == [Said(number, whole=True) for number in range(len(sentences))]
+    assert over == [SentenceEnd(number, whole=True) for number in range(len(sentences))]
     rest = deque(token for token in texts if 4 <= token < WORD)
     assert list(rest) == [token for sentence in sentences for word in sentence for token in word]
     for word in (word for sentence in sentences for word in sentence if len(word) > 1):

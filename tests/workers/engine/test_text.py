@@ -89,7 +89,17 @@ def test_a_text_is_split_into_words_whose_pieces_belong_together(tokenizer: Toke
     assert spoken == [" how", " are", " 😀", " you,", " friend?"]
 
 
-@given(text=st.text(st.characters(), max_size=200))
+def test_control_characters_are_spaces_between_words(tokenizer: Tokenizer) -> None:
+    assert tokenizer.words("how\nare\0\x1b\x85you\x7f") == tokenizer.words("how are you")
+
+
+def test_what_is_no_word_is_split_so_that_a_sentence_can_end(tokenizer: Tokenizer) -> None:
+    words = tokenizer.words("😀" * 100)
+    assert [len(word) for word in words] == [64] * 6 + [401 - 6 * 64]
+    assert "".join("".join(read(tokenizer, *word)) for word in words) != ""
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cc"]), max_size=200))
 def test_any_text_becomes_words_that_decode_to_it(path: Path, tokenizer: Tokenizer, text: str) -> None:
     words = tokenizer.words(text)
     assert all(words)

@@ -16,7 +16,7 @@ from workers.checkpoints.synthetic.script_oracle import SpokenOracle, SpokenStep
 from workers.checkpoints.synthetic.script_words import byte_of
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
-from workers.engine.steering import WORD_WITHIN_STEPS, Force, ForceMode, Said, Steering, WordPart
+from workers.engine.steering import WORD_WITHIN_STEPS, Force, ForceMode, SentenceEnd, Steering, WordPart
 from workers.engine.text import Tokenizer
 from workers.messages import FRAME_SAMPLES, Pcm, Slot
 
@@ -35,7 +35,7 @@ class ForcedCall:
         self.mimi = rustymimi.Tokenizer(str(folder / MIMI), num_codebooks=8)
         self.engine = Engine(load(folder), 1, SamplingSettings(), word_parts=self.tokenizer.word_parts)
         self.engine.open(SLOT)
-        self.steering, self.over = Steering(), list[Said]()
+        self.steering, self.over = Steering(), list[SentenceEnd]()
         self.tokens, self.frames = list[int](), list[list[int]]()
 
     def say(self, sentence: int, text: str) -> None:
@@ -113,7 +113,7 @@ def test_a_greeting_is_heard_word_for_word_while_the_caller_talks(call: ForcedCa
     call.say(0, GREETING)
     call.run(caller_codes(caller))
     call.check(call.foretold(caller, {0: GREETING}))
-    assert call.over == [Said(0, whole=True)]
+    assert call.over == [SentenceEnd(0, whole=True)]
     assert call.transcript == GREETING
     assert snr_db(voiced(recording(GREETING)), voiced(call.pcm)) > 25
 
@@ -131,7 +131,7 @@ def test_what_is_said_in_mid_call_is_heard_whatever_the_caller_does(call: Forced
     assert call.tokens[20 + WORD_WITHIN_STEPS] == WORD_FOLLOWS, "Moshi listens and is made to begin"
     assert MOMENT in call.transcript
     assert "Goodbye." in call.transcript
-    assert call.over == [Said(20, whole=True), Said(140, whole=True)]
+    assert call.over == [SentenceEnd(20, whole=True), SentenceEnd(140, whole=True)]
     spoken = [step for step in steps if step.state is None]
     assert np.array_equal(voiced(sound(spoken)), voiced(recording(f"{MOMENT} Goodbye.")))
 
@@ -149,7 +149,7 @@ def test_the_greeting_of_a_persona_needs_no_engine_to_be_foretold(call: ForcedCa
     caller = turns(0, 130)
     call.say(0, GREETING)
     for frame in caller_codes(caller):
-        call.run(frame[None] * (not call.steering))
+        call.run(frame[None] * (call.steering.sentence is None))
     call.check(greet(caller, GREETING))
     assert call.transcript == GREETING
 
@@ -172,7 +172,7 @@ def test_marks_without_end_and_bytes_in_mid_word_do_not_stop_a_text(call: Forced
     call.run(caller_codes(caller))
     call.check(call.foretold(caller, {0: said}))
     assert call.transcript == said
-    assert call.over == [Said(0, whole=True)]
+    assert call.over == [SentenceEnd(0, whole=True)]
 
 
 def test_random_texts_are_heard_as_foretold(call: ForcedCall) -> None:
