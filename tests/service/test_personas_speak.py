@@ -1,0 +1,59 @@
+"""Personas in a whole service: greetings on the synthetic speaker, prompts that are refused."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
+from app.server.serve import EXIT_SETTINGS
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.report import Outcome
+from tests.service.test_serve import LOOPBACK, free_port, serve
+from tests.synthetic import synthetic_cache
+
+GREETINGS = {
+    "ada": "Hello! I'm Ada from Northside Dental, how can I help you?",
+    "leo": "Hey, this is Leo. What is on your mind today?",
+}
+WELCOME = "Good evening, Bistro Verde. Would you like to book a table?"
+SECONDS = 12.0
+
+
+async def test_each_of_two_callers_hears_their_own_persona_and_the_next_one_an_edit(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name, greeting in GREETINGS.items():
+        (tmp_path / f"{name}.toml").write_text(f'greeting = "{greeting}"')
+    cache = str(synthetic_cache(tmp_path_factory))
+    environment = {"MOSHI_CHECKPOINT": "synthetic:script", "CACHE_DIR": cache, "MAX_CALLS": "2"}
+    environment |= {"PERSONAS_DIR": str(tmp_path), "PERSONA": "ada"}
+    async with start_service(environment, tmp_path / "log") as service:
+
+        async def transcript(persona: str) -> str:
+            path = f"/twilio/voice?persona={persona}"
+            options = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, duration_s=SECONDS, voice_path=path)
+            report = await simulate(options)
+            assert report.outcome is Outcome.CALLER_HUNG_UP
+            record = await service.record(report.call_sid)
+            assert record["persona"] == persona
+            return str(record["transcript"])
+
+        ada, leo = await asyncio.gather(*(transcript(name) for name in GREETINGS))
+        (tmp_path / "ada.toml").write_text(f'greeting = "{WELCOME}"')
+        edited = await transcript("ada")
+    for text, greeting in ((ada, GREETINGS["ada"]), (leo, GREETINGS["leo"]), (edited, WELCOME)):
+        assert text.startswith(greeting)
+
+
+async def test_prompts_that_the_checkpoint_refuses_end_the_first_start_with_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "ada.toml").write_text('prompt = "You are Ada."')
+    (tmp_path / "second.toml").write_text('name = "leo"\nvoice = "NATF0"')
+    async with serve(tmp_path, **LOOPBACK, PORT=str(free_port()), PERSONAS_DIR=str(tmp_path)) as program:
+        status, words = await program.end()
+    assert status == EXIT_SETTINGS
+    assert [line for line in words.splitlines() if line.startswith("moshi-bridge")] == [
+        "moshi-bridge: ada.toml: this checkpoint takes no prompt",
+        "moshi-bridge: second.toml: this checkpoint takes no prompt",
+    ]
