@@ -18,7 +18,7 @@ from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLog
 from app.twilio.events import CallSid
-from workers.messages import Failed, Frame, Open, PipelineMessage, Said, Say
+from workers.messages import Failed, Frame, Open, PipelineMessage, Said
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,6 @@ class CallManager(CallRegistry):
                 call.handle_frame(message)
             case Said():
                 call.handle_said(message)
-            case Say(slot, epoch, sentence):  # came back: a line test has no engine that says it
-                call.handle_said(Said(slot, epoch, sentence, whole=False))
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 

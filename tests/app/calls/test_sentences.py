@@ -173,13 +173,6 @@ async def test_sentences_go_to_the_workers_in_order_and_each_answer_to_whoever_a
     assert outcomes(one, two, other) == [True, False, "waits"]
 
 
-async def test_a_sentence_that_comes_back_from_workers_without_an_engine_was_not_said() -> None:
-    front = Front()
-    queued = front.talk(ANN).say("One")
-    front.board.handle_message(front.sent[-1])
-    assert outcomes(queued) == [False]
-
-
 @pytest.mark.parametrize("reason", [EndReason.CALLER_HUNG_UP, EndReason.WORKER_LOST, EndReason.REPLACED])
 async def test_when_the_stream_ends_what_waits_was_not_said(reason: EndReason) -> None:
     front = Front()
