@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 
 from app.cli.bridge import NotReady, find_bridge, refusal, require_persona
+from app.cli.call_prompt import prepare_prompt, read_prompt_text
 from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings
@@ -64,6 +66,13 @@ OnMachine = Annotated[
     typer.Option(help="Detect answering machines: hang up on them, or wait for the tone. Takes Twilio some seconds."),
 ]
 PersonaName = Annotated[str, typer.Option("--persona", help="Who speaks: the name of one of the bridge's personas.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Who Moshi is in this call, at most 500 tokens: a text, or @FILE. It replaces the persona's prompt and is "
+        "kept nowhere. The checkpoint must take prompts."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the request, call nobody.")]
 
 cli = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -82,13 +91,14 @@ def make_call(
     record: Record = False,
     answering_machine: OnMachine = None,
     persona: PersonaName = "",
+    prompt: Prompt = None,
     dry_run: DryRun = False,
 ) -> None:
     """Have Moshi call somebody, from your Twilio number, and follow the call. The bridge must be running."""
     start_logging(LogLevel.WARNING)
     options = DialOptions(number, from_number, time_limit, greeting_frames, record, answering_machine, persona)
     try:
-        result = _run(options, dry_run)
+        result = _run(options, read_prompt_text(prompt), dry_run)
     except (SettingsError, NotReady, RestError) as error:
         result = CallResult(FAILURES[type(error)], str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -97,11 +107,11 @@ def make_call(
     raise typer.Exit(result.status)
 
 
-def _run(options: DialOptions, dry_run: bool) -> CallResult:
+def _run(options: DialOptions, prompt: str, dry_run: bool) -> CallResult:
     settings = read_settings()
-    request = call_request(settings, options, settings.server.base_url)
+    request = call_request(settings, replace(options, prompt="ID" if prompt else ""), settings.server.base_url)
     if not dry_run:
-        return asyncio.run(_call(settings, options))
+        return asyncio.run(_call(settings, options, prompt))
     base_url = settings.twilio.api_url or API_URL
     print(f"POST {base_url}/2010-04-01/Accounts/{settings.twilio.account_sid or 'AC…'}/Calls.json")
     for name, value in masked_fields(request):
@@ -122,7 +132,7 @@ def _print(result: CallResult) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-async def _call(settings: Settings, options: DialOptions) -> CallResult:
+async def _call(settings: Settings, options: DialOptions, prompt: str) -> CallResult:
     """Check the bridge, place the call and follow it; a signal hangs up, a second one ends the command at once."""
     task, seen = asyncio.current_task(), list[signal.Signals]()
     assert task
@@ -135,7 +145,8 @@ async def _call(settings: Settings, options: DialOptions) -> CallResult:
         rest = open_rest(settings)
         base_url = await find_bridge(settings)
         await require_persona(settings, options.persona)
-        request = call_request(settings, options, base_url)
+        prepared = await prepare_prompt(settings, prompt, options.persona)
+        request = call_request(settings, replace(options, prompt=prepared), base_url)
         result = await _place(OutboundCall(rest, request, refusal=partial(refusal, settings)), seen)
         if len(seen) > 1:
             _print(result)

@@ -27,8 +27,8 @@ class VoiceRequest:
     """What a voice webhook says of a call, and asks for.
 
     `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
-    for a recording, `persona` for that one, "" for the one of the number called. `webhook_token` is the webhook's
-    I-Twilio-Idempotency-Token.
+    for a recording, `persona` for that one, "" for the one of the number called, `prompt` for the one-time prompt with
+    this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token.
     """
 
     greeting_frames: int | None = None
@@ -38,6 +38,7 @@ class VoiceRequest:
     persona: str = ""
     record: bool = False
     webhook_token: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ class CallManager(CallRegistry):
     """All calls of this machine.
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm; `observers` make what watches a
-    stream, besides events, statistics and log lines; `choose` returns who speaks, by the name that a call asks for and
-    the number called; `clock` returns seconds, monotonic.
+    stream, besides events, statistics and log lines; `choose` returns who speaks, by the name that a call asks for, the
+    number called and the id of a one-time prompt; `clock` returns seconds, monotonic.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class CallManager(CallRegistry):
         send: Callable[[PipelineMessage], None],
         workers_ready: Callable[[], bool],
         observers: Sequence[ObserverFactory] = (),
-        choose: Callable[[str, str], Chosen] = choose_nobody,
+        choose: Callable[[str, str, str], Chosen] = choose_nobody,
         *,
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
     ) -> None:
@@ -183,7 +183,7 @@ class CallManager(CallRegistry):
 
     def _open(self, call_sid: CallSid, request: VoiceRequest, token: str = "") -> Reservation | None:
         """Reserve a free slot for a stream of a call, of which none is on; None if that fails."""
-        now, chosen = self._clock(), self._choose(request.persona, request.called)
+        now, chosen = self._clock(), self._choose(request.persona, request.called, request.prompt)
         limits = self._limits(request, chosen)
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
@@ -204,6 +204,8 @@ class CallManager(CallRegistry):
         self._add(call)
         if request.persona not in ("", chosen.name):
             call.log.warning("there is no persona %.40a, %s speaks", request.persona, chosen.name or "Moshi")
+        if request.prompt not in ("", chosen.call.prompt):
+            call.log.warning("the prompt of this call is unknown, used or expired: it begins without")
         opening = Open(
             reservation.slot,
             reservation.epoch,

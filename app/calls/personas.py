@@ -12,13 +12,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from app.calls.prompts import MOST_PROMPT
 from app.setting_groups import E164
 from app.twilio.parties import name_of
 from workers.messages import CallPersona
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
-MOST_PROMPT = 4_000
-"""Characters; 500 tokens, the model's limit, are about 2,000 characters of English."""
 
 
 class PersonaError(ValueError):
@@ -98,8 +97,8 @@ class Chosen:
     call: CallPersona = field(default_factory=CallPersona)
 
 
-def choose_nobody(name: str, called: str) -> Chosen:
-    """Return Moshi as its weights are, whatever persona a call names and whatever number it calls."""
+def choose_nobody(name: str, called: str, prompt: str) -> Chosen:
+    """Return Moshi as its weights are, whatever persona and prompt a call names and whatever number it calls."""
     return Chosen()
 
 

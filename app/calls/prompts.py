@@ -12,6 +12,26 @@ from typing import NamedTuple
 from workers.messages import DropPrompt, PreparePrompt, PromptReady, PromptRefused
 
 PromptAnswer = PromptReady | PromptRefused
+MOST_PROMPT = 4_000
+"""Characters; 500 tokens, the model's limit, are about 2,000 characters of English."""
+
+
+class PromptRejected(ValueError):
+    """The engine or its checkpoint refuses a prompt; the message is one line."""
+
+
+class PromptUnavailable(Exception):
+    """A prompt cannot be prepared now; the message is one line."""
+
+
+def clean_prompt(text: str) -> str:
+    """Return a text without control characters and lone surrogates. Raises PromptRejected."""
+    clean = "".join(one for one in text if one.isprintable() or one.isspace()).strip()
+    if not clean:
+        raise PromptRejected("the text is empty")
+    if len(clean) > MOST_PROMPT:
+        raise PromptRejected(f"the text has {len(clean):,} characters, more than {MOST_PROMPT:,}")
+    return clean
 
 
 class Refusal(NamedTuple):

@@ -33,7 +33,7 @@ from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
-from app.twilio.voice_query import MACHINES, read_greeting_frames, read_persona, reads_record
+from app.twilio.voice_query import MACHINES, read_greeting_frames, read_persona, read_prompt, reads_record
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ class CallRouter:
             read_persona(form.query),
             reads_record(form.query),
             webhook_token,
+            read_prompt(form.query),
         )
 
     def _answer_repeat(self, form: Form) -> str:

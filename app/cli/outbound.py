@@ -46,7 +46,10 @@ ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class DialOptions:
-    """Whom to call and how; None leaves it to the settings, or to Twilio."""
+    """Whom to call and how; None leaves it to the settings, or to Twilio.
+
+    `prompt` is the id of a prompt that the service has prepared for this call, "" for none.
+    """
 
     to: str
     from_number: str | None = None
@@ -55,6 +58,7 @@ class DialOptions:
     record: bool = False
     machine: Machine | None = None
     persona: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,11 @@ def call_request(settings: Settings, options: DialOptions, base_url: str) -> Cal
     ours = dialled(options.from_number or settings.twilio.phone_number, "the number to call from")
     if ours.keys:
         raise SettingsError(f"the number to call from {mask_number(ours.number)} cannot have an extension")
+    query = voice_query(options.greeting_frames, options.record, options.persona, options.prompt)
     return CallRequest(
         to=to.number,
         from_number=ours.number,
-        voice_url=base_url + VOICE_PATH + voice_query(options.greeting_frames, options.record, options.persona),
+        voice_url=base_url + VOICE_PATH + query,
         status_url=base_url + STATUS_PATH,
         time_limit_s=options.time_limit_s,
         machine_detection=DETECTION[options.machine] if options.machine else None,

@@ -15,8 +15,8 @@ from app.twilio.signature import checked_base
 ANSWER_WITHIN_S = 10.0
 NOT_OURS = "what answers there is not moshi-bridge, or another version of it"
 REFUSED = "the service refuses operators from here: set OPERATOR_TOKEN to the service's own"
-ANSWERS = {HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE}
-"""503 is /readyz of a service that accepts no call."""
+ANSWERS = {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE}
+"""503 is /readyz of a service that accepts no call, or /api/prompts of one that can prepare none now."""
 OTHER_SHAPE = (aiohttp.ContentTypeError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Raised where JSON of another shape than ours is read."""
 
@@ -25,16 +25,22 @@ class NoService(Exception):
     """The service was not reached, or refuses; the message is one line."""
 
 
+class ServiceRefusal(NoService):
+    """The service refuses what it was sent (422); the message is its own."""
+
+
 class ServiceClient:
     def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client, self.url = client, url
 
-    async def ask(self, path: str, method: str = "GET", **query: str) -> Any:
-        """Return the JSON of an answer. Raises NoService, or one of OTHER_SHAPE."""
+    async def ask(self, path: str, method: str = "GET", body: object = None, **query: str) -> Any:
+        """Return the JSON of an answer; `body` is sent as JSON. Raises NoService, or one of OTHER_SHAPE."""
         try:
-            async with self._client.request(method, path, params=query) as answer:
+            async with self._client.request(method, path, params=query, json=body) as answer:
                 if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
                     raise NoService(REFUSED)
+                if answer.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                    raise ServiceRefusal(" ".join(str((await answer.json())["detail"]).split()))
                 if answer.status not in ANSWERS:
                     raise NoService(f"{self.url}: {NOT_OURS} (HTTP {answer.status})")
                 return await answer.json()

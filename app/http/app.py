@@ -18,6 +18,7 @@ from app.http.operator_routes import build_health_router, build_live_router, bui
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.persona_routes import PersonaSource, build_persona_router
+from app.http.prompt_route import build_prompt_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
 from app.http.twilio_routes import Webhooks, build_twilio_router
@@ -53,6 +54,7 @@ def build_app(
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
         build_persona_router(auth, personas),
+        build_prompt_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, find_address(settings)),
         build_page_router(auth),

@@ -13,6 +13,9 @@ class PersonaSource(Protocol):
 
     def as_json(self) -> list[dict[str, object]]: ...
 
+    async def prepare_once(self, text: str, name: str) -> str:
+        """Compute a prompt for one call of a persona; return its id. Raises PromptRejected, PromptUnavailable."""
+
 
 def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])

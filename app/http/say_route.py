@@ -1,7 +1,6 @@
 """`POST /api/calls/{call_sid}/say`: Moshi says a sentence in a call that is on."""
 
 import asyncio
-import json
 import logging
 from http import HTTPStatus
 
@@ -10,13 +9,12 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from app.calls.active_call import QueuedSentence
 from app.calls.manager import CallManager
 from app.calls.sentences import SayRefusal, SayRefused, clean_sentence
-from app.http.twilio_routes import read_body
+from app.http.json_body import read_json_object
 from app.logging import CallLog
 from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
 
-JSON_TYPE = "application/json"
 WANTED = 'send a JSON object {"text": "…"}'
 MAX_BYTES = 16_384
 """Room for the longest text with every character escaped."""
@@ -70,20 +68,9 @@ def _outcome(queued: QueuedSentence) -> bool:
 
 
 async def _read_text(request: Request) -> str:
-    """Return what Moshi is to say. Raises HTTPException 400, 408, 413, 415 or 422, each in one line."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_TYPE:
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{WANTED} with the Content-Type {JSON_TYPE}")
-    try:
-        body = await read_body(request, MAX_BYTES, TEXT_WITHIN_S)
-    except TimeoutError:
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "the text did not arrive in time") from None
-    if body is None:
-        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request is larger than {MAX_BYTES} bytes")
-    try:
-        sent = json.loads(body)
-    except (ValueError, RecursionError):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not JSON: {WANTED}") from None
-    if not isinstance(sent, dict) or not isinstance(text := sent.get("text"), str):
+    """Return what Moshi is to say. Raises HTTPException, in one line."""
+    sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
+    if not isinstance(text := sent.get("text"), str):
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
     try:
         return clean_sentence(text)

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from app.calls.personas import NOBODY, Chosen, Persona
-from app.calls.prompts import Prompts
+from app.calls.prompts import Prompts, PromptUnavailable
 from app.config import Settings, SettingsError
+from app.server.one_time_prompts import OneTimePrompts
 from app.server.persona_folder import PersonaFolder
-from workers.messages import CallPersona, PromptMessage, PromptReady, PromptRefused
+from workers.messages import CallPersona, PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class ServicePersonas:
         self._folder = PersonaFolder(settings.personas.folder, settings.personas.default)
         self._folder.load()
         self._is_off = settings.personas.folder is None
-        self._prompts = Prompts()
+        self._prompts, self._once = Prompts(), OneTimePrompts(send)
         self._prompts.want(self._folder.state.prompts)
         self._settled, self._lost = asyncio.Event(), asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
@@ -37,14 +39,28 @@ class ServicePersonas:
         """Whether each prompt is ready or refused, of those that there were when the pipeline was started."""
         return self._prompts.settled
 
-    def choose(self, name: str, called: str) -> Chosen:
-        """Return the persona that a call names, else that of the number called, else the default."""
+    def choose(self, name: str, called: str, prompt: str = "") -> Chosen:
+        """Return the persona that a call names, else that of the number called, else the default.
+
+        It has the one-time prompt with the id `prompt` if there is one, which is used then, else its own.
+        """
         persona = self._folder.state.personas.choose(name, called)
-        if persona is NOBODY:
-            return Chosen()
+        name = _name(persona)
         listens = self._listens and bool(persona.greeting)
-        key = self._prompts.key(persona.name)
-        return Chosen(persona.name, CallPersona(persona.greeting, listens, key, persona.sampling.given))
+        key = self._once.use(prompt) or self._prompts.key(name)
+        return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given))
+
+    async def prepare_once(self, text: str, name: str) -> str:
+        """Compute a prompt for one call of a persona, in its voice; return its id.
+
+        Raises PromptRejected, PromptUnavailable.
+        """
+        await self.refresh()
+        if not self.settled:
+            raise PromptUnavailable("the service is starting, or starts its pipeline again")
+        state = self._folder.state
+        own = state.prompts.get(_name(state.personas.choose(name, "")), PreparePrompt("", ""))
+        return await self._once.prepare(replace(own, text=text))
 
     async def refresh(self) -> None:
         """Read what has changed since the last call, off the event loop."""
@@ -61,9 +77,10 @@ class ServicePersonas:
         await asyncio.wait({self._refreshing}, timeout=REFRESH_WITHIN_S)
 
     async def watch(self, every_s: float = LOOK_EVERY_S) -> None:
-        """Look for changes until cancelled."""
+        """Look for changes and drop what has expired, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
+            self._once.expire()
             await self.refresh()
 
     async def run(self, wait_ready: Callable[[], Awaitable[None]]) -> None:
@@ -85,6 +102,7 @@ class ServicePersonas:
 
     def on_pipeline_lost(self) -> None:
         self._prompts.on_pipeline_lost()
+        self._once.on_pipeline_lost()
         self._settled.clear()
         self._lost.set()
 
@@ -92,6 +110,7 @@ class ServicePersonas:
         """Handle what comes from the engine."""
         if not isinstance(answer, PromptReady | PromptRefused):
             return
+        self._once.on_answer(answer)
         self._send_all(self._prompts.on_answer(answer))
         if isinstance(answer, PromptRefused) and not self._is_starting:
             for name, reason, key in self._prompts.refusals:
@@ -133,3 +152,8 @@ class ServicePersonas:
 
     def _file(self, persona: str) -> str:
         return self._folder.state.files.get(persona, persona)
+
+
+def _name(persona: Persona) -> str:
+    """Return a persona's name, "" for Moshi as its weights are."""
+    return "" if persona is NOBODY else persona.name

@@ -10,10 +10,11 @@ MACHINES = {"machine_start", "fax"}
 MAX_DIGITS = 6
 
 
-def voice_query(greeting_frames: int | None = None, record: bool = False, persona: str = "") -> str:
+def voice_query(greeting_frames: int | None = None, record: bool = False, persona: str = "", prompt: str = "") -> str:
     """Return the query with its question mark, "" when nothing is wished."""
     wishes = {} if greeting_frames is None else {"greeting_frames": str(greeting_frames)}
-    query = urlencode(wishes | ({"record": "true"} if record else {}) | ({"persona": persona} if persona else {}))
+    named = {name: value for name, value in (("persona", persona), ("prompt", prompt)) if value}
+    query = urlencode(wishes | ({"record": "true"} if record else {}) | named)
     return f"?{query}" if query else ""
 
 
@@ -39,3 +40,8 @@ def reads_record(query: str) -> bool:
 def read_persona(query: str) -> str:
     """Return the name of the persona that is wished, "" for none."""
     return parse_qs(query).get("persona", [""])[-1]
+
+
+def read_prompt(query: str) -> str:
+    """Return the id of the prompt that was prepared for this call, "" for none."""
+    return parse_qs(query).get("prompt", [""])[-1]

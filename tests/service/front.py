@@ -11,10 +11,12 @@ from starlette.types import Message
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
+from app.calls.prompts import PromptUnavailable
 from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.config import Settings, read_settings
 from app.http.app import build_app
+from app.http.persona_routes import PersonaSource
 from app.http.rate_limit import RateLimiter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
@@ -50,6 +52,9 @@ class NoPersonas:
     def as_json(self) -> list[dict[str, object]]:
         return []
 
+    async def prepare_once(self, text: str, name: str) -> str:
+        raise PromptUnavailable("there are no personas")
+
 
 @dataclass
 class Front:
@@ -58,6 +63,7 @@ class Front:
     settings: Settings = field(default_factory=front_settings)
     now_s: float = 0.0
     sent: list[PipelineMessage] = field(default_factory=list)
+    personas: PersonaSource = field(default_factory=NoPersonas)
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
@@ -75,7 +81,7 @@ class Front:
             live=LiveView(self.manager, lambda: 0, lag, "line test"),
             limiter=RateLimiter(self.settings.operators.refusals_per_minute),
             metrics=list,
-            personas=NoPersonas(),
+            personas=self.personas,
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 

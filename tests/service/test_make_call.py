@@ -120,6 +120,16 @@ async def test_a_persona_that_the_bridge_does_not_know_calls_nobody(office: Offi
     assert office.twilio.account.calls == {}
 
 
+async def test_a_prompt_that_the_checkpoint_refuses_calls_nobody(office: Office) -> None:
+    (office.folder / "eve.txt").write_text("You are Eve.")
+    for prompt in ("You are Eve.", "@eve.txt"):
+        status, _, err = await office.make_call(THEIRS, "--prompt", prompt)
+        assert (status, err) == (2, "make-call: --prompt: this checkpoint takes no prompt\n")
+    assert office.twilio.account.calls == {}
+    status, out, _ = await office.make_call(THEIRS, "--prompt", "You are Eve.", "--dry-run")
+    assert (status, "/twilio/voice?prompt=ID\n" in out, "You are" in out) == (0, True, False)
+
+
 @pytest.mark.slow
 async def test_a_call_that_is_busy_has_its_exit_status(office: Office) -> None:
     office.twilio.callees = {THEIRS: Callee(Answer.BUSY)}

@@ -48,7 +48,7 @@ class Front:
         self,
         has_redirector: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        choose: Callable[[str, str], Chosen] = choose_nobody,
+        choose: Callable[[str, str, str], Chosen] = choose_nobody,
         **settings: object,
     ) -> None:
         self.sent: list[PipelineMessage] = []

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from app.calls.personas import Chosen, Personas, gather, parse_persona
+from app.calls.personas import Chosen, gather, parse_persona
 from app.calls.queue import PAUSE_S
 from app.calls.record import EndReason
 from app.twilio import twiml
@@ -278,9 +278,11 @@ FILES = {
 PERSONAS = gather([(name, parse_persona(f"{name}.toml", text)) for name, text in FILES.items()], "eve")
 
 
-def choose(name: str, called: str, personas: Personas = PERSONAS) -> Chosen:
-    one = personas.choose(name, called)
-    return Chosen(one.name, CallPersona(one.greeting, sampling=one.sampling.given))
+def choose(name: str, called: str, prompt: str) -> Chosen:
+    """Who speaks, where one prompt is prepared."""
+    one = PERSONAS.choose(name, called)
+    prepared = prompt if prompt == "known" else ""
+    return Chosen(one.name, CallPersona(one.greeting, prompt=prepared, sampling=one.sampling.given))
 
 
 def opened(front: Front) -> list[Open]:
@@ -307,6 +309,20 @@ async def test_an_unknown_persona_is_that_of_the_number_or_the_default_with_a_wa
     assert front.board.calls[0].session.record.persona == speaks
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line.endswith(f"there is no persona 'nobody\\n', {speaks} speaks")
+
+
+@pytest.mark.parametrize(("prompt", "opens_with", "warnings"), [("known", "known", 0), ("used", "", 1)])
+async def test_a_call_opens_with_the_prompt_that_its_url_names_or_without_and_a_warning(
+    prompt: str, opens_with: str, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = Front(choose=choose)
+    assert isinstance(front.ring(ANN, query=f"persona=bob&prompt={prompt}"), twiml.Connect)
+    assert [message.persona for message in opened(front)] == [CallPersona("Bob here.", prompt=opens_with)]
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(lines) == warnings
+    assert all(
+        line.endswith("the prompt of this call is unknown, used or expired: it begins without") for line in lines
+    )
 
 
 @pytest.mark.parametrize(

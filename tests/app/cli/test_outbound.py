@@ -16,12 +16,12 @@ SETTINGS = read_settings(twilio_phone_number=OURS, public_url=PUBLIC)
 
 def test_all_options_are_asked_for() -> None:
     options = DialOptions(
-        f"{THEIRS};ext=123", "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT, persona="ada"
+        f"{THEIRS};ext=123", "+1 555 010 0002", 60, 7, record=True, machine=Machine.WAIT, persona="ada", prompt="x_-1"
     )
     assert call_request(SETTINGS.replaced(recordings_dir="recordings"), options, PUBLIC).fields() == [
         ("To", THEIRS),
         ("From", "+15550100002"),
-        ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true&persona=ada"),
+        ("Url", f"{PUBLIC}/twilio/voice?greeting_frames=7&record=true&persona=ada&prompt=x_-1"),
         ("Method", "POST"),
         ("StatusCallback", f"{PUBLIC}/twilio/status"),
         ("StatusCallbackMethod", "POST"),

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from app.calls.personas import Chosen
+from app.calls.prompts import PromptUnavailable
 from app.config import SettingsError, read_settings
 from app.server.persona_prompts import ServicePersonas
 from tests.app.calls.front import settle
@@ -216,3 +217,53 @@ def test_wrong_files_are_refused_before_anything_starts(ada: Path) -> None:
     (ada / "bob.toml").write_text(ADA)
     with pytest.raises(SettingsError, match=r"bob.toml: .* is answered by 'ada' already"):
         Bench(ada)
+
+
+# Prompts for one call.
+
+
+async def asked(bench: Bench, text: str, name: str) -> tuple[str, PreparePrompt]:
+    """Have a prompt for one call prepared; return its id, and what the pipeline got."""
+    task = asyncio.create_task(bench.personas.prepare_once(text, name))
+    while not bench.sent:  # noqa: ASYNC110 - a thread looks at the folder first
+        await asyncio.sleep(0)
+    [prompt] = bench.prepared()
+    bench.ready(prompt)
+    return await task, prompt
+
+
+async def test_a_prompt_for_one_call_leaves_the_persona_its_voice_and_greeting(ada: Path) -> None:
+    (ada / "ada.toml").write_text(ADA.replace("prompt", 'voice = "NATF0"\nprompt'))
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        own = await bench.begin()
+        key, prompt = await asked(bench, "You are Eve.", "ada")
+        assert (prompt.text, prompt.voice, key != own.key) == ("You are Eve.", "NATF0", True)
+        call = CallPersona("Hello! I am Ada.", False, key, (("text_top_k", 7),))
+        assert bench.personas.choose("ada", "", key) == Chosen("ada", call)
+        await settle()
+        assert bench.sent == [DropPrompt(key)]
+        again = bench.personas.choose("ada", "", key)
+        assert (again.name, again.call.prompt) == ("ada", own.key), "with the persona's own"
+
+
+async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        key, prompt = await asked(bench, "You are Eve.", "")
+        assert prompt.voice == ""
+        assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key))
+
+
+async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(ada: Path) -> None:
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        own = await bench.begin()
+        key, _ = await asked(bench, "You are Eve.", "ada")
+        await bench.lose()
+        with pytest.raises(PromptUnavailable):
+            await bench.personas.prepare_once("You are Eve.", "ada")
+        await bench.start()
+        assert bench.prepared() == [own]
+        assert bench.personas.choose("ada", "", key).call.prompt == ""

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.voice_query import read_greeting_frames, read_persona, reads_record, voice_query
+from app.twilio.voice_query import read_greeting_frames, read_persona, read_prompt, reads_record, voice_query
 
 
-@given(frames=st.none() | st.integers(0, 125), record=st.booleans(), persona=st.text())
-def test_what_is_written_is_read_back(frames: int | None, record: bool, persona: str) -> None:
-    query = voice_query(frames, record, persona).removeprefix("?")
-    read = read_greeting_frames(query, 125), reads_record(query), read_persona(query)
-    assert read == (frames, record, persona)
+@given(frames=st.none() | st.integers(0, 125), record=st.booleans(), persona=st.text(), prompt=st.text())
+def test_what_is_written_is_read_back(frames: int | None, record: bool, persona: str, prompt: str) -> None:
+    query = voice_query(frames, record, persona, prompt).removeprefix("?")
+    read = read_greeting_frames(query, 125), reads_record(query), read_persona(query), read_prompt(query)
+    assert read == (frames, record, persona, prompt)
 
 
 def test_no_wish_is_no_query() -> None:
