@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -267,3 +269,49 @@ async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(ada: 
         await bench.start()
         assert bench.prepared() == [own]
         assert bench.personas.choose("ada", "", key).call.prompt == ""
+
+
+# Many.
+
+MANY, EDITS = 200, 6
+
+
+@pytest.mark.slow
+async def test_over_many_personas_and_edits_the_engine_keeps_one_prompt_each_and_memory_is_flat(tmp_path: Path) -> None:
+    bench, kept, held_bytes = Bench(tmp_path), set[str](), list[int]()
+    names = [f"persona{number}" for number in range(MANY)]
+
+    def answer() -> None:
+        """Let the engine compute what it is sent, and drop what it is told to."""
+        while bench.sent:
+            message = bench.sent.pop(0)
+            if isinstance(message, PreparePrompt):
+                kept.add(message.key)
+                bench.ready(message)
+            elif isinstance(message, DropPrompt):
+                kept.remove(message.key)
+
+    async def refresh() -> None:
+        """Wait for all files to be read, which takes longer than a call waits while memory is traced."""
+        while not bench.sent:
+            await bench.personas.refresh()
+
+    async with bench.running(), asyncio.timeout(10 * PATIENCE_S):
+        await bench.start()
+        tracemalloc.start()
+        for edit in range(EDITS):
+            for name in names:
+                bench.write(f"{name}.toml", f'prompt = "{name} in edit {edit}. {"x" * 3_000}"')
+            await refresh()
+            answer()
+            served = {bench.personas.choose(name, "").call.prompt for name in names}
+            assert (len(kept), kept) == (MANY, served)
+            gc.collect()
+            held_bytes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert max(held_bytes[2:]) < 1.05 * held_bytes[1], "the texts of one edit are 600 kB"
+        for name in names:
+            (tmp_path / f"{name}.toml").unlink()
+        await refresh()
+        answer()
+        assert kept == set()

@@ -215,6 +215,21 @@ def test_what_was_used_least_recently_is_evicted_and_computed_again_when_a_call_
     assert [answer.key for answer in bench.answers() if isinstance(answer, PromptReady)][-1] == "ada"
 
 
+def test_200_prompts_take_no_more_memory_than_the_store_may_and_each_is_known() -> None:
+    bench, held_bytes = Bench(), list[int]()
+    keys = [f"persona {number}" for number in range(200)]
+    for key in [*keys, *keys]:
+        bench.receive(wanted(key))
+        bench.work()
+        bench.receive(begins(key), closed(A))
+        held_bytes.append(bench.engine.prompts.nbytes)
+    assert max(held_bytes) == 2 * POSITIONS
+    assert bench.engine.prompts.keys == keys[-2:]
+    assert bench.engine.begun_with == [*keys, *keys]
+    bench.receive(*(DropPrompt(key) for key in keys))
+    assert bench.engine.prompts.nbytes == 0
+
+
 def test_an_unknown_or_dropped_prompt_is_begun_without() -> None:
     bench = Bench()
     bench.receive(wanted("ada"), wanted("ben"))
