@@ -15,9 +15,9 @@ from app.calls.personas import Chosen
 from app.calls.prompts import PromptUnavailable
 from app.config import SettingsError, read_settings
 from app.server.persona_prompts import ServicePersonas
-from tests.app.calls.front import settle
+from tests.app.calls.front import ANN, Front, settle
 from tests.processes.pipeline import PATIENCE_S
-from workers.messages import CallPersona, DropPrompt, PreparePrompt, PromptMessage, PromptReady, PromptRefused
+from workers.messages import CallPersona, DropPrompt, Open, PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 OURS = "+15551234567"
 ADA = f'numbers = ["{OURS}"]\ngreeting = "Hello! I am Ada."\nprompt = "You are Ada."\n[sampling]\ntext_top_k = 7\n'
@@ -256,6 +256,20 @@ async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(ada: Path) -
         key, prompt = await asked(bench, "You are Eve.", "")
         assert prompt.voice == ""
         assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key))
+
+
+async def test_the_engine_is_told_to_drop_it_after_the_opening_of_its_call(ada: Path) -> None:
+    bench = Bench(ada)
+    front = Front(choose=bench.personas.choose)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        key, _ = await asked(bench, "You are Eve.", "ada")
+        front.ring(ANN, query=f"persona=ada&prompt={key}")
+        [opening] = front.sent
+        assert isinstance(opening, Open)
+        assert (opening.persona.prompt, bench.sent) == (key, [])
+        await settle()
+        assert bench.sent == [DropPrompt(key)]
 
 
 async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(ada: Path) -> None:
