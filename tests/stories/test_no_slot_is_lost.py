@@ -40,7 +40,7 @@ class Story:
             *(self.on_pipeline_lost, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
             *(self.come_back, self.come_back_while_on, self.operator_hangs_up),
         ]
-        self.ended: dict[tuple[CallSid, int], object] = {}
+        self.ended: dict[tuple[CallSid, float, int], object] = {}
         self.rung = self.put_through_from_queue = 0
 
     async def run(self) -> None:
@@ -86,7 +86,8 @@ class Story:
             for stream in record.streams:
                 if stream.end is not None:
                     told = replace(stream)
-                    before = self.ended.setdefault((record.call_sid, stream.number), told)
+                    # a call that comes back after its record was dropped gets a new one
+                    before = self.ended.setdefault((record.call_sid, record.reserved_s, stream.number), told)
                     assert before == told, "an end is for good"
 
     def opened(self) -> list[int]:
