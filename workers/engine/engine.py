@@ -21,16 +21,14 @@ from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.engine.delay_pattern import LogArray, StepResult, Streams
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
 from workers.engine.model import TOKENS, Model, can_compile
-from workers.engine.prefill_pace import CHUNKS
-from workers.engine.prefix import PromptPrefill
-from workers.engine.prompt import Prompt, PromptError, check_prompt
-from workers.engine.prompt_store import PromptStore
+from workers.engine.prefix import PromptPrefill, PromptStore
+from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
 from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
-from workers.engine.streams import LogArray, StepResult, Streams
 from workers.messages import CODEBOOKS, CodeArray, Slot, codes_error
 
 KEEP_ALIVE_S = 0.5

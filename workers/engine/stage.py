@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from workers.engine.delay_pattern import TEXT_PADDING, StepResult
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.steering import Force, Steering, Word
-from workers.engine.streams import TEXT_PADDING, StepResult
 from workers.messages import (
     FRAME_S,
     Close,

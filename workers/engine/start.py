@@ -14,8 +14,8 @@ from workers.checkpoints.voices import find_voice
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
+from workers.engine.prompt import PromptSource
 from workers.engine.prompt_queue import PromptQueue
-from workers.engine.prompt_source import PromptSource
 from workers.engine.sampling import SamplingSettings
 from workers.engine.steering import WordPart
 from workers.engine.text import Tokenizer
