@@ -21,6 +21,8 @@ FRAME_S = 0.08
 CODEBOOKS = 8
 CODES = 2_048
 """Entries of a codebook."""
+GREETING = 0
+"""The number of the greeting among the sentences of a call."""
 
 Slot = NewType("Slot", int)
 Epoch = NewType("Epoch", int)
@@ -157,7 +159,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A text of `Say` is over, number 0 for the greeting; `whole` unless words were left out for lack of time."""
+    """A text of `Say` is over, or the `GREETING`; `whole` unless words were left out for lack of time."""
 
     slot: Slot
     epoch: Epoch
