@@ -46,6 +46,7 @@ class Engine:
         slots: int,
         sampling: SamplingSettings | None = None,
         context: int | None = None,
+        *,
         word_parts: Sequence[WordPart] = (),
         takes_prompts: bool = False,
     ) -> None:
