@@ -195,7 +195,7 @@ class Engine:
         return np.array(sampled)
 
     def _advance(self, slot: Slot, caller: CodeArray, sampled: NDArray[np.int32]) -> StepResult:
-        text, own, finite = int(sampled[0]), self._streams.settle(slot, sampled[1:-1]), sampled[-1]
+        text, own, finite = int(sampled[0]), self._streams.keep_delayed(slot, sampled[1:-1]), sampled[-1]
         codes = self._streams.advance(slot, text, own)
         self._sampler.add_text(slot, text)
         if not finite:
