@@ -79,7 +79,7 @@ class Service:
         """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
-        SettingsError if calls or recordings can be kept nowhere or a prompt is refused, ServiceFailed if anything else
+        SettingsError if calls or recordings can be kept nowhere or a prompt is refused, TaskFailed if anything else
         has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
