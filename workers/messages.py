@@ -21,6 +21,8 @@ FRAME_S = 0.08
 CODEBOOKS = 8
 CODES = 2_048
 """Entries of a codebook."""
+STEP_TOKENS = 1 + 2 * CODEBOOKS
+"""What a step of Moshi reads: a text token, Moshi's eight codes, the caller's eight."""
 GREETING = 0
 """The number of the greeting among the sentences of a call."""
 
