@@ -21,7 +21,7 @@ PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.twilio_routes", "uvicorn.erro
 """Loggers of warnings that unauthenticated clients can cause."""
 
 
-class CallLog(logging.LoggerAdapter[logging.Logger]):
+class CallLogger(logging.LoggerAdapter[logging.Logger]):
     def __init__(self, logger: logging.Logger, call_sid: CallSid) -> None:
         super().__init__(logger, {"call_sid": call_sid})
 

@@ -104,6 +104,11 @@ def _codec(codec: object) -> object:
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AuthToken = Annotated[str, AfterValidator(_auth_token)]
 Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(text)))]
+Temperature = Annotated[float, Field(ge=0, le=5)]
+TextTopK = Annotated[int, Field(ge=1, le=1_000)]
+AudioTopK = Annotated[int, Field(ge=1, le=2_048)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=5)]
+PaddingBias = Annotated[float, Field(ge=-20, le=20)]
 
 
 class ServerSettings(Group):
@@ -203,17 +208,17 @@ class ModelSettings(Group):
 class SamplingOptions(Group):
     """How Moshi's tokens are sampled; None is the checkpoint's own value."""
 
-    text_temperature: float | None = setting("TEXT_TEMPERATURE", None, ge=0, le=5)
+    text_temperature: Temperature | None = setting("TEXT_TEMPERATURE", None)
     """how freely Moshi chooses words; empty: the checkpoint's (0.7)"""
-    text_top_k: int | None = setting("TEXT_TOP_K", None, ge=1, le=1_000)
+    text_top_k: TextTopK | None = setting("TEXT_TOP_K", None)
     """among how many text tokens; empty: the checkpoint's (25)"""
-    audio_temperature: float | None = setting("AUDIO_TEMPERATURE", None, ge=0, le=5)
+    audio_temperature: Temperature | None = setting("AUDIO_TEMPERATURE", None)
     """how freely the voice varies; empty: the checkpoint's (0.8)"""
-    audio_top_k: int | None = setting("AUDIO_TOP_K", None, ge=1, le=2_048)
+    audio_top_k: AudioTopK | None = setting("AUDIO_TOP_K", None)
     """among how many codes; empty: the checkpoint's (250)"""
-    repetition_penalty: float | None = setting("REPETITION_PENALTY", None, gt=0, le=5)
+    repetition_penalty: RepetitionPenalty | None = setting("REPETITION_PENALTY", None)
     """divides the score of words said lately; 1 is off, 1.2 cures loops"""
-    padding_bias: float | None = setting("PADDING_BIAS", None, ge=-20, le=20)
+    padding_bias: PaddingBias | None = setting("PADDING_BIAS", None)
     """above 0 Moshi is quieter, below 0 more talkative"""
     seed: int | None = setting("SEED", None, ge=0)
     """every call draws the same random numbers; empty: new ones"""

@@ -21,6 +21,10 @@ FRAME_S = 0.08
 CODEBOOKS = 8
 CODES = 2_048
 """Entries of a codebook."""
+STEP_TOKENS = 1 + 2 * CODEBOOKS
+"""What a step of Moshi reads: a text token, Moshi's eight codes, the caller's eight."""
+GREETING = 0
+"""The number of the greeting among the sentences of a call."""
 
 Slot = NewType("Slot", int)
 Epoch = NewType("Epoch", int)
@@ -157,7 +161,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A text of `Say` is over, number 0 for the greeting; `whole` unless words were left out for lack of time."""
+    """A text of `Say` is over, or the `GREETING`; `whole` unless words were left out for lack of time."""
 
     slot: Slot
     epoch: Epoch

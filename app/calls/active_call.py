@@ -14,7 +14,7 @@ from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio.events import Event, Started
 from workers.messages import Close, Frame, Open, PipelineMessage, Said, Say
 
@@ -69,7 +69,7 @@ class ActiveCall:
     session: CallSession
     reservation: Reservation
     request: VoiceRequest
-    log: CallLog
+    log: CallLogger
     send: Callable[[PipelineMessage], None]
     phase_s: Callable[[], float | None]
     release: Callable[["ActiveCall", End], None]

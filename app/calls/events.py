@@ -19,11 +19,11 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import ERRORS, EndReason
-from app.calls.sentences import GREETING, SentenceSaid
+from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
 from app.twilio.events import CallSid, DtmfPressed, Event, Media, Started
 from app.twilio.wire import write_message, write_payload
-from workers.messages import Frame
+from workers.messages import GREETING, Frame
 
 QUEUED_EVENTS = 512
 """Events that wait for one subscriber: five seconds of a call with its audio, minutes without."""

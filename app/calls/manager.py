@@ -16,7 +16,7 @@ from app.calls.registry import CallRegistry
 from app.calls.session import CallSession, CallState, End
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio.events import CallSid
 from workers.messages import Failed, Frame, Open, PipelineMessage, Said
 
@@ -195,7 +195,7 @@ class CallManager(CallRegistry):
             session=session,
             reservation=reservation,
             request=request,
-            log=CallLog(log, call_sid),
+            log=CallLogger(log, call_sid),
             send=self._send,
             phase_s=lambda: self.phase_s,
             release=self._release,

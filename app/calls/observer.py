@@ -9,7 +9,7 @@ from app.calls.leg import SendFrame
 from app.calls.record import ERRORS, CallRecord
 from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
@@ -51,7 +51,7 @@ class CallObserver:
 class Observers:
     """The observers of one stream, in order."""
 
-    def __init__(self, log: CallLog, observers: Sequence[CallObserver]) -> None:
+    def __init__(self, log: CallLogger, observers: Sequence[CallObserver]) -> None:
         self._log = log
         self._hooks = {name: _overriding(observers, name) for name in HOOKS}
 
@@ -96,7 +96,7 @@ class CallLevels(CallObserver):
 class LogLines(CallObserver):
     """Logs one stream's slot, keys (hidden unless `log_digits`: they may be a PIN) and end."""
 
-    def __init__(self, session: CallSession, slot: Slot, log: CallLog, log_digits: bool) -> None:
+    def __init__(self, session: CallSession, slot: Slot, log: CallLogger, log_digits: bool) -> None:
         self._session, self._slot, self._log, self._log_digits = session, slot, log, log_digits
 
     def on_reserved(self, now: float) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.calls.prompts import MOST_PROMPT
-from app.setting_groups import E164
+from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
 from app.twilio.parties import name_of
 from workers.messages import CallPersona
 
@@ -41,16 +41,16 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class PersonaSampling(BaseModel):
-    """Sampling of a persona, where it differs from the settings; the names and limits of the settings hold."""
+    """Sampling of a persona, where it differs from the settings; names are those of the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text_temperature: float | None = Field(None, ge=0, le=5)
-    text_top_k: int | None = Field(None, ge=1, le=1_000)
-    audio_temperature: float | None = Field(None, ge=0, le=5)
-    audio_top_k: int | None = Field(None, ge=1, le=2_048)
-    repetition_penalty: float | None = Field(None, gt=0, le=5)
-    padding_bias: float | None = Field(None, ge=-20, le=20)
+    text_temperature: Temperature | None = None
+    text_top_k: TextTopK | None = None
+    audio_temperature: Temperature | None = None
+    audio_top_k: AudioTopK | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    padding_bias: PaddingBias | None = None
 
     @property
     def given(self) -> tuple[tuple[str, float], ...]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from app.calls.active_call import VoiceRequest
 from app.calls.manager import NO_REQUEST, CallManager
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
@@ -120,7 +120,7 @@ class CallQueue:
     async def _redirect(self, redirector: CallRedirector, call_sid: CallSid) -> None:
         if not self._manager.holds(call_sid):  # they hung up, or a worker died, before this task's turn came
             return
-        call_log = CallLog(log, call_sid)
+        call_log = CallLogger(log, call_sid)
         try:
             await redirector.redirect(call_sid, f"{self._public.base_url}/twilio/voice")
         except Exception as error:  # the root of this task: whatever Twilio says, the queue goes on

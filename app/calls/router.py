@@ -25,7 +25,7 @@ from app.calls.record import EndReason
 from app.calls.screening import Screening, parse_patterns
 from app.calls.session import CallState
 from app.config import Settings, WhenBusy
-from app.logging import CallLog, mask_number
+from app.logging import CallLogger, mask_number
 from app.twilio import twiml
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
@@ -77,7 +77,7 @@ class CallRouter:
         """
         request = self._request(form, webhook_token)
         if form.fields.get("AnsweredBy") in MACHINES:
-            CallLog(log, form.call_sid).info("answered by a machine, hanging up")
+            CallLogger(log, form.call_sid).info("answered by a machine, hanging up")
             self.rejected[RejectReason.MACHINE] += 1
             return twiml.hangup()
         record = self._manager.record(form.call_sid)
@@ -86,7 +86,7 @@ class CallRouter:
         known = form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
-            CallLog(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
+            CallLogger(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.rejected[RejectReason.SCREENED] += 1
             return twiml.reject_caller()
         self._call_queue.reserve_next()
@@ -102,7 +102,7 @@ class CallRouter:
     def after_wait(self, form: Form) -> str:
         """Answer when a caller has left Twilio's queue, for whatever reason."""
         result = form.fields.get("QueueResult", "")
-        CallLog(log, form.call_sid).info("left the queue: %a", result[:20])
+        CallLogger(log, form.call_sid).info("left the queue: %a", result[:20])
         self._call_queue.leave(form.call_sid)
         if result == HANGUP:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", CallState.RESERVED)
@@ -111,7 +111,7 @@ class CallRouter:
 
     def handle_status(self, form: Form) -> None:
         """Record what Twilio says of a call or its stream; end the call if its stream cannot come any more."""
-        call_log, status = CallLog(log, form.call_sid), parse_status(form.fields)
+        call_log, status = CallLogger(log, form.call_sid), parse_status(form.fields)
         record = self._manager.record(form.call_sid)
         if record and status:
             record.on_status(status)
@@ -143,19 +143,19 @@ class CallRouter:
 
     def _answer_repeat(self, form: Form) -> str:
         """Answer what Twilio has acted on already: as before, or with a hangup when the stream or the call is over."""
-        CallLog(log, form.call_sid).info("the voice webhook is repeated")
+        CallLogger(log, form.call_sid).info("the voice webhook is repeated")
         call = self._manager.call(form.call_sid)
         return self._connect(form, call.reservation.token) if call else twiml.hangup()
 
     def _put_through(self, form: Form, request: VoiceRequest) -> str | None:
         call = self._manager.call(form.call_sid)
         if call and call.session.state is not CallState.RESERVED:
-            CallLog(log, form.call_sid).info("the call comes again while its stream is on")
+            CallLogger(log, form.call_sid).info("the call comes again while its stream is on")
             return self._connect(form, self._manager.stand_by(call, request))
         reservation = self._manager.reserve(form.call_sid, request)
         if reservation is None:
             return None
-        CallLog(log, form.call_sid).info("call from %s", mask_number(form.caller))
+        CallLogger(log, form.call_sid).info("call from %s", mask_number(form.caller))
         return self._connect(form, reservation.token)
 
     def _connect(self, form: Form, token: str) -> str:
@@ -171,12 +171,12 @@ class CallRouter:
         waits = self._settings.calls.when_busy is WhenBusy.QUEUE and not form.outbound
         if not waits or not self._call_queue.enter(form.call_sid, request):
             return None
-        call_log, base_url = CallLog(log, form.call_sid), self._public.base_url
+        call_log, base_url = CallLogger(log, form.call_sid), self._public.base_url
         call_log.info("no slot for %s, queued; %d wait", mask_number(form.caller), len(self._call_queue))
         return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
 
     def _reject(self, form: Form, request: VoiceRequest) -> str:
-        CallLog(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
+        CallLogger(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
         why = RejectReason.NOT_READY if self._manager.free_slots else RejectReason.BUSY
         self.rejected[why] += 1
         if form.outbound:  # somebody has answered: a busy tone would make no sense to them

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workers.messages import Said
+from workers.messages import GREETING, Said
 
 MAX_QUEUED = 8
 """Sentences of a call that wait, the one being said included."""
 MAX_CHARACTERS = 500
-GREETING = 0
-"""The number of the greeting."""
 
 
 class SayRefusal(StrEnum):

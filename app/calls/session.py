@@ -21,9 +21,9 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import Leg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
-from app.calls.sentences import GREETING, SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
+from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import Frame, Said
+from workers.messages import GREETING, Frame, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""

@@ -17,7 +17,7 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.http.operator_auth import OperatorAuth
 from app.http.say_route import build_say_router
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
@@ -53,7 +53,7 @@ def build_operator_router(
     async def hang_up(call_sid: CallSid) -> dict[str, object]:
         if not manager.hang_up(call_sid):
             raise HTTPException(404, "no such call is on")
-        CallLog(log, call_sid).info("an operator hangs up")
+        CallLogger(log, call_sid).info("an operator hangs up")
         return {"call_sid": call_sid}
 
     router.include_router(build_say_router(manager))

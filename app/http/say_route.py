@@ -10,7 +10,7 @@ from app.calls.active_call import QueuedSentence
 from app.calls.manager import CallManager
 from app.calls.sentences import SayRefusal, SayRefused, clean_sentence
 from app.http.json_body import read_json_object
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def build_say_router(manager: CallManager) -> APIRouter:
     async def say(request: Request, response: Response, call_sid: CallSid, wait: bool = False) -> dict[str, object]:
         text = await _read_text(request)
         queued = _queue(manager, call_sid, text)
-        CallLog(log, call_sid).info("an operator has Moshi say sentence %d", queued.number)
+        CallLogger(log, call_sid).info("an operator has Moshi say sentence %d", queued.number)
         if wait:
             await asyncio.wait({queued.said}, timeout=SAID_WITHIN_S)
         if not queued.said.done():

@@ -14,7 +14,7 @@ from app.calls.router import CallRouter
 from app.http.media import run_media_socket
 from app.http.paths import AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.form import Form
@@ -46,12 +46,12 @@ def build_twilio_router(
         try:
             return _twiml(call_router.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
         except ValueError as error:
-            CallLog(log, form.call_sid).warning("the voice URL's query: %s", error)
+            CallLogger(log, form.call_sid).warning("the voice URL's query: %s", error)
             raise HTTPException(400, str(error)) from error
 
     @router.post(AFTER_STREAM_PATH)
     async def after_stream(request: Request) -> Response:
-        CallLog(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
+        CallLogger(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
         return _twiml(twiml.hangup())
 
     @router.post(STATUS_PATH)

@@ -17,7 +17,7 @@ class EndedEarly(Exception):
     """A task that runs until it is cancelled has returned."""
 
 
-class ServiceFailed(Exception):
+class TaskFailed(Exception):
     """A part of the service has failed, as the log says; the message names it."""
 
 
@@ -40,7 +40,7 @@ class BackgroundTasks:
         """Log the error, keep the first one, and stop."""
         if not isinstance(error, self.user_errors):
             log.critical("%s has failed, the service stops", name, exc_info=error)
-            error = ServiceFailed(f"{name} has failed: {error!r}")
+            error = TaskFailed(f"{name} has failed: {error!r}")
         self.failure = self.failure or error
         self.stop()
 

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 
 from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
 from app.http.selftest import probe
-from app.server.background import Run, ServiceFailed, endless
+from app.server.background import Run, TaskFailed, endless
 from app.server.cloudflared import Cloudflared, find_cloudflared, free_port, tunnel_command, tunnel_environment
 from app.server.listener import listen
 from app.server.number_override import NumberManager, set_number_once_reachable
@@ -64,11 +64,11 @@ def serve(settings: Settings) -> int:
         with listen(settings) as sock:
             _log_settings(settings)
             uvloop.run(_run(settings, manager, cloudflared, sock))
-    except (SettingsError, WorkerRefused, SelfTestFailed, ServiceFailed) as error:
+    except (SettingsError, WorkerRefused, SelfTestFailed, TaskFailed) as error:
         flush_logging()
         for line in str(error).splitlines():
             print(f"moshi-bridge: {line}", file=sys.stderr)
-        return EXIT_FAILED if isinstance(error, ServiceFailed) else EXIT_SETTINGS
+        return EXIT_FAILED if isinstance(error, TaskFailed) else EXIT_SETTINGS
     except KeyboardInterrupt:
         pass
     return 0

@@ -79,7 +79,7 @@ class Service:
         """Serve on `sock` until a signal, or until cancelled; `tasks`, with names, are cancelled after the last call.
 
         Raises WorkerRefused if a worker cannot run with these settings, SelfTestFailed if it cannot take a frame,
-        SettingsError if calls or recordings can be kept nowhere or a prompt is refused, ServiceFailed if anything else
+        SettingsError if calls or recordings can be kept nowhere or a prompt is refused, TaskFailed if anything else
         has failed.
         """
         async with contextlib.AsyncExitStack() as stack:
@@ -135,8 +135,16 @@ class Service:
         call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
         limiter = RateLimiter(settings.operators.refusals_per_minute)
         sources = MetricSources(
-            *(settings, self.manager, self.supervisor, call_router, self.call_queue),
-            *(limiter.by_reason, self.lag, self._call_log, self._recordings, self._traces),
+            settings,
+            manager=self.manager,
+            supervisor=self.supervisor,
+            call_router=call_router,
+            call_queue=self.call_queue,
+            refusals=limiter.by_reason,
+            lag=self.lag,
+            call_log=self._call_log,
+            recordings=self._recordings,
+            traces=self._traces,
         )
         return build_app(
             settings,
@@ -145,7 +153,7 @@ class Service:
             call_router=call_router,
             drain=self.drain,
             lag=self.lag,
-            live=LiveView(self.manager, self.call_queue.__len__, self.lag, model_name(settings)),
+            live=LiveView(self.manager, lambda: len(self.call_queue), self.lag, model_name(settings)),
             limiter=limiter,
             metrics=sources.families,
             personas=self._personas,

@@ -46,10 +46,9 @@ class Expiry:
             if old:
                 log.info("%d %s older than %d days are deleted", self._what.delete_old(before), self._noun, self._days)
         elif not was_put_off:
+            doubt = "they are deleted in a day if the clock still says so; is it right?"
             log.warning(
-                "%d of %d %s are older than CALL_LOG_DAYS=%d days: they are deleted in a day if the clock still says "
-                "so; is it right?",
-                *(old, total, self._noun, self._days),
+                "%d of %d %s are older than CALL_LOG_DAYS=%d days: %s", old, total, self._noun, self._days, doubt
             )
 
     def _has_waited(self, utc: datetime) -> bool:

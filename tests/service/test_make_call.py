@@ -21,7 +21,7 @@ from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, Program, end, free_port, serve, start
 from tests.twilio_rest.account import NO_ANSWER, TOO_MANY_CALLS, Account, OwnedNumber, PlacedCall
 from tests.twilio_rest.callee import Answer, Callee
-from tests.twilio_rest.server import Held, RestStandIn, serving_rest
+from tests.twilio_rest.server import FakeRest, Held, serving_rest
 
 OURS, THEIRS = "+15550100000", "+15550100001"
 
@@ -33,7 +33,7 @@ class Office:
     """A running service, a fake of Twilio's REST API, and a folder to call from."""
 
     bridge: Program
-    twilio: RestStandIn
+    twilio: FakeRest
     settings: dict[str, str]
     folder: Path
 

@@ -14,7 +14,7 @@ import pytest
 
 from app.config import ServiceManager, read_settings
 from app.server.assembly import worker_config
-from app.server.background import ServiceFailed
+from app.server.background import TaskFailed
 from app.server.number_override import NumberManager
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.serve import service_tasks
@@ -82,7 +82,7 @@ async def running(
             yield service, serving
         finally:
             serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ServiceFailed):
+            with contextlib.suppress(asyncio.CancelledError, TaskFailed):
                 await serving
 
 
@@ -125,7 +125,7 @@ async def test_a_part_that_fails_ends_the_service_and_says_so(part: str, monkeyp
     with socket.create_server(("127.0.0.1", 0)) as sock:
         service = Service(read_settings(engine="loopback", codec="loopback"), lambda _: None)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises((ServiceFailed, SelfTestFailed), match=r"a bug|not a number"):
+            with pytest.raises((TaskFailed, SelfTestFailed), match=r"a bug|not a number"):
                 await service.run(sock, [] if part == "self-test" else [("a task", fail)])
     assert service.supervisor.process_ids == {}
     assert not service.manager.ready

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import soundfile
 
-from app.server.background import ServiceFailed
+from app.server.background import TaskFailed
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
@@ -186,7 +186,7 @@ async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypat
         monkeypatch.setattr(service.manager, "drain_calls", lambda: 1 / 0)
         service.drain.begin(limit_s=0.1)
         async with asyncio.timeout(PATIENCE_S):
-            with pytest.raises(ServiceFailed, match="the drain has failed"):
+            with pytest.raises(TaskFailed, match="the drain has failed"):
                 await serving
             await calling
     assert record.end is not None

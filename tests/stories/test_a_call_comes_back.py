@@ -27,7 +27,7 @@ class Line(Front):
     def pass_time(self, seconds: float) -> None:
         """Let timers go off in their order."""
         until_s = self.now_s + seconds
-        while due := [call for call in self.board.calls if call.session.get_timer() <= until_s]:
+        while due := [call for call in self.manager.calls if call.session.get_timer() <= until_s]:
             call = min(due, key=lambda one: one.session.get_timer())
             self.now_s = max(self.now_s, call.session.get_timer())
             call.carry_out(call.session.handle_timer(self.now_s), call.clock())
@@ -48,10 +48,10 @@ class Line(Front):
         call.handle_event(Media(0, bytes(160)))
         call.handle_event(DtmfPressed("1"))
         held, pcm = call.reservation, np.zeros(1_920, np.float32)
-        self.board.handle_message(Frame(held.slot, held.epoch, 0, pcm, text))
+        self.manager.handle_message(Frame(held.slot, held.epoch, 0, pcm, text))
 
     def record(self, call_sid: CallSid = ANN) -> CallRecord:
-        record = self.board.record(call_sid)
+        record = self.manager.record(call_sid)
         assert record
         return record
 
@@ -65,7 +65,7 @@ async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
     line.say(first, " one")
     line.pass_time(2.0)
     first.handle_event(Stopped())
-    assert (line.record().end, line.board.free_slots) == (EndReason.CALLER_HUNG_UP, SLOTS)
+    assert (line.record().end, line.manager.free_slots) == (EndReason.CALLER_HUNG_UP, SLOTS)
     line.pass_time(30.0)
     second = line.talk(ANN, CallStatus="in-progress")
     record = line.record()
@@ -74,7 +74,7 @@ async def test_a_call_that_comes_back_has_one_record_of_all_its_parts() -> None:
     line.say(second, " two")
     line.pass_time(1.0)
     second.end(EndReason.SOCKET_LOST, "close code 1006")
-    assert line.board.records() == [record]
+    assert line.manager.records() == [record]
     assert (record.transcript, record.counts["packets_in"], record.counts["dtmf"]) == ("one two", 2, 2)
     assert (record.reserved_s, record.connected_s, record.ended_s) == (1_000.0, 1_000.0, 1_033.0)
     assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST]
@@ -89,9 +89,9 @@ async def test_a_call_that_comes_back_is_one_call_in_the_metrics_and_counts_noth
         call = line.talk(ANN)
         line.say(call, text)
         call.handle_event(Stopped())
-    assert (line.board.counts["dtmf"], line.board.counts["packets_in"]) == (3, 3)
-    assert dict(+line.board.statistics.ends) == {EndReason.CALLER_HUNG_UP: 1}
-    assert dict(+line.board.statistics.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
+    assert (line.manager.counts["dtmf"], line.manager.counts["packets_in"]) == (3, 3)
+    assert dict(+line.manager.statistics.ends) == {EndReason.CALLER_HUNG_UP: 1}
+    assert dict(+line.manager.statistics.stream_ends) == {EndReason.CALLER_HUNG_UP: 3}
 
 
 async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> None:
@@ -114,12 +114,12 @@ async def test_a_webhook_that_is_repeated_while_its_stream_is_on_takes_no_slot_a
     call = line.start(line.open_socket(verb))
     assert line.ring(ANN, **same) == verb, "the answer that it got, whose token is used up"
     assert isinstance(verb, Connect)
-    assert line.board.claim(verb.url.rpartition("/")[2]) is None
-    assert (line.board.free_slots, len(line.record().streams)) == (SLOTS - 1, 1)
+    assert line.manager.claim(verb.url.rpartition("/")[2]) is None
+    assert (line.manager.free_slots, len(line.record().streams)) == (SLOTS - 1, 1)
     line.pass_time(2 * TTL_S)
     assert (call.session.state, line.record().end) == (CallState.LIVE, None)
     call.handle_event(Stopped())
-    assert (line.board.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
+    assert (line.manager.free_slots, line.ends()) == (SLOTS, [EndReason.CALLER_HUNG_UP])
 
 
 @pytest.mark.parametrize("how", ["token", "status", "over"])
@@ -132,7 +132,7 @@ async def test_a_webhook_that_is_repeated_after_the_end_opens_nothing(how: str) 
         same = {"CallStatus": "in-progress", "webhook_token": "t2"}
     assert line.ring(ANN, **same) == Hangup()
     line.pass_time(2 * TTL_S)
-    assert (line.board.active_calls, line.ends()) == (0, [EndReason.CALLER_HUNG_UP])
+    assert (line.manager.active_calls, line.ends()) == (0, [EndReason.CALLER_HUNG_UP])
 
 
 async def test_a_call_whose_stream_was_lost_unnoticed_goes_on_in_a_new_one_with_the_same_slot() -> None:
@@ -145,7 +145,7 @@ async def test_a_call_whose_stream_was_lost_unnoticed_goes_on_in_a_new_one_with_
     new = line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.REPLACED, None]
     assert old.outbox.get_nowait() is None, "its socket is closed"
-    assert (new.session.state, line.board.active_calls, line.board.call(ANN)) == (CallState.LIVE, 1, new)
+    assert (new.session.state, line.manager.active_calls, line.manager.call(ANN)) == (CallState.LIVE, 1, new)
     old.end(EndReason.SOCKET_LOST)
     line.say(new, " two")
     assert (line.record().transcript, line.record().end) == ("one two", None)
@@ -157,7 +157,7 @@ async def test_a_stream_that_ends_after_the_webhook_of_the_next_one_leaves_it_it
     line.ring(BOB)
     verb = line.ring(ANN)
     old.handle_event(Stopped())
-    assert line.board.holds(ANN)
+    assert line.manager.holds(ANN)
     line.start(line.open_socket(verb))
     assert line.ends() == [EndReason.CALLER_HUNG_UP, None]
 
@@ -172,7 +172,7 @@ async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() 
     after = line.record()
     assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.NO_SOCKET]
     assert (after.end, after.ended_s, after.detail) == (before.end, before.ended_s, before.detail)
-    assert line.board.free_slots == SLOTS
+    assert line.manager.free_slots == SLOTS
     assert line.kept[-1].end is EndReason.CALLER_HUNG_UP
 
 
@@ -182,9 +182,9 @@ async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reas
     call = line.talk(ANN)
     verb = line.ring(ANN)
     call.end(reason)
-    assert (line.board.active_calls, line.ends()) == (0, [reason])
+    assert (line.manager.active_calls, line.ends()) == (0, [reason])
     assert isinstance(verb, Connect)
-    assert line.board.claim(verb.url.rpartition("/")[2]) is None
+    assert line.manager.claim(verb.url.rpartition("/")[2]) is None
 
 
 async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None:
@@ -192,9 +192,9 @@ async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None
     line.talk(ANN).handle_event(Stopped())
     line.ring(ANN)
     line.tell(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
-    assert line.board.holds(ANN)
+    assert line.manager.holds(ANN)
     line.tell(ANN, StreamEvent="stream-error", StreamError="31920", StreamSid="MZ2")
-    assert not line.board.holds(ANN)
+    assert not line.manager.holds(ANN)
 
 
 @pytest.mark.parametrize("mode", ["reject", "say", "queue"])
@@ -204,7 +204,7 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
 ) -> None:
     line = Line(when_busy=mode, max_calls=1)
     line.talk(BOB)
-    line.board.accepting, line.warm = ready, ready
+    line.manager.accepting, line.warm = ready, ready
     assert line.ring(ANN, Direction="outbound-api", CallStatus="in-progress") == Hangup()
     record = line.record()
     assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
@@ -218,7 +218,7 @@ async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_
     line.talk(ANN).handle_event(Stopped())
     line.talk(BOB)
     assert line.ring(ANN, CallStatus="in-progress") == Hangup()
-    assert (line.record().end, len(line.board.records())) == (EndReason.CALLER_HUNG_UP, 2)
+    assert (line.record().end, len(line.manager.records())) == (EndReason.CALLER_HUNG_UP, 2)
 
 
 # Status callbacks out of order.
@@ -234,7 +234,7 @@ async def test_a_status_that_comes_after_the_end_of_a_call_changes_nothing(late:
     line.tell(ANN, CallStatus=late, SequenceNumber=sequence)
     record = line.record()
     assert (record.status, record.duration_s, record.over) == ("completed", 12, True)
-    assert (call.session.state, record.end, line.board.active_calls) == (CallState.ENDED, EndReason.CALLER_HUNG_UP, 0)
+    assert (call.session.state, record.end, line.manager.active_calls) == (CallState.ENDED, EndReason.CALLER_HUNG_UP, 0)
     assert line.ring(ANN, CallStatus=late) == Hangup()
 
 

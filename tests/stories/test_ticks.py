@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.engine.delay_pattern import StepResult
 from workers.engine.stage import EngineStage, LoopbackEngine
 from workers.engine.steering import Force
-from workers.engine.streams import StepResult
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 
 PACKET_S = 0.02

@@ -1,4 +1,4 @@
-"""A stand-in for Twilio's REST API: its paths, authentication, pages and errors, over an account of our own.
+"""A fake of Twilio's REST API: its paths, authentication, pages and errors, over an account of our own.
 
 A call that is created here is placed: it rings, asks our webhook, opens our socket and posts status callbacks. A thin
 shell; what the account owns and refuses is in `account`, what becomes of a call in `callee`.
@@ -41,7 +41,7 @@ class Held:
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class RestStandIn:
+class FakeRest:
     """The API of one account. `url` is where it listens, `asked` what it was asked, as "POST Calls" and the form.
 
     `faults` are answered first, by what is asked, in order; the answer to what is `held` waits, though it is carried
@@ -190,18 +190,18 @@ class RestStandIn:
 
 
 @asynccontextmanager
-async def serving_rest(account: Account, dial_url: str | None = None) -> AsyncIterator[RestStandIn]:
-    """Run a stand-in on a free port of this machine; calls that are on when the block ends are dropped."""
-    stand_in = RestStandIn(account, dial_url)
-    runner = web.AppRunner(stand_in.application(), access_log=None)
+async def serving_rest(account: Account, dial_url: str | None = None) -> AsyncIterator[FakeRest]:
+    """Run a fake on a free port of this machine; calls that are on when the block ends are dropped."""
+    fake = FakeRest(account, dial_url)
+    runner = web.AppRunner(fake.application(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    stand_in.url = f"http://{host}:{port}"
+    fake.url = f"http://{host}:{port}"
     try:
-        yield stand_in
+        yield fake
     finally:
-        await stand_in.stop()
+        await fake.stop()
         await runner.cleanup()
 
 

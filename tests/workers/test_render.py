@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.codec.render import DELAYS, caller_frames, moshi_frames
-from workers.engine.streams import Streams
+from workers.engine.delay_pattern import Streams
 from workers.messages import CODEBOOKS, Slot
 
 

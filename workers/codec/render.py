@@ -20,11 +20,10 @@ from workers.codec.choose import library_for, make_codec
 from workers.codec.codec import CodecError
 from workers.codec.mimi import Mimi
 from workers.codec.tensors import WeightsError
-from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm, Slot, Stage
+from workers.messages import CODEBOOKS, FRAME_SAMPLES, STEP_TOKENS, CodeArray, Pcm, Slot, Stage
 from workers.processors import usable_processors
 
 CALLER, MOSHI = Slot(0), Slot(1)
-TOKENS = 1 + 2 * CODEBOOKS
 DELAYS = (0, *[1] * (CODEBOOKS - 1))
 """Those of Moshi's own codebooks, unless the checkpoint says otherwise."""
 EXIT_WRONG = 2
@@ -73,7 +72,7 @@ def main() -> int:
     parser.add_argument("--codec", default="auto")
     parser.add_argument("--quantize", type=int)
     args = parser.parse_args()
-    records = np.frombuffer(sys.stdin.buffer.read(), "<i2").astype(np.int16).reshape(-1, TOKENS)
+    records = np.frombuffer(sys.stdin.buffer.read(), "<i2").astype(np.int16).reshape(-1, STEP_TOKENS)
     try:
         files = locate(args.checkpoint, args.cache, lambda what, *_: _announce(what), args.quantize)
         decoder = make_codec(Stage.DECODE, library_for(args.codec), files.mimi, 2, usable_processors())

@@ -21,17 +21,15 @@ from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.engine.delay_pattern import LogArray, StepResult, Streams
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
-from workers.engine.model import TOKENS, Model, can_compile
-from workers.engine.prefill_pace import CHUNKS
-from workers.engine.prefix import PromptPrefill
-from workers.engine.prompt import Prompt, PromptError, check_prompt
-from workers.engine.prompt_store import PromptStore
+from workers.engine.model import Model, can_compile
+from workers.engine.prefix import PromptPrefill, PromptStore
+from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
 from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
-from workers.engine.streams import LogArray, StepResult, Streams
-from workers.messages import CODEBOOKS, CodeArray, Slot, codes_error
+from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Slot, codes_error
 
 KEEP_ALIVE_S = 0.5
 NOTHING: Mapping[Slot, Force] = {}
@@ -48,6 +46,7 @@ class Engine:
         slots: int,
         sampling: SamplingSettings | None = None,
         context: int | None = None,
+        *,
         word_parts: Sequence[WordPart] = (),
         takes_prompts: bool = False,
     ) -> None:
@@ -166,7 +165,7 @@ class Engine:
     def _time_prefill(self) -> None:
         """Measure `prefill_s`, what a pass over so many positions takes, each the second time."""
         for steps in CHUNKS * 2:
-            tokens, kv_cache = mx.zeros((steps, TOKENS), mx.int32), self._allocate(1, max(CHUNKS))
+            tokens, kv_cache = mx.zeros((steps, STEP_TOKENS), mx.int32), self._allocate(1, max(CHUNKS))
             started_s = time.monotonic()
             self._model.prefill(tokens, 0, kv_cache, 0)
             self.prefill_s[steps] = time.monotonic() - started_s
@@ -196,7 +195,7 @@ class Engine:
         return np.array(sampled)
 
     def _advance(self, slot: Slot, caller: CodeArray, sampled: NDArray[np.int32]) -> StepResult:
-        text, own, finite = int(sampled[0]), self._streams.settle(slot, sampled[1:-1]), sampled[-1]
+        text, own, finite = int(sampled[0]), self._streams.keep_delayed(slot, sampled[1:-1]), sampled[-1]
         codes = self._streams.advance(slot, text, own)
         self._sampler.add_text(slot, text)
         if not finite:

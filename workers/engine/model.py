@@ -13,11 +13,11 @@ from moshi_mlx.models import Lm
 from workers.engine.kv_cache import KVCache, visible, visible_in_prefill
 from workers.engine.sampling import SamplingBranches, force, penalize, sample
 from workers.engine.weights import StepLayer, join, product, table
-from workers.messages import CODEBOOKS
+from workers.messages import CODEBOOKS, STEP_TOKENS
 
-TOKENS = 1 + 2 * CODEBOOKS
-"""Tokens read in a step: text, own codes, the caller's codes."""
 _TEXT = -1
+_PARTS = [STEP_TOKENS, STEP_TOKENS + 1, STEP_TOKENS + 3]
+"""Where the parts of the `tokens` of a step end, but for the last."""
 _Layers = list[mx.array]
 _Sample = Callable[[int, mx.array], mx.array]
 """Takes _TEXT or a codebook 0..7 and its logits (rows, vocabulary); returns one token a row, (rows, 1) int32."""
@@ -59,7 +59,7 @@ class Model:
         all slots. `window` and `branches` fix the graph.
         """
         kv_cache = KVCache(list(keys), list(values))
-        position, forced, recent_text = tokens[:, TOKENS], tokens[:, TOKENS + 1 : TOKENS + 3], tokens[:, TOKENS + 3 :]
+        read, position, forced, recent_text = mx.split(tokens, _PARTS, axis=1)
         text_temperature, text_top_k, audio_temperature, audio_top_k, penalty, bias = mx.split(settings, 6, axis=1)
         uniform = mx.split(uniforms, 1 + CODEBOOKS, axis=1)
         sums: list[mx.array] = []
@@ -75,7 +75,7 @@ class Model:
             text = sample(logits, uniform[0], text_temperature, text_top_k, branches.text_top_k_limit, branches)
             return force(text, forced[:, :1], forced[:, 1:], self._word_parts)
 
-        sampled = self._speak(self._transform(self._embed(tokens[:, :TOKENS]), position, kv_cache, window), draw)
+        sampled = self._speak(self._transform(self._embed(read), position[:, 0], kv_cache, window), draw)
         finite = mx.isfinite(mx.concatenate(sums, axis=1).sum(axis=1, keepdims=True))
         return mx.concatenate([sampled, finite.astype(mx.int32)], axis=1), kv_cache.keys, kv_cache.values
 

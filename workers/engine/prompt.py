@@ -1,22 +1,25 @@
-"""What a PersonaPlex checkpoint reads before a call: a voice and a system text.
+"""What a PersonaPlex checkpoint reads before a call, a voice and a system text, from what the app says of them.
 
 All tokens of a prompt are given, so that it needs no depformer and goes through the transformer in one pass. Its
 frames are the voice, 6 of silence, one for each text token, 6 of silence (`lm.py` of NVIDIA/personaplex 3428dfd).
 
-The delay pattern is that of `streams`: position p reads text and codebook 0 of both voices of frame p, codebooks 1 to 7
-of frame p - 1. Position 0 reads the initial tokens; at position 1 codebooks 1 to 7 are still initial, so nothing of
+The delays are those of `delay_pattern`: position p reads text and codebook 0 of both voices of frame p, codebooks 1 to
+7 of frame p - 1. Position 0 reads the initial tokens; at position 1 codebooks 1 to 7 are still initial, so nothing of
 frame 0 is read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.streams import TEXT_PADDING
-from workers.engine.voice_file import CACHE_COLUMNS, VoiceEmbeddings
-from workers.messages import CODEBOOKS, CodeArray
+from workers.checkpoints.files import CheckpointError
+from workers.engine.delay_pattern import TEXT_PADDING
+from workers.engine.voice_file import CACHE_COLUMNS, MOST_STEPS, VoiceEmbeddings, VoiceError, read_voice
+from workers.messages import CODEBOOKS, CODES, CodeArray, PreparePrompt
 
 if TYPE_CHECKING:
     from moshi_mlx.models import LmConfig
@@ -28,6 +31,8 @@ USER_SINE = np.array([430, 1268, 381, 1611, 1095, 1495, 56, 472], np.int32)
 SPACER_FRAMES = 6
 MOST_TEXT_TOKENS = 500
 """Longer texts would take a good part of the 3,000 steps that the model remembers."""
+CHUNKS = tuple(1 << n for n in range(8))
+"""Positions of a pass, 1 to 128: enough to keep the products busy."""
 SYSTEM_MARK = "<system>"
 DELAYS = [0, *[1] * 7, 0, *[1] * 7]
 """In steps, of the codebooks of both voices."""
@@ -102,6 +107,41 @@ def build_prompt(
     return Prompt(np.zeros((0, 0), np.float32), _delayed(frames, initial, initial))
 
 
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """Reads prompts for one checkpoint: `encode` is its tokenizer, `find_voice` returns the file of one of its voices.
+
+    `initial_tokens` are those of the engine.
+    """
+
+    encode: Callable[[str], list[int]]
+    find_voice: Callable[[str], Path]
+    initial_tokens: tuple[int, int]
+
+    def read(self, message: PreparePrompt) -> Prompt:
+        """Raises PromptError."""
+        text = self.encode(wrap_system_text(message.text))
+        if len(text) > MOST_TEXT_TOKENS:
+            raise PromptError(f"its text has {len(text)} tokens, more than {MOST_TEXT_TOKENS}")
+        return build_prompt(text, self._voice(message), *self.initial_tokens)
+
+    def _voice(self, message: PreparePrompt) -> CodeArray | VoiceEmbeddings | None:
+        if message.codes is not None:
+            return _checked(message.codes)
+        if not message.voice:
+            return None
+        path = Path(message.voice)
+        try:
+            path = path if path.is_file() else self.find_voice(message.voice)
+            return read_voice(path)
+        except CheckpointError as error:
+            raise PromptError(str(error)) from error
+        except VoiceError as error:
+            raise PromptError(f"its voice {path.name}: {error}") from error
+        except OSError as error:
+            raise PromptError(f"its voice {path.name} cannot be read: {error.strerror}") from error
+
+
 def check_prompt(prompt: Prompt, model: "LmConfig", context: int) -> None:
     """Raise PromptError unless a model that remembers `context` steps can read this prompt."""
     width, dim = prompt.embeddings.shape[1], model.transformer.d_model
@@ -126,3 +166,12 @@ def _delayed(frames: Tokens, first: Tokens, second: Tokens) -> Tokens:
     tokens[1:, DELAYED] = frames[:-1, DELAYED]
     tokens[0], tokens[1, DELAYED] = first, second[DELAYED]
     return tokens
+
+
+def _checked(codes: CodeArray) -> CodeArray:
+    is_codes = codes.ndim == 2 and codes.shape[1] == CODEBOOKS and codes.dtype.kind in "iu" and len(codes)
+    if not is_codes or codes.min() < 0 or codes.max() >= CODES:
+        raise PromptError("its voice is no codes of Mimi's")
+    if len(codes) > MOST_STEPS:
+        raise PromptError(f"its voice has {len(codes)} frames, more than {MOST_STEPS}")
+    return codes

@@ -7,8 +7,7 @@ import numpy as np
 from moshi_mlx.models import Lm
 
 from workers.engine.engine import Engine
-from workers.engine.prefill_pace import CHUNKS
-from workers.engine.prompt import SPACER_FRAMES, Prompt, build_prompt
+from workers.engine.prompt import CHUNKS, SPACER_FRAMES, Prompt, build_prompt
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.sampling import SamplingSettings
 from workers.engine.stage import EngineStage

@@ -7,12 +7,12 @@ kept, so that a call that begins with it can have it computed again.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from statistics import median_low
 from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
-from workers.engine.prefill_pace import PrefillPace
-from workers.engine.prompt import Prompt, PromptError
+from workers.engine.prompt import CHUNKS, Prompt, PromptError
 from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 if TYPE_CHECKING:
@@ -21,10 +21,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 5
+"""Passes of one size whose median counts, so that a single stall does not."""
 IDLE_CHUNK_S = 0.5
 """The longest that a chunk may keep a call waiting that is just opened."""
 NO_PROMPT = "this checkpoint takes no prompt"
 Read = Callable[[PreparePrompt], Prompt]
+
+
+class PrefillPace:
+    """How many positions to compute at a time, from what passes took before; `measured_s` says it of some sizes.
+
+    A pass over few positions reads all weights once, as a step of the batch does, so twice as many positions take at
+    most twice as long.
+    """
+
+    def __init__(self, measured_s: Mapping[int, float]) -> None:
+        self._took_s: dict[int, deque[float]] = {}
+        for positions, seconds in measured_s.items():
+            self.took(positions, seconds)
+
+    def took(self, positions: int, seconds: float) -> None:
+        """A pass over so many positions has taken so long."""
+        size = max(size for size in CHUNKS if size <= positions)
+        self._took_s.setdefault(size, deque(maxlen=REMEMBERED)).append(seconds)
+
+    def chunk(self, free_s: float) -> int:
+        """Return how many positions fit into `free_s`, 0 if none does or nothing is known."""
+        return max((size for size in CHUNKS if self._expected_s(size) <= free_s), default=0)
+
+    def _expected_s(self, size: int) -> float:
+        """Return the median for this size, or the least that those of others allow."""
+        if size in self._took_s:
+            return median_low(self._took_s[size])
+        known = {known: median_low(times) for known, times in self._took_s.items()}
+        return min((took_s * max(1, size // at) for at, took_s in known.items()), default=float("inf"))
 
 
 class PromptQueue:

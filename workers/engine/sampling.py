@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.engine.delay_pattern import TEXT_END_OF_PADDING, TEXT_PADDING
 from workers.engine.steering import ForceMode, WordPart
-from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 from workers.messages import CODEBOOKS, Slot
 
 log = logging.getLogger(__name__)

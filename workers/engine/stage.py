@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from workers.engine.delay_pattern import TEXT_PADDING, StepResult
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.steering import Force, Steering, Word
-from workers.engine.streams import TEXT_PADDING, StepResult
 from workers.messages import (
     FRAME_S,
+    GREETING,
     Close,
     CodeArray,
     Codes,
@@ -50,8 +51,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
-GREETING = 0
-"""The number of the greeting among the sentences of a call."""
 
 
 class Vocabulary(Protocol):

@@ -1,23 +1,20 @@
 """From files on disk to a warm engine, with as many slots as fit into memory and are stepped in time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
 import numpy as np
-from moshi_mlx.models import Lm
 
-from workers.checkpoints.files import CheckpointError, Files, ReportProgress, report_nothing
+from workers.checkpoints.files import CheckpointError, Files, ReportProgress
 from workers.checkpoints.voices import find_voice
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
+from workers.engine.prompt import PromptSource
 from workers.engine.prompt_queue import PromptQueue
-from workers.engine.prompt_source import PromptSource
-from workers.engine.sampling import SamplingSettings
-from workers.engine.steering import WordPart
 from workers.engine.text import Tokenizer
 from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
 
@@ -39,8 +36,12 @@ def start_engine(files: Files, config: WorkerConfig, progress: ReportProgress) -
         wrong = f"{pieces} pieces, more than the model's {lm.cfg.text_out_vocab_size}"
         raise CheckpointError(f"MOSHI_CHECKPOINT: the tokenizer {files.tokenizer.name} has {wrong}")
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    parts, timely = tokenizer.word_parts, not config.slots
-    engine = warm_engine(lm, slots, sampling, config.context, timely, parts, progress, lm.takes_prompts)
+    parts, prompts = tokenizer.word_parts, lm.takes_prompts
+
+    def make(slots: int) -> Engine:
+        return Engine(lm, slots, sampling, config.context, word_parts=parts, takes_prompts=prompts)
+
+    engine = warm_engine(make, slots, not config.slots, progress)
     keep_resident()
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
     return engine, tokenizer, note
@@ -62,19 +63,10 @@ def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
     raise CheckpointError("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
 
 
-def warm_engine(
-    lm: Lm,
-    slots: int,
-    sampling: SamplingSettings,
-    context: int | None,
-    timely: bool,
-    word_parts: Sequence[WordPart] = (),
-    progress: ReportProgress = report_nothing,
-    takes_prompts: bool = False,
-) -> Engine:
+def warm_engine(make: Callable[[int], Engine], slots: int, timely: bool, progress: ReportProgress) -> Engine:
     """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
     while True:
-        engine = Engine(lm, slots, sampling, context, word_parts, takes_prompts)
+        engine = make(slots)
         engine.warm(progress)
         if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine
@@ -83,7 +75,7 @@ def warm_engine(
         slots //= 2
 
 
-def full_step_s(engine: Engine, progress: ReportProgress = report_nothing) -> float:
+def full_step_s(engine: Engine, progress: ReportProgress) -> float:
     """Return the 95th percentile of the time of a step of all slots with full KV caches, in seconds."""
     silence = {Slot(slot): np.zeros(CODEBOOKS, np.int32) for slot in range(engine.slots)}
     for slot in silence:

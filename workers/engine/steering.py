@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
+from workers.engine.delay_pattern import TEXT_END_OF_PADDING, TEXT_PADDING
 
 WORD_WITHIN_STEPS = 12
 """About a second; in fluent speech a word begins every three to four steps."""

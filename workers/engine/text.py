@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from workers.engine.delay_pattern import TEXT_END_OF_PADDING, TEXT_PADDING
 from workers.engine.steering import WordPart
-from workers.engine.streams import TEXT_END_OF_PADDING, TEXT_PADDING
 
 MOST_PIECES = 64
 """A longer word, five seconds of pieces, is split: what is no word must not keep a sentence from ending."""

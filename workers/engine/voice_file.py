@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.messages import STEP_TOKENS
+
 CACHE_COLUMNS = 4
-STREAMS = 17
 LARGEST_FILE = 64 << 20
 """Bytes; NVIDIA's voices have a few hundred embeddings of 4096 bf16, 8 KiB each."""
 LARGEST_PICKLE = 64 << 10
@@ -61,8 +62,8 @@ def _checked(tensors: dict[str, NDArray[Any]]) -> VoiceEmbeddings:
     embeddings, cache = tensors["embeddings"], tensors["cache"]
     if embeddings.ndim != 4 or embeddings.shape[1:3] != (1, 1) or not 0 < len(embeddings) <= MOST_STEPS:
         raise VoiceError(f"its embeddings have the shape {embeddings.shape}, not (1 to {MOST_STEPS}, 1, 1, dim)")
-    if cache.shape != (1, STREAMS, CACHE_COLUMNS):
-        raise VoiceError(f"its cache has the shape {cache.shape}, not (1, {STREAMS}, {CACHE_COLUMNS})")
+    if cache.shape != (1, STEP_TOKENS, CACHE_COLUMNS):
+        raise VoiceError(f"its cache has the shape {cache.shape}, not (1, {STEP_TOKENS}, {CACHE_COLUMNS})")
     if not np.isfinite(embeddings).all():
         raise VoiceError("its embeddings are not finite")
     return VoiceEmbeddings(embeddings[:, 0, 0].astype(np.float32), cache[0].astype(np.int32))

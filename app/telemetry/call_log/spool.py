@@ -16,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from app.config import SettingsError
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import read_entry
 from app.telemetry.call_log.transactions import RecordRefused
@@ -155,7 +155,7 @@ def deliver_spool(database: Database, spool: Spool) -> int:
 
 
 def log_lost(call_sid: str, end: str | None, reason: object) -> None:
-    CallLog(log, CallSid(call_sid)).error("the record of this call is lost (%s): %s", end or "it was on", reason)
+    CallLogger(log, CallSid(call_sid)).error("the record of this call is lost (%s): %s", end or "it was on", reason)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from app.telemetry.recording.store import private
 from app.twilio.events import CallSid
+from workers.messages import STEP_TOKENS
 
-TOKENS = 17
-RECORD_BYTES = 2 * TOKENS
+RECORD_BYTES = 2 * STEP_TOKENS
 NO_STEP = bytes([0xFF]) * RECORD_BYTES
 MAX_MISSING = 4_000
 """Steps that may be missing in a row, five minutes' worth."""
@@ -79,4 +79,4 @@ def read_tokens(path: Path) -> tuple[TokenHeader, NDArray[np.int16]]:
     if header.kind != KIND:
         raise TokenLogError(f"{path} is of another kind: {header.kind}")
     whole = len(records) // RECORD_BYTES * RECORD_BYTES
-    return header, np.frombuffer(records[:whole], "<i2").astype(np.int16).reshape(-1, TOKENS)
+    return header, np.frombuffer(records[:whole], "<i2").astype(np.int16).reshape(-1, STEP_TOKENS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.calls.record import CallRecord, Recording
 from app.calls.session import CallSession
-from app.logging import CallLog
+from app.logging import CallLogger
 from app.telemetry.expiry import CHECK_EVERY_S, Expiry
 from app.telemetry.recording.audio_files import AudioFileError, encode_flac
 from app.telemetry.recording.recorder import OUR_FAULT, CallFiles, CallRecorder
@@ -134,7 +134,7 @@ def _write(call: CallFiles) -> None:
 
 def _finish(call: CallFiles) -> bool:
     """Finish what was recorded of a call; return whether it is whole."""
-    recording, call_log = call.recording, CallLog(log, call.call_sid)
+    recording, call_log = call.recording, CallLogger(log, call.call_sid)
     if recording.fault:
         call_log.error("the recording is broken off: %s", recording.fault)
     try:

@@ -34,7 +34,7 @@ class FakeRedirector:
         self._front = front
 
     async def redirect(self, call_sid: str, url: str) -> None:
-        if not self._front.board.holds(CallSid(call_sid)):
+        if not self._front.manager.holds(CallSid(call_sid)):
             self.unreserved.append(call_sid)
         if call_sid in self.fails:
             raise ConnectionError("HTTP 500")
@@ -56,12 +56,12 @@ class Front:
         read = read_settings(**{"engine": "loopback", "codec": "loopback", "max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        self.board = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], choose, clock=clock)
+        self.manager = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], choose, clock=clock)
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_redirector else None
-        self.call_queue = CallQueue(self.board, read.calls.queue_length, redirector, PublicAddress(read))
-        self.call_router = CallRouter(read, PublicAddress(read), self.board, self.call_queue)
-        self.board.start_accepting(read.calls.slots, processing_s=0.0)
+        self.call_queue = CallQueue(self.manager, read.calls.queue_length, redirector, PublicAddress(read))
+        self.call_router = CallRouter(read, PublicAddress(read), self.manager, self.call_queue)
+        self.manager.start_accepting(read.calls.slots, processing_s=0.0)
 
     def _keep(self, call: ActiveCall) -> RecordObserver:
         return RecordObserver(call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()))
@@ -87,7 +87,7 @@ class Front:
     def open_socket(self, verb: twiml.Verb) -> ActiveCall:
         """Claim the slot that the TwiML leads to."""
         assert isinstance(verb, twiml.Connect)
-        call = self.board.claim(verb.url.rpartition("/")[2])
+        call = self.manager.claim(verb.url.rpartition("/")[2])
         assert call is not None
         return call
 

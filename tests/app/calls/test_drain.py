@@ -12,7 +12,7 @@ class Draining:
     """A drain that runs over a front; `stopped` is set in the end."""
 
     def __init__(self, front: Front, limit_s: float) -> None:
-        self.drain = Drain(front.board, limit_s, asyncio.Event())
+        self.drain = Drain(front.manager, limit_s, asyncio.Event())
         self.stopped = asyncio.Event()
         self.running = asyncio.create_task(self.drain.run(self.stopped.set))
 
@@ -38,7 +38,7 @@ async def test_calls_that_are_on_go_on_and_the_last_one_ends_the_wait() -> None:
     ann.end(EndReason.CALLER_HUNG_UP)
     await settle()
     assert not draining.stopped.is_set()
-    assert (bob.session.record.end, front.board.draining) == (None, True)
+    assert (bob.session.record.end, front.manager.draining) == (None, True)
     bob.end(EndReason.CALLER_HUNG_UP)
     await draining.over()
 
@@ -62,7 +62,7 @@ async def test_without_time_it_stops_at_once() -> None:
 
 
 async def test_the_first_wish_counts() -> None:
-    drain = Drain(Front().board, 0.0, asyncio.Event())
+    drain = Drain(Front().manager, 0.0, asyncio.Event())
     drain.begin(60.0)
     drain.begin(5.0)
     assert drain.limit_s == 60.0

@@ -23,13 +23,13 @@ from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, Slot, S
 
 
 def reserved(front: Front, call_sid: CallSid) -> Reservation:
-    reservation = front.board.reserve(call_sid)
+    reservation = front.manager.reserve(call_sid)
     assert reservation is not None
     return reservation
 
 
 def reasons(front: Front) -> list[EndReason | None]:
-    return [record.end for record in front.board.records()]
+    return [record.end for record in front.manager.records()]
 
 
 def frame(call: ActiveCall, seq: int = 0, epoch: int | None = None) -> Frame:
@@ -60,7 +60,7 @@ async def test_a_call_from_reservation_to_end() -> None:
     call = front.talk(ANN)
     slot, epoch = call.reservation.slot, call.reservation.epoch
     call.handle_event(Media(0, bytes(640)))
-    front.board.handle_message(frame(call))
+    front.manager.handle_message(frame(call))
     send_all(call)
     assert waiting(call) == [640]
     call.carry_out(audio(5), time.monotonic())
@@ -68,7 +68,7 @@ async def test_a_call_from_reservation_to_end() -> None:
     assert waiting(call) == [None], "what nobody will hear is not sent"
     assert [type(message) for message in front.sent] == [Open, Frame, Close]
     assert all((message.slot, message.epoch) == (slot, epoch) for message in front.sent)
-    assert (reasons(front), front.board.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
+    assert (reasons(front), front.manager.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
     assert no_timer(call)
     call.handle_event(Media(0, bytes(640)))
     call.end(EndReason.SOCKET_LOST)
@@ -77,17 +77,17 @@ async def test_a_call_from_reservation_to_end() -> None:
 
 async def test_messages_of_an_earlier_call_or_of_none_are_dropped() -> None:
     front = Front(max_calls=1)
-    front.board.handle_message(Frame(Slot(0), Epoch(1), 0, None))
-    front.board.handle_message(Failed(Slot(0), Epoch(1), Stage.STEP, "why"))
+    front.manager.handle_message(Frame(Slot(0), Epoch(1), 0, None))
+    front.manager.handle_message(Failed(Slot(0), Epoch(1), Stage.STEP, "why"))
     ann = front.talk(ANN)
     ann.end(EndReason.SOCKET_LOST)
     bob = front.talk(BOB)
     assert bob.reservation.slot == ann.reservation.slot
-    front.board.handle_message(frame(ann))
-    front.board.handle_message(frame(bob, epoch=0))
+    front.manager.handle_message(frame(ann))
+    front.manager.handle_message(frame(bob, epoch=0))
     send_all(bob)
     assert waiting(bob) == []
-    front.board.handle_message(frame(bob))
+    front.manager.handle_message(frame(bob))
     send_all(bob)
     assert waiting(bob) == [640]
 
@@ -97,7 +97,7 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other(internal: bool, end
     front = Front()
     ann, bob = front.talk(ANN), front.talk(BOB)
     held = ann.reservation
-    front.board.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken", internal))
+    front.manager.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken", internal))
     assert waiting(ann) == [None]
     assert (ann.session.record.end, ann.session.record.detail) == (end, "decode: broken")
     assert bob.session.record.end is None
@@ -106,14 +106,14 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other(internal: bool, end
 async def test_a_lost_pipeline_ends_all_calls_and_is_reported_until_the_next_one_is_ready() -> None:
     front, loss = Front(max_calls=4), "step: hangs, no answer for 3 s"
     calls = [front.talk(CallSid(f"CA{number}")) for number in range(4)]
-    assert front.board.pipeline == "ready"
+    assert front.manager.pipeline == "ready"
     front.warm = False
-    assert front.board.pipeline == "starting"
-    front.board.on_pipeline_lost(loss)
+    assert front.manager.pipeline == "starting"
+    front.manager.on_pipeline_lost(loss)
     assert {(call.session.record.end, call.session.record.detail) for call in calls} == {(EndReason.WORKER_LOST, loss)}
-    assert (front.board.free_slots, front.board.pipeline) == (4, loss)
+    assert (front.manager.free_slots, front.manager.pipeline) == (4, loss)
     front.warm = True
-    assert front.board.pipeline == "ready"
+    assert front.manager.pipeline == "ready"
 
 
 def audio(count: int) -> list[SendAudio | SendFrame | ClearAudio]:
@@ -130,56 +130,56 @@ async def test_a_socket_that_takes_nothing_more_is_given_up_and_closed_first_of_
     assert reasons(front) == [EndReason.SOCKET_BLOCKED]
     assert waiting(call) == [None], "what nobody will hear is not sent"
     assert no_timer(call)
-    assert front.board.free_slots == 2
+    assert front.manager.free_slots == 2
 
 
 async def test_a_repeated_webhook_is_the_same_call_until_its_socket_comes() -> None:
     front = Front()
     first = reserved(front, ANN)
     assert reserved(front, ANN) == first
-    front.board.claim(first.token)
-    assert (front.board.reserve(ANN), front.board.free_slots) == (None, 1), "a call never has two slots"
+    front.manager.claim(first.token)
+    assert (front.manager.reserve(ANN), front.manager.free_slots) == (None, 1), "a call never has two slots"
 
 
 async def test_a_token_is_good_once_until_it_expires_or_its_call_ends() -> None:
     now_s = 100.0
     front = Front(max_calls=3, clock=lambda: now_s)
     ann, bob, eve = (reserved(front, call_sid) for call_sid in (ANN, BOB, EVE))
-    assert [front.board.claim(token) for token in ("guess", "")] == [None, None]
+    assert [front.manager.claim(token) for token in ("guess", "")] == [None, None]
     now_s = ann.expires_s - 0.1
-    assert [front.board.claim(ann.token), front.board.claim(ann.token)] == [front.board.call(ANN), None]
-    if call := front.board.call(BOB):
+    assert [front.manager.claim(ann.token), front.manager.claim(ann.token)] == [front.manager.call(ANN), None]
+    if call := front.manager.call(BOB):
         call.end(EndReason.CALLER_HUNG_UP)
-    assert front.board.claim(bob.token) is None
+    assert front.manager.claim(bob.token) is None
     now_s = eve.expires_s
-    assert front.board.claim(eve.token) is None
+    assert front.manager.claim(eve.token) is None
 
 
 async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:
     front = Front(max_calls=1)
     front.warm = False
-    assert (front.board.ready, front.board.reserve(ANN)) == (False, None)
+    assert (front.manager.ready, front.manager.reserve(ANN)) == (False, None)
     front.warm = True
     token = reserved(front, ANN).token
-    assert (front.board.ready, front.board.reserve(BOB)) == (False, None)
-    front.board.stop()
-    assert front.board.free_slots == 1
-    assert (front.board.ready, front.board.reserve(EVE), front.board.claim(token)) == (False, None, None)
+    assert (front.manager.ready, front.manager.reserve(BOB)) == (False, None)
+    front.manager.stop()
+    assert front.manager.free_slots == 1
+    assert (front.manager.ready, front.manager.reserve(EVE), front.manager.claim(token)) == (False, None, None)
 
 
 async def test_no_call_is_accepted_before_the_manager_starts() -> None:
-    board = CallManager(read_settings(engine="loopback", codec="loopback"), lambda _: None, lambda: True)
-    assert (board.ready, board.free_slots, board.reserve(ANN)) == (False, 0, None)
-    board.start_accepting(2, processing_s=0.03)
-    assert (board.ready, board.free_slots, board.statistics.processing_s) == (True, 2, 0.03)
+    manager = CallManager(read_settings(engine="loopback", codec="loopback"), lambda _: None, lambda: True)
+    assert (manager.ready, manager.free_slots, manager.reserve(ANN)) == (False, 0, None)
+    manager.start_accepting(2, processing_s=0.03)
+    assert (manager.ready, manager.free_slots, manager.statistics.processing_s) == (True, 2, 0.03)
 
 
 async def test_when_the_service_stops_all_calls_and_subscriptions_end() -> None:
     front = Front()
     ann = front.talk(ANN)
     reserved(front, BOB)
-    async with front.board.events.subscribe() as events:
-        front.board.stop()
+    async with front.manager.events.subscribe() as events:
+        front.manager.stop()
         assert [event.kind async for event in events] == [EventKind.DISCONNECTED] * 2
     assert reasons(front) == [EndReason.SHUTDOWN] * 2
     assert waiting(ann) == [None]
@@ -188,10 +188,10 @@ async def test_when_the_service_stops_all_calls_and_subscriptions_end() -> None:
 async def test_a_timer_runs_for_every_call_until_it_ends_and_is_not_set_again_per_packet() -> None:
     front, before = Front(), time.monotonic()
     token = reserved(front, ANN).token
-    (call,) = front.board.calls
+    (call,) = front.manager.calls
     assert call.timer is not None
     assert call.timer.when() == pytest.approx(before + TTL_S, abs=1)
-    front.board.claim(token)
+    front.manager.claim(token)
     assert call.timer.when() == pytest.approx(before + START_WITHIN_S, abs=1)
     for event in (Connected(), Started(StreamSid("MZ1"), ANN, "AC1")):
         call.handle_event(event)
@@ -206,22 +206,22 @@ async def test_a_timer_runs_for_every_call_until_it_ends_and_is_not_set_again_pe
 
 async def test_the_time_in_the_workers_is_an_average_that_follows_slowly() -> None:
     front = Front()
-    call, statistics = front.talk(ANN), front.board.statistics
+    call, statistics = front.talk(ANN), front.manager.statistics
     statistics.processing_s = 0.04
-    front.board.handle_message(frame(call))
+    front.manager.handle_message(frame(call))
     assert statistics.processing_s == pytest.approx(0.04 + PROCESSING_EMA_WEIGHT * 0.04)
     for seq in range(200):
-        front.board.handle_message(frame(call, seq))
+        front.manager.handle_message(frame(call, seq))
     assert statistics.processing_s == pytest.approx(0.08, abs=0.001)
-    front.board.handle_message(replace(frame(call), spans=()))
+    front.manager.handle_message(replace(frame(call), spans=()))
     assert statistics.processing_s == pytest.approx(0.08, abs=0.001), "a step of a greeting was not encoded"
 
 
 async def test_a_second_call_is_in_phase_with_the_first() -> None:
     front = Front()
-    assert front.board.phase_s is None
+    assert front.manager.phase_s is None
     front.talk(ANN)
-    phase_s, bob = front.board.phase_s, front.talk(BOB)
+    phase_s, bob = front.manager.phase_s, front.talk(BOB)
     bob.handle_event(Media(0, bytes(160)))
     bobs_s = bob.session.phase_s(time.monotonic())
     assert phase_s is not None
@@ -233,9 +233,9 @@ async def test_the_last_records_are_kept_and_frame_times_of_fewer() -> None:
     front = Front(max_calls=1)
     for number in range(RECORDS_KEPT + 5):
         call = front.talk(CallSid(f"CA{number}"))
-        front.board.handle_message(frame(call))
+        front.manager.handle_message(frame(call))
         call.end(EndReason.CALLER_HUNG_UP)
-    records = front.board.records()
+    records = front.manager.records()
     assert [record.call_sid for record in records] == [f"CA{number}" for number in range(5, RECORDS_KEPT + 5)]
     with_spans = [number for number, record in enumerate(records) if record.spans]
     assert with_spans == list(range(RECORDS_KEPT - RECORDS_WITH_SPANS, RECORDS_KEPT))
@@ -246,12 +246,12 @@ async def test_a_key_is_published_and_logged_hidden_unless_it_may_be_shown(
     caplog: pytest.LogCaptureFixture, shown: bool, written: str
 ) -> None:
     front = Front(log_digits=shown, hangup_digit="#")
-    async with front.board.events.subscribe(ANN) as events:
+    async with front.manager.events.subscribe(ANN) as events:
         call = front.talk(ANN)
         with caplog.at_level("DEBUG"):
             call.handle_event(DtmfPressed("7"))
         assert [record.getMessage() for record in caplog.records] == [written]
-        front.board.handle_message(replace(frame(call), text=" Hello"))
+        front.manager.handle_message(replace(frame(call), text=" Hello"))
         call.handle_event(DtmfPressed("#"))
         kinds = [event.kind async for event in events]
     assert kinds == [EventKind(one) for one in ("connected", "dtmf", "text", "dtmf", "disconnected")]
@@ -273,13 +273,13 @@ async def test_an_error_of_ours_ends_its_call_alone_and_loses_no_other_s_message
     ann, bob = front.talk(ANN), front.talk(BOB)
     monkeypatch.setattr(ann.session, where, broken)
     ann.handle_event(Media(0, bytes(160)))
-    front.board.handle_message(frame(ann))
+    front.manager.handle_message(frame(ann))
     ann.handle_timer()
-    front.board.hang_up(ANN)
+    front.manager.hang_up(ANN)
     ann.end(EndReason.WORKER_LOST)
     bob.handle_event(Media(0, bytes(160)))
-    front.board.handle_message(frame(bob))
-    assert (front.board.free_slots, front.board.statistics.stream_ends[EndReason.INTERNAL]) == (1, 1)
+    front.manager.handle_message(frame(bob))
+    assert (front.manager.free_slots, front.manager.statistics.stream_ends[EndReason.INTERNAL]) == (1, 1)
     assert waiting(ann)[-1] is None
     assert no_timer(ann)
     assert (bob.session.record.end, bob.session.record.counts["frames_out"], no_timer(bob)) == (None, 1, False)
@@ -292,15 +292,15 @@ async def test_an_error_of_ours_in_one_call_does_not_keep_the_others_from_ending
     ann, bob, eve = (front.talk(call_sid) for call_sid in (ANN, BOB, EVE))
     for call in (ann, bob):
         call.session.end = broken  # type: ignore[assignment, method-assign]
-    front.board.stop()
-    assert (front.board.active_calls, eve.session.record.end) == (0, EndReason.SHUTDOWN)
+    front.manager.stop()
+    assert (front.manager.active_calls, eve.session.record.end) == (0, EndReason.SHUTDOWN)
 
 
 async def test_a_call_whose_opening_cannot_be_sent_costs_no_slot() -> None:
-    board = CallManager(read_settings(engine="loopback", codec="loopback"), broken, lambda: True)
-    board.start_accepting(1, processing_s=0.0)
-    assert (board.reserve(ANN), board.free_slots) == (None, 1)
-    assert [record.end for record in board.records()] == [EndReason.INTERNAL]
+    manager = CallManager(read_settings(engine="loopback", codec="loopback"), broken, lambda: True)
+    manager.start_accepting(1, processing_s=0.0)
+    assert (manager.reserve(ANN), manager.free_slots) == (None, 1)
+    assert [record.end for record in manager.records()] == [EndReason.INTERNAL]
 
 
 async def test_a_packet_costs_no_work_for_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,5 +311,5 @@ async def test_a_packet_costs_no_work_for_other_calls(monkeypatch: pytest.Monkey
             monkeypatch.setattr(other.session, name, broken)
     monkeypatch.setattr(call.session, "phase_s", broken)  # the phase is for a stream that starts
     call.handle_event(Media(0, bytes(160)))
-    front.board.handle_message(frame(call))
+    front.manager.handle_message(frame(call))
     assert reasons(front) == [None] * 3

@@ -37,34 +37,34 @@ class Seen(CallObserver):
     on_error = noting("on_error")
 
 
-def manager(*observers: ObserverFactory) -> CallManager:
-    board = CallManager(read_settings(engine="loopback", codec="loopback"), lambda _: None, lambda: True, observers)
-    board.start_accepting(1, processing_s=0.0)
-    return board
+def manager_of(*observers: ObserverFactory) -> CallManager:
+    manager = CallManager(read_settings(engine="loopback", codec="loopback"), lambda _: None, lambda: True, observers)
+    manager.start_accepting(1, processing_s=0.0)
+    return manager
 
 
-def connect(board: CallManager, request: VoiceRequest | None = None) -> ActiveCall:
-    reservation = board.reserve(ANN, request or VoiceRequest())
+def connect(manager: CallManager, request: VoiceRequest | None = None) -> ActiveCall:
+    reservation = manager.reserve(ANN, request or VoiceRequest())
     assert reservation
-    call = board.claim(reservation.token)
+    call = manager.claim(reservation.token)
     assert call
     return call
 
 
-def place_call(board: CallManager) -> ActiveCall:
+def place_call(manager: CallManager) -> ActiveCall:
     """Run a call with one packet, one frame, the end of the greeting's words and its own end."""
-    call = connect(board)
+    call = connect(manager)
     for event in (Connected(), STARTED, Media(0, bytes(640))):
         call.handle_event(event)
-    board.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32)))
-    board.handle_message(Said(call.reservation.slot, call.reservation.epoch, 0, whole=True))
+    manager.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32)))
+    manager.handle_message(Said(call.reservation.slot, call.reservation.epoch, 0, whole=True))
     call.handle_event(Stopped())
     return call
 
 
 async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None:
     seen = Seen()
-    place_call(manager(lambda _: seen))
+    place_call(manager_of(lambda _: seen))
     events = ["on_event", "on_event", "on_sent", "on_event", "on_sent"]  # start: a mark; packet: a frame
     assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
     assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == ["on_frame", "on_said", "on_event", "on_end"]
@@ -75,8 +75,8 @@ async def test_an_observer_that_fails_is_dropped_but_for_the_end_and_costs_nobod
     hook: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing, other = Seen(hook), Seen()
-    call = place_call(board := manager(lambda _: failing, lambda _: other))
-    assert (call.session.record.end, board.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
+    call = place_call(manager := manager_of(lambda _: failing, lambda _: other))
+    assert (call.session.record.end, manager.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
     assert failing.hooks.count("on_error") == failing.hooks.count(hook) == failing.hooks.count("on_end") == 1
     assert other.hooks[-1] == "on_end"
     assert set(other.hooks) == set(HOOKS)
@@ -89,7 +89,7 @@ async def test_an_observer_that_cannot_be_made_costs_nothing_but_itself(caplog: 
     def broken(call: ActiveCall) -> CallObserver:
         raise ZeroDivisionError
 
-    call = place_call(manager(broken, lambda _: None, lambda _: seen))
+    call = place_call(manager_of(broken, lambda _: None, lambda _: seen))
     assert (call.session.record.end, seen.hooks[-1]) == (EndReason.CALLER_HUNG_UP, "on_end")
     assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
@@ -100,19 +100,19 @@ async def test_a_record_is_kept_when_a_call_begins_comes_back_and_ends() -> None
     def keep(record: CallRecord, slot: Slot) -> None:
         kept.append((record.caller, record.called, record.direction, slot, record.end))
 
-    board = manager(lambda call: RecordObserver(call.session, call.reservation.slot, keep))
+    manager = manager_of(lambda call: RecordObserver(call.session, call.reservation.slot, keep))
     request = VoiceRequest(None, "+15550100001", "+15550100000", "inbound")
     for end in (EndReason.SOCKET_LOST, EndReason.SHUTDOWN):
-        board.reserve(ANN, request)
-        connect(board, request).end(end)
+        manager.reserve(ANN, request)
+        connect(manager, request).end(end)
     ends = [None, EndReason.SOCKET_LOST, None, EndReason.SHUTDOWN]
     assert kept == [("+15550100001", "+15550100000", "inbound", Slot(0), end) for end in ends]
 
 
 async def test_events_go_on_to_their_end_when_another_observer_fails() -> None:
-    board = manager(lambda _: Seen(*HOOKS))
-    async with board.events.subscribe(ANN) as events:
-        call = connect(board)
+    manager = manager_of(lambda _: Seen(*HOOKS))
+    async with manager.events.subscribe(ANN) as events:
+        call = connect(manager)
         call.handle_event(DtmfPressed("5"))
         call.end(EndReason.SHUTDOWN)
         assert [event.kind async for event in events] == ["dtmf", "disconnected"]

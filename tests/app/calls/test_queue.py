@@ -16,7 +16,7 @@ class Full:
 
     def __init__(self, longest: int = 5) -> None:
         self.now_s = 0.0
-        self.manager = Front(max_calls=1).board
+        self.manager = Front(max_calls=1).manager
         public = PublicAddress(read_settings(engine="loopback", codec="loopback"))
         self.queue = CallQueue(self.manager, longest, None, public, lambda: self.now_s)
         self.manager.reserve(KIM)

@@ -31,7 +31,7 @@ async def test_what_a_call_too_many_is_answered(changes: dict[str, Any], answers
     front = Front(**changes)
     assert list(verbs(front, [ANN, BOB])) == [Connect, Connect]
     assert [front.ring(call_sid) for call_sid in [EVE, DAN][: len(answers)]] == answers
-    assert front.board.active_calls == 2
+    assert front.manager.active_calls == 2
     if ENQUEUE in answers:
         assert (front.page(EVE), len(front.call_queue)) == (Pause(PAUSE_S), 1)
 
@@ -39,9 +39,9 @@ async def test_what_a_call_too_many_is_answered(changes: dict[str, Any], answers
 @pytest.mark.parametrize("mode", ["reject", "say", "queue"])
 async def test_who_calls_while_the_service_drains_or_before_it_is_ready_hears_the_busy_tone(mode: str) -> None:
     front = Front(when_busy=mode)
-    front.board.accepting = False
+    front.manager.accepting = False
     assert front.ring(ANN) == Reject("busy")
-    front.board.stop_accepting()
+    front.manager.stop_accepting()
     assert front.ring(ANN) == Reject("busy")
 
 
@@ -55,7 +55,7 @@ async def test_each_slot_that_comes_free_goes_to_the_next_in_the_queue() -> None
     async with front.redirecting():
         for call in calls:
             call.end(EndReason.CALLER_HUNG_UP)
-        assert (front.board.holds(EVE), front.board.holds(DAN), len(front.call_queue)) == (True, True, 1)
+        assert (front.manager.holds(EVE), front.manager.holds(DAN), len(front.call_queue)) == (True, True, 1)
         await settle()
         assert front.left(EVE, "redirected") == front.ring(EVE), "a redirected call may ask the action first"
         front.open_socket(front.ring(EVE)).end(EndReason.CALLER_HUNG_UP)
@@ -71,7 +71,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     ann.end(EndReason.WORKER_LOST)
     front.warm = True
     assert isinstance(front.ring(EVE), Enqueue)
-    assert front.board.holds(BOB)
+    assert front.manager.holds(BOB)
 
 
 async def test_when_the_workers_are_back_the_next_wait_page_gives_the_slots_out() -> None:
@@ -95,7 +95,7 @@ async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(h
         ann.end(EndReason.CALLER_HUNG_UP)
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
-    assert front.board.active_calls == 1
+    assert front.manager.active_calls == 1
 
 
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
@@ -116,7 +116,7 @@ async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
         await settle()
-        bob = front.board.call(BOB)
+        bob = front.manager.call(BOB)
         assert bob
         bob.carry_out(bob.session.handle_timer(bob.reservation.expires_s), bob.clock())
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [BOB, EVE]
@@ -149,10 +149,10 @@ async def test_who_hangs_up_when_it_is_their_turn_gives_the_slot_to_the_next(how
     list(verbs(front, [BOB, EVE]))
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
-        assert front.board.holds(BOB)
+        assert front.manager.holds(BOB)
         hang_up(front, BOB, how)
-        assert front.board.holds(EVE)
-    assert (front.board.active_calls, len(front.call_queue)) == (1, 0)
+        assert front.manager.holds(EVE)
+    assert (front.manager.active_calls, len(front.call_queue)) == (1, 0)
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE], "Bob hung up before the redirect"
 
 
@@ -167,7 +167,7 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
     front = Front(when_busy="queue", max_calls=1)
     front.ring(ANN)
     front.ring(BOB)
-    front.board.stop_accepting()
+    front.manager.stop_accepting()
     assert front.page(BOB) == Hangup()
     front.open_socket(front.ring(ANN))
 
@@ -228,12 +228,12 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
     front = Front(max_calls=1)
     front.ring(ANN)
     front.tell(ANN, StreamEvent="stream-error", StreamError="31920 Handshake Error", StreamSid="MZ1")
-    record = front.board.record(ANN)
+    record = front.manager.record(ANN)
     assert record is not None
     assert (record.end, record.error_code) == (EndReason.NO_SOCKET, 31920)
     assert "PUBLIC_URL" in record.detail
     assert "31920" in caplog.text
-    assert front.board.free_slots == 1
+    assert front.manager.free_slots == 1
 
 
 @pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
@@ -241,8 +241,8 @@ async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_com
     front = Front()
     front.ring(ANN)
     front.tell(ANN, CallStatus=status)
-    assert front.board.active_calls == 0
-    assert front.board.record(ANN) is not None
+    assert front.manager.active_calls == 0
+    assert front.manager.record(ANN) is not None
 
 
 async def test_the_status_of_a_call_that_goes_on_is_recorded_and_that_it_is_over_ends_it() -> None:
@@ -256,7 +256,7 @@ async def test_the_status_of_a_call_that_goes_on_is_recorded_and_that_it_is_over
     bob.handle_event(Stopped())
     for call_sid in (ANN, BOB):
         front.tell(call_sid, CallStatus="completed", CallDuration="12")
-    for record in front.board.records():
+    for record in front.manager.records():
         assert (record.end, record.status, record.duration_s) == (EndReason.CALLER_HUNG_UP, "completed", 12)
 
 
@@ -264,7 +264,7 @@ async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front = Front()
     front.tell(CallSid("CAnobody"), CallStatus="completed")
     front.call_router.handle_status(form(ANN))
-    assert front.board.records() == []
+    assert front.manager.records() == []
 
 
 # Who speaks.
@@ -297,7 +297,7 @@ async def test_each_of_two_calls_opens_with_its_persona() -> None:
         CallPersona("Hello! I am Ada.", sampling=(("text_top_k", 7),)),
         CallPersona("Bob here."),
     ]
-    assert [call.session.record.persona for call in front.board.calls] == ["ada", "bob"]
+    assert [call.session.record.persona for call in front.manager.calls] == ["ada", "bob"]
 
 
 @pytest.mark.parametrize(("called", "speaks"), [("+15551234567", "ada"), ("+15550000000", "eve")])
@@ -306,7 +306,7 @@ async def test_an_unknown_persona_is_that_of_the_number_or_the_default_with_a_wa
 ) -> None:
     front = Front(choose=choose)
     front.ring(ANN, query="persona=nobody%0A", To=called)
-    assert front.board.calls[0].session.record.persona == speaks
+    assert front.manager.calls[0].session.record.persona == speaks
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line.endswith(f"there is no persona 'nobody\\n', {speaks} speaks")
 
@@ -354,7 +354,7 @@ async def test_who_has_waited_is_answered_by_the_persona_that_they_called() -> N
         ann.end(EndReason.CALLER_HUNG_UP)
         front.open_socket(front.ring(BOB)).end(EndReason.CALLER_HUNG_UP)
         front.open_socket(front.ring(EVE, To="+15551234567"))
-    spoke = [record.persona for record in front.board.records()]
+    spoke = [record.persona for record in front.manager.records()]
     assert spoke == ["eve", "bob", "ada"]
 
 
@@ -363,4 +363,4 @@ async def test_after_a_restart_who_waits_is_known_by_the_number_that_they_called
     ann = front.talk(ANN)
     front.call_router.wait(form(BOB, To="+15551234567"))
     ann.end(EndReason.CALLER_HUNG_UP)
-    assert [call.session.record.persona for call in front.board.calls] == ["ada"]
+    assert [call.session.record.persona for call in front.manager.calls] == ["ada"]

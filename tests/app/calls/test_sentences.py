@@ -152,7 +152,7 @@ def sentences(front: Front) -> list[tuple[int, str]]:
 
 
 def answer(front: Front, call: ActiveCall, sentence: int, whole: bool = True) -> None:
-    front.board.handle_message(Said(call.reservation.slot, call.reservation.epoch, sentence, whole))
+    front.manager.handle_message(Said(call.reservation.slot, call.reservation.epoch, sentence, whole))
 
 
 def outcomes(*queued: QueuedSentence) -> list[bool | str | None]:
@@ -222,7 +222,7 @@ async def test_whoever_stopped_waiting_is_not_answered() -> None:
 
 async def test_the_end_of_each_sentence_is_an_event() -> None:
     front = Front()
-    async with front.board.events.subscribe(ANN) as events:
+    async with front.manager.events.subscribe(ANN) as events:
         call = front.talk(ANN)
         answer(front, call, 0)
         call.say("One")

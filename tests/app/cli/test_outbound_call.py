@@ -20,7 +20,7 @@ from tests.twilio_rest.account import (
     OwnedNumber,
 )
 from tests.twilio_rest.callee import Answer, Callee
-from tests.twilio_rest.server import Held, RestStandIn, serving_rest
+from tests.twilio_rest.server import FakeRest, Held, serving_rest
 
 SID, TOKEN, OURS, THEIRS = "AC" + "5" * 32, "the-rest-token", "+15550100000", "+15550100001"
 PUBLIC = "https://phone.example.com"
@@ -41,7 +41,7 @@ async def busy(_: CallSid) -> str:
 class Dialling:
     """One call, the REST server that places it, and every status that is shown."""
 
-    rest: RestStandIn
+    rest: FakeRest
     call: OutboundCall
     seen: list[CallStatus] = field(default_factory=list)
     placed: asyncio.Event = field(default_factory=asyncio.Event)

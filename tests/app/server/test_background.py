@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from app.config import SettingsError
-from app.server.background import BackgroundTasks, EndedEarly, Run, ServiceFailed, cancel, endless
+from app.server.background import BackgroundTasks, EndedEarly, Run, TaskFailed, cancel, endless
 
 
 async def nothing() -> None:
@@ -32,7 +32,7 @@ async def test_a_task_that_fails_stops_the_service_and_the_others_go_on() -> Non
         await stop.wait()
         assert not other.done()
         await cancel(other)
-    assert isinstance(tasks.failure, ServiceFailed)
+    assert isinstance(tasks.failure, TaskFailed)
     assert str(tasks.failure) == "the clock has failed: RuntimeError('a bug')"
 
 

@@ -22,7 +22,7 @@ class Looking:
         self.front = Front(max_calls=3)
         self.now_s = time.monotonic()
         self.lag = EventLoopLag()
-        self.view = LiveView(self.front.board, lambda: 7, self.lag, "line test", lambda: self.now_s)
+        self.view = LiveView(self.front.manager, lambda: 7, self.lag, "line test", lambda: self.now_s)
 
     def snapshot(self) -> dict[str, Any]:
         return json.loads(json.dumps(self.view.snapshot(self.now_s, REPEAT_S)))  # type: ignore[no-any-return]
@@ -32,7 +32,7 @@ class Looking:
         return call  # type: ignore[no-any-return]
 
     def record(self, call_sid: CallSid) -> CallRecord:
-        record = self.front.board.record(call_sid)
+        record = self.front.manager.record(call_sid)
         assert record is not None
         return record
 
@@ -62,15 +62,15 @@ async def test_the_state_of_a_call_from_its_ring_to_its_end() -> None:
     assert (looking.only()["state"], looking.only()["number"]) == ("ringing", "…0001")
     looking.front.open_socket(verb)
     assert looking.only()["state"] == "connecting"
-    assert looking.front.board.hang_up(ANN)
+    assert looking.front.manager.hang_up(ANN)
     assert looking.snapshot()["calls"] == []
     assert looking.snapshot()["free_slots"] == 3
 
 
 async def test_numbers_are_masked_and_an_outbound_call_shows_the_called_party() -> None:
     looking = Looking()
-    looking.front.board.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))
-    looking.front.board.reserve(BOB, VoiceRequest(None, "+15550100000", "+15550100002", "outbound-api"))
+    looking.front.manager.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))
+    looking.front.manager.reserve(BOB, VoiceRequest(None, "+15550100000", "+15550100002", "outbound-api"))
     ann, bob = looking.snapshot()["calls"]
     assert (ann["number"], ann["direction"]) == ("…0001", "inbound")
     assert (bob["number"], bob["direction"]) == ("…0002", "outbound")
@@ -130,7 +130,7 @@ async def test_latency_is_the_recent_median_and_over_the_call_a_limited_number_o
     assert isinstance(latencies_ms, list)
     assert len(latencies_ms) == MAX_POINTS
     assert (latencies_ms[0], latencies_ms[-1]) == (500.0, 100.0)
-    looking.front.board.hang_up(ANN)
+    looking.front.manager.hang_up(ANN)
     assert (call_detail(looking.record(ANN))["end"], looking.snapshot()["calls"]) == ("an operator hung up", [])
 
 
@@ -146,11 +146,11 @@ async def test_one_snapshot_is_made_for_all_readers() -> None:
 
 async def test_an_operator_s_hang_up_ends_a_call_once_what_was_said_is_played() -> None:
     looking = Looking()
-    assert not looking.front.board.hang_up(ANN)
+    assert not looking.front.manager.hang_up(ANN)
     call = looking.front.talk(ANN)
     call.session.record.first_sound_s = 0.0
-    assert looking.front.board.hang_up(ANN)
+    assert looking.front.manager.hang_up(ANN)
     assert looking.only()["state"] == "ending"
-    assert looking.front.board.hang_up(ANN), "again does no harm"
+    assert looking.front.manager.hang_up(ANN), "again does no harm"
     call.carry_out(call.session.handle_timer(time.monotonic() + 10), call.clock())
     assert call.session.record.end == "an operator hung up"

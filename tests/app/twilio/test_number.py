@@ -1,4 +1,4 @@
-"""Pointing our number at the service and back, against the stand-in for Twilio's REST API."""
+"""Pointing our number at the service and back, against the fake of Twilio's REST API."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from app.twilio.number import NumberOverride, NumberRefused, Pointed, SavedWebho
 from app.twilio.rest import Destination, TwilioRest, Webhook
 from app.twilio.rest_http import ATTEMPTS, RestError
 from tests.twilio_rest.account import UNAVAILABLE, Account, OwnedNumber
-from tests.twilio_rest.server import RestStandIn, serving_rest
+from tests.twilio_rest.server import FakeRest, serving_rest
 
 SID, TOKEN, OURS = "AC" + "3" * 32, "the-rest-token", "+15550100000"
 FIRST, SECOND = "https://first.example.com", "https://second.example.com"
@@ -23,7 +23,7 @@ BEFORE = OwnedNumber(OURS, "https://old.example.com/v", "GET", "https://old.exam
 
 @dataclass
 class Twilio:
-    stand_in: RestStandIn
+    fake: FakeRest
     file: Path
 
     def __post_init__(self) -> None:
@@ -31,22 +31,22 @@ class Twilio:
 
     def next_start(self) -> NumberOverride:
         """Return the override of a service that has just started."""
-        rest = TwilioRest(SID, TOKEN, self.stand_in.url, no_sleep)
+        rest = TwilioRest(SID, TOKEN, self.fake.url, no_sleep)
         return NumberOverride(rest, OURS, SavedWebhook(self.file))
 
     @property
     def number(self) -> OwnedNumber:
-        return self.stand_in.account.numbers[0]
+        return self.fake.account.numbers[0]
 
     @property
     def changes(self) -> int:
-        return [asked for asked, _ in self.stand_in.asked].count("POST IncomingPhoneNumbers")
+        return [asked for asked, _ in self.fake.asked].count("POST IncomingPhoneNumbers")
 
 
 @pytest_asyncio.fixture
 async def twilio(tmp_path: Path) -> AsyncIterator[Twilio]:
-    async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(**vars(BEFORE))])) as stand_in:
-        yield Twilio(stand_in, tmp_path / "state" / "number.json")
+    async with serving_rest(Account(SID, TOKEN, numbers=[OwnedNumber(**vars(BEFORE))])) as fake:
+        yield Twilio(fake, tmp_path / "state" / "number.json")
 
 
 async def no_sleep(_: float) -> None:
@@ -87,7 +87,7 @@ async def test_nothing_is_put_back_twice_and_nothing_is_set_that_stands(twilio: 
 
 async def test_a_number_that_was_never_pointed_is_not_touched(twilio: Twilio) -> None:
     await twilio.override.restore()
-    assert twilio.stand_in.asked == []
+    assert twilio.fake.asked == []
 
 
 @pytest.mark.parametrize("opens", [True, False])
@@ -129,13 +129,13 @@ async def test_without_a_place_for_the_file_the_number_is_pointed_all_the_same(t
 
 async def test_a_number_that_was_given_up_meanwhile_is_left_alone(twilio: Twilio) -> None:
     await twilio.override.point(FIRST)
-    twilio.stand_in.account.numbers.clear()
+    twilio.fake.account.numbers.clear()
     await twilio.override.restore()
     assert twilio.changes == 1
 
 
 async def test_a_request_whose_answer_was_lost_is_undone_as_well(twilio: Twilio) -> None:
-    twilio.stand_in.faults["POST IncomingPhoneNumbers"].extend([UNAVAILABLE] * ATTEMPTS)
+    twilio.fake.faults["POST IncomingPhoneNumbers"].extend([UNAVAILABLE] * ATTEMPTS)
     with pytest.raises(RestError):
         await twilio.override.point(FIRST)
     twilio.number.voice_url = f"{FIRST}/twilio/voice"  # it was carried out after all

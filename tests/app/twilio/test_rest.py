@@ -35,7 +35,7 @@ from tests.twilio_rest.account import (
     Fault,
     OwnedNumber,
 )
-from tests.twilio_rest.server import RestStandIn, serving_rest
+from tests.twilio_rest.server import FakeRest, serving_rest
 
 SID, TOKEN = "AC" + "1" * 32, "the-rest-token"
 OURS, THEIRS = "+15550100000", "+15550100001"
@@ -48,19 +48,19 @@ REQUEST = CallRequest(THEIRS, OURS, f"{PUBLIC}/twilio/voice", f"{PUBLIC}/twilio/
 class Twilio:
     """The fake server and a client of it; `waits` are how long the client would have waited."""
 
-    stand_in: RestStandIn
+    fake: FakeRest
     token: str = TOKEN
     waits: list[float] = field(default_factory=list)
 
     @property
     def rest(self) -> TwilioRest:
-        return TwilioRest(SID, self.token, self.stand_in.url, self._sleep)
+        return TwilioRest(SID, self.token, self.fake.url, self._sleep)
 
     async def _sleep(self, wait_s: float) -> None:
         self.waits.append(wait_s)
 
     def asked(self) -> list[str]:
-        return [asked for asked, _ in self.stand_in.asked]
+        return [asked for asked, _ in self.fake.asked]
 
 
 @pytest_asyncio.fixture
@@ -73,18 +73,18 @@ async def test_a_call_is_placed_with_the_form_that_a_dry_run_shows(twilio: Twili
     request = CallRequest(THEIRS, OURS, REQUEST.voice_url, REQUEST.status_url, 600, MachineDetection.ENABLE)
     placed = await twilio.rest.place_call(request)
     assert placed.status is CallStatus.QUEUED
-    assert placed.sid in twilio.stand_in.account.calls
-    [(asked, form)] = twilio.stand_in.asked
+    assert placed.sid in twilio.fake.account.calls
+    [(asked, form)] = twilio.fake.asked
     assert asked == "POST Calls"
     assert sorted(form) == sorted(request.fields())
     assert dict(form)["MachineDetection"] == "Enable"
     await twilio.rest.place_call(REQUEST)
-    assert not {"TimeLimit", "MachineDetection"} & {name for name, _ in twilio.stand_in.asked[-1][1]}
+    assert not {"TimeLimit", "MachineDetection"} & {name for name, _ in twilio.fake.asked[-1][1]}
 
 
 async def test_what_went_wrong_in_a_call_can_be_asked(twilio: Twilio) -> None:
     placed = await twilio.rest.place_call(REQUEST)
-    await twilio.stand_in.settle()
+    await twilio.fake.settle()
     assert (await twilio.rest.fetch_call(placed.sid)).status is CallStatus.COMPLETED
     assert await twilio.rest.call_errors(placed.sid) == (11200,), "nobody answers the webhook"
 
@@ -101,7 +101,7 @@ async def test_what_went_wrong_in_a_call_can_be_asked(twilio: Twilio) -> None:
 async def test_a_refusal_has_twilios_code_and_says_what_to_do(
     twilio: Twilio, request_to: str, number: str, code: int
 ) -> None:
-    twilio.stand_in.account.type = AccountType.TRIAL
+    twilio.fake.account.type = AccountType.TRIAL
     with pytest.raises(RestError, match=f"^{code}: .+; .+") as caught:
         await twilio.rest.place_call(CallRequest(request_to, number, REQUEST.voice_url, REQUEST.status_url))
     assert caught.value.code == code
@@ -135,16 +135,16 @@ async def test_a_wrong_token_is_20003_at_every_method(twilio: Twilio) -> None:
 async def test_too_much_at_once_is_reported_and_only_requests_are_tried_again(
     twilio: Twilio, fault: Fault, waits: int
 ) -> None:
-    twilio.stand_in.faults["POST Calls"].extend([fault] * ATTEMPTS)
+    twilio.fake.faults["POST Calls"].extend([fault] * ATTEMPTS)
     with pytest.raises(RestError, match=str(fault.code)):
         await twilio.rest.place_call(REQUEST)
     assert len(twilio.waits) == waits
 
 
 async def test_a_call_turned_away_for_their_number_is_placed_a_moment_later(twilio: Twilio) -> None:
-    twilio.stand_in.faults["POST Calls"].extend([TOO_MANY_REQUESTS, Fault(429, 20429, "", retry_after_s=3)])
+    twilio.fake.faults["POST Calls"].extend([TOO_MANY_REQUESTS, Fault(429, 20429, "", retry_after_s=3)])
     await twilio.rest.place_call(REQUEST)
-    assert len(twilio.stand_in.account.calls) == 1
+    assert len(twilio.fake.account.calls) == 1
     assert twilio.waits[1] == 3
 
 
@@ -152,10 +152,10 @@ async def test_a_call_turned_away_for_their_number_is_placed_a_moment_later(twil
 async def test_what_does_no_harm_twice_is_tried_again_and_placing_and_redirecting_are_not(
     twilio: Twilio, fault: Fault
 ) -> None:
-    twilio.stand_in.faults["GET Accounts"].extend([fault] * (ATTEMPTS - 1))
+    twilio.fake.faults["GET Accounts"].extend([fault] * (ATTEMPTS - 1))
     assert (await twilio.rest.account()).status == "active"
     assert len(twilio.waits) == ATTEMPTS - 1
-    twilio.stand_in.faults["POST Calls"].extend([fault] * 2)
+    twilio.fake.faults["POST Calls"].extend([fault] * 2)
     for method in ("place_call", "redirect"):
         with pytest.raises(RestError):
             await METHODS[method][1](twilio.rest)
@@ -164,7 +164,7 @@ async def test_what_does_no_harm_twice_is_tried_again_and_placing_and_redirectin
 
 async def test_a_server_that_is_not_there_is_tried_again_and_named(twilio: Twilio) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        twilio.stand_in.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        twilio.fake.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     with pytest.raises(RestError, match=r"127.0.0.1:\d+: the connection was refused") as caught:
         await twilio.rest.place_call(REQUEST)
     assert (caught.value.status, caught.value.unreached, caught.value.may_be_done) == (None, True, False)
@@ -191,7 +191,7 @@ SHAPES = {
 @pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES)
 async def test_a_success_of_another_shape_is_one_line_at_every_method(twilio: Twilio, text: str) -> None:
     for asked, ask in list(METHODS.values())[:7]:  # of the last two no answer is read
-        twilio.stand_in.faults[asked].append(Fault(200, text=text))
+        twilio.fake.faults[asked].append(Fault(200, text=text))
         with pytest.raises(RestError, match="TWILIO_API_URL") as caught:
             await ask(twilio.rest)
         assert "\n" not in str(caught.value)
@@ -214,23 +214,23 @@ async def test_a_success_of_another_shape_is_one_line_at_every_method(twilio: Tw
 async def test_it_is_known_whether_a_request_may_have_been_carried_out(
     twilio: Twilio, fault: Fault, said: str, may_be_done: bool
 ) -> None:
-    twilio.stand_in.faults["POST Calls"].append(fault)
+    twilio.fake.faults["POST Calls"].append(fault)
     with pytest.raises(RestError, match=said) as caught:
         await twilio.rest.place_call(REQUEST)
     assert (caught.value.code, caught.value.may_be_done) == (fault.code, may_be_done)
 
 
 async def test_the_calls_of_the_last_seconds_can_be_listed_whatever_the_clock_here_says(twilio: Twilio) -> None:
-    twilio.stand_in.clock_ahead_s = 86_400.0
+    twilio.fake.clock_ahead_s = 86_400.0
     old, new = [await twilio.rest.place_call(REQUEST) for _ in range(2)]
-    twilio.stand_in.account.calls[old.sid].created_s -= 60
+    twilio.fake.account.calls[old.sid].created_s -= 60
     found = await twilio.rest.recent_calls(THEIRS, OURS, 10.0)
     assert [call.sid for call in found] == [new.sid]
     assert await twilio.rest.recent_calls(OURS, THEIRS, 10.0) == ()
 
 
 async def test_a_code_that_is_not_known_here_comes_with_twilios_words_and_no_number(twilio: Twilio) -> None:
-    twilio.stand_in.faults["POST Calls"].append(Fault(400, 21299, f"Odd number {THEIRS},\nsorry"))
+    twilio.fake.faults["POST Calls"].append(Fault(400, 21299, f"Odd number {THEIRS},\nsorry"))
     with pytest.raises(RestError, match=r"21299: see https://.*21299 \(Odd number …0001, sorry\)$"):
         await twilio.rest.place_call(REQUEST)
 
@@ -256,32 +256,32 @@ def test_waiting_ends(
 
 async def test_ending_and_redirecting_reach_a_call_and_one_that_is_over_cannot_be_redirected(twilio: Twilio) -> None:
     remote = Remote()
-    twilio.stand_in.adopt("CAinbound", remote.send)
+    twilio.fake.adopt("CAinbound", remote.send)
     assert await twilio.rest.hang_up(CallSid("CAinbound"))
     assert remote.pop() == EndCall()
     await twilio.rest.redirect(CallSid("CAinbound"), f"{PUBLIC}/twilio/voice")
     assert remote.pop() == Redirect(f"{PUBLIC}/twilio/voice")
     placed = await twilio.rest.place_call(REQUEST)
-    await twilio.stand_in.settle()
+    await twilio.fake.settle()
     assert not await twilio.rest.hang_up(placed.sid), "no error"
     with pytest.raises(RestError, match="21220"):
         await twilio.rest.redirect(placed.sid, PUBLIC)
 
 
 async def test_a_number_is_found_on_whatever_page_it_is(twilio: Twilio) -> None:
-    twilio.stand_in.page_size = 2
-    twilio.stand_in.account.numbers = [OwnedNumber(f"{OURS}{last}") for last in range(6)]
+    twilio.fake.page_size = 2
+    twilio.fake.account.numbers = [OwnedNumber(f"{OURS}{last}") for last in range(6)]
     assert await twilio.rest.find_number(OURS) is None, "a longer number only looks like it"
-    twilio.stand_in.account.numbers.append(OwnedNumber(OURS))
-    twilio.stand_in.asked.clear()
+    twilio.fake.account.numbers.append(OwnedNumber(OURS))
+    twilio.fake.asked.clear()
     found = await twilio.rest.find_number(OURS)
     assert found is not None
-    assert found.sid == twilio.stand_in.account.numbers[-1].sid
+    assert found.sid == twilio.fake.account.numbers[-1].sid
     assert twilio.asked() == ["GET IncomingPhoneNumbers"] * 4
 
 
 async def test_pointing_a_number_changes_what_twilio_has(twilio: Twilio) -> None:
-    [owned] = twilio.stand_in.account.numbers
+    [owned] = twilio.fake.account.numbers
     number = await twilio.rest.point_number(owned.sid, HERE)
     assert (owned.voice_url, owned.status_callback) == (HERE.voice.url, HERE.status.url)
     assert number == await twilio.rest.find_number(OURS)
@@ -290,8 +290,8 @@ async def test_pointing_a_number_changes_what_twilio_has(twilio: Twilio) -> None
 
 @pytest.mark.parametrize("kind", AccountType)
 async def test_the_account_reports_its_kind_and_twilios_clock(twilio: Twilio, kind: AccountType) -> None:
-    twilio.stand_in.account.type = kind
-    twilio.stand_in.clock_ahead_s = 3 * 86_400
+    twilio.fake.account.type = kind
+    twilio.fake.clock_ahead_s = 3 * 86_400
     account = await twilio.rest.account()
     assert (account.sid, account.trial) == (SID, kind is AccountType.TRIAL)
     assert account.clock_s is not None

@@ -10,9 +10,9 @@ from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from workers.engine.delay_pattern import StepResult
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
-from workers.engine.streams import StepResult
 from workers.messages import CodeArray, Slot
 
 ARGMAX = SamplingSettings(text_temperature=0.0, audio_temperature=0.0)

@@ -7,9 +7,9 @@ from itertools import cycle
 
 import numpy as np
 
+from workers.engine.delay_pattern import StepResult
 from workers.engine.stage import EngineStage, LoopbackEngine, Vocabulary
 from workers.engine.steering import Force, ForceMode, WordPart
-from workers.engine.streams import StepResult
 from workers.messages import CodeArray, Slot
 
 PADDING, CONTINUATION, BEGINNING = 3, 1_000, 2_000

@@ -13,16 +13,13 @@ import pytest
 from tests.workers.engine.test_stage import A, B, Parrot, closed, heard, opened, receive
 from workers.checkpoints.files import Files
 from workers.checkpoints.voices import find_voice
+from workers.engine.delay_pattern import Beginning
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
-from workers.engine.prefill_pace import CHUNKS, PrefillPace
-from workers.engine.prefix import Prefix
-from workers.engine.prompt import Prompt, PromptError
-from workers.engine.prompt_queue import NO_PROMPT, PromptQueue
-from workers.engine.prompt_source import PromptSource
-from workers.engine.prompt_store import PromptStore
+from workers.engine.prefix import Prefix, PromptStore
+from workers.engine.prompt import CHUNKS, Prompt, PromptError, PromptSource
+from workers.engine.prompt_queue import NO_PROMPT, PrefillPace, PromptQueue
 from workers.engine.stage import EngineStage
-from workers.engine.streams import Beginning
 from workers.messages import (
     FRAME_S,
     CallPersona,

@@ -14,12 +14,11 @@ from tests.scale import scaled
 from tests.workers.engine.personaplex import Spoken
 from tests.workers.engine.personaplex import spoken as stepped
 from tests.workers.engine.small import ARGMAX, build, official, said, speech, talk
+from workers.engine.delay_pattern import StepResult
 from workers.engine.engine import Engine
-from workers.engine.prompt import Prompt, PromptError, build_prompt
+from workers.engine.prompt import Prompt, PromptError, PromptSource, build_prompt
 from workers.engine.prompt_queue import PromptQueue
-from workers.engine.prompt_source import PromptSource
 from workers.engine.stage import EngineStage
-from workers.engine.streams import StepResult
 from workers.engine.voice_file import VoiceEmbeddings
 from workers.messages import CallPersona, CodeArray, Codes, Epoch, Message, Open, PreparePrompt, PromptReady, Slot
 

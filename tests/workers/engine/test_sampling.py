@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from workers.engine.delay_pattern import TEXT_PADDING
 from workers.engine.sampling import (
     PENALTY_TOKENS,
     SamplingBranches,
@@ -15,7 +16,6 @@ from workers.engine.sampling import (
     penalize,
     sample,
 )
-from workers.engine.streams import TEXT_PADDING
 
 UNIFORMS = 4000
 

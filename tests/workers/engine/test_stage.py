@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.engine.delay_pattern import StepResult
 from workers.engine.stage import PATIENCE_S, EngineStage, LoopbackEngine
 from workers.engine.steering import Force
-from workers.engine.streams import StepResult
 from workers.messages import (
     Close,
     CodeArray,

@@ -17,8 +17,8 @@ from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
 from workers.engine.checkpoint import load
 from workers.engine.config import config_of
+from workers.engine.engine import Engine
 from workers.engine.memory import MOST_CALLS, Memory, kv_step_bytes, plan
-from workers.engine.sampling import SamplingSettings
 from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, prompts_of, start_engine, warm_engine
 from workers.engine.steering import FREE, Force, ForceMode
 from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused, Slot, WorkerConfig
@@ -129,9 +129,10 @@ def test_on_a_card_the_calls_are_as_many_as_its_own_memory_holds(files: Files) -
 
 def test_what_cannot_be_stepped_in_time_is_halved_until_it_can(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.engine.start.full_step_s", lambda engine, progress: 0.03 * engine.slots)
-    warm = partial(warm_engine, load(files), 8, SamplingSettings(), context=64)
-    assert warm(timely=True).slots == 2
-    assert warm(timely=False).slots == 8
+    lm = load(files)
+    make = partial(Engine, lm, context=64)
+    slots = [warm_engine(make, 8, timely, lambda *_: None).slots for timely in (True, False)]
+    assert slots == [2, 8]
 
 
 def test_a_checkpoint_with_prompts_prepares_them_from_its_own_tokenizer(

@@ -10,9 +10,9 @@ from moshi_mlx.models import Lm
 from moshi_mlx.utils import Sampler
 
 from tests.workers.engine.small import ARGMAX, TINY, build, speech, talk
+from workers.engine.delay_pattern import LogArray, StepResult
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
-from workers.engine.streams import LogArray, StepResult
 from workers.messages import Slot
 
 CONTEXT = 16

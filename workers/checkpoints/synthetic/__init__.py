@@ -1,7 +1,7 @@
 """Synthetic checkpoints: real checkpoint files whose weights are written by a program instead of training.
 
-    script    answers with recorded phrases, and says forced text in recorded words; `script.ScriptOracle` predicts
-              every frame and word, `script_oracle.SpokenOracle` those of forced text too
+    script    answers with recorded phrases, and says forced text in recorded words; `script_oracle` predicts every
+              frame and word
     parrot    repeats the caller's codes exactly; see `parrot` for by how many steps
     random    random weights in three sizes and four formats; noise
     personaplex    random weights in the files of NVIDIA's PersonaPlex, with voices; noise

@@ -37,8 +37,10 @@ _SAMPLED = {"temp": 0.8, "temp_text": 0.7, "top_k": 250, "top_k_text": 25}
 
 
 def parse_spec(spec: str) -> list[str]:
-    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`, as [script], [parrot],
-    [personaplex, size] or [random, size, weights]. Raises ValueError."""
+    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`. Raises ValueError.
+
+    They are [script], [parrot], [personaplex, size] or [random, size, weights].
+    """
     match = _SPEC.fullmatch(spec)
     if match is None:
         wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
@@ -49,12 +51,9 @@ def parse_spec(spec: str) -> list[str]:
 
 
 def make_synthetic(spec: str, cache_folder: Path, *, progress: ReportProgress = report_nothing) -> Path:
-    """Return a folder with a synthetic checkpoint, made in `cache_folder` unless it exists.
+    """Return a folder with a synthetic checkpoint, made in `cache_folder` unless it exists; `spec` as in `parse_spec`.
 
-    `spec` is what follows `synthetic:` in MOSHI_CHECKPOINT: script, parrot, personaplex[:tiny|mid] or
-    random[:tiny|mid|full][:bf16|f32|q4|q8]. The folder holds config.json, the model, Mimi and the tokenizer under
-    Kyutai's names. It is complete as soon as it
-    exists, and its name changes with anything it is made from. Raises ValueError for an unknown spec.
+    Its files have Kyutai's names. Its own name changes with anything it is made from. Raises ValueError.
     """
     parts = parse_spec(spec)
     folder = cache_folder / f"{'-'.join(parts)}-{fingerprint()}"

@@ -1,4 +1,4 @@
-"""The conversation of `synthetic:script`: an automaton, and the oracle that predicts what it says.
+"""The conversation of `synthetic:script`, an automaton; `script_oracle` predicts what it says.
 
 A state is a text token. In each step Moshi's last text token and what is heard of the caller decide the next one. Two
 halves of 40 ms are heard, because codebook 0 is the first half of a frame and is read in that frame's step, and
@@ -159,33 +159,3 @@ def hearing_at(caller: Activity, step: int) -> Hearing:
     first = step >= 1 and caller[step, 0]
     second = step >= 2 and caller[step - 1, 1]
     return Hearing(int(first) + int(second))
-
-
-def hearings(caller: Activity) -> Iterator[Hearing]:
-    """Yield what each step hears of a caller."""
-    return (hearing_at(caller, step) for step in range(len(caller)))
-
-
-class ScriptOracle:
-    """Predicts the states of a call."""
-
-    def __init__(self) -> None:
-        self.script = script()
-        self._token = self.script.start
-
-    def run(self, caller: Activity) -> list[ScriptState]:
-        """Return the state after each step with this caller."""
-        states = []
-        for hearing in hearings(caller):
-            self._token = self.script.table[self._token][hearing]
-            states.append(self.script.states[self._token])
-        return states
-
-    def sound(self, states: Sequence[ScriptState]) -> Pcm:
-        """Return the sound of these states at 24 kHz, shape (states * 1920,), to some 35 dB."""
-        return np.concatenate([np.zeros(0, np.float32), *map(self.script.frame, states)])
-
-
-def transcript(states: Sequence[ScriptState]) -> str:
-    """Return the words that begin in these states."""
-    return " ".join(state.word for state in states if state.word)

@@ -1,4 +1,4 @@
-"""Predicts a call to `synthetic:script` in which text is forced: every token, code and sample."""
+"""Predicts a call to `synthetic:script`, with forced text or without: every token, code and sample."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +69,10 @@ class WordByWord:
 
 
 def greet(caller: Activity, greeting: str) -> list[SpokenStep]:
-    """Return the steps of a call that begins with these recorded words; until the last one the caller is not heard."""
+    """Return the steps of a call that begins with these recorded words; until the last one the caller is not heard.
+
+    "" is a call without forced text.
+    """
     oracle, words, heard = SpokenOracle(), WordByWord(script().words.tokens_of(greeting)), caller.copy()
     steps = []
     for step in range(len(caller)):

@@ -1,4 +1,4 @@
-"""What the doctor finds at the account, against the stand-in for Twilio's REST API."""
+"""What the doctor finds at the account, against the fake of Twilio's REST API."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from app.cli.doctor.finding import Finding, Level
 from app.config import read_settings
 from app.twilio.rest import Account as AccountFacts
 from tests.twilio_rest.account import Account, AccountType, OwnedNumber
-from tests.twilio_rest.server import RestStandIn, serving_rest
+from tests.twilio_rest.server import FakeRest, serving_rest
 
 SID, TOKEN, NUMBER, BASE = "AC" + "4" * 32, "the-rest-token", "+15550100000", "https://bridge.example"
 
 
-async def examined(change: Callable[[RestStandIn], None] = lambda _: None, **settings: object) -> dict[str, Finding]:
+async def examined(change: Callable[[FakeRest], None] = lambda _: None, **settings: object) -> dict[str, Finding]:
     """Return the findings for an account with everything right but for one change."""
     account = Account(SID, TOKEN, numbers=[OwnedNumber(NUMBER, f"{BASE}/twilio/voice")])
     ours = {"twilio_account_sid": SID, "twilio_auth_token": TOKEN, "twilio_phone_number": NUMBER, "public_url": BASE}
@@ -36,17 +36,17 @@ async def test_with_everything_right_all_is_good() -> None:
 
 @pytest.mark.parametrize("missing", ["twilio_account_sid", "twilio_auth_token"])
 async def test_without_sid_or_token_nobody_is_asked(missing: str) -> None:
-    asked: list[RestStandIn] = []
+    asked: list[FakeRest] = []
     found = await examined(asked.append, **{missing: ""})
     assert [(finding.level, finding.subject) for finding in found.values()] == [(Level.NOTE, "account")]
     assert asked[0].asked == []
 
 
-def own(**fields: str) -> Callable[[RestStandIn], None]:
+def own(**fields: str) -> Callable[[FakeRest], None]:
     return lambda twilio: vars(twilio.account.numbers[0]).update(fields)
 
 
-def be(**fields: object) -> Callable[[RestStandIn], None]:
+def be(**fields: object) -> Callable[[FakeRest], None]:
     return lambda twilio: vars(twilio.account).update(fields)
 
 
@@ -68,7 +68,7 @@ def be(**fields: object) -> Callable[[RestStandIn], None]:
         pytest.param(own(trunk_sid="TK1"), "number", "trunk (TK1)", id="trunk"),
     ],
 )
-async def test_what_is_in_the_way_is_a_problem(change: Callable[[RestStandIn], None], subject: str, named: str) -> None:
+async def test_what_is_in_the_way_is_a_problem(change: Callable[[FakeRest], None], subject: str, named: str) -> None:
     finding = (await examined(change))[subject]
     assert finding.level is Level.PROBLEM
     assert named in finding.found

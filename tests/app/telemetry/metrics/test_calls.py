@@ -14,7 +14,7 @@ from workers.messages import FRAME_SAMPLES, Frame, Span, Stage
 
 def numbers(front: Front) -> dict[str, float]:
     """Return the samples by name and label values, `calls{live}` say; buckets are left out."""
-    found = samples(b"".join(texts(call_families(front.board))))
+    found = samples(b"".join(texts(call_families(front.manager))))
     short = {
         name.removeprefix("moshi_bridge_") + (f"{{{','.join(value for _, value in labels)}}}" if labels else ""): value
         for (name, labels), value in found.items()
@@ -52,7 +52,7 @@ async def test_a_frame_is_timed_from_the_app_through_each_stage_and_back() -> No
     began_s = dict(zip(Stage, (1e9, 1e9 + 0.05, 1e9 + 0.1), strict=True))
     spans = tuple(Span(stage, at_s, at_s + 0.01) for stage, at_s in began_s.items())
     answer = Frame(heard.slot, heard.epoch, heard.seq, np.zeros(FRAME_SAMPLES, np.float32), spans=spans)
-    front.board.handle_message(answer)
+    front.manager.handle_message(answer)
     found = numbers(front)
     for stage in Stage:
         assert found[f"stage_seconds_sum{{{stage}}}"] == pytest.approx(0.01, abs=1e-6)

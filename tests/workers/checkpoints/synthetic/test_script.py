@@ -1,20 +1,12 @@
-"""Conversations foretold by the oracle: the table against what the module says of it, word by word."""
+"""Conversations predicted by the oracle: the table against what the module says of it, word by word."""
 
 from itertools import groupby
 
 import numpy as np
 
 from tests.workers.checkpoints.synthetic.official import as_heard_late, turns
-from workers.checkpoints.synthetic.script import (
-    PAUSE_STEPS,
-    Hearing,
-    Phase,
-    ScriptOracle,
-    ScriptState,
-    hearings,
-    script,
-    transcript,
-)
+from workers.checkpoints.synthetic.script import PAUSE_STEPS, Activity, Phase, ScriptState, hearing_at, script
+from workers.checkpoints.synthetic.script_oracle import greet, sound, text
 from workers.messages import FRAME_SAMPLES
 
 GREETING, REPLY1, REPLY2, REPLY3 = script().phrases
@@ -23,7 +15,15 @@ TURN = PAUSE_STEPS + 1
 
 
 def run(*frames: int) -> list[ScriptState]:
-    return ScriptOracle().run(turns(*frames))
+    return [step.state for step in greet(turns(*frames), "") if step.state]
+
+
+def hearings(caller: Activity) -> list[str]:
+    return [hearing_at(caller, step).name for step in range(len(caller))]
+
+
+def transcript(states: list[ScriptState]) -> str:
+    return text(state.token for state in states).strip()
 
 
 def phases(states: list[ScriptState]) -> list[tuple[str, int]]:
@@ -86,24 +86,23 @@ def test_one_active_frame_in_a_pause_starts_the_count_again() -> None:
 def test_a_half_frame_is_heard_with_its_neighbour() -> None:
     halves = np.zeros((6, 2), bool)
     halves[2, 1] = halves[3, 0] = True
-    assert [hearing.name for hearing in hearings(halves)] == ["QUIET", "QUIET", "QUIET", "HEARD", "QUIET", "QUIET"]
+    assert hearings(halves) == ["QUIET", "QUIET", "QUIET", "HEARD", "QUIET", "QUIET"]
 
 
 def test_frame_0_is_heard_by_a_late_engine_only() -> None:
     first = turns(0, 1, 2)
-    assert set(hearings(first)) == {Hearing.QUIET}
-    assert list(hearings(as_heard_late(first))) == [Hearing.QUIET, Hearing.MIXED, Hearing.MIXED]
+    assert set(hearings(first)) == {"QUIET"}
+    assert hearings(as_heard_late(first)) == ["QUIET", "MIXED", "MIXED"]
 
 
 def test_the_sound_is_the_recording_frame_by_frame() -> None:
-    oracle = ScriptOracle()
-    sound = oracle.sound(oracle.run(turns(80, 5, 80)))
+    heard = sound(greet(turns(80, 5, 80), ""))
     begin = (80 + 5 + TURN - 1) * FRAME_SAMPLES
-    assert sound.shape == (165 * FRAME_SAMPLES,)
-    assert np.array_equal(sound[: len(GREETING.pcm)], GREETING.pcm)
-    assert not sound[len(GREETING.pcm) : begin].any()
-    assert np.array_equal(sound[begin : begin + len(REPLY1.pcm)], REPLY1.pcm)
-    assert not oracle.sound([]).size
+    assert heard.shape == (165 * FRAME_SAMPLES,)
+    assert np.array_equal(heard[: len(GREETING.pcm)], GREETING.pcm)
+    assert not heard[len(GREETING.pcm) : begin].any()
+    assert np.array_equal(heard[begin : begin + len(REPLY1.pcm)], REPLY1.pcm)
+    assert not sound([]).size
 
 
 def test_the_recordings_are_speech_below_3_2_khz_with_a_word_a_frame_at_most() -> None:

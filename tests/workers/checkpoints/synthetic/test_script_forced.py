@@ -11,8 +11,8 @@ from tests.workers.checkpoints.synthetic.official import Activity, Codes, load, 
 from tests.workers.checkpoints.synthetic.test_script_lm import caller_codes
 from workers.checkpoints.files import MIMI, TOKENIZER
 from workers.checkpoints.synthetic.phrases import recorded_words
-from workers.checkpoints.synthetic.script import ScriptOracle, hearing_at, script
-from workers.checkpoints.synthetic.script_oracle import SpokenOracle, SpokenStep, greet, sound, text
+from workers.checkpoints.synthetic.script import hearing_at, script
+from workers.checkpoints.synthetic.script_oracle import SpokenOracle, SpokenStep, greet, sound
 from workers.checkpoints.synthetic.script_words import byte_of
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
@@ -59,7 +59,7 @@ class ForcedCall:
         pcm: Pcm = self.mimi.decode_step(np.ascontiguousarray(codes))[0, 0]
         return pcm
 
-    def foretold(self, caller: Activity, sentences: dict[int, str]) -> list[SpokenStep]:
+    def predicted(self, caller: Activity, sentences: dict[int, str]) -> list[SpokenStep]:
         """Return what the oracle says of this caller when these sentences are added at their steps."""
         oracle, steering, steps = SpokenOracle(), Steering(), []
         for step in range(len(caller)):
@@ -112,7 +112,7 @@ def test_a_greeting_is_heard_word_for_word_while_the_caller_talks(call: ForcedCa
     caller = turns(0, 120)
     call.say(0, GREETING)
     call.run(caller_codes(caller))
-    call.check(call.foretold(caller, {0: GREETING}))
+    call.check(call.predicted(caller, {0: GREETING}))
     assert call.over == [SentenceEnd(0, whole=True)]
     assert call.transcript == GREETING
     assert snr_db(voiced(recording(GREETING)), voiced(call.pcm)) > 25
@@ -126,7 +126,7 @@ def test_what_is_said_in_mid_call_is_heard_whatever_the_caller_does(call: Forced
     call.run(caller_codes(caller)[20:140])
     call.say(140, "Goodbye.")
     call.run(caller_codes(caller)[140:])
-    steps = call.foretold(caller, {20: MOMENT, 140: "Goodbye."})
+    steps = call.predicted(caller, {20: MOMENT, 140: "Goodbye."})
     call.check(steps)
     assert call.tokens[20 + WORD_WITHIN_STEPS] == WORD_FOLLOWS, "Moshi listens and is made to begin"
     assert MOMENT in call.transcript
@@ -140,11 +140,11 @@ def test_after_the_last_word_the_script_goes_on(call: ForcedCall) -> None:
     caller = turns(100, 10, 60)
     call.say(0, GREETING)
     call.run(caller_codes(caller))
-    call.check(call.foretold(caller, {0: GREETING}))
+    call.check(call.predicted(caller, {0: GREETING}))
     assert call.transcript.split() == f"{GREETING} {script().phrases[1].text}".split()
 
 
-def test_the_greeting_of_a_persona_needs_no_engine_to_be_foretold(call: ForcedCall) -> None:
+def test_the_greeting_of_a_persona_needs_no_engine_to_be_predicted(call: ForcedCall) -> None:
     """The caller talks all the time and is not heard before the last word."""
     caller = turns(0, 130)
     call.say(0, GREETING)
@@ -159,7 +159,7 @@ def test_what_has_no_recording_is_heard_as_the_tones_of_its_bytes(call: ForcedCa
     caller = turns(0, 80)
     call.say(0, said)
     call.run(caller_codes(caller))
-    call.check(call.foretold(caller, {0: said}))
+    call.check(call.predicted(caller, {0: said}))
     heard = bytes(byte for frame in call.pcm.reshape(-1, FRAME_SAMPLES) if (byte := byte_of(frame)) is not None)
     assert heard == "24zebrasé😀".encode()
     assert call.transcript == said
@@ -170,12 +170,12 @@ def test_marks_without_end_and_bytes_in_mid_word_do_not_stop_a_text(call: Forced
     caller = turns(0, 60)
     call.say(0, said)
     call.run(caller_codes(caller))
-    call.check(call.foretold(caller, {0: said}))
+    call.check(call.predicted(caller, {0: said}))
     assert call.transcript == said
     assert call.over == [SentenceEnd(0, whole=True)]
 
 
-def test_random_texts_are_heard_as_foretold(call: ForcedCall) -> None:
+def test_random_texts_are_heard_as_predicted(call: ForcedCall) -> None:
     rng = random.Random(13)
     words = [*recorded_words(), ",", "7", "é", "\x00", "▁", "<0x41>", "日本", "Hello,this", "  "]
     sentences = {
@@ -186,14 +186,4 @@ def test_random_texts_are_heard_as_foretold(call: ForcedCall) -> None:
         if step in sentences:
             call.say(step, sentences[step])
         call.run(frame[None])
-    call.check(call.foretold(caller, sentences))
-
-
-def test_without_forced_text_both_oracles_agree() -> None:
-    caller = turns(20, 4, 5, 4, 20, 6, 30, 3, 20)
-    oracle = SpokenOracle()
-    steps = [oracle.step(hearing_at(caller, step)) for step in range(len(caller))]
-    states = ScriptOracle().run(caller)
-    assert [step.state for step in steps] == states
-    assert np.array_equal(sound(steps), ScriptOracle().sound(states))
-    assert text(step.token for step in steps).split() == [state.word for state in states if state.word]
+    call.check(call.predicted(caller, sentences))

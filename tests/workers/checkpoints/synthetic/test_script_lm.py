@@ -20,7 +20,8 @@ from tests.workers.checkpoints.synthetic.official import (
 )
 from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.linear_mimi import BAND_BEGIN
-from workers.checkpoints.synthetic.script import PAUSE_STEPS, Hearing, ScriptOracle, script
+from workers.checkpoints.synthetic.script import PAUSE_STEPS, Hearing, script
+from workers.checkpoints.synthetic.script_oracle import greet
 from workers.checkpoints.synthetic.written_lm import LENGTH, PATTERNS
 
 GREETING, REPLY1, REPLY2, _ = script().phrases
@@ -67,9 +68,9 @@ def test_the_official_engine_greets_listens_replies_and_yields(made: Made) -> No
     pause = PAUSE_STEPS
     caller = turns(20, 4, pause, 4, 20, 6, 30, 3, 20)  # a pause bridged, two replies spoken over, the third
     tokens, frames = converse(load(made("script")), caller_codes(caller), temperature=0.8)
-    states = ScriptOracle().run(as_heard_late(caller))
-    assert tokens == [state.token for state in states]
-    assert frames.tolist() == [state.codes.tolist() for state in states[:-1]]
+    steps = greet(as_heard_late(caller), "")
+    assert tokens == [step.token for step in steps]
+    assert frames.tolist() == [step.codes.tolist() for step in steps[:-1]]
 
 
 def test_word_by_word(made: Made) -> None:

@@ -99,7 +99,7 @@ class Streams:
         self._caller[slot, self.position[slot] % self._columns] = frame
         return frame
 
-    def settle(self, slot: Slot, own: CodeArray) -> CodeArray:
+    def keep_delayed(self, slot: Slot, own: CodeArray) -> CodeArray:
         """Return the codes sampled in this step, those of the prompt's last frame replaced."""
         first = self._first_after_prompt(slot)
         return np.where(self._own_delay > 0, first.own, own) if first else own

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.streams import Streams
+from workers.engine.delay_pattern import Streams
 from workers.messages import Slot
 
 START, PADDING = 400, 2048
