@@ -173,9 +173,9 @@ class Said:
 class PreparePrompt:
     """Compute the prompt of a persona, so that calls can begin with it: app to encoder to engine.
 
-    `key` is a digest of all that it is made from. `text` is the system text. `voice` is a file of embeddings, or the
-    name of a voice that comes with the checkpoint, "" for none; `pcm` instead the recording of a voice, float32
-    (frames, 1920), of which the encoder makes `codes`, int32 (frames, 8).
+    `key` is a digest of all that it is made from. `text` is the system text. `voice` is the absolute path of a file of
+    embeddings, or the name of a voice that comes with the checkpoint, "" for none; `pcm` instead the recording of a
+    voice, float32 (frames, 1920), of which the encoder makes `codes`, int32 (frames, 8).
     """
 
     key: str

@@ -5,6 +5,7 @@ wins over the one of the called number, and that over the default. Nothing here 
 """
 
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -18,6 +19,8 @@ from app.twilio.parties import name_of
 from workers.messages import CallPersona
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
+MOST_SHOWN = 80
+"""Characters of what is wrong in a file, in the line that says so."""
 
 
 class PersonaError(ValueError):
@@ -25,19 +28,26 @@ class PersonaError(ValueError):
 
 
 def _voice(name: str) -> str:
-    if name and (PurePath(name).name != name or name.startswith(".")):
+    if name and (PurePath(name).name != name or name.startswith(".") or not name.isprintable()):
         raise ValueError("is the name of a voice or of a file in PERSONAS_DIR, not a path")
     return name
+
+
+def _text(text: str) -> str:
+    if any(unicodedata.category(one) == "Cc" and one not in "\t\n\r" for one in text):
+        raise ValueError("has control characters")
+    return text
 
 
 def _number(number: str) -> str:
     name = name_of(number)
     if not E164.fullmatch(name):
-        raise ValueError(f"{number!r} is no number like +15551234567")
+        raise ValueError(f"{number[:MOST_SHOWN]!r} is no number like +15551234567")
     return name
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True)]
+Stripped = StringConstraints(strip_whitespace=True)
+Printable = AfterValidator(_text)
 
 
 class PersonaSampling(BaseModel):
@@ -65,11 +75,11 @@ class Persona(BaseModel):
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")
     numbers: tuple[Annotated[str, AfterValidator(_number)], ...] = ()
-    greeting: Annotated[Text, Field(max_length=500)] = ""
-    prompt: Annotated[Text, Field(max_length=MOST_PROMPT)] = ""
-    voice: Annotated[Text, AfterValidator(_voice)] = ""
+    greeting: Annotated[str, Field(max_length=500), Stripped, Printable] = ""
+    prompt: Annotated[str, Field(max_length=MOST_PROMPT), Stripped, Printable] = ""
+    voice: Annotated[str, Stripped, AfterValidator(_voice)] = ""
     sampling: PersonaSampling = PersonaSampling()
-    notes: str = ""
+    notes: Annotated[str, Printable] = ""
 
 
 NOBODY = Persona(name="moshi")
@@ -104,14 +114,21 @@ def choose_nobody(name: str, called: str, prompt: str) -> Chosen:
 
 def parse_persona(file_name: str, text: str) -> Persona:
     """Return the persona of a file's text. Raises PersonaError."""
+    if not file_name.isprintable():
+        raise PersonaError(f"{file_name!r}: the name of the file has control characters")
     try:
-        return Persona.model_validate({"name": PurePath(file_name).stem, **tomllib.loads(text)})
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise PersonaError(f"{file_name}: is no TOML ({error})") from error
+    try:
+        return Persona.model_validate({"name": PurePath(file_name).stem, **content})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PersonaError(f"{file_name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+        where = where if where.isprintable() else ascii(where)
+        raise PersonaError(
+            f"{file_name}: {where[:MOST_SHOWN]}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def gather(personas: Iterable[tuple[str, Persona]], default: str) -> Personas:

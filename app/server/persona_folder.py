@@ -15,6 +15,8 @@ from workers.messages import Pcm, PreparePrompt
 
 log = logging.getLogger(__name__)
 
+MOST_FILES = 1_000
+"""Looked at before each call, in a thread beside the event loop."""
 MOST_FILE_BYTES = 65_536
 MOST_VOICE_BYTES = 100_000_000
 """30 s of stereo at 192 kHz are 46 MB of float32."""
@@ -82,7 +84,10 @@ class PersonaFolder:
             return ()
         with os.scandir(self._folder) as entries:
             names = [entry.name for entry in entries if entry.name.endswith((".toml", *VOICE_FILES))]
-        return tuple(_stamp(self._folder / name) for name in sorted(names) if not name.startswith("."))
+        names = [name for name in names if not name.startswith(".")]
+        if len(names) > MOST_FILES:
+            raise SettingsError(f"PERSONAS_DIR={self._folder}: holds {len(names):,} files, more than {MOST_FILES:,}")
+        return tuple(_stamp(self._folder / name) for name in sorted(names))
 
     def _read(self) -> FolderState:
         wrong: list[str] = []
@@ -140,7 +145,7 @@ class PersonaFolder:
 def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
-    except FileNotFoundError:  # it was deleted just now, or is a link to nothing
+    except OSError:  # it was deleted just now, or is a link to nothing or to itself
         return path.name, 0, 0, 0
     return path.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
@@ -150,9 +155,11 @@ def _read_persona(path: Path) -> Persona:
     try:
         if not path.is_file():
             raise PersonaError(f"{path.name}: is no file")
-        if path.stat().st_size > MOST_FILE_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)  # it may grow meanwhile
+        if len(content) > MOST_FILE_BYTES:
             raise PersonaError(f"{path.name}: has more than {MOST_FILE_BYTES:,} bytes")
-        return parse_persona(path.name, path.read_text("utf-8-sig"))
+        return parse_persona(path.name, content.decode("utf-8-sig"))
     except OSError as error:
         raise PersonaError(f"{path.name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -165,4 +172,4 @@ def _read_voice(path: Path) -> Voice:
         raise RecordingError(f"has more than {MOST_VOICE_BYTES // 1_000_000} MB")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Voice("", digest, read_recording(path)) if path.suffix == RECORDING else Voice(str(path), digest)
+    return Voice("", digest, read_recording(path)) if path.suffix == RECORDING else Voice(str(path.absolute()), digest)

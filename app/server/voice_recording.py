@@ -14,6 +14,11 @@ LOUDNESS_LUFS = -24.0
 SHORTEST_S, LONGEST_S = 0.4, 30.0
 """BS.1770 measures blocks of 0.4 s; a voice of 30 s takes an eighth of what the model remembers."""
 
+MOST_SAMPLES = 25_000_000
+"""In all channels; 30 s of stereo at 192 kHz have 12 million. A small FLAC can hold any number."""
+LOUDEST = 1e6
+"""Of floating-point samples; full scale is 1."""
+
 
 class RecordingError(ValueError):
     """The recording cannot be a voice; the message is one line without the file's name."""
@@ -27,10 +32,15 @@ def read_recording(path: Path) -> Pcm:
             seconds = file.frames / file.samplerate
             if not SHORTEST_S <= seconds <= LONGEST_S:
                 raise RecordingError(f"lasts {seconds:.1f} s; a voice takes {SHORTEST_S} to {LONGEST_S:.0f} s")
+            if file.frames * file.channels > MOST_SAMPLES:
+                raise RecordingError(f"has more than {MOST_SAMPLES:,} samples")
             samples, rate_hz = file.read(dtype="float32", always_2d=True), file.samplerate
     except soundfile.SoundFileError as error:
         raise RecordingError(f"is no recording ({error})") from error
-    pcm = at_loudness(soxr.resample(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ, "VHQ"))
+    if not np.isfinite(samples).all():
+        raise RecordingError("holds samples that are no numbers")
+    mono = samples.clip(-LOUDEST, LOUDEST).mean(axis=1)
+    pcm = at_loudness(soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, "VHQ"))
     return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).reshape(-1, FRAME_SAMPLES)
 
 

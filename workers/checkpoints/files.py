@@ -14,6 +14,7 @@ Kyutai's MLX repositories have no config.json. MOSHI_LORA adds a folder with lor
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,15 @@ def lora_in(folder: Path, spec: str) -> Lora:
         _refuse_pointer(path, setting)
         read_header(path)
         rank = settings.get("lora_rank")
-        return Lora(path, float(settings.get("lora_scaling", LORA_SCALING)), None if rank is None else int(rank))
+        scaling = float(settings.get("lora_scaling", LORA_SCALING))
+        if not isfinite(scaling):
+            raise ValueError(f"lora_scaling is {scaling}")
+        return Lora(path, scaling, None if rank is None else int(rank))
     except HeaderError as error:
         raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
     except OSError as error:
         raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{setting}: lora_scaling or lora_rank in {config} is wrong ({error})") from error
@@ -131,7 +135,7 @@ def read_config(path: Path | None, setting: str = "MOSHI_CHECKPOINT") -> dict[st
     try:
         content = path.read_bytes()
         config = {} if content.startswith(POINTER) else json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{setting}: {path} cannot be read ({error}); fetch it anew") from error
     if content.startswith(POINTER):
         raise CheckpointError(f"{setting}: {path} {IS_POINTER}")

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,8 @@ KINDS = (".pt", ".safetensors")
 LARGEST_ARCHIVE = 256 << 20
 """Bytes unpacked: NVIDIA's 18 voices have a few hundred embeddings of 8 KiB each."""
 MOST_VOICES = 256
+HEADERS = 4 << 20
+"""Bytes of an archive beside its files."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -48,23 +49,47 @@ def unpack_voices(archive: Path, cache: Path) -> Path:
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return made_once(cache / f"voices-{digest[:16]}", lambda folder: _unpack(archive, folder)) / VOICES
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "delete the file and fetch it anew"
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked ({reason}); {hint}") from error
+    except (CheckpointError, MemoryError):
+        raise
     except OSError as error:
-        reason = f"{error.filename or archive}: {error.strerror or error}"
-        raise CheckpointError(f"CACHE_DIR={cache}: {archive.name} cannot be unpacked ({reason})") from error
+        if not isinstance(error, gzip.BadGzipFile):
+            reason = f"{error.filename or archive}: {error.strerror or error}"
+            raise CheckpointError(f"CACHE_DIR={cache}: {archive.name} cannot be unpacked ({reason})") from error
+        raise _damaged(archive, error) from error
+    except Exception as error:  # a damaged archive can raise almost anything
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    hint = "delete the file and fetch it anew"
+    return CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked ({reason}); {hint}")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         hint = "unpack it beside the model, or take Python 3.11.4 or later"
         raise CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked safely; {hint}")
+    _check_size(archive)
     (folder / VOICES).mkdir(parents=True)
     with tarfile.open(archive, "r:gz") as tar:
         for member in _voices_in(tar, archive):
             tar.extract(member, folder, filter="data")
+
+
+def _check_size(archive: Path) -> None:
+    """Refuse what unpacks to more than voices do: `tarfile` reads some headers whole, however long they are."""
+    with gzip.open(archive) as file:
+        size = 0
+        while part := file.read(1 << 20):
+            size += len(part)
+            if size > LARGEST_ARCHIVE + HEADERS:
+                raise _too_much(archive)
+
+
+def _too_much(archive: Path) -> CheckpointError:
+    limit = f"more than {LARGEST_ARCHIVE >> 20} MiB or {4 * MOST_VOICES} files"
+    return CheckpointError(f"MOSHI_CHECKPOINT: {archive} holds {limit}; fetch it anew, from NVIDIA")
 
 
 def _voices_in(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
@@ -73,8 +98,7 @@ def _voices_in(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]
     for count, member in enumerate(tar, 1):
         size += max(0, member.size)
         if size > LARGEST_ARCHIVE or count > 4 * MOST_VOICES:
-            limit = f"more than {LARGEST_ARCHIVE >> 20} MiB or {4 * MOST_VOICES} files"
-            raise CheckpointError(f"MOSHI_CHECKPOINT: {archive} holds {limit}; fetch it anew, from NVIDIA")
+            raise _too_much(archive)
         path = Path(member.name)
         if member.isreg() and path.parent == Path(VOICES) and path.suffix in KINDS and _NAME.fullmatch(path.stem):
             yield member

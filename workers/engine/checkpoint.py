@@ -38,7 +38,7 @@ def sampling_of(files: Files) -> SamplingSettings:
             audio_temperature=float(wanted.get("temp", default.audio_temperature)),
             audio_top_k=int(wanted.get("top_k", default.audio_top_k)),
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"MOSHI_CHECKPOINT: lm_gen_config in {files.config} is wrong ({error})") from error
 
 

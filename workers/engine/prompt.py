@@ -132,7 +132,8 @@ class PromptSource:
             return None
         path = Path(message.voice)
         try:
-            path = path if path.is_file() else self.find_voice(message.voice)
+            if not (path.is_absolute() and path.is_file()):
+                path = self.find_voice(message.voice)
             return read_voice(path)
         except CheckpointError as error:
             raise PromptError(str(error)) from error

@@ -1,11 +1,14 @@
 """A PersonaPlex voice from its file: `.pt` as PyTorch writes it, or `.safetensors` with the same two tensors.
 
 A `.pt` is a zip archive: `data.pkl`, a pickle that describes tensors, and `data/0`, `data/1` …, their raw storages. A
-pickle can execute anything, so it is read with an unpickler that knows PyTorch's few constructors and nothing else.
+pickle can execute anything, so it is read with an unpickler that knows PyTorch's few constructors and nothing else. A
+small file can also take hours or all memory: only the opcodes that PyTorch writes are read, nothing in the archive may
+be compressed, and each storage is read once.
 """
 
 import io
 import pickle
+import pickletools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.checkpoints.header import HeaderError, read_header
 from workers.messages import STEP_TOKENS
 
 CACHE_COLUMNS = 4
 LARGEST_FILE = 64 << 20
 """Bytes; NVIDIA's voices have a few hundred embeddings of 4096 bf16, 8 KiB each."""
-LARGEST_PICKLE = 64 << 10
+LARGEST_PICKLE = 4 << 10
+"""Bytes; that of two tensors has about 300."""
 MOST_STEPS = 1_000
 _TYPES = {
     "BFloat16Storage": np.dtype("<u2"),
@@ -29,6 +34,12 @@ _TYPES = {
     "IntStorage": np.dtype("<i4"),
 }
 _BF16 = "BFloat16Storage"
+_SHARED = {"BINUNICODE", "GLOBAL"}
+_PUT, _GET = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
+_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "NEWFALSE", "NEWTRUE"}
+_BUILD = {"EMPTY_DICT", "EMPTY_TUPLE", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "SETITEM", "SETITEMS"}
+_OPCODES = _SHARED | _PUT | _GET | _NUMBERS | _BUILD | {"PROTO", "BINPERSID", "REDUCE", "STOP"}
+"""What `torch.save` writes for tensors by name. BUILD, which sets attributes, is not among them."""
 
 
 class VoiceError(ValueError):
@@ -66,6 +77,8 @@ def _checked(tensors: dict[str, NDArray[Any]]) -> VoiceEmbeddings:
         raise VoiceError(f"its cache has the shape {cache.shape}, not (1, {STEP_TOKENS}, {CACHE_COLUMNS})")
     if not np.isfinite(embeddings).all():
         raise VoiceError("its embeddings are not finite")
+    if not (abs(cache) < 1 << 31).all():
+        raise VoiceError("its cache holds other things than tokens")
     return VoiceEmbeddings(embeddings[:, 0, 0].astype(np.float32), cache[0].astype(np.int32))
 
 
@@ -73,11 +86,12 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     import mlx.core as mx
 
     try:
+        read_header(path)  # checks what mlx does not: shapes whose sizes overflow
         tensors = mx.load(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise VoiceError(f"is not a whole safetensors file ({error})") from error
-    assert isinstance(tensors, dict)
-    return {name: np.array(tensor.astype(mx.float32)) for name, tensor in tensors.items()}
+        assert isinstance(tensors, dict)
+        return {name: np.array(tensor.astype(mx.float32)) for name, tensor in tensors.items()}
+    except (HeaderError, RuntimeError, ValueError) as error:
+        raise VoiceError(f"is not a whole safetensors file ({error.__cause__ or error})") from error
 
 
 def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
@@ -109,7 +123,10 @@ class _Unpickler(pickle.Unpickler):
         if len(pickles) != 1:
             raise VoiceError("is no archive of PyTorch's")
         self._folder = pickles[0].removesuffix("data.pkl")
-        super().__init__(io.BytesIO(self._read(pickles[0], LARGEST_PICKLE)))
+        self._storages: dict[tuple[str, str], NDArray[Any]] = {}
+        content = self._read(pickles[0], LARGEST_PICKLE)
+        _check_opcodes(content)
+        super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -118,25 +135,53 @@ class _Unpickler(pickle.Unpickler):
             return dict
         if module == "torch" and name in _TYPES:
             return _StorageType(name)
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+        raise pickle.UnpicklingError(f"it wants to run {ascii(f'{module}.{name}')[1:-1]:.80}")
 
     def persistent_load(self, pid: Any) -> NDArray[Any]:
         """Return a storage, one-dimensional; `pid` is ("storage", type, key, device, count). The device is ignored."""
         kind, storage, key, _, count = pid
-        if kind != "storage" or not isinstance(storage, _StorageType) or not str(key).isalnum():
+        if kind != "storage" or not isinstance(storage, _StorageType) or not (isinstance(key, str) and key.isalnum()):
             raise pickle.UnpicklingError("it names an unknown storage")
-        content = self._read(f"{self._folder}data/{key}", LARGEST_FILE)
-        dtype: Any = _TYPES[storage.name]
-        raw = np.frombuffer(content, dtype)
-        if len(raw) < int(count):
+        if (key, storage.name) not in self._storages:
+            self._storages[key, storage.name] = self._read_storage(key, storage.name)
+        content = self._storages[key, storage.name]
+        if len(content) < int(count):
             raise pickle.UnpicklingError("a storage is cut short")
+        return content
+
+    def _read_storage(self, key: str, kind: str) -> NDArray[Any]:
+        dtype: Any = _TYPES[kind]
+        room = LARGEST_FILE - sum(one.nbytes for one in self._storages.values())
+        raw = np.frombuffer(self._read(f"{self._folder}data/{key}", room), dtype)
         # a bf16 is the upper half of a float32
-        return (raw.astype(np.uint32) << 16).view(np.float32) if storage.name == _BF16 else raw
+        return (raw.astype(np.uint32) << 16).view(np.float32) if kind == _BF16 else raw
 
     def _read(self, name: str, most_bytes: int) -> bytes:
-        if self._archive.getinfo(name).file_size > most_bytes:
-            raise VoiceError(f"{name} in it is too large")
+        member = self._archive.getinfo(name)
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise VoiceError("is compressed, which torch.save does not do")
+        if member.file_size > most_bytes:
+            raise VoiceError("holds more in its archive than a voice does")
         return self._archive.read(name)
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Raise UnpicklingError unless a pickle has only opcodes that `torch.save` writes, and shares only names.
+
+    Tuples that hold one another twice, again and again, take forever to hash or to print; the number of a memo entry is
+    how many are allocated.
+    """
+    names: dict[int, bool] = {}
+    previous = ""
+    for opcode, argument, _ in pickletools.genops(content):
+        entry = argument if isinstance(argument, int) else 0
+        if opcode.name not in _OPCODES or (opcode.name in _GET and not names.get(entry)):
+            raise pickle.UnpicklingError(f"{opcode.name} in its pickle is not PyTorch's")
+        if opcode.name in _PUT:
+            if entry > len(content):
+                raise pickle.UnpicklingError("its pickle has a memo of impossible size")
+            names[entry] = previous in _SHARED
+        previous = opcode.name
 
 
 def _rebuild_tensor(storage: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:

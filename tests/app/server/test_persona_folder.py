@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from app.config import SettingsError
-from app.server.persona_folder import MOST_FILE_BYTES, FolderState, PersonaFolder
+from app.server.persona_folder import MOST_FILE_BYTES, MOST_FILES, FolderState, PersonaFolder
 
 ADA = 'numbers = ["+15551234567"]\ngreeting = "Hello! I am Ada."\nprompt = "You are Ada."\n'
 
@@ -62,6 +62,12 @@ def test_without_a_folder_there_are_none() -> None:
         ({"ada": 'voice = "long"', "bob": 'voice = "short.wav"'}, "", ["ada.toml: voice: long lasts 600.0 s", "bob."]),
         ({"ada": 'voice = "text.wav"'}, "", ["ada.toml: voice: text.wav is no recording"]),
         ({"ada": 'voice = "../text.wav"'}, "", ["ada.toml: voice: is the name of a voice"]),
+        ({"ada": 'voice = "a\\nb.wav"'}, "", ["ada.toml: voice: is the name of a voice"]),
+        ({"ada": "a = " + "[" * 20_000}, "", ["ada.toml: is no TOML (maximum recursion depth"]),
+        ({"ada": "a = " + "9" * 60_000}, "", ["ada.toml: is no TOML (Exceeds the limit"]),
+        ({"ada": 'greeting = "\\u001b[31mHello"'}, "", ["ada.toml: greeting: has control characters"]),
+        ({"ada": '"a\\nb" = 1'}, "", [r"ada.toml: 'a\nb': Extra inputs"]),
+        ({"ada\nbob": "x ="}, "", [r"'ada\nbob.toml': the name of the file has control characters"]),
     ],
 )
 def test_each_wrong_file_is_one_line_that_names_it(
@@ -84,10 +90,11 @@ def test_what_is_no_file_or_no_text_or_no_folder_is_one_line(tmp_path: Path) -> 
     (tmp_path / "bob.toml").write_bytes(b'greeting = "\xff"')
     os.mkfifo(tmp_path / "eve.toml")
     (tmp_path / "kim.toml").symlink_to(tmp_path / "nothing")
+    (tmp_path / "max.toml").symlink_to(tmp_path / "max.toml")
     with pytest.raises(SettingsError) as refusal:
         load(tmp_path)
     assert [line.partition(": ")[0] for line in str(refusal.value).splitlines()] == [
-        f"{name}.toml" for name in ("ada", "bob", "eve", "kim")
+        f"{name}.toml" for name in ("ada", "bob", "eve", "kim", "max")
     ]
     with pytest.raises(SettingsError, match=r"PERSONAS_DIR=.*nothing: No such file or directory"):
         load(tmp_path / "nothing")
@@ -111,6 +118,25 @@ def test_a_voice_is_a_file_of_the_folder_or_comes_with_the_checkpoint(
     write(tmp_path, ada=f'voice = "{voice}"')
     prompt = load(tmp_path).prompts["ada"]
     assert (prompt.voice, prompt.pcm) == (str(tmp_path / found) if found else voice, None)
+
+
+def test_the_path_of_a_voice_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine takes everything else for the name of a voice."""
+    monkeypatch.chdir(tmp_path)
+    Path("ada.pt").write_bytes(b"embeddings")
+    write(Path(), ada='voice = "ada"')
+    assert load(Path()).prompts["ada"].voice == str(tmp_path / "ada.pt")
+
+
+def test_too_many_files_are_refused_unread(tmp_path: Path) -> None:
+    write(tmp_path, ada=ADA)
+    reader = PersonaFolder(tmp_path, "")
+    reader.load()
+    write(tmp_path, **{f"p{number}": "wrong" for number in range(MOST_FILES)})
+    assert not reader.refresh()
+    assert list(reader.state.personas.by_name) == ["ada"]
+    with pytest.raises(SettingsError, match=r"holds 1,001 files, more than 1,000$"):
+        reader.load()
 
 
 def test_a_recording_of_a_voice_comes_as_frames(tmp_path: Path) -> None:
@@ -212,7 +238,7 @@ def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch
     reader.load()
     write(tmp_path, ada='greeting = "Hi."')
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        disk.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
         assert not reader.refresh()
     assert reader.refresh()
     assert reader.state.personas.by_name["ada"].greeting == "Hi."

@@ -43,6 +43,29 @@ def test_what_is_too_short_too_long_or_silent_is_refused(tmp_path: Path, samples
         read_recording(path)
 
 
+@pytest.mark.parametrize(("value", "at"), [(np.nan, -1), (np.inf, 0)])
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float, at: int) -> None:
+    path, samples = tmp_path / "voice.wav", tone(1.0, 8_000)
+    samples[at] = value
+    soundfile.write(path, samples, 8_000, subtype="FLOAT")
+    with pytest.raises(RecordingError, match="no numbers"):
+        read_recording(path)
+
+
+def test_samples_far_above_full_scale_are_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, np.full((8_000, 8), 3e38) * tone(1.0, 8_000)[:, None], 8_000, subtype="FLOAT")
+    assert np.isfinite(read_recording(path)).all()
+
+
+def test_a_small_file_of_many_samples_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, np.zeros((4_000_000, 8), np.int16), 200_000, format="FLAC")
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(RecordingError, match="more than 25,000,000 samples"):
+        read_recording(path)
+
+
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "voice.wav"
     path.write_text("a text")

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,39 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(
 ) -> None:
     monkeypatch.setattr(voices, limit, {"LARGEST_ARCHIVE": 9_999, "MOST_VOICES": 2}[limit])
     refused(archive_of(tmp_path / VOICES_ARCHIVE, [(f"voices/{n}.pt", bytes(1_000)) for n in range(10)]))
+
+
+def extended(facts: bytes) -> bytes:
+    """Return the header of a voice with these facts of pax."""
+    before = tarfile.TarInfo("facts")
+    before.type, before.size = tarfile.XHDTYPE, len(facts)
+    return before.tobuf() + facts + bytes(-len(facts) % 512) + tarfile.TarInfo("voices/A.pt").tobuf()
+
+
+def many_long_names() -> bytes:
+    info = tarfile.TarInfo("name")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1
+    return (info.tobuf() + bytes(512)) * 3_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [many_long_names(), extended(b"16 mtime=1e4000\n"), extended(b"27 GNU.sparse.map=a,b,c,de\n")],
+    ids=["deep", "far future", "sparse"],
+)
+def test_headers_on_which_tarfile_stumbles_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / VOICES_ARCHIVE).write_bytes(gzip.compress(content + bytes(1024)))
+    assert "cannot be unpacked" in refused(tmp_path / VOICES_ARCHIVE)
+
+
+def test_a_header_as_large_as_the_memory_is_not_read(tmp_path: Path) -> None:
+    size = 300 << 20
+    (tmp_path / VOICES_ARCHIVE).write_bytes(gzip.compress(extended(bytes(size)), 1))
+    tracemalloc.start()
+    assert "more than 256 MiB" in refused(tmp_path / VOICES_ARCHIVE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 10
 
 
 @pytest.mark.parametrize("name", ["", "../NATF0", "voices/NATF0", "/etc/passwd", "NATF0.pt", ".", "a b", "x" * 99])

@@ -70,6 +70,15 @@ def test_without_a_config_the_shape_is_that_of_the_tensors(make: Make, bits: int
     assert sampling_of(files) == SamplingSettings()
 
 
+@pytest.mark.parametrize("config", ['{"lm_gen_config": {"top_k": Infinity}}', '{"a": ' + "[" * 100_000])
+def test_a_config_that_means_nothing_is_refused(make: Make, config: str) -> None:
+    files = files_in(make(config=MID), "here")
+    assert files.config
+    files.config.write_text(config)
+    with pytest.raises(CheckpointError, match=r"lm_gen_config|cannot be read"):
+        sampling_of(files)
+
+
 def test_the_checkpoint_may_say_how_to_sample(make: Make) -> None:
     folder = make(config={**MID, "lm_gen_config": {"temp": 0.5, "temp_text": 0.0, "top_k": 100, "top_k_text": 10}})
     files = files_in(folder, "here")

@@ -165,6 +165,8 @@ REFUSALS: list[tuple[Tensors, Any, str]] = [
     ({"text_linear.weight": np.zeros((1000, 256), np.float32)}, None, "holds no LoRA"),
     (lora(True), {"lora_scaling": "much"}, "lora_scaling or lora_rank"),
     (lora(True), {"lora_rank": [6]}, "lora_scaling or lora_rank"),
+    (lora(True), {"lora_rank": float("inf")}, "cannot convert float infinity"),
+    (lora(True), {"lora_scaling": float("nan")}, "lora_scaling is nan"),
     (lora(True), [1], "is not a JSON object"),
 ]
 

@@ -290,6 +290,13 @@ def test_a_voice_is_a_file_or_a_name_of_the_checkpoints(tmp_path: Path) -> None:
     assert all(prompt.tokens[7:11, 0].tolist() == [8, 2, 4, 8] for prompt in prompts), "<system> be kind <system>"
 
 
+def test_a_name_is_no_file_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "NATF0").write_bytes(VOICE.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PromptError, match="has no voice NATF0"):
+        source(tmp_path).read(PreparePrompt("ada", "be kind", "NATF0"))
+
+
 BAD_SOURCES: dict[str, partial[PreparePrompt]] = {
     "its text has 501 tokens, more than 500": partial(PreparePrompt, text="a " * 499),
     "the checkpoint has no voice NATF9; it has NATF0": partial(PreparePrompt, text="", voice="NATF9"),
