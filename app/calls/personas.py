@@ -11,14 +11,24 @@ from pathlib import PurePath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.setting_groups import E164
-from app.twilio.parties import name_of
+from app.twilio.parties import cleaned, name_of
 from workers.messages import CallPersona
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
 MOST_PROMPT = 4_000
 """Characters; 500 tokens, the model's limit, are about 2,000 characters of English."""
+
+
+REASONS = {
+    "string_pattern_mismatch": "must be small letters, digits, - and _, at most 40, and begin with a letter or digit",
+    "string_type": "must be text in quotes",
+    "tuple_type": 'must be a list, as in ["+15551234567"]',
+    "model_type": "must be a table, as in [sampling]",
+}
+"""What pydantic says in terms of Python, in those of TOML."""
 
 
 class PersonaError(ValueError):
@@ -33,8 +43,8 @@ def _voice(name: str) -> str:
 
 def _number(number: str) -> str:
     name = name_of(number)
-    if not E164.fullmatch(name):
-        raise ValueError(f"{number!r} is no number like +15551234567")
+    if not (E164.fullmatch(name) and cleaned(number).startswith(("+", "00"))):
+        raise ValueError(f"{number!r} is no number with + and country code, like +15551234567")
     return name
 
 
@@ -110,9 +120,17 @@ def parse_persona(file_name: str, text: str) -> Persona:
     except tomllib.TOMLDecodeError as error:
         raise PersonaError(f"{file_name}: is no TOML ({error})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PersonaError(f"{file_name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise PersonaError(f"{file_name}: {_reason(error.errors()[0])}") from error
+
+
+def _reason(error: ErrorDetails) -> str:
+    where, kind = error["loc"], error["type"]
+    if kind == "extra_forbidden":
+        keys = Persona.model_fields if len(where) == 1 else PersonaSampling.model_fields
+        reason = f"is not a key; the keys are {', '.join(keys)}"
+    else:
+        reason = REASONS.get(kind) or error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, where))}: {reason}"
 
 
 def gather(personas: Iterable[tuple[str, Persona]], default: str) -> Personas:
