@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 IDLE_CHUNK_S = 0.5
 """The longest that a chunk may keep a call waiting that is just opened."""
-NO_PROMPT = "this checkpoint takes no prompt"
+NO_PROMPT = "this checkpoint takes no prompt and no voice"
 Read = Callable[[PreparePrompt], Prompt]
 
 
