@@ -6,6 +6,7 @@ codec. Nothing is downloaded, no weights are loaded. The answer has
     device, device_name, is_gpu     what MLX computes on; instead `mlx_error` when MLX cannot be imported
     device_bytes, ram_bytes         what weights and KV cache, and what the codec may take
     checkpoint, on_device, in_ram   the model's file and what the calls take; `checkpoint` alone when it is not here yet
+    takes_prompts                   whether personas may have a prompt and a voice
     calls                           how many: `slots`, or as many as fit
     shortage                        what is missing and what to set, "" when it fits
     checkpoint_error                why the checkpoint cannot be used
@@ -48,6 +49,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(question: dict[str, Any], memory: "Memory") -> dict[str, Any]:
+    from workers.engine.config import takes_prompts
     from workers.engine.memory import plan
     from workers.engine.start import AUTO_MEMORY_SHARE
 
@@ -59,6 +61,7 @@ def _checkpoint(question: dict[str, Any], memory: "Memory") -> dict[str, Any]:
         if question["lora"] and not question["lora"].startswith("hf:"):
             lora_in(Path(question["lora"]).expanduser(), question["lora"])
         wanted = plan(files, quantize, question["codec"], slots or 1, question["context"])
+        has_prompts = takes_prompts(files)
     except CheckpointError as error:
         return {"checkpoint_error": str(error)}
     wanted = replace(wanted, calls=slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE) or 1)
@@ -66,6 +69,7 @@ def _checkpoint(question: dict[str, Any], memory: "Memory") -> dict[str, Any]:
         "checkpoint": str(files.model),
         "on_device": wanted.on_device,
         "in_ram": wanted.in_ram(memory),
+        "takes_prompts": has_prompts,
         "calls": wanted.calls,
         "shortage": wanted.shortage(memory),
     }

@@ -116,7 +116,7 @@ class ActiveCall:
 
     def handle_said(self, said: Said) -> None:
         """Handle the end of a sentence."""
-        self._act(lambda now: self.session.handle_said(said))
+        self._act(lambda now: self.session.handle_said(said, now))
 
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""

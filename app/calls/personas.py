@@ -12,15 +12,25 @@ from pathlib import PurePath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.calls.prompts import MOST_PROMPT
 from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
-from app.twilio.parties import name_of
+from app.twilio.parties import cleaned, name_of
 from workers.messages import CallPersona
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
 MOST_SHOWN = 80
 """Characters of what is wrong in a file, in the line that says so."""
+
+
+REASONS = {
+    "string_pattern_mismatch": "must be small letters, digits, - and _, at most 40, and begin with a letter or digit",
+    "string_type": "must be text in quotes",
+    "tuple_type": 'must be a list, as in ["+15551234567"]',
+    "model_type": "must be a table, as in [sampling]",
+}
+"""What pydantic says in terms of Python, in those of TOML."""
 
 
 class PersonaError(ValueError):
@@ -41,8 +51,8 @@ def _text(text: str) -> str:
 
 def _number(number: str) -> str:
     name = name_of(number)
-    if not E164.fullmatch(name):
-        raise ValueError(f"{number[:MOST_SHOWN]!r} is no number like +15551234567")
+    if not (E164.fullmatch(name) and cleaned(number).startswith(("+", "00"))):
+        raise ValueError(f"{number[:MOST_SHOWN]!r} is no number with + and country code, like +15551234567")
     return name
 
 
@@ -123,12 +133,17 @@ def parse_persona(file_name: str, text: str) -> Persona:
     try:
         return Persona.model_validate({"name": PurePath(file_name).stem, **content})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        where = where if where.isprintable() else ascii(where)
-        raise PersonaError(
-            f"{file_name}: {where[:MOST_SHOWN]}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise PersonaError(f"{file_name}: {_reason(error.errors()[0])}") from error
+
+
+def _reason(error: ErrorDetails) -> str:
+    where, kind = ".".join(map(str, error["loc"])), error["type"]
+    if kind == "extra_forbidden":
+        keys = Persona.model_fields if len(error["loc"]) == 1 else PersonaSampling.model_fields
+        reason = f"is not a key; the keys are {', '.join(keys)}"
+    else:
+        reason = REASONS.get(kind) or error["msg"].removeprefix("Value error, ")
+    return f"{(where if where.isprintable() else ascii(where))[:MOST_SHOWN]}: {reason}"
 
 
 def gather(personas: Iterable[tuple[str, Persona]], default: str) -> Personas:

@@ -13,10 +13,10 @@ from workers.messages import FRAME_S, Frame, Span
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
 KEYS_KEPT = 100
-MOMENTS = ("reserved_s", "connected_s", "started_s", "first_sound_s", "ended_s")
+MOMENTS = ("reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
 FACTS = (
     *("call_sid", "persona", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
-    *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "ended_s"),
+    *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s"),
 )
 STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
 SUMMARY = ("call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
@@ -124,6 +124,8 @@ class CallRecord:
     connected_s: float | None = None
     started_s: float | None = None
     first_sound_s: float | None = None
+    greeting_said_s: float | None = None
+    """When Moshi had said the words of its persona's greeting; None if it has none."""
     ended_s: float | None = None
     end: EndReason | None = None
     detail: str = ""

@@ -147,11 +147,13 @@ class CallSession:
         self.record.sentences = sentence.number
         return sentence
 
-    def handle_said(self, said: Said) -> Sequence[Command]:
+    def handle_said(self, said: Said, now: float) -> Sequence[Command]:
         """Handle the end of a sentence, or of the greeting; what is said while the call ends is not heard."""
         if self.state in (CallState.DRAINING, CallState.ENDED) or (sentence := self.sentences.pop(said)) is None:
             return []
-        if sentence.number != GREETING:
+        if sentence.number == GREETING:
+            self.record.greeting_said_s = now
+        else:
             self.record.on_sentence_said(sentence.whole)
         return [sentence]
 

@@ -34,6 +34,7 @@ DrainSeconds = Annotated[
 PublicUrl = Annotated[
     str | None, typer.Argument(help="The service's public URL; default: the one that runs at HOST and PORT.")
 ]
+CalledNumber = Annotated[str | None, typer.Option(help="The number that is called: it may choose the persona.")]
 ScenarioName = Annotated[
     str, typer.Option(help="What goes wrong on the caller's line: a known scenario or a JSON file.")
 ]
@@ -116,11 +117,12 @@ def simulate(
     json_file: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="Draw what Twilio has buffered over time here (PNG).")] = None,
     scenario: ScenarioName = "steady",
+    to: CalledNumber = None,
 ) -> None:
     """Place simulated Twilio calls to a running service, signed with TWILIO_AUTH_TOKEN."""
     from app.cli.simulate import Simulation, run_simulation
 
-    wanted = Simulation(url, calls, audio, seconds, find_scenario(scenario), wav, json_file, picture)
+    wanted = Simulation(url, calls, audio, seconds, find_scenario(scenario), wav, json_file, picture, to)
     raise typer.Exit(run_simulation(settings_or_exit(url), wanted))
 
 

@@ -73,7 +73,9 @@ async def _call(settings: Settings, persona: Persona, said: Samples, wav: Path) 
 def _read(settings: Settings, use: Callable[[FolderState], None]) -> int:
     try:
         if settings.personas.folder is None:
-            raise SettingsError("PERSONAS_DIR is not set: there are no personas")
+            raise SettingsError(
+                "PERSONAS_DIR is not set: there are no personas; for examples type PERSONAS_DIR=deploy/personas"
+            )
         folder = PersonaFolder(settings.personas.folder, settings.personas.default)
         folder.load()
         use(folder.state)

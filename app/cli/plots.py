@@ -57,7 +57,7 @@ def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path
     figure.suptitle(title, fontsize=13)
     _draw_voice(axes[0], report.said, CALLER, "caller")
     _draw_voice(axes[1], report.heard, MOSHI, "Moshi, as heard")
-    _shade_greeting(axes[:2], record["takeover_s"])
+    _shade_greeting(axes[:2], greeting_end_s(record))
     for underrun in report.underruns:
         axes[1].axvline(underrun.start_s, color="red", linewidth=0.8)
     gaps = f"{len(report.underruns)} gaps, {report.underrun_s * 1000:.1f} ms in all"
@@ -96,6 +96,12 @@ def _draw_voice(axes: Axes, samples: Samples, colour: str, label: str) -> None:
     time_s = np.arange(len(whole)) * block / RATE_HZ
     axes.fill_between(time_s, whole.min(axis=1), whole.max(axis=1), color=colour, linewidth=0)
     axes.set(ylim=(-1, 1), yticks=[], ylabel=label)
+
+
+def greeting_end_s(record: dict[str, Any]) -> float:
+    """Return until when Moshi does not listen, on the caller's clock: the last word of a greeting that has words."""
+    said_s = (record["greeting_said_s"] or 0.0) - (record["started_s"] or 0.0)
+    return max(float(record["takeover_s"]), said_s)
 
 
 def _shade_greeting(voices: "np.ndarray[Any, Any]", greeting_s: float) -> None:

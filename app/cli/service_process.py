@@ -134,4 +134,4 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "the log is empty"
+    return lines[-1].removeprefix("moshi-bridge: ") if lines else "the log is empty"

@@ -19,7 +19,7 @@ from app.cli.service_process import ACCOUNT_SID
 from app.config import Settings
 from app.simulator.call import AS_INTENDED
 from app.simulator.conversation import conversation
-from app.simulator.options import CallOptions
+from app.simulator.options import CALLED_NUMBER, CallOptions
 from app.simulator.progress import Progress, Pulse
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
@@ -35,7 +35,7 @@ LEVEL_FLOOR_DBFS = -60.0
 class Simulation:
     """What to simulate, and the files for a recording, the figures and a picture of the playout buffer.
 
-    `url` is the service's public URL; None stands for the service at HOST and PORT.
+    `url` is the service's public URL; None stands for the service at HOST and PORT. `to` is the number called.
     """
 
     url: str | None = None
@@ -46,6 +46,7 @@ class Simulation:
     wav: Path | None = None
     json_file: Path | None = None
     picture: Path | None = None
+    to: str | None = None
 
 
 def run_simulation(settings: Settings, wanted: Simulation) -> int:
@@ -70,6 +71,7 @@ def _options(settings: Settings, wanted: Simulation) -> CallOptions:
         auth_token=settings.twilio.auth_token or None,
         account_sid=settings.twilio.account_sid or ACCOUNT_SID,
         audio=wanted.audio or conversation(),
+        to_number=wanted.to or CALLED_NUMBER,
         duration_s=wanted.seconds,
         skip_silence=wanted.line.suppressed,
         line=wanted.line,

@@ -9,6 +9,8 @@ from app.simulator.trouble import STEADY, Scenario
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
 
+CALLED_NUMBER = "+15550100000"
+
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
@@ -27,7 +29,7 @@ class CallOptions:
     audio: Path | Samples | None = None
     duration_s: float | None = None
     from_number: str = "+15550100001"
-    to_number: str = "+15550100000"
+    to_number: str = CALLED_NUMBER
     voice_path: str = "/twilio/voice"
     status_path: str | None = None
     call_sid: str | None = None

@@ -65,7 +65,7 @@ async def test_a_prompt_is_answered_apart_from_the_calls(pipeline: SupervisedPip
     voice = np.zeros((frames, FRAME_SAMPLES), np.float32) if frames else None
     pipeline.supervisor.send(PreparePrompt("ada", "Be kind.", pcm=voice))
     answer = await pipeline.next_prompt()
-    assert answer == PromptRefused("ada", "this checkpoint takes no prompt")
+    assert answer == PromptRefused("ada", "this checkpoint takes no prompt and no voice")
 
 
 async def test_every_frame_says_how_long_each_stage_took(pipeline: SupervisedPipeline) -> None:

@@ -54,6 +54,6 @@ async def test_prompts_that_the_checkpoint_refuses_end_the_first_start_with_a_li
         status, words = await program.end()
     assert status == EXIT_SETTINGS
     assert [line for line in words.splitlines() if line.startswith("moshi-bridge")] == [
-        "moshi-bridge: ada.toml: this checkpoint takes no prompt",
-        "moshi-bridge: second.toml: this checkpoint takes no prompt",
+        "moshi-bridge: ada.toml: this checkpoint takes no prompt and no voice",
+        "moshi-bridge: second.toml: this checkpoint takes no prompt and no voice",
     ]

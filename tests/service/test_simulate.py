@@ -24,6 +24,7 @@ LOOK_AGAIN_S = 0.05
 PROCESSES = 1 + 3
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+NUMBERS = {"ada": "+15551234567", "leo": "+15551234568"}
 
 
 def settings_of(port: int | str, token: str = AUTH_TOKEN) -> Settings:
@@ -32,8 +33,13 @@ def settings_of(port: int | str, token: str = AUTH_TOKEN) -> Settings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServiceProcess]:
+    personas = tmp_path_factory.mktemp("personas")
+    for name, number in NUMBERS.items():
+        (personas / f"{name}.toml").write_text(f'numbers = ["{number}"]')
     environment = {**LOOPBACK, "MAX_CALLS": "2", "PUBLIC_URL": "https://phone.example.com"}
-    async with start_service(environment, tmp_path_factory.mktemp("service") / "log") as service:
+    async with start_service(
+        environment | {"PERSONAS_DIR": str(personas)}, tmp_path_factory.mktemp("service") / "log"
+    ) as service:
         yield service
 
 
@@ -54,6 +60,14 @@ async def test_many_callers_make_a_table_figures_and_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
     table = capsys.readouterr().out
     assert all(call["call_sid"][-6:] in table for call in figures)
+
+
+async def test_the_number_called_chooses_the_persona(service: ServiceProcess, tmp_path: Path) -> None:
+    file = tmp_path / "call.json"
+    for to, persona in [*((number, name) for name, number in NUMBERS.items()), (None, "")]:
+        assert await simulated(service, to=to, seconds=0.2, json_file=file) == 0
+        record = await service.record(json.loads(file.read_text())["call_sid"])
+        assert record["persona"] == persona
 
 
 async def test_a_line_that_is_cut_is_a_lost_socket_to_the_service(service: ServiceProcess, tmp_path: Path) -> None:

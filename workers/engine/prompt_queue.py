@@ -25,7 +25,7 @@ REMEMBERED = 5
 """Passes of one size whose median counts, so that a single stall does not."""
 IDLE_CHUNK_S = 0.5
 """The longest that a chunk may keep a call waiting that is just opened."""
-NO_PROMPT = "this checkpoint takes no prompt"
+NO_PROMPT = "this checkpoint takes no prompt and no voice"
 Read = Callable[[PreparePrompt], Prompt]
 
 

@@ -123,5 +123,7 @@ def _check(console: Console, report: CallReport, record: dict[str, Any]) -> list
         mark = "[green]✓[/]" if point.passed else "[yellow]~[/]" if point.timed else "[bold red]✗[/]"
         console.print(f"{mark} {number:2} {point.title}: {point.detail}", highlight=False)
     if any(point.timed and not point.passed for point in points):
-        console.print("[yellow]~[/] depends on timing: was this machine busy with something else?")
+        counts = record["counts"]
+        found = f"{counts.get('frames_dropped', 0)} frames were dropped, {counts.get('overruns', 0)} took too long"
+        console.print(f"[yellow]~[/] depends on timing: {found}. Was this machine busy with something else?")
     return points

@@ -40,11 +40,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_account(settings, base_url)
     yield from examine_tunnel(settings)
     yield from examine_storage(settings)
-    yield from examine_personas(settings)
     if settings.model.engine is EngineKind.LOOPBACK and settings.model.codec is CodecKind.LOOPBACK:
+        yield from examine_personas(settings, takes_prompts=False)
         yield note("ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
         return
     survey = survey_checkpoint(settings)
+    yield from examine_personas(settings, survey.get("takes_prompts"))
     yield _device(survey)
     yield _checkpoint(survey, settings)
 

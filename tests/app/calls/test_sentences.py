@@ -101,7 +101,7 @@ def test_sentences_are_numbered_from_one_and_so_many_wait_at_most() -> None:
     assert [call.say(f"text {n}") for n in range(1, 9)] == [SaySentence(n, f"text {n}") for n in range(1, 9)]
     assert MAX_QUEUED == 8
     assert refusal(call) is SayRefusal.QUEUE_FULL
-    assert call.handle_said(said(1)) == [SentenceSaid(1, "text 1", whole=True)]
+    assert call.handle_said(said(1), 0.0) == [SentenceSaid(1, "text 1", whole=True)]
     assert call.say("ninth") == SaySentence(9, "ninth"), "one that was refused has used no number up"
     assert (refusal(call), call.sentences.queued) == (SayRefusal.QUEUE_FULL, 8)
 
@@ -110,11 +110,11 @@ def test_a_sentence_is_over_once_and_counted_by_whether_it_was_whole() -> None:
     call = session()
     for text in ("one", "two", "three"):
         call.say(text)
-    assert [*call.handle_said(said(1)), *call.handle_said(said(2, whole=False))] == [
+    assert [*call.handle_said(said(1), 0.0), *call.handle_said(said(2, whole=False), 0.0)] == [
         SentenceSaid(1, "one", whole=True),
         SentenceSaid(2, "two", whole=False),
     ]
-    assert [call.handle_said(said(n)) for n in (1, 2, 4, -1)] == [[]] * 4
+    assert [call.handle_said(said(n), 0.0) for n in (1, 2, 4, -1)] == [[]] * 4
     assert (call.record.counts["sentences_said"], call.record.counts["sentences_cut"]) == (1, 1)
     assert call.sentences.queued == 1
 
@@ -122,8 +122,10 @@ def test_a_sentence_is_over_once_and_counted_by_whether_it_was_whole() -> None:
 @pytest.mark.parametrize("state", [CallState.RESERVED, CallState.CONNECTED, CallState.LIVE])
 def test_the_greeting_is_said_once_in_any_state_before_the_end_and_not_counted(state: CallState) -> None:
     call = session(state)
-    assert call.handle_said(said(0)) == [SentenceSaid(0, "", whole=True)]
-    assert call.handle_said(said(0)) == []
+    assert call.record.greeting_said_s is None
+    assert call.handle_said(said(0), 5.0) == [SentenceSaid(0, "", whole=True)]
+    assert call.handle_said(said(0), 6.0) == []
+    assert call.record.greeting_said_s == 5.0
     assert call.record.counts["sentences_said"] == 0
 
 
@@ -139,7 +141,7 @@ def test_what_is_said_while_the_call_drains_is_not_heard_and_does_not_count() ->
     call.say("Goodbye")
     call.record.first_sound_s = 2.0
     call.drain(EndReason.OPERATOR, 3.0)
-    assert call.handle_said(said(1)) == []
+    assert call.handle_said(said(1), 0.0) == []
     assert call.record.counts["sentences_said"] == 0
 
 
