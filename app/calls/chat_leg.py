@@ -27,6 +27,8 @@ from workers.messages import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Frame, Pcm
 
 PAGE_SAMPLES = FRAME_SAMPLES // 2
 PAGE_S = FRAME_S / 2
+PAGE_PACKETS = 2
+"""What a page counts as: packets of 20 ms, as on the phone."""
 GRACE_S = 0.04
 """How long a frame waits for audio while some has come lately."""
 LATELY_S = 0.16
@@ -120,9 +122,9 @@ class ChatInbound:
         return len(self._waiting) >= FRAME_SAMPLES
 
     def _frame(self, now: float) -> Pcm:
-        left_out = max(0, math.floor((now - self.due_s) / FRAME_S))
-        self.counts["frames_left_out"] += left_out
-        self.due_s += (left_out + 1) * FRAME_S
+        skipped = max(0, math.floor((now - self.due_s) / FRAME_S))
+        self.counts["frames_skipped"] += skipped
+        self.due_s += (skipped + 1) * FRAME_S
         frame = np.zeros(FRAME_SAMPLES, np.float32)
         read, self._waiting = self._waiting[:FRAME_SAMPLES], self._waiting[FRAME_SAMPLES:]
         frame[: len(read)] = read
@@ -242,11 +244,11 @@ class ChatLeg(Leg):
         """Return the pages of a frame, fewer if too much is unplayed."""
         self._found_s.append(self.buffered_s(now))
         if self._found_s[-1] > HOPELESS_S:
-            self._counts["ms_dropped"] += round(len(self._queue) * PAGE_S * 1000)
+            self._counts["packets_dropped"] += PAGE_PACKETS * len(self._queue)
             self._queue.clear()
         elif len(self._found_s) == UNPLAYED_FRAMES and min(self._found_s) > UNPLAYED_S:
             self._found_s.extend([found_s - PAGE_S for found_s in self._found_s])
-            self._counts["ms_shortened"] += round(PAGE_S * 1000)
+            self._counts["packets_shortened"] += PAGE_PACKETS
             return [pages[0] * (1 - _PAGE_FADE) + pages[1] * _PAGE_FADE]
         return pages
 

@@ -152,7 +152,7 @@ def test_what_the_workers_stall_is_no_latency_two_seconds_later() -> None:
     before = [latency_s for now, latency_s in client.latency if now < 4.0]
     after = [latency_s for now, latency_s in client.latency if now >= 6.4]
     assert max(after) <= max(before) + 0.03
-    assert client.leg.counts["ms_shortened"] + client.leg.counts["ms_dropped"] > 0
+    assert client.leg.counts["packets_shortened"] + client.leg.counts["packets_dropped"] > 0
 
 
 def test_frames_become_complete_in_phase_with_those_of_other_calls() -> None:
@@ -167,7 +167,7 @@ def test_after_a_stall_of_ours_the_frames_in_between_are_left_out() -> None:
     assert [one.seq for one in leg.fill(3.0)] == [0]
     assert leg.fill(3.0) == []
     assert 3.0 < leg.frame_due_s() <= 3.0 + FRAME_S
-    assert leg.counts["frames_left_out"] == 36
+    assert leg.counts["frames_skipped"] == 36
 
 
 def test_a_chat_is_over_when_its_last_page_has_been_played() -> None:
