@@ -8,7 +8,8 @@ or stops neither adds latency nor leaves Moshi without frames.
 
 Moshi's frames are sent in pages of 40 ms at the pace of speech, `AHEAD_S` early: no client needs to hold much of them.
 There are no marks: a page is taken to be heard when the one before it has ended. What every frame of the last ones has
-found unplayed is standing latency, too; a frame is then shortened to one page, whose halves overlap.
+found unplayed is standing latency, too; a frame is then shortened to one page, in which its halves overlap: a quiet one
+first, speech if much is unplayed.
 """
 
 import math
@@ -38,9 +39,11 @@ STANDING_FRAMES = 12
 STANDING_S = 0.01
 FADE_SAMPLES = 120
 AHEAD_S = 0.02
-UNPLAYED_FRAMES = 8
-UNPLAYED_S = 0.03
-"""What each of so many frames found unplayed, and is too much."""
+UNPLAYED_FRAMES = 16
+UNPLAYED_S, URGENT_S = 0.03, 0.06
+"""What each of so many frames found unplayed, and is too much: before a quiet frame, and before any."""
+QUIET_RMS = 0.0056
+"""-45 dBFS."""
 HOPELESS_S = 0.4
 """What is unplayed and dropped at once."""
 CERTAIN_GAP_S = 0.002
@@ -246,7 +249,7 @@ class ChatLeg(Leg):
         if self._found_s[-1] > HOPELESS_S:
             self._counts["packets_dropped"] += PAGE_PACKETS * len(self._queue)
             self._queue.clear()
-        elif len(self._found_s) == UNPLAYED_FRAMES and min(self._found_s) > UNPLAYED_S:
+        elif len(self._found_s) == UNPLAYED_FRAMES and min(self._found_s) > _allowed_s(pages):
             self._found_s.extend([found_s - PAGE_S for found_s in self._found_s])
             self._counts["packets_shortened"] += PAGE_PACKETS
             return [pages[0] * (1 - _PAGE_FADE) + pages[1] * _PAGE_FADE]
@@ -259,3 +262,9 @@ class ChatLeg(Leg):
         if (spoken_s := self._spoken_s.pop(seq, None)) is not None:
             self._latencies_s.append((heard_s, heard_s - spoken_s))
         return SendAudio(mulaw.encode(self._decimator.push_int16(pcm)), "", seq, heard_s, pcm)
+
+
+def _allowed_s(pages: list[Pcm]) -> float:
+    """Return how much may be unplayed before a frame without its being shortened."""
+    is_quiet = max(float(np.mean(page**2)) for page in pages) < QUIET_RMS**2
+    return UNPLAYED_S if is_quiet else URGENT_S
