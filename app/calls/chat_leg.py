@@ -2,7 +2,7 @@
 
 Theory of operation. A frame is due every 80 ms, whatever the client sends. It is what has arrived and not been read
 yet, the oldest first; if that is too little, `GRACE_S` are waited for the rest, and what is still missing is silence.
-Audio that comes too late for its frame waits for the next one. What has waited through `STANDING_FRAMES` frames is
+Audio that comes too late for its frame waits for the next one. What has waited through several frames (`STANDING`) is
 standing latency and is dropped; of a burst the newest `MAX_WAITING_S` are kept at once. So a client that stalls, bursts
 or stops neither adds latency nor leaves Moshi without frames.
 
@@ -34,9 +34,8 @@ GRACE_S = 0.04
 """How long a frame waits for audio while some has come lately."""
 LATELY_S = 0.16
 MAX_WAITING_S = 0.24
-STANDING_FRAMES = 12
-"""Over how many frames latency must stand to be dropped: about a second."""
-STANDING_S = 0.01
+STANDING = ((4, 0.04), (12, 0.01))
+"""Latency that has stood over so many frames and is more than so many seconds is dropped."""
 FADE_SAMPLES = 120
 AHEAD_S = 0.02
 UNPLAYED_FRAMES = 16
@@ -88,7 +87,7 @@ class ChatInbound:
         """When the next frame should be complete."""
         self._waiting = np.zeros(0, np.float32)
         self._arrived_s = -math.inf
-        self._unread: deque[int] = deque(maxlen=STANDING_FRAMES)
+        self._unread: deque[int] = deque(maxlen=STANDING[-1][0])
         """Samples that waited behind each of the last frames."""
 
     @property
@@ -137,10 +136,12 @@ class ChatInbound:
 
     def _drop_standing(self) -> None:
         self._unread.append(len(self._waiting))
-        standing = min(self._unread) if len(self._unread) == STANDING_FRAMES else 0
-        if standing > STANDING_S * SAMPLE_RATE_HZ:
-            self._drop(standing)
-            self._unread.clear()
+        for frames, limit_s in STANDING:
+            last = list(self._unread)[-frames:]
+            if len(last) == frames and min(last) > limit_s * SAMPLE_RATE_HZ:
+                self._drop(min(last))
+                self._unread.clear()
+                return
 
     def _drop(self, samples: int) -> None:
         """Drop the oldest samples, without a click."""
