@@ -49,6 +49,7 @@ class Settings(BaseModel):
     personas: groups.PersonaSettings = groups.PersonaSettings()
     callers: groups.CallerSettings = groups.CallerSettings()
     operators: groups.OperatorSettings = groups.OperatorSettings()
+    chat: groups.ChatSettings = groups.ChatSettings()
     logging: groups.LogSettings = groups.LogSettings()
     call_log: groups.CallLogSettings = groups.CallLogSettings()
     recording: groups.RecordingSettings = groups.RecordingSettings()

@@ -285,6 +285,13 @@ class OperatorSettings(Group):
     """so many unsigned requests of one address are answered with a reason"""
 
 
+class ChatSettings(Group):
+    enabled: bool = setting("CHAT", True)
+    """answer Moshi's own clients at /api/chat; false: no"""
+    token: Annotated[str, AfterValidator(_operator_token)] = setting("CHAT_TOKEN", "", secret=True)
+    """lets clients from elsewhere chat, and nothing else: ?token=… or Bearer …; empty: operators only"""
+
+
 class LogSettings(Group):
     format: LogFormat = setting("LOG_FORMAT", LogFormat.AUTO)
     """text for people, json for machines, auto: text on a terminal, else json"""

@@ -18,7 +18,18 @@ LIGHT = {
 PURE = ["app/audio"]
 PURE += [
     f"app/calls/{name}.py"
-    for name in ("admission", "leg", "limits", "personas", "record", "screening", "sentences", "session", "statistics")
+    for name in (
+        "admission",
+        "chat_leg",
+        "leg",
+        "limits",
+        "personas",
+        "record",
+        "screening",
+        "sentences",
+        "session",
+        "statistics",
+    )
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
@@ -38,6 +49,7 @@ ONLY_IN = {
         "app/simulator/wav.py",
         "workers/checkpoints/synthetic/phrases.py",
     },
+    "sphn": {"app/audio/opus.py"},
     "prometheus_client": {"app/telemetry/metrics/families.py"},
     "opentelemetry": {"app/telemetry/traces.py"},
 }

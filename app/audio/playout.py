@@ -14,12 +14,13 @@ Call `start`; `push` a frame, then `advance`; `advance` again at `get_timer`; `h
 
 import math
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.audio import mulaw
 from app.audio.mulaw import PACKET_SAMPLES, SAMPLE_RATE_HZ
 from app.audio.playout_buffer import FIRST_JITTER_S, Jitter, PlayoutBuffer
 from app.audio.time_stretch import Samples, drop_silence, fade_in, repeat_silence, shorten_speech
+from workers.messages import Pcm
 
 PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 TARGET_S = (0.005, 0.04)
@@ -44,13 +45,15 @@ LOW_S = 0.003
 class SendAudio:
     """Send mu-law to the caller, and a mark of that name behind it ("": none); it is the sound of step `seq`.
 
-    It is heard from `heard_s` on, as far as is known; the line's whole round trip is in that.
+    It is heard from `heard_s` on, as far as is known; the line's whole round trip is in that. A chat is sent `pcm`
+    instead, float32 at 24 kHz.
     """
 
     payload: bytes
     mark: str
     seq: int
     heard_s: float = 0.0
+    pcm: Pcm | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

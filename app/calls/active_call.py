@@ -28,7 +28,8 @@ class VoiceRequest:
 
     `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
     for a recording, `persona` for that one, "" for the one of the number called, `prompt` for the one-time prompt with
-    this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token.
+    this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token. A `chat` brings its own `sampling` and `seed`,
+    which go before those of the persona and of the settings.
     """
 
     greeting_frames: int | None = None
@@ -39,6 +40,9 @@ class VoiceRequest:
     record: bool = False
     webhook_token: str = ""
     prompt: str = ""
+    chat: bool = False
+    sampling: tuple[tuple[str, float], ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,11 @@ class ActiveCall:
     levels: CallLevels = field(default_factory=CallLevels)
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_COMMANDS))
     """What waits for the socket's writer; None: the call is over, close the socket."""
+    sounds: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once Moshi's first sound has come from the workers, or the call is over."""
     over: bool = False
+    sampling: tuple[tuple[str, float], ...] = ()
+    """What replaces the settings' in this call, by name."""
     standby: Standby | None = None
     timer: asyncio.TimerHandle | None = None
     _timer_s: float = 0.0
@@ -87,6 +95,7 @@ class ActiveCall:
         """Start the greeting."""
         observers = [observer for factory in factories if (observer := self._make(factory))]
         self._observers = Observers(self.log, [self.levels, *observers])
+        self.sampling = opening.persona.sampling
         self._act(lambda now: self._send_opening(opening))
         if not self.over:
             self._observers.notify("on_reserved", self.clock())
@@ -105,6 +114,8 @@ class ActiveCall:
 
     def handle_frame(self, frame: Frame) -> None:
         """Handle one of Moshi's frames."""
+        if frame.pcm is not None:
+            self.sounds.set()
         self._act(lambda now: self._handle_frame(frame, now))
 
     def say(self, text: str) -> "QueuedSentence":
@@ -194,6 +205,7 @@ class ActiveCall:
 
     def _finish(self, end: End, now: float) -> None:
         self.over = True
+        self.sounds.set()
         for number in [*self._unsaid]:
             self._answer(number, None)
         if self.timer:

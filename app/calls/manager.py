@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.active_call import ActiveCall, ObserverFactory, Standby, VoiceRequest
 from app.calls.admission import TTL_S, Admission, Reservation, new_token
+from app.calls.chat_leg import ChatLeg
 from app.calls.events import EventPublisher, Events
 from app.calls.limits import CallLimits
 from app.calls.observer import LogLines
@@ -91,6 +93,9 @@ class CallManager(CallRegistry):
     @property
     def free_slots(self) -> int:
         return self._admission.free_slots
+
+    def knows_persona(self, name: str) -> bool:
+        return self._choose(name, "", "").name == name
 
     def reserve(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> Reservation | None:
         """Reserve a slot for a call that rings or comes back, and start its greeting; None without a free slot.
@@ -188,7 +193,8 @@ class CallManager(CallRegistry):
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
         account_sid, record = self._settings.twilio.account_sid, self.record(call_sid)
-        session = CallSession(call_sid, account_sid, limits, now, record, request.webhook_token)
+        leg = ChatLeg(limits) if request.chat else None
+        session = CallSession(call_sid, account_sid, limits, now, record, request.webhook_token, leg)
         session.record.set_parties(request.caller, request.called, request.direction)
         session.record.persona = chosen.name
         call = ActiveCall(
@@ -210,8 +216,8 @@ class CallManager(CallRegistry):
             reservation.slot,
             reservation.epoch,
             limits.greeting_frames,
-            seed=self._settings.sampling.seed,
-            persona=chosen.call,
+            seed=self._settings.sampling.seed if request.seed is None else request.seed,
+            persona=replace(chosen.call, sampling=tuple(dict(chosen.call.sampling + request.sampling).items())),
         )
         call.start(self._observers, opening)
         return None if call.over else reservation

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from app.audio.playout import PlayoutCommand, SendAudio
-from app.calls.leg import Leg, SendFrame
+from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
@@ -63,7 +63,8 @@ NEXT = {
 class CallSession:
     """The rules of one stream of a call; `now` in seconds, monotonic.
 
-    `account_sid` "" accepts any account. `record` is that of a call which comes back, None for a new one.
+    `account_sid` "" accepts any account. `record` is that of a call which comes back, None for a new one. Without
+    a `leg` its audio is that of a phone.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class CallSession:
         now: float,
         record: CallRecord | None = None,
         webhook_token: str = "",
+        leg: Leg | None = None,
     ) -> None:
         self.record = record or CallRecord(call_sid, now)
         self.record.greeting_frames, self.record.takeover_s = limits.greeting_frames, limits.takeover_s
         self.stream = self.record.open_stream(now, webhook_token)
         self.state = CallState.RESERVED
-        self.leg = Leg(limits)
+        self.leg = leg or PhoneLeg(limits)
         self.sentences = Sentences()
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
@@ -97,7 +99,7 @@ class CallSession:
 
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
-        return self.leg.jitter_buffer.complete_s(now) if self.state is CallState.LIVE else None
+        return self.leg.complete_s(now) if self.state is CallState.LIVE else None
 
     def on_socket_open(self, now: float) -> None:
         """Handle the opening of the media socket. Raises KeyError if the call cannot have one now."""
@@ -112,7 +114,7 @@ class CallSession:
                 self.record.counts["packets_in"] += 1
                 self._idle.add(payload, now)
                 if frames := self.leg.push(event, now):
-                    self.record.takeover_s = self.leg.jitter_buffer.start_s
+                    self.record.takeover_s = self.leg.start_s
                 return frames
             case MarkPlayed(name):
                 played = self.leg.handle_mark(name, now) and self.state is CallState.DRAINING
@@ -159,9 +161,11 @@ class CallSession:
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
-        due_s = min(self._deadline_s, self.leg.playout.get_timer())
+        due_s = min(self._deadline_s, self.leg.audio_due_s())
         if self.state is CallState.LIVE:
-            due_s = min(due_s, self.leg.jitter_buffer.get_timer(), self._idle.due_s)
+            due_s = min(due_s, self.leg.frame_due_s(), self._idle.due_s)
+        if self.state is CallState.DRAINING:
+            due_s = min(due_s, self.leg.played_s())
         return due_s
 
     def handle_timer(self, now: float) -> Sequence[Command]:
@@ -171,6 +175,8 @@ class CallSession:
             commands += self.leg.fill(now)
         if self.state in (CallState.LIVE, CallState.DRAINING):
             commands += self._on_sent(self.leg.send_audio(now), now)
+        if self.state is CallState.DRAINING and now >= self.leg.played_s():
+            return [*commands, *self.end(self._late_reason, now)]
         if self.state is CallState.LIVE and now >= self._idle.due_s:
             commands += self.drain(EndReason.IDLE, now)
         if now >= self._deadline_s:

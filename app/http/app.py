@@ -11,6 +11,7 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
 from app.config import Settings
+from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
 from app.http.operator_auth import OperatorAuth
@@ -47,6 +48,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _refuse)  # type: ignore[arg-type]  # typed for one kind of connection
     webhooks = Webhooks(public, settings.twilio.account_sid, limiter)
     auth = OperatorAuth(settings.operators.token, limiter)
+    chat_auth = ChatAuth(settings.chat.token, auth, limiter)
     for router in (
         build_twilio_router(webhooks, call_router, manager, personas.refresh),
         build_selftest_router(public, webhooks),
@@ -57,6 +59,7 @@ def build_app(
         build_prompt_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, find_address(settings)),
+        build_chat_router(settings, chat_auth, limiter, manager, call_router, personas),
         build_page_router(auth),
     ):
         app.include_router(router)

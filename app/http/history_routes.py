@@ -80,7 +80,7 @@ def build_history_router(auth: OperatorAuth, address: Address | None) -> APIRout
 
     @router.get("/{sid}")
     async def call(sid: str) -> Response:
-        if not sid.isalnum() or len(sid) > MAX_SID_LENGTH:
+        if not sid.replace("-", "").isalnum() or len(sid) > MAX_SID_LENGTH:
             raise HTTPException(404, "no call has such a SID")
         return await history.query(lambda database: database.find(sid).as_json(whole=True))
 

@@ -46,6 +46,8 @@ class RefusalReason(StrEnum):
     NO_OPERATOR = "for operators only"
     WRONG_TOKEN = "not the operators' token"  # noqa: S105 - a sentence
     NO_TOKEN = "the token is unknown, used or expired"  # noqa: S105 - a sentence
+    NO_CHAT = "for operators, and for clients with CHAT_TOKEN"
+    BAD_CHAT = "a chat asks for what there is not"
     TOO_MANY = "too many refusals"
 
 

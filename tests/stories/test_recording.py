@@ -44,7 +44,7 @@ class PacketRecorder(CallRecorder):
         before = len(self.queue)
         super().on_event(event, now)
         if isinstance(event, Media) and len(self.queue) > before:
-            position, piece = self.session.leg.jitter_buffer.position(event.timestamp_ms), self.queue[-1]
+            position, piece = self.session.leg.position(event.timestamp_ms), self.queue[-1]
             assert isinstance(piece, Piece)
             self.packets[position // PACKET] = piece
 

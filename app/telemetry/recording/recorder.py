@@ -57,14 +57,14 @@ class CallRecorder(CallObserver):
     def on_event(self, event: Event, now: float) -> None:
         match event:
             case Media(timestamp_ms, payload) if self._timeline:
-                begin = self.session.leg.jitter_buffer.position(timestamp_ms)
+                begin = self.session.leg.position(timestamp_ms)
                 self._put(*self._timeline.place_inbound(begin, now, payload))
             case Started() if self.session.stream.started_s == now:
                 self._timeline = Timeline(now)
 
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """Record Moshi's audio. What is sent before the round trip is known is held back for a while."""
-        round_trip_s = self.session.leg.playout.buffer.known_round_trip_s
+        round_trip_s = self.session.leg.round_trip_s
         match command:
             case SendAudio() if self._early is not None and round_trip_s is None:
                 self._early.append(command)

@@ -17,7 +17,7 @@ from app.config import SettingsError
 
 WAV, FLAC, TOKENS, PART = ".wav", ".flac", ".tokens", ".part"
 SUFFIXES = (FLAC, WAV, TOKENS)
-_OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z]+\.[a-z]+")
+_OURS = re.compile(r"\d{8}T\d{6}Z-[0-9A-Za-z-]+\.[a-z]+")
 
 
 class RecordingStore:

@@ -47,7 +47,7 @@ def waiting(call: ActiveCall) -> list[int | None]:
 
 def send_all(call: ActiveCall) -> None:
     """Let the time come for everything that is held back for the line."""
-    while (due_s := call.session.leg.playout.get_timer()) < math.inf:
+    while (due_s := call.session.leg.audio_due_s()) < math.inf:
         call.carry_out(call.session.leg.send_audio(due_s), time.monotonic())
 
 

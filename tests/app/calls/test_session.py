@@ -12,7 +12,7 @@ from app.audio.jitter_buffer import WAIT_S, JitterBuffer
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.resample import Decimator
 from app.audio.time_stretch import Samples
-from app.calls.leg import SendFrame
+from app.calls.leg import PhoneLeg, SendFrame
 from app.calls.limits import CallLimits
 from app.calls.record import EndReason
 from app.calls.session import DRAIN_WITHIN_S, START_WITHIN_S, CallSession, CallState, Command, End
@@ -211,6 +211,7 @@ class Noted(Playout):
 
 def test_the_playout_knows_which_frames_are_ahead_or_filled() -> None:
     session = connected(greeting_frames=3)
+    assert isinstance(session.leg, PhoneLeg)
     session.leg.playout = noted = Noted()
     session.handle_frame(frame(1, sound(1)), 1.2)
     session.receive(STARTED, 2.0)

@@ -13,9 +13,12 @@ from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
+from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer, postgres
-from tests.app.telemetry.call_log.records import ANN, BOB, entry
+from tests.app.telemetry.call_log.records import ANN, entry
 from tests.processes.pipeline import PATIENCE_S
+
+CHAT = CallSid("chat-" + "c" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def two_calls(tmp_path_factory: pytest.TempPathFactory) -> Address:
     address = address_of(f"sqlite:///{tmp_path_factory.mktemp('calls')}/calls.db")
     database = Database(address)
     database.migrate()
-    for call_sid in (ANN, BOB):
+    for call_sid in (ANN, CHAT):
         database.write(entry(call_sid))
     return address
 
@@ -51,7 +54,8 @@ async def test_calls_are_listed_and_shown_without_a_number_in_full(two_calls: Ad
     async with client(two_calls) as http:
         every, last = await http.get("/api/history"), await http.get("/api/history?limit=1")
         one = await http.get(f"/api/history/{ANN}")
-    assert {call["call_sid"] for call in every.json()} == {ANN, BOB}
+        assert (await http.get(f"/api/history/{CHAT}")).json()["call_sid"] == CHAT
+    assert {call["call_sid"] for call in every.json()} == {ANN, CHAT}
     assert every.json()[0]["caller_masked"] == "…0001"
     assert len(last.json()) == 1
     assert [piece["text"] for piece in one.json()["transcript"]] == ["Hel", "lo."]

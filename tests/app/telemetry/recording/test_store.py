@@ -39,6 +39,13 @@ def test_each_recording_of_a_call_that_came_back_is_found_by_its_name_and_no_oth
     assert (store.names(ANN), store.names(second)) == ([first, second], [second])
 
 
+def test_a_chat_is_found_as_a_call_is(tmp_path: Path) -> None:
+    chat = "chat-" + "c" * 32
+    store = put(tmp_path, name := f"20260102T120000Z-{chat}.flac")
+    assert store.audio_of(chat) == tmp_path / name
+    assert store.of_calls({chat}) == {name.removesuffix(".flac")}
+
+
 @pytest.mark.parametrize("asked", ["", "CA", "..", "../secret", "/etc/passwd", "*", f"{ANN}.flac", "secret", "\0"])
 def test_nothing_but_a_whole_sid_finds_a_recording(tmp_path: Path, asked: str) -> None:
     folder = tmp_path / "recordings"

@@ -1,0 +1,77 @@
+"""Opus in Ogg at 24 kHz mono, as Moshi's clients and servers exchange it. Slow: not for the event loop.
+
+`sphn`, Kyutai's own library, fails for good when its stream is damaged. So it gets pages made here, each with one
+packet of those that came, and a new decoder when a packet is broken.
+"""
+
+import struct
+
+import numpy as np
+import sphn
+
+from app.audio.ogg import FIRST_PAGE, PacketReader, packet_s, page
+from workers.messages import SAMPLE_RATE_HZ, Pcm
+
+NEWEST_S = 0.5
+"""Of one message no more is decoded: what is older is too late to be heard."""
+_HEAD = b"OpusHead" + struct.pack("<BBHIHB", 1, 1, 0, 48_000, 0, 0)
+_TAGS = b"OpusTags" + struct.pack("<II", 0, 0)
+
+
+class OpusCodec:
+    """Both directions of one chat."""
+
+    def __init__(self) -> None:
+        self._packets = PacketReader()
+        self._writer = sphn.OpusStreamWriter(SAMPLE_RATE_HZ)
+        self._start_reader()
+
+    def decode(self, data: bytes) -> Pcm:
+        """Return the samples, (n,), of the newest packets that are whole now; broken ones are left out."""
+        return np.concatenate([np.zeros(0, np.float32), *map(self._decode, _newest(self._packets.push(data)))])
+
+    def encode(self, pcm: Pcm) -> bytes:
+        """Return the page of 40 ms, (960,); the first one follows the headers."""
+        encoded: bytes = self._writer.append_pcm(pcm)
+        return encoded
+
+    def _decode(self, packet: bytes) -> Pcm:
+        try:
+            pcm: Pcm = self._reader.append_bytes(page(packet, self._pages))
+        except ValueError:
+            self._start_reader()
+            return np.zeros(0, np.float32)
+        self._pages += 1
+        return pcm
+
+    def _start_reader(self) -> None:
+        self._reader = sphn.OpusStreamReader(SAMPLE_RATE_HZ)
+        self._reader.append_bytes(page(_HEAD, 0, FIRST_PAGE) + page(_TAGS, 1))
+        self._pages = 2
+
+
+class PcmCodec:
+    """int16, little-endian, instead of Opus: an extension of Moshi's protocol."""
+
+    def decode(self, data: bytes) -> Pcm:
+        """Return the samples, (n,); half a sample at the end is left out."""
+        pcm: Pcm = np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) * np.float32(1 / 32768)
+        return pcm
+
+    def encode(self, pcm: Pcm) -> bytes:
+        return (np.clip(pcm * 32768, -32768, 32767)).astype("<i2").tobytes()
+
+
+ChatCodec = OpusCodec | PcmCodec
+
+
+def _newest(packets: list[bytes]) -> list[bytes]:
+    """Return the last packets that are Opus, of `NEWEST_S` at most."""
+    newest: list[bytes] = []
+    length_s = 0.0
+    for packet in reversed(packets):
+        length_s += packet_s(packet)
+        if length_s > NEWEST_S:
+            break
+        newest += [packet] if packet_s(packet) else []
+    return newest[::-1]

@@ -1,0 +1,69 @@
+"""The query of a chat: what Kyutai's web client asks for, and `persona`, `format` and `token` of ours."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SAMPLING = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "repetition_penalty")
+MAX_SEED = 2**32 - 1
+Temperature = Annotated[float, Field(ge=0, le=5)]
+
+
+class ChatQueryError(ValueError):
+    """A query that cannot be served; the message is one line."""
+
+
+class ChatQuery(BaseModel):
+    """What a client asks for. Parameters of other names are passed over, and so is `repetition_penalty_context`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["opus", "pcm"] = "opus"
+    persona: str = Field("", max_length=40)
+    text_temperature: Temperature | None = None
+    text_top_k: int | None = Field(None, ge=1, le=1_000, alias="text_topk")
+    audio_temperature: Temperature | None = None
+    audio_top_k: int | None = Field(None, ge=1, le=2_048, alias="audio_topk")
+    repetition_penalty: float | None = Field(None, gt=0, le=5)
+    repetition_penalty_context: int | None = Field(None, ge=0)
+    pad_mult: float | None = Field(None, ge=-10, le=10)
+    text_seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    audio_seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    voice_prompt: str = ""
+    text_prompt: str = ""
+
+    @model_validator(mode="after")
+    def _needs_no_prompt(self) -> "ChatQuery":
+        if self.voice_prompt or self.text_prompt:
+            raise ValueError("voice_prompt and text_prompt are not taken; ask for a persona")
+        return self
+
+    @property
+    def sampling(self) -> tuple[tuple[str, float], ...]:
+        """What is asked for, by the names of the fields of `SamplingSettings`.
+
+        `pad_mult` multiplies the probability of padding by its exponential, after the temperature (Kyutai's
+        moshi-core); our bias is added to the score, before the temperature.
+        """
+        given = [(name, value) for name in SAMPLING if (value := getattr(self, name)) is not None]
+        if self.pad_mult is not None:
+            temperature = 1.0 if self.text_temperature is None else self.text_temperature
+            given.append(("padding_bias", self.pad_mult * temperature))
+        return tuple(given)
+
+    @property
+    def seed(self) -> int | None:
+        """Both streams draw from one generator: the seed of the text is that of both."""
+        return self.audio_seed if self.text_seed is None else self.text_seed
+
+
+def parse_chat_query(fields: Mapping[str, str]) -> ChatQuery:
+    """Return what a query asks for. Raises ChatQueryError."""
+    try:
+        return ChatQuery.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise ChatQueryError(f"{where}: {said}" if where else said) from error
