@@ -28,6 +28,11 @@ ANSWERS: dict[int, str] = {
     HTTPStatus.SERVICE_UNAVAILABLE: "it takes no conversation now: all its slots may be taken",
 }
 
+TRUST = (
+    "Give --ca FILE, or for a self-signed certificate the --pin that "
+    "`openssl x509 -noout -fingerprint -sha256 -in cert.pem` prints on the server"
+)
+
 
 class TalkFailed(Exception):
     """The conversation did not begin, or broke; the message is one line."""
@@ -82,7 +87,7 @@ def _reason(error: Exception) -> str:
             known = ANSWERS.get(response.status_code, said or "it is no Moshi server")
             return f"{known} (HTTP {response.status_code})"
         case ssl.SSLCertVerificationError():
-            return f"{one_line(error)}. Give --ca FILE, or --pin SHA256 if the certificate is its own"
+            return f"{one_line(error)}. {TRUST}"
         case ssl.SSLError() | InvalidHandshake():
             return f"what answers there is no WebSocket server of this kind, ws:// or wss:// ({one_line(error)})"
         case _:
