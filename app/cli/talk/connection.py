@@ -76,18 +76,20 @@ async def _open(target: Target) -> ClientConnection:
             close_timeout=CLOSE_WITHIN_S,
             max_size=MOST_BYTES,
         )
-    except (InvalidHandshake, WebSocketException, OSError, TimeoutError) as error:
-        raise TalkFailed(f"{target.shown}: {_reason(error)}") from error
+    except (WebSocketException, OSError, ValueError) as error:
+        raise TalkFailed(f"{target.shown}: {printable(_reason(error))}") from error
 
 
 def _reason(error: Exception) -> str:
     match error:
         case InvalidStatus(response=response):
-            said = printable((response.body or b"")[:MOST_ANSWER].decode("utf-8", "replace"))
+            said = (response.body or b"")[:MOST_ANSWER].decode("utf-8", "replace").strip()
             known = ANSWERS.get(response.status_code, said or "it is no Moshi server")
             return f"{known} (HTTP {response.status_code})"
         case ssl.SSLCertVerificationError():
             return f"{one_line(error)}. {TRUST}"
+        case ValueError():
+            return f"no connection; redirects to other addresses are not followed ({one_line(error)})"
         case ssl.SSLError() | InvalidHandshake():
             return f"what answers there is no WebSocket server of this kind, ws:// or wss:// ({one_line(error)})"
         case _:

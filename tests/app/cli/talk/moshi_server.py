@@ -36,6 +36,8 @@ class MoshiServer:
     status: int = 0
     """Refuse the upgrade with it."""
     answer: str = ""
+    location: str = ""
+    """Of a redirect."""
     ends_after: int | None = None
     """Steps."""
     code: int | None = 1000
@@ -54,7 +56,7 @@ class MoshiServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.query, self.authorization = dict(request.query), request.headers.get("Authorization", "")
         if self.status:
-            return web.Response(status=self.status, text=self.answer)
+            return web.Response(status=self.status, text=self.answer, headers={"Location": self.location})
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         self.connected.set()

@@ -149,6 +149,15 @@ async def test_nobody_answers() -> None:
         await talk(server, FileSound(tone(0.2), 0.4))
 
 
+async def test_a_redirect_takes_no_token_elsewhere() -> None:
+    async with serving(MoshiServer()) as other:
+        other.ready.set()
+        async with serving(MoshiServer(status=302, location=f"{other.url}/api/chat")) as server:
+            with pytest.raises(TalkFailed, match="redirect"):
+                await talk(server, FileSound(tone(0.2), 0.4))
+    assert not other.connected.is_set()
+
+
 async def test_parameters_reach_the_server() -> None:
     needs, deadly = frozenset({"voice_prompt", "text_prompt"}), frozenset({"seed"})
     async with serving(MoshiServer(needs=needs, deadly=deadly)) as server:
