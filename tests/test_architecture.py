@@ -33,6 +33,7 @@ PURE += [
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
+PURE += [f"app/cli/talk/{name}.py" for name in ("messages", "pacer", "client")]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -41,6 +42,7 @@ IMPURE = {
 ELSEWHERE = "scripts/side_by_side"
 """Servers of others that are measured beside ours, in an environment of their own."""
 ONLY_IN = {
+    "sounddevice": {"app/cli/talk/devices.py"},
     "rustymimi": {"workers/codec/rustymimi_codec.py"},
     "uvicorn": {"app/server/listener.py"},
     "soundfile": {

@@ -4,6 +4,7 @@
 packet of those that came, and a new decoder when a packet is broken.
 """
 
+import math
 import struct
 
 import numpy as np
@@ -12,23 +13,26 @@ import sphn
 from app.audio.ogg import FIRST_PAGE, PacketReader, packet_s, page
 from workers.messages import SAMPLE_RATE_HZ, Pcm
 
-NEWEST_S = 0.5
-"""Of one message no more is decoded: what is older is too late to be heard."""
+PACKET_SAMPLES = 960
+"""40 ms: what sphn puts into a packet, and a packet into a page."""
 _HEAD = b"OpusHead" + struct.pack("<BBHIHB", 1, 1, 0, 48_000, 0, 0)
 _TAGS = b"OpusTags" + struct.pack("<II", 0, 0)
 
 
 class OpusCodec:
-    """Both directions of one chat."""
+    """Both directions of one chat. Of one message at most `newest_s` is decoded, when what is older is of no use."""
 
-    def __init__(self) -> None:
+    def __init__(self, newest_s: float = math.inf) -> None:
+        self._newest_s = newest_s
         self._packets = PacketReader()
         self._writer = sphn.OpusStreamWriter(SAMPLE_RATE_HZ)
         self._start_reader()
 
     def decode(self, data: bytes) -> Pcm:
         """Return the samples, (n,), of the newest packets that are whole now; broken ones are left out."""
-        return np.concatenate([np.zeros(0, np.float32), *map(self._decode, _newest(self._packets.push(data)))])
+        return np.concatenate(
+            [np.zeros(0, np.float32), *map(self._decode, _newest(self._packets.push(data), self._newest_s))]
+        )
 
     def encode(self, pcm: Pcm) -> bytes:
         """Return the page of 40 ms, (960,); the first one follows the headers."""
@@ -65,13 +69,13 @@ class PcmCodec:
 ChatCodec = OpusCodec | PcmCodec
 
 
-def _newest(packets: list[bytes]) -> list[bytes]:
-    """Return the last packets that are Opus, of `NEWEST_S` at most."""
+def _newest(packets: list[bytes], newest_s: float) -> list[bytes]:
+    """Return the last packets that are Opus, of `newest_s` at most."""
     newest: list[bytes] = []
     length_s = 0.0
     for packet in reversed(packets):
         length_s += packet_s(packet)
-        if length_s > NEWEST_S:
+        if length_s > newest_s:
             break
         newest += [packet] if packet_s(packet) else []
     return newest[::-1]

@@ -126,6 +126,33 @@ def simulate(
     raise typer.Exit(run_simulation(settings_or_exit(url), wanted))
 
 
+@cli.command()
+def talk(
+    url: Annotated[
+        str | None, typer.Option(help="Any Moshi server, wss://gpu:8998; default: the service here.")
+    ] = None,
+    persona: Annotated[str | None, typer.Option(help="Who answers; for --url also from your PERSONAS_DIR.")] = None,
+    wav: Annotated[
+        Path | None, typer.Option(help="Say this audio file, in real time; no audio device is used.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --wav: save what was said (left) and heard (right).")] = None,
+    seconds: Annotated[float | None, typer.Option(help="With --wav: end after this long.", min=0.1)] = None,
+    token: Annotated[str | None, typer.Option(help="Access to the server.", envvar="CHAT_TOKEN")] = None,
+    ca: Annotated[Path | None, typer.Option(help="For wss://: the authority to trust, a PEM file.")] = None,
+    pin: Annotated[str | None, typer.Option(help="For wss://: the SHA-256 of a self-signed certificate.")] = None,
+) -> None:
+    """Talk with Moshi by microphone and loudspeaker, or say a file. Wear headphones, or Moshi hears itself.
+
+    Exits with 0, with 1 if the conversation did not begin, broke, or (--wav) nothing was heard, with 2 if an option or
+    a file is wrong.
+    """
+    from app.cli.talk.run import Talk, run_talk
+    from app.cli.talk.target import Wanted
+
+    wanted = Talk(Wanted(url, persona, token, ca, pin), wav, out, seconds)
+    raise typer.Exit(run_talk(settings_or_exit(url), wanted))
+
+
 @calls.callback(invoke_without_command=True)
 def calls_list(
     context: typer.Context,

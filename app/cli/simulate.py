@@ -13,6 +13,7 @@ from rich.table import Table
 from app.cli.bench.calls import simulate_calls
 from app.cli.bench.output import ms
 from app.cli.doctor.tunnel import running_service
+from app.cli.meter import bar
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.cli.plots import draw_buffers
 from app.cli.service_process import ACCOUNT_SID
@@ -27,8 +28,6 @@ from app.twilio.signature import checked_base
 from workers.logging import mask_userinfo
 
 NOT_ANSWERED = {Outcome.WEBHOOK_FAILED, Outcome.HANDSHAKE_FAILED}
-LEVEL_BLOCKS = 20
-LEVEL_FLOOR_DBFS = -60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +92,11 @@ def _place(options: CallOptions, calls: int, console: Console) -> list[CallRepor
 
         def show(progress: Progress) -> None:
             if isinstance(progress, Pulse):
-                said, heard = _meter(progress.said_dbfs), _meter(progress.heard_dbfs)
+                said, heard = bar(progress.said_dbfs), bar(progress.heard_dbfs)
                 buffered = f"buffered {progress.buffered_s:.2f} s"
                 status.update(f"{progress.at_s:6.1f} s  caller {said}  Moshi {heard}  {buffered}")
 
         return uvloop.run(simulate_calls(options, calls, show))
-
-
-def _meter(level_dbfs: float) -> str:
-    blocks = round(LEVEL_BLOCKS * max(0.0, 1 - level_dbfs / LEVEL_FLOOR_DBFS))
-    return "█" * blocks + "·" * (LEVEL_BLOCKS - blocks)
 
 
 def _reason(report: CallReport) -> str:

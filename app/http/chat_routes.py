@@ -17,6 +17,8 @@ from app.http.persona_routes import PersonaSource
 from app.http.rate_limit import RateLimiter, RefusalReason
 from app.twilio.events import CallSid
 
+NEWEST_S = 0.5
+"""Of one message no more is decoded: what is older is too late to be heard."""
 CALLER = "client:chat"
 BUILD = (
     *("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe"),
@@ -66,7 +68,7 @@ def build_chat_router(
         call_sid = CallSid(f"chat-{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid) as texts:
             call = _open(manager, call_router, call_sid, query)
-            codec = PcmCodec() if query.format == "pcm" else OpusCodec()
+            codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = _metadata(settings, call, query)
             await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
 

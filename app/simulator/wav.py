@@ -1,4 +1,4 @@
-"""Audio files of the simulator: any rate in, 8 kHz out."""
+"""Audio files of the simulator and of the client: any rate in, 8 kHz or another one out."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from app.twilio.events import RATE_HZ
 
 Samples = NDArray[np.int16]
-"""Mono samples at 8 kHz."""
+"""Mono samples, at 8 kHz unless the rate is given."""
 
 
-def read_audio(path: Path) -> Samples:
-    """Return an audio file as 8 kHz mono, its channels mixed; any rate and any format of libsndfile.
+def read_audio(path: Path, to_hz: int = RATE_HZ) -> Samples:
+    """Return an audio file as mono at `to_hz`, its channels mixed; any rate and any format of libsndfile.
 
     Raises OSError, ValueError if it is no audio.
     """
@@ -24,15 +24,15 @@ def read_audio(path: Path) -> Samples:
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: {error.error_string}") from error
     mono: NDArray[np.float32] = frames.mean(axis=1)
-    if rate_hz != RATE_HZ:
-        mono = soxr.resample(mono, rate_hz, RATE_HZ, quality="VHQ")
+    if rate_hz != to_hz:
+        mono = soxr.resample(mono, rate_hz, to_hz, quality="VHQ")
     samples: Samples = np.clip(np.rint(mono * 32_768), -32_768, 32_767).astype(np.int16)
     return samples
 
 
-def write_stereo(path: Path, left: Samples, right: Samples) -> None:
-    """Write two channels as WAV at 8 kHz, 16 bits; the shorter one ends in silence."""
+def write_stereo(path: Path, left: Samples, right: Samples, rate_hz: int = RATE_HZ) -> None:
+    """Write two channels as WAV, 16 bits; the shorter one ends in silence."""
     length = max(len(left), len(right))
     frames = np.stack([np.pad(channel, (0, length - len(channel))) for channel in (left, right)], axis=1)
     with path.open("wb") as file:
-        soundfile.write(file, frames, RATE_HZ, "PCM_16", format="WAV")
+        soundfile.write(file, frames, rate_hz, "PCM_16", format="WAV")

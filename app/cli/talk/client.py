@@ -1,0 +1,94 @@
+"""The client's side of one conversation: messages and sound in, messages and events out. No I/O, no clock.
+
+Servers differ. Rust sends metadata before the handshake; PersonaPlex plays its prompts first, for 10 to 20 s; PyTorch
+and MLX keep a client waiting in silence while another one talks, and process sound from before the handshake in one
+burst, which stays as latency. So nothing is sent, and nothing but an error is acted on, until the handshake.
+"""
+
+from dataclasses import dataclass
+
+from app.audio.opus import OpusCodec
+from app.audio.playback_buffer import Samples
+from app.cli.talk.messages import ErrorText, Handshake, OggAudio, TextPiece, parse, serialize_audio
+from app.cli.talk.pacer import Pacer
+
+READY_WITHIN_S = 60.0
+"""Without a message; a server with a queue sends pings meanwhile."""
+SILENT_FOR_S = 10.0
+"""As Kyutai's browser client: a server that has sent nothing for so long is gone."""
+
+
+class ServerSilent(Exception):
+    """The server has stopped sending; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The conversation begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of what Moshi says: a word or a part of one, with the space before it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What the server says that is wrong."""
+
+    text: str
+
+
+Event = Ready | Heard | Said | Failed
+
+
+class ChatClient:
+    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored."""
+
+    def __init__(self, now: float, live: bool) -> None:
+        self.ready = False
+        self._pacer = Pacer(live)
+        self._last_s = now
+        self._codec = OpusCodec()
+
+    def receive(self, data: bytes | str, now: float) -> Event | None:
+        """Handle a message of the server's."""
+        self._last_s = now
+        match parse(data):
+            case Handshake() if not self.ready:
+                self.ready = True
+                return Ready()
+            case OggAudio(ogg) if self.ready:
+                return Heard(self._codec.decode(ogg))
+            case TextPiece(text) if self.ready:
+                return Said(text)
+            case ErrorText(text):
+                return Failed(text)
+            case _:
+                return None
+
+    def add_audio(self, samples: Samples) -> None:
+        """Add what was said; before the handshake it is dropped."""
+        if self.ready:
+            self._pacer.push(samples)
+
+    def send(self, now: float) -> list[tuple[bytes, Samples]]:
+        """Return the messages that are due, each with the sound in it."""
+        return [(serialize_audio(self._codec.encode(packet)), packet) for packet in self._pacer.pull(now)]
+
+    def check(self, now: float) -> None:
+        """Raise ServerSilent if the server has sent nothing for too long."""
+        silent_s = now - self._last_s
+        if self.ready and silent_s > SILENT_FOR_S:
+            raise ServerSilent(f"the server has sent nothing for {SILENT_FOR_S:.0f} s")
+        if not self.ready and silent_s > READY_WITHIN_S:
+            raise ServerSilent(
+                f"the server was not ready within {READY_WITHIN_S:.0f} s: it may be in another conversation"
+            )

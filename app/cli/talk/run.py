@@ -1,0 +1,88 @@
+"""`moshi-bridge talk`: a conversation with a Moshi server from this terminal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from app.audio.playback_buffer import MS
+from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
+from app.cli.talk.connection import TalkFailed, converse
+from app.cli.talk.devices import NoSound, open_devices
+from app.cli.talk.screen import WAITING, Screen
+from app.cli.talk.sound import FileSound, Sound, open_file
+from app.cli.talk.target import Target, Wanted, find_target
+from app.config import Settings, SettingsError
+
+HEADPHONES = "Wear headphones: Moshi would hear itself from a loudspeaker."
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """The server; a file to say in place of the microphone, where to save the conversation, and for how long."""
+
+    server: Wanted
+    wav: Path | None = None
+    out: Path | None = None
+    seconds: float | None = None
+
+
+def run_talk(settings: Settings, wanted: Talk) -> int:
+    """Talk; return the exit status."""
+    try:
+        target = find_target(settings, wanted.server)
+        if wanted.wav:
+            return _say_file(target, open_file(wanted.wav, wanted.seconds), wanted.out)
+        if wanted.out or wanted.seconds:
+            raise ValueError("--out and --seconds are for --wav")
+        return _talk(target)
+    except (SettingsError, ValueError, OSError) as error:
+        return fail(error, EXIT_SETTINGS)
+
+
+def _talk(target: Target) -> int:
+    try:
+        with open_devices() as sound:
+            print(HEADPHONES)
+            whole = _hold(target, sound)
+    except KeyboardInterrupt:
+        return 0
+    except (NoSound, TalkFailed) as error:
+        return fail(error, EXIT_FAILED)
+    if not whole:
+        print("The server ended the conversation.")
+    return 0
+
+
+def _say_file(target: Target, sound: FileSound, out: Path | None) -> int:
+    why = ""
+    try:
+        why = "" if _hold(target, sound) else "the server ended the conversation before its time"
+    except TalkFailed as error:
+        why = str(error)
+    except KeyboardInterrupt:
+        why = "interrupted"
+    if out and sound.length_s:
+        sound.save(out)
+    print(_summary(sound))
+    if not why and sound.first_sound_s is None:
+        why = "nothing was heard"
+    return fail(why, EXIT_FAILED) if why else 0
+
+
+def _hold(target: Target, sound: Sound) -> bool:
+    """Return False if the server ended the conversation in order. Raises TalkFailed."""
+    console = Console(highlight=False)
+    with console.status(WAITING) as status:
+        screen = Screen(console, status)
+        try:
+            return uvloop.run(converse(target, sound, screen))
+        finally:
+            screen.finish()
+
+
+def _summary(sound: FileSound) -> str:
+    first = "nothing heard" if sound.first_sound_s is None else f"first sound after {sound.first_sound_s:.2f} s"
+    buffer = sound.buffer
+    return f"{sound.length_s:.1f} s, {first}, {buffer.underruns} underruns, {buffer.dropped // MS} ms dropped"

@@ -1,0 +1,103 @@
+"""Where the sound of a conversation comes from and goes to: a file in real time; `devices` has the other one."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from app.audio.playback_buffer import MS, RATE_HZ, PlaybackBuffer, Samples
+from app.simulator.wav import read_audio, write_stereo
+
+BLOCK = 10 * MS
+TAIL_S = 3.0
+"""Silence after the file's end, for the answer."""
+AUDIBLE = 0.01
+"""-40 dBFS."""
+
+
+class Sound(Protocol):
+    """`now` in seconds, monotonic."""
+
+    live: bool
+    """What is said cannot wait."""
+    buffer: PlaybackBuffer
+
+    def start(self, now: float) -> None:
+        """The conversation begins."""
+
+    def read(self, now: float) -> Samples:
+        """Return what has been said since the last time."""
+
+    def add_sent(self, packet: Samples) -> None:
+        """Count a packet that is sent now."""
+
+    def add_heard(self, samples: Samples) -> None:
+        """Add what the server sent."""
+
+    def ended(self) -> bool:
+        """Tell whether all has been said and heard."""
+
+
+class FileSound:
+    """Says a file at the pace of speech, then silence; keeps what was sent and what a listener would have heard."""
+
+    live = False
+
+    def __init__(self, said: Samples, length_s: float | None = None) -> None:
+        """`length_s` of the conversation: None for the file's length and three seconds."""
+        self.buffer = PlaybackBuffer()
+        samples = len(said) + TAIL_S * RATE_HZ if length_s is None else length_s * RATE_HZ
+        self._blocks = max(1, round(samples / BLOCK))
+        self._said = np.pad(said, (0, max(0, self._blocks * BLOCK - len(said))))
+        self._started_s: float | None = None
+        self._sent: list[Samples] = []
+        self._heard: list[Samples] = []
+        """A block each: their number is how far the conversation has come."""
+
+    def start(self, now: float) -> None:
+        self._started_s = now
+
+    def read(self, now: float) -> Samples:
+        if self._started_s is None:
+            return np.zeros(0, np.float32)
+        first = len(self._heard)
+        due = min(int((now - self._started_s) * RATE_HZ) // BLOCK, self._blocks)
+        self._heard += [self.buffer.pull(BLOCK) for _ in range(first, due)]
+        return self._said[first * BLOCK : due * BLOCK]
+
+    def add_sent(self, packet: Samples) -> None:
+        self._sent.append(packet)
+
+    def add_heard(self, samples: Samples) -> None:
+        self.buffer.push(samples)
+
+    def ended(self) -> bool:
+        return len(self._heard) >= self._blocks
+
+    @property
+    def length_s(self) -> float:
+        return len(self._heard) * BLOCK / RATE_HZ
+
+    @property
+    def first_sound_s(self) -> float | None:
+        """When the server was heard first, in seconds after the handshake."""
+        audible = np.flatnonzero(np.abs(_join(self._heard)) > AUDIBLE)
+        return float(audible[0]) / RATE_HZ if len(audible) else None
+
+    def save(self, path: Path) -> None:
+        """Write what was sent (left) and heard (right), from the handshake on."""
+        left, right = (_to_int16(_join(side)) for side in (self._sent, self._heard))
+        write_stereo(path, left, right, RATE_HZ)
+
+
+def open_file(path: Path, length_s: float | None) -> FileSound:
+    """Raises OSError, ValueError if it is no audio."""
+    return FileSound(read_audio(path, RATE_HZ).astype(np.float32) / np.float32(32_768), length_s)
+
+
+def _join(blocks: list[Samples]) -> Samples:
+    return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def _to_int16(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+    return np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)

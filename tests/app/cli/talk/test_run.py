@@ -1,0 +1,152 @@
+"""`moshi-bridge talk` as it is typed."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.app.cli.talk.moshi_server import MoshiServer, serving
+from tests.app.cli.talk.test_tls import Certificate
+from tests.app.cli.talk.tones import tone, tone_s
+
+NO_PORTAUDIO = 'raise OSError("PortAudio library not found")'
+DEVICES = """
+import threading, time
+import numpy as np
+
+class PortAudioError(Exception):
+    pass
+
+class Stream:
+    def __init__(self, *, callback, blocksize, **_):
+        self.block, self.callback, self.open = np.zeros((blocksize, 1), np.float32), callback, True
+        self.thread = threading.Thread(target=self.run)
+    def run(self):
+        while self.open:
+            self.block[:, 0] = 0.3 * np.sin(2 * np.pi * 1 / 40 * np.arange(len(self.block)))
+            self.callback(self.block, len(self.block), None, None)
+            time.sleep(0.02)
+    def __enter__(self):
+        self.thread.start()
+    def __exit__(self, *_):
+        self.open = False
+        self.thread.join()
+
+InputStream = OutputStream = Stream
+"""
+
+
+@dataclass
+class Ended:
+    status: int
+    out: str
+    error: str
+
+
+async def start(folder: Path, *options: str, **environment: str) -> asyncio.subprocess.Process:
+    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}", **environment}
+    piped = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", "app", "talk", *options)
+    return await asyncio.create_subprocess_exec(*command, cwd=folder, env=env, stdout=piped, stderr=piped)
+
+
+async def end(process: asyncio.subprocess.Process) -> Ended:
+    out, error = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), error.decode())
+
+
+async def talk(folder: Path, *options: str, **environment: str) -> Ended:
+    return await end(await start(folder, *options, **environment))
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "in.wav", tone(0.5), 24_000)
+    return tmp_path / "in.wav"
+
+
+async def test_a_file_is_said_to_a_server_with_a_pinned_certificate(tmp_path: Path, said: Path) -> None:
+    certificate = Certificate(tmp_path)
+    options = ["--wav", str(said), "--out", "out.wav", "--seconds", "1.5", "--pin", certificate.sha256]
+    async with serving(MoshiServer(change=lambda _, ogg: [b"\x01" + ogg, b"\x02 hi"]), certificate.context) as server:
+        server.ready.set()
+        ended = await talk(
+            tmp_path, "--url", server.url, "--persona", "ada", *options, CHAT_TOKEN="secret-token-of-the-chat"
+        )
+    assert (ended.status, ended.error) == (0, "")
+    assert "hi hi" in ended.out
+    assert "1.5 s, first sound after" in ended.out
+    assert "secret-token-of-the-chat" not in ended.out
+    assert server.authorization == "Bearer secret-token-of-the-chat"
+    assert server.query == {"persona": "ada"}
+    saved, rate_hz = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    assert rate_hz == 24_000
+    assert [tone_s(saved[:, side]) > 0.3 for side in (0, 1)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("server", "why"),
+    [
+        (MoshiServer(status=503), "slots"),
+        (MoshiServer(ends_after=3), "before its time"),
+        (MoshiServer(change=lambda *_: [b"\x06"]), "nothing was heard"),
+    ],
+)
+async def test_trouble_is_one_line_and_exit_status_1(tmp_path: Path, said: Path, server: MoshiServer, why: str) -> None:
+    async with serving(server):
+        server.ready.set()
+        ended = await talk(tmp_path, "--url", server.url, "--wav", str(said), "--seconds", "1")
+    assert ended.status == 1
+    assert len(ended.error.splitlines()) == 1
+    assert why in ended.error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--wav", "missing.wav"],
+        ["--out", "out.wav"],
+        ["--url", "gpu"],
+        ["--url", "wss://gpu", "--pin", "abc"],
+        ["--url", "wss://gpu", "--ca", "missing.pem"],
+    ],
+)
+async def test_a_wrong_option_is_one_line_and_exit_status_2(tmp_path: Path, options: list[str]) -> None:
+    ended = await talk(tmp_path, *options)
+    assert ended.status == 2
+    assert len(ended.error.splitlines()) == 1
+
+
+async def test_without_portaudio_it_is_said_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sounddevice.py").write_text(NO_PORTAUDIO)
+    ended = await talk(tmp_path, "--url", "ws://127.0.0.1:1")
+    assert ended.status == 1
+    assert len(ended.error.splitlines()) == 1
+    assert "libportaudio2" in ended.error
+
+
+async def test_microphone_and_loudspeaker_until_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "sounddevice.py").write_text(DEVICES)
+    heard = asyncio.Event()
+
+    def change(step: int, ogg: bytes) -> list[bytes]:
+        if step == 10:
+            heard.set()
+        return [b"\x01" + ogg]
+
+    async with serving(MoshiServer(change=change)) as server:
+        server.ready.set()
+        process = await start(tmp_path, "--url", server.url)
+        await asyncio.wait_for(heard.wait(), 60)
+        process.send_signal(signal.SIGINT)
+        ended = await end(process)
+    assert (ended.status, ended.error) == (0, "")
+    assert "headphones" in ended.out
+    assert np.abs(server.heard_samples).max() > 0.2
