@@ -59,6 +59,7 @@ def loud_s(pcm: Pcm) -> float:
     return float(np.sum(np.sqrt(np.mean(windows**2, axis=1)) > 0.01)) * 0.02
 
 
+@pytest.mark.slow
 async def test_two_chats_hear_the_greeting_and_are_logged_and_recorded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

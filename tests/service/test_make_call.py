@@ -124,7 +124,7 @@ async def test_a_prompt_that_the_checkpoint_refuses_calls_nobody(office: Office)
     (office.folder / "eve.txt").write_text("You are Eve.")
     for prompt in ("You are Eve.", "@eve.txt"):
         status, _, err = await office.make_call(THEIRS, "--prompt", prompt)
-        assert (status, err) == (2, "make-call: --prompt: this checkpoint takes no prompt\n")
+        assert (status, err) == (2, "make-call: --prompt: this checkpoint takes no prompt and no voice\n")
     assert office.twilio.account.calls == {}
     status, out, _ = await office.make_call(THEIRS, "--prompt", "You are Eve.", "--dry-run")
     assert (status, "/twilio/voice?prompt=ID\n" in out, "You are" in out) == (0, True, False)
