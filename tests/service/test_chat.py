@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+import soundfile
 import sphn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
+from tests.app.cli.talk.test_run import talk
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.served import Served, served
 from workers.messages import Pcm
@@ -190,3 +193,14 @@ async def test_strangers_need_the_token_and_pages_of_other_sites_have_no_use_for
 async def test_the_setting_turns_it_off() -> None:
     async with served(chat=False) as service:
         assert (await refusal(service))[0] == 404
+
+
+async def test_talk_hears_itself_through_the_service(one: Served, tmp_path: Path) -> None:
+    said, heard = tmp_path / "said.wav", tmp_path / "heard.wav"
+    soundfile.write(said, tone(24_000), 24_000)
+    ended = await talk(tmp_path, "--url", f"ws://127.0.0.1:{one.phone.port}", "--wav", str(said), "--out", str(heard))
+    assert (ended.status, ended.error) == (0, "")
+    sent, back = soundfile.read(heard)[0].T
+    assert np.abs(sent).max() > 0.1
+    assert np.abs(back).max() > 0.1
+    await all_over(one)
