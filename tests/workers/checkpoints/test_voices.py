@@ -81,7 +81,9 @@ def refused(archive: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar at all" * 99)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", gzip.compress(b"no tar at all" * 99)], ids=["empty", "text", "gzip"]
+)
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / VOICES_ARCHIVE).write_bytes(content)
     assert "cannot be unpacked" in refused(tmp_path / VOICES_ARCHIVE)
