@@ -7,6 +7,7 @@ metrics.
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +20,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -38,9 +39,19 @@ from app.simulator.report import Outcome
 from app.twilio.events import CallSid, Stopped
 from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Hangup, Reject, Verb, parse
+from scripts.make_call import cli as make_call
+from tests.app.cli.test_dialling import NO_NUMBERS, NUMBERS
+from tests.app.telemetry.call_log.postgres import postgres
+from tests.app.telemetry.call_log.test_address import REFUSED_QUERIES
+from tests.app.test_setting_sources import SPELLINGS
+from tests.app.twilio.test_parties import ALICE_SPELLINGS, ANN_SPELLINGS, CLIENT_SPELLINGS, WITHHELD
+from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
 from tests.service.served import Served, served
+from tests.workers.checkpoints.test_locate import POINTER, refusal
+from tests.workers.conftest import Make, make  # noqa: F401 - a fixture
+from workers.checkpoints.files import TOKENIZER
 from workers.logging import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
@@ -144,13 +155,13 @@ class Running(Served):
                     return kept
                 await asyncio.sleep(LOOK_AGAIN_S)  # a thread writes
 
-    async def command(self, *arguments: str) -> str:
-        """Run a command with the settings of this service; return what it prints."""
+    async def command(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command with the settings of this service; return what it prints; `status` None is any."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**logs_in(self.folder), "columns": "160"}.items():
                 patch.setenv(name.upper(), value)
             done = await asyncio.to_thread(CliRunner().invoke, cli, list(arguments))
-        assert done.exit_code == 0, done.output
+        assert status is None or done.exit_code == status, done.output
         return done.stdout
 
     async def write(self, first_line: str, *headers: str, body: str = "", host: str | None = None) -> tuple[int, str]:
@@ -302,10 +313,13 @@ async def test_a_public_url_that_is_not_the_one_of_the_console_is_named(service:
     assert "PUBLIC_URL" in answer.text
 
 
-async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(service: Running) -> None:
-    """The spellings are those of `tests/app/twilio/test_signature.py`; here the webhook, its TwiML and the socket."""
-    service.service.public.move(read_settings(public_url="https://Me:Word@Phone.Example.COM:443/b").server.base_url)
-    for base in ("https://Me:Word@Phone.Example.COM:443/b", "https://phone.example.com:443/b"):
+@pytest.mark.parametrize(("public_url", "bases"), PUBLIC_URLS)
+async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through(
+    service: Running, public_url: str, bases: tuple[str, ...]
+) -> None:
+    """The webhook, its TwiML and the socket."""
+    service.service.public.move(read_settings(public_url=public_url).server.base_url)
+    for base in bases:
         call_sid = new_call_sid()
         answer = await service.send("POST", VOICE, form(call_sid), base + VOICE)
         (verb,) = parse(answer.raise_for_status().text)
@@ -315,8 +329,9 @@ async def test_a_call_that_is_signed_in_any_spelling_of_public_url_comes_through
             pass
 
 
-async def test_our_own_simulated_calls_come_through(service: Running) -> None:
-    base_url = read_settings(public_url="https://Me:Word@Phone.Example.COM:8443").server.base_url
+@pytest.mark.parametrize("public_url", [url for url, (base, *_) in PUBLIC_URLS if base.count("/") == 2])
+async def test_our_own_simulated_calls_come_through(service: Running, public_url: str) -> None:
+    base_url = read_settings(public_url=public_url).server.base_url
     service.service.public.move(base_url)
     here = f"http://127.0.0.1:{service.phone.port}"
     report = await simulate(CallOptions(base_url, TOKEN, ACCOUNT, duration_s=0.2, dial_url=here))
@@ -448,33 +463,87 @@ async def heard(service: Running, call_sid: CallSid, name: str) -> bool:
 # Who calls
 
 
+@pytest.mark.parametrize("over", ["completed", "busy", "no-answer", "canceled", "failed"])
+@pytest.mark.parametrize("late", ["initiated", "ringing", "in-progress", "answered"])
+async def test_a_late_status_callback_never_opens_a_call_again(service: Running, over: str, late: str) -> None:
+    for numbers in (("9", "1"), ()):
+        sid = new_call_sid()
+        await service.ring(sid)
+        for index, status in enumerate((over, late)):
+            numbered = {"SequenceNumber": numbers[index]} if numbers else {}
+            await service.send("POST", STATUS, {**form(sid), "CallStatus": status, **numbered})
+        record = service.service.manager.record(sid)
+        assert record
+        assert (record.status, service.service.manager.free_slots) == (over, SLOTS)
+        assert await service.ring(sid, CallStatus=late) == Hangup()
+
+
+async def test_callbacks_that_overtake_each_other_are_ordered_by_their_numbers(service: Running) -> None:
+    sid = new_call_sid()
+    await service.ring(sid)
+    for number, status in ((0, "initiated"), (2, "in-progress"), (1, "ringing")):
+        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, "SequenceNumber": str(number)})
+    record = service.service.manager.record(sid)
+    assert record
+    assert record.status == "in-progress"
+    await service.send("POST", STATUS, {**form(sid), "CallStatus": "completed", "SequenceNumber": "3"})
+
+
+def in_pairs(*spellings: str) -> list[tuple[str, str]]:
+    """Return each spelling with another one of the same caller."""
+    return list(zip(spellings, (*spellings[1:], spellings[0]), strict=True))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("caller", "forgotten"),
-    [("+15550100007", "+1 (555) 010-0007"), ("Anonymous", "anonymous"), ("sip:Al@Example.com", "sip:al@example.com")],
+    [
+        *in_pairs(*ANN_SPELLINGS),
+        *((caller, forgotten or "anonymous") for caller, forgotten in in_pairs(*WITHHELD)),
+        *in_pairs(*ALICE_SPELLINGS),
+        *in_pairs(*CLIENT_SPELLINGS),
+    ],
 )
 async def test_a_call_is_forgotten_by_any_spelling_of_its_caller(service: Running, caller: str, forgotten: str) -> None:
+    await service.command("forget", forgotten, status=None)  # calls of other tests
     sids = [await service.call(From=caller), await service.call(From=EVE, To=caller, Direction="outbound-api")]
     assert (await service.command("forget", forgotten)).split()[0] == "2"
     for sid in sids:
         assert (await service.http.get(f"/api/history/{sid}")).status_code == 404
 
 
+async def test_two_sip_callers_are_told_apart_in_the_table(service: Running) -> None:
+    for name in ("alice", "robert"):
+        await service.call(From=f"sip:{name}@example.com")
+    table = await service.command("calls")
+    assert all(f"sip:…{name}@" in table for name in ("lice", "bert"))
+
+
+BLOCKED = {
+    "anonymous": WITHHELD,
+    "+1 (555) 010-0001": ANN_SPELLINGS,
+    "sip:alice@example.com": ALICE_SPELLINGS,
+    "client:ann_1": CLIENT_SPELLINGS,
+}
+
+
 async def test_lists_limits_and_a_prefix_know_every_spelling(tmp_path: Path) -> None:
     """A service of its own: with a path in PUBLIC_URL, which the proxy takes away or not, and with screening."""
-    public = f"{PUBLIC}/bridge"
-    limits = {"blocked_callers": "anonymous,sip:alice@example.com", "calls_per_number_per_hour": 1}
+    public, once = f"{PUBLIC}/bridge", [spelling.replace("0001", "0002") for spelling in ANN_SPELLINGS]
+    limits = {"blocked_callers": ",".join(BLOCKED), "calls_per_number_per_hour": 1}
     async with running(tmp_path, public_url=public, **limits) as service:
-        for spelling in ("Anonymous", "sip:alice@EXAMPLE.com"):
+        for spelling in (one for spellings in BLOCKED.values() for one in spellings):
             assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
         call_sid = new_call_sid()
         for prefix, state in (("", "ringing"), ("/bridge", "in-progress")):
-            fields = {**form(call_sid), "CallStatus": state}
+            fields = {**form(call_sid), "From": once[0], "CallStatus": state}
             answer = await service.send("POST", prefix + VOICE, fields, url=public + VOICE)
             (verb,) = parse(answer.raise_for_status().text)
             async with service.stream(call_sid, verb, prefix) as call:
                 await call.socket.send(call.carrier.send(Stopped()))
                 assert await closing_code(call.socket) == 1000
-        assert isinstance(await service.ring(new_call_sid(), From=f"sip:{ANN}@example.com;user=phone"), Reject)
+        for spelling in once:
+            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
         async with service.refusing(RefusalReason.PREFIX):
             assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
 
@@ -565,3 +634,91 @@ async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Runni
         await peer.next_text()
     assert service.record(sid).end is None
     peer.writer.close()
+
+
+# Settings as other programs leave them
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_quotes_and_spaces_around_values_do_no_harm(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"PUBLIC_URL": PUBLIC, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "MAX_CALLS": "2"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, spelling.format(value))
+    read = read_settings()
+    given = (read.server.public_url, read.twilio.account_sid, read.twilio.auth_token, str(read.calls.max))
+    assert given == tuple(values.values())
+    assert read.doubts == {}
+
+
+# Addresses of managed PostgreSQL
+
+
+@pytest.mark.slow
+async def test_an_address_of_libpq_works_or_says_in_one_line_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has no TLS and knows no endpoints."""
+    faults = {
+        "sslmode=prefer&channel_binding=prefer": "",
+        "options=-c%20search_path%3Dpublic": "",
+        "connect_timeout=3&application_name=calls&target_session_attrs=read-write": "",
+        "keepalives_idle=30&tcp_user_timeout=9000&gssencmode=disable": "",
+        "sslmode=require&channel_binding=require": "SSL",
+        "options=endpoint%3Dmy-endpoint": "endpoint",
+    }
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
+    with postgres() as server:
+        for query, fault in faults.items():
+            monkeypatch.setenv("DATABASE_URL", f"{server.new_database()}?{query}")
+            for arguments in (["calls"], ["forget", ANN]):
+                done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+                assert fault in done.stderr
+                assert len(done.stderr.splitlines()) == bool(fault), done.output
+                assert fault or done.exit_code == 0 or arguments[0] == "forget", done.output
+
+
+@pytest.mark.parametrize(("query", "named"), REFUSED_QUERIES)
+async def test_a_parameter_that_libpq_cannot_use_is_refused_by_every_command(
+    query: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@db.example.com/calls?sslmode=require&{query}")
+    for arguments in (["calls"], ["forget", ANN]):
+        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+        assert (done.exit_code, named in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
+        assert "secret" not in done.stderr
+
+
+# Other programs and files
+
+
+@pytest.mark.parametrize("content", [POINTER, "", "<html>404</html>", None], ids=["pointer", "empty", "page", "cut"])
+async def test_a_tokenizer_file_that_is_none_is_told_in_one_line(make: Make, content: str | None) -> None:  # noqa: F811
+    path = make() / TOKENIZER
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content.encode())
+    assert str(path) in refusal(path.parent)
+
+
+def dry_run(number: str, monkeypatch: pytest.MonkeyPatch) -> Result:
+    names = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "TWILIO_PHONE_NUMBER": "+15550100000"}
+    for name, value in {**names, "PUBLIC_URL": PUBLIC}.items():
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(make_call, ["--dry-run", "--", number])
+
+
+@pytest.mark.parametrize(("number", "meant"), NUMBERS)
+async def test_make_call_dials_a_number_with_its_extension(
+    number: str, meant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = dry_run(number, monkeypatch)
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["To", f"…{meant.number[-4:]}"] in lines
+    sent = [line[1] for line in lines if line[0] == "SendDigits"]
+    assert [len(keys) for keys in sent] == [len(meant.keys)] * bool(meant.keys)
+
+
+@pytest.mark.parametrize(("number", "reason"), NO_NUMBERS)
+async def test_make_call_refuses_what_is_no_number(number: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = dry_run(number, monkeypatch)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert re.search(reason, done.stderr)

@@ -26,7 +26,7 @@ from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import TOKEN, Call, form, new_call_sid
 from tests.service.served import Served
 from tests.service.served import served as run_service
-from tests.tunnel.fake_cloudflared import FILES, FOLDERS
+from tests.tunnel.fake_cloudflared import FILES, FOLDERS, SYSTEM_FOLDERS
 from tests.tunnel.install import FakeCloudflared, install
 from tests.tunnel.number import FakeNumber, NumberTrouble
 
@@ -172,11 +172,19 @@ async def test_its_last_line_is_told_without_the_tunnels_token(cloudflared: Fake
     await tunnel.stop()
 
 
+CONFIGURATIONS = [
+    *(f"home/{folder}/{name}" for folder in FOLDERS for name in FILES),
+    *(f"{folder}/{name}" for folder in SYSTEM_FOLDERS for name in FILES),
+]
+"""Where cloudflared looks for a configuration."""
+
+
+@pytest.mark.parametrize("where", CONFIGURATIONS)
 async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(
-    tmp_path: Path, cloudflared: FakeCloudflared
+    tmp_path: Path, cloudflared: FakeCloudflared, where: str
 ) -> None:
     settings, port = read_settings(tunnel=True), free_port()
-    file = tmp_path / "home" / FOLDERS[0] / FILES[0]
+    file = tmp_path / where
     file.parent.mkdir(parents=True)
     file.write_text("tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n")
     shell = {"HOME": str(tmp_path / "home"), "FAKE_ROOT": str(tmp_path), "TUNNEL_CONFIG": str(file)}
