@@ -29,7 +29,7 @@ STANDING_FRAMES = 8
 """Over how many frames `buffered_s` must stay above its target to be standing latency: two thirds of a second."""
 URGENT_S = 0.06
 """Standing latency from which speech is shortened, too."""
-HOPELESS_S = 0.4
+CLEARED_FROM_S = 0.4
 """Standing latency that is dropped at once."""
 MARK_EVERY_S = 0.3
 """How often a mark is sent while they come back as predicted; each is a message to Twilio and one back."""
@@ -122,7 +122,7 @@ class Playout:
             self._buffered_s.append(max(0.0, buffered_s))
             if not filled:
                 self._jitter.add(self._mean_s() - buffered_s, now)
-            commands = self._drop_hopeless(now)
+            commands = self._clear_backlog(now)
             samples = self._stretch(samples)
         if len(samples):
             self._queue.append((seq, samples))
@@ -195,8 +195,8 @@ class Playout:
         self.counts["packets_dropped"] += (len(samples) - len(shorter)) // PACKET_SAMPLES
         return shorter
 
-    def _drop_hopeless(self, now: float) -> list[PlayoutCommand]:
-        if self._standing_s() < HOPELESS_S:
+    def _clear_backlog(self, now: float) -> list[PlayoutCommand]:
+        if self._standing_s() < CLEARED_FROM_S:
             return []
         self.counts["clears"] += 1
         self.counts["frames_cleared"] += len(self._queue)

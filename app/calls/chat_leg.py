@@ -43,7 +43,7 @@ UNPLAYED_S, URGENT_S = 0.03, 0.06
 """What each of so many frames found unplayed, and is too much: before a quiet frame, and before any."""
 QUIET_RMS = 0.0056
 """-45 dBFS."""
-HOPELESS_S = 0.4
+CLEARED_FROM_S = 0.4
 """What is unplayed and dropped at once."""
 CERTAIN_GAP_S = 0.002
 TIMED_FRAMES = 64
@@ -247,7 +247,7 @@ class ChatLeg(Leg):
     def _keep_up(self, pages: list[Pcm], now: float) -> list[Pcm]:
         """Return the pages of a frame, fewer if too much is unplayed."""
         self._found_s.append(self.buffered_s(now))
-        if self._found_s[-1] > HOPELESS_S:
+        if self._found_s[-1] > CLEARED_FROM_S:
             self._counts["packets_dropped"] += PAGE_PACKETS * len(self._queue)
             self._queue.clear()
         elif len(self._found_s) == UNPLAYED_FRAMES and min(self._found_s) > _allowed_s(pages):

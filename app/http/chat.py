@@ -1,8 +1,7 @@
 """The chat socket: Moshi's own protocol, as Kyutai's clients speak it.
 
-The first byte of a message is its kind: 0 handshake, 1 audio, 2 text, 4 metadata, 6 ping. From the client only audio
-matters; what comes before the handshake is not heard. The client's audio is read as fast as `AudioBudget` allows, so
-that a flood waits in the client's own buffers. Codecs run in threads.
+From the client only audio matters; what comes before the handshake is not heard. The client's audio is read as fast as
+`AudioBudget` allows, so that a flood waits in the client's own buffers. Codecs run in threads.
 """
 
 import asyncio
@@ -10,7 +9,6 @@ import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import IntEnum
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +19,7 @@ from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.audio.playout import SendAudio
 from app.calls.active_call import ActiveCall
 from app.calls.chat_leg import ChatAudioCounter
+from app.calls.chat_protocol import Kind
 from app.calls.events import EventKind, Subscription
 from app.calls.record import EndReason
 from app.calls.session import CallState
@@ -40,19 +39,6 @@ GOING_AWAY, NO_STATUS = 1001, 1005
 HANGUP_CODES = {NORMAL_CLOSURE, GOING_AWAY, NO_STATUS}
 
 T = TypeVar("T")
-
-
-class Kind(IntEnum):
-    """The first byte of a message."""
-
-    HANDSHAKE = 0
-    AUDIO = 1
-    TEXT = 2
-    METADATA = 4
-    PING = 6
-
-    def message(self, body: bytes = b"") -> bytes:
-        return bytes([self]) + body
 
 
 class AudioBudget:

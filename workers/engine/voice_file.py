@@ -98,9 +98,7 @@ def _read_torch(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = _Unpickler(archive).load()
-    except VoiceError:
-        raise
-    except OSError:
+    except (VoiceError, OSError):
         raise
     except Exception as error:  # a damaged archive or pickle can raise almost anything
         raise VoiceError(f"is no voice of PyTorch's ({error or type(error).__name__})") from error

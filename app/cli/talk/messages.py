@@ -1,20 +1,8 @@
-"""The messages of Moshi's protocol (`/api/chat`): the first byte of a binary message is its kind.
-
-Kinds 7 to 9 (coloured text, image, codes) exist in Kyutai's moshi-server; clients of speech ignore them.
-"""
+"""What a client reads of Moshi's protocol, and what it sends."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
-
-class Kind(IntEnum):
-    HANDSHAKE = 0
-    AUDIO = 1
-    TEXT = 2
-    CONTROL = 3
-    METADATA = 4
-    ERROR = 5
-    PING = 6
+from app.calls.chat_protocol import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +49,7 @@ def parse(data: bytes | str) -> Message | None:
 
 
 def serialize_audio(ogg: bytes) -> bytes:
-    return bytes((Kind.AUDIO,)) + ogg
+    return Kind.AUDIO.message(ogg)
 
 
 def printable(text: str) -> str:

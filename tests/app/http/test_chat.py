@@ -10,11 +10,12 @@ from starlette.types import Message
 
 from app.audio.opus import PcmCodec
 from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.chat_protocol import Kind
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.calls.session import CallState
 from app.config import read_settings
-from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket, CodecRunner, Kind
+from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket, CodecRunner
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Close, Frame, Open, PipelineMessage

@@ -1,4 +1,4 @@
-"""Microphone and loudspeaker, with a stand-in for `sounddevice`: no machine that runs tests has them."""
+"""Microphone and loudspeaker, with a fake of `sounddevice`: no machine that runs tests has them."""
 
 import sys
 import types
