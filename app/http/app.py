@@ -22,6 +22,7 @@ from app.http.persona_routes import PersonaSource, build_persona_router
 from app.http.prompt_route import build_prompt_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
+from app.http.talk_routes import build_talk_router
 from app.http.twilio_routes import Webhooks, build_twilio_router
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
@@ -60,7 +61,8 @@ def build_app(
         build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, find_address(settings)),
         build_chat_router(settings, chat_auth, limiter, manager, call_router, personas),
-        build_page_router(auth),
+        build_talk_router(settings, chat_auth, auth, manager, personas),
+        build_page_router(auth, settings.chat.enabled),
     ):
         app.include_router(router)
     return app

@@ -36,6 +36,9 @@ MESSAGE_S = 0.002
 """What a message without audio counts."""
 PCM_BYTES_S = 2 * SAMPLE_RATE_HZ
 GOING_AWAY, NO_STATUS = 1001, 1005
+SERVICE_RESTART = 1012
+RESTARTS = {EndReason.SHUTDOWN, EndReason.WORKER_LOST}
+"""Ends after which a client may call again at once."""
 HANGUP_CODES = {NORMAL_CLOSURE, GOING_AWAY, NO_STATUS}
 
 T = TypeVar("T")
@@ -140,9 +143,10 @@ class ChatSocket:
             if isinstance(command, SendAudio) and (pcm := command.pcm) is not None:
                 page = await self._runner.run(self._codec, partial(self._codec.encode, pcm))
                 await self._send(Kind.AUDIO.message(page))
+        end = self._call.session.record.end
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(BLOCKED_AFTER_S):
-                await self._websocket.close(NORMAL_CLOSURE)
+                await self._websocket.close(SERVICE_RESTART if end in RESTARTS else NORMAL_CLOSURE, end)
 
     async def _write_texts(self) -> None:
         async for event in self._texts:

@@ -4,6 +4,7 @@ import hmac
 import secrets
 
 from fastapi import APIRouter, HTTPException, WebSocket
+from starlette.requests import HTTPConnection
 
 from app.audio.opus import OpusCodec, PcmCodec
 from app.calls.active_call import ActiveCall, VoiceRequest
@@ -20,6 +21,7 @@ from app.twilio.events import CallSid
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
 CALLER = "client:chat"
+CHAT_SID = "chat-"
 BUILD = (
     *("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe"),
     *("rustc_host_triple", "rustc_version", "cargo_target_triple"),
@@ -33,15 +35,15 @@ class ChatAuth:
     def __init__(self, token: str, operators: OperatorAuth, limiter: RateLimiter) -> None:
         self._token, self._operators, self._limiter = token, operators, limiter
 
-    def require(self, websocket: WebSocket) -> None:
+    def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403, or 429 after too many of them."""
-        self._operators.require_own_page(websocket)
-        if not self._has_token(websocket) and not self._operators.is_operator(websocket):
-            raise self._limiter.refuse(websocket, RefusalReason.NO_CHAT)
+        self._operators.require_own_page(connection)
+        if not self._has_token(connection) and not self._operators.is_operator(connection):
+            raise self._limiter.refuse(connection, RefusalReason.NO_CHAT)
 
-    def _has_token(self, websocket: WebSocket) -> bool:
-        scheme, _, bearer = websocket.headers.get("authorization", "").partition(" ")
-        given = bearer if scheme == "Bearer" else websocket.query_params.get("token", "")
+    def _has_token(self, connection: HTTPConnection) -> bool:
+        scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
+        given = bearer if scheme == "Bearer" else connection.query_params.get("token", "")
         return bool(self._token) and hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
 
@@ -65,7 +67,7 @@ def build_chat_router(
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
             raise HTTPException(400, "persona: there is none of that name")
-        call_sid = CallSid(f"chat-{secrets.token_hex(16)}")
+        call_sid = CallSid(f"{CHAT_SID}{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid) as texts:
             call = _open(manager, call_router, call_sid, query)
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)

@@ -101,9 +101,14 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
     }
 
 
+def latency_ms(record: CallRecord) -> float | None:
+    """Return the median mouth-to-ear latency of the last seconds."""
+    latencies_s = list(islice(reversed(record.latencies_s), LATENCY_OVER))
+    return _ms(median(latencies_s)) if latencies_s else None
+
+
 def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
     record, levels = call.session.record, call.levels
-    latencies_s = list(islice(reversed(record.latencies_s), LATENCY_OVER))
     late = sum(1 for _ in takewhile(lambda piece: piece[0] >= since_s, reversed(record.text)))
     return {
         **_parties(record),
@@ -112,7 +117,7 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
         "caller_dbfs": round(levels.caller.level_dbfs(now), 1),
         "moshi_dbfs": round(levels.moshi.level_dbfs(now), 1),
-        "latency_ms": _ms(median(latencies_s)) if latencies_s else None,
+        "latency_ms": latency_ms(record),
         "buffered_ms": _ms(call.session.leg.buffered_s(now)),
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},
         "overruns": record.counts["overruns"],

@@ -18,8 +18,9 @@ from app.http.twilio_routes import read_body
 
 ASSETS = Path(__file__).parent / "assets"
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-PUBLIC_FILES = {"page.css", "icon.svg"}
-"""What the login form needs."""
+TALK_FILES = {"talk.css", "talk.js", "audio.js", "chat.js", "format.js", "meters.js", "worklet.js"}
+PUBLIC_FILES = {"page.css", "icon.svg"} | TALK_FILES
+"""What the login form needs, and the talk page, which whoever has CHAT_TOKEN may open: a module's URL has no token."""
 MAX_FORM_BYTES = 4_096
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -28,13 +29,16 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 SIGNED_IN = ('<html lang="en">', '<html lang="en" class="signed-in">')
+TALK_LINK = ("<!-- talk -->", '<a href="talk">Talk</a>')
 ERROR = ("<!-- wrong -->", '<p class="wrong" role="alert">{}</p>')
 
 
-def build_page_router(auth: OperatorAuth) -> APIRouter:
+def build_page_router(auth: OperatorAuth, has_talk: bool = True) -> APIRouter:
     router = APIRouter()
     files = {path.name: path.read_bytes() for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES}
     page = (ASSETS / "index.html").read_text("utf-8")
+    if has_talk:
+        page = page.replace(*TALK_LINK)
 
     @router.get("/")
     async def index(request: Request) -> Response:

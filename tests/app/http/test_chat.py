@@ -114,7 +114,7 @@ async def test_what_moshi_has_said_is_heard_when_an_operator_hangs_up() -> None:
     assert await line.next_kinds(3) == [Kind.HANDSHAKE, Kind.METADATA, Kind.AUDIO]
     assert line.manager.hang_up(ANN)
     assert await line.next_kinds(1) == [Kind.AUDIO], "the second page"
-    assert await line.next() == {"type": "websocket.close", "code": 1000, "reason": ""}
+    assert await line.next() == {"type": "websocket.close", "code": 1000, "reason": "an operator hung up"}
     await line.over(EndReason.OPERATOR)
 
 

@@ -3,7 +3,8 @@
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
 import { announce, ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
-import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
+import { buildMeters } from "./meters.js";
+import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
 import { closeSay, openSay, showSay } from "./say.js";
 import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
@@ -11,7 +12,7 @@ import { closeSound, hasSound, openSound, playFrom } from "./sound.js";
 const DETAIL_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
-const setLevels = buildMeters(byId("call-live").querySelector(".meters"));
+const setLevels = buildMeters(byId("call-live").querySelector(".meters"), "Caller", "Moshi");
 let sid = "", call = null, wasOn = false, requested_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
 
 /** Show the page of a call. */

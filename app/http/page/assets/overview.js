@@ -3,7 +3,8 @@
 import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
 import { announce, byId, clock, describe, lines, ms, nameOf, write } from "./format.js";
-import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
+import { buildMeters } from "./meters.js";
+import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
 
 const SPAN_S = 60;
 const ANNOUNCE_EVERY_S = 5;
@@ -70,7 +71,7 @@ function addCard(call) {
   number.setAttribute("aria-label", `${name}, details`);
   find(".way").textContent = wayOf(call);
   const card = { root, state: find(".pill"), clock: find(".clock"), text: find(".text span"), figures: find(".figures"), listen: find(".listen"), hangup: find(".hangup") };
-  card.setLevels = buildMeters(find(".meters"));
+  card.setLevels = buildMeters(find(".meters"), "Caller", "Moshi");
   card.listen.setAttribute("aria-label", `Listen to ${name}`);
   card.hangup.setAttribute("aria-label", `Hang up on ${name}`);
   card.listen.addEventListener("click", () => toggleListening(call.call_sid, showAllListening));

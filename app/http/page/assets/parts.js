@@ -1,25 +1,9 @@
-// Parts of a card and of a call's page: level meters, figures, state.
+// Parts of a card and of a call's page: figures, state, listening.
 
 import { listen, listenedTo, stop } from "./listen.js";
-import { make, ms, write } from "./format.js";
+import { ms, write } from "./format.js";
 
-const SILENT_DBFS = -60;
 const KINDS = { ringing: "warn", connecting: "warn", active: "good", ending: "warn", ended: "" };
-
-/** Fill an empty box with two meters; returns the function that sets them, in dBFS. */
-export function buildMeters(box) {
-  const bars = ["Caller", "Moshi"].map((name) => {
-    const bar = make("i");
-    const meter = make("div", { class: `meter ${name.toLowerCase()}`, role: "meter", "aria-label": `${name}'s level`, "aria-valuemin": SILENT_DBFS, "aria-valuemax": 0, "aria-valuenow": SILENT_DBFS }, bar);
-    box.append(make("span", { "aria-hidden": "true" }, name), meter);
-    return { bar, meter };
-  });
-  return (...levels) => levels.forEach((dbfs, place) => {
-    bars[place].bar.style.transform = `scaleX(${Math.max(0, Math.min(1, 1 - dbfs / SILENT_DBFS)).toFixed(3)})`;
-    bars[place].meter.setAttribute("aria-valuenow", Math.round(dbfs));
-    bars[place].meter.setAttribute("aria-valuetext", `${Math.round(dbfs)} decibels`);
-  });
-}
 
 /** Return the figures of an active call. */
 export function figuresOf(call, frame_period_ms) {
