@@ -42,7 +42,7 @@ def test_assets_name_no_other_host_and_keep_to_the_content_policy(name: str) -> 
 
 async def test_every_file_that_is_named_is_served() -> None:
     async with browser() as http:
-        texts = [(await http.get("/")).text, (ASSETS / "login.html").read_text()]
+        texts = [(await http.get("/")).text, (ASSETS / "login.html").read_text(), (ASSETS / "talk.html").read_text()]
         texts += [path.read_text() for path in ASSETS.glob("*.js")]
         named = {name for text in texts for name in re.findall(r"(?:page/|from \"\./)([a-z]+\.(?:js|css|svg))", text)}
         answers = {name: await http.get(f"/page/{name}") for name in named}

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest_asyncio
 from app.audio import mulaw
 from app.calls.record import EndReason
 from tests.page.running import (
-    NAMES,
     OPERATOR_TOKEN,
     TUNNEL,
     Running,
@@ -26,14 +24,12 @@ from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Said
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, Page
+    from playwright.async_api import BrowserContext, Page
 
 async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 expect = async_api.expect
 expect.set_options(timeout=PATIENCE_S * 1000)
@@ -43,34 +39,6 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     async with serving(tmp_path_factory.mktemp("page")) as one:
         yield one
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chromium() -> "AsyncIterator[Browser]":
-    async with async_api.async_playwright() as playwright:
-        options = ["--no-sandbox", f"--host-resolver-rules={NAMES}"]
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        await browser.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def context(chromium: "Browser") -> "AsyncIterator[BrowserContext]":
-    context = await chromium.new_context()
-    context.set_default_timeout(PATIENCE_S * 1000)
-    yield context
-    await context.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(context: "BrowserContext") -> "AsyncIterator[Page]":
-    """A page on which nothing may go wrong that nobody sees."""
-    page = await context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
-    yield page
-    assert wrong == []
 
 
 async def test_a_call_is_seen_heard_and_read_until_it_ends(running: Running, page: "Page") -> None:

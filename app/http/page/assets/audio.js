@@ -6,7 +6,7 @@ const REFUSED = {
   NotFoundError: "No microphone was found. Connect one, then call again.",
   NotReadableError: "The microphone cannot be opened: another program may be using it.",
 };
-const INSECURE = "The microphone needs https or localhost: browsers give it to no other page. Open this page by its https address, or on the machine itself as http://localhost.";
+const INSECURE = "The microphone needs https or localhost: browsers give it to no other page. Open this page by its https address, or, on the machine itself, by the name localhost.";
 
 /** Why there can be no microphone on this page; "" if there can. */
 export function insecure() {
@@ -18,7 +18,9 @@ export async function openAudio(onMessage, onReport) {
   const context = new AudioContext({ latencyHint: "interactive" });
   context.resume();
   try {
-    await context.audioWorklet.addModule("page/worklet.js");
+    await context.audioWorklet.addModule("page/worklet.js").catch(() => {
+      throw new Error("The service does not answer.");
+    });
     return connect(context, await microphone(), onMessage, onReport);
   } catch (error) {
     context.close();

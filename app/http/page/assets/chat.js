@@ -57,7 +57,7 @@ export function dial(query, on) {
 
   open();
   return {
-    send: (message) => live && socket.bufferedAmount < MAX_UNSENT_BYTES && socket.send(message),
+    send: (message) => live && socket.readyState === WebSocket.OPEN && socket.bufferedAmount < MAX_UNSENT_BYTES && socket.send(message),
     hangUp: () => end(""),
   };
 }
