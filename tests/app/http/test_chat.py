@@ -118,6 +118,18 @@ async def test_what_moshi_has_said_is_heard_when_an_operator_hangs_up() -> None:
     await line.over(EndReason.OPERATOR)
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [(EndReason.SHUTDOWN, 1012), (EndReason.WORKER_LOST, 1012), (EndReason.TIME_LIMIT, 1000)]
+)
+async def test_a_client_is_told_the_end_and_whether_it_may_call_again(end: EndReason, code: int) -> None:
+    line = Line(greeting=0)
+    assert (await line.next())["type"] == "websocket.accept"
+    assert await line.next_kinds(2) == [Kind.HANDSHAKE, Kind.METADATA]
+    line.call.end(end)
+    assert await line.next() == {"type": "websocket.close", "code": code, "reason": str(end)}
+    await line.over(end)
+
+
 @pytest.mark.parametrize("audio_s", [0.0, 0.02, 1.0, 30.0])
 def test_a_budget_lets_a_burst_in_and_then_no_more_than_twice_the_speed_of_speech(audio_s: float) -> None:
     now = read_s = 0.0

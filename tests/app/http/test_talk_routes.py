@@ -1,18 +1,15 @@
 """Who gets the talk page, what it says, and what it may ask for; over HTTP, without a browser."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from app.http.operator_auth import COOKIE
 from app.http.page.routes import TALK_FILES
-from tests.processes.pipeline import PATIENCE_S
+from tests.service.front import Front, front_settings
 from tests.service.served import Served, served
-from tests.service.test_chat import HANDSHAKE, TOKEN, all_over, dial, opened
+from tests.service.test_chat import TOKEN, all_over, dial, opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPERATOR_TOKEN = "a-long-operator-token"
@@ -63,11 +60,11 @@ async def test_its_files_are_for_everybody_for_a_module_is_requested_without_the
 
 
 async def test_an_operator_from_elsewhere_signs_in_first() -> None:
-    async with served(operator_token=OPERATOR_TOKEN, chat_token=TOKEN) as service:
-        asked = await get(service, "/talk", **ELSEWHERE)
-        assert (asked.status_code, asked.headers["location"]) == (303, "login")
-        cookie = (await service.http.post("/login", data={"token": OPERATOR_TOKEN})).cookies[COOKIE]
-        assert (await get(service, "/talk", **ELSEWHERE, Cookie=f"{COOKIE}={cookie}")).status_code == 200
+    http = Front(front_settings(operator_token=OPERATOR_TOKEN, chat_token=TOKEN)).http
+    asked = await http.get("/talk", headers=ELSEWHERE)
+    assert (asked.status_code, asked.headers["location"]) == (303, "login")
+    await http.post("/login", data={"token": OPERATOR_TOKEN}, headers=ELSEWHERE)
+    assert (await http.get("/talk", headers=ELSEWHERE)).status_code == 200
 
 
 async def test_the_latency_of_a_chat_is_that_of_its_record_and_of_chats_alone(one: Served) -> None:
@@ -87,23 +84,12 @@ async def test_the_latency_of_a_chat_is_that_of_its_record_and_of_chats_alone(on
 
 
 async def test_without_chats_there_is_no_page_and_no_way_to_it() -> None:
-    async with served(chat=False) as service:
-        assert (await get(service, "/talk")).status_code == 404
-        assert 'href="talk"' not in (await get(service, "/")).text
+    http = Front(front_settings(chat=False)).http
+    assert (await http.get("/talk")).status_code == 404
+    assert 'href="talk"' not in (await http.get("/")).text
 
 
 @pytest.mark.parametrize(("record_calls", "is_said"), [("all", True), ("asked", False)])
-async def test_that_all_calls_are_recorded_is_said_before_one_begins(
-    tmp_path: Path, record_calls: str, is_said: bool
-) -> None:
-    async with served(recordings_dir=str(tmp_path), record_calls=record_calls) as service:
-        assert ("Calls are recorded here." in (await get(service, "/talk")).text) is is_said
-
-
-async def test_a_chat_that_ends_as_the_service_stops_is_closed_as_before_a_restart() -> None:
-    async with served() as service, dial(service, "?format=pcm") as socket:
-        assert await socket.recv() == HANDSHAKE
-        service.end_calls()
-        async with asyncio.timeout(PATIENCE_S):
-            await socket.wait_closed()
-        assert (socket.close_code, socket.close_reason) == (1012, "the service is stopping")
+async def test_that_all_calls_are_recorded_is_said_before_one_begins(record_calls: str, is_said: bool) -> None:
+    http = Front(front_settings(recordings_dir="recordings", record_calls=record_calls)).http
+    assert ("Calls are recorded here." in (await http.get("/talk")).text) is is_said
