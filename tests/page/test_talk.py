@@ -16,7 +16,7 @@ from tests.page.test_page import COLOURS, NAMELESS, UNRESOLVED, contrast
 from tests.processes.pipeline import PATIENCE_S
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page, WebSocket
+    from playwright.async_api import Page, WebSocket, WebSocketRoute
 
 async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -237,3 +237,27 @@ async def test_whoever_cannot_see_it_well_can_use_it_on_any_screen(
     colours = await page.evaluate(COLOURS)
     assert contrast(colours["card"], colours["moshi"]) >= 4.5, "the button"
     await hang_up(running, page)
+
+
+async def test_who_must_wait_is_told_so_and_who_is_refused_what_to_do(running: Running, page: "Page") -> None:
+    """A service that is played by the test: pings while there is no slot, then the handshake."""
+    await page.context.grant_permissions(["microphone"])
+    socket: asyncio.Future[WebSocketRoute] = asyncio.get_running_loop().create_future()
+    await page.route_web_socket(re.compile("/api/chat"), lambda opened: socket.set_result(opened))
+    await page.goto(f"{running.url}talk")
+    await page.get_by_role("button", name="Call Moshi").click()
+    queued = await socket
+    queued.send(b"\x06")
+    await expect(page.locator("#state")).to_have_text("all slots are taken: waiting")
+    queued.send(b"\x00")
+    await expect(page.locator("#state")).to_have_text("active")
+    for unknown in (b"\x03\x00", b"\x05no", b"\x09", b"\xff\xff"):
+        queued.send(unknown)
+    queued.send(b"\x02 Hello")
+    await expect(page.get_by_role("log")).to_contain_text("Hello")
+    await page.get_by_role("button", name="Hang up").click()
+    await page.unroute_all()
+    await page.route_web_socket(re.compile("/api/chat"), lambda refused: asyncio.ensure_future(refused.close()))
+    await page.reload()
+    await page.get_by_role("button", name="Call Moshi").click()
+    await expect(page.get_by_role("alert")).to_contain_text("you may have to sign in")

@@ -54,18 +54,25 @@ def choose(settings: Settings, asked: str | None, device: Mapping[str, Any], has
     return Choice(SYNTHETIC, why)
 
 
+def how_to_talk(checkpoint: str, settings: Settings) -> str:
+    """Return what to type to talk with who has answered."""
+    chosen = "" if checkpoint == settings.model.checkpoint else f"MOSHI_CHECKPOINT={checkpoint} "
+    page = f"http://127.0.0.1:{settings.server.port}/talk"
+    return f"type {chosen}.venv/bin/moshi-bridge serve, then open {page} or type .venv/bin/moshi-bridge talk"
+
+
 def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
     try:
-        return uvloop.run(_run(console, folder, choice))
+        return uvloop.run(_run(console, settings, folder, choice))
     except ServiceFailed as error:
         console.print(f"[bold red]{error}[/] (the service's log is in {folder}/*.log)")
         return 1
 
 
-async def _run(console: Console, folder: Path, choice: Choice) -> int:
+async def _run(console: Console, settings: Settings, folder: Path, choice: Choice) -> int:
     console.print("[bold]1 of 2: the line test.[/] No model; the caller hears their own echo.")
     line = await _call(console, folder / "line", LOOPBACK, talk())
     console.print("[bold]2 of 2: the full pipeline.[/]")
@@ -85,6 +92,7 @@ async def _run(console: Console, folder: Path, choice: Choice) -> int:
     points = _check(console, report, record) if choice.checkpoint == SYNTHETIC else []
     console.print(f"\nHear it: {folder}/line.wav, {folder}/call.wav (caller left, Moshi right)")
     console.print(f"See it:  {picture}")
+    console.print(f"Talk yourself: {how_to_talk(choice.checkpoint, settings)}", highlight=False, soft_wrap=True)
     return 0 if all(point.passed or point.timed for point in points) else 1
 
 

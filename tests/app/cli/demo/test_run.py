@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.demo.run import SYNTHETIC, choose
+from app.cli.demo.run import SYNTHETIC, choose, how_to_talk
 from app.cli.doctor.survey import survey_device
 from app.config import read_settings
 
@@ -32,6 +32,15 @@ def test_moshi_speaks_where_mlx_has_a_gpu(device: dict[str, Any], has_card: bool
 
 def test_who_is_asked_for_speaks() -> None:
     assert choose(SETTINGS, "synthetic:parrot", CPU, False).checkpoint == "synthetic:parrot"
+
+
+def test_it_is_said_what_to_type_to_talk_with_who_has_answered() -> None:
+    settings = read_settings(moshi_checkpoint="synthetic:parrot", port=5_002)
+    assert how_to_talk("synthetic:parrot", settings).startswith("type .venv/bin/moshi-bridge serve")
+    said = how_to_talk(SYNTHETIC, settings)
+    assert said.startswith("type MOSHI_CHECKPOINT=synthetic:script .venv/bin/moshi-bridge serve")
+    assert "http://127.0.0.1:5002/talk" in said
+    assert said.endswith("moshi-bridge talk")
 
 
 def test_mlx_says_what_it_computes_on() -> None:
