@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, WebSocket
 from app.audio.opus import OpusCodec, PcmCodec
 from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.manager import CallManager
+from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason
 from app.config import Settings
 from app.http.chat import ChatSocket, CodecRunner
@@ -32,6 +33,9 @@ class ChatAuth:
 
     def __init__(self, token: str, operators: OperatorAuth, limiter: RateLimiter) -> None:
         self._token, self._operators, self._limiter = token, operators, limiter
+
+    def is_operator(self, websocket: WebSocket) -> bool:
+        return self._operators.is_operator(websocket)
 
     def require(self, websocket: WebSocket) -> None:
         """Raise HTTPException 403, or 429 after too many of them."""
@@ -65,9 +69,11 @@ def build_chat_router(
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
             raise HTTPException(400, "persona: there is none of that name")
+        if query.text_prompt and not auth.is_operator(websocket):
+            raise HTTPException(403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"chat-{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid) as texts:
-            call = _open(manager, call_router, call_sid, query)
+            call = await _open(manager, call_router, personas, call_sid, query)
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = _metadata(settings, call, query)
             await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
@@ -83,17 +89,34 @@ def _parse(websocket: WebSocket, limiter: RateLimiter) -> ChatQuery:
         raise HTTPException(400, str(error)) from error
 
 
-def _open(manager: CallManager, call_router: CallRouter, call_sid: CallSid, query: ChatQuery) -> ActiveCall:
-    """Return the call of a new chat. Raises HTTPException 503 without a free slot."""
-    sampling, seed = query.sampling, query.seed
-    request = VoiceRequest(caller=CALLER, persona=query.persona, chat=True, sampling=sampling, seed=seed)
+async def _open(
+    manager: CallManager, call_router: CallRouter, personas: PersonaSource, call_sid: CallSid, query: ChatQuery
+) -> ActiveCall:
+    """Return the call of a new chat. Raises HTTPException 503 without a free slot, 400 for a prompt that is refused."""
+    prompt = await _prepare(personas, query) if manager.ready else ""
+    request = VoiceRequest(
+        caller=CALLER, persona=query.persona, prompt=prompt, chat=True, sampling=query.sampling, seed=query.seed
+    )
     reservation = manager.reserve(call_sid, request)
     call = manager.claim(reservation.token) if reservation else None
     if call is None:
+        personas.drop_once(prompt)
         why = RejectReason.NOT_READY if manager.free_slots else RejectReason.BUSY
         call_router.rejected[why] += 1
         raise HTTPException(503, "no slot is free" if why is RejectReason.BUSY else "not ready", {"Retry-After": "10"})
     return call
+
+
+async def _prepare(personas: PersonaSource, query: ChatQuery) -> str:
+    """Return the id of the prompt that a chat asks for, "" for none. Raises HTTPException 400, 503."""
+    if not (query.text_prompt or query.voice_prompt):
+        return ""
+    try:
+        return await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
+    except PromptRejected as error:
+        raise HTTPException(400, f"the prompt is refused: {error}") from error
+    except PromptUnavailable as error:
+        raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
 
 
 def _metadata(settings: Settings, call: ActiveCall, query: ChatQuery) -> dict[str, object]:

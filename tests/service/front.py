@@ -52,8 +52,10 @@ class NoPersonas:
     def as_json(self) -> list[dict[str, object]]:
         return []
 
-    async def prepare_once(self, text: str, name: str) -> str:
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
         raise PromptUnavailable("there are no personas")
+
+    def drop_once(self, prompt: str) -> None: ...
 
 
 @dataclass
