@@ -10,8 +10,9 @@ from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason
-from app.config import Settings
+from app.config import EngineKind, Settings
 from app.http.chat import ChatSocket, CodecRunner
+from app.http.chat_metadata import make_metadata
 from app.http.chat_query import ChatQuery, ChatQueryError, parse_chat_query
 from app.http.operator_auth import OperatorAuth
 from app.http.persona_routes import PersonaSource
@@ -21,11 +22,6 @@ from app.twilio.events import CallSid
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
 CALLER = "client:chat"
-BUILD = (
-    *("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe"),
-    *("rustc_host_triple", "rustc_version", "cargo_target_triple"),
-)
-"""What Kyutai's page wants to find in the metadata; of a Rust server."""
 
 
 class ChatAuth:
@@ -59,6 +55,8 @@ def build_chat_router(
 ) -> APIRouter:
     router, runner = APIRouter(), CodecRunner()
     account_sid = settings.twilio.account_sid
+    is_mlx = settings.model.engine is EngineKind.MLX
+    model = settings.model.checkpoint if is_mlx else settings.model.engine
 
     @router.websocket("/api/chat")
     async def chat(websocket: WebSocket) -> None:
@@ -75,7 +73,7 @@ def build_chat_router(
         async with manager.events.subscribe(call_sid) as texts:
             call = await _open(manager, call_router, personas, call_sid, query)
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
-            metadata = _metadata(settings, call, query)
+            metadata = make_metadata(call, query, manager.sampling, model)
             await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
 
     return router
@@ -117,24 +115,3 @@ async def _prepare(personas: PersonaSource, query: ChatQuery) -> str:
         raise HTTPException(400, f"the prompt is refused: {error}") from error
     except PromptUnavailable as error:
         raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
-
-
-def _metadata(settings: Settings, call: ActiveCall, query: ChatQuery) -> dict[str, object]:
-    """Return what is true of a chat; None where the checkpoint's own value holds."""
-    sampling = {**dict(settings.sampling.given), **dict(call.sampling)}
-    return {
-        "text_temperature": sampling.get("text_temperature"),
-        "text_topk": sampling.get("text_top_k"),
-        "audio_temperature": sampling.get("audio_temperature"),
-        "audio_topk": sampling.get("audio_top_k"),
-        "pad_mult": query.pad_mult,
-        "repetition_penalty": sampling.get("repetition_penalty"),
-        "repetition_penalty_context": None,
-        "lm_model_file": settings.model.checkpoint,
-        "instance_name": "moshi-bridge",
-        "build_info": dict.fromkeys(BUILD, ""),
-        "format": query.format,
-        "persona": call.session.record.persona,
-        "call_sid": call.session.record.call_sid,
-        "recorded": bool(call.session.stream.recording.name),
-    }
