@@ -59,13 +59,22 @@ def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     choice = choose(settings, asked, survey_device(), NVIDIA_CARD.exists())
     try:
-        return uvloop.run(_run(console, folder, choice))
+        return uvloop.run(_run(console, settings, folder, choice))
     except ServiceFailed as error:
         console.print(f"[bold red]{error}[/] (the service's log is in {folder}/*.log)")
         return 1
 
 
-async def _run(console: Console, folder: Path, choice: Choice) -> int:
+def talk_yourself(settings: Settings, checkpoint: str) -> str:
+    """Return what to type to talk to a checkpoint without a phone."""
+    chosen = "" if checkpoint == settings.model.checkpoint else f"MOSHI_CHECKPOINT={checkpoint} "
+    page = f"{settings.server.local_url}/talk"
+    return (
+        f"Talk yourself: {chosen}moshi-bridge serve, then moshi-bridge talk in another terminal, or {page} in a browser"
+    )
+
+
+async def _run(console: Console, settings: Settings, folder: Path, choice: Choice) -> int:
     console.print("[bold]1 of 2: the line test.[/] No model; the caller hears their own echo.")
     line = await _call(console, folder / "line", LOOPBACK, talk())
     console.print("[bold]2 of 2: the full pipeline.[/]")
@@ -85,6 +94,7 @@ async def _run(console: Console, folder: Path, choice: Choice) -> int:
     points = _check(console, report, record) if choice.checkpoint == SYNTHETIC else []
     console.print(f"\nHear it: {folder}/line.wav, {folder}/call.wav (caller left, Moshi right)")
     console.print(f"See it:  {picture}")
+    console.print(talk_yourself(settings, choice.checkpoint), highlight=False, soft_wrap=True)
     return 0 if all(point.passed or point.timed for point in points) else 1
 
 

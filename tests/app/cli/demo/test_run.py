@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.demo.run import SYNTHETIC, choose
+from app.cli.demo.run import SYNTHETIC, choose, talk_yourself
 from app.cli.doctor.survey import survey_device
 from app.config import read_settings
 
@@ -32,6 +32,16 @@ def test_moshi_speaks_where_mlx_has_a_gpu(device: dict[str, Any], has_card: bool
 
 def test_who_is_asked_for_speaks() -> None:
     assert choose(SETTINGS, "synthetic:parrot", CPU, False).checkpoint == "synthetic:parrot"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "first"), [(SETTINGS.model.checkpoint, ""), (SYNTHETIC, f"MOSHI_CHECKPOINT={SYNTHETIC} ")]
+)
+def test_it_ends_by_saying_what_to_type_to_talk_to_it(checkpoint: str, first: str) -> None:
+    told = talk_yourself(read_settings(moshi_checkpoint=SETTINGS.model.checkpoint, port=8123), checkpoint)
+    assert f": {first}moshi-bridge serve," in told
+    assert "moshi-bridge talk" in told
+    assert "http://127.0.0.1:8123/talk" in told
 
 
 def test_mlx_says_what_it_computes_on() -> None:
