@@ -40,9 +40,10 @@ class Line:
         after: "Line | None" = None,
         call_sid: CallSid = ANN,
         request: VoiceRequest = ASKED,
+        changes: dict[str, object] | None = None,
     ) -> None:
         self.sent: list[PipelineMessage] = after.sent if after else []
-        settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32)
+        settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32, **(changes or {}))
         self.manager: CallManager = (
             after.manager if after else CallManager(settings, self.sent.append, lambda: True, clock=clock)
         )

@@ -1,4 +1,7 @@
-"""Faults of Moshi's other servers that this one must not have, in virtual time; the client is a queue of messages."""
+"""Chats in virtual time: faults of Moshi's other servers that this one must not have, and the limits of every call.
+
+The client is a queue of messages.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 
 from app.calls.active_call import VoiceRequest
 from app.calls.chat_protocol import Kind
@@ -109,5 +113,20 @@ def test_who_has_the_slot_next_inherits_nothing() -> None:
         assert np.concatenate(pages).max() <= 0.2 * 32_768 + 1, "its own frames alone"
         assert not any(one.pcm.any() for one in second.sent[sent:] if isinstance(one, Frame) and one.pcm is not None)
         await hang_up(second)
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"max_call_seconds": 20}, EndReason.TIME_LIMIT), ({"idle_seconds": 20}, EndReason.IDLE)],
+    ids=["length", "silence"],
+)
+def test_a_chat_has_the_limits_of_every_call(limit: dict[str, object], reason: EndReason) -> None:
+    async def story(loop: VirtualLoop) -> None:
+        began_s = loop.time()
+        line = await begun(Line(clock=loop.time, changes=limit))
+        await line.over(reason)
+        assert 20.0 <= loop.time() - began_s < 25.0
 
     run(story)
