@@ -66,12 +66,17 @@ def build_chat_router(
         query = _parse(websocket, limiter)
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
-            raise HTTPException(400, "persona: there is none of that name")
+            raise _refuse(limiter, 400, "persona: there is none of that name")
         if query.text_prompt and not auth.is_operator(websocket):
-            raise HTTPException(403, "text_prompt: for operators only; ask for a persona")
+            raise _refuse(limiter, 403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"chat-{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid) as texts:
-            call = await _open(manager, call_router, personas, call_sid, query)
+            try:
+                call = await _open(manager, call_router, personas, call_sid, query)
+            except PromptRejected as error:
+                raise _refuse(limiter, 400, f"the prompt is refused: {error}") from error
+            except PromptUnavailable as error:
+                raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = make_metadata(call, query, manager.sampling, model)
             await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
@@ -83,15 +88,21 @@ def _parse(websocket: WebSocket, limiter: RateLimiter) -> ChatQuery:
     try:
         return parse_chat_query(websocket.query_params)
     except ChatQueryError as error:
-        limiter.counts[RefusalReason.BAD_CHAT] += 1
-        raise HTTPException(400, str(error)) from error
+        raise _refuse(limiter, 400, str(error)) from error
+
+
+def _refuse(limiter: RateLimiter, status: int, why: str) -> HTTPException:
+    limiter.counts[RefusalReason.BAD_CHAT] += 1
+    return HTTPException(status, why)
 
 
 async def _open(
     manager: CallManager, call_router: CallRouter, personas: PersonaSource, call_sid: CallSid, query: ChatQuery
 ) -> ActiveCall:
-    """Return the call of a new chat. Raises HTTPException 503 without a free slot, 400 for a prompt that is refused."""
-    prompt = await _prepare(personas, query) if manager.ready else ""
+    """Return the call of a new chat. Raises HTTPException 503 without a slot, PromptRejected, PromptUnavailable."""
+    prompt = ""
+    if manager.ready and (query.text_prompt or query.voice_prompt):
+        prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
     request = VoiceRequest(
         caller=CALLER, persona=query.persona, prompt=prompt, chat=True, sampling=query.sampling, seed=query.seed
     )
@@ -103,15 +114,3 @@ async def _open(
         call_router.rejected[why] += 1
         raise HTTPException(503, "no slot is free" if why is RejectReason.BUSY else "not ready", {"Retry-After": "10"})
     return call
-
-
-async def _prepare(personas: PersonaSource, query: ChatQuery) -> str:
-    """Return the id of the prompt that a chat asks for, "" for none. Raises HTTPException 400, 503."""
-    if not (query.text_prompt or query.voice_prompt):
-        return ""
-    try:
-        return await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
-    except PromptRejected as error:
-        raise HTTPException(400, f"the prompt is refused: {error}") from error
-    except PromptUnavailable as error:
-        raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
