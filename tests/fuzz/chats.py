@@ -239,6 +239,8 @@ class Client:
             error.add_note(f"in conversation {seed}")
             raise
 
+    def close(self) -> None: ...
+
     def _receive(self, client: ChatClient, buffer: PlaybackBuffer, data: bytes | str, now: float) -> None:
         self.counts["messages"] += 1
         event = client.receive(data, now)

@@ -126,13 +126,14 @@ def test_of_many_messages_of_chats_none_does_harm_and_memory_is_flat(
 ) -> None:
     """Memory is looked at from the middle on: at first caches fill, and the records of the last calls."""
     caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
-    one, held_mib, total = side(), list[float](), scaled(200_000, 20_000)
+    one, held_mib, total = side(), list[float](), scaled(200_000, 4_000)
     seed = 0
     for share in (0.5, 1.0):
         while one.counts["messages"] < share * total:
             one.run(seed)
             seed += 1
         held_mib.append(memory_mib())
+    one.close()
     record_property("counts", dict(one.counts))
     record_property("MiB in the middle and at the end", held_mib)
     assert held_mib[1] - held_mib[0] < 16.0
