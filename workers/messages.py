@@ -265,9 +265,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker is warm. `note` says in one line what it runs on."""
+    """The worker is warm. `note` says in one line what it runs on.
+
+    `sampling` is how the engine samples unless a call says otherwise, by the names of `SamplingSettings`, and how many
+    tokens the repetition penalty looks back on (`repetition_penalty_context`).
+    """
 
     note: str
+    sampling: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class Supervisor:
         on_prompt: Callable[[PromptMessage], None] = lambda _: None,
     ) -> None:
         self._config = config
+        self.sampling: tuple[tuple[str, float], ...] = ()
+        """Of the engine, as in `Ready`, once it is that."""
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
         self._on_prompt = on_prompt
         self._limits = limits
@@ -209,8 +211,9 @@ class Supervisor:
             case Prepared():
                 self._liveness.progressed(worker.stage, now)
                 self._configure_codec(message)
-            case Ready(note):
+            case Ready(note, sampling):
                 self._liveness.ready(worker.stage, now)
+                self.sampling = sampling or self.sampling
                 self._handle_ready(worker, note, now)
             case StartRefused(reason):
                 worker.refusal = reason

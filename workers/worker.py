@@ -24,8 +24,8 @@ from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefuse
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
-Built = tuple[FrameProcessor, str, Callable[[], int]]
-"""A stage, a note on what it runs on, and how many bytes MLX holds for it."""
+Built = tuple[FrameProcessor, Ready, Callable[[], int]]
+"""A stage, what is said of it once it is warm, and how many bytes MLX holds for it."""
 
 
 def main(*descriptors: int) -> int:
@@ -39,9 +39,9 @@ def main(*descriptors: int) -> int:
         start_process_logging(config.stage, "INFO", config.log_format)
         log_uncaught_exceptions()
         build = _engine if config.stage is Stage.STEP else _codec
-        stage, note, device_bytes = build(config, control)
+        stage, ready, device_bytes = build(config, control)
         freeze_gc()
-        control.send(Ready(note))
+        control.send(ready)
     except (CheckpointError, WeightsError) as error:
         with contextlib.suppress(LinkClosed):
             control.send(StartRefused(str(error)))
@@ -74,11 +74,11 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
+        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
-    return EncoderStage(encoder, silence, spare), codec_name(config), lambda: 0
+    return EncoderStage(encoder, silence, spare), Ready(codec_name(config)), lambda: 0
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
@@ -95,7 +95,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if slots:
         control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", lambda: 0
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), Ready("loopback"), lambda: 0
     from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
@@ -104,7 +104,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if not slots:
         control.send(Prepared(mimi, engine.slots))
     prompts = prompts_of(engine, tokenizer, files, progress)
-    return EngineStage(engine, tokenizer, prompts=prompts), note, device_bytes
+    return EngineStage(engine, tokenizer, prompts=prompts), Ready(note, engine.sampling), device_bytes
 
 
 if __name__ == "__main__":

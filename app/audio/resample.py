@@ -94,9 +94,14 @@ class Decimator(_Filter):
 
     def push_int16(self, samples: NDArray[np.float32]) -> NDArray[np.int16]:
         """Like `push`, as int16; what is too loud saturates."""
-        scaled = np.rint(self.push(samples) * np.float32(32768))
-        narrow: NDArray[np.int16] = np.minimum(np.maximum(scaled, -32768), 32767).astype(np.int16)
-        return narrow
+        return to_int16(self.push(samples))
+
+
+def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Return the samples as int16; what is too loud saturates."""
+    scaled = np.rint(samples * np.float32(32768))
+    narrow: NDArray[np.int16] = np.minimum(np.maximum(scaled, -32768), 32767).astype(np.int16)
+    return narrow
 
 
 _UP, _DOWN = _up_matrix(), _down_matrix()

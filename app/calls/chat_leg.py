@@ -72,8 +72,8 @@ class ChatAudioCounter:
         whole = len(samples) // RATIO * RATIO
         payload = mulaw.encode(self._decimator.push_int16(samples[:whole])) if whole else b""
         self._rest = samples[whole:]
-        begin_ms = self._samples * 1000 // mulaw.SAMPLE_RATE_HZ
-        self._samples += len(payload)
+        begin_ms = self._samples * 1000 // SAMPLE_RATE_HZ
+        self._samples += len(pcm)
         return ChatMedia(begin_ms, payload, pcm)
 
 
@@ -156,6 +156,8 @@ class ChatInbound:
 class ChatLeg(Leg):
     """One chat."""
 
+    rate_hz = SAMPLE_RATE_HZ
+
     def __init__(self, limits: CallLimits) -> None:
         self._counts: Counter[str] = Counter()
         self._inbound = ChatInbound(limits.takeover_s)
@@ -227,7 +229,7 @@ class ChatLeg(Leg):
         return self._inbound.due_s
 
     def position(self, timestamp_ms: int) -> int:
-        return timestamp_ms * mulaw.SAMPLE_RATE_HZ // 1000
+        return timestamp_ms * SAMPLE_RATE_HZ // 1000
 
     def buffered_s(self, now: float) -> float:
         return max(0.0, self._until_s - now) + len(self._queue) * PAGE_S

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from app.audio import mulaw
 from app.audio.jitter_buffer import JitterBuffer
 from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.resample import FILTERS_S, Decimator
@@ -32,6 +33,9 @@ class Leg(ABC):
 
     The numbers of the caller's frames go on from those of the greeting.
     """
+
+    rate_hz = mulaw.SAMPLE_RATE_HZ
+    """Of the audio that comes and goes."""
 
     @property
     @abstractmethod
@@ -94,7 +98,7 @@ class Leg(ABC):
 
     @abstractmethod
     def position(self, timestamp_ms: int) -> int:
-        """Return where on the caller's clock audio begins, in samples at 8 kHz."""
+        """Return where on the caller's clock audio begins, in samples at `rate_hz`."""
 
     @abstractmethod
     def buffered_s(self, now: float) -> float:

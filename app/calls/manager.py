@@ -52,6 +52,8 @@ class CallManager(CallRegistry):
         self.draining = False
         self.accepting = False
         """Whether new calls are accepted: from `start_accepting` until the service drains or stops."""
+        self.sampling: tuple[tuple[str, float], ...] = ()
+        """How the workers sample unless a call says otherwise, by name."""
         self.on_slot_free: Callable[[], None] = lambda: None
         self._settings = settings
         self._send = send

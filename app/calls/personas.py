@@ -58,6 +58,7 @@ def _number(number: str) -> str:
 
 Stripped = StringConstraints(strip_whitespace=True)
 Printable = AfterValidator(_text)
+VoiceName = Annotated[str, Stripped, AfterValidator(_voice)]
 
 
 class PersonaSampling(BaseModel):
@@ -87,7 +88,7 @@ class Persona(BaseModel):
     numbers: tuple[Annotated[str, AfterValidator(_number)], ...] = ()
     greeting: Annotated[str, Field(max_length=500), Stripped, Printable] = ""
     prompt: Annotated[str, Field(max_length=MOST_PROMPT), Stripped, Printable] = ""
-    voice: Annotated[str, Stripped, AfterValidator(_voice)] = ""
+    voice: VoiceName = ""
     sampling: PersonaSampling = PersonaSampling()
     notes: Annotated[str, Printable] = ""
 

@@ -15,7 +15,7 @@ from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
 from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
-ADDRESSES = "write +15551234567, sip:user@host, client:name or anonymous, as the call log has it"
+ADDRESSES = "write +15551234567, sip:user@host, client:name, anonymous or chat-…, as the call log has it"
 
 
 def list_calls(settings: Settings, limit: int, as_json: bool) -> int:

@@ -1,13 +1,24 @@
-"""The query of a chat: what Kyutai's web client asks for, and `persona`, `format` and `token` of ours."""
+"""The query of a chat: what Kyutai's web client asks for, NVIDIA's (`voice_prompt`, `text_prompt`), and `persona`,
+`format` and `token` of ours.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from app.calls.personas import VoiceName
+from app.calls.prompts import clean_prompt
 
 SAMPLING = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "repetition_penalty")
 MAX_SEED = 2**32 - 1
+MOST_VOICE_NAME = 80
 Temperature = Annotated[float, Field(ge=0, le=5)]
+
+
+def _prompt(text: str) -> str:
+    """Return a text for the model; an empty one is none."""
+    return clean_prompt(text) if text.strip() else ""
 
 
 class ChatQueryError(ValueError):
@@ -30,14 +41,8 @@ class ChatQuery(BaseModel):
     pad_mult: float | None = Field(None, ge=-10, le=10)
     text_seed: int | None = Field(None, ge=0, le=MAX_SEED)
     audio_seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    voice_prompt: str = ""
-    text_prompt: str = ""
-
-    @model_validator(mode="after")
-    def _needs_no_prompt(self) -> "ChatQuery":
-        if self.voice_prompt or self.text_prompt:
-            raise ValueError("voice_prompt and text_prompt are not taken; ask for a persona")
-        return self
+    voice_prompt: Annotated[VoiceName, Field(max_length=MOST_VOICE_NAME)] = ""
+    text_prompt: Annotated[str, AfterValidator(_prompt)] = ""
 
     @property
     def sampling(self) -> tuple[tuple[str, float], ...]:

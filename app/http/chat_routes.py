@@ -9,9 +9,11 @@ from starlette.requests import HTTPConnection
 from app.audio.opus import OpusCodec, PcmCodec
 from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.manager import CallManager
+from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason
-from app.config import Settings
+from app.config import EngineKind, Settings
 from app.http.chat import ChatSocket, CodecRunner
+from app.http.chat_metadata import make_metadata
 from app.http.chat_query import ChatQuery, ChatQueryError, parse_chat_query
 from app.http.operator_auth import OperatorAuth
 from app.http.persona_routes import PersonaSource
@@ -22,11 +24,6 @@ NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
 CALLER = "client:chat"
 CHAT_SID = "chat-"
-BUILD = (
-    *("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe"),
-    *("rustc_host_triple", "rustc_version", "cargo_target_triple"),
-)
-"""What Kyutai's page wants to find in the metadata; of a Rust server."""
 
 
 class ChatAuth:
@@ -34,6 +31,9 @@ class ChatAuth:
 
     def __init__(self, token: str, operators: OperatorAuth, limiter: RateLimiter) -> None:
         self._token, self._operators, self._limiter = token, operators, limiter
+
+    def is_operator(self, websocket: WebSocket) -> bool:
+        return self._operators.is_operator(websocket)
 
     def require(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403, or 429 after too many of them."""
@@ -57,6 +57,8 @@ def build_chat_router(
 ) -> APIRouter:
     router, runner = APIRouter(), CodecRunner()
     account_sid = settings.twilio.account_sid
+    is_mlx = settings.model.engine is EngineKind.MLX
+    model = settings.model.checkpoint if is_mlx else settings.model.engine
 
     @router.websocket("/api/chat")
     async def chat(websocket: WebSocket) -> None:
@@ -66,12 +68,19 @@ def build_chat_router(
         query = _parse(websocket, limiter)
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
-            raise HTTPException(400, "persona: there is none of that name")
+            raise _refuse(limiter, 400, "persona: there is none of that name")
+        if query.text_prompt and not auth.is_operator(websocket):
+            raise _refuse(limiter, 403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"{CHAT_SID}{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid) as texts:
-            call = _open(manager, call_router, call_sid, query)
+            try:
+                call = await _open(manager, call_router, personas, call_sid, query)
+            except PromptRejected as error:
+                raise _refuse(limiter, 400, f"the prompt is refused: {error}") from error
+            except PromptUnavailable as error:
+                raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
-            metadata = _metadata(settings, call, query)
+            metadata = make_metadata(call, query, manager.sampling, model)
             await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
 
     return router
@@ -81,39 +90,29 @@ def _parse(websocket: WebSocket, limiter: RateLimiter) -> ChatQuery:
     try:
         return parse_chat_query(websocket.query_params)
     except ChatQueryError as error:
-        limiter.counts[RefusalReason.BAD_CHAT] += 1
-        raise HTTPException(400, str(error)) from error
+        raise _refuse(limiter, 400, str(error)) from error
 
 
-def _open(manager: CallManager, call_router: CallRouter, call_sid: CallSid, query: ChatQuery) -> ActiveCall:
-    """Return the call of a new chat. Raises HTTPException 503 without a free slot."""
-    sampling, seed = query.sampling, query.seed
-    request = VoiceRequest(caller=CALLER, persona=query.persona, chat=True, sampling=sampling, seed=seed)
+def _refuse(limiter: RateLimiter, status: int, why: str) -> HTTPException:
+    limiter.counts[RefusalReason.BAD_CHAT] += 1
+    return HTTPException(status, why)
+
+
+async def _open(
+    manager: CallManager, call_router: CallRouter, personas: PersonaSource, call_sid: CallSid, query: ChatQuery
+) -> ActiveCall:
+    """Return the call of a new chat. Raises HTTPException 503 without a slot, PromptRejected, PromptUnavailable."""
+    prompt = ""
+    if manager.ready and (query.text_prompt or query.voice_prompt):
+        prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
+    request = VoiceRequest(
+        caller=CALLER, persona=query.persona, prompt=prompt, chat=True, sampling=query.sampling, seed=query.seed
+    )
     reservation = manager.reserve(call_sid, request)
     call = manager.claim(reservation.token) if reservation else None
     if call is None:
+        personas.drop_once(prompt)
         why = RejectReason.NOT_READY if manager.free_slots else RejectReason.BUSY
         call_router.rejected[why] += 1
         raise HTTPException(503, "no slot is free" if why is RejectReason.BUSY else "not ready", {"Retry-After": "10"})
     return call
-
-
-def _metadata(settings: Settings, call: ActiveCall, query: ChatQuery) -> dict[str, object]:
-    """Return what is true of a chat; None where the checkpoint's own value holds."""
-    sampling = {**dict(settings.sampling.given), **dict(call.sampling)}
-    return {
-        "text_temperature": sampling.get("text_temperature"),
-        "text_topk": sampling.get("text_top_k"),
-        "audio_temperature": sampling.get("audio_temperature"),
-        "audio_topk": sampling.get("audio_top_k"),
-        "pad_mult": query.pad_mult,
-        "repetition_penalty": sampling.get("repetition_penalty"),
-        "repetition_penalty_context": None,
-        "lm_model_file": settings.model.checkpoint,
-        "instance_name": "moshi-bridge",
-        "build_info": dict.fromkeys(BUILD, ""),
-        "format": query.format,
-        "persona": call.session.record.persona,
-        "call_sid": call.session.record.call_sid,
-        "recorded": bool(call.session.stream.recording.name),
-    }

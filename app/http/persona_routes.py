@@ -13,8 +13,14 @@ class PersonaSource(Protocol):
 
     def as_json(self) -> list[dict[str, object]]: ...
 
-    async def prepare_once(self, text: str, name: str) -> str:
-        """Compute a prompt for one call of a persona; return its id. Raises PromptRejected, PromptUnavailable."""
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
+        """Compute a prompt for one call of a persona; return its id. Raises PromptRejected, PromptUnavailable.
+
+        Without text or voice they are the persona's.
+        """
+
+    def drop_once(self, prompt: str) -> None:
+        """Drop a prompt for one call that does not come."""
 
 
 def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:

@@ -78,6 +78,12 @@ class PersonaFolder:
         log.info("personas: %s", ", ".join(self.state.personas.by_name) or "none")
         return True
 
+    def read_voice(self, name: str) -> Voice:
+        """Return a voice by its name, as a persona has it or with `.pt` behind. Raises RecordingError and OSError."""
+        if path := self._voice_file(name):
+            return self._voices.get(_stamp(path)) or _read_voice(path)
+        return Voice(name.removesuffix(".pt"), "")
+
     def _stamps(self) -> tuple[Stamp, ...]:
         """Return a stamp of each file that matters."""
         if self._folder is None:

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from app.calls.personas import NOBODY, Chosen, Persona
-from app.calls.prompts import Prompts, PromptUnavailable
+from app.calls.prompts import PromptRejected, Prompts, PromptUnavailable
 from app.config import Settings, SettingsError
 from app.server.one_time_prompts import OneTimePrompts
 from app.server.persona_folder import PersonaFolder
+from app.server.voice_recording import RecordingError
 from workers.messages import CallPersona, PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class ServicePersonas:
         key = self._once.use(prompt) or self._prompts.key(name)
         return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given))
 
-    async def prepare_once(self, text: str, name: str) -> str:
-        """Compute a prompt for one call of a persona, in its voice; return its id.
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
+        """Compute a prompt for one call of a persona; return its id. Without text or voice they are the persona's.
 
         Raises PromptRejected, PromptUnavailable.
         """
@@ -60,7 +61,17 @@ class ServicePersonas:
             raise PromptUnavailable("the service is starting, or starts its pipeline again")
         state = self._folder.state
         own = state.prompts.get(_name(state.personas.choose(name, "")), PreparePrompt("", ""))
-        return await self._once.prepare(replace(own, text=text))
+        if voice:
+            try:
+                read = await asyncio.to_thread(self._folder.read_voice, voice)
+            except (RecordingError, OSError) as error:
+                raise PromptRejected(f"voice: {error.strerror if isinstance(error, OSError) else error}") from error
+            own = replace(own, voice=read.voice, pcm=read.pcm)
+        return await self._once.prepare(replace(own, text=text or own.text))
+
+    def drop_once(self, prompt: str) -> None:
+        """Drop a prompt for one call that does not come."""
+        self._once.use(prompt)
 
     async def refresh(self) -> None:
         """Read what has changed since the last call, off the event loop."""

@@ -165,6 +165,7 @@ class Service:
         await self._personas.wait_prepared()
         slots = self.supervisor.slots
         freeze_gc()
+        self.manager.sampling = self.supervisor.sampling
         self.manager.start_accepting(slots, took_s)
         self.self_tested.set()
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"

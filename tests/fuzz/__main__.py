@@ -26,7 +26,7 @@ def fuzz(total: int) -> str:
     memory = []
     for share in LOOKS:
         _until(exchange, routes, share * total)
-        memory.append(f"{_memory_mib():.1f} MiB after {share:.0%}")
+        memory.append(f"{memory_mib():.1f} MiB after {share:.0%}")
     exchange.close()
     routes.close()
     statuses = ", ".join(f"{count} {name}" for name, count in sorted(routes.counts.items()))
@@ -58,7 +58,7 @@ def _repeat(trying: Callable[[], None], done: Callable[[], bool]) -> None:
         trying()
 
 
-def _memory_mib() -> float:
+def memory_mib() -> float:
     gc.collect()
     return float(psutil.Process().memory_info().rss) / 2**20
 

@@ -3,14 +3,16 @@
 import gc
 import logging
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.calls.registry import RECORDS_KEPT
-from tests.fuzz.__main__ import fuzz
+from tests.fuzz.__main__ import fuzz, memory_mib
+from tests.fuzz.chats import ChatServer, Client
 from tests.fuzz.forms import ASKED, Asked, Asking
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
 from tests.scale import scaled
@@ -27,6 +29,13 @@ def exchange() -> Iterator[Exchange]:
 @pytest.fixture(scope="module")
 def routes() -> Iterator[Asking]:
     made = Asking()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def chats() -> Iterator[ChatServer]:
+    made = ChatServer()
     yield made
     made.close()
 
@@ -96,3 +105,35 @@ def test_sound_that_crosses_over_would_be_noticed() -> None:
         exchange.run(TALK, begin=True)
     assert told.group_contains(AssertionError, match="sound of another call")
     exchange.close()
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=50)
+def test_whatever_a_client_sends_its_chat_goes_on_and_ends_in_order(chats: ChatServer, seed: int) -> None:
+    chats.run(seed)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=50)
+def test_whatever_a_server_sends_our_client_goes_on(seed: int) -> None:
+    Client().run(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [ChatServer, Client])
+def test_of_many_messages_of_chats_none_does_harm_and_memory_is_flat(
+    side: type[ChatServer | Client], caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
+) -> None:
+    """Memory is looked at from the middle on: at first caches fill, and the records of the last calls."""
+    caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
+    one, held_mib, total = side(), list[float](), scaled(200_000, 4_000)
+    seed = 0
+    for share in (0.5, 1.0):
+        while one.counts["messages"] < share * total:
+            one.run(seed)
+            seed += 1
+        held_mib.append(memory_mib())
+    one.close()
+    record_property("counts", dict(one.counts))
+    record_property("MiB in the middle and at the end", held_mib)
+    assert held_mib[1] - held_mib[0] < 16.0

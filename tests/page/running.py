@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from aiohttp import web
+from websockets.asyncio.client import ClientConnection, connect
 
 from app.audio import mulaw
 from app.calls.active_call import ActiveCall as LiveCall
+from app.calls.chat_protocol import Kind
 from app.server.service import Service
 from app.twilio.events import CallSid
 from tests.service.phone import Call, Phone
@@ -56,6 +58,25 @@ class Running:
             finally:
                 humming.cancel()
                 await asyncio.wait({humming})
+
+    @contextlib.asynccontextmanager
+    async def chat(self) -> AsyncIterator[CallSid]:
+        """The same as a chat."""
+        url = f"ws://127.0.0.1:{self.phone.port}/api/chat?format=pcm"
+        async with connect(url, compression=None, proxy=None) as socket:
+            humming = asyncio.create_task(hum_to(socket))
+            try:
+                yield self.service.manager.calls[0].session.record.call_sid
+            finally:
+                humming.cancel()
+                await asyncio.wait({humming})
+
+
+async def hum_to(socket: ClientConnection) -> None:
+    tone = (8_000 * np.sin(np.arange(960) * 2 * np.pi * 400 / 24_000)).astype("<i2").tobytes()
+    async for message in socket:
+        if message[0] == Kind.AUDIO:
+            await socket.send(Kind.AUDIO.message(tone))
 
 
 async def hum(call: Call) -> None:

@@ -332,9 +332,12 @@ PLAYED = """document.getElementById("sound").addEventListener("timeupdate", ({ta
 })"""
 
 
-async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(tmp_path: Path, page: "Page") -> None:
+@pytest.mark.parametrize("leg", ["call", "chat"])
+async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(
+    tmp_path: Path, page: "Page", leg: str
+) -> None:
     async with serving(tmp_path, recordings_dir=str(tmp_path / "recordings")) as running:
-        async with running.call() as call_sid:
+        async with running.call() if leg == "call" else running.chat() as call_sid:
             await page.goto(f"{running.url}#/call/{call_sid}")
             await expect(page.locator("#call-clock")).to_have_text("0:01")
             running.says(call_sid, " Here we are.")

@@ -52,8 +52,10 @@ class NoPersonas:
     def as_json(self) -> list[dict[str, object]]:
         return []
 
-    async def prepare_once(self, text: str, name: str) -> str:
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
         raise PromptUnavailable("there are no personas")
+
+    def drop_once(self, prompt: str) -> None: ...
 
 
 @dataclass
@@ -98,17 +100,20 @@ class Front:
         assert isinstance(verb, twiml.Connect)
         return verb.url.removeprefix(SOCKET_BASE)
 
-    async def dial(self, path: str, signature: str | None, says: Iterable[str | bytes] = ()) -> "Dialled":
+    async def dial(
+        self, path: str, signature: str | None, says: Iterable[str | bytes] = (), query: str = "", host: str = ""
+    ) -> "Dialled":
         """Ask for a socket, say something if it is accepted, and leave once the service closes it or all is said."""
         dialled = Dialled(deque(says))
-        headers = [] if signature is None else [(b"x-twilio-signature", signature.encode())]
+        headers = [(b"host", host.encode())] if host else []
+        headers += [] if signature is None else [(b"x-twilio-signature", signature.encode())]
         scope = {
             "type": "websocket",
             "scheme": "ws",
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": headers,
             "subprotocols": [],
             "client": ("127.0.0.1", 1),
@@ -126,6 +131,8 @@ class Dialled:
     accepted: bool = False
     code: int | None = None
     heard: list[Mapping[str, object]] = field(default_factory=list)
+    told: bytes = b""
+    """The body of a refusal."""
     _asked: bool = False
 
     async def receive(self) -> Message:
@@ -145,5 +152,7 @@ class Dialled:
                 self.code = message["code"]
             case "websocket.http.response.start":
                 self.code = message["status"]
-            case "websocket.send":
+            case "websocket.http.response.body":
+                self.told += message["body"]
+            case "websocket.send" if "text" in message:
                 self.heard.append(json.loads(message["text"]))

@@ -93,7 +93,8 @@ async def test_a_pcm_client_hears_itself_and_is_a_call_like_any_other(one: Serve
     ) as socket:
         metadata = await opened(socket)
         call_sid = metadata["call_sid"]
-        assert (metadata["text_temperature"], metadata["text_topk"], metadata["format"]) == (0.5, 20, "pcm")
+        assert (metadata["text_temperature"], metadata["text_topk"]) == (0, 0), "a line test samples nothing"
+        assert (metadata["format"], metadata["lm_model_file"]) == ("pcm", "loopback")
         heard = np.zeros(PAGE, np.float32)
         while not is_tone(heard):
             await socket.send(AUDIO + int16(tone()))
@@ -164,12 +165,12 @@ async def test_when_all_slots_are_taken_the_upgrade_is_refused(one: Served) -> N
 
 @pytest.mark.parametrize(
     "query",
-    ["format=mp3", "text_temperature=hot", "audio_topk=0", "pad_mult=nan", "persona=nobody", "text_prompt=Be+rude"],
+    ["format=mp3", "text_temperature=hot", "audio_topk=0", "pad_mult=nan", "persona=nobody", "voice_prompt=..%2Fx"],
 )
 async def test_a_query_that_cannot_be_served_is_refused_in_one_line(one: Served, query: str) -> None:
     status, said = await refusal(one, f"?{query}")
     assert status == 400
-    assert said.startswith(("format:", "text_temperature:", "audio_topk:", "pad_mult:", "persona:", "voice_prompt and"))
+    assert said.startswith(("format:", "text_temperature:", "audio_topk:", "pad_mult:", "persona:", "voice_prompt:"))
     assert "\n" not in said
     assert one.free_slots == 2
 
@@ -188,6 +189,17 @@ async def test_strangers_need_the_token_and_pages_of_other_sites_have_no_use_for
     assert not any(TOKEN in line for line in lines)
     response = await one.http.get("/api/calls", headers={**elsewhere, "Authorization": f"Bearer {TOKEN}"})
     assert response.status_code == httpx.codes.FORBIDDEN, "it is no operators' token"
+
+
+async def test_a_text_for_the_model_is_for_operators_alone(one: Served) -> None:
+    elsewhere = {"X-Forwarded-For": "192.0.2.1"}
+    query = f"?token={TOKEN}&text_prompt=A+private+matter"
+    assert await refusal(one, query, **elsewhere) == (403, "text_prompt: for operators only; ask for a persona")
+    status, said = await refusal(one, query)
+    assert (status, said) == (400, "the prompt is refused: this checkpoint takes no prompt and no voice")
+    assert one.free_slots == 2
+    lines = [one.log.get_nowait() for _ in range(one.log.qsize())]
+    assert not any("private" in line for line in lines)
 
 
 async def test_the_setting_turns_it_off() -> None:

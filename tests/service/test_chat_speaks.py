@@ -87,9 +87,12 @@ async def test_two_chats_hear_the_greeting_and_are_logged_and_recorded(
         assert one.text.strip().startswith(GREETING)
         assert one.text.strip() in record["transcript"]
         assert (one.metadata["persona"], one.metadata["recorded"]) == ("ada", True)
+        assert one.metadata["lm_model_file"] == "synthetic:script"
+        assert one.metadata["text_temperature"] == one.metadata["audio_temperature"] == 0, "config.json of the script"
         assert len(sound) == round(PAGES * PAGE_S * 24_000)
         assert loud_s(sound) > 2.0
         (file,) = (tmp_path / "recordings").glob(f"*-{record['call_sid']}.flac")
         recorded, rate_hz = soundfile.read(file)
+        assert rate_hz == 24_000
         assert len(recorded) / rate_hz == pytest.approx(PAGES * PAGE_S, abs=2.0)
         assert loud_s(recorded[:, 1].astype(np.float32)) > 1.0

@@ -17,6 +17,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from scipy.signal import correlate
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from app.simulator.call import simulate
 from app.simulator.conversation import talk
@@ -32,6 +34,7 @@ from tests.service.test_serve import Program, command, serving
 RATE_HZ = 8_000
 WITHIN_MS = 5.0
 AUDIBLE = 500
+CHAT_PAGES = 100
 
 Samples = NDArray[np.int16]
 
@@ -141,6 +144,34 @@ async def test_a_call_that_is_on_can_be_heard_and_is_recorded_up_to_the_second_b
     kept = json.loads(await shown(tmp_path, report.call_sid, "--json"))
     assert kept["end_reason"] == KILLED
     assert kept["recording"].endswith(report.call_sid)
+
+
+async def test_a_chat_is_recorded_at_24_khz_up_to_the_second_before_a_kill(tmp_path: Path) -> None:
+    """The client speaks a tone of 6 kHz, which no phone has, and hears itself."""
+    tone = (10_000 * np.sin(np.arange(960) * np.pi / 2)).astype("<i2").tobytes()
+    pages = 0
+    async with recording(tmp_path) as (program, http, url):
+        async with connect(f"{url.replace('http', 'ws')}/api/chat?format=pcm", compression=None, proxy=None) as socket:
+            with contextlib.suppress(ConnectionClosed):
+                async for message in socket:
+                    await socket.send(b"\1" + tone)
+                    pages += message[0] == 1
+                    if pages == CHAT_PAGES // 2:
+                        call_sid = await until_recorded(http)
+                    if pages == CHAT_PAGES:
+                        os.kill(program.process.pid, signal.SIGKILL)
+        await program.end()
+    async with recording(tmp_path) as (_, http, _):
+        whole = await until_finished(http, call_sid)
+        outline = (await http.get(f"/api/calls/{call_sid}/waveform?buckets=10")).json()
+    sound, rate_hz = soundfile.read(io.BytesIO(whole.content))
+    assert (rate_hz, call_sid.startswith("chat-")) == (24_000, True)
+    assert outline["seconds"] == pytest.approx(len(sound) / rate_hz, abs=1e-3)
+    for side in (0, 1):
+        loud = np.flatnonzero(np.abs(sound[:, side]) > 0.1)
+        assert loud.max() / rate_hz > pages * 0.04 - 1.0
+        spectrum = np.abs(np.fft.rfft(sound[loud.max() - 24_000 : loud.max(), side]))
+        assert np.argmax(spectrum) / len(spectrum) * 12_000 == pytest.approx(6_000, abs=2.0)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ the lowest free slot, and an engine with few calls stays fast.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 
@@ -27,7 +28,7 @@ from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
 from workers.engine.model import Model, can_compile
 from workers.engine.prefix import PromptPrefill, PromptStore
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
-from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
+from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
 from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Slot, codes_error
 
@@ -60,7 +61,10 @@ class Engine:
         shape = lm.cfg.transformer
         self.slots, self.context = slots, context or int(shape.context)
         self._streams = Streams(slots, lm.cfg.audio_delays, lm.cfg.text_out_vocab_size, lm.cfg.audio_padding_token)
-        self._sampler = SamplerState(slots, sampling or SamplingSettings())
+        default = sampling or SamplingSettings()
+        self.sampling = (*asdict(default).items(), ("repetition_penalty_context", PENALTY_TOKENS))
+        """How a call samples without changes, by name."""
+        self._sampler = SamplerState(slots, default)
         dtype = lm.out_norm.weight.dtype
         self._allocate = partial(KVCache.allocate, shape.num_layers, shape.num_heads, shape.head_dim, dtype)
         self._kv_cache = self._allocate(slots, self.context)

@@ -106,12 +106,13 @@ def _write(connection: Connection, entry: CallEntry) -> None:
 def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[Row[Any]]], int]:
     """Return the rows of the calls that are over by SID, and how many calls are on.
 
-    They are those whose other party has this name, however the call log has it written.
+    They are those whose other party has this name, however the call log has it written, or the chat with this id.
     """
     columns = ("id", "call_sid", "ended_at", "direction", "caller", "called", "recording")
     rows = defaultdict(list)
     for row in connection.execute(select(*(calls.c[column] for column in columns))):
-        if name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller) == name:
+        party = name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller)
+        if name in (party, row.call_sid):
             rows[row.call_sid].append(row)
     over = {sid: some for sid, some in rows.items() if all(row.ended_at for row in some)}
     return over, len(rows) - len(over)

@@ -1,6 +1,6 @@
 """The audio files of calls: WAV while a call is on, FLAC afterwards; their waveform.
 
-The WAV file is stereo mu-law at 8 kHz, and can be played after every write.
+The WAV file is stereo mu-law, and can be played after every write.
 """
 
 import fcntl
@@ -24,14 +24,14 @@ _HEADER = struct.Struct("<4sI4s 4sIHHIIHHH 4sII 4sI")
 HEADER_BYTES = _HEADER.size
 _MULAW = 7
 BLOCK = 1 << 16
-"""Stereo samples at a time, eight seconds."""
+"""Stereo samples at a time, eight seconds of a phone call."""
 
 
 class RecordingFile:
     """A new file, locked until `close`; whatever touches it may raise OSError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, rate_hz: int = SAMPLE_RATE_HZ) -> None:
+        self.path, self._rate_hz = path, rate_hz
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -78,7 +78,7 @@ class RecordingFile:
 
     def _set_length(self, length: int) -> None:
         self._length = length
-        self._put(wav_header(length), 0)
+        self._put(wav_header(length, self._rate_hz), 0)
 
     def _put(self, data: bytes, offset: int) -> None:
         while data:
@@ -86,9 +86,9 @@ class RecordingFile:
             data, offset = data[written:], offset + written
 
 
-def wav_header(length: int) -> bytes:
+def wav_header(length: int, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
     """Return the header of a mu-law WAV file of so many stereo samples (RFC 2361, Microsoft's format tag 7)."""
-    size, rate_hz = CHANNELS * length, SAMPLE_RATE_HZ
+    size = CHANNELS * length
     form = (_MULAW, CHANNELS, rate_hz, CHANNELS * rate_hz, CHANNELS, 8, 0)
     riff = (b"RIFF", HEADER_BYTES - 8 + size, b"WAVE")
     return _HEADER.pack(*riff, b"fmt ", 18, *form, b"fact", 4, length, b"data", size)

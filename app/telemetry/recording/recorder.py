@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from app.audio import mulaw
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
+from app.audio.resample import to_int16
+from app.calls.chat_leg import ChatMedia
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import Recording
@@ -56,11 +59,11 @@ class CallRecorder(CallObserver):
 
     def on_event(self, event: Event, now: float) -> None:
         match event:
-            case Media(timestamp_ms, payload) if self._timeline:
-                begin = self.session.leg.position(timestamp_ms)
-                self._put(*self._timeline.place_inbound(begin, now, payload))
+            case Media() if self._timeline:
+                begin = self.session.leg.position(event.timestamp_ms)
+                self._put(*self._timeline.place_inbound(begin, now, _payload(event)))
             case Started() if self.session.stream.started_s == now:
-                self._timeline = Timeline(now)
+                self._timeline = Timeline(now, self.session.leg.rate_hz)
 
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """Record Moshi's audio. What is sent before the round trip is known is held back for a while."""
@@ -103,7 +106,7 @@ class CallRecorder(CallObserver):
 
     def _place(self, command: SendAudio, later_s: float) -> None:
         if self._timeline:
-            self._put(*self._timeline.place_outbound(command.payload, command.heard_s + later_s))
+            self._put(*self._timeline.place_outbound(_payload(command), command.heard_s + later_s))
 
     def _put(self, *items: Piece | StepTokens) -> None:
         if self.is_over or self.recording.fault:
@@ -155,7 +158,9 @@ class CallFiles:
                 self._tokens.add(*item)
         if not self._recorder.has_begun:
             return
-        self.file = self.file or RecordingFile(self._path.with_name(f"{self._path.name}{WAV}"))
+        self.file = self.file or RecordingFile(
+            self._path.with_name(f"{self._path.name}{WAV}"), self._recorder.session.leg.rate_hz
+        )
         self._tokens.write()
         self.file.write([item for item in items if isinstance(item, Piece)])
         self._writes += bool(items)
@@ -163,6 +168,12 @@ class CallFiles:
             self.file.end(self._recorder.length)
         if self._recorder.is_over or self._writes % SYNC_EVERY == 0:
             self.file.sync()
+
+
+def _payload(audio: Media | SendAudio) -> bytes:
+    """Return mu-law at the rate of the leg."""
+    pcm = audio.pcm if isinstance(audio, ChatMedia | SendAudio) else None
+    return audio.payload if pcm is None else mulaw.encode(to_int16(pcm))
 
 
 def record_nothing(session: CallSession, asked: bool) -> None:

@@ -1,26 +1,28 @@
 """Where on a recording each sound belongs: mu-law in, places out, no I/O and no clock.
 
-Both sides lie on our clock as packets arrive; the recording begins with the stream. Places are samples at 8 kHz. No
-place is given out twice, except what is cleared.
+Both sides lie on our clock as packets arrive; the recording begins with the stream. Places are samples, at 8 kHz for a
+phone and 24 kHz for a chat. No place is given out twice, except what is cleared.
 
 The caller's packet belongs where its timestamp says, plus the least delay seen in the last `WINDOW_S` seconds in which
 packets came: a stall does not shift what was said. A line that has become slower is believed after that time, a faster
-one at once, because nothing arrives early. The estimate varies a little, and a recording that followed it closely would
-crackle: a side goes on where it ended as long as that is true to `TOLERANCE` samples.
+one at once, because nothing arrives early. After a pause it is believed within `BURST_S`, in which a stall would have
+brought what was missing: the timestamps of a chat count what its client sends. The estimate varies a little, and a
+recording that followed it closely would crackle: a side goes on where it ended as long as that is true to a
+millisecond.
 
 Moshi's audio belongs where it will be heard (`SendAudio.heard_s`). Where that estimate turns out to have been too late,
 what follows loses its beginning, but no piece more than half of itself.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
 from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 
-TOLERANCE = 8
-"""A millisecond."""
 WINDOW_S = 5
+PAUSE_S, BURST_S = 0.25, 0.5
 
 
 class Side(IntEnum):
@@ -46,22 +48,23 @@ class Piece:
 class Timeline:
     """One stream from `start_s` on, in seconds of our clock."""
 
-    def __init__(self, start_s: float) -> None:
-        self._start_s = start_s
+    def __init__(self, start_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> None:
+        self._start_s, self._rate_hz, self._tolerance = start_s, rate_hz, rate_hz // 1_000
         self._ends = dict.fromkeys(Side, 0)
         self._offset: int | None = None
         """Where the zero of the caller's timestamps is."""
         self._next = 0
         self._second = -1
+        self._arrived_s, self._resumed_s = -math.inf, math.inf
         self._least: deque[int] = deque(maxlen=WINDOW_S)
         """The least offset of a packet in this second of our clock, the last, and in those before it."""
 
     def place_inbound(self, begin: int, arrived_s: float, payload: bytes) -> list[Piece]:
         """Place the caller's packet that begins at sample `begin` of its own clock."""
-        offset = self._least_offset(self.at(arrived_s) - begin - len(payload), int(arrived_s))
-        if self._offset is None or abs(offset - self._offset) > TOLERANCE:
+        offset = self._least_offset(self.at(arrived_s) - begin - len(payload), arrived_s)
+        if self._offset is None or abs(offset - self._offset) > self._tolerance:
             self._offset = offset
-        if abs(begin - self._next) <= TOLERANCE:  # a rounded timestamp
+        if abs(begin - self._next) <= self._tolerance:  # a rounded timestamp
             begin = self._next
         self._next = begin + len(payload)
         return self._place(Side.CALLER, begin + self._offset, payload)
@@ -69,9 +72,9 @@ class Timeline:
     def place_outbound(self, payload: bytes, heard_s: float) -> list[Piece]:
         """Place Moshi's audio that is heard from `heard_s` on."""
         begin, end = self.at(heard_s), self._ends[Side.MOSHI]
-        if begin > end + TOLERANCE:
+        if begin > end + self._tolerance:
             return self._place(Side.MOSHI, begin, payload)
-        cut = min(end - begin, len(payload) // 2) if begin < end - TOLERANCE else 0
+        cut = min(end - begin, len(payload) // 2) if begin < end - self._tolerance else 0
         return self._place(Side.MOSHI, end, payload[cut:])
 
     def clear(self, at_s: float) -> list[Piece]:
@@ -82,10 +85,16 @@ class Timeline:
 
     def at(self, moment_s: float) -> int:
         """Return where a moment of our clock is, below 0 before the recording begins."""
-        return round((moment_s - self._start_s) * SAMPLE_RATE_HZ)
+        return round((moment_s - self._start_s) * self._rate_hz)
 
-    def _least_offset(self, offset: int, second: int) -> int:
+    def _least_offset(self, offset: int, arrived_s: float) -> int:
         """Return the least offset of the last seconds, this packet's included."""
+        if arrived_s - self._arrived_s > PAUSE_S:
+            self._resumed_s = arrived_s
+        if arrived_s - self._resumed_s > BURST_S:
+            self._second, self._resumed_s = -1, math.inf
+            self._least.clear()
+        self._arrived_s, second = arrived_s, int(arrived_s)
         if second != self._second:
             self._least.append(offset)
             self._second = second

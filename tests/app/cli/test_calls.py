@@ -13,6 +13,7 @@ from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import CallEntry
 from app.telemetry.call_log.spool import open_spool
+from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, entry, outbound, stream
 
 HIS = "+15550100001"
@@ -187,6 +188,21 @@ def test_a_person_is_forgotten_by_what_the_log_has_and_in_every_way_of_writing_i
     assert result.stdout.startswith("2 calls with ")
     assert listed() == [EVE]
     assert BOB not in "".join(path.read_text() for path in address.spool_folder.iterdir())
+
+
+def test_one_chat_is_forgotten_by_its_id_and_all_by_their_name(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECORDINGS_DIR", str(tmp_path / "recordings"))
+    chats = [CallSid(f"chat-{digit * 32}") for digit in "abc"]
+    for chat in chats:
+        record(tmp_path / "recordings", chat)
+    fill(address, *(entry(chat, caller="client:chat") for chat in chats), entry(EVE))
+    assert ask("forget", chats[0]).stdout == "1 call with …aaaa deleted, with 1 recording\n"
+    assert set(listed()) == {*chats[1:], EVE}
+    assert ask("forget", "client:chat").stdout == "2 calls with client:chat deleted, with 2 recordings\n"
+    assert listed() == [EVE]
+    assert not [*(tmp_path / "recordings").iterdir()]
 
 
 @pytest.mark.parametrize("party", ["Ann", " ", "+1555", "+15550100001000000"])

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,18 +24,33 @@ from workers.messages import Close, Frame, Open, PipelineMessage
 
 ANN = CallSid("chat-ann")
 GREETING = 3
+ASKED = VoiceRequest(chat=True, sampling=(("text_top_k", 9),), seed=5)
 
 
 class Line:
-    """A chat on a manager of its own; `sent` went to the workers, `heard` to the client."""
+    """A chat on a manager of its own; `sent` went to the workers, `heard` to the client.
 
-    def __init__(self, greeting: int = GREETING) -> None:
-        self.sent: list[PipelineMessage] = []
-        settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32)
-        self.manager = CallManager(settings, self.sent.append, lambda: True)
-        self.manager.start_accepting(1, processing_s=0.0)
-        self.texts = self.manager.events.subscribe(ANN)
-        reservation = self.manager.reserve(ANN, VoiceRequest(chat=True, sampling=(("text_top_k", 9),), seed=5))
+    With a `clock` time is the event loop's; `after` is a chat that had the slot before.
+    """
+
+    def __init__(
+        self,
+        greeting: int = GREETING,
+        clock: Callable[[], float] = time.monotonic,
+        after: "Line | None" = None,
+        call_sid: CallSid = ANN,
+        request: VoiceRequest = ASKED,
+        changes: dict[str, object] | None = None,
+    ) -> None:
+        self.sent: list[PipelineMessage] = after.sent if after else []
+        settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32, **(changes or {}))
+        self.manager: CallManager = (
+            after.manager if after else CallManager(settings, self.sent.append, lambda: True, clock=clock)
+        )
+        if not after:
+            self.manager.start_accepting(1, processing_s=0.0)
+        self.texts = self.manager.events.subscribe(call_sid)
+        reservation = self.manager.reserve(call_sid, request)
         assert reservation is not None
         call = self.manager.claim(reservation.token)
         assert call is not None

@@ -22,7 +22,7 @@ class OnePrompt(NoPersonas):
         self.asked: list[tuple[str, str]] = []
         self.fails: Exception | None = None
 
-    async def prepare_once(self, text: str, name: str) -> str:
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
         self.asked.append((text, name))
         if self.fails:
             raise self.fails

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from app.calls.personas import Chosen
-from app.calls.prompts import PromptUnavailable
+from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.config import SettingsError, read_settings
 from app.server.persona_prompts import ServicePersonas
 from tests.app.calls.front import ANN, Front, settle
@@ -224,9 +224,9 @@ def test_wrong_files_are_refused_before_anything_starts(ada: Path) -> None:
 # Prompts for one call.
 
 
-async def asked(bench: Bench, text: str, name: str) -> tuple[str, PreparePrompt]:
+async def asked(bench: Bench, text: str, name: str, voice: str = "") -> tuple[str, PreparePrompt]:
     """Have a prompt for one call prepared; return its id, and what the pipeline got."""
-    task = asyncio.create_task(bench.personas.prepare_once(text, name))
+    task = asyncio.create_task(bench.personas.prepare_once(text, name, voice))
     while not bench.sent:  # noqa: ASYNC110 - a thread looks at the folder first
         await asyncio.sleep(0)
     [prompt] = bench.prepared()
@@ -256,6 +256,37 @@ async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(ada: Path) -
         key, prompt = await asked(bench, "You are Eve.", "")
         assert prompt.voice == ""
         assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key))
+
+
+async def test_a_prompt_for_one_call_may_have_another_voice(ada: Path) -> None:
+    """`.pt` is in the names that NVIDIA's web client sends."""
+    (ada / "ada.toml").write_text(ADA.replace("prompt", 'voice = "NATF0"\nprompt'))
+    (ada / "cy.pt").write_bytes(b"embeddings")
+    soundfile.write(ada / "bo.wav", 0.1 * np.sin(np.arange(48_000) / 9), 24_000)
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        for voice, known in (("NATM1.pt", "NATM1"), ("NATM1", "NATM1"), ("cy", f"{ada}/cy.pt"), ("bo.wav", "")):
+            key, prompt = await asked(bench, "", "ada", voice)
+            assert (prompt.text, prompt.voice) == ("You are Ada.", known)
+            assert (prompt.pcm is not None) == (voice == "bo.wav")
+            bench.personas.drop_once(key)
+            await settle()
+            assert bench.sent.pop() == DropPrompt(key)
+            assert bench.personas.choose("ada", "", key).call.prompt != key
+        _, both = await asked(bench, "You are Eve.", "", "NATM1")
+        assert (both.text, both.voice) == ("You are Eve.", "NATM1")
+
+
+async def test_a_voice_that_cannot_be_read_is_refused_in_one_line(ada: Path) -> None:
+    (ada / "no.wav").write_text("no sound")
+    bench = Bench(ada)
+    async with bench.running(), asyncio.timeout(PATIENCE_S):
+        await bench.begin()
+        for voice in ("no.wav", "missing.wav"):
+            with pytest.raises(PromptRejected, match=r"^voice: [^\n]+$"):
+                await bench.personas.prepare_once("", "ada", voice)
+        assert bench.prepared() == []
 
 
 async def test_the_engine_is_told_to_drop_it_after_the_opening_of_its_call(ada: Path) -> None:

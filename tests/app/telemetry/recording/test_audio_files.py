@@ -17,11 +17,12 @@ from app.telemetry.recording.audio_files import AudioFileError, RecordingFile, e
 from app.telemetry.recording.timeline import Piece, Side
 
 NAME = "20260102T120000Z-CA1.wav"
+RATES_HZ = [8_000, 24_000]
 
 
-def write(folder: Path, caller: bytes, moshi: bytes) -> Path:
+def write(folder: Path, caller: bytes, moshi: bytes, rate_hz: int = 8_000) -> Path:
     """Leave the WAV file of a call."""
-    file = RecordingFile(folder / NAME)
+    file = RecordingFile(folder / NAME, rate_hz)
     file.write([Piece(Side.CALLER, 0, caller), Piece(Side.MOSHI, 0, moshi)])
     file.close()
     return folder / NAME
@@ -35,12 +36,13 @@ def left(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_flac_has_the_same_samples_and_replaces_the_wav_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_flac_has_the_same_samples_and_replaces_the_wav_file(tmp_path: Path, rate_hz: int) -> None:
     caller, moshi = noise(200_000, 1), noise(200_000, 2)
-    made = encode_flac(write(tmp_path, caller, moshi))
+    made = encode_flac(write(tmp_path, caller, moshi, rate_hz))
     assert made
-    samples, rate_hz = soundfile.read(made, dtype="int16")
-    assert rate_hz == 8_000
+    samples, found_hz = soundfile.read(made, dtype="int16")
+    assert found_hz == rate_hz
     assert np.array_equal(samples, np.stack([mulaw.decode(caller), mulaw.decode(moshi)], axis=1))
     assert left(tmp_path) == [made.name]
 
@@ -82,13 +84,14 @@ def test_a_file_that_is_no_audio_is_named(tmp_path: Path, ask: Callable[[Path], 
         ask(tmp_path / NAME)
 
 
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize(("samples", "buckets"), [(1, 400), (300, 7), (300, 300), (150_000, 7)], ids=str)
-def test_a_waveform_has_the_extremes_of_equal_parts(tmp_path: Path, samples: int, buckets: int) -> None:
+def test_a_waveform_has_the_extremes_of_equal_parts(tmp_path: Path, samples: int, buckets: int, rate_hz: int) -> None:
     """The last one is read in several blocks."""
     payloads = {"caller": noise(samples, 1), "moshi": noise(samples, 2)}
-    found: Any = read_waveform(write(tmp_path, *payloads.values()), buckets)
+    found: Any = read_waveform(write(tmp_path, payloads["caller"], payloads["moshi"], rate_hz), buckets)
     wanted = min(buckets, samples)
-    assert (found["buckets"], found["seconds"]) == (wanted, pytest.approx(samples / 8_000, abs=0.001))
+    assert (found["buckets"], found["seconds"]) == (wanted, pytest.approx(samples / rate_hz, abs=0.001))
     bucket = np.arange(samples) * wanted // samples
     for side, payload in payloads.items():
         parts = [mulaw.decode(payload)[bucket == number] / 32_768 for number in range(wanted)]
@@ -96,9 +99,10 @@ def test_a_waveform_has_the_extremes_of_equal_parts(tmp_path: Path, samples: int
         assert found[side]["max"] == pytest.approx([part.max() for part in parts], abs=1e-4)
 
 
-def test_the_header_is_the_one_that_libsndfile_writes(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros((10, 2), np.int16), 8_000, "ULAW")
-    assert (tmp_path / "a.wav").read_bytes() == wav_header(10) + bytes([mulaw.SILENCE]) * 20
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_the_header_is_the_one_that_libsndfile_writes(tmp_path: Path, rate_hz: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((10, 2), np.int16), rate_hz, "ULAW")
+    assert (tmp_path / "a.wav").read_bytes() == wav_header(10, rate_hz) + bytes([mulaw.SILENCE]) * 20
 
 
 PIECES = st.lists(st.builds(Piece, st.sampled_from(Side), st.integers(0, 900), st.binary(max_size=99)), max_size=4)

@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.telemetry.recording.timeline import TOLERANCE, Piece, Side, Timeline
+from app.telemetry.recording.timeline import Piece, Side, Timeline
 
 ZERO_S = 1_000.0
 PACKET = 160
+TOLERANCE = 8
+"""A millisecond."""
 QUIET = bytes([SILENCE])
 
 

@@ -1,0 +1,86 @@
+"""Prompts and voices that chats ask for, where the personas are in our hands."""
+
+import pytest
+
+from app.calls.prompts import PromptRejected, PromptUnavailable
+from app.twilio.events import CallSid
+from tests.service.front import Dialled, Front, NoPersonas, front_settings
+from workers.messages import Open
+
+TOKEN = "a-token-for-chats-only"
+HERE, ELSEWHERE = "127.0.0.1", "phone.example.com"
+
+
+class OnePrompt(NoPersonas):
+    """Notes what is asked for and what is dropped; `fails` instead, or lets a call take the last slot meanwhile."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.dropped: list[str] = []
+        self.fails: Exception | None = None
+        self.front = Front(front_settings(max_calls=1, chat_token=TOKEN), personas=self)
+        self.is_slow = False
+
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
+        self.asked.append((text, name, voice))
+        if self.fails:
+            raise self.fails
+        if self.is_slow:
+            assert self.front.manager.reserve(CallSid("CAfast"))
+        return "an-id"
+
+    def drop_once(self, prompt: str) -> None:
+        self.dropped.append(prompt)
+
+    async def dial(self, query: str, host: str = HERE) -> Dialled:
+        return await self.front.dial("/api/chat", None, query=query, host=host)
+
+
+async def test_an_operators_chat_waits_for_its_prompt_and_opens_with_it() -> None:
+    personas = OnePrompt()
+    assert (await personas.dial("text_prompt=You+are+Eve.&voice_prompt=NATF0.pt")).accepted
+    assert personas.asked == [("You are Eve.", "", "NATF0.pt")]
+    assert any(isinstance(message, Open) for message in personas.front.sent)
+    assert personas.dropped == []
+
+
+async def test_a_client_with_the_token_may_choose_a_voice_and_no_text() -> None:
+    personas = OnePrompt()
+    assert (await personas.dial(f"token={TOKEN}&voice_prompt=NATF0", ELSEWHERE)).accepted
+    refused = await personas.dial(f"token={TOKEN}&voice_prompt=NATF0&text_prompt=x", ELSEWHERE)
+    assert (refused.code, refused.told) == (403, b"text_prompt: for operators only; ask for a persona")
+    assert (await personas.dial(f"token={TOKEN}&voice_prompt=&text_prompt=", ELSEWHERE)).accepted
+    assert personas.asked == [("", "", "NATF0")]
+
+
+async def test_who_may_not_chat_has_nothing_computed() -> None:
+    personas = OnePrompt()
+    assert (await personas.dial("token=wrong&voice_prompt=NATF0", ELSEWHERE)).code == 403
+    assert personas.asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (PromptRejected("there is no such voice"), 400, b"the prompt is refused: there is no such voice"),
+        (PromptUnavailable("4 prompts wait"), 503, b"4 prompts wait"),
+    ],
+    ids=["rejected", "unavailable"],
+)
+async def test_what_cannot_be_computed_is_refused_before_the_upgrade(
+    error: Exception, status: int, told: bytes
+) -> None:
+    personas = OnePrompt()
+    personas.fails = error
+    refused = await personas.dial("voice_prompt=NATX9")
+    assert (refused.accepted, refused.code, refused.told) == (False, status, told)
+    assert personas.front.manager.free_slots == 1
+
+
+async def test_a_prompt_is_dropped_when_its_chat_gets_no_slot_and_not_computed_without_one() -> None:
+    personas = OnePrompt()
+    personas.is_slow = True
+    assert (await personas.dial("voice_prompt=NATF0")).code == 503
+    assert personas.dropped == ["an-id"]
+    assert (await personas.dial("voice_prompt=NATF0")).code == 503
+    assert len(personas.asked) == 1
