@@ -120,7 +120,7 @@ class ChatInbound:
         self._waiting = np.concatenate([self._waiting, pcm])
         self._drop(len(self._waiting) - round(MAX_WAITING_S * SAMPLE_RATE_HZ))
         if self._is_whole and not was_whole:
-            self._follow(now)
+            self._follow(len(pcm), now)
         return self._frame(now) if self._is_whole and now >= self.due_s else None
 
     def get_timer(self) -> float:
@@ -136,14 +136,20 @@ class ChatInbound:
     def _is_whole(self) -> bool:
         return len(self._waiting) >= FRAME_SAMPLES
 
-    def _follow(self, now: float) -> None:
-        """Move the clock to when a frame is whole, now and at best lately."""
+    def _follow(self, packet: int, now: float) -> None:
+        """Move the clock by how early or late all frames were whole lately; drop what waits for a packet's time."""
         self._late_s.append(now - self.due_s)
         if not self._follows and abs(now - self.due_s) <= FIRST_SHIFT_S:
             self._follows, self.due_s = True, now
             self._late_s.clear()
-        elif len(self._late_s) == SHIFT_FRAMES and abs(late_s := min(self._late_s)) > IN_PHASE_S:
-            self.due_s += min(max(late_s, -SHIFT_S), SHIFT_S)
+        elif len(self._late_s) == SHIFT_FRAMES:
+            late_s = max(min(self._late_s), 0.0) or min(max(self._late_s), 0.0)
+            if packet / SAMPLE_RATE_HZ <= IN_PHASE_S - late_s:
+                self._drop(packet)
+            elif abs(late_s) > IN_PHASE_S:
+                self.due_s += min(max(late_s, -SHIFT_S), SHIFT_S)
+            else:
+                return
             self._late_s.clear()
 
     def _frame(self, now: float) -> Pcm:

@@ -48,6 +48,7 @@ async def test_two_of_kyutais_clients_hear_the_greeting_and_the_replies(
         both = await asyncio.gather(*clients)
     greeting, reply, *_ = phrases()
     for heard in both:
+        print(f"{heard.gaps(1.0)} of {len(heard.empty)} blocks were empty after the first second")
         assert greeting.text in heard.text
         assert reply.text in heard.text
         assert hears(heard, greeting.pcm)
