@@ -4,8 +4,8 @@ Theory of operation. A frame is due every 80 ms, whatever the client sends. It i
 yet, the oldest first; if that is too little, `GRACE_S` are waited for the rest, and what is still missing is silence.
 Audio that comes too late for its frame waits for the next one. What has waited through several frames (`STANDING`) is
 standing latency and is dropped; of a burst the newest `MAX_WAITING_S` are kept at once. So a client that stalls, bursts
-or stops neither adds latency nor leaves Moshi without frames. Audio comes in packets: a frame that is due between two
-of them waits for nothing. So the clock follows the packets (`_follow`): at the first whole frame at once, later slowly.
+or stops neither adds latency nor leaves Moshi without frames. Audio comes in packets, and a frame that is due between
+two of them has waited for nothing. So the first whole frame sets the clock anew, as a packet comes (`_follow`).
 
 Moshi's frames are sent in pages of 40 ms at the pace of speech, `AHEAD_S` early: no client needs to hold much of them.
 There are no marks: a page is taken to be heard when the one before it has ended. What every frame of the last ones has
@@ -39,15 +39,15 @@ MAX_WAITING_S = 0.24
 STANDING = ((4, 0.04), (12, 0.01))
 """Latency that has stood over so many frames and is more than so many seconds is dropped."""
 FADE_SAMPLES = 120
-FIRST_SHIFT_S, SHIFT_S, SHIFT_FRAMES = 0.04, 0.02, 12
-"""How far the clock follows the packets at first, and later once in so many frames."""
+SHIFT_FRAMES = 12
+"""Over how many frames the packets must be out of phase."""
 IN_PHASE_S = 0.002
 AHEAD_S = 0.02
 TARGET_S = (0.005, 0.04)
 """What should be unplayed when a frame comes: the first and the workers' jitter, at most the second."""
 UNPLAYED_FRAMES = 12
 STANDING_FRAMES = 8
-STANDING_S, URGENT_S = 0.02, 0.04
+STANDING_S, URGENT_S = 0.01, 0.04
 """What each of so many frames found unplayed above the target, and is too much: before a quiet frame, before any."""
 QUIET_RMS = 0.0056
 """-45 dBFS."""
@@ -120,7 +120,7 @@ class ChatInbound:
         self._waiting = np.concatenate([self._waiting, pcm])
         self._drop(len(self._waiting) - round(MAX_WAITING_S * SAMPLE_RATE_HZ))
         if self._is_whole and not was_whole:
-            self._follow(len(pcm), now)
+            self._follow(min(len(pcm), FRAME_SAMPLES), now)
         return self._frame(now) if self._is_whole and now >= self.due_s else None
 
     def get_timer(self) -> float:
@@ -137,20 +137,21 @@ class ChatInbound:
         return len(self._waiting) >= FRAME_SAMPLES
 
     def _follow(self, packet: int, now: float) -> None:
-        """Move the clock by how early or late all frames were whole lately; drop what waits for a packet's time."""
+        """Move the clock to when frames become whole, if all are late; drop a packet that all have waited behind."""
         self._late_s.append(now - self.due_s)
-        if not self._follows and abs(now - self.due_s) <= FIRST_SHIFT_S:
-            self._follows, self.due_s = True, now
-            self._late_s.clear()
-        elif len(self._late_s) == SHIFT_FRAMES:
-            late_s = max(min(self._late_s), 0.0) or min(max(self._late_s), 0.0)
-            if packet / SAMPLE_RATE_HZ <= IN_PHASE_S - late_s:
-                self._drop(packet)
-            elif abs(late_s) > IN_PHASE_S:
-                self.due_s += min(max(late_s, -SHIFT_S), SHIFT_S)
-            else:
-                return
-            self._late_s.clear()
+        if not self._follows:
+            self._follows = True
+            self._drop(packet if now < self.due_s else 0)
+            self.due_s = now + (packet / SAMPLE_RATE_HZ if now < self.due_s else 0.0)
+        elif len(self._late_s) < SHIFT_FRAMES:
+            return
+        elif max(packet / SAMPLE_RATE_HZ, 2 * IN_PHASE_S) <= IN_PHASE_S - max(self._late_s):
+            self._drop(packet)
+        elif (late_s := min(self._late_s)) > IN_PHASE_S:
+            self.due_s += late_s
+        else:
+            return
+        self._late_s.clear()
 
     def _frame(self, now: float) -> Pcm:
         skipped = max(0, math.floor((now - self.due_s) / FRAME_S))
