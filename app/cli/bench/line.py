@@ -105,9 +105,10 @@ def _bench(
 async def _measure_legs(
     service: ServiceProcess, loads: Sequence[Load], echoes: bool, name: str
 ) -> dict[str, MeasuredCalls]:
-    """Place all the calls at once; return them by leg."""
+    """Place all the calls at once; return them by that name, and by leg if there are several."""
     calls = await asyncio.gather(*(measure_calls(service, load, echoes) for load in loads))
-    return {f"{name} {load.leg}": one for load, one in zip(loads, calls, strict=True)}
+    names = [name if len(loads) == 1 else f"{name} {load.leg}" for load in loads]
+    return dict(zip(names, calls, strict=True))
 
 
 async def measure_calls(
