@@ -15,7 +15,7 @@ from workers.messages import FRAME_S, SAMPLE_RATE_HZ, Pcm
 
 PACKAGE = "moshi==0.2.13"
 MODULES = ("client.py", "client_utils.py")
-LOST = "Lost connection"
+SHOWN_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ async def install_client(folder: Path) -> None:
         shutil.copy(folder / "wheel" / "moshi" / module, folder / "kyutai")
 
 
-async def run_client(installed: Path, folder: Path, port: int, said: Pcm, seconds: float) -> Heard:
-    """Run one client for so many seconds; it says `said`, then silence."""
-    files = _files(folder, np.pad(said, (0, round(seconds * SAMPLE_RATE_HZ))))
+async def run_client(installed: Path, folder: Path, port: int, said: Pcm, until: bytes, seconds: float) -> Heard:
+    """Run one client until it has shown that text, and for so many seconds more; it says `said`, then silence."""
+    files = _files(folder, np.pad(said, (0, round((SHOWN_WITHIN_S + seconds) * SAMPLE_RATE_HZ))))
     path = os.pathsep.join((str(Path(__file__).parent), str(installed)))
     piped = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -57,12 +57,19 @@ async def run_client(installed: Path, folder: Path, port: int, said: Pcm, second
         stdout=piped,
         stderr=piped,
     )
-    communicating = asyncio.create_task(process.communicate())
-    await asyncio.wait([communicating], timeout=seconds)
-    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    shown = b""
+    try:
+        async with asyncio.timeout(SHOWN_WITHIN_S):
+            while until not in shown and not process.stdout.at_eof():
+                shown += await process.stdout.read(1_000)
+        communicating = asyncio.create_task(process.communicate())
+        await asyncio.wait([communicating], timeout=seconds)
+    finally:
+        process.send_signal(signal.SIGINT)
     out, errors = await communicating
     pcm = np.fromfile(files["HEARD"], np.float32)
-    return Heard(pcm, np.fromfile(files["EMPTY"], bool).tolist(), out.decode(), errors.decode())
+    return Heard(pcm, np.fromfile(files["EMPTY"], bool).tolist(), (shown + out).decode(), errors.decode())
 
 
 def _files(folder: Path, said: Pcm) -> dict[str, str]:

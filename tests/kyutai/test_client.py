@@ -39,14 +39,16 @@ async def test_two_of_kyutais_clients_hear_the_greeting_and_the_replies(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     await install_client(tmp_path)
-    seconds = scaled(60, least=15)
+    greeting, reply, *_ = phrases()
+    seconds = scaled(45, least=5)
     cache = str(synthetic_cache(tmp_path_factory))
     environment = {"MOSHI_CHECKPOINT": "synthetic:script", "CACHE_DIR": cache, "MAX_CALLS": "2"}
     async with start_service(environment, tmp_path / "log") as service:
         port = urlsplit(service.base_url).port or 0
-        clients = (run_client(tmp_path, tmp_path / name, port, SAID, seconds) for name in ("one", "two"))
+        clients = (
+            run_client(tmp_path, tmp_path / name, port, SAID, reply.text.encode(), seconds) for name in ("one", "two")
+        )
         both = await asyncio.gather(*clients)
-    greeting, reply, *_ = phrases()
     for heard in both:
         print(f"{heard.gaps(1.0)} of {len(heard.empty)} blocks were empty after the first second")
         assert greeting.text in heard.text
