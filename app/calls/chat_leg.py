@@ -4,12 +4,13 @@ Theory of operation. A frame is due every 80 ms, whatever the client sends. It i
 yet, the oldest first; if that is too little, `GRACE_S` are waited for the rest, and what is still missing is silence.
 Audio that comes too late for its frame waits for the next one. What has waited through several frames (`STANDING`) is
 standing latency and is dropped; of a burst the newest `MAX_WAITING_S` are kept at once. So a client that stalls, bursts
-or stops neither adds latency nor leaves Moshi without frames.
+or stops neither adds latency nor leaves Moshi without frames. Audio comes in packets, and a frame that is due between
+two of them has waited for nothing. So the first whole frame sets the clock anew, as a packet comes (`_follow`).
 
 Moshi's frames are sent in pages of 40 ms at the pace of speech, `AHEAD_S` early: no client needs to hold much of them.
 There are no marks: a page is taken to be heard when the one before it has ended. What every frame of the last ones has
-found unplayed is standing latency, too; a frame is then shortened to one page, in which its halves overlap: a quiet one
-first, speech if much is unplayed.
+found unplayed beyond what jitter needs is standing latency, too; a frame is then shortened to one page, in which its
+halves overlap: a quiet one first, speech if much is unplayed.
 """
 
 import math
@@ -20,6 +21,7 @@ import numpy as np
 
 from app.audio import mulaw
 from app.audio.playout import PlayoutCommand, SendAudio
+from app.audio.playout_buffer import Jitter
 from app.audio.resample import RATIO, Decimator
 from app.calls.leg import Leg, SendFrame
 from app.calls.limits import CallLimits
@@ -37,10 +39,16 @@ MAX_WAITING_S = 0.24
 STANDING = ((4, 0.04), (12, 0.01))
 """Latency that has stood over so many frames and is more than so many seconds is dropped."""
 FADE_SAMPLES = 120
+SHIFT_FRAMES = 12
+"""Over how many frames the packets must be out of phase."""
+IN_PHASE_S = 0.002
 AHEAD_S = 0.02
-UNPLAYED_FRAMES = 16
-UNPLAYED_S, URGENT_S = 0.03, 0.06
-"""What each of so many frames found unplayed, and is too much: before a quiet frame, and before any."""
+TARGET_S = (0.005, 0.04)
+"""What should be unplayed when a frame comes: the first and the workers' jitter, at most the second."""
+UNPLAYED_FRAMES = 12
+STANDING_FRAMES = 8
+STANDING_S, URGENT_S = 0.01, 0.04
+"""What each of so many frames found unplayed above the target, and is too much: before a quiet frame, before any."""
 QUIET_RMS = 0.0056
 """-45 dBFS."""
 CLEARED_FROM_S = 0.4
@@ -89,6 +97,9 @@ class ChatInbound:
         self._arrived_s = -math.inf
         self._unread: deque[int] = deque(maxlen=STANDING[-1][0])
         """Samples that waited behind each of the last frames."""
+        self._late_s: deque[float] = deque(maxlen=SHIFT_FRAMES)
+        """How much later than due the last frames became whole."""
+        self._follows = False
 
     @property
     def waiting_s(self) -> float:
@@ -105,9 +116,11 @@ class ChatInbound:
         """Add audio; return a frame that is due and has waited for it. Before the first frame begins it is dropped."""
         if now < self.due_s - FRAME_S:
             return None
-        self._arrived_s = now
+        self._arrived_s, was_whole = now, self._is_whole
         self._waiting = np.concatenate([self._waiting, pcm])
         self._drop(len(self._waiting) - round(MAX_WAITING_S * SAMPLE_RATE_HZ))
+        if self._is_whole and not was_whole:
+            self._follow(min(len(pcm), FRAME_SAMPLES), now)
         return self._frame(now) if self._is_whole and now >= self.due_s else None
 
     def get_timer(self) -> float:
@@ -122,6 +135,23 @@ class ChatInbound:
     @property
     def _is_whole(self) -> bool:
         return len(self._waiting) >= FRAME_SAMPLES
+
+    def _follow(self, packet: int, now: float) -> None:
+        """Move the clock to when frames become whole, if all are late; drop a packet that all have waited behind."""
+        self._late_s.append(now - self.due_s)
+        if not self._follows:
+            self._follows = True
+            self._drop(packet if now < self.due_s else 0)
+            self.due_s = now + (packet / SAMPLE_RATE_HZ if now < self.due_s else 0.0)
+        elif len(self._late_s) < SHIFT_FRAMES:
+            return
+        elif max(packet / SAMPLE_RATE_HZ, 2 * IN_PHASE_S) <= IN_PHASE_S - max(self._late_s):
+            self._drop(packet)
+        elif (late_s := min(self._late_s)) > IN_PHASE_S:
+            self.due_s += late_s
+        else:
+            return
+        self._late_s.clear()
 
     def _frame(self, now: float) -> Pcm:
         skipped = max(0, math.floor((now - self.due_s) / FRAME_S))
@@ -141,6 +171,7 @@ class ChatInbound:
             if len(last) == frames and min(last) > limit_s * SAMPLE_RATE_HZ:
                 self._drop(min(last))
                 self._unread.clear()
+                self._late_s.clear()
                 return
 
     def _drop(self, samples: int) -> None:
@@ -170,7 +201,11 @@ class ChatLeg(Leg):
         self._decimator = Decimator()
         self._until_s = -math.inf
         """When what has been sent will have been played."""
+        self._send_s = -math.inf
+        """When the next page is sent."""
         self._found_s: deque[float] = deque(maxlen=UNPLAYED_FRAMES)
+        """What the last frames found unplayed; below 0 by how much they were too late."""
+        self._jitter = Jitter(limits.jitter_s)
 
     @property
     def counts(self) -> Counter[str]:
@@ -201,6 +236,7 @@ class ChatLeg(Leg):
         pages = [frame.pcm[:PAGE_SAMPLES], frame.pcm[PAGE_SAMPLES:]]
         if frame.seq >= self._greeting_frames:
             pages = self._keep_up(pages, now)
+            self._refill(now)
         self._queue.extend((frame.seq, page) for page in pages)
         return self.send_audio(now)
 
@@ -220,7 +256,7 @@ class ChatLeg(Leg):
         return self._inbound.get_timer()
 
     def audio_due_s(self) -> float:
-        return max(0.0, self._until_s - AHEAD_S) if self._queue else math.inf
+        return max(0.0, self._send_s) if self._queue else math.inf
 
     def played_s(self) -> float:
         return math.inf if self._queue else max(0.0, self._until_s)
@@ -232,7 +268,7 @@ class ChatLeg(Leg):
         return timestamp_ms * SAMPLE_RATE_HZ // 1000
 
     def buffered_s(self, now: float) -> float:
-        return max(0.0, self._until_s - now) + len(self._queue) * PAGE_S
+        return max(0.0, self._unplayed_s(now))
 
     def mouth_to_ear_s(self, sent: SendAudio) -> float | None:
         return next((latency_s for heard_s, latency_s in self._latencies_s if heard_s == sent.heard_s), None)
@@ -248,26 +284,44 @@ class ChatLeg(Leg):
 
     def _keep_up(self, pages: list[Pcm], now: float) -> list[Pcm]:
         """Return the pages of a frame, fewer if too much is unplayed."""
-        self._found_s.append(self.buffered_s(now))
-        if self._found_s[-1] > CLEARED_FROM_S:
+        found_s = self._unplayed_s(now)
+        self._found_s.append(found_s)
+        self._jitter.add(sum(self._found_s) / len(self._found_s) - found_s, now)
+        if found_s > CLEARED_FROM_S:
             self._counts["packets_dropped"] += PAGE_PACKETS * len(self._queue)
             self._queue.clear()
-        elif len(self._found_s) == UNPLAYED_FRAMES and min(self._found_s) > _allowed_s(pages):
-            self._found_s.extend([found_s - PAGE_S for found_s in self._found_s])
+        elif self._standing_s() > (STANDING_S if _is_quiet(pages) else URGENT_S):
+            self._found_s = deque((one_s - PAGE_S for one_s in self._found_s), UNPLAYED_FRAMES)
             self._counts["packets_shortened"] += PAGE_PACKETS
             return [pages[0] * (1 - _PAGE_FADE) + pages[1] * _PAGE_FADE]
         return pages
 
+    def _refill(self, now: float) -> None:
+        """Where all has been played, begin again with the target unplayed, so that the next frame may be later."""
+        if not self._queue and self._until_s < now:
+            self._counts["underruns"] += -math.inf < self._until_s < now - CERTAIN_GAP_S
+            self._until_s = self._send_s = now + self._target_s
+
+    @property
+    def _target_s(self) -> float:
+        return min(TARGET_S[0] + self._jitter.jitter_s, TARGET_S[1])
+
+    def _unplayed_s(self, now: float) -> float:
+        return (0.0 if self._until_s == -math.inf else self._until_s - now) + len(self._queue) * PAGE_S
+
+    def _standing_s(self) -> float:
+        """Return by how much too much has been unplayed all the while."""
+        lately_s = list(self._found_s)[-STANDING_FRAMES:]
+        return min(lately_s) - self._target_s if len(lately_s) == STANDING_FRAMES else 0.0
+
     def _send(self, seq: int, pcm: Pcm, now: float) -> SendAudio:
-        self._counts["underruns"] += -math.inf < self._until_s < now - CERTAIN_GAP_S
         heard_s = max(self._until_s, now)
         self._until_s = heard_s + PAGE_S
+        self._send_s = self._until_s - AHEAD_S
         if (spoken_s := self._spoken_s.pop(seq, None)) is not None:
             self._latencies_s.append((heard_s, heard_s - spoken_s))
         return SendAudio(mulaw.encode(self._decimator.push_int16(pcm)), "", seq, heard_s, pcm)
 
 
-def _allowed_s(pages: list[Pcm]) -> float:
-    """Return how much may be unplayed before a frame without its being shortened."""
-    is_quiet = max(float(np.mean(page**2)) for page in pages) < QUIET_RMS**2
-    return UNPLAYED_S if is_quiet else URGENT_S
+def _is_quiet(pages: list[Pcm]) -> bool:
+    return max(float(np.mean(page**2)) for page in pages) < QUIET_RMS**2

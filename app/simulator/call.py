@@ -13,18 +13,18 @@ from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
 
-import numpy as np
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from app.audio import mulaw
+from app.simulator.chat import simulate_chat
 from app.simulator.client import WebhookClient, WebhookError, converse, open_webhooks
 from app.simulator.measure import level_dbfs
-from app.simulator.options import CallOptions, read_script
+from app.simulator.options import CallOptions, LegKind, read_script
 from app.simulator.playout import PlayoutModel
 from app.simulator.progress import PULSE_S, OnProgress, Pulse, StreamOpened, Waiting, ignore_progress
 from app.simulator.remote import EndCall, LeftQueue, Order, Redirect, Remote, wait_in_queue
-from app.simulator.report import CallReport, Ending, Outcome, StreamReport
+from app.simulator.report import CallReport, Ending, Outcome, StreamReport, call_report
 from app.simulator.stream import CallerScript, CallerStream
 from app.twilio import twiml
 from app.twilio.events import RATE_HZ, CallSid, Started, StreamSid
@@ -45,6 +45,8 @@ async def simulate(
     whatever reading the audio file raises.
     """
     script = await asyncio.to_thread(read_script, options)
+    if options.leg is not LegKind.PHONE:
+        return await simulate_chat(options, script)
     async with open_webhooks(options.auth_token, options.dial_url) as webhook:
         return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
 
@@ -75,7 +77,7 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._base_url + self._options.status_path, ending)
-        return self._report(ending)
+        return call_report(self._call_sid, ending, self._now_s, self._script.said, self._playout, self._streams)
 
     async def _ring(self) -> Ending:
         try:
@@ -215,21 +217,3 @@ class _Call:
             "ApiVersion": "2010-04-01",
             **detected,
         }
-
-    def _report(self, ending: Ending) -> CallReport:
-        heard = mulaw.decode(self._playout.heard(self._now_s))
-        said = mulaw.decode(self._script.said)[: len(heard)]
-        return CallReport(
-            call_sid=self._call_sid,
-            outcome=ending.outcome,
-            sentence=ending.sentence,
-            status=ending.status,
-            ended_s=self._now_s,
-            said=np.pad(said, (0, len(heard) - len(said))),
-            heard=heard,
-            streams=tuple(self._streams),
-            underruns=tuple(self._playout.underruns),
-            buffer_levels=tuple(self._playout.buffer_levels),
-            marks=tuple(self._playout.returned),
-            discarded_s=self._playout.discarded_samples / RATE_HZ,
-        )

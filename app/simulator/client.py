@@ -10,7 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.simulator.report import Ending, Outcome
-from app.simulator.stream import CallerStream
+from app.simulator.stream import CallerStream, Message
 from app.twilio.signature import SIGNATURE_HEADER, SOCKET_SCHEMES, sign
 from app.twilio.wire import ProtocolViolation
 
@@ -103,7 +103,7 @@ async def converse(
     return Ending(Outcome.CALLER_HUNG_UP, "the caller hung up")
 
 
-async def _turn(socket: ClientConnection, stream: CallerStream, now: Callable[[], float]) -> list[str]:
+async def _turn(socket: ClientConnection, stream: CallerStream, now: Callable[[], float]) -> list[Message]:
     """Wait for a message or the stream's timer; return the messages that follow."""
     moment_s = now()
     wait_s = max(stream.due_s() - moment_s, 0.0)
@@ -118,7 +118,7 @@ async def _turn(socket: ClientConnection, stream: CallerStream, now: Callable[[]
     return stream.receive(message, now())
 
 
-async def _send(messages: Sequence[str], socket: ClientConnection) -> None:
+async def _send(messages: Sequence[Message], socket: ClientConnection) -> None:
     """Send the messages; that the server has closed the socket shows at the next `recv`."""
     with suppress(ConnectionClosed):
         for message in messages:

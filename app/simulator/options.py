@@ -1,6 +1,7 @@
 """The options of a simulated call."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from app.audio import mulaw
@@ -12,6 +13,14 @@ from app.twilio.events import RATE_HZ
 CALLED_NUMBER = "+15550100000"
 
 
+class LegKind(StrEnum):
+    """How a caller reaches the service: Twilio's media stream, or a chat in PCM or Opus."""
+
+    PHONE = "phone"
+    CHAT = "chat"
+    CHAT_OPUS = "chat-opus"
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """One call to simulate; times are in seconds since its first stream starts.
@@ -20,7 +29,7 @@ class CallOptions:
     `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller hangs up
     after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
     receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
-    asked; `answered_by` is the result of machine detection.
+    asked; `answered_by` is the result of machine detection. A chat has neither webhooks nor numbers.
     """
 
     base_url: str
@@ -39,6 +48,7 @@ class CallOptions:
     patience_s: float = 600.0
     outbound: bool = False
     answered_by: str | None = None
+    leg: LegKind = LegKind.PHONE
 
 
 def read_script(options: CallOptions) -> CallerScript:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.simulator.playout import BufferLevel, ReturnedMark, Underrun
+from app.audio import mulaw
+from app.simulator.playout import BufferLevel, PlayoutModel, ReturnedMark, Underrun
 from app.simulator.stream import StreamCounts
 from app.simulator.wav import Samples, write_stereo
 from app.twilio.events import RATE_HZ
@@ -126,6 +127,28 @@ class CallReport:
     def save_wav(self, path: Path) -> None:
         """Write what was said (left) and heard (right)."""
         write_stereo(path, self.said, self.heard)
+
+
+def call_report(
+    call_sid: str, ending: Ending, ended_s: float, said: bytes, playout: PlayoutModel, streams: Sequence[StreamReport]
+) -> CallReport:
+    """Return the report of a call that has ended, in which this mu-law was said."""
+    heard = mulaw.decode(playout.heard(ended_s))
+    spoken = mulaw.decode(said)[: len(heard)]
+    return CallReport(
+        call_sid=call_sid,
+        outcome=ending.outcome,
+        sentence=ending.sentence,
+        status=ending.status,
+        ended_s=ended_s,
+        said=np.pad(spoken, (0, len(heard) - len(spoken))),
+        heard=heard,
+        streams=tuple(streams),
+        underruns=tuple(playout.underruns),
+        buffer_levels=tuple(playout.buffer_levels),
+        marks=tuple(playout.returned),
+        discarded_s=playout.discarded_samples / RATE_HZ,
+    )
 
 
 def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:

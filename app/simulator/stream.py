@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from typing import Protocol
 
 from app.audio.mulaw import PACKET_SAMPLES, SILENCE
 from app.simulator.carrier import CarrierProtocol, ClearBuffer, Play, ServerEvent, SetMark
@@ -20,6 +21,7 @@ from app.twilio.protocol import StreamState
 
 PACKET_MS = 20
 ROUNDING_S = 1e-6
+Message = str | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,34 @@ class StreamCounts:
     lateness_s: list[float] = field(default_factory=list)
 
 
+class Carrier(Protocol):
+    """Writes the messages of the caller's side, reads the server's."""
+
+    state: StreamState
+
+    def send(self, event: Event) -> Message:
+        """Serialize one message; an empty one is not sent."""
+
+    def receive(self, message: Message) -> ServerEvent:
+        """Return what the server wants. Raises `ProtocolViolation`."""
+
+
 class CallerStream:
     """One stream of a call. Once it is `over` the caller has hung up or, if it is `cut`, the connection has broken."""
 
-    def __init__(self, started: Started, script: CallerScript, playout: PlayoutModel, opened_s: float) -> None:
+    def __init__(
+        self,
+        started: Started,
+        script: CallerScript,
+        playout: PlayoutModel,
+        opened_s: float,
+        carrier: Carrier | None = None,
+    ) -> None:
+        """Without a `carrier` the messages are Twilio's."""
         self.counts = StreamCounts()
         self.opened_s = self.now_s = opened_s
         self.cut = False
-        self._carrier = CarrierProtocol()
+        self._carrier = carrier or CarrierProtocol()
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
         self._ends_s = script.ends_s
@@ -78,7 +100,7 @@ class CallerStream:
         """Return when the next message of the server's may be read."""
         return self._script.line.reads_s(now, self._read_s)
 
-    def open(self) -> list[str]:
+    def open(self) -> list[Message]:
         """Return the first two messages."""
         return self._send(Connected(), self._started)
 
@@ -86,10 +108,10 @@ class CallerStream:
         """Return when `advance` has something to do."""
         return self._next()[0]
 
-    def advance(self, now: float) -> list[str]:
+    def advance(self, now: float) -> list[Message]:
         """Do all that is due by `now`, in the order in which it fell due; return the messages to send."""
         self.now_s = max(self.now_s, now)
-        messages: list[str] = []
+        messages: list[Message] = []
         while not self.over:
             due, act = self._next()
             if due > self.now_s:
@@ -97,7 +119,7 @@ class CallerStream:
             messages += act(due)
         return messages
 
-    def _next(self) -> tuple[float, Callable[[float], list[str]]]:
+    def _next(self) -> tuple[float, Callable[[float], list[Message]]]:
         """Return when something falls due next, and what to do then; of two at once the first in this list."""
         return min(
             (self._script.line.cut_s or math.inf, self._cut),
@@ -107,7 +129,7 @@ class CallerStream:
             key=itemgetter(0),
         )
 
-    def receive(self, message: str | bytes, now: float) -> list[str]:
+    def receive(self, message: Message, now: float) -> list[Message]:
         """Handle one message of the server's; raises `ProtocolViolation` for what Twilio would refuse."""
         messages = self.advance(now)
         self._read_s = now
@@ -115,7 +137,7 @@ class CallerStream:
             return messages
         return messages + self._obey(self._carrier.receive(message)) + self._return(self._playout.advance(self.now_s))
 
-    def _obey(self, wanted: ServerEvent) -> list[str]:
+    def _obey(self, wanted: ServerEvent) -> list[Message]:
         match wanted:
             case Play(payload):
                 self._playout.receive(payload, self.now_s)
@@ -127,11 +149,11 @@ class CallerStream:
                 return self._return(self._playout.clear(self.now_s))
         return []
 
-    def _cut(self, _: float) -> list[str]:
+    def _cut(self, _: float) -> list[Message]:
         self.cut = True
         return []
 
-    def _speak(self, due: float) -> list[str]:
+    def _speak(self, due: float) -> list[Message]:
         start = round(self.opened_s * RATE_HZ) + self._packet * PACKET_SAMPLES
         payload = self._script.said[start : start + PACKET_SAMPLES].ljust(PACKET_SAMPLES, bytes([SILENCE]))
         self._packet += 1
@@ -148,9 +170,9 @@ class CallerStream:
         due = self.opened_s + line.leaves_s(self._packet) + self._random.uniform(0, 2 * line.jitter_s)
         return max(self._next_packet_s, through(line.stalls, due))
 
-    def _return(self, names: Sequence[str]) -> list[str]:
+    def _return(self, names: Sequence[str]) -> list[Message]:
         lost = self._script.line.marks_lost
         return self._send(*(MarkPlayed(name) for name in names if not lost or self._random.random() >= lost))
 
-    def _send(self, *events: Event) -> list[str]:
-        return [self._carrier.send(event) for event in events]
+    def _send(self, *events: Event) -> list[Message]:
+        return [message for event in events if (message := self._carrier.send(event))]

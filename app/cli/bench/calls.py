@@ -9,7 +9,7 @@ import numpy as np
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceFailed, ServiceProcess
 from app.simulator.call import simulate
 from app.simulator.conversation import talk
-from app.simulator.options import CallOptions
+from app.simulator.options import CallOptions, LegKind
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport, Outcome
 from app.simulator.trouble import STEADY, Scenario
@@ -28,6 +28,7 @@ class Load:
     calls: int = 1
     line: Scenario = STEADY
     tail_s: float = 0.0
+    leg: LegKind = LegKind.PHONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,13 @@ async def place_calls(
     """Place the calls. Raises ServiceFailed unless all last until the caller hangs up."""
     duration_s = len(load.audio) / RATE_HZ + load.tail_s
     options = CallOptions(
-        service.base_url, auth_token, ACCOUNT_SID, audio=load.audio, duration_s=duration_s, line=load.line
+        service.base_url,
+        auth_token,
+        ACCOUNT_SID,
+        audio=load.audio,
+        duration_s=duration_s,
+        line=load.line,
+        leg=load.leg,
     )
     freeze_gc()
     before = service.cpu_s()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import EXIT_SETTINGS, JsonFile, fail, settings_or_exit
+from app.simulator.options import LegKind
 from app.simulator.trouble import KNOWN, Scenario, read_scenario
 
 bench = typer.Typer(help="Measure, print a table, and write the same figures with --json.", no_args_is_help=True)
@@ -16,6 +17,9 @@ Checkpoint = Annotated[
 Scenarios = Annotated[
     list[str] | None, typer.Option(help="What goes wrong on the line: a known scenario or a JSON file; repeat it.")
 ]
+Legs = Annotated[
+    list[LegKind] | None, typer.Option("--leg", help="A phone, or a chat in PCM or Opus; repeat it. Default: phone.")
+]
 CallNumbers = Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")]
 
 
@@ -24,9 +28,13 @@ def line(
     seconds: Annotated[float, typer.Option(help="Length of the call.", min=5)] = 30.0,
     checkpoint: Checkpoint = None,
     scenario: Scenarios = None,
+    leg: Legs = None,
     json_file: JsonFile = None,
 ) -> None:
-    """One simulated call in real time, or one for each scenario: latency, fidelity, gaps, time per stage."""
+    """One simulated call in real time, or one for each scenario: latency, fidelity, gaps, time per stage.
+
+    Several legs are measured at once, so that a busy machine affects all of them alike.
+    """
     from app.cli.bench.line import bench_line
     from app.cli.service_process import LOOPBACK
 
@@ -35,7 +43,7 @@ def line(
         if one.held or one.engine_late or one.cut_s:
             raise typer.BadParameter(f"{one.name} can be measured in virtual time only: bench trouble")
     environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
-    raise typer.Exit(bench_line(environment, seconds, json_file, lines))
+    raise typer.Exit(bench_line(environment, seconds, json_file, lines, leg or [LegKind.PHONE]))
 
 
 @bench.command("crowd")
@@ -43,12 +51,16 @@ def crowd(
     calls: CallNumbers = "1,8,20,50",
     seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0,
     step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
+    leg: Legs = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Many simulated calls at once to a line test: the worst latency, gaps, processor time per call."""
+    """Many simulated calls at once to a line test: the worst latency, gaps, processor time per call.
+
+    So many on each leg; the processor time of all counts for each of them.
+    """
     from app.cli.bench.line import bench_crowd
 
-    raise typer.Exit(bench_crowd(_numbers(calls, "--calls"), seconds, step_ms, json_file))
+    raise typer.Exit(bench_crowd(_numbers(calls, "--calls"), seconds, step_ms, json_file, leg or [LegKind.PHONE]))
 
 
 @bench.command("trouble")

@@ -1,5 +1,6 @@
 """`moshi-bridge bench line` and `bench crowd`: simulated calls in real time to a service of their own, measured."""
 
+import asyncio
 import platform
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -26,6 +27,7 @@ from app.cli.bench.figures import (
 from app.cli.bench.output import comparison, write_json
 from app.cli.options import EXIT_FAILED
 from app.cli.service_process import LOOPBACK, ServiceFailed, ServiceProcess, start_service
+from app.simulator.options import LegKind
 from app.simulator.progress import OnProgress, ignore_progress
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario
@@ -44,26 +46,38 @@ class MeasuredCalls:
         return asdict(self.callers) | asdict(self.service)
 
 
-def bench_line(environment: dict[str, str], seconds: float, json_path: Path | None, lines: Sequence[Scenario]) -> int:
-    """Place one call for each scenario, the caller talking without a pause; return the exit status."""
+def bench_line(
+    environment: dict[str, str],
+    seconds: float,
+    json_path: Path | None,
+    lines: Sequence[Scenario],
+    legs: Sequence[LegKind],
+) -> int:
+    """Place one call for each scenario, of each leg at once, the callers talking without a pause; return the status."""
 
     async def measure(log: Path) -> dict[str, MeasuredCalls]:
-        loads = {line.name: Load(speech(_long_enough_s(seconds, line)), line=line) for line in lines}
-        async with start_service(environment, log) as service:
-            return {name: await measure_calls(service, load, environment == LOOPBACK) for name, load in loads.items()}
+        measured: dict[str, MeasuredCalls] = {}
+        async with start_service({**environment, "MAX_CALLS": str(len(legs))}, log) as service:
+            for line in lines:
+                loads = [Load(speech(_long_enough_s(seconds, line)), line=line, leg=leg) for leg in legs]
+                measured |= await _measure_legs(service, loads, environment == LOOPBACK, line.name)
+        return measured
 
     return _bench("One simulated call, as the caller heard it", measure, environment, json_path)
 
 
-def bench_crowd(sizes: Sequence[int], seconds: float, step_ms: float, json_path: Path | None) -> int:
-    """Place so many calls at once, one crowd after the other; return the exit status."""
+def bench_crowd(
+    sizes: Sequence[int], seconds: float, step_ms: float, json_path: Path | None, legs: Sequence[LegKind]
+) -> int:
+    """Place so many calls on each leg at once, one crowd after the other; return the exit status."""
     environment = {**LOOPBACK, "LOOPBACK_STEP_MS": str(step_ms)}
 
     async def measure(log: Path) -> dict[str, MeasuredCalls]:
-        measured = {}
+        measured: dict[str, MeasuredCalls] = {}
         for calls in sizes:
-            async with start_service({**environment, "MAX_CALLS": str(calls)}, log) as service:
-                measured[str(calls)] = await measure_calls(service, Load(speech(seconds), calls), echoes=True)
+            loads = [Load(speech(seconds), calls, leg=leg) for leg in legs]
+            async with start_service({**environment, "MAX_CALLS": str(calls * len(legs))}, log) as service:
+                measured |= await _measure_legs(service, loads, True, str(calls))
         return measured
 
     return _bench("Callers at once, each hearing their own echo", measure, environment, json_path)
@@ -86,6 +100,15 @@ def _bench(
     figures = {name: one.as_json() for name, one in calls.items()}
     write_json(json_path, {"machine": platform.platform(), "settings": environment, "calls": figures})
     return 0
+
+
+async def _measure_legs(
+    service: ServiceProcess, loads: Sequence[Load], echoes: bool, name: str
+) -> dict[str, MeasuredCalls]:
+    """Place all the calls at once; return them by that name, and by leg if there are several."""
+    calls = await asyncio.gather(*(measure_calls(service, load, echoes) for load in loads))
+    names = [name if len(loads) == 1 else f"{name} {load.leg}" for load in loads]
+    return dict(zip(names, calls, strict=True))
 
 
 async def measure_calls(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from app.audio.playout import SendAudio
-from app.calls.chat_leg import AHEAD_S, GRACE_S, PAGE_S, ChatAudioCounter, ChatLeg
+from app.audio.playout_buffer import FIRST_JITTER_S
+from app.calls.chat_leg import AHEAD_S, GRACE_S, PAGE_S, TARGET_S, ChatAudioCounter, ChatLeg
 from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
@@ -15,6 +16,8 @@ from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
 RATE = 24_000
 STEP_S = 0.02
 TICK_S = 0.001
+FIRST_S = TARGET_S[0] + FIRST_JITTER_S
+"""What is unplayed at first."""
 
 
 @dataclass
@@ -76,6 +79,11 @@ class Client:
         """How long ago what the workers got was spoken, for the last sample of each frame that has one."""
         return [now - float(one.pcm[-1]) for now, one in self.frames if since_s <= now < until_s and one.pcm[-1] > 0]
 
+    def mouth_to_ear_s(self, since_s: float, until_s: float) -> list[float]:
+        """How long ago what is heard was spoken, for the first sample of each page that has one."""
+        heard = [(page.heard_s, float(page.pcm[0])) for _, page in self.pages if page.pcm is not None]
+        return [heard_s - spoken_s for heard_s, spoken_s in heard if since_s <= heard_s < until_s and spoken_s > 0]
+
     def unplayed_s(self, since_s: float) -> list[float]:
         return [page.heard_s - now for now, page in self.pages if now >= since_s]
 
@@ -91,7 +99,32 @@ def test_frames_are_numbered_and_come_every_80_ms_and_pages_every_40_ms() -> Non
     gaps = np.diff([page.heard_s for _, page in client.pages[2:]])
     assert gaps == pytest.approx(PAGE_S, abs=0.003)
     assert {len(page.pcm) for _, page in client.pages if page.pcm is not None} == {960}
-    assert max(latency_s for _, latency_s in client.latency) <= FRAME_S + STEP_S + 0.015
+    assert max(latency_s for _, latency_s in client.latency) <= FRAME_S + STEP_S + FIRST_S + 2 * TICK_S
+
+
+@pytest.mark.parametrize("chunk_s", [0.02, 0.04])
+@pytest.mark.parametrize("begins_s", [0.0, 0.331, 0.357])
+def test_a_frame_waits_for_nothing_once_its_last_packet_has_come(chunk_s: float, begins_s: float) -> None:
+    client = Client(arrives_s=lambda spoken_s: spoken_s + begins_s, chunk_s=chunk_s, phase_s=7.03).run(6.0)
+    assert max(client.oldness_s(2.0, 6.0)) <= begins_s + 2 * TICK_S
+    heard_s = max(client.mouth_to_ear_s(3.0, 6.0)) - begins_s + chunk_s
+    assert heard_s <= FRAME_S + chunk_s + STEP_S + 0.015 + AHEAD_S
+
+
+def test_the_clock_follows_packets_whose_phase_moves() -> None:
+    client = Client(arrives_s=lambda spoken_s: spoken_s + (0.0 if spoken_s < 4.0 else 0.015)).run(12.0)
+    assert max(client.oldness_s(2.0, 4.0)) <= 2 * TICK_S
+    assert max(client.oldness_s(8.0, 12.0)) <= 0.015 + 2 * TICK_S
+    client = Client(arrives_s=lambda spoken_s: spoken_s + (0.015 if spoken_s < 4.0 else 0.0)).run(12.0)
+    assert max(client.mouth_to_ear_s(8.0, 12.0)) <= min(client.mouth_to_ear_s(2.0, 4.0)) + 2 * TICK_S, "no more"
+
+
+def test_what_the_workers_always_vary_by_is_kept_unplayed_and_nothing_is_shortened() -> None:
+    rng = np.random.default_rng(4)
+    client = Client(volume=0.0, step_s=lambda now: STEP_S + rng.choice([0.0, 0.03], p=[0.9, 0.1])).run(60.0)
+    assert client.leg.counts["packets_shortened"] == 0
+    assert min(client.unplayed_s(10.0)) >= 0.0
+    assert np.diff([page.heard_s for now, page in client.pages if now > 10.0]) == pytest.approx(PAGE_S, abs=1e-6)
 
 
 @pytest.mark.parametrize("chunk_s", [0.01, 0.02, 0.04, 0.08, 0.12])
@@ -114,6 +147,8 @@ def test_after_a_stall_and_its_burst_the_latency_is_back_within_two_seconds(stal
     client = Client(arrives_s=lambda spoken_s: over_s if 4.0 < spoken_s < over_s else spoken_s).run(over_s + 8.0)
     before, after = client.oldness_s(2.0, 4.0), client.oldness_s(over_s + 2.0, over_s + 8.0)
     assert max(after) <= max(before) + 0.02
+    heard_before, heard = client.mouth_to_ear_s(2.0, 4.0), client.mouth_to_ear_s(over_s + 2.0, over_s + 8.0)
+    assert max(heard) <= max(heard_before) + 0.02
     assert np.diff([now for now, _ in client.frames]) == pytest.approx(FRAME_S, abs=GRACE_S + 0.002), "never starved"
 
 
@@ -154,7 +189,7 @@ def test_a_greeting_is_paced_and_answers_take_over_as_it_ends() -> None:
     assert client.latency[0][1] <= FRAME_S + STEP_S + 0.12
 
 
-@pytest.mark.parametrize(("volume", "more_s"), [(0.0, 0.03), (1.0, 0.06)])
+@pytest.mark.parametrize(("volume", "more_s"), [(0.0, 0.012), (1.0, 0.042)])
 def test_what_the_workers_stall_is_no_latency_two_seconds_later(volume: float, more_s: float) -> None:
     client = Client(volume=volume, step_s=lambda now: max(STEP_S, 4.3 - now) if now >= 4.0 else STEP_S).run(10.0)
     before = [latency_s for now, latency_s in client.latency if now < 4.0]
@@ -166,7 +201,15 @@ def test_what_the_workers_stall_is_no_latency_two_seconds_later(volume: float, m
 def test_frames_become_complete_in_phase_with_those_of_other_calls() -> None:
     client = Client(phase_s=7.03).run(2.0)
     due_s = client.leg.complete_s(2.0)
-    assert min((due_s - 7.03) % FRAME_S, (7.03 - due_s) % FRAME_S) == pytest.approx(0.0, abs=1e-6)
+    assert abs((due_s - 7.03 + FRAME_S / 2) % FRAME_S - FRAME_S / 2) < 0.02, "less than a packet away"
+
+
+@pytest.mark.parametrize("length", [1, 1_920, 48_000])
+def test_no_packet_is_so_long_that_the_next_frame_is_later(length: int) -> None:
+    leg, counter = ChatLeg(CallLimits(0, 20.0, 1e9, processing_s=STEP_S)), ChatAudioCounter()
+    leg.start(0.0, None)
+    leg.push(counter.count(np.ones(length, np.float32)), 0.07)
+    assert leg.frame_due_s() <= 0.07 + FRAME_S + GRACE_S
 
 
 def test_after_a_stall_of_ours_the_frames_in_between_are_left_out() -> None:
@@ -183,6 +226,7 @@ def test_a_chat_is_over_when_its_last_page_has_been_played() -> None:
     leg.start(0.0, None)
     leg.play(frame(0), 1.0)
     assert leg.played_s() == np.inf, "a page waits"
-    leg.send_audio(leg.audio_due_s())
+    for _ in range(2):
+        leg.send_audio(leg.audio_due_s())
     assert leg.finish(1.03) == []
-    assert leg.played_s() == pytest.approx(1.0 + FRAME_S)
+    assert leg.played_s() == pytest.approx(1.0 + FIRST_S + FRAME_S)

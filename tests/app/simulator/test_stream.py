@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
 from app.simulator.playout import PlayoutModel
-from app.simulator.stream import CallerScript, CallerStream
+from app.simulator.stream import CallerScript, CallerStream, Message
 from app.simulator.trouble import Scenario, Window
 from app.twilio.events import Media, Stopped
 from app.twilio.protocol import StreamProtocol
@@ -17,11 +18,11 @@ from tests.app.simulator.test_carrier import STARTED
 QUIET = bytes([SILENCE])
 
 
-def told(messages: list[str]) -> list[dict[str, Any]]:
+def told(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [json.loads(message) for message in messages]
 
 
-def kinds(messages: list[str]) -> list[str]:
+def kinds(messages: Sequence[Message]) -> list[str]:
     return [message["event"] for message in told(messages)]
 
 
@@ -127,7 +128,7 @@ def test_what_twilio_refuses_is_a_violation_until_the_end() -> None:
 @given(st.lists(st.floats(0, 0.5), max_size=30), st.binary(max_size=3000))
 def test_however_late_it_is_advanced_the_server_receives_the_same(waits: list[float], said: bytes) -> None:
     stream, server = opened(CallerScript(said, ends_s=1.0))
-    messages, now = list[str](), 0.0
+    messages, now = list[Message](), 0.0
     for wait in [*waits, 20.0]:
         now += wait
         messages += stream.advance(now)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +25,26 @@ LISTENS = b"listening to"
 
 
 @asynccontextmanager
+async def running(command: Sequence[str], listens: bytes) -> AsyncIterator[None]:
+    """Start a server and its processes; go on once it says that it listens."""
+    piped, joined = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+    server = await asyncio.create_subprocess_exec(*command, stdout=piped, stderr=joined, start_new_session=True)
+    assert server.stdout is not None
+    try:
+        said = b""
+        while listens not in said:
+            line = await server.stdout.readline()
+            assert line, said.decode()
+            said += line
+        reading = asyncio.create_task(server.stdout.read())
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        await server.wait()
+    await reading
+
+
+@asynccontextmanager
 async def local_web(checkpoint: Path) -> AsyncIterator[str]:
     """Start the server with its two processes; yield its URL."""
     port = free_port()
@@ -32,23 +52,8 @@ async def local_web(checkpoint: Path) -> AsyncIterator[str]:
     files |= {"mimi-weight": checkpoint / MIMI, "lm-config": checkpoint / CONFIG}
     options = [part for name, file in files.items() for part in (f"--{name}", str(file))]
     command = (sys.executable, "-m", "moshi_mlx.local_web", *options, "--static", "none", "--no-browser")
-    piped, joined = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-    server = await asyncio.create_subprocess_exec(
-        *command, "--port", str(port), stdout=piped, stderr=joined, start_new_session=True
-    )
-    assert server.stdout is not None
-    try:
-        said = b""
-        while LISTENS not in said:
-            line = await server.stdout.readline()
-            assert line, said.decode()
-            said += line
-        reading = asyncio.create_task(server.stdout.read())
+    async with running((*command, "--port", str(port)), LISTENS):
         yield f"ws://localhost:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        await server.wait()
-    await reading
 
 
 @pytest.mark.slow
