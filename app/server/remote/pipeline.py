@@ -107,7 +107,7 @@ class RemotePipeline:
         return self._dropped + sum(call.dropped for call, _ in self._calls.values())
 
     async def wait_ready(self) -> None:
-        """Wait until a server has answered."""
+        """Wait until each server was tried and one has answered."""
         await self._answered.wait()
 
     async def run(self) -> None:
@@ -173,7 +173,6 @@ class RemotePipeline:
             self._set_aside(server, str(error))
             return
         server.answer()
-        self._answered.set()
         log.info("%s answers after %.0f ms", server.name, took_s * 1000)
         self._notify()
 
@@ -196,6 +195,8 @@ class RemotePipeline:
         return PromptReady(prompt.key, 0, 0)
 
     def _notify(self) -> None:
+        if self._servers.settled:
+            self._answered.set()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -72,6 +72,11 @@ class Servers:
         return any(server.free for server in self.all) or all(server.up for server in self.all)
 
     @property
+    def settled(self) -> bool:
+        """Whether each has been tried, and one of them has answered."""
+        return any(server.up for server in self.all) and all(server.up or server.failures for server in self.all)
+
+    @property
     def vitals(self) -> list[ServerVitals]:
         return [
             ServerVitals(server.name, server.sessions, server.url.sessions, server.up, server.failures)

@@ -31,6 +31,16 @@ def test_no_server_is_used_before_it_has_answered() -> None:
     assert servers.begin_trials(0.0) == [], "each trial once"
 
 
+def test_a_start_waits_for_each_server_to_be_tried_and_for_one_that_answers() -> None:
+    servers = Servers(parse_servers("ws://a,ws://b"))
+    servers.all[0].fail("not reached", 0.0)
+    assert not servers.settled
+    servers.all[1].fail("not reached", 0.0)
+    assert not servers.settled
+    servers.all[1].answer()
+    assert servers.settled
+
+
 def test_a_server_that_fails_is_tried_again_ever_later() -> None:
     servers, now = Servers(parse_servers("ws://a")), 0.0
     for back_off_s in (*BACK_OFF_S, BACK_OFF_S[-1]):
