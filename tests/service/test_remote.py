@@ -1,11 +1,13 @@
 """A service whose Moshi runs elsewhere: calls from a phone at fake servers, and at services of our own."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +17,15 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import CallReport, Outcome
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
+from tests.app.cli.talk.test_kyutai_server import local_web
 from tests.app.telemetry.metrics.test_families import samples
 from tests.service.served import served
 from tests.service.test_metrics import scrape
 from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic import make_synthetic
 from workers.checkpoints.synthetic.phrases import phrases
 
-REMOTE = {"engine": "remote", "codec": "auto"}
+REMOTE: dict[str, Any] = {"engine": "remote", "codec": "auto"}
 
 
 def ready_server() -> MoshiServer:
@@ -130,3 +134,30 @@ async def test_moshi_of_two_services_elsewhere_greets_and_one_is_killed(
             assert record["counts"]["moves"] == 1
             assert record["moves"][0][1].startswith(one.base_url.replace("http", "ws"))
             assert str(record["transcript"]).count(greeting) == 1
+
+
+@pytest.mark.slow
+async def test_calls_at_two_of_kyutais_servers_one_of_which_is_killed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`moshi_mlx.local_web` as it is, with random weights; a slow machine computes less than a frame in 80 ms."""
+    checkpoint = make_synthetic("random:tiny", synthetic_cache(tmp_path_factory))
+    async with contextlib.AsyncExitStack() as stack, local_web(checkpoint) as two:
+        first = await stack.enter_async_context(contextlib.AsyncExitStack())
+        one = await first.enter_async_context(local_web(checkpoint))
+        remote = {"ENGINE": "remote", "MOSHI_SERVERS": f"{one},{two}"}
+        async with start_service(remote, tmp_path / "log") as service:
+            reports = await asyncio.gather(call(service, 6.0), call(service, 6.0))
+            records = [await service.record(report.call_sid) for report in reports]
+            assert [report.outcome for report in reports] == [Outcome.CALLER_HUNG_UP] * 2
+            assert [record["counts"].get("moves", 0) for record in records] == [0, 0]
+            assert all(record["first_sound_s"] is not None for record in records)
+            calling = asyncio.create_task(call(service, 15.0))
+            await asyncio.wait({calling}, timeout=5.0)
+            await first.aclose()
+            report = await calling
+            record = await service.record(report.call_sid)
+    assert report.outcome is Outcome.CALLER_HUNG_UP
+    assert [reason for _, reason in record["moves"] if one in reason]
+    moved_s = record["moves"][0][0]
+    assert any(moment > moved_s + 1.0 for moment, _ in record["text"]), "Moshi speaks on at the other server"

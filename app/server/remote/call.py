@@ -125,8 +125,6 @@ class RemoteCall:
         silent_s = self._patience.silent_s
         client = self._client = chat.ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
         client.receive(Kind.HANDSHAKE.message(), now)
-        if self._speaks.is_set():
-            client.pacer.start(now)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._lose(self._read(socket, server, client, codec)))
@@ -161,6 +159,8 @@ class RemoteCall:
     async def _write(self, socket: ClientConnection, client: chat.ChatClient, codec: ChatCodec) -> None:
         """Send what is due. Raises ServerSilent, and TimeoutError if the server has stopped reading."""
         loop = asyncio.get_running_loop()
+        await self._speaks.wait()
+        client.start(loop.time())
         while True:
             self._due.clear()
             now = loop.time()

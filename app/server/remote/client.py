@@ -85,6 +85,11 @@ class ChatClient:
             case _:
                 return None
 
+    def start(self, now: float) -> None:
+        """Audio begins, silence until there is some; only from now on must the server send."""
+        self._last_s = now
+        self.pacer.start(now)
+
     def add_audio(self, samples: Samples) -> None:
         """Add what was said; before the handshake it is dropped."""
         if self.ready:
