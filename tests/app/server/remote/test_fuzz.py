@@ -31,9 +31,9 @@ def messages(rng: random.Random, count: int) -> Iterator[bytes | str]:
             case 4:
                 yield b"\x01" + rng.choice(whole)
             case 5:
-                page = bytearray(rng.choice(whole))
-                page[rng.randrange(len(page))] = rng.randrange(256)
-                yield b"\x01" + bytes(page)
+                changed = bytearray(rng.choice(whole))
+                changed[rng.randrange(len(changed))] = rng.randrange(256)
+                yield b"\x01" + bytes(changed)
             case 6:
                 page = rng.choice(whole)
                 yield b"\x01" + page[rng.randrange(len(page)) :] + page[: rng.randrange(len(page))]
