@@ -84,6 +84,12 @@ class Settings(BaseModel):
         return _build({**values, **changes}, self._found)
 
     @property
+    def slots(self) -> int:
+        """How many calls there may be at once, 0 for as many as fit."""
+        is_remote = self.model.engine is EngineKind.REMOTE
+        return sum(server.sessions for server in self.model.servers) if is_remote else self.calls.slots
+
+    @property
     def greeting_steps(self) -> int:
         """Frames of silence that the engine is fed first; the loopback engine has nothing to say."""
         return self.calls.greeting_frames if self.model.engine is EngineKind.MLX else 0

@@ -62,6 +62,12 @@ def test_a_remote_moshi_is_not_fed_silence_before_the_caller_speaks() -> None:
     assert read_settings(engine="remote", moshi_servers="wss://gpu").greeting_steps == 0
 
 
+def test_the_sessions_of_all_servers_are_the_calls_at_once() -> None:
+    servers = "wss://gpu1?sessions=4,wss://gpu2"
+    assert read_settings(engine="remote", moshi_servers=servers, max_calls=2).slots == 5
+    assert read_settings(moshi_servers=servers, max_calls=2).slots == 2
+
+
 def test_a_token_to_this_machine_needs_no_tls() -> None:
     assert parse_servers("ws://127.0.0.1:8998?token=abc") == (
         ServerUrl("ws://127.0.0.1:8998/api/chat", "ws://127.0.0.1:8998/api/chat", token="abc"),
