@@ -118,14 +118,14 @@ async def test_moshi_of_two_services_elsewhere_greets_and_one_is_killed(
     async with start_service(speaks, tmp_path / "one") as one, start_service(speaks, tmp_path / "two") as two:
         servers = f"{one.base_url},{two.base_url}"
         async with start_service({"ENGINE": "remote", "MOSHI_SERVERS": servers}, tmp_path / "log") as service:
-            reports = await asyncio.gather(call(service, 9.0), call(service, 9.0))
+            reports = await asyncio.gather(call(service, 15.0), call(service, 15.0))
             for report in reports:
                 assert report.outcome is Outcome.CALLER_HUNG_UP
                 record = await service.record(report.call_sid)
                 assert str(record["transcript"]).startswith(greeting)
             calls = [(await elsewhere.get("/api/calls")) for elsewhere in (one, two)]
             assert all(calls)
-            calling = asyncio.create_task(call(service, 16.0))
+            calling = asyncio.create_task(call(service, 25.0))
             await asyncio.wait({calling}, timeout=5.0)
             os.kill(one.process_id, signal.SIGKILL)
             report = await calling
