@@ -1,6 +1,6 @@
 # Needs python3 (3.11 to 3.13), make, a package index; uses uv where it is installed.
 
-ACCELERATOR ?= cpu # cpu (Apple silicon, Linux), cuda12 or cuda13
+ACCELERATOR ?= cpu # cpu (Apple silicon, Linux), cuda12, cuda13, or none: Moshi runs elsewhere, no MLX is installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 LOCKED = requirements/$(strip $(ACCELERATOR)).txt requirements/dev.txt
@@ -59,6 +59,7 @@ lock:
 	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
 	for a in cuda12 cuda13; do \
 		$(COMPILE) --extra $$a -c requirements/cpu.txt pyproject.toml -o requirements/$$a.txt || exit; done
+	$(COMPILE) -c requirements/cpu.txt pyproject.toml -o requirements/none.txt
 	$(COMPILE) --group dev -c requirements/cpu.txt -o requirements/dev.txt
 
 clean:

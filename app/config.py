@@ -1,6 +1,5 @@
 """The settings of the service: read once from the environment and `.env`, checked, frozen."""
 
-import ipaddress
 import re
 import socket
 from collections.abc import Mapping
@@ -12,10 +11,12 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import setting_groups as groups
+from app.server_urls import is_loopback
 from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
 from app.setting_sources import PREFIX, Found, find_values
 
-__all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "read_settings"]
+__all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "is_loopback"]
+__all__ += ["read_settings"]
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 AUTH_TOKEN = re.compile(r"[0-9a-fA-F]{32}")
 SHAPES = (
@@ -83,14 +84,20 @@ class Settings(BaseModel):
         return _build({**values, **changes}, self._found)
 
     @property
+    def slots(self) -> int:
+        """How many calls there may be at once, 0 for as many as fit."""
+        is_remote = self.model.engine is EngineKind.REMOTE
+        return sum(server.sessions for server in self.model.servers) if is_remote else self.calls.slots
+
+    @property
     def greeting_steps(self) -> int:
         """Frames of silence that the engine is fed first; the loopback engine has nothing to say."""
-        return 0 if self.model.engine is EngineKind.LOOPBACK else self.calls.greeting_frames
+        return self.calls.greeting_frames if self.model.engine is EngineKind.MLX else 0
 
     @property
     def greeting_word_steps(self) -> int:
         """The same for a greeting with words: so many that its first sound comes at once."""
-        return 0 if self.model.engine is EngineKind.LOOPBACK else WORD_STEPS
+        return WORD_STEPS if self.model.engine is EngineKind.MLX else 0
 
     @property
     def prepared_steps(self) -> int:
@@ -104,7 +111,9 @@ class Settings(BaseModel):
         kept = [text for name, text in texts.items() if not FIELDS[name].repr and text != "off"]
         hidden = [text for text in kept if "://" not in text]
         passwords = [password for text in texts.values() for password in _passwords(text)]
-        return tuple(filter(None, (*hidden, *self.traces.header_fields.values(), *passwords, *map(unquote, passwords))))
+        of_servers = [secret for server in self.model.servers for secret in server.secrets]
+        found = (*hidden, *self.traces.header_fields.values(), *passwords, *map(unquote, passwords), *of_servers)
+        return tuple(filter(None, found))
 
     @property
     def doubts(self) -> dict[str, str]:
@@ -228,12 +237,3 @@ def _passwords(url: str) -> list[str]:
         return []
     query = [part.partition("=") for part in parts.query.split("&")]
     return [parts.password or "", *(value for name, _, value in query if "password" in name.lower())]
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.calls.screening import parse_patterns
 from app.logging import LogFormat
+from app.server_urls import ServerUrl, parse_servers
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 class EngineKind(StrEnum):
     MLX = "mlx"
     LOOPBACK = "loopback"
+    REMOTE = "remote"
 
 
 class CodecKind(StrEnum):
@@ -81,6 +83,11 @@ def _operator_token(token: str) -> str:
     if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
         raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
     return token
+
+
+def _servers(text: str) -> str:
+    parse_servers(text)
+    return text
 
 
 def _headers(text: str) -> str:
@@ -182,7 +189,9 @@ class ModelSettings(Group):
     context: int | None = setting("CONTEXT", None, ge=50, le=3_000)
     """steps of 80 ms that Moshi remembers; empty: the checkpoint's"""
     engine: EngineKind = setting("ENGINE", EngineKind.MLX)
-    """mlx, or loopback for the line test"""
+    """mlx, loopback for the line test, or remote: Moshi runs elsewhere (docs/remote.md)"""
+    servers_list: Annotated[str, AfterValidator(_servers)] = setting("MOSHI_SERVERS", "", secret=True)
+    """for ENGINE=remote: wss://gpu1:8998?sessions=4#sha256=…,wss://gpu2:8998?kind=personaplex (docs/remote.md)"""
     codec: Annotated[CodecKind, BeforeValidator(_codec)] = setting("CODEC", CodecKind.AUTO)
     """auto, mlx, numpy, rustymimi (the reference), or loopback for the line test"""
     loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
@@ -194,7 +203,13 @@ class ModelSettings(Group):
     def _engine_has_its_codec(self) -> "ModelSettings":
         if self.engine is EngineKind.MLX and self.codec is CodecKind.LOOPBACK:
             raise ValueError("CODEC=loopback needs ENGINE=loopback: Moshi speaks in Mimi's codes")
+        if self.engine is EngineKind.REMOTE and not self.servers:
+            raise ValueError("ENGINE=remote needs MOSHI_SERVERS, such as wss://gpu:8998")
         return self
+
+    @property
+    def servers(self) -> tuple[ServerUrl, ...]:
+        return parse_servers(self.servers_list)
 
     @property
     def cache(self) -> Path:

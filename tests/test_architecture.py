@@ -33,7 +33,7 @@ PURE += [
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
-PURE += [f"app/cli/talk/{name}.py" for name in ("messages", "pacer", "client")]
+PURE += [f"app/server/remote/{name}.py" for name in ("client", "messages", "pacer", "query", "servers")]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),

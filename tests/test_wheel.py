@@ -21,3 +21,23 @@ def test_the_wheel_holds_the_product_and_no_studies(tmp_path: Path) -> None:
     sources = [path for folder in ("app", "workers") for path in (ROOT / folder).rglob("*") if path.is_file()]
     ours = {str(path.relative_to(ROOT)) for path in sources if "__pycache__" not in path.parts}
     assert ours <= files
+
+
+def pinned(accelerator: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / f"{accelerator}.txt").read_text().splitlines()
+    parts = (line.split()[0].partition("==") for line in lines if "==" in line and not line.startswith(" "))
+    return {name: version for name, _, version in parts}
+
+
+def test_what_computes_is_not_installed_where_moshi_runs_elsewhere() -> None:
+    none, cpu = pinned("none"), pinned("cpu")
+    assert none.items() < cpu.items()
+    assert {
+        "mlx",
+        "moshi-mlx",
+        "rustymimi",
+        "sentencepiece",
+        "safetensors",
+        "huggingface-hub",
+    } <= cpu.keys() - none.keys()
+    assert {"fastapi", "sphn", "websockets", "numpy"} <= none.keys()

@@ -129,6 +129,11 @@ class ActiveCall:
         """Handle the end of a sentence."""
         self._act(lambda now: self.session.handle_said(said, now))
 
+    def handle_moved(self, reason: str) -> None:
+        """Moshi speaks from another server now, and remembers nothing of this call."""
+        self.log.warning("goes on at another Moshi server, which remembers nothing of it: %s", reason)
+        self.session.record.on_moved(reason, self.clock())
+
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""
         self.timer = None

@@ -16,6 +16,7 @@ from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import LINE_ENDS, CallRecord, EndReason
 from app.calls.registry import CallRegistry
 from app.calls.session import CallSession, CallState, End
+from app.calls.speaker import Moved, SpeakerMessage
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
@@ -149,8 +150,8 @@ class CallManager(CallRegistry):
         call.on_socket_open()
         return call
 
-    def handle_message(self, message: PipelineMessage) -> None:
-        """Handle what comes from the workers; what belongs to a call that is over is dropped."""
+    def handle_message(self, message: SpeakerMessage) -> None:
+        """Handle what comes from the workers, or from Moshi servers; what belongs to a call that is over is dropped."""
         call = self._calls.get(message.slot)
         if call is None or call.reservation.epoch != message.epoch:
             return
@@ -159,6 +160,8 @@ class CallManager(CallRegistry):
                 call.handle_frame(message)
             case Said():
                 call.handle_said(message)
+            case Moved(reason=reason):
+                call.handle_moved(reason)
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 

@@ -142,6 +142,8 @@ class CallRecord:
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
+    moves: list[tuple[float, str]] = field(default_factory=list)
+    """When the call went on at another Moshi server, which remembers nothing of it, and why."""
     sentences: int = 0
     """How many Moshi was told to say: the number of the last one."""
     refused: str = ""
@@ -205,13 +207,18 @@ class CallRecord:
         if frame.text:
             self.text.append((now, frame.text))
 
+    def on_moved(self, reason: str, now: float) -> None:
+        self.counts["moves"] += 1
+        self.moves.append((now, reason))
+
     def on_sentence_said(self, whole: bool) -> None:
         self.counts["sentences_said"] += whole
         self.counts["sentences_cut"] += not whole
 
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
-        copies = {name: copy(getattr(self, name)) for name in ("text", "counts", "keys_s", "latencies_s", "spans")}
+        names = ("text", "moves", "counts", "keys_s", "latencies_s", "spans")
+        copies = {name: copy(getattr(self, name)) for name in names}
         return replace(self, **copies, streams=[replace(stream) for stream in self.streams])
 
     def on_key(self, now: float) -> None:
@@ -259,6 +266,7 @@ class CallRecord:
             **self._chosen(self, FACTS),
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
+            "moves": [(self._relative(moment), reason) for moment, reason in self.moves],
             "recording": str(self.recording),
             "streams": [
                 {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams

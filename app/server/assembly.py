@@ -1,19 +1,36 @@
 """The parts of a service as its settings ask for them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from app.calls.speaker import Speaker, SpeakerMessage
 from app.config import EngineKind, RecordCalls, Settings
+from app.server.remote.pipeline import RemotePipeline
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
 from workers.logging import hiding
-from workers.messages import Stage, WorkerConfig
+from workers.messages import Progress, PromptMessage, Stage, WorkerConfig
 from workers.processors import usable_processors
+from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from app.telemetry.traces import CallTraces
+
+
+def open_speaker(
+    settings: Settings,
+    on_message: Callable[[SpeakerMessage], None],
+    on_lost: Callable[[str], None],
+    on_progress: Callable[[Progress], None],
+    on_prompt: Callable[[PromptMessage], None],
+) -> Speaker:
+    """Return what speaks in the calls. Raises SettingsError."""
+    if settings.model.engine is EngineKind.REMOTE:
+        return RemotePipeline(settings, on_message, on_prompt)
+    return Supervisor(worker_config(settings), on_message, on_lost, on_progress, on_prompt=on_prompt)
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
@@ -61,4 +78,5 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
 
 def model_name(settings: Settings) -> str:
-    return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"
+    names = {EngineKind.MLX: settings.model.checkpoint, EngineKind.LOOPBACK: "line test"}
+    return names.get(settings.model.engine, "Moshi servers")

@@ -17,14 +17,16 @@ from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
+from app.calls.speaker import Moved, SpeakerMessage
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import model_name, open_call_log, open_recordings, open_traces, worker_config
+from app.server.assembly import model_name, open_call_log, open_recordings, open_speaker, open_traces
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
+from app.server.remote.pipeline import PROCESSING_S, RemotePipeline
 from app.server.signals import handle_stop_signals
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
@@ -32,8 +34,8 @@ from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import PipelineMessage, Progress, PromptMessage, Slot
-from workers.supervisor import Supervisor, WorkerRefused
+from workers.messages import Progress, PromptMessage, Slot
+from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +56,8 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
-        self.supervisor = Supervisor(
-            worker_config(settings),
-            self._on_message,
-            self._on_pipeline_lost,
-            on_progress,
-            on_prompt=self._on_prompt,
+        self.supervisor = open_speaker(
+            settings, self._on_message, self._on_pipeline_lost, on_progress, on_prompt=self._on_prompt
         )
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
@@ -138,6 +136,7 @@ class Service:
             settings,
             manager=self.manager,
             supervisor=self.supervisor,
+            servers=lambda: self.supervisor.servers if isinstance(self.supervisor, RemotePipeline) else (),
             call_router=call_router,
             call_queue=self.call_queue,
             refusals=limiter.by_reason,
@@ -160,7 +159,7 @@ class Service:
         )
 
     async def _run_self_test(self) -> None:
-        took_s = await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
+        took_s = await self._test_speaker()
         self._tested.set()
         await self._personas.wait_prepared()
         slots = self.supervisor.slots
@@ -170,6 +169,13 @@ class Service:
         self.self_tested.set()
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
+
+    async def _test_speaker(self) -> float:
+        """Return what a frame takes in seconds; a Moshi server that has answered is not tested further."""
+        if isinstance(self.supervisor, RemotePipeline):
+            await self.supervisor.wait_ready()
+            return PROCESSING_S
+        return await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
 
     async def _prepare_prompts(self) -> None:
         """Begin after the self-test, whose steps are measured."""
@@ -198,8 +204,11 @@ class Service:
         self.manager.stop()
         self._server.stop()
 
-    def _on_message(self, message: PipelineMessage) -> None:
-        (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
+    def _on_message(self, message: SpeakerMessage) -> None:
+        if self.self_tested.is_set():
+            self.manager.handle_message(message)
+        elif not isinstance(message, Moved):
+            self._self_test.handle_message(message)
 
     def _on_prompt(self, answer: PromptMessage) -> None:
         self._personas.handle_message(answer)

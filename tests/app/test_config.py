@@ -133,6 +133,7 @@ def test_the_base_url_is_the_public_one_or_the_listen_address(settings: dict[str
 @pytest.mark.parametrize("name", [name.lower() for name, field in FIELDS.items() if not field.repr])
 def test_secrets_are_known_and_not_shown(name: str) -> None:
     value = {"database_url": "postgresql://me:the-password@db/calls", "traces_headers": "X-Key=the-password"}
+    value |= {"moshi_servers": "wss://gpu:8998?token=the-password"}
     secret = value.get(name, "the-password-of-this")
     read = read_settings(**{name: secret})
     assert any(one in secret and len(one) > 8 for one in read.secrets)

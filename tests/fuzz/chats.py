@@ -20,10 +20,10 @@ from app.calls.active_call import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
-from app.cli.talk.client import ChatClient, Failed, Heard, Said
 from app.http.chat import ChatSocket, CodecRunner
 from app.http.chat_query import ChatQueryError, parse_chat_query
 from app.http.chat_routes import NEWEST_S
+from app.server.remote.client import ChatClient, Failed, Heard, Said
 from app.twilio.events import CallSid
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.registry import RECORDS_KEPT
+from app.calls.speaker import SpeakerMessage
 from tests.fuzz.__main__ import fuzz, memory_mib
 from tests.fuzz.chats import ChatServer, Client
 from tests.fuzz.forms import ASKED, Asked, Asking
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
 from tests.scale import scaled
-from workers.messages import PipelineMessage
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_sound_that_crosses_over_would_be_noticed() -> None:
     exchange = Exchange()
     right = exchange.manager.handle_message
 
-    def wrong(message: PipelineMessage) -> None:
+    def wrong(message: SpeakerMessage) -> None:
         other = next((call for slot, call in exchange.manager._calls.items() if slot != message.slot), None)
         right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
 

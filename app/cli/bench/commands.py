@@ -46,6 +46,16 @@ def line(
     raise typer.Exit(bench_line(environment, seconds, json_file, lines, leg or [LegKind.PHONE]))
 
 
+@bench.command("hop")
+def hop(
+    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0, json_file: JsonFile = None
+) -> None:
+    """A call to a line test, and calls through a Moshi server (ENGINE=remote) that is that line test."""
+    from app.cli.bench.hop import bench_hop
+
+    raise typer.Exit(bench_hop(seconds, json_file))
+
+
 @bench.command("crowd")
 def crowd(
     calls: CallNumbers = "1,8,20,50",

@@ -34,7 +34,7 @@ def examine_account(settings: Settings, base_url: str) -> Iterator[Finding]:
         yield problem("account", str(error))
         return
     yield _status_finding(account)
-    yield concurrency_finding(account, settings.calls.slots)
+    yield concurrency_finding(account, settings.slots)
     yield clock_finding(account.clock_s, time.time())
     if settings.twilio.phone_number:
         yield _number_finding(number, settings.twilio.phone_number, base_url)

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from app.cli.doctor.account import examine_account
 from app.cli.doctor.finding import Finding, Level, good, note, problem
 from app.cli.doctor.personas import examine_personas
+from app.cli.doctor.servers import examine_servers
 from app.cli.doctor.storage import examine_storage
 from app.cli.doctor.survey import survey_checkpoint
 from app.cli.doctor.tunnel import examine_tunnel, running_service
@@ -20,7 +21,9 @@ from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopba
 from app.server.listener import listen
 from workers.logging import mask_userinfo
 
-PACKAGES = ("mlx", "moshi-mlx", "rustymimi", "fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
+PACKAGES = ("fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
+OF_MODELS = ("mlx", "moshi-mlx", "rustymimi")
+"""Packages that a service with Moshi servers elsewhere needs not."""
 STYLES = {Level.GOOD: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
 _GIB = 1 << 30
 
@@ -30,7 +33,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     service = running_service(settings)
     base_url = str(service["base_url"]) if service else settings.server.base_url
     yield good("Python", f"{platform.python_version()} on {platform.platform()}")
-    yield _packages()
+    yield _packages(PACKAGES if settings.model.engine is EngineKind.REMOTE else (*OF_MODELS, *PACKAGES))
     yield _port(settings, is_running=service is not None)
     yield from _twilio(settings)
     if base_url == settings.server.base_url:
@@ -40,6 +43,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_account(settings, base_url)
     yield from examine_tunnel(settings)
     yield from examine_storage(settings)
+    if settings.model.engine is EngineKind.REMOTE:
+        yield from examine_personas(settings, takes_prompts=any(one.personaplex for one in settings.model.servers))
+        yield from examine_servers(settings)
+        return
     if settings.model.engine is EngineKind.LOOPBACK and settings.model.codec is CodecKind.LOOPBACK:
         yield from examine_personas(settings, takes_prompts=False)
         yield note("ENGINE", "loopback: callers hear themselves", "set ENGINE=mlx to hear Moshi")
@@ -72,9 +79,9 @@ def _print(console: Console, *cells: str) -> None:
         console.print(*cells, highlight=False, soft_wrap=True)
 
 
-def _packages() -> Finding:
+def _packages(names: Iterable[str]) -> Finding:
     try:
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     except importlib.metadata.PackageNotFoundError as error:
         return problem("packages", f"missing: {error.name}", "make setup")
     return good("packages", ", ".join(versions))

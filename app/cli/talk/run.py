@@ -12,8 +12,9 @@ from app.cli.talk.connection import TalkFailed, converse
 from app.cli.talk.devices import NoSound, open_devices
 from app.cli.talk.screen import WAITING, Screen
 from app.cli.talk.sound import FileSound, Sound, open_file
-from app.cli.talk.target import Target, Wanted, find_target
+from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, SettingsError
+from app.server.remote.connection import Target
 
 HEADPHONES = "Wear headphones: Moshi would hear itself from a loudspeaker."
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from app.audio.playback_buffer import MS, PlaybackBuffer, Samples
 from app.cli.meter import FLOOR_DBFS, bar
-from app.cli.talk.client import Event, Failed, Heard, Ready, Said
+from app.server.remote.client import Event, Failed, Heard, Ready, Said
 
 WAITING = "waiting for the server: it may be in another conversation, or play its prompts …"
 LINE_LENGTH = 72

@@ -1,6 +1,6 @@
 """All metrics of the service: its calls, its workers as of their last answer to a ping, its processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -12,13 +12,14 @@ from app.calls.queue import CallQueue
 from app.calls.record import EndReason
 from app.calls.router import CallRouter, RejectReason
 from app.calls.session import CallState
+from app.calls.speaker import ServerVitals, Speaker
 from app.calls.statistics import Histograms
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
-from workers.supervisor import Supervisor, WorkerState
+from workers.supervisor import WorkerState
 
 if TYPE_CHECKING:
     from app.telemetry.traces import CallTraces
@@ -31,6 +32,7 @@ COUNTED = {
     "frames_out": "Frames of 80 ms that Moshi has spoken.",
     "clock_resets": "Jumps of a caller's clock after which it was taken to be set anew.",
     "dtmf": "Keys that callers have pressed.",
+    "moves": "Times that a call went on at another Moshi server, which remembers nothing of it.",
 }
 """Counters of the call record, exported under the same names."""
 _APP = psutil.Process()
@@ -40,7 +42,8 @@ _APP = psutil.Process()
 class MetricSources:
     settings: Settings
     manager: CallManager
-    supervisor: Supervisor
+    supervisor: Speaker
+    servers: Callable[[], Sequence[ServerVitals]]
     call_router: CallRouter
     call_queue: CallQueue
     refusals: Callable[[], dict[str, float]]
@@ -62,6 +65,7 @@ class MetricSources:
         yield from _worker_families(self.supervisor.workers)
         help_text = "Frames dropped because the encoder's queue was full."
         yield counter("encoder_queue_frames_dropped", help_text, self.supervisor.dropped)
+        yield from server_families(self.servers())
         yield from _process_families(self.supervisor.workers)
         if self.call_log:
             yield gauge("call_log_up", "1 if the call log's database takes records.", not self.call_log.is_away)
@@ -144,6 +148,21 @@ def _worker_families(workers: Iterable[WorkerState]) -> Iterator[Family]:
     help_text = "Time for a batch: a step of the engine, or frames that are encoded or decoded together."
     yield histogram("worker_work_seconds", help_text, {name: one.work_s for name, one in vitals.items()}, label)
     yield histogram("worker_work_calls", "Calls in a batch.", {name: one.rows for name, one in vitals.items()}, label)
+
+
+def server_families(servers: Sequence[ServerVitals]) -> Iterator[Family]:
+    """Yield how the Moshi servers are, by the addresses in MOSHI_SERVERS; nothing without any."""
+    if not servers:
+        return
+    label = "server"
+    sessions = {one.name: one.sessions for one in servers}
+    yield gauge("server_sessions", "Sessions that calls have at a Moshi server.", sessions, label)
+    limits = {one.name: one.limit for one in servers}
+    yield gauge("server_session_limit", "Sessions that a Moshi server may have, as MOSHI_SERVERS says.", limits, label)
+    up = {one.name: one.up for one in servers}
+    yield gauge("server_up", "1 if a Moshi server takes sessions, 0 while it is set aside.", up, label)
+    failures = {one.name: one.failures for one in servers}
+    yield counter("server_failures", "Times that a Moshi server was set aside.", failures, label)
 
 
 def _process_families(workers: Iterable[WorkerState]) -> Iterator[Family]:

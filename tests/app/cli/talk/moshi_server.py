@@ -70,6 +70,8 @@ class MoshiServer:
         for early in self.before:
             await socket.send_bytes(early)
         await self._get_ready(socket)
+        if socket.closed:
+            return
         await socket.send_bytes(self.handshake)
         reader, writer = sphn.OpusStreamReader(24_000), sphn.OpusStreamWriter(24_000)
         for step in range(1 << 20):

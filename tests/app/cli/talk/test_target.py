@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.calls.personas import Persona
-from app.cli.talk.target import Wanted, chat_url, find_target, personaplex_query
+from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, read_settings
+from app.server.remote.query import personaplex_query
+from app.server_urls import chat_url
 
 
 def settings(**values: object) -> Settings:
@@ -33,7 +34,7 @@ def test_the_path_is_added_and_what_is_given_stays(given: str, url: str) -> None
 
 @pytest.mark.parametrize("given", ["gpu:8998", "ftp://gpu", "wss://", "wss://gpu:99999", "", "wss://[::1"])
 def test_what_is_no_address_of_a_server(given: str) -> None:
-    with pytest.raises(ValueError, match="--url"):
+    with pytest.raises(ValueError, match="Moshi server"):
         chat_url(given, {})
 
 
@@ -75,12 +76,12 @@ def test_a_persona_of_this_machine_becomes_what_personaplex_wants(tmp_path: Path
 
 
 def test_personaplex_gets_both_parameters_and_neither_is_empty() -> None:
-    plain = personaplex_query(Persona(name="ada"))
+    plain = personaplex_query("", "")
     assert plain.keys() == {"voice_prompt", "text_prompt"}
     assert all(plain.values())
-    assert personaplex_query(Persona(name="ada", voice="VARM4"))["voice_prompt"] == "VARM4.pt"
+    assert personaplex_query("", "VARM4")["voice_prompt"] == "VARM4.pt"
     with pytest.raises(ValueError, match="recording"):
-        personaplex_query(Persona(name="ada", voice="ada.wav"))
+        personaplex_query("", "ada.wav")
 
 
 @pytest.mark.parametrize("wanted", [Wanted("ws://gpu", pin="0" * 64), Wanted("ws://gpu", ca=Path("ca.pem"))])

@@ -14,8 +14,9 @@ from app.cli.talk.connection import TalkFailed, converse
 from app.cli.talk.screen import Screen
 from app.cli.talk.sound import FileSound
 from app.cli.talk.target import Wanted, find_target
-from app.cli.talk.tls import make_context, parse_pin
 from app.config import read_settings
+from app.server.remote.tls import make_context
+from app.server_urls import parse_pin
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
 from tests.app.cli.talk.tones import tone
 
@@ -81,7 +82,7 @@ def test_a_pin_is_taken_as_openssl_prints_it() -> None:
 
 @pytest.mark.parametrize("pin", ["abc", "g" * 64, "0" * 63, ""])
 def test_what_is_no_pin(pin: str) -> None:
-    with pytest.raises(ValueError, match="--pin"):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
         parse_pin(pin)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.cli.talk.client import ChatClient, Failed, Heard, Ready, Said, ServerSilent
+from app.server.remote.client import ChatClient, Failed, Heard, Ready, Said, ServerSilent
 from tests.app.cli.talk.tones import pages, tone, tone_s
 
 AUDIO = [b"\x01" + page for page in pages(0.4)]

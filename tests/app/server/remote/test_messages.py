@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.talk.messages import ErrorText, Handshake, Message, OggAudio, TextPiece, parse, serialize_audio
+from app.server.remote.messages import ErrorText, Handshake, Message, OggAudio, TextPiece, parse, serialize_audio
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ burst, which stays as latency. So nothing is sent, and nothing but an error is a
 
 from dataclasses import dataclass
 
-from app.audio.opus import OpusCodec
+from app.audio.opus import ChatCodec, OpusCodec
 from app.audio.playback_buffer import Samples
-from app.cli.talk.messages import ErrorText, Handshake, OggAudio, TextPiece, parse, serialize_audio
-from app.cli.talk.pacer import Pacer
+from app.server.remote.messages import ErrorText, Handshake, OggAudio, TextPiece, parse, serialize_audio
+from app.server.remote.pacer import Pacer
 
 READY_WITHIN_S = 60.0
 """Without a message; a server with a queue sends pings meanwhile."""
@@ -50,13 +50,24 @@ Event = Ready | Heard | Said | Failed
 
 
 class ChatClient:
-    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored."""
+    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored.
 
-    def __init__(self, now: float, live: bool) -> None:
+    `receive` may run in one thread while `encode` runs in another.
+    """
+
+    def __init__(
+        self,
+        now: float,
+        live: bool,
+        fills: bool = False,
+        codec: ChatCodec | None = None,
+        silent_for_s: float = SILENT_FOR_S,
+    ) -> None:
         self.ready = False
-        self._pacer = Pacer(live)
+        self.pacer = Pacer(live, fills)
+        self._silent_for_s = silent_for_s
         self._last_s = now
-        self._codec = OpusCodec()
+        self._codec = codec or OpusCodec()
 
     def receive(self, data: bytes | str, now: float) -> Event | None:
         """Handle a message of the server's."""
@@ -74,20 +85,29 @@ class ChatClient:
             case _:
                 return None
 
+    def start(self, now: float) -> None:
+        """Audio begins, silence until there is some; only from now on must the server send."""
+        self._last_s = now
+        self.pacer.start(now)
+
     def add_audio(self, samples: Samples) -> None:
         """Add what was said; before the handshake it is dropped."""
         if self.ready:
-            self._pacer.push(samples)
+            self.pacer.push(samples)
 
     def send(self, now: float) -> list[tuple[bytes, Samples]]:
         """Return the messages that are due, each with the sound in it."""
-        return [(serialize_audio(self._codec.encode(packet)), packet) for packet in self._pacer.pull(now)]
+        return [(self.encode(packet), packet) for packet in self.pacer.pull(now)]
+
+    def encode(self, packet: Samples) -> bytes:
+        """Return the message of a packet."""
+        return serialize_audio(self._codec.encode(packet))
 
     def check(self, now: float) -> None:
         """Raise ServerSilent if the server has sent nothing for too long."""
         silent_s = now - self._last_s
-        if self.ready and silent_s > SILENT_FOR_S:
-            raise ServerSilent(f"the server has sent nothing for {SILENT_FOR_S:.0f} s")
+        if self.ready and silent_s > self._silent_for_s:
+            raise ServerSilent(f"the server has sent nothing for {self._silent_for_s:.0f} s")
         if not self.ready and silent_s > READY_WITHIN_S:
             raise ServerSilent(
                 f"the server was not ready within {READY_WITHIN_S:.0f} s: it may be in another conversation"

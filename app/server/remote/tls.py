@@ -5,11 +5,10 @@ request with the token is sent.
 """
 
 import hashlib
-import re
 import ssl
 from pathlib import Path
 
-FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+from app.server_urls import parse_pin
 
 
 def make_context(ca: Path | None, pin: str | None) -> ssl.SSLContext:
@@ -20,14 +19,6 @@ def make_context(ca: Path | None, pin: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
         raise ValueError(f"{ca}: no certificate of an authority can be read (PEM is expected)") from error
-
-
-def parse_pin(pin: str) -> str:
-    """Return the 64 hexadecimal digits of a SHA-256, with or without colons, as openssl prints it."""
-    digits = pin.rpartition("=")[2].replace(":", "").strip().lower()
-    if not FINGERPRINT.fullmatch(digits):
-        raise ValueError("--pin is the SHA-256 of the certificate: 64 hexadecimal digits, with or without colons")
-    return digits
 
 
 def _pinned(digits: str) -> ssl.SSLContext:

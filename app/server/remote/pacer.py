@@ -1,0 +1,74 @@
+"""Sends audio at the pace of speech.
+
+A Moshi server is clocked by the audio that it receives, and drops none: what a client sends too fast, or saves up in a
+stall, stays as latency for the whole conversation.
+"""
+
+import math
+
+import numpy as np
+
+from app.audio.opus import PACKET_SAMPLES
+from app.audio.playback_buffer import RATE_HZ, Samples
+
+PACKET_S = PACKET_SAMPLES / RATE_HZ
+BURST_S, FILLED_BURST_S = PACKET_S, 3 * PACKET_S
+"""By how much packets may make up for earlier lateness: without and with silence in place of what is late."""
+LATE_S = 2 * PACKET_S
+"""How late audio is when silence takes its place."""
+MOST_QUEUED = 3 * PACKET_SAMPLES
+"""Live sound beyond this is dropped, the oldest first: 120 ms."""
+
+
+class Pacer:
+    """In any t seconds at most t + 80 ms of audio pass, t + 160 ms if it fills. `now` in seconds, monotonic.
+
+    A pacer that `fills` keeps the server's clock going: where audio is missing it sends silence, so late that audio
+    which comes again need not wait behind it.
+    """
+
+    def __init__(self, live: bool, fills: bool = False) -> None:
+        """A microphone is `live`: what waits too long is dropped. A file is not: it only ends later."""
+        self.dropped = 0
+        """Samples."""
+        self._live, self._fills = live, fills
+        self._burst_s = FILLED_BURST_S if fills else BURST_S
+        self._is_filling = False
+        self._queue = np.zeros(0, np.float32)
+        self._next_s = -math.inf
+
+    def start(self, now: float) -> None:
+        """Start the clock before there is audio."""
+        self._next_s = now - self._burst_s
+
+    def push(self, samples: Samples) -> None:
+        """Add what was said."""
+        self._queue, self._is_filling = np.concatenate([self._queue, samples]), False
+        if self._live and len(self._queue) > MOST_QUEUED:
+            late = len(self._queue) - PACKET_SAMPLES
+            self._queue = self._queue[late:]
+            self.dropped += late
+
+    def pull(self, now: float) -> list[Samples]:
+        """Return the packets, (960,) each, that may be sent now."""
+        packets: list[Samples] = []
+        if self._is_missing and now >= self.get_timer():
+            self._is_filling = True
+            self._queue = np.pad(self._queue, (0, PACKET_SAMPLES - len(self._queue)))
+        while not self._is_missing and now >= self._next_s:
+            packets.append(self._queue[:PACKET_SAMPLES])
+            self._queue = self._queue[PACKET_SAMPLES:]
+            self._next_s = max(self._next_s, now - self._burst_s) + PACKET_S
+        return packets
+
+    def get_timer(self) -> float:
+        """Return when the next packet may be sent; infinity if there is none."""
+        if not self._is_missing:
+            return self._next_s
+        if not self._fills or self._next_s == -math.inf:
+            return math.inf
+        return self._next_s + self._burst_s + (0.0 if self._is_filling else LATE_S)
+
+    @property
+    def _is_missing(self) -> bool:
+        return len(self._queue) < PACKET_SAMPLES
