@@ -95,6 +95,46 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on in a slot, in place of `Open`, with a call that another pipeline had or that comes back.
+
+    `log` are the last steps of the call, 17 little-endian int16 each as in `Frame.tokens`, after `skipped` earlier ones
+    that are not known any more. The engine prefills them in order, within `budget_s`: where the time is short it leaves
+    out the first ones, but never the last `context`. `seed` and `persona` are those of the call's `Open`; the greeting
+    is over. A `checkpoint` other than the engine's own is refused, "" fits any.
+
+    `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
+    it was. `gap` are frames that they spoke since, the first numbered `seq`; the encoder makes `gap_codes` of them,
+    (frames, 8), which the engine steps at once. The decoder gets back from `own_codes`, Moshi's last frames,
+    (frames, 8), which the engine reads in the `log`.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    log: bytes
+    seq: int
+    budget_s: float
+    skipped: int = 0
+    seed: int | None = None
+    persona: CallPersona = CallPersona()
+    checkpoint: str = ""
+    heard: NDArray[np.int16] | None = None
+    gap: NDArray[np.int16] | None = None
+    gap_codes: Payload | None = None
+    own_codes: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A call goes on: `steps` of its log were prefilled, `left_out` earlier ones are forgotten."""
+
+    slot: Slot
+    epoch: Epoch
+    steps: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     slot: Slot
     epoch: Epoch
@@ -209,7 +249,7 @@ class DropPrompt:
     key: str
 
 
-PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
+PipelineMessage = Open | Resume | Resumed | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
@@ -257,10 +297,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots."""
+    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots.
+
+    `checkpoint` is a digest of what it has loaded: of two engines with the same one, each can go on with the other's
+    calls. The line test's is "".
+    """
 
     mimi: Path | None
     slots: int
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
+    Resume,
+    Resumed,
     Said,
     Say,
     Slot,
@@ -153,6 +155,10 @@ class EngineStage:
                 greeting = Say(slot, epoch, GREETING, message.persona.greeting)
                 said = self._say(greeting) if greeting.text else []
                 return [*answers, replace(message, silence=None), *said]
+            case Resume(slot, epoch):
+                return [Failed(slot, epoch, Stage.STEP, "not built yet")]
+            case Resumed():
+                raise TypeError("the engine itself says what has been resumed")
             case Close(slot, epoch) | Failed(slot, epoch):
                 self._close(slot, epoch)
                 return [message]
