@@ -123,7 +123,7 @@ class LogLines(CallObserver):
         self._log.warning("the pipeline is lost (%s), the call waits for the next one", suspended.reason)
 
     def on_resumed(self, gap: Gap, now: float) -> None:
-        what = "%.1f s after %s the call goes on: %d steps known, %d left out"
+        what = "the call goes on after %.1f s (%s): %d steps known, %d left out"
         facts = {"gap_s": round(gap.seconds or 0.0, 3), "steps": gap.steps, "left_out": gap.left_out}
         self._log.info(what, gap.seconds, gap.reason, gap.steps, gap.left_out, extra={"facts": facts})
 
