@@ -4,7 +4,7 @@ import { listen, listenedTo, stop } from "./listen.js";
 import { make, ms, write } from "./format.js";
 
 const SILENT_DBFS = -60;
-const KINDS = { ringing: "warn", connecting: "warn", active: "good", ending: "warn", ended: "" };
+const KINDS = { ringing: "warn", connecting: "warn", active: "good", resuming: "warn", ending: "warn", ended: "" };
 
 /** Fill an empty box with two meters; returns the function that sets them, in dBFS. */
 export function buildMeters(box) {
