@@ -79,6 +79,8 @@ class ReplayBatch:
 
     def work(self) -> list[Replay]:
         """Run the next frame of each; return those that are over."""
+        if not self._replays:
+            return []
         started_s = self._clock()
         results = self._codec.run({slot: one.frames[one.done] for slot, one in self._replays.items()})
         now = self._clock()
