@@ -280,6 +280,24 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
+async def test_a_stream_that_was_lost_is_followed_by_another_one_as_twilio_signs_it(served: Served) -> None:
+    async with served.phone.call() as call:
+        await call.speaks()
+        call.socket.transport.abort()
+        await served.until(call.call_sid, "ended: the socket was lost")
+        answer = await served.phone.post("/twilio/after-stream", form(call.call_sid))
+        (connect,) = parse(answer.text)
+        assert isinstance(connect, Connect)
+        assert connect.action == f"{PUBLIC}/twilio/after-stream?again=1"
+        for again, token in (("1", None), ("x", TOKEN), ("5", TOKEN)):
+            path = f"/twilio/after-stream?again={again}"
+            answer = await served.phone.post(path, form(call.call_sid), token)
+            assert answer.status_code == 403 if token is None else parse(answer.text) == (Hangup(),)
+        path, signed = "/twilio/after-stream?again=1", f"{PUBLIC}/twilio/after-stream"
+        forged = await served.phone.post(path, form(call.call_sid), url=signed)
+        assert forged.status_code == 403, "the signature covers the counter"
+
+
 async def test_the_voice_url_may_say_how_a_call_is_to_be(served: Served) -> None:
     path = "/twilio/voice?greeting_frames="
     answer = await served.phone.post(f"{path}25&record=true", form(new_call_sid()))

@@ -1,17 +1,19 @@
 """One CallSid, several streams: whole calls over the real manager and call router, on a clock that the test moves."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S
-from app.calls.personas import choose_nobody
+from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import CallRecord, EndReason
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
 from tests.app.calls.front import ANN, BOB, Front
-from workers.messages import Frame
+from workers.messages import Frame, PreparePrompt
 
 SLOTS = 2
 
@@ -19,9 +21,14 @@ SLOTS = 2
 class Line(Front):
     """A front whose clock moves when we say so."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(
+        self,
+        choose: Callable[[str, str, str], Chosen] = choose_nobody,
+        former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
+        **settings: object,
+    ) -> None:
         self.now_s = 1_000.0
-        super().__init__(True, lambda: self.now_s, choose_nobody, **{"max_calls": SLOTS, **settings})
+        super().__init__(True, lambda: self.now_s, choose, former_prompt, **{"max_calls": SLOTS, **settings})
         self.streams = 0
 
     def pass_time(self, seconds: float) -> None:

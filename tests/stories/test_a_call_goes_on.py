@@ -45,10 +45,11 @@ PCM = np.full(1_920, 0.25, np.float32)
 class Phone(Line):
     """Callers whose sound comes packet by packet, and an engine that answers each frame with one and its tokens."""
 
-    def __init__(self, persona: Chosen | None = None, **settings: object) -> None:
-        super().__init__(**{**MOSHI, "resume_seconds": RESUME_S, "greeting_frames": 0, **settings})
+    def __init__(self, persona: Chosen | None = None, former: PreparePrompt | None = None, **settings: object) -> None:
         self.persona = persona or Chosen("ada", CallPersona())
-        self.manager._choose = lambda *_: self.persona
+        prompts = {former.key: former} if former else {}
+        chosen: dict[str, object] = {**MOSHI, "resume_seconds": RESUME_S, "greeting_frames": 0, **settings}
+        super().__init__(lambda *_: self.persona, prompts.get, **chosen)
         self.at_ms: dict[ActiveCall, int] = {}
 
     def speak(self, call: ActiveCall, frames: int) -> list[Frame]:
@@ -509,3 +510,14 @@ async def test_a_chat_goes_on_too() -> None:
     assert call.session.leg.buffered_s(first_s + 0.5) <= 0.5
     call.end(EndReason.CALLER_HUNG_UP)
     assert phone.manager.lost(EVE) is None
+
+
+async def test_a_prompt_that_its_persona_has_no_more_is_sent_again_for_a_call_that_began_with_it() -> None:
+    former = PreparePrompt("before", "You are Ada.")
+    phone = Phone(Chosen("ada", CallPersona(prompt="before")), former)
+    call = phone.talk(ANN)
+    phone.lose()
+    sent, _ = phone.be_ready()
+    assert sent == former
+    phone.go_on(call)
+    assert phone.sent[-1] == DropPrompt("before")

@@ -18,7 +18,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
-from workers.messages import Message, Resumed
+from workers.messages import Message, PreparePrompt, Resumed
 
 BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
@@ -49,6 +49,7 @@ class Front:
         has_redirector: bool = True,
         clock: Callable[[], float] = time.monotonic,
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
+        former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
         **settings: object,
     ) -> None:
         self.sent: list[Message] = []
@@ -56,7 +57,15 @@ class Front:
         read = read_settings(**{"engine": "loopback", "codec": "loopback", "max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        self.manager = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], choose, clock=clock)
+        self.manager = CallManager(
+            read,
+            self.sent.append,
+            lambda: self.warm,
+            [self._keep],
+            choose,
+            former_prompt=former_prompt,
+            clock=clock,
+        )
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_redirector else None
         self.call_queue = CallQueue(self.manager, read.calls.queue_length, redirector, PublicAddress(read))
