@@ -16,7 +16,8 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import CallSession, Command, End, GapOver, OpenCall, ResumeCall, Suspended
+from app.calls.session import CallSession, Command, End
+from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
 from workers.messages import Close, Frame, Open, PipelineMessage, Resume, Resumed, Said, Say

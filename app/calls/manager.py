@@ -19,12 +19,13 @@ from app.calls.observer import LogLines
 from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import LINE_ENDS, LOST_ENDS, CallRecord, EndReason
 from app.calls.registry import CallRegistry
+from app.calls.resume_prompts import ResumePrompts
 from app.calls.session import CallSession, CallState, End
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
-from workers.messages import DropPrompt, Failed, Frame, Message, PipelineMessage, PreparePrompt, Resumed, Said
+from workers.messages import Failed, Frame, Message, PipelineMessage, PreparePrompt, Resumed, Said
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,10 @@ class CallManager(CallRegistry):
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
-        self._choose, self._former_prompt, self._checkpoint = choose, former_prompt, checkpoint
+        self._choose, self._checkpoint = choose, checkpoint
         self._resume_s = float(settings.calls.resume_seconds)
         self._memories = Memories()
-        self._prompts: dict[CallSid, str] = {}
-        """The prompts that the workers were told of for calls that are opened again."""
+        self._prompts = ResumePrompts(send, former_prompt)
         self._observers: list[ObserverFactory] = [
             *observers,
             lambda call: StreamStatistics(self.statistics, call.session),
@@ -190,7 +190,7 @@ class CallManager(CallRegistry):
                 call.handle_said(message)
             case Resumed():
                 call.handle_resumed(message)
-                self._drop_prompt(call)
+                self._prompts.drop(call.session.record.call_sid)
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
@@ -203,7 +203,7 @@ class CallManager(CallRegistry):
     def on_pipeline_lost(self, reason: str) -> None:
         """Let the calls wait for the next pipeline."""
         self._pipeline_is_on, self._pipeline_loss = False, reason
-        self._prompts.clear()
+        self._prompts.on_pipeline_lost()
         for call in self.calls:
             call.suspend(reason, self._resume_s)
 
@@ -298,21 +298,12 @@ class CallManager(CallRegistry):
 
     def _attach(self, call: ActiveCall, budget_s: float) -> None:
         """Open a call in the pipeline, or have it go on with it; tell the workers of a prompt that they lack."""
-        header, is_new = call.session.conversation.header, call.session.suspended_since_s is None
-        comes_back = call.session.comes_back
-        prompt = header.prompt or self._former_prompt(header.call.prompt)
-        if prompt and (comes_back or not is_new):
-            self._send(prompt)
-            self._prompts[call.session.record.call_sid] = prompt.key
+        session = call.session
+        if session.comes_back or session.suspended_since_s is not None:
+            self._prompts.prepare(session.record.call_sid, session.conversation.header)
         call.attach(self._resume_s, budget_s)
-        if call.session.suspended_since_s is None:
-            self._drop_prompt(call)
-
-    def _drop_prompt(self, call: ActiveCall) -> None:
-        """Have the workers forget the prompt of a call that has been opened again, or is over."""
-        key = self._prompts.pop(call.session.record.call_sid, None)
-        if key and key not in self._prompts.values():
-            self._send(DropPrompt(key))
+        if session.suspended_since_s is None:
+            self._prompts.drop(session.record.call_sid)
 
     def _limits(self, request: VoiceRequest, greeting: str, comes_back: bool) -> CallLimits:
         calls, most, wanted = self._settings.calls, self._settings.greeting_steps, request.greeting_frames
@@ -332,7 +323,7 @@ class CallManager(CallRegistry):
         """Free the slot of a stream that has ended; give it to the one that stands by, or to whoever waits."""
         self._remove(call)
         self._admission.release(call.reservation)
-        self._drop_prompt(call)
+        self._prompts.drop(call.session.record.call_sid)
         self._keep_memory(call, end)
         standby = self._standby(call)
         if standby and end.reason in LINE_ENDS and not call.session.record.over:

@@ -8,7 +8,8 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.record import ERRORS, CallRecord, Gap
 from app.calls.sentences import SentenceSaid
-from app.calls.session import CallSession, End, Suspended
+from app.calls.session import CallSession, End
+from app.calls.suspension import Suspended
 from app.logging import CallLogger
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot

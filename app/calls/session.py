@@ -18,7 +18,6 @@ would come too late and are not heard. A call that is draining needs no pipeline
 `End` there are no commands.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +27,9 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
-from app.calls.record import CallRecord, EndReason, Gap
+from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
-from app.calls.unread import UnreadFrames
+from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said, Slot
 
@@ -45,37 +44,6 @@ class End:
 
     reason: EndReason
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCall:
-    """Open the call in the pipeline, with so many frames of greeting."""
-
-    greeting_frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeCall:
-    """Have the pipeline go on with the conversation within `budget_s`; `gap` follows it, the first is `seq`."""
-
-    seq: int
-    gap: tuple[SendFrame, ...]
-    budget_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Suspended:
-    """Moshi does not hear the caller from now on; `anew`: the call, which was not live, will be opened anew."""
-
-    reason: str
-    anew: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GapOver:
-    """Moshi hears the caller again."""
-
-    gap: Gap
 
 
 Notice = SentenceSaid | Suspended | GapOver
@@ -130,12 +98,8 @@ class CallSession:
         self.leg = leg or PhoneLeg(limits)
         self.sentences = Sentences()
         self.conversation = conversation or Conversation(ConversationHeader("", "", CallPersona()))
-        self.suspended_since_s: float | None = None
-        """Since when the call waits for a pipeline that goes on with it; None while it has one."""
-        self._unread = UnreadFrames(limits.greeting_frames)
         self.comes_back = comes_back
-        self._is_open, self._goes_on = False, comes_back
-        self._resume_by_s, self._loss = math.inf, ""
+        self._suspension = Suspension(limits.greeting_frames, comes_back)
         self._steps = self._left_out = 0
         self._text_before = len(self.record.text)
         self._counted_before = Counter(self.record.counts)
@@ -151,6 +115,11 @@ class CallSession:
         """What this stream has counted so far, by name; the record has that of all streams that have ended."""
         counted = self.record.counts - self._counted_before
         return counted if self.state is CallState.ENDED else counted + self.leg.counts
+
+    @property
+    def suspended_since_s(self) -> float | None:
+        """Since when the call waits for a pipeline that goes on with it; None while it has one."""
+        return self._suspension.since_s
 
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
@@ -170,7 +139,7 @@ class CallSession:
                 self._idle.add(payload, now)
                 if frames := self.leg.push(event, now):
                     self.record.takeover_s = self.leg.start_s
-                return self._unread.add(frames)
+                return self._suspension.unread.add(frames)
             case MarkPlayed(name):
                 played = self.leg.handle_mark(name, now) and self.state is CallState.DRAINING
                 return self.end(self._late_reason, now) if played else []
@@ -186,13 +155,13 @@ class CallSession:
 
     def muted(self, frame: Frame) -> Frame:
         """Return a frame as it is; without sound and times if it answers what the caller said in a gap."""
-        return replace(frame, pcm=None, spans=()) if frame.seq < self._unread.live_seq else frame
+        return replace(frame, pcm=None, spans=()) if frame.seq < self._suspension.unread.live_seq else frame
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         """Handle one of Moshi's frames."""
         if self.state is CallState.ENDED:
             return []
-        for read in self._unread.read(frame.seq):
+        for read in self._suspension.unread.read(frame.seq):
             self.conversation.add_heard(read.pcm)
         self.conversation.add_step(frame.tokens)
         self.record.on_frame(frame, now)
@@ -225,15 +194,13 @@ class CallSession:
             return []
         if not within_s:
             return self.end(EndReason.WORKER_LOST, now, reason)
-        self._hold(reason, now, within_s)
-        self._goes_on |= self.state is CallState.LIVE and self._is_open
-        if self._goes_on:
+        self._suspension.begin(reason, now, within_s, self.state is CallState.LIVE)
+        if self._suspension.goes_on:
             self.record.on_gap(reason, now)
         commands: list[Command] = [self._on_said(sentence, now) for sentence in self._cut_sentences()]
-        if not self._goes_on:
+        if anew := not self._suspension.goes_on:
             self._forget_greeting()
-        self._is_open = False
-        return [*commands, Suspended(reason, not self._goes_on)]
+        return [*commands, Suspended(reason, anew)]
 
     def attach(self, now: float, within_s: float, budget_s: float) -> Sequence[Command]:
         """A pipeline is ready: open the call in it, or have it go on with it, within `budget_s` of its time.
@@ -242,29 +209,23 @@ class CallSession:
         """
         if self.state in (CallState.DRAINING, CallState.ENDED):
             return []
-        self._is_open = True
-        if self._goes_on:
-            self._hold("", now, within_s)
-            seq, gap = self._unread.next_seq, self._unread.gap()
-            return [ResumeCall(seq - len(gap), tuple(gap), budget_s)]
-        self._go_on()
-        self._unread.discard()
         is_early = self.state in (CallState.RESERVED, CallState.CONNECTED)
-        return [OpenCall(self._limits.greeting_frames if is_early else 0)]
+        greeting_frames = self._limits.greeting_frames if is_early else 0
+        return [self._suspension.attach(now, within_s, budget_s, greeting_frames)]
 
     def handle_resumed(self, resumed: Resumed, now: float) -> Sequence[Command]:
         """The pipeline goes on with the call."""
         if self.suspended_since_s is None or self.state is CallState.ENDED:
             return []
-        self._go_on()
+        self._suspension.end()
         self._idle.reset(now)
         self.leg.on_gap_over()
         self._steps, self._left_out = resumed.steps, resumed.left_out
-        return [*self._unread.release(), *self._end_gap(now)]
+        return [*self._suspension.unread.release(), *self._end_gap(now)]
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
-        due_s = min(self._deadline_s, self._resume_by_s, self.leg.audio_due_s())
+        due_s = min(self._deadline_s, self._suspension.until_s, self.leg.audio_due_s())
         if self.state is CallState.LIVE:
             due_s = min(due_s, self.leg.frame_due_s(), self._idle.due_s)
         if self.state is CallState.DRAINING:
@@ -275,15 +236,15 @@ class CallSession:
         """Fill a frame that is late, send audio that has waited, end what has lasted too long."""
         commands: list[Command] = []
         if self.state is CallState.LIVE:
-            commands += self._unread.add(self.leg.fill(now))
+            commands += self._suspension.unread.add(self.leg.fill(now))
         if self.state in (CallState.LIVE, CallState.DRAINING):
             commands += self._on_sent(self.leg.send_audio(now), now)
         if self.state is CallState.DRAINING and now >= self.leg.played_s():
             return [*commands, *self.end(self._late_reason, now)]
         if self.state is CallState.LIVE and now >= self._idle.due_s:
             commands += self.drain(EndReason.IDLE, now)
-        if now >= self._resume_by_s:
-            return [*commands, *self.end(EndReason.WORKER_LOST, now, f"{self._loss}; not resumed in time")]
+        if now >= self._suspension.until_s:
+            return [*commands, *self.end(EndReason.WORKER_LOST, now, f"{self._suspension.loss}; not resumed in time")]
         if now >= self._deadline_s:
             end = self.end if self.state is CallState.DRAINING else self.drain
             commands += end(self._late_reason, now)
@@ -296,7 +257,7 @@ class CallSession:
         if self.state is not CallState.LIVE or self.record.first_sound_s is None:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
-        self._go_on()
+        self._suspension.end()
         self._deadline_s, self._late_reason = now + DRAIN_WITHIN_S, reason
         return self.leg.finish(now)
 
@@ -322,19 +283,9 @@ class CallSession:
         self._greeting.clear()
         return [*self._on_sent(commands, now), *self._end_gap(now)]
 
-    def _hold(self, reason: str, now: float, within_s: float) -> None:
-        """Suspend the call; one that is suspended already keeps its time."""
-        self._unread.hold()
-        if self.suspended_since_s is None:
-            self.suspended_since_s, self._resume_by_s = now, now + within_s
-        self._loss = reason or self._loss
-
-    def _go_on(self) -> None:
-        self.suspended_since_s, self._resume_by_s = None, math.inf
-
     def _end_gap(self, now: float) -> list[GapOver]:
         """End the gap once the caller is both heard and there to hear."""
-        if self.suspended_since_s is not None or self.state is not CallState.LIVE or not self._goes_on:
+        if self.suspended_since_s is not None or self.state is not CallState.LIVE or not self._suspension.goes_on:
             return []
         gap = self.record.on_resumed(self._steps, self._left_out, now)
         return [GapOver(gap)] if gap else []
@@ -347,7 +298,9 @@ class CallSession:
 
     def _cut_sentences(self) -> list[SentenceSaid]:
         """Return what Moshi was to say and will not say whole any more."""
-        greets = self._goes_on and self.conversation.header.call.greeting and self.record.greeting_said_s is None
+        greets = (
+            self._suspension.goes_on and self.conversation.header.call.greeting and self.record.greeting_said_s is None
+        )
         greeting = self.sentences.pop(Said(Slot(0), Epoch(0), GREETING, whole=False)) if greets else None
         return [*([greeting] if greeting else []), *self.sentences.cut()]
 

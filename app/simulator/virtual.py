@@ -22,7 +22,8 @@ from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
-from app.calls.session import CallSession, Command, End, ResumeCall
+from app.calls.session import CallSession, Command, End
+from app.calls.suspension import ResumeCall
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through

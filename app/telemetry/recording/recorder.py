@@ -9,7 +9,8 @@ from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import Recording
-from app.calls.session import CallSession, End, Suspended
+from app.calls.session import CallSession, End
+from app.calls.suspension import Suspended
 from app.telemetry.recording.audio_files import RecordingFile
 from app.telemetry.recording.store import TOKENS, WAV
 from app.telemetry.recording.timeline import Piece, Timeline

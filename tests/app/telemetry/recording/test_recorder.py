@@ -8,7 +8,8 @@ import pytest
 from app.audio.playout import ClearAudio, SendAudio
 from app.calls.limits import CallLimits
 from app.calls.record import CallRecord, EndReason, Recording
-from app.calls.session import CallSession, End, Suspended
+from app.calls.session import CallSession, End
+from app.calls.suspension import Suspended
 from app.telemetry.recording import recorder as recording
 from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, StepTokens, record_nothing
 from app.telemetry.recording.timeline import Piece, Side
