@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import uvloop
 
+from app.calls.session import CallState
 from app.config import Settings, read_settings
 from app.server.service import Service
 from app.simulator.call import simulate
@@ -112,6 +113,11 @@ class Running:
                     return time.monotonic() - report.ended_s + report.first_sound_s
                 await asyncio.sleep(LOOK_S)
 
+    async def until_live(self, calls: int) -> None:
+        """Wait until so many callers talk."""
+        while self.service.manager.states[CallState.LIVE] < calls:  # noqa: ASYNC110 - a stopwatch
+            await asyncio.sleep(LOOK_S)
+
     async def until_lost(self) -> float:
         """Return when the service has noticed that its pipeline is lost."""
         while not any(worker.losses for worker in self.service.supervisor.workers):  # noqa: ASYNC110 - a stopwatch
@@ -170,6 +176,7 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
             await running.service.self_tested.wait()
         remotes = [Remote() for _ in range(calls)]
         talking = [asyncio.create_task(running.call(TALK_S + WITHIN_S, remote)) for remote in remotes]
+        await running.until_live(calls)
         await asyncio.sleep(0 if at_start else TALK_S)
         process_id = running.service.supervisor.process_ids[stage]
         watches = [running.until_lost(), running.until_ready(), running.until_resumed(calls)]
