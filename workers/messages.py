@@ -267,7 +267,7 @@ class WorkerConfig:
     `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
     weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
     checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
-    `loopback_step_s`.
+    `loopback_step_s`. `again`: in place of a worker that was lost, so that calls wait for it.
     """
 
     stage: Stage
@@ -286,6 +286,7 @@ class WorkerConfig:
     sampling: tuple[tuple[str, float], ...] = ()
     log_format: LineFormat = LineFormat.TEXT
     lora: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.processes.pipeline import SupervisedPipeline, frame, running
+from tests.synthetic import synthetic_cache
+from tests.workers.codec.sounds import snr_db, sound
 from tests.workers.config import LOOPBACK
 from workers.engine.loopback import HASH_CHECKPOINT
 from workers.messages import Epoch, Failed, Frame, Open, Resume, Resumed, Slot, Stage
@@ -80,3 +82,44 @@ async def test_the_line_test_resumes_whatever_the_log(log: bytes) -> None:
         (back,) = await talk(pipeline, 1, 7, 1)
         assert back.pcm is not None
         assert back.pcm[0] == pytest.approx(0.7)
+
+
+FRAMES, KNOWN = 14, 8
+
+
+def spoken_frame(pcm: np.ndarray[tuple[int, int], np.dtype[np.int16]], epoch: int, seq: int) -> Frame:
+    return Frame(SLOT, Epoch(epoch), seq, pcm[seq].astype(np.float32) / 32_767)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", Stage)
+async def test_what_a_real_pipeline_says_after_a_loss_is_what_it_would_have_said(
+    tmp_path_factory: pytest.TempPathFactory, lost: Stage
+) -> None:
+    """The same tokens, the caller's codes among them, and the same sound as a call that nothing happened to."""
+    real = replace(LOOPBACK, engine="mlx", codec="numpy", checkpoint="synthetic:random:tiny:f32", context=50)
+    config = replace(real, cache=synthetic_cache(tmp_path_factory))
+    pcm = (sound("speech", FRAMES) * 32_767).round().clip(-32_767, 32_767).astype(np.int16)
+    async with running(config) as pipeline:
+
+        async def hear(epoch: int, first: int, last: int) -> list[Frame]:
+            came = []
+            for seq in range(first, last):
+                pipeline.supervisor.send(spoken_frame(pcm, epoch, seq))
+                came.append(await pipeline.next_frame())
+            return came
+
+        pipeline.supervisor.send(Open(SLOT, Epoch(1), seed=3))
+        whole = await hear(1, 0, FRAMES)
+        await kill(pipeline, lost)
+        log = b"".join(one.tokens for one in whole[:KNOWN])
+        pipeline.supervisor.send(
+            Resume(SLOT, Epoch(2), log, KNOWN, 60.0, seed=3, heard=pcm[:KNOWN], gap=pcm[KNOWN : KNOWN + 2])
+        )
+        assert await next_answer(pipeline) == Resumed(SLOT, Epoch(2), KNOWN, 0)
+        after = [await pipeline.next_frame() for _ in range(2)] + await hear(2, KNOWN + 2, FRAMES)
+    assert [one.seq for one in after] == list(range(KNOWN, FRAMES))
+    assert [one.tokens for one in after] == [one.tokens for one in whole[KNOWN:]]
+    assert [one.text for one in after] == [one.text for one in whole[KNOWN:]]
+    sounds = [np.array([one.pcm for one in frames]) for frames in (whole[KNOWN:], after)]
+    assert snr_db(*sounds) > 100

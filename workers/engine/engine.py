@@ -70,6 +70,8 @@ class Engine:
         self._step = mx.compile(self._model.step) if can_compile() else self._model.step
         self._open: set[Slot] = set()
         self.prefill_s: dict[int, float] = {}
+        self.cold: list[tuple[int, int, SamplingBranches]] = []
+        """Rows, window and branches of the graphs that are still to be warmed up."""
 
     def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         """Give a slot to a new call, at step 0 or after the prompt that is kept under the key `prompt`.
@@ -162,15 +164,25 @@ class Engine:
             self._kv_cache.zero(slot)
         return finite
 
-    def warm(self, progress: ReportProgress = report_nothing) -> None:
-        """Run every graph that a call may need, so that none is made during a call."""
+    def warm(self, progress: ReportProgress = report_nothing, *, rest_later: bool = False) -> None:
+        """Run every graph that a call may need, so that none is made during a call.
+
+        With `rest_later` only those of the largest window, which can serve any call; the rest is left to `warm_next`.
+        """
         batches = sorted({min(1 << n, self.slots) for n in range(self.slots.bit_length() + 1)})
         graphs = [*product(batches, window_sizes(self.context), self._sampler.all_branches)]
-        for done, (rows, window, branches) in enumerate(graphs, 1):
+        self.cold = [graph for graph in graphs if rest_later and graph[1] < self.context]
+        now = [graph for graph in graphs if graph not in self.cold]
+        for done, (rows, window, branches) in enumerate(now, 1):
             self._sample(rows, (), window, branches)
-            progress("warming up", done, len(graphs))
+            progress("warming up", done, len(now))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
         self._time_prefill(CHUNKS if self.takes_prompts else CHUNKS[1::3])
+
+    def warm_next(self) -> None:
+        """Run one of the `cold` graphs; until then steps use one of a larger window."""
+        rows, window, branches = self.cold.pop(0)
+        self._sample(rows, (), window, branches)
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -204,6 +216,7 @@ class Engine:
     ) -> NDArray[np.int32]:
         """Run the step on the device; return (rows, 10): the text token, eight codes, whether all was finite."""
         position = self._streams.position[:rows]
+        branches = branches or self._sampler.branches
         force = np.array([forced.get(Slot(row), FREE) for row in range(rows)], np.int32)
         read, recent_text = self._streams.read(rows), self._sampler.recent_text[:rows]
         tokens = np.concatenate([read, position[:, None], force, recent_text], axis=1)
@@ -213,10 +226,15 @@ class Engine:
             self._sampler.settings[:rows],
             self._kv_cache.keys,
             self._kv_cache.values,
-            window or window_size(int(position.max()), self.context),
-            branches or self._sampler.branches,
+            window or self._window(rows, int(position.max()), branches),
+            branches,
         )
         return np.array(sampled)
+
+    def _window(self, rows: int, position: int, branches: SamplingBranches) -> int:
+        """Return how many entries to read when the furthest row is at `position`: the fewest with a graph, if warm."""
+        fewest, sizes = window_size(position, self.context), window_sizes(self.context)
+        return next(size for size in sizes if size >= fewest and (rows, size, branches) not in self.cold)
 
     def _advance(self, slot: Slot, caller: CodeArray, sampled: NDArray[np.int32]) -> StepResult:
         text, own, finite = int(sampled[0]), self._streams.keep_delayed(slot, sampled[1:-1]), sampled[-1]

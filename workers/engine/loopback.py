@@ -25,11 +25,13 @@ class LoopbackEngine:
 
     keep_alive_s: float | None = None
     context = 0
+    cold: Sequence[object] = ()
 
     def __init__(self, step_s: float = 0.0) -> None:
         self._step_s = step_s
 
     def keep_alive(self) -> None: ...
+    def warm_next(self) -> None: ...
 
     def open(
         self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""

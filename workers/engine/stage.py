@@ -139,6 +139,8 @@ class EngineStage:
         returns_s = self._resumes.due_s()
         if returns_s == 0.0 or self._prompts:
             return 0.0 if self._chunk() else self._clock() + FRAME_S
+        if self._engine.cold and returns_s is None:
+            return self._scheduler.gap_s()
         wakes_s = None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
         return min((due_s for due_s in (returns_s, wakes_s) if due_s is not None), default=None)
 
@@ -191,7 +193,10 @@ class EngineStage:
             return [message for answer in self._resumes.work(self._chunk()) for message in self._end_wait(answer)]
         if self._prompts:
             return [*self._prompts.work(self._chunk())]
-        self._engine.keep_alive()
+        if self._engine.cold:
+            self._engine.warm_next()
+        else:
+            self._engine.keep_alive()
         return []
 
     def _end_wait(self, answer: Resumed | Failed) -> list[PipelineMessage]:
