@@ -23,6 +23,8 @@ from workers.messages import (
     Open,
     PipelineMessage,
     PromptMessage,
+    Resume,
+    Resumed,
     Said,
     Say,
     Slot,
@@ -151,7 +153,7 @@ def _rank(message: PipelineMessage) -> int:
     match message:
         case Frame(seq=seq) | Codes(seq=seq):
             return seq
-        case Open():
+        case Open() | Resume() | Resumed():
             return -1
         case Say() | Said():
             return -2

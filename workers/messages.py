@@ -95,6 +95,48 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on in a slot, in place of `Open`, with a call that another pipeline had or that comes back.
+
+    `log` are the last steps of the call, 17 little-endian int16 each as in `Frame.tokens`, after `skipped` earlier ones
+    that are not known any more. The engine prefills them in order, within `budget_s`: where the time is short it leaves
+    out the first ones, but never the last `context`. `seed` and `persona` are those of the call's `Open`; the greeting
+    is over. A `checkpoint` other than the engine's own is refused, "" fits any.
+
+    `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
+    it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`: they follow as
+    `Codes`, which the engine steps at once when the call is back. The decoder gets back from `own_codes`, Moshi's last
+    frames, (frames, 8), which the engine reads in the `log`. All this is left out of what each stage passes on.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    log: bytes
+    seq: int
+    budget_s: float
+    skipped: int = 0
+    seed: int | None = None
+    persona: CallPersona = CallPersona()
+    checkpoint: str = ""
+    heard: NDArray[np.int16] | None = None
+    gap: NDArray[np.int16] | None = None
+    own_codes: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A call goes on: `steps` of its log were prefilled, `left_out` earlier ones are forgotten.
+
+    From the encoder to the engine it says the same of the frames in `heard`; all codes of the gap have been sent.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    steps: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     slot: Slot
     epoch: Epoch
@@ -209,7 +251,7 @@ class DropPrompt:
     key: str
 
 
-PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
+PipelineMessage = Open | Resume | Resumed | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
@@ -225,7 +267,7 @@ class WorkerConfig:
     `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
     weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
     checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
-    `loopback_step_s`.
+    `loopback_step_s`. `again`: in place of a worker that was lost, so that calls wait for it.
     """
 
     stage: Stage
@@ -244,6 +286,7 @@ class WorkerConfig:
     sampling: tuple[tuple[str, float], ...] = ()
     log_format: LineFormat = LineFormat.TEXT
     lora: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +300,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots."""
+    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots.
+
+    `checkpoint` is a digest of what it has loaded: of two engines with the same one, each can go on with the other's
+    calls. The line test's is "".
+    """
 
     mimi: Path | None
     slots: int
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

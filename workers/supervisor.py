@@ -96,6 +96,8 @@ class Supervisor:
         self._losses: Counter[Stage] = Counter()
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
+        self.checkpoint = ""
+        """The digest of what the engine has loaded, see `Prepared`."""
 
     def send(self, message: Message) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
@@ -159,7 +161,8 @@ class Supervisor:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
             return _Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
-        self._configure(pipeline.workers[Stage.STEP])
+        for stage in Stage if self._was_ready else (Stage.STEP,):
+            self._configure(pipeline.workers[stage])
         while True:
             if worker := await pipeline.wait_any(CHECK_EVERY_S):
                 worker.read_control()  # what it sent before it ended
@@ -191,7 +194,7 @@ class Supervisor:
                     worker.send(Ping())
 
     def _configure(self, worker: WorkerProcess) -> None:
-        worker.send(replace(self._config, stage=worker.stage))
+        worker.send(replace(self._config, stage=worker.stage, again=self._was_ready))
         self._liveness.started(worker.stage, time.monotonic())
 
     def _handle_message(self, message: Message) -> None:
@@ -226,7 +229,10 @@ class Supervisor:
                 raise TypeError(f"no message for the supervisor: {message!r}")
 
     def _configure_codec(self, prepared: Prepared) -> None:
-        """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
+        """Configure the workers that wait for it; those of a later pipeline have been: it serves as many slots."""
+        self.checkpoint = prepared.checkpoint
+        if self._was_ready:
+            return
         self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])

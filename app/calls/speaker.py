@@ -51,6 +51,10 @@ class Speaker(Protocol):
         """How many calls it serves; 0 while that is not known."""
 
     @property
+    def checkpoint(self) -> str:
+        """The digest of what speaks, "" if there is none: see `workers.messages.Prepared`."""
+
+    @property
     def sampling(self) -> tuple[tuple[str, float], ...]:
         """How it samples, by the names of the fields of `SamplingSettings`; empty if that is not known."""
 

@@ -15,7 +15,6 @@ from app.http.media import run_media_socket
 from app.http.paths import AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.logging import CallLogger
-from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.number import STATUS_PATH, VOICE_PATH
@@ -51,8 +50,8 @@ def build_twilio_router(
 
     @router.post(AFTER_STREAM_PATH)
     async def after_stream(request: Request) -> Response:
-        CallLogger(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
-        return _twiml(twiml.hangup())
+        form = await webhooks.read(request)
+        return _twiml(call_router.after_stream(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:

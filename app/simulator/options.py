@@ -29,7 +29,9 @@ class CallOptions:
     `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller hangs up
     after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
     receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
-    asked; `answered_by` is the result of machine detection. A chat has neither webhooks nor numbers.
+    asked; `answered_by` is the result of machine detection. With `asks_after_cut` a connection that breaks does not end
+    the call: the `action` of its `<Connect>` is asked, as when the server closes it. A chat has neither webhooks nor
+    numbers.
     """
 
     base_url: str
@@ -49,6 +51,7 @@ class CallOptions:
     outbound: bool = False
     answered_by: str | None = None
     leg: LegKind = LegKind.PHONE
+    asks_after_cut: bool = False
 
 
 def read_script(options: CallOptions) -> CallerScript:

@@ -28,7 +28,8 @@ from app.twilio.events import CallSid
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings
 from tests.service.phone import ACCOUNT
-from workers.messages import FRAME_S, FRAME_SAMPLES, Frame, Pcm, PipelineMessage
+from workers import messages
+from workers.messages import FRAME_S, FRAME_SAMPLES, Frame, Pcm
 
 MESSAGES = 40
 """Of a conversation."""
@@ -158,7 +159,7 @@ class ChatServer:
     def close(self) -> None:
         self.loop.close()
 
-    def _send(self, message: PipelineMessage) -> None:
+    def _send(self, message: messages.Message) -> None:
         if isinstance(message, Frame):
             assert message.pcm is not None
             assert message.pcm.shape == (FRAME_SAMPLES,)

@@ -19,10 +19,12 @@ import numpy as np
 import psutil
 import uvloop
 
+from app.calls.session import CallState
 from app.config import Settings, read_settings
 from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
+from app.simulator.remote import EndCall, Remote
 from app.simulator.report import AUDIBLE, CallReport, Outcome
 from app.twilio.events import RATE_HZ
 from tests.service.phone import ACCOUNT, TOKEN
@@ -66,15 +68,19 @@ STOPPED = Fault("SIGSTOP for good", signal.SIGSTOP)
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What came of a fault: times in seconds since it; None where it was never noticed or nobody heard anything."""
+    """What came of a fault: times in seconds since it; None where it was never noticed or there was no call."""
 
     noticed_s: float | None
+    ready_s: float | None
+    """When the next pipeline was ready."""
+    resumed_s: float | None
+    """When the last of the calls went on."""
     silence_s: float | None
-    """From the last sound that a caller heard to the end of the call, the longest of all calls."""
+    """For how long a caller heard nothing, the longest of all calls."""
+    lost: int
+    """Calls that ended before their callers hung up."""
     next_call_s: float
     """When a caller who rang again and again heard the first sound."""
-    ends: dict[str, int]
-    """How many calls ended for which reason."""
     left_behind: str
     """Slots, processes and descriptors that were not given back; empty if all were."""
 
@@ -93,10 +99,10 @@ class Running:
     service: Service
     base_url: str
 
-    async def call(self, seconds: float) -> CallReport:
-        """Talk all the time, for so long or until the service hangs up."""
+    async def call(self, seconds: float, remote: Remote | None = None) -> CallReport:
+        """Talk all the time, for so long, or until the service or `remote` hangs up."""
         said = np.random.default_rng(1).normal(0, 3_000, round(seconds * RATE_HZ)).astype(np.int16)
-        return await simulate(CallOptions(self.base_url, TOKEN, ACCOUNT, audio=said))
+        return await simulate(CallOptions(self.base_url, TOKEN, ACCOUNT, audio=said), remote=remote)
 
     async def call_until_heard(self) -> float:
         """Ring again and again until Moshi speaks; return when it did, on the monotonic clock."""
@@ -107,9 +113,28 @@ class Running:
                     return time.monotonic() - report.ended_s + report.first_sound_s
                 await asyncio.sleep(LOOK_S)
 
+    async def until_live(self, calls: int) -> None:
+        """Wait until so many callers talk."""
+        while self.service.manager.states[CallState.LIVE] < calls:  # noqa: ASYNC110 - a stopwatch
+            await asyncio.sleep(LOOK_S)
+
     async def until_lost(self) -> float:
         """Return when the service has noticed that its pipeline is lost."""
         while not any(worker.losses for worker in self.service.supervisor.workers):  # noqa: ASYNC110 - a stopwatch
+            await asyncio.sleep(LOOK_S)
+        return time.monotonic()
+
+    async def until_ready(self) -> float:
+        """Return when the next pipeline was ready."""
+        await self.until_lost()
+        await self.service.supervisor.wait_ready()
+        return time.monotonic()
+
+    async def until_resumed(self, calls: int) -> float:
+        """Return when each of so many calls had gone on or ended."""
+        await self.until_lost()
+        statistics = self.service.manager.statistics
+        while statistics.histograms.gap.count + statistics.ends.total() < calls:  # noqa: ASYNC110 - a stopwatch
             await asyncio.sleep(LOOK_S)
         return time.monotonic()
 
@@ -142,34 +167,45 @@ async def run_fault(settings: Settings, stage: Stage, fault: Fault, calls: int, 
     if not at_start:
         async with serving(settings) as running:  # opens what this process opens once and keeps
             await running.service.self_tested.wait()
-    descriptors = psutil.Process().num_fds()
+    descriptors, lost = psutil.Process().num_fds(), 0
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     async with serving(settings) as running:
         if at_start:
             process_id = await started(running, stage)
         else:
             await running.service.self_tested.wait()
-        talking = [asyncio.create_task(running.call(TALK_S + WITHIN_S)) for _ in range(calls)]
+        remotes = [Remote() for _ in range(calls)]
+        talking = [asyncio.create_task(running.call(TALK_S + WITHIN_S, remote)) for remote in remotes]
+        await running.until_live(calls)
         await asyncio.sleep(0 if at_start else TALK_S)
         process_id = running.service.supervisor.process_ids[stage]
-        noticing = asyncio.create_task(running.until_lost())
+        watches = [running.until_lost(), running.until_ready(), running.until_resumed(calls)]
+        watching = [asyncio.create_task(watch) for watch in watches]
         await fault.strike(process_id)
         struck_s = time.monotonic()
         resuming = asyncio.create_task(fault.resume(process_id))
+        if calls:
+            async with asyncio.timeout(WITHIN_S):
+                await watching[-1]
+            lost = running.service.manager.statistics.ends.total()
+            await asyncio.sleep(TALK_S)
+            for remote in remotes:
+                remote.send(EndCall())
+        elif not at_start:
+            await watching[0]
         reports = await asyncio.gather(*talking)
-        if not calls and not at_start:
-            await noticing
         next_call_s = await running.call_until_heard() - struck_s
-        noticed_s = noticing.result() - struck_s if noticing.done() else None
+        noticed_s, ready_s, resumed_s = (one.result() - struck_s if one.done() else None for one in watching)
         manager = running.service.manager
-        for task in (noticing, resuming):
+        for task in (*watching, resuming):
             task.cancel()
         await manager.no_calls.wait()
         left = [f"{manager.slots - manager.free_slots} slots"] if manager.free_slots != manager.slots else []
     if not at_start:  # when several run at once
         left += await _left_behind(descriptors, children)
-    ends = {reason.value: number for reason, number in manager.statistics.ends.items()}
-    return Outcomes(noticed_s, max(map(silence_s, reports), default=None), next_call_s, ends, ", ".join(left))
+    silent_s = max(map(silence_s, reports), default=None)
+    resumed_s = resumed_s if calls else None
+    return Outcomes(noticed_s, ready_s, resumed_s, silent_s, lost, next_call_s, ", ".join(left))
 
 
 async def _left_behind(descriptors: int, before: set[int]) -> list[str]:
@@ -182,9 +218,9 @@ async def _left_behind(descriptors: int, before: set[int]) -> list[str]:
 
 
 def silence_s(report: CallReport) -> float:
-    """Return how long nothing was heard at the end of a call."""
+    """Return the longest time in which nothing was heard."""
     audible = np.flatnonzero(np.abs(report.heard.astype(np.int32)) > AUDIBLE)
-    return report.ended_s - float(audible[-1] if len(audible) else 0) / RATE_HZ
+    return float(np.diff([0, *audible, len(report.heard)]).max()) / RATE_HZ
 
 
 def _seconds(value: float | None) -> str:
@@ -192,14 +228,14 @@ def _seconds(value: float | None) -> str:
 
 
 def _row(fault: Fault, stage: Stage, when: str, outcomes: Outcomes) -> str:
-    figures = (outcomes.noticed_s, outcomes.silence_s, outcomes.next_call_s)
-    cells = (fault.name, stage, when, *map(_seconds, figures), outcomes.left_behind or "nothing")
+    figures = (outcomes.noticed_s, outcomes.ready_s, outcomes.resumed_s, outcomes.silence_s, outcomes.next_call_s)
+    cells = (fault.name, stage, when, *map(_seconds, figures), str(outcomes.lost), outcomes.left_behind or "nothing")
     return f"| {' | '.join(cells)} |"
 
 
 async def _table(settings: Settings) -> AsyncIterator[str]:
-    yield "| fault | worker | when | noticed after | silence heard | next call heard | left behind |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| fault | worker | when | noticed | ready again | calls go on | silence | next call | lost | left behind |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for when, calls in (("idle", 0), ("1 call", 1), ("8 calls", SLOTS)):
         for fault, stage in _all():
             yield _row(fault, stage, when, await run_fault(settings, stage, fault, calls))

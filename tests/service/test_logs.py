@@ -94,8 +94,8 @@ async def test_lines_of_json_have_nothing_private_either_and_name_their_call(tmp
     assert all(re.fullmatch(r"CA\d{32}", line["call_sid"]) for line in of_calls)
     (ended,) = (line for line in of_calls if line.get("end") == "caller_hung_up")
     assert (ended["level"], ended["counts"]["packets_in"], ended["counts"]["dtmf"]) == ("info", 12, 4)
-    (lost,) = (line for line in of_calls if line.get("end") == "worker_lost")
-    assert lost["level"] == "warning"
+    (lost,) = (line for line in lines if line["message"].startswith("the pipeline is lost"))
+    assert (lost["level"], re.fullmatch(r"CA\d{32}", lost["call_sid"]) is not None) == ("warning", True)
     (gone,) = (line for line in lines if "is gone" in line["message"])
     assert gone["level"] == "error"
     assert len([line for line in lines if "forged" in line["message"]]) == 1

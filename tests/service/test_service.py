@@ -178,7 +178,8 @@ async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: 
     http = served.http
     assert (await http.get("/healthz")).json() == {"status": "alive"}
     readyz = (await http.get("/readyz")).json()
-    assert readyz == {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False, "pipeline": "ready"}
+    known = {"ready": True, "free_slots": MAX_CALLS, "calls": 0, "draining": False, "pipeline": "ready", "suspended": 0}
+    assert readyz == known
     for _ in range(MAX_CALLS):
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
@@ -279,6 +280,24 @@ async def test_after_the_stream_comes_the_end_of_the_call(served: Served) -> Non
     assert (await served.phone.post("/twilio/status", form(new_call_sid()))).status_code == 204
 
 
+async def test_a_stream_that_was_lost_is_followed_by_another_one_as_twilio_signs_it(served: Served) -> None:
+    async with served.phone.call() as call:
+        await call.speaks()
+        call.socket.transport.abort()
+        await served.until(call.call_sid, "ended: the socket was lost")
+        answer = await served.phone.post("/twilio/after-stream", form(call.call_sid))
+        (connect,) = parse(answer.text)
+        assert isinstance(connect, Connect)
+        assert connect.action == f"{PUBLIC}/twilio/after-stream?again=1"
+        for again, token in (("1", None), ("x", TOKEN), ("5", TOKEN)):
+            path = f"/twilio/after-stream?again={again}"
+            answer = await served.phone.post(path, form(call.call_sid), token)
+            assert answer.status_code == 403 if token is None else parse(answer.text) == (Hangup(),)
+        path, signed = "/twilio/after-stream?again=1", f"{PUBLIC}/twilio/after-stream"
+        forged = await served.phone.post(path, form(call.call_sid), url=signed)
+        assert forged.status_code == 403, "the signature covers the counter"
+
+
 async def test_the_voice_url_may_say_how_a_call_is_to_be(served: Served) -> None:
     path = "/twilio/voice?greeting_frames="
     answer = await served.phone.post(f"{path}25&record=true", form(new_call_sid()))
@@ -376,14 +395,17 @@ async def test_an_unknown_message_is_ignored_and_a_stop_ends_the_call_even_if_th
 @pytest.mark.parametrize(
     "stage", [Stage.STEP, *(pytest.param(one, marks=pytest.mark.slow) for one in (Stage.ENCODE, Stage.DECODE))]
 )
-async def test_a_lost_worker_ends_the_call_and_the_next_one_is_served(served: Served, stage: Stage) -> None:
+async def test_a_lost_worker_is_a_gap_in_the_call_and_the_next_one_is_served(served: Served, stage: Stage) -> None:
     async with served.phone.call() as call:
         await call.speaks()
         os.kill(served.service.supervisor.process_ids[stage], signal.SIGKILL)
-        assert await closing_code(call.socket) == 1000
-        await served.until(call.call_sid, f"ended: a worker was lost ({stage}: killed by SIGKILL)")
-    assert await served.phone.ring(new_call_sid()) == (Reject("busy"),), "until the worker is back"
-    await served.service.supervisor.wait_ready()
+        await served.until(call.call_sid, f"the pipeline is lost ({stage}: killed by SIGKILL), the call waits")
+        assert await served.phone.ring(new_call_sid()) == (Reject("busy"),), "until the worker is back"
+        readyz = (await served.http.get("/readyz")).json()
+        told = f"{stage}: killed by SIGKILL; 1 call to resume"
+        assert (readyz["ready"], readyz["suspended"], readyz["pipeline"]) == (False, 1, told)
+        await served.until(call.call_sid, "the call goes on after")
+        await call.speaks(2)
     async with served.phone.call() as call:
         await call.speaks(2)
 

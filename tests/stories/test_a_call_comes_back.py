@@ -1,17 +1,19 @@
 """One CallSid, several streams: whole calls over the real manager and call router, on a clock that the test moves."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S
-from app.calls.personas import choose_nobody
+from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import CallRecord, EndReason
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
 from tests.app.calls.front import ANN, BOB, Front
-from workers.messages import Frame
+from workers.messages import Frame, PreparePrompt
 
 SLOTS = 2
 
@@ -19,9 +21,14 @@ SLOTS = 2
 class Line(Front):
     """A front whose clock moves when we say so."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(
+        self,
+        choose: Callable[[str, str, str], Chosen] = choose_nobody,
+        former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
+        **settings: object,
+    ) -> None:
         self.now_s = 1_000.0
-        super().__init__(True, lambda: self.now_s, choose_nobody, **{"max_calls": SLOTS, **settings})
+        super().__init__(True, lambda: self.now_s, choose, former_prompt, **{"max_calls": SLOTS, **settings})
         self.streams = 0
 
     def pass_time(self, seconds: float) -> None:
@@ -168,6 +175,7 @@ async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() 
     before = line.record().copy()
     line.pass_time(5.0)
     assert isinstance(line.ring(ANN), Connect)
+    line.go_on(line.manager.call(ANN))
     line.pass_time(2 * TTL_S)
     after = line.record()
     assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.NO_SOCKET]

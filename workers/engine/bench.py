@@ -1,4 +1,4 @@
-"""`python -m workers.engine.bench …`: the batched step against the official `LmGen`, as one JSON object.
+"""`python -m workers.engine.bench …`: the batched step against the official `LmGen`, prefill against steps, as JSON.
 
 A process of its own, since the app never imports mlx.
 """
@@ -20,6 +20,7 @@ from workers.checkpoints.files import CheckpointError, report_nothing
 from workers.checkpoints.locate import locate
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
+from workers.engine.prefill_bench import bench_prefill
 from workers.engine.prompt_bench import bench_prompts
 from workers.engine.sampling import SamplingSettings
 from workers.messages import CODEBOOKS, CODES, CodeArray, Slot
@@ -120,7 +121,9 @@ def main() -> int:
     times = bench_engine(lm, args.rows, args.steps, sampling, args.context, args.full)
     machine = {"platform": platform.platform(), "device": str(mx.default_device())}
     prompts = bench_prompts(lm, max(args.rows), sampling, args.context) if args.prompts else {}
-    json.dump({"machine": machine, "checkpoint": args.checkpoint, "times": times, "prompts": prompts}, sys.stdout)
+    prefill = bench_prefill(lm, sampling, args.context)
+    figures = {"checkpoint": args.checkpoint, "times": times, "prompts": prompts, "prefill": prefill}
+    json.dump({"machine": machine, **figures}, sys.stdout)
     return 0
 
 

@@ -38,11 +38,11 @@ def _bench_prefill(lm: Lm, sampling: SamplingSettings, context: int | None) -> F
     copied: list[float] = []
     plain: list[float] = []
     for _ in range(TURNS):
-        prefilled.append(_seconds(lambda: _compute(engine, prompt)))
-        plain.append(_seconds(lambda: engine.open(ONE)))
-        stepped.append(_seconds(lambda: [engine.step({ONE: codes}) for _ in range(POSITIONS)]))
+        prefilled.append(seconds(lambda: _compute(engine, prompt)))
+        plain.append(seconds(lambda: engine.open(ONE)))
+        stepped.append(seconds(lambda: [engine.step({ONE: codes}) for _ in range(POSITIONS)]))
         engine.close(ONE)
-        copied.append(_seconds(lambda: engine.open(ONE, prompt="bench")))
+        copied.append(seconds(lambda: engine.open(ONE, prompt="bench")))
         engine.close(ONE)
     prefill_s, step_s = float(np.median(prefilled)), float(np.median(stepped))
     times_ms = {"prefill_ms": prefill_s * 1e3, "stepped_ms": step_s * 1e3, "ratio": step_s / prefill_s}
@@ -110,7 +110,8 @@ def _prompt(engine: Engine) -> Prompt:
     return build_prompt([], voice, *engine.initial_tokens)
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     started_s = time.perf_counter()
     run()
     return time.perf_counter() - started_s

@@ -41,7 +41,7 @@ def start_engine(files: Files, config: WorkerConfig, progress: ReportProgress) -
     def make(slots: int) -> Engine:
         return Engine(lm, slots, sampling, config.context, word_parts=parts, takes_prompts=prompts)
 
-    engine = warm_engine(make, slots, not config.slots, progress)
+    engine = warm_engine(make, slots, not config.slots, progress, again=config.again)
     keep_resident()
     note = f"{config.checkpoint}, {engine.slots} calls on {mx.default_device()}"
     return engine, tokenizer, note
@@ -63,11 +63,16 @@ def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
     raise CheckpointError("MAX_CALLS=auto: not one call fits with memory to spare; set MAX_CALLS=1 to try it")
 
 
-def warm_engine(make: Callable[[int], Engine], slots: int, timely: bool, progress: ReportProgress) -> Engine:
-    """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow."""
+def warm_engine(
+    make: Callable[[int], Engine], slots: int, timely: bool, progress: ReportProgress, again: bool = False
+) -> Engine:
+    """Return a warm engine with `slots`, or when `timely` with half, a quarter … of them if more are too slow.
+
+    When started `again`, while calls wait, part of the warm-up is left for later.
+    """
     while True:
         engine = make(slots)
-        engine.warm(progress)
+        engine.warm(progress, rest_later=again)
         if not timely or slots == 1 or full_step_s(engine, progress) <= STEP_SHARE * FRAME_S:
             return engine
         del engine

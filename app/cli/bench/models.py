@@ -27,8 +27,9 @@ def bench_engine(settings: Settings, rows: Sequence[int], json_path: Path | None
     if run.returncode == 0:
         figures = json.loads(run.stdout)
         console.print(_table(figures))
-        for name, value in figures["prompts"].items():
-            console.print(f"prompts: {name} {value:.2f}")
+        for part in ("prompts", "prefill"):
+            for name, value in figures[part].items():
+                console.print(f"{part}: {name} {value:.2f}")
         write_json(json_path, figures)
     return run.returncode
 

@@ -27,6 +27,8 @@ from workers.messages import (
     PromptMessage,
     PromptReady,
     PromptRefused,
+    Resume,
+    Resumed,
     Said,
     Say,
     Slot,
@@ -69,6 +71,9 @@ class RemotePipeline:
         match message:
             case Open():
                 self._open(message)
+            case Resume(slot, epoch):  # no server takes over what another one knows
+                self._open(Open(slot, epoch, persona=message.persona, seed=message.seed))
+                asyncio.get_running_loop().call_soon(self._on_message, Resumed(slot, epoch, 0, message.skipped))
             case Close(slot):
                 self._close(slot)
             case Frame(slot) if slot in self._calls:
@@ -85,6 +90,7 @@ class RemotePipeline:
         return self._servers.ready
 
     answering = True
+    checkpoint = ""
 
     @property
     def slots(self) -> int:

@@ -18,7 +18,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
-from workers.messages import PipelineMessage
+from workers.messages import Message, PreparePrompt, Resumed
 
 BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
@@ -49,14 +49,23 @@ class Front:
         has_redirector: bool = True,
         clock: Callable[[], float] = time.monotonic,
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
+        former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
         **settings: object,
     ) -> None:
-        self.sent: list[PipelineMessage] = []
+        self.sent: list[Message] = []
         self.warm = True
         read = read_settings(**{"engine": "loopback", "codec": "loopback", "max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
         """What the call log was given, as it was then."""
-        self.manager = CallManager(read, self.sent.append, lambda: self.warm, [self._keep], choose, clock=clock)
+        self.manager = CallManager(
+            read,
+            self.sent.append,
+            lambda: self.warm,
+            [self._keep],
+            choose,
+            former_prompt=former_prompt,
+            clock=clock,
+        )
         self.redirector = FakeRedirector(self)
         redirector = self.redirector if has_redirector else None
         self.call_queue = CallQueue(self.manager, read.calls.queue_length, redirector, PublicAddress(read))
@@ -81,6 +90,14 @@ class Front:
         (verb,) = twiml.parse(self.call_router.after_wait(form(call_sid, QueueResult=result)))
         return verb
 
+    def after_stream(self, call_sid: CallSid, again: int = 0, webhook_token: str = "", **fields: str) -> twiml.Verb:
+        """Return what is answered when a stream is over that was the call's `again`-th again."""
+        asked = replace(
+            form(call_sid, **{"CallStatus": "in-progress", **fields}), query=f"again={again}" if again else ""
+        )
+        (verb,) = twiml.parse(self.call_router.after_stream(asked, webhook_token))
+        return verb
+
     def tell(self, call_sid: CallSid, **fields: str) -> None:
         self.call_router.handle_status(form(call_sid, **fields))
 
@@ -97,6 +114,12 @@ class Front:
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
             call.handle_event(event)
         return call
+
+    def go_on(self, call: ActiveCall | None, steps: int = 0, left_out: int = 0) -> None:
+        """Let the pipeline answer that it goes on with a call."""
+        assert call
+        assert call.session.suspended_since_s is not None
+        self.manager.handle_message(Resumed(call.reservation.slot, call.reservation.epoch, steps, left_out))
 
     @contextlib.asynccontextmanager
     async def redirecting(self) -> AsyncIterator[None]:

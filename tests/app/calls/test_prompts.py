@@ -106,6 +106,15 @@ def test_after_a_loss_everything_is_prepared_again() -> None:
     assert prompts.settled
 
 
+def test_a_prompt_that_no_persona_wants_any_more_can_be_sent_again_for_calls_that_began_with_it() -> None:
+    prompts = started(ada="A")
+    assert prompts.former("A") is None, "the next pipeline is told of it anyway"
+    prompts.want({"ada": prompt("A2")})
+    assert prompts.former("A") == prompt("A")
+    prompts.on_pipeline_lost()
+    assert (prompts.former("A"), prompts.former("A2"), prompts.former("B")) == (prompt("A"), None, None)
+
+
 def test_a_prompt_that_changes_while_it_is_waited_for_is_waited_for_anew() -> None:
     prompts = Prompts()
     prompts.want({"ada": prompt("A")})

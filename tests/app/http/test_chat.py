@@ -20,7 +20,8 @@ from app.config import read_settings
 from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket, CodecRunner
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
-from workers.messages import Close, Frame, Open, PipelineMessage
+from workers import messages
+from workers.messages import Close, Frame, Open
 
 ANN = CallSid("chat-ann")
 GREETING = 3
@@ -42,7 +43,7 @@ class Line:
         request: VoiceRequest = ASKED,
         changes: dict[str, object] | None = None,
     ) -> None:
-        self.sent: list[PipelineMessage] = after.sent if after else []
+        self.sent: list[messages.Message] = after.sent if after else []
         settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32, **(changes or {}))
         self.manager: CallManager = (
             after.manager if after else CallManager(settings, self.sent.append, lambda: True, clock=clock)

@@ -141,6 +141,9 @@ async def test_a_call_that_is_unknown_is_404_and_one_that_is_not_live_409(asking
     assert reply(await asking.say(call_sid)) == not_live
     for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
         call.handle_event(event)
+    asking.front.manager.on_pipeline_lost("step: killed by SIGKILL")
+    in_gap = (409, "Moshi does not hear this call at the moment: try again when it goes on")
+    assert reply(await asking.say(call_sid)) == in_gap
     call.session.record.first_sound_s = 0.0
     call.drain(EndReason.OPERATOR)
     assert reply(await asking.say(call_sid)) == not_live

@@ -67,6 +67,20 @@ async def test_the_state_of_a_call_from_its_ring_to_its_end() -> None:
     assert looking.snapshot()["free_slots"] == 3
 
 
+async def test_calls_that_wait_for_a_pipeline_and_why() -> None:
+    looking = Looking()
+    call = looking.front.talk(ANN)
+    looking.front.manager.on_pipeline_lost("step: killed by SIGKILL")
+    looking.front.warm = False
+    snapshot = looking.snapshot()
+    assert (snapshot["ready"], snapshot["pipeline"]) == (False, "step: killed by SIGKILL; 1 call to resume")
+    assert looking.only()["state"] == "resuming"
+    looking.front.warm = True
+    looking.front.manager.on_pipeline_ready()
+    looking.front.go_on(call)
+    assert (looking.only()["state"], looking.only()["resumed"]) == ("active", 1)
+
+
 async def test_numbers_are_masked_and_an_outbound_call_shows_the_called_party() -> None:
     looking = Looking()
     looking.front.manager.reserve(ANN, VoiceRequest(None, "+15550100001", "+15550100000", "inbound"))

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.twilio.voice_query import read_greeting_frames, read_persona, read_prompt, reads_record, voice_query
+from app.twilio.voice_query import (
+    again_query,
+    read_again,
+    read_greeting_frames,
+    read_persona,
+    read_prompt,
+    reads_record,
+    voice_query,
+)
 
 
 @given(frames=st.none() | st.integers(0, 125), record=st.booleans(), persona=st.text(), prompt=st.text())
@@ -25,6 +33,16 @@ def test_whatever_the_query_is_the_greeting_can_be_given_or_it_is_refused(text: 
         with suppress(ValueError):
             frames = read_greeting_frames(query, 25)
             assert frames is None or 0 <= frames <= 25
+
+
+@pytest.mark.parametrize("times", [0, 1, 5])
+def test_how_often_a_call_has_come_back_is_read_as_written(times: int) -> None:
+    assert read_again(again_query(times).removeprefix("?")) == times
+
+
+@pytest.mark.parametrize("wrong", ["", "-1", "2.5", "many", "%D9%A3", "9" * 5_000])
+def test_a_counter_that_is_no_number_is_none(wrong: str) -> None:
+    assert read_again(f"again={wrong}") is None
 
 
 @pytest.mark.parametrize("query", ["", "record", "record=", "record=false", "record=true&record=no", "recorded=true"])

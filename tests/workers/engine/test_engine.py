@@ -238,3 +238,24 @@ def test_no_call_needs_a_graph_that_is_not_warm(sampling: SamplingChanges, monke
     steps += [engine.step({A: frame}) for frame in speech(0, 3)]
     assert graphs_made == warm
     assert not any(step[A].fault for step in steps)
+
+
+def test_started_again_few_graphs_are_warm_and_serve_any_call_until_the_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.engine.engine.can_compile", lambda: False)
+    monkeypatch.setattr("workers.engine.engine.Model", NotingModel)
+    engine = Engine(build(), 2, ARGMAX, context=1_000)
+    graphs_made.clear()
+    engine.warm(rest_later=True)
+    warm, left = set(graphs_made), len(engine.cold)
+    assert left == 2 * len(warm) > 0, "of three windows the largest"
+    engine.open(A)
+    before = talk(engine, A, speech(0, 3))
+    assert graphs_made == warm
+    while engine.cold:
+        engine.warm_next()
+    assert len(graphs_made) == len(warm) + left
+    after = talk(engine, A, speech(0, 6)[3:])
+    assert len(graphs_made) == len(warm) + left
+    assert [said(step) for step in before + after] == expected()[:6]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.engine.delay_pattern import StepResult
-from workers.engine.stage import PATIENCE_S, EngineStage, LoopbackEngine
+from workers.engine.loopback import LoopbackEngine
+from workers.engine.stage import PATIENCE_S, EngineStage
 from workers.engine.steering import Force
 from workers.messages import (
     Close,
@@ -42,6 +43,10 @@ class Parrot(LoopbackEngine):
     steps_run: list[dict[Slot, int]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     keep_alive_s: float | None = None
+    cold: list[str] = field(default_factory=list)
+
+    def warm_next(self) -> None:
+        self.done.append(f"warm {self.cold.pop()}")
 
     def open(
         self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
@@ -271,3 +276,20 @@ def test_between_steps_the_engine_is_kept_awake() -> None:
     stage.work()
     assert engine.done[-1] == "keep alive"
     assert stage.due_s() == engine.now + 0.5
+
+
+def test_what_is_not_warm_yet_is_warmed_up_between_steps() -> None:
+    engine = Parrot(step_s=0.03, cold=["c", "b", "a"])
+    stage = stage_of(engine)
+    assert stage.due_s() == 0.0
+    stage.work()
+    receive(stage, opened(A), heard(1, A))
+    stage.work()
+    assert engine.steps_run == [{A: 1}]
+    assert stage.due_s() == 0.0
+    stage.work()
+    engine.now += 0.03
+    assert stage.due_s() == engine.now + 0.02, "the next frame is due in 20 ms, a step takes 30"
+    receive(stage, closed(A))
+    work(stage)
+    assert engine.done == ["warm a", "open 0", "warm b", "close 0", "warm c"]

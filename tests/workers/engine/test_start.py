@@ -48,6 +48,12 @@ def say(files: Files, config: WorkerConfig, seed: int | None) -> list[int]:
     return [engine.step({ONE: np.full(8, number, np.int32)})[ONE].text_token for number in range(12)]
 
 
+def test_started_again_a_part_of_the_warm_up_is_left_for_later(files: Files) -> None:
+    long = replace(CONFIG, context=300)
+    engines = [start_engine(files, config, lambda *_: None)[0] for config in (long, replace(long, again=True))]
+    assert [bool(engine.cold) for engine in engines] == [False, True]
+
+
 def slots(files: Files, config: WorkerConfig, free: int) -> int:
     """Return how many calls get a slot on a CPU with so many bytes of free RAM."""
     return fitting_slots(files, config, Memory(free, free, shared=True))

@@ -70,7 +70,7 @@ function showLive({ frame_period_ms }) {
   describe(byId("call-live").querySelector(".figures"), figuresOf(call, frame_period_ms));
   showSay(call);
   showListening(byId("call-listen"), sid);
-  byId("call-listen").disabled = !(call.state === "active" || call.state === "ending");
+  byId("call-listen").disabled = !["active", "resuming", "ending"].includes(call.state);
   byId("call-hangup").disabled = call.state === "ending";
   write(byId("sound-text"), "If calls are recorded, this one can be heard here when it is over.");
 }

@@ -32,10 +32,12 @@ function onSnapshot(snapshot) {
   document.title = `${now.size ? `(${now.size}) ` : ""}Moshi on the phone`;
 }
 
-function showService({ ready, draining, free_slots, model, calls }) {
-  const [text, kind] = draining ? ["draining", "warn"] : ready ? ["ready", "good"] : free_slots || !calls.length ? ["not ready", "bad"] : ["all slots taken", "warn"];
+function showService({ ready, draining, free_slots, model, calls, pipeline }) {
+  const full = !free_slots && calls.length && pipeline === "ready";
+  const [text, kind] = draining ? ["draining", "warn"] : ready ? ["ready", "good"] : !full ? ["not ready", "bad"] : ["all slots taken", "warn"];
   write(byId("state"), text);
   byId("state").className = `pill ${kind}`;
+  byId("state").title = `Pipeline: ${pipeline}`;
   write(byId("model"), model);
   byId("drain").disabled = draining;
   if (said && said !== text) announce(`The service is ${text}`);

@@ -59,7 +59,7 @@ function showCard(call, pieces, frame_period_ms) {
   describe(card.figures, figuresOf(call, frame_period_ms));
   write(card.text, lines(pieces.slice(-80)).map(([, text]) => text).join(" … "));
   showListening(card.listen, call.call_sid);
-  card.listen.disabled = !(call.state === "active" || call.state === "ending");
+  card.listen.disabled = !["active", "resuming", "ending"].includes(call.state);
   card.hangup.disabled = call.state === "ending";
 }
 

@@ -3,7 +3,7 @@
 import { listen, listenedTo, stop } from "./listen.js";
 import { ms, write } from "./format.js";
 
-const KINDS = { ringing: "warn", connecting: "warn", active: "good", ending: "warn", ended: "" };
+const KINDS = { ringing: "warn", connecting: "warn", active: "good", resuming: "warn", ending: "warn", ended: "" };
 
 /** Return the figures of an active call. */
 export function figuresOf(call, frame_period_ms) {

@@ -42,6 +42,21 @@ def test_transcript_and_events_count_from_the_reservation() -> None:
     assert made.counters == {"frames_out": 2, "frames_dropped": 0, "overruns": 0, "dtmf": 1}
 
 
+def test_gaps_are_events_and_counted() -> None:
+    record = call_record()
+    for reason, began_s, ended_s in (("step: killed by SIGKILL", 1_004.0, 1_007.5), ("decode: hangs", 1_020.0, None)):
+        record.on_gap(reason, began_s)
+        if ended_s:
+            record.on_resumed(30, 2, ended_s)
+    made = make_entry(record, Slot(2), SERVICE, ZERO)
+    assert [event for event in made.events if event.kind in ("gap", "resumed")] == [
+        (4.0, "gap", "step: killed by SIGKILL"),
+        (7.5, "resumed", "30 steps known, 2 left out"),
+        (20.0, "gap", "decode: hangs"),
+    ]
+    assert made.counters["resumed"] == 1
+
+
 def test_latency_and_processing_become_percentiles() -> None:
     record = call_record(ended=False)
     for ms in range(1, 101):

@@ -9,6 +9,7 @@ from app.audio.playout import ClearAudio, SendAudio
 from app.calls.limits import CallLimits
 from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.session import CallSession, End
+from app.calls.suspension import Suspended
 from app.telemetry.recording import recorder as recording
 from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, StepTokens, record_nothing
 from app.telemetry.recording.timeline import Piece, Side
@@ -75,6 +76,13 @@ def test_both_sides_and_the_tokens_are_queued_and_an_end_has_a_length() -> None:
     assert [(piece.side, piece.begin) for piece in pieces] == [(0, 0), (1, 0), (0, 160), (1, 160)]
     assert [item.seq for item in talk.recorder.queue if isinstance(item, StepTokens)] == [0, 1]
     assert (talk.recorder.is_over, talk.recorder.length) == (True, 12_000)
+
+
+def test_a_call_that_is_opened_anew_begins_its_tokens_anew_and_one_that_goes_on_does_not() -> None:
+    talk = Talk()
+    talk.recorder.on_suspended(Suspended("step: killed by SIGKILL", anew=True), NOW)
+    talk.recorder.on_suspended(Suspended("step: killed by SIGKILL", anew=False), NOW)
+    assert [*talk.recorder.queue] == [recording.ANEW]
 
 
 def test_what_is_sent_before_the_round_trip_is_known_is_placed_once_it_is() -> None:

@@ -37,6 +37,16 @@ def test_a_frame_that_met_no_step_keeps_its_place(tmp_path: Path) -> None:
     assert found[:, 0].tolist() == [7, -1, -1, 9, 5]
 
 
+def test_the_steps_of_a_greeting_that_nobody_has_heard_are_forgotten(tmp_path: Path) -> None:
+    log = TokenLog(tmp_path / "a.tokens", HEADER)
+    log.add(0, record(7))
+    log.restart()
+    log.add(0, record(8))
+    log.write()
+    log.close()
+    assert read_tokens(tmp_path / "a.tokens")[1][:, 0].tolist() == [8]
+
+
 def test_a_record_that_a_crash_has_cut_short_is_left_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.tokens"
     log_of(path, [(0, record(1)), (1, record(2))]).close()

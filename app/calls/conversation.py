@@ -1,0 +1,80 @@
+"""What a call needs to go on elsewhere: in a pipeline started anew, in a new stream, on another node.
+
+The state of a call is its token log: what Moshi read and sampled in each step. A `Conversation` keeps it from the
+first step on, and the caller's last frames, from which an encoder gets back to where it was.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.messages import FRAME_S, STEP_TOKENS, CallPersona, Pcm, PreparePrompt
+
+STEP_BYTES = 2 * STEP_TOKENS
+MOST_STEPS = 12 * 3600 * 25 // 2
+"""Twelve hours, 18 MB; of a longer call the first steps are forgotten."""
+HEARD_FRAMES = 1_000
+"""80 s: how far Mimi looks back."""
+GAP_FRAMES = 12
+"""How much of what the caller says while nobody listens is heard afterwards: about a second."""
+FULL_SCALE = 32_767.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationHeader:
+    """What a pipeline must have to go on with a call: the first record of a token log.
+
+    `checkpoint` is the engine's digest. `prompt` is the one-time prompt that the call began with, None if it has none
+    or that of its persona, which is known by `call.prompt`.
+    """
+
+    checkpoint: str
+    persona: str
+    call: CallPersona
+    seed: int | None = None
+    prompt: PreparePrompt | None = None
+
+
+@dataclass
+class Conversation:
+    """`log` are the steps after `skipped` ones that are forgotten, `STEP_BYTES` each."""
+
+    header: ConversationHeader
+    log: bytearray = field(default_factory=bytearray)
+    skipped: int = 0
+    _heard: deque[NDArray[np.int16]] = field(default_factory=lambda: deque(maxlen=HEARD_FRAMES))
+
+    @property
+    def steps(self) -> int:
+        """How many steps the call has made."""
+        return self.skipped + len(self.log) // STEP_BYTES
+
+    @property
+    def lasted_s(self) -> float:
+        return self.steps * FRAME_S
+
+    def add_step(self, tokens: bytes) -> None:
+        """Add what came as `Frame.tokens`; the line test has none."""
+        if len(tokens) == STEP_BYTES:
+            self.log += tokens
+        if len(self.log) > MOST_STEPS * STEP_BYTES:
+            forgotten = MOST_STEPS // 10
+            del self.log[: forgotten * STEP_BYTES]
+            self.skipped += forgotten
+
+    def add_heard(self, pcm: Pcm) -> None:
+        """Add a frame of the caller's that went to the encoder."""
+        self._heard.append(to_int16(pcm))
+
+    @property
+    def heard(self) -> NDArray[np.int16] | None:
+        """The caller's last frames, (frames, 1920); None without any, as on another node."""
+        return np.stack(self._heard) if self._heard else None
+
+
+def to_int16(pcm: Pcm) -> NDArray[np.int16]:
+    """Return samples of [-1, 1] as integers."""
+    scaled: NDArray[np.int16] = np.clip(np.rint(pcm * FULL_SCALE), -FULL_SCALE, FULL_SCALE).astype(np.int16)
+    return scaled
