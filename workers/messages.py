@@ -38,10 +38,10 @@ Payload = CodeArray | Pcm
 """What travels as codes: between loopback stages it is the PCM itself."""
 
 
-def codes_error(codes: CodeArray) -> str:
+def codes_error(codes: CodeArray, codebooks: int = CODEBOOKS) -> str:
     """Return why these are not the codes of a frame, "" when they are."""
-    if codes.shape != (CODEBOOKS,) or codes.dtype.kind not in "iu":
-        return f"a frame is {CODEBOOKS} integers, not {codes.dtype} of shape {codes.shape}"
+    if codes.shape != (codebooks,) or codes.dtype.kind not in "iu":
+        return f"a frame is {codebooks} integers, not {codes.dtype} of shape {codes.shape}"
     if codes.min() < 0 or codes.max() >= CODES:
         return f"a code is 0..{CODES - 1}, not {codes.tolist()}"
     return ""
