@@ -343,17 +343,25 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots."""
+    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots.
+
+    `speech_to_text` is the folder of the checkpoint for the transcriber.
+    """
 
     mimi: Path | None
     slots: int
+    speech_to_text: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker is warm. `note` says in one line what it runs on."""
+    """The worker is warm. `note` says in one line what it runs on.
+
+    `silence`: the encoder's codes of frames of silence, (n, 32), if the caller's words are wanted.
+    """
 
     note: str
+    silence: CodeArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,4 +393,7 @@ class WorkerVitals:
     dropped: int
 
 
-ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals
+ControlMessage = (
+    WorkerConfig | TranscriberConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals | SpeechMessage
+)
+"""The encoder's `SpeechMessage`s take the control link, which the app always reads."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.codec.codec import CodecError, Row
-from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
+from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
     CallPersona,
     Close,
@@ -105,23 +105,23 @@ def both(request: pytest.FixtureRequest) -> Both:
     return (*encoder(), spoken) if request.param is Stage.ENCODE else (*decoder(), coded)
 
 
-def receive(stage: CodecStage, *messages: Message) -> list[Message]:
+def receive(stage: CodecStage, *messages: Message) -> list[Onward]:
     return [out for message in messages for out in stage.receive(message)]
 
 
-def work(stage: CodecStage) -> list[Message]:
+def work(stage: CodecStage) -> list[Onward]:
     """Work until nothing is left to do."""
-    done: list[Message] = []
+    done: list[Onward] = []
     while stage.due_s() is not None:
         done += stage.work()
     return done
 
 
-def seqs(messages: Sequence[Message]) -> list[tuple[Slot, int]]:
+def seqs(messages: Sequence[Onward]) -> list[tuple[Slot, int]]:
     return [(message.slot, message.seq) for message in messages if isinstance(message, Frame | Codes)]
 
 
-def values(messages: Sequence[Message]) -> list[int]:
+def values(messages: Sequence[Onward]) -> list[int]:
     """What the codec answered, message by message."""
     answers = [m.codes if isinstance(m, Codes) else m.pcm for m in messages if isinstance(m, Frame | Codes)]
     return [int(answer[0]) for answer in answers if answer is not None]
