@@ -53,12 +53,17 @@ class ControlClosed(Exception):
     """The supervisor has closed the control link."""
 
 
+def frames_in(messages: Sequence[StageMessage]) -> int:
+    """Return how many of the messages a unit of work has computed, one for each call that it served."""
+    return sum(isinstance(message, Frame | Codes | Failed) for message in messages)
+
+
 @dataclass
 class WorkerLoop:
     """Runs the `stage` called `name` between its neighbours until the supervisor closes the control link.
 
     Messages for a neighbour that has died are lost: the supervisor ends the whole pipeline. `device_bytes` returns what
-    this process holds of a GPU's memory.
+    this process holds of a GPU's memory, `rows_of` how many calls the unit of work served that yielded these messages.
     """
 
     name: Stage | Transcriber
@@ -67,6 +72,7 @@ class WorkerLoop:
     downstream: Link
     stage: FrameProcessor
     device_bytes: Callable[[], int] = lambda: 0
+    rows_of: Callable[[Sequence[StageMessage]], int] = frames_in
     _work_s: Histogram = field(default_factory=Histogram)
     _rows: Histogram = field(default_factory=lambda: Histogram(ROW_BOUNDS))
     _process: psutil.Process = field(default_factory=psutil.Process)
@@ -100,7 +106,7 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        if rows := sum(isinstance(message, Frame | Codes | Failed) for message in messages):
+        if rows := self.rows_of(messages):
             self._work_s.add(time.monotonic() - started_s)
             self._rows.add(rows)
         self._send(messages)

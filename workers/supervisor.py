@@ -16,6 +16,7 @@ from pathlib import Path
 
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
+    TRANSCRIBER,
     CodeArray,
     ControlMessage,
     Message,
@@ -29,6 +30,7 @@ from workers.messages import (
     SpeechEnded,
     Stage,
     StartRefused,
+    Transcriber,
     TranscriberConfig,
     TranscriptMessage,
     WorkerConfig,
@@ -54,7 +56,7 @@ class WorkerRefused(Exception):
 class WorkerState:
     """One worker as metrics show it; `losses` counts how often it ended the pipeline, `hangs` those by a hang."""
 
-    name: Stage
+    name: Stage | Transcriber
     ready: bool
     vitals: WorkerVitals | None
     losses: int
@@ -132,10 +134,14 @@ class Supervisor:
 
     @property
     def workers(self) -> list[WorkerState]:
-        return [
+        """The stages, and the transcriber if there is one."""
+        states = [
             WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
             for stage, worker in self._pipeline.workers.items()
         ]
+        beside = self._transcription
+        more = [WorkerState(TRANSCRIBER, beside.ready, beside.vitals, beside.losses, beside.hangs)] if beside else []
+        return states + more
 
     @property
     def dropped(self) -> int:

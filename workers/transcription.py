@@ -52,8 +52,9 @@ class Transcription:
         self._calls: set[tuple[Slot, Epoch]] = set()
         """Of which something went to the transcriber, and whose end has not come."""
         self._alive_s = 0.0
-        self._dropped = 0
-        self.losses = 0
+        self.losses = self.hangs = 0
+        self.missed = 0
+        """Frames that it did not hear, because it was away or late; those of calls that are on come with their end."""
 
     @property
     def ready(self) -> bool:
@@ -67,11 +68,6 @@ class Transcription:
     def vitals(self) -> WorkerVitals | None:
         return self._process.vitals if self._process else None
 
-    @property
-    def dropped(self) -> int:
-        """Frames that found no room on the way to it."""
-        return self._dropped + sum(link.dropped for link in self._links)
-
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
@@ -82,9 +78,11 @@ class Transcription:
 
     def send(self, message: SpeechMessage) -> None:
         """Never waits; while the transcriber is not ready, what the callers say is lost."""
+        speech = isinstance(message, Speech)
         if not self.ready:
+            self.missed += speech
             return
-        if isinstance(message, Speech):
+        if speech:
             self._calls.add((message.slot, message.epoch))
         self._links[0].send(message)
 
@@ -130,6 +128,7 @@ class Transcription:
                 self._alive_s = now
             checked_s = now
             if now - self._alive_s > (self._limits.beside_s if self.ready else self._limits.start_s):
+                self.hangs += 1
                 return "hangs"
             if self.ready and now >= next_ping_s:
                 next_ping_s = now + PING_EVERY_S
@@ -140,7 +139,6 @@ class Transcription:
 
     async def _end_process(self) -> None:
         self._ready.clear()
-        self._dropped += sum(link.dropped for link in self._links)
         for link in self._links:
             link.close()
         self._links = ()
@@ -155,6 +153,7 @@ class Transcription:
     def _handle(self, message: TranscriptMessage) -> None:
         if isinstance(message, TranscriptEnd):
             self._calls.discard((message.slot, message.epoch))
+            self.missed += message.missed
         try:
             self._on_transcript(message)
         except Exception:

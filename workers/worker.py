@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
@@ -19,7 +19,7 @@ from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
 from workers.link import Link, LinkClosed
 from workers.logging import log_uncaught_exceptions, start_process_logging
-from workers.loop import FrameProcessor, WorkerLoop
+from workers.loop import FrameProcessor, StageMessage, WorkerLoop, frames_in
 from workers.messages import (
     TRANSCRIBER,
     Prepared,
@@ -37,8 +37,8 @@ EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
 NICENESS = 10
 """The transcriber gives way to the others where processors are short."""
-Built = tuple[FrameProcessor, Ready, Callable[[], int]]
-"""A stage, what it reports when it is warm, and how many bytes MLX holds for it."""
+Built = tuple[FrameProcessor, Ready, Callable[[], int], Callable[[Sequence[StageMessage]], int]]
+"""A stage, what it reports when it is warm, how many bytes MLX holds for it, and the rows of its units of work."""
 
 
 def main(*descriptors: int) -> int:
@@ -52,7 +52,7 @@ def main(*descriptors: int) -> int:
         name: Stage | Transcriber = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
         start_process_logging(name, "INFO", config.log_format)
         log_uncaught_exceptions()
-        stage, ready, device_bytes = _build(config, control)
+        stage, ready, device_bytes, rows_of = _build(config, control)
         freeze_gc()
         control.send(ready)
     except (CheckpointError, WeightsError) as error:
@@ -61,7 +61,7 @@ def main(*descriptors: int) -> int:
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(name, control, upstream, downstream, stage, device_bytes).run()
+    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of).run()
     return 0
 
 
@@ -93,7 +93,7 @@ def _transcriber(config: TranscriberConfig, control: Link) -> Built:
     from workers.transcriber.start import start_transcriber
 
     stage, note = start_transcriber(config, lambda *progress: control.send(Progress(*progress)))
-    return stage, Ready(note), device_bytes
+    return stage, Ready(note), device_bytes, lambda _: stage.batch
 
 
 def _codec(config: WorkerConfig, _: Link) -> Built:
@@ -102,12 +102,12 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0
+        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
     ready = Ready(codec_name(config), silence if config.transcribe else None)
-    return EncoderStage(encoder, silence, spare), ready, lambda: 0
+    return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
 
 
 def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
@@ -133,18 +133,18 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     folder = speech.model.parent if speech else None
     mimi, slots = files.mimi if files else None, config.slots or (LOOPBACK_SLOTS if loopback else 0)
     if slots:
-        control.send(Prepared(mimi, slots, folder))  # so that the codec loads meanwhile
+        control.send(Prepared(mimi, slots, speech_to_text=folder))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), None), Ready("loopback"), lambda: 0
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), Ready("loopback"), lambda: 0, frames_in
     from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
     assert files is not None
     engine, tokenizer, note = start_engine(files, config, progress, speech)
     if not slots:
-        control.send(Prepared(mimi, engine.slots, folder))
+        control.send(Prepared(mimi, engine.slots, speech_to_text=folder))
     prompts = prompts_of(engine, tokenizer, files, progress)
-    return EngineStage(engine, tokenizer, prompts=prompts), Ready(note), device_bytes
+    return EngineStage(engine, tokenizer, prompts=prompts), Ready(note), device_bytes, frames_in
 
 
 if __name__ == "__main__":

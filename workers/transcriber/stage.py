@@ -76,6 +76,8 @@ class TranscriberStage:
         self._transcriber, self._decoder, self._timing, self._clock = transcriber, decoder, timing, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._calls: dict[Slot, _Call] = {}
+        self.batch = 0
+        """How many calls the last step served."""
 
     def due_s(self) -> float | None:
         if any(call.ended for call in self._calls.values()):
@@ -127,7 +129,7 @@ class TranscriberStage:
         return messages
 
     def _step(self, frames: dict[Slot, tuple[int, CodeArray]]) -> list[TranscriptMessage]:
-        started_s = self._clock()
+        started_s, self.batch = self._clock(), len(frames)
         steps = self._transcriber.step({slot: codes for slot, (_, codes) in frames.items()})
         self._scheduler.step_took(self._clock() - started_s)
         return [message for slot, step in steps.items() for message in self._outcome(slot, frames[slot][0], step)]
