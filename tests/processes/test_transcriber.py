@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,21 +54,29 @@ class Line:
     said: "asyncio.Queue[TranscriptMessage]"
     lost: list[str] = field(default_factory=list)
     epoch: int = 0
+    answer: list[Pcm | None] = field(default_factory=list)
+    """What the caller heard in the last call, frame by frame."""
 
     @property
     def transcription(self) -> Transcription:
         assert self.supervisor.transcription
         return self.supervisor.transcription
 
-    async def call(self, slot: int, pcm: Pcm) -> int:
-        """Pass these frames one by one and close the call; return its epoch. Every frame comes back."""
+    async def call(self, slot: int, pcm: Pcm, trouble: Callable[[int], None] = lambda _: None) -> int:
+        """Pass these frames one by one and close the call; return its epoch. Every frame comes back.
+
+        Before each one `trouble` is called with its number.
+        """
         self.epoch += 1
+        self.answer.clear()
         self.supervisor.send(Open(Slot(slot), Epoch(self.epoch)))
         for seq, frame in enumerate(pcm):
+            trouble(seq)
             self.supervisor.send(Frame(Slot(slot), Epoch(self.epoch), seq, frame))
             while not isinstance(back := await self._next(), Frame):
                 assert not isinstance(back, Failed), back
             assert (back.slot, back.epoch, back.seq) == (slot, self.epoch, seq)
+            self.answer.append(back.pcm)
         self.supervisor.send(Close(Slot(slot), Epoch(self.epoch)))
         return self.epoch
 
@@ -170,6 +178,25 @@ async def test_a_stopped_transcriber_is_not_waited_for_and_drops_to_catch_up(lin
     assert words(transcript) == WORDS["question3"], "the newest were kept"
     assert line.lost == []
     assert line.transcription.process_id == process
+
+
+async def test_a_transcriber_that_is_late_all_the_time_is_not_heard_in_the_call(line: Line) -> None:
+    process = line.transcription.process_id
+    assert process
+    said = np.concatenate([frames_of("question1"), np.zeros((20, FRAME_SAMPLES), np.float32)])
+    await line.transcript(await line.call(0, said))
+    wanted = list(line.answer)
+
+    def hold_up(seq: int) -> None:
+        os.kill(process, signal.SIGSTOP if seq % 8 else signal.SIGCONT)
+
+    epoch = await line.call(0, said, hold_up)
+    os.kill(process, signal.SIGCONT)
+    end = (await line.transcript(epoch))[-1]
+    assert isinstance(end, TranscriptEnd)
+    assert [None if pcm is None else pcm.tobytes() for pcm in line.answer] == [
+        None if pcm is None else pcm.tobytes() for pcm in wanted
+    ]
 
 
 async def test_a_transcriber_that_hangs_is_started_again(line: Line) -> None:
