@@ -12,10 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
 from workers.checkpoints.synthetic.linear_mimi import DCT, HALF
+from workers.checkpoints.synthetic.phrases import read_recording
 from workers.checkpoints.synthetic.tokenizer_file import SPACE
 from workers.checkpoints.synthetic.weights_file import F32
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
@@ -78,6 +77,5 @@ def all_pieces() -> Iterator[str]:
 
 
 def _utterance(name: str, text: str, onsets_ms: list[int]) -> Utterance:
-    samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
-    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)
-    return Utterance(name, pcm, tuple((ms / 1000, word) for ms, word in zip(onsets_ms, text.split(), strict=True)))
+    words = tuple((onset_ms / 1000, word) for onset_ms, word in zip(onsets_ms, text.split(), strict=True))
+    return Utterance(name, read_recording(FOLDER / f"{name}.wav"), words)
