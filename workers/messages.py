@@ -177,46 +177,6 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparePrompt:
-    """Compute the prompt of a persona, so that calls can begin with it: app to encoder to engine.
-
-    `key` is a digest of all that it is made from. `text` is the system text. `voice` is the absolute path of a file of
-    embeddings, or the name of a voice that comes with the checkpoint, "" for none; `pcm` instead the recording of a
-    voice, float32 (frames, 1920), of which the encoder makes `codes`, int32 (frames, 8).
-    """
-
-    key: str
-    text: str
-    voice: str = ""
-    pcm: Pcm | None = None
-    codes: CodeArray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PromptReady:
-    """A prompt is computed: it takes so many steps of a call's memory, and so many bytes while it is kept."""
-
-    key: str
-    positions: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRefused:
-    """A prompt cannot be computed; `reason` is one line."""
-
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DropPrompt:
-    """No call will begin with this prompt any more."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class Speech:
     """One frame of the caller's as all codes that Mimi makes of it, int32 (32,): encoder to app to transcriber.
 
@@ -279,15 +239,55 @@ class TranscriptEnd:
     missed: int = 0
 
 
-TranscriptMessage = Heard | TurnOver | TranscriptEnd
-"""From the transcriber to `Supervisor.on_transcript`, in order for each call."""
-SpeechMessage = Speech | SpeechEnded
-"""From the encoder to the transcriber."""
+@dataclass(frozen=True, slots=True)
+class PreparePrompt:
+    """Compute the prompt of a persona, so that calls can begin with it: app to encoder to engine.
+
+    `key` is a digest of all that it is made from. `text` is the system text. `voice` is the absolute path of a file of
+    embeddings, or the name of a voice that comes with the checkpoint, "" for none; `pcm` instead the recording of a
+    voice, float32 (frames, 1920), of which the encoder makes `codes`, int32 (frames, 8).
+    """
+
+    key: str
+    text: str
+    voice: str = ""
+    pcm: Pcm | None = None
+    codes: CodeArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReady:
+    """A prompt is computed: it takes so many steps of a call's memory, and so many bytes while it is kept."""
+
+    key: str
+    positions: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRefused:
+    """A prompt cannot be computed; `reason` is one line."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropPrompt:
+    """No call will begin with this prompt any more."""
+
+    key: str
+
+
 PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
 Message = PipelineMessage | PromptMessage
+TranscriptMessage = Heard | TurnOver | TranscriptEnd
+"""From the transcriber to `Supervisor.on_transcript`, in order for each call."""
+SpeechMessage = Speech | SpeechEnded
+"""From the encoder to the transcriber."""
 
 
 # Between the supervisor and one worker, over that worker's control link:
