@@ -201,10 +201,10 @@ class SpeechEnded:
 class Heard:
     """A word that the caller has said, without spaces around it; transcriber to app.
 
-    `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`: the
-    caller's first frame is number `greeting_frames` of the call's `Open`, so the seconds since they began are
-    `start_s - greeting_frames * FRAME_S`. The word comes about half a second after it was said (the checkpoint's
-    delay), the last ones after the call's `Close`.
+    `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`. The
+    caller's first frame is number `greeting_frames` of the call's `Open`, and begins `takeover_s` after the stream's
+    start: seconds of the stream are `start_s - greeting_frames * FRAME_S + takeover_s`. The word comes about half a
+    second after it was said (the checkpoint's delay), the last ones after the call's `Close`.
     """
 
     slot: Slot

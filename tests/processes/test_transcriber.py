@@ -169,12 +169,12 @@ async def test_a_stopped_transcriber_is_not_waited_for_and_drops_to_catch_up(lin
     process = line.transcription.process_id
     assert process
     os.kill(process, signal.SIGSTOP)
-    epoch = await line.call(0, np.concatenate([np.zeros((20, FRAME_SAMPLES), np.float32), frames_of("question3")]))
+    epoch = await line.call(0, np.concatenate([np.zeros((50, FRAME_SAMPLES), np.float32), frames_of("question3")]))
     os.kill(process, signal.SIGCONT)
     transcript = await line.transcript(epoch)
     end = transcript[-1]
     assert isinstance(end, TranscriptEnd)
-    assert end.missed == 20 + len(frames_of("question3")) - BACKLOG
+    assert end.missed == 50 + len(frames_of("question3")) - BACKLOG
     assert words(transcript) == WORDS["question3"], "the newest were kept"
     assert line.lost == []
     assert line.transcription.process_id == process

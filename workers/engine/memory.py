@@ -26,8 +26,8 @@ _RUSTYMIMI_BYTES_A_CALL = 2 * 345 << 20
 _CODEC_BYTES = (2 * 165 << 20) + (8 << 20)
 _CODEC_BYTES_A_CALL = 16 << 20
 """Our own codec's weights, with the encoder's spare row, and a call's state, both directions."""
-_MORE_CODEBOOKS_BYTES = 24 * 4 << 20
-"""The encoder's codebooks that only the transcriber reads: entries, and what gives the distance to each."""
+_MORE_CODEBOOKS_BYTES = 24 * 6 << 20
+"""The encoder's codebooks that only the transcriber reads, measured: entries, and what gives the distance to each."""
 _METAL_SHARE = 2 / 3
 """The share of a Mac's memory that its GPU may use where Metal does not say; Metal's own figure is 2/3 or 3/4."""
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 25, 250

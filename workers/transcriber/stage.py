@@ -30,8 +30,8 @@ from workers.transcriber.words import TimedWord, WordTimer
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 25
-"""Frames of a call that may wait, two seconds; older ones are dropped."""
+BACKLOG = 64
+"""Frames of a call that may wait, five seconds; older ones are dropped."""
 PATIENCE_S = 0.04
 TAIL_S = 1.0
 """Silence after the last frame, beside what the text is behind (moshi_mlx's `run_inference` feeds as much)."""

@@ -126,7 +126,7 @@ def test_a_transcriber_counts_with_its_weights_its_calls_and_the_encoders_codebo
     memory = memory_of(CUDA, 64 * GIB, 64 * GIB)
     assert one.on_device == MOSHI_Q4.on_device + 2 * GIB + (96 << 20)
     assert two.on_device - one.on_device == one.kv_cache + (96 << 20)
-    assert one.in_ram(memory) - MOSHI_Q4.in_ram(memory) == 24 * 4 << 20
+    assert one.in_ram(memory) - MOSHI_Q4.in_ram(memory) == 24 * 6 << 20
     assert one.most_calls(memory) < MOSHI_Q4.most_calls(memory)
     shortage = replace(one, calls=40).shortage(memory)
     assert "transcriber 5.8" in shortage
