@@ -161,12 +161,19 @@ class Supervisor:
         if not self._transcription:
             await self._run()
             return
-        beside = asyncio.create_task(self._transcription.run())
+        beside = asyncio.create_task(self._transcribe(self._transcription))
         try:
             await self._run()
         finally:
             beside.cancel()
             await asyncio.wait({beside})
+
+    async def _transcribe(self, transcription: Transcription) -> None:
+        """Run the transcriber until cancelled; no error of ours in it ends a call."""
+        try:
+            await transcription.run()
+        except Exception:
+            log.exception("the transcriber cannot be run any more; calls go on without their words")
 
     async def _run(self) -> None:
         while True:
