@@ -101,6 +101,12 @@ def _off(text: str) -> str:
     return "" if text == "off" else text
 
 
+def _named_checkpoint(spec: str) -> str:
+    if spec.lower() in ("true", "false", "yes", "no", "on", "1", "0"):
+        raise ValueError("must name a checkpoint, such as hf://kyutai/stt-1b-en_fr-mlx, or be off")
+    return spec
+
+
 def _codec(codec: object) -> object:
     if codec == "mimi":
         log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
@@ -218,6 +224,16 @@ class ModelSettings(Group):
     @property
     def quantize_bits(self) -> int | None:
         return None if self.quantize == "none" else int(self.quantize)
+
+
+class TranscriptionSettings(Group):
+    checkpoint: Annotated[str, AfterValidator(_named_checkpoint)] = setting("TRANSCRIBE", "off")
+    """writes down what callers say (personal data): hf://kyutai/stt-1b-en_fr-mlx, a folder, synthetic:stt, or off"""
+
+    @property
+    def spec(self) -> str:
+        """The checkpoint, "" for off."""
+        return "" if self.checkpoint == "off" else self.checkpoint
 
 
 class SamplingOptions(Group):

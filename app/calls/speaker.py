@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from workers.messages import Epoch, Message, PipelineMessage, Slot, Stage
 from workers.supervisor import WorkerState
+
+if TYPE_CHECKING:
+    from workers.transcription import Transcription
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Speaker(Protocol):
     @property
     def checkpoint(self) -> str:
         """The digest of what speaks, "" if there is none: see `workers.messages.Prepared`."""
+
+    @property
+    def transcription(self) -> "Transcription | None":
+        """What writes down the callers' words, None if nothing does."""
 
     @property
     def sampling(self) -> tuple[tuple[str, float], ...]:

@@ -14,6 +14,8 @@ from workers.codec.codec import Codec, CodecError, Row
 from workers.codec.replay import Replay, ReplayBatch
 from workers.codec.voice_encoder import VoiceEncoder
 from workers.messages import (
+    CODEBOOKS,
+    SPEECH_CODEBOOKS,
     Close,
     Codes,
     DropPrompt,
@@ -22,7 +24,6 @@ from workers.messages import (
     Frame,
     Message,
     Open,
-    PipelineMessage,
     PreparePrompt,
     PromptMessage,
     Resume,
@@ -30,6 +31,9 @@ from workers.messages import (
     Said,
     Slot,
     Span,
+    Speech,
+    SpeechEnded,
+    SpeechMessage,
     Stage,
 )
 from workers.scheduler import BatchScheduler
@@ -43,6 +47,8 @@ PATIENCE_S = 0.003
 FULL_SCALE = np.float32(32_767)
 """Of the caller's past, which comes as integers."""
 Audio = Frame | Codes
+Onward = Message | SpeechMessage
+"""What goes on to the next stage, or to the transcriber."""
 
 
 class CodecStage:
@@ -64,7 +70,7 @@ class CodecStage:
         )
         return 0.0 if due_s is None and self._replays else due_s
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         if isinstance(message, PromptMessage):
             return [message]
         is_on = self._epochs.get(message.slot) == message.epoch
@@ -83,7 +89,7 @@ class CodecStage:
                 self._close(slot)
         return [message]
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames and self._is_live(slot)}
         if not batch:
             return [message for replay in self._replays.work() for message in self._end_replay(replay)]
@@ -91,7 +97,8 @@ class CodecStage:
         started_s = self._clock()
         results = self._codec.run({slot: frame for slot, frame in audio.items() if frame is not None})
         span = Span(self.stage, started_s, self._clock())
-        return [self._outcome(message, results.get(slot), span) for slot, message in batch.items()]
+        outcomes = (self._outcome(message, results.get(slot), span) for slot, message in batch.items())
+        return [message for outcome in outcomes for message in outcome]
 
     def _wait(self, message: Audio) -> None:
         self._waiting[message.slot].append(message)
@@ -99,22 +106,22 @@ class CodecStage:
     def _is_live(self, slot: Slot) -> bool:
         return slot not in self._replays
 
-    def _end_replay(self, replay: Replay) -> list[PipelineMessage]:
+    def _end_replay(self, replay: Replay) -> list[Onward]:
         slot, epoch = replay.slot, self._epochs[replay.slot]
         if replay.error is None:
             return self._replayed(replay, epoch)
         self._close(slot)
         return [Failed(slot, epoch, self.stage, str(replay.error))]
 
-    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[Onward]:
         """Return what goes on to the next stage when the past of a call has been replayed."""
         raise NotImplementedError
 
-    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> PipelineMessage:
+    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> list[Onward]:
         if isinstance(result, CodecError):
             self._close(of.slot)
-            return Failed(of.slot, of.epoch, self.stage, str(result))
-        return self.result(of.slot, of.epoch, of.seq, result, of.text, of.dropped, (*of.spans, span), of.tokens)
+            return [Failed(of.slot, of.epoch, self.stage, str(result))]
+        return [self.result(of.slot, of.epoch, of.seq, result, of.text, of.dropped, (*of.spans, span), of.tokens)]
 
     def _close(self, slot: Slot) -> None:
         del self._epochs[slot], self._waiting[slot]
@@ -124,7 +131,10 @@ class CodecStage:
 
 
 class EncoderStage(CodecStage):
-    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted."""
+    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted.
+
+    An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
+    """
 
     stage, result = Stage.ENCODE, Codes
 
@@ -134,7 +144,7 @@ class EncoderStage(CodecStage):
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
         super().__init__(encoder, 1, clock)
-        self._silence = silence
+        self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
         self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
         self._gap_seq: dict[Slot, int] = {}
         """The number of the first frame after the past of a call that is replayed."""
@@ -144,23 +154,30 @@ class EncoderStage(CodecStage):
             return due_s
         return 0.0 if self._voices and (self._voice_due or not self._scheduler.any_live) else None
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         match message:
             case Open():
                 frames = None if message.persona.greeting else message.greeting_frames
                 message = replace(message, silence=self._silence[:frames])
             case PreparePrompt() if message.pcm is not None:
-                return self._voices.add(message)
+                return [*self._voices.add(message)]
             case DropPrompt(key):
                 self._voices.drop(key)
             case Resume():
                 return [*super().receive(replace(message, heard=None, gap=None)), *self._resume(message)]
-        return super().receive(message)
+        ended = [SpeechEnded(message.slot, message.epoch)] if self._transcribes and isinstance(message, Close) else []
+        return [*ended, *super().receive(message)]
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         """Encode a batch of the callers' frames, or if none waits a frame of a voice: one after each batch."""
         self._voice_due = super().due_s() is not None
-        return super().work() if self._voice_due else self._voices.work()
+        return super().work() if self._voice_due else [*self._voices.work()]
+
+    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> list[Onward]:
+        if not isinstance(result, np.ndarray) or not self._transcribes:
+            return super()._outcome(of, result, span)
+        speech = Speech(of.slot, of.epoch, of.seq, result)
+        return [*super()._outcome(of, _for_moshi(result), span), speech]
 
     def _resume(self, message: Resume) -> list[Message]:
         """Replay what the caller said, and encode what they said since; `Resumed` tells the engine that all is done."""
@@ -172,11 +189,14 @@ class EncoderStage(CodecStage):
         self._replays.add(message.slot, np.concatenate(parts).astype(np.float32) / FULL_SCALE, wanted)
         return []
 
-    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[Onward]:
         slot, seq = replay.slot, self._gap_seq.pop(replay.slot)
-        gap = [Codes(slot, epoch, seq + number, codes) for number, codes in enumerate(replay.results)]
+        gap = [Codes(slot, epoch, seq + number, _for_moshi(codes)) for number, codes in enumerate(replay.results)]
+        speech = [
+            Speech(slot, epoch, seq + number, codes) for number, codes in enumerate(replay.results) if self._transcribes
+        ]
         steps = len(replay.frames) - replay.wanted - replay.left_out
-        return [*gap, Resumed(slot, epoch, steps, replay.left_out)]
+        return [*gap, *speech, Resumed(slot, epoch, steps, replay.left_out)]
 
     def _wait(self, message: Audio) -> None:
         for older in self._waiting[message.slot]:
@@ -200,7 +220,7 @@ class DecoderStage(CodecStage):
         self._resumed: dict[Slot, Resumed] = {}
         """What waits until the past of its call has been replayed."""
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         if isinstance(message, Resume):
             passed = super().receive(replace(message, own_codes=None))
             if message.own_codes is not None and len(message.own_codes):
@@ -214,7 +234,7 @@ class DecoderStage(CodecStage):
             return []
         return super().receive(message)
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         messages, waiting, self._said = super().work(), self._said, []
         for seq, said in waiting:
             if self._epochs.get(said.slot) != said.epoch:
@@ -225,10 +245,20 @@ class DecoderStage(CodecStage):
                 messages.append(said)
         return messages
 
-    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[Onward]:
         resumed = self._resumed.pop(replay.slot, None)
         return [resumed] if resumed and resumed.epoch == epoch else []
 
 
 def _audio_of(message: Audio) -> Row | None:
     return message.pcm if isinstance(message, Frame) else message.codes
+
+
+def _is_speech(codes: Row) -> bool:
+    """Whether these are codes for the transcriber, (32,) or (frames, 32)."""
+    return bool(codes.shape[-1] == SPEECH_CODEBOOKS)
+
+
+def _for_moshi(codes: Row) -> Row:
+    """Return the codes that Moshi reads; what is no codes, in the line test, stays as it is."""
+    return codes[..., :CODEBOOKS] if _is_speech(codes) else codes

@@ -91,6 +91,7 @@ class RemotePipeline:
 
     answering = True
     checkpoint = ""
+    transcription = None
 
     @property
     def slots(self) -> int:

@@ -66,6 +66,9 @@ class MetricSources:
         help_text = "Frames dropped because the encoder's queue was full."
         yield counter("encoder_queue_frames_dropped", help_text, self.supervisor.dropped)
         yield from server_families(self.servers())
+        if transcription := self.supervisor.transcription:
+            help_text = "Frames of callers whose words are missing because the transcriber was late or away."
+            yield counter("transcriber_frames_missed", help_text, transcription.missed)
         yield from _process_families(self.supervisor.workers)
         if self.call_log:
             yield gauge("call_log_up", "1 if the call log's database takes records.", not self.call_log.is_away)

@@ -32,7 +32,7 @@ from workers.codec.choose import make_codec
 from workers.codec.codec import Codec, LoopbackCodec, Row
 from workers.codec.replay import REPLAY_S
 from workers.codec.rustymimi_codec import RustymimiCodec
-from workers.codec.stages import FULL_SCALE, CodecStage, DecoderStage, EncoderStage
+from workers.codec.stages import FULL_SCALE, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
     FRAME_SAMPLES,
     Codes,
@@ -242,7 +242,7 @@ def test_after_its_whole_past_a_real_codec_goes_on_as_one_that_never_stopped(
     stage.receive(opened(A))
     gap = LOST + 2 if is_encoder else LOST
     stage.receive(comes_back(B, heard[:LOST], heard[LOST:gap], said[:LOST]))
-    out: list[Message] = []
+    out: list[Onward] = []
     for number in range(FRAMES):
         stage.receive(audio(A, ONE, number, frames[number]))
         out += work(stage)
