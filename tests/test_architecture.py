@@ -59,7 +59,7 @@ ONLY_IN = {
 MLX = ("engine", "survey.py", "codec/mlx_step.py", "codec/choose.py")
 """Where in `workers` mlx is imported; codec/choose asks for its GPU."""
 MODELS = {"mlx", "moshi_mlx", "rustymimi"}
-LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")
+LAYERS = ("audio", "twilio", "calls", "telemetry", "cluster", "simulator", "http", "server", "cli")
 """The packages of the app, each knowing only those before it."""
 READ_ENVIRONMENT = {
     *("app/config.py", "app/cli/service_process.py", "app/server/serve.py"),
