@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
+from app.calls.routing import Routing
 from app.config import Settings
 from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.headers import deny
@@ -36,6 +37,7 @@ def build_app(
     public: PublicAddress,
     manager: CallManager,
     call_router: CallRouter,
+    routing: Routing,
     drain: Drain,
     lag: EventLoopLag,
     live: LiveView,
@@ -50,7 +52,7 @@ def build_app(
     auth = OperatorAuth(settings.operators.token, limiter)
     chat_auth = ChatAuth(settings.chat.token, auth, limiter)
     for router in (
-        build_twilio_router(webhooks, call_router, manager, personas.refresh),
+        build_twilio_router(webhooks, routing, personas.refresh),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),

@@ -17,6 +17,7 @@ from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
+from app.calls.routing import LocalRouting
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
@@ -151,6 +152,7 @@ class Service:
             public=self.public,
             manager=self.manager,
             call_router=call_router,
+            routing=LocalRouting(call_router, self.manager),
             drain=self.drain,
             lag=self.lag,
             live=LiveView(self.manager, lambda: len(self.call_queue), self.lag, model_name(settings)),

@@ -1,0 +1,52 @@
+"""Which node takes a call: ask all, take the freest.
+
+The node that has the call already comes first, unless it drains: a repeated webhook takes no second slot. `now` is in
+seconds, monotonic.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from app.cluster.directory import Directory, Seen
+from app.cluster.messages import Offer
+from app.cluster.mover import rendezvous
+from app.twilio.events import CallSid
+
+ASK_WITHIN_S = 0.05
+TAKE_WITHIN_S = 0.3
+
+
+@dataclass
+class Asked:
+    """The offers for one call, of the nodes that were `live` when all were asked."""
+
+    call: CallSid
+    live: Collection[str]
+    offers: dict[str, Offer] = field(default_factory=dict)
+
+    def add(self, offer: Offer) -> bool:
+        """Add an offer; return whether all have answered."""
+        self.offers[offer.node] = offer
+        return self.offers.keys() >= set(self.live)
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch that an offer names, 0 for none."""
+        return max((offer.holds or 0 for offer in self.offers.values()), default=0)
+
+    def candidates(self) -> list[str]:
+        """Return whom to ask for a slot, in this order; among equally free ones the order depends on the call."""
+        order = rendezvous(self.call, self.offers)
+        holders = [one for one in self.offers.values() if one.holds and not one.draining]
+        free = [one for one in self.offers.values() if one.free and not one.draining and one not in holders]
+        holders.sort(key=lambda one: -(one.holds or 0))
+        free.sort(key=lambda one: (-one.free, order.index(one.node)))
+        return [one.node for one in (*holders, *free)]
+
+
+def last_known(directory: Directory, given: dict[str, int]) -> Seen | None:
+    """Return the node that was freest when NATS was last heard, less what was `given` there since; None if none was."""
+    others = [seen for seen in directory.nodes() if not seen.beat.draining and seen.beat.boot != directory.boot]
+    free = {seen.beat.boot: seen.beat.free - given.get(seen.beat.boot, 0) for seen in others}
+    best = max(others, key=lambda seen: free[seen.beat.boot], default=None)
+    return best if best and free[best.beat.boot] > 0 else None
