@@ -108,9 +108,7 @@ class Directory:
         return [
             call
             for call, epoch in mine.items()
-            if (owner := self._owners.get(call))
-            and owner.boot != self.boot
-            and Owner(epoch, self.name, self.boot) < owner
+            if (owner := self._owners.get(call)) and owner.boot != self.boot and epoch < owner.epoch
         ]
 
     def _on_echo(self, now: float) -> None:
