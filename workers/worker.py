@@ -82,7 +82,8 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
-    from workers.engine.stage import EngineStage, LoopbackEngine
+    from workers.engine.loopback import HASH_CHECKPOINT, HashEngine, HashWords, LoopbackEngine
+    from workers.engine.stage import EngineStage
 
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
@@ -92,19 +93,26 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     if not (loopback and config.codec == "loopback"):
         files = locate(config.checkpoint, config.cache, progress, config.quantize, config.lora)
     mimi, slots = files.mimi if files else None, config.slots or (LOOPBACK_SLOTS if loopback else 0)
-    if slots:
-        control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", lambda: 0
+        hashes = config.checkpoint == HASH_CHECKPOINT
+        control.send(Prepared(mimi, slots, HASH_CHECKPOINT if hashes else ""))
+        if hashes:
+            return EngineStage(HashEngine(config.loopback_step_s), HashWords(), checkpoint=HASH_CHECKPOINT), "hash", int
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", int
+    from workers.engine.digest import digest_of
     from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
     assert files is not None
+    checkpoint = digest_of(files, config.quantize, config.context)
+    if slots:
+        control.send(Prepared(mimi, slots, checkpoint))  # so that the codec loads meanwhile
     engine, tokenizer, note = start_engine(files, config, progress)
     if not slots:
-        control.send(Prepared(mimi, engine.slots))
+        control.send(Prepared(mimi, engine.slots, checkpoint))
     prompts = prompts_of(engine, tokenizer, files, progress)
-    return EngineStage(engine, tokenizer, prompts=prompts), note, device_bytes
+    stage = EngineStage(engine, tokenizer, prompts=prompts, checkpoint=checkpoint, progress=progress)
+    return stage, note, device_bytes
 
 
 if __name__ == "__main__":

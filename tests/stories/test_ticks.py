@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.delay_pattern import StepResult
-from workers.engine.stage import EngineStage, LoopbackEngine
+from workers.engine.loopback import LoopbackEngine
+from workers.engine.stage import EngineStage
 from workers.engine.steering import Force
 from workers.messages import FRAME_S, CodeArray, Codes, Epoch, Open, Slot, Span, Stage
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from workers.messages import CODEBOOKS, CodeArray, Payload, Slot
 
+Tokens = NDArray[np.int32]
 LogArray = NDArray[np.int32]
 """One step, shape (17,): the text token and the eight codes sampled in it, the caller's eight codes."""
 
@@ -77,12 +78,14 @@ class Streams:
         self.position = np.zeros(slots, np.int32)
         self._text = np.full(slots, text_start, np.int32)
         self._own, self._caller = np.zeros((2, slots, self._columns, CODEBOOKS), np.int32)
+        self._origin = np.zeros(slots, np.int32)
+        """The position of each stream's beginning, below 0 by what `leave_out` was given."""
         self._beginnings: dict[Slot, Beginning] = {}
 
     def open(self, slot: Slot, beginning: Beginning | None = None) -> None:
         """Begin at step 0, or where a prompt ends; what the last call left is masked by the position."""
         self._beginnings.pop(slot, None)
-        self.position[slot], self._text[slot] = 0, self._text_start
+        self.position[slot], self._text[slot], self._origin[slot] = 0, self._text_start, 0
         if beginning:
             self._beginnings[slot] = beginning
             self._open_after(slot, beginning.position, beginning.tokens)
@@ -91,6 +94,39 @@ class Streams:
         self.position[slot], self._text[slot] = at, tokens[0]
         self._own[slot, (at - 1) % self._columns] = tokens[1 : 1 + CODEBOOKS]
         self._caller[slot, (at - self._caller_delay) % self._columns, self._codebooks] = tokens[1 + CODEBOOKS :]
+
+    def leave_out(self, slot: Slot, steps: LogArray, skipped: int = 0) -> None:
+        """Pass over the first steps of a call just opened: `skipped` unknown ones and those in `steps`, (steps, 17).
+
+        The position stays, so that the KV cache has no hole in their place.
+        """
+        if not (left_out := skipped + len(steps)):
+            return
+        self._text[slot], self._own[slot], self._caller[slot] = self._text_start, self._padding, self._padding
+        self._origin[slot] -= left_out
+        self.position[slot] -= len(steps)
+        self.replay(slot, steps)
+
+    def replay(self, slot: Slot, steps: LogArray) -> Tokens:
+        """Advance by logged steps, (steps, 17); return the tokens that they read, of the same shape."""
+        start, number, known = int(self.position[slot]), np.arange(len(steps))[:, None], np.arange(-self._columns, 0)
+        columns = (start + known) % self._columns
+        text = np.concatenate([self._text[slot : slot + 1], steps[:, 0]])
+        own = np.concatenate([self._own[slot, columns], steps[:, 1 : 1 + CODEBOOKS]])
+        caller = np.concatenate([self._caller[slot, columns], steps[:, 1 + CODEBOOKS :]])
+        own_read = own[number[:, 0] + self._columns - 1]
+        caller_read = caller[number + self._columns - self._caller_delay, self._codebooks]
+        read = self._padded(text[number], own_read, caller_read, start + number - self._origin[slot])
+        self.position[slot], self._text[slot] = start + len(steps), text[-1]
+        columns = (start + len(steps) + known) % self._columns
+        self._own[slot, columns], self._caller[slot, columns] = own[known], caller[known]
+        return read
+
+    def own_frames(self, log: LogArray) -> CodeArray:
+        """Return Moshi's frames that are complete after the steps of a log, (frames, 8)."""
+        frames = np.arange(max(0, len(log) - int(self._own_delay.max())))[:, None]
+        complete: CodeArray = log[frames + self._own_delay, 1 + self._codebooks]
+        return complete
 
     def write(self, slot: Slot, frame: CodeArray) -> CodeArray:
         """Set the caller's frame of this step; return it, or what the first step after a prompt reads instead."""
@@ -104,14 +140,18 @@ class Streams:
         first = self._first_after_prompt(slot)
         return np.where(self._own_delay > 0, first.own, own) if first else own
 
-    def read(self, rows: int) -> NDArray[np.int32]:
+    def read(self, rows: int) -> Tokens:
         """Return what the first `rows` rows read in this step, shape (rows, 17): text, own codes, caller codes."""
         at, row = self.position[:rows, None], self._rows[:rows]
         own = self._own[row, (at - 1) % self._columns, self._codebooks]
         caller = self._caller[row, (at - self._caller_delay) % self._columns, self._codebooks]
+        return self._padded(self._text[:rows, None], own, caller, at - self._origin[:rows, None])
+
+    def _padded(self, text: Tokens, own: Tokens, caller: Tokens, at: Tokens) -> Tokens:
+        """Return tokens (n, 17) that are read `at` so many steps after the streams began, (n, 1)."""
         own = np.where(at - 1 >= self._own_delay, own, self._padding)
         caller = np.where(at > self._caller_delay, caller, self._padding)
-        return np.concatenate([self._text[:rows, None], own, caller], axis=1, dtype=np.int32)
+        return np.concatenate([text, own, caller], axis=1, dtype=np.int32)
 
     def advance(self, slot: Slot, text: int, own: CodeArray) -> CodeArray | None:
         """Store what was sampled in this step; return the frame it completes, shape (8,), None for the first ones."""
@@ -122,8 +162,10 @@ class Streams:
         frame = at - int(self._own_delay.max())
         completed: CodeArray = self._own[slot, (frame + self._own_delay) % self._columns, self._codebooks]
         beginning = self._beginnings.get(slot)
-        return completed if frame >= (beginning.position if beginning else 0) else None
+        first = int(self._origin[slot]) + (beginning.position if beginning else 0)
+        return completed if frame >= first else None
 
     def _first_after_prompt(self, slot: Slot) -> Beginning | None:
         beginning = self._beginnings.get(slot)
-        return beginning if beginning and beginning.position == self.position[slot] else None
+        at = self.position[slot] - self._origin[slot]
+        return beginning if beginning and beginning.position == at else None

@@ -29,12 +29,10 @@ from workers.engine.prefix import PromptPrefill, PromptStore
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
 from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
-from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Slot, codes_error
+from workers.messages import CODEBOOKS, CODES, STEP_TOKENS, CodeArray, Slot, codes_error
 
 KEEP_ALIVE_S = 0.5
 NOTHING: Mapping[Slot, Force] = {}
-PREFILL_STEPS = 128
-"""How many steps of a log go through the model at a time: enough to keep the products busy."""
 
 
 class Engine:
@@ -126,17 +124,43 @@ class Engine:
         sampled = self._sample(min(1 << int(max(self._open)).bit_length(), self.slots), frames, forced=forced)
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
-    def prefill(self, slot: Slot, log: LogArray) -> None:
+    def read_log(self, log: bytes) -> LogArray:
+        """Return the steps of a log, 17 little-endian int16 each, as (steps, 17). Raises ValueError."""
+        steps = np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        most = np.array([self._config.text_out_vocab_size, *[CODES] * (2 * CODEBOOKS)])
+        if (steps < 0).any() or (steps >= most).any():
+            raise ValueError("the log holds tokens that the checkpoint has not")
+        return steps
+
+    def own_frames(self, log: LogArray) -> CodeArray:
+        """Return Moshi's frames that are complete after the steps of a log, (frames, 8)."""
+        return self._streams.own_frames(log)
+
+    def leave_out(self, slot: Slot, steps: LogArray, skipped: int = 0) -> None:
+        """Pass over the first steps of a call just opened: `skipped` unknown ones and those in `steps`, (steps, 17).
+
+        The model forgets them; what it reads next seems to follow the call's beginning. The sampler goes on as if it
+        had sampled them.
+        """
+        self._streams.leave_out(slot, steps, skipped)
+        self._sampler.replay(slot, steps[:, 0], skipped)
+
+    def prefill(self, slot: Slot, log: LogArray) -> bool:
         """Bring an open slot to where it was after the steps in `log`, shape (steps, 17), of `StepResult.log`.
 
         May be called again with the steps that follow, so that other calls get their turn in between. The next tokens
-        are those that the call would have had, but for the rounding of larger products.
+        are those that the call would have had, but for the rounding of larger products. Returns False, with the slot's
+        KV cache cleared, when the model computes NaN or infinity: the call cannot go on.
         """
-        stride = min(PREFILL_STEPS, self.context)
+        finite, stride = True, min(max(CHUNKS), self.context)
         for part in (log[start : start + stride] for start in range(0, len(log), stride)):
             position = int(self._streams.position[slot])
-            tokens = np.stack([self._replay(slot, step) for step in part])
-            self._model.prefill(mx.array(tokens), position, self._kv_cache, slot)
+            tokens = self._streams.replay(slot, part)
+            self._sampler.replay(slot, part[:, 0])
+            finite &= self._model.prefill(mx.array(tokens), position, self._kv_cache, slot)
+        if not finite:
+            self._kv_cache.zero(slot)
+        return finite
 
     def warm(self, progress: ReportProgress = report_nothing) -> None:
         """Run every graph that a call may need, so that none is made during a call."""
@@ -146,8 +170,7 @@ class Engine:
             self._sample(rows, (), window, branches)
             progress("warming up", done, len(graphs))
         mx.eval(self._kv_cache.keys, self._kv_cache.values)
-        if self.takes_prompts:
-            self._time_prefill()
+        self._time_prefill(CHUNKS if self.takes_prompts else CHUNKS[1::3])
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -162,12 +185,13 @@ class Engine:
         """Advance the position of an open slot, whatever its KV cache holds: for benches."""
         self._streams.position[slot] += steps
 
-    def _time_prefill(self) -> None:
-        """Measure `prefill_s`, what a pass over so many positions takes, each the second time."""
-        for steps in CHUNKS * 2:
-            tokens, kv_cache = mx.zeros((steps, STEP_TOKENS), mx.int32), self._allocate(1, max(CHUNKS))
+    def _time_prefill(self, chunks: Sequence[int]) -> None:
+        """Measure `prefill_s`, what a pass over so many positions takes, each the second time, in a free slot."""
+        if not (free := set(range(self.slots)) - self._open):
+            return
+        for steps in (min(size, self.context) for size in [*chunks, *chunks]):
             started_s = time.monotonic()
-            self._model.prefill(tokens, 0, kv_cache, 0)
+            self._model.prefill(mx.zeros((steps, STEP_TOKENS), mx.int32), 0, self._kv_cache, min(free))
             self.prefill_s[steps] = time.monotonic() - started_s
 
     def _sample(
@@ -202,13 +226,3 @@ class Engine:
             self._kv_cache.zero(slot)
         log = np.concatenate([sampled[:1], own, caller])
         return StepResult(text, codes, log, "" if finite else "the step computed NaN or infinity")
-
-    def _replay(self, slot: Slot, step: LogArray) -> LogArray:
-        """Advance the host's state by one logged step; return the tokens that it read."""
-        text, own, caller = int(step[0]), step[1 : 1 + CODEBOOKS], step[1 + CODEBOOKS :]
-        self._streams.write(slot, caller)
-        tokens: LogArray = self._streams.read(slot + 1)[slot]
-        self._streams.advance(slot, text, own)
-        self._sampler.add_text(slot, text)
-        self._sampler.uniforms(slot + 1, [slot])
-        return tokens

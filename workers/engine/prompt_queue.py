@@ -7,7 +7,7 @@ kept, so that a call that begins with it can have it computed again.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median_low
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,10 @@ class PrefillPace:
 
     def chunk(self, free_s: float) -> int:
         """Return how many positions fit into `free_s`, 0 if none does or nothing is known."""
-        return max((size for size in CHUNKS if self._expected_s(size) <= free_s), default=0)
+        return max((size for size in CHUNKS if self.expected_s(size) <= free_s), default=0)
 
-    def _expected_s(self, size: int) -> float:
-        """Return the median for this size, or the least that those of others allow."""
+    def expected_s(self, size: int) -> float:
+        """Return the median for this size, one of CHUNKS, or the least that others allow; infinity with none."""
         if size in self._took_s:
             return median_low(self._took_s[size])
         known = {known: median_low(times) for known, times in self._took_s.items()}
@@ -74,7 +74,7 @@ class PromptQueue:
         self._waiting: deque[str] = deque()
         self._prefill: PromptPrefill | None = None
         """The computation of the first one that waits, once it has begun."""
-        self._pace = PrefillPace(self._engine.prefill_s if self._engine else {})
+        self.pace = PrefillPace(engine.prefill_s if engine else {})
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -102,8 +102,8 @@ class PromptQueue:
         if not self._waiting:
             return 0
         if free_s is None:
-            return max(1, self._pace.chunk(IDLE_CHUNK_S))
-        return self._pace.chunk(free_s)
+            return max(1, self.pace.chunk(IDLE_CHUNK_S))
+        return self.pace.chunk(free_s)
 
     def work(self, chunk: int) -> list[PromptMessage]:
         """Compute the next so many positions of the first prompt; return the answer when it is complete or refused."""
@@ -136,6 +136,15 @@ class PromptQueue:
                 answers += self.work(self.chunk(None))
         return (key if self._engine.prompts.get(key) else ""), answers
 
+    def has(self, key: str) -> bool:
+        """Whether a call can begin with this prompt now; it also can where no prompt is taken."""
+        return not key or not self._engine or self._engine.prompts.get(key) is not None
+
+    def hurry(self, keys: Sequence[str]) -> None:
+        """Compute the first of these prompts that is known before all others."""
+        if key := next((key for key in keys if key in self._known), ""):
+            self._put_first(key)
+
     def _advance(self, key: str, chunk: int) -> "Prefix | None":
         """Begin or go on; return the prefix when it is complete."""
         assert self._engine
@@ -144,7 +153,7 @@ class PromptQueue:
             self._prefill = self._engine.prefill_prompt(self._read(self._known[key]))
             return None
         prefill, started_s = self._prefill, self._clock()
-        self._pace.took(prefill.advance(chunk), self._clock() - started_s)
+        self.pace.took(prefill.advance(chunk), self._clock() - started_s)
         self._progress("computing a prompt", prefill.done, prefill.total)
         if prefill.done < prefill.total:
             return None

@@ -131,6 +131,13 @@ class SamplerState:
             self.recent_text[slot, self._text_count[slot] % PENALTY_TOKENS] = token
             self._text_count[slot] += 1
 
+    def replay(self, slot: Slot, texts: NDArray[np.int32], skipped: int = 0) -> None:
+        """Go on as after `skipped` steps and those that sampled these text tokens."""
+        self._generators[slot].random((skipped + len(texts)) * (1 + CODEBOOKS), dtype=np.float32)
+        words = texts[~np.isin(texts, (TEXT_END_OF_PADDING, TEXT_PADDING))]
+        for token in words[-PENALTY_TOKENS:]:
+            self.add_text(slot, int(token))
+
     def _refresh(self) -> None:
         self.settings = mx.array(self._settings)
         """Shape (slots, 6), in the order of the fields of `SamplingSettings`."""

@@ -2,8 +2,8 @@
 
 A step runs as soon as every live call has a frame waiting, or when the oldest frame has waited long enough
 (`BatchScheduler`). A call without a frame is left out. The silence of a greeting never delays other calls: it is
-stepped along with their frames, and between them where a step fits in. So are prompts, chunk by chunk. Between steps
-the engine is kept awake.
+stepped along with their frames, and between them where a step fits in. So are prompts, chunk by chunk, and the logs
+of calls that come back (`ResumeQueue`). Between steps the engine is kept awake.
 
 What Moshi is to say word for word, a greeting or a `Say`, waits in its row and is forced step by step (`steering.py`).
 While it speaks a greeting it hears silence in place of the caller, unless its persona listens.
@@ -12,13 +12,16 @@ While it speaks a greeting it hears silence in place of the caller, unless its p
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from workers.engine.delay_pattern import TEXT_PADDING, StepResult
+from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.engine.delay_pattern import LogArray, StepResult
+from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
-from workers.engine.steering import Force, Steering, Word
+from workers.engine.resume_queue import ResumeQueue
+from workers.engine.steering import Steering, Word
 from workers.messages import (
     FRAME_S,
     GREETING,
@@ -53,6 +56,12 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
+GAP_FRAMES = 25
+"""Of what a caller says until their call is back, two seconds are heard."""
+REPLAYED_FRAMES = 1_000
+"""Of Moshi's voice: 80 s, how far the decoder looks back."""
+REPLAYED_TEXT = 64
+"""Tokens that the text decoder reads again: a character may have been begun."""
 
 
 class Vocabulary(Protocol):
@@ -65,31 +74,10 @@ class Vocabulary(Protocol):
         """Return the tokens of each word."""
 
 
-class LoopbackEngine:
-    """The line test's engine: the caller's frame comes back in its own step, which takes `step_s`, without text."""
-
-    keep_alive_s: float | None = None
-
-    def __init__(self, step_s: float = 0.0) -> None:
-        self._step_s = step_s
-
-    def keep_alive(self) -> None: ...
-
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None: ...
-
-    def close(self, slot: Slot) -> None: ...
-
-    def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force]) -> dict[Slot, StepResult]:
-        if self._step_s:
-            time.sleep(self._step_s)
-        return {slot: StepResult(TEXT_PADDING, frame) for slot, frame in codes.items()}
-
-
 @dataclass
 class _Row:
-    """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames.
+    """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames, and so
+    does what they said until a call was back.
 
     More `silence` takes the place of the caller's frames until the words of the greeting have been said; the last frame
     of it repeats.
@@ -127,11 +115,17 @@ class EngineStage:
         vocabulary: Vocabulary | None,
         clock: Callable[[], float] = time.monotonic,
         prompts: PromptQueue | None = None,
+        checkpoint: str = "",
+        progress: ReportProgress = report_nothing,
     ) -> None:
-        self._engine, self._vocabulary, self._clock = engine, vocabulary, clock
+        """Make the stage of an engine; `checkpoint` is its digest, "" for an engine without."""
+        self._engine, self._vocabulary, self._clock, self._checkpoint = engine, vocabulary, clock, checkpoint
         self._prompts = PromptQueue() if prompts is None else prompts
+        self._resumes = ResumeQueue(engine, self._prompts, progress, clock)
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._rows: dict[Slot, _Row] = {}
+        self._returning: dict[Slot, _Row] = {}
+        """The calls of which the log is being prefilled."""
         self._worked_s = clock()
 
     def due_s(self) -> float | None:
@@ -139,15 +133,16 @@ class EngineStage:
             return self._scheduler.due_s(waiting)
         if any(row.greeting for row in self._rows.values()):
             return self._scheduler.gap_s()
-        if self._prompts:
-            return 0.0 if self._prompt_chunk() else self._clock() + FRAME_S
-        return None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
+        returns_s = self._resumes.due_s()
+        if returns_s == 0.0 or self._prompts:
+            return 0.0 if self._chunk() else self._clock() + FRAME_S
+        wakes_s = None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
+        return min((due_s for due_s in (returns_s, wakes_s) if due_s is not None), default=None)
 
     def receive(self, message: Message) -> list[Message]:
         match message:
             case Codes(slot, epoch):
-                row = self._rows.get(slot)
-                if row and row.epoch == epoch:
+                if row := self._row(slot, epoch):
                     self._wait(row, message)
                 return []
             case Open(slot, epoch):
@@ -155,8 +150,8 @@ class EngineStage:
                 greeting = Say(slot, epoch, GREETING, message.persona.greeting)
                 said = self._say(greeting) if greeting.text else []
                 return [*answers, replace(message, silence=None), *said]
-            case Resume(slot, epoch):
-                return [Failed(slot, epoch, Stage.STEP, "not built yet")]
+            case Resume():
+                return [*self._resume(message)]
             case Resumed():
                 raise TypeError("the engine itself says what has been resumed")
             case Close(slot, epoch) | Failed(slot, epoch):
@@ -179,11 +174,8 @@ class EngineStage:
     def work(self) -> list[Message]:
         started_s = self._worked_s = self._clock()
         frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop())}
-        if not frames and self._prompts:
-            return [*self._prompts.work(self._prompt_chunk())]
         if not frames:
-            self._engine.keep_alive()
-            return []
+            return self._work_between_steps()
         codes: dict[Slot, CodeArray] = {slot: frame.codes for slot, frame in frames.items()}  # type: ignore[misc]
         forced = {slot: force for slot in frames if (force := self._rows[slot].steering.next()).mode}
         results = self._engine.step(codes, forced)
@@ -191,11 +183,54 @@ class EngineStage:
         self._scheduler.step_took(span.ended_s - span.started_s)
         return [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
 
+    def _work_between_steps(self) -> list[Message]:
+        if (returns_s := self._resumes.due_s()) is not None and returns_s <= self._clock():
+            answers = self._resumes.work(self._chunk())
+            for answer in answers:
+                self._end_wait(answer)
+            return [*answers]
+        if self._prompts:
+            return [*self._prompts.work(self._chunk())]
+        self._engine.keep_alive()
+        return []
+
+    def _end_wait(self, answer: PipelineMessage) -> None:
+        if isinstance(answer, Resumed):
+            self._rows[answer.slot] = self._returning.pop(answer.slot)
+        else:
+            self._close(answer.slot, answer.epoch)
+
+    def _resume(self, message: Resume) -> list[PipelineMessage]:
+        """Let a call wait for its prefill; the decoder gets back to where it was meanwhile."""
+        slot, epoch = message.slot, message.epoch
+        self._close(slot)
+        if message.checkpoint and message.checkpoint != self._checkpoint:
+            return [Failed(slot, epoch, Stage.STEP, "the call began on another checkpoint")]
+        try:
+            steps = self._resumes.add(message)
+        except ValueError as error:
+            return [Failed(slot, epoch, Stage.STEP, str(error))]
+        frames = self._engine.own_frames(steps)
+        decode_text = self._decoder(steps[-REPLAYED_TEXT:])
+        self._returning[slot] = _Row(epoch, decode_text, deque(maxlen=GAP_FRAMES), deque(), Steering())
+        return [replace(message, log=b"", own_codes=None if frames is None else frames[-REPLAYED_FRAMES:])]
+
+    def _decoder(self, steps: Iterable[LogArray]) -> Callable[[int], str]:
+        """Return the text decoder of a call that has made these steps."""
+        decode_text = self._vocabulary.decoder() if self._vocabulary else lambda token: ""
+        for step in steps:
+            decode_text(int(step[0]))
+        return decode_text
+
+    def _row(self, slot: Slot, epoch: Epoch) -> _Row | None:
+        row = self._rows.get(slot) or self._returning.get(slot)
+        return row if row and row.epoch == epoch else None
+
     def _open(self, message: Open) -> list[Message]:
         slot, epoch = message.slot, message.epoch
-        if row := self._rows.get(slot):
-            self._close(slot, row.epoch)
-        prompt, answers = self._prompts.require(message.persona.prompt, idle=not self._rows)
+        self._close(slot)
+        idle = not self._rows and not self._returning
+        prompt, answers = self._prompts.require(message.persona.prompt, idle)
         if message.persona.prompt and not prompt:
             log.warning("slot %d: the call begins without its prompt, which is not computed", slot)
         self._engine.open(slot, message.seed, message.persona.sampling, prompt)
@@ -203,31 +238,37 @@ class EngineStage:
         ahead = silence[: message.greeting_frames]
         greeting = deque(Codes(slot, epoch, seq, codes) for seq, codes in enumerate(ahead))
         more = [] if message.persona.listens else silence[len(ahead) :] or silence[-1:]
-        decode_text = self._vocabulary.decoder() if self._vocabulary else lambda token: ""
-        self._rows[slot] = _Row(epoch, decode_text, greeting, deque(more), Steering())
+        self._rows[slot] = _Row(epoch, self._decoder([]), greeting, deque(more), Steering())
         return [*answers]
 
-    def _prompt_chunk(self) -> int:
-        """Return how many positions of a prompt fit in before the next frame of a call."""
-        return self._prompts.chunk(self._scheduler.free_s() if self._rows else None)
+    def _chunk(self) -> int:
+        """Return how many positions of a log or a prompt to compute now, before the next frame of a call."""
+        free_s = self._scheduler.free_s() if self._rows else None
+        return self._resumes.chunk(free_s) if self._resumes else self._prompts.chunk(free_s)
 
     def _say(self, message: Say) -> list[PipelineMessage]:
-        row = self._rows.get(message.slot)
-        if not row or row.epoch != message.epoch:
+        if not (row := self._row(message.slot, message.epoch)):
             return []
         if not self._vocabulary:
             return [Said(message.slot, message.epoch, message.sentence, whole=False)]
         row.steering.add(message.sentence, self._vocabulary.words(message.text))
         return []
 
-    def _close(self, slot: Slot, epoch: Epoch) -> None:
-        row = self._rows.get(slot)
-        if row and row.epoch == epoch:
-            del self._rows[slot]
-            self._scheduler.call_ended(slot)
+    def _close(self, slot: Slot, epoch: Epoch | None = None) -> None:
+        """End the call of this epoch in a slot, None for whichever, if there is one."""
+        row = self._rows.get(slot) or self._returning.get(slot)
+        if not row or epoch not in (None, row.epoch):
+            return
+        self._rows.pop(slot, None)
+        self._returning.pop(slot, None)
+        self._scheduler.call_ended(slot)
+        if not self._resumes.remove(slot):
             self._engine.close(slot)
 
     def _wait(self, row: _Row, frame: Codes) -> None:
+        if frame.slot in self._returning:
+            row.greeting.append(frame)
+            return
         if row.frame:
             frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
         row.frame = frame

@@ -8,7 +8,8 @@ from itertools import cycle
 import numpy as np
 
 from workers.engine.delay_pattern import StepResult
-from workers.engine.stage import EngineStage, LoopbackEngine, Vocabulary
+from workers.engine.loopback import LoopbackEngine
+from workers.engine.stage import EngineStage, Vocabulary
 from workers.engine.steering import Force, ForceMode, WordPart
 from workers.messages import CodeArray, Slot
 
