@@ -264,6 +264,8 @@ class CallSettings(Group):
     """a call is ended when the caller was silent for so long; 0: never"""
     drain_seconds: int = setting("DRAIN_SECONDS", 0, ge=0, le=14_400)
     """how long running calls may go on after SIGTERM; 0: they end at once"""
+    resume_seconds: int = setting("RESUME_SECONDS", 10, ge=0, le=120)
+    """how long calls wait for a pipeline that is started again; also whether lost streams go on; 0: they end"""
     hangup_digit: str = setting("HANGUP_DIGIT", "", pattern="^[0-9A-D*#]?$")
     """the key that ends the call when the caller presses it: #, say"""
 

@@ -94,6 +94,8 @@ class Supervisor:
         self._losses: Counter[Stage] = Counter()
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
+        self.checkpoint = ""
+        """The digest of what the engine has loaded, see `Prepared`."""
 
     def send(self, message: Message) -> None:
         """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
@@ -224,6 +226,7 @@ class Supervisor:
 
     def _configure_codec(self, prepared: Prepared) -> None:
         """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
+        self.checkpoint = prepared.checkpoint
         self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])

@@ -85,6 +85,7 @@ class Playout:
         """What the last frames found."""
         self._jitter = Jitter(jitter_s)
         self._not_before_s: float | None = None
+        """When the first audio may be sent; None until there is some, and after a gap."""
         self._mark_every_s = MARK_EVERY_S
         self._marked_s = -math.inf
 
@@ -114,19 +115,25 @@ class Playout:
 
         It was computed `ahead` of its time, or answers a frame that was `filled` with silence, or neither.
         """
-        if self._not_before_s is None:
+        is_first = self._not_before_s is None
+        if is_first:
             self._not_before_s = now if ahead else now + self.target_s
         commands: list[PlayoutCommand] = []
         if not ahead:
             buffered_s = self.buffered_s(now)
             self._buffered_s.append(max(0.0, buffered_s))
-            if not filled:
+            if not filled and not is_first:
                 self._jitter.add(self._mean_s() - buffered_s, now)
             commands = self._clear_backlog(now)
             samples = self._stretch(samples)
         if len(samples):
             self._queue.append((seq, samples))
         return commands
+
+    def restart(self) -> None:
+        """Take the next frame for the first one: that nothing came for a while says nothing of the line."""
+        self._not_before_s = None
+        self._buffered_s.clear()
 
     def advance(self, now: float) -> list[PlayoutCommand]:
         """Return what is to be sent now."""

@@ -5,18 +5,21 @@ Everything here runs on the event loop and never waits.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from app.audio.playout import PlayoutCommand
 from app.calls.admission import Reservation
+from app.calls.conversation import to_int16
 from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import CallSession, Command, End
+from app.calls.session import CallSession, Command, End, GapOver, OpenCall, ResumeCall, Suspended
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
-from workers.messages import Close, Frame, Open, PipelineMessage, Said, Say
+from workers.messages import Close, Frame, Open, PipelineMessage, Resume, Resumed, Said, Say
 
 OUTBOX_COMMANDS = 128
 """What may wait for the socket's writer: ten seconds of frames. A socket that lets more wait is given up."""
@@ -66,8 +69,9 @@ class QueuedSentence:
 class ActiveCall:
     """A session and what it acts on.
 
-    `send` passes a message to the workers; `phase_s` returns when the frames of other calls become complete; `release`
-    is called once, when the stream has ended; `clock` returns seconds, monotonic.
+    `send` passes a message to the workers; `checkpoint` returns the digest of what they have loaded; `phase_s` returns
+    when the frames of other calls become complete; `release` is called once, when the stream has ended; `clock` returns
+    seconds, monotonic.
     """
 
     session: CallSession
@@ -75,6 +79,7 @@ class ActiveCall:
     request: VoiceRequest
     log: CallLogger
     send: Callable[[PipelineMessage], None]
+    checkpoint: Callable[[], str]
     phase_s: Callable[[], float | None]
     release: Callable[["ActiveCall", End], None]
     clock: Callable[[], float]
@@ -91,14 +96,26 @@ class ActiveCall:
     _timer_s: float = 0.0
     _unsaid: dict[int, asyncio.Future[bool | None]] = field(default_factory=dict)
 
-    def start(self, factories: "Sequence[ObserverFactory]", opening: Open) -> None:
-        """Start the greeting."""
+    def start(self, factories: "Sequence[ObserverFactory]", begin: Callable[["ActiveCall"], None]) -> None:
+        """Start what watches the call, then the call itself: `begin` attaches or suspends it."""
         observers = [observer for factory in factories if (observer := self._make(factory))]
         self._observers = Observers(self.log, [self.levels, *observers])
-        self.sampling = opening.persona.sampling
-        self._act(lambda now: self._send_opening(opening))
+        self.sampling = self.session.conversation.header.call.sampling
+        begin(self)
         if not self.over:
             self._observers.notify("on_reserved", self.clock())
+
+    def attach(self, within_s: float, budget_s: float) -> None:
+        """Open the call in a pipeline that is ready, or have it go on with it."""
+        self._act(lambda now: self.session.attach(now, within_s, budget_s))
+
+    def suspend(self, reason: str, within_s: float) -> None:
+        """The pipeline is lost; wait for the next one."""
+        self._act(lambda now: self.session.suspend(reason, now, within_s))
+
+    def handle_resumed(self, resumed: Resumed) -> None:
+        """The pipeline goes on with the call."""
+        self._act(lambda now: self.session.handle_resumed(resumed, now))
 
     def on_socket_open(self) -> None:
         """Handle the media socket's opening. Raises KeyError if the call cannot have one now."""
@@ -114,6 +131,7 @@ class ActiveCall:
 
     def handle_frame(self, frame: Frame) -> None:
         """Handle one of Moshi's frames."""
+        frame = self.session.muted(frame)
         if frame.pcm is not None:
             self.sounds.set()
         self._act(lambda now: self._handle_frame(frame, now))
@@ -153,6 +171,14 @@ class ActiveCall:
                 case SendFrame(seq, pcm):
                     self.send(Frame(self.reservation.slot, self.reservation.epoch, seq, pcm))
                     self._observers.notify("on_sent", command, now)
+                case OpenCall(greeting_frames):
+                    self._open(greeting_frames)
+                case ResumeCall():
+                    self._resume(command)
+                case Suspended():
+                    self._observers.notify("on_suspended", command, now)
+                case GapOver(gap):
+                    self._observers.notify("on_resumed", gap, now)
                 case SaySentence(number, text):
                     self.send(Say(self.reservation.slot, self.reservation.epoch, number, text))
                 case SentenceSaid(number, _, whole):
@@ -173,9 +199,27 @@ class ActiveCall:
         except Exception as error:
             self._fail(error)
 
-    def _send_opening(self, opening: Open) -> Sequence[Command]:
-        self.send(opening)
-        return []
+    def _open(self, greeting_frames: int) -> None:
+        conversation, held = self.session.conversation, self.reservation
+        header = conversation.header = replace(conversation.header, checkpoint=self.checkpoint())
+        self.send(Open(held.slot, held.epoch, greeting_frames, seed=header.seed, persona=header.call))
+
+    def _resume(self, command: ResumeCall) -> None:
+        conversation, held = self.session.conversation, self.reservation
+        resume = Resume(
+            held.slot,
+            held.epoch,
+            bytes(conversation.log),
+            command.seq,
+            command.budget_s,
+            skipped=conversation.skipped,
+            seed=conversation.header.seed,
+            persona=conversation.header.call,
+            checkpoint=conversation.header.checkpoint,
+            heard=conversation.heard,
+            gap=np.stack([to_int16(frame.pcm) for frame in command.gap]) if command.gap else None,
+        )
+        self.send(resume)
 
     def _receive(self, event: Event, now: float) -> Sequence[Command]:
         commands = self.session.receive(event, now, self.phase_s() if isinstance(event, Started) else None)

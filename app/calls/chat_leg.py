@@ -211,6 +211,9 @@ class ChatLeg(Leg):
     def finish(self, now: float) -> list[PlayoutCommand]:
         return []
 
+    def on_gap_over(self) -> None:
+        self._found_s.clear()
+
     def handle_mark(self, name: str, now: float) -> bool:
         return False
 

@@ -73,6 +73,10 @@ class Leg(ABC):
         """No more audio comes; return what is to be sent so that its end becomes known."""
 
     @abstractmethod
+    def on_gap_over(self) -> None:
+        """Moshi's audio begins again after a gap that was not the line's."""
+
+    @abstractmethod
     def handle_mark(self, name: str, now: float) -> bool:
         """Handle a mark that has come back; return whether all has been played."""
 
@@ -155,6 +159,9 @@ class PhoneLeg(Leg):
     def finish(self, now: float) -> list[PlayoutCommand]:
         """Send a mark behind all audio; no more comes."""
         return self._sent(self.playout.finish(now))
+
+    def on_gap_over(self) -> None:
+        self.playout.restart()
 
     def handle_mark(self, name: str, now: float) -> bool:
         self.playout.handle_mark(name, now)

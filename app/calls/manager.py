@@ -1,31 +1,37 @@
 """Who holds which slot, and which stream a call goes on in."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.active_call import ActiveCall, ObserverFactory, Standby, VoiceRequest
 from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.chat_leg import ChatLeg
+from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.events import EventPublisher, Events
 from app.calls.limits import CallLimits
+from app.calls.memories import KEPT_S, Memories
 from app.calls.observer import LogLines
 from app.calls.personas import Chosen, choose_nobody
-from app.calls.record import LINE_ENDS, CallRecord, EndReason
+from app.calls.record import LINE_ENDS, LOST_ENDS, CallRecord, EndReason
 from app.calls.registry import CallRegistry
 from app.calls.session import CallSession, CallState, End
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
-from workers.messages import Failed, Frame, Open, PipelineMessage, Said
+from workers.messages import DropPrompt, Failed, Frame, Message, PipelineMessage, PreparePrompt, Resumed, Said
 
 log = logging.getLogger(__name__)
 
 MAX_JITTER_S = 0.02
 NO_REQUEST = VoiceRequest()
+CODEC_S = 1.5
+"""What encoder and decoder may need of the time in which a call must be resumed."""
 
 
 class CallManager(CallRegistry):
@@ -33,17 +39,21 @@ class CallManager(CallRegistry):
 
     `send` passes a message to the workers, `workers_ready` tells whether they are warm; `observers` make what watches a
     stream, besides events, statistics and log lines; `choose` returns who speaks, by the name that a call asks for, the
-    number called and the id of a one-time prompt; `clock` returns seconds, monotonic.
+    number called and the id of a one-time prompt; `former_prompt` returns the prompt with a key of which the workers
+    would not be told again; `checkpoint` returns the digest of what they have loaded. `clock` returns seconds,
+    monotonic.
     """
 
     def __init__(
         self,
         settings: Settings,
-        send: Callable[[PipelineMessage], None],
+        send: Callable[[Message], None],
         workers_ready: Callable[[], bool],
         observers: Sequence[ObserverFactory] = (),
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
         *,
+        former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
+        checkpoint: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,  # the loop's own time is rounded to milliseconds by uvloop
     ) -> None:
         super().__init__(clock)
@@ -56,7 +66,11 @@ class CallManager(CallRegistry):
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
-        self._choose = choose
+        self._choose, self._former_prompt, self._checkpoint = choose, former_prompt, checkpoint
+        self._resume_s = float(settings.calls.resume_seconds)
+        self._memories = Memories()
+        self._prompts: dict[CallSid, str] = {}
+        """The prompts that the workers were told of for calls that are opened again."""
         self._observers: list[ObserverFactory] = [
             *observers,
             lambda call: StreamStatistics(self.statistics, call.session),
@@ -64,7 +78,7 @@ class CallManager(CallRegistry):
             lambda call: LogLines(call.session, call.reservation.slot, call.log, settings.logging.digits),
         ]
         self._admission = Admission(0)
-        self._pipeline_loss = ""
+        self._pipeline_is_on, self._pipeline_loss = True, ""
 
     def start_accepting(self, slots: int, processing_s: float) -> None:
         """Accept up to `slots` calls from now on; the workers take `processing_s` for a frame."""
@@ -82,8 +96,10 @@ class CallManager(CallRegistry):
 
     @property
     def pipeline(self) -> str:
-        """`ready`, or `starting`, or why the last pipeline was lost while the next one starts."""
-        return "ready" if self._workers_ready() else self._pipeline_loss or "starting"
+        """`ready`, or `starting`, or why the last pipeline was lost while the next one starts, and who waits for it."""
+        state = "ready" if self._workers_ready() else self._pipeline_loss or "starting"
+        waiting = len(self.suspended)
+        return f"{state}; {waiting} call{'s' * (waiting > 1)} to resume" if waiting else state
 
     @property
     def slots(self) -> int:
@@ -106,7 +122,23 @@ class CallManager(CallRegistry):
             held.session.record.set_parties(request.caller, request.called, request.direction)
             held.session.stream.webhook_token = request.webhook_token or held.session.stream.webhook_token
             return held.reservation if held.session.state is CallState.RESERVED else None
-        return self._open(call_sid, request) if self.ready else None
+        return self._open(call_sid, request) if self.ready or self._can_wait(call_sid) else None
+
+    def lost(self, call_sid: CallSid) -> VoiceRequest | None:
+        """Return what a call asked for whose stream was lost, so that it is to go on in another; None for any other."""
+        if call := self.call(call_sid):
+            return call.request if self._resume_s and call.session.state is not CallState.DRAINING else None
+        record = self.record(call_sid)
+        is_lost = record and record.end in LOST_ENDS and not record.over
+        return self._memories.find(call_sid, self._clock()) if is_lost else None
+
+    def restore(self, call_sid: CallSid, conversation: Conversation, request: VoiceRequest) -> None:
+        """Have a call that another machine had go on with its conversation, once a slot is reserved for it."""
+        self._memories.keep(call_sid, (conversation, request), self._clock())
+
+    def forget(self, call_sid: CallSid) -> None:
+        """Forget what was said in a call that is over."""
+        self._memories.take(call_sid, self._clock())
 
     def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
@@ -157,12 +189,34 @@ class CallManager(CallRegistry):
                 call.handle_frame(message)
             case Said():
                 call.handle_said(message)
+            case Resumed():
+                call.handle_resumed(message)
+                self._drop_prompt(call)
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
+    @property
+    def suspended(self) -> list[ActiveCall]:
+        """The calls that wait for a pipeline that goes on with them, the one that waits longest first."""
+        waiting = [(since_s, call) for call in self.calls if (since_s := call.session.suspended_since_s) is not None]
+        return [call for _, call in sorted(waiting, key=itemgetter(0))]
+
     def on_pipeline_lost(self, reason: str) -> None:
-        self._pipeline_loss = reason
-        self._end_all(EndReason.WORKER_LOST, reason)
+        """Let the calls wait for the next pipeline."""
+        self._pipeline_is_on, self._pipeline_loss = False, reason
+        self._prompts.clear()
+        for call in self.calls:
+            call.suspend(reason, self._resume_s)
+
+    def on_pipeline_ready(self) -> None:
+        """Go on with the calls that wait; all share the time that the first one has left."""
+        if self._pipeline_is_on:
+            return
+        self._pipeline_is_on = True
+        waiting = self.suspended
+        for number, call in enumerate(waiting, 1):
+            left_s = (call.session.suspended_since_s or 0.0) + self._resume_s - self._clock()
+            self._attach(call, max(0.0, left_s - CODEC_S) * number / len(waiting))
 
     def hang_up(self, call_sid: CallSid) -> bool:
         """End a call once what Moshi has said has been played; False if it is not on."""
@@ -188,45 +242,86 @@ class CallManager(CallRegistry):
 
     def _open(self, call_sid: CallSid, request: VoiceRequest, token: str = "") -> Reservation | None:
         """Reserve a free slot for a stream of a call, of which none is on; None if that fails."""
-        now, chosen = self._clock(), self._choose(request.persona, request.called, request.prompt)
-        limits = self._limits(request, chosen)
+        now, memory = self._clock(), self._memories.take(call_sid, self._clock())
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        account_sid, record = self._settings.twilio.account_sid, self.record(call_sid)
-        leg = ChatLeg(limits) if request.chat else None
-        session = CallSession(call_sid, account_sid, limits, now, record, request.webhook_token, leg)
+        conversation = memory[0] if memory else self._new_conversation(request)
+        header, account_sid, record = conversation.header, self._settings.twilio.account_sid, self.record(call_sid)
+        limits = self._limits(request, header.call.greeting, comes_back=memory is not None)
+        session = CallSession(
+            call_sid,
+            account_sid,
+            limits,
+            now,
+            record,
+            request.webhook_token,
+            ChatLeg(limits) if request.chat else None,
+            conversation,
+            comes_back=memory is not None,
+        )
         session.record.set_parties(request.caller, request.called, request.direction)
-        session.record.persona = chosen.name
+        session.record.persona = header.persona
         call = ActiveCall(
             session=session,
             reservation=reservation,
             request=request,
             log=CallLogger(log, call_sid),
             send=self._send,
+            checkpoint=self._checkpoint,
             phase_s=lambda: self.phase_s,
             release=self._release,
             clock=self._clock,
         )
         self._add(call)
-        if request.persona not in ("", chosen.name):
-            call.log.warning("there is no persona %.40a, %s speaks", request.persona, chosen.name or "Moshi")
-        if request.prompt not in ("", chosen.call.prompt):
+        if request.persona not in ("", header.persona):
+            call.log.warning("there is no persona %.40a, %s speaks", request.persona, header.persona or "Moshi")
+        if not memory and request.prompt not in ("", header.call.prompt):
             call.log.warning("the prompt of this call is unknown, used or expired: it begins without")
-        opening = Open(
-            reservation.slot,
-            reservation.epoch,
-            limits.greeting_frames,
-            seed=self._settings.sampling.seed if request.seed is None else request.seed,
-            persona=replace(chosen.call, sampling=tuple(dict(chosen.call.sampling + request.sampling).items())),
-        )
-        call.start(self._observers, opening)
+        call.start(self._observers, self._begin)
         return None if call.over else reservation
 
-    def _limits(self, request: VoiceRequest, chosen: Chosen) -> CallLimits:
+    def _new_conversation(self, request: VoiceRequest) -> Conversation:
+        chosen = self._choose(request.persona, request.called, request.prompt)
+        sampling = tuple(dict(chosen.call.sampling + request.sampling).items())
+        seed = self._settings.sampling.seed if request.seed is None else request.seed
+        persona = replace(chosen.call, sampling=sampling)
+        return Conversation(ConversationHeader(self._checkpoint(), chosen.name, persona, seed, chosen.prompt))
+
+    def _can_wait(self, call_sid: CallSid) -> bool:
+        """Tell whether a call may come back although the pipeline is being started again."""
+        known = self._memories.find(call_sid, self._clock()) is not None
+        return known and self.accepting and self._admission.free_slots > 0
+
+    def _begin(self, call: ActiveCall) -> None:
+        if self._pipeline_is_on:
+            self._attach(call, max(0.0, self._resume_s - CODEC_S))
+        else:
+            call.suspend(self._pipeline_loss, self._resume_s)
+
+    def _attach(self, call: ActiveCall, budget_s: float) -> None:
+        """Open a call in the pipeline, or have it go on with it; tell the workers of a prompt that they lack."""
+        header, is_new = call.session.conversation.header, call.session.suspended_since_s is None
+        comes_back = call.session.comes_back
+        prompt = header.prompt or self._former_prompt(header.call.prompt)
+        if prompt and (comes_back or not is_new):
+            self._send(prompt)
+            self._prompts[call.session.record.call_sid] = prompt.key
+        call.attach(self._resume_s, budget_s)
+        if call.session.suspended_since_s is None:
+            self._drop_prompt(call)
+
+    def _drop_prompt(self, call: ActiveCall) -> None:
+        """Have the workers forget the prompt of a call that has been opened again, or is over."""
+        key = self._prompts.pop(call.session.record.call_sid, None)
+        if key and key not in self._prompts.values():
+            self._send(DropPrompt(key))
+
+    def _limits(self, request: VoiceRequest, greeting: str, comes_back: bool) -> CallLimits:
         calls, most, wanted = self._settings.calls, self._settings.greeting_steps, request.greeting_frames
         silent = most if wanted is None else min(wanted, most)
+        steps = self._settings.greeting_word_steps if greeting else silent
         return CallLimits(
-            greeting_frames=self._settings.greeting_word_steps if chosen.call.greeting else silent,
+            greeting_frames=0 if comes_back else steps,
             socket_within_s=TTL_S,
             max_call_s=calls.max_seconds,
             processing_s=self.statistics.processing_s,
@@ -239,6 +334,8 @@ class CallManager(CallRegistry):
         """Free the slot of a stream that has ended; give it to the one that stands by, or to whoever waits."""
         self._remove(call)
         self._admission.release(call.reservation)
+        self._drop_prompt(call)
+        self._keep_memory(call, end)
         standby = self._standby(call)
         if standby and end.reason in LINE_ENDS and not call.session.record.over:
             self._open(call.session.record.call_sid, standby.request, standby.token)
@@ -248,6 +345,16 @@ class CallManager(CallRegistry):
             self.on_slot_free()
         except Exception:
             call.log.exception("internal error")
+
+    def _keep_memory(self, call: ActiveCall, end: End) -> None:
+        """Keep what a call remembers while it may come back in another stream."""
+        record, memory = call.session.record, (call.session.conversation, call.request)
+        went_on = call.session.stream.started_s is not None or call.session.comes_back
+        if not (self._resume_s and went_on and not record.over and not call.request.chat):
+            return
+        if end.reason in LINE_ENDS or (call.session.comes_back and end.reason is EndReason.NO_SOCKET):
+            self._memories.keep(record.call_sid, memory, self._clock())
+            asyncio.get_running_loop().call_later(KEPT_S + 1.0, lambda: self._memories.expire(self._clock()))
 
     def _standby(self, call: ActiveCall) -> Standby | None:
         """Return the stream that stands by for this one, None without one or once its time is over."""

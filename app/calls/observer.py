@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from app.audio.level import LevelMeter
 from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
-from app.calls.record import ERRORS, CallRecord
+from app.calls.record import ERRORS, CallRecord, Gap
 from app.calls.sentences import SentenceSaid
-from app.calls.session import CallSession, End
+from app.calls.session import CallSession, End, Suspended
 from app.logging import CallLogger
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
-HOOKS = ("on_reserved", "on_connected", "on_event", "on_frame", "on_said", "on_sent", "on_end")
+HOOKS = (
+    *("on_reserved", "on_connected", "on_event", "on_frame", "on_said", "on_sent", "on_suspended", "on_resumed"),
+    "on_end",
+)
 
 
 class CallObserver:
@@ -40,6 +43,12 @@ class CallObserver:
 
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """A command has gone to the socket's writer, or a frame to the workers."""
+
+    def on_suspended(self, suspended: Suspended, now: float) -> None:
+        """The pipeline is lost, and the call waits for the next one."""
+
+    def on_resumed(self, gap: Gap, now: float) -> None:
+        """The call goes on after a gap."""
 
     def on_end(self, end: End, now: float) -> None:
         """The stream has ended."""
@@ -94,7 +103,7 @@ class CallLevels(CallObserver):
 
 
 class LogLines(CallObserver):
-    """Logs one stream's slot, keys (hidden unless `log_digits`: they may be a PIN) and end."""
+    """Logs one stream's slot, keys (hidden unless `log_digits`: they may be a PIN), gaps and end."""
 
     def __init__(self, session: CallSession, slot: Slot, log: CallLogger, log_digits: bool) -> None:
         self._session, self._slot, self._log, self._log_digits = session, slot, log, log_digits
@@ -109,6 +118,14 @@ class LogLines(CallObserver):
     def on_event(self, event: Event, now: float) -> None:
         if isinstance(event, DtmfPressed):
             self._log.info("key %.1s", event.digit if self._log_digits else "*")
+
+    def on_suspended(self, suspended: Suspended, now: float) -> None:
+        self._log.warning("the pipeline is lost (%s), the call waits for the next one", suspended.reason)
+
+    def on_resumed(self, gap: Gap, now: float) -> None:
+        what = "%.1f s after %s the call goes on: %d steps known, %d left out"
+        facts = {"gap_s": round(gap.seconds or 0.0, 3), "steps": gap.steps, "left_out": gap.left_out}
+        self._log.info(what, gap.seconds, gap.reason, gap.steps, gap.left_out, extra={"facts": facts})
 
     def on_end(self, end: End, now: float) -> None:
         counts = dict(self._session.counts)

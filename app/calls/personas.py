@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from app.calls.prompts import MOST_PROMPT
 from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
 from app.twilio.parties import cleaned, name_of
-from workers.messages import CallPersona
+from workers.messages import CallPersona, PreparePrompt
 
 VOICE_FILES = (".pt", ".safetensors", ".wav")
 MOST_SHOWN = 80
@@ -111,10 +111,14 @@ class Personas:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know."""
+    """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know.
+
+    `prompt` is the one-time prompt that the call begins with, None for that of its persona, or for none.
+    """
 
     name: str = ""
     call: CallPersona = field(default_factory=CallPersona)
+    prompt: PreparePrompt | None = None
 
 
 def choose_nobody(name: str, called: str, prompt: str) -> Chosen:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from workers.messages import DropPrompt, PreparePrompt, PromptReady, PromptRefused
 
+FORMER_KEPT = 64
 PromptAnswer = PromptReady | PromptRefused
 MOST_PROMPT = 4_000
 """Characters; 500 tokens, the model's limit, are about 2,000 characters of English."""
@@ -49,6 +50,8 @@ class Prompts:
         """By key; None while the engine computes it."""
         self._serving: dict[str, str] = {}
         """The newest key of each persona that is ready."""
+        self._former: dict[str, PreparePrompt] = {}
+        """The last ones that have been sent, by key: calls that began with them may go on for long."""
         self._awaited: set[str] = set()
         """Keys for which calls wait since the pipeline was started."""
         self._is_on = False
@@ -71,6 +74,10 @@ class Prompts:
     def key(self, persona: str) -> str:
         """Return the key of the prompt that calls of a persona begin with, "" for none."""
         return self._serving.get(persona, "")
+
+    def former(self, key: str) -> PreparePrompt | None:
+        """Return a prompt that has been sent and that no persona wants any more, None for any other."""
+        return None if key in self._keys() else self._former.get(key)
 
     def answer(self, persona: str) -> PromptAnswer | None:
         """Return the engine's answer to the newest prompt of a persona, None if there is none."""
@@ -114,6 +121,9 @@ class Prompts:
     def _prepare(self) -> list[PreparePrompt]:
         new = {prompt.key: prompt for prompt in self._wanted.values() if prompt.key not in self._answers}
         self._answers.update(dict.fromkeys(new))
+        self._former |= new
+        for key in [*self._former][:-FORMER_KEPT]:
+            del self._former[key]
         return list(new.values())
 
     def _update(self) -> list[DropPrompt]:

@@ -13,11 +13,12 @@ from workers.messages import FRAME_S, Frame, Span
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
 KEYS_KEPT = 100
-MOMENTS = ("reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
+MOMENTS = ("began_s", "reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
 FACTS = (
     *("call_sid", "persona", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
     *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s"),
 )
+GAP = ("began_s", "reason", "seconds", "steps", "left_out")
 STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
 SUMMARY = ("call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
 
@@ -64,6 +65,8 @@ LINE_ENDS = {
     EndReason.REPLACED,
 }
 """Ends of a stream that did not come from us: the call may go on in another stream."""
+LOST_ENDS = {EndReason.SOCKET_LOST, EndReason.SOCKET_BLOCKED, EndReason.PROTOCOL}
+"""Ends of a stream that the caller did not want either: the call is brought back when Twilio asks what to do next."""
 
 
 @dataclass
@@ -79,6 +82,21 @@ class Recording:
     def __str__(self) -> str:
         kept = f"kept in {self.name}" if self.name else "no recording"
         return f"{kept}; broken off: {self.fault}" if self.name and self.fault else self.fault or kept
+
+
+@dataclass
+class Gap:
+    """A time in which Moshi did not hear the caller of a call that was on; `began_s` on the monotonic clock.
+
+    `seconds` is how long it lasted, None if the call ended in it. Moshi went on knowing the last `steps` of the call;
+    `left_out` earlier ones are forgotten.
+    """
+
+    reason: str
+    began_s: float
+    seconds: float | None = None
+    steps: int = 0
+    left_out: int = 0
 
 
 @dataclass
@@ -142,6 +160,7 @@ class CallRecord:
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     sentences: int = 0
     """How many Moshi was told to say: the number of the last one."""
     refused: str = ""
@@ -212,7 +231,25 @@ class CallRecord:
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
         copies = {name: copy(getattr(self, name)) for name in ("text", "counts", "keys_s", "latencies_s", "spans")}
-        return replace(self, **copies, streams=[replace(stream) for stream in self.streams])
+        gaps = [replace(gap) for gap in self.gaps]
+        return replace(self, **copies, streams=[replace(stream) for stream in self.streams], gaps=gaps)
+
+    def on_gap(self, reason: str, now: float) -> None:
+        """Moshi does not hear the caller from now on, unless that was so before."""
+        if not self.gap:
+            self.gaps.append(Gap(reason, now))
+
+    def on_resumed(self, steps: int, left_out: int, now: float) -> Gap | None:
+        """The gap is over; return it, None if there was none."""
+        if gap := self.gap:
+            gap.seconds, gap.steps, gap.left_out = round(now - gap.began_s, 4), steps, left_out
+            self.counts["resumed"] += 1
+        return gap
+
+    @property
+    def gap(self) -> Gap | None:
+        """The gap that lasts, None without one."""
+        return self.gaps[-1] if self.gaps and self.gaps[-1].seconds is None else None
 
     def on_key(self, now: float) -> None:
         """Count a key that the caller has pressed, but not which: it may be part of a PIN."""
@@ -263,9 +300,10 @@ class CallRecord:
             "streams": [
                 {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
             ],
+            "gaps": [self._chosen(gap, GAP) for gap in self.gaps],
         }
 
-    def _chosen(self, record: "CallRecord | StreamRecord", names: tuple[str, ...]) -> dict[str, object]:
+    def _chosen(self, record: "CallRecord | StreamRecord | Gap", names: tuple[str, ...]) -> dict[str, object]:
         return {
             name: self._relative(getattr(record, name)) if name in MOMENTS else getattr(record, name) for name in names
         }

@@ -9,13 +9,17 @@ and a call comes back after played keys, a transfer, or a lost stream. It has on
   when no stream is on: Twilio has no use for it.
 - Any other webhook while a stream is on may be a repeat, or a call that comes back before we notice that its stream is
   lost. It gets no slot: its token stands by. If a socket comes with it, the old stream ends and its slot goes over.
-- After the end of its stream a call comes back to a new slot. It is not screened and counted a second time.
+- After the end of its stream a call comes back to a new slot. It is not screened and counted a second time. Moshi goes
+  on with what it knew, without a greeting, as long as the manager keeps the conversation.
+- When a stream is over Twilio asks the `action` of its `<Connect>`. A stream that was lost gets another one, at most
+  `MOST_AGAIN` times in a row by the counter in that URL, which Twilio signs; any other end is the end of the call.
 - A call that is answered already (one that we placed, or that comes back) gets no busy tone: `<Hangup/>`.
 """
 
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from enum import StrEnum
 
 from app.calls.active_call import VoiceRequest
@@ -33,14 +37,24 @@ from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
-from app.twilio.voice_query import MACHINES, read_greeting_frames, read_persona, read_prompt, reads_record
+from app.twilio.voice_query import (
+    MACHINES,
+    again_query,
+    read_again,
+    read_greeting_frames,
+    read_persona,
+    read_prompt,
+    reads_record,
+)
 
 log = logging.getLogger(__name__)
 
+MOST_AGAIN = 5
+"""How often a call whose stream is lost is brought back."""
 HANGUP = "hangup"
 """`QueueResult` of a queued caller who has hung up."""
-RINGING, IN_PROGRESS = "ringing", "in-progress"
-"""`CallStatusCallback` of the voice webhook: not answered, answered."""
+RINGING, IN_PROGRESS, COMPLETED = "ringing", "in-progress", "completed"
+"""`CallStatus` of a webhook: not answered, answered, over."""
 
 
 class RejectReason(StrEnum):
@@ -56,6 +70,12 @@ WHY_NO_SLOT = {
     RejectReason.BUSY: "all lines of the bridge were taken",
     RejectReason.NOT_READY: "the bridge was not ready",
 }
+
+
+def again_of(form: Form) -> int | None:
+    """Return which time it is that a call is brought back, None if it was too often."""
+    again = read_again(form.query)
+    return None if again is None or again >= MOST_AGAIN else again + 1
 
 
 class CallRouter:
@@ -104,19 +124,38 @@ class CallRouter:
             return twiml.reject_caller()
         return None
 
-    def put_through(self, form: Form, webhook_token: str = "") -> str | None:
-        """Reserve a slot of this machine, unless the call has one; return the answer, None without a free slot."""
+    def put_through(self, form: Form, webhook_token: str = "", again: int = 0) -> str | None:
+        """Reserve a slot of this machine, unless the call has one; return the answer, None without a free slot.
+
+        `again` is how often the call has been brought back.
+        """
         self._call_queue.reserve_next()
-        return self._put_through(form, self._request(form, webhook_token))
+        return self._put_through(form, self._request(form, webhook_token), again)
 
     def on_admitted(self, form: Form) -> None:
         """Count a new call that has been accepted, for the limit of calls per number."""
         self._screening.add(form.caller, time.monotonic())
 
-    def after_stream(self, form: Form) -> str:
-        """Answer when our side has closed a stream, or it was lost."""
-        CallLogger(log, form.call_sid).info("stream is over, hanging up")
-        return twiml.hangup()
+    def after_stream(self, form: Form, webhook_token: str = "") -> str:
+        """Answer when a stream is over: with the next one if it was lost, else hang up."""
+        if answer := self.bring_back(form, webhook_token):
+            return answer
+        request = self._manager.lost(form.call_sid) or self._request(form, webhook_token)
+        return self._queue(form, request) or self.reject(form)
+
+    def bring_back(self, form: Form, webhook_token: str = "") -> str | None:
+        """Do so if this machine can; None without a free slot."""
+        call_log, again = CallLogger(log, form.call_sid), again_of(form)
+        request = self._manager.lost(form.call_sid) if form.fields.get("CallStatus") != COMPLETED else None
+        if request is None or again is None:
+            call_log.info("stream is over, hanging up")
+            return twiml.hangup()
+        record = self._manager.record(form.call_sid)
+        if webhook_token and record and record.is_repeat(webhook_token, is_ringing=False):
+            return self._answer_repeat(form, again)
+        call_log.info("the stream was lost, the call is brought back: %d of %d", again, MOST_AGAIN)
+        self._call_queue.reserve_next()
+        return self._put_through(form, replace(request, webhook_token=webhook_token), again)
 
     def wait(self, form: Form) -> str:
         """Answer the wait page."""
@@ -151,6 +190,7 @@ class CallRouter:
                 if status.over:
                     self._call_queue.leave(form.call_sid)
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *CallState)
+                    self._manager.forget(form.call_sid)
 
     def _is_known(self, form: Form) -> bool:
         """Tell whether a call was admitted before, or is one of ours."""
@@ -169,32 +209,32 @@ class CallRouter:
             read_prompt(form.query),
         )
 
-    def _answer_repeat(self, form: Form) -> str:
+    def _answer_repeat(self, form: Form, again: int = 0) -> str:
         """Answer what Twilio has acted on already: as before, or with a hangup when the stream or the call is over."""
         CallLogger(log, form.call_sid).info("the voice webhook is repeated")
         call = self._manager.call(form.call_sid)
-        return self._connect(form, call.reservation.token) if call else twiml.hangup()
+        return self._connect(form, call.reservation.token, again) if call else twiml.hangup()
 
-    def _put_through(self, form: Form, request: VoiceRequest) -> str | None:
+    def _put_through(self, form: Form, request: VoiceRequest, again: int = 0) -> str | None:
         call = self._manager.call(form.call_sid)
         if call and call.session.state is not CallState.RESERVED:
             CallLogger(log, form.call_sid).info("the call comes again while its stream is on")
-            return self._connect(form, self._manager.stand_by(call, request))
+            return self._connect(form, self._manager.stand_by(call, request), again)
         reservation = self._manager.reserve(form.call_sid, request)
         if reservation is None:
             return None
         CallLogger(log, form.call_sid).info("call from %s", mask_number(form.caller))
-        return self._connect(form, reservation.token)
+        return self._connect(form, reservation.token, again)
 
-    def _connect(self, form: Form, token: str) -> str:
-        return self.connect(form, token, self._public.media_url)
+    def _connect(self, form: Form, token: str, again: int = 0) -> str:
+        return self.connect(form, token, self._public.media_url, again)
 
-    def connect(self, form: Form, token: str, media_url: str) -> str:
+    def connect(self, form: Form, token: str, media_url: str, again: int = 0) -> str:
         """Return the answer that connects a call to the media socket with this token, at `media_url`."""
         base_url = self._public.base_url
         return twiml.connect(
             socket_url(f"{media_url}/twilio/media/{token}"),
-            f"{base_url}/twilio/after-stream",
+            f"{base_url}/twilio/after-stream{again_query(again)}",
             {"from": form.caller, "to": form.called},
             f"{base_url}/twilio/status",
         )

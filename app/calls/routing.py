@@ -15,7 +15,7 @@ class Routing(Protocol):
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         """Answer the voice webhook. Raises ValueError for an invalid query."""
 
-    async def after_stream(self, form: Form) -> str:
+    async def after_stream(self, form: Form, webhook_token: str = "") -> str:
         """Answer when a stream is over."""
 
     async def handle_status(self, form: Form) -> None:
@@ -41,8 +41,8 @@ class LocalRouting:
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         return self.router.answer(form, webhook_token)
 
-    async def after_stream(self, form: Form) -> str:
-        return self.router.after_stream(form)
+    async def after_stream(self, form: Form, webhook_token: str = "") -> str:
+        return self.router.after_stream(form, webhook_token)
 
     async def handle_status(self, form: Form) -> None:
         self.router.handle_status(form)

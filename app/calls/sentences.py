@@ -14,6 +14,7 @@ class SayRefusal(StrEnum):
     """Why Moshi says nothing."""
 
     NOT_LIVE = "the call is not live: its stream has not started, or it is ending"
+    IN_GAP = "Moshi does not hear this call at the moment: try again when it goes on"
     OVER = "the call is over"
     QUEUE_FULL = f"{MAX_QUEUED} sentences are queued already: wait until one has been said"
 
@@ -68,6 +69,12 @@ class Sentences:
         if len(self._texts) >= MAX_QUEUED:
             raise SayRefused(SayRefusal.QUEUE_FULL)
         self._texts[sentence.number] = sentence.text
+
+    def cut(self) -> list[SentenceSaid]:
+        """Return those that are still to be said, and will not be said whole any more."""
+        cut = [SentenceSaid(number, text, False) for number, text in self._texts.items()]
+        self._texts.clear()
+        return cut
 
     def pop(self, said: Said) -> SentenceSaid | None:
         """Return the sentence that is over; None for one that is not to be said, or is over already."""

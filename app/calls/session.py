@@ -8,22 +8,31 @@ service stops, it is DRAINING: what Moshi has said is played to its end.
 The greeting is computed ahead and plays for a while in which Moshi does not listen yet. The caller's frames take over
 so early that the first answer to them arrives as the greeting's last frame is being played: `CallLimits.takeover_s`.
 
-`receive`, `handle_frame`, `handle_said`, `handle_timer`, `say`, `drain` and `end` return commands, which the shell
-carries out in order; `get_timer` returns when `handle_timer` is due. After an `End` there are no commands.
+A pipeline that is lost does not end the call. While it is suspended the last frames of the caller are kept
+(`UnreadFrames`) and they hear nothing. `attach` opens the call in the next pipeline: from its token log if it was live
+or comes back from an earlier stream, else anew. With `Resumed` it goes on; what was kept is sent, but the answers to it
+would come too late and are not heard. A call that is draining needs no pipeline.
+
+`receive`, `handle_frame`, `handle_said`, `handle_resumed`, `handle_timer`, `say`, `suspend`, `attach`, `drain` and
+`end` return commands, which the shell carries out in order; `get_timer` returns when `handle_timer` is due. After an
+`End` there are no commands.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import CallRecord, EndReason, Gap
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
+from app.calls.unread import UnreadFrames
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import GREETING, Frame, Said
+from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said, Slot
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
@@ -38,7 +47,40 @@ class End:
     detail: str = ""
 
 
-Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | End
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """Open the call in the pipeline, with so many frames of greeting."""
+
+    greeting_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCall:
+    """Have the pipeline go on with the conversation within `budget_s`; `gap` follows it, the first is `seq`."""
+
+    seq: int
+    gap: tuple[SendFrame, ...]
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """Moshi does not hear the caller from now on; `anew`: the call, which was not live, will be opened anew."""
+
+    reason: str
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GapOver:
+    """Moshi hears the caller again."""
+
+    gap: Gap
+
+
+Notice = SentenceSaid | Suspended | GapOver
+"""What is to be passed on to those who watch the call."""
+Command = PlayoutCommand | SendFrame | SaySentence | OpenCall | ResumeCall | Notice | End
 
 
 class CallState(Enum):
@@ -64,7 +106,7 @@ class CallSession:
     """The rules of one stream of a call; `now` in seconds, monotonic.
 
     `account_sid` "" accepts any account. `record` is that of a call which comes back, None for a new one. Without
-    a `leg` its audio is that of a phone.
+    a `leg` its audio is that of a phone. If `comes_back`, Moshi goes on with the `conversation` of an earlier stream.
     """
 
     def __init__(
@@ -76,13 +118,26 @@ class CallSession:
         record: CallRecord | None = None,
         webhook_token: str = "",
         leg: Leg | None = None,
+        conversation: Conversation | None = None,
+        comes_back: bool = False,
     ) -> None:
         self.record = record or CallRecord(call_sid, now)
+        if comes_back and self.record.ended_s is not None:
+            self.record.on_gap(str(self.record.end), self.record.ended_s)
         self.record.greeting_frames, self.record.takeover_s = limits.greeting_frames, limits.takeover_s
         self.stream = self.record.open_stream(now, webhook_token)
         self.state = CallState.RESERVED
         self.leg = leg or PhoneLeg(limits)
         self.sentences = Sentences()
+        self.conversation = conversation or Conversation(ConversationHeader("", "", CallPersona()))
+        self.suspended_since_s: float | None = None
+        """Since when the call waits for a pipeline that goes on with it; None while it has one."""
+        self._unread = UnreadFrames(limits.greeting_frames)
+        self.comes_back = comes_back
+        self._is_open, self._goes_on = False, comes_back
+        self._resume_by_s, self._loss = math.inf, ""
+        self._steps = self._left_out = 0
+        self._text_before = len(self.record.text)
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
@@ -115,7 +170,7 @@ class CallSession:
                 self._idle.add(payload, now)
                 if frames := self.leg.push(event, now):
                     self.record.takeover_s = self.leg.start_s
-                return frames
+                return self._unread.add(frames)
             case MarkPlayed(name):
                 played = self.leg.handle_mark(name, now) and self.state is CallState.DRAINING
                 return self.end(self._late_reason, now) if played else []
@@ -129,10 +184,17 @@ class CallSession:
                 return self.end(EndReason.HANGUP_KEY, now) if digit == self._limits.hangup_digit else []
         return []
 
+    def muted(self, frame: Frame) -> Frame:
+        """Return a frame as it is; without sound and times if it answers what the caller said in a gap."""
+        return replace(frame, pcm=None, spans=()) if frame.seq < self._unread.live_seq else frame
+
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         """Handle one of Moshi's frames."""
         if self.state is CallState.ENDED:
             return []
+        for read in self._unread.read(frame.seq):
+            self.conversation.add_heard(read.pcm)
+        self.conversation.add_step(frame.tokens)
         self.record.on_frame(frame, now)
         if self.state is CallState.LIVE:
             return self._on_sent(self.leg.play(frame, now), now)
@@ -144,6 +206,8 @@ class CallSession:
         """Return the command that has Moshi say a text after those that are queued. Raises SayRefused."""
         if self.state is not CallState.LIVE:
             raise SayRefused(SayRefusal.OVER if self.state is CallState.ENDED else SayRefusal.NOT_LIVE)
+        if self.suspended_since_s is not None:
+            raise SayRefused(SayRefusal.IN_GAP)
         sentence = SaySentence(self.record.sentences + 1, text)
         self.sentences.add(sentence)
         self.record.sentences = sentence.number
@@ -153,15 +217,54 @@ class CallSession:
         """Handle the end of a sentence, or of the greeting; what is said while the call ends is not heard."""
         if self.state in (CallState.DRAINING, CallState.ENDED) or (sentence := self.sentences.pop(said)) is None:
             return []
-        if sentence.number == GREETING:
-            self.record.greeting_said_s = now
-        else:
-            self.record.on_sentence_said(sentence.whole)
-        return [sentence]
+        return [self._on_said(sentence, now)]
+
+    def suspend(self, reason: str, now: float, within_s: float) -> Sequence[Command]:
+        """The pipeline is lost: wait for the next one, `within_s` seconds at most, 0 for not at all."""
+        if self.state in (CallState.DRAINING, CallState.ENDED):
+            return []
+        if not within_s:
+            return self.end(EndReason.WORKER_LOST, now, reason)
+        self._hold(reason, now, within_s)
+        self._goes_on |= self.state is CallState.LIVE and self._is_open
+        if self._goes_on:
+            self.record.on_gap(reason, now)
+        commands: list[Command] = [self._on_said(sentence, now) for sentence in self._cut_sentences()]
+        if not self._goes_on:
+            self._forget_greeting()
+        self._is_open = False
+        return [*commands, Suspended(reason, not self._goes_on)]
+
+    def attach(self, now: float, within_s: float, budget_s: float) -> Sequence[Command]:
+        """A pipeline is ready: open the call in it, or have it go on with it, within `budget_s` of its time.
+
+        A call that comes back is given `within_s` seconds, one that is suspended has its time already.
+        """
+        if self.state in (CallState.DRAINING, CallState.ENDED):
+            return []
+        self._is_open = True
+        if self._goes_on:
+            self._hold("", now, within_s)
+            seq, gap = self._unread.next_seq, self._unread.gap()
+            return [ResumeCall(seq - len(gap), tuple(gap), budget_s)]
+        self._go_on()
+        self._unread.discard()
+        is_early = self.state in (CallState.RESERVED, CallState.CONNECTED)
+        return [OpenCall(self._limits.greeting_frames if is_early else 0)]
+
+    def handle_resumed(self, resumed: Resumed, now: float) -> Sequence[Command]:
+        """The pipeline goes on with the call."""
+        if self.suspended_since_s is None or self.state is CallState.ENDED:
+            return []
+        self._go_on()
+        self._idle.reset(now)
+        self.leg.on_gap_over()
+        self._steps, self._left_out = resumed.steps, resumed.left_out
+        return [*self._unread.release(), *self._end_gap(now)]
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
-        due_s = min(self._deadline_s, self.leg.audio_due_s())
+        due_s = min(self._deadline_s, self._resume_by_s, self.leg.audio_due_s())
         if self.state is CallState.LIVE:
             due_s = min(due_s, self.leg.frame_due_s(), self._idle.due_s)
         if self.state is CallState.DRAINING:
@@ -172,13 +275,15 @@ class CallSession:
         """Fill a frame that is late, send audio that has waited, end what has lasted too long."""
         commands: list[Command] = []
         if self.state is CallState.LIVE:
-            commands += self.leg.fill(now)
+            commands += self._unread.add(self.leg.fill(now))
         if self.state in (CallState.LIVE, CallState.DRAINING):
             commands += self._on_sent(self.leg.send_audio(now), now)
         if self.state is CallState.DRAINING and now >= self.leg.played_s():
             return [*commands, *self.end(self._late_reason, now)]
         if self.state is CallState.LIVE and now >= self._idle.due_s:
             commands += self.drain(EndReason.IDLE, now)
+        if now >= self._resume_by_s:
+            return [*commands, *self.end(EndReason.WORKER_LOST, now, f"{self._loss}; not resumed in time")]
         if now >= self._deadline_s:
             end = self.end if self.state is CallState.DRAINING else self.drain
             commands += end(self._late_reason, now)
@@ -191,6 +296,7 @@ class CallSession:
         if self.state is not CallState.LIVE or self.record.first_sound_s is None:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
+        self._go_on()
         self._deadline_s, self._late_reason = now + DRAIN_WITHIN_S, reason
         return self.leg.finish(now)
 
@@ -214,7 +320,43 @@ class CallSession:
         for frame in self._greeting:
             commands += self.leg.play(frame, now)
         self._greeting.clear()
-        return self._on_sent(commands, now)
+        return [*self._on_sent(commands, now), *self._end_gap(now)]
+
+    def _hold(self, reason: str, now: float, within_s: float) -> None:
+        """Suspend the call; one that is suspended already keeps its time."""
+        self._unread.hold()
+        if self.suspended_since_s is None:
+            self.suspended_since_s, self._resume_by_s = now, now + within_s
+        self._loss = reason or self._loss
+
+    def _go_on(self) -> None:
+        self.suspended_since_s, self._resume_by_s = None, math.inf
+
+    def _end_gap(self, now: float) -> list[GapOver]:
+        """End the gap once the caller is both heard and there to hear."""
+        if self.suspended_since_s is not None or self.state is not CallState.LIVE or not self._goes_on:
+            return []
+        gap = self.record.on_resumed(self._steps, self._left_out, now)
+        return [GapOver(gap)] if gap else []
+
+    def _forget_greeting(self) -> None:
+        """Moshi will begin anew with a call that has not heard anything yet."""
+        self._greeting.clear()
+        self.conversation = Conversation(self.conversation.header)
+        del self.record.text[self._text_before :]
+
+    def _cut_sentences(self) -> list[SentenceSaid]:
+        """Return what Moshi was to say and will not say whole any more."""
+        greets = self._goes_on and self.conversation.header.call.greeting and self.record.greeting_said_s is None
+        greeting = self.sentences.pop(Said(Slot(0), Epoch(0), GREETING, whole=False)) if greets else None
+        return [*([greeting] if greeting else []), *self.sentences.cut()]
+
+    def _on_said(self, sentence: SentenceSaid, now: float) -> SentenceSaid:
+        if sentence.number == GREETING:
+            self.record.greeting_said_s = now
+        else:
+            self.record.on_sentence_said(sentence.whole)
+        return sentence
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

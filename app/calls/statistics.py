@@ -7,7 +7,7 @@ from functools import partial
 from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
-from app.calls.record import EndReason
+from app.calls.record import EndReason, Gap
 from app.calls.session import CallSession, CallState, End
 from workers.histogram import Histogram
 from workers.messages import Frame, Stage
@@ -15,6 +15,7 @@ from workers.messages import Frame, Stage
 LATENCY_BOUNDS_S = (0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
 """Nothing can be quicker than the 80 ms of a frame."""
 BUFFERED_BOUNDS_S = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 1.0)
+GAP_BOUNDS_S = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0)
 FIRST_SOUND_BOUNDS_S = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 DURATION_BOUNDS_S = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0)
 APP = "app"
@@ -38,6 +39,8 @@ class Histograms:
     mouth_to_ear: Histogram = field(default_factory=partial(Histogram, LATENCY_BOUNDS_S))
     buffered: Histogram = field(default_factory=partial(Histogram, BUFFERED_BOUNDS_S))
     first_sound: Histogram = field(default_factory=partial(Histogram, FIRST_SOUND_BOUNDS_S))
+    gap: Histogram = field(default_factory=partial(Histogram, GAP_BOUNDS_S))
+    """How long Moshi did not hear a caller whose call then went on."""
     duration: Histogram = field(default_factory=partial(Histogram, DURATION_BOUNDS_S))
 
 
@@ -90,6 +93,9 @@ class StreamStatistics(CallObserver):
         answers = frame.seq >= self._session.record.greeting_frames  # a greeting answers nothing
         if frame.pcm is not None and answers and self._session.state is CallState.LIVE:
             self._histograms.buffered.add(self._session.leg.buffered_s(now))
+
+    def on_resumed(self, gap: Gap, now: float) -> None:
+        self._histograms.gap.add(gap.seconds or 0.0)
 
     def on_end(self, end: End, now: float) -> None:
         stream = self._session.stream

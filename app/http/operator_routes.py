@@ -96,6 +96,7 @@ def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Fam
             "calls": manager.active_calls,
             "draining": manager.draining,
             "pipeline": manager.pipeline,
+            "suspended": len(manager.suspended),
         }
 
     @router.get("/metrics", dependencies=[Depends(auth.require)])

@@ -23,6 +23,7 @@ SAID_WITHIN_S = 30.0
 """How long `?wait=true` waits."""
 STATUSES = {
     SayRefusal.OVER: HTTPStatus.CONFLICT,
+    SayRefusal.IN_GAP: HTTPStatus.CONFLICT,
     SayRefusal.NOT_LIVE: HTTPStatus.CONFLICT,
     SayRefusal.QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
 }

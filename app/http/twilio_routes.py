@@ -49,7 +49,8 @@ def build_twilio_router(
 
     @router.post(AFTER_STREAM_PATH)
     async def after_stream(request: Request) -> Response:
-        return _twiml(await routing.after_stream(await webhooks.read(request)))
+        form = await webhooks.read(request)
+        return _twiml(await routing.after_stream(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:

@@ -47,8 +47,13 @@ class ServicePersonas:
         persona = self._folder.state.personas.choose(name, called)
         name = _name(persona)
         listens = self._listens and bool(persona.greeting)
-        key = self._once.use(prompt) or self._prompts.key(name)
-        return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given))
+        once = self._once.use(prompt)
+        key = once.key if once else self._prompts.key(name)
+        return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given), once)
+
+    def former(self, key: str) -> PreparePrompt | None:
+        """Return a persona's prompt that calls have begun with and that the pipeline is told of no more, else None."""
+        return self._prompts.former(key)
 
     async def prepare_once(self, text: str, name: str) -> str:
         """Compute a prompt for one call of a persona, in its voice; return its id.

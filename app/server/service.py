@@ -67,8 +67,16 @@ class Service:
         self._recordings = open_recordings(settings)
         self._personas = ServicePersonas(settings, self.supervisor.send)
         self.manager = CallManager(
-            settings, self.supervisor.send, self._can_serve, [*self._observers()], self._personas.choose
+            settings,
+            self.supervisor.send,
+            self._can_serve,
+            [*self._observers()],
+            self._personas.choose,
+            former_prompt=self._personas.former,
+            checkpoint=lambda: self.supervisor.checkpoint,
         )
+        self._lost = asyncio.Event()
+        """Set while calls wait for the next pipeline."""
         self.lag = EventLoopLag()
         self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
@@ -99,6 +107,7 @@ class Service:
             own = [
                 background.start("the self-test", self._run_self_test),
                 background.start("the prompts of the personas", partial(endless, self._prepare_prompts)),
+                background.start("the calls that wait for a pipeline", partial(endless, self._resume_calls)),
                 background.start("the persona files", partial(endless, self._personas.watch)),
                 background.start("the event loop lag", partial(endless, self.lag.watch)),
                 background.start("the call queue", self.call_queue.run),
@@ -177,6 +186,14 @@ class Service:
         await self._tested.wait()
         await self._personas.run(self.supervisor.wait_ready)
 
+    async def _resume_calls(self) -> None:
+        while True:
+            await self._lost.wait()
+            await self.supervisor.wait_ready()
+            if self.supervisor.ready:  # it may be lost again by now
+                self._lost.clear()
+                self.manager.on_pipeline_ready()
+
     def _can_serve(self) -> bool:
         workers_can = self.self_tested.is_set() and self.supervisor.ready and self._personas.settled
         return workers_can and self.public.is_open
@@ -207,7 +224,11 @@ class Service:
 
     def _on_pipeline_lost(self, reason: str) -> None:
         self._personas.on_pipeline_lost()
-        (self.manager if self.self_tested.is_set() else self._self_test).on_pipeline_lost(reason)
+        if self.self_tested.is_set():
+            self._lost.set()
+            self.manager.on_pipeline_lost(reason)
+        else:
+            self._self_test.on_pipeline_lost(reason)
 
 
 def _observe_record(add: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:

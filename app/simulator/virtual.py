@@ -22,7 +22,6 @@ from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
-from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
@@ -130,7 +129,7 @@ class _VirtualCall:
 
     def _do(self, commands: Sequence[Command], now: float) -> None:
         for command in commands:
-            if not isinstance(command, End | SaySentence | SentenceSaid):
+            if isinstance(command, SendFrame | SendAudio | SendMark | ClearAudio):
                 self._observer.on_sent(command, now)
             match command:
                 case SendFrame():

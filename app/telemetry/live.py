@@ -38,6 +38,8 @@ STATES = {
     CallState.ENDED: "ended",
 }
 
+SUSPENDED = "resuming"
+
 
 class LiveView:
     """The calls of one manager; `waiting` counts the callers in the queue, `model` is the checkpoint."""
@@ -71,6 +73,7 @@ class LiveView:
         return {
             "now_s": round(now, 3),
             "ready": manager.ready,
+            "pipeline": manager.pipeline,
             "draining": manager.draining,
             "slots": manager.slots,
             "free_slots": manager.free_slots,
@@ -108,7 +111,7 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
     return {
         **_parties(record),
         "slot": call.reservation.slot,
-        "state": STATES[call.session.state],
+        "state": STATES[call.session.state] if call.session.suspended_since_s is None else SUSPENDED,
         "for_s": round(now - (record.started_s or record.reserved_s), 2),
         "caller_dbfs": round(levels.caller.level_dbfs(now), 1),
         "moshi_dbfs": round(levels.moshi.level_dbfs(now), 1),
@@ -116,6 +119,7 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
         "buffered_ms": _ms(call.session.leg.buffered_s(now)),
         "stages_ms": {span.stage: _ms(span.ended_s - span.started_s) for span in (record.spans or [()])[-1]},
         "overruns": record.counts["overruns"],
+        "resumed": record.counts["resumed"],
         "dropped": record.counts["frames_dropped"],
         "sentences": {
             "queued": call.session.sentences.queued,

@@ -1,4 +1,4 @@
-"""What one call may want of our voice webhook, in the query of its URL: written by who places it, read by who answers.
+"""What the query of a webhook's URL says: what one call wants, written by who places it, and how often it came back.
 
 The signature covers the query, so a wish comes from whoever has the account, and from nobody else.
 """
@@ -16,6 +16,17 @@ def voice_query(greeting_frames: int | None = None, record: bool = False, person
     named = {name: value for name, value in (("persona", persona), ("prompt", prompt)) if value}
     query = urlencode(wishes | ({"record": "true"} if record else {}) | named)
     return f"?{query}" if query else ""
+
+
+def again_query(times: int) -> str:
+    """Return the query of the URL that Twilio asks when a stream is over which was the call's `times`-th again."""
+    return f"?{urlencode({'again': times})}" if times else ""
+
+
+def read_again(query: str) -> int | None:
+    """Return how often a call has come back already through that URL; None unless it is a number of a few digits."""
+    text = parse_qs(query, keep_blank_values=True).get("again", ["0"])[-1]
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def read_greeting_frames(query: str, most: int) -> int | None:

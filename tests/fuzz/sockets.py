@@ -29,7 +29,8 @@ from tests.app.twilio.transcript import changed
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings
 from tests.service.phone import ACCOUNT, new_call_sid
-from workers.messages import Failed, Frame, PipelineMessage, Stage
+from workers import messages
+from workers.messages import Failed, Frame, Stage
 
 CALLS = 2
 MARKS = (24_000, -24_000, 6_000, -6_000, 1_500, -1_500)
@@ -192,7 +193,7 @@ class Exchange:
     def close(self) -> None:
         self.loop.close()
 
-    def _send(self, message: PipelineMessage) -> None:
+    def _send(self, message: messages.Message) -> None:
         if isinstance(message, Frame):
             self._frames.append(message)
 
@@ -251,6 +252,7 @@ class Exchange:
     def _break(self, who: int, dead: bool) -> None:
         if dead:
             self.manager.on_pipeline_lost("step: killed by SIGKILL")
+            self.manager.on_pipeline_ready()
         elif on_air := self._on.get(who):
             held = on_air.call.reservation
             self.manager.handle_message(Failed(held.slot, held.epoch, Stage.DECODE, "broken"))

@@ -26,7 +26,7 @@ from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import sign
 from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
-from workers.messages import PipelineMessage
+from workers import messages
 
 SOCKET_BASE = PUBLIC.replace("https:", "wss:")
 
@@ -63,7 +63,7 @@ class Front:
 
     settings: Settings = field(default_factory=front_settings)
     now_s: float = 0.0
-    sent: list[PipelineMessage] = field(default_factory=list)
+    sent: list[messages.Message] = field(default_factory=list)
     personas: PersonaSource = field(default_factory=NoPersonas)
 
     def __post_init__(self) -> None:

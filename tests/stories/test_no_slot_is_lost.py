@@ -18,10 +18,11 @@ from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, Stopped, StreamSid
 from tests.app.calls.front import Front, settle
 from tests.scale import scaled
-from workers.messages import Close, Failed, Frame, Open, Stage
+from workers.messages import Close, Failed, Frame, Open, Resume, Resumed, Stage
 
 CALLS = scaled(1_000, 300)
 SLOTS = 3
+RESUME_S = 10.0
 
 
 class Story:
@@ -38,7 +39,7 @@ class Story:
             *(self.connect, self.connect, self.begin, self.hang_up, self.give_up_waiting, self.never_connect),
             *(self.fail_handshake, self.lose_socket, self.say_stop, self.claim_to_be_another, self.fail_stage),
             *(self.on_pipeline_lost, self.ask_page, self.follow_redirects, self.repeat_webhook, self.end_by_status),
-            *(self.come_back, self.come_back_while_on, self.operator_hangs_up),
+            *(self.come_back, self.come_back_while_on, self.operator_hangs_up, self.goes_on, self.ask_after_stream),
         ]
         self.ended: dict[tuple[CallSid, float, int], object] = {}
         self.rung = self.put_through_from_queue = 0
@@ -91,7 +92,7 @@ class Story:
                     assert before == told, "an end is for good"
 
     def opened(self) -> list[int]:
-        return [message.epoch for message in self.front.sent if isinstance(message, Open)]
+        return sorted({message.epoch for message in self.front.sent if isinstance(message, Open | Resume)})
 
     def closed(self) -> list[int]:
         return sorted(message.epoch for message in self.front.sent if isinstance(message, Close))
@@ -121,6 +122,18 @@ class Story:
         over = [record for record in self.front.manager.records() if record.end is not None and not record.over]
         if over:
             self.answered(self.random.choice(over).call_sid)
+
+    def ask_after_stream(self) -> None:
+        """Twilio asks what to do when a stream is over."""
+        over = [record for record in self.front.manager.records() if record.end is not None]
+        if over:
+            record = self.random.choice(over)
+            match self.front.after_stream(record.call_sid, again=self.random.randrange(7)):
+                case twiml.Connect() as verb:
+                    assert record.end is EndReason.SOCKET_LOST
+                    self.ringing[record.call_sid] = verb
+                case twiml.Enqueue():
+                    self.waiting.append(record.call_sid)
 
     def come_back_while_on(self) -> None:
         """Its stream was lost, and we have not noticed; or Twilio repeats the webhook."""
@@ -220,7 +233,17 @@ class Story:
         self.front.warm = False
         self.front.manager.on_pipeline_lost("encode: killed by SIGKILL")
         self.front.warm = True
+        self.front.manager.on_pipeline_ready()
         self.front.call_queue.reserve_next()
+
+    def goes_on(self) -> None:
+        """The pipeline goes on with the call that has waited longest, or its time is over."""
+        for call in self.front.manager.suspended[:1]:
+            held, since_s = call.reservation, call.session.suspended_since_s or 0.0
+            if self.random.random() < 0.5:
+                self.front.manager.handle_message(Resumed(held.slot, held.epoch, 3, 0))
+            else:
+                call.carry_out(call.session.handle_timer(since_s + RESUME_S), call.clock())
 
     def everybody_goes(self) -> None:
         for call_sid in [*self.waiting, *self.ringing]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.calls.record import CallRecord, EndReason, StreamRecord
+from app.calls.record import CallRecord, EndReason, Gap, StreamRecord
 from app.logging import mask_number
 from app.telemetry.call_log.entry import PERCENTILES, CallEntry, EventEntry, Party, StreamEntry, TranscriptPiece
 from workers.messages import Slot, Stage
@@ -83,6 +83,12 @@ def _of_both(record: CallRecord | StreamRecord, zero: datetime) -> dict[str, Any
     }
 
 
+def _gap_events(gap: Gap) -> Iterator[tuple[float, str, str]]:
+    yield gap.began_s, "gap", _clean(gap.reason)
+    if gap.seconds is not None:
+        yield gap.began_s + gap.seconds, "resumed", f"{gap.steps} steps known, {gap.left_out} left out"
+
+
 def _clean(text: str) -> str:
     """Drop lone surrogates, which UTF-8 cannot encode, and NUL, which PostgreSQL refuses; limit the length."""
     return text.encode(errors="replace").decode().replace("\0", "")[:MAX_TEXT]
@@ -103,9 +109,10 @@ def _percentiles_ms(what: str, times_s: list[float]) -> dict[str, Any]:
 
 def _events(record: CallRecord) -> Iterator[tuple[float, str, str]]:
     """Yield what happened, stream by stream: when, what, detail."""
-    inside = [(key_s, "key pressed") for key_s in record.keys_s]
+    inside = [(key_s, "key pressed", "") for key_s in record.keys_s]
     if record.first_sound_s is not None:
-        inside.append((record.first_sound_s, "first sound"))
+        inside.append((record.first_sound_s, "first sound", ""))
+    inside += [one for gap in record.gaps for one in _gap_events(gap)]
     inside.sort()
     streams: Sequence[StreamRecord | CallRecord] = record.streams or [record]
     for stream in streams:
@@ -114,6 +121,6 @@ def _events(record: CallRecord) -> Iterator[tuple[float, str, str]]:
             if at_s is not None:
                 yield at_s, kind, ""
         while inside and (stream.ended_s is None or inside[0][0] <= stream.ended_s):
-            yield *inside.pop(0), ""
+            yield inside.pop(0)
         if stream.ended_s is not None:
             yield stream.ended_s, "ended", f"{stream.end}{f' ({_clean(stream.detail)})' if stream.detail else ''}"

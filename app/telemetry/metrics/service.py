@@ -97,6 +97,8 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     help_text = "Calls that have ended, by the reason of their first stream; one that comes back counts once."
     yield counter("calls_ended", help_text, ends, "reason")
     yield counter("streams_ended", "Media streams that have ended, by reason.", stream_ends, "reason")
+    help_text = "Active calls that wait for a pipeline to go on with them."
+    yield gauge("calls_suspended", help_text, len(manager.suspended))
     yield from _counted(manager.counts)
     yield from _histogram_families(manager.statistics.histograms)
 
@@ -120,6 +122,9 @@ def _histogram_families(of_calls: Histograms) -> Iterator[Family]:
     yield histogram("first_sound_seconds", "From the start of the stream to the first sound.", of_calls.first_sound)
     help_text = "Audio still to be played at Twilio when a frame is ready; at 0 the caller may hear a gap."
     yield histogram("playout_buffer_seconds", help_text, of_calls.buffered)
+    help_text = "How long Moshi did not hear a caller whose call then went on in another pipeline or stream."
+    yield histogram("resume_gap_seconds", help_text, of_calls.gap)
+    yield counter("calls_resumed", "Times that a call went on after such a gap.", of_calls.gap.count)
     yield histogram("call_duration_seconds", "How long a stream held its slot.", of_calls.duration)
     yield histogram("frame_seconds", "A frame's way through the workers, from the app and back.", of_calls.frame)
     yield histogram("stage_seconds", "What a stage takes for a frame.", of_calls.stages, "stage")

@@ -9,7 +9,7 @@ from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import Recording
-from app.calls.session import CallSession, End
+from app.calls.session import CallSession, End, Suspended
 from app.telemetry.recording.audio_files import RecordingFile
 from app.telemetry.recording.store import TOKENS, WAV
 from app.telemetry.recording.timeline import Piece, Timeline
@@ -33,6 +33,10 @@ class StepTokens(NamedTuple):
 
     seq: int
     tokens: bytes
+
+
+ANEW = StepTokens(-1, b"")
+"""The steps so far, of a greeting that nobody has heard, are not those of the call."""
 
 
 class CallRecorder(CallObserver):
@@ -81,6 +85,10 @@ class CallRecorder(CallObserver):
     def on_frame(self, frame: Frame, now: float) -> None:
         if frame.tokens:
             self._put(StepTokens(frame.seq, frame.tokens))
+
+    def on_suspended(self, suspended: Suspended, now: float) -> None:
+        if suspended.anew:
+            self._put(ANEW)
 
     def on_end(self, end: End, now: float) -> None:
         """The call is over; if the stream never started there is no recording."""
@@ -151,7 +159,9 @@ class CallFiles:
 
     def _write(self, items: list[Piece | StepTokens]) -> None:
         for item in items:
-            if isinstance(item, StepTokens):
+            if item is ANEW:
+                self._tokens.restart()
+            elif isinstance(item, StepTokens):
                 self._tokens.add(*item)
         if not self._recorder.has_begun:
             return

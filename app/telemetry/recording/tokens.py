@@ -57,6 +57,10 @@ class TokenLog:
             self._rest += NO_STEP * missing + tokens
             self._next = seq + 1
 
+    def restart(self) -> None:
+        """Forget the records so far, of which none has been written."""
+        self._rest, self._next = b"", 0
+
     def write(self) -> None:
         if self._rest and self._file is None:
             self._file = FileIO(self._path, "x", opener=private)

@@ -18,7 +18,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
-from workers.messages import PipelineMessage
+from workers.messages import Message
 
 BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
@@ -51,7 +51,7 @@ class Front:
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
         **settings: object,
     ) -> None:
-        self.sent: list[PipelineMessage] = []
+        self.sent: list[Message] = []
         self.warm = True
         read = read_settings(**{"engine": "loopback", "codec": "loopback", "max_calls": 2, **settings})
         self.kept: list[CallRecord] = []
@@ -79,6 +79,12 @@ class Front:
 
     def left(self, call_sid: CallSid, result: str) -> twiml.Verb:
         (verb,) = twiml.parse(self.call_router.after_wait(form(call_sid, QueueResult=result)))
+        return verb
+
+    def after_stream(self, call_sid: CallSid, again: int = 0, webhook_token: str = "", **fields: str) -> twiml.Verb:
+        """Return what is answered when a stream is over that was the call's `again`-th again."""
+        asked = replace(form(call_sid, CallStatus="in-progress", **fields), query=f"again={again}" if again else "")
+        (verb,) = twiml.parse(self.call_router.after_stream(asked, webhook_token))
         return verb
 
     def tell(self, call_sid: CallSid, **fields: str) -> None:

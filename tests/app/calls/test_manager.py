@@ -67,7 +67,8 @@ async def test_a_call_from_reservation_to_end() -> None:
     call.handle_event(Stopped())
     assert waiting(call) == [None], "what nobody will hear is not sent"
     assert [type(message) for message in front.sent] == [Open, Frame, Close]
-    assert all((message.slot, message.epoch) == (slot, epoch) for message in front.sent)
+    of_calls = [message for message in front.sent if isinstance(message, Open | Frame | Close)]
+    assert {(message.slot, message.epoch) for message in of_calls} == {(slot, epoch)}
     assert (reasons(front), front.manager.free_slots) == ([EndReason.CALLER_HUNG_UP], 2)
     assert no_timer(call)
     call.handle_event(Media(0, bytes(640)))
@@ -103,8 +104,8 @@ async def test_a_stage_that_fails_ends_its_call_and_no_other(internal: bool, end
     assert bob.session.record.end is None
 
 
-async def test_a_lost_pipeline_ends_all_calls_and_is_reported_until_the_next_one_is_ready() -> None:
-    front, loss = Front(max_calls=4), "step: hangs, no answer for 3 s"
+async def test_without_resume_a_lost_pipeline_ends_all_calls_and_is_reported_until_the_next_one_is_ready() -> None:
+    front, loss = Front(max_calls=4, resume_seconds=0), "step: hangs, no answer for 3 s"
     calls = [front.talk(CallSid(f"CA{number}")) for number in range(4)]
     assert front.manager.pipeline == "ready"
     front.warm = False

@@ -11,7 +11,7 @@ from app.calls.observer import HOOKS, CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
 from app.config import read_settings
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
-from workers.messages import Frame, Said, Slot
+from workers.messages import Frame, Resumed, Said, Slot
 
 ANN = CallSid("CAann")
 STARTED = Started(StreamSid("MZ1"), ANN, "AC1")
@@ -33,7 +33,9 @@ class Seen(CallObserver):
         self.fails = fails
         self.hooks: list[str] = []
 
-    on_reserved, on_connected, on_event, on_frame, on_said, on_sent, on_end = map(noting, HOOKS)
+    on_reserved, on_connected, on_event, on_frame, on_said, on_sent, on_suspended, on_resumed, on_end = map(
+        noting, HOOKS
+    )
     on_error = noting("on_error")
 
 
@@ -52,12 +54,15 @@ def connect(manager: CallManager, request: VoiceRequest | None = None) -> Active
 
 
 def place_call(manager: CallManager) -> ActiveCall:
-    """Run a call with one packet, one frame, the end of the greeting's words and its own end."""
+    """Run a call with one packet, one frame, the end of the greeting's words, a gap and its own end."""
     call = connect(manager)
     for event in (Connected(), STARTED, Media(0, bytes(640))):
         call.handle_event(event)
     manager.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32)))
     manager.handle_message(Said(call.reservation.slot, call.reservation.epoch, 0, whole=True))
+    manager.on_pipeline_lost("step: killed by SIGKILL")
+    manager.on_pipeline_ready()
+    manager.handle_message(Resumed(call.reservation.slot, call.reservation.epoch, 1, 0))
     call.handle_event(Stopped())
     return call
 
@@ -67,7 +72,8 @@ async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None
     place_call(manager_of(lambda _: seen))
     events = ["on_event", "on_event", "on_sent", "on_event", "on_sent"]  # start: a mark; packet: a frame
     assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
-    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == ["on_frame", "on_said", "on_event", "on_end"]
+    last = ["on_frame", "on_said", "on_suspended", "on_resumed", "on_event", "on_end"]
+    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == last
 
 
 @pytest.mark.parametrize("hook", HOOKS)

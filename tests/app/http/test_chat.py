@@ -18,7 +18,8 @@ from app.config import read_settings
 from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket, CodecRunner
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
-from workers.messages import Close, Frame, Open, PipelineMessage
+from workers import messages
+from workers.messages import Close, Frame, Open
 
 ANN = CallSid("chat-ann")
 GREETING = 3
@@ -28,7 +29,7 @@ class Line:
     """A chat on a manager of its own; `sent` went to the workers, `heard` to the client."""
 
     def __init__(self, greeting: int = GREETING) -> None:
-        self.sent: list[PipelineMessage] = []
+        self.sent: list[messages.Message] = []
         settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32)
         self.manager = CallManager(settings, self.sent.append, lambda: True)
         self.manager.start_accepting(1, processing_s=0.0)

@@ -1,7 +1,7 @@
 """Prompts for one call each, before a pipeline and on a clock in our hands."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -49,7 +49,7 @@ async def test_a_prompt_is_opened_with_once_and_dropped_after_the_opening() -> N
     key, other = await bench.ready(), await bench.ready()
     assert key != other
     assert (bench.kept[key].text, bench.kept[key].voice) == ("You are Ada.", "NATF0")
-    assert (bench.prompts.use(key), bench.prompts.use(key)) == (key, "")
+    assert (bench.prompts.use(key), bench.prompts.use(key)) == (replace(TEXT, key=key), None)
     assert key in bench.kept, "the call is not opened yet"
     await settle()
     assert [*bench.kept] == [other]
@@ -63,16 +63,16 @@ async def test_an_id_that_is_not_used_within_ten_minutes_expires() -> None:
     bench.prompts.expire()
     assert [*bench.kept] == [early, late]
     bench.now_s = EXPIRES_S
-    assert bench.prompts.use(early) == "", "before anybody has looked"
+    assert bench.prompts.use(early) is None, "before anybody has looked"
     bench.prompts.expire()
     assert [*bench.kept] == [late]
-    assert bench.prompts.use(late) == late
+    assert bench.prompts.use(late) == replace(TEXT, key=late)
 
 
 async def test_no_other_key_can_be_used() -> None:
     bench = Bench()
     task = await bench.ask()
-    assert [bench.prompts.use(key) for key in ("", "the key of a persona", *bench.kept)] == ["", "", ""]
+    assert [bench.prompts.use(key) for key in ("", "the key of a persona", *bench.kept)] == [None] * 3
     task.cancel()
     await settle()
     assert bench.kept == {}, "nobody waits for it any more"
@@ -117,4 +117,4 @@ async def test_with_the_pipeline_they_are_lost() -> None:
         await task
     bench.now_s = EXPIRES_S
     bench.prompts.expire()
-    assert bench.prompts.use(key) == ""
+    assert bench.prompts.use(key) is None
