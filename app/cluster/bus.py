@@ -4,6 +4,7 @@ A message that is not sealed, or none of its kind, is counted and dropped: nobod
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -86,19 +87,42 @@ class Bus:
     async def request(
         self, subject: str, message: NodeMessage, kind: type[AnyMessage], within_s: float
     ) -> AnyMessage | None:
-        """Return the answer, None if none comes in time or it is not of this kind."""
+        """Return the first answer, None if none comes in time."""
+        answers: list[AnyMessage] = []
+
+        def add(answer: AnyMessage) -> bool:
+            answers.append(answer)
+            return True
+
+        await self.ask_all(subject, message, kind, within_s, add)
+        return answers[0] if answers else None
+
+    async def ask_all(
+        self,
+        subject: str,
+        message: NodeMessage,
+        kind: type[AnyMessage],
+        within_s: float,
+        add: Callable[[AnyMessage], bool],
+    ) -> None:
+        """Pass each answer to `add` until it returns that it was the last one, or the time is over."""
         reply = self.nats.new_inbox()
-        body = self.seal.close(subject, message.to_bytes())
         try:
             subscription = await self.nats.subscribe(reply)
-            try:
-                await self.nats.publish(subject, body, reply)
-                answer = await subscription.next_msg(within_s)
-            finally:
-                await subscription.unsubscribe()
         except NATS_ERRORS:
-            return None
-        return self._read(answer, kind)
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                await self.publish(subject, message, reply)
+                async for received in subscription.messages:
+                    answer = self._read(received, kind)
+                    if answer is not None and add(answer):
+                        return
+        except NATS_ERRORS:
+            return
+        finally:
+            with contextlib.suppress(*NATS_ERRORS):
+                await subscription.unsubscribe()
 
     async def subscribe(
         self, subject: str, kind: type[AnyMessage], handle: Callable[[AnyMessage, str], Awaitable[None] | None]
@@ -147,10 +171,8 @@ class Bus:
         return given
 
     async def _on_connected(self) -> None:
-        log.info(
-            "connected to NATS at %s",
-            self.nats.connected_url.netloc.rpartition("@")[2] if self.nats.connected_url else "",
-        )
+        url = self.nats.connected_url
+        log.info("connected to NATS at %s", url.netloc.rpartition("@")[2] if url else "")
         self.on_change(True)
 
     async def _on_disconnected(self) -> None:

@@ -98,28 +98,19 @@ class Webhook(NodeMessage):
 class Take(Webhook):
     """Answer this webhook. `epoch` is more than that of any node that is known to have had the call.
 
-    Other nodes know the call if it is `known`: it was admitted before. `resumes` if it may have a token log.
+    `resumes` if it may have a token log.
     """
 
     hook: Annotated[Hook, Field(strict=False)] = Hook.VOICE
     epoch: EpochNumber = 1
-    known: bool = False
     resumes: bool = False
 
 
-class Verdict(StrEnum):
-    CONNECT = "connect"
-    HANGUP = "hangup"
-    NO_SLOT = "no slot"
-
-
 class Taken(NodeMessage):
-    """The answer to `Take`: `token` is that of the media socket at `url`."""
+    """The answer to `Take`: TwiML, "" without a slot."""
 
     node: NodeName
-    verdict: Annotated[Verdict, Field(strict=False)]
-    url: Text = ""
-    token: Text = ""
+    twiml: Annotated[str, Field(max_length=16_384)] = ""
 
 
 class Wait(Webhook):
@@ -137,7 +128,9 @@ class Left(NodeMessage):
 
 
 class Status(Webhook):
-    """Twilio's status callback."""
+    """Twilio's status callback, which `node` has received, or that a caller has left the queue."""
+
+    node: NodeName
 
 
 class DrainOrder(NodeMessage):

@@ -34,10 +34,13 @@ class Asked:
         """The highest epoch that an offer names, 0 for none."""
         return max((offer.holds or 0 for offer in self.offers.values()), default=0)
 
-    def candidates(self) -> list[str]:
-        """Return whom to ask for a slot, in this order; among equally free ones the order depends on the call."""
+    def candidates(self, knows_end: bool = False) -> list[str]:
+        """Return whom to ask for a slot, in this order; among equally free ones the order depends on the call.
+
+        A node that drains and has the call is asked as well if it `knows_end`: whether the call is over.
+        """
         order = rendezvous(self.call, self.offers)
-        holders = [one for one in self.offers.values() if one.holds and not one.draining]
+        holders = [one for one in self.offers.values() if one.holds and (knows_end or not one.draining)]
         free = [one for one in self.offers.values() if one.free and not one.draining and one not in holders]
         holders.sort(key=lambda one: -(one.holds or 0))
         free.sort(key=lambda one: (-one.free, order.index(one.node)))

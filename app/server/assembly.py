@@ -1,8 +1,12 @@
 """The parts of a service as its settings ask for them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from app.config import EngineKind, RecordCalls, Settings
+from app.calls.manager import CallManager
+from app.calls.queue import CallRedirector
+from app.calls.router import CallRouter
+from app.config import EngineKind, RecordCalls, Settings, SettingsError
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
@@ -13,6 +17,7 @@ from workers.messages import Stage, WorkerConfig
 from workers.processors import usable_processors
 
 if TYPE_CHECKING:
+    from app.cluster.node import ClusterNode
     from app.telemetry.traces import CallTraces
 
 
@@ -62,3 +67,22 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
 def model_name(settings: Settings) -> str:
     return settings.model.checkpoint if settings.model.engine is EngineKind.MLX else "line test"
+
+
+def open_node(
+    settings: Settings,
+    boot: str,
+    manager: CallManager,
+    router: CallRouter,
+    redirector: CallRedirector | None,
+    checkpoint: Callable[[], str],
+) -> "ClusterNode | None":
+    """Return this node, None without NATS_URL; nats-py is imported only if needed. Raises SettingsError."""
+    if not settings.cluster.nats_url:
+        return None
+    try:
+        from app.cluster.node import ClusterNode
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"NATS_URL needs the package {error.name}: pip install 'moshi-bridge[cluster]'") from error
+
+    return ClusterNode(settings, boot, manager, router, redirector, checkpoint)

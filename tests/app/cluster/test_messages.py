@@ -32,7 +32,7 @@ def test_a_later_version_may_add_fields_and_an_earlier_one_lacks_those_with_defa
 
 def example(kind: object) -> object:
     """Return a value for a required field."""
-    examples: dict[object, object] = {int: 1, float: 1.5, messages.Verdict: "hangup"}
+    examples: dict[object, object] = {int: 1, float: 1.5}
     if kind in examples:
         return examples[kind]
     return {} if typing.get_origin(kind) is dict else "CA1"

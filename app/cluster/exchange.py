@@ -1,0 +1,112 @@
+"""Nodes answer each other's webhooks: ask all, take the freest."""
+
+import logging
+import time
+
+from app.calls.active_call import VoiceRequest
+from app.calls.manager import CallManager
+from app.calls.record import LOST_ENDS, EndReason
+from app.calls.router import CallRouter, again_of
+from app.cluster.bus import Bus
+from app.cluster.log_store import LogStore
+from app.cluster.member import Member
+from app.cluster.messages import Ask, Hook, Offer, Take, Taken
+from app.cluster.placement import ASK_WITHIN_S, TAKE_WITHIN_S, Asked
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from app.twilio.form import Form
+
+log = logging.getLogger(__name__)
+
+RESUME_WITHIN_S = 2.5
+"""How long a node may take that has to read a token log first."""
+
+
+class Exchange:
+    """Both ends of `slots.ask` and `slots.take`, for one node."""
+
+    def __init__(self, bus: Bus, member: Member, logs: LogStore, manager: CallManager, router: CallRouter) -> None:
+        self._bus, self._member, self._logs, self._manager, self._router = bus, member, logs, manager, router
+        self.taken = 0
+        """Webhooks that another node has answered for this one."""
+
+    async def subscribe(self) -> None:
+        await self._bus.subscribe("slots.ask", Ask, self._on_ask)
+        await self._bus.subscribe(f"slots.take.{self._member.name}", Take, self._on_take)
+
+    async def ask(self, call_sid: CallSid) -> Asked:
+        """Return what the live nodes offer, of those that answer in time."""
+        asked = Asked(call_sid, [seen.beat.node for seen in self._member.directory.live(time.monotonic())])
+        await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, ASK_WITHIN_S, asked.add)
+        return asked
+
+    async def place(self, asked: Asked, take: Take) -> str | None:
+        """Return the answer of the first node that takes the call, None if none does."""
+        for number, node in enumerate(asked.candidates(take.hook is Hook.AFTER_STREAM)):
+            request = take.model_copy(update={"epoch": take.epoch + number})
+            within_s = RESUME_WITHIN_S if take.resumes else TAKE_WITHIN_S
+            taken = await self._bus.request(f"slots.take.{node}", request, Taken, within_s)
+            if taken and taken.twiml and _is_twiml(taken.twiml):
+                self.taken += node != self._member.name
+                return taken.twiml
+        return None
+
+    async def _on_ask(self, ask: Ask, reply: str) -> None:
+        manager = self._manager
+        free, draining = manager.free_slots if manager.ready else 0, manager.draining
+        holds = self._member.holds(ask.call)
+        await self._bus.publish(reply, Offer(node=self._member.name, free=free, draining=draining, holds=holds))
+
+    async def _on_take(self, take: Take, reply: str) -> None:
+        answer = await self.answer_here(take)
+        self._member.announce()
+        await self._bus.publish(reply, Taken(node=self._member.name, twiml=answer or ""))
+
+    async def answer_here(self, take: Take) -> str | None:
+        """Answer a webhook with a slot of this node; None if there is none for it."""
+        form = Form(take.call, take.form, take.query)
+        holds = self._member.holds(take.call)
+        try:
+            if holds is not None and holds >= take.epoch - 1:
+                return self._answer_known(take, form)
+            return await self._answer_new(take, form)
+        except ValueError as error:
+            log.warning("the voice URL's query: %s", error)
+            return None
+
+    def _answer_known(self, take: Take, form: Form) -> str | None:
+        """Answer for a call that is on here, or was until now."""
+        if take.hook is Hook.VOICE:
+            answer = self._router.settle(form, take.token, known=True)
+            return answer or self._router.put_through(form, take.token)
+        record = self._manager.record(take.call)
+        if self._manager.draining and record and record.end in (None, EndReason.SHUTDOWN, *LOST_ENDS):
+            return None  # another node goes on with it
+        return self._router.bring_back(form, take.token)
+
+    async def _answer_new(self, take: Take, form: Form) -> str | None:
+        """Answer for a call that no live node has: it may have had another one, from whose log it goes on."""
+        epoch, conversation = await self._logs.read(take.call) if take.resumes else (0, None)
+        again = again_of(form) if take.hook is Hook.AFTER_STREAM else 0
+        if again is None or (take.hook is Hook.AFTER_STREAM and conversation is None):
+            return twiml.hangup()
+        if conversation and conversation.header.checkpoint != self._member.checkpoint():
+            log.warning("%s began on another checkpoint: it does not go on here", take.call)
+            return None
+        if not self._manager.ready:
+            return None
+        if stale := self._manager.call(take.call):
+            stale.end(EndReason.REPLACED, "it has been on at another node since")
+        self._member.own(take.call, max(take.epoch, epoch + 1))
+        if conversation:
+            request = VoiceRequest(caller=form.caller, called=form.called, direction=form.direction)
+            self._member.on_moved(take.call, conversation.steps)
+            self._manager.restore(take.call, conversation, request)
+        return self._router.put_through(form, take.token, again)
+
+
+def _is_twiml(text: str) -> bool:
+    try:
+        return bool(twiml.parse(text))
+    except twiml.TwimlError:
+        return False
