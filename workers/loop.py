@@ -21,6 +21,7 @@ from workers.messages import (
     Ping,
     PromptMessage,
     PromptRefused,
+    Resumed,
     Said,
     Stage,
     WorkerVitals,
@@ -93,7 +94,7 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        if rows := sum(not isinstance(message, Said | PromptMessage) for message in messages):
+        if rows := sum(not isinstance(message, Said | Resumed | PromptMessage) for message in messages):
             self._work_s.add(time.monotonic() - started_s)
             self._rows.add(rows)
         self._send(messages)

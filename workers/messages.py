@@ -104,9 +104,9 @@ class Resume:
     is over. A `checkpoint` other than the engine's own is refused, "" fits any.
 
     `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
-    it was. `gap` are frames that they spoke since, the first numbered `seq`; the encoder makes `gap_codes` of them,
-    (frames, 8), which the engine steps at once. The decoder gets back from `own_codes`, Moshi's last frames,
-    (frames, 8), which the engine reads in the `log`.
+    it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`: they follow as
+    `Codes`, which the engine steps at once when the call is back. The decoder gets back from `own_codes`, Moshi's last
+    frames, (frames, 8), which the engine reads in the `log`. All this is left out of what each stage passes on.
     """
 
     slot: Slot
@@ -120,13 +120,15 @@ class Resume:
     checkpoint: str = ""
     heard: NDArray[np.int16] | None = None
     gap: NDArray[np.int16] | None = None
-    gap_codes: Payload | None = None
     own_codes: Payload | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A call goes on: `steps` of its log were prefilled, `left_out` earlier ones are forgotten."""
+    """A call goes on: `steps` of its log were prefilled, `left_out` earlier ones are forgotten.
+
+    From the encoder to the engine it says the same of the frames in `heard`; all codes of the gap have been sent.
+    """
 
     slot: Slot
     epoch: Epoch

@@ -66,6 +66,11 @@ class BatchScheduler:
         missing = any(first_s - at_s < LIVE_S and at_s + FRAME_S - EARLY_S <= until_s for at_s in others_s)
         return until_s if missing else 0.0
 
+    @property
+    def any_live(self) -> bool:
+        """Whether a call has sent a frame just lately."""
+        return any(self._clock() - at_s < LIVE_S for at_s in self._arrived_s.values())
+
     def free_s(self) -> float:
         """Return how long no frame of a live call can come, from now on; a call that is late may send at any moment."""
         now = self._clock()

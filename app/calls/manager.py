@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_JITTER_S = 0.02
 NO_REQUEST = VoiceRequest()
+ON = (CallState.CONNECTED, CallState.LIVE)
 CODEC_S = 1.5
 """What encoder and decoder may need of the time in which a call must be resumed."""
 
@@ -127,7 +128,9 @@ class CallManager(CallRegistry):
     def lost(self, call_sid: CallSid) -> VoiceRequest | None:
         """Return what a call asked for whose stream was lost, so that it is to go on in another; None for any other."""
         if call := self.call(call_sid):
-            return call.request if self._resume_s and call.session.state is not CallState.DRAINING else None
+            session = call.session
+            was_on = session.comes_back if session.state is CallState.RESERVED else session.state in ON
+            return call.request if self._resume_s and was_on else None
         record = self.record(call_sid)
         is_lost = record and record.end in LOST_ENDS and not record.over
         return self._memories.find(call_sid, self._clock()) if is_lost else None
@@ -209,14 +212,13 @@ class CallManager(CallRegistry):
             call.suspend(reason, self._resume_s)
 
     def on_pipeline_ready(self) -> None:
-        """Go on with the calls that wait; all share the time that the first one has left."""
+        """Go on with the calls that wait, first with the one that waits longest."""
         if self._pipeline_is_on:
             return
         self._pipeline_is_on = True
-        waiting = self.suspended
-        for number, call in enumerate(waiting, 1):
+        for call in self.suspended:
             left_s = (call.session.suspended_since_s or 0.0) + self._resume_s - self._clock()
-            self._attach(call, max(0.0, left_s - CODEC_S) * number / len(waiting))
+            self._attach(call, max(0.0, left_s - CODEC_S))
 
     def hang_up(self, call_sid: CallSid) -> bool:
         """End a call once what Moshi has said has been played; False if it is not on."""

@@ -162,6 +162,8 @@ class _Call:
         self._on_progress(StreamOpened())
         async with socket:
             ending = await converse(socket, stream, self._clock, partial(self._on_turn, stream))
+            if stream.cut and self._options.asks_after_cut:
+                ending = None
             self._now_s = stream.now_s if ending else max(self._clock(), stream.now_s)
         self._playout.clear(self._now_s)
         times, close = (stream.opened_s, self._now_s), (socket.close_code or 1006, socket.close_reason or "")

@@ -20,7 +20,8 @@ class CallOptions:
     `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller hangs up
     after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
     receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
-    asked; `answered_by` is the result of machine detection.
+    asked; `answered_by` is the result of machine detection. With `asks_after_cut` a connection that breaks does not end
+    the call: the `action` of its `<Connect>` is asked, as when the server closes it.
     """
 
     base_url: str
@@ -39,6 +40,7 @@ class CallOptions:
     patience_s: float = 600.0
     outbound: bool = False
     answered_by: str | None = None
+    asks_after_cut: bool = False
 
 
 def read_script(options: CallOptions) -> CallerScript:

@@ -27,7 +27,8 @@ class CallerScript:
     """What the caller does: `said` is mu-law from the start of the call, silence follows; they hang up at `ends_s`.
 
     With `skip_silence` packets of silence are not sent, as has been seen on some calls. Of `line` all applies but what
-    happens inside the service (`held`, `engine_late`, `step_s`) and `travel_s`, which the network adds.
+    happens inside the service (`held`, `engine_late`, `pipeline_lost`, `step_s`) and `travel_s`, which the network
+    adds.
     """
 
     said: bytes
@@ -61,6 +62,7 @@ class CallerStream:
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
         self._ends_s = script.ends_s
+        self._cut_s = script.line.cut_s if opened_s < script.line.cut_s else math.inf
         self._read_s = -math.inf
         self._random = random.Random(script.line.seed)  # noqa: S311 - trouble, not secrets
         self._next_packet_s = 0.0
@@ -100,7 +102,7 @@ class CallerStream:
     def _next(self) -> tuple[float, Callable[[float], list[str]]]:
         """Return when something falls due next, and what to do then; of two at once the first in this list."""
         return min(
-            (self._script.line.cut_s or math.inf, self._cut),
+            (self._cut_s, self._cut),
             (self._playout.next_mark_s(), lambda due: self._return(self._playout.advance(due))),
             (self._next_packet_s, self._speak),
             (self._ends_s + ROUNDING_S, lambda _: self._send(Stopped())),

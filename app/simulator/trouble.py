@@ -39,10 +39,11 @@ class Scenario:
 
     A packet takes `travel_s` each way and up to twice `jitter_s` more towards us; packets leave in groups of `grouped`.
     `stalls` hold the caller's packets back, `unread` Twilio's reading of ours; in `held` our event loop does nothing,
-    in `engine_late` the workers. `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says
-    nothing, and no packets are sent if `suppressed`. The workers take `step_s` for a frame. Of Twilio's marks the share
-    `marks_lost` never comes back; Twilio reads `reads_per_s` messages of ours a second at most (0: as they come). At
-    `cut_s` the connection breaks without a word (0: never).
+    in `engine_late` the workers; in `pipeline_lost` there are none, and the call goes on with the next ones.
+    `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says nothing, and no packets are
+    sent if `suppressed`. The workers take `step_s` for a frame. Of Twilio's marks the share `marks_lost` never comes
+    back; Twilio reads `reads_per_s` messages of ours a second at most (0: as they come). At `cut_s` the connection
+    breaks without a word (0: never).
     """
 
     name: str = "steady"
@@ -54,6 +55,7 @@ class Scenario:
     unread: tuple[Window, ...] = ()
     held: tuple[Window, ...] = ()
     engine_late: tuple[Window, ...] = ()
+    pipeline_lost: tuple[Window, ...] = ()
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
     silent: tuple[Window, ...] = ()
     suppressed: bool = False
@@ -84,7 +86,8 @@ class Scenario:
     @property
     def troubles(self) -> tuple[Window, ...]:
         """Return everything that stops the flow for a while."""
-        return tuple(sorted((*self.stalls, *self.unread, *self.held, *self.engine_late), key=lambda one: one.at_s))
+        windows = (*self.stalls, *self.unread, *self.held, *self.engine_late, *self.pipeline_lost)
+        return tuple(sorted(windows, key=lambda one: one.at_s))
 
 
 STEADY = Scenario()
@@ -94,6 +97,7 @@ KNOWN = {
         STEADY,
         *(Scenario(f"stall-{length_s}", stalls=(Window(20, length_s),)) for length_s in (0.2, 0.6, 2.0, 5.0)),
         Scenario("engine-late", engine_late=(Window(20, 1.0),)),
+        Scenario("pipeline-lost", pipeline_lost=(Window(20, 4.0), Window(50, 2.0))),
         Scenario("loop-held", held=(Window(20, 0.5),)),
         Scenario("socket-unread", unread=(Window(20, 2.0),)),
         Scenario("jitter", seconds=300, jitter_s=0.03),

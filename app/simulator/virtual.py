@@ -22,15 +22,16 @@ from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
-from app.calls.session import CallSession, Command, End
+from app.calls.session import CallSession, Command, End, ResumeCall
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
-from workers.messages import Epoch, Frame, Slot
+from workers.messages import Epoch, Frame, Resumed, Slot
 
 FRAME_PACKETS = 4
 CALL = CallSid("CAvirtual")
+RESUME_S = 10.0
 STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
 
 
@@ -83,10 +84,16 @@ class _VirtualCall:
         self._spoken_s: dict[int, float] = {}
         self._arrived_s = self._sent_s = self._worker_free_s = 0.0
         self._timer_s = math.inf
+        self._pipelines = 0
+        """How many were lost."""
 
     def run(self) -> VirtualReport:
+        self._do(self._session.attach(0.0, RESUME_S, 0.0), 0.0)
         for frame in self._greeting:
-            self._handle_frame(frame, 0.0)
+            self._handle_frame(0, frame, 0.0)
+        for window in self._scenario.pipeline_lost:
+            self._at(window.at_s, self._lose_pipeline)
+            self._at(window.end_s, lambda now: self._do(self._session.attach(now, RESUME_S, 0.0), now))
         self._session.on_socket_open(0.0)
         self._receive(STARTED, 0.0)
         self._speak(0)
@@ -134,6 +141,8 @@ class _VirtualCall:
             match command:
                 case SendFrame():
                     self._work(command, now)
+                case ResumeCall():
+                    self._resume(command, now)
                 case SendAudio():
                     self._at_twilio(now, partial(self._play, command))
                 case SendMark(mark):
@@ -163,9 +172,25 @@ class _VirtualCall:
         number = (listen.seq - len(self._greeting)) * FRAME_PACKETS
         self._spoken_s[listen.seq] = self._session.record.takeover_s + number * scenario.packet_s
         frame = self._workers(Frame(Slot(0), Epoch(1), listen.seq, listen.pcm))
-        self._at_ours(self._worker_free_s, partial(self._handle_frame, frame))
+        self._at_ours(self._worker_free_s, partial(self._handle_frame, self._pipelines, frame))
 
-    def _handle_frame(self, frame: Frame, now: float) -> None:
+    def _lose_pipeline(self, now: float) -> None:
+        self._pipelines += 1
+        self._do(self._session.suspend("lost", now, RESUME_S), now)
+
+    def _resume(self, command: ResumeCall, now: float) -> None:
+        """Read the gap step by step; the workers take no time to get back to where they were."""
+        for frame in command.gap:
+            self._worker_free_s = max(now, self._worker_free_s) + self._scenario.step_s
+            answer = self._workers(Frame(Slot(0), Epoch(1), frame.seq, frame.pcm))
+            self._at_ours(self._worker_free_s, partial(self._handle_frame, self._pipelines, answer))
+        resumed = Resumed(Slot(0), Epoch(1), 0, 0)
+        self._at_ours(now, lambda then: self._do(self._session.handle_resumed(resumed, then), then))
+
+    def _handle_frame(self, pipeline: int, frame: Frame, now: float) -> None:
+        if pipeline != self._pipelines:
+            return
+        frame = self._session.muted(frame)
         self._observer.on_frame(frame, now)
         self._do(self._session.handle_frame(frame, now), now)
 

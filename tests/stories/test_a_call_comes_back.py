@@ -168,6 +168,7 @@ async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() 
     before = line.record().copy()
     line.pass_time(5.0)
     assert isinstance(line.ring(ANN), Connect)
+    line.go_on(line.manager.call(ANN))
     line.pass_time(2 * TTL_S)
     after = line.record()
     assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.NO_SOCKET]

@@ -3,6 +3,7 @@
 The line takes 10 ms each way here, which is part of every latency below. Nothing depends on the speed of this machine.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,11 @@ def test_a_steady_line_has_the_latency_of_a_frame_and_a_short_playout_buffer() -
 
 
 @pytest.mark.parametrize(
-    "name", ["stall-0.2", "stall-0.6", "stall-2.0", "stall-5.0", "engine-late", "loop-held", "socket-unread"]
+    "name",
+    [
+        *("stall-0.2", "stall-0.6", "stall-2.0", "stall-5.0"),
+        *("engine-late", "pipeline-lost", "loop-held", "socket-unread"),
+    ],
 )
 def test_two_seconds_after_a_stall_the_latency_is_back(name: str) -> None:
     call = _run(name)
@@ -39,6 +44,17 @@ def test_two_seconds_after_a_stall_the_latency_is_back(name: str) -> None:
     end_s = trouble.at_s + trouble.length_s
     before_ms = call.latency_ms(50, trouble.at_s - 5, trouble.at_s - 0.2)
     assert call.latency_ms(100, end_s + 2, end_s + 20) <= before_ms + 20
+
+
+def test_a_lost_pipeline_is_silence_and_nothing_of_it_is_heard_afterwards_or_counted_as_latency() -> None:
+    call = _run("pipeline-lost")
+    for lost in call.scenario.pipeline_lost:
+        spoken = [one.spoken_s for one in call.heard if lost.at_s - 1 < one.spoken_s < lost.end_s + 1]
+        silence_s = max(b - a for a, b in itertools.pairwise(spoken))
+        assert lost.length_s <= silence_s <= lost.length_s + 3 * FRAME_MS / 1000
+    assert max(call.record.latencies_s) <= 0.3
+    assert [gap.seconds for gap in call.record.gaps] == [4.0, 2.0]
+    assert call.underruns_after(10) == 2, "the two gaps"
 
 
 def test_every_one_of_many_stalls_is_got_over() -> None:
@@ -101,7 +117,10 @@ def test_the_same_scenario_gives_the_same_call() -> None:
     assert _run("jitter", 30).heard == _run("jitter", 30).heard
 
 
-@pytest.mark.parametrize("name", ["steady", "stall-2.0", "engine-late", "pairs", "triples", "slow-clock", "marks-lost"])
+@pytest.mark.parametrize(
+    "name",
+    ["steady", "stall-2.0", "engine-late", "pipeline-lost", "pairs", "triples", "slow-clock", "marks-lost"],
+)
 def test_the_latency_that_the_service_estimates_is_the_one_that_is_heard(name: str) -> None:
     call = _run(name, 60)
     heard_ms = [one.latency_s * 1000 for one in call.heard]

@@ -14,6 +14,9 @@ SPANS = (m.Span(m.Stage.ENCODE, 1.0, 1.5), m.Span(m.Stage.STEP, 1.5, 2.0))
 EVERY_KIND = [
     m.Open(m.Slot(1), m.Epoch(2), 3, np.arange(24, dtype=np.int32).reshape(3, 8)),
     m.Open(m.Slot(1), m.Epoch(2)),
+    m.Resume(m.Slot(1), m.Epoch(2), bytes(34), 3, 9.5, 4, 5, heard=np.ones((2, 1_920), np.int16), checkpoint="abc"),
+    m.Resume(m.Slot(1), m.Epoch(2), b"", 3, 9.5, own_codes=np.zeros((2, 8), np.int32)),
+    m.Resumed(m.Slot(1), m.Epoch(2), 3_000, 4),
     m.Close(m.Slot(1), m.Epoch(2)),
     m.Frame(m.Slot(1), m.Epoch(2), 3, np.linspace(-1, 1, 1_920, dtype=np.float32), " hé", 4, SPANS, bytes(34)),
     m.Frame(m.Slot(1), m.Epoch(2), 3, None),
@@ -53,7 +56,7 @@ def test_a_message_is_parsed_as_it_was_serialized(
 
 
 def test_codes_are_small_on_the_wire() -> None:
-    assert len(serialize(EVERY_KIND[5])) < 200
+    assert len(serialize(EVERY_KIND[8])) < 200
 
 
 def test_an_array_of_another_kind_is_our_mistake() -> None:

@@ -1,11 +1,17 @@
-"""The encoder's and the decoder's stage: one batch of frames at a time, at most one frame of each call in it."""
+"""The encoder's and the decoder's stage: one batch of frames at a time, at most one frame of each call in it.
+
+The past of a call that comes back (`Resume`) is replayed while no frame of another call waits; its own frames wait.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from workers.codec.codec import Codec, CodecError, Row
+from workers.codec.replay import Replay, ReplayBatch
 from workers.codec.voice_encoder import VoiceEncoder
 from workers.messages import (
     Close,
@@ -19,6 +25,8 @@ from workers.messages import (
     PipelineMessage,
     PreparePrompt,
     PromptMessage,
+    Resume,
+    Resumed,
     Said,
     Slot,
     Span,
@@ -32,6 +40,8 @@ SILENT_FRAMES = 25
 """How many frames of silence the encoder has ready at least; by then the codes repeat."""
 PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
+FULL_SCALE = np.float32(32_767)
+"""Of the caller's past, which comes as integers."""
 Audio = Frame | Codes
 
 
@@ -46,9 +56,13 @@ class CodecStage:
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Audio]] = {}
+        self._replays = ReplayBatch(codec, clock)
 
     def due_s(self) -> float | None:
-        return self._scheduler.due_s([slot for slot, frames in self._waiting.items() if frames])
+        due_s = self._scheduler.due_s(
+            [slot for slot, frames in self._waiting.items() if frames and self._is_live(slot)]
+        )
+        return 0.0 if due_s is None and self._replays else due_s
 
     def receive(self, message: Message) -> list[Message]:
         if isinstance(message, PromptMessage):
@@ -60,7 +74,8 @@ class CodecStage:
                     self._wait(message)
                     self._scheduler.frame_arrived(message.slot)
                 return []
-            case Open(slot, epoch):
+            case Open(slot, epoch) | Resume(slot, epoch):
+                self._replays.remove(slot)
                 self._codec.open(slot)
                 self._epochs[slot], self._waiting[slot] = epoch, deque(maxlen=self._backlog)
                 self._scheduler.call_ended(slot)
@@ -69,7 +84,9 @@ class CodecStage:
         return [message]
 
     def work(self) -> list[Message]:
-        batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames}
+        batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames and self._is_live(slot)}
+        if not batch:
+            return [message for replay in self._replays.work() for message in self._end_replay(replay)]
         audio = {slot: _audio_of(message) for slot, message in batch.items()}
         started_s = self._clock()
         results = self._codec.run({slot: frame for slot, frame in audio.items() if frame is not None})
@@ -79,6 +96,20 @@ class CodecStage:
     def _wait(self, message: Audio) -> None:
         self._waiting[message.slot].append(message)
 
+    def _is_live(self, slot: Slot) -> bool:
+        return slot not in self._replays
+
+    def _end_replay(self, replay: Replay) -> list[PipelineMessage]:
+        slot, epoch = replay.slot, self._epochs[replay.slot]
+        if replay.error is None:
+            return self._replayed(replay, epoch)
+        self._close(slot)
+        return [Failed(slot, epoch, self.stage, str(replay.error))]
+
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+        """Return what goes on to the next stage when the past of a call has been replayed."""
+        raise NotImplementedError
+
     def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> PipelineMessage:
         if isinstance(result, CodecError):
             self._close(of.slot)
@@ -87,6 +118,7 @@ class CodecStage:
 
     def _close(self, slot: Slot) -> None:
         del self._epochs[slot], self._waiting[slot]
+        self._replays.remove(slot)
         self._scheduler.call_ended(slot)
         self._codec.close(slot)
 
@@ -104,11 +136,13 @@ class EncoderStage(CodecStage):
         super().__init__(encoder, 1, clock)
         self._silence = silence
         self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
+        self._gap_seq: dict[Slot, int] = {}
+        """The number of the first frame after the past of a call that is replayed."""
 
     def due_s(self) -> float | None:
-        if any(self._waiting.values()):
-            return super().due_s()
-        return 0.0 if self._voices and (self._voice_due or not self._epochs) else None
+        if (due_s := super().due_s()) is not None:
+            return due_s
+        return 0.0 if self._voices and (self._voice_due or not self._scheduler.any_live) else None
 
     def receive(self, message: Message) -> list[Message]:
         match message:
@@ -119,12 +153,30 @@ class EncoderStage(CodecStage):
                 return self._voices.add(message)
             case DropPrompt(key):
                 self._voices.drop(key)
+            case Resume():
+                return [*super().receive(replace(message, heard=None, gap=None)), *self._resume(message)]
         return super().receive(message)
 
     def work(self) -> list[Message]:
         """Encode a batch of the callers' frames, or if none waits a frame of a voice: one after each batch."""
-        self._voice_due = any(self._waiting.values())
+        self._voice_due = super().due_s() is not None
         return super().work() if self._voice_due else self._voices.work()
+
+    def _resume(self, message: Resume) -> list[Message]:
+        """Replay what the caller said, and encode what they said since; `Resumed` tells the engine that all is done."""
+        parts = [part for part in (message.heard, message.gap) if part is not None and len(part)]
+        if not parts:
+            return [Resumed(message.slot, message.epoch, 0, 0)]
+        self._gap_seq[message.slot] = message.seq
+        wanted = 0 if message.gap is None else len(message.gap)
+        self._replays.add(message.slot, np.concatenate(parts).astype(np.float32) / FULL_SCALE, wanted)
+        return []
+
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+        slot, seq = replay.slot, self._gap_seq.pop(replay.slot)
+        gap = [Codes(slot, epoch, seq + number, codes) for number, codes in enumerate(replay.results)]
+        steps = len(replay.frames) - replay.wanted - replay.left_out
+        return [*gap, Resumed(slot, epoch, steps, replay.left_out)]
 
     def _wait(self, message: Audio) -> None:
         for older in self._waiting[message.slot]:
@@ -136,7 +188,7 @@ class DecoderStage(CodecStage):
     """Moshi's codes become frames, all of them and in order: a frame left out would be heard in the next ones.
 
     The engine may step all `greeting_frames` of a call at once. What has been said is passed on behind the frame with
-    its last word.
+    its last word, and that a call is back when its past has been replayed.
     """
 
     stage, result = Stage.DECODE, Frame
@@ -145,8 +197,18 @@ class DecoderStage(CodecStage):
         super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
         self._said: list[tuple[int, Said]] = []
         """What waits until the frame of this `seq` has been decoded."""
+        self._resumed: dict[Slot, Resumed] = {}
+        """What waits until the past of its call has been replayed."""
 
     def receive(self, message: Message) -> list[Message]:
+        if isinstance(message, Resume):
+            passed = super().receive(replace(message, own_codes=None))
+            if message.own_codes is not None and len(message.own_codes):
+                self._replays.add(message.slot, message.own_codes)
+            return passed
+        if isinstance(message, Resumed) and not self._is_live(message.slot):
+            self._resumed[message.slot] = message
+            return []
         if isinstance(message, Said) and (frames := self._waiting.get(message.slot)):
             self._said.append((frames[-1].seq, message))
             return []
@@ -162,6 +224,10 @@ class DecoderStage(CodecStage):
             else:
                 messages.append(said)
         return messages
+
+    def _replayed(self, replay: Replay, epoch: Epoch) -> list[PipelineMessage]:
+        resumed = self._resumed.pop(replay.slot, None)
+        return [resumed] if resumed and resumed.epoch == epoch else []
 
 
 def _audio_of(message: Audio) -> Row | None:

@@ -14,7 +14,7 @@ from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.delay_pattern import LogArray
 from workers.engine.prompt import CHUNKS
 from workers.engine.prompt_queue import IDLE_CHUNK_S, PromptQueue
-from workers.messages import FRAME_S, Failed, Payload, PipelineMessage, Resume, Resumed, Slot, Stage
+from workers.messages import FRAME_S, Failed, Payload, Resume, Resumed, Slot, Stage
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class ResumeQueue:
         needed = min(LARGEST, planned * FRAME_S / max(FRAME_S, self._until_s - now))
         return max(fitting, min(size for size in CHUNKS if size >= needed))
 
-    def work(self, chunk: int) -> list[PipelineMessage]:
+    def work(self, chunk: int) -> list[Resumed | Failed]:
         """Go on with the call whose turn it is; return the answer when it is back or cannot come back."""
         if not (call := self._next()):
             late = [call for call in self._calls.values() if call.until_s <= self._clock()]

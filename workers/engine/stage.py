@@ -89,6 +89,9 @@ class _Row:
     silence: deque[Payload]
     steering: Steering
     frame: Codes | None = None
+    resumed: Resumed | None = None
+    """What is to be said once the encoder is back too, of a call that comes back."""
+    caller_is_heard: bool = False
 
     def pop(self) -> Codes | None:
         if self.greeting:
@@ -152,8 +155,8 @@ class EngineStage:
                 return [*answers, replace(message, silence=None), *said]
             case Resume():
                 return [*self._resume(message)]
-            case Resumed():
-                raise TypeError("the engine itself says what has been resumed")
+            case Resumed(slot, epoch):
+                return [*self._caller_is_heard(slot, epoch)]
             case Close(slot, epoch) | Failed(slot, epoch):
                 self._close(slot, epoch)
                 return [message]
@@ -185,20 +188,34 @@ class EngineStage:
 
     def _work_between_steps(self) -> list[Message]:
         if (returns_s := self._resumes.due_s()) is not None and returns_s <= self._clock():
-            answers = self._resumes.work(self._chunk())
-            for answer in answers:
-                self._end_wait(answer)
-            return [*answers]
+            return [message for answer in self._resumes.work(self._chunk()) for message in self._end_wait(answer)]
         if self._prompts:
             return [*self._prompts.work(self._chunk())]
         self._engine.keep_alive()
         return []
 
-    def _end_wait(self, answer: PipelineMessage) -> None:
-        if isinstance(answer, Resumed):
-            self._rows[answer.slot] = self._returning.pop(answer.slot)
-        else:
+    def _end_wait(self, answer: Resumed | Failed) -> list[PipelineMessage]:
+        if isinstance(answer, Failed):
             self._close(answer.slot, answer.epoch)
+            return [answer]
+        self._returning[answer.slot].resumed = answer
+        return self._go_live(answer.slot)
+
+    def _caller_is_heard(self, slot: Slot, epoch: Epoch) -> list[PipelineMessage]:
+        """Handle that the encoder is back: all frames of the gap have come."""
+        row = self._returning.get(slot)
+        if not row or row.epoch != epoch:
+            return []
+        row.caller_is_heard = True
+        return self._go_live(slot)
+
+    def _go_live(self, slot: Slot) -> list[PipelineMessage]:
+        """Step a call from now on, if both the engine and the encoder are back."""
+        row = self._returning[slot]
+        if not row.resumed or not row.caller_is_heard:
+            return []
+        self._rows[slot] = self._returning.pop(slot)
+        return [row.resumed]
 
     def _resume(self, message: Resume) -> list[PipelineMessage]:
         """Let a call wait for its prefill; the decoder gets back to where it was meanwhile."""

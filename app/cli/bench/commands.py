@@ -32,7 +32,7 @@ def line(
 
     lines = [find_scenario(name) for name in scenario or ["steady"]]
     for one in lines:
-        if one.held or one.engine_late or one.cut_s:
+        if one.held or one.engine_late or one.pipeline_lost or one.cut_s:
             raise typer.BadParameter(f"{one.name} can be measured in virtual time only: bench trouble")
     environment = {"MOSHI_CHECKPOINT": checkpoint, "ENGINE": "mlx"} if checkpoint else LOOPBACK
     raise typer.Exit(bench_line(environment, seconds, json_file, lines))

@@ -18,7 +18,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
-from workers.messages import Message
+from workers.messages import Message, Resumed
 
 BASE_URL = "http://127.0.0.1:5001"
 ANN, BOB, EVE, DAN, KIM = (CallSid(f"CA{name}") for name in ("ann", "bob", "eve", "dan", "kim"))
@@ -83,7 +83,9 @@ class Front:
 
     def after_stream(self, call_sid: CallSid, again: int = 0, webhook_token: str = "", **fields: str) -> twiml.Verb:
         """Return what is answered when a stream is over that was the call's `again`-th again."""
-        asked = replace(form(call_sid, CallStatus="in-progress", **fields), query=f"again={again}" if again else "")
+        asked = replace(
+            form(call_sid, **{"CallStatus": "in-progress", **fields}), query=f"again={again}" if again else ""
+        )
         (verb,) = twiml.parse(self.call_router.after_stream(asked, webhook_token))
         return verb
 
@@ -103,6 +105,12 @@ class Front:
         for event in (Connected(), Started(StreamSid("MZ1"), call_sid, "AC1")):
             call.handle_event(event)
         return call
+
+    def go_on(self, call: ActiveCall | None, steps: int = 0, left_out: int = 0) -> None:
+        """Let the pipeline answer that it goes on with a call."""
+        assert call
+        assert call.session.suspended_since_s is not None
+        self.manager.handle_message(Resumed(call.reservation.slot, call.reservation.epoch, steps, left_out))
 
     @contextlib.asynccontextmanager
     async def redirecting(self) -> AsyncIterator[None]:

@@ -195,6 +195,7 @@ async def test_numbers_go_on_when_the_call_comes_back_and_late_answers_to_the_st
     first.handle_event(Stopped())
     again = front.talk(ANN)
     assert again.reservation.slot == first.reservation.slot
+    front.go_on(again)
     two = again.say("Two")
     assert (two.number, sentences(front)[-1]) == (2, (2, "Two"))
     for sentence in (0, 1, 2):

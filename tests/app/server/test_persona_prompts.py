@@ -242,7 +242,7 @@ async def test_a_prompt_for_one_call_leaves_the_persona_its_voice_and_greeting(a
         key, prompt = await asked(bench, "You are Eve.", "ada")
         assert (prompt.text, prompt.voice, key != own.key) == ("You are Eve.", "NATF0", True)
         call = CallPersona("Hello! I am Ada.", False, key, (("text_top_k", 7),))
-        assert bench.personas.choose("ada", "", key) == Chosen("ada", call)
+        assert bench.personas.choose("ada", "", key) == Chosen("ada", call, prompt)
         await settle()
         assert bench.sent == [DropPrompt(key)]
         again = bench.personas.choose("ada", "", key)
@@ -255,7 +255,7 @@ async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(ada: Path) -
         await bench.begin()
         key, prompt = await asked(bench, "You are Eve.", "")
         assert prompt.voice == ""
-        assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key))
+        assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key), prompt)
 
 
 async def test_the_engine_is_told_to_drop_it_after_the_opening_of_its_call(ada: Path) -> None:

@@ -126,6 +126,17 @@ async def test_the_connection_may_break_without_a_stop() -> None:
     assert report.outcome is Outcome.LINE_CUT
 
 
+async def test_after_a_connection_that_breaks_the_action_is_asked_if_that_is_wanted() -> None:
+    async def listen(line: Line) -> None:
+        assert await line.until(Stopped) is None
+
+    async with serving(listen, echo, answers=[connect(), connect()]) as server:
+        asks = replace(options(server), line=Scenario(cut_s=0.2), asks_after_cut=True)
+        report = await simulate(asks)
+    assert (report.outcome, [path for path, _ in server.asked]) == (Outcome.CALLER_HUNG_UP, ["/twilio/voice", "/after"])
+    assert [stream.close_code for stream in report.streams] == [1006, 1000]
+
+
 async def test_what_twilio_does_not_read_waits() -> None:
     async with serving(echo) as server:
         report = await simulate(replace(options(server), line=Scenario(unread=(Window(0.0, 0.4),))))

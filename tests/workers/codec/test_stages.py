@@ -259,7 +259,6 @@ def test_a_voice_is_encoded_at_once_while_no_call_is_on() -> None:
 def test_while_calls_are_on_one_frame_of_a_voice_is_encoded_after_each_batch() -> None:
     stage, codec = encoder()
     receive(stage, opened(A), opened(B), prepare())
-    assert stage.due_s() is None
     for seq in range(7, 10):
         receive(stage, spoken(seq, A), spoken(seq, B))
         assert seqs(stage.work()) == [(A, seq), (B, seq)], "the callers' frames go on first"
