@@ -39,6 +39,7 @@ class Bus:
         """Messages that were dropped: not sealed, or not of their kind."""
         servers, _, query = nats_url.partition("?")
         self._servers, self._files = servers.split(","), dict(parse_qsl(query))
+        self._is_closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -63,6 +64,7 @@ class Bus:
         await self._on_connected()
 
     async def close(self) -> None:
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         try:
@@ -176,6 +178,8 @@ class Bus:
         self.on_change(True)
 
     async def _on_disconnected(self) -> None:
+        if self._is_closing:
+            return
         log.warning("NATS is away; calls go on, and new ones are placed from what was last known")
         self.on_change(False)
 

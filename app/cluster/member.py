@@ -32,6 +32,8 @@ class Member:
         self.moves: deque[Move] = deque(maxlen=MOVES_KEPT)
         """Calls that went on here, from another node."""
         self.moved = 0
+        self.clocks_ahead_s: dict[str, float] = {}
+        """How far the clock of each process is ahead of this one's, the way of a heartbeat included."""
         self.waiting: Callable[[], int] = lambda: 0
         self.checkpoint: Callable[[], str] = lambda: ""
         self._bus, self._manager = bus, manager
@@ -118,6 +120,9 @@ class Member:
     def on_heartbeat(self, beat: Heartbeat, _: str) -> None:
         """Note it, and end the streams of calls that go on elsewhere."""
         self.directory.on_heartbeat(beat, time.monotonic())
+        known = {seen.beat.boot for seen in self.directory.nodes()}
+        self.clocks_ahead_s = {boot: ahead for boot, ahead in self.clocks_ahead_s.items() if boot in known}
+        self.clocks_ahead_s[beat.boot] = beat.sent_s - time.time()
         if beat.boot == self.boot:
             return
         if beat.node == self.name and not beat.bye:

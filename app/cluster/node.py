@@ -24,6 +24,7 @@ from app.cluster.messages import DrainOrder, Heartbeat
 from app.cluster.mover import Mover
 from app.cluster.routing import ClusterRouting
 from app.cluster.seal import Seal
+from app.cluster.view import cluster_view
 from app.config import Settings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
@@ -97,6 +98,18 @@ class ClusterNode:
         finally:
             await self.member.say_bye()
             await self.bus.close()
+
+    def view(self) -> dict[str, object]:
+        """Return all nodes as this one sees them."""
+        return cluster_view(self.member, len(self.line.line), self.bus.is_connected)
+
+    async def drain(self, node: str, seconds: int | None) -> bool:
+        """Have a node drain; False if there is none of this name, or NATS is away."""
+        known = {seen.beat.node for seen in self.member.directory.live(time.monotonic())}
+        if self.member.is_cut_off or node not in known:
+            return False
+        await self.bus.publish(f"drain.{node}", DrainOrder(seconds=seconds))
+        return True
 
     async def move_calls(self) -> None:
         """Have Twilio ask again for the calls that are on here: other nodes, as this one drains, go on with them."""

@@ -13,6 +13,7 @@ from app.calls.router import CallRouter
 from app.calls.routing import Routing
 from app.config import Settings
 from app.http.chat_routes import ChatAuth, build_chat_router
+from app.http.cluster_routes import ClusterControl, build_cluster_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
 from app.http.operator_auth import OperatorAuth
@@ -44,6 +45,7 @@ def build_app(
     limiter: RateLimiter,
     metrics: Callable[[], Iterable[Family]],
     personas: PersonaSource,
+    cluster: ClusterControl | None = None,
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TwilioPaths, public=public, limiter=limiter)
@@ -57,6 +59,7 @@ def build_app(
         build_health_router(manager, metrics, auth),
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
+        build_cluster_router(auth, cluster),
         build_persona_router(auth, personas),
         build_prompt_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),

@@ -179,6 +179,7 @@ class Service:
             limiter=limiter,
             metrics=sources.families,
             personas=self._personas,
+            cluster=self.node,
         )
 
     async def _run_self_test(self) -> None:

@@ -51,6 +51,9 @@ class Balancer:
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, HOST, self.port).start()
-        async with ClientSession(timeout=ClientTimeout(total=GIVES_UP_S + 3, sock_read=GIVES_UP_S + 2)) as self._client:
-            yield self
-        await runner.cleanup()
+        try:
+            async with ClientSession(timeout=ClientTimeout(total=GIVES_UP_S + 3, sock_read=GIVES_UP_S + 2)) as client:
+                self._client = client
+                yield self
+        finally:
+            await runner.cleanup()

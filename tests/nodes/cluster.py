@@ -118,6 +118,11 @@ class Cluster:
         calls = (await node.service.get("/api/live"))["calls"]
         return {call["call_sid"] for call in calls}
 
+    async def busiest(self) -> tuple[NodeProcess, set[str]]:
+        """Return the node with most calls, and these."""
+        on = [(node, await self.on_at(node)) for node in self.nodes.values()]
+        return max(on, key=lambda one: len(one[1]))
+
     async def until_free(self, slots: int) -> None:
         """Wait until each node has so many free slots."""
         async with asyncio.timeout(PATIENCE_S):
