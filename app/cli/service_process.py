@@ -65,6 +65,13 @@ class ServiceProcess:
         async with aiohttp.ClientSession(self.base_url, raise_for_status=True) as client, client.get(path) as answer:
             return await answer.json()
 
+    async def post(self, path: str, **query: object) -> Any:
+        async with (
+            aiohttp.ClientSession(self.base_url, raise_for_status=True) as client,
+            client.post(path, params={name: str(value) for name, value in query.items()}) as answer,
+        ):
+            return await answer.json()
+
     def cpu_s(self) -> dict[str, float]:
         """Return the processor seconds used so far by the service and each of its workers."""
         service = psutil.Process(self.process_id)

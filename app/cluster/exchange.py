@@ -18,6 +18,7 @@ from app.twilio.form import Form
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 3
 RESUME_WITHIN_S = 2.5
 """How long a node may take that has to read a token log first."""
 
@@ -41,10 +42,25 @@ class Exchange:
         return asked
 
     async def place(self, asked: Asked, take: Take) -> str | None:
-        """Return the answer of the first node that takes the call, None if none does."""
+        """Return the answer of the first node that takes the call, None if none does.
+
+        A node that has not answered in time, though it lives, may do so the next time.
+        """
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                asked = await self.ask(take.call)
+            take = take.model_copy(update={"epoch": max(take.epoch, asked.epoch + 1)})
+            if answer := await self._take(asked, take):
+                return answer
+            if asked.is_complete and not asked.candidates():
+                return None
+            take = take.model_copy(update={"epoch": take.epoch + len(asked.offers)})
+        return None
+
+    async def _take(self, asked: Asked, take: Take) -> str | None:
+        within_s = RESUME_WITHIN_S if take.resumes else TAKE_WITHIN_S
         for number, node in enumerate(asked.candidates(take.hook is Hook.AFTER_STREAM)):
             request = take.model_copy(update={"epoch": take.epoch + number})
-            within_s = RESUME_WITHIN_S if take.resumes else TAKE_WITHIN_S
             taken = await self._bus.request(f"slots.take.{node}", request, Taken, within_s)
             if taken and taken.twiml and _is_twiml(taken.twiml):
                 self.taken += node != self._member.name

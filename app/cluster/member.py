@@ -19,7 +19,7 @@ from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
 
-MOVES_KEPT = 16
+MOVES_KEPT = 32
 EPOCHS_KEPT = 1_000
 
 

@@ -27,6 +27,10 @@ class Asked:
     def add(self, offer: Offer) -> bool:
         """Add an offer; return whether all have answered."""
         self.offers[offer.node] = offer
+        return self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
         return self.offers.keys() >= set(self.live)
 
     @property

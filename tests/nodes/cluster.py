@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,7 @@ from app.cluster.seal import Seal
 from app.cluster.token_log import LogReader
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
-from app.simulator.remote import Remote
+from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport
 from tests.nodes.balancer import Balancer
 from tests.nodes.nats_servers import NatsServers, nats_servers
@@ -58,6 +58,7 @@ class Cluster:
     rest: FakeRest
     settings: dict[str, str]
     nodes: dict[str, NodeProcess] = field(default_factory=dict)
+    remotes: dict[str, Remote] = field(default_factory=dict)
     reports: dict[str, CallReport] = field(default_factory=dict)
 
     async def start_node(self, **settings: str) -> NodeProcess:
@@ -93,9 +94,20 @@ class Cluster:
     def sid(self, number: int) -> str:
         return f"CA{number:032d}"
 
-    async def call(self, number: int, seconds: float, **options: object) -> CallReport:
+    def start_calls(self, numbers: Sequence[int]) -> list["asyncio.Task[CallReport]"]:
+        return [asyncio.create_task(self.call(number)) for number in numbers]
+
+    async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
+        """Have all callers hang up; return how the calls went."""
+        for remote in self.remotes.values():
+            remote.send(EndCall())
+        async with asyncio.timeout(PATIENCE_S):
+            return await asyncio.gather(*calls)
+
+    async def call(self, number: int, seconds: float = 600.0, **options: object) -> CallReport:
         """Place a call, and keep its report."""
-        remote, call_sid = Remote(), self.sid(number)
+        call_sid = self.sid(number)
+        remote = self.remotes[call_sid] = Remote()
         self.rest.adopt(call_sid, remote.send)
         wanted = CallOptions(
             self.balancer.url,
@@ -117,6 +129,41 @@ class Cluster:
         """Return the calls that are on at a node, by its own word."""
         calls = (await node.service.get("/api/live"))["calls"]
         return {call["call_sid"] for call in calls}
+
+    async def until_steps(self, numbers: Sequence[int], least: int) -> None:
+        """Wait until each call has made so many steps, all of them known, and check that it has forgotten nothing."""
+        left = list(numbers)
+        async with asyncio.timeout(PATIENCE_S):
+            while left:
+                logs = dict(zip(left, await self.logs(*left), strict=True))
+                for number, conversation in logs.items():
+                    if conversation and conversation.skipped == 0 and conversation.steps >= least:
+                        assert forgotten_at(conversation) is None, number
+                        left.remove(number)
+                await asyncio.sleep(0.1)
+
+    async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
+        """Wait until these calls, and no other, are said to have moved away from a node."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (moved := await self.moved_from(node)) < set(calls):  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.1)
+        assert moved == set(calls)
+
+    async def moved_from(self, node: NodeProcess) -> set[str]:
+        views = [await other.service.get("/api/cluster") for other in self.nodes.values() if other is not node]
+        return {move["call_sid"] for view in views for move in view["moves"] if move["from"] == node.name}
+
+    async def until_ready(self) -> None:
+        """Wait until each node sees all others and hears itself."""
+        async with asyncio.timeout(PATIENCE_S):
+            for node in self.nodes.values():
+                while not await self._sees_all(node):  # noqa: ASYNC110 - of other processes
+                    await asyncio.sleep(0.05)
+
+    async def _sees_all(self, node: NodeProcess) -> bool:
+        view = await node.service.get("/api/cluster")
+        live = {one["node"] for one in view["nodes"] if one["state"] == "live"}
+        return not view["cut_off"] and live >= {one.name for one in self.nodes.values()}
 
     async def busiest(self) -> tuple[NodeProcess, set[str]]:
         """Return the node with most calls, and these."""
@@ -150,6 +197,7 @@ async def cluster(folder: Path, nodes: int = 3, servers: int = 1, **settings: st
         made = Cluster(folder, running, balancer, rest, settings)
         try:
             await asyncio.gather(*(made.start_node() for _ in range(nodes)))
+            await made.until_ready()
             yield made
         finally:
             await asyncio.gather(*(made.remove(node) for node in [*made.nodes.values()]))
