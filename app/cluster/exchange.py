@@ -38,7 +38,10 @@ class Exchange:
     async def ask(self, call_sid: CallSid) -> Asked:
         """Return what the live nodes offer, of those that answer in time."""
         asked = Asked(call_sid, [seen.beat.node for seen in self._member.directory.live(time.monotonic())])
-        await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, ASK_WITHIN_S, asked.add)
+        for _ in range(ATTEMPTS):
+            await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, ASK_WITHIN_S, asked.add)
+            if asked.offers:
+                break
         return asked
 
     async def place(self, asked: Asked, take: Take) -> str | None:
@@ -116,7 +119,7 @@ class Exchange:
         self._member.own(take.call, max(take.epoch, epoch + 1))
         if conversation:
             request = VoiceRequest(caller=form.caller, called=form.called, direction=form.direction)
-            self._member.on_moved(take.call, conversation.steps)
+            self._member.on_moved(take.call, take.came_from, conversation.steps)
             self._manager.restore(take.call, conversation, request)
         return self._router.put_through(form, take.token, again)
 

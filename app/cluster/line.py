@@ -64,16 +64,19 @@ class ClusterLine:
     def _leads(self) -> bool:
         now = time.monotonic()
         live = [seen.beat.node for seen in self._member.directory.live(now)]
-        return now >= self._leads_from_s and not self._member.is_cut_off and leads(self._member.name, live)
+        return now >= self._leads_from_s and (self._member.is_cut_off or leads(self._member.name, live))
 
     async def _serve_first(self) -> bool:
         """Have the first caller take a slot; return whether there was one for them."""
         first = self.line.first(time.monotonic())
         if first is None:
             return False
-        asked = await self._exchange.ask(first.call)
-        take = Take(call=first.call, form=first.form, query=first.query, epoch=asked.epoch + 1)
-        if not await self._exchange.place(asked, take):
+        take = Take(call=first.call, form=first.form, query=first.query)
+        if self._member.is_cut_off:
+            answer = await self._exchange.answer_here(take)
+        else:
+            answer = await self._exchange.place(await self._exchange.ask(first.call), take)
+        if not answer:
             return False
         await self._tell(Left(call=first.call, placed=True, redirected=await self._redirect(first.call)))
         return True

@@ -73,10 +73,8 @@ class Member:
         self.own(call_sid, self.epoch(call_sid) + 1)
         return self.epoch(call_sid)
 
-    def on_moved(self, call_sid: CallSid, steps: int) -> None:
+    def on_moved(self, call_sid: CallSid, came_from: str, steps: int) -> None:
         """A call goes on here, with so many steps of its log."""
-        owner = self.directory.owner(call_sid)
-        came_from = owner.node if owner else ""
         self.moves.append(Move(call=call_sid, from_node=came_from, moved_s=time.time(), steps=steps))
         self.moved += 1
         log.info("%s goes on here, from %s, after %d steps", call_sid, came_from or "a node that is gone", steps)

@@ -98,12 +98,13 @@ class Webhook(NodeMessage):
 class Take(Webhook):
     """Answer this webhook. `epoch` is more than that of any node that is known to have had the call.
 
-    `resumes` if it may have a token log.
+    `resumes` if it may have a token log, of the node that it `came_from`.
     """
 
     hook: Annotated[Hook, Field(strict=False)] = Hook.VOICE
     epoch: EpochNumber = 1
     resumes: bool = False
+    came_from: Text = ""
 
 
 class Taken(NodeMessage):

@@ -38,6 +38,11 @@ class Asked:
         """The highest epoch that an offer names, 0 for none."""
         return max((offer.holds or 0 for offer in self.offers.values()), default=0)
 
+    @property
+    def holder(self) -> str:
+        """The node with that epoch, "" if none has one."""
+        return max(self.offers.values(), key=lambda offer: offer.holds or 0).node if self.epoch else ""
+
     def candidates(self, knows_end: bool = False) -> list[str]:
         """Return whom to ask for a slot, in this order; among equally free ones the order depends on the call.
 

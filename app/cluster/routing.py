@@ -56,14 +56,15 @@ class ClusterRouting:
 
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         if self._member.is_cut_off:
-            return self._router.settle(form, webhook_token) or self._answer_alone(form, webhook_token)
+            settled = self._router.settle(form, webhook_token)
+            return settled or await self._answer_alone(form, webhook_token)
         asked = await self._exchange.ask(form.call_sid)
         resumes = await self._may_resume(form, asked)
         known = resumes or bool(asked.epoch) or form.call_sid in self._line.line
         if settled := self._router.settle(form, webhook_token, known):
             return settled
         if not asked.offers:
-            return self._answer_alone(form, webhook_token)
+            return await self._answer_alone(form, webhook_token)
         known |= form.outbound
         answer = None
         if known or not len(self._line.line):
@@ -135,10 +136,15 @@ class ClusterRouting:
 
     def _take(self, form: Form, webhook_token: str, asked: Asked, resumes: bool, hook: Hook) -> Take:
         owner = self._member.directory.owner(form.call_sid)
-        epoch = max(asked.epoch, owner.epoch if owner else 0) + 1
-        fields, query = dict(form.fields), form.query
         return Take(
-            call=form.call_sid, form=fields, query=query, token=webhook_token, hook=hook, epoch=epoch, resumes=resumes
+            call=form.call_sid,
+            form=dict(form.fields),
+            query=form.query,
+            token=webhook_token,
+            hook=hook,
+            epoch=max(asked.epoch, owner.epoch if owner else 0) + 1,
+            resumes=resumes,
+            came_from=asked.holder or (owner.node if owner else ""),
         )
 
     async def _enqueue(self, form: Form) -> str | None:
@@ -149,14 +155,14 @@ class ClusterRouting:
         await self._line.enter(form, since_s)
         return self._router.enqueue(form, len(line), f"?since={since_s:.6f}")
 
-    def _answer_alone(self, form: Form, webhook_token: str) -> str:
+    async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away."""
         if answer := self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
         best = last_known(self._member.directory, self._given)
         if best is None:
-            return self._router.reject(form)
+            return await self._enqueue(form) or self._router.reject(form)
         self.without_nats += 1
         self._given[best.beat.boot] = self._given.get(best.beat.boot, 0) + 1
         token = self._tokens.make(best.beat.node, form.call_sid, time.time())
