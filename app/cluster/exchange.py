@@ -18,7 +18,7 @@ from app.twilio.form import Form
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
+ATTEMPTS = 4
 RESUME_WITHIN_S = 2.5
 """How long a node may take that has to read a token log first."""
 
@@ -37,7 +37,9 @@ class Exchange:
 
     async def ask(self, call_sid: CallSid) -> Asked:
         """Return what the live nodes offer, of those that answer in time."""
-        asked = Asked(call_sid, [seen.beat.node for seen in self._member.directory.live(time.monotonic())])
+        directory = self._member.directory
+        live, owner = directory.live(time.monotonic()), directory.owner(call_sid)
+        asked = Asked(call_sid, {seen.beat.node: seen.beat for seen in live}, owner.node if owner else "")
         for _ in range(ATTEMPTS):
             await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, ASK_WITHIN_S, asked.add)
             if asked.offers:
@@ -47,28 +49,32 @@ class Exchange:
     async def place(self, asked: Asked, take: Take) -> str | None:
         """Return the answer of the first node that takes the call, None if none does.
 
-        A node that has not answered in time, though it lives, may do so the next time.
+        A node that has not answered in time, though it lives, may do so the next time; it may have taken the call. Each
+        node is given a higher epoch than the one before, so that it alone keeps the call in the end.
         """
+        tried = 0
         for attempt in range(ATTEMPTS):
             if attempt:
                 asked = await self.ask(take.call)
-            take = take.model_copy(update={"epoch": max(take.epoch, asked.epoch + 1)})
-            if answer := await self._take(asked, take):
-                return answer
-            if asked.is_complete and not asked.candidates():
+            owner = self._member.directory.owner(take.call)
+            newest = max(asked.epoch, owner.epoch if owner else 0)
+            candidates = asked.candidates(take.hook is Hook.AFTER_STREAM)
+            if not candidates and asked.is_complete:
                 return None
-            take = take.model_copy(update={"epoch": take.epoch + len(asked.offers)})
+            for node in candidates:
+                tried += 1
+                request = take.model_copy(update={"epoch": newest + tried, "newest": newest})
+                if answer := await self._take(node, request):
+                    return answer
         return None
 
-    async def _take(self, asked: Asked, take: Take) -> str | None:
+    async def _take(self, node: str, take: Take) -> str | None:
         within_s = RESUME_WITHIN_S if take.resumes else TAKE_WITHIN_S
-        for number, node in enumerate(asked.candidates(take.hook is Hook.AFTER_STREAM)):
-            request = take.model_copy(update={"epoch": take.epoch + number})
-            taken = await self._bus.request(f"slots.take.{node}", request, Taken, within_s)
-            if taken and taken.twiml and _is_twiml(taken.twiml):
-                self.taken += node != self._member.name
-                return taken.twiml
-        return None
+        taken = await self._bus.request(f"slots.take.{node}", take, Taken, within_s)
+        if taken is None or not _is_twiml(taken.twiml):
+            return None
+        self.taken += node != self._member.name
+        return taken.twiml
 
     async def _on_ask(self, ask: Ask, reply: str) -> None:
         manager = self._manager
@@ -86,7 +92,9 @@ class Exchange:
         form = Form(take.call, take.form, take.query)
         holds = self._member.holds(take.call)
         try:
-            if holds is not None and holds >= take.epoch - 1:
+            if holds is not None and holds >= take.newest:
+                if self._manager.holds(take.call):  # reserved late: another node may have the call too
+                    self._member.own(take.call, max(holds, take.epoch))
                 return self._answer_known(take, form)
             return await self._answer_new(take, form)
         except ValueError as error:
@@ -125,6 +133,8 @@ class Exchange:
 
 
 def _is_twiml(text: str) -> bool:
+    if not text:
+        return False
     try:
         return bool(twiml.parse(text))
     except twiml.TwimlError:

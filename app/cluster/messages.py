@@ -96,13 +96,14 @@ class Webhook(NodeMessage):
 
 
 class Take(Webhook):
-    """Answer this webhook. `epoch` is more than that of any node that is known to have had the call.
+    """Answer this webhook, and own the call with this `epoch`.
 
-    `resumes` if it may have a token log, of the node that it `came_from`.
+    A node that has had the call with an epoch of `newest` or more goes on with what it has. `resumes` if it may have a token log, of the node that it `came_from`.
     """
 
     hook: Annotated[Hook, Field(strict=False)] = Hook.VOICE
     epoch: EpochNumber = 1
+    newest: Annotated[int, Field(ge=0, lt=2**53)] = 0
     resumes: bool = False
     came_from: Text = ""
 

@@ -4,11 +4,11 @@ The node that has the call already comes first, unless it drains: a repeated web
 seconds, monotonic.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.cluster.directory import Directory, Seen
-from app.cluster.messages import Offer
+from app.cluster.messages import Heartbeat, Offer
 from app.cluster.mover import rendezvous
 from app.twilio.events import CallSid
 
@@ -18,10 +18,14 @@ TAKE_WITHIN_S = 0.3
 
 @dataclass
 class Asked:
-    """The offers for one call, of the nodes that were `live` when all were asked."""
+    """The offers for one call, of the nodes that were `live` when all were asked, by name with their heartbeats.
+
+    Who has not answered in time is taken for what it said last: the call's `owner`, or a node with free slots.
+    """
 
     call: CallSid
-    live: Collection[str]
+    live: Mapping[str, Heartbeat]
+    owner: str = ""
     offers: dict[str, Offer] = field(default_factory=dict)
 
     def add(self, offer: Offer) -> bool:
@@ -31,7 +35,7 @@ class Asked:
 
     @property
     def is_complete(self) -> bool:
-        return self.offers.keys() >= set(self.live)
+        return self.offers.keys() >= self.live.keys()
 
     @property
     def epoch(self) -> int:
@@ -48,12 +52,20 @@ class Asked:
 
         A node that drains and has the call is asked as well if it `knows_end`: whether the call is over.
         """
-        order = rendezvous(self.call, self.offers)
-        holders = [one for one in self.offers.values() if one.holds and (knows_end or not one.draining)]
-        free = [one for one in self.offers.values() if one.free and not one.draining and one not in holders]
+        offers = [*self.offers.values(), *self._assumed()]
+        order = rendezvous(self.call, [one.node for one in offers])
+        holders = [one for one in offers if one.holds and (knows_end or not one.draining)]
+        free = [one for one in offers if one.free and not one.draining and one not in holders]
         holders.sort(key=lambda one: -(one.holds or 0))
-        free.sort(key=lambda one: (-one.free, order.index(one.node)))
+        free.sort(key=lambda one: (one.node not in self.offers, -one.free, order.index(one.node)))
         return [one.node for one in (*holders, *free)]
+
+    def _assumed(self) -> list[Offer]:
+        return [
+            Offer(node=name, free=beat.free, draining=beat.draining, holds=1 if name == self.owner else None)
+            for name, beat in self.live.items()
+            if name not in self.offers
+        ]
 
 
 def last_known(directory: Directory, given: dict[str, int]) -> Seen | None:

@@ -142,7 +142,6 @@ class ClusterRouting:
             query=form.query,
             token=webhook_token,
             hook=hook,
-            epoch=max(asked.epoch, owner.epoch if owner else 0) + 1,
             resumes=resumes,
             came_from=asked.holder or (owner.node if owner else ""),
         )

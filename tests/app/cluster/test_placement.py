@@ -15,7 +15,7 @@ SEAL = Seal(["the-token"])
 
 
 def asked(*offers: Offer) -> Asked:
-    asking = Asked(CALL, {"a", "b", "c"})
+    asking = Asked(CALL, {})
     for offer in offers:
         asking.add(offer)
     return asking
@@ -33,14 +33,21 @@ def test_who_has_the_call_comes_first_even_without_a_free_slot() -> None:
 
 
 def test_asking_is_over_when_all_live_nodes_have_answered() -> None:
-    asking = Asked(CALL, {"a", "b"})
+    asking = Asked(CALL, {"a": beat("a"), "b": beat("b")})
     assert [asking.add(Offer(node=node, free=1)) for node in ("a", "x", "b")] == [False, False, True]
+
+
+def test_a_node_that_has_not_answered_in_time_is_asked_last_unless_it_owns_the_call() -> None:
+    live = {name: beat(name, free=free) for name, free in (("a", 1), ("b", 9), ("c", 0), ("d", 0))}
+    asking = Asked(CALL, live, owner="d")
+    asking.add(Offer(node="a", free=1))
+    assert asking.candidates() == ["d", "a", "b"]
 
 
 def test_equally_free_nodes_get_equal_shares_of_the_calls() -> None:
     first = []
     for number in range(300):
-        asking = Asked(sid(number), ())
+        asking = Asked(sid(number), {})
         for node in "abc":
             asking.add(Offer(node=node, free=8))
         first.append(asking.candidates()[0])
