@@ -33,6 +33,10 @@ PURE += [
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
+PURE += [
+    f"app/cluster/{name}.py"
+    for name in ("directory", "fallback", "messages", "mover", "placement", "seal", "token_log", "waiting")
+]
 PURE += [f"app/cli/talk/{name}.py" for name in ("messages", "pacer", "client")]
 """Rules without I/O and without a clock."""
 IMPURE = {
@@ -52,6 +56,7 @@ ONLY_IN = {
         "workers/checkpoints/synthetic/phrases.py",
     },
     "sphn": {"app/audio/opus.py"},
+    "nats": {f"app/cluster/{name}.py" for name in ("bus", "log_store", "survey")},
     "prometheus_client": {"app/telemetry/metrics/families.py"},
     "opentelemetry": {"app/telemetry/traces.py"},
 }

@@ -31,7 +31,7 @@ NATS_ERRORS = (Error, OSError, TimeoutError, ValueError)
 class Bus:
     """The connection of one node; `on_change` is called when it is made and when it is lost."""
 
-    def __init__(self, nats_url: str, name: str, seal: Seal) -> None:
+    def __init__(self, nats_url: str, name: str, seal: Seal, *, is_quiet: bool = False) -> None:
         self.name, self.seal = name, seal
         self.nats = Client()
         self.on_change: Callable[[bool], None] = lambda connected: None
@@ -39,7 +39,7 @@ class Bus:
         """Messages that were dropped: not sealed, or not of their kind."""
         servers, _, query = nats_url.partition("?")
         self._servers, self._files = servers.split(","), dict(parse_qsl(query))
-        self._is_closing = False
+        self._is_closing, self._is_quiet = False, is_quiet
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,7 +69,8 @@ class Bus:
             task.cancel()
         try:
             async with asyncio.timeout(CLOSE_WITHIN_S):
-                await self.nats.flush()
+                if self.is_connected:
+                    await self.nats.flush()
                 await self.nats.close()
         except NATS_ERRORS as error:
             log.info("NATS was not told that we leave: %s", error)
@@ -174,7 +175,11 @@ class Bus:
 
     async def _on_connected(self) -> None:
         url = self.nats.connected_url
-        log.info("connected to NATS at %s", url.netloc.rpartition("@")[2] if url else "")
+        log.log(
+            logging.DEBUG if self._is_quiet else logging.INFO,
+            "connected to NATS at %s",
+            url.netloc.rpartition("@")[2] if url else "",
+        )
         self.on_change(True)
 
     async def _on_disconnected(self) -> None:

@@ -15,6 +15,7 @@ from app.cluster.placement import ASK_WITHIN_S, TAKE_WITHIN_S, Asked
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.form import Form
+from workers.histogram import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Exchange:
 
     def __init__(self, bus: Bus, member: Member, logs: LogStore, manager: CallManager, router: CallRouter) -> None:
         self._bus, self._member, self._logs, self._manager, self._router = bus, member, logs, manager, router
+        self.moves_s = Histogram()
+        """How long it took to answer for calls that come from another node."""
         self.taken = 0
         """Webhooks that another node has answered for this one."""
 
@@ -83,7 +86,10 @@ class Exchange:
         await self._bus.publish(reply, Offer(node=self._member.name, free=free, draining=draining, holds=holds))
 
     async def _on_take(self, take: Take, reply: str) -> None:
+        started_s, moved = time.monotonic(), self._member.moved
         answer = await self.answer_here(take)
+        if self._member.moved > moved:
+            self.moves_s.add(time.monotonic() - started_s)
         self._member.announce()
         await self._bus.publish(reply, Taken(node=self._member.name, twiml=answer or ""))
 

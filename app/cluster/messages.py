@@ -98,7 +98,8 @@ class Webhook(NodeMessage):
 class Take(Webhook):
     """Answer this webhook, and own the call with this `epoch`.
 
-    A node that has had the call with an epoch of `newest` or more goes on with what it has. `resumes` if it may have a token log, of the node that it `came_from`.
+    A node that has had the call with an epoch of `newest` or more goes on with what it has. `resumes` if the call may
+    have a token log, of the node that it `came_from`.
     """
 
     hook: Annotated[Hook, Field(strict=False)] = Hook.VOICE

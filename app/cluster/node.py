@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.calls.active_call import ActiveCall
 from app.calls.drain import Drain
@@ -21,12 +21,14 @@ from app.cluster.line import ClusterLine
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
 from app.cluster.messages import DrainOrder, Heartbeat
+from app.cluster.metrics import cluster_families
 from app.cluster.mover import Mover
 from app.cluster.routing import ClusterRouting
 from app.cluster.seal import Seal
 from app.cluster.view import cluster_view
 from app.config import Settings
 from app.logging import CallLogger
+from app.telemetry.metrics.families import Family
 from app.twilio.events import CallSid
 from app.twilio.number import VOICE_PATH
 
@@ -102,6 +104,10 @@ class ClusterNode:
     def view(self) -> dict[str, object]:
         """Return all nodes as this one sees them."""
         return cluster_view(self.member, len(self.line.line), self.bus.is_connected)
+
+    def families(self) -> Iterator[Family]:
+        """Yield this node's metrics."""
+        return cluster_families(self)
 
     async def drain(self, node: str, seconds: int | None) -> bool:
         """Have a node drain; False if there is none of this name, or NATS is away."""

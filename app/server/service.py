@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 from fastapi import FastAPI
 
@@ -177,7 +178,7 @@ class Service:
             lag=self.lag,
             live=LiveView(self.manager, lambda: len(self.call_queue), self.lag, model_name(settings)),
             limiter=limiter,
-            metrics=sources.families,
+            metrics=lambda: chain(sources.families(), self.node.families() if self.node else ()),
             personas=self._personas,
             cluster=self.node,
         )
