@@ -25,6 +25,8 @@ PING_S = 1
 """A server that does not answer two pings is given up for the next one."""
 CONNECT_WITHIN_S = 2
 CLOSE_WITHIN_S = 2.0
+NO_RESPONDERS = "503"
+"""What the server answers in place of a node that is gone."""
 NATS_ERRORS = (Error, OSError, TimeoutError, ValueError)
 
 
@@ -118,6 +120,8 @@ class Bus:
             async with asyncio.timeout(within_s):
                 await self.publish(subject, message, reply)
                 async for received in subscription.messages:
+                    if (received.headers or {}).get("Status") == NO_RESPONDERS:
+                        return
                     answer = self._read(received, kind)
                     if answer is not None and add(answer):
                         return

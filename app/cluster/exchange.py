@@ -20,7 +20,7 @@ from workers.histogram import Histogram
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-RESUME_WITHIN_S = 2.5
+RESUME_WITHIN_S = 5.0
 """How long a node may take that has to read a token log first."""
 
 
@@ -67,12 +67,12 @@ class Exchange:
             for node in candidates:
                 tried += 1
                 request = take.model_copy(update={"epoch": newest + tried, "newest": newest})
-                if answer := await self._take(node, request):
+                reads_log = take.resumes and node in asked.offers
+                if answer := await self._take(node, request, RESUME_WITHIN_S if reads_log else TAKE_WITHIN_S):
                     return answer
         return None
 
-    async def _take(self, node: str, take: Take) -> str | None:
-        within_s = RESUME_WITHIN_S if take.resumes else TAKE_WITHIN_S
+    async def _take(self, node: str, take: Take, within_s: float) -> str | None:
         taken = await self._bus.request(f"slots.take.{node}", take, Taken, within_s)
         if taken is None or not _is_twiml(taken.twiml):
             return None

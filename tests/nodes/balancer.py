@@ -11,7 +11,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from app.cli.service_process import HOST, free_port
 
 GIVES_UP_S = 1.0
-"""How long one node may take to answer before the next is asked."""
+"""How long one node may take to accept a connection before the next is asked; Twilio waits 15 s for the answer."""
 
 
 @dataclass
@@ -52,7 +52,9 @@ class Balancer:
         await runner.setup()
         await web.TCPSite(runner, HOST, self.port).start()
         try:
-            async with ClientSession(timeout=ClientTimeout(total=GIVES_UP_S + 3, sock_read=GIVES_UP_S + 2)) as client:
+            async with ClientSession(
+                timeout=ClientTimeout(total=12.0, sock_read=12.0, sock_connect=GIVES_UP_S)
+            ) as client:
                 self._client = client
                 yield self
         finally:
