@@ -12,7 +12,9 @@ import pytest
 
 from app.simulator.report import CallReport, Outcome
 from tests.nodes.cluster import cluster
+from tests.nodes.cut_line import CutLine
 from tests.nodes.nats_servers import needs_nats
+from tests.scale import scaled
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
@@ -99,3 +101,64 @@ async def test_with_all_nats_gone_and_back_no_call_notices_new_ones_are_placed_a
         assert [path for path, form in nodes.rest.asked if "Url" in dict(form)] == []
         check_none_lost(await nodes.end_calls(calls), set())
         await nodes.until_free(10)
+
+
+async def test_the_calls_of_a_node_that_is_cut_off_from_nats_go_on_elsewhere_and_it_moves_nothing(
+    tmp_path: Path,
+) -> None:
+    some = range(9)
+    async with cluster(tmp_path, nodes=2, MAX_CALLS="10") as nodes, CutLine(nodes.nats.ports[0]).serving() as line:
+        cut_off = await nodes.start_node(NATS_URL=line.url)
+        await nodes.until_ready()
+        calls = nodes.start_calls(some)
+        await nodes.until_steps(some, TALKED)
+        on = await nodes.on_at(cut_off)
+        line.is_cut = True
+        nodes.unlist(cut_off)
+        await nodes.until_moved(on, cut_off)
+        before = max(log.steps for log in await nodes.logs(*some) if log)
+        await nodes.until_steps(some, before + TALKED)
+        line.is_cut = False
+        await nodes.until_ready()
+        await asyncio.sleep(4)  # longer than it waits until it believes in silence
+        assert len([path for path, form in nodes.rest.asked if "Url" in dict(form)]) == len(on)
+        check_none_lost(await nodes.end_calls(calls), on)
+        await nodes.until_free(10)
+
+
+async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Path) -> None:
+    some = range(9)
+    async with cluster(tmp_path, servers=3, MAX_CALLS="10") as nodes:
+        calls = nodes.start_calls(some)
+        await nodes.until_steps(some, TALKED)
+        await nodes.nats.kill(0)
+        await nodes.until_ready()
+        before = max(log.steps for log in await nodes.logs(*some) if log)
+        await nodes.until_steps(some, before + TALKED)
+        await asyncio.sleep(4)
+        assert [path for path, form in nodes.rest.asked if "Url" in dict(form)] == []
+        check_none_lost(await nodes.end_calls(calls), set())
+        await nodes.until_free(10)
+
+
+async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_behind(tmp_path: Path) -> None:
+    some, rest_s = range(24), scaled(36, 1)
+    async with cluster(tmp_path, MAX_CALLS="20") as nodes:
+        old = [*nodes.nodes.values()]
+        calls = nodes.start_calls(some)
+        await nodes.until_steps(some, TALKED)
+        for node in old:
+            await nodes.start_node()
+            await nodes.until_ready()
+            nodes.unlist(node)
+            node.signal(signal.SIGTERM)
+            await nodes.remove(node)
+            before = max(log.steps for log in await nodes.logs(*some) if log)
+            await nodes.until_steps(some, before + TALKED)
+            await asyncio.sleep(rest_s)
+        on = set[str]().union(*[await nodes.on_at(node) for node in nodes.nodes.values()])
+        assert on == {nodes.sid(number) for number in some}
+        assert not set(nodes.nodes) & {node.service.base_url for node in old}
+        reports = await nodes.end_calls(calls)
+        assert [report.outcome for report in reports] == [Outcome.ENDED_REMOTELY] * len(some)
+        await nodes.until_free(20)
