@@ -3,6 +3,7 @@
 import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
 import { announce, byId, clock, describe, lines, ms, nameOf, write } from "./format.js";
+import { showNodes } from "./nodes.js";
 import { buildMeters, figuresOf, showListening, showState, toggleListening } from "./parts.js";
 
 const SPAN_S = 60;
@@ -15,6 +16,7 @@ let steps = [], announced_s = -Infinity;
 /** Show a snapshot. */
 export function showOverview(snapshot, transcripts) {
   showGauges(snapshot);
+  showNodes(snapshot.cluster);
   showSteps(snapshot);
   const on = new Set(snapshot.calls.map((call) => call.call_sid));
   for (const sid of cards.keys()) if (!on.has(sid)) removeCard(sid);
