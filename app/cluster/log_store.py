@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from zlib import crc32
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
@@ -30,6 +31,8 @@ SPARE_S = 3_600.0
 REPLICAS = 3
 CONFIRM_EVERY = 25
 """One record in so many is acknowledged: every two seconds."""
+MOST_RECORDS = 2_000
+"""After so many, up to half as many more, a log is published anew in long records, to be read back in a moment."""
 MOST_PENDING = 8
 """Records of a call that are published at once while it catches up."""
 READ_WITHIN_S = 2.0
@@ -48,6 +51,8 @@ class _Log:
     cursor: LogCursor
     subject: str
     records: int = 0
+    replaces: str = ""
+    """The subject of the same log in short records, purged once this one is whole."""
     is_lost: bool = False
     """Whether records may be lost: the connection was."""
 
@@ -90,7 +95,9 @@ class LogStore:
         if known and known.cursor.conversation is conversation and known.subject == subject_of(call_sid, epoch):
             known.call = call
             return
-        self._logs[call_sid] = _Log(call, LogCursor(conversation, conversation.steps), subject_of(call_sid, epoch))
+        cursor, subject = LogCursor(conversation, conversation.steps), subject_of(call_sid, epoch)
+        is_same = known is not None and known.cursor.conversation is conversation and known.subject != subject
+        self._logs[call_sid] = _Log(call, cursor, subject, replaces=known.subject if known and is_same else "")
 
     def close(self, call_sid: CallSid) -> None:
         """Publish no more of a call."""
@@ -105,19 +112,19 @@ class LogStore:
         while True:
             await asyncio.sleep(FRAME_S)
             if self._bus.is_connected:
-                for call_sid, one in [*self._logs.items()]:
-                    if one.call.session.conversation is not one.cursor.conversation:
-                        self.open(one.call, next_epoch(call_sid))
-                    elif one.is_lost:
-                        one.is_lost = False
-                        self._start(self._check(one))
-                    else:
-                        await self._publish(one)
+                await self.publish_pending(next_epoch)
 
-    async def flush(self, call_sid: CallSid) -> None:
-        """Publish what there is of a call now."""
-        if (one := self._logs.get(call_sid)) and self._bus.is_connected:
-            await self._publish(one)
+    async def publish_pending(self, next_epoch: Callable[[CallSid], int]) -> None:
+        """Publish what the calls have added."""
+        for call_sid, one in [*self._logs.items()]:
+            is_other = one.call.session.conversation is not one.cursor.conversation
+            if is_other or one.records >= MOST_RECORDS + crc32(call_sid.encode()) % (MOST_RECORDS // 2):
+                self.open(one.call, next_epoch(call_sid))
+            elif one.is_lost:
+                one.is_lost = False
+                self._start(self._check(one))
+            else:
+                await self._publish(one)
 
     async def _publish(self, one: _Log) -> None:
         for _ in range(MOST_PENDING):
@@ -126,7 +133,8 @@ class LogStore:
                 return
             one.records += 1
             self.published += 1
-            if one.records % CONFIRM_EVERY == 1:
+            is_whole = bool(one.replaces) and one.cursor.published >= one.cursor.resumed
+            if is_whole or one.records % CONFIRM_EVERY == 1:
                 self._start(self._confirm(one, record, one.cursor.published))
             else:
                 await self._bus.send(one.subject, record)
@@ -136,8 +144,12 @@ class LogStore:
         try:
             await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
             self.confirmed += 1
-            if not one.is_lost:
-                one.cursor.on_confirmed(steps)
+            if one.is_lost:
+                return
+            one.cursor.on_confirmed(steps)
+            if one.replaces and steps >= one.cursor.resumed:
+                old, one.replaces = one.replaces, ""
+                await self._stream.purge_stream(STREAM, subject=old)
         except NoStreamResponseError:
             await self.prepare()
             one.is_lost = True

@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from statistics import quantiles
 
-from app.calls.conversation import STEP_BYTES, ConversationHeader
-from app.cluster.token_log import write_header, write_steps
+from app.calls.conversation import STEP_BYTES
 from tests.nodes.light import LightCluster, light_nodes, sid
 from tests.nodes.nats_servers import nats_servers
-from workers.messages import FRAME_S, CallPersona
+from workers.messages import FRAME_S
 
 CALLS = 50
 SECONDS = 20.0
@@ -53,17 +52,17 @@ async def publishing(nodes: LightCluster) -> str:
 
 
 async def reading(nodes: LightCluster, steps: int) -> str:
-    """Read a log that was published step by step."""
-    logs, subject = nodes.nodes[0].node.logs, f"calls.CAread{steps}.1"
-    header = ConversationHeader("", "", CallPersona())
-    await nodes.nodes[0].node.bus.send(subject, write_header(header, 0))
-    for step in range(steps):
-        await nodes.nodes[0].node.bus.send(subject, write_steps(step, bytes(STEP_BYTES)))
-        if step % 1_000 == 0:
-            await nodes.nodes[0].node.bus.nats.flush()
-    await nodes.nodes[0].node.bus.nats.flush()
+    """Read the log of a call that has made so many steps, each published by itself."""
+    node = next(node for node in nodes.nodes if node.manager.calls)
+    call, logs = node.manager.calls[0], node.node.logs
+    call_sid = call.session.record.call_sid
+    node.node.on_call(call)
+    while call.session.conversation.steps < steps:
+        call.session.conversation.add_step(bytes(STEP_BYTES))
+        await logs.publish_pending(node.node.member.next_epoch)
+    await asyncio.sleep(1)
     started_s = time.monotonic()
-    _, conversation = await logs.read(f"CAread{steps}")  # type: ignore[arg-type]
+    _, conversation = await logs.read(call_sid)
     took_s = time.monotonic() - started_s
     return f"reading back {steps} steps: {took_s:.2f} s ({conversation.steps if conversation else 0} found)"
 
