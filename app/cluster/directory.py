@@ -14,6 +14,8 @@ from app.twilio.events import CallSid
 
 HEARTBEAT_S = 0.5
 SILENT_S = 1.5
+DEAF_S = 0.8
+"""A node that has not heard itself for so long does not judge others: less than the time in which they fall silent."""
 SETTLE_S = 2 * SILENT_S
 REMEMBERED_S = 120.0
 """How long a silent node is kept: for its name on the page, and as the last-known owner of its calls."""
@@ -76,7 +78,7 @@ class Directory:
 
     def is_settled(self, now: float) -> bool:
         """Whether silence of others can be trusted."""
-        return not self.is_deaf(now) and now - self._hearing_since_s >= SETTLE_S
+        return now - self._echo_s < DEAF_S and now - self._hearing_since_s >= SETTLE_S
 
     @property
     def settles_s(self) -> float:
@@ -112,7 +114,7 @@ class Directory:
         ]
 
     def _on_echo(self, now: float) -> None:
-        if self.is_deaf(now):
+        if now - self._echo_s >= DEAF_S:
             self._hearing_since_s = now
         self._echo_s = now
 

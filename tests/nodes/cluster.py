@@ -13,7 +13,7 @@ import nats
 import numpy as np
 import pytest
 from nats.aio.client import Client
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServerError
 
 from app.calls.conversation import STEP_BYTES, Conversation
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, HOST, LOOPBACK, ServiceProcess, free_port, start_service
@@ -185,10 +185,14 @@ class Cluster:
                     await asyncio.sleep(0.05)
 
     async def logs(self, *numbers: int) -> list[Conversation | None]:
-        """Return the token logs as they are in JetStream now."""
+        """Return the token logs as they are in JetStream now; it may have to elect a leader first."""
         connection = await nats.connect(self.nats.url.split(","))
         try:
-            return [await _read_log(connection, self.sid(number)) for number in numbers]
+            async with asyncio.timeout(STEPS_WITHIN_S):
+                while True:
+                    with contextlib.suppress(nats.errors.Error, ServerError):
+                        return [await _read_log(connection, self.sid(number)) for number in numbers]
+                    await asyncio.sleep(LOOK_AGAIN_S)
         finally:
             await connection.close()
 

@@ -15,6 +15,7 @@ class CutLine:
     target: int
     port: int = field(default_factory=free_port)
     is_cut: bool = False
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -23,10 +24,12 @@ class CutLine:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         other_reader, other_writer = await asyncio.open_connection(HOST, self.target)
+        self._writers += [writer, other_writer]
         for source, sink in ((reader, other_writer), (other_reader, writer)):
             task = asyncio.create_task(self._pass(source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _, sink=sink: sink.close())  # type: ignore[misc]
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -35,7 +38,6 @@ class CutLine:
                     await asyncio.sleep(0.05)
                 sink.write(data)
                 await sink.drain()
-        sink.close()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["CutLine"]:
@@ -48,3 +50,6 @@ class CutLine:
             for task in [*self._tasks]:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for writer in self._writers:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)

@@ -65,6 +65,20 @@ def test_fault_b_a_node_that_cannot_hear_itself_moves_nothing() -> None:
     assert node.directory.is_deaf(node.now)
 
 
+@pytest.mark.parametrize("phase_ms", range(0, 500, 50))
+def test_fault_b_a_node_that_is_cut_off_falls_deaf_before_others_fall_silent(phase_ms: int) -> None:
+    """Heartbeats of others come at any time between its own."""
+    directory = Directory("a", "a-1")
+    mover, moved = Mover(directory), list[object]()
+    for ms in range(0, 20_000, 10):
+        if ms < 10_000 and ms % 500 == 0:
+            directory.on_heartbeat(beat("a"), ms / 1000)
+        if ms < 10_000 and ms % 500 == phase_ms:
+            directory.on_heartbeat(beat("b", calls=CALLS), ms / 1000)
+        moved += mover.due(ms / 1000)
+    assert moved == []
+
+
 def test_fault_b_after_reconnecting_it_waits_two_intervals_before_it_believes_in_silence() -> None:
     node = Node()
     node.run(5, beat("b", calls=CALLS))
