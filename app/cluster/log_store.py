@@ -135,15 +135,21 @@ class LogStore:
             self.published += 1
             is_whole = bool(one.replaces) and one.cursor.published >= one.cursor.resumed
             if is_whole or one.records % CONFIRM_EVERY == 1:
-                self._start(self._confirm(one, record, one.cursor.published))
+                self._start(self._confirm(one, record, one.cursor.published, one.records))
             else:
                 await self._bus.send(one.subject, record)
 
-    async def _confirm(self, one: _Log, record: bytes, steps: int) -> None:
-        """Publish a record and wait for its acknowledgement: all before it have arrived as well."""
+    async def _confirm(self, one: _Log, record: bytes, steps: int, records: int) -> None:
+        """Publish a record, wait for its acknowledgement, and see whether all `records` so far have arrived.
+
+        While servers elect a leader records are lost though the connection stays.
+        """
         try:
             await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
             self.confirmed += 1
+            missing = records - await self._count(one.subject)
+            if missing > 0:
+                one.records, one.is_lost = one.records - missing, True
             if one.is_lost:
                 return
             one.cursor.on_confirmed(steps)
@@ -156,6 +162,11 @@ class LogStore:
         except (APIError, *NATS_ERRORS) as error:
             log.debug("not confirmed: %s", error)
             one.is_lost = True
+
+    async def _count(self, subject: str) -> int:
+        """Return how many records of a log there are."""
+        info = await self._stream.stream_info(STREAM, subjects_filter=subject)
+        return (info.state.subjects or {}).get(subject, 0)
 
     async def _check(self, one: _Log) -> None:
         """Publish again what may be lost; all of it if the servers have lost the log."""
