@@ -36,7 +36,7 @@ MOST_RECORDS = 2_000
 MOST_PENDING = 8
 """Records of a call that are published at once while it catches up."""
 READ_WITHIN_S = 2.0
-ASK_WITHIN_S = 0.3
+ASK_WITHIN_S, ASK_TIMES = 0.3, 5
 
 
 def subject_of(call: CallSid, epoch: int | str) -> str:
@@ -208,12 +208,16 @@ class LogStore:
             await subscription.unsubscribe()
 
     async def _last(self, call_sid: CallSid) -> int | None:
-        """Return the sequence number of the last record of a call."""
-        try:
-            async with asyncio.timeout(ASK_WITHIN_S):
-                return (await self._stream.get_last_msg(STREAM, subject_of(call_sid, "*"))).seq
-        except (APIError, *NATS_ERRORS):
-            return None
+        """Return the sequence number of the last record of a call; servers that elect a leader answer late."""
+        for _ in range(ASK_TIMES):
+            try:
+                async with asyncio.timeout(ASK_WITHIN_S):
+                    return (await self._stream.get_last_msg(STREAM, subject_of(call_sid, "*"))).seq
+            except TimeoutError:
+                continue
+            except (APIError, *NATS_ERRORS):
+                return None
+        return None
 
     async def purge(self, call_sid: CallSid) -> None:
         """Delete the log of a call that is over: it decodes to both voices."""
