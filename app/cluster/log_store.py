@@ -29,6 +29,7 @@ SUBJECTS = "calls.*.*"
 SPARE_S = 3_600.0
 """How long a log may outlive the longest call, if nobody has purged it."""
 REPLICAS = 3
+PREPARE_TIMES, PREPARE_EVERY_S = 20, 0.5
 CONFIRM_EVERY = 25
 """One record in so many is acknowledged: every two seconds."""
 MOST_RECORDS = 2_000
@@ -69,24 +70,25 @@ class LogStore:
         """Records."""
 
     async def prepare(self) -> None:
-        """Make the stream if there is none, with as many replicas as the servers allow."""
-        for replicas in (REPLICAS, 1):
-            config = StreamConfig(
-                name=STREAM,
-                subjects=[SUBJECTS],
-                storage=StorageType.MEMORY,
-                num_replicas=replicas,
-                max_age=self._max_age_s,
-                discard=DiscardPolicy.OLD,
-                allow_direct=False,
-            )
+        """Make the stream if there is none: with three replicas where there are three servers, once these are ready."""
+        config = StreamConfig(
+            name=STREAM,
+            subjects=[SUBJECTS],
+            storage=StorageType.MEMORY,
+            num_replicas=REPLICAS if len(self._bus.nats.servers) >= REPLICAS else 1,
+            max_age=self._max_age_s,
+            discard=DiscardPolicy.OLD,
+            allow_direct=False,
+        )
+        reason: Exception | None = None
+        for _ in range(PREPARE_TIMES):
             try:
                 await self._stream.add_stream(config)
-            except (APIError, *NATS_ERRORS) as error:
-                log.debug("no stream with %d replicas: %s", replicas, error)
-            else:
                 return
-        log.info("the stream for token logs is not new, or JetStream is off: see doctor")
+            except (APIError, *NATS_ERRORS) as error:
+                reason = error
+            await asyncio.sleep(PREPARE_EVERY_S)
+        log.warning("no stream for token logs, calls that move forget all: %r", reason)
 
     def open(self, call: ActiveCall, epoch: int) -> None:
         """Publish the log of a call from now on; one that comes back goes on."""

@@ -93,8 +93,8 @@ class ClusterNode:
             await self.bus.subscribe(
                 f"drain.{self.member.name}", DrainOrder, lambda order, _: drain.begin(order.seconds)
             )
-            await self.logs.prepare()
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.logs.prepare())
                 for work in (self.member.run(), self.line.run(), self.logs.run(self.member.next_epoch), self._move()):
                     tasks.create_task(work)
         finally:
