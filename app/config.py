@@ -28,6 +28,7 @@ SHAPES = (
 """What Twilio's values look like."""
 WORD_STEPS = 25
 """Frames of silence, two seconds, stepped before a greeting with words takes the caller's frames."""
+NATS_NEEDS = ("NODE_URL", "PUBLIC_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
 SIGN = "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
 
 
@@ -56,6 +57,7 @@ class Settings(BaseModel):
     call_log: groups.CallLogSettings = groups.CallLogSettings()
     recording: groups.RecordingSettings = groups.RecordingSettings()
     traces: groups.TraceSettings = groups.TraceSettings()
+    cluster: groups.ClusterSettings = groups.ClusterSettings()
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "Settings":
@@ -63,6 +65,8 @@ class Settings(BaseModel):
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
         if self.twilio.set_number and (missing := self._missing_for_number()):
             raise ValueError(f"SET_NUMBER needs {missing}")
+        if self.cluster.nats_url and (missing := ", ".join(n for n in NATS_NEEDS if not self.value(n))):
+            raise ValueError(f"NATS_URL needs {missing}, the same at all nodes but NODE_URL")
         return self
 
     def _missing_for_number(self) -> str:
@@ -116,7 +120,7 @@ class Settings(BaseModel):
         texts = {name: str(self.value(name)) for name in NAMES}
         kept = [text for name, text in texts.items() if not FIELDS[name].repr and text != "off"]
         hidden = [text for text in kept if "://" not in text]
-        passwords = [password for text in texts.values() for password in _passwords(text)]
+        passwords = [one for text in texts.values() for url in text.split(",") for one in _passwords(url)]
         of_servers = [secret for server in self.model.servers for secret in server.secrets]
         found = (*hidden, *self.traces.header_fields.values(), *passwords, *map(unquote, passwords), *of_servers)
         return tuple(filter(None, found))

@@ -5,7 +5,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,6 +16,9 @@ from app.server_urls import ServerUrl, parse_servers
 log = logging.getLogger(__name__)
 
 OPERATOR_TOKEN_LENGTH = 16
+NATS_SCHEMES = ("nats", "tls")
+NATS_FILES = ("creds", "nkey", "ca")
+"""What NATS_URL may name behind its `?`: the files of a credential, and the authority of the servers' certificates."""
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -95,6 +98,19 @@ def _headers(text: str) -> str:
         if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
             raise ValueError("must be NAME=VALUE, separated by commas")
     return text
+
+
+def _nats_url(url: str) -> str:
+    """Raise ValueError unless these are servers, with commas between, and perhaps the files of a credential."""
+    servers, _, query = url.partition("?")
+    for server in servers.split(",") if url else ():
+        parts = urlsplit(server)
+        _ = parts.port  # raises ValueError unless it is one
+        if parts.scheme not in NATS_SCHEMES or not parts.hostname or parts.path or parts.fragment:
+            raise ValueError("must be nats://host:4222 or tls://host:4222, several with commas between")
+    if unknown := [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in NATS_FILES]:
+        raise ValueError(f"knows {', '.join(NATS_FILES)} behind its ?, not {unknown[0][:20]}")
+    return url
 
 
 def _off(text: str) -> str:
@@ -360,3 +376,10 @@ class TraceSettings(Group):
     def header_fields(self) -> dict[str, str]:
         parts = (part.partition("=") for part in self.headers.split(",") if part.strip())
         return {name.strip(): value.strip() for name, _, value in parts}
+
+
+class ClusterSettings(Group):
+    nats_url: Annotated[str, AfterValidator(_nats_url)] = setting("NATS_URL", "", secret=True)
+    """the NATS servers through which nodes share calls: nats://host:4222,… (docs/cluster.md); empty: one node alone"""
+    node_url: BaseUrl = setting("NODE_URL", "")
+    """how Twilio reaches this node's media socket, https://…; empty: PUBLIC_URL"""

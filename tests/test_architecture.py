@@ -41,6 +41,10 @@ PURE += [
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
 PURE += [f"app/server/remote/{name}.py" for name in ("client", "messages", "pacer", "query", "servers")]
+PURE += [
+    f"app/cluster/{name}.py"
+    for name in ("directory", "fallback", "messages", "mover", "placement", "seal", "token_log", "waiting")
+]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),
@@ -59,6 +63,7 @@ ONLY_IN = {
         "workers/checkpoints/synthetic/phrases.py",
     },
     "sphn": {"app/audio/opus.py"},
+    "nats": {f"app/cluster/{name}.py" for name in ("bus", "log_store", "survey")},
     "prometheus_client": {"app/telemetry/metrics/families.py"},
     "opentelemetry": {"app/telemetry/traces.py"},
 }
@@ -66,7 +71,7 @@ ONLY_IN = {
 MLX = ("engine", "transcriber", "survey.py", "codec/mlx_step.py", "codec/choose.py")
 """Where in `workers` mlx is imported; codec/choose asks for its GPU."""
 MODELS = {"mlx", "moshi_mlx", "rustymimi"}
-LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")
+LAYERS = ("audio", "twilio", "calls", "telemetry", "cluster", "simulator", "http", "server", "cli")
 """The packages of the app, each knowing only those before it."""
 READ_ENVIRONMENT = {
     *("app/config.py", "app/cli/service_process.py", "app/server/serve.py"),

@@ -1,13 +1,14 @@
 """How the service stops without cutting a call off.
 
 Once draining begins, no new call is accepted, and those that are on go on. When the last one has ended, or the time is
-over and what Moshi was saying in the others has been played, the service stops.
+over and what Moshi was saying in the others has been played, the service stops. Where there are other nodes, those that
+are left are moved to them first.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from app.calls.manager import CallManager
 from app.calls.session import DRAIN_WITHIN_S
@@ -19,11 +20,21 @@ SPARE_S = 1.0
 
 
 class Drain:
-    """`run` waits for `begin`, or until somebody else sets `begun`, then for the calls, and stops the service."""
+    """`run` waits for `begin`, or until somebody else sets `begun`, then for the calls, and stops the service.
 
-    def __init__(self, manager: CallManager, limit_s: float, begun: asyncio.Event) -> None:
+    `move` has other nodes go on with the calls that are on then.
+    """
+
+    def __init__(
+        self,
+        manager: CallManager,
+        limit_s: float,
+        begun: asyncio.Event,
+        move: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.limit_s = limit_s
         """How long calls that are on may go on."""
+        self._move = move
         self._manager = manager
         self._begun = begun
 
@@ -44,6 +55,9 @@ class Drain:
         await self._begun.wait()
         if self.limit_s:
             await self._wait_for_calls(self.limit_s)
+        if self._move:
+            await self._move()
+        if self.limit_s or self._move:
             self._manager.drain_calls()
             await self._wait_for_calls(DRAIN_WITHIN_S + SPARE_S)
         stop()

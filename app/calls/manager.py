@@ -138,6 +138,10 @@ class CallManager(CallRegistry):
         is_lost = record and record.end in LOST_ENDS and not record.over
         return self._memories.find(call_sid, self._clock()) if is_lost else None
 
+    def restore(self, call_sid: CallSid, conversation: Conversation, request: VoiceRequest) -> None:
+        """Have a call that another machine had go on with its conversation, once a slot is reserved for it."""
+        self._memories.keep(call_sid, (conversation, request), self._clock())
+
     def forget(self, call_sid: CallSid) -> None:
         """Forget what was said in a call that is over."""
         self._memories.take(call_sid, self._clock())

@@ -72,6 +72,12 @@ WHY_NO_SLOT = {
 }
 
 
+def again_of(form: Form) -> int | None:
+    """Return which time it is that a call is brought back, None if it was too often."""
+    again = read_again(form.query)
+    return None if again is None or again >= MOST_AGAIN else again + 1
+
+
 class CallRouter:
     """Decides on every call, in front of the manager and the queue."""
 
@@ -89,7 +95,20 @@ class CallRouter:
 
         `webhook_token` is its I-Twilio-Idempotency-Token, "" for none. Raises ValueError for an invalid query.
         """
-        request = self._request(form, webhook_token)
+        if settled := self.settle(form, webhook_token):
+            return settled
+        known = self._is_known(form)
+        answer = self.put_through(form, webhook_token) or self._queue(form, self._request(form, webhook_token))
+        if answer and not known:
+            self.on_admitted(form)
+        return answer or self.reject(form)
+
+    def settle(self, form: Form, webhook_token: str = "", known: bool = False) -> str | None:
+        """Return the answer to a voice webhook that needs no slot: of a machine, a repeat, an unwanted caller.
+
+        A call that is `known` elsewhere is not screened again. Raises ValueError for an invalid query.
+        """
+        self._request(form, webhook_token)
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLogger(log, form.call_sid).info("answered by a machine, hanging up")
             self.rejected[RejectReason.MACHINE] += 1
@@ -97,32 +116,46 @@ class CallRouter:
         record = self._manager.record(form.call_sid)
         if record and (record.over or record.is_repeat(webhook_token, form.fields.get("CallStatus") == RINGING)):
             return self._answer_repeat(form)
-        known = form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue
+        known = known or self._is_known(form)
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLogger(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
             self.rejected[RejectReason.SCREENED] += 1
             return twiml.reject_caller()
+        return None
+
+    def put_through(self, form: Form, webhook_token: str = "", again: int = 0) -> str | None:
+        """Reserve a slot of this machine, unless the call has one; return the answer, None without a free slot.
+
+        `again` is how often the call has been brought back.
+        """
         self._call_queue.reserve_next()
-        answer = self._put_through(form, request) or self._queue(form, request)
-        if answer and not known:
-            self._screening.add(form.caller, time.monotonic())
-        return answer or self._reject(form, request)
+        return self._put_through(form, self._request(form, webhook_token), again)
+
+    def on_admitted(self, form: Form) -> None:
+        """Count a new call that has been accepted, for the limit of calls per number."""
+        self._screening.add(form.caller, time.monotonic())
 
     def after_stream(self, form: Form, webhook_token: str = "") -> str:
         """Answer when a stream is over: with the next one if it was lost, else hang up."""
-        call_log, again = CallLogger(log, form.call_sid), read_again(form.query)
+        if answer := self.bring_back(form, webhook_token):
+            return answer
+        request = self._manager.lost(form.call_sid) or self._request(form, webhook_token)
+        return self._queue(form, request) or self.reject(form)
+
+    def bring_back(self, form: Form, webhook_token: str = "") -> str | None:
+        """Do so if this machine can; None without a free slot."""
+        call_log, again = CallLogger(log, form.call_sid), again_of(form)
         request = self._manager.lost(form.call_sid) if form.fields.get("CallStatus") != COMPLETED else None
-        if request is None or again is None or again >= MOST_AGAIN:
+        if request is None or again is None:
             call_log.info("stream is over, hanging up")
             return twiml.hangup()
         record = self._manager.record(form.call_sid)
         if webhook_token and record and record.is_repeat(webhook_token, is_ringing=False):
-            return self._answer_repeat(form, again + 1)
-        call_log.info("the stream was lost, the call is brought back: %d of %d", again + 1, MOST_AGAIN)
-        request = replace(request, webhook_token=webhook_token)
+            return self._answer_repeat(form, again)
+        call_log.info("the stream was lost, the call is brought back: %d of %d", again, MOST_AGAIN)
         self._call_queue.reserve_next()
-        return self._put_through(form, request, again + 1) or self._queue(form, request) or self._reject(form, request)
+        return self._put_through(form, replace(request, webhook_token=webhook_token), again)
 
     def wait(self, form: Form) -> str:
         """Answer the wait page."""
@@ -159,6 +192,11 @@ class CallRouter:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *CallState)
                     self._manager.forget(form.call_sid)
 
+    def _is_known(self, form: Form) -> bool:
+        """Tell whether a call was admitted before, or is one of ours."""
+        record = self._manager.record(form.call_sid)
+        return form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue
+
     def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
         return VoiceRequest(
             read_greeting_frames(form.query, self._settings.calls.greeting_frames),
@@ -189,23 +227,36 @@ class CallRouter:
         return self._connect(form, reservation.token, again)
 
     def _connect(self, form: Form, token: str, again: int = 0) -> str:
+        return self.connect(form, token, self._public.media_url, again)
+
+    def connect(self, form: Form, token: str, media_url: str, again: int = 0) -> str:
+        """Return the answer that connects a call to the media socket with this token, at `media_url`."""
         base_url = self._public.base_url
         return twiml.connect(
-            socket_url(f"{base_url}/twilio/media/{token}"),
+            socket_url(f"{media_url}/twilio/media/{token}"),
             f"{base_url}/twilio/after-stream{again_query(again)}",
             {"from": form.caller, "to": form.called},
             f"{base_url}/twilio/status",
         )
 
-    def _queue(self, form: Form, request: VoiceRequest) -> str | None:
-        waits = self._settings.calls.when_busy is WhenBusy.QUEUE and not form.outbound
-        if not waits or not self._call_queue.enter(form.call_sid, request):
-            return None
-        call_log, base_url = CallLogger(log, form.call_sid), self._public.base_url
-        call_log.info("no slot for %s, queued; %d wait", mask_number(form.caller), len(self._call_queue))
-        return twiml.enqueue(f"{base_url}/twilio/wait", f"{base_url}/twilio/after-wait")
+    def queues(self, form: Form) -> bool:
+        """Tell whether this caller may wait when all slots are taken."""
+        return self._settings.calls.when_busy is WhenBusy.QUEUE and not form.outbound
 
-    def _reject(self, form: Form, request: VoiceRequest) -> str:
+    def _queue(self, form: Form, request: VoiceRequest) -> str | None:
+        if not self.queues(form) or not self._call_queue.enter(form.call_sid, request):
+            return None
+        return self.enqueue(form, len(self._call_queue))
+
+    def enqueue(self, form: Form, waiting: int, query: str = "") -> str:
+        """Return the answer to a call that is one of `waiting`; Twilio repeats `query` with each wait page."""
+        call_log, base_url = CallLogger(log, form.call_sid), self._public.base_url
+        call_log.info("no slot for %s, queued; %d wait", mask_number(form.caller), waiting)
+        return twiml.enqueue(f"{base_url}/twilio/wait{query}", f"{base_url}/twilio/after-wait")
+
+    def reject(self, form: Form) -> str:
+        """Return the answer to a call for which there is no slot, and record it."""
+        request = self._request(form)
         CallLogger(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
         why = RejectReason.NOT_READY if self._manager.free_slots else RejectReason.BUSY
         self.rejected[why] += 1

@@ -23,9 +23,9 @@ async def find_bridge(settings: Settings) -> str:
     settings.require_host()
     here = settings.server.local_url
     status = await _status(f"{here}/readyz")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and not await _others_free(settings):
         raise NotReady(f"the bridge at {here} can take no call now: it is starting, or all its slots are taken")
-    if status != HTTPStatus.OK:
+    if status not in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):
         raise NotReady(f"no bridge at {here} ({status}): start it with moshi-bridge serve, or set HOST and PORT")
     told = await _told(settings, "/api/public", "base_url")
     base_url = told if isinstance(told, str) else settings.server.base_url
@@ -35,6 +35,11 @@ async def find_bridge(settings: Settings) -> str:
     if (status := await _status(f"{base_url}/healthz")) != HTTPStatus.OK:
         raise NotReady(f"no bridge behind PUBLIC_URL={shown} ({status}): is the tunnel up?")
     return base_url
+
+
+async def _others_free(settings: Settings) -> bool:
+    """Tell whether another node could take a call."""
+    return bool(settings.cluster.nats_url and await _told(settings, "/api/cluster", "free_slots"))
 
 
 async def require_persona(settings: Settings, name: str) -> None:

@@ -1,11 +1,13 @@
 """`moshi-bridge calls`, `calls show` and `forget`: questions to the call log, answered on the terminal."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
 from app.cli.call_tables import call_page, calls_table
+from app.cli.nodes import show_nodes
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import Address, find_address
@@ -13,6 +15,7 @@ from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.spool import deliver_dead_spools, records_wait
 from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
+from app.twilio.events import CallSid
 from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
 ADDRESSES = "write +15551234567, sip:user@host, client:name, anonymous or chat-…, as the call log has it"
@@ -28,6 +31,8 @@ def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
         else:
             print("no calls yet")
 
+    if not as_json:
+        show_nodes(settings)
     return _ask(settings, show)
 
 
@@ -65,6 +70,8 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     deliver_dead_spools(database, address.spool_folder)
     if records_wait(address.spool_folder):  # of a service that runs, or another user's
         yield f"records that wait in {address.spool_folder} could not be written"
+    if not _delete_token_logs(database, name, settings):
+        yield "token logs could not be deleted, NATS was not reached"
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)
     if not (gone or on) and kind_of(name) is AddressKind.OTHER:
@@ -73,6 +80,16 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     print(f"{_counted(gone, 'call')} with {mask_number(party)} deleted{recordings}")
     if on:
         yield f"{_counted(on, 'call')} not over yet"
+
+
+def _delete_token_logs(database: Database, name: str, settings: Settings) -> bool:
+    """Delete what nodes keep of calls for each other, which decodes to both voices; False if that fails."""
+    call_sids, _ = database.recordings_with(name)
+    if not settings.cluster.nats_url or not call_sids:
+        return True
+    from app.cluster.survey import purge_logs
+
+    return asyncio.run(purge_logs(settings, map(CallSid, call_sids)))
 
 
 def _delete_recordings(database: Database, name: str, settings: Settings) -> int:

@@ -76,13 +76,19 @@ def serve(
 
 @cli.command()
 def drain(
+    node: Annotated[
+        str | None, typer.Argument(help="A node by its name, as `calls` shows it; default: this one.")
+    ] = None,
     url: ServiceUrl = None,
     seconds: DrainSeconds = None,
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:
-    """Have the running service take no more calls, and stop when those that are on have ended."""
+    """Have the running service, or another node, take no more calls, and stop when those that are on have ended."""
     from app.cli.drain import run_drain
+    from app.cli.nodes import run_drain_node
 
+    if node:
+        raise typer.Exit(run_drain_node(settings_or_exit(url), url, node, seconds, wait))
     raise typer.Exit(run_drain(settings_or_exit(url), url, seconds, wait))
 
 

@@ -65,6 +65,13 @@ class ServiceProcess:
         async with aiohttp.ClientSession(self.base_url, raise_for_status=True) as client, client.get(path) as answer:
             return await answer.json()
 
+    async def post(self, path: str, **query: object) -> Any:
+        async with (
+            aiohttp.ClientSession(self.base_url, raise_for_status=True) as client,
+            client.post(path, params={name: str(value) for name, value in query.items()}) as answer,
+        ):
+            return await answer.json()
+
     def cpu_s(self) -> dict[str, float]:
         """Return the processor seconds used so far by the service and each of its workers."""
         service = psutil.Process(self.process_id)
@@ -72,9 +79,14 @@ class ServiceProcess:
         return {name: sum(process.cpu_times()[:2]) for name, process in {"app": service, **workers}.items()}
 
 
-def start_service(environment: Mapping[str, str], log: Path) -> AbstractAsyncContextManager[ServiceProcess]:
-    """Run `moshi-bridge serve` with these settings until the block ends. Raises ServiceFailed."""
-    port = free_port()
+def start_service(
+    environment: Mapping[str, str], log: Path, port: int | None = None
+) -> AbstractAsyncContextManager[ServiceProcess]:
+    """Run `moshi-bridge serve` with these settings until the block ends, on a free port unless one is given.
+
+    Raises ServiceFailed.
+    """
+    port = port or free_port()
     given = {**SETTINGS, "PORT": str(port), "PUBLIC_URL": f"http://{HOST}:{port}", **environment}
     prefixed = {PREFIX + name: value for name, value in given.items()}  # wins over `.env` and the shell
     return start_server([sys.executable, "-m", "app", "serve"], port, "/readyz", log, prefixed)

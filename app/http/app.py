@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
+from app.calls.routing import Routing
 from app.config import Settings
 from app.http.chat_routes import ChatAuth, build_chat_router
+from app.http.cluster_routes import ClusterControl, build_cluster_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
 from app.http.operator_auth import OperatorAuth
@@ -37,12 +39,14 @@ def build_app(
     public: PublicAddress,
     manager: CallManager,
     call_router: CallRouter,
+    routing: Routing,
     drain: Drain,
     lag: EventLoopLag,
     live: LiveView,
     limiter: RateLimiter,
     metrics: Callable[[], Iterable[Family]],
     personas: PersonaSource,
+    cluster: ClusterControl | None = None,
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TwilioPaths, public=public, limiter=limiter)
@@ -51,11 +55,12 @@ def build_app(
     auth = OperatorAuth(settings.operators.token, limiter)
     chat_auth = ChatAuth(settings.chat.token, auth, limiter)
     for router in (
-        build_twilio_router(webhooks, call_router, manager, personas.refresh),
+        build_twilio_router(webhooks, routing, personas.refresh),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
         build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
         build_live_router(auth, manager, live),
+        build_cluster_router(auth, cluster),
         build_persona_router(auth, personas),
         build_prompt_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),

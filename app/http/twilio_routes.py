@@ -9,8 +9,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 
-from app.calls.manager import CallManager
-from app.calls.router import CallRouter
+from app.calls.routing import Routing
 from app.http.media import run_media_socket
 from app.http.paths import AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
@@ -34,7 +33,7 @@ MAX_SID_LENGTH = 64
 
 
 def build_twilio_router(
-    webhooks: "Webhooks", call_router: CallRouter, manager: CallManager, refresh_personas: Callable[[], Awaitable[None]]
+    webhooks: "Webhooks", routing: Routing, refresh_personas: Callable[[], Awaitable[None]]
 ) -> APIRouter:
     router = APIRouter()
 
@@ -43,7 +42,7 @@ def build_twilio_router(
         form = await webhooks.read(request)
         await refresh_personas()
         try:
-            return _twiml(call_router.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
+            return _twiml(await routing.answer(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
         except ValueError as error:
             CallLogger(log, form.call_sid).warning("the voice URL's query: %s", error)
             raise HTTPException(400, str(error)) from error
@@ -51,25 +50,25 @@ def build_twilio_router(
     @router.post(AFTER_STREAM_PATH)
     async def after_stream(request: Request) -> Response:
         form = await webhooks.read(request)
-        return _twiml(call_router.after_stream(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
+        return _twiml(await routing.after_stream(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:
-        call_router.handle_status(await webhooks.read(request))
+        await routing.handle_status(await webhooks.read(request))
         return Response(status_code=204)
 
     @router.post(WAIT_PATH)
     async def wait(request: Request) -> Response:
-        return _twiml(call_router.wait(await webhooks.read(request)))
+        return _twiml(await routing.wait(await webhooks.read(request)))
 
     @router.post(AFTER_WAIT_PATH)
     async def after_wait(request: Request) -> Response:
-        return _twiml(call_router.after_wait(await webhooks.read(request)))
+        return _twiml(await routing.after_wait(await webhooks.read(request)))
 
     @router.websocket(MEDIA_PATH + "{token}")
     async def media(websocket: WebSocket, token: str) -> None:
         webhooks.check_socket(websocket)
-        call = manager.claim(token)
+        call = routing.claim(token)
         if call is None:
             log.warning("socket refused: its token is unknown, used or expired")
             raise webhooks.refuse_token()
@@ -103,8 +102,8 @@ class Webhooks:
 
     def check_socket(self, connection: HTTPConnection) -> None:
         """Raise HTTPException 403 or 429 unless Twilio asks for this socket."""
-        signature, check = connection.headers.get(SIGNATURE_HEADER), self.public.check
-        if check and not check.socket_valid(_path(connection), signature):
+        signature = connection.headers.get(SIGNATURE_HEADER)
+        if not self.public.socket_valid(_path(connection), signature):
             raise self._wrong_signature(connection, signature)
 
     def refuse_token(self) -> HTTPException:

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from app.calls.manager import CallManager
+from app.calls.queue import CallRedirector
+from app.calls.router import CallRouter
 from app.calls.speaker import Speaker, SpeakerMessage
-from app.config import EngineKind, RecordCalls, Settings
+from app.config import EngineKind, RecordCalls, Settings, SettingsError
 from app.server.remote.pipeline import RemotePipeline
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.from_record import ServiceIdentity
@@ -17,6 +20,7 @@ from workers.processors import usable_processors
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from app.cluster.node import ClusterNode
     from app.telemetry.traces import CallTraces
 
 
@@ -81,3 +85,22 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 def model_name(settings: Settings) -> str:
     names = {EngineKind.MLX: settings.model.checkpoint, EngineKind.LOOPBACK: "line test"}
     return names.get(settings.model.engine, "Moshi servers")
+
+
+def open_node(
+    settings: Settings,
+    boot: str,
+    manager: CallManager,
+    router: CallRouter,
+    redirector: CallRedirector | None,
+    checkpoint: Callable[[], str],
+) -> "ClusterNode | None":
+    """Return this node, None without NATS_URL; nats-py is imported only if needed. Raises SettingsError."""
+    if not settings.cluster.nats_url:
+        return None
+    try:
+        from app.cluster.node import ClusterNode
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"NATS_URL needs the package {error.name}: pip install 'moshi-bridge[cluster]'") from error
+
+    return ClusterNode(settings, boot, manager, router, redirector, checkpoint)

@@ -75,9 +75,13 @@ def serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, manager: ServiceManager, cloudflared: str | None, sock: socket.socket) -> None:
-    queues = settings.calls.when_busy is WhenBusy.QUEUE and settings.twilio.account_sid and settings.twilio.auth_token
+    account = settings.twilio.account_sid and settings.twilio.auth_token
+    redirects = account and (settings.calls.when_busy is WhenBusy.QUEUE or settings.cluster.nats_url)
     display = ProgressDisplay(Console(stderr=True))
-    service = Service(settings, display.show, open_rest(settings) if queues else None)
+    rest = open_rest(settings) if redirects else None
+    if rest:
+        await rest.prepare()
+    service = Service(settings, display.show, rest)
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 

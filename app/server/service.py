@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 from fastapi import FastAPI
 
@@ -17,11 +18,12 @@ from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue, CallRedirector
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
+from app.calls.routing import LocalRouting
 from app.calls.speaker import Moved, SpeakerMessage
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import model_name, open_call_log, open_recordings, open_speaker, open_traces
+from app.server.assembly import model_name, open_call_log, open_node, open_recordings, open_speaker, open_traces
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
@@ -75,8 +77,16 @@ class Service:
         self._lost = asyncio.Event()
         """Set while calls wait for the next pipeline."""
         self.lag = EventLoopLag()
-        self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
-        self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
+        is_alone = not settings.cluster.nats_url
+        self.call_queue = CallQueue(
+            self.manager, settings.calls.queue_length, redirector if is_alone else None, self.public
+        )
+        self._call_router = router = CallRouter(settings, self.public, self.manager, self.call_queue)
+        checkpoint = lambda: self.supervisor.checkpoint  # noqa: E731
+        self.node = open_node(settings, self.public.service_name, self.manager, router, redirector, checkpoint)
+        """This node of several, None without NATS_URL."""
+        move = self.node.move_calls if self.node else None
+        self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping, move)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
         self._server = WebServer(self.app)
@@ -110,6 +120,8 @@ class Service:
                 background.start("the call queue", self.call_queue.run),
                 background.start("the drain", partial(self.drain.run, self._stop)),
             ]
+            if self.node:
+                own.append(background.start("the node", partial(endless, partial(self.node.run, self.drain))))
             serving = background.start("the web server", partial(self._server.serve, sock))
             service_tasks = [background.start(name, task) for name, task in tasks]
             with background.watch_threads():
@@ -129,6 +141,7 @@ class Service:
         for sink in (self._call_log, self._traces):
             if sink:
                 yield partial(_observe_record, sink.add)
+        yield lambda call: self.node.observe(call) if self.node else None
         if self._recordings and self._call_log:
             self._recordings.on_late_fault = self._call_log.add
 
@@ -139,7 +152,7 @@ class Service:
         return None
 
     def _build_app(self, settings: Settings) -> FastAPI:
-        call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
+        call_router = self._call_router
         limiter = RateLimiter(settings.operators.refusals_per_minute)
         sources = MetricSources(
             settings,
@@ -159,12 +172,20 @@ class Service:
             public=self.public,
             manager=self.manager,
             call_router=call_router,
+            routing=self.node.routing if self.node else LocalRouting(call_router, self.manager),
             drain=self.drain,
             lag=self.lag,
-            live=LiveView(self.manager, lambda: len(self.call_queue), self.lag, model_name(settings)),
+            live=LiveView(
+                self.manager,
+                lambda: len(self.node.line.line if self.node else self.call_queue),
+                self.lag,
+                model_name(settings),
+                cluster=self.node.view if self.node else None,
+            ),
             limiter=limiter,
-            metrics=sources.families,
+            metrics=lambda: chain(sources.families(), self.node.families() if self.node else ()),
             personas=self._personas,
+            cluster=self.node,
         )
 
     async def _run_self_test(self) -> None:
@@ -204,10 +225,10 @@ class Service:
         return workers_can and self.public.is_open
 
     def _handle_signal(self, number: signal.Signals) -> None:
-        """Drain at the first SIGTERM or SIGHUP if DRAIN_SECONDS is set; stop at SIGINT and at any second signal."""
+        """Drain at the first SIGTERM or SIGHUP if calls may go on; stop at SIGINT and at any second signal."""
         if self._stopped:
             log.warning("%s: the service is stopping already", number.name)
-        elif number is not signal.SIGINT and self.drain.limit_s and not self.drain.begun:
+        elif number is not signal.SIGINT and (self.drain.limit_s or self.node) and not self.drain.begun:
             self.drain.begin()
         else:
             self._stop()

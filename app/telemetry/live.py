@@ -42,7 +42,10 @@ SUSPENDED = "resuming"
 
 
 class LiveView:
-    """The calls of one manager; `waiting` counts the callers in the queue, `model` is the checkpoint."""
+    """The calls of one manager; `waiting` counts the callers in the queue, `model` is the checkpoint.
+
+    `cluster` returns what this node knows of all; None for one machine alone.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class LiveView:
         lag: EventLoopLag,
         model: str,
         clock: Callable[[], float] = time.monotonic,
+        cluster: Callable[[], dict[str, object]] | None = None,
     ) -> None:
         self._manager, self._waiting, self._lag, self._model, self._now = manager, waiting, lag, model, clock
+        self._cluster = cluster
         self._latest = ""
         self._made_s = float("-inf")
 
@@ -84,6 +89,7 @@ class LiveView:
             "lag_ms": _ms(self._lag.worst_s(LAG_OVER_S)),
             "steps": _steps(calls, now - back_s),
             "calls": [_call(call, now, now - back_s) for call in calls],
+            **({"cluster": self._cluster()} if self._cluster else {}),
         }
 
 

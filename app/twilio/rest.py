@@ -154,6 +154,10 @@ class TwilioRest:
         self.repeats_calls = True
         """Whether placing and redirecting are repeated after Twilio has refused them for a moment."""
 
+    async def prepare(self) -> None:
+        """Import what calls need, which twilio does at their first use: seconds, on a busy machine."""
+        await asyncio.to_thread(lambda: self._client.calls)
+
     async def place_call(self, request: CallRequest) -> RestCall:
         """Place a call, which Twilio queues first."""
         return await self._do(lambda: _call(self._client.calls.create(**request.arguments())), idempotent=False)

@@ -132,12 +132,40 @@ def test_the_base_url_is_the_public_one_or_the_listen_address(settings: dict[str
     assert read_settings(**settings).server.base_url == url
 
 
+CLUSTER = {
+    "nats_url": "nats://127.0.0.1:4222",
+    "node_url": "https://node-1.example.com",
+    "public_url": PUBLIC,
+    "twilio_account_sid": "AC" + "0" * 32,
+    "twilio_auth_token": "secret",
+}
+
+
+@pytest.mark.parametrize("missing", ["node_url", "public_url", "twilio_account_sid", "twilio_auth_token"])
+def test_nodes_need_what_they_share_and_an_address_of_their_own(missing: str) -> None:
+    with pytest.raises(SettingsError, match=f"NATS_URL needs {missing.upper()}"):
+        read_settings(**{**CLUSTER, missing: ""})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nats://", "http://127.0.0.1:4222", "nats://a:1,b:2", "nats://a:x", "nats://a/path", "nats://a?password=x", ","],
+)
+def test_a_wrong_address_of_nats_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="NATS_URL"):
+        read_settings(**{**CLUSTER, "nats_url": url})
+
+
 @pytest.mark.parametrize("name", [name.lower() for name, field in FIELDS.items() if not field.repr])
 def test_secrets_are_known_and_not_shown(name: str) -> None:
-    value = {"database_url": "postgresql://me:the-password@db/calls", "traces_headers": "X-Key=the-password"}
-    value |= {"moshi_servers": "wss://gpu:8998?token=the-password"}
+    value = {
+        "database_url": "postgresql://me:the-password@db/calls",
+        "moshi_servers": "wss://gpu:8998?token=the-password",
+        "traces_headers": "X-Key=the-password",
+        "nats_url": "tls://one:4222,tls://me:the-password@two:4222?ca=/ca.pem",
+    }
     secret = value.get(name, "the-password-of-this")
-    read = read_settings(**{name: secret})
+    read = read_settings(**{**(CLUSTER if name == "nats_url" else {}), name: secret})
     assert any(one in secret and len(one) > 8 for one in read.secrets)
     assert "the-password" not in repr(read)
 

@@ -14,6 +14,7 @@ from app.calls.manager import CallManager
 from app.calls.prompts import PromptUnavailable
 from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
+from app.calls.routing import LocalRouting
 from app.config import Settings, read_settings
 from app.http.app import build_app
 from app.http.persona_routes import PersonaSource
@@ -72,12 +73,14 @@ class Front:
         self.manager.start_accepting(self.settings.calls.slots, processing_s=0.0)
         public = PublicAddress(self.settings)
         call_queue = CallQueue(self.manager, self.settings.calls.queue_length, None, public)
+        call_router = CallRouter(self.settings, public, self.manager, call_queue)
         lag = EventLoopLag()
         self.app = build_app(
             self.settings,
             public=public,
             manager=self.manager,
-            call_router=CallRouter(self.settings, public, self.manager, call_queue),
+            call_router=call_router,
+            routing=LocalRouting(call_router, self.manager),
             drain=Drain(self.manager, 0, asyncio.Event()),
             lag=lag,
             live=LiveView(self.manager, lambda: 0, lag, "line test"),

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.doctor.account import examine_account
+from app.cli.doctor.cluster import examine_cluster
 from app.cli.doctor.finding import Finding, Level, good, note, problem
 from app.cli.doctor.personas import examine_personas
 from app.cli.doctor.servers import examine_servers
@@ -42,6 +43,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield good("PUBLIC_URL", f"{base_url}, from the tunnel of the running service")
     yield from examine_account(settings, base_url)
     yield from examine_tunnel(settings)
+    yield from examine_cluster(settings)
     yield from examine_storage(settings)
     if settings.model.engine is EngineKind.REMOTE:
         yield from examine_personas(settings, takes_prompts=any(one.personaplex for one in settings.model.servers))

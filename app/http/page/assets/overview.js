@@ -4,6 +4,7 @@ import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
 import { announce, byId, clock, describe, lines, ms, nameOf, write } from "./format.js";
 import { buildMeters } from "./meters.js";
+import { showNodes } from "./nodes.js";
 import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
 
 const SPAN_S = 60;
@@ -16,6 +17,7 @@ let steps = [], announced_s = -Infinity;
 /** Show a snapshot. */
 export function showOverview(snapshot, transcripts) {
   showGauges(snapshot);
+  showNodes(snapshot.cluster);
   showSteps(snapshot);
   const on = new Set(snapshot.calls.map((call) => call.call_sid));
   for (const sid of cards.keys()) if (!on.has(sid)) removeCard(sid);

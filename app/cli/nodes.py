@@ -1,0 +1,71 @@
+"""The nodes of a cluster on the terminal, from the running service: `moshi-bridge calls`, `moshi-bridge drain NODE`."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.service_client import NoService, ServiceClient, open_service, run_asking
+from app.config import Settings
+
+LOOK_AGAIN_S = 0.5
+SID_END = 6
+
+
+def show_nodes(settings: Settings) -> None:
+    """Print the nodes and who moved; nothing without NATS_URL, one line if no service runs here."""
+    if not settings.cluster.nats_url:
+        return
+    try:
+        view = asyncio.run(_ask(settings))
+    except (NoService, ValueError) as error:
+        print(f"nodes: {error}")
+        return
+    Console().print(nodes_table(view))
+    for move in view["moves"]:
+        when = datetime.fromtimestamp(move["moved_s"]).strftime("%H:%M:%S")
+        print(f"{when}  …{move['call_sid'][-SID_END:]}  {move['from'] or '?'} → {move['to']}, {move['steps']} steps")
+
+
+def nodes_table(view: dict[str, Any]) -> Table:
+    cut_off = ", cut off from NATS" if view["cut_off"] else ""
+    title = f"{view['free_slots']} of {view['slots']} slots free, {view['waiting']} wait{cut_off}"
+    table = Table("node", "state", "version", "slots", "free", "calls", title=title, title_justify="left")
+    for node in view["nodes"]:
+        calls = " ".join(f"…{call_sid[-SID_END:]}" for call_sid in node["calls"])
+        cells = (node["node"], node["state"], node["version"], str(node["slots"]), str(node["free_slots"]), calls)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def run_drain_node(settings: Settings, url: str | None, node: str, seconds: int | None, wait: bool) -> int:
+    """Have a node drain, by way of the service here; return the exit status."""
+    return run_asking(_drain(settings, url, node, seconds, wait))
+
+
+async def _ask(settings: Settings) -> dict[str, Any]:
+    async with open_service(settings) as service:
+        view: dict[str, Any] = await service.ask("/api/cluster")
+        return view
+
+
+async def _drain(settings: Settings, url: str | None, node: str, seconds: int | None, wait: bool) -> None:
+    query = {} if seconds is None else {"seconds": str(seconds)}
+    async with open_service(settings, url) as service:
+        await service.ask(f"/api/cluster/{node}/drain", "POST", **query)
+        print(f"{node} drains")
+        if wait:
+            await _wait(service, node)
+            print("stopped")
+
+
+async def _wait(service: ServiceClient, node: str) -> None:
+    before = None
+    while found := [one for one in (await service.ask("/api/cluster"))["nodes"] if one["node"] == node]:
+        if (calls := len(found[0]["calls"])) != before:
+            print(f"{calls} left")
+            before = calls
+        await asyncio.sleep(LOOK_AGAIN_S)

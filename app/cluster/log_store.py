@@ -1,0 +1,235 @@
+"""The token logs of the calls that are on, in JetStream: written as the calls go on, read by who takes one over.
+
+Nothing here is on a call's path: every frame's time, what the calls have added to their conversations is published. A
+record that is lost with a connection is published again from memory; now and then a record is acknowledged, so that
+this need not begin at the first step.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from zlib import crc32
+
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+
+from app.calls.active_call import ActiveCall
+from app.calls.conversation import Conversation
+from app.cluster.bus import NATS_ERRORS, Bus
+from app.cluster.token_log import LogCursor, LogReader
+from app.twilio.events import CallSid
+from workers.messages import FRAME_S
+
+log = logging.getLogger(__name__)
+
+STREAM = "moshi-calls"
+SUBJECTS = "calls.*.*"
+SPARE_S = 3_600.0
+"""How long a log may outlive the longest call, if nobody has purged it."""
+REPLICAS = 3
+PREPARE_TIMES, PREPARE_EVERY_S = 20, 0.5
+CONFIRM_EVERY = 25
+"""One record in so many is acknowledged: every two seconds."""
+MOST_RECORDS = 2_000
+"""After so many, up to half as many more, a log is published anew in long records, to be read back in a moment."""
+MOST_PENDING = 8
+"""Records of a call that are published at once while it catches up."""
+READ_WITHIN_S = 2.0
+ASK_WITHIN_S, ASK_TIMES = 0.3, 5
+
+
+def subject_of(call: CallSid, epoch: int | str) -> str:
+    return f"calls.{call}.{epoch}"
+
+
+@dataclass
+class _Log:
+    """What is published of one call."""
+
+    call: ActiveCall
+    cursor: LogCursor
+    subject: str
+    records: int = 0
+    replaces: str = ""
+    """The subject of the same log in short records, purged once this one is whole."""
+    is_lost: bool = False
+    """Whether records may be lost: the connection was."""
+
+
+class LogStore:
+    """`max_call_s` is how long a call may last."""
+
+    def __init__(self, bus: Bus, max_call_s: float) -> None:
+        self._bus, self._max_age_s = bus, max_call_s + SPARE_S
+        self._stream = JetStreamContext(bus.nats)
+        self._logs: dict[CallSid, _Log] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.published = self.confirmed = 0
+        """Records."""
+
+    async def prepare(self) -> None:
+        """Make the stream if there is none: with three replicas where there are three servers, once these are ready."""
+        config = StreamConfig(
+            name=STREAM,
+            subjects=[SUBJECTS],
+            storage=StorageType.MEMORY,
+            num_replicas=REPLICAS if len(self._bus.nats.servers) >= REPLICAS else 1,
+            max_age=self._max_age_s,
+            discard=DiscardPolicy.OLD,
+            allow_direct=False,
+        )
+        reason: Exception | None = None
+        for _ in range(PREPARE_TIMES):
+            try:
+                await self._stream.add_stream(config)
+                return
+            except (APIError, *NATS_ERRORS) as error:
+                reason = error
+            await asyncio.sleep(PREPARE_EVERY_S)
+        log.warning("no stream for token logs, calls that move forget all: %r", reason)
+
+    def open(self, call: ActiveCall, epoch: int) -> None:
+        """Publish the log of a call from now on; one that comes back goes on."""
+        call_sid, conversation = call.session.record.call_sid, call.session.conversation
+        known = self._logs.get(call_sid)
+        if known and known.cursor.conversation is conversation and known.subject == subject_of(call_sid, epoch):
+            known.call = call
+            return
+        cursor, subject = LogCursor(conversation, conversation.steps), subject_of(call_sid, epoch)
+        is_same = known is not None and known.cursor.conversation is conversation and known.subject != subject
+        self._logs[call_sid] = _Log(call, cursor, subject, replaces=known.subject if known and is_same else "")
+
+    def close(self, call_sid: CallSid) -> None:
+        """Publish no more of a call."""
+        self._logs.pop(call_sid, None)
+
+    def on_reconnect(self) -> None:
+        for one in self._logs.values():
+            one.is_lost = True
+
+    async def run(self, next_epoch: Callable[[CallSid], int]) -> None:
+        """Publish until cancelled; `next_epoch` begins a new one for a call that begins anew."""
+        while True:
+            await asyncio.sleep(FRAME_S)
+            if self._bus.is_connected:
+                await self.publish_pending(next_epoch)
+
+    async def publish_pending(self, next_epoch: Callable[[CallSid], int]) -> None:
+        """Publish what the calls have added."""
+        for call_sid, one in [*self._logs.items()]:
+            is_other = one.call.session.conversation is not one.cursor.conversation
+            if is_other or one.records >= MOST_RECORDS + crc32(call_sid.encode()) % (MOST_RECORDS // 2):
+                self.open(one.call, next_epoch(call_sid))
+            elif one.is_lost:
+                one.is_lost = False
+                self._start(self._check(one))
+            else:
+                await self._publish(one)
+
+    async def _publish(self, one: _Log) -> None:
+        for _ in range(MOST_PENDING):
+            record = one.cursor.next_record()
+            if record is None:
+                return
+            one.records += 1
+            self.published += 1
+            is_whole = bool(one.replaces) and one.cursor.published >= one.cursor.resumed
+            if is_whole or one.records % CONFIRM_EVERY == 1:
+                self._start(self._confirm(one, record, one.cursor.published, one.records))
+            else:
+                await self._bus.send(one.subject, record)
+
+    async def _confirm(self, one: _Log, record: bytes, steps: int, records: int) -> None:
+        """Publish a record, wait for its acknowledgement, and see whether all `records` so far have arrived.
+
+        While servers elect a leader records are lost though the connection stays.
+        """
+        try:
+            await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
+            self.confirmed += 1
+            missing = records - await self._count(one.subject)
+            if missing > 0:
+                one.records, one.is_lost = one.records - missing, True
+            if one.is_lost:
+                return
+            one.cursor.on_confirmed(steps)
+            if one.replaces and steps >= one.cursor.resumed:
+                old, one.replaces = one.replaces, ""
+                await self._stream.purge_stream(STREAM, subject=old)
+        except NoStreamResponseError:
+            await self.prepare()
+            one.is_lost = True
+        except (APIError, *NATS_ERRORS) as error:
+            log.debug("not confirmed: %s", error)
+            one.is_lost = True
+
+    async def _count(self, subject: str) -> int:
+        """Return how many records of a log there are."""
+        info = await self._stream.stream_info(STREAM, subjects_filter=subject)
+        return (info.state.subjects or {}).get(subject, 0)
+
+    async def _check(self, one: _Log) -> None:
+        """Publish again what may be lost; all of it if the servers have lost the log."""
+        try:
+            await self._stream.get_last_msg(STREAM, one.subject)
+            one.cursor.rewind(is_empty=False)
+        except NotFoundError:
+            await self.prepare()
+            one.cursor.rewind(is_empty=True)
+        except (APIError, *NATS_ERRORS):
+            one.is_lost = True
+
+    async def has(self, call_sid: CallSid) -> bool:
+        """Tell whether there is a log of a call; False if NATS does not say."""
+        return await self._last(call_sid) is not None
+
+    async def read(self, call_sid: CallSid) -> tuple[int, Conversation | None]:
+        """Return the newest epoch of a call and its conversation; 0 and None if there is none, or NATS does not say."""
+        reader, last = LogReader(), await self._last(call_sid)
+        if last is None:
+            return 0, None
+        try:
+            async with asyncio.timeout(READ_WITHIN_S):
+                await self._read(call_sid, reader, last)
+        except (APIError, *NATS_ERRORS) as error:
+            log.warning("the log of a call was not read to its end: %r", error)
+        return reader.epoch, reader.conversation()
+
+    async def _read(self, call_sid: CallSid, reader: LogReader, last: int) -> None:
+        subscription = await self._stream.subscribe(subject_of(call_sid, "*"), stream=STREAM, ordered_consumer=True)
+        try:
+            async for message in subscription.messages:
+                record, epoch = self._bus.seal.open(message.subject, message.data), message.subject.rpartition(".")[2]
+                if record is not None and epoch.isdecimal():
+                    reader.add(int(epoch), record)
+                if message.metadata.sequence.stream >= last:
+                    return
+        finally:
+            await subscription.unsubscribe()
+
+    async def _last(self, call_sid: CallSid) -> int | None:
+        """Return the sequence number of the last record of a call; servers that elect a leader answer late."""
+        for _ in range(ASK_TIMES):
+            try:
+                async with asyncio.timeout(ASK_WITHIN_S):
+                    return (await self._stream.get_last_msg(STREAM, subject_of(call_sid, "*"))).seq
+            except TimeoutError:
+                continue
+            except (APIError, *NATS_ERRORS):
+                return None
+        return None
+
+    async def purge(self, call_sid: CallSid) -> None:
+        """Delete the log of a call that is over: it decodes to both voices."""
+        self.close(call_sid)
+        try:
+            await self._stream.purge_stream(STREAM, subject=subject_of(call_sid, "*"))
+        except (APIError, *NATS_ERRORS) as error:
+            log.warning("the token log of a call stays until it expires: %r", error)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

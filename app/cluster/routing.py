@@ -1,0 +1,190 @@
+"""The answers to Twilio's webhooks, by all nodes together: whichever gets one asks the others.
+
+While NATS is away a node answers with a slot of its own, else with a token for the node that was freest when it was
+last heard.
+"""
+
+import logging
+import time
+from urllib.parse import parse_qs
+
+from app.calls.active_call import ActiveCall
+from app.calls.manager import CallManager
+from app.calls.queue import PAUSE_S
+from app.calls.router import HANGUP, IN_PROGRESS, CallRouter
+from app.cluster.bus import Bus
+from app.cluster.exchange import Exchange
+from app.cluster.fallback import FallbackTokens
+from app.cluster.line import ClusterLine
+from app.cluster.log_store import LogStore
+from app.cluster.member import Member
+from app.cluster.messages import Hook, Status, Take
+from app.cluster.placement import Asked, last_known
+from app.logging import CallLogger
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from app.twilio.form import Form
+from app.twilio.status import CallStatusCallback, parse_status
+
+log = logging.getLogger(__name__)
+
+
+class ClusterRouting:
+    """`Routing` over all nodes; `longest` is how many callers may wait."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        member: Member,
+        exchange: Exchange,
+        line: ClusterLine,
+        logs: LogStore,
+        tokens: FallbackTokens,
+        router: CallRouter,
+        manager: CallManager,
+        longest: int,
+    ) -> None:
+        self._bus, self._member, self._exchange, self._line, self._logs = bus, member, exchange, line, logs
+        self._tokens, self._router, self._manager, self._longest = tokens, router, manager, longest
+        self._given: dict[str, int] = {}
+        """How many calls each process was given since NATS was last heard."""
+        self.without_nats = 0
+        """Calls that were placed while NATS was away."""
+
+    async def subscribe(self) -> None:
+        await self._bus.subscribe("status", Status, self._on_status)
+
+    async def answer(self, form: Form, webhook_token: str = "") -> str:
+        if self._member.is_cut_off:
+            settled = self._router.settle(form, webhook_token)
+            return settled or await self._answer_alone(form, webhook_token)
+        asked = await self._exchange.ask(form.call_sid)
+        resumes = await self._may_resume(form, asked)
+        known = resumes or bool(asked.epoch) or form.call_sid in self._line.line
+        if settled := self._router.settle(form, webhook_token, known):
+            return settled
+        if not asked.offers:
+            return await self._answer_alone(form, webhook_token)
+        known |= form.outbound
+        answer = None
+        if known or not len(self._line.line):
+            answer = await self._exchange.place(asked, self._take(form, webhook_token, asked, resumes, Hook.VOICE))
+        answer = answer or await self._enqueue(form)
+        if answer and not known:
+            self._router.on_admitted(form)
+        return answer or self._router.reject(form)
+
+    async def after_stream(self, form: Form, webhook_token: str = "") -> str:
+        if self._member.is_cut_off or form.fields.get("CallStatus", IN_PROGRESS) != IN_PROGRESS:
+            return self._router.after_stream(form, webhook_token)
+        asked = await self._exchange.ask(form.call_sid)
+        if not asked.offers:
+            return self._router.after_stream(form, webhook_token)
+        take = self._take(form, webhook_token, asked, True, Hook.AFTER_STREAM)
+        answer = await self._exchange.place(asked, take)
+        if answer is None:
+            CallLogger(log, form.call_sid).warning("no node goes on with this call")
+        return answer or twiml.hangup()
+
+    async def handle_status(self, form: Form) -> None:
+        self._router.handle_status(form)
+        status = parse_status(form.fields)
+        if isinstance(status, CallStatusCallback) and status.over:
+            await self._line.leave(form.call_sid)
+            await self._logs.purge(form.call_sid)
+        await self._tell(form)
+
+    async def wait(self, form: Form) -> str:
+        if page := self._line.page(form.call_sid):
+            return page
+        await self._line.enter(form, _since(form.query))
+        return twiml.pause(PAUSE_S)
+
+    async def after_wait(self, form: Form) -> str:
+        result = form.fields.get("QueueResult", "")
+        CallLogger(log, form.call_sid).info("left the queue: %a", result[:20])
+        await self._line.leave(form.call_sid)
+        if result == HANGUP:
+            self._router.after_wait(form)
+            await self._tell(form)
+            return twiml.hangup()
+        asked = await self._exchange.ask(form.call_sid)
+        if not asked.epoch:  # nobody keeps a slot for them
+            return twiml.hangup()
+        take = self._take(form, "", asked, False, Hook.VOICE)
+        return await self._exchange.place(asked, take) or twiml.hangup()
+
+    def claim(self, token: str) -> ActiveCall | None:
+        """Also with a token that another node has given while NATS was away."""
+        if call := self._manager.claim(token):
+            return call
+        call_sid = self._tokens.redeem(self._member.name, token, time.time())
+        if call_sid is None or self._manager.call(call_sid):
+            return None
+        reservation = self._manager.reserve(call_sid)
+        self._member.announce()
+        return self._manager.claim(reservation.token) if reservation else None
+
+    def on_connected(self) -> None:
+        self._given.clear()
+
+    async def _may_resume(self, form: Form, asked: Asked) -> bool:
+        """Tell whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
+        if self._member.directory.owner(form.call_sid) or any(one.holds for one in asked.offers.values()):
+            return True
+        return form.fields.get("CallStatus") == IN_PROGRESS and await self._logs.has(form.call_sid)
+
+    def _take(self, form: Form, webhook_token: str, asked: Asked, resumes: bool, hook: Hook) -> Take:
+        owner = self._member.directory.owner(form.call_sid)
+        return Take(
+            call=form.call_sid,
+            form=dict(form.fields),
+            query=form.query,
+            token=webhook_token,
+            hook=hook,
+            resumes=resumes,
+            came_from=asked.holder or (owner.node if owner else ""),
+        )
+
+    async def _enqueue(self, form: Form) -> str | None:
+        line, call_sid = self._line.line, form.call_sid
+        if not self._router.queues(form) or (len(line) >= self._longest and call_sid not in line):
+            return None
+        since_s = time.time()
+        await self._line.enter(form, since_s)
+        return self._router.enqueue(form, len(line), f"?since={since_s:.6f}")
+
+    async def _answer_alone(self, form: Form, webhook_token: str) -> str:
+        """Answer while NATS is away."""
+        if answer := self._router.put_through(form, webhook_token):
+            self.without_nats += 1
+            return answer
+        best = last_known(self._member.directory, self._given)
+        if best is None:
+            return await self._enqueue(form) or self._router.reject(form)
+        self.without_nats += 1
+        self._given[best.beat.boot] = self._given.get(best.beat.boot, 0) + 1
+        token = self._tokens.make(best.beat.node, form.call_sid, time.time())
+        return self._router.connect(form, token, best.beat.url)
+
+    async def _tell(self, form: Form) -> None:
+        """Tell the other nodes what Twilio says of a call."""
+        status = Status(call=form.call_sid, form=dict(form.fields), query=form.query, node=self._member.name)
+        await self._bus.publish("status", status)
+
+    def _on_status(self, status: Status, _: str) -> None:
+        if status.node == self._member.name:
+            return
+        form = Form(CallSid(status.call), status.form, status.query)
+        if status.form.get("QueueResult") == HANGUP:
+            self._router.after_wait(form)
+        elif self._manager.record(form.call_sid):
+            self._router.handle_status(form)
+
+
+def _since(query: str) -> float:
+    """Return since when a caller waits, as our own URL says; now for one of whom it does not say."""
+    text = parse_qs(query).get("since", [""])[-1]
+    whole, _, part = text.partition(".")
+    number = float(text) if (whole + part).isdecimal() and (whole + part).isascii() and len(text) < 32 else None
+    return time.time() if number is None else min(number, time.time())

@@ -1,0 +1,80 @@
+"""What a program beside the service asks of NATS: who is there, for `doctor`; that logs be deleted, for `forget`."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+
+from app.cluster.bus import NATS_ERRORS, Bus
+from app.cluster.log_store import LogStore
+from app.cluster.messages import Heartbeat, node_name
+from app.cluster.seal import Seal
+from app.config import Settings
+from app.twilio.events import CallSid
+
+CONNECT_WITHIN_S = 5.0
+LISTEN_S = 1.2
+"""Two heartbeats and a little."""
+
+
+@dataclass
+class ClusterSurvey:
+    """The last heartbeat of each node, how far its clock is ahead, and how JetStream is."""
+
+    beats: dict[str, Heartbeat] = field(default_factory=dict)
+    clocks_ahead_s: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    """Why NATS was not reached, "" if it was."""
+    has_jetstream: bool = False
+    refused: int = 0
+    """Messages that were not sealed with this account's auth token."""
+
+
+async def survey_cluster(settings: Settings) -> ClusterSurvey:
+    found = ClusterSurvey()
+
+    def on_heartbeat(beat: Heartbeat, _: str) -> None:
+        found.beats[beat.node] = beat
+        found.clocks_ahead_s[beat.node] = beat.sent_s - time.time()
+
+    bus = _bus(settings)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await bus.connect()
+        await bus.subscribe("hb.*", Heartbeat, on_heartbeat)
+        try:
+            await JetStreamContext(bus.nats).account_info()
+            found.has_jetstream = True
+        except APIError:
+            found.has_jetstream = False
+        await asyncio.sleep(LISTEN_S)
+    except NATS_ERRORS as error:
+        found.error = str(error) or "no answer in time"
+    finally:
+        await bus.close()
+    found.refused = bus.refused
+    return found
+
+
+async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
+    """Delete the token logs of these calls; False if NATS was not reached. A call that is on keeps its later steps."""
+    bus = _bus(settings)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await bus.connect()
+        logs = LogStore(bus, settings.calls.max_seconds)
+        for call_sid in calls:
+            await logs.purge(call_sid)
+    except NATS_ERRORS:
+        return False
+    finally:
+        await bus.close()
+    return True
+
+
+def _bus(settings: Settings) -> Bus:
+    name = node_name(settings.cluster.node_url)
+    return Bus(settings.cluster.nats_url, name, Seal(settings.twilio.auth_tokens), is_quiet=True)

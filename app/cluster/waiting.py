@@ -1,0 +1,53 @@
+"""One line of callers who wait for a slot of any node, first in line first.
+
+Every node keeps the whole line, as the nodes tell each other who waits since when. One of them, the first of the live
+ones by a rendezvous hash, has the first caller take a slot as soon as a node has a free one. `now` is in seconds,
+monotonic; `since_s` in seconds since 1970.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from app.cluster.messages import Wait
+from app.cluster.mover import rendezvous
+from app.twilio.events import CallSid
+
+ASKS_WITHIN_S = 20.0
+"""A caller of whom no wait page has been asked for so long has hung up, though nobody said so."""
+MOST_WAITING = 1_000
+
+
+@dataclass
+class Line:
+    """Who waits, by CallSid."""
+
+    _waits: dict[CallSid, tuple[Wait, float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def __contains__(self, call: CallSid) -> bool:
+        return call in self._waits
+
+    def add(self, wait: Wait, now: float) -> None:
+        """Add a caller; one who is in line keeps the earlier place."""
+        first = self._waits[wait.call][0] if wait.call in self._waits else wait
+        if len(self._waits) < MOST_WAITING or wait.call in self._waits:
+            self._waits[wait.call] = (min(first, wait, key=lambda one: one.since_s), now)
+
+    def remove(self, call: CallSid) -> None:
+        self._waits.pop(call, None)
+
+    def first(self, now: float) -> Wait | None:
+        """Return who has waited longest, None if nobody waits."""
+        self._drop_gone(now)
+        return min((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call), default=None)
+
+    def _drop_gone(self, now: float) -> None:
+        for call in [call for call, (_, asked_s) in self._waits.items() if now - asked_s > ASKS_WITHIN_S]:
+            del self._waits[call]
+
+
+def leads(name: str, live: Iterable[str]) -> bool:
+    """Tell whether this node is the one that serves the line."""
+    return rendezvous("line", [name, *live])[0] == name

@@ -1,0 +1,1 @@
+"""Several nodes as processes, real NATS servers between them, the simulator as Twilio."""

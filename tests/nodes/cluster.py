@@ -1,0 +1,244 @@
+"""Nodes on the loopback engine whose tokens are a hash of all before them, so that a call's log proves its memory."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import nats
+import numpy as np
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError, ServerError
+
+from app.calls.conversation import STEP_BYTES, Conversation
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, HOST, LOOPBACK, ServiceProcess, free_port, start_service
+from app.cluster.messages import node_name
+from app.cluster.seal import Seal
+from app.cluster.token_log import LogReader
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
+from app.simulator.remote import EndCall, Remote
+from app.simulator.report import CallReport
+from tests.nodes.balancer import Balancer
+from tests.nodes.nats_servers import NatsServers, nats_servers
+from tests.processes.pipeline import PATIENCE_S
+from tests.twilio_rest.account import Account
+from tests.twilio_rest.server import FakeRest, serving_rest
+
+HASH = {**LOOPBACK, "MOSHI_CHECKPOINT": "synthetic:hash"}
+OWN_TOKENS = 9
+STEPS_WITHIN_S = 90.0
+"""Calls in real time on a busy machine."""
+LOOK_AGAIN_S = 0.5
+
+
+@dataclass
+class NodeProcess:
+    """A running node, and what stops it."""
+
+    service: ServiceProcess
+    stack: contextlib.AsyncExitStack
+
+    @property
+    def name(self) -> str:
+        return node_name(self.service.base_url)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.service.process_id, number)
+
+
+@dataclass
+class Cluster:
+    """Nodes behind one address, with a Twilio account of their own."""
+
+    folder: Path
+    nats: NatsServers
+    balancer: Balancer
+    rest: FakeRest
+    settings: dict[str, str]
+    nodes: dict[str, NodeProcess] = field(default_factory=dict)
+    remotes: dict[str, Remote] = field(default_factory=dict)
+    reports: dict[str, CallReport] = field(default_factory=dict)
+
+    async def start_node(self, **settings: str) -> NodeProcess:
+        port, stack = free_port(), contextlib.AsyncExitStack()
+        url = f"http://{HOST}:{port}"
+        environment = {
+            **HASH,
+            "PUBLIC_URL": self.balancer.url,
+            "NODE_URL": url,
+            "NATS_URL": self.nats.url,
+            "TWILIO_API_URL": self.rest.url,
+            "OPERATOR_TOKEN": "",
+            **self.settings,
+            **settings,
+        }
+        service = await stack.enter_async_context(start_service(environment, self.folder / f"{port}.log", port))
+        node = self.nodes[url] = NodeProcess(service, stack)
+        self.balancer.nodes.append(url)
+        return node
+
+    async def remove(self, node: NodeProcess) -> None:
+        """Take a node out of the balancer and stop its process, if it has not stopped."""
+        self.unlist(node)
+        with contextlib.suppress(ProcessLookupError):
+            node.signal(signal.SIGCONT)
+        self.nodes.pop(node.service.base_url, None)
+        await node.stack.aclose()
+
+    def unlist(self, node: NodeProcess) -> None:
+        if node.service.base_url in self.balancer.nodes:
+            self.balancer.nodes.remove(node.service.base_url)
+
+    def sid(self, number: int) -> str:
+        return f"CA{number:032d}"
+
+    def start_calls(self, numbers: Sequence[int]) -> list["asyncio.Task[CallReport]"]:
+        return [asyncio.create_task(self.call(number)) for number in numbers]
+
+    async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
+        """Have all callers hang up; return how the calls went."""
+        for remote in self.remotes.values():
+            remote.send(EndCall())
+        async with asyncio.timeout(PATIENCE_S):
+            return await asyncio.gather(*calls)
+
+    async def call(self, number: int, seconds: float = 600.0, **options: object) -> CallReport:
+        """Place a call, and keep its report."""
+        call_sid = self.sid(number)
+        remote = self.remotes[call_sid] = Remote()
+        self.rest.adopt(call_sid, remote.send)
+        wanted = CallOptions(
+            self.balancer.url,
+            AUTH_TOKEN,
+            ACCOUNT_SID,
+            duration_s=seconds,
+            call_sid=call_sid,
+            status_path="/twilio/status",
+            **options,  # type: ignore[arg-type]
+        )
+        report = self.reports[call_sid] = await simulate(wanted, lambda progress: None, remote)
+        return report
+
+    async def views(self) -> list[dict[str, object]]:
+        """Return what each node says of all."""
+        return [await node.service.get("/api/cluster") for node in self.nodes.values()]
+
+    async def on_at(self, node: NodeProcess) -> set[str]:
+        """Return the calls that are on at a node, by its own word."""
+        calls = (await node.service.get("/api/live"))["calls"]
+        return {call["call_sid"] for call in calls}
+
+    async def until_steps(self, numbers: Sequence[int], least: int) -> None:
+        """Wait until each call has made so many steps, all of them known, and check that it has forgotten nothing."""
+        left, steps = list(numbers), dict[int, int]()
+        try:
+            async with asyncio.timeout(STEPS_WITHIN_S):
+                while left:
+                    for number, conversation in zip([*left], await self.logs(*left), strict=True):
+                        steps[number] = conversation.steps if conversation and conversation.skipped == 0 else 0
+                        if conversation and steps[number] >= least:
+                            assert forgotten_at(conversation) is None, number
+                            left.remove(number)
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        except TimeoutError:
+            pytest.fail(f"of {least} steps were made: {[steps.get(number) for number in left]} by {left}")
+
+    async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
+        """Wait until these calls, and no other, are said to have moved away from a node."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (moved := await self.moved_from(node)) < set(calls):  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.1)
+        assert moved == set(calls)
+
+    async def moved_from(self, node: NodeProcess) -> set[str]:
+        views = [await other.service.get("/api/cluster") for other in self.nodes.values() if other is not node]
+        return {move["call_sid"] for view in views for move in view["moves"] if move["from"] == node.name}
+
+    async def until_ready(self) -> None:
+        """Wait until each node sees all others and hears itself."""
+        async with asyncio.timeout(PATIENCE_S):
+            for node in self.nodes.values():
+                while not await self._sees_all(node):  # noqa: ASYNC110 - of other processes
+                    await asyncio.sleep(0.05)
+
+    async def _sees_all(self, node: NodeProcess) -> bool:
+        view = await node.service.get("/api/cluster")
+        live = {one["node"] for one in view["nodes"] if one["state"] == "live"}
+        return not view["cut_off"] and live >= {one.name for one in self.nodes.values()}
+
+    async def busiest(self) -> tuple[NodeProcess, set[str]]:
+        """Return the node with most calls, and these."""
+        on = [(node, await self.on_at(node)) for node in self.nodes.values()]
+        return max(on, key=lambda one: len(one[1]))
+
+    async def until_free(self, slots: int) -> None:
+        """Wait until each node has so many free slots."""
+        async with asyncio.timeout(PATIENCE_S):
+            for node in self.nodes.values():
+                while (await node.service.get("/readyz"))["free_slots"] != slots:  # noqa: ASYNC110 - of other processes
+                    await asyncio.sleep(0.05)
+
+    async def logs(self, *numbers: int) -> list[Conversation | None]:
+        """Return the token logs as they are in JetStream now; it may have to elect a leader first."""
+        connection = await nats.connect(self.nats.url.split(","))
+        try:
+            async with asyncio.timeout(STEPS_WITHIN_S):
+                while True:
+                    with contextlib.suppress(nats.errors.Error, ServerError):
+                        return [await _read_log(connection, self.sid(number)) for number in numbers]
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        finally:
+            await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, nodes: int = 3, servers: int = 1, **settings: str) -> AsyncIterator[Cluster]:
+    """Run nodes with these settings until the block ends."""
+    async with (
+        nats_servers(folder, servers) as running,
+        Balancer().serving() as balancer,
+        serving_rest(Account(ACCOUNT_SID, AUTH_TOKEN)) as rest,
+    ):
+        made = Cluster(folder, running, balancer, rest, settings)
+        try:
+            await asyncio.gather(*(made.start_node() for _ in range(nodes)))
+            await made.until_ready()
+            yield made
+        finally:
+            await asyncio.gather(*(made.remove(node) for node in [*made.nodes.values()]))
+
+
+async def _read_log(connection: Client, call_sid: str) -> Conversation | None:
+    stream, seal, reader = connection.jetstream(), Seal([AUTH_TOKEN]), LogReader()
+    try:
+        last = (await stream.get_last_msg("moshi-calls", f"calls.{call_sid}.*")).seq
+    except NotFoundError:
+        return None
+    subscription = await stream.subscribe(f"calls.{call_sid}.*", stream="moshi-calls", ordered_consumer=True)
+    async for message in subscription.messages:
+        record = seal.open(message.subject, message.data)
+        assert record is not None
+        reader.add(int(message.subject.rpartition(".")[2]), record)
+        if message.metadata.sequence.stream >= (last or 0):
+            break
+    await subscription.unsubscribe()
+    return reader.conversation()
+
+
+def forgotten_at(conversation: Conversation) -> int | None:
+    """Return the first step whose tokens are not the hash of all before it, None if the memory is whole."""
+    assert conversation.skipped == 0
+    hashed = blake2b()
+    for step in range(conversation.steps):
+        tokens = bytes(conversation.log[step * STEP_BYTES : (step + 1) * STEP_BYTES])
+        own = np.frombuffer(hashed.digest(), "<u2")[:OWN_TOKENS] & 2_047
+        if not np.array_equal(own, np.frombuffer(tokens, "<i2")[:OWN_TOKENS]):
+            return step
+        hashed.update(tokens)
+    return None
