@@ -1,0 +1,178 @@
+"""The files for several nodes: right by the tools that read them, and true to what a node does."""
+
+import asyncio
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import nats
+import nkeys  # type: ignore[import-untyped]
+import pytest
+import yaml  # type: ignore[import-untyped]
+from nats.aio.client import Client
+
+from app.config import NAMES
+from tests.deploy.test_deploy import DEPLOY, ENDING_S, LONGEST_CALL_S
+from tests.processes.pipeline import PATIENCE_S
+
+KUBERNETES = DEPLOY / "kubernetes"
+NODES = re.findall(r"hb\.([\w-]+)", (DEPLOY / "nats" / "nodes.conf").read_text())
+TLS = re.compile(r"^( *)tls \{.*?^\1\}\n", re.MULTILINE | re.DOTALL)
+SERVER = shutil.which("nats-server") or ""
+needs_nats = pytest.mark.skipif(not SERVER, reason="nats-server is not installed")
+
+
+def resources() -> Iterator[dict[str, Any]]:
+    yield from yaml.safe_load_all((KUBERNETES / "bridge.yaml").read_text())
+
+
+def resource(kind: str, name: str = "bridge") -> dict[str, Any]:
+    [found] = [one for one in resources() if one["kind"] == kind and one["metadata"]["name"] == name]
+    return found
+
+
+def container() -> dict[str, Any]:
+    [found] = resource("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+@pytest.mark.parametrize("document", list(resources()), ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
+def test_kubernetes_takes_every_resource(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_a_pod_is_not_killed_while_its_longest_call_is_on() -> None:
+    pod = resource("StatefulSet")["spec"]["template"]["spec"]
+    drain_s = next(int(one["value"]) for one in container()["env"] if one["name"] == "DRAIN_SECONDS")
+    assert LONGEST_CALL_S <= drain_s < pod["terminationGracePeriodSeconds"] - ENDING_S
+    assert container()["lifecycle"]["preStop"]["exec"]["command"] == ["python", "-m", "app", "drain"]
+    assert resource("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_each_pod_has_a_host_name_of_its_own_that_leads_to_it() -> None:
+    """As NODE_URL says it: also to a pod that drains."""
+    stateful = resource("StatefulSet")
+    pods = [f"bridge-{number}" for number in range(stateful["spec"]["replicas"])]
+    [node_url] = [one["value"] for one in container()["env"] if one["name"] == "NODE_URL"]
+    rules = {rule["host"]: rule for rule in resource("Ingress", "bridge-nodes")["spec"]["rules"]}
+    for pod in pods:
+        rule = rules[node_url.replace("$(POD_NAME)", pod).removeprefix("https://")]
+        backend = rule["http"]["paths"][0]["backend"]["service"]["name"]
+        spec = resource("Service", backend)["spec"]
+        assert spec["selector"] == {"statefulset.kubernetes.io/pod-name": pod}
+        assert spec["publishNotReadyAddresses"]
+    assert len(rules) == len(pods)
+
+
+def test_settings_are_ours_and_secrets_are_not_in_the_file() -> None:
+    named = {one["name"] for one in container()["env"]} - {"POD_NAME"}
+    assert named <= NAMES.keys()
+    assert container()["envFrom"] == [{"secretRef": {"name": "bridge"}}]
+    compose = yaml.safe_load((DEPLOY / "compose.cluster.yaml").read_text())
+    nodes = [one for name, one in compose["services"].items() if name.startswith("node")]
+    assert all(one["environment"].keys() <= NAMES.keys() for one in nodes)
+    assert len({one["environment"]["NODE_URL"] for one in nodes}) == len(nodes) == 3
+
+
+class Keys:
+    """A user key of NATS for each node of the example."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._text = (DEPLOY / "nats" / "nodes.conf").read_text()
+
+    def make(self, number: int) -> Path:
+        """Write the seed of a node; return the file."""
+        seed = nkeys.encode_seed(number.to_bytes(32, "big"), nkeys.PREFIX_BYTE_USER)
+        file = self.folder / f"node-{number}.nk"
+        file.write_bytes(seed)
+        public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+        self._text = self._text.replace(f"REPLACE_{number}\n", f"{public}\n")
+        return file
+
+    def write(self) -> None:
+        (self.folder / "nodes.conf").write_text(self._text)
+
+
+@asynccontextmanager
+async def nats_server(folder: Path) -> AsyncIterator[str]:
+    """Run a server with the example's configuration, without TLS and alone; yield its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    text = TLS.sub("", (DEPLOY / "nats" / "nats.conf").read_text())
+    text = re.sub(r"^cluster \{.*?^\}\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace("http: 127.0.0.1:8222\n", "")
+    (folder / "nats.conf").write_text(text)
+    command = (SERVER, "-c", str(folder / "nats.conf"))
+    server = await asyncio.create_subprocess_exec(*command, env={"NATS_NAME": "nats-0"})
+    try:
+        yield f"nats://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        await server.wait()
+
+
+async def connect(url: str, seed: Path | None, errors: list[str]) -> Client:
+    async def on_error(error: Exception) -> None:
+        errors.append(str(error))
+
+    credential = {"nkeys_seed": str(seed)} if seed else {}
+    return await nats.connect(url, error_cb=on_error, max_reconnect_attempts=20, reconnect_time_wait=0.1, **credential)
+
+
+@needs_nats
+@pytest.mark.slow
+async def test_a_node_speaks_for_itself_alone_and_others_not_at_all(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    seeds = [keys.make(number) for number in range(len(NODES))]
+    keys.write()
+    async with nats_server(tmp_path) as url:
+        errors: list[str] = []
+        node = await connect(url, seeds[0], errors)
+        errors.clear()  # of a server that was not up yet
+        await node.publish(f"hb.{NODES[0]}", b"{}")
+        await node.publish(f"slots.take.{NODES[1]}", b"{}")
+        await node.subscribe(f"slots.take.{NODES[0]}")
+        await node.subscribe("hb.*")
+        await node.flush()
+        assert errors == []
+        for forbidden in (f"hb.{NODES[1]}", "anything", "$SYS.REQ.SERVER.PING", "$JS.API.STREAM.DELETE.moshi-calls"):
+            await node.publish(forbidden, b"{}")
+        await node.flush()
+        for forbidden in (f"slots.take.{NODES[1]}", "calls.>", ">", f"_INBOX.{NODES[1]}.>"):
+            await node.subscribe(forbidden)
+        async with asyncio.timeout(PATIENCE_S):
+            while len([error for error in errors if "permissions violation" in error]) < 8:
+                await node.flush()
+        await node.close()
+        host, port = url.removeprefix("nats://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"CONNECT {}\r\nPUB slots.ask 2\r\n{}\r\nPING\r\n")
+        answer = await reader.read()  # until the server closes the connection
+        writer.close()
+        assert b"-ERR 'Authorization Violation'" in answer
+
+
+@needs_nats
+@pytest.mark.slow
+def test_nats_finds_no_fault(tmp_path: Path) -> None:
+    """With TLS, three servers' routes and all; the certificate is made here."""
+    keys = Keys(tmp_path)
+    for number in range(len(NODES)):
+        keys.make(number)
+    keys.write()
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"), "-subj", "/CN=nats-0"]
+    subprocess.run([*make, *files], check=True, capture_output=True)
+    shutil.copy(tmp_path / "cert.pem", tmp_path / "ca.pem")
+    text = (DEPLOY / "nats" / "nats.conf").read_text().replace("/etc/nats", str(tmp_path))
+    (tmp_path / "nats.conf").write_text(text)
+    command = [SERVER, "-c", str(tmp_path / "nats.conf"), "-t"]
+    done = subprocess.run(command, env={"NATS_NAME": "nats-0"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
