@@ -56,10 +56,10 @@ bench: setup
 # Resolve the locked requirements anew; needs uv.
 COMPILE = uv pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11
 lock:
-	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
+	$(COMPILE) --extra cpu --extra cluster pyproject.toml -o requirements/cpu.txt
 	for a in cuda12 cuda13; do \
-		$(COMPILE) --extra $$a -c requirements/cpu.txt pyproject.toml -o requirements/$$a.txt || exit; done
-	$(COMPILE) -c requirements/cpu.txt pyproject.toml -o requirements/none.txt
+		$(COMPILE) --extra $$a --extra cluster -c requirements/cpu.txt pyproject.toml -o requirements/$$a.txt || exit; done
+	$(COMPILE) --extra cluster -c requirements/cpu.txt pyproject.toml -o requirements/none.txt
 	$(COMPILE) --group dev -c requirements/cpu.txt -o requirements/dev.txt
 
 clean:

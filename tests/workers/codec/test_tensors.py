@@ -9,7 +9,7 @@ from workers.checkpoints.mimi_layout import SHAPES
 from workers.checkpoints.synthetic.weights_file import LazyTensor, to_bf16, write_weights
 from workers.codec.tensors import Tensors, WeightsError
 from workers.codec.weights import load
-from workers.messages import Stage
+from workers.messages import SPEECH_CODEBOOKS, Stage
 
 NUMBERS = np.resize(np.array([1.5, -2.25, 3.0e-3, 7.0e4], np.float32), 64)
 
@@ -59,5 +59,5 @@ def test_everything_a_mimi_has_is_used_once(mimi: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Tensors, "__getitem__", noted)
     for stage in STAGES:
-        load(stage, mimi)
+        load(stage, mimi, SPEECH_CODEBOOKS)
     assert {name for name in SHAPES if not name.endswith("_initialized")} == set(asked)
