@@ -13,16 +13,22 @@ from app.calls.transcript import Word
 LEAST_DIGITS = 4
 HOLD_S = 3.0
 """A run ends when no further word of it comes for so long."""
-ONE_DIGIT = frozenset(
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ONE_DIGIT = _words(
     "zero oh nought one two three four five six seven eight nine double triple hundred thousand "
-    "zéro un une deux trois quatre cinq sept huit neuf cent cents mille".split()
+    "zéro un une deux trois quatre cinq sept huit neuf cent cents mille"
 )
-TWO_DIGITS = frozenset(
+TWO_DIGITS = _words(
     "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
     "seventy eighty ninety dix onze douze treize quatorze quinze seize vingt vingts trente quarante cinquante soixante "
-    "septante huitante octante nonante".split()
+    "septante huitante octante nonante"
 )
-FILLERS = frozenset("and dash hyphen space then uh um er euh et puis tiret".split())
+FILLERS = _words("and dash hyphen space then uh um er euh et puis tiret")
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
 
 
