@@ -144,6 +144,8 @@ class CallRecord:
     streams: list[StreamRecord] = field(default_factory=list)
     sentences: int = 0
     """How many Moshi was told to say: the number of the last one."""
+    webhook_events: int = 0
+    """How many were made for WEBHOOK_URL."""
     refused: str = ""
     """Why the call, which had been answered, was last hung up on for want of a slot."""
     over: bool = False
