@@ -1,6 +1,5 @@
 """The settings of the service: read once from the environment and `.env`, checked, frozen."""
 
-import ipaddress
 import re
 import socket
 from collections.abc import Mapping
@@ -12,10 +11,19 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import setting_groups as groups
-from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
+from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy, is_loopback
 from app.setting_sources import PREFIX, Found, find_values
 
-__all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "read_settings"]
+__all__ = [
+    "CodecKind",
+    "EngineKind",
+    "RecordCalls",
+    "Settings",
+    "SettingsError",
+    "WhenBusy",
+    "is_loopback",
+    "read_settings",
+]
 ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 AUTH_TOKEN = re.compile(r"[0-9a-fA-F]{32}")
 SHAPES = (
@@ -49,6 +57,8 @@ class Settings(BaseModel):
     personas: groups.PersonaSettings = groups.PersonaSettings()
     callers: groups.CallerSettings = groups.CallerSettings()
     operators: groups.OperatorSettings = groups.OperatorSettings()
+    transfer: groups.TransferSettings = groups.TransferSettings()
+    webhook: groups.WebhookSettings = groups.WebhookSettings()
     chat: groups.ChatSettings = groups.ChatSettings()
     logging: groups.LogSettings = groups.LogSettings()
     call_log: groups.CallLogSettings = groups.CallLogSettings()
@@ -59,6 +69,8 @@ class Settings(BaseModel):
     def _settings_fit_together(self) -> "Settings":
         if self.tunnel.start and self.tunnel.is_named and not self.server.public_url:
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
+        if self.transfer.digit and self.transfer.digit == self.calls.hangup_digit:
+            raise ValueError(f"TRANSFER_DIGIT and HANGUP_DIGIT are both {self.transfer.digit}: one key does one thing")
         if self.twilio.set_number and (missing := self._missing_for_number()):
             raise ValueError(f"SET_NUMBER needs {missing}")
         return self
@@ -228,12 +240,3 @@ def _passwords(url: str) -> list[str]:
         return []
     query = [part.partition("=") for part in parts.query.split("&")]
     return [parts.password or "", *(value for name, _, value in query if "password" in name.lower())]
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

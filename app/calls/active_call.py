@@ -13,7 +13,7 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import CallSession, Command, End
+from app.calls.session import AskTransfer, CallSession, Command, End
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
 from workers.messages import Close, Frame, Open, PipelineMessage, Said, Say
@@ -78,6 +78,9 @@ class ActiveCall:
     phase_s: Callable[[], float | None]
     release: Callable[["ActiveCall", End], None]
     clock: Callable[[], float]
+    transfer_to: str = ""
+    """Whom the persona has its calls transferred to, "" for TRANSFER_TO."""
+    on_transfer_key: Callable[["ActiveCall"], None] = lambda _: None
     levels: CallLevels = field(default_factory=CallLevels)
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_COMMANDS))
     """What waits for the socket's writer; None: the call is over, close the socket."""
@@ -158,6 +161,8 @@ class ActiveCall:
                 case SentenceSaid(number, _, whole):
                     self._observers.notify("on_said", command, now)
                     self._answer(number, whole)
+                case AskTransfer():
+                    self.on_transfer_key(self)
                 case _ if self.outbox.full():
                     self.end(EndReason.SOCKET_BLOCKED)
                 case _:

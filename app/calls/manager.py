@@ -53,6 +53,7 @@ class CallManager(CallRegistry):
         self.accepting = False
         """Whether new calls are accepted: from `start_accepting` until the service drains or stops."""
         self.on_slot_free: Callable[[], None] = lambda: None
+        self.on_transfer_key: Callable[[ActiveCall], None] = lambda _: None
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
@@ -206,6 +207,8 @@ class CallManager(CallRegistry):
             phase_s=lambda: self.phase_s,
             release=self._release,
             clock=self._clock,
+            transfer_to=chosen.transfer_to,
+            on_transfer_key=lambda call: self.on_transfer_key(call),
         )
         self._add(call)
         if request.persona not in ("", chosen.name):
@@ -233,6 +236,7 @@ class CallManager(CallRegistry):
             jitter_s=min(max(FIRST_JITTER_S, self.statistics.jitter_s), MAX_JITTER_S),
             idle_s=calls.idle_seconds,
             hangup_digit=calls.hangup_digit,
+            transfer_digit=self._settings.transfer.digit,
         )
 
     def _release(self, call: ActiveCall, end: End) -> None:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import ErrorDetails
 
 from app.calls.prompts import MOST_PROMPT
+from app.calls.transfer import parse_target
 from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
 from app.twilio.parties import cleaned, name_of
 from workers.messages import CallPersona
@@ -89,6 +90,7 @@ class Persona(BaseModel):
     prompt: Annotated[str, Field(max_length=MOST_PROMPT), Stripped, Printable] = ""
     voice: Annotated[str, Stripped, AfterValidator(_voice)] = ""
     sampling: PersonaSampling = PersonaSampling()
+    transfer_to: Annotated[str, AfterValidator(parse_target)] = ""
     notes: Annotated[str, Printable] = ""
 
 
@@ -111,10 +113,14 @@ class Personas:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know."""
+    """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know.
+
+    `transfer_to` is whom its calls are transferred to, "" for TRANSFER_TO.
+    """
 
     name: str = ""
     call: CallPersona = field(default_factory=CallPersona)
+    transfer_to: str = ""
 
 
 def choose_nobody(name: str, called: str, prompt: str) -> Chosen:

@@ -5,8 +5,10 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from app.calls.transfer import Transfer
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
+from app.twilio.parties import mask_number
 from app.twilio.status import Status, StreamStatusCallback
 from workers.messages import FRAME_S, Frame, Span
 
@@ -32,6 +34,7 @@ class EndReason(StrEnum):
     NO_START = "no start message in time"
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
+    TRANSFERRED = "the call was transferred"
     HANGUP_KEY = "the caller pressed the key that ends the call"
     OPERATOR = "an operator hung up"
     TIME_LIMIT = "time limit"
@@ -142,6 +145,7 @@ class CallRecord:
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
     spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
     sentences: int = 0
     """How many Moshi was told to say: the number of the last one."""
     webhook_events: int = 0
@@ -214,7 +218,8 @@ class CallRecord:
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
         copies = {name: copy(getattr(self, name)) for name in ("text", "counts", "keys_s", "latencies_s", "spans")}
-        return replace(self, **copies, streams=[replace(stream) for stream in self.streams])
+        streams, transfers = [replace(one) for one in self.streams], [replace(one) for one in self.transfers]
+        return replace(self, **copies, streams=streams, transfers=transfers)
 
     def on_key(self, now: float) -> None:
         """Count a key that the caller has pressed, but not which: it may be part of a PIN."""
@@ -262,6 +267,16 @@ class CallRecord:
             "advice": explain(self.error_code) if self.error_code else "",
             "counts": dict(self.counts),
             "recording": str(self.recording),
+            "transfers": [
+                {
+                    "to": mask_number(one.to),
+                    "by": one.by,
+                    "at_s": self._relative(one.at_s),
+                    "status": one.status,
+                    "duration_s": one.duration_s,
+                }
+                for one in self.transfers
+            ],
             "streams": [
                 {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
             ],

@@ -43,6 +43,10 @@ RINGING, IN_PROGRESS = "ringing", "in-progress"
 """`CallStatusCallback` of the voice webhook: not answered, answered."""
 
 
+CONNECTED = ("completed", "answered")
+"""`DialCallStatus` of a transfer to somebody who has answered."""
+
+
 class RejectReason(StrEnum):
     """Why a call was rejected."""
 
@@ -108,6 +112,17 @@ class CallRouter:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", CallState.RESERVED)
         holds = self._manager.holds(form.call_sid)
         return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
+
+    def after_dial(self, form: Form, webhook_token: str = "") -> str:
+        """Answer when a transfer is over: the call ends, or is back because nobody has answered."""
+        status = form.fields.get("DialCallStatus", "")[:20]
+        CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
+        record = self._manager.record(form.call_sid)
+        if record and record.transfers:
+            duration = form.fields.get("DialCallDuration", "")
+            record.transfers[-1].status = status
+            record.transfers[-1].duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
+        return twiml.hangup() if status in CONNECTED else self.answer(form, webhook_token)
 
     def handle_status(self, form: Form) -> None:
         """Record what Twilio says of a call or its stream; end the call if its stream cannot come any more."""

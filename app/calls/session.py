@@ -22,6 +22,7 @@ from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
+from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import GREETING, Frame, Said
 
@@ -38,7 +39,12 @@ class End:
     detail: str = ""
 
 
-Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | End
+@dataclass(frozen=True, slots=True)
+class AskTransfer:
+    """The caller has pressed the key that has them transferred."""
+
+
+Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | AskTransfer | End
 
 
 class CallState(Enum):
@@ -89,6 +95,8 @@ class CallSession:
         self._idle = IdleLimit(limits.idle_s, now)
         self._greeting: list[Frame] = []
         self._has_sounded = False
+        self._transfer: Transfer | None = None
+        """The one that is under way."""
         self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
 
     @property
@@ -124,9 +132,7 @@ class CallSession:
             case Stopped():
                 return self.end(EndReason.CALLER_HUNG_UP, now)
             case DtmfPressed(digit):
-                self.record.on_key(now)
-                self._idle.reset(now)
-                return self.end(EndReason.HANGUP_KEY, now) if digit == self._limits.hangup_digit else []
+                return self._on_key(digit, now)
         return []
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
@@ -158,6 +164,19 @@ class CallSession:
         else:
             self.record.on_sentence_said(sentence.whole)
         return [sentence]
+
+    def begin_transfer(self, to: str, by: TransferBy, now: float) -> Transfer:
+        """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
+        if self._transfer:
+            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
+        self._transfer = Transfer(to, by, now)
+        self.record.transfers.append(self._transfer)
+        return self._transfer
+
+    def cancel_transfer(self, reason: str) -> None:
+        """The carrier has refused; the call goes on."""
+        if self._transfer:
+            self._transfer.status, self._transfer = reason, None
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
@@ -198,6 +217,8 @@ class CallSession:
         """End the call, whatever its state; once ended it stays so."""
         if self.state is CallState.ENDED:
             return []
+        if self._transfer and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
+            reason = EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
@@ -215,6 +236,13 @@ class CallSession:
             commands += self.leg.play(frame, now)
         self._greeting.clear()
         return self._on_sent(commands, now)
+
+    def _on_key(self, digit: str, now: float) -> Sequence[Command]:
+        self.record.on_key(now)
+        self._idle.reset(now)
+        if digit == self._limits.hangup_digit:
+            return self.end(EndReason.HANGUP_KEY, now)
+        return [AskTransfer()] if digit == self._limits.transfer_digit and not self._transfer else []
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

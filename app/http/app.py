@@ -22,6 +22,7 @@ from app.http.persona_routes import PersonaSource, build_persona_router
 from app.http.prompt_route import build_prompt_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
+from app.http.transfer_route import TransferCall
 from app.http.twilio_routes import Webhooks, build_twilio_router
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
@@ -42,6 +43,7 @@ def build_app(
     limiter: RateLimiter,
     metrics: Callable[[], Iterable[Family]],
     personas: PersonaSource,
+    transfer: TransferCall,
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(TwilioPaths, public=public, limiter=limiter)
@@ -53,7 +55,7 @@ def build_app(
         build_twilio_router(webhooks, call_router, manager, personas.refresh),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
-        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
+        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds, transfer),
         build_live_router(auth, manager, live),
         build_persona_router(auth, personas),
         build_prompt_router(auth, personas),

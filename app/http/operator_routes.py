@@ -17,6 +17,7 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.http.operator_auth import OperatorAuth
 from app.http.say_route import build_say_router
+from app.http.transfer_route import TransferCall, build_transfer_router
 from app.logging import CallLogger
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
@@ -33,7 +34,13 @@ SEND_WITHIN_S = 10.0
 
 
 def build_operator_router(
-    auth: OperatorAuth, manager: CallManager, drain: Drain, lag: EventLoopLag, public: PublicAddress, max_call_s: float
+    auth: OperatorAuth,
+    manager: CallManager,
+    drain: Drain,
+    lag: EventLoopLag,
+    public: PublicAddress,
+    max_call_s: float,
+    transfer: TransferCall,
 ) -> APIRouter:
     """Return the routes; a drain without a limit lasts as long as calls may."""
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
@@ -57,6 +64,7 @@ def build_operator_router(
         return {"call_sid": call_sid}
 
     router.include_router(build_say_router(manager))
+    router.include_router(build_transfer_router(transfer))
 
     @router.post("/drain", status_code=202)
     async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from app.calls.manager import CallManager
 from app.calls.router import CallRouter
 from app.http.media import run_media_socket
-from app.http.paths import AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
+from app.http.paths import AFTER_DIAL_PATH, AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.logging import CallLogger
 from app.twilio import twiml
@@ -53,6 +53,11 @@ def build_twilio_router(
     async def after_stream(request: Request) -> Response:
         CallLogger(log, (await webhooks.read(request)).call_sid).info("stream is over, hanging up")
         return _twiml(twiml.hangup())
+
+    @router.post(AFTER_DIAL_PATH)
+    async def after_dial(request: Request) -> Response:
+        form = await webhooks.read(request)
+        return _twiml(call_router.after_dial(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:

@@ -48,7 +48,8 @@ class ServicePersonas:
         name = _name(persona)
         listens = self._listens and bool(persona.greeting)
         key = self._once.use(prompt) or self._prompts.key(name)
-        return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given))
+        speaker = CallPersona(persona.greeting, listens, key, persona.sampling.given)
+        return Chosen(name, speaker, persona.transfer_to)
 
     async def prepare_once(self, text: str, name: str) -> str:
         """Compute a prompt for one call of a persona, in its voice; return its id.

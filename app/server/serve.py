@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
+from app.config import ServiceManager, Settings, SettingsError, is_loopback, read_service_manager
 from app.http.selftest import probe
 from app.server.background import Run, TaskFailed, endless
 from app.server.cloudflared import Cloudflared, find_cloudflared, free_port, tunnel_command, tunnel_environment
@@ -75,9 +75,9 @@ def serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, manager: ServiceManager, cloudflared: str | None, sock: socket.socket) -> None:
-    queues = settings.calls.when_busy is WhenBusy.QUEUE and settings.twilio.account_sid and settings.twilio.auth_token
+    has_account = settings.twilio.account_sid and settings.twilio.auth_token
     display = ProgressDisplay(Console(stderr=True))
-    service = Service(settings, display.show, open_rest(settings) if queues else None)
+    service = Service(settings, display.show, open_rest(settings) if has_account else None)
     await service.run(sock, service_tasks(service, settings, manager, cloudflared, _number(settings, service)))
 
 

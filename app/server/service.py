@@ -14,7 +14,7 @@ from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.observer import CallObserver, RecordObserver
-from app.calls.queue import CallQueue, CallRedirector
+from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
 from app.config import Settings, SettingsError
@@ -26,6 +26,7 @@ from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import handle_stop_signals
+from app.server.transfers import CarrierRest, Transfers
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
@@ -42,10 +43,10 @@ USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
 
 
 class Service:
-    """One service; `redirector` redirects callers who wait in the queue. Raises SettingsError."""
+    """One service; `rest` redirects callers who wait in the queue, and transfers calls. Raises SettingsError."""
 
     def __init__(
-        self, settings: Settings, on_progress: Callable[[Progress], None], redirector: CallRedirector | None = None
+        self, settings: Settings, on_progress: Callable[[Progress], None], rest: CarrierRest | None = None
     ) -> None:
         self.public = PublicAddress(settings)
         self.self_tested = asyncio.Event()
@@ -69,7 +70,8 @@ class Service:
             settings, self.supervisor.send, self._can_serve, [*self._observers()], self._personas.choose
         )
         self.lag = EventLoopLag()
-        self.call_queue = CallQueue(self.manager, settings.calls.queue_length, redirector, self.public)
+        self.call_queue = CallQueue(self.manager, settings.calls.queue_length, rest, self.public)
+        self.transfers = Transfers(settings, self.manager, self.public, rest)
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping)
         self._self_test = PipelineSelfTest(self.supervisor.send)
         self.app = self._build_app(settings)
@@ -157,6 +159,7 @@ class Service:
             limiter=limiter,
             metrics=sources.families,
             personas=self._personas,
+            transfer=self.transfers.transfer,
         )
 
     async def _run_self_test(self) -> None:

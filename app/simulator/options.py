@@ -20,7 +20,7 @@ class CallOptions:
     `auth_token` nothing is signed. `audio` is a file or int16 samples at 8 kHz, None for silence; the caller hangs up
     after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
     receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
-    asked; `answered_by` is the result of machine detection.
+    asked; `answered_by` is the result of machine detection. A call that is transferred ends `dial_status`.
     """
 
     base_url: str
@@ -39,6 +39,7 @@ class CallOptions:
     patience_s: float = 600.0
     outbound: bool = False
     answered_by: str | None = None
+    dial_status: str = "no-answer"
 
 
 def read_script(options: CallOptions) -> CallerScript:

@@ -23,7 +23,7 @@ from app.calls.limits import CallLimits
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import CallSession, Command, End
+from app.calls.session import AskTransfer, CallSession, Command, End
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
@@ -130,7 +130,7 @@ class _VirtualCall:
 
     def _do(self, commands: Sequence[Command], now: float) -> None:
         for command in commands:
-            if not isinstance(command, End | SaySentence | SentenceSaid):
+            if not isinstance(command, End | SaySentence | SentenceSaid | AskTransfer):
                 self._observer.on_sent(command, now)
             match command:
                 case SendFrame():

@@ -22,7 +22,7 @@ _ENDS = {
     ),
     Party.SERVICE: (
         *(EndReason.IDLE, EndReason.TIME_LIMIT, EndReason.WORKER_LOST, EndReason.STAGE_FAILED),
-        *(EndReason.SHUTDOWN, EndReason.NO_SLOT, EndReason.INTERNAL),
+        *(EndReason.SHUTDOWN, EndReason.NO_SLOT, EndReason.INTERNAL, EndReason.TRANSFERRED),
     ),
     Party.OPERATOR: (EndReason.OPERATOR,),
 }
