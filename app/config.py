@@ -52,6 +52,7 @@ class Settings(BaseModel):
     tunnel: groups.TunnelSettings = groups.TunnelSettings()
     twilio: groups.TwilioSettings = groups.TwilioSettings()
     model: groups.ModelSettings = groups.ModelSettings()
+    transcription: groups.TranscriptionSettings = groups.TranscriptionSettings()
     sampling: groups.SamplingOptions = groups.SamplingOptions()
     calls: groups.CallSettings = groups.CallSettings()
     personas: groups.PersonaSettings = groups.PersonaSettings()
@@ -103,6 +104,11 @@ class Settings(BaseModel):
     def greeting_word_steps(self) -> int:
         """The same for a greeting with words: so many that its first sound comes at once."""
         return 0 if self.model.engine is EngineKind.LOOPBACK else WORD_STEPS
+
+    @property
+    def transcribe(self) -> str:
+        """The checkpoint of speech-to-text, "" for none: the line test has no codes that it could read."""
+        return "" if self.model.codec is CodecKind.LOOPBACK else self.transcription.spec
 
     @property
     def prepared_steps(self) -> int:

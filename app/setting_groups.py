@@ -232,6 +232,16 @@ class ModelSettings(Group):
         return None if self.quantize == "none" else int(self.quantize)
 
 
+class TranscriptionSettings(Group):
+    checkpoint: str = setting("TRANSCRIBE", "off")
+    """writes down what callers say (personal data): hf://kyutai/stt-1b-en_fr-mlx, a folder, synthetic:stt, or off"""
+
+    @property
+    def spec(self) -> str:
+        """The checkpoint, "" for off."""
+        return "" if self.checkpoint == "off" else self.checkpoint
+
+
 class SamplingOptions(Group):
     """How Moshi's tokens are sampled; None is the checkpoint's own value."""
 

@@ -7,7 +7,7 @@ earlier epoch belongs to a call that is over and is dropped by every stage.
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NewType
+from typing import Final, Literal, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
 FRAME_S = 0.08
 CODEBOOKS = 8
+SPEECH_CODEBOOKS = 32
+"""All that Mimi has; speech-to-text reads every one of them, Moshi the first eight."""
 CODES = 2_048
 """Entries of a codebook."""
 STEP_TOKENS = 1 + 2 * CODEBOOKS
@@ -36,10 +38,10 @@ Payload = CodeArray | Pcm
 """What travels as codes: between loopback stages it is the PCM itself."""
 
 
-def codes_error(codes: CodeArray) -> str:
+def codes_error(codes: CodeArray, codebooks: int = CODEBOOKS) -> str:
     """Return why these are not the codes of a frame, "" when they are."""
-    if codes.shape != (CODEBOOKS,) or codes.dtype.kind not in "iu":
-        return f"a frame is {CODEBOOKS} integers, not {codes.dtype} of shape {codes.shape}"
+    if codes.shape != (codebooks,) or codes.dtype.kind not in "iu":
+        return f"a frame is {codebooks} integers, not {codes.dtype} of shape {codes.shape}"
     if codes.min() < 0 or codes.max() >= CODES:
         return f"a code is 0..{CODES - 1}, not {codes.tolist()}"
     return ""
@@ -51,6 +53,11 @@ class Stage(StrEnum):
     ENCODE = "encode"
     STEP = "step"
     DECODE = "decode"
+
+
+TRANSCRIBER: Final = "transcriber"
+"""The worker beside the pipeline that writes down what the callers say: no frame waits for it."""
+Transcriber = Literal["transcriber"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,73 @@ class DropPrompt:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """One frame of the caller's as all codes that Mimi makes of it, int32 (32,): encoder to app to transcriber.
+
+    `seq` is that of the frame. The first one of an epoch begins a call; frames may be missing.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    seq: int
+    codes: CodeArray
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """The caller says no more: their last words are wanted."""
+
+    slot: Slot
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A word that the caller has said, without spaces around it; transcriber to app.
+
+    `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`: the
+    caller's first frame is number `greeting_frames` of the call's `Open`, so the seconds since they began are
+    `start_s - greeting_frames * FRAME_S`. The word comes about half a second after it was said (the checkpoint's
+    delay), the last ones after the call's `Close`.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    word: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOver:
+    """The caller seems to have said all they wanted, at `at_s` on the same clock: once after one or more words.
+
+    Only checkpoints with heads for it say so; with others a pause has to do.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptEnd:
+    """No more words of a call come; `missed` of its frames were dropped unheard.
+
+    One comes for each call of which anything was heard, after its `Close` or when the transcriber was lost; in the
+    second case the call may go on, and words of it may follow once the transcriber runs again, with another end.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    missed: int = 0
+
+
+TranscriptMessage = Heard | TurnOver | TranscriptEnd
+"""From the transcriber to `Supervisor.on_transcript`, in order for each call."""
+SpeechMessage = Speech | SpeechEnded
+"""From the encoder to the transcriber."""
 PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
@@ -225,7 +299,7 @@ class WorkerConfig:
     `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
     weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
     checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
-    `loopback_step_s`.
+    `loopback_step_s`. `transcribe` names the checkpoint of speech-to-text, "" for none.
     """
 
     stage: Stage
@@ -244,6 +318,18 @@ class WorkerConfig:
     sampling: tuple[tuple[str, float], ...] = ()
     log_format: LineFormat = LineFormat.TEXT
     lora: str = ""
+    transcribe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriberConfig:
+    """The first message to the transcriber; `checkpoint` is a folder, `silence` the codes of silent frames, (n, 32)."""
+
+    checkpoint: Path
+    quantize: int | None
+    slots: int
+    silence: CodeArray
+    log_format: LineFormat = LineFormat.TEXT
 
 
 @dataclass(frozen=True, slots=True)

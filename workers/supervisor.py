@@ -25,6 +25,7 @@ from workers.messages import (
     Ready,
     Stage,
     StartRefused,
+    TranscriptMessage,
     WorkerConfig,
     WorkerVitals,
 )
@@ -67,9 +68,9 @@ class _Loss:
 class Supervisor:
     """Runs the pipeline.
 
-    `on_message` gets what comes out of it, `on_prompt` the answers about prompts, `on_lost` why it was lost (a short
-    phrase), `on_progress` the progress of a long start; all on the event loop that `run` runs on. A pipeline that is
-    started again knows no prompts.
+    `on_message` gets what comes out of it, `on_prompt` the answers about prompts, `on_transcript` what the callers say
+    (if `config.transcribe` names a checkpoint), `on_lost` why it was lost (a short phrase), `on_progress` the progress
+    of a long start; all on the event loop that `run` runs on. A pipeline that is started again knows no prompts.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class Supervisor:
         on_progress: Callable[[Progress], None],
         limits: Limits | None = None,
         on_prompt: Callable[[PromptMessage], None] = lambda _: None,
+        on_transcript: Callable[[TranscriptMessage], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
-        self._on_prompt = on_prompt
+        self._on_prompt, self._on_transcript = on_prompt, on_transcript
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self._liveness = Liveness(0.0, limits)

@@ -27,6 +27,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         checkpoint=settings.model.checkpoint,
         quantize=settings.model.quantize_bits,
         lora=settings.model.lora,
+        transcribe=settings.transcribe,
         cache=settings.model.cache,
         greeting_frames=settings.prepared_steps,
         max_call_s=settings.calls.max_seconds,

@@ -1,7 +1,6 @@
 """What the demo's caller says, and when.
 
-The recordings in `caller/` are synthetic speech: espeak-ng 1.51 (`en-us+f3`, 150 words a minute, pitch 55), then
-`sox … -r 8000 -e mu-law sinc 250-3400 norm -6`, without the silence at the ends. The times leave room for what
+The recordings lie beside `synthetic:stt`, which writes down what they say. The times leave room for what
 `synthetic:script` says; Moshi needs no times.
 """
 
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+import workers
 from app.simulator.wav import Samples, read_audio
 from app.twilio.events import RATE_HZ
 
-FOLDER = Path(__file__).parent / "caller"
+FOLDER = Path(workers.__file__).parent / "checkpoints" / "synthetic" / "caller"
 CONVERSATION = {"question1": 6.8, "question2": 15.6, "interruption": 22.6, "question3": 30.8}
 """When each recording begins, in seconds after the stream's start."""
 LENGTH_S = 39.0

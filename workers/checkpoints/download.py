@@ -18,6 +18,7 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from workers.checkpoints.files import (
     CONFIG,
     LORA,
+    SETTING,
     CheckpointError,
     ReportProgress,
     missing_of,
@@ -27,12 +28,12 @@ from workers.checkpoints.files import (
 from workers.checkpoints.voices import voices_wanted
 
 
-def fetch(repo: str, progress: ReportProgress, quantize: int | None = None) -> Path:
+def fetch(repo: str, progress: ReportProgress, quantize: int | None = None, setting: str = SETTING) -> Path:
     """Return the folder in Hugging Face's cache that holds the checkpoint, downloading what is missing.
 
     Without a network, what an earlier start has downloaded is used. Raises CheckpointError.
     """
-    return _explain("MOSHI_CHECKPOINT", repo, lambda: _download(repo, progress, quantize))
+    return _explain(setting, repo, lambda: _download(repo, progress, quantize, setting))
 
 
 def fetch_lora(repo: str, progress: ReportProgress) -> Path:
@@ -57,32 +58,32 @@ def _explain(name: str, repo: str, download: Callable[[], Path]) -> Path:
     except HfHubHTTPError as error:
         raise CheckpointError(f"{setting}: Hugging Face answered with an error ({_line(error)}); try again") from error
     except (NetworkError, OSError) as error:
-        if folder := cached(repo):
+        if folder := cached(repo, name):
             return folder
         hint = "check the network, or name a folder that holds it"
         raise CheckpointError(f"{setting}: cannot be reached ({_line(error)}); {hint}") from error
 
 
-def cached(repo: str) -> Path | None:
+def cached(repo: str, name: str = SETTING) -> Path | None:
     """Return the folder of what was downloaded earlier, None when nothing was. Raises CheckpointError."""
     try:
         return Path(snapshot_download(repo, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise _no_name(repo) from error
+        raise _no_name(repo, name) from error
 
 
-def _no_name(repo: str, name: str = "MOSHI_CHECKPOINT") -> CheckpointError:
+def _no_name(repo: str, name: str) -> CheckpointError:
     return CheckpointError(f"{name}=hf://{repo}: not a repository name; write hf://owner/repo")
 
 
-def _download(repo: str, progress: ReportProgress, quantize: int | None) -> Path:
+def _download(repo: str, progress: ReportProgress, quantize: int | None, setting: str) -> Path:
     present, bar = _names_in(repo), _bar(progress)
     config = Path(hf_hub_download(repo, CONFIG, tqdm_class=bar)) if CONFIG in present else None
-    names = names_wanted(read_config(config), present, quantize)
+    names = names_wanted(read_config(config, setting), present, quantize)
     if missing := missing_of(names, present):
-        raise CheckpointError(f"MOSHI_CHECKPOINT=hf://{repo}: {missing}")
+        raise CheckpointError(f"{setting}=hf://{repo}: {missing}")
     paths = [Path(hf_hub_download(repo, name, tqdm_class=bar)) for name in (*names, *voices_wanted(present))]
     return paths[0].parent
 

@@ -22,6 +22,7 @@ from workers.checkpoints.header import HeaderError, read_header
 
 ReportProgress = Callable[[str, int, int], None]
 """Called with what is being fetched or made, how many bytes (or parts) are done, and of how many."""
+SETTING = "MOSHI_CHECKPOINT"
 CONFIG = "config.json"
 MODELS = ("model.safetensors", "model.q4.safetensors", "model.q8.safetensors", "consolidated.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -49,7 +50,10 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one checkpoint; without a config it is the published Moshi 7B. `voices` is a folder of NAME.pt."""
+    """The files of one checkpoint; without a config it is the published Moshi 7B. `voices` is a folder of NAME.pt.
+
+    `setting` is the one that names it, for error texts.
+    """
 
     config: Path | None
     model: Path
@@ -57,29 +61,30 @@ class Files:
     tokenizer: Path
     lora: Lora | None = None
     voices: Path | None = None
+    setting: str = SETTING
 
 
 def report_nothing(what: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
-def files_in(folder: Path, spec: str, quantize: int | None = None) -> Files:
+def files_in(folder: Path, spec: str, quantize: int | None = None, name: str = SETTING) -> Files:
     """Return the files in a folder. Raises CheckpointError when one is missing, cut short or of another kind.
 
-    Of several models the one that `quantize` (None, 4 or 8) asks for is taken.
+    Of several models the one that `quantize` (None, 4 or 8) asks for is taken. `name` is that of the setting.
     """
-    setting = f"MOSHI_CHECKPOINT={spec}"
+    setting = f"{name}={spec}"
     if not folder.is_dir():
         raise CheckpointError(f"{setting}: there is no folder {folder}; name one, or hf://owner/repo")
     present = [path.name for path in folder.iterdir()]
     config = folder / CONFIG if CONFIG in present else None
-    settings = read_config(config)
+    settings = read_config(config, name)
     names = names_wanted(settings, present, quantize)
     if missing := missing_of(names, present):
         raise CheckpointError(f"{setting}: {missing}")
     voices = folder / VOICES if (folder / VOICES).is_dir() else None
     model, mimi, tokenizer = (folder / name for name in names)
-    files = Files(config, model, mimi, tokenizer, voices=voices)
+    files = Files(config, model, mimi, tokenizer, voices=voices, setting=name)
     _check_files(files, setting, settings.get("text_card"))
     return files
 
@@ -128,7 +133,7 @@ def missing_of(names: Sequence[str], present: Sequence[str]) -> str:
     return f"{missing} is missing; fetch the checkpoint anew, or name another one" if missing else ""
 
 
-def read_config(path: Path | None, setting: str = "MOSHI_CHECKPOINT") -> dict[str, Any]:
+def read_config(path: Path | None, setting: str = SETTING) -> dict[str, Any]:
     """Return the content of config.json, {} without one. Raises CheckpointError when it is not a JSON object."""
     if path is None:
         return {}

@@ -1,9 +1,21 @@
-"""Finds, fetches or makes the checkpoint that MOSHI_CHECKPOINT names: `hf://owner/repo`, a folder, or `synthetic:…`."""
+"""Finds, fetches or makes the checkpoint that MOSHI_CHECKPOINT or TRANSCRIBE names.
+
+`hf://owner/repo`, a folder, or `synthetic:…`.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
-from workers.checkpoints.files import CheckpointError, Files, Lora, ReportProgress, files_in, lora_in, read_config
+from workers.checkpoints.files import (
+    SETTING,
+    CheckpointError,
+    Files,
+    Lora,
+    ReportProgress,
+    files_in,
+    lora_in,
+    read_config,
+)
 from workers.checkpoints.voices import VOICES_ARCHIVE, unpack_voices
 
 
@@ -29,22 +41,27 @@ def _locate_lora(spec: str, progress: ReportProgress) -> Lora:
     return lora_in(fetch_lora(spec.removeprefix("hf:").removeprefix("//"), progress), spec)
 
 
-def _locate(spec: str, cache: Path, progress: ReportProgress, quantize: int | None) -> Files:
+def locate_stt(spec: str, cache: Path, progress: ReportProgress, quantize: int | None = None) -> Files:
+    """Return the files of the speech-to-text that TRANSCRIBE names, as `locate` does."""
+    return _locate(spec, cache, progress, quantize, "TRANSCRIBE")
+
+
+def _locate(spec: str, cache: Path, progress: ReportProgress, quantize: int | None, setting: str = SETTING) -> Files:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf":
         from workers.checkpoints.download import fetch
 
-        return files_in(fetch(rest.removeprefix("//"), progress, quantize), spec, quantize)
+        return files_in(fetch(rest.removeprefix("//"), progress, quantize, setting), spec, quantize, setting)
     if scheme == "synthetic":
-        return files_in(_make(rest, cache, progress), spec, quantize)
-    return files_in(Path(spec).expanduser(), spec, quantize)
+        return files_in(_make(rest, cache, progress, setting), spec, quantize, setting)
+    return files_in(Path(spec).expanduser(), spec, quantize, setting)
 
 
-def _make(rest: str, cache: Path, progress: ReportProgress) -> Path:
+def _make(rest: str, cache: Path, progress: ReportProgress, setting: str) -> Path:
     from workers.checkpoints.synthetic import make_synthetic
 
     try:
-        return make_synthetic(rest, cache, progress=progress)
+        return make_synthetic(rest, cache, progress=progress, setting=setting)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     except OSError as error:

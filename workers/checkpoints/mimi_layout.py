@@ -1,10 +1,10 @@
-"""The tensors of a Mimi checkpoint with 8 codebooks: PyTorch's names and shapes, as rustymimi reads them.
+"""The tensors of a Mimi checkpoint with its 32 codebooks: PyTorch's names and shapes, as rustymimi reads them.
 
 24 kHz PCM, four strided convolutions (4, 5, 6, 8), two positions of 512 channels a frame, a transformer, a downsampling
 by 2, the quantizers; and the same way back. Source: moshi_mlx.models.mimi.Mimi.load_pytorch_weights.
 """
 
-from workers.messages import CODEBOOKS, CODES
+from workers.messages import CODES, SPEECH_CODEBOOKS
 
 Shape = tuple[int, ...]
 
@@ -17,8 +17,8 @@ HEADS = 8
 HEAD_DIM = DIM // HEADS
 LAYERS = 8
 CODE_DIM = 256
-GROUPS = {"rvq_first": range(1), "rvq_rest": range(1, CODEBOOKS)}
-"""The codebooks of each quantizer: the first has one of its own, the other 7 share one."""
+GROUPS = {"rvq_first": range(1), "rvq_rest": range(1, SPEECH_CODEBOOKS)}
+"""The codebooks of each quantizer: the first has one of its own, the others share one. Moshi uses the first eight."""
 _FEED_FORWARD = 2_048
 
 
@@ -72,7 +72,7 @@ def _quantizers() -> dict[str, Shape]:
     for group in GROUPS:
         shapes[f"quantizer.{group}.input_proj.weight"] = (CODE_DIM, DIM, 1)
         shapes[f"quantizer.{group}.output_proj.weight"] = (DIM, CODE_DIM, 1)
-    for name in map(codebook_name, range(CODEBOOKS)):
+    for name in map(codebook_name, range(SPEECH_CODEBOOKS)):
         shapes |= {f"{name}._initialized": (1,), f"{name}.cluster_usage": (CODES,)}
         shapes[f"{name}.embedding_sum"] = (CODES, CODE_DIM)
     return shapes

@@ -8,7 +8,7 @@ from workers.codec.codec import Codec, LoopbackCodec
 from workers.codec.mimi import Mimi
 from workers.codec.weights import load
 from workers.gc_freeze import give_back_freed_memory
-from workers.messages import Stage, WorkerConfig
+from workers.messages import CODEBOOKS, SPEECH_CODEBOOKS, Stage, WorkerConfig
 
 Library = Literal["numpy", "mlx"]
 
@@ -51,24 +51,33 @@ def open_codec(config: WorkerConfig) -> Codec:
     if config.codec == "rustymimi":
         from workers.codec.rustymimi_codec import RustymimiCodec
 
-        return RustymimiCodec(config.stage, config.mimi, config.slots, config.max_call_s)
-    codec = make_codec(config.stage, library_for(config.codec), config.mimi, config.slots, config.threads)
+        return RustymimiCodec(config.stage, config.mimi, config.slots, config.max_call_s, codebooks_of(config))
+    library, codebooks = library_for(config.codec), codebooks_of(config)
+    codec = make_codec(config.stage, library, config.mimi, config.slots, config.threads, codebooks)
     codec.warm()
     return codec
 
 
-def make_codec(stage: Stage, library: Library, mimi: Path, slots: int, threads: int = 1) -> Mimi:
+def codebooks_of(config: WorkerConfig) -> int:
+    """Return how many codes a frame has: all that there are from the encoder where the caller's words are wanted."""
+    return SPEECH_CODEBOOKS if config.transcribe and config.stage is Stage.ENCODE else CODEBOOKS
+
+
+def make_codec(
+    stage: Stage, library: Library, mimi: Path, slots: int, threads: int = 1, codebooks: int = CODEBOOKS
+) -> Mimi:
     """Return the encoder or decoder for `slots` calls, with the weights in the file `mimi`. Raises WeightsError.
 
     `threads` share the rows of a step; only numpy uses more than one.
     """
+    weights = load(stage, mimi, codebooks)
     if library == "mlx":
         from workers.codec.mlx_step import MlxStep
 
-        codec = Mimi(stage, MlxStep(stage, load(stage, mimi), slots))
+        codec = Mimi(stage, MlxStep(stage, weights, slots))
     else:
         from workers.codec.numpy_step import NumpyStep
 
-        codec = Mimi(stage, NumpyStep(stage, load(stage, mimi), slots, threads))
+        codec = Mimi(stage, NumpyStep(stage, weights, slots, threads))
     give_back_freed_memory()
     return codec

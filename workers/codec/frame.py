@@ -72,7 +72,7 @@ class Tails:
 
 
 def encode(ops: Ops, weights: Weights, tails: Tails, pcm: Array) -> tuple[Array, Array]:
-    """Return the codes (rows, 8) of frames (rows, 1920), and the latent (rows, 512) that they stand for."""
+    """Return the codes (rows, codebooks) of frames (rows, 1920), and the latent (rows, 512) that they stand for."""
     x = conv(ops, weights["encoder.model.0"], tails, pcm.reshape((-1, FRAME_SAMPLES, 1)))
     for level in range(len(STRIDES)):
         x = residual(ops, weights, f"encoder.model.{3 * level + 1}", tails, x)
@@ -163,11 +163,11 @@ def upsample(layer: Conv, tails: Tails, x: Array) -> Array:
 
 
 def quantize(ops: Ops, weights: Weights, latent: Array) -> Array:
-    """Return the codes (rows, 8) of a latent (rows, 512): each codebook's nearest entry to the residual."""
+    """Return the codes of a latent (rows, 512) in the codebooks loaded: each one's nearest entry to the residual."""
     codes = []
     for group, codebooks in GROUPS.items():
         rest = ops.linear(latent, weights[group])
-        for codebook in codebooks:
+        for codebook in filter(weights.__contains__, codebooks):
             nearest = ops.linear(rest, weights[codebook].distance).argmin(axis=1)
             rest = rest - weights[codebook].entries[nearest]
             codes.append(nearest[:, None])
@@ -178,7 +178,7 @@ def dequantize(ops: Ops, weights: Weights, codes: Array) -> Array:
     """Return the latent (rows, 512) that codes (rows, 8) stand for."""
     latent = 0
     for group, codebooks in GROUPS.items():
-        entries = [weights[codebook][codes[:, codebook]] for codebook in codebooks]
+        entries = [weights[book][codes[:, book]] for book in codebooks if book in weights]
         latent = latent + ops.linear(sum(entries[1:], entries[0]), weights[group])
     return latent
 

@@ -23,9 +23,9 @@ _SPARE_FRAMES = 8
 class RustymimiCodec:
     """An encoder or a decoder for `slots` calls of `max_call_s` seconds at most; see `Codec`."""
 
-    def __init__(self, stage: Stage, weights: Path, slots: int, max_call_s: float) -> None:
+    def __init__(self, stage: Stage, weights: Path, slots: int, max_call_s: float, codebooks: int = CODEBOOKS) -> None:
         positions = (int(max_call_s / FRAME_S) + _SPARE_FRAMES) * POSITIONS
-        self._calls = [_Call(stage, weights, positions) for _ in range(slots)]
+        self._calls = [_Call(stage, weights, positions, codebooks) for _ in range(slots)]
 
     def open(self, slot: Slot) -> None:
         self._calls[slot].reset()
@@ -41,8 +41,8 @@ class RustymimiCodec:
 class _Call:
     """One `rustymimi.Tokenizer`, for one direction of one call at a time."""
 
-    def __init__(self, stage: Stage, weights: Path, positions: int) -> None:
-        self._stage, self._weights, self._positions = stage, str(weights), positions
+    def __init__(self, stage: Stage, weights: Path, positions: int, codebooks: int) -> None:
+        self._stage, self._weights, self._positions, self._codebooks = stage, str(weights), positions, codebooks
         self._tokenizer: Any = None
         self._used = True
         self.reset()
@@ -52,7 +52,8 @@ class _Call:
         if not self._used:
             return
         if self._tokenizer is None:
-            self._tokenizer = rustymimi.Tokenizer(self._weights, num_codebooks=CODEBOOKS, max_seq_len=self._positions)
+            sizes = {"num_codebooks": self._codebooks, "max_seq_len": self._positions}
+            self._tokenizer = rustymimi.Tokenizer(self._weights, **sizes)
         self._tokenizer.reset()
         self._step(silence(self._stage))
         self._tokenizer.reset()

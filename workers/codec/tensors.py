@@ -31,7 +31,7 @@ class Tensors:
         """Return one tensor, which must have Mimi's shape. Raises WeightsError."""
         info, wanted = self._header.get(name), SHAPES[name]
         if info is None:
-            raise WeightsError(f"{self._path} holds no Mimi of 8 codebooks: {name} is missing")
+            raise WeightsError(f"{self._path} holds no Mimi: {name} is missing")
         if info.shape != wanted:
             raise WeightsError(f"{self._path}: {name} has the shape {info.shape}, Mimi's has {wanted}")
         match info.dtype:

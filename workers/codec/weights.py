@@ -70,10 +70,10 @@ class Codebook:
     distance: Linear
 
 
-def load(stage: Stage, path: Path) -> Weights:
+def load(stage: Stage, path: Path, codebooks: int = CODEBOOKS) -> Weights:
     """Return one direction from Mimi's safetensors file, float32 or bfloat16. Raises WeightsError."""
     tensors = Tensors(path)
-    entries = {codebook: _entries(tensors, codebook) for codebook in range(CODEBOOKS)}
+    entries = {codebook: _entries(tensors, codebook) for codebook in range(codebooks)}
     if stage is Stage.ENCODE:
         layers = _layers(tensors, "encoder", "downsample") | _projections(tensors, "input_proj")
         distances = {book: Linear(_copied(-each.T), (each * each).sum(axis=1) / 2) for book, each in entries.items()}

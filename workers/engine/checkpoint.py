@@ -1,7 +1,6 @@
 """A folder of files becomes an `Lm`."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -56,6 +55,12 @@ def load(files: Files, quantize: int | None = None, progress: ReportProgress = r
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise no_moshi(files, repr(error)) from error
     lm.takes_prompts = takes_prompts(files)
+    fill(lm, files, tensors, quantize, progress)
+    return lm
+
+
+def fill(lm: Lm, files: Files, tensors: dict[str, TensorInfo], quantize: int | None, progress: ReportProgress) -> None:
+    """Load the weights of `files`, whose `tensors` have moshi_mlx's names, into a new `lm`. Raises CheckpointError."""
     quantised = any(name.endswith(".scales") for name in tensors)
     if quantised:
         _quantize_as_file(lm, quantize, files, tensors)
@@ -63,7 +68,6 @@ def load(files: Files, quantize: int | None = None, progress: ReportProgress = r
     if quantize and not quantised:
         quantize_plain(lm, quantize)
     _evaluate(lm, progress)
-    return lm
 
 
 def quantize_plain(lm: Lm, bits: int) -> None:
@@ -85,7 +89,7 @@ def _quantize_as_file(lm: Lm, wanted: int | None, files: Files, tensors: dict[st
     scaled = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
     layer = next((name for name in scaled if f"{name}.weight" in weights and f"{name}.weight" in tensors), None)
     if layer is None:
-        raise CheckpointError(f"MOSHI_CHECKPOINT: {path.name} is quantised in an unknown way; fetch it anew")
+        raise CheckpointError(f"{files.setting}: {path.name} is quantised in an unknown way; fetch it anew")
     width, scales = weights[f"{layer}.weight"].shape[-1], tensors[f"{layer}.scales"].shape[-1]
     bits = 32 * tensors[f"{layer}.weight"].shape[-1] // width
     if wanted not in (None, bits):
@@ -97,7 +101,7 @@ def _quantize_as_file(lm: Lm, wanted: int | None, files: Files, tensors: dict[st
     try:
         _quantize(lm, bits, width // scales, lambda name, _: name in scaled)
     except (ValueError, ZeroDivisionError) as error:
-        raise does_not_fit(path, error) from error
+        raise does_not_fit(files, error) from error
 
 
 def _quantize(lm: Lm, bits: int, group_size: int, predicate: Callable[[str, Module], bool]) -> None:
@@ -117,13 +121,13 @@ def _load_weights(lm: Lm, files: Files) -> None:
     try:
         lm.load_weights(list(weights.items()), strict=True)
     except (ValueError, KeyError) as error:
-        raise does_not_fit(files.model, error) from error
+        raise does_not_fit(files, error) from error
 
 
-def does_not_fit(path: Path, error: Exception) -> CheckpointError:
+def does_not_fit(files: Files, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0][:200]
     hint = "weights and config.json must come from the same checkpoint"
-    return CheckpointError(f"MOSHI_CHECKPOINT: {path.name} does not fit its config ({reason}); {hint}")
+    return CheckpointError(f"{files.setting}: {files.model.name} does not fit its config ({reason}); {hint}")
 
 
 def _evaluate(lm: Lm, progress: ReportProgress) -> None:

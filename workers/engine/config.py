@@ -52,11 +52,11 @@ def _is_known_scale(scale: float) -> float:
     return scale
 
 
-class _DialogueShape(BaseModel):
-    """What config.json must say for the batched step; with other numbers `Lm` would compute too, or never end.
+class MainShape(BaseModel):
+    """What config.json must say of the main transformer; with other numbers `Lm` would compute too, or never end.
 
-    The published Moshi has 32,000 words and 32 layers. In `delays` that of the text comes first. What stands below
-    `delays` is ignored by `LmConfig.from_config_dict`, which builds the one model described here.
+    What stands below `positional_embedding` is ignored by `LmConfig.from_config_dict`, which builds the one model
+    described here.
     """
 
     dim: _Size
@@ -66,34 +66,42 @@ class _DialogueShape(BaseModel):
     max_period: Annotated[float, Field(strict=True, gt=0)]
     card: _Size
     text_card: _Size
+    positional_embedding: Literal["rope"]
+    cross_attention: Literal[False] = False
+    demux_second_stream: Literal[False] = False
+    conditioners: Annotated[dict[str, Any], Field(max_length=0)] = {}
+    causal: Literal[True] = True
+    hidden_scale: Annotated[float, AfterValidator(_is_known_scale)] = HIDDEN_SCALE
+    kv_repeat: Literal[1] = 1
+    rope_concat: Literal[False] = False
+    norm: Literal["rms_norm_f32"] = "rms_norm_f32"
+    gating: Literal["silu"] = "silu"
+    existing_text_padding_id: Literal[3] = 3
+    existing_text_end_padding_id: Literal[0] = 0
+
+
+class _DialogueShape(MainShape):
+    """What config.json must say for the batched step of Moshi; the published one has 32,000 words and 32 layers.
+
+    In `delays` that of the text comes first. What stands below `delays` is ignored, as in `MainShape`.
+    """
+
     n_q: Literal[16]
     depformer_dim: _Size
     depformer_num_heads: _Size
     depformer_num_layers: _Layers
     depformer_dim_feedforward: _Size
     dep_q: Literal[8, 16]
-    positional_embedding: Literal["rope"]
     depformer_pos_emb: Literal["none"]
-    cross_attention: Literal[False] = False
-    demux_second_stream: Literal[False] = False
-    conditioners: Annotated[dict[str, Any], Field(max_length=0)] = {}
     delays: Annotated[list[_Delay], Field(min_length=17, max_length=17), AfterValidator(_text_is_not_delayed)]
-    causal: Literal[True] = True
-    hidden_scale: Annotated[float, AfterValidator(_is_known_scale)] = HIDDEN_SCALE
-    kv_repeat: Literal[1] = 1
     depformer_kv_repeat: Literal[1] = 1
-    rope_concat: Literal[False] = False
-    norm: Literal["rms_norm_f32"] = "rms_norm_f32"
     depformer_norm: Literal["rms_norm_f32"] = "rms_norm_f32"
-    gating: Literal["silu"] = "silu"
     depformer_gating: Literal["silu"] = "silu"
     depformer_multi_linear: Literal[True] = True
     depformer_weights_per_step: Literal[True] = True
     depformer_weights_per_step_schedule: None = None
     depformer_layer_scale: None = None
     depformer_context: Annotated[int, Field(ge=SLICES)] | None = None
-    existing_text_padding_id: Literal[3] = 3
-    existing_text_end_padding_id: Literal[0] = 0
 
 
 def model_header(files: Files) -> dict[str, TensorInfo]:

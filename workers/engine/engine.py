@@ -21,10 +21,11 @@ from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.engine.backbone import can_compile
 from workers.engine.delay_pattern import LogArray, StepResult, Streams
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
-from workers.engine.model import Model, can_compile
+from workers.engine.model import Model
 from workers.engine.prefix import PromptPrefill, PromptStore
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
 from workers.engine.sampling import SamplerState, SamplingBranches, SamplingChanges, SamplingSettings

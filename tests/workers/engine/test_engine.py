@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.engine.small import ARGMAX, Said, build, official, said, speech, talk
+from workers.engine.backbone import can_compile
 from workers.engine.engine import Engine
-from workers.engine.model import Model, can_compile
+from workers.engine.model import Model
 from workers.engine.sampling import SamplingChanges, SamplingSettings
 from workers.messages import Slot
 

@@ -17,6 +17,10 @@ An entry of codebook 0 or 1 is the 256 coefficients of half a frame:
     1024..1279    one coefficient of 100 Hz to 1.7 kHz at +-ACTIVE_LEVEL: somebody speaks
     the rest      out of reach
 
+In codebook `SPOKEN`, which Moshi does not read, are the second halves of frames that `synthetic:stt` knows, from entry
+1 on; the nearest one is the code, or silence. The codebooks between see all that codebook 1 left, as their entries are
+silence alone.
+
 The nearest entry wins, so a half frame is silence unless a coefficient of that band passes ACTIVE_LEVEL / 2, which
 takes telephone-band noise of -40 dB or a steady tone of -49 dB (full scale is 0 dB), or it resembles what Moshi says.
 An entry is at least as large as ACTIVE_LEVEL or, as 0, all zeros; of entries equally near the first wins. So any half
@@ -28,7 +32,7 @@ from numpy.typing import NDArray
 
 from workers.checkpoints.mimi_layout import CODE_DIM, DIM, GROUPS, SHAPES, STRIDES, codebook_name
 from workers.checkpoints.synthetic.weights_file import F32, blank
-from workers.messages import CODEBOOKS, CODES, FRAME_SAMPLES, Pcm
+from workers.messages import CODEBOOKS, CODES, FRAME_SAMPLES, SPEECH_CODEBOOKS, Pcm
 
 HALF = FRAME_SAMPLES // 2
 ACTIVE_LEVEL = 0.15
@@ -36,6 +40,8 @@ ACTIVE_LEVEL = 0.15
 BAND_BEGIN = 1_024
 _BAND = np.arange(8, 136)
 """The coefficients that tell speech from silence, 12.5 Hz each: above hum, below hiss."""
+SPOKEN = CODEBOOKS
+"""The first codebook that Moshi does not read."""
 _FAR = 1e3
 _OFFSET = 4.0
 """Lifts PCM above 0."""
@@ -92,14 +98,17 @@ def _codebook(halves: F32) -> F32:
     return entries
 
 
-def linear_mimi(halves: F32) -> dict[str, F32]:
-    """Return the weights of a Mimi that speaks the frames of `coefficients`, shape (frames, 2, 256), at most 1,023."""
+def linear_mimi(halves: F32, spoken: F32) -> dict[str, F32]:
+    """Return the weights of a Mimi that speaks the frames of `coefficients`, shape (frames, 2, 256), at most 1,023.
+
+    It knows the second halves `spoken`, (frames, 256).
+    """
     if len(halves) >= BAND_BEGIN:
         raise ValueError(f"{len(halves)} frames of speech, the codebook holds {BAND_BEGIN - 1}")
     weights = blank(SHAPES)
     _write_encoder(weights)
     _write_decoder(weights, halves)
-    _write_quantizers(weights, halves)
+    _write_quantizers(weights, halves, spoken)
     return weights
 
 
@@ -147,13 +156,16 @@ def _write_inverse_dct(weight: F32, lift: F32) -> None:
         weight[_ONE, :narrow, place] = _OFFSET - 2 * lift @ basis
 
 
-def _write_quantizers(weights: dict[str, F32], halves: F32) -> None:
+def _write_quantizers(weights: dict[str, F32], halves: F32, spoken: F32) -> None:
     channels = np.arange(CODE_DIM)
     for half, group in enumerate(GROUPS):
         weights[f"quantizer.{group}.input_proj.weight"][channels, CODE_DIM * half + channels, 0] = 1
         weights[f"quantizer.{group}.output_proj.weight"][CODE_DIM * half + channels, channels, 0] = 1
-    for codebook in range(CODEBOOKS):
+    for codebook in range(SPEECH_CODEBOOKS):
         entries = weights[f"{codebook_name(codebook)}.embedding_sum"]
         entries[1:] = _FAR
         if codebook < 2:
             entries[:] = _codebook(halves[:, codebook])
+    seen = _codebook(halves[:, 1])
+    distance = (seen**2).sum(axis=1) - 2 * spoken @ seen.T
+    weights[f"{codebook_name(SPOKEN)}.embedding_sum"][1 : 1 + len(spoken)] = spoken - seen[distance.argmin(axis=1)]

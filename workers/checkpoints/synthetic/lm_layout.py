@@ -63,15 +63,20 @@ def _transformer(name: str, dim: int, feed_forward: int, layers: int) -> dict[st
     return shapes
 
 
-def tensors_of(shapes: Shapes, slices: int = CODEBOOKS) -> dict[str, Shape]:
-    """Return every tensor's name and shape, (outputs, inputs) or (rows, width); the depformer has so many `slices`."""
+def main_tensors(shapes: Shapes, streams: int) -> dict[str, Shape]:
+    """Return the tensors without those of the depformer, for so many streams of codes."""
     tensors: dict[str, Shape] = {
         "text_emb.weight": (shapes.text_card + 1, shapes.dim),
         "text_linear.weight": (shapes.text_card, shapes.dim),
         "out_norm.weight": (shapes.dim,),
     }
-    tensors |= {f"audio_embs.{stream}.weight": (CODES + 1, shapes.dim) for stream in range(STREAMS)}
-    tensors |= _transformer("transformer", shapes.dim, 4 * shapes.dim, shapes.num_layers)
+    tensors |= {f"audio_embs.{stream}.weight": (CODES + 1, shapes.dim) for stream in range(streams)}
+    return tensors | _transformer("transformer", shapes.dim, 4 * shapes.dim, shapes.num_layers)
+
+
+def tensors_of(shapes: Shapes, slices: int = CODEBOOKS) -> dict[str, Shape]:
+    """Return every tensor's name and shape, (outputs, inputs) or (rows, width); the depformer has so many `slices`."""
+    tensors = main_tensors(shapes, STREAMS)
     dim, feed_forward, layers = shapes.depformer_dim, shapes.depformer_dim_feedforward, shapes.depformer_num_layers
     for index in range(slices):
         name, card = f"depformer.slices.{index}", CODES if index else shapes.text_card

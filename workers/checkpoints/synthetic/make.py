@@ -11,16 +11,27 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, VOICES, ReportProgress, report_nothing
+import numpy as np
+
+from workers.checkpoints.files import CONFIG, MIMI, SETTING, TOKENIZER, VOICES, ReportProgress, report_nothing
 from workers.checkpoints.made_once import made_once
 from workers.checkpoints.synthetic.linear_mimi import linear_mimi
 from workers.checkpoints.synthetic.lm_layout import FULL, MID, TINY, Shapes, config_of
 from workers.checkpoints.synthetic.parrot import parrot_lm, parrot_pieces
 from workers.checkpoints.synthetic.personaplex import PERSONAPLEX_SIZES, STUB_CONFIG, personaplex_lm, write_voices
-from workers.checkpoints.synthetic.random_lm import random_lm, random_pieces
+from workers.checkpoints.synthetic.random_lm import random_lm, random_pieces, random_tensors
 from workers.checkpoints.synthetic.random_mimi import random_mimi
 from workers.checkpoints.synthetic.script import script
 from workers.checkpoints.synthetic.script_lm import script_lm
+from workers.checkpoints.synthetic.stt import (
+    STT_SIZES,
+    spoken_frames,
+    stt_config,
+    stt_lm,
+    stt_pieces,
+    stt_shapes,
+    stt_tensors,
+)
 from workers.checkpoints.synthetic.tokenizer_file import Piece, write_tokenizer
 from workers.checkpoints.synthetic.weights_file import LazyTensor, in_f32, write_weights
 from workers.checkpoints.synthetic.written_lm import shapes_of
@@ -28,34 +39,42 @@ from workers.checkpoints.synthetic.written_lm import shapes_of
 _PACKAGE = Path(__file__).parent
 _SIZES = {"tiny": TINY, "mid": MID, "full": FULL}
 _SPEC = re.compile(
-    "(script|parrot)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?"
+    "(script|parrot|stt)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?"
     "|(?P<personaplex>personaplex)(:(?P<persona_size>tiny|mid))?"
+    "|(?P<random_stt>stt:random)(:(?P<stt_size>tiny|mid|full))?"
 )
-_GRAMMAR = "script, parrot, personaplex[:tiny|mid] or random[:tiny|mid|full][:bf16|f32|q4|q8]"
+_GRAMMAR = (
+    "script, parrot, personaplex[:tiny|mid] or random[:tiny|mid|full][:bf16|f32|q4|q8];"
+    " for TRANSCRIBE stt or stt:random[:tiny|mid|full]"
+)
 _ARGMAX = {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 25}
 _SAMPLED = {"temp": 0.8, "temp_text": 0.7, "top_k": 250, "top_k_text": 25}
 
 
-def parse_spec(spec: str) -> list[str]:
-    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT after `synthetic:`. Raises ValueError.
+def parse_spec(spec: str, setting: str = SETTING) -> list[str]:
+    """Return the parts of `spec`, the part of MOSHI_CHECKPOINT or TRANSCRIBE after `synthetic:`. Raises ValueError.
 
-    They are [script], [parrot], [personaplex, size] or [random, size, weights].
+    They are [script], [parrot], [stt], [personaplex, size], [stt-random, size] or [random, size, weights].
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
         wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
-        raise ValueError(f"MOSHI_CHECKPOINT: {wrong}")
+        raise ValueError(f"{setting}: {wrong}")
+    if match["random_stt"]:
+        return ["stt-random", match["stt_size"] or "tiny"]
     if match["personaplex"]:
         return ["personaplex", match["persona_size"] or "tiny"]
     return [match[1]] if match[1] else ["random", match["size"] or "tiny", match["weights"] or "bf16"]
 
 
-def make_synthetic(spec: str, cache_folder: Path, *, progress: ReportProgress = report_nothing) -> Path:
+def make_synthetic(
+    spec: str, cache_folder: Path, *, progress: ReportProgress = report_nothing, setting: str = SETTING
+) -> Path:
     """Return a folder with a synthetic checkpoint, made in `cache_folder` unless it exists; `spec` as in `parse_spec`.
 
     Its files have Kyutai's names. Its own name changes with anything it is made from. Raises ValueError.
     """
-    parts = parse_spec(spec)
+    parts = parse_spec(spec, setting)
     folder = cache_folder / f"{'-'.join(parts)}-{fingerprint()}"
     return made_once(folder, lambda unfinished: _write(parts, unfinished, cache_folder, progress))
 
@@ -67,8 +86,9 @@ def _write(parts: Sequence[str], folder: Path, cache_folder: Path, progress: Rep
     shapes, tensors, pieces = _model(parts)
     write_weights(folder / model, tensors, progress)
     write_tokenizer(folder / TOKENIZER, pieces)
-    if kind == "script":
-        write_weights(folder / MIMI, in_f32(linear_mimi(script().halves)), progress)
+    if kind in ("script", "stt"):
+        spoken = np.stack([frame.half for frame in spoken_frames()])
+        write_weights(folder / MIMI, in_f32(linear_mimi(script().halves, spoken)), progress)
     else:
         shared = cache_folder / f"random-mimi-{fingerprint()}.safetensors"
         made_once(shared, lambda unfinished: write_weights(unfinished, random_mimi(), progress))
@@ -79,7 +99,8 @@ def _write(parts: Sequence[str], folder: Path, cache_folder: Path, progress: Rep
         return
     names = {"moshi_name": model, "mimi_name": MIMI, "tokenizer_name": TOKENIZER}
     sampling = {"lm_gen_config": _SAMPLED if kind == "random" else _ARGMAX}
-    (folder / CONFIG).write_text(json.dumps(config_of(shapes) | names | sampling, indent=2) + "\n")
+    config = stt_config(shapes) if kind.startswith("stt") else config_of(shapes)
+    (folder / CONFIG).write_text(json.dumps(config | names | sampling, indent=2) + "\n")
 
 
 def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Piece]]:
@@ -89,6 +110,11 @@ def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Pi
             return shapes_of(script().start), in_f32(script_lm(script())), script().pieces()
         case ["parrot"]:
             return shapes_of(len(parrot_pieces())), in_f32(parrot_lm()), parrot_pieces()
+        case ["stt"]:
+            return stt_shapes(len(stt_pieces())), in_f32(stt_lm()), stt_pieces()
+        case ["stt-random", size]:
+            shapes = STT_SIZES[size]
+            return shapes, random_tensors(stt_tensors(shapes), "bf16"), random_pieces(shapes.text_card)
         case ["personaplex", size]:
             shapes = PERSONAPLEX_SIZES[size]
             return shapes, personaplex_lm(shapes), random_pieces(shapes.text_card)

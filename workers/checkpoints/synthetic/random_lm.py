@@ -5,6 +5,8 @@ row (https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.qu
 packed bits may as well be random themselves.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, tensors_of
@@ -58,7 +60,12 @@ def _tensors(name: str, shape: Shape, weights: str) -> dict[str, LazyTensor]:
 
 def random_lm(shapes: Shapes, weights: str) -> dict[str, LazyTensor]:
     """Return the tensors of a Moshi that is always the same for the same shapes and weights: f32, bf16, q4 or q8."""
-    stored = (_tensors(name, shape, weights) for name, shape in tensors_of(shapes).items())
+    return random_tensors(tensors_of(shapes), weights)
+
+
+def random_tensors(shapes: Mapping[str, Shape], weights: str) -> dict[str, LazyTensor]:
+    """Return tensors of these names and shapes."""
+    stored = (_tensors(name, shape, weights) for name, shape in shapes.items())
     return {name: tensor for tensors in stored for name, tensor in tensors.items()}
 
 

@@ -106,4 +106,4 @@ def test_faint_halves_of_a_phrase_become_silence() -> None:
 
 def test_more_frames_than_the_codebook_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="1023"):
-        linear_mimi(np.ones((1_024, 2, 256), np.float32))
+        linear_mimi(np.ones((1_024, 2, 256), np.float32), np.ones((1, 256), np.float32))

@@ -25,6 +25,9 @@ from workers.checkpoints.synthetic.make import fingerprint, parse_spec, share
         ("random:full:q4", ["random", "full", "q4"]),
         ("personaplex", ["personaplex", "tiny"]),
         ("personaplex:mid", ["personaplex", "mid"]),
+        ("stt", ["stt"]),
+        ("stt:random", ["stt-random", "tiny"]),
+        ("stt:random:mid", ["stt-random", "mid"]),
     ],
 )
 def test_a_spec_has_defaults(spec: str, parts: list[str]) -> None:
@@ -32,7 +35,18 @@ def test_a_spec_has_defaults(spec: str, parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "scripts", "script:tiny", "random:huge", "random:q4:tiny", "parrot:", "random:", "personaplex:full"]
+    "spec",
+    [
+        "",
+        "scripts",
+        "script:tiny",
+        "random:huge",
+        "random:q4:tiny",
+        "parrot:",
+        "random:",
+        "personaplex:full",
+        "stt:mid",
+    ],
 )
 def test_any_other_spec_is_refused_by_the_name_of_the_setting(spec: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^MOSHI_CHECKPOINT: there is no synthetic checkpoint synthetic:{spec};"):

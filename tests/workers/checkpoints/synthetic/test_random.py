@@ -95,4 +95,4 @@ def test_speech_becomes_codes_that_vary_and_codes_become_audible_noise(made: Mad
 
 @pytest.mark.parametrize("spec", ["script", "parrot"])
 def test_the_official_mimi_loads_the_written_and_the_random_one(made: Made, spec: str) -> None:
-    Mimi(mimi_202407(8)).load_pytorch_weights(str(made(spec) / MIMI), strict=True)
+    Mimi(mimi_202407(32)).load_pytorch_weights(str(made(spec) / MIMI), strict=True)

@@ -1,0 +1,83 @@
+"""What the demo's caller says, with the times of its words, and the token that belongs to each frame of it.
+
+The frames are those of the caller's audio, 80 ms each. A recording may begin in any packet of 20 ms, so that there are
+four ways in which the frames can lie on it: `shift` packets of silence precede it in its first frame. The service's
+filter to 24 kHz adds 35 samples.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from workers.checkpoints.synthetic.linear_mimi import DCT, HALF
+from workers.checkpoints.synthetic.tokenizer_file import SPACE
+from workers.checkpoints.synthetic.weights_file import F32
+from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
+
+FOLDER = Path(__file__).parent / "caller"
+SHIFTS = range(4)
+PACKET_S, PACKET_SAMPLES = 0.02, 480
+_FILTER_SAMPLES = 35
+_CLEAR_LEVEL = 0.3
+"""Norm of the second half of a frame that is recognised surely, of 256 coefficients."""
+_LONG = 5
+"""A word of more letters has two pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording at 24 kHz; `words` are (when it begins in the recording, in seconds, word)."""
+
+    name: str
+    pcm: Pcm
+    words: tuple[tuple[float, str], ...]
+
+    def frames(self, shift: int) -> F32:
+        """Return the second halves of the frames that it lies in, as 256 coefficients each: (frames, 256)."""
+        pcm = np.pad(self.pcm, (shift * PACKET_SAMPLES + _FILTER_SAMPLES, 0))
+        pcm = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).reshape(-1, 2, HALF)
+        halves: F32 = pcm[:, 1] @ DCT.T
+        return halves
+
+    def tokens(self, shift: int) -> dict[int, str]:
+        """Return the piece that each frame stands for, by its number: "" (the end of padding), then a word's pieces.
+
+        A word begins in the frame of its onset, or in the first one after it that is clear and free.
+        """
+        clear = (int(frame) for frame in np.flatnonzero(np.linalg.norm(self.frames(shift), axis=1) >= _CLEAR_LEVEL))
+        tokens, free = {}, [*clear]
+        for onset_s, word in self.words:
+            free = [
+                frame for frame in free if frame >= int((onset_s + shift * PACKET_S) * SAMPLE_RATE_HZ) // FRAME_SAMPLES
+            ]
+            for piece in ("", *pieces_of(word)):
+                tokens[free.pop(0)] = piece
+        return tokens
+
+
+def pieces_of(word: str) -> list[str]:
+    """Return the pieces of a word."""
+    return [SPACE + word] if len(word) <= _LONG else [SPACE + word[:3], word[3:]]
+
+
+@cache
+def utterances() -> tuple[Utterance, ...]:
+    return tuple(_utterance(**entry) for entry in json.loads((FOLDER / "caller.json").read_text()))
+
+
+def all_pieces() -> Iterator[str]:
+    """Yield every piece once."""
+    words = (word for utterance in utterances() for _, word in utterance.words)
+    yield from dict.fromkeys(piece for word in words for piece in pieces_of(word))
+
+
+def _utterance(name: str, text: str, onsets_ms: list[int]) -> Utterance:
+    samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
+    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)
+    return Utterance(name, pcm, tuple((ms / 1000, word) for ms, word in zip(onsets_ms, text.split(), strict=True)))
