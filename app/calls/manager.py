@@ -10,6 +10,7 @@ from app.calls.active_call import ActiveCall, ObserverFactory, Standby, VoiceReq
 from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.chat_leg import ChatLeg
 from app.calls.events import EventPublisher, Events
+from app.calls.last_words import LastWords
 from app.calls.limits import CallLimits
 from app.calls.observer import LogLines
 from app.calls.personas import Chosen, choose_nobody
@@ -20,7 +21,7 @@ from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
-from workers.messages import Failed, Frame, Open, PipelineMessage, Said
+from workers.messages import Failed, Frame, Open, PipelineMessage, Said, TranscriptEnd, TranscriptMessage
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class CallManager(CallRegistry):
             lambda call: LogLines(call.session, call.reservation.slot, call.log, settings.logging.digits),
         ]
         self._admission = Admission(0)
+        self._last_words = LastWords(is_transcribing=bool(settings.transcribe))
         self._pipeline_loss = ""
 
     def start_accepting(self, slots: int, processing_s: float) -> None:
@@ -161,6 +163,25 @@ class CallManager(CallRegistry):
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
+    def handle_transcript(self, message: TranscriptMessage) -> None:
+        """Handle what the transcriber tells of a call, which may be over."""
+        call = self._calls.get(message.slot)
+        if call is None or call.reservation.epoch != message.epoch:
+            call = self._last_words.find(message.epoch)
+        if call is None:
+            return
+        try:
+            call.handle_transcript(message)
+        except Exception:
+            call.log.exception("internal error, words of this call are lost")
+        if isinstance(message, TranscriptEnd):
+            self.statistics.frames_unheard += message.missed
+            self._last_words.end(message.epoch)
+
+    def end_words(self) -> None:
+        """Wait no more for the last words of calls that are over."""
+        self._last_words.end_all()
+
     def on_pipeline_lost(self, reason: str) -> None:
         self._pipeline_loss = reason
         self._end_all(EndReason.WORKER_LOST, reason)
@@ -243,6 +264,7 @@ class CallManager(CallRegistry):
         """Free the slot of a stream that has ended; give it to the one that stands by, or to whoever waits."""
         self._remove(call)
         self._admission.release(call.reservation)
+        self._last_words.wait(call)
         standby = self._standby(call)
         if standby and end.reason in LINE_ENDS and not call.session.record.over:
             self._open(call.session.record.call_sid, standby.request, standby.token)

@@ -52,6 +52,11 @@ class DigitMask:
             return []
         return [*self.flush(), word]
 
+    @property
+    def holds(self) -> bool:
+        """Whether words wait until it is known what they belong to."""
+        return bool(self._held)
+
     def check(self, now_s: float) -> list[Word]:
         """Return the words of a run that has ended because none has followed."""
         return self.flush() if self._digits and now_s >= self._last_s + HOLD_S else []

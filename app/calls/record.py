@@ -1,10 +1,11 @@
-"""The record of a call: who ended it and why, Moshi's words, how long each stage took."""
+"""The record of a call: who ended it and why, the words of both sides, how long each stage took."""
 
 from collections import Counter, deque
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from app.calls.transcript import Speaker, Word
 from app.calls.transfer import Transfer
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
@@ -137,7 +138,8 @@ class CallRecord:
     duration_s: int | None = None
     stream_error: str = ""
     error_code: int | None = None
-    text: list[tuple[float, str]] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    """What both sides said, masked, in the order in which it became known; times since `reserved_s`."""
     counts: Counter[str] = field(default_factory=Counter)
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
@@ -208,8 +210,6 @@ class CallRecord:
         self.counts["frames_dropped"] += frame.dropped
         self.counts["overruns"] += any(span.ended_s - span.started_s > FRAME_S for span in frame.spans)
         self.spans.append(frame.spans)
-        if frame.text:
-            self.text.append((now, frame.text))
 
     def on_sentence_said(self, whole: bool) -> None:
         self.counts["sentences_said"] += whole
@@ -217,7 +217,7 @@ class CallRecord:
 
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
-        copies = {name: copy(getattr(self, name)) for name in ("text", "counts", "keys_s", "latencies_s", "spans")}
+        copies = {name: copy(getattr(self, name)) for name in ("words", "counts", "keys_s", "latencies_s", "spans")}
         streams, transfers = [replace(one) for one in self.streams], [replace(one) for one in self.transfers]
         return replace(self, **copies, streams=streams, transfers=transfers)
 
@@ -242,7 +242,8 @@ class CallRecord:
 
     @property
     def transcript(self) -> str:
-        return "".join(piece for _, piece in self.text).strip()
+        """What Moshi said."""
+        return " ".join(word.text for word in self.words if word.speaker is Speaker.MOSHI)
 
     def summary(self) -> dict[str, object]:
         """Return what a list of calls shows."""
@@ -254,7 +255,7 @@ class CallRecord:
         return {
             **self._facts(),
             "transcript": self.transcript,
-            "text": [(self._relative(moment), piece) for moment, piece in self.text],
+            "words": [word.as_json() for word in self.words],
             "spans": [
                 [(span.stage, self._relative(span.started_s), self._relative(span.ended_s)) for span in spans]
                 for spans in self.spans

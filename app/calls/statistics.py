@@ -9,6 +9,7 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import EndReason
 from app.calls.session import CallSession, CallState, End
+from app.calls.transcript import Speaker, Word
 from workers.histogram import Histogram
 from workers.messages import Frame, Stage
 
@@ -49,6 +50,9 @@ class Statistics:
         self.ends: Counter[EndReason] = Counter()
         """Calls by why their first stream ended."""
         self.stream_ends: Counter[EndReason] = Counter()
+        self.words: Counter[Speaker] = Counter()
+        self.frames_unheard = 0
+        """Frames of callers that the transcriber has dropped."""
         self.counts: Counter[str] = Counter()
         """What the streams that have ended counted, by name."""
         self.processing_s = 0.0
@@ -90,6 +94,9 @@ class StreamStatistics(CallObserver):
         answers = frame.seq >= self._session.record.greeting_frames  # a greeting answers nothing
         if frame.pcm is not None and answers and self._session.state is CallState.LIVE:
             self._histograms.buffered.add(self._session.leg.buffered_s(now))
+
+    def on_word(self, word: Word, now: float) -> None:
+        self._statistics.words[word.speaker] += 1
 
     def on_end(self, end: End, now: float) -> None:
         stream = self._session.stream

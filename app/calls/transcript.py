@@ -33,6 +33,9 @@ class Word:
     def replaced(self, text: str) -> "Word":
         return replace(self, text=text)
 
+    def as_json(self) -> tuple[str, str, float, float]:
+        return self.speaker, self.text, round(self.start_s, 3), round(self.stop_s, 3)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

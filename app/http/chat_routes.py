@@ -66,7 +66,7 @@ def build_chat_router(
         if query.persona and not manager.knows_persona(query.persona):
             raise HTTPException(400, "persona: there is none of that name")
         call_sid = CallSid(f"chat-{secrets.token_hex(16)}")
-        async with manager.events.subscribe(call_sid) as texts:
+        async with manager.events.subscribe(call_sid, pieces=True) as texts:
             call = _open(manager, call_router, call_sid, query)
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = _metadata(settings, call, query)

@@ -1,5 +1,6 @@
 """The parts of a service as its settings ask for them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from app.config import EngineKind, RecordCalls, Settings
@@ -8,6 +9,9 @@ from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.webhooks.actions import Action
+from app.telemetry.webhooks.sender import WebhookSender
+from app.twilio.events import CallSid
 from workers.logging import hiding
 from workers.messages import Stage, WorkerConfig
 from workers.processors import usable_processors
@@ -59,6 +63,12 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
     service = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
     return CallTraces(settings.traces.endpoint, settings.traces.header_fields, service, hiding(settings.secrets))
+
+
+def open_webhooks(settings: Settings, act: Callable[[CallSid, Action], None]) -> WebhookSender | None:
+    """Return what posts events to WEBHOOK_URL, None if that is empty; `act` carries out what the answers ask for."""
+    url = settings.webhook.url
+    return WebhookSender(url, settings.webhook.secret, act) if url else None
 
 
 def model_name(settings: Settings) -> str:

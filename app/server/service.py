@@ -20,20 +20,31 @@ from app.calls.router import CallRouter
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import model_name, open_call_log, open_recordings, open_traces, worker_config
+from app.server.assembly import (
+    model_name,
+    open_call_log,
+    open_recordings,
+    open_traces,
+    open_webhooks,
+    worker_config,
+)
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.signals import handle_stop_signals
 from app.server.transfers import CarrierRest, Transfers
+from app.server.webhook_actions import carry_out
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
+from app.telemetry.webhooks.actions import Action
+from app.telemetry.webhooks.observer import WebhookObserver
+from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import PipelineMessage, Progress, PromptMessage, Slot
+from workers.messages import PipelineMessage, Progress, PromptMessage, Slot, TranscriptMessage
 from workers.supervisor import Supervisor, WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -55,16 +66,19 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
+        self._log_digits = settings.logging.digits
         self.supervisor = Supervisor(
             worker_config(settings),
             self._on_message,
             self._on_pipeline_lost,
             on_progress,
             on_prompt=self._on_prompt,
+            on_transcript=self._on_transcript,
         )
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
+        self._webhooks = open_webhooks(settings, self._act)
         self._personas = ServicePersonas(settings, self.supervisor.send)
         self.manager = CallManager(
             settings, self.supervisor.send, self._can_serve, [*self._observers()], self._personas.choose
@@ -96,6 +110,9 @@ class Service:
         """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
+            webhooks = (
+                [background.start("the webhooks", partial(endless, self._webhooks.run))] if self._webhooks else []
+            )
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
@@ -115,6 +132,8 @@ class Service:
                     await asyncio.wait({serving})
                     for ending in (service_tasks, own, [supervising]):
                         await cancel(*ending)
+                    self.manager.end_words()
+                    await cancel(*webhooks)
         if background.failure:
             raise background.failure
 
@@ -123,7 +142,9 @@ class Service:
         yield self._record
         for sink in (self._call_log, self._traces):
             if sink:
-                yield partial(_observe_record, sink.add)
+                yield partial(_observe_record, sink.add, sink is self._call_log)
+        if self._webhooks:
+            yield self._observe_for_webhooks
         if self._recordings and self._call_log:
             self._recordings.on_late_fault = self._call_log.add
 
@@ -132,6 +153,13 @@ class Service:
             return self._recordings.record(call.session, call.request.record, call.reservation.slot)
         record_nothing(call.session, call.request.record)
         return None
+
+    def _observe_for_webhooks(self, call: ActiveCall) -> CallObserver | None:
+        assert self._webhooks
+        return WebhookObserver(call.session, self._webhooks.add, digits=self._log_digits)
+
+    def _act(self, call_sid: CallSid, action: Action) -> None:
+        carry_out(action, call_sid, self.manager, self.transfers)
 
     def _build_app(self, settings: Settings) -> FastAPI:
         call_router = CallRouter(settings, self.public, self.manager, self.call_queue)
@@ -147,6 +175,7 @@ class Service:
             call_log=self._call_log,
             recordings=self._recordings,
             traces=self._traces,
+            webhooks=self._webhooks,
         )
         return build_app(
             settings,
@@ -203,6 +232,10 @@ class Service:
     def _on_message(self, message: PipelineMessage) -> None:
         (self.manager if self.self_tested.is_set() else self._self_test).handle_message(message)
 
+    def _on_transcript(self, message: TranscriptMessage) -> None:
+        if self.self_tested.is_set():
+            self.manager.handle_transcript(message)
+
     def _on_prompt(self, answer: PromptMessage) -> None:
         self._personas.handle_message(answer)
 
@@ -211,5 +244,5 @@ class Service:
         (self.manager if self.self_tested.is_set() else self._self_test).on_pipeline_lost(reason)
 
 
-def _observe_record(add: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, add)
+def _observe_record(add: Callable[[CallRecord, Slot], None], words: bool, call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, add, words=words)

@@ -57,6 +57,7 @@ class Transfers:
         except RestError as error:
             call.session.cancel_transfer(str(error))
             raise TransferRefused(TransferRefusal.NOT_PLACED, str(error)) from error
+        call.on_transferred(transfer)
         return transfer
 
     def start(self, call_sid: CallSid, to: str, by: TransferBy) -> None:

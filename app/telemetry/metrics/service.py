@@ -13,11 +13,13 @@ from app.calls.record import EndReason
 from app.calls.router import CallRouter, RejectReason
 from app.calls.session import CallState
 from app.calls.statistics import Histograms
+from app.calls.transcript import Speaker
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.webhooks.sender import WebhookSender
 from workers.supervisor import Supervisor, WorkerState
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class MetricSources:
     call_log: CallLogWriter | None
     recordings: RecordingWriter | None
     traces: "CallTraces | None"
+    webhooks: WebhookSender | None
 
     def families(self) -> Iterator[Family]:
         """Yield every metric, as of now."""
@@ -73,6 +76,10 @@ class MetricSources:
             yield counter("recording_faults", help_text, self.recordings.faults)
         if self.traces:
             yield counter("traces_lost", "Spans that the collector did not accept.", self.traces.lost)
+        if self.webhooks:
+            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has taken.", self.webhooks.sent)
+            yield counter("webhook_events_lost", "Events that were given up.", self.webhooks.lost)
+            yield gauge("webhook_events_waiting", "Events that are still to be sent.", self.webhooks.waiting)
 
 
 def _version() -> str:
@@ -98,6 +105,10 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     yield counter("calls_ended", help_text, ends, "reason")
     yield counter("streams_ended", "Media streams that have ended, by reason.", stream_ends, "reason")
     yield from _counted(manager.counts)
+    words = {speaker.value: manager.statistics.words[speaker] for speaker in Speaker}
+    yield counter("words", "Words of the transcripts, by who said them.", words, "speaker")
+    help_text = "Frames of callers that speech-to-text has dropped to catch up; their words are missing."
+    yield counter("transcript_frames_missed", help_text, manager.statistics.frames_unheard)
     yield from _histogram_families(manager.statistics.histograms)
 
 

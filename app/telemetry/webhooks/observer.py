@@ -1,4 +1,4 @@
-"""Makes the events of a call: `call.started`, `moshi.said`, `caller.said`, `call.key`, `call.ended`.
+"""Makes the events: `call.started`, `moshi.said`, `caller.said`, `call.key`, `call.transferred`, `call.ended`.
 
 `number` counts the events of a call from 1. Times are seconds of the call's clock. Digits said in a row are masked, as
 in the transcript.
@@ -13,10 +13,12 @@ from app.calls.observer import CallObserver
 from app.calls.record import EndReason
 from app.calls.session import CallSession, End
 from app.calls.transcript import Speaker, Turn
+from app.calls.transfer import Transfer
+from app.logging import mask_number
 from app.telemetry.webhooks.queue import WebhookEvent
 from app.twilio.events import DtmfPressed, Event, Started
 
-SUMMARY = ("end", "detail", "persona", "recording", "started_s", "ended_s", "streams")
+SUMMARY = ("end", "detail", "persona", "recording", "started_s", "ended_s", "streams", "transfers")
 """What `call.ended` tells of the record, beside who called whom."""
 
 
@@ -25,6 +27,7 @@ class WebhookObserver(CallObserver):
 
     def __init__(self, session: CallSession, add: Callable[[WebhookEvent], None], *, digits: bool) -> None:
         self._record, self._stream, self._add, self._digits = session.record, session.stream, add, digits
+        self._end: End | None = None
 
     def on_event(self, event: Event, now: float) -> None:
         match event:
@@ -34,11 +37,19 @@ class WebhookObserver(CallObserver):
                 self._emit("call.key", now, {"digit": digit[:1] if self._digits else "*"})
 
     def on_turn(self, turn: Turn, now: float) -> None:
-        said: dict[str, object] = {"text": turn.text, "start_s": turn.start_s, "stop_s": turn.stop_s}
+        times_s = {"start_s": round(turn.start_s, 3), "stop_s": round(turn.stop_s, 3)}
+        said: dict[str, object] = {"text": turn.text, **times_s}
         self._emit(f"{turn.speaker}.said", now, said, asks=turn.speaker is Speaker.CALLER)
 
+    def on_transfer(self, transfer: Transfer, now: float) -> None:
+        self._emit("call.transferred", now, {"to": mask_number(transfer.to), "by": transfer.by})
+
     def on_end(self, end: End, now: float) -> None:
-        if end.reason is not EndReason.REPLACED:  # the call goes on
+        self._end = end
+
+    def on_words_end(self, now: float) -> None:
+        """Tell of the end after the caller's last words."""
+        if self._end and self._end.reason is not EndReason.REPLACED:  # the call goes on
             facts = self._record.as_json()
             self._emit("call.ended", now, self._parties() | {name: facts[name] for name in SUMMARY})
 

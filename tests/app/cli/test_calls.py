@@ -74,7 +74,7 @@ def test_the_last_calls_are_a_table_or_json(address: Address) -> None:
 def test_one_call_is_shown_by_the_end_of_its_sid(address: Address) -> None:
     fill(address, entry(ANN), entry(BOB))
     assert ANN in ask("calls", "show", ANN[-6:]).stdout
-    assert json.loads(ask("calls", "show", ANN[-6:], "--json").stdout)["transcript"][0]["text"] == "Hel"
+    assert json.loads(ask("calls", "show", ANN[-6:], "--json").stdout)["transcript"][0]["text"] == "Hello."
 
 
 @pytest.mark.parametrize(("sid", "why"), [("CA", "more than one call"), ("nobody", "no call")])

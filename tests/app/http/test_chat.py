@@ -32,7 +32,7 @@ class Line:
         settings = read_settings(greeting_frames=greeting, twilio_account_sid="AC" + "0" * 32)
         self.manager = CallManager(settings, self.sent.append, lambda: True)
         self.manager.start_accepting(1, processing_s=0.0)
-        self.texts = self.manager.events.subscribe(ANN)
+        self.texts = self.manager.events.subscribe(ANN, pieces=True)
         reservation = self.manager.reserve(ANN, VoiceRequest(chat=True, sampling=(("text_top_k", 9),), seed=5))
         assert reservation is not None
         call = self.manager.claim(reservation.token)

@@ -58,7 +58,7 @@ async def test_calls_are_listed_and_shown_without_a_number_in_full(two_calls: Ad
     assert {call["call_sid"] for call in every.json()} == {ANN, CHAT}
     assert every.json()[0]["caller_masked"] == "…0001"
     assert len(last.json()) == 1
-    assert [piece["text"] for piece in one.json()["transcript"]] == ["Hel", "lo."]
+    assert [word["text"] for word in one.json()["transcript"]] == ["Hello.", "Hi"]
     assert [event["kind"] for event in one.json()["events"]][-1] == "ended"
     assert "+1555" not in every.text + one.text
 
