@@ -14,6 +14,7 @@ from app.config import Settings
 from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
+from app.http.openapi_route import build_openapi_router
 from app.http.operator_auth import OperatorAuth
 from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
 from app.http.page.routes import build_page_router
@@ -65,6 +66,7 @@ def build_app(
         build_page_router(auth),
     ):
         app.include_router(router)
+    app.include_router(build_openapi_router(auth, app.routes))
     return app
 
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
+from app.http import api_schemas as api
 from app.http.json_body import JSON_TYPE
 from app.http.operator_auth import OperatorAuth
 from app.telemetry.call_log import webvtt
@@ -89,21 +90,21 @@ def build_history_router(auth: OperatorAuth, address: Address | None) -> APIRout
     router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
     history = History(address)
 
-    @router.get("")
+    @router.get("", response_model=list[api.KeptCall])
     async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
         return await history.query(lambda database: [call.as_json() for call in database.recent(limit)])
 
-    @router.get("/search")
+    @router.get("/search", response_model=list[api.FoundTurn])
     async def search(
         q: Annotated[str, Query(max_length=MAX_QUERY_LENGTH)], limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50
     ) -> Response:
         return await history.query(lambda database: [turn.as_json() for turn in database.search(q, limit)])
 
-    @router.get("/{sid}")
+    @router.get("/{sid}", response_model=api.WholeKeptCall)
     async def call(sid: Sid) -> Response:
         return await history.query(lambda database: database.find(sid).as_json(whole=True))
 
-    @router.get("/{sid}/transcript.vtt")
+    @router.get("/{sid}/transcript.vtt", responses={200: {"content": {webvtt.MEDIA_TYPE: {}}}})
     async def transcript(sid: Sid) -> Response:
         answer = await history.query(lambda database: database.find(sid), write_vtt, webvtt.MEDIA_TYPE)
         answer.headers["Content-Disposition"] = f'attachment; filename="{sid}.vtt"'
@@ -123,14 +124,14 @@ def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter
             raise HTTPException(404, "no recording of such a call")
         return path
 
-    @router.get("/recording")
+    @router.get("/recording", responses={200: {"content": {"audio/flac": {}, "audio/wav": {}}}})
     async def recording(call_sid: str, name: str = "") -> Response:
         try:
             return await asyncio.to_thread(_response, await find(call_sid, name))
         except FileNotFoundError:  # it was finished just then
             return await asyncio.to_thread(_response, await find(call_sid, name))
 
-    @router.get("/waveform")
+    @router.get("/waveform", response_model=api.Waveform)
     async def waveform(
         call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
     ) -> dict[str, object]:

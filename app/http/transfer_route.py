@@ -6,6 +6,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, HTTPException, Request
 
 from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
+from app.http import api_schemas as api
 from app.http.json_body import read_json_object
 from app.logging import mask_number
 from app.twilio.events import CallSid
@@ -28,7 +29,12 @@ def build_transfer_router(transfer: TransferCall) -> APIRouter:
     """Return the route, for a router that lets in operators alone."""
     router = APIRouter()
 
-    @router.post("/calls/{call_sid}/transfer", status_code=HTTPStatus.ACCEPTED)
+    @router.post(
+        "/calls/{call_sid}/transfer",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=api.TransferAnswer,
+        openapi_extra=api.body_of(api.TransferRequest),
+    )
     async def transfer_call(request: Request, call_sid: CallSid) -> dict[str, object]:
         sent = await read_json_object(request, WANTED, MAX_BYTES, WITHIN_S)
         if sent.keys() - {"to"} or not isinstance(to := sent.get("to", ""), str):

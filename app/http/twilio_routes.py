@@ -37,7 +37,7 @@ MAX_SID_LENGTH = 64
 def build_twilio_router(
     webhooks: "Webhooks", call_router: CallRouter, manager: CallManager, refresh_personas: Callable[[], Awaitable[None]]
 ) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
 
     @router.post(VOICE_PATH)
     async def voice(request: Request) -> Response:
