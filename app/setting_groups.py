@@ -106,6 +106,12 @@ def _off(text: str) -> str:
     return "" if text == "off" else text
 
 
+def _named_checkpoint(spec: str) -> str:
+    if spec.lower() in ("true", "false", "yes", "no", "on", "1", "0"):
+        raise ValueError("must name a checkpoint, such as hf://kyutai/stt-1b-en_fr-mlx, or be off")
+    return spec
+
+
 def _codec(codec: object) -> object:
     if codec == "mimi":
         log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
@@ -233,7 +239,7 @@ class ModelSettings(Group):
 
 
 class TranscriptionSettings(Group):
-    checkpoint: str = setting("TRANSCRIBE", "off")
+    checkpoint: Annotated[str, AfterValidator(_named_checkpoint)] = setting("TRANSCRIBE", "off")
     """writes down what callers say (personal data): hf://kyutai/stt-1b-en_fr-mlx, a folder, synthetic:stt, or off"""
 
     @property

@@ -12,7 +12,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIGHT = {
     *("workers.messages", "workers.pipeline", "workers.processors", "workers.supervisor", "workers.process"),
-    *("workers.liveness", "workers.link", "workers.gc_freeze", "workers.logging", "workers.histogram"),
+    *(
+        "workers.transcription",
+        "workers.liveness",
+        "workers.link",
+        "workers.gc_freeze",
+        "workers.logging",
+        "workers.histogram",
+    ),
 }
 """What the app may import from the workers."""
 PURE = ["app/audio"]
@@ -58,7 +65,7 @@ ONLY_IN = {
     "opentelemetry": {"app/telemetry/traces.py"},
 }
 """Dependencies that only these modules may import."""
-MLX = ("engine", "survey.py", "codec/mlx_step.py", "codec/choose.py")
+MLX = ("engine", "transcriber", "survey.py", "codec/mlx_step.py", "codec/choose.py")
 """Where in `workers` mlx is imported; codec/choose asks for its GPU."""
 MODELS = {"mlx", "moshi_mlx", "rustymimi"}
 LAYERS = ("audio", "twilio", "calls", "telemetry", "simulator", "http", "server", "cli")

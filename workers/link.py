@@ -4,9 +4,9 @@ Nothing here waits. `send` hands over what the socket takes and retains the rest
 when the descriptor is writable and `receive` when it is readable. What is retained is bounded: beyond `BACKLOG`
 messages the oldest audio is dropped, never an `Open`, a `Close` or a `Failed`.
 
-On the wire: a length in four bytes, a kind in one, then the message. `Frame` and `Codes`, of which a call sends 12.5 a
-second and link, are their fields in marshal's format and the bytes of the array, which takes a quarter of the time of
-pickle. All else is pickled; only processes that this service started itself hold the other end.
+On the wire: a length in four bytes, a kind in one, then the message. `Frame`, `Codes` and `Speech`, of which a call
+sends 12.5 a second and link, are their fields in marshal's format and the bytes of the array, which takes a quarter of
+the time of pickle. All else is pickled; only processes that this service started itself hold the other end.
 """
 
 import marshal
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from workers.messages import Codes, Frame, Span, Stage
+from workers.messages import Codes, Frame, Span, Speech, Stage
 
 BACKLOG = 64
 LENGTH = Struct(">I")
 _BUFFER_BYTES = 1 << 18
-_PICKLED, _FRAME, _CODES = b"P", b"F", b"C"
+_PICKLED, _FRAME, _CODES, _SPEECH = b"P", b"F", b"C", b"S"
 _STAGES = tuple(Stage)
 _DTYPES = (np.dtype("<f4"), np.dtype("<i4"))
 
@@ -64,7 +64,7 @@ class Link:
 
     def send(self, message: object) -> None:
         """Raises LinkClosed."""
-        self._unsent.append((serialize(message), isinstance(message, Frame | Codes)))
+        self._unsent.append((serialize(message), isinstance(message, Frame | Codes | Speech)))
         if len(self._unsent) > BACKLOG:
             self._drop_oldest_audio()
         self.flush()
@@ -129,6 +129,9 @@ def serialize(message: object) -> bytes:
         spans = [(_STAGES.index(span.stage), span.started_s, span.ended_s) for span in message.spans]
         named = message.slot, message.epoch, message.seq, message.text, message.dropped, message.tokens
         head = kind + marshal.dumps((dtype, len(data), spans, *named), 2)
+    elif isinstance(message, Speech):
+        data = message.codes.astype("<i4", copy=False).tobytes()
+        head = _SPEECH + marshal.dumps((len(data), message.slot, message.epoch, message.seq), 2)
     else:
         head, data = _PICKLED + pickle.dumps(message, protocol=5), b""
     return b"".join((LENGTH.pack(len(head) + len(data)), head, data))
@@ -138,6 +141,9 @@ def parse(body: memoryview) -> object:
     """Return the message of which this is all but the length."""
     if body[:1] == _PICKLED:
         return pickle.loads(body[1:])  # noqa: S301
+    if body[:1] == _SPEECH:
+        size, slot, epoch, seq = marshal.loads(body[1:])  # noqa: S302
+        return Speech(slot, epoch, seq, np.frombuffer(bytes(body[len(body) - size :]), "<i4"))
     dtype, size, numbered, slot, epoch, seq, text, dropped, tokens = marshal.loads(body[1:])  # noqa: S302
     array: Any = None if dtype < 0 else np.frombuffer(bytes(body[len(body) - size :]), _DTYPES[dtype])
     spans = tuple(Span(_STAGES[number], started_s, ended_s) for number, started_s, ended_s in numbered)

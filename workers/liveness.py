@@ -50,6 +50,8 @@ class Limits:
     idle_s: float = 3.0
     start_s: float = 120.0
     jump_s: float = 0.6
+    beside_s: float = 10.0
+    """The transcriber, without an answer: nobody waits for it."""
 
 
 @dataclass(frozen=True, slots=True)

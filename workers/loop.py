@@ -9,36 +9,43 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
 from workers.messages import (
+    Codes,
     Failed,
+    Frame,
     Message,
     Ping,
     PromptMessage,
     PromptRefused,
-    Said,
+    SpeechMessage,
     Stage,
+    Transcriber,
+    TranscriptMessage,
     WorkerVitals,
 )
 
 log = logging.getLogger(__name__)
 
 
-class FrameProcessor(Protocol):
-    """One stage of the pipeline: frames of all slots in, frames out."""
+StageMessage = Message | SpeechMessage | TranscriptMessage
 
-    def receive(self, message: Message) -> Sequence[Message]:
+
+class FrameProcessor(Protocol):
+    """One stage of the pipeline: frames of all slots in, frames out. What the encoder has for the transcriber too."""
+
+    def receive(self, message: Any) -> Sequence[StageMessage]:
         """Handle a message; return what goes on to the next stage at once."""
 
     def due_s(self) -> float | None:
         """When on the monotonic clock `work` is to be called: 0 for at once, None for not before the next message."""
 
-    def work(self) -> Sequence[Message]:
+    def work(self) -> Sequence[StageMessage]:
         """Do one unit of work, a batch of frames; return what goes on to the next stage."""
 
 
@@ -46,20 +53,26 @@ class ControlClosed(Exception):
     """The supervisor has closed the control link."""
 
 
+def frames_in(messages: Sequence[StageMessage]) -> int:
+    """Return how many of the messages a unit of work has computed, one for each call that it served."""
+    return sum(isinstance(message, Frame | Codes | Failed) for message in messages)
+
+
 @dataclass
 class WorkerLoop:
     """Runs the `stage` called `name` between its neighbours until the supervisor closes the control link.
 
     Messages for a neighbour that has died are lost: the supervisor ends the whole pipeline. `device_bytes` returns what
-    this process holds of a GPU's memory.
+    this process holds of a GPU's memory, `rows_of` how many calls the unit of work served that yielded these messages.
     """
 
-    name: Stage
+    name: Stage | Transcriber
     control: Link
     upstream: Link
     downstream: Link
     stage: FrameProcessor
     device_bytes: Callable[[], int] = lambda: 0
+    rows_of: Callable[[Sequence[StageMessage]], int] = frames_in
     _work_s: Histogram = field(default_factory=Histogram)
     _rows: Histogram = field(default_factory=lambda: Histogram(ROW_BOUNDS))
     _process: psutil.Process = field(default_factory=psutil.Process)
@@ -93,7 +106,7 @@ class WorkerLoop:
     def _work(self) -> None:
         started_s = time.monotonic()
         messages = self.stage.work()
-        if rows := sum(not isinstance(message, Said | PromptMessage) for message in messages):
+        if rows := self.rows_of(messages):
             self._work_s.add(time.monotonic() - started_s)
             self._rows.add(rows)
         self._send(messages)
@@ -122,20 +135,22 @@ class WorkerLoop:
         for message in messages:
             self._send(self._receive(message))
 
-    def _receive(self, message: Message) -> Sequence[Message]:
+    def _receive(self, message: Message | SpeechMessage) -> Sequence[StageMessage]:
         try:
             return self.stage.receive(message)
         except Exception as error:  # ends this call; the messages that came with it belong to others
+            if isinstance(message, SpeechMessage):
+                raise  # no call's end: the transcriber is started again
             if isinstance(message, PromptMessage):
                 log.exception("%s cannot be handled", type(message).__name__)
                 return [PromptRefused(message.key, repr(error))]
             log.exception("slot %d: %s cannot be handled, its call ends", message.slot, type(message).__name__)
-            return [Failed(message.slot, message.epoch, self.name, repr(error), internal=True)]
+            return [Failed(message.slot, message.epoch, Stage(self.name), repr(error), internal=True)]
 
-    def _send(self, messages: Sequence[Message]) -> None:
+    def _send(self, messages: Sequence[StageMessage]) -> None:
         try:
             for message in messages:
-                self.downstream.send(message)
+                (self.control if isinstance(message, SpeechMessage) else self.downstream).send(message)
         except LinkClosed:
             return
         if self.downstream.blocked and self.downstream not in self._selector.get_map():

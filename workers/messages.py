@@ -177,6 +177,69 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Speech:
+    """One frame of the caller's as all codes that Mimi makes of it, int32 (32,): encoder to app to transcriber.
+
+    `seq` is that of the frame. The first one of an epoch begins a call; frames may be missing.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    seq: int
+    codes: CodeArray
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """The caller says no more: their last words are wanted."""
+
+    slot: Slot
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A word that the caller has said, without spaces around it; transcriber to app.
+
+    `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`. The
+    caller's first frame is number `greeting_frames` of the call's `Open`, and begins `takeover_s` after the stream's
+    start: seconds of the stream are `start_s - greeting_frames * FRAME_S + takeover_s`. The word comes about half a
+    second after it was said (the checkpoint's delay), the last ones after the call's `Close`.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    word: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOver:
+    """The caller seems to have said all they wanted, at `at_s` on the same clock: once after one or more words.
+
+    Only checkpoints with heads for it say so; with others a pause has to do.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptEnd:
+    """No more words of a call come; `missed` of its frames were dropped unheard.
+
+    One comes for each call of which anything was heard, after its `Close` or when the transcriber was lost; in the
+    second case the call may go on, and words of it may follow once the transcriber runs again, with another end.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PreparePrompt:
     """Compute the prompt of a persona, so that calls can begin with it: app to encoder to engine.
 
@@ -216,78 +279,15 @@ class DropPrompt:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Speech:
-    """One frame of the caller's as all codes that Mimi makes of it, int32 (32,): encoder to app to transcriber.
-
-    `seq` is that of the frame. The first one of an epoch begins a call; frames may be missing.
-    """
-
-    slot: Slot
-    epoch: Epoch
-    seq: int
-    codes: CodeArray
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechEnded:
-    """The caller says no more: their last words are wanted."""
-
-    slot: Slot
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A word that the caller has said, without spaces around it; transcriber to app.
-
-    `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`: the
-    caller's first frame is number `greeting_frames` of the call's `Open`, so the seconds since they began are
-    `start_s - greeting_frames * FRAME_S`. The word comes about half a second after it was said (the checkpoint's
-    delay), the last ones after the call's `Close`.
-    """
-
-    slot: Slot
-    epoch: Epoch
-    word: str
-    start_s: float
-    stop_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOver:
-    """The caller seems to have said all they wanted, at `at_s` on the same clock: once after one or more words.
-
-    Only checkpoints with heads for it say so; with others a pause has to do.
-    """
-
-    slot: Slot
-    epoch: Epoch
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class TranscriptEnd:
-    """No more words of a call come; `missed` of its frames were dropped unheard.
-
-    One comes for each call of which anything was heard, after its `Close` or when the transcriber was lost; in the
-    second case the call may go on, and words of it may follow once the transcriber runs again, with another end.
-    """
-
-    slot: Slot
-    epoch: Epoch
-    missed: int = 0
-
-
-TranscriptMessage = Heard | TurnOver | TranscriptEnd
-"""From the transcriber to `Supervisor.on_transcript`, in order for each call."""
-SpeechMessage = Speech | SpeechEnded
-"""From the encoder to the transcriber."""
 PipelineMessage = Open | Close | Frame | Codes | Failed | Say | Said
 """Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
 Message = PipelineMessage | PromptMessage
+TranscriptMessage = Heard | TurnOver | TranscriptEnd
+"""From the transcriber to `Supervisor.on_transcript`, in order for each call."""
+SpeechMessage = Speech | SpeechEnded
+"""From the encoder to the transcriber."""
 
 
 # Between the supervisor and one worker, over that worker's control link:
@@ -343,17 +343,25 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots."""
+    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots.
+
+    `speech_to_text` is the folder of the checkpoint for the transcriber.
+    """
 
     mimi: Path | None
     slots: int
+    speech_to_text: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker is warm. `note` says in one line what it runs on."""
+    """The worker is warm. `note` says in one line what it runs on.
+
+    `silence`: the encoder's codes of frames of silence, (n, 32), if the caller's words are wanted.
+    """
 
     note: str
+    silence: CodeArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,4 +393,7 @@ class WorkerVitals:
     dropped: int
 
 
-ControlMessage = WorkerConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals
+ControlMessage = (
+    WorkerConfig | TranscriberConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals | SpeechMessage
+)
+"""The encoder's `SpeechMessage`s take the control link, which the app always reads."""

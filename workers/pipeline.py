@@ -3,9 +3,8 @@
 Every process inherits its control link and both its links when it is started, so no descriptor ever travels between
 processes (macOS may close one in transit). A link lives as long as the pipeline.
 
-A process beside the pipeline, such as a transcriber of the caller's words, would be one more `WorkerProcess`, with a
-task of its own in `Supervisor.run` that starts it again, and a link that `Supervisor.send` fills: `Link` drops the
-oldest audio when it is not read, and nothing here waits for it or ends when it ends.
+A process beside the pipeline is one more `WorkerProcess` with a task of its own in `Supervisor.run` that starts it
+again, such as the transcriber of `workers.transcription`: nothing here waits for it or ends when it ends.
 """
 
 import asyncio
@@ -45,7 +44,9 @@ def ending_calls(on_message: OnMessage) -> OnMessage:
 class Pipeline:
     """Encoder, engine and decoder. `on_message` gets what comes out; `on_control` the processes' control messages."""
 
-    def __init__(self, on_message: OnMessage, on_control: Callable[[WorkerProcess, ControlMessage], None]) -> None:
+    def __init__(
+        self, on_message: OnMessage, on_control: Callable[[WorkerProcess[Stage], ControlMessage], None]
+    ) -> None:
         self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
         self._on_message = ending_calls(on_message)
         self._to_encoder: LoopLink | None = None
@@ -74,7 +75,7 @@ class Pipeline:
         if self._to_encoder:
             self._to_encoder.send(message)
 
-    async def wait_any(self, timeout_s: float) -> WorkerProcess | None:
+    async def wait_any(self, timeout_s: float) -> WorkerProcess[Stage] | None:
         """Return a worker whose process has ended, or None after `timeout_s`."""
         exits = {worker.exit: worker for worker in self.workers.values() if worker.exit}
         done, _ = await asyncio.wait(exits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from workers.link import Link, LinkClosed, pair
-from workers.messages import ControlMessage, Stage, WorkerVitals
+from workers.messages import ControlMessage, Stage, Transcriber, WorkerVitals
+
+Name = TypeVar("Name", bound=Stage | Transcriber)
 
 ALLOWED = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
@@ -28,7 +30,7 @@ ALLOWED_FOR_DOWNLOADS = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_")
 """Hugging Face's settings, its token among them: for the engine, which downloads the checkpoint."""
 
 
-def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(stage: Stage | Transcriber, environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a worker inherits of `environment`: by an allow-list, so that no secret of the service is in it.
 
     Libraries start no threads of their own, and the codec computes in full float32.
@@ -36,7 +38,7 @@ def worker_environment(stage: Stage, environment: Mapping[str, str]) -> dict[str
     prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
     allowed = [name for name in environment if name.upper() in ALLOWED or name.upper().startswith(prefixes)]
     threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    exact = {} if stage is Stage.STEP else {"MLX_ENABLE_TF32": "0"}
+    exact = {"MLX_ENABLE_TF32": "0"} if stage in (Stage.ENCODE, Stage.DECODE) else {}
     return {**{name: environment[name] for name in allowed}, **threads, **exact}
 
 
@@ -85,14 +87,14 @@ class LoopLink:
         self._loop.remove_writer(self._link)
 
 
-class WorkerProcess:
-    """A process that runs `workers.worker`, and the control link to it.
+class WorkerProcess(Generic[Name]):
+    """A process that runs `workers.worker`, and the control link to it; `stage` is its name.
 
     `on_control` gets its control messages, on the event loop that started it. `ready`, `refusal` and `vitals` are set
     by the supervisor.
     """
 
-    def __init__(self, stage: Stage, on_control: Callable[["WorkerProcess", ControlMessage], None]) -> None:
+    def __init__(self, stage: Name, on_control: Callable[["WorkerProcess[Name]", ControlMessage], None]) -> None:
         self.stage = stage
         self.ready = False
         self.refusal: str | None = None

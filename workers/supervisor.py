@@ -12,9 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
+    TRANSCRIBER,
+    CodeArray,
     ControlMessage,
     Message,
     Ping,
@@ -23,14 +26,19 @@ from workers.messages import (
     Progress,
     PromptMessage,
     Ready,
+    Speech,
+    SpeechEnded,
     Stage,
     StartRefused,
+    Transcriber,
+    TranscriberConfig,
     TranscriptMessage,
     WorkerConfig,
     WorkerVitals,
 )
 from workers.pipeline import Pipeline
 from workers.process import WorkerProcess
+from workers.transcription import Transcription
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +56,7 @@ class WorkerRefused(Exception):
 class WorkerState:
     """One worker as metrics show it; `losses` counts how often it ended the pipeline, `hangs` those by a hang."""
 
-    name: Stage
+    name: Stage | Transcriber
     ready: bool
     vitals: WorkerVitals | None
     losses: int
@@ -85,9 +93,11 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
-        self._on_prompt, self._on_transcript = on_prompt, on_transcript
+        self._on_prompt = on_prompt
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
+        self._transcription = Transcription(on_transcript, limits) if config.transcribe else None
+        self._speech_to_text: Path | None = None
         self._liveness = Liveness(0.0, limits)
         self._ready = asyncio.Event()
         self._was_ready = False
@@ -124,21 +134,48 @@ class Supervisor:
 
     @property
     def workers(self) -> list[WorkerState]:
-        return [
+        """The stages, and the transcriber if there is one."""
+        states = [
             WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
             for stage, worker in self._pipeline.workers.items()
         ]
+        beside = self._transcription
+        more = [WorkerState(TRANSCRIBER, beside.ready, beside.vitals, beside.losses, beside.hangs)] if beside else []
+        return states + more
 
     @property
     def dropped(self) -> int:
         """Frames of the app's that found no room on the way to the encoder."""
         return self._dropped + self._pipeline.dropped
 
+    @property
+    def transcription(self) -> Transcription | None:
+        """The transcriber beside the pipeline; None if the callers' words are not wanted."""
+        return self._transcription
+
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
+        if not self._transcription:
+            await self._run()
+            return
+        beside = asyncio.create_task(self._transcribe(self._transcription))
+        try:
+            await self._run()
+        finally:
+            beside.cancel()
+            await asyncio.wait({beside})
+
+    async def _transcribe(self, transcription: Transcription) -> None:
+        """Run the transcriber until cancelled; no error of ours in it ends a call."""
+        try:
+            await transcription.run()
+        except Exception:
+            log.exception("the transcriber cannot be run any more; calls go on without their words")
+
+    async def _run(self) -> None:
         while True:
             pipeline = self._pipeline
             try:
@@ -172,6 +209,8 @@ class Supervisor:
     def _report_loss(self, loss: _Loss) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
+        if self._transcription:
+            self._transcription.end_calls()
         self._losses[loss.stage] += 1
         self._hangs[loss.stage] += loss.hangs
         self._failures += 1
@@ -190,7 +229,7 @@ class Supervisor:
                 if worker.ready:
                     worker.send(Ping())
 
-    def _configure(self, worker: WorkerProcess) -> None:
+    def _configure(self, worker: WorkerProcess[Stage]) -> None:
         worker.send(replace(self._config, stage=worker.stage))
         self._liveness.started(worker.stage, time.monotonic())
 
@@ -201,7 +240,7 @@ class Supervisor:
         else:
             self._on_message(message)
 
-    def _handle_control(self, worker: WorkerProcess, message: ControlMessage) -> None:
+    def _handle_control(self, worker: WorkerProcess[Stage], message: ControlMessage) -> None:
         now = time.monotonic()
         match message:
             case Progress():
@@ -211,9 +250,14 @@ class Supervisor:
             case Prepared():
                 self._liveness.progressed(worker.stage, now)
                 self._configure_codec(message)
-            case Ready(note):
+            case Ready(note, silence):
                 self._liveness.ready(worker.stage, now)
                 self._handle_ready(worker, note, now)
+                if silence is not None:
+                    self._configure_transcriber(silence)
+            case Speech() | SpeechEnded():
+                if self._transcription:
+                    self._transcription.send(message)
             case StartRefused(reason):
                 worker.refusal = reason
             case WorkerVitals():
@@ -227,10 +271,17 @@ class Supervisor:
     def _configure_codec(self, prepared: Prepared) -> None:
         """Configure the workers that wait for it; a later pipeline serves as many slots as the first."""
         self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
+        self._speech_to_text = prepared.speech_to_text
         for stage in (Stage.ENCODE, Stage.DECODE):
             self._configure(self._pipeline.workers[stage])
 
-    def _handle_ready(self, worker: WorkerProcess, note: str, now: float) -> None:
+    def _configure_transcriber(self, silence: CodeArray) -> None:
+        if self._transcription and self._speech_to_text:
+            config = self._config
+            sizes = config.quantize, config.slots
+            self._transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
+
+    def _handle_ready(self, worker: WorkerProcess[Stage], note: str, now: float) -> None:
         worker.ready = True
         log.info("worker %s is ready: %s", worker.stage, note)
         if self._pipeline.ready:

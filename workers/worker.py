@@ -10,22 +10,35 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from workers.checkpoints.files import CheckpointError
-from workers.checkpoints.locate import locate
+from workers.checkpoints.files import CheckpointError, Files, ReportProgress
+from workers.checkpoints.locate import locate, locate_stt
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
 from workers.link import Link, LinkClosed
 from workers.logging import log_uncaught_exceptions, start_process_logging
-from workers.loop import FrameProcessor, WorkerLoop
-from workers.messages import Prepared, Progress, Ready, Slot, Stage, StartRefused, WorkerConfig
+from workers.loop import FrameProcessor, StageMessage, WorkerLoop, frames_in
+from workers.messages import (
+    TRANSCRIBER,
+    Prepared,
+    Progress,
+    Ready,
+    Slot,
+    Stage,
+    StartRefused,
+    Transcriber,
+    TranscriberConfig,
+    WorkerConfig,
+)
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
-Built = tuple[FrameProcessor, str, Callable[[], int]]
-"""A stage, a note on what it runs on, and how many bytes MLX holds for it."""
+NICENESS = 10
+"""The transcriber gives way to the others where processors are short."""
+Built = tuple[FrameProcessor, Ready, Callable[[], int], Callable[[Sequence[StageMessage]], int]]
+"""A stage, what it reports when it is warm, how many bytes MLX holds for it, and the rows of its units of work."""
 
 
 def main(*descriptors: int) -> int:
@@ -36,19 +49,19 @@ def main(*descriptors: int) -> int:
     control, upstream, downstream = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
         config = _wait_for_config(control)
-        start_process_logging(config.stage, "INFO", config.log_format)
+        name: Stage | Transcriber = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
+        start_process_logging(name, "INFO", config.log_format)
         log_uncaught_exceptions()
-        build = _engine if config.stage is Stage.STEP else _codec
-        stage, note, device_bytes = build(config, control)
+        stage, ready, device_bytes, rows_of = _build(config, control)
         freeze_gc()
-        control.send(Ready(note))
+        control.send(ready)
     except (CheckpointError, WeightsError) as error:
         with contextlib.suppress(LinkClosed):
             control.send(StartRefused(str(error)))
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(config.stage, control, upstream, downstream, stage, device_bytes).run()
+    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of).run()
     return 0
 
 
@@ -59,13 +72,28 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _wait_for_config(control: Link) -> WorkerConfig:
+def _wait_for_config(control: Link) -> WorkerConfig | TranscriberConfig:
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.select()
     (config,) = control.receive()
-    assert isinstance(config, WorkerConfig)
+    assert isinstance(config, WorkerConfig | TranscriberConfig)
     return config
+
+
+def _build(config: WorkerConfig | TranscriberConfig, control: Link) -> Built:
+    if isinstance(config, TranscriberConfig):
+        return _transcriber(config, control)
+    return (_engine if config.stage is Stage.STEP else _codec)(config, control)
+
+
+def _transcriber(config: TranscriberConfig, control: Link) -> Built:
+    os.nice(NICENESS)
+    from workers.engine.memory import device_bytes
+    from workers.transcriber.start import start_transcriber
+
+    stage, note = start_transcriber(config, lambda *progress: control.send(Progress(*progress)))
+    return stage, Ready(note), device_bytes, lambda _: stage.batch
 
 
 def _codec(config: WorkerConfig, _: Link) -> Built:
@@ -74,11 +102,21 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
     from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_codec(config), config.greeting_frames), codec_name(config), lambda: 0
+        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
-    return EncoderStage(encoder, silence, spare), codec_name(config), lambda: 0
+    ready = Ready(codec_name(config), silence if config.transcribe else None)
+    return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
+
+
+def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
+    """Return the files of the transcriber, which may not download. Raises CheckpointError if it could not load them."""
+    from workers.transcriber.config import speech_config
+
+    files = locate_stt(config.transcribe, config.cache, progress, config.quantize)
+    speech_config(files)
+    return files
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
@@ -91,20 +129,22 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     files = None
     if not (loopback and config.codec == "loopback"):
         files = locate(config.checkpoint, config.cache, progress, config.quantize, config.lora)
+    speech = _locate_speech(config, progress) if config.transcribe and files else None
+    folder = speech.model.parent if speech else None
     mimi, slots = files.mimi if files else None, config.slots or (LOOPBACK_SLOTS if loopback else 0)
     if slots:
-        control.send(Prepared(mimi, slots))  # so that the codec loads meanwhile
+        control.send(Prepared(mimi, slots, speech_to_text=folder))  # so that the codec loads meanwhile
     if loopback:
-        return EngineStage(LoopbackEngine(config.loopback_step_s), None), "loopback", lambda: 0
+        return EngineStage(LoopbackEngine(config.loopback_step_s), None), Ready("loopback"), lambda: 0, frames_in
     from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
     assert files is not None
-    engine, tokenizer, note = start_engine(files, config, progress)
+    engine, tokenizer, note = start_engine(files, config, progress, speech)
     if not slots:
-        control.send(Prepared(mimi, engine.slots))
+        control.send(Prepared(mimi, engine.slots, speech_to_text=folder))
     prompts = prompts_of(engine, tokenizer, files, progress)
-    return EngineStage(engine, tokenizer, prompts=prompts), note, device_bytes
+    return EngineStage(engine, tokenizer, prompts=prompts), Ready(note), device_bytes, frames_in
 
 
 if __name__ == "__main__":

@@ -175,7 +175,6 @@ class CallManager(CallRegistry):
         except Exception:
             call.log.exception("internal error, words of this call are lost")
         if isinstance(message, TranscriptEnd):
-            self.statistics.frames_unheard += message.missed
             self._last_words.end(message.epoch)
 
     def end_words(self) -> None:

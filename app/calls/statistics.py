@@ -51,8 +51,6 @@ class Statistics:
         """Calls by why their first stream ended."""
         self.stream_ends: Counter[EndReason] = Counter()
         self.words: Counter[Speaker] = Counter()
-        self.frames_unheard = 0
-        """Frames of callers that the transcriber has dropped."""
         self.counts: Counter[str] = Counter()
         """What the streams that have ended counted, by name."""
         self.processing_s = 0.0

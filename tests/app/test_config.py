@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from app.config import FIELDS, CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
+from app.server.assembly import worker_config
 
 PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
@@ -23,6 +24,7 @@ def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"max_call_seconds": 9}, "MAX_CALL_SECONDS"),
         ({"greeting_frames": 126}, "GREETING_FRAMES"),
         ({"moshi_quantize": "5"}, "MOSHI_QUANTIZE"),
+        *(({"transcribe": text}, "TRANSCRIBE: must name a checkpoint") for text in ("true", "On", "0")),
         ({"engine": "llama"}, "ENGINE"),
         ({"codec": "mp3"}, "CODEC"),
         ({"codec": "loopback"}, "CODEC=loopback needs ENGINE=loopback"),
@@ -157,6 +159,15 @@ def test_headers_of_traces_are_read_by_name_and_are_secrets() -> None:
     read = read_settings(traces_headers="Authorization=Bearer a=b, X-Org=tenant-one")
     assert read.traces.header_fields == {"Authorization": "Bearer a=b", "X-Org": "tenant-one"}
     assert "Bearer a=b" in read.secrets
+
+
+def test_callers_are_transcribed_only_if_a_checkpoint_is_named_and_never_in_the_line_test() -> None:
+    for off in ("off", ""):
+        assert worker_config(read_settings(transcribe=off)).transcribe == ""
+    assert worker_config(read_settings()).transcribe == ""
+    spec = "hf://kyutai/stt-1b-en_fr-mlx"
+    assert worker_config(read_settings(transcribe=spec)).transcribe == spec
+    assert worker_config(read_settings(transcribe=spec, engine="loopback", codec="loopback")).transcribe == ""
 
 
 def test_the_loopback_engine_has_no_greeting() -> None:

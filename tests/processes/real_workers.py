@@ -8,19 +8,38 @@ from typing import Any
 
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
-from workers.messages import CallPersona, Close, Epoch, Failed, Frame, Open, PipelineMessage, Slot
+from workers.messages import (
+    CallPersona,
+    Close,
+    Epoch,
+    Failed,
+    Frame,
+    Open,
+    PipelineMessage,
+    Slot,
+    TranscriptEnd,
+    TranscriptMessage,
+)
 from workers.supervisor import Supervisor
 
 SLOT = Slot(0)
+IN_STEP = 30
+"""How many frames go to a transcriber between two looks at how far it is; more than twice as many may wait."""
 
 
 class RealWorkers:
     """The real workers, one frame at a time, for a caller in another thread."""
 
-    def __init__(self, supervisor: Supervisor, arrived: "asyncio.Queue[PipelineMessage]") -> None:
-        self._supervisor, self._arrived = supervisor, arrived
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        arrived: "asyncio.Queue[PipelineMessage]",
+        heard: "asyncio.Queue[TranscriptMessage]",
+    ) -> None:
+        self._supervisor, self._arrived, self._heard = supervisor, arrived, heard
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch(0)
+        self._frames = 0
 
     async def open(self, greeting_frames: int = 0, greeting: str = "") -> list[Frame]:
         """Begin a call, with these words if there are any; return the frames of its greeting."""
@@ -31,12 +50,30 @@ class RealWorkers:
     def close(self) -> None:
         self._supervisor.send(Close(SLOT, self._epoch))
 
+    async def transcript(self) -> list[TranscriptMessage]:
+        """Close the call; return what the caller said."""
+        self.close()
+        messages = [await self._heard.get()]
+        while not isinstance(messages[-1], TranscriptEnd):
+            messages.append(await self._heard.get())
+        return messages
+
     def __call__(self, frame: Frame) -> Frame:
         return asyncio.run_coroutine_threadsafe(self._round(frame), self._loop).result()
 
     async def _round(self, frame: Frame) -> Frame:
+        self._frames += 1
+        if self._frames % IN_STEP == 0:
+            await self._caught_up(self._frames - IN_STEP)
         self._supervisor.send(Frame(SLOT, self._epoch, frame.seq, frame.pcm))
         return await self._next_frame()
+
+    async def _caught_up(self, frames: int) -> None:
+        """Wait for the transcriber, if there is one, to have stepped so many frames: virtual time runs ahead of it."""
+        while beside := self._supervisor.transcription:
+            if beside.vitals and beside.vitals.rows.total >= frames:
+                return
+            await asyncio.sleep(0.02)
 
     async def _next_frame(self) -> Frame:
         while True:
@@ -48,19 +85,23 @@ class RealWorkers:
 
 @asynccontextmanager
 async def real_workers(
-    checkpoint: str, codec: CodecKind, cache: Path, greeting_frames: int = 0, lora: str = ""
+    checkpoint: str, codec: CodecKind, cache: Path, greeting_frames: int = 0, lora: str = "", transcribe: str = "off"
 ) -> AsyncIterator[RealWorkers]:
-    """Run a codec and an engine of their own for a while."""
+    """Run a codec and an engine of their own for a while, and if asked a transcriber."""
     model = {"moshi_checkpoint": checkpoint, "moshi_lora": lora, "cache_dir": cache, "codec": codec}
-    settings = read_settings(**model, greeting_frames=greeting_frames)
+    settings = read_settings(**model, greeting_frames=greeting_frames, transcribe=transcribe)
     arrived: asyncio.Queue[Any] = asyncio.Queue()
-    supervisor = Supervisor(worker_config(settings), arrived.put_nowait, lambda _: None, lambda _: None)
+    heard: asyncio.Queue[TranscriptMessage] = asyncio.Queue()
+    listeners = arrived.put_nowait, lambda _: None, lambda _: None
+    supervisor = Supervisor(worker_config(settings), *listeners, on_transcript=heard.put_nowait)
     running = asyncio.create_task(supervisor.run())
     try:
         await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        yield RealWorkers(supervisor, arrived)
+        if supervisor.transcription:
+            await supervisor.transcription.wait_ready()
+        yield RealWorkers(supervisor, arrived, heard)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

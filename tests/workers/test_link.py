@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.link import BACKLOG, Link, LinkClosed, pair
-from workers.messages import Close, Codes, Epoch, Failed, Frame, Open, PipelineMessage, Slot, Stage
+from workers.messages import (
+    Close,
+    Codes,
+    Epoch,
+    Failed,
+    Frame,
+    Open,
+    PipelineMessage,
+    Slot,
+    Speech,
+    SpeechEnded,
+    Stage,
+)
 
 MANY_READS = 2_000
 
@@ -119,6 +131,19 @@ def test_only_audio_is_ever_dropped_and_the_rest_keeps_its_order(sent: list[Pipe
     assert len(arrived) == len(sent) - links.left.dropped
     remaining: Iterator[object] = iter(sent)
     assert all(message in remaining for message in arrived), "what arrives keeps its order"
+
+
+def test_speech_arrives_as_it_was_and_gives_way_like_other_audio(narrow: Pair) -> None:
+    codes = np.arange(32, dtype=np.int32)
+    for seq in range(3 * BACKLOG):
+        narrow.left.send(Speech(Slot(2), Epoch(7), seq, codes))
+    narrow.left.send(SpeechEnded(Slot(2), Epoch(7)))
+    *came, end = everything(narrow)
+    assert end == SpeechEnded(Slot(2), Epoch(7))
+    assert narrow.left.dropped == 3 * BACKLOG - len(came) > 0
+    newest = came[-1]
+    assert isinstance(newest, Speech)
+    assert (newest.slot, newest.epoch, newest.seq, newest.codes.tolist()) == (2, 7, 3 * BACKLOG - 1, codes.tolist())
 
 
 def test_half_a_message_and_then_the_end_is_the_end() -> None:

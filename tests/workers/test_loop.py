@@ -4,7 +4,7 @@ import pytest
 
 from tests.workers.config import LOOPBACK
 from workers.link import BACKLOG, Link, pair
-from workers.loop import WorkerLoop
+from workers.loop import StageMessage, WorkerLoop
 from workers.messages import (
     Close,
     Codes,
@@ -18,6 +18,7 @@ from workers.messages import (
     PromptRefused,
     Said,
     Slot,
+    SpeechEnded,
     Stage,
     WorkerVitals,
 )
@@ -34,6 +35,8 @@ def audio(seq: int, text: str = "") -> Codes:
 
 
 CLOSED = Close(Slot(0), Epoch(1))
+ENDED = SpeechEnded(Slot(7), Epoch(1))
+"""What `Conveyor` has for the transcriber when a message of this slot comes."""
 SAID = Said(Slot(0), Epoch(1), 1, whole=True)
 LAST = audio(99, " word")
 
@@ -47,13 +50,13 @@ class Conveyor:
     def due_s(self) -> float | None:
         return 0.0 if self.belt else None
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[StageMessage]:
         if isinstance(message, PromptMessage):
             raise KeyError(message.key)
         if message.slot == POISON:
             raise KeyError(message.slot)
         if not isinstance(message, Codes):
-            return [message]
+            return [message, *([ENDED] if message.slot == ENDED.slot else [])]
         self.belt.append(message)
         return []
 
@@ -120,6 +123,12 @@ def test_whatever_has_arrived_is_read_between_two_units_of_work(bench: Bench) ->
     assert (vitals.work_s.count, vitals.rows.total, vitals.dropped) == (3, 3, 0)
     assert vitals.memory_bytes > 1 << 20
     assert vitals.cpu_s > 0
+
+
+def test_what_is_for_the_transcriber_goes_to_the_supervisor(bench: Bench) -> None:
+    bench.send(opened(7))
+    assert bench.came() == [opened(7)]
+    assert bench.supervisor.receive() == [ENDED]
 
 
 def test_the_rows_of_a_unit_of_work_are_its_frames(bench: Bench) -> None:

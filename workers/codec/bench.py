@@ -36,7 +36,8 @@ _MIB = 1 << 20
 class Case:
     """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame.
 
-    A frame begins every `every_s` seconds, or as soon as the one before is done.
+    A frame begins every `every_s` seconds, or as soon as the one before is done. An encoder of ours gives so many codes
+    a frame (`codebooks`).
     """
 
     path: str
@@ -46,6 +47,7 @@ class Case:
     frames: int
     mimi: str
     every_s: float = 0.0
+    codebooks: int = CODEBOOKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _codec(case: Case) -> tuple[Callable[[], object], int]:
         inputs = random.integers(0, CODES, (case.rows, CODEBOOKS), np.int32)
     frames = {Slot(row): frame for row, frame in enumerate(inputs)}
     if case.path != "rustymimi":
-        ours = make_codec(stage, library_for(case.path), mimi, case.rows, case.threads)
+        ours = make_codec(stage, library_for(case.path), mimi, case.rows, case.threads, case.codebooks)
         return lambda: ours.run(frames), ours.bytes_per_call
     from workers.codec.rustymimi_codec import RustymimiCodec
 

@@ -5,9 +5,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from workers.codec.codec import Codec, CodecError, Row
 from workers.codec.voice_encoder import VoiceEncoder
 from workers.messages import (
+    CODEBOOKS,
+    SPEECH_CODEBOOKS,
     Close,
     Codes,
     DropPrompt,
@@ -16,12 +20,14 @@ from workers.messages import (
     Frame,
     Message,
     Open,
-    PipelineMessage,
     PreparePrompt,
     PromptMessage,
     Said,
     Slot,
     Span,
+    Speech,
+    SpeechEnded,
+    SpeechMessage,
     Stage,
 )
 from workers.scheduler import BatchScheduler
@@ -33,6 +39,8 @@ SILENT_FRAMES = 25
 PATIENCE_S = 0.003
 """How long a frame waits for those of other calls: they come within a moment, or much later."""
 Audio = Frame | Codes
+Onward = Message | SpeechMessage
+"""What goes on to the next stage, or to the transcriber."""
 
 
 class CodecStage:
@@ -50,7 +58,7 @@ class CodecStage:
     def due_s(self) -> float | None:
         return self._scheduler.due_s([slot for slot, frames in self._waiting.items() if frames])
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         if isinstance(message, PromptMessage):
             return [message]
         is_on = self._epochs.get(message.slot) == message.epoch
@@ -68,22 +76,23 @@ class CodecStage:
                 self._close(slot)
         return [message]
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames}
         audio = {slot: _audio_of(message) for slot, message in batch.items()}
         started_s = self._clock()
         results = self._codec.run({slot: frame for slot, frame in audio.items() if frame is not None})
         span = Span(self.stage, started_s, self._clock())
-        return [self._outcome(message, results.get(slot), span) for slot, message in batch.items()]
+        outcomes = (self._outcome(message, results.get(slot), span) for slot, message in batch.items())
+        return [message for outcome in outcomes for message in outcome]
 
     def _wait(self, message: Audio) -> None:
         self._waiting[message.slot].append(message)
 
-    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> PipelineMessage:
+    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> list[Onward]:
         if isinstance(result, CodecError):
             self._close(of.slot)
-            return Failed(of.slot, of.epoch, self.stage, str(result))
-        return self.result(of.slot, of.epoch, of.seq, result, of.text, of.dropped, (*of.spans, span), of.tokens)
+            return [Failed(of.slot, of.epoch, self.stage, str(result))]
+        return [self.result(of.slot, of.epoch, of.seq, result, of.text, of.dropped, (*of.spans, span), of.tokens)]
 
     def _close(self, slot: Slot) -> None:
         del self._epochs[slot], self._waiting[slot]
@@ -92,7 +101,10 @@ class CodecStage:
 
 
 class EncoderStage(CodecStage):
-    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted."""
+    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted.
+
+    An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
+    """
 
     stage, result = Stage.ENCODE, Codes
 
@@ -102,7 +114,7 @@ class EncoderStage(CodecStage):
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
         super().__init__(encoder, 1, clock)
-        self._silence = silence
+        self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
         self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
 
     def due_s(self) -> float | None:
@@ -110,21 +122,28 @@ class EncoderStage(CodecStage):
             return super().due_s()
         return 0.0 if self._voices and (self._voice_due or not self._epochs) else None
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         match message:
             case Open():
                 frames = None if message.persona.greeting else message.greeting_frames
                 message = replace(message, silence=self._silence[:frames])
             case PreparePrompt() if message.pcm is not None:
-                return self._voices.add(message)
+                return [*self._voices.add(message)]
             case DropPrompt(key):
                 self._voices.drop(key)
-        return super().receive(message)
+        ended = [SpeechEnded(message.slot, message.epoch)] if self._transcribes and isinstance(message, Close) else []
+        return [*ended, *super().receive(message)]
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         """Encode a batch of the callers' frames, or if none waits a frame of a voice: one after each batch."""
         self._voice_due = any(self._waiting.values())
-        return super().work() if self._voice_due else self._voices.work()
+        return super().work() if self._voice_due else [*self._voices.work()]
+
+    def _outcome(self, of: Audio, result: Row | CodecError | None, span: Span) -> list[Onward]:
+        if not isinstance(result, np.ndarray) or not self._transcribes:
+            return super()._outcome(of, result, span)
+        speech = Speech(of.slot, of.epoch, of.seq, result)
+        return [*super()._outcome(of, _for_moshi(result), span), speech]
 
     def _wait(self, message: Audio) -> None:
         for older in self._waiting[message.slot]:
@@ -146,13 +165,13 @@ class DecoderStage(CodecStage):
         self._said: list[tuple[int, Said]] = []
         """What waits until the frame of this `seq` has been decoded."""
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message) -> list[Onward]:
         if isinstance(message, Said) and (frames := self._waiting.get(message.slot)):
             self._said.append((frames[-1].seq, message))
             return []
         return super().receive(message)
 
-    def work(self) -> list[Message]:
+    def work(self) -> list[Onward]:
         messages, waiting, self._said = super().work(), self._said, []
         for seq, said in waiting:
             if self._epochs.get(said.slot) != said.epoch:
@@ -166,3 +185,13 @@ class DecoderStage(CodecStage):
 
 def _audio_of(message: Audio) -> Row | None:
     return message.pcm if isinstance(message, Frame) else message.codes
+
+
+def _is_speech(codes: Row) -> bool:
+    """Whether these are codes for the transcriber, (32,) or (frames, 32)."""
+    return bool(codes.shape[-1] == SPEECH_CODEBOOKS)
+
+
+def _for_moshi(codes: Row) -> Row:
+    """Return the codes that Moshi reads; what is no codes, in the line test, stays as it is."""
+    return codes[..., :CODEBOOKS] if _is_speech(codes) else codes

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from workers.codec.codec import Codec, CodecError, Row
-from workers.messages import FRAME_SAMPLES, Message, PreparePrompt, PromptRefused, Slot
+from workers.messages import CODEBOOKS, FRAME_SAMPLES, Message, PreparePrompt, PromptRefused, Slot
 
 
 class VoiceEncoder:
@@ -46,7 +46,7 @@ class VoiceEncoder:
         self._codes.append(codes)
         if len(self._codes) < len(prompt.pcm):
             return []
-        done = replace(prompt, pcm=None, codes=np.array(self._codes))
+        done = replace(prompt, pcm=None, codes=np.array(self._codes)[:, :CODEBOOKS])
         self._next()
         return [done]
 

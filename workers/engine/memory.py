@@ -13,6 +13,7 @@ from workers.checkpoints.header import TensorInfo
 from workers.codec.choose import library_for
 from workers.engine.checkpoint import GROUP_SIZES
 from workers.engine.config import config_of, model_header, takes_prompts
+from workers.transcriber.config import speech_config, speech_header
 
 MOST_CALLS = 64
 PROMPT_STEPS = 3_000
@@ -25,6 +26,8 @@ _RUSTYMIMI_BYTES_A_CALL = 2 * 345 << 20
 _CODEC_BYTES = (2 * 165 << 20) + (8 << 20)
 _CODEC_BYTES_A_CALL = 16 << 20
 """Our own codec's weights, with the encoder's spare row, and a call's state, both directions."""
+_MORE_CODEBOOKS_BYTES = 24 * 6 << 20
+"""The encoder's codebooks that only the transcriber reads, measured: entries, and what gives the distance to each."""
 _METAL_SHARE = 2 / 3
 """The share of a Mac's memory that its GPU may use where Metal does not say; Metal's own figure is 2/3 or 3/4."""
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 25, 250
@@ -49,7 +52,7 @@ class Plan:
 
     `weights` and `kv_step` (one step of one call in the KV cache) are bytes; `codec` is what computes Mimi: numpy, mlx,
     rustymimi or loopback; `quantised` weights are quantised already. `prompts` are the bytes of the prompts that are
-    kept.
+    kept. The transcriber takes `speech` bytes for its weights and `speech_call` for each call, 0 without one.
     """
 
     weights: int
@@ -59,6 +62,12 @@ class Plan:
     context: int
     quantised: bool = False
     prompts: int = 0
+    speech: int = 0
+    speech_call: int = 0
+
+    @property
+    def transcriber(self) -> int:
+        return self.speech + self.calls * self.speech_call
 
     @property
     def kv_cache(self) -> int:
@@ -72,15 +81,17 @@ class Plan:
             case "rustymimi":
                 return self.calls * _RUSTYMIMI_BYTES_A_CALL + _RUSTYMIMI_BYTES_A_CALL // 2
             case _:
-                return _CODEC_BYTES + self.calls * _CODEC_BYTES_A_CALL
+                more = _MORE_CODEBOOKS_BYTES if self.speech else 0
+                return _CODEC_BYTES + more + self.calls * _CODEC_BYTES_A_CALL
 
     @property
     def on_device(self) -> int:
-        return self.weights + self.kv_cache + self.prompts + (self.codecs if self.codec == "mlx" else 0)
+        codecs = self.codecs if self.codec == "mlx" else 0
+        return self.weights + self.kv_cache + self.prompts + self.transcriber + codecs
 
     def in_ram(self, memory: Memory) -> int:
         if memory.shared:
-            return self.weights + self.kv_cache + self.prompts + self.codecs
+            return self.weights + self.kv_cache + self.prompts + self.transcriber + self.codecs
         return 0 if self.codec == "mlx" else self.codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
@@ -96,6 +107,7 @@ class Plan:
         if self.fits(memory):
             return ""
         prompts = f"prompts {_gib(self.prompts)}, " if self.prompts else ""
+        prompts += f"transcriber {_gib(self.transcriber)}, " if self.speech else ""
         parts = f"weights {_gib(self.weights)}, KV cache {_gib(self.kv_cache)}, {prompts}codec {_gib(self.codecs)}"
         if self.on_device > memory.device:
             needed, present = self.on_device, f"{_gib(memory.device)} GiB are free for the device"
@@ -110,20 +122,44 @@ class Plan:
         ways = [f"set MAX_CALLS={calls}"] if calls else []
         ways += [f"set CONTEXT={longest}"] if longest else []
         ways += [] if self.quantised else ["set MOSHI_QUANTIZE=4"]
+        ways += ["set TRANSCRIBE=off"] if self.speech else []
         return ", or ".join([*ways, "choose a smaller MOSHI_CHECKPOINT"])
 
 
-def plan(files: Files, quantize: int | None, codec: str, calls: int, context: int | None = None) -> Plan:
-    """Return what so many calls on a checkpoint take; `codec` is CODEC. Raises CheckpointError."""
+def plan(
+    files: Files,
+    quantize: int | None,
+    codec: str,
+    calls: int,
+    context: int | None = None,
+    speech: Files | None = None,
+) -> Plan:
+    """Return what so many calls on a checkpoint take, with the speech-to-text `speech`; `codec` is CODEC.
+
+    Raises CheckpointError.
+    """
     tensors, config = model_header(files), config_of(files)
     kv_step = kv_step_bytes(config, tensors["out_norm.weight"].item_bytes)  # of the type that is never quantised
     quantised = any(name.endswith(".scales") for name in tensors)
-    bits = None if quantised else quantize
-    weights = sum(_quantised_bytes(tensor, bits) if bits else tensor.nbytes for tensor in tensors.values())
+    weights = _weight_bytes(tensors, quantize)
     library = codec if codec in ("loopback", "rustymimi") else library_for(codec)
     context = context or int(config.transformer.context)
     prompts = PROMPT_STEPS * kv_step if takes_prompts(files) else 0
-    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None, prompts)
+    sizes = _speech_bytes(speech, quantize) if speech else (0, 0)
+    return Plan(weights, kv_step, library, calls, context, quantised or quantize is not None, prompts, *sizes)
+
+
+def _speech_bytes(files: Files, quantize: int | None) -> tuple[int, int]:
+    """Return the bytes of the transcriber's weights, and of what it keeps of a call."""
+    tensors, config = speech_header(files), speech_config(files).lm
+    kv_step = kv_step_bytes(config, tensors["out_norm.weight"].item_bytes)
+    return _weight_bytes(tensors, quantize), kv_step * int(config.transformer.context)
+
+
+def _weight_bytes(tensors: Mapping[str, TensorInfo], quantize: int | None) -> int:
+    """Return what the weights take in memory; those that are not quantised are quantised to so many bits."""
+    bits = None if any(name.endswith(".scales") for name in tensors) else quantize
+    return sum(_quantised_bytes(tensor, bits) if bits else tensor.nbytes for tensor in tensors.values())
 
 
 def kv_step_bytes(config: LmConfig, item_bytes: int = 2) -> int:

@@ -25,12 +25,15 @@ STEP_SHARE = 0.75
 TIMED_STEPS = 12
 
 
-def start_engine(files: Files, config: WorkerConfig, progress: ReportProgress) -> tuple[Engine, Tokenizer, str]:
+def start_engine(
+    files: Files, config: WorkerConfig, progress: ReportProgress, speech: Files | None = None
+) -> tuple[Engine, Tokenizer, str]:
     """Load, warm up, and return the engine, its tokenizer, and a note on what it runs on.
 
-    Raises CheckpointError; if memory is short, before anything is loaded.
+    Room is left for the transcriber's checkpoint `speech`. Raises CheckpointError; if memory is short, before anything
+    is loaded.
     """
-    slots = fitting_slots(files, config, device_memory())
+    slots = fitting_slots(files, config, device_memory(), speech)
     lm, tokenizer = load(files, config.quantize, progress), Tokenizer(files.tokenizer)
     if (pieces := len(tokenizer.word_parts)) > lm.cfg.text_out_vocab_size:
         wrong = f"{pieces} pieces, more than the model's {lm.cfg.text_out_vocab_size}"
@@ -53,9 +56,9 @@ def prompts_of(engine: Engine, tokenizer: Tokenizer, files: Files, progress: Rep
     return PromptQueue(engine, source.read, progress)
 
 
-def fitting_slots(files: Files, config: WorkerConfig, memory: Memory) -> int:
+def fitting_slots(files: Files, config: WorkerConfig, memory: Memory, speech: Files | None = None) -> int:
     """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
-    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context)
+    wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context, speech)
     if shortage := wanted.shortage(memory):
         raise CheckpointError(shortage)
     if slots := config.slots or wanted.most_calls(memory, AUTO_MEMORY_SHARE):

@@ -48,6 +48,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_personas(settings, survey.get("takes_prompts"))
     yield _device(survey)
     yield _checkpoint(survey, settings)
+    yield _transcriber(survey, settings)
 
 
 def report(settings: Settings) -> int:
@@ -143,6 +144,18 @@ def _checkpoint(survey: dict[str, Any], settings: Settings) -> Finding:
         found = f"{settings.model.checkpoint} is not on this machine yet"
         return note("MOSHI_CHECKPOINT", found, "serve fetches it (q4: 5.2 GB) and shows how far it is")
     return memory_finding(survey)
+
+
+def _transcriber(survey: dict[str, Any], settings: Settings) -> Finding:
+    if not settings.transcribe:
+        return good("TRANSCRIBE", "off: what callers say is not written down")
+    found = survey.get("transcribe", "")
+    if found == "not downloaded":
+        here = f"{settings.transcribe} is not on this machine yet, nor counted above"
+        return note("TRANSCRIBE", here, "serve fetches it (2 GB)")
+    if not found:
+        return note("TRANSCRIBE", f"{settings.transcribe}: not examined, see MOSHI_CHECKPOINT")
+    return good("TRANSCRIBE", f"{settings.transcribe}: what callers say is written down; tell them")
 
 
 def memory_finding(survey: dict[str, Any]) -> Finding:

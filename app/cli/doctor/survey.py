@@ -20,6 +20,7 @@ def survey_checkpoint(settings: Settings) -> dict[str, Any]:
     model = settings.model
     sizes = {"quantize": model.quantize_bits, "slots": settings.calls.slots, "context": model.context}
     names = {"checkpoint": model.checkpoint, "lora": model.lora, "cache": str(model.cache), "codec": model.codec}
+    names["transcribe"] = settings.transcribe
     return _ask({**names, **sizes})
 
 

@@ -65,6 +65,9 @@ class MetricSources:
         yield from _worker_families(self.supervisor.workers)
         help_text = "Frames dropped because the encoder's queue was full."
         yield counter("encoder_queue_frames_dropped", help_text, self.supervisor.dropped)
+        if transcription := self.supervisor.transcription:
+            help_text = "Frames of callers whose words are missing because the transcriber was late or away."
+            yield counter("transcriber_frames_missed", help_text, transcription.missed)
         yield from _process_families(self.supervisor.workers)
         if self.call_log:
             yield gauge("call_log_up", "1 if the call log's database takes records.", not self.call_log.is_away)
@@ -107,8 +110,6 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     yield from _counted(manager.counts)
     words = {speaker.value: manager.statistics.words[speaker] for speaker in Speaker}
     yield counter("words", "Words of the transcripts, by who said them.", words, "speaker")
-    help_text = "Frames of callers that speech-to-text has dropped to catch up; their words are missing."
-    yield counter("transcript_frames_missed", help_text, manager.statistics.frames_unheard)
     yield from _histogram_families(manager.statistics.histograms)
 
 

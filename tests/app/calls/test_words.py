@@ -144,7 +144,7 @@ async def test_the_last_words_after_the_hang_up_are_kept_and_the_record_is_writt
     line.heard("name.", 0.3)
     line.end(missed=3)
     assert [word.text for word in line.front.kept[-1].words] == ["My", "name."]
-    assert (line.record.counts["frames_unheard"], line.front.manager.statistics.frames_unheard) == (3, 3)
+    assert line.record.counts["frames_unheard"] == 3
     line.heard("late", 0.6)
     assert len(line.record.words) == 2, "after the transcript's end nothing is taken"
 

@@ -16,9 +16,9 @@ from workers.codec.codec import CodecError, Row, silence_codes
 from workers.codec.mimi import Mimi
 from workers.codec.numpy_ops import TiledMatrix, has_openblas, plain_matrix
 from workers.codec.numpy_step import NumpyStep
-from workers.codec.stages import EncoderStage
+from workers.codec.stages import EncoderStage, Onward
 from workers.codec.weights import load
-from workers.messages import Codes, Epoch, Frame, Message, Open, PreparePrompt, Slot, Stage
+from workers.messages import Codes, Epoch, Frame, Open, PreparePrompt, Slot, Stage
 
 STEPS = 7
 VOICES = 4
@@ -194,7 +194,7 @@ def test_a_voice_between_batches_of_calls_is_encoded_as_if_alone(mimi: Path, alo
     for slot in frames:
         stage.receive(Open(slot, Epoch(1)))
     stage.receive(PreparePrompt("ada", "", pcm=frames_of(Stage.ENCODE, 2)))
-    done: list[Message] = []
+    done: list[Onward] = []
     for seq in range(STEPS):
         for slot, heard in frames.items():
             stage.receive(Frame(slot, Epoch(1), seq, heard[seq]))

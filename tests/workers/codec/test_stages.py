@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.codec.codec import CodecError, Row
-from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage
+from workers.codec.stages import DECODE_BACKLOG, PATIENCE_S, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
     CallPersona,
     Close,
@@ -26,6 +26,8 @@ from workers.messages import (
     Say,
     Slot,
     Span,
+    Speech,
+    SpeechEnded,
     Stage,
 )
 
@@ -43,6 +45,7 @@ class FakeCodec:
     counts: dict[Slot, int] = field(default_factory=dict)
     now: float = 100.0
     batch_s: float = 0.0
+    codebooks: int = 8
 
     def clock(self) -> float:
         return self.now
@@ -66,7 +69,7 @@ class FakeCodec:
         if frame[0] == BROKEN:
             return CodecError("this call's audio is broken")
         self.counts[slot] += 1
-        return np.full(8, self.counts[slot])
+        return np.full(self.codebooks, self.counts[slot])
 
 
 def spoken(seq: int, slot: Slot = A, epoch: int = 1, value: int | None = None) -> Frame:
@@ -105,23 +108,23 @@ def both(request: pytest.FixtureRequest) -> Both:
     return (*encoder(), spoken) if request.param is Stage.ENCODE else (*decoder(), coded)
 
 
-def receive(stage: CodecStage, *messages: Message) -> list[Message]:
+def receive(stage: CodecStage, *messages: Message) -> list[Onward]:
     return [out for message in messages for out in stage.receive(message)]
 
 
-def work(stage: CodecStage) -> list[Message]:
+def work(stage: CodecStage) -> list[Onward]:
     """Work until nothing is left to do."""
-    done: list[Message] = []
+    done: list[Onward] = []
     while stage.due_s() is not None:
         done += stage.work()
     return done
 
 
-def seqs(messages: Sequence[Message]) -> list[tuple[Slot, int]]:
+def seqs(messages: Sequence[Onward]) -> list[tuple[Slot, int]]:
     return [(message.slot, message.seq) for message in messages if isinstance(message, Frame | Codes)]
 
 
-def values(messages: Sequence[Message]) -> list[int]:
+def values(messages: Sequence[Onward]) -> list[int]:
     """What the codec answered, message by message."""
     answers = [m.codes if isinstance(m, Codes) else m.pcm for m in messages if isinstance(m, Frame | Codes)]
     return [int(answer[0]) for answer in answers if answer is not None]
@@ -265,6 +268,30 @@ def test_while_calls_are_on_one_frame_of_a_voice_is_encoded_after_each_batch() -
         assert seqs(stage.work()) == [(A, seq), (B, seq)], "the callers' frames go on first"
         work(stage)
     assert codec.batches == [batch for n in range(3) for batch in ({A: 7 + n, B: 7 + n}, {SPARE: n})]
+
+
+def test_an_encoder_of_32_codes_sends_eight_to_the_engine_and_all_to_the_transcriber() -> None:
+    codec = FakeCodec(codebooks=32)
+    stage = EncoderStage(codec, np.arange(96, dtype=np.int32).reshape(3, 32), SPARE, codec.clock)
+    (begun,) = receive(stage, opened(greeting_frames=2))
+    assert isinstance(begun, Open)
+    assert begun.silence is not None
+    assert begun.silence.tolist() == [list(range(8)), list(range(32, 40))]
+    receive(stage, spoken(25))
+    codes, speech = work(stage)
+    assert isinstance(codes, Codes)
+    assert isinstance(speech, Speech)
+    assert codes.codes is not None
+    assert (codes.seq, codes.codes.shape) == (25, (8,))
+    assert (speech.slot, speech.epoch, speech.seq, speech.codes.shape) == (A, 1, 25, (32,))
+    assert receive(stage, closed()) == [SpeechEnded(A, Epoch(1)), closed()]
+    receive(stage, opened(epoch=2), spoken(0, epoch=2, value=BROKEN))
+    assert [type(message) for message in work(stage)] == [Failed]
+    receive(stage, prepare())
+    (voice,) = work(stage)
+    assert isinstance(voice, PreparePrompt)
+    assert voice.codes is not None
+    assert voice.codes.shape == (3, 8)
 
 
 def test_voices_wait_for_each_other_and_are_dropped() -> None:

@@ -4,6 +4,7 @@ The mappings have the keys and kinds of values of `mx.device_info()` in MLX 0.32
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -12,10 +13,13 @@ from moshi_mlx.models import Lm, config_v0_1
 
 from tests.workers.conftest import Make
 from tests.workers.engine.small import build
-from workers.checkpoints.files import CheckpointError, files_in
+from workers.checkpoints.files import CheckpointError, files_in, report_nothing
+from workers.checkpoints.locate import locate_stt
 from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
+from workers.engine.kv_cache import KVCache
 from workers.engine.memory import Memory, Plan, kv_step_bytes, memory_of, plan, wired_limit
+from workers.transcriber.checkpoint import load_speech
 
 GIB = 1 << 30
 METAL: dict[str, str | int] = {
@@ -114,6 +118,31 @@ def test_where_the_device_has_no_memory_of_its_own_both_share_it() -> None:
     together = MOSHI_Q4.on_device + MOSHI_Q4.codecs
     assert MOSHI_Q4.fits(Memory(together, together, shared=True))
     assert not MOSHI_Q4.fits(Memory(together, together - 1, shared=True))
+
+
+def test_a_transcriber_counts_with_its_weights_its_calls_and_the_encoders_codebooks() -> None:
+    one = replace(MOSHI_Q4, speech=2 * GIB, speech_call=96 << 20)
+    two = replace(one, calls=2)
+    memory = memory_of(CUDA, 64 * GIB, 64 * GIB)
+    assert one.on_device == MOSHI_Q4.on_device + 2 * GIB + (96 << 20)
+    assert two.on_device - one.on_device == one.kv_cache + (96 << 20)
+    assert one.in_ram(memory) - MOSHI_Q4.in_ram(memory) == 24 * 6 << 20
+    assert one.most_calls(memory) < MOSHI_Q4.most_calls(memory)
+    shortage = replace(one, calls=40).shortage(memory)
+    assert "transcriber 5.8" in shortage
+    assert "set TRANSCRIBE=off" in shortage
+
+
+@pytest.mark.parametrize("quantize", [None, 4, 8])
+def test_a_transcribers_weights_and_kv_cache_take_what_its_files_say(
+    make: Make, tmp_path: Path, quantize: int | None
+) -> None:
+    speech = locate_stt("synthetic:stt:random", tmp_path, report_nothing)
+    plan_of = plan(files_in(make(mx.bfloat16), "here"), quantize, "numpy", 3, speech=speech)
+    lm, _ = load_speech(speech, quantize)
+    assert plan_of.speech == bytes_of(lm)
+    caches = KVCache.allocate(2, 4, 64, mx.bfloat16, 3, 750)
+    assert 3 * plan_of.speech_call == caches.nbytes
 
 
 def test_a_shortage_says_what_would_fit() -> None:

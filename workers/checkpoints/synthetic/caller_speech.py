@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
+from numpy.typing import NDArray
 
 from workers.checkpoints.synthetic.linear_mimi import DCT, HALF
+from workers.checkpoints.synthetic.phrases import read_recording
 from workers.checkpoints.synthetic.tokenizer_file import SPACE
 from workers.checkpoints.synthetic.weights_file import F32
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
@@ -48,17 +48,24 @@ class Utterance:
     def tokens(self, shift: int) -> dict[int, str]:
         """Return the piece that each frame stands for, by its number: "" (the end of padding), then a word's pieces.
 
-        A word begins in the frame of its onset, or in the first one after it that is clear and free.
+        A word begins in the frame of its onset, or in the first one after it that is clear and free; its pieces follow
+        in the next clear frames that are as many in a row. Short words in a row are late by up to three frames.
         """
-        clear = (int(frame) for frame in np.flatnonzero(np.linalg.norm(self.frames(shift), axis=1) >= _CLEAR_LEVEL))
-        tokens, free = {}, [*clear]
+        clear = np.linalg.norm(self.frames(shift), axis=1) >= _CLEAR_LEVEL
+        tokens: dict[int, str] = {}
+        free = 0
         for onset_s, word in self.words:
-            free = [
-                frame for frame in free if frame >= int((onset_s + shift * PACKET_S) * SAMPLE_RATE_HZ) // FRAME_SAMPLES
-            ]
-            for piece in ("", *pieces_of(word)):
-                tokens[free.pop(0)] = piece
+            onset = int((onset_s + shift * PACKET_S) * SAMPLE_RATE_HZ) // FRAME_SAMPLES
+            begin, pieces = _first_run(clear, max(free, onset), 1), pieces_of(word)
+            at = _first_run(clear, begin + 1, len(pieces))
+            tokens |= {begin: "", **dict(enumerate(pieces, at))}
+            free = at + len(pieces)
         return tokens
+
+
+def _first_run(clear: NDArray[np.bool_], begin: int, length: int) -> int:
+    """Return where so many clear frames in a row begin, from `begin` on."""
+    return next(at for at in range(begin, len(clear)) if clear[at : at + length].sum() == length)
 
 
 def pieces_of(word: str) -> list[str]:
@@ -78,6 +85,5 @@ def all_pieces() -> Iterator[str]:
 
 
 def _utterance(name: str, text: str, onsets_ms: list[int]) -> Utterance:
-    samples, rate_hz = soundfile.read(FOLDER / f"{name}.wav", dtype="float32")
-    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)
-    return Utterance(name, pcm, tuple((ms / 1000, word) for ms, word in zip(onsets_ms, text.split(), strict=True)))
+    words = tuple((onset_ms / 1000, word) for onset_ms, word in zip(onsets_ms, text.split(), strict=True))
+    return Utterance(name, read_recording(FOLDER / f"{name}.wav"), words)

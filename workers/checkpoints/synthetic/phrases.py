@@ -51,6 +51,12 @@ def phrases() -> tuple[Phrase, ...]:
     return tuple(_phrase(**entry) for entry in json.loads((FOLDER / "phrases.json").read_text()))
 
 
+def read_recording(path: Path) -> Pcm:
+    """Return a recording at 24 kHz, any number of samples."""
+    samples, rate_hz = soundfile.read(path, dtype="float32")
+    return soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)  # type: ignore[no-any-return]
+
+
 def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
     """Of two words that begin in one frame the second is moved to the next."""
     pcm = _resample(*soundfile.read(FOLDER / f"{name}.wav", dtype="float32"))

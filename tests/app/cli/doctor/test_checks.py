@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from functools import partial
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -45,6 +46,22 @@ def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[st
     finding = _findings(**settings)[subject]
     assert finding.level is Level.PROBLEM
     assert finding.advice or "Set " in finding.found
+
+
+@pytest.mark.slow
+def test_the_transcriber_is_examined_like_the_model(tmp_path: Path) -> None:
+    model = {"engine": EngineKind.MLX, "codec": CodecKind.NUMPY, "moshi_checkpoint": "synthetic:random"}
+
+    def found(transcribe: str) -> dict[str, Finding]:
+        return _findings(**model, cache_dir=tmp_path, transcribe=transcribe)
+
+    assert found("synthetic:stt:random")["TRANSCRIBE"].level is Level.GOOD
+    off = found("off")
+    assert "off" in off["TRANSCRIBE"].found
+    wrong = found("synthetic:script")["MOSHI_CHECKPOINT"]
+    assert wrong.level is Level.PROBLEM
+    assert wrong.found.startswith("TRANSCRIBE: ")
+    assert "holds no speech-to-text; take hf://kyutai/stt-1b-en_fr-mlx" in wrong.found
 
 
 async def test_everything_set_is_good() -> None:

@@ -65,7 +65,7 @@ def test_the_words_of_the_caller_with_their_times_wherever_frames_begin(
         words, turns = written(made("stt"), heard(encoder, begin_ms, [name]))
         assert [word.text for word in words] == entry["text"].split()
         onsets = [(begin_ms + onset_ms) / 1000 for onset_ms in entry["onsets_ms"]]
-        assert [word.start_s for word in words] == pytest.approx(onsets, abs=0.16)
+        assert [word.start_s for word in words] == pytest.approx(onsets, abs=0.24)
         assert all(word.start_s < word.stop_s for word in words)
         assert turns == [pytest.approx((begin_ms + len(recording(name)) / 8) / 1000 + 0.32, abs=0.16)]
 

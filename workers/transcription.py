@@ -1,0 +1,176 @@
+"""Runs the transcriber, the process beside the pipeline, and starts it again alone: no call waits for it.
+
+The encoder sends its codes over its control link, and the app passes them on: the transcriber's links are made anew
+with each process, since no descriptor travels. `Link` drops the oldest frames when the transcriber does not read.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from workers.link import pair
+from workers.liveness import CHECK_EVERY_S, Limits
+from workers.messages import (
+    TRANSCRIBER,
+    ControlMessage,
+    Epoch,
+    Ping,
+    Progress,
+    Ready,
+    Slot,
+    Speech,
+    SpeechEnded,
+    SpeechMessage,
+    StartRefused,
+    Transcriber,
+    TranscriberConfig,
+    TranscriptEnd,
+    TranscriptMessage,
+    WorkerVitals,
+)
+from workers.process import LoopLink, WorkerProcess
+
+log = logging.getLogger(__name__)
+
+PING_EVERY_S = 1.0
+BACK_OFF_S = (1.0, 5.0, 30.0)
+JUMP_S = 2.0
+"""A check that comes so late says nothing: this process itself was stopped."""
+
+
+class Transcription:
+    """`on_transcript` gets what the callers say; one that raises loses that message alone."""
+
+    def __init__(self, on_transcript: Callable[[TranscriptMessage], None], limits: Limits | None = None) -> None:
+        self._on_transcript, self._limits = on_transcript, limits or Limits()
+        self._config: TranscriberConfig | None = None
+        self._configured = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._process: WorkerProcess[Transcriber] | None = None
+        self._links: Sequence[LoopLink] = ()
+        self._calls: set[tuple[Slot, Epoch]] = set()
+        """Of which something went to the transcriber, and whose end has not come."""
+        self._alive_s = 0.0
+        self.losses = self.hangs = 0
+        self.missed = 0
+        """Frames that it did not hear, because it was away or late; those of calls that are on come with their end."""
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def process_id(self) -> int | None:
+        return self._process.process_id if self._process else None
+
+    @property
+    def vitals(self) -> WorkerVitals | None:
+        return self._process.vitals if self._process else None
+
+    async def wait_ready(self) -> None:
+        await self._ready.wait()
+
+    def configure(self, config: TranscriberConfig) -> None:
+        """All that it needs is known; `run` goes on."""
+        self._config = config
+        self._configured.set()
+
+    def send(self, message: SpeechMessage) -> None:
+        """Never waits; while the transcriber is not ready, what the callers say is lost."""
+        speech = isinstance(message, Speech)
+        if not self.ready:
+            self.missed += speech
+            return
+        if speech:
+            self._calls.add((message.slot, message.epoch))
+        self._links[0].send(message)
+
+    def end_calls(self) -> None:
+        """The pipeline is lost: nobody says any more."""
+        for slot, epoch in self._calls:
+            self._links[0].send(SpeechEnded(slot, epoch))
+
+    async def run(self) -> None:
+        """Keep the transcriber running until cancelled, then end it."""
+        await self._configured.wait()
+        failures = 0
+        while True:
+            try:
+                reason = await self._run_process()
+            finally:
+                was_ready = self.ready
+                await self._end_process()
+            failures = 0 if was_ready else failures + 1
+            self.losses += 1
+            log.error("the transcriber %s, it is started again; calls go on without their words", reason)
+            await asyncio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
+
+    async def _run_process(self) -> str:
+        """Run one process; return why it is over."""
+        assert self._config
+        (out, there), (back, here) = pair(), pair()
+        self._links = LoopLink(out, self._handle), LoopLink(here, self._handle)
+        process = self._process = WorkerProcess(TRANSCRIBER, self._handle_control)
+        try:
+            with there, back:
+                await process.start([there, back])
+        except OSError as error:
+            return f"cannot start ({error.strerror})"
+        assert process.exit
+        process.send(self._config)
+        checked_s = self._alive_s = time.monotonic()
+        next_ping_s = 0.0
+        while not process.exit.done():
+            await asyncio.wait({process.exit}, timeout=CHECK_EVERY_S)
+            now = time.monotonic()
+            if now - checked_s > JUMP_S:
+                self._alive_s = now
+            checked_s = now
+            if now - self._alive_s > (self._limits.beside_s if self.ready else self._limits.start_s):
+                self.hangs += 1
+                return "hangs"
+            if self.ready and now >= next_ping_s:
+                next_ping_s = now + PING_EVERY_S
+                process.send(Ping())
+        process.read_control()
+        self._links[1].read()
+        return f"refuses to start ({process.refusal})" if process.refusal else f"is gone ({process.ending})"
+
+    async def _end_process(self) -> None:
+        self._ready.clear()
+        for link in self._links:
+            link.close()
+        self._links = ()
+        if process := self._process:
+            process.close()
+            process.kill()
+            if process.exit:
+                await asyncio.wait({process.exit}, timeout=JUMP_S)
+        for slot, epoch in list(self._calls):
+            self._handle(TranscriptEnd(slot, epoch))
+
+    def _handle(self, message: TranscriptMessage) -> None:
+        if isinstance(message, TranscriptEnd):
+            self._calls.discard((message.slot, message.epoch))
+            self.missed += message.missed
+        try:
+            self._on_transcript(message)
+        except Exception:
+            log.exception("slot %d: %s cannot be handled", message.slot, type(message).__name__)
+
+    def _handle_control(self, process: WorkerProcess[Transcriber], message: ControlMessage) -> None:
+        self._alive_s = time.monotonic()
+        match message:
+            case Progress():
+                pass
+            case Ready(note):
+                log.info("the transcriber is ready: %s", note)
+                process.ready = True
+                self._ready.set()
+            case StartRefused(reason):
+                process.refusal = reason
+            case WorkerVitals():
+                process.vitals = message
+            case _:
+                raise TypeError(f"no message of the transcriber: {message!r}")
