@@ -177,9 +177,9 @@ class CallManager(CallRegistry):
         if isinstance(message, TranscriptEnd):
             self._last_words.end(message.epoch)
 
-    def end_words(self) -> None:
-        """Wait no more for the last words of calls that are over."""
-        self._last_words.end_all()
+    async def finish_words(self, within_s: float) -> None:
+        """Wait for the last words of calls that are over, so long at most."""
+        await self._last_words.finish(within_s)
 
     def on_pipeline_lost(self, reason: str) -> None:
         self._pipeline_loss = reason

@@ -49,6 +49,8 @@ from workers.supervisor import Supervisor, WorkerRefused
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS_WITHIN_S = 3.0
+"""How long the end of the service waits for what callers said last."""
 USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
 """Errors that are no bugs: the message is one line for the person who started the service."""
 
@@ -130,10 +132,9 @@ class Service:
                 finally:
                     self._stop()
                     await asyncio.wait({serving})
-                    for ending in (service_tasks, own, [supervising]):
+                    await self.manager.finish_words(LAST_WORDS_WITHIN_S)
+                    for ending in (service_tasks, own, [supervising], webhooks):
                         await cancel(*ending)
-                    self.manager.end_words()
-                    await cancel(*webhooks)
         if background.failure:
             raise background.failure
 

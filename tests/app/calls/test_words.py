@@ -164,8 +164,19 @@ async def test_at_the_stop_of_the_service_what_is_known_is_kept() -> None:
     line = Line()
     line.heard("four", 0.0)
     line.front.manager.stop()
-    line.front.manager.end_words()
+    await line.front.manager.finish_words(0.0)
     assert [word.text for word in line.front.kept[-1].words] == ["four"]
+
+
+async def test_the_stop_waits_for_words_that_are_on_their_way() -> None:
+    line = Line()
+    line.front.manager.stop()
+    finishing = asyncio.create_task(line.front.manager.finish_words(60.0))
+    await asyncio.sleep(0)
+    line.heard("bye", 0.0)
+    line.end()
+    await finishing
+    assert line.said == [("caller", "bye")]
 
 
 async def test_without_a_transcriber_nothing_is_waited_for() -> None:
