@@ -132,6 +132,7 @@ async def test_the_words_of_both_sides_reach_the_record_in_order() -> None:
     assert line.said == [("caller", "Hello?"), ("moshi", "Moshi"), ("caller", "Hi!")]
     first, third = line.record.words[0], line.record.words[2]
     assert third.start_s - first.start_s == pytest.approx(1.0)
+    assert line.front.manager.statistics.words == {"caller": 2, "moshi": 1}
     assert first.stop_s - first.start_s == pytest.approx(0.25)
     line.call.handle_event(Stopped())
 
