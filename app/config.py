@@ -52,6 +52,8 @@ class Settings(BaseModel):
     personas: groups.PersonaSettings = groups.PersonaSettings()
     callers: groups.CallerSettings = groups.CallerSettings()
     operators: groups.OperatorSettings = groups.OperatorSettings()
+    transfer: groups.TransferSettings = groups.TransferSettings()
+    webhook: groups.WebhookSettings = groups.WebhookSettings()
     chat: groups.ChatSettings = groups.ChatSettings()
     logging: groups.LogSettings = groups.LogSettings()
     call_log: groups.CallLogSettings = groups.CallLogSettings()
@@ -63,6 +65,8 @@ class Settings(BaseModel):
     def _settings_fit_together(self) -> "Settings":
         if self.tunnel.start and self.tunnel.is_named and not self.server.public_url:
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
+        if self.transfer.digit and self.transfer.digit == self.calls.hangup_digit:
+            raise ValueError(f"TRANSFER_DIGIT and HANGUP_DIGIT are both {self.transfer.digit}: one key does one thing")
         if self.twilio.set_number and (missing := self._missing_for_number()):
             raise ValueError(f"SET_NUMBER needs {missing}")
         if self.cluster.nats_url and (missing := ", ".join(n for n in NATS_NEEDS if not self.value(n))):

@@ -1,5 +1,6 @@
 """The settings by subject: each with its name outside, its default and what it means."""
 
+import ipaddress
 import logging
 import re
 from enum import StrEnum
@@ -10,8 +11,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.calls.screening import parse_patterns
+from app.calls.transfer import parse_target
 from app.logging import LogFormat
 from app.server_urls import ServerUrl, parse_servers
+from app.telemetry.webhooks.signature import key_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,15 @@ class WhenBusy(StrEnum):
 class RecordCalls(StrEnum):
     ALL = "all"
     ASKED = "asked"
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def setting(name: str, default: object, secret: bool = False, **limits: Any) -> Any:
@@ -130,8 +142,23 @@ def _codec(codec: object) -> object:
     return codec
 
 
+def _webhook_url(url: str) -> str:
+    parts = urlsplit(url)
+    _ = parts.port  # raises ValueError unless it is one
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    if url and (not is_safe or not parts.hostname or parts.username or parts.fragment):
+        raise ValueError("must be https://host[:port]/path, or http://localhost… for a program on this machine")
+    return url
+
+
+def _webhook_secret(secret: str) -> str:
+    key_of(secret)
+    return _operator_token(secret)
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AuthToken = Annotated[str, AfterValidator(_auth_token)]
+Target = Annotated[str, AfterValidator(parse_target)]
 Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(text)))]
 Temperature = Annotated[float, Field(ge=0, le=5)]
 TextTopK = Annotated[int, Field(ge=1, le=1_000)]
@@ -332,6 +359,28 @@ class OperatorSettings(Group):
     """lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none"""
     refusals_per_minute: int = setting("REFUSALS_PER_MINUTE", 100, ge=1, le=100_000)
     """so many unsigned requests of one address are answered with a reason"""
+
+
+class TransferSettings(Group):
+    to: Target = setting("TRANSFER_TO", "")
+    """to whom calls are transferred: +15551234567 or sip:user@host; empty: nobody, unless the persona says"""
+    allowed: Numbers = setting("TRANSFER_ALLOWED", "")
+    """who else may be named: numbers, addresses or patterns such as +1555*, separated by commas"""
+    digit: str = setting("TRANSFER_DIGIT", "", pattern="^[0-9A-D*#]?$")
+    """the key that has the caller transferred: 0, say"""
+
+
+class WebhookSettings(Group):
+    url: Annotated[str, AfterValidator(_webhook_url)] = setting("WEBHOOK_URL", "")
+    """events of calls are posted here, https://…; empty: none (docs/api.md)"""
+    secret: Annotated[str, AfterValidator(_webhook_secret)] = setting("WEBHOOK_SECRET", "", secret=True)
+    """signs them, as https://www.standardwebhooks.com says: whsec_ and base64, or 16 characters or more"""
+
+    @model_validator(mode="after")
+    def _posts_are_signed(self) -> "WebhookSettings":
+        if self.url and not self.secret:
+            raise ValueError("WEBHOOK_SECRET must be set: the receiver could not know who posts")
+        return self
 
 
 class ChatSettings(Group):

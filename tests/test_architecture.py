@@ -39,6 +39,8 @@ PURE += [
     )
 ]
 PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
+PURE += [f"app/calls/{name}.py" for name in ("masking", "transcript", "transfer", "words")]
+PURE += ["app/telemetry/webhooks/queue.py", "app/telemetry/webhooks/actions.py"]
 PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
 PURE += [f"app/server/remote/{name}.py" for name in ("client", "messages", "pacer", "query", "servers")]
 PURE += [

@@ -76,7 +76,7 @@ class JitterBuffer:
         end = self._position - len(self._waiting) + FRAME_SAMPLES_8K
         return end / RATE_HZ + (self._lateness_s if self._lateness_s < math.inf else now)
 
-    def spoken_s(self, number: int) -> float | None:
+    def spoken_s(self, number: float) -> float | None:
         """Return when on our clock the first sample of frame `number` arrived; if it was late, when it should have."""
         return self.start_s + number * FRAME_S + self._lateness_s if self._lateness_s < math.inf else None
 

@@ -4,8 +4,9 @@ Everything here runs on the event loop and never waits.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 import numpy as np
 
@@ -16,11 +17,27 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import CallSession, Command, End
+from app.calls.session import AskTransfer, CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
+from app.calls.transcript import Side, Word
+from app.calls.transfer import Transfer
+from app.calls.words import Known, StreamWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
-from workers.messages import Close, Frame, Open, PipelineMessage, Resume, Resumed, Said, Say
+from workers.messages import (
+    Close,
+    Frame,
+    Heard,
+    Open,
+    PipelineMessage,
+    Resume,
+    Resumed,
+    Said,
+    Say,
+    TranscriptEnd,
+    TranscriptMessage,
+    TurnOver,
+)
 
 OUTBOX_COMMANDS = 128
 """What may wait for the socket's writer: ten seconds of frames. A socket that lets more wait is given up."""
@@ -84,7 +101,11 @@ class ActiveCall:
     phase_s: Callable[[], float | None]
     release: Callable[["ActiveCall", End], None]
     clock: Callable[[], float]
+    transfer_to: str = ""
+    """Whom the persona has its calls transferred to, "" for TRANSFER_TO."""
+    on_transfer_key: Callable[["ActiveCall"], None] = lambda _: None
     levels: CallLevels = field(default_factory=CallLevels)
+    words: StreamWords = field(default_factory=StreamWords)
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_COMMANDS))
     """What waits for the socket's writer; None: the call is over, close the socket."""
     sounds: asyncio.Event = field(default_factory=asyncio.Event)
@@ -153,6 +174,28 @@ class ActiveCall:
         self.log.warning("goes on at another Moshi server, which remembers nothing of it: %s", reason)
         self.session.record.on_moved(reason, self.clock())
 
+    def on_transferred(self, transfer: Transfer) -> None:
+        """The carrier has agreed to transfer the call."""
+        self._observers.notify("on_transfer", transfer, self.clock())
+
+    def handle_transcript(self, message: TranscriptMessage) -> None:
+        """Handle what the transcriber tells, also after the end. Touches nothing but the words."""
+        match message:
+            case Heard():
+                self._pass_on(self.words.add_heard(self._word(message)))
+            case TurnOver():
+                self._pass_on(self.words.end_turn())
+            case TranscriptEnd(_, _, missed):
+                self.session.record.counts["frames_unheard"] += missed
+                self._pass_on(self.words.flush(Side.CALLER))
+            case _:
+                assert_never(message)
+
+    def end_words(self) -> None:
+        """No more words come after the end of the stream."""
+        self._pass_on(self.words.flush(Side.CALLER))
+        self._observers.notify("on_words_end", self.clock())
+
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""
         self.timer = None
@@ -181,7 +224,8 @@ class ActiveCall:
                     self._open(greeting_frames)
                 case ResumeCall():
                     self._resume(command)
-                case Suspended():
+                case Suspended(_, anew):
+                    self.words = StreamWords() if anew else self.words
                     self._observers.notify("on_suspended", command, now)
                 case GapOver(gap):
                     self._observers.notify("on_resumed", gap, now)
@@ -190,6 +234,8 @@ class ActiveCall:
                 case SentenceSaid(number, _, whole):
                     self._observers.notify("on_said", command, now)
                     self._answer(number, whole)
+                case AskTransfer():
+                    self.on_transfer_key(self)
                 case _ if self.outbox.full():
                     self.end(EndReason.SOCKET_BLOCKED)
                 case _:
@@ -230,11 +276,28 @@ class ActiveCall:
     def _receive(self, event: Event, now: float) -> Sequence[Command]:
         commands = self.session.receive(event, now, self.phase_s() if isinstance(event, Started) else None)
         self._observers.notify("on_event", event, now)
+        if isinstance(event, Started) and self.session.stream.started_s == now:
+            self._pass_on(self.words.start(self.session.record.greeting_frames, self._at_s(now)))
         return commands
 
     def _handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         self._observers.notify("on_frame", frame, now)
+        self._pass_on(self.words.add_frame(frame.seq, frame.text, self._at_s(now)))
         return self.session.handle_frame(frame, now)
+
+    def _word(self, heard: Heard) -> Word:
+        begin_s = self.session.leg.spoken_s(heard.start_s)
+        at_s = self._at_s(self.clock() if begin_s is None else begin_s)
+        return Word(Side.CALLER, heard.word, at_s, at_s + heard.stop_s - heard.start_s)
+
+    def _at_s(self, moment_s: float) -> float:
+        return max(0.0, moment_s - self.session.record.reserved_s)
+
+    def _pass_on(self, known: Iterable[Known]) -> None:
+        for one in known:
+            if isinstance(one, Word):
+                self.session.record.words.append(one)
+            self._observers.notify("on_word" if isinstance(one, Word) else "on_turn", one, self.clock())
 
     def _set_timer(self, now: float) -> None:
         """Have the timer go off in time; one that is early enough stays, since most move later with each frame."""
@@ -267,6 +330,7 @@ class ActiveCall:
             self.send(Close(self.reservation.slot, self.reservation.epoch))
         except Exception:
             self.log.exception("internal error")
+        self._pass_on(self.words.flush(Side.MOSHI))
         self._observers.notify("on_end", end, now)
         self.release(self, end)
 

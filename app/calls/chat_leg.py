@@ -267,6 +267,10 @@ class ChatLeg(Leg):
     def complete_s(self, now: float) -> float:
         return self._inbound.due_s
 
+    def spoken_s(self, frame_s: float) -> float | None:
+        spoken_s = self._inbound.due_s - FRAME_S + frame_s - self._seq * FRAME_S
+        return spoken_s if spoken_s < math.inf else None
+
     def position(self, timestamp_ms: int) -> int:
         return timestamp_ms * SAMPLE_RATE_HZ // 1000
 

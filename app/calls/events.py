@@ -21,6 +21,7 @@ from app.calls.observer import CallObserver
 from app.calls.record import ERRORS, EndReason
 from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
+from app.calls.transcript import Word
 from app.twilio.events import CallSid, DtmfPressed, Event, Media, Started
 from app.twilio.wire import write_message, write_payload
 from workers.messages import GREETING, Frame
@@ -36,8 +37,10 @@ class EventKind(StrEnum):
     """The stream of the call has started; audio flows both ways from now on."""
     AUDIO = "audio"
     """`payload`, mu-law at 8 kHz, as it came from the caller (`direction` "in") or was sent to them ("out")."""
+    WORD = "word"
+    """The `speaker`, "caller" or "moshi", has said `text`, from `start_s` to `stop_s`; digits in a row are masked."""
     TEXT = "text"
-    """A piece of Moshi's `text`; that of a greeting comes while the phone still rings."""
+    """A piece of Moshi's `text` as it comes, digits and all: only for the peer of a chat."""
     SAID = "said"
     """Moshi has said a sentence as told (`id`, `text`); not `whole` if words are missing, or all of them."""
     GREETING_SAID = "greeting_said"
@@ -65,7 +68,7 @@ class CallEvent:
     call_sid: CallSid
     at_s: float
     kind: EventKind
-    fields: Mapping[str, str | int | bytes]
+    fields: Mapping[str, str | int | float | bytes]
 
     def to_json(self) -> str:
         """Return the event as one JSON object; audio is base64."""
@@ -79,8 +82,9 @@ class Subscription:
     An async context manager: leave it to unsubscribe. Made by `Events.subscribe`.
     """
 
-    def __init__(self, events: "Events", call_sid: CallSid | None, audio: bool, room: int) -> None:
-        self.call_sid, self.audio = call_sid, audio
+    def __init__(self, events: "Events", call_sid: CallSid | None, audio: bool, pieces: bool, room: int) -> None:
+        self.call_sid = call_sid
+        self._unwanted = {EventKind.AUDIO: not audio, EventKind.TEXT: not pieces}
         self._events = events
         self._queue: deque[CallEvent] = deque(maxlen=room)
         self._lost = 0
@@ -91,7 +95,9 @@ class Subscription:
         return self.call_sid in (None, call_sid)
 
     def put(self, event: CallEvent) -> None:
-        """Queue an event; without room the oldest one is lost."""
+        """Queue an event if it is of a kind that is wanted; without room the oldest one is lost."""
+        if self._unwanted.get(event.kind):
+            return
         self._lost += len(self._queue) == self._queue.maxlen
         self._queue.append(event)
         self._changed.set()
@@ -129,10 +135,10 @@ class Events:
         self.subscriptions: set[Subscription] = set()
 
     def subscribe(
-        self, call_sid: CallSid | None = None, *, audio: bool = False, room: int = QUEUED_EVENTS
+        self, call_sid: CallSid | None = None, *, audio: bool = False, pieces: bool = False, room: int = QUEUED_EVENTS
     ) -> Subscription:
-        """Subscribe to one call, which need not have rung yet, or to all calls; with their `audio` if wanted."""
-        subscription = Subscription(self, call_sid, audio, room)
+        """Subscribe to one call, which need not have rung yet, or to all; with `AUDIO` and `TEXT` if wanted."""
+        subscription = Subscription(self, call_sid, audio, pieces, room)
         self.subscriptions.add(subscription)
         return subscription
 
@@ -143,8 +149,7 @@ class Events:
     def publish(self, event: CallEvent) -> None:
         """Pass an event on; a subscription to its call alone is finished when the call is over."""
         for subscription in [one for one in self.subscriptions if one.wants(event.call_sid)]:
-            if subscription.audio or event.kind is not EventKind.AUDIO:
-                subscription.put(event)
+            subscription.put(event)
             if event.kind is EventKind.DISCONNECTED and subscription.call_sid:
                 self._finish(subscription)
 
@@ -182,6 +187,11 @@ class EventPublisher(CallObserver):
             self._publish(EventKind.TEXT, now, text=frame.text)
             self._moshi.add_text(now)
 
+    def on_word(self, word: Word, now: float) -> None:
+        if self._events.wanted(self._record.call_sid):
+            times_s = {"start_s": round(word.start_s, 3), "stop_s": round(word.stop_s, 3)}
+            self._publish(EventKind.WORD, now, speaker=word.speaker, text=word.text, **times_s)
+
     def on_said(self, sentence: SentenceSaid, now: float) -> None:
         if sentence.number == GREETING:
             self._publish(EventKind.GREETING_SAID, now, whole=sentence.whole)
@@ -208,5 +218,5 @@ class EventPublisher(CallObserver):
             kind = EventKind.SPEECH_STARTED if started else EventKind.SPEECH_STOPPED
             self._publish(kind, now, speaker=speaker)
 
-    def _publish(self, kind: EventKind, now: float, **fields: str | int | bytes) -> None:
+    def _publish(self, kind: EventKind, now: float, **fields: str | float | bytes) -> None:
         self._events.publish(CallEvent(self._record.call_sid, now - self._record.reserved_s, kind, fields))

@@ -14,7 +14,7 @@ from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.resample import FILTERS_S, Decimator
 from app.calls.limits import CallLimits
 from app.twilio.events import Media
-from workers.messages import Frame, Pcm
+from workers.messages import FRAME_S, Frame, Pcm
 
 FILLED_KEPT = 16
 """Frames filled with silence that may be on their way through the workers."""
@@ -101,6 +101,13 @@ class Leg(ABC):
         """Return when the caller's next frame becomes complete if nothing is late."""
 
     @abstractmethod
+    def spoken_s(self, frame_s: float) -> float | None:
+        """Return when on our clock the caller said what is at `frame_s` of the frames' clock; None if unknown.
+
+        Frame `seq` begins at `seq * FRAME_S`.
+        """
+
+    @abstractmethod
     def position(self, timestamp_ms: int) -> int:
         """Return where on the caller's clock audio begins, in samples at `rate_hz`."""
 
@@ -182,6 +189,9 @@ class PhoneLeg(Leg):
 
     def complete_s(self, now: float) -> float:
         return self.jitter_buffer.complete_s(now)
+
+    def spoken_s(self, frame_s: float) -> float | None:
+        return self.jitter_buffer.spoken_s(frame_s / FRAME_S - self._greeting_frames)
 
     def position(self, timestamp_ms: int) -> int:
         return self.jitter_buffer.position(timestamp_ms)

@@ -24,7 +24,7 @@ class CallLimits:
     """Frames of greeting, and limits in seconds: until the socket opens, of a whole call, of the caller's silence.
 
     `processing_s` is what the workers take for a frame, `jitter_s` by how much that varies. `idle_s` 0 is no limit. The
-    key `hangup_digit` ends the call; "" for none.
+    key `hangup_digit` ends the call, `transfer_digit` has it transferred; "" for none.
     """
 
     greeting_frames: int
@@ -34,6 +34,7 @@ class CallLimits:
     jitter_s: float = FIRST_JITTER_S
     idle_s: float = 0.0
     hangup_digit: str = ""
+    transfer_digit: str = ""
 
     @property
     def takeover_s(self) -> float:

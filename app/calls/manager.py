@@ -13,6 +13,7 @@ from app.calls.admission import TTL_S, Admission, Reservation, new_token
 from app.calls.chat_leg import ChatLeg
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.events import EventPublisher, Events
+from app.calls.last_words import LastWords
 from app.calls.limits import CallLimits
 from app.calls.memories import KEPT_S, Memories
 from app.calls.observer import LogLines
@@ -26,7 +27,7 @@ from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
-from workers.messages import Failed, Frame, Message, PreparePrompt, Resumed, Said
+from workers.messages import Failed, Frame, Message, PreparePrompt, Resumed, Said, TranscriptEnd, TranscriptMessage
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class CallManager(CallRegistry):
         self.sampling: tuple[tuple[str, float], ...] = ()
         """How the workers sample unless a call says otherwise, by name."""
         self.on_slot_free: Callable[[], None] = lambda: None
+        self.on_transfer_key: Callable[[ActiveCall], None] = lambda _: None
         self._settings = settings
         self._send = send
         self._workers_ready = workers_ready
@@ -83,6 +85,7 @@ class CallManager(CallRegistry):
         ]
         self._admission = Admission(0)
         self._pipeline_is_on, self._pipeline_loss = True, ""
+        self._last_words = LastWords(is_transcribing=bool(settings.transcribe))
 
     def start_accepting(self, slots: int, processing_s: float) -> None:
         """Accept up to `slots` calls from now on; the workers take `processing_s` for a frame."""
@@ -209,6 +212,24 @@ class CallManager(CallRegistry):
         waiting = [(since_s, call) for call in self.calls if (since_s := call.session.suspended_since_s) is not None]
         return [call for _, call in sorted(waiting, key=itemgetter(0))]
 
+    def handle_transcript(self, message: TranscriptMessage) -> None:
+        """Handle what the transcriber tells of a call, which may be over."""
+        call = self._calls.get(message.slot)
+        if call is None or call.reservation.epoch != message.epoch:
+            call = self._last_words.find(message.epoch)
+        if call is None:
+            return
+        try:
+            call.handle_transcript(message)
+        except Exception:
+            call.log.exception("internal error, words of this call are lost")
+        if isinstance(message, TranscriptEnd):
+            self._last_words.end(message.epoch)
+
+    async def finish_words(self, within_s: float) -> None:
+        """Wait for the last words of calls that are over, so long at most."""
+        await self._last_words.finish(within_s)
+
     def on_pipeline_lost(self, reason: str) -> None:
         """Let the calls wait for the next pipeline."""
         self._pipeline_is_on, self._pipeline_loss = False, reason
@@ -278,6 +299,8 @@ class CallManager(CallRegistry):
             phase_s=lambda: self.phase_s,
             release=self._release,
             clock=self._clock,
+            transfer_to=self._choose(header.persona, request.called, "").transfer_to,
+            on_transfer_key=lambda call: self.on_transfer_key(call),
         )
         self._add(call)
         if request.persona not in ("", header.persona):
@@ -326,6 +349,7 @@ class CallManager(CallRegistry):
             jitter_s=min(max(FIRST_JITTER_S, self.statistics.jitter_s), MAX_JITTER_S),
             idle_s=calls.idle_seconds,
             hangup_digit=calls.hangup_digit,
+            transfer_digit=self._settings.transfer.digit,
         )
 
     def _release(self, call: ActiveCall, end: End) -> None:
@@ -334,6 +358,7 @@ class CallManager(CallRegistry):
         self._admission.release(call.reservation)
         self._prompts.drop(call.session.record.call_sid)
         self._keep_memory(call, end)
+        self._last_words.wait(call)
         standby = self._standby(call)
         if standby and end.reason in LINE_ENDS and not call.session.record.over:
             self._open(call.session.record.call_sid, standby.request, standby.token)

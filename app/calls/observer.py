@@ -10,14 +10,17 @@ from app.calls.record import ERRORS, CallRecord, Gap
 from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
 from app.calls.suspension import Suspended
+from app.calls.transcript import Turn, Word
+from app.calls.transfer import Transfer
 from app.logging import CallLogger
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
 HOOKS = (
-    *("on_reserved", "on_connected", "on_event", "on_frame", "on_said", "on_sent", "on_suspended", "on_resumed"),
-    "on_end",
+    *("on_reserved", "on_connected", "on_event", "on_frame", "on_word", "on_turn", "on_said", "on_sent"),
+    *("on_suspended", "on_resumed", "on_transfer", "on_words_end", "on_end"),
 )
+"""`on_end` is last: an observer that has failed still gets it."""
 
 
 class CallObserver:
@@ -42,6 +45,12 @@ class CallObserver:
     def on_said(self, sentence: SentenceSaid, now: float) -> None:
         """Moshi has said a sentence as told, or its greeting; the last of its audio may still be on its way."""
 
+    def on_word(self, word: Word, now: float) -> None:
+        """The caller or Moshi has said a word, digits masked; the caller's come about a second later."""
+
+    def on_turn(self, turn: Turn, now: float) -> None:
+        """The caller or Moshi has paused after these words."""
+
     def on_sent(self, command: PlayoutCommand | SendFrame, now: float) -> None:
         """A command has gone to the socket's writer, or a frame to the workers."""
 
@@ -51,8 +60,14 @@ class CallObserver:
     def on_resumed(self, gap: Gap, now: float) -> None:
         """The call goes on after a gap."""
 
+    def on_transfer(self, transfer: Transfer, now: float) -> None:
+        """The carrier is transferring the call: its stream ends soon."""
+
     def on_end(self, end: End, now: float) -> None:
-        """The stream has ended."""
+        """The stream has ended; the caller's last words may still come."""
+
+    def on_words_end(self, now: float) -> None:
+        """After the end: no more words come."""
 
     def on_error(self) -> None:
         """One of the methods above has raised."""
@@ -137,10 +152,16 @@ class LogLines(CallObserver):
 
 
 class RecordObserver(CallObserver):
-    """Passes a call's record to `add` when the call begins, comes back in a new stream, and ends."""
+    """Passes a call's record to `add` when the call begins, comes back in a new stream, and ends.
 
-    def __init__(self, session: CallSession, slot: Slot, add: Callable[[CallRecord, Slot], None]) -> None:
-        self._session, self._slot, self._add = session, slot, add
+    With `words` once more when the caller's last words have come after the end.
+    """
+
+    def __init__(
+        self, session: CallSession, slot: Slot, add: Callable[[CallRecord, Slot], None], *, words: bool = False
+    ) -> None:
+        self._session, self._slot, self._add, self._words = session, slot, add, words
+        self._words_added = 0
 
     def on_reserved(self, now: float) -> None:
         if self._session.stream.number == 1:
@@ -151,4 +172,9 @@ class RecordObserver(CallObserver):
             self._add(self._session.record, self._slot)
 
     def on_end(self, end: End, now: float) -> None:
+        self._words_added = len(self._session.record.words)
         self._add(self._session.record, self._slot)
+
+    def on_words_end(self, now: float) -> None:
+        if self._words and len(self._session.record.words) > self._words_added:
+            self._add(self._session.record, self._slot)

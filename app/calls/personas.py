@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import ErrorDetails
 
 from app.calls.prompts import MOST_PROMPT
+from app.calls.transfer import parse_target
 from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
 from app.twilio.parties import cleaned, name_of
 from workers.messages import CallPersona, PreparePrompt
@@ -90,6 +91,7 @@ class Persona(BaseModel):
     prompt: Annotated[str, Field(max_length=MOST_PROMPT), Stripped, Printable] = ""
     voice: VoiceName = ""
     sampling: PersonaSampling = PersonaSampling()
+    transfer_to: Annotated[str, AfterValidator(parse_target)] = ""
     notes: Annotated[str, Printable] = ""
 
 
@@ -114,12 +116,14 @@ class Personas:
 class Chosen:
     """Who speaks in a call: the persona's name, "" for Moshi as its weights are, and what the engine must know.
 
-    `prompt` is the one-time prompt that the call begins with, None for that of its persona, or for none.
+    `prompt` is the one-time prompt that the call begins with, None for that of its persona, or for none. `transfer_to`
+    is whom its calls are transferred to, "" for TRANSFER_TO.
     """
 
     name: str = ""
     call: CallPersona = field(default_factory=CallPersona)
     prompt: PreparePrompt | None = None
+    transfer_to: str = ""
 
 
 def choose_nobody(name: str, called: str, prompt: str) -> Chosen:

@@ -1,12 +1,15 @@
-"""The record of a call: who ended it and why, Moshi's words, how long each stage took."""
+"""The record of a call: who ended it and why, the words of both sides, how long each stage took."""
 
 from collections import Counter, deque
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from app.calls.transcript import Side, Word
+from app.calls.transfer import Transfer
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
+from app.twilio.parties import mask_number
 from app.twilio.status import Status, StreamStatusCallback
 from workers.messages import FRAME_S, Frame, Span
 
@@ -33,6 +36,7 @@ class EndReason(StrEnum):
     NO_START = "no start message in time"
     NO_SOCKET = "no socket in time"
     WRONG_CALL = "the stream belongs to another call"
+    TRANSFERRED = "the call was transferred"
     HANGUP_KEY = "the caller pressed the key that ends the call"
     OPERATOR = "an operator hung up"
     TIME_LIMIT = "time limit"
@@ -152,7 +156,8 @@ class CallRecord:
     duration_s: int | None = None
     stream_error: str = ""
     error_code: int | None = None
-    text: list[tuple[float, str]] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    """What both sides said, masked, in the order in which it became known; times since `reserved_s`."""
     counts: Counter[str] = field(default_factory=Counter)
     keys_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEYS_KEPT))
     """When the caller pressed keys, the last ones."""
@@ -163,8 +168,11 @@ class CallRecord:
     moves: list[tuple[float, str]] = field(default_factory=list)
     """When the call went on at another Moshi server, which remembers nothing of it, and why."""
     gaps: list[Gap] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
     sentences: int = 0
     """How many Moshi was told to say: the number of the last one."""
+    webhook_events: int = 0
+    """How many were made for WEBHOOK_URL."""
     refused: str = ""
     """Why the call, which had been answered, was last hung up on for want of a slot."""
     over: bool = False
@@ -223,8 +231,6 @@ class CallRecord:
         self.counts["frames_dropped"] += frame.dropped
         self.counts["overruns"] += any(span.ended_s - span.started_s > FRAME_S for span in frame.spans)
         self.spans.append(frame.spans)
-        if frame.text:
-            self.text.append((now, frame.text))
 
     def on_moved(self, reason: str, now: float) -> None:
         self.counts["moves"] += 1
@@ -236,10 +242,11 @@ class CallRecord:
 
     def copy(self) -> "CallRecord":
         """Return the record as it is now, for another thread to read while the call goes on."""
-        names = ("text", "moves", "counts", "keys_s", "latencies_s", "spans")
+        names = ("words", "moves", "counts", "keys_s", "latencies_s", "spans")
         copies = {name: copy(getattr(self, name)) for name in names}
         gaps = [replace(gap) for gap in self.gaps]
-        return replace(self, **copies, streams=[replace(stream) for stream in self.streams], gaps=gaps)
+        streams, transfers = [replace(one) for one in self.streams], [replace(one) for one in self.transfers]
+        return replace(self, **copies, streams=streams, transfers=transfers, gaps=gaps)
 
     def on_gap(self, reason: str, now: float) -> None:
         """Moshi does not hear the caller from now on, unless that was so before."""
@@ -279,7 +286,8 @@ class CallRecord:
 
     @property
     def transcript(self) -> str:
-        return "".join(piece for _, piece in self.text).strip()
+        """What Moshi said."""
+        return " ".join(word.text for word in self.words if word.speaker is Side.MOSHI)
 
     def summary(self) -> dict[str, object]:
         """Return what a list of calls shows."""
@@ -291,7 +299,7 @@ class CallRecord:
         return {
             **self._facts(),
             "transcript": self.transcript,
-            "text": [(self._relative(moment), piece) for moment, piece in self.text],
+            "words": [word.as_json() for word in self.words],
             "spans": [
                 [(span.stage, self._relative(span.started_s), self._relative(span.ended_s)) for span in spans]
                 for spans in self.spans
@@ -305,6 +313,16 @@ class CallRecord:
             "counts": dict(self.counts),
             "moves": [(self._relative(moment), reason) for moment, reason in self.moves],
             "recording": str(self.recording),
+            "transfers": [
+                {
+                    "to": mask_number(one.to),
+                    "by": one.by,
+                    "at_s": self._relative(one.at_s),
+                    "status": one.status,
+                    "duration_s": one.duration_s,
+                }
+                for one in self.transfers
+            ],
             "streams": [
                 {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
             ],

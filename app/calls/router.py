@@ -57,6 +57,10 @@ RINGING, IN_PROGRESS, COMPLETED = "ringing", "in-progress", "completed"
 """`CallStatus` of a webhook: not answered, answered, over."""
 
 
+CONNECTED = ("completed", "answered")
+"""`DialCallStatus` of a transfer to somebody who has answered."""
+
+
 class RejectReason(StrEnum):
     """Why a call was rejected."""
 
@@ -170,6 +174,21 @@ class CallRouter:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", CallState.RESERVED)
         holds = self._manager.holds(form.call_sid)
         return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
+
+    def after_dial(self, form: Form, webhook_token: str = "") -> str:
+        """Answer when a transfer is over: the call ends, or is back because nobody has answered."""
+        return twiml.hangup() if self.on_dialled(form) else self.answer(form, webhook_token)
+
+    def on_dialled(self, form: Form) -> bool:
+        """Record how a transfer ended; return whether somebody has answered."""
+        status = form.fields.get("DialCallStatus", "")[:20]
+        CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
+        record = self._manager.record(form.call_sid)
+        if record and record.transfers:
+            duration = form.fields.get("DialCallDuration", "")
+            record.transfers[-1].status = status
+            record.transfers[-1].duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
+        return status in CONNECTED
 
     def handle_status(self, form: Form) -> None:
         """Record what Twilio says of a call or its stream; end the call if its stream cannot come any more."""

@@ -18,6 +18,9 @@ class Routing(Protocol):
     async def after_stream(self, form: Form, webhook_token: str = "") -> str:
         """Answer when a stream is over."""
 
+    async def after_dial(self, form: Form, webhook_token: str = "") -> str:
+        """Answer when a transfer is over."""
+
     async def handle_status(self, form: Form) -> None:
         """Handle a status callback."""
 
@@ -43,6 +46,9 @@ class LocalRouting:
 
     async def after_stream(self, form: Form, webhook_token: str = "") -> str:
         return self.router.after_stream(form, webhook_token)
+
+    async def after_dial(self, form: Form, webhook_token: str = "") -> str:
+        return self.router.after_dial(form, webhook_token)
 
     async def handle_status(self, form: Form) -> None:
         self.router.handle_status(form)

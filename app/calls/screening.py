@@ -34,7 +34,7 @@ class Screening:
     """Two lists of patterns and a limit of calls per number per hour, 0 for none."""
 
     def __init__(self, allowed: Sequence[str], blocked: Sequence[str], per_hour: int) -> None:
-        self._allowed, self._blocked = _compile(allowed or ["*"]), _compile(blocked)
+        self._allowed, self._blocked = compile_patterns(allowed or ["*"]), compile_patterns(blocked)
         self._per_hour = per_hour
         self._calls_s: OrderedDict[str, deque[float]] = OrderedDict()  # longest ago first
 
@@ -80,6 +80,7 @@ def _parse(part: str) -> str:
     )
 
 
-def _compile(patterns: Sequence[str]) -> re.Pattern[str]:
+def compile_patterns(patterns: Sequence[str]) -> re.Pattern[str]:
+    """Return what matches an address, in small letters, that one of the patterns matches."""
     each = (".*".join(map(re.escape, re.split(r"\*+", pattern))) for pattern in patterns)
     return re.compile("|".join(each) or "(?!)", re.DOTALL)

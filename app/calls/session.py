@@ -30,6 +30,7 @@ from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
+from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said, Slot
 
@@ -46,9 +47,14 @@ class End:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AskTransfer:
+    """The caller has pressed the key that has them transferred."""
+
+
 Notice = SentenceSaid | Suspended | GapOver
 """What is to be passed on to those who watch the call."""
-Command = PlayoutCommand | SendFrame | SaySentence | OpenCall | ResumeCall | Notice | End
+Command = PlayoutCommand | SendFrame | SaySentence | OpenCall | ResumeCall | Notice | AskTransfer | End
 
 
 class CallState(Enum):
@@ -101,13 +107,14 @@ class CallSession:
         self.comes_back = comes_back
         self._suspension = Suspension(limits.greeting_frames, comes_back)
         self._steps = self._left_out = 0
-        self._text_before = len(self.record.text)
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
         self._idle = IdleLimit(limits.idle_s, now)
         self._greeting: list[Frame] = []
         self._has_sounded = False
+        self._transfer: Transfer | None = None
+        """The one that is under way."""
         self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
 
     @property
@@ -148,9 +155,7 @@ class CallSession:
             case Stopped():
                 return self.end(EndReason.CALLER_HUNG_UP, now)
             case DtmfPressed(digit):
-                self.record.on_key(now)
-                self._idle.reset(now)
-                return self.end(EndReason.HANGUP_KEY, now) if digit == self._limits.hangup_digit else []
+                return self._on_key(digit, now)
         return []
 
     def muted(self, frame: Frame) -> Frame:
@@ -223,6 +228,19 @@ class CallSession:
         self._steps, self._left_out = resumed.steps, resumed.left_out
         return [*self._suspension.unread.release(), *self._end_gap(now)]
 
+    def begin_transfer(self, to: str, by: TransferBy, now: float) -> Transfer:
+        """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
+        if self._transfer:
+            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
+        self._transfer = Transfer(to, by, now)
+        self.record.transfers.append(self._transfer)
+        return self._transfer
+
+    def cancel_transfer(self, reason: str) -> None:
+        """The carrier has refused; the call goes on."""
+        if self._transfer:
+            self._transfer.status, self._transfer = reason, None
+
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
         due_s = min(self._deadline_s, self._suspension.until_s, self.leg.audio_due_s())
@@ -265,6 +283,8 @@ class CallSession:
         """End the call, whatever its state; once ended it stays so."""
         if self.state is CallState.ENDED:
             return []
+        if self._transfer and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
+            reason = EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
@@ -294,7 +314,6 @@ class CallSession:
         """Moshi will begin anew with a call that has not heard anything yet."""
         self._greeting.clear()
         self.conversation = Conversation(self.conversation.header)
-        del self.record.text[self._text_before :]
 
     def _cut_sentences(self) -> list[SentenceSaid]:
         """Return what Moshi was to say and will not say whole any more."""
@@ -310,6 +329,13 @@ class CallSession:
         else:
             self.record.on_sentence_said(sentence.whole)
         return sentence
+
+    def _on_key(self, digit: str, now: float) -> Sequence[Command]:
+        self.record.on_key(now)
+        self._idle.reset(now)
+        if digit == self._limits.hangup_digit:
+            return self.end(EndReason.HANGUP_KEY, now)
+        return [AskTransfer()] if digit == self._limits.transfer_digit and not self._transfer else []
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

@@ -9,6 +9,7 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import EndReason, Gap
 from app.calls.session import CallSession, CallState, End
+from app.calls.transcript import Side, Word
 from workers.histogram import Histogram
 from workers.messages import Frame, Stage
 
@@ -52,6 +53,7 @@ class Statistics:
         self.ends: Counter[EndReason] = Counter()
         """Calls by why their first stream ended."""
         self.stream_ends: Counter[EndReason] = Counter()
+        self.words: Counter[Side] = Counter()
         self.counts: Counter[str] = Counter()
         """What the streams that have ended counted, by name."""
         self.processing_s = 0.0
@@ -96,6 +98,9 @@ class StreamStatistics(CallObserver):
 
     def on_resumed(self, gap: Gap, now: float) -> None:
         self._histograms.gap.add(gap.seconds or 0.0)
+
+    def on_word(self, word: Word, now: float) -> None:
+        self._statistics.words[word.speaker] += 1
 
     def on_end(self, end: End, now: float) -> None:
         stream = self._session.stream

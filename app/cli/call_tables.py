@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import pairwise
 
 from rich.box import SIMPLE
 from rich.console import Group
@@ -10,10 +9,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from app.calls.record import Recording
-from app.telemetry.call_log.entry import LATENCIES, OUTBOUND, PROCESSING, CallEntry, StreamEntry, TranscriptPiece
+from app.calls.transcript import Side
+from app.telemetry.call_log.entry import LATENCIES, OUTBOUND, PROCESSING, CallEntry, StreamEntry
+from app.telemetry.call_log.search import FoundTurn
+from app.telemetry.call_log.webvtt import VOICES
 
-PAUSE_S = 1.0
-"""After a pause as long as this the transcript begins a new line."""
 SID_END = 6
 DATE_WIDTH = len("2026-01-31")
 
@@ -36,17 +36,20 @@ def call_page(call: CallEntry) -> Group:
     for name, count in sorted(call.counters.items()):
         counters.add_row(escape(name), str(count))
     events = _grid((clock_of(event.at_s), event.kind, event.detail) for event in call.events)
-    lines = _grid((clock_of(at_s), text) for at_s, text in spoken_lines(call.transcript))
-    heading = "\nMoshi said" if call.transcript else "\nMoshi said nothing"
+    lines = _grid((clock_of(turn.start_s), VOICES[turn.speaker], turn.text) for turn in call.turns)
+    heading = "\nWhat was said" if call.transcript else "\nNothing was said"
     return Group(_grid(_facts(call)), "", counters, "\nWhat happened", events, heading, lines)
 
 
-def spoken_lines(transcript: Sequence[TranscriptPiece]) -> Iterator[tuple[float, str]]:
-    """Yield what was said between pauses, with the second at which it began."""
-    pauses = [at for at, (one, next_) in enumerate(pairwise(transcript), 1) if next_.at_s - one.at_s >= PAUSE_S]
-    for first, end in pairwise([0, *pauses, len(transcript)]):
-        if line := transcript[first:end]:
-            yield line[0].at_s, "".join(piece.text for piece in line).strip()
+def found_table(found: Sequence[FoundTurn]) -> Table:
+    """Return a row for each turn that was found."""
+    table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "at", "who", "said", box=SIMPLE)
+    for turn in found:
+        other = turn.called_masked if turn.direction.startswith(OUTBOUND) else turn.caller_masked
+        at = (clock_of(turn.at_s), VOICES[Side(turn.speaker)])
+        row = (_when(turn.reserved_at), f"…{turn.call_sid[-SID_END:]}", other or "–", *at, turn.text)
+        table.add_row(*map(escape, row))
+    return table
 
 
 def clock_of(seconds: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from app.cli.call_tables import call_page, calls_table
+from app.cli.call_tables import call_page, calls_table, found_table
 from app.cli.nodes import show_nodes
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import Settings, SettingsError
@@ -45,6 +45,21 @@ def show_call(settings: Settings, sid: str, as_json: bool) -> int:
             print(json.dumps(call.as_json(whole=True), indent=2, ensure_ascii=False))
         else:
             Console(highlight=False).print(call_page(call))
+
+    return _ask(settings, show)
+
+
+def search_calls(settings: Settings, query: str, limit: int, as_json: bool) -> int:
+    """Show the last turns in which all words of a query were said; return the exit status."""
+
+    def show(database: Database) -> None:
+        found = database.search(query, limit)
+        if as_json:
+            print(json.dumps([turn.as_json() for turn in found], indent=2, ensure_ascii=False))
+        elif found:
+            Console().print(found_table(found))
+        else:
+            print("nothing found")
 
     return _ask(settings, show)
 

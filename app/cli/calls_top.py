@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from app.calls.transcript import Side
 from app.cli.call_tables import SID_END, ms
 from app.cli.service_client import NoService, open_service, run_asking
 from app.config import Settings
@@ -76,7 +77,7 @@ def _service_line(snapshot: dict[str, Any]) -> Text:
 
 def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
     """Return the cells of a call; `room` is for so many characters of what Moshi said last."""
-    said = "".join(piece for _, piece in call["text"]["pieces"]).strip()
+    said = " ".join(word for speaker, word, *_ in call["transcript"]["words"] if speaker == Side.MOSHI)
     minutes, seconds = divmod(int(call["for_s"]), 60)
     arrow = "→ " if call["direction"] == "outbound" else ""
     return (

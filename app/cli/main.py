@@ -176,10 +176,22 @@ def calls_list(
 def calls_show(
     sid: Annotated[str, typer.Argument(help="The call's SID, or its beginning or end.")], as_json: AsJson = False
 ) -> None:
-    """One call: its record, what happened, and what Moshi said when."""
+    """One call: its record, what happened, and who said what when."""
     from app.cli.calls import show_call
 
     raise typer.Exit(show_call(settings_or_exit(), sid, as_json))
+
+
+@calls.command("search")
+def calls_search(
+    words: Annotated[str, typer.Argument(help='What was said, the beginnings of words: refund, "wrong order".')],
+    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What was said in the calls: the last turns that have all these words, with call and time."""
+    from app.cli.calls import search_calls
+
+    raise typer.Exit(search_calls(settings_or_exit(), words, limit, as_json))
 
 
 @calls.command("top")

@@ -44,6 +44,8 @@ SETTINGS = {
     "PERSONA": "",
     "TUNNEL": "false",
     "SET_NUMBER": "false",
+    "TRANSCRIBE": "off",
+    "WEBHOOK_URL": "",
 }
 """Overrides what `.env` says for real calls."""
 

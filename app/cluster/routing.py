@@ -86,6 +86,9 @@ class ClusterRouting:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
         return answer or twiml.hangup()
 
+    async def after_dial(self, form: Form, webhook_token: str = "") -> str:
+        return twiml.hangup() if self._router.on_dialled(form) else await self.answer(form, webhook_token)
+
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)
         status = parse_status(form.fields)

@@ -16,6 +16,7 @@ from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.cluster_routes import ClusterControl, build_cluster_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
+from app.http.openapi_route import build_openapi_router
 from app.http.operator_auth import OperatorAuth
 from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
 from app.http.page.routes import build_page_router
@@ -25,6 +26,7 @@ from app.http.prompt_route import build_prompt_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
 from app.http.talk_routes import build_talk_router
+from app.http.transfer_route import TransferCall
 from app.http.twilio_routes import Webhooks, build_twilio_router
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
@@ -46,6 +48,7 @@ def build_app(
     limiter: RateLimiter,
     metrics: Callable[[], Iterable[Family]],
     personas: PersonaSource,
+    transfer: TransferCall,
     cluster: ClusterControl | None = None,
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -58,7 +61,7 @@ def build_app(
         build_twilio_router(webhooks, routing, personas.refresh),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
-        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
+        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds, transfer),
         build_live_router(auth, manager, live),
         build_cluster_router(auth, cluster),
         build_persona_router(auth, personas),
@@ -70,6 +73,7 @@ def build_app(
         build_page_router(auth, settings.chat.enabled),
     ):
         app.include_router(router)
+    app.include_router(build_openapi_router(auth, app.routes))
     return app
 
 

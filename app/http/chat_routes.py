@@ -72,7 +72,7 @@ def build_chat_router(
         if query.text_prompt and not auth.is_operator(websocket):
             raise _refuse(limiter, 403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"{CHAT_SID}{secrets.token_hex(16)}")
-        async with manager.events.subscribe(call_sid) as texts:
+        async with manager.events.subscribe(call_sid, pieces=True) as texts:
             try:
                 call = await _open(manager, call_router, personas, call_sid, query)
             except PromptRejected as error:

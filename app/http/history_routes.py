@@ -13,10 +13,14 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.audio import mulaw
+from app.http import api_schemas as api
+from app.http.json_body import JSON_TYPE
 from app.http.operator_auth import OperatorAuth
+from app.telemetry.call_log import webvtt
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.transactions import CallLogError
+from app.telemetry.call_log.webvtt import write_vtt
 from app.telemetry.recording.audio_files import AudioFileError, read_waveform
 from app.telemetry.recording.store import FLAC, RecordingStore
 
@@ -24,9 +28,19 @@ MAX_QUERIES = 3
 """At the same time; more are refused, so that threads are left for other work."""
 MAX_CALLS = 500
 MAX_SID_LENGTH = 64
+MAX_QUERY_LENGTH = 200
 MAX_BUCKETS = 10_000
 PART_BYTES = 1 << 16
 SILENCE = bytes([mulaw.SILENCE])
+
+
+def _known_form(sid: str) -> str:
+    if not sid.replace("-", "").isalnum() or not sid.isascii() or len(sid) > MAX_SID_LENGTH:
+        raise HTTPException(404, "no call has such a SID")
+    return sid
+
+
+Sid = Annotated[str, Depends(_known_form)]
 
 
 class History:
@@ -36,8 +50,10 @@ class History:
         self._address = address
         self._free = asyncio.Semaphore(MAX_QUERIES)
 
-    async def query(self, read: Callable[[Database], Any]) -> Response:
-        """Return the answer as JSON. Raises HTTPException 404, 503."""
+    async def query(
+        self, read: Callable[[Database], Any], write: Callable[[Any], str] = json.dumps, media_type: str = JSON_TYPE
+    ) -> Response:
+        """Return the answer, as JSON unless `write` says otherwise. Raises HTTPException 404, 503."""
         if self._address is None:
             raise HTTPException(404, "no calls are kept: DATABASE_URL is off")
         if self._address.file and not self._address.file.exists():
@@ -47,12 +63,12 @@ class History:
         database = Database(self._address)
         try:
             async with self._free:
-                text = await _in_thread(lambda: json.dumps(read(database)))
+                text = await _in_thread(lambda: write(read(database)))
         except CallNotFound as error:
             raise HTTPException(404, str(error)) from error
         except CallLogError as error:
             raise HTTPException(503, f"the call log does not answer: {error}") from error
-        return Response(text, media_type="application/json")
+        return Response(text, media_type=media_type)
 
 
 async def _in_thread(work: Callable[[], str]) -> str:
@@ -74,15 +90,25 @@ def build_history_router(auth: OperatorAuth, address: Address | None) -> APIRout
     router = APIRouter(prefix="/api/history", dependencies=[Depends(auth.require)])
     history = History(address)
 
-    @router.get("")
+    @router.get("", response_model=list[api.KeptCall])
     async def recent(limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50) -> Response:
         return await history.query(lambda database: [call.as_json() for call in database.recent(limit)])
 
-    @router.get("/{sid}")
-    async def call(sid: str) -> Response:
-        if not sid.replace("-", "").isalnum() or len(sid) > MAX_SID_LENGTH:
-            raise HTTPException(404, "no call has such a SID")
+    @router.get("/search", response_model=list[api.FoundTurn])
+    async def search(
+        q: Annotated[str, Query(max_length=MAX_QUERY_LENGTH)], limit: Annotated[int, Query(ge=1, le=MAX_CALLS)] = 50
+    ) -> Response:
+        return await history.query(lambda database: [turn.as_json() for turn in database.search(q, limit)])
+
+    @router.get("/{sid}", response_model=api.WholeKeptCall)
+    async def call(sid: Sid) -> Response:
         return await history.query(lambda database: database.find(sid).as_json(whole=True))
+
+    @router.get("/{sid}/transcript.vtt", responses={200: {"content": {webvtt.MEDIA_TYPE: {}}}})
+    async def transcript(sid: Sid) -> Response:
+        answer = await history.query(lambda database: database.find(sid), write_vtt, webvtt.MEDIA_TYPE)
+        answer.headers["Content-Disposition"] = f'attachment; filename="{sid}.vtt"'
+        return answer
 
     return router
 
@@ -98,14 +124,14 @@ def build_recording_router(folder: Path | None, auth: OperatorAuth) -> APIRouter
             raise HTTPException(404, "no recording of such a call")
         return path
 
-    @router.get("/recording")
+    @router.get("/recording", responses={200: {"content": {"audio/flac": {}, "audio/wav": {}}}})
     async def recording(call_sid: str, name: str = "") -> Response:
         try:
             return await asyncio.to_thread(_response, await find(call_sid, name))
         except FileNotFoundError:  # it was finished just then
             return await asyncio.to_thread(_response, await find(call_sid, name))
 
-    @router.get("/waveform")
+    @router.get("/waveform", response_model=api.Waveform)
     async def waveform(
         call_sid: str, name: str = "", buckets: Annotated[int, Query(ge=1, le=MAX_BUCKETS)] = 1_000
     ) -> dict[str, object]:

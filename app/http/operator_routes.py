@@ -11,12 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response, WebSocket
+from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocketDisconnect
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
+from app.http import api_schemas as api
 from app.http.operator_auth import OperatorAuth
 from app.http.say_route import build_say_router
+from app.http.transfer_route import TransferCall, build_transfer_router
 from app.logging import CallLogger
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
@@ -33,23 +36,29 @@ SEND_WITHIN_S = 10.0
 
 
 def build_operator_router(
-    auth: OperatorAuth, manager: CallManager, drain: Drain, lag: EventLoopLag, public: PublicAddress, max_call_s: float
+    auth: OperatorAuth,
+    manager: CallManager,
+    drain: Drain,
+    lag: EventLoopLag,
+    public: PublicAddress,
+    max_call_s: float,
+    transfer: TransferCall,
 ) -> APIRouter:
     """Return the routes; a drain without a limit lasts as long as calls may."""
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
-    @router.get("/calls")
+    @router.get("/calls", response_model=list[api.CallSummary])
     async def calls() -> Response:
         return await json_response(lambda: [record.summary() for record in manager.records()])
 
-    @router.get("/calls/{call_sid}")
+    @router.get("/calls/{call_sid}", response_model=api.Call)
     async def call(call_sid: CallSid) -> Response:
         record = manager.record(call_sid)
         if record is None:
             raise HTTPException(404, "no such call")
         return await json_response(record.copy().as_json)
 
-    @router.post("/calls/{call_sid}/hangup", status_code=202)
+    @router.post("/calls/{call_sid}/hangup", status_code=202, response_model=api.CallSidAnswer)
     async def hang_up(call_sid: CallSid) -> dict[str, object]:
         if not manager.hang_up(call_sid):
             raise HTTPException(404, "no such call is on")
@@ -57,17 +66,18 @@ def build_operator_router(
         return {"call_sid": call_sid}
 
     router.include_router(build_say_router(manager))
+    router.include_router(build_transfer_router(transfer))
 
-    @router.post("/drain", status_code=202)
+    @router.post("/drain", status_code=202, response_model=api.DrainAnswer)
     async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:
         drain.begin(drain.limit_s or max_call_s if seconds is None else seconds)
         return {"calls": manager.active_calls, "seconds": drain.limit_s}
 
-    @router.get("/loop")
+    @router.get("/loop", response_model=api.LoopLag)
     async def loop() -> dict[str, float]:
         return lag.as_json()
 
-    @router.get("/public")
+    @router.get("/public", response_model=api.PublicAnswer)
     async def address() -> dict[str, object]:
         return {"base_url": public.base_url, "open": public.is_open, "service": public.service_name}
 
@@ -82,11 +92,11 @@ async def json_response(make: Callable[[], object]) -> Response:
 def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Family]], auth: OperatorAuth) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/healthz")
+    @router.get("/healthz", response_model=api.AliveAnswer)
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/readyz")
+    @router.get("/readyz", response_model=api.ReadyAnswer, responses={503: {"model": api.ReadyAnswer}})
     async def readyz(response: Response) -> dict[str, object]:
         if not manager.ready:
             response.status_code = 503
@@ -99,7 +109,7 @@ def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Fam
             "suspended": len(manager.suspended),
         }
 
-    @router.get("/metrics", dependencies=[Depends(auth.require)])
+    @router.get("/metrics", dependencies=[Depends(auth.require)], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         return Response(await write_metrics(metrics()), media_type=CONTENT_TYPE)
 
@@ -126,11 +136,11 @@ def build_live_router(auth: OperatorAuth, manager: CallManager, live: LiveView) 
         async with free_readers:
             await send_texts(websocket, _snapshots(live))
 
-    @router.get("/live")
+    @router.get("/live", response_model=api.LiveSnapshot)
     async def poll(first: bool = False) -> Response:
         return Response(live.first() if first else live.latest(), media_type="application/json")
 
-    @router.get("/live/{call_sid}")
+    @router.get("/live/{call_sid}", response_model=api.LiveDetail)
     async def detail(call_sid: CallSid, after: Annotated[int, Query(ge=0)] = 0) -> Response:
         record = manager.record(call_sid)
         if record is None:

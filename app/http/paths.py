@@ -20,10 +20,10 @@ from app.twilio.public_address import PublicAddress
 from app.twilio.signature import SIGNATURE_HEADER
 
 ROOT = "/twilio"
-AFTER_STREAM_PATH = "/twilio/after-stream"
+AFTER_STREAM_PATH, AFTER_DIAL_PATH = "/twilio/after-stream", "/twilio/after-dial"
 WAIT_PATH, AFTER_WAIT_PATH = "/twilio/wait", "/twilio/after-wait"
 SELFTEST_PATH = "/twilio/selftest"
-WEBHOOKS = (VOICE_PATH, STATUS_PATH, AFTER_STREAM_PATH, WAIT_PATH, AFTER_WAIT_PATH)
+WEBHOOKS = (VOICE_PATH, STATUS_PATH, AFTER_STREAM_PATH, AFTER_DIAL_PATH, WAIT_PATH, AFTER_WAIT_PATH)
 SOCKETS = (MEDIA_PATH, SELFTEST_PATH)
 
 

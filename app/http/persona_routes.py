@@ -4,6 +4,7 @@ from typing import Protocol
 
 from fastapi import APIRouter, Depends
 
+from app.http import api_schemas as api
 from app.http.operator_auth import OperatorAuth
 
 
@@ -26,7 +27,7 @@ class PersonaSource(Protocol):
 def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
-    @router.get("/personas")
+    @router.get("/personas", response_model=list[api.Persona])
     async def list_personas() -> list[dict[str, object]]:
         await personas.refresh()
         return personas.as_json()

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, HTTPException, Request
 
 from app.calls.prompts import PromptRejected, PromptUnavailable, clean_prompt
+from app.http import api_schemas as api
 from app.http.json_body import read_json_object
 from app.http.operator_auth import OperatorAuth
 from app.http.persona_routes import PersonaSource
@@ -21,7 +22,12 @@ TEXT_WITHIN_S = 10.0
 def build_prompt_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
-    @router.post("/prompts", status_code=HTTPStatus.CREATED)
+    @router.post(
+        "/prompts",
+        status_code=HTTPStatus.CREATED,
+        response_model=api.PromptAnswer,
+        openapi_extra=api.body_of(api.PromptRequest),
+    )
     async def prepare(request: Request) -> dict[str, str]:
         sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
         text, persona = sent.get("text"), sent.get("persona", "")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from app.calls.active_call import QueuedSentence
 from app.calls.manager import CallManager
 from app.calls.sentences import SayRefusal, SayRefused, clean_sentence
+from app.http import api_schemas as api
 from app.http.json_body import read_json_object
 from app.logging import CallLogger
 from app.twilio.events import CallSid
@@ -33,7 +34,14 @@ def build_say_router(manager: CallManager) -> APIRouter:
     """Return the route, for a router that lets in operators alone."""
     router = APIRouter()
 
-    @router.post("/calls/{call_sid}/say", status_code=HTTPStatus.ACCEPTED)
+    @router.post(
+        "/calls/{call_sid}/say",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=api.SayAnswer,
+        response_model_exclude_none=True,
+        responses={HTTPStatus.OK: {"model": api.SayAnswer}},
+        openapi_extra=api.body_of(api.SayRequest),
+    )
     async def say(request: Request, response: Response, call_sid: CallSid, wait: bool = False) -> dict[str, object]:
         text = await _read_text(request)
         queued = _queue(manager, call_sid, text)

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from app.calls.routing import Routing
 from app.http.media import run_media_socket
-from app.http.paths import AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
+from app.http.paths import AFTER_DIAL_PATH, AFTER_STREAM_PATH, AFTER_WAIT_PATH, WAIT_PATH
 from app.http.rate_limit import MEDIA_PATH, RateLimiter, RefusalReason
 from app.logging import CallLogger
 from app.twilio.events import CallSid
@@ -35,7 +35,7 @@ MAX_SID_LENGTH = 64
 def build_twilio_router(
     webhooks: "Webhooks", routing: Routing, refresh_personas: Callable[[], Awaitable[None]]
 ) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
 
     @router.post(VOICE_PATH)
     async def voice(request: Request) -> Response:
@@ -51,6 +51,11 @@ def build_twilio_router(
     async def after_stream(request: Request) -> Response:
         form = await webhooks.read(request)
         return _twiml(await routing.after_stream(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
+
+    @router.post(AFTER_DIAL_PATH)
+    async def after_dial(request: Request) -> Response:
+        form = await webhooks.read(request)
+        return _twiml(await routing.after_dial(form, request.headers.get(WEBHOOK_TOKEN_HEADER, "")))
 
     @router.post(STATUS_PATH)
     async def status(request: Request) -> Response:

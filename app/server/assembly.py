@@ -14,8 +14,11 @@ from app.telemetry.call_log.from_record import ServiceIdentity
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.recording.store import RecordingStore
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.webhooks.actions import Action
+from app.telemetry.webhooks.sender import WebhookSender
+from app.twilio.events import CallSid
 from workers.logging import hiding
-from workers.messages import Progress, PromptMessage, Stage, WorkerConfig
+from workers.messages import Progress, PromptMessage, Stage, TranscriptMessage, WorkerConfig
 from workers.processors import usable_processors
 from workers.supervisor import Supervisor
 
@@ -30,11 +33,13 @@ def open_speaker(
     on_lost: Callable[[str], None],
     on_progress: Callable[[Progress], None],
     on_prompt: Callable[[PromptMessage], None],
+    on_transcript: Callable[[TranscriptMessage], None],
 ) -> Speaker:
     """Return what speaks in the calls. Raises SettingsError."""
     if settings.model.engine is EngineKind.REMOTE:
         return RemotePipeline(settings, on_message, on_prompt)
-    return Supervisor(worker_config(settings), on_message, on_lost, on_progress, on_prompt=on_prompt)
+    config = worker_config(settings)
+    return Supervisor(config, on_message, on_lost, on_progress, on_prompt=on_prompt, on_transcript=on_transcript)
 
 
 def worker_config(settings: Settings) -> WorkerConfig:
@@ -80,6 +85,12 @@ def open_traces(settings: Settings) -> "CallTraces | None":
 
     service = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
     return CallTraces(settings.traces.endpoint, settings.traces.header_fields, service, hiding(settings.secrets))
+
+
+def open_webhooks(settings: Settings, act: Callable[[CallSid, Action], None]) -> WebhookSender | None:
+    """Return what posts events to WEBHOOK_URL, None if that is empty; `act` carries out what the answers ask for."""
+    url = settings.webhook.url
+    return WebhookSender(url, settings.webhook.secret, act) if url else None
 
 
 def model_name(settings: Settings) -> str:

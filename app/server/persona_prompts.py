@@ -50,7 +50,8 @@ class ServicePersonas:
         listens = self._listens and bool(persona.greeting)
         once = self._once.use(prompt)
         key = once.key if once else self._prompts.key(name)
-        return Chosen(name, CallPersona(persona.greeting, listens, key, persona.sampling.given), once)
+        speaker = CallPersona(persona.greeting, listens, key, persona.sampling.given)
+        return Chosen(name, speaker, once, persona.transfer_to)
 
     def former(self, key: str) -> PreparePrompt | None:
         """Return a persona's prompt that calls have begun with and that the pipeline is told of no more, else None."""

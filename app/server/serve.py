@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from app.config import ServiceManager, Settings, SettingsError, WhenBusy, is_loopback, read_service_manager
+from app.config import ServiceManager, Settings, SettingsError, is_loopback, read_service_manager
 from app.http.selftest import probe
 from app.server.background import Run, TaskFailed, endless
 from app.server.cloudflared import Cloudflared, find_cloudflared, free_port, tunnel_command, tunnel_environment
@@ -75,10 +75,9 @@ def serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, manager: ServiceManager, cloudflared: str | None, sock: socket.socket) -> None:
-    account = settings.twilio.account_sid and settings.twilio.auth_token
-    redirects = account and (settings.calls.when_busy is WhenBusy.QUEUE or settings.cluster.nats_url)
+    has_account = settings.twilio.account_sid and settings.twilio.auth_token
     display = ProgressDisplay(Console(stderr=True))
-    rest = open_rest(settings) if redirects else None
+    rest = open_rest(settings) if has_account else None
     if rest:
         await rest.prepare()
     service = Service(settings, display.show, rest)

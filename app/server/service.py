@@ -15,7 +15,7 @@ from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.observer import CallObserver, RecordObserver
-from app.calls.queue import CallQueue, CallRedirector
+from app.calls.queue import CallQueue
 from app.calls.record import CallRecord
 from app.calls.router import CallRouter
 from app.calls.routing import LocalRouting
@@ -23,33 +23,48 @@ from app.calls.speaker import Moved, SpeakerMessage
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import model_name, open_call_log, open_node, open_recordings, open_speaker, open_traces
+from app.server.assembly import (
+    model_name,
+    open_call_log,
+    open_node,
+    open_recordings,
+    open_speaker,
+    open_traces,
+    open_webhooks,
+)
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.remote.pipeline import PROCESSING_S, RemotePipeline
 from app.server.signals import handle_stop_signals
+from app.server.transfers import CarrierRest, Transfers
+from app.server.webhook_actions import carry_out
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
 from app.telemetry.recording.recorder import record_nothing
+from app.telemetry.webhooks.actions import Action
+from app.telemetry.webhooks.observer import WebhookObserver
+from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import Progress, PromptMessage, Slot
+from workers.messages import Progress, PromptMessage, Slot, TranscriptMessage
 from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS_WITHIN_S = 3.0
+"""How long the end of the service waits for what callers said last."""
 USER_ERRORS = (WorkerRefused, SelfTestFailed, SettingsError)
 """Errors that are no bugs: the message is one line for the person who started the service."""
 
 
 class Service:
-    """One service; `redirector` redirects callers who wait in the queue. Raises SettingsError."""
+    """One service; `rest` redirects callers who wait in the queue, and transfers calls. Raises SettingsError."""
 
     def __init__(
-        self, settings: Settings, on_progress: Callable[[Progress], None], redirector: CallRedirector | None = None
+        self, settings: Settings, on_progress: Callable[[Progress], None], rest: CarrierRest | None = None
     ) -> None:
         self.public = PublicAddress(settings)
         self.self_tested = asyncio.Event()
@@ -58,12 +73,19 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
+        self._log_digits = settings.logging.digits
         self.supervisor = open_speaker(
-            settings, self._on_message, self._on_pipeline_lost, on_progress, on_prompt=self._on_prompt
+            settings,
+            self._on_message,
+            self._on_pipeline_lost,
+            on_progress,
+            on_prompt=self._on_prompt,
+            on_transcript=self._on_transcript,
         )
         self._call_log = open_call_log(settings)
         self._traces = open_traces(settings)
         self._recordings = open_recordings(settings)
+        self._webhooks = open_webhooks(settings, self._act)
         self._personas = ServicePersonas(settings, self.supervisor.send)
         self.manager = CallManager(
             settings,
@@ -78,12 +100,11 @@ class Service:
         """Set while calls wait for the next pipeline."""
         self.lag = EventLoopLag()
         is_alone = not settings.cluster.nats_url
-        self.call_queue = CallQueue(
-            self.manager, settings.calls.queue_length, redirector if is_alone else None, self.public
-        )
+        self.call_queue = CallQueue(self.manager, settings.calls.queue_length, rest if is_alone else None, self.public)
+        self.transfers = Transfers(settings, self.manager, self.public, rest)
         self._call_router = router = CallRouter(settings, self.public, self.manager, self.call_queue)
         checkpoint = lambda: self.supervisor.checkpoint  # noqa: E731
-        self.node = open_node(settings, self.public.service_name, self.manager, router, redirector, checkpoint)
+        self.node = open_node(settings, self.public.service_name, self.manager, router, rest, checkpoint)
         """This node of several, None without NATS_URL."""
         move = self.node.move_calls if self.node else None
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping, move)
@@ -110,6 +131,9 @@ class Service:
         """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
+            webhooks = (
+                [background.start("the webhooks", partial(endless, self._webhooks.run))] if self._webhooks else []
+            )
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
@@ -130,7 +154,8 @@ class Service:
                 finally:
                     self._stop()
                     await asyncio.wait({serving})
-                    for ending in (service_tasks, own, [supervising]):
+                    await self.manager.finish_words(LAST_WORDS_WITHIN_S)
+                    for ending in (service_tasks, own, [supervising], webhooks):
                         await cancel(*ending)
         if background.failure:
             raise background.failure
@@ -140,8 +165,10 @@ class Service:
         yield self._record
         for sink in (self._call_log, self._traces):
             if sink:
-                yield partial(_observe_record, sink.add)
+                yield partial(_observe_record, sink.add, sink is self._call_log)
         yield lambda call: self.node.observe(call) if self.node else None
+        if self._webhooks:
+            yield self._observe_for_webhooks
         if self._recordings and self._call_log:
             self._recordings.on_late_fault = self._call_log.add
 
@@ -150,6 +177,13 @@ class Service:
             return self._recordings.record(call.session, call.request.record, call.reservation.slot)
         record_nothing(call.session, call.request.record)
         return None
+
+    def _observe_for_webhooks(self, call: ActiveCall) -> CallObserver | None:
+        assert self._webhooks
+        return WebhookObserver(call.session, self._webhooks.add, digits=self._log_digits)
+
+    def _act(self, call_sid: CallSid, action: Action) -> None:
+        carry_out(action, call_sid, self.manager, self.transfers)
 
     def _build_app(self, settings: Settings) -> FastAPI:
         call_router = self._call_router
@@ -166,6 +200,7 @@ class Service:
             call_log=self._call_log,
             recordings=self._recordings,
             traces=self._traces,
+            webhooks=self._webhooks,
         )
         return build_app(
             settings,
@@ -185,6 +220,7 @@ class Service:
             limiter=limiter,
             metrics=lambda: chain(sources.families(), self.node.families() if self.node else ()),
             personas=self._personas,
+            transfer=self.transfers.transfer,
             cluster=self.node,
         )
 
@@ -248,6 +284,10 @@ class Service:
         elif not isinstance(message, Moved):
             self._self_test.handle_message(message)
 
+    def _on_transcript(self, message: TranscriptMessage) -> None:
+        if self.self_tested.is_set():
+            self.manager.handle_transcript(message)
+
     def _on_prompt(self, answer: PromptMessage) -> None:
         self._personas.handle_message(answer)
 
@@ -260,5 +300,5 @@ class Service:
             self._self_test.on_pipeline_lost(reason)
 
 
-def _observe_record(add: Callable[[CallRecord, Slot], None], call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, add)
+def _observe_record(add: Callable[[CallRecord, Slot], None], words: bool, call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, add, words=words)

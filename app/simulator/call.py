@@ -23,7 +23,7 @@ from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, LegKind, read_script
 from app.simulator.playout import PlayoutModel
 from app.simulator.progress import PULSE_S, OnProgress, Pulse, StreamOpened, Waiting, ignore_progress
-from app.simulator.remote import EndCall, LeftQueue, Order, Redirect, Remote, wait_in_queue
+from app.simulator.remote import EndCall, Follow, LeftQueue, Order, Redirect, Remote, wait_in_queue
 from app.simulator.report import CallReport, Ending, Outcome, StreamReport, call_report
 from app.simulator.stream import CallerScript, CallerStream
 from app.twilio import twiml
@@ -98,6 +98,8 @@ class _Call:
             case Redirect(url):
                 self._document_url = url
                 return await self._follow(await self._fetch(url))
+            case Follow(text):
+                return await self._follow(twiml.parse(text))
             case _:
                 assert_never(order)
 
@@ -119,6 +121,8 @@ class _Call:
                     if isinstance(outcome := await self._wait(verb), Ending):
                         return outcome
                     left = deque(outcome)
+                case twiml.Dial() as verb:
+                    left = deque(await self._fetch(verb.action, DialCallStatus=self._options.dial_status))
                 case twiml.Pause(seconds):
                     await asyncio.sleep(seconds)
                 case twiml.Say() | twiml.Leave() | twiml.Other():

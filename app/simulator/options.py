@@ -30,8 +30,8 @@ class CallOptions:
     after `duration_s`, by default when the audio ends, and in a queue after `patience_s` of pauses. `status_path`
     receives the status callback. An `outbound` call was placed by the server's side and is answered when the webhook is
     asked; `answered_by` is the result of machine detection. With `asks_after_cut` a connection that breaks does not end
-    the call: the `action` of its `<Connect>` is asked, as when the server closes it. A chat has neither webhooks nor
-    numbers.
+    the call: the `action` of its `<Connect>` is asked, as when the server closes it. A call that is transferred ends
+    `dial_status`. A chat has neither webhooks nor numbers.
     """
 
     base_url: str
@@ -52,6 +52,7 @@ class CallOptions:
     answered_by: str | None = None
     leg: LegKind = LegKind.PHONE
     asks_after_cut: bool = False
+    dial_status: str = "no-answer"
 
 
 def read_script(options: CallOptions) -> CallerScript:

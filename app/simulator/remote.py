@@ -20,7 +20,14 @@ class Redirect:
     url: str
 
 
-Order = EndCall | Redirect
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Leave the stream or the queue and follow this TwiML."""
+
+    twiml: str
+
+
+Order = EndCall | Redirect | Follow
 
 
 class Remote:

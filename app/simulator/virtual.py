@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +24,8 @@ from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
 from app.calls.session import CallSession, Command, End
 from app.calls.suspension import ResumeCall
+from app.calls.transcript import Side, Word
+from app.calls.words import Known, StreamWords
 from app.simulator.conversation import talk
 from app.simulator.playout import PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
@@ -80,6 +82,7 @@ class _VirtualCall:
         self._order = itertools.count()
         self._session = CallSession(CALL, "", CallLimits(len(greeting), 60.0, 1e9, scenario.step_s), 0.0)
         self._observer = observe(self._session)
+        self._words = StreamWords()
         self._playout = PlayoutModel()
         self._report = VirtualReport(scenario, self._session.record)
         self._spoken_s: dict[int, float] = {}
@@ -97,10 +100,12 @@ class _VirtualCall:
             self._at(window.end_s, lambda now: self._do(self._session.attach(now, RESUME_S, 0.0), now))
         self._session.on_socket_open(0.0)
         self._receive(STARTED, 0.0)
+        self._keep(self._words.start(len(self._greeting), 0.0))
         self._speak(0)
         while self._moments and self._moments[0][0] < self._scenario.ends_s:
             moment_s, _, act = heapq.heappop(self._moments)
             act(moment_s)
+        self._keep(self._words.flush(Side.MOSHI))
         self._report.sound = self._playout.heard(self._scenario.ends_s)
         self._report.underruns = self._playout.underruns
         self._report.buffer_levels = [(level.at_s, level.buffered_s) for level in self._playout.buffer_levels]
@@ -193,7 +198,11 @@ class _VirtualCall:
             return
         frame = self._session.muted(frame)
         self._observer.on_frame(frame, now)
+        self._keep(self._words.add_frame(frame.seq, frame.text, now))
         self._do(self._session.handle_frame(frame, now), now)
+
+    def _keep(self, known: Iterable[Known]) -> None:
+        self._session.record.words += [one for one in known if isinstance(one, Word)]
 
     def _mark(self, name: str, now: float) -> None:
         self._playout.mark(name, now)

@@ -1,7 +1,7 @@
 """What happens now, as JSON for the page: one snapshot every 250 ms for all readers, none while nobody reads.
 
-Each snapshot repeats the last seconds of what grows (text, times of steps), numbered, so that a reader may skip some.
-One that missed `REPEAT_S` has a gap and asks for the whole call.
+Each snapshot repeats the last seconds of what grows (words, times of steps), numbered, so that a reader may skip some.
+One that missed more has a gap and asks for the whole call.
 """
 
 import json
@@ -25,6 +25,8 @@ SNAPSHOT_EVERY_S = 0.25
 REPEAT_S = 4.0
 HISTORY_S = 60.0
 """How far a reader's first snapshot goes back."""
+WORDS_REPEATED, WORDS_AT_FIRST = 40, 300
+"""About ten seconds and a minute of two people's words."""
 LATENCY_OVER = 50
 """Frames whose median latency is shown: four seconds."""
 LAG_OVER_S = 10.0
@@ -73,7 +75,7 @@ class LiveView:
         return json.dumps(self.snapshot(self._now(), HISTORY_S))
 
     def snapshot(self, now: float, back_s: float) -> dict[str, object]:
-        """Return what happens now, with the text and the steps of the last `back_s` seconds."""
+        """Return what happens now, with the last words, and the steps of the last `back_s` seconds."""
         manager, calls = self._manager, self._manager.calls
         return {
             "now_s": round(now, 3),
@@ -88,13 +90,13 @@ class LiveView:
             "processing_ms": _ms(manager.statistics.processing_s),
             "lag_ms": _ms(self._lag.worst_s(LAG_OVER_S)),
             "steps": _steps(calls, now - back_s),
-            "calls": [_call(call, now, now - back_s) for call in calls],
+            "calls": [_call(call, now, back_s > REPEAT_S) for call in calls],
             **({"cluster": self._cluster()} if self._cluster else {}),
         }
 
 
 def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
-    """Return a call's text except the first `after` pieces, and its latency over time; times from the reservation.
+    """Return a call's words except the first `after`, and its latency over time; times from the reservation.
 
     Slow after hours of a call: pass a copy of the record, off the event loop.
     """
@@ -105,7 +107,7 @@ def call_detail(record: CallRecord, after: int = 0) -> dict[str, object]:
         "started_s": _since_reserved(record, record.started_s),
         "ended_s": _since_reserved(record, record.ended_s),
         "counts": dict(record.counts),
-        "text": _text(record, min(after, len(record.text))),
+        "transcript": _transcript(record, min(after, len(record.words))),
         "latencies_ms": _maxima_ms(list(record.latencies_s)),
     }
 
@@ -116,9 +118,8 @@ def latency_ms(record: CallRecord) -> float | None:
     return _ms(median(latencies_s)) if latencies_s else None
 
 
-def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
+def _call(call: ActiveCall, now: float, is_first: bool) -> dict[str, object]:
     record, levels = call.session.record, call.levels
-    late = sum(1 for _ in takewhile(lambda piece: piece[0] >= since_s, reversed(record.text)))
     return {
         **_parties(record),
         "slot": call.reservation.slot,
@@ -137,7 +138,7 @@ def _call(call: ActiveCall, now: float, since_s: float) -> dict[str, object]:
             "said": record.counts["sentences_said"],
             "cut": record.counts["sentences_cut"],
         },
-        "text": _text(record, len(record.text) - late),
+        "transcript": _transcript(record, len(record.words) - (WORDS_AT_FIRST if is_first else WORDS_REPEATED)),
     }
 
 
@@ -149,9 +150,10 @@ def _parties(record: CallRecord) -> dict[str, object]:
     return {"call_sid": record.call_sid, "number": other, "direction": direction, "persona": record.persona}
 
 
-def _text(record: CallRecord, first: int) -> dict[str, object]:
-    """Return the pieces of text from number `first` on."""
-    return {"first": first, "pieces": [(_since_reserved(record, at_s), piece) for at_s, piece in record.text[first:]]}
+def _transcript(record: CallRecord, first: int) -> dict[str, object]:
+    """Return the words from number `first` on, in the order in which they became known."""
+    first = max(0, first)
+    return {"first": first, "words": [word.as_json() for word in record.words[first:]]}
 
 
 def _steps(calls: list[ActiveCall], since_s: float) -> list[tuple[float, float]]:

@@ -189,6 +189,10 @@ class TwilioRest:
         """Have a running or queued call fetch new TwiML from `url`."""
         await self._do(lambda: self._client.calls(call_sid).update(url=url, method="POST"), idempotent=False)
 
+    async def follow(self, call_sid: CallSid, twiml: str) -> None:
+        """Have a running call follow this TwiML, 4,000 characters at most."""
+        await self._do(lambda: self._client.calls(call_sid).update(twiml=twiml), idempotent=False)
+
     async def hang_up(self, call_sid: CallSid) -> bool:
         """End a call, also one that is queued or ringing; return False if it was over already."""
         try:

@@ -16,6 +16,8 @@ from twilio.twiml import TwiML, voice_response  # type: ignore[import-untyped]
 MAX_PARAMETER_LENGTH = 500
 """Twilio cuts off a parameter whose name and value are longer than this together."""
 QUEUE_NAME = "moshi"
+RING_S = 25
+"""How long a person's phone rings before the call is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,23 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Dial:
+    """Call `to`, a number or a SIP address, and connect them; fetch `action` when that is over or nobody answers."""
+
+    to: str
+    action: str
+    caller_id: str = ""
+    time_limit_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Other:
     """A verb that we never send."""
 
     name: str
 
 
-Verb = Connect | Reject | Hangup | Say | Enqueue | Pause | Leave | Other
+Verb = Connect | Reject | Hangup | Say | Enqueue | Pause | Leave | Dial | Other
 
 
 class TwimlError(ValueError):
@@ -123,6 +135,21 @@ def pause(seconds: int) -> str:
     return _response(voice_response.Pause(length=seconds))
 
 
+def dial(to: str, action_url: str, caller_id: str, time_limit_s: int) -> str:
+    """Connect the caller to `to`, who sees `caller_id` ("": the caller's own), for `time_limit_s` at most.
+
+    https://www.twilio.com/docs/voice/twiml/dial
+    """
+    shown = {"caller_id": caller_id} if caller_id else {}
+    limits = {"timeout": RING_S, "time_limit": time_limit_s}
+    verb = voice_response.Dial(action=action_url, method="POST", answer_on_bridge=True, **limits, **shown)
+    if to.startswith("+"):
+        verb.number(to)
+    else:
+        verb.sip(to)
+    return _response(verb)
+
+
 def leave() -> str:
     """Return the wait page that sends the caller from the queue to the action of `<Enqueue>`."""
     return _response(voice_response.Leave())
@@ -169,8 +196,18 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
             return _parse_pause(element.get("length", "1"))
         case "Leave":
             return Leave()
+        case "Dial":
+            return _parse_dial(element)
         case name:
             return Other(name)
+
+
+def _parse_dial(element: ElementTree.Element) -> Dial:
+    called, action = [*element], element.get("action")
+    if len(called) != 1 or called[0].tag not in ("Number", "Sip") or not action:
+        raise TwimlError("<Dial> without one <Number> or <Sip>, or without an action")
+    time_limit = element.get("timeLimit")
+    return Dial(called[0].text or "", action, element.get("callerId", ""), int(time_limit) if time_limit else None)
 
 
 def _parse_pause(length: str) -> Pause:

@@ -19,7 +19,7 @@ from app.server.service import Service
 from app.twilio.events import CallSid
 from tests.service.phone import Call, Phone
 from tests.service.served import served
-from workers.messages import Frame
+from workers.messages import Frame, Heard
 
 OPERATOR_TOKEN = "a-long-operator-token"
 TUNNEL, EVIL = "phone.example.com", "evil.example.com"
@@ -47,6 +47,12 @@ class Running:
         """Let Moshi say a piece of text, as if it came from the pipeline."""
         reservation = self.live(call_sid).reservation
         self.service.manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
+
+    def hears(self, call_sid: CallSid, word: str, start_s: float) -> None:
+        """Let the transcriber hear a word of the caller's."""
+        reservation = self.live(call_sid).reservation
+        heard = Heard(reservation.slot, reservation.epoch, word, start_s, start_s + 0.3)
+        self.service.manager.handle_transcript(heard)
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[CallSid]:

@@ -67,10 +67,10 @@ async def test_who_asks_is_told_the_same(running: Running) -> None:
             said: list[str] = []
             while not said:  # a snapshot may be some time old
                 snapshot = (await running.phone.http.get(f"/api/live{query}")).json()
-                said = [text for call in snapshot["calls"] for _, text in call["text"]["pieces"]]
-            assert said == [" Hello"]
+                said = [word[1] for call in snapshot["calls"] for word in call["transcript"]["words"]]
+            assert said == ["Hello"]
         course = (await running.phone.http.get(f"/api/live/{call_sid}")).json()
-        assert ([text for _, text in course["text"]["pieces"]], course["end"]) == ([" Hello"], None)
+        assert ([word[1] for word in course["transcript"]["words"]], course["end"]) == (["Hello"], None)
     assert (await running.phone.http.get("/api/live/CAnobody")).status_code == 404
 
 

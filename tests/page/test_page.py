@@ -95,6 +95,33 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(running: Running, pa
     await expect(page.locator("#overview")).to_be_visible()
 
 
+async def test_both_sides_are_read_while_the_call_is_on_and_found_afterwards(running: Running, page: "Page") -> None:
+    async with running.call() as call_sid:
+        await page.goto(f"{running.url}#/call/{call_sid}")
+        await expect(page.locator("#call-state")).to_have_text("active")
+        for place, word in enumerate(("I", "want", "a", "refund.", "4711")):
+            running.hears(call_sid, word, place * 0.4)
+        running.says(call_sid, " Certainly,")
+        running.says(call_sid, " right away.")
+        said = page.locator("#said li")
+        await expect(said).to_have_count(2)
+        await expect(page.locator("#said li.caller p")).to_have_text("I want a refund. ****")
+        await expect(page.locator("#said li.moshi p")).to_have_text("Certainly, right away.")
+        await page.get_by_role("link", name="All calls").click()
+        await expect(page.locator("#calls .text .caller")).to_have_text("I want a refund. ****")
+    await expect(page.locator(f"#recent a[href$='{call_sid}']")).to_be_visible()
+    await page.get_by_label("Search what was said").fill('"REFUND')
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#found li")).to_have_count(1)
+    await page.locator("#found a").click()
+    await expect(page.locator("#said li[aria-current]")).to_contain_text("I want a refund. ****")
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="WebVTT").click()
+    vtt = (await (await download.value).path()).read_text()
+    assert vtt.startswith("WEBVTT\n")
+    assert "<v Caller>I want a refund. ****" in vtt
+
+
 async def test_an_operator_has_moshi_say_a_sentence_with_the_keyboard_alone(running: Running, page: "Page") -> None:
     """The workers of a line test say nothing; those whose answers are the test's own are not passed on to them."""
     async with running.call() as call_sid:
@@ -352,5 +379,8 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(
         await page.get_by_role("log").get_by_role("button", name="Play from").click()
         await expect(page.locator("html")).to_have_attribute("data-played", re.compile(r"^[12]"))
         await expect(page.locator("#said li[aria-current]")).to_contain_text("Here we are.")
+        await page.evaluate("document.documentElement.dataset.played = ''")
+        await page.locator("#said [data-word]", has_text="are.").click()
+        await expect(page.locator("html")).to_have_attribute("data-played", re.compile(r"^[12]"))
         seconds = await page.locator("#sound").evaluate("sound => sound.duration")
         assert seconds == pytest.approx(6.5, abs=1.0)

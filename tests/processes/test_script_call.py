@@ -89,7 +89,7 @@ async def test_all_twelve_points(tmp_path_factory: pytest.TempPathFactory) -> No
 
     second = len(call.sound) // 3  # a fault is seen: a second twice, and a word missing
     call.sound = call.sound[:second] + call.sound[second - 8_000 :][: len(call.sound) - second]
-    call.record.text.pop()
+    call.record.words.pop()
     failed = {point.title for point in _points(call) if not point.passed}
     assert "the replies are Moshi's, word for word" in failed
     assert "the transcript has the words, in order, once" in failed

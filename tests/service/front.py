@@ -19,6 +19,7 @@ from app.config import Settings, read_settings
 from app.http.app import build_app
 from app.http.persona_routes import PersonaSource
 from app.http.rate_limit import RateLimiter
+from app.server.transfers import CarrierRest, Transfers
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.twilio import twiml
@@ -67,6 +68,7 @@ class Front:
     now_s: float = 0.0
     sent: list[messages.Message] = field(default_factory=list)
     personas: PersonaSource = field(default_factory=NoPersonas)
+    rest: CarrierRest | None = None
 
     def __post_init__(self) -> None:
         self.manager = CallManager(self.settings, self.sent.append, lambda: True, clock=lambda: self.now_s)
@@ -87,6 +89,7 @@ class Front:
             limiter=RateLimiter(self.settings.operators.refusals_per_minute),
             metrics=list,
             personas=self.personas,
+            transfer=Transfers(self.settings, self.manager, public, self.rest).transfer,
         )
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
 

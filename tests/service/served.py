@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.calls.queue import CallRedirector
 from app.calls.record import CallRecord, EndReason
 from app.config import Settings, read_settings
 from app.server.service import Service
+from app.server.transfers import CarrierRest
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
@@ -63,12 +63,12 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(port: int = 0, redirector: CallRedirector | None = None, **settings: object) -> AsyncIterator[Served]:
+async def served(port: int = 0, rest: CarrierRest | None = None, **settings: object) -> AsyncIterator[Served]:
     """Run a service until the block ends or it ends by itself; it is ready for calls, or for its tunnel."""
     with socket.create_server(("127.0.0.1", port)) as sock:
         port = sock.getsockname()[1]
         read = read_settings(**{**REAL_CALLS, "port": port, **settings})
-        service = Service(read, lambda _: None, redirector)
+        service = Service(read, lambda _: None, rest)
         async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             serving = asyncio.create_task(service.run(sock))
             async with asyncio.timeout(PATIENCE_S):

@@ -15,7 +15,7 @@ from app.server.service import Service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
-from app.simulator.remote import Redirect, Remote
+from app.simulator.remote import Follow, Redirect, Remote
 from app.simulator.report import CallReport, Outcome
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
@@ -33,6 +33,9 @@ class Redirects:
 
     async def redirect(self, call_sid: str, url: str) -> None:
         self.remotes[call_sid].send(Redirect(url))
+
+    async def follow(self, call_sid: str, twiml: str) -> None:
+        self.remotes[call_sid].send(Follow(twiml))
 
 
 @dataclass
@@ -79,7 +82,7 @@ def most_at_once(records: Sequence[CallRecord], begins: Callable[[CallRecord], f
 async def test_two_talk_at_a_time_and_each_slot_goes_to_the_next_in_the_queue(redirected: bool) -> None:
     """Who gives up waiting is passed over."""
     redirects = Redirects()
-    async with served(max_calls=2, when_busy="queue", redirector=redirects if redirected else None) as running:
+    async with served(max_calls=2, when_busy="queue", rest=redirects if redirected else None) as running:
         callers = Callers(running.service, running.phone.port, redirects)
         calls = []
         for call_sid, seconds in zip(FIRST, (2.0, 3.0), strict=True):

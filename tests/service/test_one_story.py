@@ -102,14 +102,15 @@ async def assert_agreement(
 
     kept, record = await until(ended), await service.record(call_sid)
     assert record["transcript"]
-    assert "".join(piece["text"] for piece in kept["transcript"]).strip() == record["transcript"]
+    assert " ".join(word["text"] for word in kept["transcript"]) == record["transcript"]
     assert (kept["end_reason"], kept["ended_by"]) == (record["end"], "caller")
     assert kept["counters"] == record["counts"]
 
     assert {call["call_sid"] for call in seen} == {call_sid}
-    pieces = {call["text"]["first"] + at: text for call in seen for at, (_, text) in enumerate(call["text"]["pieces"])}
-    assert record["transcript"].startswith("".join(pieces[at] for at in sorted(pieces)).strip())
-    assert len(pieces) > len(record["text"]) / 2
+    transcripts = [call["transcript"] for call in seen]
+    words = {one["first"] + at: word[1] for one in transcripts for at, word in enumerate(one["words"])}
+    assert record["transcript"].startswith(" ".join(words[at] for at in sorted(words)))
+    assert len(words) > len(record["words"]) / 2
 
     async with http.get("/metrics") as answer:
         told = samples(await answer.text())

@@ -17,9 +17,10 @@ from tests.service.front import SOCKET_BASE, Front
 from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid, start
 
 VOICE, AFTER, STATUS = "/twilio/voice", "/twilio/after-stream", "/twilio/status"
+AFTER_DIAL = "/twilio/after-dial"
 WAIT, AFTER_WAIT = "/twilio/wait", "/twilio/after-wait"
 MEDIA, SELFTEST = "/twilio/media/{token}", "/twilio/selftest"
-WEBHOOKS = (VOICE, AFTER, STATUS, WAIT, AFTER_WAIT)
+WEBHOOKS = (VOICE, AFTER, AFTER_DIAL, STATUS, WAIT, AFTER_WAIT)
 ROUTES = (*WEBHOOKS, MEDIA, SELFTEST)
 CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 
@@ -180,7 +181,7 @@ async def test_twilio_itself_is_let_in_everywhere() -> None:
     front = Front()
     call_sid = new_call_sid()
     fields = form(call_sid)
-    for route, status in ((AFTER, 200), (STATUS, 204), (WAIT, 200), (AFTER_WAIT, 200)):
+    for route, status in ((AFTER, 200), (AFTER_DIAL, 200), (STATUS, 204), (WAIT, 200), (AFTER_WAIT, 200)):
         assert (await front.post(route, fields, sign(TOKEN, PUBLIC + route, fields.items()))).status_code == status
     path = await front.ring(call_sid)
     dialled = await front.dial(path, sign(TOKEN, SOCKET_BASE + path), [CONNECTED, start(call_sid)])

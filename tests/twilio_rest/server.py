@@ -15,7 +15,7 @@ from email.utils import formatdate
 
 from aiohttp import web
 
-from app.simulator.remote import EndCall, Order, Redirect
+from app.simulator.remote import EndCall, Follow, Order, Redirect
 from tests.twilio_rest.account import (
     FINAL,
     NOT_FOUND,
@@ -150,7 +150,8 @@ class FakeRest:
         ends = form.get("Status") == "completed"
         if call and (call.status in FINAL or (call.status != "in-progress" and not ends)):
             return _refuse(request, NOT_IN_PROGRESS)
-        self._orders[sid](EndCall() if ends else Redirect(str(form["Url"])))
+        follow: Order = Follow(str(form["Twiml"])) if "Twiml" in form else Redirect(str(form.get("Url")))
+        self._orders[sid](EndCall() if ends else follow)
         resource: Json = call.as_json(self.account.sid) if call else {"sid": sid, "status": "in-progress"}
         return web.json_response(resource)
 

@@ -116,6 +116,16 @@ def codec(
     raise typer.Exit(bench_codec(settings_or_exit(), numbers, json_file))
 
 
+@bench.command("search")
+def search(
+    calls: Annotated[int, typer.Option(help="How many calls are searched.", min=1)] = 10_000, json_file: JsonFile = None
+) -> None:
+    """Search in what was said in many calls, made up, in a SQLite file of its own."""
+    from app.cli.bench.search import bench_search
+
+    raise typer.Exit(bench_search(calls, json_file))
+
+
 def find_scenario(name: str) -> Scenario:
     """Return a known scenario, or read it from a file. Ends the command if there is none."""
     try:

@@ -9,6 +9,8 @@ import numpy as np
 
 from app.audio import mulaw
 from app.audio.jitter_buffer import JitterBuffer
+from app.calls.masking import mask_digits
+from app.calls.transcript import Side, Word
 from app.simulator.wav import Samples
 from app.twilio.events import RATE_HZ
 from workers.checkpoints.synthetic.linear_mimi import activity_of
@@ -37,7 +39,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must be heard in the call, and read in its transcript."""
+    """What must be heard in the call, and read in its transcript, where digits in a row are masked."""
 
     utterances: tuple[Utterance, ...]
     transcript: str
@@ -55,7 +57,13 @@ def expect(said: Samples, record: dict[str, Any], greeting: str = "") -> Expecta
         frame = step - greeting_frames
         return takeover_s + (frame + 1) * FRAME_S if frame >= 0 else None
 
-    return Expectation(tuple(_utterances(steps, frame_end_s)), text(step.token for step in steps).strip())
+    return Expectation(tuple(_utterances(steps, frame_end_s)), _masked(text(step.token for step in steps)))
+
+
+def _masked(said: str) -> str:
+    """Return the words as a transcript has them: the script counts aloud."""
+    words = [Word(Side.MOSHI, word, 0.0, 0.0) for word in said.split()]
+    return " ".join(word.text for word in mask_digits(words))
 
 
 def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activity:

@@ -7,11 +7,14 @@ from typing import Any
 
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from app.calls.transcript import Side, Word, turns_of
 from app.cli.bench.calls import Load
 from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
+from app.cli.call_tables import clock_of
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
 from app.cli.demo.persona import GREETING, write_persona
@@ -23,6 +26,7 @@ from app.simulator.conversation import conversation, talk
 from app.simulator.progress import Progress, Pulse
 from app.simulator.report import CallReport
 from app.simulator.wav import Samples
+from app.telemetry.call_log.webvtt import VOICES
 from app.twilio.events import RATE_HZ
 
 SYNTHETIC = "synthetic:script"
@@ -88,7 +92,9 @@ async def _run(console: Console, settings: Settings, folder: Path, choice: Choic
     [report], [record] = full.reports, full.records
     draw_call(report, record, f"A call answered by {choice.checkpoint}", picture)
     console.print(calls_table("One simulated call, as the caller heard it", {"line test": line, "full pipeline": full}))
-    console.print(f"Moshi said: [italic]{record['transcript']}[/]", highlight=False)
+    for turn in turns_of([Word(Side(speaker), *rest) for speaker, *rest in record["words"]]):
+        said = f"[bold]{VOICES[turn.speaker]}[/] [italic]{escape(turn.text)}[/]"
+        console.print(f"{clock_of(turn.start_s):>7} {said}", highlight=False)
     points = _check(console, report, record) if choice.checkpoint == SYNTHETIC else []
     console.print(f"\nHear it: {folder}/line.wav, {folder}/call.wav (caller left, Moshi right)")
     console.print(f"See it:  {picture}")
@@ -105,6 +111,8 @@ async def _call_pipeline(console: Console, folder: Path, choice: Choice) -> Meas
     else:
         console.print(f"Moshi speaks: {choice.why}.")
     environment = {"ENGINE": "mlx", "CODEC": "auto", "MOSHI_CHECKPOINT": choice.checkpoint}
+    if choice.checkpoint == SYNTHETIC:
+        environment["TRANSCRIBE"] = "synthetic:stt"
     return await _call(console, folder / "call", environment | write_persona(folder), conversation())
 
 

@@ -34,7 +34,7 @@ ERROR = ("<!-- wrong -->", '<p class="wrong" role="alert">{}</p>')
 
 
 def build_page_router(auth: OperatorAuth, has_talk: bool = True) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     files = {path.name: path.read_bytes() for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES}
     page = (ASSETS / "index.html").read_text("utf-8")
     if has_talk:
@@ -59,7 +59,7 @@ def build_page_router(auth: OperatorAuth, has_talk: bool = True) -> APIRouter:
 
 
 def _build_login_router(auth: OperatorAuth) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     form = (ASSETS / "login.html").read_text("utf-8")
 
     @router.get("/login")

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, or_, select
 
 from app.telemetry.call_log.entry import COLUMNS, KINDS, OUTBOUND, CallEntry, merge
-from app.telemetry.call_log.schema import LISTS, calls
+from app.telemetry.call_log.schema import LISTS, calls, turns
+from app.telemetry.call_log.search import OPTIMIZE, FoundTurn, find_turns, row_of
 from app.telemetry.call_log.transactions import LONG_LIMIT_S, Transactions
 from app.twilio.parties import mask_number, name_of
 
@@ -49,7 +50,9 @@ class Database(Transactions):
 
     def delete_old(self, before: datetime) -> int:
         with self.begin(LONG_LIMIT_S, writes=True) as connection:
-            return connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
+            deleted = connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
+            _wipe_index(connection)
+            return deleted
 
     def forget(self, name: str) -> tuple[int, int]:
         """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
@@ -58,6 +61,7 @@ class Database(Transactions):
             ids = [{"row_id": row.id} for rows in over.values() for row in rows]
             if ids:
                 connection.execute(delete(calls).where(calls.c.id == bindparam("row_id")), ids)
+                _wipe_index(connection)
             return len(over), on
 
     def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
@@ -80,6 +84,11 @@ class Database(Transactions):
                 found[row.call_sid].append(_entry(row))
         return [merge(runs) for runs in found.values()]
 
+    def search(self, query: str, limit: int) -> list[FoundTurn]:
+        """Return the last turns in which all words of a query were said."""
+        with self.begin(QUERY_LIMIT_S) as connection:
+            return find_turns(connection, query, limit)
+
     def find(self, sid: str) -> CallEntry:
         """Return the call whose SID is this, begins or ends so, with all that is known of it. Raises CallNotFound."""
         begins, ends = (like(sid, autoescape=True) for like in (calls.c.call_sid.startswith, calls.c.call_sid.endswith))
@@ -93,6 +102,15 @@ class Database(Transactions):
             return merge([_whole(connection, row) for row in _rows(connection, calls.c.call_sid == found[0])])
 
 
+def _wipe_index(connection: Connection) -> None:
+    """Remove the words of deleted turns from SQLite's index, which only marks them as deleted.
+
+    Its option `secure-delete` does so at once, but needs SQLite 3.42, and earlier ones cannot read the file then.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.execute(OPTIMIZE)
+
+
 def _write(connection: Connection, entry: CallEntry) -> None:
     mine = and_(calls.c.call_sid == entry.call_sid, calls.c.service == entry.service)
     connection.execute(delete(calls).where(mine))
@@ -101,6 +119,8 @@ def _write(connection: Connection, entry: CallEntry) -> None:
     for name, table in LISTS.items():
         if rows := [{"number": at, **row._asdict()} for at, row in enumerate(getattr(entry, name), 1)]:
             connection.execute(insert(table).values(call_id=call_id), rows)
+    if spoken := [row_of(turn) for turn in entry.turns]:
+        connection.execute(insert(turns).values(call_id=call_id), spoken)
 
 
 def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[Row[Any]]], int]:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from app.calls.masking import mask_digits
+from app.calls.transcript import PieceWords, Side, Turn, Word, turns_of
+
 KILLED = "the service was killed"
 """The end reason of a call that was on when its service was killed."""
 PERCENTILES = (50, 95, 99)
@@ -27,11 +30,16 @@ class Party(StrEnum):
     OPERATOR = "operator"
 
 
-class TranscriptPiece(NamedTuple):
-    """What Moshi said, `at_s` seconds after the slot was reserved."""
+class TranscriptWord(NamedTuple):
+    """A word that was said, digits masked, from `at_s` to `stop_s` seconds after the slot was reserved.
+
+    Without `stop_s` it is a piece of Moshi's text with its spaces, as versions before 0006 stored them.
+    """
 
     at_s: float
     text: str
+    speaker: str = Side.MOSHI
+    stop_s: float | None = None
 
 
 class EventEntry(NamedTuple):
@@ -94,7 +102,7 @@ class CallEntry:
     recording: str = ""
     recording_fault: str = ""
     persona: str = ""
-    transcript: list[TranscriptPiece] = field(default_factory=list)
+    transcript: list[TranscriptWord] = field(default_factory=list)
     events: list[EventEntry] = field(default_factory=list)
     streams: list[StreamEntry] = field(default_factory=list)
 
@@ -106,7 +114,17 @@ class CallEntry:
         """Return a call for machines, numbers masked; `whole` with transcript, events and streams."""
         shown = _json({name: getattr(self, name) for name in COLUMNS if name not in ("caller", "called")})
         lists = {name: [_json(row._asdict()) for row in getattr(self, name)] for name in KINDS if whole}
+        if whole:
+            lists["transcript"] = [dict(zip(WORD_FIELDS, word.as_json(), strict=True)) for word in self.words]
         return shown | lists
+
+    @property
+    def words(self) -> list[Word]:
+        return words_of_rows(self.transcript)
+
+    @property
+    def turns(self) -> list[Turn]:
+        return turns_of(self.words)
 
     def killed(self, alive_at: datetime) -> "CallEntry":
         """Return the call as ended by the death of its service, which was last alive at this moment."""
@@ -120,9 +138,10 @@ class CallEntry:
         return replace(self, **end, events=[*self.events, event], streams=streams)  # type: ignore[arg-type]
 
 
-KINDS: dict[str, Any] = {"transcript": TranscriptPiece, "events": EventEntry, "streams": StreamEntry}
+KINDS: dict[str, Any] = {"transcript": TranscriptWord, "events": EventEntry, "streams": StreamEntry}
 """What a call has several of, in tables of its own."""
 COLUMNS = tuple(column.name for column in fields(CallEntry) if column.name not in KINDS)
+WORD_FIELDS = ("speaker", "text", "start_s", "stop_s")
 _ADAPTER = TypeAdapter(CallEntry)
 _FORMER_NAMES = {"pieces": "transcript", **{f"delay_p{p}_ms": f"latency_p{p}_ms" for p in PERCENTILES}}
 
@@ -133,6 +152,23 @@ def read_entry(line: str) -> CallEntry:
     if not isinstance(values, dict):
         raise ValueError("no record of a call")
     return _ADAPTER.validate_python({_FORMER_NAMES.get(name, name): value for name, value in values.items()})
+
+
+def words_of_rows(rows: Sequence[TranscriptWord]) -> list[Word]:
+    """Return the words of a transcript, also of one from before words were stored."""
+    pieces, words = PieceWords(), []
+    for row in rows:
+        if row.stop_s is None:
+            words += [*pieces.check(row.at_s), *pieces.add(row.text, row.at_s)]
+        else:
+            words.append(Word(Side(row.speaker), row.text, row.at_s, row.stop_s))
+    if former := pieces.flush():
+        words += former
+    return words if all(row.stop_s is not None for row in rows) else mask_digits(words)
+
+
+def turns_of_rows(rows: Sequence[TranscriptWord]) -> list[Turn]:
+    return turns_of(words_of_rows(rows))
 
 
 def merge(runs: Sequence[CallEntry]) -> CallEntry:
@@ -150,9 +186,7 @@ def merge(runs: Sequence[CallEntry]) -> CallEntry:
     values |= {name: getattr(recorded, name) for name in ("recording", "recording_fault")}
     for name in ("transcript", "events"):
         values[name] = [
-            row._replace(at_s=round(row.at_s + _seconds(first.reserved_at, run.reserved_at), 4))
-            for run in runs
-            for row in getattr(run, name)
+            _later(row, _seconds(first.reserved_at, run.reserved_at)) for run in runs for row in getattr(run, name)
         ]
     streams = [stream for run in runs for stream in run.streams]
     values["streams"] = [stream._replace(number=number) for number, stream in enumerate(streams, 1)]
@@ -160,6 +194,11 @@ def merge(runs: Sequence[CallEntry]) -> CallEntry:
     for run in runs[1:]:
         counters.update(run.counters)
     return replace(last, **values, reserved_at=first.reserved_at, counters=dict(counters))
+
+
+def _later(row: Any, seconds: float) -> Any:
+    times_s = {name: getattr(row, name, None) for name in ("at_s", "stop_s")}
+    return row._replace(**{name: round(at_s + seconds, 4) for name, at_s in times_s.items() if at_s is not None})
 
 
 def _known(runs: Sequence[CallEntry], name: str) -> Any:

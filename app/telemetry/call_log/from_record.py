@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason, Gap, StreamRecord
+from app.calls.transcript import Word
 from app.logging import mask_number
-from app.telemetry.call_log.entry import PERCENTILES, CallEntry, EventEntry, Party, StreamEntry, TranscriptPiece
+from app.telemetry.call_log.entry import PERCENTILES, CallEntry, EventEntry, Party, StreamEntry, TranscriptWord
 from workers.messages import Slot, Stage
 
 MAX_TEXT = 500
@@ -22,7 +24,7 @@ _ENDS = {
     ),
     Party.SERVICE: (
         *(EndReason.IDLE, EndReason.TIME_LIMIT, EndReason.WORKER_LOST, EndReason.STAGE_FAILED),
-        *(EndReason.SHUTDOWN, EndReason.NO_SLOT, EndReason.INTERNAL),
+        *(EndReason.SHUTDOWN, EndReason.NO_SLOT, EndReason.INTERNAL, EndReason.TRANSFERRED),
     ),
     Party.OPERATOR: (EndReason.OPERATOR,),
 }
@@ -62,7 +64,7 @@ def make_entry(record: CallRecord, slot: Slot, service: ServiceIdentity, zero: d
         ended_by=record.end and ENDED_BY[record.end],
         first_sound_ms=_between_ms(record.started_s, record.first_sound_s),
         counters=dict(record.counts),
-        transcript=[TranscriptPiece(_relative(record, at_s), _clean(text)) for at_s, text in record.text],
+        transcript=[_row(word) for word in sorted(record.words, key=attrgetter("start_s"))],
         events=[EventEntry(_relative(record, at_s), kind, detail) for at_s, kind, detail in _events(record)],
         streams=[StreamEntry(stream.number, **_of_both(stream, zero)) for stream in record.streams],
         **_of_both(record, zero),
@@ -92,6 +94,10 @@ def _gap_events(gap: Gap) -> Iterator[tuple[float, str, str]]:
 def _clean(text: str) -> str:
     """Drop lone surrogates, which UTF-8 cannot encode, and NUL, which PostgreSQL refuses; limit the length."""
     return text.encode(errors="replace").decode().replace("\0", "")[:MAX_TEXT]
+
+
+def _row(word: Word) -> TranscriptWord:
+    return TranscriptWord(round(word.start_s, 4), _clean(word.text), word.speaker, round(word.stop_s, 4))
 
 
 def _relative(record: CallRecord, moment_s: float) -> float:

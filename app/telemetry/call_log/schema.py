@@ -77,3 +77,12 @@ calls = Table(
 _NAMES = {"transcript": "transcript_pieces", "events": "call_events", "streams": "call_streams"}
 LISTS = {name: _list(_NAMES[name], kind) for name, kind in KINDS.items()}
 """The table of each list of a `CallEntry`."""
+turns = Table(
+    "call_turns",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("call_id", Integer, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False, index=True),
+    *(Column(name, String, nullable=False) for name in ("speaker", "text", "folded")),
+    Column("at_s", Double, nullable=False),
+)
+"""What was said between pauses, made of the words; `call_turns_search` of each database is its index (`search`)."""

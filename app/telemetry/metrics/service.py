@@ -14,11 +14,13 @@ from app.calls.router import CallRouter, RejectReason
 from app.calls.session import CallState
 from app.calls.speaker import ServerVitals, Speaker
 from app.calls.statistics import Histograms
+from app.calls.transcript import Side
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.webhooks.sender import WebhookSender
 from workers.supervisor import WorkerState
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class MetricSources:
     call_log: CallLogWriter | None
     recordings: RecordingWriter | None
     traces: "CallTraces | None"
+    webhooks: WebhookSender | None
 
     def families(self) -> Iterator[Family]:
         """Yield every metric, as of now."""
@@ -80,6 +83,10 @@ class MetricSources:
             yield counter("recording_faults", help_text, self.recordings.faults)
         if self.traces:
             yield counter("traces_lost", "Spans that the collector did not accept.", self.traces.lost)
+        if self.webhooks:
+            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has taken.", self.webhooks.sent)
+            yield counter("webhook_events_lost", "Events that were given up.", self.webhooks.lost)
+            yield gauge("webhook_events_waiting", "Events that are still to be sent.", self.webhooks.waiting)
 
 
 def _version() -> str:
@@ -107,6 +114,8 @@ def call_families(manager: CallManager) -> Iterator[Family]:
     help_text = "Active calls that wait for a pipeline to go on with them."
     yield gauge("calls_suspended", help_text, len(manager.suspended))
     yield from _counted(manager.counts)
+    words = {speaker.value: manager.statistics.words[speaker] for speaker in Side}
+    yield counter("words", "Words of the transcripts, by who said them.", words, "speaker")
     yield from _histogram_families(manager.statistics.histograms)
 
 

@@ -73,7 +73,9 @@ class Front:
         self.manager.start_accepting(read.calls.slots, processing_s=0.0)
 
     def _keep(self, call: ActiveCall) -> RecordObserver:
-        return RecordObserver(call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()))
+        return RecordObserver(
+            call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()), words=True
+        )
 
     def ring(
         self, call_sid: CallSid, caller: str = "+15550100001", webhook_token: str = "", query: str = "", **fields: str

@@ -10,6 +10,7 @@ from app.calls.events import QUEUED_EVENTS, CallEvent, EventKind, EventPublisher
 from app.calls.limits import CallLimits
 from app.calls.record import ERRORS, EndReason
 from app.calls.session import CallSession, End
+from app.calls.transcript import Side, Word
 from app.twilio.events import CallSid, DtmfPressed, MarkPlayed, Media, Started, Stopped, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
@@ -105,11 +106,11 @@ def test_an_event_is_one_json_object_with_audio_as_base64() -> None:
 class ObservedCall:
     """One call that was reserved at 100 s, and a subscription to it."""
 
-    def __init__(self, audio: bool = False) -> None:
+    def __init__(self, audio: bool = False, pieces: bool = False) -> None:
         self.events = Events()
         self.session = CallSession(ANN, "", CallLimits(0, 20.0, 600.0, 0.0), 100.0)
         self.publisher = EventPublisher(self.events, self.session)
-        self.subscription = self.events.subscribe(ANN, audio=audio)
+        self.subscription = self.events.subscribe(ANN, audio=audio, pieces=pieces)
 
     async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP) -> list[tuple[float, EventKind, object]]:
         """End the call; return all events and when they came."""
@@ -122,19 +123,24 @@ def text(piece: str) -> Frame:
 
 
 @pytest.mark.parametrize("audio", [False, True])
-async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_only_if_wanted(audio: bool) -> None:
-    call = ObservedCall(audio)
+@pytest.mark.parametrize("pieces", [False, True])
+async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_and_pieces_only_if_wanted(
+    audio: bool, pieces: bool
+) -> None:
+    call = ObservedCall(audio, pieces)
     call.session.stream.started_s = 101.0
     call.publisher.on_frame(text(" Hello"), 100.5)
     call.publisher.on_event(STARTED, 101.0)
     call.publisher.on_event(Media(0, QUIET[:160]), 101.02)
     call.publisher.on_sent(SendAudio(QUIET, "0:1", 0), 101.1)
     call.publisher.on_event(DtmfPressed("5"), 102.0)
+    call.publisher.on_word(Word(Side.CALLER, "Hi", 1.0, 1.4), 103.0)
     assert await call.end() == [
-        (0.5, EventKind.TEXT, " Hello"),
+        *[(0.5, EventKind.TEXT, " Hello")][:pieces],
         (1.0, EventKind.CONNECTED, None),
         *[(1.02, EventKind.AUDIO, "in"), (1.1, EventKind.AUDIO, "out")][: 2 * audio],
         (2.0, EventKind.DTMF, "5"),
+        (3.0, EventKind.WORD, "caller"),
         (100.0, EventKind.DISCONNECTED, EndReason.CALLER_HUNG_UP),
     ]
 

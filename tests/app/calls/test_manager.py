@@ -255,7 +255,7 @@ async def test_a_key_is_published_and_logged_hidden_unless_it_may_be_shown(
         front.manager.handle_message(replace(frame(call), text=" Hello"))
         call.handle_event(DtmfPressed("#"))
         kinds = [event.kind async for event in events]
-    assert kinds == [EventKind(one) for one in ("connected", "dtmf", "text", "dtmf", "disconnected")]
+    assert kinds == [EventKind(one) for one in ("connected", "dtmf", "dtmf", "word", "disconnected")]
     assert reasons(front) == [EndReason.HANGUP_KEY]
 
 

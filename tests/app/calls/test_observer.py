@@ -9,6 +9,7 @@ from app.calls.active_call import ActiveCall, ObserverFactory, VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.observer import HOOKS, CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
+from app.calls.transfer import Transfer, TransferBy
 from app.config import read_settings
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from workers.messages import Frame, Resumed, Said, Slot
@@ -33,9 +34,8 @@ class Seen(CallObserver):
         self.fails = fails
         self.hooks: list[str] = []
 
-    on_reserved, on_connected, on_event, on_frame, on_said, on_sent, on_suspended, on_resumed, on_end = map(
-        noting, HOOKS
-    )
+    on_reserved, on_connected, on_event, on_frame, on_word, on_turn, on_said, on_sent = map(noting, HOOKS[:8])
+    on_suspended, on_resumed, on_transfer, on_words_end, on_end = map(noting, HOOKS[8:])
     on_error = noting("on_error")
 
 
@@ -54,15 +54,16 @@ def connect(manager: CallManager, request: VoiceRequest | None = None) -> Active
 
 
 def place_call(manager: CallManager) -> ActiveCall:
-    """Run a call with one packet, one frame, the end of the greeting's words, a gap and its own end."""
+    """Run a call with one packet, one frame with a word, the end of the greeting, a gap, a transfer and the end."""
     call = connect(manager)
     for event in (Connected(), STARTED, Media(0, bytes(640))):
         call.handle_event(event)
-    manager.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32)))
+    manager.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, np.zeros(1_920, np.float32), "Hi"))
     manager.handle_message(Said(call.reservation.slot, call.reservation.epoch, 0, whole=True))
     manager.on_pipeline_lost("step: killed by SIGKILL")
     manager.on_pipeline_ready()
     manager.handle_message(Resumed(call.reservation.slot, call.reservation.epoch, 1, 0))
+    call.on_transferred(Transfer("+15550100009", TransferBy.OPERATOR, 0.0))
     call.handle_event(Stopped())
     return call
 
@@ -72,8 +73,10 @@ async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None
     place_call(manager_of(lambda _: seen))
     events = ["on_event", "on_event", "on_sent", "on_event", "on_sent"]  # start: a mark; packet: a frame
     assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
-    last = ["on_frame", "on_said", "on_suspended", "on_resumed", "on_event", "on_end"]
-    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == last
+    assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == [
+        *("on_frame", "on_said", "on_suspended", "on_resumed", "on_transfer", "on_event", "on_word", "on_turn"),
+        *("on_end", "on_words_end"),
+    ]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -84,7 +87,7 @@ async def test_an_observer_that_fails_is_dropped_but_for_the_end_and_costs_nobod
     call = place_call(manager := manager_of(lambda _: failing, lambda _: other))
     assert (call.session.record.end, manager.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
     assert failing.hooks.count("on_error") == failing.hooks.count(hook) == failing.hooks.count("on_end") == 1
-    assert other.hooks[-1] == "on_end"
+    assert other.hooks[-1] == "on_words_end"
     assert set(other.hooks) == set(HOOKS)
     assert sum(bool(record.exc_info) for record in caplog.records) == 1, "logged once"
 
@@ -96,7 +99,7 @@ async def test_an_observer_that_cannot_be_made_costs_nothing_but_itself(caplog: 
         raise ZeroDivisionError
 
     call = place_call(manager_of(broken, lambda _: None, lambda _: seen))
-    assert (call.session.record.end, seen.hooks[-1]) == (EndReason.CALLER_HUNG_UP, "on_end")
+    assert (call.session.record.end, seen.hooks[-1]) == (EndReason.CALLER_HUNG_UP, "on_words_end")
     assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.calls.record import SPANS_KEPT, CallRecord, EndReason, Recording
+from app.calls.transcript import Side, Word
 from app.twilio.events import CallSid
 from app.twilio.status import CallStatusCallback, StreamStatusCallback
 from workers.messages import Epoch, Frame, Slot, Span, Stage
@@ -18,13 +19,18 @@ def frame(seq: int, text: str = "", dropped: int = 0, sound: bool = True) -> Fra
 
 def test_what_came_with_the_frames_is_taken_down() -> None:
     record = CallRecord(ANN, reserved_s=100.0)
-    record.on_frame(frame(0, " Hel", sound=False), 100.5)
-    record.on_frame(frame(1, "lo.", dropped=2), 101.0)
+    record.on_frame(frame(0, sound=False), 100.5)
+    record.on_frame(frame(1, dropped=2), 101.0)
     record.on_frame(frame(2), 101.1)
-    assert record.transcript == "Hello."
     assert record.counts == {"frames_out": 2, "frames_dropped": 2, "overruns": 0}
-    assert record.as_json()["text"] == [(0.5, " Hel"), (1.0, "lo.")]
     assert [spans[0].started_s for spans in record.spans] == [0, 1, 2]
+
+
+def test_the_words_of_both_sides_are_kept() -> None:
+    record = CallRecord(ANN, reserved_s=100.0)
+    record.words += [Word(Side.MOSHI, "Hello", 0.5, 0.9), Word(Side.CALLER, "Hi.", 1.0, 1.25)]
+    assert record.as_json()["words"] == [("moshi", "Hello", 0.5, 0.9), ("caller", "Hi.", 1.0, 1.25)]
+    assert record.transcript == "Hello"
 
 
 @pytest.mark.parametrize(("took_s", "overruns"), [(0.08, 0), (0.081, 1)])

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from app.cli.call_tables import call_page, calls_table, clock_of, spoken_lines
-from app.telemetry.call_log.entry import StreamEntry, TranscriptPiece
-from tests.app.telemetry.call_log.records import ANN, BOB, entry, outbound
+from app.cli.call_tables import call_page, calls_table, clock_of, found_table
+from app.telemetry.call_log.entry import StreamEntry, TranscriptWord
+from app.telemetry.call_log.search import FoundTurn
+from tests.app.telemetry.call_log.records import ANN, BOB, NOON, entry, outbound
 
 TERMINAL = 80
 
@@ -41,7 +42,13 @@ def test_the_page_of_a_call_tells_all() -> None:
     assert ["persona", "ada"] in [line.split() for line in page.splitlines()]
     for fact in (ANN, "AC1", "…0001, …0000 (inbound)", "synthetic:script, in slot 2", "50 ms / 50 ms / 50 ms"):
         assert fact in page
-    for fact in ("frames_out", "0:01.5  stream started", "0:31.0  ended", "0:02.0  Hel", "0:03.5  lo."):
+    for fact in (
+        "frames_out",
+        "0:01.5  stream started",
+        "0:31.0  ended",
+        "0:02.0  Moshi   Hello.",
+        "0:03.5  Caller  Hi",
+    ):
         assert fact in page
 
 
@@ -56,13 +63,14 @@ def test_no_number_is_shown_in_full(show: object, number: str) -> None:
 
 
 def test_nothing_that_was_said_is_taken_for_markup() -> None:
-    assert "[bold]" in shown(call_page(replace(entry(), transcript=[TranscriptPiece(1.0, "[bold]")])))
+    assert "[bold]" in shown(call_page(replace(entry(), transcript=[TranscriptWord(1.0, "[bold]", stop_s=1.5)])))
 
 
-def test_what_was_said_without_a_pause_is_one_line() -> None:
-    said = [TranscriptPiece(*piece) for piece in ((1.0, " Good"), (1.4, " mor"), (2.3, "ning."), (3.3, " How"))]
-    assert list(spoken_lines(said)) == [(1.0, "Good morning."), (3.3, "How")]
-    assert list(spoken_lines([])) == []
+def test_what_is_found_is_a_row_with_the_other_party_and_the_time() -> None:
+    found = FoundTurn(ANN, NOON, "inbound", "…0001", "…0000", "caller", 61.25, "a [bold] refund")
+    row = shown(found_table([found]))
+    for fact in (ANN[-6:], "…0001", "1:01.2", "Caller", "a [bold] refund"):
+        assert fact in row
 
 
 @pytest.mark.parametrize(

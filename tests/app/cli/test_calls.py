@@ -75,7 +75,16 @@ def test_the_last_calls_are_a_table_or_json(address: Address) -> None:
 def test_one_call_is_shown_by_the_end_of_its_sid(address: Address) -> None:
     fill(address, entry(ANN), entry(BOB))
     assert ANN in ask("calls", "show", ANN[-6:]).stdout
-    assert json.loads(ask("calls", "show", ANN[-6:], "--json").stdout)["transcript"][0]["text"] == "Hel"
+    assert json.loads(ask("calls", "show", ANN[-6:], "--json").stdout)["transcript"][0]["text"] == "Hello."
+
+
+def test_what_was_said_is_searched(address: Address) -> None:
+    fill(address, entry(ANN))
+    result = ask("calls", "search", "HELLO")
+    assert (result.exit_code, "Hello." in result.stdout, ANN[-6:] in result.stdout) == (0, True, True)
+    [found] = json.loads(ask("calls", "search", "hello", "--json").stdout)
+    assert (found["call_sid"], found["speaker"], found["at_s"]) == (ANN, "moshi", 2.0)
+    assert ask("calls", "search", '"OR').stdout == "nothing found\n"
 
 
 @pytest.mark.parametrize(("sid", "why"), [("CA", "more than one call"), ("nobody", "no call")])

@@ -50,7 +50,7 @@ class Line:
         )
         if not after:
             self.manager.start_accepting(1, processing_s=0.0)
-        self.texts = self.manager.events.subscribe(call_sid)
+        self.texts = self.manager.events.subscribe(call_sid, pieces=True)
         reservation = self.manager.reserve(call_sid, request)
         assert reservation is not None
         call = self.manager.claim(reservation.token)

@@ -58,14 +58,25 @@ async def test_calls_are_listed_and_shown_without_a_number_in_full(two_calls: Ad
     assert {call["call_sid"] for call in every.json()} == {ANN, CHAT}
     assert every.json()[0]["caller_masked"] == "…0001"
     assert len(last.json()) == 1
-    assert [piece["text"] for piece in one.json()["transcript"]] == ["Hel", "lo."]
+    assert [word["text"] for word in one.json()["transcript"]] == ["Hello.", "Hi"]
     assert [event["kind"] for event in one.json()["events"]][-1] == "ended"
     assert "+1555" not in every.text + one.text
+
+
+async def test_a_transcript_is_searched_and_saved_as_webvtt(two_calls: Address) -> None:
+    async with client(two_calls) as http:
+        found = (await http.get("/api/history/search", params={"q": "HELLO", "limit": "1"})).json()
+        vtt = await http.get(f"/api/history/{ANN}/transcript.vtt")
+    assert [(one["text"], one["speaker"], one["caller_masked"]) for one in found] == [("Hello.", "moshi", "…0001")]
+    assert (vtt.headers["content-type"].partition(";")[0], "<v Caller>Hi" in vtt.text) == ("text/vtt", True)
+    assert vtt.headers["content-disposition"] == f'attachment; filename="{ANN}.vtt"'
 
 
 @pytest.mark.parametrize(
     ("path", "status"),
     [
+        *((f"/{sid}/transcript.vtt", 404) for sid in ("CAnobody", "CA%25", 'a"b')),
+        *((f"/search{query}", 422) for query in ("", f"?q={'x' * 201}", "?q=a&limit=0")),
         *((f"/{sid}", 404) for sid in ("CAnobody", "CA%25", "x" * 100, "a'b")),
         *((f"?limit={limit}", 422) for limit in ("0", "501", "x")),
     ],

@@ -8,8 +8,9 @@ import pytest
 from app.audio.level import SILENT_DBFS
 from app.calls.active_call import ActiveCall, VoiceRequest
 from app.calls.record import CallRecord
+from app.calls.transcript import Side, Word
 from app.telemetry.event_loop_lag import EventLoopLag
-from app.telemetry.live import HISTORY_S, MAX_POINTS, REPEAT_S, SNAPSHOT_EVERY_S, LiveView, call_detail
+from app.telemetry.live import HISTORY_S, MAX_POINTS, REPEAT_S, SNAPSHOT_EVERY_S, WORDS_REPEATED, LiveView, call_detail
 from app.twilio.events import CallSid
 from tests.app.calls.front import ANN, BOB, Front
 from workers.messages import Frame, Span, Stage
@@ -46,6 +47,8 @@ class Looking:
         call.session.record.on_frame(
             Frame(call.reservation.slot, call.reservation.epoch, 0, None, text, 0, spans), self.now_s
         )
+        if text:
+            call.session.record.words.append(Word(Side.MOSHI, text, 1.0, 1.5))
 
 
 async def test_a_snapshot_without_calls() -> None:
@@ -92,20 +95,20 @@ async def test_numbers_are_masked_and_an_outbound_call_shows_the_called_party() 
     assert "5550100" not in whole
 
 
-async def test_text_is_repeated_for_a_while_with_numbers() -> None:
+async def test_words_are_repeated_with_numbers() -> None:
     looking = Looking()
     call = looking.front.talk(ANN)
-    for word in ("one", "two", "three"):
-        looking.says(call, word)
-        looking.now_s += REPEAT_S / 2
-    text = looking.only()["text"]
-    assert (text["first"], [piece for _, piece in text["pieces"]]) == (1, ["two", "three"])
-    first = json.loads(looking.view.first())["calls"][0]["text"]
-    assert (first["first"], [piece for _, piece in first["pieces"]]) == (0, ["one", "two", "three"])
-    assert json.loads(json.dumps(call_detail(looking.record(ANN))["text"])) == first
-    rest = json.loads(json.dumps(call_detail(looking.record(ANN), after=1)["text"]))
-    assert rest == {"first": 1, "pieces": first["pieces"][1:]}
-    assert call_detail(looking.record(ANN), after=9)["text"] == {"first": 3, "pieces": []}
+    for number in range(WORDS_REPEATED + 2):
+        looking.says(call, f"w{number}")
+    transcript = looking.only()["transcript"]
+    assert (transcript["first"], len(transcript["words"])) == (2, WORDS_REPEATED)
+    assert transcript["words"][0] == ["moshi", "w2", 1.0, 1.5]
+    first = json.loads(looking.view.first())["calls"][0]["transcript"]
+    assert (first["first"], [word[1] for word in first["words"][:2]]) == (0, ["w0", "w1"])
+    assert json.loads(json.dumps(call_detail(looking.record(ANN))["transcript"])) == first
+    rest = json.loads(json.dumps(call_detail(looking.record(ANN), after=1)["transcript"]))
+    assert rest == {"first": 1, "words": first["words"][1:]}
+    assert call_detail(looking.record(ANN), after=99)["transcript"] == {"first": WORDS_REPEATED + 2, "words": []}
 
 
 async def test_steps_are_listed_once_for_all_calls_oldest_first() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.twilio import twiml
-from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Other, Pause, Reject, Say, Verb
+from app.twilio.twiml import Connect, Dial, Enqueue, Hangup, Leave, Other, Pause, Reject, Say, Verb
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,16 @@ from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Other, Pause, Reje
             twiml.enqueue("https://a.b/wait", "https://a.b/after"),
             '<Enqueue action="https://a.b/after" method="POST" waitUrl="https://a.b/wait" waitUrlMethod="POST">'
             "moshi</Enqueue>",
+        ),
+        (
+            twiml.dial("+15550100009", "https://a.b/after", "+15550100001", 600),
+            '<Dial action="https://a.b/after" answerOnBridge="true" callerId="+15550100001" method="POST" '
+            'timeLimit="600" timeout="25"><Number>+15550100009</Number></Dial>',
+        ),
+        (
+            twiml.dial("sip:ann@example.com", "https://a.b/after", "", 600),
+            '<Dial action="https://a.b/after" answerOnBridge="true" method="POST" timeLimit="600" timeout="25">'
+            "<Sip>sip:ann@example.com</Sip></Dial>",
         ),
         (twiml.pause(5), '<Pause length="5" />'),
         (twiml.reject_caller(), "<Reject />"),
@@ -48,6 +58,10 @@ PARAMETERS = {"name": 'O\'Neill & "Söhne" <x>', "empty": ""}
         (twiml.reject_caller(), [Reject("rejected")]),
         (twiml.say_busy("5 < 6 & so"), [Say("5 < 6 & so"), Hangup()]),
         (twiml.enqueue("https://a.b/w", "https://a.b/a"), [Enqueue("https://a.b/w", "https://a.b/a")]),
+        (
+            twiml.dial("+15550100009", "https://a.b/a", "+15550100001", 600),
+            [Dial("+15550100009", "https://a.b/a", "+15550100001", 600)],
+        ),
         (twiml.pause(5), [Pause(5)]),
         (twiml.leave(), [Leave()]),
         ("<Response/>", []),

@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
-import { announce, ask, byId, clock, describe, fineClock, lines, make, ms, nameOf, when, write } from "./format.js";
+import { announce, ask, byId, clock, describe, fineClock, make, ms, nameOf, textOf, turnsOf, when, write } from "./format.js";
 import { buildMeters } from "./meters.js";
 import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
@@ -13,12 +13,14 @@ const DETAIL_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"), "Caller", "Moshi");
-let sid = "", call = null, wasOn = false, requested_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
+const NAMES = { caller: "Caller", moshi: "Moshi" };
+let sid = "", wanted_s = null, call = null, wasOn = false, requested_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
 
-/** Show the page of a call. */
-export function openCall(wanted) {
+/** Show the page of a call, with what was said at `at_s` in view. */
+export function openCall(wanted, at_s = null) {
   closeCall();
   sid = wanted;
+  wanted_s = at_s;
   write(byId("h-call"), "Call");
   showState(byId("call-state"), "");
   describe(byId("facts"), { SID: sid });
@@ -34,7 +36,7 @@ export function closeCall() {
   [sid, call, wasOn, requested_s, latencies_ms, shown] = ["", null, false, -Infinity, [], -1];
   closeSound();
   closeSay();
-  for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup"]) byId(id).hidden = true;
+  for (const id of ["call-live", "call-wrong", "call-listen", "call-hangup", "vtt"]) byId(id).hidden = true;
   for (const id of ["happened", "call-clock", "sound-text", "latencies-text", "streams"]) byId(id).replaceChildren();
   byId("latencies").hidden = true;
   byId("said").firstElementChild.replaceChildren();
@@ -50,9 +52,9 @@ export function showCall(snapshot, transcripts) {
       requested_s = snapshot.now_s;
       showDetail(sid, transcripts);
     }
-    const pieces = transcripts.pieces(sid);
-    if (pieces.length !== shown) showSaid(pieces);
-    shown = pieces.length;
+    const words = transcripts.words(sid);
+    if (words.length !== shown) showSaid(words);
+    shown = words.length;
   } else if (wasOn) {
     announce("The call is over");
     showState(byId("call-state"), "ended");
@@ -82,9 +84,9 @@ async function showDetail(wanted, transcripts) {
     const detail = await ask(`api/live/${encodeURIComponent(wanted)}?after=${known}`);
     if (wanted !== sid) return;
     latencies_ms = detail.latencies_ms;
-    transcripts?.fill(sid, detail.text);
+    transcripts?.fill(sid, detail.transcript);
     write(byId("h-call"), nameOf(detail.number));
-    if (!known) showSaid(detail.text.pieces);
+    if (!known) showSaid(detail.transcript.words);
     drawLatencies();
   } catch (error) {
     if (wanted === sid && error.status === 404 && !call) write(byId("latencies-text"), "Known for the last calls of the running service only.");
@@ -125,7 +127,9 @@ function showKept(kept) {
   if (kept.ended_at && !call) {
     showState(byId("call-state"), "ended");
     write(byId("call-clock"), howLong(kept));
-    showSaid(kept.transcript.map(({ at_s, text }) => [at_s, text]));
+    showSaid(kept.transcript.map(({ speaker, text, start_s, stop_s }) => [speaker, text, start_s, stop_s]));
+    showVtt(kept);
+    showWanted();
   }
   byId("happened").replaceChildren(...kept.events.map((event) =>
     make("li", {}, moment(event.at_s, fineClock), make("span", {}, event.detail ? `${event.kind}: ${event.detail}` : event.kind))));
@@ -192,31 +196,60 @@ function moment(at_s, written = clock) {
 }
 
 function redoTimes() {
-  for (const time of byId("call").querySelectorAll("[data-at]")) {
+  for (const time of byId("call").querySelectorAll("time[data-at], button[data-at]")) {
     time.replaceWith(moment(Number(time.dataset.at), byId("happened").contains(time) ? fineClock : clock));
   }
+  byId("said").classList.toggle("heard", hasSound());
 }
 
-/** Show the transcript, reusing the lines that are there. */
-function showSaid(pieces) {
-  const said = lines(pieces), list = byId("said").firstElementChild, box = byId("said");
+/** Show the transcript, reusing the turns that are there. */
+function showSaid(words) {
+  const turns = turnsOf(words), list = byId("said").firstElementChild, box = byId("said");
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  while (list.children.length > said.length) list.lastElementChild.remove();
-  said.forEach(([at_s, text], place) => {
-    const line = list.children[place] ?? list.appendChild(make("li", {}, moment(at_s), make("span")));
-    write(line.lastElementChild, text);
+  while (list.children.length > turns.length) list.lastElementChild.remove();
+  turns.forEach((turn, place) => {
+    const line = list.children[place] ?? list.appendChild(make("li"));
+    const known = `${turn.speaker} ${turn.words[0][2]} ${textOf(turn)}`;
+    if (line.dataset.known === known) return;
+    line.dataset.known = known;
+    line.className = turn.speaker;
+    const said = turn.words.flatMap(([, text, start_s]) => [make("span", { "data-word": start_s }, text), " "]);
+    line.replaceChildren(moment(turn.words[0][2]), make("b", {}, NAMES[turn.speaker]), make("p", {}, ...said));
   });
-  byId("said-nothing").hidden = said.length > 0;
+  byId("said-nothing").hidden = turns.length > 0;
   write(byId("said-nothing"), call ? "Nothing yet." : "Nothing.");
   if (atEnd && call) box.scrollTop = box.scrollHeight;
 }
 
-function showPlace(at_s) {
-  const said = [...byId("said").querySelectorAll("li")];
-  const current = said.findLast((line) => Number(line.querySelector("[data-at]").dataset.at) <= at_s);
-  for (const line of said) line === current ? line.setAttribute("aria-current", "true") : line.removeAttribute("aria-current");
+function showVtt(kept) {
+  byId("vtt").hidden = !kept.transcript.length;
+  byId("vtt").href = `api/history/${encodeURIComponent(kept.call_sid)}/transcript.vtt`;
 }
 
+/** Bring what a search has found into view, once. */
+function showWanted() {
+  if (wanted_s === null) return;
+  showPlace(wanted_s);
+  byId("said").querySelector("li[aria-current]")?.scrollIntoView({ block: "center" });
+  wanted_s = null;
+}
+
+/** Mark the turn and the words that are being played. */
+function showPlace(at_s) {
+  const begins = (line) => Number(line.querySelector("[data-at]").dataset.at);
+  mark([...byId("said").querySelectorAll("li")].findLast((line) => begins(line) <= at_s + 0.001), "li");
+  const words = [...byId("said").querySelectorAll("[data-word]")].filter((word) => Number(word.dataset.word) <= at_s + 0.001);
+  mark(words.reduce((last, word) => (!last || Number(word.dataset.word) >= Number(last.dataset.word) ? word : last), null), "[data-word]");
+}
+
+function mark(current, kind) {
+  for (const one of byId("said").querySelectorAll(`${kind}[aria-current]`)) if (one !== current) one.removeAttribute("aria-current");
+  current?.setAttribute("aria-current", "true");
+}
+
+byId("said").addEventListener("click", ({ target }) => {
+  if (target.dataset.word && hasSound()) playFrom(Number(target.dataset.word));
+});
 byId("call-listen").addEventListener("click", () => toggleListening(sid, () => showListening(byId("call-listen"), sid)));
 byId("call-hangup").addEventListener("click", () => call && hangUp(call));
 new ResizeObserver(() => latencies_ms.length && drawLine(byId("latencies"), latencies_ms)).observe(byId("latencies"));

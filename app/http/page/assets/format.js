@@ -34,17 +34,18 @@ export function nameOf(number) {
   return number || "number withheld";
 }
 
-/** Pieces [at_s, text] as lines [at_s, text]; a new one begins after a pause. */
-export function lines(pieces) {
-  const said = [];
-  let last = -Infinity;
-  for (const [at, text] of pieces) {
-    if (at - last >= PAUSE_S || !said.length) said.push([at, text]);
-    else said[said.length - 1][1] += text;
-    last = at;
+/** Words [speaker, text, start_s, stop_s] as turns { speaker, words }, by their beginnings; a pause ends a turn. */
+export function turnsOf(words) {
+  const turns = [], last = {};
+  for (const word of words) {
+    const [speaker, , start_s] = word, open = last[speaker];
+    if (open && start_s - open.words.at(-1)[3] < PAUSE_S) open.words.push(word);
+    else turns.push((last[speaker] = { speaker, words: [word] }));
   }
-  return said.map(([at, text]) => [at, text.trim()]).filter(([, text]) => text);
+  return turns.sort((one, other) => one.words[0][2] - other.words[0][2]);
 }
+
+export const textOf = ({ words }) => words.map(([, text]) => text).join(" ");
 
 export const byId = (id) => document.getElementById(id);
 

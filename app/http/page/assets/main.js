@@ -6,6 +6,7 @@ import { follow } from "./feed.js";
 import { announce, byId, write } from "./format.js";
 import { showOverview } from "./overview.js";
 import { showMore, showRecent } from "./recent.js";
+import "./search.js";
 import { Transcripts } from "./transcripts.js";
 
 const LOG_LAGS_MS = [800, 4000];
@@ -56,10 +57,10 @@ function onState(connection) {
 
 function route() {
   if (location.hash && !location.hash.startsWith("#/")) return; // the link past the header
-  const wanted = /^#\/call\/([^/]+)$/.exec(location.hash);
+  const wanted = /^#\/call\/([^/]+)(?:\/([\d.]+))?$/.exec(location.hash);
   byId("overview").hidden = Boolean(wanted);
   byId("call").hidden = !wanted;
-  if (wanted) openCall(decodeURIComponent(wanted[1]));
+  if (wanted) openCall(decodeURIComponent(wanted[1]), wanted[2] ? Number(wanted[2]) : null);
   else {
     closeCall();
     recent();

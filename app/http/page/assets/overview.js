@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
-import { announce, byId, clock, describe, lines, ms, nameOf, write } from "./format.js";
+import { announce, byId, clock, describe, make, ms, nameOf, textOf, turnsOf, write } from "./format.js";
 import { buildMeters } from "./meters.js";
 import { showNodes } from "./nodes.js";
 import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
@@ -21,7 +21,7 @@ export function showOverview(snapshot, transcripts) {
   showSteps(snapshot);
   const on = new Set(snapshot.calls.map((call) => call.call_sid));
   for (const sid of cards.keys()) if (!on.has(sid)) removeCard(sid);
-  for (const call of snapshot.calls) showCard(call, transcripts.pieces(call.call_sid), snapshot.frame_period_ms);
+  for (const call of snapshot.calls) showCard(call, transcripts.words(call.call_sid), snapshot.frame_period_ms);
   write(byId("count"), snapshot.calls.length ? String(snapshot.calls.length) : "");
   byId("nobody").hidden = snapshot.calls.length > 0;
 }
@@ -52,14 +52,17 @@ function showSteps({ steps: late, now_s, frame_period_ms }) {
   byId("steps").setAttribute("aria-label", text);
 }
 
-function showCard(call, pieces, frame_period_ms) {
+function showCard(call, words, frame_period_ms) {
   const card = cards.get(call.call_sid) ?? addCard(call);
   card.call = call;
   showState(card.state, call.state === "active" ? "" : call.state);
   write(card.clock, clock(call.for_s));
   card.setLevels(call.caller_dbfs, call.moshi_dbfs);
   describe(card.figures, figuresOf(call, frame_period_ms));
-  write(card.text, lines(pieces.slice(-80)).map(([, text]) => text).join(" … "));
+  if (card.shown !== words.length) {
+    card.shown = words.length;
+    card.text.replaceChildren(...turnsOf(words.slice(-60)).map((turn) => make("span", { class: turn.speaker }, `${textOf(turn)} `)));
+  }
   showListening(card.listen, call.call_sid);
   card.listen.disabled = !["active", "resuming", "ending"].includes(call.state);
   card.hangup.disabled = call.state === "ending";

@@ -3,29 +3,29 @@
 export class Transcripts {
   #kept = new Map();
 
-  /** Add the pieces of a snapshot's call that are new. */
-  add({ call_sid, text }) {
+  /** Add the words of a snapshot's call that are new. */
+  add({ call_sid, transcript: text }) {
     let kept = this.#kept.get(call_sid);
-    if (!kept || text.first > kept.first + kept.pieces.length) kept = { first: text.first, pieces: [] };
-    for (const piece of text.pieces.slice(Math.max(0, kept.first + kept.pieces.length - text.first))) kept.pieces.push(piece);
+    if (!kept || text.first > kept.first + kept.words.length) kept = { first: text.first, words: [] };
+    for (const word of text.words.slice(Math.max(0, kept.first + kept.words.length - text.first))) kept.words.push(word);
     this.#kept.set(call_sid, kept);
   }
 
-  /** Add the transcript from its beginning; later pieces stay. */
-  fill(call_sid, { first, pieces }) {
+  /** Add the transcript from its beginning; later words stay. */
+  fill(call_sid, { first, words }) {
     const kept = this.#kept.get(call_sid);
     if (first > 0 || kept?.first === 0) return;
-    const later = kept ? kept.pieces.slice(Math.max(0, pieces.length - kept.first)) : [];
-    this.#kept.set(call_sid, { first: 0, pieces: [...pieces, ...later] });
+    const later = kept ? kept.words.slice(Math.max(0, words.length - kept.first)) : [];
+    this.#kept.set(call_sid, { first: 0, words: [...words, ...later] });
   }
 
-  /** The number of pieces, 0 if the beginning is missing. */
+  /** The number of words, 0 if the beginning is missing. */
   known(call_sid) {
-    return this.isTorn(call_sid) ? 0 : this.pieces(call_sid).length;
+    return this.isTorn(call_sid) ? 0 : this.words(call_sid).length;
   }
 
-  pieces(call_sid) {
-    return this.#kept.get(call_sid)?.pieces ?? [];
+  words(call_sid) {
+    return this.#kept.get(call_sid)?.words ?? [];
   }
 
   /** Whether the beginning is missing. */

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason
+from app.calls.transcript import Side, Word
 from app.config import read_settings
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.entry import CallEntry, StreamEntry
@@ -26,8 +27,9 @@ def call_record(call_sid: CallSid = ANN, caller: str = "+15550100001", ended: bo
     record = CallRecord(call_sid, 1_000.0, caller=caller, called="+15550100000", direction="inbound")
     if ended:
         record.connected_s, record.started_s, record.first_sound_s = 1_001.0, 1_001.5, 1_001.75
-        record.on_frame(moshi_frame("Hel"), 1_002.0)
-        record.on_frame(moshi_frame("lo."), 1_003.5)
+        record.on_frame(moshi_frame(), 1_002.0)
+        record.on_frame(moshi_frame(), 1_003.5)
+        record.words += [Word(Side.MOSHI, "Hello.", 2.0, 2.5), Word(Side.CALLER, "Hi", 3.5, 3.75)]
         record.ended_s, record.end, record.detail = 1_031.0, EndReason.CALLER_HUNG_UP, "bye"
     return record
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.record import EndReason
-from app.telemetry.call_log.entry import KILLED, Party, TranscriptPiece, merge, read_entry
+from app.telemetry.call_log.entry import KILLED, Party, TranscriptWord, merge, read_entry
 from app.telemetry.call_log.from_record import ENDED_BY, make_entry
 from tests.app.telemetry.call_log.records import ANN, NOON, SERVICE, ZERO, call_record, entry, moshi_frame, stream
 from workers.messages import Slot
@@ -29,7 +29,7 @@ def test_transcript_and_events_count_from_the_reservation() -> None:
     record.persona = "ada"
     record.on_key(1_010.0)
     made = make_entry(record, Slot(2), SERVICE, ZERO)
-    assert made.transcript == [(2.0, "Hel"), (3.5, "lo.")]
+    assert made.transcript == [(2.0, "Hello.", "moshi", 2.5), (3.5, "Hi", "caller", 3.75)]
     assert made.events == [
         (0.0, "reserved", ""),
         (1.0, "socket opened", ""),
@@ -85,7 +85,12 @@ def test_the_entries_of_two_runs_become_one_call() -> None:
     later = NOON + timedelta(seconds=60)
     second = replace(entry(at=later), connected_at=None, latency_p50_ms=None, streams=[stream(1, later)])
     call = merge([replace(first, latency_p50_ms=90.0), second])
-    assert call.transcript == [(2.0, "Hel"), (3.5, "lo."), (62.0, "Hel"), (63.5, "lo.")]
+    assert [(word.at_s, word.stop_s) for word in call.transcript] == [
+        (2.0, 2.5),
+        (3.5, 3.75),
+        (62.0, 62.5),
+        (63.5, 63.75),
+    ]
     assert [event.at_s for event in call.events if event.kind in ("reserved", "ended")] == [0.0, 31.0, 60.0, 91.0]
     assert call.counters == {"frames_out": 4, "frames_dropped": 0, "overruns": 0, "dtmf": 1}
     assert [(one.number, one.reserved_at) for one in call.streams] == [(1, NOON), (2, later)]
@@ -99,7 +104,7 @@ TEXTS = st.text(max_size=20)
 @settings(max_examples=30)
 @given(TEXTS, TEXTS, st.lists(st.tuples(st.floats(-1e6, 1e6), TEXTS), max_size=5))
 def test_an_entry_survives_its_line(caller: str, detail: str, said: list[tuple[float, str]]) -> None:
-    transcript = [TranscriptPiece(*piece) for piece in said]
+    transcript = [TranscriptWord(*piece) for piece in said]
     made = replace(entry(), caller=caller, end_detail=detail, transcript=transcript, streams=[stream(recording=detail)])
     assert "\n" not in made.as_line()
     assert read_entry(made.as_line()) == made
@@ -108,10 +113,14 @@ def test_an_entry_survives_its_line(caller: str, detail: str, said: list[tuple[f
 def test_a_line_of_an_earlier_version_is_read() -> None:
     fields = json.loads(replace(entry(), latency_p50_ms=90.0).as_line())
     del fields["recording"], fields["recording_fault"], fields["streams"]
-    fields["pieces"] = fields.pop("transcript")
+    del fields["transcript"]
+    fields["pieces"] = [[2.0, " Hel"], [2.5, "lo."], [9.0, " four one two three"]]
     for percent in (50, 95, 99):
         fields[f"delay_p{percent}_ms"] = fields.pop(f"latency_p{percent}_ms")
-    assert read_entry(json.dumps(fields)) == replace(entry(), latency_p50_ms=90.0)
+    read = read_entry(json.dumps(fields))
+    assert replace(read, transcript=[]) == replace(entry(), latency_p50_ms=90.0, transcript=[])
+    assert [turn.text for turn in read.turns] == ["Hello.", "* * * *"]
+    assert (read.words[0].start_s, read.words[0].stop_s) == (2.0, 2.58)
 
 
 @pytest.mark.parametrize("refused", ["\0", "\ud800"])
@@ -136,7 +145,7 @@ def test_json_has_iso_times_and_no_number_in_full() -> None:
     brief, whole = call.as_json(), call.as_json(whole=True)
     assert brief["reserved_at"] == "2026-01-02T12:00:00+00:00"
     assert not {"caller", "called", "transcript"} & brief.keys()
-    assert whole["transcript"] == [{"at_s": 2.0, "text": "Hel"}, {"at_s": 3.5, "text": "lo."}]
+    assert whole["transcript"][1] == {"speaker": "caller", "text": "Hi", "start_s": 3.5, "stop_s": 3.75}
     assert whole["events"][-1] == {"at_s": 31.0, "kind": "ended", "detail": "caller hung up (bye)"}
     assert whole["streams"][1]["reserved_at"] == "2026-01-02T12:00:31+00:00"
     assert whole["streams"][1]["ended_at"] is None

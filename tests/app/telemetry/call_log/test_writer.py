@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from app.calls.record import CallRecord, EndReason
+from app.calls.transcript import Side, Word
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import KILLED
@@ -247,17 +248,17 @@ async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:
     assert stored(address) == {ANN: HUNG_UP}
     call = Database(address).find(ANN)
     assert (call.slot, call.account_sid, call.checkpoint) == (3, "AC1", "synthetic:script")
-    assert "".join(piece.text for piece in call.transcript) == "Hello."
+    assert [word.text for word in call.transcript] == ["Hello.", "Hi"]
     assert list(address.spool_folder.iterdir()) == []
 
 
 def test_a_record_is_stored_as_it_was_when_it_was_handed_over_with_the_time_of_the_wall(file: Address) -> None:
     writer, tick = opened(file), timedelta(milliseconds=20)
     before = datetime.now(UTC)
-    record = CallRecord(ANN, time.monotonic(), text=[(0.0, "Hello.")])
+    record = CallRecord(ANN, time.monotonic(), words=[Word(Side.MOSHI, "Hello.", 0.0, 0.5)])
     writer.add(record, Slot(0))
     after = datetime.now(UTC)
-    record.text.clear()
+    record.words.clear()
     writer.finish(0.0, NOON)
     call = Database(file).find(ANN)
     assert len(call.transcript) == 1

@@ -1,0 +1,77 @@
+"""The words of both sides of one stream on their way to those who watch: pieces and heard words in, masked words out.
+
+Times are seconds of the call's clock. Moshi's greeting is computed ahead: its words are given out once the stream has
+started, with the times at which they are played.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from app.calls.masking import DigitMask
+from app.calls.transcript import PieceWords, Side, Turn, TurnBuilder, Word
+from workers.messages import FRAME_S
+
+HEARD_LATE_S = 1.5
+"""So long after it was said a word of the caller's may still come."""
+Known = Word | Turn
+"""A turn follows the last of its words."""
+
+
+class StreamWords:
+    def __init__(self) -> None:
+        self._pieces = PieceWords()
+        self._masks = {speaker: DigitMask() for speaker in Side}
+        self._turns = {speaker: TurnBuilder() for speaker in Side}
+        self._greeting: list[tuple[int, str]] = []
+        self._greeting_frames = 0
+        self._started_s: float | None = None
+
+    def start(self, greeting_frames: int, now_s: float) -> Iterator[Known]:
+        """The stream has started; the first `greeting_frames` of Moshi's frames are played from now on."""
+        self._greeting_frames, self._started_s = greeting_frames, now_s
+        greeting, self._greeting = self._greeting, []
+        for seq, text in greeting:
+            yield from self._said(self._pieces.add(text, now_s + seq * FRAME_S))
+
+    def add_frame(self, seq: int, text: str, now_s: float) -> Iterator[Known]:
+        """Add the text of one of Moshi's frames, "" for none; yield what is known by now."""
+        if self._started_s is None:
+            self._greeting += [(seq, text)] if text else []
+            return
+        if text:
+            played_s = self._started_s + seq * FRAME_S if seq < self._greeting_frames else now_s
+            yield from self._said(self._pieces.add(text, max(now_s, played_s)))
+        yield from self._check(now_s)
+
+    def add_heard(self, word: Word) -> Iterator[Known]:
+        """Add a word of the caller's."""
+        return self._said([word])
+
+    def end_turn(self) -> Iterator[Known]:
+        """The caller seems to have said all they wanted; in a run of digits they may only have paused."""
+        if not self._masks[Side.CALLER].holds:
+            yield from self._turns[Side.CALLER].flush()
+
+    def flush(self, speaker: Side) -> Iterator[Known]:
+        """Nothing more comes of this side."""
+        if speaker is Side.MOSHI:
+            yield from self.start(0, self._started_s or 0.0)
+            yield from self._said(self._pieces.flush())
+        yield from self._spoken(speaker, self._masks[speaker].flush())
+        yield from self._turns[speaker].flush()
+
+    def _check(self, now_s: float) -> Iterator[Known]:
+        yield from self._said(self._pieces.check(now_s))
+        for speaker, at_s in ((Side.MOSHI, now_s), (Side.CALLER, now_s - HEARD_LATE_S)):
+            yield from self._spoken(speaker, self._masks[speaker].check(at_s))
+            if not self._masks[speaker].holds:
+                yield from self._turns[speaker].check(at_s)
+
+    def _said(self, words: Iterable[Word]) -> Iterator[Known]:
+        for word in words:
+            yield from self._spoken(word.speaker, self._masks[word.speaker].add(word))
+
+    def _spoken(self, speaker: Side, words: Iterable[Word]) -> Iterator[Known]:
+        for word in words:
+            yield from self._turns[speaker].check(word.start_s)
+            yield word
+            yield from self._turns[speaker].add(word)

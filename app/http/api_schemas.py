@@ -1,0 +1,283 @@
+"""What the routes for operators answer and are sent: from these `GET /api/openapi.json` is generated.
+
+Times that end in `_s` are seconds since the call's slot was reserved, unless they say otherwise.
+"""
+
+from datetime import datetime
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from app.calls.record import EndReason
+from app.calls.transcript import Side
+from app.telemetry.call_log.entry import COLUMNS, CallEntry
+
+WordRow = tuple[Side, str, float, float]
+"""Who said it, the word, from when, to when."""
+SpanRow = tuple[str, float, float]
+
+
+class Exact(BaseModel):
+    """No field is left out, none is more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Transfer(Exact):
+    to: str
+    by: str
+    at_s: float
+    status: str
+    duration_s: int | None
+
+
+class Stream(Exact):
+    number: int
+    reserved_s: float
+    connected_s: float | None
+    started_s: float | None
+    ended_s: float | None
+    end: EndReason | None
+    detail: str
+    recording: str
+
+
+class CallSummary(Exact):
+    """A call that this run of the service has had."""
+
+    call_sid: str
+    persona: str
+    started_s: float | None
+    ended_s: float | None
+    end: EndReason | None
+    detail: str
+    status: str
+    error_code: int | None
+    counts: dict[str, int]
+
+
+class Call(CallSummary):
+    greeting_frames: int
+    takeover_s: float
+    refused: str
+    duration_s: int | None
+    stream_error: str
+    connected_s: float | None
+    first_sound_s: float | None
+    greeting_said_s: float | None
+    advice: str
+    recording: str
+    transfers: list[Transfer]
+    streams: list[Stream]
+    transcript: str
+    words: list[WordRow]
+    spans: list[list[SpanRow]]
+
+
+class CallSidAnswer(Exact):
+    call_sid: str
+
+
+class SayRequest(Exact):
+    text: str
+
+
+class SayAnswer(Exact):
+    """`whole` only with `?wait=true`: whether no word was left out."""
+
+    id: int
+    whole: bool | None = None
+
+
+class TransferRequest(Exact):
+    """A number or SIP address; "" for that of the persona or TRANSFER_TO."""
+
+    to: str = ""
+
+
+class TransferAnswer(Exact):
+    call_sid: str
+    to: str
+
+
+class DrainAnswer(Exact):
+    calls: int
+    seconds: float
+
+
+class LoopLag(Exact):
+    p50_ms: float
+    p99_ms: float
+    p100_ms: float
+
+
+class PublicAnswer(Exact):
+    base_url: str
+    open: bool
+    service: str
+
+
+class ReadyAnswer(Exact):
+    ready: bool
+    free_slots: int
+    calls: int
+    draining: bool
+    pipeline: str
+
+
+class AliveAnswer(Exact):
+    status: str
+
+
+class Persona(Exact):
+    name: str
+    default: bool
+    numbers: list[str]
+    greeting: str
+    voice: str
+    prompt_characters: int
+    prompt_steps: int | None
+    prompt_bytes: int | None
+    prompt_refused: str
+
+
+class PromptRequest(Exact):
+    text: str
+    persona: str = ""
+
+
+class PromptAnswer(Exact):
+    id: str
+
+
+class Sentences(Exact):
+    queued: int
+    said: int
+    cut: int
+
+
+class LiveTranscript(Exact):
+    """`first` is the number of the first word that is told."""
+
+    first: int
+    words: list[WordRow]
+
+
+class LiveParties(Exact):
+    call_sid: str
+    number: str
+    direction: str
+    persona: str
+
+
+class LiveCall(LiveParties):
+    slot: int
+    state: str
+    for_s: float
+    caller_dbfs: float
+    moshi_dbfs: float
+    latency_ms: float | None
+    buffered_ms: float
+    stages_ms: dict[str, float]
+    overruns: int
+    dropped: int
+    sentences: Sentences
+    transcript: LiveTranscript
+
+
+class LiveSnapshot(Exact):
+    """`now_s` and the first number of each step are seconds of the service's own clock."""
+
+    now_s: float
+    ready: bool
+    draining: bool
+    slots: int
+    free_slots: int
+    waiting: int
+    model: str
+    frame_period_ms: float
+    processing_ms: float
+    lag_ms: float
+    steps: list[tuple[float, float]]
+    calls: list[LiveCall]
+
+
+class LiveDetail(LiveParties):
+    end: EndReason | None
+    detail: str
+    started_s: float | None
+    ended_s: float | None
+    counts: dict[str, int]
+    transcript: LiveTranscript
+    latencies_ms: list[float]
+
+
+class Outline(Exact):
+    """The waveform of one side: the least and the greatest sample of each stretch."""
+
+    min: list[float]
+    max: list[float]
+
+
+class Waveform(Exact):
+    call_sid: str
+    live: bool
+    seconds: float
+    buckets: int
+    caller: Outline
+    moshi: Outline
+
+
+class KeptWord(Exact):
+    speaker: Side
+    text: str
+    start_s: float
+    stop_s: float
+
+
+class KeptEvent(Exact):
+    at_s: float
+    kind: str
+    detail: str
+
+
+class KeptStream(Exact):
+    number: int
+    reserved_at: datetime
+    connected_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+    end_detail: str
+    recording: str
+    recording_fault: str
+
+
+class FoundTurn(Exact):
+    call_sid: str
+    reserved_at: datetime
+    direction: str
+    caller_masked: str
+    called_masked: str
+    speaker: Side
+    at_s: float
+    text: str
+
+
+_HINTS: dict[str, Any] = get_type_hints(CallEntry)
+_SHOWN: dict[str, Any] = {name: (_HINTS[name], ...) for name in COLUMNS if name not in ("caller", "called")}
+KeptCall = create_model("KeptCall", __base__=Exact, **_SHOWN)
+"""A call of the call log."""
+WholeKeptCall = create_model(
+    "WholeKeptCall",
+    __base__=KeptCall,
+    transcript=(list[KeptWord], ...),
+    events=(list[KeptEvent], ...),
+    streams=(list[KeptStream], ...),
+)
+
+
+def body_of(model: type[BaseModel]) -> dict[str, object]:
+    """Return the description of what is sent, for a route that reads it itself."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,178 @@
+"""`POST /api/calls/{call_sid}/transfer` and the caller's key, with workers and a REST API that are lists."""
+
+import json
+from collections.abc import Mapping
+
+import httpx
+import pytest
+
+from app.calls.active_call import ActiveCall
+from app.calls.record import EndReason
+from app.twilio import twiml
+from app.twilio.events import CallSid, Connected, DtmfPressed, Started, Stopped, StreamSid
+from app.twilio.rest_http import RestError
+from app.twilio.signature import sign
+from tests.app.calls.front import settle
+from tests.service.front import Front, front_settings
+from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, form, new_call_sid
+
+ANN = "+15550100009"
+OPERATOR = "a-long-operator-token"
+
+
+class Carrier:
+    """What Twilio is asked to do."""
+
+    def __init__(self) -> None:
+        self.followed: list[tuple[str, str]] = []
+        self.fault: RestError | None = None
+
+    async def redirect(self, call_sid: CallSid, url: str) -> None:
+        raise AssertionError
+
+    async def follow(self, call_sid: CallSid, twiml: str) -> None:
+        if self.fault:
+            raise self.fault
+        self.followed.append((call_sid, twiml))
+
+
+class Transferring:
+    def __init__(self, **settings: object) -> None:
+        self.rest = Carrier()
+        chosen = {"transfer_to": ANN, "transfer_digit": "0", "operator_token": OPERATOR, **settings}
+        self.front = Front(front_settings(**chosen), rest=self.rest)
+
+    async def call(self) -> ActiveCall:
+        path = await self.front.ring(call_sid := new_call_sid())
+        call = self.front.manager.claim(path.rpartition("/")[2])
+        assert call
+        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
+            call.handle_event(event)
+        return call
+
+    async def ask(
+        self, call_sid: CallSid, body: Mapping[str, object] = {}, headers: Mapping[str, str] = {}
+    ) -> httpx.Response:
+        headers, content = {"Content-Type": "application/json", **headers}, json.dumps(body).encode()
+        return await self.front.http.post(f"/api/calls/{call_sid}/transfer", content=content, headers=headers)
+
+    async def after_dial(self, call_sid: CallSid, **more: str) -> httpx.Response:
+        fields = form(call_sid) | {"CallStatus": "in-progress", **more}
+        url = "/twilio/after-dial"
+        return await self.front.post(url, fields, sign(TOKEN, f"{PUBLIC}{url}", fields.items()))
+
+
+def sid(call: ActiveCall) -> CallSid:
+    return call.session.record.call_sid
+
+
+async def test_an_operator_transfers_a_call_and_its_slot_is_free() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    answer = await transferring.ask(sid(call))
+    assert (answer.status_code, answer.json()["to"]) == (202, "…0009")
+    [(call_sid, text)] = transferring.rest.followed
+    [dial] = twiml.parse(text)
+    assert call_sid == sid(call)
+    assert isinstance(dial, twiml.Dial)
+    assert (dial.to, dial.action) == (ANN, f"{PUBLIC}/twilio/after-dial")
+    assert dial.caller_id == call.session.record.caller
+    call.handle_event(Stopped())
+    assert call.session.record.end is EndReason.TRANSFERRED
+    assert transferring.front.manager.free_slots == 2
+
+
+async def test_who_answers_has_the_call_to_its_end() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    await transferring.ask(sid(call))
+    call.handle_event(Stopped())
+    answer = await transferring.after_dial(sid(call), DialCallStatus="completed", DialCallDuration="61")
+    assert twiml.parse(answer.text) == (twiml.Hangup(),)
+    [transfer] = (await transferring.front.http.get(f"/api/calls/{sid(call)}")).json()["transfers"]
+    assert (transfer["status"], transfer["duration_s"], transfer["to"]) == ("completed", 61, "…0009")
+
+
+@pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled", ""])
+async def test_a_call_that_nobody_answers_is_back_with_moshi(status: str) -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    await transferring.ask(sid(call))
+    call.handle_event(Stopped())
+    answer = await transferring.after_dial(sid(call), DialCallStatus=status)
+    [verb] = twiml.parse(answer.text)
+    assert isinstance(verb, twiml.Connect)
+    assert transferring.front.manager.record(sid(call)) is call.session.record
+
+
+async def test_the_callers_key_transfers_once() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    for digit in "900":
+        call.handle_event(DtmfPressed(digit))
+        await settle()
+    assert len(transferring.rest.followed) == 1
+    assert call.session.record.transfers[0].by == "the caller's key"
+
+
+async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
+    answer = await transferring.ask(sid(call))
+    assert (answer.status_code, answer.json()["detail"]) == (502, "Twilio answered with HTTP 500")
+    assert not call.over
+    transferring.rest.fault = None
+    assert (await transferring.ask(sid(call))).status_code == 202
+    call.handle_event(Stopped())
+    assert [one.status for one in call.session.record.transfers] == ["Twilio answered with HTTP 500", ""]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"to": "+15552222222"}, 403),
+        ({"to": "112"}, 422),
+        ({"to": 5}, 422),
+        ({"whom": ANN}, 422),
+        ({"to": ANN}, 202),
+    ],
+    ids=lambda value: str(value),
+)
+async def test_only_who_is_allowed_is_dialled(body: dict[str, object], status: int) -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    assert (await transferring.ask(sid(call), body)).status_code == status
+    assert len(transferring.rest.followed) == (status == 202)
+
+
+async def test_nothing_is_dialled_for_an_unsigned_request_or_a_page_of_elsewhere() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    assert (await transferring.ask(sid(call), headers={"Origin": "https://evil.example"})).status_code == 403
+    assert (await transferring.ask(sid(call), headers={"X-Forwarded-For": "203.0.113.9"})).status_code in (401, 403)
+    unsigned = await transferring.front.post("/twilio/after-dial", form(sid(call)), None)
+    assert unsigned.status_code == 403
+    assert transferring.rest.followed == []
+
+
+@pytest.mark.parametrize("state", ["ringing", "ending", "over", "unknown"])
+async def test_a_call_that_is_not_live_is_not_transferred(state: str) -> None:
+    transferring = Transferring()
+    if state == "ringing":
+        await transferring.front.ring(call_sid := new_call_sid())
+    else:
+        call = await transferring.call()
+        call_sid = new_call_sid() if state == "unknown" else sid(call)
+        if state != "unknown":
+            call.handle_event(Stopped())
+    assert (await transferring.ask(call_sid)).status_code == (409 if state == "ringing" else 404)
+
+
+async def test_without_an_account_the_reason_names_the_settings() -> None:
+    front = Front(front_settings(transfer_to=ANN, operator_token=OPERATOR))
+    transferring = Transferring()
+    transferring.front = front
+    call = await transferring.call()
+    answer = await transferring.ask(sid(call))
+    assert (answer.status_code, "TWILIO_AUTH_TOKEN" in answer.json()["detail"]) == (409, True)
