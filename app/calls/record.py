@@ -67,6 +67,7 @@ LINE_ENDS = {
     EndReason.SOCKET_BLOCKED,
     EndReason.PROTOCOL,
     EndReason.REPLACED,
+    EndReason.TRANSFERRED,
 }
 """Ends of a stream that did not come from us: the call may go on in another stream."""
 LOST_ENDS = {EndReason.SOCKET_LOST, EndReason.SOCKET_BLOCKED, EndReason.PROTOCOL}

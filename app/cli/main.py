@@ -77,7 +77,7 @@ def serve(
 @cli.command()
 def drain(
     node: Annotated[
-        str | None, typer.Argument(help="A node by its name, as `calls` shows it; default: this one.")
+        str | None, typer.Argument(help="A node by its name, as `calls` shows it, or a URL; default: this service.")
     ] = None,
     url: ServiceUrl = None,
     seconds: DrainSeconds = None,
@@ -85,8 +85,10 @@ def drain(
 ) -> None:
     """Have the running service, or another node, take no more calls, and stop when those that are on have ended."""
     from app.cli.drain import run_drain
-    from app.cli.nodes import run_drain_node
+    from app.cli.nodes import is_node_name, run_drain_node
 
+    if node and not is_node_name(node):
+        node, url = None, node
     if node:
         raise typer.Exit(run_drain_node(settings_or_exit(url), url, node, seconds, wait))
     raise typer.Exit(run_drain(settings_or_exit(url), url, seconds, wait))

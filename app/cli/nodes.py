@@ -69,3 +69,8 @@ async def _wait(service: ServiceClient, node: str) -> None:
             print(f"{calls} left")
             before = calls
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def is_node_name(text: str) -> bool:
+    """Tell a node's name from a URL."""
+    return text.replace("-", "").isalnum()

@@ -31,6 +31,16 @@ class Transfer(Exact):
     duration_s: int | None
 
 
+class Gap(Exact):
+    """How long Moshi did not hear the caller: `seconds` is None while that lasts; `left_out` steps are forgotten."""
+
+    reason: str
+    began_s: float
+    seconds: float | None
+    steps: int
+    left_out: int
+
+
 class Stream(Exact):
     number: int
     reserved_s: float
@@ -68,6 +78,8 @@ class Call(CallSummary):
     advice: str
     recording: str
     transfers: list[Transfer]
+    moves: list[tuple[float, str]]
+    gaps: list[Gap]
     streams: list[Stream]
     transcript: str
     words: list[WordRow]
@@ -121,6 +133,7 @@ class ReadyAnswer(Exact):
     ready: bool
     free_slots: int
     calls: int
+    suspended: int
     draining: bool
     pipeline: str
 
@@ -190,6 +203,7 @@ class LiveSnapshot(Exact):
 
     now_s: float
     ready: bool
+    pipeline: str
     draining: bool
     slots: int
     free_slots: int
@@ -200,6 +214,8 @@ class LiveSnapshot(Exact):
     lag_ms: float
     steps: list[tuple[float, float]]
     calls: list[LiveCall]
+    cluster: dict[str, Any] | None = None
+    """With NATS_URL all nodes, as in `/api/cluster`."""
 
 
 class LiveDetail(LiveParties):

@@ -20,7 +20,9 @@ class ClusterControl(Protocol):
 
 def build_cluster_router(auth: OperatorAuth, control: ClusterControl | None) -> APIRouter:
     """Return the routes; without `control` there is one machine alone."""
-    router = APIRouter(prefix="/api/cluster", dependencies=[Depends(auth.require)])
+    router = APIRouter(
+        prefix="/api/cluster", dependencies=[Depends(auth.require)], include_in_schema=control is not None
+    )
 
     @router.get("")
     async def view() -> dict[str, object]:

@@ -23,7 +23,7 @@ RECORDED = "Calls are recorded here."
 def build_talk_router(
     settings: Settings, auth: ChatAuth, operators: OperatorAuth, manager: CallManager, personas: PersonaSource
 ) -> APIRouter:
-    router = APIRouter(prefix="/talk")
+    router = APIRouter(prefix="/talk", include_in_schema=False)
     page = (ASSETS / "talk.html").read_text("utf-8")
     records_all = settings.recording.folder is not None and settings.recording.calls is RecordCalls.ALL
 

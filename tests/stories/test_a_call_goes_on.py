@@ -224,6 +224,7 @@ async def test_a_call_that_rings_is_opened_again_with_its_greeting() -> None:
     call = phone.start(phone.open_socket(verb))
     phone.pass_time(0.3)
     assert phone.heard(call) == [0, 1, 2], "the new greeting, and once"
+    call.end(EndReason.OPERATOR)
     assert (call.session.record.transcript, call.session.record.gaps) == ("Hello Hello Hello", [])
 
 
@@ -337,7 +338,7 @@ async def test_a_lost_stream_is_brought_back_with_its_memory_and_without_a_greet
     first = phone.open_socket(verb)
     phone.answer(first, [Frame(held.slot, held.epoch, seq, None) for seq in range(2)])
     phone.start(first)
-    phone.answer(first, phone.speak(first, 5), " one")
+    phone.answer(first, phone.speak(first, 5), " yes")
     first.end(EndReason.SOCKET_LOST, "close code 1006")
     assert isinstance(verb, Connect)
     assert verb.action == "http://127.0.0.1:5001/twilio/after-stream"
@@ -355,13 +356,14 @@ async def test_a_lost_stream_is_brought_back_with_its_memory_and_without_a_greet
     phone.start(second)
     live = phone.speak(second, 2)
     assert [frame.seq for frame in live] == [0, 1]
-    phone.answer(second, live, " two")
+    phone.answer(second, live, " no")
     assert phone.heard(second) == [0, 1]
     record = second.session.record
-    assert (record.transcript, second.request.record) == ("one one one one one two two", True)
+    assert second.request.record
     (gap,) = record.gaps
     assert (gap.reason, gap.seconds, gap.steps) == ("the socket was lost", 0.5, 7)
     second.end(EndReason.SOCKET_LOST)
+    assert record.transcript == "yes yes yes yes yes no no"
     phone.after_stream(ANN, again=1)
     assert resumes(phone.sent)[-1].log == resume.log + step(0) + step(1)
 
