@@ -194,6 +194,7 @@ class LiveCall(LiveParties):
     stages_ms: dict[str, float]
     overruns: int
     dropped: int
+    resumed: int
     sentences: Sentences
     transcript: LiveTranscript
 
