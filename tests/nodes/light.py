@@ -142,6 +142,13 @@ class LightCluster:
 async def light_nodes(nats_url: str, count: int = 3, **settings: object) -> AsyncIterator[LightCluster]:
     redirects = Redirects()
     nodes = [LightNode(nats_url, number, redirects, **settings) for number in range(count)]
+    async with running_nodes(nodes, redirects) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running_nodes(nodes: list[LightNode], redirects: Redirects) -> AsyncIterator[LightCluster]:
+    """Run these nodes until the block ends."""
     for node in nodes:
         node.start()
     made = LightCluster(nodes, redirects)

@@ -38,7 +38,7 @@ async def test_30_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await nodes.until_moved(on, victim)
-        before = max(log.steps for log in await nodes.logs(*CALLS) if log)
+        before = max((await nodes.last_steps(*CALLS)).values())
         await nodes.until_steps(CALLS, before + TALKED)
         check_none_lost(await nodes.end_calls(calls), on)
         await nodes.until_free(20)
@@ -58,7 +58,7 @@ async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_not
         nodes.unlist(frozen)
         await nodes.until_moved(on, frozen)
         frozen.signal(signal.SIGCONT)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         assert await nodes.on_at(frozen) == set()
         assert await nodes.moved_from(frozen) == on
@@ -78,7 +78,7 @@ async def test_a_node_that_drains_loses_no_call_and_none_is_left_on_it(tmp_path:
         assert await other.service.post(f"/api/cluster/{draining.name}/drain", seconds=0)
         await nodes.until_moved(on, draining)
         await nodes.remove(draining)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         check_none_lost(await nodes.end_calls(calls), on)
         await nodes.until_free(10)
@@ -116,7 +116,7 @@ async def test_the_calls_of_a_node_that_is_cut_off_from_nats_go_on_elsewhere_and
         line.is_cut = True
         nodes.unlist(cut_off)
         await nodes.until_moved(on, cut_off)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         line.is_cut = False
         await nodes.until_ready()
@@ -134,7 +134,7 @@ async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Pat
         await nodes.until_steps(some, TALKED)
         await nodes.nats.kill(0)
         await nodes.until_ready()
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         await asyncio.sleep(4)
         assert [path for path, form in nodes.rest.asked if "Url" in dict(form)] == []
@@ -154,7 +154,7 @@ async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_be
             nodes.unlist(node)
             node.signal(signal.SIGTERM)
             await nodes.remove(node)
-            before = max(log.steps for log in await nodes.logs(*some) if log)
+            before = max((await nodes.last_steps(*some)).values())
             await nodes.until_steps(some, before + TALKED)
             await asyncio.sleep(rest_s)
         on = set[str]().union(*[await nodes.on_at(node) for node in nodes.nodes.values()])
