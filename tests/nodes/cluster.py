@@ -37,6 +37,8 @@ OWN_TOKENS = 9
 STEPS_WITHIN_S = 90.0
 """Calls in real time on a busy machine."""
 LOOK_AGAIN_S = 0.5
+CALL_S = 1_200.0
+"""Longer than any test; the calls end when they are told."""
 READ_WITHIN_S = 10.0
 """An ordered consumer ends with its server; then the log is read anew."""
 
@@ -104,8 +106,8 @@ class Cluster:
     def sid(self, number: int) -> str:
         return f"CA{number:032d}"
 
-    def start_calls(self, numbers: Sequence[int]) -> list["asyncio.Task[CallReport]"]:
-        return [asyncio.create_task(self.call(number)) for number in numbers]
+    def start_calls(self, numbers: Sequence[int], **options: object) -> list["asyncio.Task[CallReport]"]:
+        return [asyncio.create_task(self.call(number, **options)) for number in numbers]
 
     async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
         """Have all callers hang up; return how the calls went."""
@@ -114,7 +116,7 @@ class Cluster:
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*calls)
 
-    async def call(self, number: int, seconds: float = 600.0, **options: object) -> CallReport:
+    async def call(self, number: int, **options: object) -> CallReport:
         """Place a call, and keep its report."""
         call_sid = self.sid(number)
         remote = self.remotes[call_sid] = Remote()
@@ -123,7 +125,7 @@ class Cluster:
             self.balancer.url,
             AUTH_TOKEN,
             ACCOUNT_SID,
-            duration_s=seconds,
+            duration_s=CALL_S,
             call_sid=call_sid,
             status_path="/twilio/status",
             **options,  # type: ignore[arg-type]
@@ -141,20 +143,28 @@ class Cluster:
         return {call["call_sid"] for call in calls}
 
     async def until_steps(self, numbers: Sequence[int], least: int) -> None:
-        """Wait until each call has made so many steps, all of them known, and check that it has forgotten nothing."""
-        left, last = {*numbers}, dict[int, int]()
+        """Wait until each call has made so many steps, and check that it has forgotten nothing."""
+        for number, conversation in (await self.until_logged(numbers, least)).items():
+            assert forgotten_at(conversation) is None, number
+
+    async def until_logged(
+        self, numbers: Sequence[int], least: int, within_s: float = STEPS_WITHIN_S
+    ) -> dict[int, Conversation]:
+        """Wait until each call has made so many steps, and return its log, in which none is missing."""
+        found, last = dict[int, Conversation](), dict[int, int]()
         try:
-            async with asyncio.timeout(STEPS_WITHIN_S):
-                while left:
+            async with asyncio.timeout(within_s):
+                while left := [number for number in numbers if number not in found]:
                     last = await self.last_steps(*left)
                     for number in [number for number in left if last[number] >= least]:
                         (conversation,) = await self.logs(number)
                         if conversation and conversation.skipped == 0 and conversation.steps >= least:
-                            assert forgotten_at(conversation) is None, number
-                            left.remove(number)
+                            found[number] = conversation
                     await asyncio.sleep(LOOK_AGAIN_S)
         except TimeoutError:
-            pytest.fail(f"of {least} steps, or whole logs of them, there are {[last.get(n) for n in left]} by {left}")
+            made = {number: last.get(number) for number in numbers if number not in found}
+            pytest.fail(f"there are not {least} steps, or not whole logs of them: {made}")
+        return found
 
     async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
         """Wait until these calls, and no other, are said to have moved away from a node."""
