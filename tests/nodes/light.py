@@ -132,6 +132,15 @@ class LightCluster:
             while not all(self._is_seen(node) for node in self.nodes):  # noqa: ASYNC110 - of messages under way
                 await asyncio.sleep(0.01)
 
+    async def until_logged(self, call_sid: CallSid, steps: int) -> None:
+        """Wait until the log of a call with so many steps can be read."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                _, conversation = await self.nodes[0].node.logs.read(call_sid)
+                if conversation and conversation.steps == steps:
+                    return
+                await asyncio.sleep(0.02)
+
     def _is_seen(self, node: LightNode) -> bool:
         member = node.node.member
         seen = {one.beat.node: one.beat.free for one in member.directory.live(time.monotonic())}

@@ -10,7 +10,7 @@ from app.calls.conversation import STEP_BYTES
 from app.cluster.survey import purge_logs, survey_cluster
 from app.config import Settings, read_settings
 from tests.deploy.test_cluster import NODES, Keys, nats_server
-from tests.nodes.light import ACCOUNT, PUBLIC, TOKEN, LightCluster, LightNode, Redirects, running_nodes, sid
+from tests.nodes.light import ACCOUNT, PUBLIC, TOKEN, LightNode, Redirects, running_nodes, sid
 from tests.nodes.nats_servers import needs_nats
 from tests.processes.pipeline import PATIENCE_S
 
@@ -29,16 +29,6 @@ def as_operator(nats_url: str, node_url: str) -> Settings:
     return read_settings(
         nats_url=nats_url, node_url=node_url, public_url=PUBLIC, twilio_account_sid=ACCOUNT, twilio_auth_token=TOKEN
     )
-
-
-async def until_logged(nodes: LightCluster) -> None:
-    """Wait until the first node can read the whole log of call 1."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            _, conversation = await nodes.nodes[0].node.logs.read(sid(1))
-            if conversation and conversation.steps == STEPS:
-                return
-            await asyncio.sleep(0.05)
 
 
 async def test_the_permissions_of_the_example_are_enough_for_all_that_a_node_and_forget_do(
@@ -61,7 +51,7 @@ async def test_the_permissions_of_the_example_are_enough_for_all_that_a_node_and
             call = first.begin(verb, sid(1))
             for _ in range(STEPS):
                 call.session.conversation.add_step(bytes(STEP_BYTES))
-            await until_logged(nodes)
+            await nodes.until_logged(sid(1), STEPS)
             assert await purge_logs(as_operator(urls[0], places[0]), [sid(1)])
             assert await first.node.logs.read(sid(1)) == (0, None)
             other = next(node for node in nodes.nodes if node is not first)

@@ -18,8 +18,8 @@ from tests.scale import scaled
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
-CALLS = range(30)
-TALKED = 40
+CALLS = range(scaled(30, 9))
+TALKED = scaled(40, 20)
 """Steps that calls have made before something happens, 3.2 s, and are to make afterwards."""
 
 
@@ -30,7 +30,7 @@ def check_none_lost(reports: Sequence[CallReport], moved: set[str]) -> None:
     assert streams == {call_sid: 1 + (call_sid in moved) for call_sid in streams}
 
 
-async def test_30_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_knew(tmp_path: Path) -> None:
+async def test_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_knew(tmp_path: Path) -> None:
     async with cluster(tmp_path, MAX_CALLS="20") as nodes:
         calls = nodes.start_calls(CALLS)
         await nodes.until_steps(CALLS, TALKED)
@@ -43,13 +43,13 @@ async def test_30_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_
         check_none_lost(await nodes.end_calls(calls), on)
         await nodes.until_free(20)
         assert await nodes.logs(*CALLS) == [None] * len(CALLS)
-    assert len(on) >= 10
+    assert len(on) >= len(CALLS) // 3
 
 
 async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_nothing_when_it_wakes_up(
     tmp_path: Path,
 ) -> None:
-    some = range(12)
+    some = range(scaled(12, 6))
     async with cluster(tmp_path, MAX_CALLS="10") as nodes:
         calls = nodes.start_calls(some)
         await nodes.until_steps(some, TALKED)
@@ -69,7 +69,7 @@ async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_not
 
 
 async def test_a_node_that_drains_loses_no_call_and_none_is_left_on_it(tmp_path: Path) -> None:
-    some = range(12)
+    some = range(scaled(12, 6))
     async with cluster(tmp_path, MAX_CALLS="10") as nodes:
         calls = nodes.start_calls(some)
         await nodes.until_steps(some, TALKED)
@@ -142,7 +142,7 @@ async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Pat
 
 
 async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_behind(tmp_path: Path) -> None:
-    some, rest_s = range(24), scaled(36, 1)
+    some, rest_s = range(scaled(24, 9)), scaled(36, 1)
     async with cluster(tmp_path, MAX_CALLS="20") as nodes:
         old = [*nodes.nodes.values()]
         calls = nodes.start_calls(some)
