@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.calls.conversation import STEP_BYTES
+from app.calls.record import EndReason
 from app.cluster.messages import Take
 from app.cluster.placement import Asked
 from app.twilio import twiml
@@ -56,3 +57,6 @@ async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_
                 await asyncio.sleep(0.02)
         await nodes.settle()
         assert (call.over, nodes.free) == (False, [7, 8, 8])
+        record = late.manager.record(sid(1))
+        assert record
+        assert record.end is EndReason.REPLACED, "its slot is not kept until no socket has come in time"
