@@ -20,8 +20,10 @@ from workers.histogram import Histogram
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-RESUME_WITHIN_S = 5.0
-"""How long a node may take that has to read a token log first."""
+ASK_OF_CALL_WITHIN_S = 0.3
+"""How long all are asked of a call that is on: better late than without its memory."""
+READ_WITHIN_S, RESUME_WITHIN_S = 1.0, 5.0
+"""How long a node may take that has to read a token log first; the latter one that has said that it is there."""
 
 
 class Exchange:
@@ -38,13 +40,13 @@ class Exchange:
         await self._bus.subscribe("slots.ask", Ask, self._on_ask)
         await self._bus.subscribe(f"slots.take.{self._member.name}", Take, self._on_take)
 
-    async def ask(self, call_sid: CallSid) -> Asked:
+    async def ask(self, call_sid: CallSid, within_s: float = ASK_WITHIN_S) -> Asked:
         """Return what the live nodes offer, of those that answer in time."""
         directory = self._member.directory
         live, owner = directory.live(time.monotonic()), directory.owner(call_sid)
         asked = Asked(call_sid, {seen.beat.node: seen.beat for seen in live}, owner.node if owner else "")
         for _ in range(ATTEMPTS):
-            await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, ASK_WITHIN_S, asked.add)
+            await self._bus.ask_all("slots.ask", Ask(call=call_sid), Offer, within_s, asked.add)
             if asked.offers:
                 break
         return asked
@@ -58,7 +60,7 @@ class Exchange:
         tried = 0
         for attempt in range(ATTEMPTS):
             if attempt:
-                asked = await self.ask(take.call)
+                asked = await self.ask(take.call, ASK_OF_CALL_WITHIN_S if take.resumes else ASK_WITHIN_S)
             owner = self._member.directory.owner(take.call)
             newest = max(asked.epoch, owner.epoch if owner else 0)
             candidates = asked.candidates(take.hook is Hook.AFTER_STREAM)
@@ -67,8 +69,9 @@ class Exchange:
             for node in candidates:
                 tried += 1
                 request = take.model_copy(update={"epoch": newest + tried, "newest": newest})
-                reads_log = take.resumes and node in asked.offers
-                if answer := await self._take(node, request, RESUME_WITHIN_S if reads_log else TAKE_WITHIN_S):
+                read_s = RESUME_WITHIN_S if node in asked.offers else READ_WITHIN_S
+                within_s = read_s if take.resumes else TAKE_WITHIN_S
+                if answer := await self._take(node, request, within_s):
                     return answer
         return None
 

@@ -36,6 +36,7 @@ MOST_RECORDS = 2_000
 """After so many, up to half as many more, a log is published anew in long records, to be read back in a moment."""
 MOST_PENDING = 8
 """Records of a call that are published at once while it catches up."""
+ANSWER_WITHIN_S = 2.0
 READ_WITHIN_S = 2.0
 ASK_WITHIN_S, ASK_TIMES = 0.3, 5
 
@@ -56,6 +57,8 @@ class _Log:
     """The subject of the same log in short records, purged once this one is whole."""
     is_lost: bool = False
     """Whether records may be lost: the connection was."""
+    is_checking: bool = False
+    """Whether NATS is being asked what has arrived; nothing is published meanwhile, so that the answer is exact."""
 
 
 class LogStore:
@@ -63,7 +66,7 @@ class LogStore:
 
     def __init__(self, bus: Bus, max_call_s: float) -> None:
         self._bus, self._max_age_s = bus, max_call_s + SPARE_S
-        self._stream = JetStreamContext(bus.nats)
+        self._stream = JetStreamContext(bus.nats, timeout=ANSWER_WITHIN_S)
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.published = self.confirmed = 0
@@ -119,12 +122,14 @@ class LogStore:
     async def publish_pending(self, next_epoch: Callable[[CallSid], int]) -> None:
         """Publish what the calls have added."""
         for call_sid, one in [*self._logs.items()]:
+            if one.is_checking:
+                continue
             is_other = one.call.session.conversation is not one.cursor.conversation
             if is_other or one.records >= MOST_RECORDS + crc32(call_sid.encode()) % (MOST_RECORDS // 2):
                 self.open(one.call, next_epoch(call_sid))
             elif one.is_lost:
                 one.is_lost = False
-                self._start(self._check(one))
+                self._start(one, self._check(one))
             else:
                 await self._publish(one)
 
@@ -137,25 +142,24 @@ class LogStore:
             self.published += 1
             is_whole = bool(one.replaces) and one.cursor.published >= one.cursor.resumed
             if is_whole or one.records % CONFIRM_EVERY == 1:
-                self._start(self._confirm(one, record, one.cursor.published, one.records))
-            else:
-                await self._bus.send(one.subject, record)
+                self._start(one, self._confirm(one, record))
+                return
+            await self._bus.send(one.subject, record)
 
-    async def _confirm(self, one: _Log, record: bytes, steps: int, records: int) -> None:
-        """Publish a record, wait for its acknowledgement, and see whether all `records` so far have arrived.
+    async def _confirm(self, one: _Log, record: bytes) -> None:
+        """Publish a record, wait for its acknowledgement, and see whether all records so far have arrived.
 
         While servers elect a leader records are lost though the connection stays.
         """
         try:
             await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
             self.confirmed += 1
-            missing = records - await self._count(one.subject)
-            if missing > 0:
-                one.records, one.is_lost = one.records - missing, True
+            published, one.records = one.records, await self._count(one.subject)
+            one.is_lost |= one.records < published
             if one.is_lost:
                 return
-            one.cursor.on_confirmed(steps)
-            if one.replaces and steps >= one.cursor.resumed:
+            one.cursor.on_confirmed()
+            if one.replaces and one.cursor.confirmed >= one.cursor.resumed:
                 old, one.replaces = one.replaces, ""
                 await self._stream.purge_stream(STREAM, subject=old)
         except NoStreamResponseError:
@@ -215,10 +219,11 @@ class LogStore:
             try:
                 async with asyncio.timeout(ASK_WITHIN_S):
                     return (await self._stream.get_last_msg(STREAM, subject_of(call_sid, "*"))).seq
-            except TimeoutError:
-                continue
-            except (APIError, *NATS_ERRORS):
+            except NotFoundError:
                 return None
+            except (APIError, *NATS_ERRORS):
+                await asyncio.sleep(FRAME_S)
+        log.warning("NATS does not say whether there is a log of %s", call_sid)
         return None
 
     async def purge(self, call_sid: CallSid) -> None:
@@ -229,7 +234,14 @@ class LogStore:
         except (APIError, *NATS_ERRORS) as error:
             log.warning("the token log of a call stays until it expires: %r", error)
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, one: _Log, work: Coroutine[object, object, None]) -> None:
+        async def check() -> None:
+            try:
+                await work
+            finally:
+                one.is_checking = False
+
+        one.is_checking = True
+        task = asyncio.create_task(check())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

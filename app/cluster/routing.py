@@ -13,13 +13,13 @@ from app.calls.manager import CallManager
 from app.calls.queue import PAUSE_S
 from app.calls.router import HANGUP, IN_PROGRESS, CallRouter
 from app.cluster.bus import Bus
-from app.cluster.exchange import Exchange
+from app.cluster.exchange import ASK_OF_CALL_WITHIN_S, Exchange
 from app.cluster.fallback import FallbackTokens
 from app.cluster.line import ClusterLine
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
 from app.cluster.messages import Hook, Status, Take
-from app.cluster.placement import Asked, last_known
+from app.cluster.placement import ASK_WITHIN_S, Asked, last_known
 from app.logging import CallLogger
 from app.twilio import twiml
 from app.twilio.events import CallSid
@@ -58,7 +58,8 @@ class ClusterRouting:
         if self._member.is_cut_off:
             settled = self._router.settle(form, webhook_token)
             return settled or await self._answer_alone(form, webhook_token)
-        asked = await self._exchange.ask(form.call_sid)
+        is_on = form.fields.get("CallStatus") == IN_PROGRESS
+        asked = await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S if is_on else ASK_WITHIN_S)
         resumes = await self._may_resume(form, asked)
         known = resumes or bool(asked.epoch) or form.call_sid in self._line.line
         if settled := self._router.settle(form, webhook_token, known):
@@ -75,12 +76,13 @@ class ClusterRouting:
         return answer or self._router.reject(form)
 
     async def after_stream(self, form: Form, webhook_token: str = "") -> str:
-        if self._member.is_cut_off or form.fields.get("CallStatus", IN_PROGRESS) != IN_PROGRESS:
+        if form.fields.get("CallStatus", IN_PROGRESS) != IN_PROGRESS:
             return self._router.after_stream(form, webhook_token)
-        asked = await self._exchange.ask(form.call_sid)
-        if not asked.offers:
-            return self._router.after_stream(form, webhook_token)
+        cut_off = self._member.is_cut_off
+        asked = Asked(form.call_sid, {}) if cut_off else await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
         take = self._take(form, webhook_token, asked, True, Hook.AFTER_STREAM)
+        if not asked.offers:
+            return await self._resume_here(take) or self._router.after_stream(form, webhook_token)
         answer = await self._exchange.place(asked, take)
         if answer is None:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
@@ -118,8 +120,12 @@ class ClusterRouting:
         return await self._exchange.place(asked, take) or twiml.hangup()
 
     def claim(self, token: str) -> ActiveCall | None:
-        """Also with a token that another node has given while NATS was away."""
+        """Also with a token that another node has given while NATS was away.
+
+        Several nodes may have reserved a slot for the call, as answers came late: it is on where Twilio came.
+        """
         if call := self._manager.claim(token):
+            self._own(call)
             return call
         call_sid = self._tokens.redeem(self._member.name, token, time.time())
         if call_sid is None or self._manager.call(call_sid):
@@ -127,6 +133,14 @@ class ClusterRouting:
         reservation = self._manager.reserve(call_sid)
         self._member.announce()
         return self._manager.claim(reservation.token) if reservation else None
+
+    def _own(self, call: ActiveCall) -> None:
+        call_sid = call.session.record.call_sid
+        owner, epoch = self._member.directory.owner(call_sid), self._member.epoch(call_sid)
+        if owner and owner.boot != self._member.boot and owner.epoch >= epoch:
+            self._member.own(call_sid, owner.epoch + 1)
+            self._logs.open(call, owner.epoch + 1)
+            self._member.announce()
 
     def on_connected(self) -> None:
         self._given.clear()
@@ -158,8 +172,9 @@ class ClusterRouting:
         return self._router.enqueue(form, len(line), f"?since={since_s:.6f}")
 
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
-        """Answer while NATS is away."""
-        if answer := self._router.put_through(form, webhook_token):
+        """Answer while NATS is away, or as good as away."""
+        take = self._take(form, webhook_token, Asked(form.call_sid, {}), True, Hook.VOICE)
+        if answer := await self._resume_here(take) or self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
         best = last_known(self._member.directory, self._given)
@@ -169,6 +184,13 @@ class ClusterRouting:
         self._given[best.beat.boot] = self._given.get(best.beat.boot, 0) + 1
         token = self._tokens.make(best.beat.node, form.call_sid, time.time())
         return self._router.connect(form, token, best.beat.url)
+
+    async def _resume_here(self, take: Take) -> str | None:
+        """Answer with a slot of this node for a call from elsewhere whose token log can be read."""
+        is_on = take.form.get("CallStatus", IN_PROGRESS) == IN_PROGRESS and self._bus.is_connected
+        if is_on and self._manager.record(take.call) is None and await self._logs.has(take.call):
+            return await self._exchange.answer_here(take)
+        return None
 
     async def _tell(self, form: Form) -> None:
         """Tell the other nodes what Twilio says of a call."""

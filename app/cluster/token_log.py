@@ -118,14 +118,14 @@ class LogCursor:
         log = self.conversation.log
         return write_steps(first, bytes(log[start * STEP_BYTES : (last - self.conversation.skipped) * STEP_BYTES]))
 
-    def on_confirmed(self, steps: int) -> None:
-        """All records up to this step have arrived."""
-        self.confirmed = max(self.confirmed, steps)
+    def on_confirmed(self) -> None:
+        """All records so far have arrived."""
+        self.confirmed = self.published
 
     def rewind(self, is_empty: bool) -> None:
-        """Publish again what may be lost; from the first record if the log `is_empty`."""
-        if is_empty:
-            self.has_header, self.confirmed = False, 0
+        """Publish again what may be lost; from the first record if the log `is_empty`, or none was confirmed."""
+        self.confirmed = 0 if is_empty else self.confirmed
+        self.has_header = self.confirmed > 0
         self.published = self.confirmed
 
 

@@ -1,21 +1,29 @@
-"""Prints what nodes cost: `python -m tests.nodes`. Three nodes in one process, one NATS server, no load beside.
+"""Prints what nodes cost, and how fast calls move: `python -m tests.nodes`. One NATS server, no load beside.
 
-How long a webhook takes, what publishing 50 token logs takes of the processor, how long a log takes to be read back.
+Three nodes in one process: how long a webhook takes, what publishing 50 token logs takes of the processor, how long a
+log takes to be read back. Three nodes as processes with 30 calls, one killed: how long its calls take from Twilio's
+request until they hear something again, and what the callers of the others notice.
 """
 
 import asyncio
+import signal
 import tempfile
 import time
 from pathlib import Path
 from statistics import quantiles
 
+import numpy as np
+
 from app.calls.conversation import STEP_BYTES
+from app.simulator.report import CallReport
+from tests.nodes.cluster import cluster
 from tests.nodes.light import LightCluster, light_nodes, sid
 from tests.nodes.nats_servers import nats_servers
 from workers.messages import FRAME_S
 
 CALLS = 50
 SECONDS = 20.0
+TALKING = range(30)
 
 
 async def webhooks(nodes: LightCluster) -> str:
@@ -67,6 +75,42 @@ async def reading(nodes: LightCluster, steps: int) -> str:
     return f"reading back {steps} steps: {took_s:.2f} s ({conversation.steps if conversation else 0} found)"
 
 
+async def moving(folder: Path) -> str:
+    """Kill a node of three."""
+    async with cluster(folder, MAX_CALLS="20") as nodes:
+        calls = nodes.start_calls(TALKING)
+        await nodes.until_logged(TALKING, 1)
+        await asyncio.sleep(SECONDS)
+        victim, on = await nodes.busiest()
+        victim.signal(signal.SIGKILL)
+        await nodes.remove(victim)
+        await asyncio.sleep(SECONDS)
+        reports = await nodes.end_calls(calls)
+    moved = [report for report in reports if report.call_sid in on]
+    took_s = [_heard_again_s(report) for report in moved if len(report.streams) == 2]
+    before, after = (
+        np.percentile([gap for one in reports if one.call_sid not in on for gap in _gaps_ms(one, since_s, until_s)], 99)
+        for since_s, until_s in ((-SECONDS, 0.0), (0.0, SECONDS / 2))
+    )
+    return (
+        f"node killed: {len(took_s)} of {len(on)} calls moved, heard again after p50 {np.median(took_s):.2f} s, max "
+        f"{max(took_s):.2f} s; the others' packets come every p99 {before:.0f} ms before, {after:.0f} after"
+    )
+
+
+def _heard_again_s(report: CallReport) -> float:
+    """Return the time from Twilio's request, as the first stream was closed, to the first packet of the second one."""
+    first, second = report.streams
+    return next(one.at_s for one in report.buffer_levels if one.at_s > second.opened_s) - first.closed_s
+
+
+def _gaps_ms(report: CallReport, since_s: float, until_s: float) -> list[float]:
+    """Return the times between packets, of those that came then, in seconds since the kill."""
+    killed_s = report.ended_s - SECONDS
+    came_s = [one.at_s for one in report.buffer_levels if since_s <= one.at_s - killed_s < until_s]
+    return [1000 * gap for gap in np.diff(came_s)]
+
+
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with nats_servers(Path(folder)) as nats, light_nodes(nats.url, max_calls=20) as nodes:
@@ -74,6 +118,7 @@ async def main() -> None:
             print(await publishing(nodes))
             for steps in (3_000, 45_000):
                 print(await reading(nodes, steps))
+        print(await moving(Path(folder)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ class Balancer:
         }
         for _ in range(2 * len(self.nodes)):
             node = self.nodes[next(self._turn) % len(self.nodes)]
+            url = node + request.path_qs
             with contextlib.suppress(ClientError, TimeoutError):
-                async with self._client.post(node + request.path_qs, data=body, headers=headers) as answer:
+                async with self._client.request(request.method, url, data=body, headers=headers) as answer:
                     text = await answer.text()
                     if answer.status < 500:
                         call_sid = str((await request.post()).get("CallSid", ""))
@@ -47,7 +48,7 @@ class Balancer:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Balancer"]:
         application = web.Application()
-        application.router.add_post("/{path:.*}", self.handle)
+        application.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, HOST, self.port).start()

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import nats
 import numpy as np
@@ -35,6 +37,12 @@ OWN_TOKENS = 9
 STEPS_WITHIN_S = 90.0
 """Calls in real time on a busy machine."""
 LOOK_AGAIN_S = 0.5
+CALL_S = 1_200.0
+"""Longer than any test; the calls end when they are told."""
+READ_WITHIN_S = 10.0
+"""An ordered consumer ends with its server; then the log is read anew."""
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -98,8 +106,8 @@ class Cluster:
     def sid(self, number: int) -> str:
         return f"CA{number:032d}"
 
-    def start_calls(self, numbers: Sequence[int]) -> list["asyncio.Task[CallReport]"]:
-        return [asyncio.create_task(self.call(number)) for number in numbers]
+    def start_calls(self, numbers: Sequence[int], **options: object) -> list["asyncio.Task[CallReport]"]:
+        return [asyncio.create_task(self.call(number, **options)) for number in numbers]
 
     async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
         """Have all callers hang up; return how the calls went."""
@@ -108,7 +116,7 @@ class Cluster:
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*calls)
 
-    async def call(self, number: int, seconds: float = 600.0, **options: object) -> CallReport:
+    async def call(self, number: int, **options: object) -> CallReport:
         """Place a call, and keep its report."""
         call_sid = self.sid(number)
         remote = self.remotes[call_sid] = Remote()
@@ -117,7 +125,7 @@ class Cluster:
             self.balancer.url,
             AUTH_TOKEN,
             ACCOUNT_SID,
-            duration_s=seconds,
+            duration_s=CALL_S,
             call_sid=call_sid,
             status_path="/twilio/status",
             **options,  # type: ignore[arg-type]
@@ -135,19 +143,28 @@ class Cluster:
         return {call["call_sid"] for call in calls}
 
     async def until_steps(self, numbers: Sequence[int], least: int) -> None:
-        """Wait until each call has made so many steps, all of them known, and check that it has forgotten nothing."""
-        left, steps = list(numbers), dict[int, int]()
+        """Wait until each call has made so many steps, and check that it has forgotten nothing."""
+        for number, conversation in (await self.until_logged(numbers, least)).items():
+            assert forgotten_at(conversation) is None, number
+
+    async def until_logged(
+        self, numbers: Sequence[int], least: int, within_s: float = STEPS_WITHIN_S
+    ) -> dict[int, Conversation]:
+        """Wait until each call has made so many steps, and return its log, in which none is missing."""
+        found, last = dict[int, Conversation](), dict[int, int]()
         try:
-            async with asyncio.timeout(STEPS_WITHIN_S):
-                while left:
-                    for number, conversation in zip([*left], await self.logs(*left), strict=True):
-                        steps[number] = conversation.steps if conversation and conversation.skipped == 0 else 0
-                        if conversation and steps[number] >= least:
-                            assert forgotten_at(conversation) is None, number
-                            left.remove(number)
+            async with asyncio.timeout(within_s):
+                while left := [number for number in numbers if number not in found]:
+                    last = await self.last_steps(*left)
+                    for number in [number for number in left if last[number] >= least]:
+                        (conversation,) = await self.logs(number)
+                        if conversation and conversation.skipped == 0 and conversation.steps >= least:
+                            found[number] = conversation
                     await asyncio.sleep(LOOK_AGAIN_S)
         except TimeoutError:
-            pytest.fail(f"of {least} steps were made: {[steps.get(number) for number in left]} by {left}")
+            made = {number: last.get(number) for number in numbers if number not in found}
+            pytest.fail(f"there are not {least} steps, or not whole logs of them: {made}")
+        return found
 
     async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
         """Wait until these calls, and no other, are said to have moved away from a node."""
@@ -184,15 +201,21 @@ class Cluster:
                 while (await node.service.get("/readyz"))["free_slots"] != slots:  # noqa: ASYNC110 - of other processes
                     await asyncio.sleep(0.05)
 
+    async def last_steps(self, *numbers: int) -> dict[int, int]:
+        """Return how many steps of each call the last record of its log tells of."""
+        ends = await self._ask(_last_step, numbers)
+        return dict(zip(numbers, ends, strict=True))
+
     async def logs(self, *numbers: int) -> list[Conversation | None]:
-        """Return the token logs as they are in JetStream now; it may have to elect a leader first."""
+        """Return the token logs as they are in JetStream now."""
+        return await self._ask(_read_log, numbers)
+
+    async def _ask(self, read: Callable[[Client, str], Awaitable[Found]], numbers: Sequence[int]) -> list[Found]:
+        """Read of each call; servers that have to elect a leader first are asked again."""
         connection = await nats.connect(self.nats.url.split(","))
         try:
             async with asyncio.timeout(STEPS_WITHIN_S):
-                while True:
-                    with contextlib.suppress(nats.errors.Error, ServerError):
-                        return [await _read_log(connection, self.sid(number)) for number in numbers]
-                    await asyncio.sleep(LOOK_AGAIN_S)
+                return [await _ask_until_answered(read, connection, self.sid(number)) for number in numbers]
         finally:
             await connection.close()
 
@@ -214,21 +237,46 @@ async def cluster(folder: Path, nodes: int = 3, servers: int = 1, **settings: st
             await asyncio.gather(*(made.remove(node) for node in [*made.nodes.values()]))
 
 
+async def _ask_until_answered(
+    read: Callable[[Client, str], Awaitable[Found]], connection: Client, call_sid: str
+) -> Found:
+    while True:
+        with contextlib.suppress(nats.errors.Error, ServerError, TimeoutError):
+            async with asyncio.timeout(READ_WITHIN_S):
+                return await read(connection, call_sid)
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _last_step(connection: Client, call_sid: str) -> int:
+    try:
+        last = await connection.jetstream().get_last_msg("moshi-calls", f"calls.{call_sid}.*")
+    except NotFoundError:
+        return 0
+    record = _opened(last.subject, last.data)
+    if record.startswith(b"{"):
+        return int(json.loads(record)["resumed"])
+    return int.from_bytes(record[1:5], "little") + (len(record) - 5) // STEP_BYTES
+
+
 async def _read_log(connection: Client, call_sid: str) -> Conversation | None:
-    stream, seal, reader = connection.jetstream(), Seal([AUTH_TOKEN]), LogReader()
+    stream, reader = connection.jetstream(), LogReader()
     try:
         last = (await stream.get_last_msg("moshi-calls", f"calls.{call_sid}.*")).seq
     except NotFoundError:
         return None
     subscription = await stream.subscribe(f"calls.{call_sid}.*", stream="moshi-calls", ordered_consumer=True)
     async for message in subscription.messages:
-        record = seal.open(message.subject, message.data)
-        assert record is not None
-        reader.add(int(message.subject.rpartition(".")[2]), record)
+        reader.add(int(message.subject.rpartition(".")[2]), _opened(message.subject, message.data))
         if message.metadata.sequence.stream >= (last or 0):
             break
     await subscription.unsubscribe()
     return reader.conversation()
+
+
+def _opened(subject: str | None, data: bytes | None) -> bytes:
+    record = Seal([AUTH_TOKEN]).open(subject or "", data or b"")
+    assert record is not None
+    return record
 
 
 def forgotten_at(conversation: Conversation) -> int | None:

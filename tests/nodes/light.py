@@ -132,6 +132,15 @@ class LightCluster:
             while not all(self._is_seen(node) for node in self.nodes):  # noqa: ASYNC110 - of messages under way
                 await asyncio.sleep(0.01)
 
+    async def until_logged(self, call_sid: CallSid, steps: int) -> None:
+        """Wait until the log of a call with so many steps can be read."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                _, conversation = await self.nodes[0].node.logs.read(call_sid)
+                if conversation and conversation.steps == steps:
+                    return
+                await asyncio.sleep(0.02)
+
     def _is_seen(self, node: LightNode) -> bool:
         member = node.node.member
         seen = {one.beat.node: one.beat.free for one in member.directory.live(time.monotonic())}
@@ -142,6 +151,13 @@ class LightCluster:
 async def light_nodes(nats_url: str, count: int = 3, **settings: object) -> AsyncIterator[LightCluster]:
     redirects = Redirects()
     nodes = [LightNode(nats_url, number, redirects, **settings) for number in range(count)]
+    async with running_nodes(nodes, redirects) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running_nodes(nodes: list[LightNode], redirects: Redirects) -> AsyncIterator[LightCluster]:
+    """Run these nodes until the block ends."""
     for node in nodes:
         node.start()
     made = LightCluster(nodes, redirects)

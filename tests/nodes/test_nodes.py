@@ -18,8 +18,8 @@ from tests.scale import scaled
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
-CALLS = range(30)
-TALKED = 40
+CALLS = range(scaled(30, 9))
+TALKED = scaled(40, 20)
 """Steps that calls have made before something happens, 3.2 s, and are to make afterwards."""
 
 
@@ -30,7 +30,7 @@ def check_none_lost(reports: Sequence[CallReport], moved: set[str]) -> None:
     assert streams == {call_sid: 1 + (call_sid in moved) for call_sid in streams}
 
 
-async def test_30_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_knew(tmp_path: Path) -> None:
+async def test_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_knew(tmp_path: Path) -> None:
     async with cluster(tmp_path, MAX_CALLS="20") as nodes:
         calls = nodes.start_calls(CALLS)
         await nodes.until_steps(CALLS, TALKED)
@@ -38,18 +38,18 @@ async def test_30_calls_go_on_when_a_node_of_three_is_killed_with_all_that_they_
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await nodes.until_moved(on, victim)
-        before = max(log.steps for log in await nodes.logs(*CALLS) if log)
+        before = max((await nodes.last_steps(*CALLS)).values())
         await nodes.until_steps(CALLS, before + TALKED)
         check_none_lost(await nodes.end_calls(calls), on)
         await nodes.until_free(20)
         assert await nodes.logs(*CALLS) == [None] * len(CALLS)
-    assert len(on) >= 10
+    assert len(on) >= len(CALLS) // 3
 
 
 async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_nothing_when_it_wakes_up(
     tmp_path: Path,
 ) -> None:
-    some = range(12)
+    some = range(scaled(12, 6))
     async with cluster(tmp_path, MAX_CALLS="10") as nodes:
         calls = nodes.start_calls(some)
         await nodes.until_steps(some, TALKED)
@@ -58,7 +58,7 @@ async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_not
         nodes.unlist(frozen)
         await nodes.until_moved(on, frozen)
         frozen.signal(signal.SIGCONT)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         assert await nodes.on_at(frozen) == set()
         assert await nodes.moved_from(frozen) == on
@@ -69,7 +69,7 @@ async def test_the_calls_of_a_frozen_node_are_redirected_once_and_it_changes_not
 
 
 async def test_a_node_that_drains_loses_no_call_and_none_is_left_on_it(tmp_path: Path) -> None:
-    some = range(12)
+    some = range(scaled(12, 6))
     async with cluster(tmp_path, MAX_CALLS="10") as nodes:
         calls = nodes.start_calls(some)
         await nodes.until_steps(some, TALKED)
@@ -78,7 +78,7 @@ async def test_a_node_that_drains_loses_no_call_and_none_is_left_on_it(tmp_path:
         assert await other.service.post(f"/api/cluster/{draining.name}/drain", seconds=0)
         await nodes.until_moved(on, draining)
         await nodes.remove(draining)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         check_none_lost(await nodes.end_calls(calls), on)
         await nodes.until_free(10)
@@ -116,7 +116,7 @@ async def test_the_calls_of_a_node_that_is_cut_off_from_nats_go_on_elsewhere_and
         line.is_cut = True
         nodes.unlist(cut_off)
         await nodes.until_moved(on, cut_off)
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         line.is_cut = False
         await nodes.until_ready()
@@ -126,7 +126,6 @@ async def test_the_calls_of_a_node_that_is_cut_off_from_nats_go_on_elsewhere_and
         await nodes.until_free(10)
 
 
-@pytest.mark.xfail(reason="the test's own reading of the logs does not end after a server was killed", strict=False)
 async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Path) -> None:
     some = range(9)
     async with cluster(tmp_path, servers=3, MAX_CALLS="10") as nodes:
@@ -134,7 +133,7 @@ async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Pat
         await nodes.until_steps(some, TALKED)
         await nodes.nats.kill(0)
         await nodes.until_ready()
-        before = max(log.steps for log in await nodes.logs(*some) if log)
+        before = max((await nodes.last_steps(*some)).values())
         await nodes.until_steps(some, before + TALKED)
         await asyncio.sleep(4)
         assert [path for path, form in nodes.rest.asked if "Url" in dict(form)] == []
@@ -143,7 +142,7 @@ async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Pat
 
 
 async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_behind(tmp_path: Path) -> None:
-    some, rest_s = range(24), scaled(36, 1)
+    some, rest_s = range(scaled(24, 9)), scaled(36, 1)
     async with cluster(tmp_path, MAX_CALLS="20") as nodes:
         old = [*nodes.nodes.values()]
         calls = nodes.start_calls(some)
@@ -151,10 +150,8 @@ async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_be
         for node in old:
             await nodes.start_node()
             await nodes.until_ready()
-            nodes.unlist(node)
-            node.signal(signal.SIGTERM)
             await nodes.remove(node)
-            before = max(log.steps for log in await nodes.logs(*some) if log)
+            before = max((await nodes.last_steps(*some)).values())
             await nodes.until_steps(some, before + TALKED)
             await asyncio.sleep(rest_s)
         on = set[str]().union(*[await nodes.on_at(node) for node in nodes.nodes.values()])

@@ -58,7 +58,7 @@ def test_holes_after_a_reconnect_are_filled_from_memory(is_empty: bool) -> None:
     conversation = Conversation(HEADER, bytearray(tokens(0, 10)))
     cursor = LogCursor(conversation)
     kept = records(cursor)
-    cursor.on_confirmed(10)
+    cursor.on_confirmed()
     conversation.log += tokens(10, 20)
     records(cursor)  # lost with the connection
     conversation.log += tokens(30, 5)
@@ -68,6 +68,13 @@ def test_holes_after_a_reconnect_are_filled_from_memory(is_empty: bool) -> None:
     cursor.rewind(is_empty)
     filled = records(cursor) if is_empty else kept + after + records(cursor)
     assert read((1, filled)).log == tokens(0, 35)
+
+
+def test_a_header_that_was_lost_alone_is_published_again() -> None:
+    cursor = LogCursor(Conversation(HEADER, bytearray(tokens(0, 10))))
+    _, *arrived = records(cursor)
+    cursor.rewind(is_empty=False)
+    assert read((1, [*arrived, *records(cursor)])).log == tokens(0, 10)
 
 
 def test_a_node_that_takes_a_call_begins_an_epoch_with_all_that_it_knows() -> None:

@@ -1,0 +1,62 @@
+"""Nodes that answer late, as busy ones do: a call keeps its memory, and one node has it in the end."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.calls.conversation import STEP_BYTES
+from app.calls.record import EndReason
+from app.cluster.messages import Take
+from app.cluster.placement import Asked
+from app.twilio import twiml
+from app.twilio.events import CallSid
+from tests.nodes.light import form, light_nodes, sid
+from tests.nodes.nats_servers import nats_servers, needs_nats
+from tests.processes.pipeline import PATIENCE_S
+
+pytestmark = [pytest.mark.slow, needs_nats]
+
+STEPS = 30
+
+
+async def nobody_in_time(call_sid: CallSid, within_s: float = 0.0) -> Asked:
+    return Asked(call_sid, {})
+
+
+async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_in_time(tmp_path: Path) -> None:
+    async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
+        verb = await nodes.nodes[0].answer(sid(1))
+        first = nodes.of(verb)
+        call = first.begin(verb, sid(1))
+        for _ in range(STEPS):
+            call.session.conversation.add_step(bytes(STEP_BYTES))
+        await nodes.until_logged(sid(1), STEPS)
+        other = next(node for node in nodes.nodes if node is not first)
+        other.node.exchange.ask = nobody_in_time  # type: ignore[method-assign]
+        verb = await other.answer(sid(1), CallStatus="in-progress")
+        assert nodes.of(verb) is other
+        assert other.begin(verb, sid(1)).session.conversation.steps == STEPS
+        async with asyncio.timeout(PATIENCE_S):
+            while not call.over:  # noqa: ASYNC110 - of messages under way
+                await asyncio.sleep(0.02)
+
+
+async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_comes_has_it(tmp_path: Path) -> None:
+    async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
+        chosen, late, _ = nodes.nodes
+        take = Take(call=sid(1), form=form(sid(1)).fields, epoch=5)
+        answer, _ = [await node.node.exchange.answer_here(take) for node in (chosen, late)]
+        for node in (chosen, late):
+            node.node.member.announce()
+        await nodes.settle()
+        assert answer
+        call = chosen.begin(twiml.parse(answer)[0], sid(1))
+        async with asyncio.timeout(PATIENCE_S):
+            while late.manager.call(sid(1)):  # noqa: ASYNC110 - of messages under way
+                await asyncio.sleep(0.02)
+        await nodes.settle()
+        assert (call.over, nodes.free) == (False, [7, 8, 8])
+        record = late.manager.record(sid(1))
+        assert record
+        assert record.end is EndReason.REPLACED, "its slot is not kept until no socket has come in time"
