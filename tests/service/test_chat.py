@@ -133,6 +133,7 @@ async def test_a_client_that_sends_nothing_hears_pages_all_the_same(one: Served)
     await all_over(one)
 
 
+@pytest.mark.slow
 async def test_a_flood_ends_no_call_and_delays_no_other(one: Served) -> None:
     async with dial(one, "?format=pcm") as flooding, dial(one, "?format=pcm") as other:
         await opened(flooding)

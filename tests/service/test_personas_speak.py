@@ -21,6 +21,7 @@ WELCOME = "Good evening, Bistro Verde. Would you like to book a table?"
 SECONDS = 12.0
 
 
+@pytest.mark.slow
 async def test_each_of_two_callers_hears_their_own_persona_and_the_next_one_an_edit(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

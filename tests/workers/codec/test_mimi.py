@@ -103,7 +103,7 @@ def on_mlx(stage: Stage, mimi: Path) -> Mimi:
     ("make", "stage"),
     [
         (on_two_threads, Stage.ENCODE),
-        (laid_out_otherwise, Stage.ENCODE),
+        pytest.param(laid_out_otherwise, Stage.ENCODE, marks=pytest.mark.slow),
         pytest.param(laid_out_otherwise, Stage.DECODE, marks=pytest.mark.slow),
         pytest.param(on_mlx, Stage.ENCODE, marks=pytest.mark.slow),
         pytest.param(on_mlx, Stage.DECODE, marks=pytest.mark.slow),

@@ -78,7 +78,7 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
 
 @pytest.mark.parametrize(
     ("dtype", "bits"),
-    [(mx.float32, None), (mx.bfloat16, 4), pytest.param(mx.bfloat16, 8, marks=pytest.mark.slow)],
+    [(mx.float32, None), *(pytest.param(mx.bfloat16, bits, marks=pytest.mark.slow) for bits in (4, 8))],
     ids=["f32", "q4", "q8"],
 )
 def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> None:

@@ -83,7 +83,11 @@ def run(dtype: mx.Dtype, parts: list[WordPart], sentences: dict[Slot, list[list[
 
 @pytest.mark.parametrize(
     ("dtype", "parts"),
-    [(mx.float32, PARTS), (mx.bfloat16, PARTS), (mx.float32, QUIET)],
+    [
+        (mx.float32, PARTS),
+        pytest.param(mx.bfloat16, PARTS, marks=pytest.mark.slow),
+        pytest.param(mx.float32, QUIET, marks=pytest.mark.slow),
+    ],
     ids=["f32", "bf16", "begins no word"],
 )
 def test_forced_rows_say_what_the_official_model_says_by_the_rule_and_free_rows_are_unchanged(

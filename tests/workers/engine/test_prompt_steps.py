@@ -65,7 +65,9 @@ def test_a_call_goes_on_from_a_prompt_as_if_it_had_been_stepped(text: str, voice
     assert spoken(talk(engine, A, speech(5, LIVE + 1))) == expected(text, voice, 5)[:LIVE]
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [(mx.bfloat16, 4), (mx.bfloat16, None)], ids=["q4", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [pytest.param(mx.bfloat16, 4, marks=pytest.mark.slow), (mx.bfloat16, None)], ids=["q4", "bf16"]
+)
 def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> None:
     lm = build("mid", dtype, bits)
     voice = VoiceEmbeddings(RNG.normal(size=(9, 256)).astype(np.float32), EMBEDDINGS.cache)

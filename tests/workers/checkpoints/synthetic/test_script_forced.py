@@ -118,6 +118,7 @@ def test_a_greeting_is_heard_word_for_word_while_the_caller_talks(call: ForcedCa
     assert snr_db(voiced(recording(GREETING)), voiced(call.pcm)) > 25
 
 
+@pytest.mark.slow
 def test_what_is_said_in_mid_call_is_heard_whatever_the_caller_does(call: ForcedCall) -> None:
     """Once while Moshi listens to a caller who never pauses, once in place of the reply that the caller then gets."""
     caller = turns(0, 120, 60, 3, 30)
@@ -175,6 +176,7 @@ def test_marks_without_end_and_bytes_in_mid_word_do_not_stop_a_text(call: Forced
     assert call.over == [SentenceEnd(0, whole=True)]
 
 
+@pytest.mark.slow
 def test_random_texts_are_heard_as_predicted(call: ForcedCall) -> None:
     rng = random.Random(13)
     words = [*recorded_words(), ",", "7", "é", "\x00", "▁", "<0x41>", "日本", "Hello,this", "  "]

@@ -92,7 +92,7 @@ def test_a_byte_is_a_tone_that_can_be_read_back(decoded: dict[int, Pcm]) -> None
     assert byte_of(np.zeros(FRAME_SAMPLES, np.float32)) is None
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("bits", [None, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (8, 4))])
 def test_every_sound_is_followed_whatever_is_heard_and_whatever_is_forced(made: Made, bits: int | None) -> None:
     lm = load(made("script"), bits=bits)
     comma, mute = WORDS.tokens[","], WORDS.goes_on

@@ -57,7 +57,7 @@ def written(folder: Path, codes: Codes) -> tuple[list[TimedWord], list[float]]:
     return words, turns
 
 
-@pytest.mark.parametrize("begin_ms", [800, 820, 840, 860])
+@pytest.mark.parametrize("begin_ms", [800, *(pytest.param(ms, marks=pytest.mark.slow) for ms in (820, 840, 860))])
 def test_the_words_of_the_caller_with_their_times_wherever_frames_begin(
     made: Made, encoder: Mimi, begin_ms: int
 ) -> None:
@@ -70,6 +70,7 @@ def test_the_words_of_the_caller_with_their_times_wherever_frames_begin(
         assert turns == [pytest.approx((begin_ms + len(recording(name)) / 8) / 1000 + 0.32, abs=0.16)]
 
 
+@pytest.mark.slow
 def test_moshis_own_codes_are_the_same_and_silence_and_its_phrases_are_no_words(made: Made, encoder: Mimi) -> None:
     codes = heard(encoder, 800, list(CONVERSATION))
     script = make_codec(Stage.ENCODE, "numpy", made("script") / MIMI, 1)
