@@ -185,11 +185,12 @@ class ChatInbound:
 
 
 class ChatLeg(Leg):
-    """One chat."""
+    """One chat; `cushion_s` more than the target is kept unplayed, for a client that has no buffer of its own."""
 
     rate_hz = SAMPLE_RATE_HZ
 
-    def __init__(self, limits: CallLimits) -> None:
+    def __init__(self, limits: CallLimits, cushion_s: float = 0.0) -> None:
+        self._cushion_s = cushion_s
         self._counts: Counter[str] = Counter()
         self._inbound = ChatInbound(limits.takeover_s)
         self._greeting_frames = self._seq = limits.greeting_frames
@@ -311,7 +312,7 @@ class ChatLeg(Leg):
 
     @property
     def _target_s(self) -> float:
-        return min(TARGET_S[0] + self._jitter.jitter_s, TARGET_S[1])
+        return self._cushion_s + min(TARGET_S[0] + self._jitter.jitter_s, TARGET_S[1])
 
     def _unplayed_s(self, now: float) -> float:
         return (0.0 if self._until_s == -math.inf else self._until_s - now) + len(self._queue) * PAGE_S

@@ -283,7 +283,7 @@ class CallManager(CallRegistry):
             now,
             record,
             request.webhook_token,
-            ChatLeg(limits) if request.chat else None,
+            ChatLeg(limits, request.cushion_s) if request.chat else None,
             conversation,
             comes_back=memory is not None,
         )

@@ -22,6 +22,8 @@ from app.twilio.events import CallSid
 
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
+OPUS_CUSHION_S = 0.025
+"""Kyutai's clients play what comes as it comes, in blocks of their own; our page has a buffer, and asks for PCM."""
 CALLER = "client:chat"
 CHAT_SID = "chat-"
 
@@ -106,7 +108,13 @@ async def _open(
     if manager.ready and (query.text_prompt or query.voice_prompt):
         prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
     request = VoiceRequest(
-        caller=CALLER, persona=query.persona, prompt=prompt, chat=True, sampling=query.sampling, seed=query.seed
+        caller=CALLER,
+        persona=query.persona,
+        prompt=prompt,
+        chat=True,
+        cushion_s=0.0 if query.format == "pcm" else OPUS_CUSHION_S,
+        sampling=query.sampling,
+        seed=query.seed,
     )
     reservation = manager.reserve(call_sid, request)
     call = manager.claim(reservation.token) if reservation else None

@@ -37,12 +37,13 @@ class Client:
     """Of Moshi, who repeats what the client says."""
     greeting: int = 0
     phase_s: float | None = None
+    cushion_s: float = 0.0
     frames: list[tuple[float, SendFrame]] = field(default_factory=list)
     pages: list[tuple[float, SendAudio]] = field(default_factory=list)
     latency: list[tuple[float, float]] = field(default_factory=list)
 
     def run(self, seconds: float) -> "Client":
-        leg = self.leg = ChatLeg(CallLimits(self.greeting, 20.0, 1e9, processing_s=STEP_S))
+        leg = self.leg = ChatLeg(CallLimits(self.greeting, 20.0, 1e9, processing_s=STEP_S), self.cushion_s)
         leg.start(0.0, self.phase_s)
         counter, answers = ChatAudioCounter(), [(0.0, frame(seq)) for seq in range(self.greeting)]
         chunks = [(at + 1) * self.chunk_s for at in range(round(seconds / self.chunk_s))]
@@ -100,6 +101,14 @@ def test_frames_are_numbered_and_come_every_80_ms_and_pages_every_40_ms() -> Non
     assert gaps == pytest.approx(PAGE_S, abs=0.003)
     assert {len(page.pcm) for _, page in client.pages if page.pcm is not None} == {960}
     assert max(latency_s for _, latency_s in client.latency) <= FRAME_S + STEP_S + FIRST_S + 2 * TICK_S
+
+
+@pytest.mark.parametrize("cushion_s", [0.0, 0.025])
+def test_a_cushion_is_kept_unplayed_and_covers_a_frame_that_comes_late(cushion_s: float) -> None:
+    client = Client(step_s=lambda now: STEP_S + (0.02 if 9.9 <= now < 10.0 else 0.0), cushion_s=cushion_s).run(12.0)
+    latency_s = client.mouth_to_ear_s(2.0, 9.0)
+    assert np.median(latency_s) <= FRAME_S + STEP_S + FIRST_S + cushion_s + 0.02 + 2 * TICK_S
+    assert client.leg.counts["underruns"] == (cushion_s == 0)
 
 
 @pytest.mark.parametrize("chunk_s", [0.02, 0.04])
