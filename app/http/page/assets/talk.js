@@ -2,8 +2,22 @@
 
 import { insecure, openAudio } from "./audio.js";
 import { dial } from "./chat.js";
-import { ask, byId, clock, describe, lines, make, ms, write } from "./format.js";
+import { ask, byId, clock, describe, make, ms, write } from "./format.js";
 import { buildMeters } from "./meters.js";
+
+const PAUSE_S = 1;
+
+/** Pieces [at_s, text] as lines [at_s, text]; a new one begins after a pause. */
+function lines(pieces) {
+  const said = [];
+  let last = -Infinity;
+  for (const [at, text] of pieces) {
+    if (at - last >= PAUSE_S || !said.length) said.push([at, text]);
+    else said[said.length - 1][1] += text;
+    last = at;
+  }
+  return said.map(([at, text]) => [at, text.trim()]).filter(([, text]) => text);
+}
 
 const MEASURE_EVERY_MS = 2000;
 const ROUND_TRIPS = 5;
