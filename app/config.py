@@ -110,8 +110,9 @@ class Settings(BaseModel):
 
     @property
     def transcribe(self) -> str:
-        """The checkpoint of speech-to-text, "" for none: the line test has no codes that it could read."""
-        return "" if self.model.codec is CodecKind.LOOPBACK else self.transcription.spec
+        """The checkpoint of speech-to-text, "" for none: line test and Moshi servers have no codes for it."""
+        has_codes = self.model.codec is not CodecKind.LOOPBACK and self.model.engine is not EngineKind.REMOTE
+        return self.transcription.spec if has_codes else ""
 
     @property
     def prepared_steps(self) -> int:

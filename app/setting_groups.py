@@ -120,6 +120,8 @@ def _nats_url(url: str) -> str:
         _ = parts.port  # raises ValueError unless it is one
         if parts.scheme not in NATS_SCHEMES or not parts.hostname or parts.path or parts.fragment:
             raise ValueError("must be nats://host:4222 or tls://host:4222, several with commas between")
+        if parts.scheme != "tls" and not is_loopback(parts.hostname):
+            raise ValueError("another machine is reached by tls:// only: token logs decode to both voices")
     if unknown := [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in NATS_FILES]:
         raise ValueError(f"knows {', '.join(NATS_FILES)} behind its ?, not {unknown[0][:20]}")
     return url

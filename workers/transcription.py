@@ -88,7 +88,7 @@ class Transcription:
 
     def end_calls(self) -> None:
         """The pipeline is lost: nobody says any more."""
-        for slot, epoch in self._calls:
+        for slot, epoch in self._calls if self.ready else ():
             self._links[0].send(SpeechEnded(slot, epoch))
 
     async def run(self) -> None:

@@ -226,7 +226,8 @@ class ActiveCall:
                 case ResumeCall():
                     self._resume(command)
                 case Suspended(_, anew):
-                    self.words = StreamWords() if anew else self.words
+                    if anew and self.session.stream.started_s is None:
+                        self.words = StreamWords()
                     self._observers.notify("on_suspended", command, now)
                 case GapOver(gap):
                     self._observers.notify("on_resumed", gap, now)

@@ -102,6 +102,11 @@ class CallManager(CallRegistry):
         return self.accepting and self._workers_ready() and self._admission.free_slots > 0
 
     @property
+    def resumes(self) -> bool:
+        """Whether calls go on with their memory: RESUME_SECONDS is not 0."""
+        return self._resume_s > 0
+
+    @property
     def pipeline(self) -> str:
         """`ready`, or `starting`, or why the last pipeline was lost while the next one starts, and who waits for it."""
         state = "ready" if self._workers_ready() else self._pipeline_loss or "starting"
@@ -273,6 +278,8 @@ class CallManager(CallRegistry):
         now, memory = self._clock(), self._memories.take(call_sid, self._clock())
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
+        if memory:
+            request = replace(request, record=request.record or memory[1].record)
         conversation = memory[0] if memory else self._new_conversation(request)
         header, account_sid, record = conversation.header, self._settings.twilio.account_sid, self.record(call_sid)
         limits = self._limits(request, header.call.greeting, comes_back=memory is not None)

@@ -37,6 +37,8 @@ from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said,
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
 DRAIN_WITHIN_S = 3.0
+MOST_TRANSFERS = 3
+"""So often a caller's key has a call transferred: a call that nobody answers comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +337,8 @@ class CallSession:
         self._idle.reset(now)
         if digit == self._limits.hangup_digit:
             return self.end(EndReason.HANGUP_KEY, now)
-        return [AskTransfer()] if digit == self._limits.transfer_digit and not self._transfer else []
+        may = not self._transfer and len(self.record.transfers) < MOST_TRANSFERS
+        return [AskTransfer()] if digit == self._limits.transfer_digit and may else []
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

@@ -42,6 +42,7 @@ class Bus:
         servers, _, query = nats_url.partition("?")
         self._servers, self._files = servers.split(","), dict(parse_qsl(query))
         self._is_closing, self._is_quiet = False, is_quiet
+        self._last_error = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -140,6 +141,9 @@ class Bus:
             message = self._read(received, kind)
             if message is None:
                 return
+            if received.reply and not received.reply.startswith("_INBOX."):  # an answer is sealed for its subject
+                self.refused += 1
+                return
             try:
                 work = handle(message, received.reply)
                 if work is not None:
@@ -193,4 +197,6 @@ class Bus:
         self.on_change(False)
 
     async def _on_error(self, error: Exception) -> None:
-        log.debug("NATS: %r", error)
+        is_news = not self.is_connected and not self._is_quiet and repr(error) != self._last_error
+        self._last_error = repr(error)
+        log.log(logging.WARNING if is_news else logging.DEBUG, "NATS: %r", error)

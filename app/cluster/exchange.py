@@ -122,7 +122,7 @@ class Exchange:
 
     async def _answer_new(self, take: Take, form: Form) -> str | None:
         """Answer for a call that no live node has: it may have had another one, from whose log it goes on."""
-        epoch, conversation = await self._logs.read(take.call) if take.resumes else (0, None)
+        epoch, conversation = await self._logs.read(take.call) if take.resumes and self._manager.resumes else (0, None)
         again = again_of(form) if take.hook is Hook.AFTER_STREAM else 0
         if again is None or (take.hook is Hook.AFTER_STREAM and conversation is None):
             return twiml.hangup()

@@ -5,6 +5,7 @@ import logging
 import time
 
 from app.calls.queue import ASKS_WITHIN_S, PAUSE_S, CallRedirector
+from app.calls.router import IN_PROGRESS
 from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
 from app.cluster.member import Member
@@ -71,7 +72,8 @@ class ClusterLine:
         first = self.line.first(time.monotonic())
         if first is None:
             return False
-        take = Take(call=first.call, form=first.form, query=first.query)
+        is_on = first.form.get("CallStatus") == IN_PROGRESS  # perhaps at a node that is gone
+        take = Take(call=first.call, form=first.form, query=first.query, resumes=is_on)
         if self._member.is_cut_off:
             answer = await self._exchange.answer_here(take)
         else:

@@ -16,7 +16,7 @@ VERSION = 1
 Sid = Annotated[CallSid, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,128}$")]
 Text = Annotated[str, Field(max_length=512)]
-FormFields = Annotated[dict[Text, Annotated[str, Field(max_length=8_192)]], Field(max_length=1_000)]
+FormFields = Annotated[dict[Text, Annotated[str, Field(max_length=65_536)]], Field(max_length=1_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 EpochNumber = Annotated[int, Field(ge=1, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**53)]

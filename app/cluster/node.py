@@ -159,6 +159,8 @@ class ClusterNode:
                     del self._purges[call_sid]
                     if self.member.holds(call_sid) is not None:
                         tasks.create_task(self.logs.purge(call_sid))
+                    else:
+                        self.logs.close(call_sid)
 
     async def _redirect(self, call_sid: CallSid, why: str) -> None:
         if self._redirector is None:

@@ -89,7 +89,9 @@ class ClusterRouting:
         return answer or twiml.hangup()
 
     async def after_dial(self, form: Form, webhook_token: str = "") -> str:
-        return twiml.hangup() if self._router.on_dialled(form) else await self.answer(form, webhook_token)
+        has_answered = self._router.on_dialled(form)
+        await self._tell(form)
+        return twiml.hangup() if has_answered else await self.answer(form, webhook_token)
 
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)
@@ -203,7 +205,11 @@ class ClusterRouting:
         form = Form(CallSid(status.call), status.form, status.query)
         if status.form.get("QueueResult") == HANGUP:
             self._router.after_wait(form)
-        elif self._manager.record(form.call_sid):
+        elif not self._manager.record(form.call_sid):
+            return
+        elif "DialCallStatus" in status.form:
+            self._router.on_dialled(form)
+        else:
             self._router.handle_status(form)
 
 

@@ -34,6 +34,8 @@ from workers.messages import FRAME_SAMPLES, Failed, Frame, Open, Pcm, Stage
 
 log = logging.getLogger(__name__)
 
+MOST_HEARD_S = 2.0
+"""Of one message of a server no more is decoded."""
 LOOK_EVERY_S = 1.0
 
 
@@ -120,7 +122,7 @@ class RemoteCall:
         """Return why the session is over."""
         if self._lost:
             self._emit(Moved(self._opening.slot, self._opening.epoch, self._lost))
-        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec()
+        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec(MOST_HEARD_S)
         now = asyncio.get_running_loop().time()
         silent_s = self._patience.silent_s
         client = self._client = chat.ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
