@@ -149,7 +149,16 @@ def test_nodes_need_what_they_share_and_an_address_of_their_own(missing: str) ->
 
 @pytest.mark.parametrize(
     "url",
-    ["nats://", "http://127.0.0.1:4222", "nats://a:1,b:2", "nats://a:x", "nats://a/path", "nats://a?password=x", ","],
+    [
+        "nats://",
+        "http://127.0.0.1:4222",
+        "nats://a:1,b:2",
+        "nats://a:x",
+        "nats://a/path",
+        "nats://a?password=x",
+        ",",
+        "nats://10.0.0.2:4222",
+    ],
 )
 def test_a_wrong_address_of_nats_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="NATS_URL"):

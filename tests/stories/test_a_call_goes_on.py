@@ -234,12 +234,14 @@ async def test_a_stream_that_starts_while_no_pipeline_is_there_is_opened_without
     phone.lose()
     call = phone.start(phone.open_socket(verb))
     assert phone.speak(call, 10) == []
+    phone.manager.on_pipeline_lost("step: fails at its start as well")
     (opening,) = phone.be_ready()
     assert isinstance(opening, Open)
     assert opening.greeting_frames == 0
     live = phone.speak(call, 2)
-    phone.answer(call, live)
+    phone.answer(call, live, " Yes")
     assert len(live) == 2
+    assert call.session.record.transcript == "Yes", "words are given out, though the start failed twice"
     assert phone.heard(call) == [frame.seq for frame in live]
 
 

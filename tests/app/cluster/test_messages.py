@@ -15,7 +15,13 @@ KINDS = [one for one in vars(messages).values() if isinstance(one, type) and iss
 
 
 def test_a_message_comes_back_as_it_was() -> None:
-    sent = Take(call=sid(1), form={"From": "+15550100001"}, query="?persona=ada", hook=Hook.AFTER_STREAM, epoch=5)
+    sent = Take(
+        call=sid(1),
+        form={"From": "+15550100001", "AddOns": "x" * 60_000},
+        query="?persona=ada",
+        hook=Hook.AFTER_STREAM,
+        epoch=5,
+    )
     assert parse(Take, sent.to_bytes()) == sent
     assert parse(Heartbeat, beat("a", calls={"CA1": 3}).to_bytes()) == beat("a", calls={"CA1": 3})
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
+from app.calls.session import MOST_TRANSFERS
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Started, Stopped, StreamSid
 from app.twilio.rest_http import RestError
@@ -126,6 +127,17 @@ async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
     assert (await transferring.ask(sid(call))).status_code == 202
     call.handle_event(Stopped())
     assert [one.status for one in call.session.record.transfers] == ["Twilio answered with HTTP 500", ""]
+
+
+async def test_a_key_does_not_have_a_call_transferred_for_ever() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
+    for _ in range(2 * MOST_TRANSFERS):
+        call.handle_event(DtmfPressed("0"))
+        await settle()
+    assert len(call.session.record.transfers) == MOST_TRANSFERS
+    assert not call.over
 
 
 @pytest.mark.parametrize(
