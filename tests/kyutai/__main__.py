@@ -1,4 +1,4 @@
-"""`python -m tests.kyutai PYTHON`: `moshi-bridge talk` to two of Kyutai's PyTorch servers at once, each twice.
+"""`python -m tests.kyutai PYTHON`: two of Kyutai's PyTorch servers; `talk` to each, and phone calls through both.
 
 PYTHON runs where PyTorch below 2.10 and `moshi` 0.2.13 are installed (what it needs: aiohttp, einops, huggingface-hub
 below 1, safetensors, sentencepiece, sphn, tqdm). The weights are random, the CPU computes less than a frame in 80 ms,
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import soundfile
 
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
+from app.simulator.call import simulate
+from app.simulator.options import CallOptions
 from tests.app.cli.talk.test_kyutai_server import running
 from tests.app.cli.talk.test_run import talk
 from tests.app.cli.talk.tones import tone
@@ -48,6 +51,12 @@ async def main(python: str, folder: Path) -> None:
             talks = (talk(folder, "--url", url, "--wav", "in.wav", "--seconds", "10") for url in urls)
             for ended in await asyncio.gather(*talks):
                 print(ended.status, ended.out, ended.error)
+        remote = {"ENGINE": "remote", "MOSHI_SERVERS": f"ws://localhost:{ports[0]},ws://localhost:{ports[1]}"}
+        async with start_service(remote, folder / "log") as service:
+            calls = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, duration_s=10.0)
+            for report in await asyncio.gather(simulate(calls), simulate(calls)):
+                record = await service.record(report.call_sid)
+                print(report.outcome, report.sentence, record["first_sound_s"], record["transcript"], record["counts"])
 
 
 if __name__ == "__main__":
