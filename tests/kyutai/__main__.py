@@ -56,7 +56,7 @@ async def main(python: str, folder: Path) -> None:
             calls = CallOptions(service.base_url, AUTH_TOKEN, ACCOUNT_SID, duration_s=10.0)
             for report in await asyncio.gather(simulate(calls), simulate(calls)):
                 record = await service.record(report.call_sid)
-                print(report.outcome, report.sentence, record["first_sound_s"], record["transcript"], record["counts"])
+                print(report.outcome, record["end"], record["detail"], record["first_sound_s"], record["transcript"])
 
 
 if __name__ == "__main__":
