@@ -84,6 +84,8 @@ class CallManager(CallRegistry):
             lambda call: LogLines(call.session, call.reservation.slot, call.log, settings.logging.digits),
         ]
         self._admission = Admission(0)
+        self._is_expiring = False
+        """Whether `_on_expiry` is due."""
         self._pipeline_is_on, self._pipeline_loss = True, ""
         self._last_words = LastWords(is_transcribing=bool(settings.transcribe))
 
@@ -384,7 +386,18 @@ class CallManager(CallRegistry):
             return
         if end.reason in LINE_ENDS or (call.session.comes_back and end.reason is EndReason.NO_SOCKET):
             self._memories.keep(record.call_sid, memory, self._clock())
-            asyncio.get_running_loop().call_later(KEPT_S + 1.0, lambda: self._memories.expire(self._clock()))
+            self._expire_memories()
+
+    def _expire_memories(self) -> None:
+        """Forget the memories whose time is over; look again while there are any."""
+        self._memories.expire(self._clock())
+        if self._memories and not self._is_expiring:
+            self._is_expiring = True
+            asyncio.get_running_loop().call_later(KEPT_S / 10, self._on_expiry)
+
+    def _on_expiry(self) -> None:
+        self._is_expiring = False
+        self._expire_memories()
 
     def _standby(self, call: ActiveCall) -> Standby | None:
         """Return the stream that stands by for this one, None without one or once its time is over."""

@@ -20,6 +20,9 @@ class Memories:
     def __init__(self) -> None:
         self._kept: dict[CallSid, tuple[float, Memory]] = {}  # the oldest first
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def keep(self, call_sid: CallSid, memory: Memory, now: float) -> None:
         self.take(call_sid, now)
         self._kept[call_sid] = now + KEPT_S, memory

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosedOK
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from app.calls.record import EndReason
 from app.cli.main import cli
@@ -90,7 +90,7 @@ async def drained(service: Served) -> CallSid:
         call_sid = CallSid((await opened(socket))["call_sid"])
         assert (await service.http.post("/api/drain?seconds=1")).status_code == 202
         assert await refusal(service) == (503, "not ready")
-        with pytest.raises(ConnectionClosedOK):
+        with pytest.raises(ConnectionClosedError):
             await speak(socket, 1_000)
     return call_sid
 
