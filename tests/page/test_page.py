@@ -115,8 +115,10 @@ async def test_both_sides_are_read_while_the_call_is_on_and_found_afterwards(run
     await expect(page.locator("#found li")).to_have_count(1)
     await page.locator("#found a").click()
     await expect(page.locator("#said li[aria-current]")).to_contain_text("I want a refund. ****")
+    link = page.get_by_role("link", name="WebVTT")
+    await expect(link).to_have_attribute("href", re.compile(r"transcript\.vtt$"))
     async with page.expect_download() as download:
-        await page.get_by_role("link", name="WebVTT").click()
+        await link.click()
     vtt = (await (await download.value).path()).read_text()
     assert vtt.startswith("WEBVTT\n")
     assert "<v Caller>I want a refund. ****" in vtt
