@@ -1,4 +1,4 @@
-"""Twilio's messages on the media socket: one frozen dataclass for each kind.
+"""What Twilio's messages on the media socket say: one frozen dataclass for each kind. `wire` reads them.
 
 Shapes: https://www.twilio.com/docs/voice/media-streams/websocket-messages
 """
@@ -6,8 +6,6 @@ Shapes: https://www.twilio.com/docs/voice/media-streams/websocket-messages
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
-
-from app.twilio import wire
 
 CallSid = NewType("CallSid", str)
 StreamSid = NewType("StreamSid", str)
@@ -72,45 +70,3 @@ class Unknown:
 
 
 Event = Connected | Started | Media | DtmfPressed | MarkPlayed | Stopped | Unknown
-
-
-def parse_event(fields: wire.Fields) -> Event:
-    """Return the event that a message stands for; raises `ProtocolViolation`."""
-    match wire.read_text(fields, "event"):
-        case "media":
-            return _parse_media(wire.read_object(fields, "media"))
-        case "mark":
-            name = wire.read_text(wire.read_object(fields, "mark"), "name")
-            if len(name) > MAX_MARK_LENGTH:
-                raise wire.bad_field("name", f"a mark of ours, which has {MAX_MARK_LENGTH} characters at most")
-            return MarkPlayed(name)
-        case "dtmf":
-            return DtmfPressed(wire.read_text(wire.read_object(fields, "dtmf"), "digit"))
-        case "connected":
-            return Connected()
-        case "start":
-            return _parse_start(wire.read_object(fields, "start"))
-        case "stop":
-            return Stopped()
-        case kind:
-            return Unknown(kind)
-
-
-def _parse_media(media: wire.Fields) -> Media:
-    if media.get("track") != TRACK:
-        raise wire.ProtocolViolation(wire.Reason.WRONG_TRACK, "Media of a track other than the caller's.")
-    return Media(wire.read_count(media, "timestamp"), wire.read_payload(media, "payload"))
-
-
-def _parse_start(start: wire.Fields) -> Started:
-    if start.get("tracks") != [TRACK]:
-        raise wire.ProtocolViolation(wire.Reason.WRONG_TRACK, "The stream must carry the caller's track and no other.")
-    offered = wire.read_object(start, "mediaFormat")
-    if {key: offered.get(key) for key in MEDIA_FORMAT} != MEDIA_FORMAT:
-        raise wire.ProtocolViolation(wire.Reason.WRONG_FORMAT, f"The stream must be {MEDIA_FORMAT}.")
-    return Started(
-        StreamSid(wire.read_text(start, "streamSid")),
-        CallSid(wire.read_text(start, "callSid")),
-        wire.read_text(start, "accountSid"),
-        wire.read_texts(start, "customParameters"),
-    )

@@ -12,7 +12,7 @@ what `media`, `mark` and `clear` return as text, unchanged, in order.
 from enum import Enum, auto
 
 from app.twilio import wire
-from app.twilio.events import Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped, Unknown, parse_event
+from app.twilio.events import Connected, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped, Unknown
 
 MAX_MESSAGE_BYTES = 65_536
 
@@ -54,7 +54,7 @@ class StreamProtocol:
         caller must end the call.
         """
         fields = wire.read_message(message, MAX_MESSAGE_BYTES)
-        event = parse_event(fields)
+        event = wire.parse_event(fields)
         if isinstance(event, Unknown):
             return event
         following = NEXT[self.state].get(type(event))

@@ -1,4 +1,4 @@
-"""JSON and base64 of the media stream, as Twilio writes them.
+"""JSON and base64 of the media stream, as Twilio writes them, and the events that they stand for.
 
 All of it comes from the network. Whatever it holds (deep nesting, huge numbers, NaN, lone surrogates, half a base64
 group), a reader returns a value of the promised type or raises `ProtocolViolation`, nothing else.
@@ -10,6 +10,22 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NoReturn
+
+from app.twilio.events import (
+    MAX_MARK_LENGTH,
+    MEDIA_FORMAT,
+    TRACK,
+    CallSid,
+    Connected,
+    DtmfPressed,
+    Event,
+    MarkPlayed,
+    Media,
+    Started,
+    Stopped,
+    StreamSid,
+    Unknown,
+)
 
 Fields = Mapping[str, object]
 """One JSON object with unchecked values."""
@@ -129,3 +145,45 @@ def write_payload(payload: bytes) -> str:
 def bad_field(key: str, wanted: str) -> ProtocolViolation:
     """Return the violation that says what `key` should have held."""
     return ProtocolViolation(Reason.BAD_FIELD, f"'{key}' is not {wanted}.")
+
+
+def parse_event(fields: Fields) -> Event:
+    """Return the event that a message stands for; raises `ProtocolViolation`."""
+    match read_text(fields, "event"):
+        case "media":
+            return _parse_media(read_object(fields, "media"))
+        case "mark":
+            name = read_text(read_object(fields, "mark"), "name")
+            if len(name) > MAX_MARK_LENGTH:
+                raise bad_field("name", f"a mark of ours, which has {MAX_MARK_LENGTH} characters at most")
+            return MarkPlayed(name)
+        case "dtmf":
+            return DtmfPressed(read_text(read_object(fields, "dtmf"), "digit"))
+        case "connected":
+            return Connected()
+        case "start":
+            return _parse_start(read_object(fields, "start"))
+        case "stop":
+            return Stopped()
+        case kind:
+            return Unknown(kind)
+
+
+def _parse_media(media: Fields) -> Media:
+    if media.get("track") != TRACK:
+        raise ProtocolViolation(Reason.WRONG_TRACK, "Media of a track other than the caller's.")
+    return Media(read_count(media, "timestamp"), read_payload(media, "payload"))
+
+
+def _parse_start(start: Fields) -> Started:
+    if start.get("tracks") != [TRACK]:
+        raise ProtocolViolation(Reason.WRONG_TRACK, "The stream must carry the caller's track and no other.")
+    offered = read_object(start, "mediaFormat")
+    if {key: offered.get(key) for key in MEDIA_FORMAT} != MEDIA_FORMAT:
+        raise ProtocolViolation(Reason.WRONG_FORMAT, f"The stream must be {MEDIA_FORMAT}.")
+    return Started(
+        StreamSid(read_text(start, "streamSid")),
+        CallSid(read_text(start, "callSid")),
+        read_text(start, "accountSid"),
+        read_texts(start, "customParameters"),
+    )

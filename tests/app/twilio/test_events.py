@@ -13,9 +13,8 @@ from app.twilio.events import (
     Stopped,
     StreamSid,
     Unknown,
-    parse_event,
 )
-from app.twilio.wire import ProtocolViolation, Reason
+from app.twilio.wire import ProtocolViolation, Reason, parse_event
 from tests.app.twilio.transcript import (
     ACCOUNT_SID,
     BY_KIND,
