@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.calls.conversation import GAP_FRAMES
 from app.calls.leg import SendFrame
-from app.calls.unread import UnreadFrames
+from app.calls.suspension import UnreadFrames
 
 PCM = np.zeros(1_920, np.float32)
 FIRST = 25
