@@ -14,8 +14,7 @@ from tests.workers.codec.sounds import KINDS, codes, sound
 from workers.codec.choose import Library, fastest_library, library_for, make_codec
 from workers.codec.codec import CodecError, Row, silence_codes
 from workers.codec.mimi import Mimi
-from workers.codec.numpy_ops import TiledMatrix, has_openblas, plain_matrix
-from workers.codec.numpy_step import NumpyStep
+from workers.codec.numpy_step import NumpyStep, TiledMatrix, has_openblas, plain_matrix
 from workers.codec.stages import EncoderStage, Onward
 from workers.codec.weights import load
 from workers.messages import Codes, Epoch, Frame, Open, PreparePrompt, Slot, Stage

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.codec.numpy_ops import Matrix, NumpyOps, TiledMatrix, has_openblas, plain_matrix
+from workers.codec.numpy_step import Matrix, NumpyOps, TiledMatrix, has_openblas, plain_matrix
 from workers.codec.state import CodecState
 from workers.codec.tensors import F32
 from workers.codec.weights import Linear, Norm
