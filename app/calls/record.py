@@ -9,21 +9,12 @@ from app.calls.transcript import Side, Word
 from app.calls.transfer import Transfer
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
-from app.twilio.parties import mask_number
 from app.twilio.status import Status, StreamStatusCallback
 from workers.messages import FRAME_S, Frame, Span
 
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
 KEYS_KEPT = 100
-MOMENTS = ("began_s", "reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
-FACTS = (
-    *("call_sid", "persona", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
-    *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s"),
-)
-GAP = ("began_s", "reason", "seconds", "steps", "left_out")
-STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
-SUMMARY = ("call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
 
 
 class EndReason(StrEnum):
@@ -290,50 +281,7 @@ class CallRecord:
         """What Moshi said."""
         return " ".join(word.text for word in self.words if word.speaker is Side.MOSHI)
 
-    def summary(self) -> dict[str, object]:
-        """Return what a list of calls shows."""
-        facts = self._facts()
-        return {name: facts[name] for name in SUMMARY}
-
-    def as_json(self) -> dict[str, object]:
-        """Return the record for machines; times in seconds since the slot was reserved."""
-        return {
-            **self._facts(),
-            "transcript": self.transcript,
-            "words": [word.as_json() for word in self.words],
-            "spans": [
-                [(span.stage, self._relative(span.started_s), self._relative(span.ended_s)) for span in spans]
-                for spans in self.spans
-            ],
-        }
-
-    def _facts(self) -> dict[str, object]:
-        return {
-            **self._chosen(self, FACTS),
-            "advice": explain(self.error_code) if self.error_code else "",
-            "counts": dict(self.counts),
-            "moves": [(self._relative(moment), reason) for moment, reason in self.moves],
-            "recording": str(self.recording),
-            "transfers": [
-                {
-                    "to": mask_number(one.to),
-                    "by": one.by,
-                    "at_s": self._relative(one.at_s),
-                    "status": one.status,
-                    "duration_s": one.duration_s,
-                }
-                for one in self.transfers
-            ],
-            "streams": [
-                {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
-            ],
-            "gaps": [self._chosen(gap, GAP) for gap in self.gaps],
-        }
-
-    def _chosen(self, record: "CallRecord | StreamRecord | Gap", names: tuple[str, ...]) -> dict[str, object]:
-        return {
-            name: self._relative(getattr(record, name)) if name in MOMENTS else getattr(record, name) for name in names
-        }
-
-    def _relative(self, moment: float | None) -> float | None:
-        return None if moment is None else round(moment - self.reserved_s, 4)
+    @property
+    def advice(self) -> str:
+        """What to do about Twilio's error, "" for none."""
+        return explain(self.error_code) if self.error_code else ""

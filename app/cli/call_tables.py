@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from app.calls.record import Recording
-from app.calls.transcript import Side
 from app.telemetry.call_log.entry import LATENCIES, OUTBOUND, PROCESSING, CallEntry, StreamEntry
 from app.telemetry.call_log.search import FoundTurn
 from app.telemetry.call_log.webvtt import VOICES
@@ -46,7 +45,7 @@ def found_table(found: Sequence[FoundTurn]) -> Table:
     table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "at", "who", "said", box=SIMPLE)
     for turn in found:
         other = turn.called_masked if turn.direction.startswith(OUTBOUND) else turn.caller_masked
-        at = (clock_of(turn.at_s), VOICES[Side(turn.speaker)])
+        at = (clock_of(turn.at_s), VOICES[turn.speaker])
         row = (_when(turn.reserved_at), f"…{turn.call_sid[-SID_END:]}", other or "–", *at, turn.text)
         table.add_row(*map(escape, row))
     return table

@@ -3,87 +3,15 @@
 Times that end in `_s` are seconds since the call's slot was reserved, unless they say otherwise.
 """
 
-from datetime import datetime
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, create_model
 
 from app.calls.record import EndReason
+from app.calls.record_json import Exact, WordRow
 from app.calls.transcript import Side
-from app.telemetry.call_log.entry import COLUMNS, CallEntry
-
-WordRow = tuple[Side, str, float, float]
-"""Who said it, the word, from when, to when."""
-SpanRow = tuple[str, float, float]
-
-
-class Exact(BaseModel):
-    """No field is left out, none is more."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Transfer(Exact):
-    to: str
-    by: str
-    at_s: float
-    status: str
-    duration_s: int | None
-
-
-class Gap(Exact):
-    """How long Moshi did not hear the caller: `seconds` is None while that lasts; `left_out` steps are forgotten."""
-
-    reason: str
-    began_s: float
-    seconds: float | None
-    steps: int
-    left_out: int
-
-
-class Stream(Exact):
-    number: int
-    reserved_s: float
-    connected_s: float | None
-    started_s: float | None
-    ended_s: float | None
-    end: EndReason | None
-    detail: str
-    recording: str
-
-
-class CallSummary(Exact):
-    """A call that this run of the service has had."""
-
-    call_sid: str
-    persona: str
-    started_s: float | None
-    ended_s: float | None
-    end: EndReason | None
-    detail: str
-    status: str
-    error_code: int | None
-    counts: dict[str, int]
-
-
-class Call(CallSummary):
-    greeting_frames: int
-    takeover_s: float
-    refused: str
-    duration_s: int | None
-    stream_error: str
-    connected_s: float | None
-    first_sound_s: float | None
-    greeting_said_s: float | None
-    advice: str
-    recording: str
-    transfers: list[Transfer]
-    moves: list[tuple[float, str]]
-    gaps: list[Gap]
-    streams: list[Stream]
-    transcript: str
-    words: list[WordRow]
-    spans: list[list[SpanRow]]
+from app.telemetry.call_log import search
+from app.telemetry.call_log.entry import KINDS, CallEntry, EventEntry, StreamEntry
 
 
 class CallSidAnswer(Exact):
@@ -252,38 +180,14 @@ class KeptWord(Exact):
     stop_s: float
 
 
-class KeptEvent(Exact):
-    at_s: float
-    kind: str
-    detail: str
+def _fields_of(kind: type, *left_out: str) -> dict[str, Any]:
+    return {name: (hint, ...) for name, hint in get_type_hints(kind).items() if name not in left_out}
 
 
-class KeptStream(Exact):
-    number: int
-    reserved_at: datetime
-    connected_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    end_reason: str | None
-    end_detail: str
-    recording: str
-    recording_fault: str
-
-
-class FoundTurn(Exact):
-    call_sid: str
-    reserved_at: datetime
-    direction: str
-    caller_masked: str
-    called_masked: str
-    speaker: Side
-    at_s: float
-    text: str
-
-
-_HINTS: dict[str, Any] = get_type_hints(CallEntry)
-_SHOWN: dict[str, Any] = {name: (_HINTS[name], ...) for name in COLUMNS if name not in ("caller", "called")}
-KeptCall = create_model("KeptCall", __base__=Exact, **_SHOWN)
+FoundTurn = create_model("FoundTurn", __base__=Exact, **_fields_of(search.FoundTurn))
+KeptEvent = create_model("KeptEvent", __base__=Exact, **_fields_of(EventEntry))
+KeptStream = create_model("KeptStream", __base__=Exact, **_fields_of(StreamEntry))
+KeptCall = create_model("KeptCall", __base__=Exact, **_fields_of(CallEntry, "caller", "called", *KINDS))
 """A call of the call log."""
 WholeKeptCall = create_model(
     "WholeKeptCall",

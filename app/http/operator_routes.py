@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
+from app.calls.record_json import Call, CallSummary, as_json
 from app.http import api_schemas as api
 from app.http.operator_auth import OperatorAuth
 from app.http.say_route import build_say_router
@@ -47,16 +48,17 @@ def build_operator_router(
     """Return the routes; a drain without a limit lasts as long as calls may."""
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
-    @router.get("/calls", response_model=list[api.CallSummary])
+    @router.get("/calls", response_model=list[CallSummary])
     async def calls() -> Response:
-        return await json_response(lambda: [record.summary() for record in manager.records()])
+        return await json_response(lambda: [as_json(record, CallSummary) for record in manager.records()])
 
-    @router.get("/calls/{call_sid}", response_model=api.Call)
+    @router.get("/calls/{call_sid}", response_model=Call)
     async def call(call_sid: CallSid) -> Response:
         record = manager.record(call_sid)
         if record is None:
             raise HTTPException(404, "no such call")
-        return await json_response(record.copy().as_json)
+        copy = record.copy()
+        return await json_response(lambda: as_json(copy))
 
     @router.post("/calls/{call_sid}/hangup", status_code=202, response_model=api.CallSidAnswer)
     async def hang_up(call_sid: CallSid) -> dict[str, object]:

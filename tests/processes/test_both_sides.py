@@ -16,6 +16,7 @@ from app.audio import mulaw
 from app.calls.manager import CallManager
 from app.calls.observer import CallObserver
 from app.calls.record import CallRecord
+from app.calls.record_json import as_json
 from app.calls.transcript import Side
 from app.cli.demo.expectation import expect
 from app.config import CodecKind, read_settings
@@ -144,7 +145,7 @@ async def test_what_both_say_is_in_the_call_log_at_its_time_and_found(
     starts_s = [word.start_s - zero_s for word in heard]
     assert starts_s == pytest.approx([start_s for _, start_s in said_by_caller()], abs=3 * FRAME_S)
 
-    expected = expect(mulaw.decode(talk), record.as_json())
+    expected = expect(mulaw.decode(talk), as_json(record))
     assert record.transcript.split() == expected.transcript.split()[: len(record.transcript.split())]
     assert len(record.transcript.split()) > 20
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from app.audio import mulaw
+from app.calls.record_json import as_json
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
 from app.cli.demo.persona import GREETING
@@ -49,14 +50,14 @@ def _points(call: VirtualReport) -> list[Point]:
         streams=(stream,),
         underruns=tuple(call.underruns),
     )
-    record = call.record.as_json() | {"end": "caller hung up"}
+    record = as_json(call.record) | {"end": "caller hung up"}
     return check_call(report, record, expect(report.said, record, GREETING))
 
 
 @pytest.mark.parametrize("greeting", ["", GREETING])
 async def test_the_greeting_has_its_words(tmp_path_factory: pytest.TempPathFactory, greeting: str) -> None:
     call, _ = await _call(tmp_path_factory, 4.0, greeting)
-    record = call.record.as_json()
+    record = as_json(call.record)
     expected = expect(mulaw.decode(mulaw.encode(conversation()))[: 4 * mulaw.SAMPLE_RATE_HZ], record, greeting)
     words = str(record["transcript"]).split()
     assert len(words) > 5

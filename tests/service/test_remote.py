@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.calls.record import EndReason
+from app.calls.record_json import as_json
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceProcess, start_service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
@@ -57,7 +58,7 @@ async def test_calls_at_two_servers_one_of_which_dies() -> None:
             assert record.counts["moves"] == 1
             ((_, reason),) = record.moves
             assert one.url in reason
-            assert record.as_json()["moves"]
+            assert as_json(record)["moves"]
         assert running.record(second.call_sid).counts["moves"] == 0
         page = samples(await scrape(running.phone))
         assert page[("moshi_bridge_server_failures_total", (("server", f"{one.url}/api/chat"),))] >= 1

@@ -9,6 +9,7 @@ from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S
 from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import CallRecord, EndReason
+from app.calls.record_json import as_json
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
@@ -218,7 +219,7 @@ async def test_somebody_whom_we_called_and_who_finds_no_slot_is_hung_up_on_and_t
     assert line.ring(ANN, Direction="outbound-api", CallStatus="in-progress") == Hangup()
     record = line.record()
     assert (record.end, record.detail) == (EndReason.NO_SLOT, "all lines of the bridge were taken")
-    told = record.as_json()
+    told = as_json(record)
     assert (told["end"], told["refused"], record.direction) == ("no slot was free", record.detail, "outbound-api")
     assert (sum(line.call_router.rejected.values()), len(line.call_queue)) == (1, 0)
 

@@ -15,6 +15,7 @@ from app.calls.conversation import GAP_FRAMES
 from app.calls.memories import KEPT, KEPT_S
 from app.calls.personas import Chosen
 from app.calls.record import EndReason
+from app.calls.record_json import as_json
 from app.calls.router import MOST_AGAIN
 from app.calls.sentences import SayRefusal, SayRefused
 from app.calls.session import CallState
@@ -148,7 +149,7 @@ async def test_the_gap_is_in_the_record_its_json_and_the_metrics_of_all_calls() 
     phone.be_ready()
     phone.go_on(call, 5)
     assert phone.manager.pipeline == "ready"
-    told = call.session.record.as_json()["gaps"]
+    told = as_json(call.session.record)["gaps"]
     assert told == [{"began_s": 0.4, "reason": LOSS, "seconds": 2.5, "steps": 5, "left_out": 0}]
     histogram = phone.manager.statistics.histograms.gap
     assert histogram.count == 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, alias, func, select, text
 
-from app.calls.transcript import Turn
+from app.calls.transcript import Side, Turn
 from app.telemetry.call_log.schema import calls, turns
 from app.twilio.parties import mask_number
 
@@ -32,7 +32,7 @@ class FoundTurn(NamedTuple):
     direction: str
     caller_masked: str
     called_masked: str
-    speaker: str
+    speaker: Side
     at_s: float
     text: str
 
@@ -69,7 +69,7 @@ def find_turns(connection: Connection, query: str, limit: int) -> list[FoundTurn
             row.direction,
             mask_number(row.caller),
             mask_number(row.called),
-            row.speaker,
+            Side(row.speaker),
             round(row.at_s + (row.reserved_at - row.first_at).total_seconds(), 4),
             row.text,
         )

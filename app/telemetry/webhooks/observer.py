@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from app.calls.observer import CallObserver
 from app.calls.record import EndReason
+from app.calls.record_json import as_json
 from app.calls.session import CallSession, End
 from app.calls.transcript import Side, Turn
 from app.calls.transfer import Transfer
@@ -50,7 +51,7 @@ class WebhookObserver(CallObserver):
     def on_words_end(self, now: float) -> None:
         """Tell of the end after the caller's last words."""
         if self._end and self._end.reason is not EndReason.REPLACED:  # the call goes on
-            facts = self._record.as_json()
+            facts = as_json(self._record)
             self._emit("call.ended", now, self._parties() | {name: facts[name] for name in SUMMARY})
 
     def _parties(self) -> dict[str, object]:

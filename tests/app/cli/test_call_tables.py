@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from app.calls.transcript import Side
 from app.cli.call_tables import call_page, calls_table, clock_of, found_table
 from app.telemetry.call_log.entry import StreamEntry, TranscriptWord
 from app.telemetry.call_log.search import FoundTurn
@@ -67,7 +68,7 @@ def test_nothing_that_was_said_is_taken_for_markup() -> None:
 
 
 def test_what_is_found_is_a_row_with_the_other_party_and_the_time() -> None:
-    found = FoundTurn(ANN, NOON, "inbound", "…0001", "…0000", "caller", 61.25, "a [bold] refund")
+    found = FoundTurn(ANN, NOON, "inbound", "…0001", "…0000", Side.CALLER, 61.25, "a [bold] refund")
     row = shown(found_table([found]))
     for fact in (ANN[-6:], "…0001", "1:01.2", "Caller", "a [bold] refund"):
         assert fact in row
