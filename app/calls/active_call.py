@@ -4,76 +4,26 @@ Everything here runs on the event loop and never waits.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import assert_never
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from app.audio.playout import PlayoutCommand
-from app.calls.admission import Reservation
-from app.calls.conversation import to_int16
+from app.calls.admission import Reservation, Standby, VoiceRequest
 from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import AskTransfer, CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
-from app.calls.transcript import Side, Word
+from app.calls.transcript import Side
 from app.calls.transfer import Transfer
-from app.calls.words import Known, StreamWords
+from app.calls.words import CallWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
-from workers.messages import (
-    Close,
-    Frame,
-    Heard,
-    Open,
-    PipelineMessage,
-    Resume,
-    Resumed,
-    Said,
-    Say,
-    TranscriptEnd,
-    TranscriptMessage,
-    TurnOver,
-)
+from workers.messages import Close, Frame, PipelineMessage, Resumed, Said, Say
 
 OUTBOX_COMMANDS = 128
 """What may wait for the socket's writer: ten seconds of frames. A socket that lets more wait is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceRequest:
-    """What a voice webhook says of a call, and asks for.
-
-    `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
-    for a recording, `persona` for that one, "" for the one of the number called, `prompt` for the one-time prompt with
-    this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token. A `chat` brings its own `sampling` and `seed`,
-    which go before those of the persona and of the settings; `cushion_s` more of its audio is kept unplayed.
-    """
-
-    greeting_frames: int | None = None
-    caller: str = ""
-    called: str = ""
-    direction: str = ""
-    persona: str = ""
-    record: bool = False
-    webhook_token: str = ""
-    prompt: str = ""
-    chat: bool = False
-    cushion_s: float = 0.0
-    sampling: tuple[tuple[str, float], ...] = ()
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Standby:
-    """The token of a stream that Twilio may open in place of the one that is on; it holds no slot of its own."""
-
-    token: str
-    expires_s: float
-    request: VoiceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +56,6 @@ class ActiveCall:
     """Whom the persona has its calls transferred to, "" for TRANSFER_TO."""
     on_transfer_key: Callable[["ActiveCall"], None] = lambda _: None
     levels: CallLevels = field(default_factory=CallLevels)
-    words: StreamWords = field(default_factory=StreamWords)
     outbox: asyncio.Queue[PlayoutCommand | None] = field(default_factory=lambda: asyncio.Queue(OUTBOX_COMMANDS))
     """What waits for the socket's writer; None: the call is over, close the socket."""
     sounds: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,6 +72,7 @@ class ActiveCall:
         """Start what watches the call, then the call itself: `begin` attaches or suspends it."""
         observers = [observer for factory in factories if (observer := self._make(factory))]
         self._observers = Observers(self.log, [self.levels, *observers])
+        self.words = CallWords(self.session, self._observers.notify)
         self.sampling = self.session.conversation.header.call.sampling
         begin(self)
         if not self.over:
@@ -179,23 +129,11 @@ class ActiveCall:
         """The carrier has agreed to transfer the call."""
         self._observers.notify("on_transfer", transfer, self.clock())
 
-    def handle_transcript(self, message: TranscriptMessage) -> None:
-        """Handle what the transcriber tells, also after the end. Touches nothing but the words."""
-        match message:
-            case Heard():
-                self._pass_on(self.words.add_heard(self._word(message)))
-            case TurnOver():
-                self._pass_on(self.words.end_turn())
-            case TranscriptEnd(_, _, missed):
-                self.session.record.counts["frames_unheard"] += missed
-                self._pass_on(self.words.flush(Side.CALLER))
-            case _:
-                assert_never(message)
-
     def end_words(self) -> None:
         """No more words come after the end of the stream."""
-        self._pass_on(self.words.flush(Side.CALLER))
-        self._observers.notify("on_words_end", self.clock())
+        now = self.clock()
+        self.words.flush(Side.CALLER, now)
+        self._observers.notify("on_words_end", now)
 
     def handle_timer(self) -> None:
         """Do what is due; a timer that goes off early is only set again."""
@@ -212,6 +150,7 @@ class ActiveCall:
 
     def carry_out(self, commands: Sequence[Command], now: float) -> None:
         """Carry out what the session has decided, and set the timer anew."""
+        slot, epoch = self.reservation.slot, self.reservation.epoch
         for command in commands:
             if self.over:
                 return
@@ -219,20 +158,21 @@ class ActiveCall:
                 case End():
                     self._finish(command, now)
                 case SendFrame(seq, pcm):
-                    self.send(Frame(self.reservation.slot, self.reservation.epoch, seq, pcm))
+                    self.send(Frame(slot, epoch, seq, pcm))
                     self._observers.notify("on_sent", command, now)
                 case OpenCall(greeting_frames):
-                    self._open(greeting_frames)
-                case ResumeCall():
-                    self._resume(command)
+                    self.send(self.session.conversation.open(slot, epoch, greeting_frames, self.checkpoint()))
+                case ResumeCall(first, gap, budget_s):
+                    frames = [frame.pcm for frame in gap]
+                    self.send(self.session.conversation.resume(slot, epoch, first, frames, budget_s))
                 case Suspended(_, anew):
                     if anew and self.session.stream.started_s is None:
-                        self.words = StreamWords()
+                        self.words.restart()
                     self._observers.notify("on_suspended", command, now)
                 case GapOver(gap):
                     self._observers.notify("on_resumed", gap, now)
                 case SaySentence(number, text):
-                    self.send(Say(self.reservation.slot, self.reservation.epoch, number, text))
+                    self.send(Say(slot, epoch, number, text))
                 case SentenceSaid(number, _, whole):
                     self._observers.notify("on_said", command, now)
                     self._answer(number, whole)
@@ -253,53 +193,17 @@ class ActiveCall:
         except Exception as error:
             self._fail(error)
 
-    def _open(self, greeting_frames: int) -> None:
-        conversation, held = self.session.conversation, self.reservation
-        header = conversation.header = replace(conversation.header, checkpoint=self.checkpoint())
-        self.send(Open(held.slot, held.epoch, greeting_frames, seed=header.seed, persona=header.call))
-
-    def _resume(self, command: ResumeCall) -> None:
-        conversation, held = self.session.conversation, self.reservation
-        resume = Resume(
-            held.slot,
-            held.epoch,
-            bytes(conversation.log),
-            command.seq,
-            command.budget_s,
-            skipped=conversation.skipped,
-            seed=conversation.header.seed,
-            persona=conversation.header.call,
-            checkpoint=conversation.header.checkpoint,
-            heard=conversation.heard,
-            gap=np.stack([to_int16(frame.pcm) for frame in command.gap]) if command.gap else None,
-        )
-        self.send(resume)
-
     def _receive(self, event: Event, now: float) -> Sequence[Command]:
         commands = self.session.receive(event, now, self.phase_s() if isinstance(event, Started) else None)
         self._observers.notify("on_event", event, now)
         if isinstance(event, Started) and self.session.stream.started_s == now:
-            self._pass_on(self.words.start(self.session.record.greeting_frames, self._at_s(now)))
+            self.words.start(now)
         return commands
 
     def _handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         self._observers.notify("on_frame", frame, now)
-        self._pass_on(self.words.add_frame(frame.seq, frame.text, self._at_s(now)))
+        self.words.add_frame(frame, now)
         return self.session.handle_frame(frame, now)
-
-    def _word(self, heard: Heard) -> Word:
-        begin_s = self.session.leg.spoken_s(heard.start_s)
-        at_s = self._at_s(self.clock() if begin_s is None else begin_s)
-        return Word(Side.CALLER, heard.word, at_s, at_s + heard.stop_s - heard.start_s)
-
-    def _at_s(self, moment_s: float) -> float:
-        return max(0.0, moment_s - self.session.record.reserved_s)
-
-    def _pass_on(self, known: Iterable[Known]) -> None:
-        for one in known:
-            if isinstance(one, Word):
-                self.session.record.words.append(one)
-            self._observers.notify("on_word" if isinstance(one, Word) else "on_turn", one, self.clock())
 
     def _set_timer(self, now: float) -> None:
         """Have the timer go off in time; one that is early enough stays, since most move later with each frame."""
@@ -332,7 +236,7 @@ class ActiveCall:
             self.send(Close(self.reservation.slot, self.reservation.epoch))
         except Exception:
             self.log.exception("internal error")
-        self._pass_on(self.words.flush(Side.MOSHI))
+        self.words.flush(Side.MOSHI, now)
         self._observers.notify("on_end", end, now)
         self.release(self, end)
 

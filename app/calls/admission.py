@@ -1,4 +1,4 @@
-"""Slots: reserved when the phone rings, claimed once by the media socket's token, released when the call ends.
+"""Slots, and what a call asks for: reserved when the phone rings, claimed by the media socket's token, then released.
 
 The lowest free slot is reserved first, because an engine step costs as much as the highest one in use. `now` is in
 seconds, monotonic.
@@ -16,6 +16,30 @@ TTL_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceRequest:
+    """What a voice webhook says of a call, and asks for.
+
+    `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
+    for a recording, `persona` for that one, "" for the one of the number called, `prompt` for the one-time prompt with
+    this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token. A `chat` brings its own `sampling` and `seed`,
+    which go before those of the persona and of the settings; `cushion_s` more of its audio is kept unplayed.
+    """
+
+    greeting_frames: int | None = None
+    caller: str = ""
+    called: str = ""
+    direction: str = ""
+    persona: str = ""
+    record: bool = False
+    webhook_token: str = ""
+    prompt: str = ""
+    chat: bool = False
+    cushion_s: float = 0.0
+    sampling: tuple[tuple[str, float], ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """`token` is the secret last part of the socket's path, good for one use until `expires_s`."""
 
@@ -24,6 +48,15 @@ class Reservation:
     call_sid: CallSid
     token: str
     expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """The token of a stream that Twilio may open in place of the one that is on; it holds no slot of its own."""
+
+    token: str
+    expires_s: float
+    request: VoiceRequest
 
 
 def new_token() -> str:

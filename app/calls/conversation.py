@@ -5,12 +5,13 @@ first step on, and the caller's last frames, from which an encoder gets back to 
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.messages import FRAME_S, STEP_TOKENS, CallPersona, Pcm, PreparePrompt
+from workers.messages import FRAME_S, STEP_TOKENS, CallPersona, Epoch, Open, Pcm, PreparePrompt, Resume, Slot
 
 STEP_BYTES = 2 * STEP_TOKENS
 MOST_STEPS = 12 * 3600 * 25 // 2
@@ -72,6 +73,27 @@ class Conversation:
     def heard(self) -> NDArray[np.int16] | None:
         """The caller's last frames, (frames, 1920); None without any, as on another node."""
         return np.stack(self._heard) if self._heard else None
+
+    def open(self, slot: Slot, epoch: Epoch, greeting_frames: int, checkpoint: str) -> Open:
+        """Return the message that begins it, in a pipeline with this checkpoint."""
+        self.header = replace(self.header, checkpoint=checkpoint)
+        return Open(slot, epoch, greeting_frames, seed=self.header.seed, persona=self.header.call)
+
+    def resume(self, slot: Slot, epoch: Epoch, seq: int, gap: Sequence[Pcm], budget_s: float) -> Resume:
+        """Return the message that goes on with it; of the frames in the `gap` the first is `seq`."""
+        return Resume(
+            slot,
+            epoch,
+            bytes(self.log),
+            seq,
+            budget_s,
+            skipped=self.skipped,
+            seed=self.header.seed,
+            persona=self.header.call,
+            checkpoint=self.header.checkpoint,
+            heard=self.heard,
+            gap=np.stack([to_int16(pcm) for pcm in gap]) if gap else None,
+        )
 
 
 def to_int16(pcm: Pcm) -> NDArray[np.int16]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from operator import itemgetter
 
 from app.audio.playout_buffer import FIRST_JITTER_S
-from app.calls.active_call import ActiveCall, ObserverFactory, Standby, VoiceRequest
-from app.calls.admission import TTL_S, Admission, Reservation, new_token
+from app.calls.active_call import ActiveCall, ObserverFactory
+from app.calls.admission import TTL_S, Admission, Reservation, Standby, VoiceRequest, new_token
 from app.calls.chat_leg import ChatLeg
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.events import EventPublisher, Events
@@ -227,7 +227,7 @@ class CallManager(CallRegistry):
         if call is None:
             return
         try:
-            call.handle_transcript(message)
+            call.words.handle_transcript(message, self._clock())
         except Exception:
             call.log.exception("internal error, words of this call are lost")
         if isinstance(message, TranscriptEnd):

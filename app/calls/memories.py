@@ -3,7 +3,7 @@
 A token log decodes to both voices: it is forgotten when the phone call is over, after `KEPT_S`, or for newer ones.
 """
 
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.conversation import Conversation
 from app.twilio.events import CallSid
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.manager import NO_REQUEST, CallManager
 from app.logging import CallLogger
 from app.twilio import twiml

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import replace
 from enum import StrEnum
 
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
 from app.calls.record import EndReason

@@ -4,11 +4,13 @@ Times are seconds of the call's clock. Moshi's greeting is computed ahead: its w
 started, with the times at which they are played.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import assert_never
 
 from app.calls.masking import DigitMask
+from app.calls.session import CallSession
 from app.calls.transcript import PieceWords, Side, Turn, TurnBuilder, Word
-from workers.messages import FRAME_S
+from workers.messages import FRAME_S, Frame, Heard, TranscriptEnd, TranscriptMessage, TurnOver
 
 HEARD_LATE_S = 1.5
 """So long after it was said a word of the caller's may still come."""
@@ -75,3 +77,54 @@ class StreamWords:
             yield from self._turns[speaker].check(word.start_s)
             yield word
             yield from self._turns[speaker].add(word)
+
+
+class CallWords:
+    """Puts the words of one stream into its call's record and tells its observers, by `notify`; `now` is monotonic."""
+
+    def __init__(self, session: CallSession, notify: Callable[..., None]) -> None:
+        self._session, self._notify = session, notify
+        self._words = StreamWords()
+
+    def restart(self) -> None:
+        """Forget the greeting so far, which nobody has heard."""
+        self._words = StreamWords()
+
+    def start(self, now: float) -> None:
+        """The stream has started."""
+        self._tell(self._words.start(self._session.record.greeting_frames, self._at_s(now)), now)
+
+    def add_frame(self, frame: Frame, now: float) -> None:
+        """Add the text of one of Moshi's frames."""
+        self._tell(self._words.add_frame(frame.seq, frame.text, self._at_s(now)), now)
+
+    def handle_transcript(self, message: TranscriptMessage, now: float) -> None:
+        """Handle what the transcriber tells, also after the end."""
+        match message:
+            case Heard():
+                self._tell(self._words.add_heard(self._word(message, now)), now)
+            case TurnOver():
+                self._tell(self._words.end_turn(), now)
+            case TranscriptEnd(_, _, missed):
+                self._session.record.counts["frames_unheard"] += missed
+                self.flush(Side.CALLER, now)
+            case _:
+                assert_never(message)
+
+    def flush(self, speaker: Side, now: float) -> None:
+        """Nothing more comes of this side."""
+        self._tell(self._words.flush(speaker), now)
+
+    def _word(self, heard: Heard, now: float) -> Word:
+        begin_s = self._session.leg.spoken_s(heard.start_s)
+        at_s = self._at_s(now if begin_s is None else begin_s)
+        return Word(Side.CALLER, heard.word, at_s, at_s + heard.stop_s - heard.start_s)
+
+    def _at_s(self, moment_s: float) -> float:
+        return max(0.0, moment_s - self._session.record.reserved_s)
+
+    def _tell(self, known: Iterable[Known], now: float) -> None:
+        for one in known:
+            if isinstance(one, Word):
+                self._session.record.words.append(one)
+            self._notify("on_word" if isinstance(one, Word) else "on_turn", one, now)

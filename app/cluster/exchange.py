@@ -3,7 +3,7 @@
 import logging
 import time
 
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.record import LOST_ENDS, EndReason
 from app.calls.router import CallRouter, again_of

@@ -7,7 +7,8 @@ from fastapi import APIRouter, HTTPException, WebSocket
 from starlette.requests import HTTPConnection
 
 from app.audio.opus import OpusCodec, PcmCodec
-from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall
+from app.calls.admission import VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason

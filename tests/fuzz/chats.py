@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from app.audio.opus import OpusCodec, PcmCodec
 from app.audio.playback_buffer import FRAME, MOST, PlaybackBuffer
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.manager import CallManager
 from app.calls.record import EndReason

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.audio.playout import SendAudio
-from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall
+from app.calls.admission import VoiceRequest
 from app.calls.conversation import GAP_FRAMES
 from app.calls.memories import KEPT, KEPT_S
 from app.calls.personas import Chosen

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.calls.active_call import ActiveCall, ObserverFactory, VoiceRequest
+from app.calls.active_call import ActiveCall, ObserverFactory
+from app.calls.admission import VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.observer import HOOKS, CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason

@@ -11,7 +11,8 @@ from fastapi import WebSocket
 from starlette.types import Message
 
 from app.audio.opus import PcmCodec
-from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall
+from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.manager import CallManager
 from app.calls.record import EndReason

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.calls.active_call import VoiceRequest
+from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.record import EndReason
 from app.twilio.events import CallSid

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.audio.level import SILENT_DBFS
-from app.calls.active_call import ActiveCall, VoiceRequest
+from app.calls.active_call import ActiveCall
+from app.calls.admission import VoiceRequest
 from app.calls.record import CallRecord
 from app.calls.transcript import Side, Word
 from app.telemetry.event_loop_lag import EventLoopLag
