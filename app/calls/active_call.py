@@ -13,10 +13,10 @@ from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
 from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
-from app.calls.session import AskTransfer, CallSession, Command, End
+from app.calls.session import CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.calls.transcript import Side
-from app.calls.transfer import Transfer
+from app.calls.transfer import AskTransfer, Transfer
 from app.calls.words import CallWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started

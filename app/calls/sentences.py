@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workers.messages import GREETING, Said
+from app.calls.record import CallRecord
+from workers.messages import GREETING
 
 MAX_QUEUED = 8
 """Sentences of a call that wait, the one being said included."""
@@ -53,33 +54,39 @@ def clean_sentence(text: str) -> str:
 
 
 class Sentences:
-    """Those of one stream."""
+    """Those of one stream; `record` counts those of the call."""
 
-    def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
-        self._is_greeting_said = False
+    def __init__(self, record: CallRecord) -> None:
+        self._record = record
+        self._texts = {GREETING: ""}
+        """Of those that are still to be said."""
 
     @property
     def queued(self) -> int:
-        """How many are still to be said."""
-        return len(self._texts)
+        """How many an operator wants and are still to be said."""
+        return len(self._texts.keys() - {GREETING})
 
-    def add(self, sentence: SaySentence) -> None:
-        """Raises SayRefused if too many wait already."""
-        if len(self._texts) >= MAX_QUEUED:
+    def add(self, text: str) -> SaySentence:
+        """Queue a text. Raises SayRefused if too many wait already."""
+        if self.queued >= MAX_QUEUED:
             raise SayRefused(SayRefusal.QUEUE_FULL)
-        self._texts[sentence.number] = sentence.text
+        self._record.sentences += 1
+        self._texts[self._record.sentences] = text
+        return SaySentence(self._record.sentences, text)
 
-    def cut(self) -> list[SentenceSaid]:
-        """Return those that are still to be said, and will not be said whole any more."""
-        cut = [SentenceSaid(number, text, False) for number, text in self._texts.items()]
-        self._texts.clear()
-        return cut
+    def cut(self, now: float, greets: bool = False) -> list[SentenceSaid]:
+        """End those that are still to be said, and the greeting if the call has one: they are not said whole."""
+        greeting = [GREETING] if greets and self._record.greeting_said_s is None else []
+        numbers = [*greeting, *(number for number in self._texts if number != GREETING)]
+        return [said for number in numbers if (said := self.end(number, False, now))]
 
-    def pop(self, said: Said) -> SentenceSaid | None:
-        """Return the sentence that is over; None for one that is not to be said, or is over already."""
-        if said.sentence == GREETING:
-            is_new, self._is_greeting_said = not self._is_greeting_said, True
-            return SentenceSaid(GREETING, "", said.whole) if is_new else None
-        text = self._texts.pop(said.sentence, None)
-        return None if text is None else SentenceSaid(said.sentence, text, said.whole)
+    def end(self, number: int, whole: bool, now: float) -> SentenceSaid | None:
+        """Return a sentence that is over; None for one that is not to be said, or is over already."""
+        text = self._texts.pop(number, None)
+        if text is None:
+            return None
+        if number == GREETING:
+            self._record.greeting_said_s = now
+        else:
+            self._record.on_sentence_said(whole)
+        return SentenceSaid(number, text, whole)

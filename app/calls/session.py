@@ -30,15 +30,13 @@ from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
-from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
+from app.calls.transfer import AskTransfer, CallTransfers
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said, Slot
+from workers.messages import CallPersona, Frame, Resumed, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
 DRAIN_WITHIN_S = 3.0
-MOST_TRANSFERS = 3
-"""So often a caller's key has a call transferred: a call that nobody answers comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,8 @@ class End:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AskTransfer:
-    """The caller has pressed the key that has them transferred."""
-
-
-Notice = SentenceSaid | Suspended | GapOver
-"""What is to be passed on to those who watch the call."""
-Command = PlayoutCommand | SendFrame | SaySentence | OpenCall | ResumeCall | Notice | AskTransfer | End
+OfPipeline = OpenCall | ResumeCall | Suspended | GapOver
+Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | AskTransfer | End | OfPipeline
 
 
 class CallState(Enum):
@@ -98,25 +90,21 @@ class CallSession:
         comes_back: bool = False,
     ) -> None:
         self.record = record or CallRecord(call_sid, now)
-        if comes_back and self.record.ended_s is not None:
-            self.record.on_gap(str(self.record.end), self.record.ended_s)
         self.record.greeting_frames, self.record.takeover_s = limits.greeting_frames, limits.takeover_s
         self.stream = self.record.open_stream(now, webhook_token)
         self.state = CallState.RESERVED
         self.leg = leg or PhoneLeg(limits)
-        self.sentences = Sentences()
+        self.sentences = Sentences(self.record)
+        self.transfers = CallTransfers(self.record.transfers)
         self.conversation = conversation or Conversation(ConversationHeader("", "", CallPersona()))
         self.comes_back = comes_back
-        self._suspension = Suspension(limits.greeting_frames, comes_back)
-        self._steps = self._left_out = 0
+        self._suspension = Suspension(self.record, limits.greeting_frames, comes_back)
         self._counted_before = Counter(self.record.counts)
         self._account_sid = account_sid
         self._limits = limits
         self._idle = IdleLimit(limits.idle_s, now)
         self._greeting: list[Frame] = []
         self._has_sounded = False
-        self._transfer: Transfer | None = None
-        """The one that is under way."""
         self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
 
     @property
@@ -184,16 +172,13 @@ class CallSession:
             raise SayRefused(SayRefusal.OVER if self.state is CallState.ENDED else SayRefusal.NOT_LIVE)
         if self.suspended_since_s is not None:
             raise SayRefused(SayRefusal.IN_GAP)
-        sentence = SaySentence(self.record.sentences + 1, text)
-        self.sentences.add(sentence)
-        self.record.sentences = sentence.number
-        return sentence
+        return self.sentences.add(text)
 
     def handle_said(self, said: Said, now: float) -> Sequence[Command]:
         """Handle the end of a sentence, or of the greeting; what is said while the call ends is not heard."""
-        if self.state in (CallState.DRAINING, CallState.ENDED) or (sentence := self.sentences.pop(said)) is None:
-            return []
-        return [self._on_said(sentence, now)]
+        is_heard = self.state not in (CallState.DRAINING, CallState.ENDED)
+        sentence = self.sentences.end(said.sentence, said.whole, now) if is_heard else None
+        return [sentence] if sentence else []
 
     def suspend(self, reason: str, now: float, within_s: float) -> Sequence[Command]:
         """The pipeline is lost: wait for the next one, `within_s` seconds at most, 0 for not at all."""
@@ -203,11 +188,11 @@ class CallSession:
             return self.end(EndReason.WORKER_LOST, now, reason)
         self._suspension.begin(reason, now, within_s, self.state is CallState.LIVE)
         if self._suspension.goes_on:
-            self.record.on_gap(reason, now)
-        commands: list[Command] = [self._on_said(sentence, now) for sentence in self._cut_sentences()]
-        if anew := not self._suspension.goes_on:
-            self._forget_greeting()
-        return [*commands, Suspended(reason, anew)]
+            cut = self.sentences.cut(now, greets=bool(self.conversation.header.call.greeting))
+            return [*cut, Suspended(reason, anew=False)]
+        self._greeting.clear()  # Moshi will begin anew with a call that has not heard anything yet
+        self.conversation = Conversation(self.conversation.header)
+        return [*self.sentences.cut(now), Suspended(reason, anew=True)]
 
     def attach(self, now: float, within_s: float, budget_s: float) -> Sequence[Command]:
         """A pipeline is ready: open the call in it, or have it go on with it, within `budget_s` of its time.
@@ -224,24 +209,11 @@ class CallSession:
         """The pipeline goes on with the call."""
         if self.suspended_since_s is None or self.state is CallState.ENDED:
             return []
-        self._suspension.end()
+        self._suspension.handle_resumed(resumed)
         self._idle.reset(now)
         self.leg.on_gap_over()
-        self._steps, self._left_out = resumed.steps, resumed.left_out
-        return [*self._suspension.unread.release(), *self._end_gap(now)]
-
-    def begin_transfer(self, to: str, by: TransferBy, now: float) -> Transfer:
-        """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
-        if self._transfer:
-            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
-        self._transfer = Transfer(to, by, now)
-        self.record.transfers.append(self._transfer)
-        return self._transfer
-
-    def cancel_transfer(self, reason: str) -> None:
-        """The carrier has refused; the call goes on."""
-        if self._transfer:
-            self._transfer.status, self._transfer = reason, None
+        over = self._suspension.end_gap(now) if self.state is CallState.LIVE else []
+        return [*self._suspension.unread.release(), *over]
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
@@ -285,7 +257,7 @@ class CallSession:
         """End the call, whatever its state; once ended it stays so."""
         if self.state is CallState.ENDED:
             return []
-        if self._transfer and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
+        if self.transfers.is_under_way and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
             reason = EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
@@ -303,42 +275,14 @@ class CallSession:
         for frame in self._greeting:
             commands += self.leg.play(frame, now)
         self._greeting.clear()
-        return [*self._on_sent(commands, now), *self._end_gap(now)]
-
-    def _end_gap(self, now: float) -> list[GapOver]:
-        """End the gap once the caller is both heard and there to hear."""
-        if self.suspended_since_s is not None or self.state is not CallState.LIVE or not self._suspension.goes_on:
-            return []
-        gap = self.record.on_resumed(self._steps, self._left_out, now)
-        return [GapOver(gap)] if gap else []
-
-    def _forget_greeting(self) -> None:
-        """Moshi will begin anew with a call that has not heard anything yet."""
-        self._greeting.clear()
-        self.conversation = Conversation(self.conversation.header)
-
-    def _cut_sentences(self) -> list[SentenceSaid]:
-        """Return what Moshi was to say and will not say whole any more."""
-        greets = (
-            self._suspension.goes_on and self.conversation.header.call.greeting and self.record.greeting_said_s is None
-        )
-        greeting = self.sentences.pop(Said(Slot(0), Epoch(0), GREETING, whole=False)) if greets else None
-        return [*([greeting] if greeting else []), *self.sentences.cut()]
-
-    def _on_said(self, sentence: SentenceSaid, now: float) -> SentenceSaid:
-        if sentence.number == GREETING:
-            self.record.greeting_said_s = now
-        else:
-            self.record.on_sentence_said(sentence.whole)
-        return sentence
+        return [*self._on_sent(commands, now), *self._suspension.end_gap(now)]
 
     def _on_key(self, digit: str, now: float) -> Sequence[Command]:
         self.record.on_key(now)
         self._idle.reset(now)
         if digit == self._limits.hangup_digit:
             return self.end(EndReason.HANGUP_KEY, now)
-        may = not self._transfer and len(self.record.transfers) < MOST_TRANSFERS
-        return [AskTransfer()] if digit == self._limits.transfer_digit and may else []
+        return [AskTransfer()] if digit == self._limits.transfer_digit and self.transfers.may_ask else []
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from app.calls.conversation import GAP_FRAMES
 from app.calls.leg import SendFrame
-from app.calls.record import Gap
+from app.calls.record import CallRecord, Gap
+from workers.messages import Epoch, Resumed, Slot
 
 MOST_SENT = 64
 """Frames that may be on their way through the workers; of more, the oldest are forgotten."""
@@ -104,9 +105,14 @@ class UnreadFrames:
 class Suspension:
     """Of one stream; if it `goes_on`, the next pipeline goes on with the conversation, else it opens the call anew."""
 
-    def __init__(self, first_seq: int, goes_on: bool) -> None:
+    def __init__(self, record: CallRecord, first_seq: int, goes_on: bool) -> None:
+        """Of a stream that `goes_on` from the beginning the call had one before, which has ended."""
         self.unread = UnreadFrames(first_seq)
         self.goes_on = goes_on
+        self._record = record
+        self._resumed = Resumed(Slot(0), Epoch(0), 0, 0)
+        if goes_on and record.ended_s is not None:
+            record.on_gap(str(record.end), record.ended_s)
         self.since_s: float | None = None
         """Since when the call waits; None while it does not."""
         self.until_s = math.inf
@@ -119,6 +125,8 @@ class Suspension:
         self.goes_on |= is_live and self._is_open
         self._is_open, self.loss = False, reason
         self._hold(now, within_s)
+        if self.goes_on:
+            self._record.on_gap(reason, now)
 
     def attach(self, now: float, within_s: float, budget_s: float, greeting_frames: int) -> OpenCall | ResumeCall:
         """A pipeline is ready."""
@@ -130,6 +138,18 @@ class Suspension:
         self._hold(now, within_s)
         gap = self.unread.gap()
         return ResumeCall(self.unread.next_seq - len(gap), tuple(gap), budget_s)
+
+    def handle_resumed(self, resumed: Resumed) -> None:
+        """The pipeline goes on with the call."""
+        self._resumed = resumed
+        self.end()
+
+    def end_gap(self, now: float) -> list[GapOver]:
+        """Return that the caller is heard, unless the pipeline is still waited for or they were not unheard."""
+        if self.since_s is not None or not self.goes_on:
+            return []
+        gap = self._record.on_resumed(self._resumed.steps, self._resumed.left_out, now)
+        return [GapOver(gap)] if gap else []
 
     def end(self) -> None:
         """The call waits no more."""

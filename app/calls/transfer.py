@@ -13,6 +13,8 @@ from app.calls.screening import compile_patterns
 
 _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 _SIP = re.compile(r"sips?:[a-z0-9._+-]{1,64}@[a-z0-9.-]{1,255}(:[0-9]{1,5})?(;transport=(udp|tcp|tls))?", re.IGNORECASE)
+MOST_TRANSFERS = 3
+"""So often a caller's key has a call transferred: a call that nobody answers comes back."""
 WANTED = "write a number as +15551234567 or an address as sip:user@host"
 
 
@@ -52,6 +54,41 @@ class Transfer:
     at_s: float
     status: str = ""
     duration_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskTransfer:
+    """The caller has pressed the key that has them transferred."""
+
+
+class CallTransfers:
+    """The transfers in one stream of a call; `known` are all of the call."""
+
+    def __init__(self, known: list[Transfer]) -> None:
+        self._known = known
+        self._under_way: Transfer | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._under_way is not None
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the caller's key has the call transferred."""
+        return not self._under_way and len(self._known) < MOST_TRANSFERS
+
+    def begin(self, to: str, by: TransferBy, now: float) -> Transfer:
+        """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
+        if self._under_way:
+            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
+        self._under_way = Transfer(to, by, now)
+        self._known.append(self._under_way)
+        return self._under_way
+
+    def cancel(self, reason: str) -> None:
+        """The carrier has refused; the call goes on."""
+        if self._under_way:
+            self._under_way.status, self._under_way = reason, None
 
 
 def parse_target(text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
-from app.calls.session import MOST_TRANSFERS
+from app.calls.transfer import MOST_TRANSFERS
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Started, Stopped, StreamSid
 from app.twilio.rest_http import RestError
