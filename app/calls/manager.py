@@ -1,41 +1,33 @@
 """Who holds which slot, and which stream a call goes on in."""
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from operator import itemgetter
 
-from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.admission import TTL_S, Admission, Reservation, Standby, VoiceRequest, new_token
-from app.calls.chat_leg import ChatLeg
-from app.calls.conversation import Conversation, ConversationHeader
+from app.calls.call_factory import CallFactory
+from app.calls.conversation import Conversation
 from app.calls.events import EventPublisher, Events
 from app.calls.last_words import LastWords
-from app.calls.limits import CallLimits
-from app.calls.memories import KEPT_S, Memories
+from app.calls.memories import Memories
 from app.calls.observer import LogLines
 from app.calls.personas import Chosen, choose_nobody
-from app.calls.record import LINE_ENDS, LOST_ENDS, CallRecord, EndReason
+from app.calls.record import LINE_ENDS, LOST_ENDS, EndReason
 from app.calls.registry import CallRegistry
-from app.calls.resume_prompts import ResumePrompts
-from app.calls.session import CallSession, CallState, End
+from app.calls.resumption import Resumption
+from app.calls.session import CallState, End
 from app.calls.speaker import Moved, SpeakerMessage
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
-from app.logging import CallLogger
 from app.twilio.events import CallSid
 from workers.messages import Failed, Frame, Message, PreparePrompt, Resumed, Said, TranscriptEnd, TranscriptMessage
 
 log = logging.getLogger(__name__)
 
-MAX_JITTER_S = 0.02
 NO_REQUEST = VoiceRequest()
 ON = (CallState.CONNECTED, CallState.LIVE)
-CODEC_S = 1.5
-"""What encoder and decoder may need of the time in which a call must be resumed."""
 
 
 class CallManager(CallRegistry):
@@ -70,24 +62,29 @@ class CallManager(CallRegistry):
         """How the workers sample unless a call says otherwise, by name."""
         self.on_slot_free: Callable[[], None] = lambda: None
         self.on_transfer_key: Callable[[ActiveCall], None] = lambda _: None
-        self._settings = settings
-        self._send = send
-        self._workers_ready = workers_ready
-        self._choose, self._checkpoint = choose, checkpoint
-        self._resume_s = float(settings.calls.resume_seconds)
-        self._memories = Memories()
-        self._prompts = ResumePrompts(send, former_prompt)
-        self._observers: list[ObserverFactory] = [
-            *observers,
-            lambda call: StreamStatistics(self.statistics, call.session),
-            lambda call: EventPublisher(self.events, call.session),
-            lambda call: LogLines(call.session, call.reservation.slot, call.log, settings.logging.digits),
-        ]
+        self._workers_ready, self._choose = workers_ready, choose
+        self._memories = Memories(clock)
+        self._resumption = Resumption(float(settings.calls.resume_seconds), send, former_prompt, clock)
+        self._factory = CallFactory(
+            settings=settings,
+            log=log,
+            statistics=self.statistics,
+            choose=choose,
+            checkpoint=checkpoint,
+            send=send,
+            phase_s=lambda: self.phase_s,
+            release=self._release,
+            on_transfer_key=lambda call: self.on_transfer_key(call),
+            clock=clock,
+        )
+        self._observers = [*observers, *self._own_observers(settings.logging.digits)]
         self._admission = Admission(0)
-        self._is_expiring = False
-        """Whether `_on_expiry` is due."""
-        self._pipeline_is_on, self._pipeline_loss = True, ""
-        self._last_words = LastWords(is_transcribing=bool(settings.transcribe))
+        self.last_words = LastWords(is_transcribing=bool(settings.transcribe))
+
+    def _own_observers(self, log_digits: bool) -> Iterator[ObserverFactory]:
+        yield lambda call: StreamStatistics(self.statistics, call.session)
+        yield lambda call: EventPublisher(self.events, call.session)
+        yield lambda call: LogLines(call.session, call.reservation.slot, call.log, log_digits)
 
     def start_accepting(self, slots: int, processing_s: float) -> None:
         """Accept up to `slots` calls from now on; the workers take `processing_s` for a frame."""
@@ -106,12 +103,12 @@ class CallManager(CallRegistry):
     @property
     def resumes(self) -> bool:
         """Whether calls go on with their memory: RESUME_SECONDS is not 0."""
-        return self._resume_s > 0
+        return self._resumption.within_s > 0
 
     @property
     def pipeline(self) -> str:
         """`ready`, or `starting`, or why the last pipeline was lost while the next one starts, and who waits for it."""
-        state = "ready" if self._workers_ready() else self._pipeline_loss or "starting"
+        state = "ready" if self._workers_ready() else self._resumption.loss or "starting"
         waiting = len(self.suspended)
         return f"{state}; {waiting} call{'s' * (waiting > 1)} to resume" if waiting else state
 
@@ -143,18 +140,18 @@ class CallManager(CallRegistry):
         if call := self.call(call_sid):
             session = call.session
             was_on = session.comes_back if session.state is CallState.RESERVED else session.state in ON
-            return call.request if self._resume_s and was_on else None
+            return call.request if self._resumption.within_s and was_on else None
         record = self.record(call_sid)
         is_lost = record and record.end in LOST_ENDS and not record.over
-        return self._memories.find(call_sid, self._clock()) if is_lost else None
+        return self._memories.find(call_sid) if is_lost else None
 
     def restore(self, call_sid: CallSid, conversation: Conversation, request: VoiceRequest) -> None:
         """Have a call that another machine had go on with its conversation, once a slot is reserved for it."""
-        self._memories.keep(call_sid, (conversation, request), self._clock())
+        self._memories.keep(call_sid, (conversation, request))
 
     def forget(self, call_sid: CallSid) -> None:
         """Forget what was said in a call that is over."""
-        self._memories.take(call_sid, self._clock())
+        self._memories.take(call_sid)
 
     def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
@@ -167,16 +164,6 @@ class CallManager(CallRegistry):
         if standby is None:
             call.standby = standby = Standby(new_token(), self._clock() + TTL_S, request)
         return standby.token
-
-    def reject(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
-        """Record that a call was hung up on for want of a slot; one that was served keeps its end."""
-        now = self._clock()
-        record = self.record(call_sid) or CallRecord(call_sid, now)
-        record.set_parties(request.caller, request.called, request.direction)
-        record.refused = detail
-        if record.end is None:
-            record.ended_s, record.end, record.detail = now, EndReason.NO_SLOT, detail
-            self._add_ended(record)
 
     def claim(self, token: str) -> ActiveCall | None:
         """Return the call whose media socket has this token; None if it is unknown, used or expired.
@@ -197,8 +184,8 @@ class CallManager(CallRegistry):
 
     def handle_message(self, message: SpeakerMessage) -> None:
         """Handle what comes from the workers, or from Moshi servers; what belongs to a call that is over is dropped."""
-        call = self._calls.get(message.slot)
-        if call is None or call.reservation.epoch != message.epoch:
+        call = self._call_of(message)
+        if call is None:
             return
         match message:
             case Frame():
@@ -209,21 +196,13 @@ class CallManager(CallRegistry):
                 call.handle_moved(reason)
             case Resumed():
                 call.handle_resumed(message)
-                self._prompts.drop(call.session.record.call_sid)
+                self._resumption.drop_prompt(call.session.record.call_sid)
             case Failed(_, _, stage, reason, internal):
                 call.end(EndReason.INTERNAL if internal else EndReason.STAGE_FAILED, f"{stage}: {reason}")
 
-    @property
-    def suspended(self) -> list[ActiveCall]:
-        """The calls that wait for a pipeline that goes on with them, the one that waits longest first."""
-        waiting = [(since_s, call) for call in self.calls if (since_s := call.session.suspended_since_s) is not None]
-        return [call for _, call in sorted(waiting, key=itemgetter(0))]
-
     def handle_transcript(self, message: TranscriptMessage) -> None:
         """Handle what the transcriber tells of a call, which may be over."""
-        call = self._calls.get(message.slot)
-        if call is None or call.reservation.epoch != message.epoch:
-            call = self._last_words.find(message.epoch)
+        call = self._call_of(message) or self.last_words.find(message.epoch)
         if call is None:
             return
         try:
@@ -231,27 +210,15 @@ class CallManager(CallRegistry):
         except Exception:
             call.log.exception("internal error, words of this call are lost")
         if isinstance(message, TranscriptEnd):
-            self._last_words.end(message.epoch)
-
-    async def finish_words(self, within_s: float) -> None:
-        """Wait for the last words of calls that are over, so long at most."""
-        await self._last_words.finish(within_s)
+            self.last_words.end(message.epoch)
 
     def on_pipeline_lost(self, reason: str) -> None:
         """Let the calls wait for the next pipeline."""
-        self._pipeline_is_on, self._pipeline_loss = False, reason
-        self._prompts.on_pipeline_lost()
-        for call in self.calls:
-            call.suspend(reason, self._resume_s)
+        self._resumption.on_pipeline_lost(reason, self.calls)
 
     def on_pipeline_ready(self) -> None:
         """Go on with the calls that wait, first with the one that waits longest."""
-        if self._pipeline_is_on:
-            return
-        self._pipeline_is_on = True
-        for call in self.suspended:
-            left_s = (call.session.suspended_since_s or 0.0) + self._resume_s - self._clock()
-            self._attach(call, max(0.0, left_s - CODEC_S))
+        self._resumption.on_pipeline_ready(self.suspended)
 
     def hang_up(self, call_sid: CallSid) -> bool:
         """End a call once what Moshi has said has been played; False if it is not on."""
@@ -268,106 +235,39 @@ class CallManager(CallRegistry):
     def stop(self) -> None:
         """Accept no more calls and end those that are on."""
         self.stop_accepting()
-        self._end_all(EndReason.SHUTDOWN)
+        for call in self.calls:
+            call.end(EndReason.SHUTDOWN)
         self.events.close()
 
-    def _end_all(self, reason: EndReason, detail: str = "") -> None:
-        for call in self.calls:
-            call.end(reason, detail)
+    def _call_of(self, message: SpeakerMessage | TranscriptMessage) -> ActiveCall | None:
+        """Return the call that a message is about; None if it is over."""
+        call = self._calls.get(message.slot)
+        return call if call and call.reservation.epoch == message.epoch else None
 
     def _open(self, call_sid: CallSid, request: VoiceRequest, token: str = "") -> Reservation | None:
         """Reserve a free slot for a stream of a call, of which none is on; None if that fails."""
-        now, memory = self._clock(), self._memories.take(call_sid, self._clock())
+        now = self._clock()
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        if memory:
-            request = replace(request, record=request.record or memory[1].record)
-        conversation = memory[0] if memory else self._new_conversation(request)
-        header, account_sid, record = conversation.header, self._settings.twilio.account_sid, self.record(call_sid)
-        limits = self._limits(request, header.call.greeting, comes_back=memory is not None)
-        session = CallSession(
-            call_sid,
-            account_sid,
-            limits,
-            now,
-            record,
-            request.webhook_token,
-            ChatLeg(limits, request.cushion_s) if request.chat else None,
-            conversation,
-            comes_back=memory is not None,
-        )
-        session.record.set_parties(request.caller, request.called, request.direction)
-        session.record.persona = header.persona
-        call = ActiveCall(
-            session=session,
-            reservation=reservation,
-            request=request,
-            log=CallLogger(log, call_sid),
-            send=self._send,
-            checkpoint=self._checkpoint,
-            phase_s=lambda: self.phase_s,
-            release=self._release,
-            clock=self._clock,
-            transfer_to=self._choose(header.persona, request.called, "").transfer_to,
-            on_transfer_key=lambda call: self.on_transfer_key(call),
-        )
+        conversation, earlier = self._memories.take(call_sid) or (None, request)
+        request = replace(request, record=request.record or earlier.record)
+        call = self._factory.make(reservation, request, now, conversation, self.record(call_sid))
         self._add(call)
-        if request.persona not in ("", header.persona):
-            call.log.warning("there is no persona %.40a, %s speaks", request.persona, header.persona or "Moshi")
-        if not memory and request.prompt not in ("", header.call.prompt):
-            call.log.warning("the prompt of this call is unknown, used or expired: it begins without")
-        call.start(self._observers, self._begin)
+        call.start(self._observers, self._resumption.begin)
         return None if call.over else reservation
-
-    def _new_conversation(self, request: VoiceRequest) -> Conversation:
-        chosen = self._choose(request.persona, request.called, request.prompt)
-        sampling = tuple(dict(chosen.call.sampling + request.sampling).items())
-        seed = self._settings.sampling.seed if request.seed is None else request.seed
-        persona = replace(chosen.call, sampling=sampling)
-        return Conversation(ConversationHeader(self._checkpoint(), chosen.name, persona, seed, chosen.prompt))
 
     def _can_wait(self, call_sid: CallSid) -> bool:
         """Tell whether a call may come back although the pipeline is being started again."""
-        known = self._memories.find(call_sid, self._clock()) is not None
+        known = self._memories.find(call_sid) is not None
         return known and self.accepting and self._admission.free_slots > 0
-
-    def _begin(self, call: ActiveCall) -> None:
-        if self._pipeline_is_on:
-            self._attach(call, max(0.0, self._resume_s - CODEC_S))
-        else:
-            call.suspend(self._pipeline_loss, self._resume_s)
-
-    def _attach(self, call: ActiveCall, budget_s: float) -> None:
-        """Open a call in the pipeline, or have it go on with it; tell the workers of a prompt that they lack."""
-        session = call.session
-        if session.comes_back or session.suspended_since_s is not None:
-            self._prompts.prepare(session.record.call_sid, session.conversation.header)
-        call.attach(self._resume_s, budget_s)
-        if session.suspended_since_s is None:
-            self._prompts.drop(session.record.call_sid)
-
-    def _limits(self, request: VoiceRequest, greeting: str, comes_back: bool) -> CallLimits:
-        calls, most, wanted = self._settings.calls, self._settings.greeting_steps, request.greeting_frames
-        silent = most if wanted is None else min(wanted, most)
-        steps = self._settings.greeting_word_steps if greeting else silent
-        return CallLimits(
-            greeting_frames=0 if comes_back else steps,
-            socket_within_s=TTL_S,
-            max_call_s=calls.max_seconds,
-            processing_s=self.statistics.processing_s,
-            jitter_s=min(max(FIRST_JITTER_S, self.statistics.jitter_s), MAX_JITTER_S),
-            idle_s=calls.idle_seconds,
-            hangup_digit=calls.hangup_digit,
-            transfer_digit=self._settings.transfer.digit,
-        )
 
     def _release(self, call: ActiveCall, end: End) -> None:
         """Free the slot of a stream that has ended; give it to the one that stands by, or to whoever waits."""
         self._remove(call)
         self._admission.release(call.reservation)
-        self._prompts.drop(call.session.record.call_sid)
+        self._resumption.drop_prompt(call.session.record.call_sid)
         self._keep_memory(call, end)
-        self._last_words.wait(call)
+        self.last_words.wait(call)
         standby = self._standby(call)
         if standby and end.reason in LINE_ENDS and not call.session.record.over:
             self._open(call.session.record.call_sid, standby.request, standby.token)
@@ -382,22 +282,10 @@ class CallManager(CallRegistry):
         """Keep what a call remembers while it may come back in another stream."""
         record, memory = call.session.record, (call.session.conversation, call.request)
         went_on = call.session.stream.started_s is not None or call.session.comes_back
-        if not (self._resume_s and went_on and not record.over and not call.request.chat):
+        if not (self._resumption.within_s and went_on and not record.over and not call.request.chat):
             return
         if end.reason in LINE_ENDS or (call.session.comes_back and end.reason is EndReason.NO_SOCKET):
-            self._memories.keep(record.call_sid, memory, self._clock())
-            self._expire_memories()
-
-    def _expire_memories(self) -> None:
-        """Forget the memories whose time is over; look again while there are any."""
-        self._memories.expire(self._clock())
-        if self._memories and not self._is_expiring:
-            self._is_expiring = True
-            asyncio.get_running_loop().call_later(KEPT_S / 10, self._on_expiry)
-
-    def _on_expiry(self) -> None:
-        self._is_expiring = False
-        self._expire_memories()
+            self._memories.keep(record.call_sid, memory)
 
     def _standby(self, call: ActiveCall) -> Standby | None:
         """Return the stream that stands by for this one, None without one or once its time is over."""

@@ -3,6 +3,9 @@
 A token log decodes to both voices: it is forgotten when the phone call is over, after `KEPT_S`, or for newer ones.
 """
 
+import asyncio
+from collections.abc import Callable
+
 from app.calls.admission import VoiceRequest
 from app.calls.conversation import Conversation
 from app.twilio.events import CallSid
@@ -15,33 +18,45 @@ Memory = tuple[Conversation, VoiceRequest]
 
 
 class Memories:
-    """By CallSid; `now` in seconds, monotonic."""
+    """By CallSid; `clock` returns seconds, monotonic. On the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._kept: dict[CallSid, tuple[float, Memory]] = {}  # the oldest first
+        self._is_timed = False
+        """Whether `_on_timer` is due."""
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def keep(self, call_sid: CallSid, memory: Memory, now: float) -> None:
-        self.take(call_sid, now)
-        self._kept[call_sid] = now + KEPT_S, memory
+    def keep(self, call_sid: CallSid, memory: Memory) -> None:
+        self.take(call_sid)
+        self._kept[call_sid] = self._clock() + KEPT_S, memory
         for oldest in [*self._kept][:-KEPT]:
             del self._kept[oldest]
+        self._set_timer()
 
-    def take(self, call_sid: CallSid, now: float) -> Memory | None:
+    def take(self, call_sid: CallSid) -> Memory | None:
         """Return the conversation of a call that comes back, and what it asked for; None if there is none."""
-        self.expire(now)
+        self._expire()
         _, memory = self._kept.pop(call_sid, (0.0, None))
         return memory
 
-    def find(self, call_sid: CallSid, now: float) -> VoiceRequest | None:
+    def find(self, call_sid: CallSid) -> VoiceRequest | None:
         """Return what a call asked for whose conversation is kept, else None."""
-        self.expire(now)
+        self._expire()
         _, memory = self._kept.get(call_sid, (0.0, None))
         return memory and memory[1]
 
-    def expire(self, now: float) -> None:
-        """Forget those whose time is over."""
+    def _expire(self) -> None:
+        now = self._clock()
         for call_sid in [call_sid for call_sid, (until_s, _) in self._kept.items() if now >= until_s]:
             del self._kept[call_sid]
+
+    def _set_timer(self) -> None:
+        """Look again while there are any."""
+        if self._kept and not self._is_timed:
+            self._is_timed = True
+            asyncio.get_running_loop().call_later(KEPT_S / 10, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._is_timed = False
+        self._expire()
+        self._set_timer()

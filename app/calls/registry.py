@@ -4,9 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
+from operator import itemgetter
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import CallRecord
+from app.calls.admission import VoiceRequest
+from app.calls.record import CallRecord, EndReason
 from app.calls.session import CallState
 from app.calls.statistics import Statistics
 from app.twilio.events import CallSid
@@ -60,6 +62,12 @@ class CallRegistry:
     def call(self, call_sid: CallSid) -> ActiveCall | None:
         return next((call for call in self._calls.values() if call.session.record.call_sid == call_sid), None)
 
+    @property
+    def suspended(self) -> list[ActiveCall]:
+        """The calls that wait for a pipeline that goes on with them, the one that waits longest first."""
+        waiting = [(since_s, call) for call in self.calls if (since_s := call.session.suspended_since_s) is not None]
+        return [call for _, call in sorted(waiting, key=itemgetter(0))]
+
     def holds(self, call_sid: CallSid) -> bool:
         """Tell whether a slot is reserved for this call, whose socket has not come yet."""
         call = self.call(call_sid)
@@ -72,6 +80,16 @@ class CallRegistry:
     def records(self) -> list[CallRecord]:
         """Return those that have ended in the order of their ends, then those that are on, oldest first."""
         return [*self._ended.values(), *(call.session.record for call in self.calls)]
+
+    def reject(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
+        """Record that a call was hung up on for want of a slot; one that was served keeps its end."""
+        now = self._clock()
+        record = self.record(call_sid) or CallRecord(call_sid, now)
+        record.set_parties(request.caller, request.called, request.direction)
+        record.refused = detail
+        if record.end is None:
+            record.ended_s, record.end, record.detail = now, EndReason.NO_SLOT, detail
+            self._add_ended(record)
 
     def _add(self, call: ActiveCall) -> None:
         """Add a call that is on, or that has come back."""

@@ -154,7 +154,7 @@ class Service:
                 finally:
                     self._stop()
                     await asyncio.wait({serving})
-                    await self.manager.finish_words(LAST_WORDS_WITHIN_S)
+                    await self.manager.last_words.finish(LAST_WORDS_WITHIN_S)
                     for ending in (service_tasks, own, [supervising], webhooks):
                         await cancel(*ending)
         if background.failure:

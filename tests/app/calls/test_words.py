@@ -165,14 +165,14 @@ async def test_at_the_stop_of_the_service_what_is_known_is_kept() -> None:
     line = Line()
     line.heard("four", 0.0)
     line.front.manager.stop()
-    await line.front.manager.finish_words(0.0)
+    await line.front.manager.last_words.finish(0.0)
     assert [word.text for word in line.front.kept[-1].words] == ["four"]
 
 
 async def test_the_stop_waits_for_words_that_are_on_their_way() -> None:
     line = Line()
     line.front.manager.stop()
-    finishing = asyncio.create_task(line.front.manager.finish_words(60.0))
+    finishing = asyncio.create_task(line.front.manager.last_words.finish(60.0))
     await asyncio.sleep(0)
     line.heard("bye", 0.0)
     line.end()
