@@ -12,6 +12,7 @@ from app.calls.manager import CallManager
 from app.calls.router import CallRouter
 from app.calls.routing import Routing
 from app.config import Settings
+from app.http.call_routes import TransferCall, build_call_router
 from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.cluster_routes import ClusterControl, build_cluster_router
 from app.http.headers import deny
@@ -22,12 +23,10 @@ from app.http.operator_routes import build_health_router, build_live_router, bui
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.persona_routes import PersonaSource, build_persona_router
-from app.http.prompt_route import build_prompt_router
 from app.http.rate_limit import RateLimiter
 from app.http.selftest import build_selftest_router
 from app.http.talk_routes import build_talk_router
-from app.http.transfer_route import TransferCall
-from app.http.twilio_routes import Webhooks, build_twilio_router
+from app.http.twilio_routes import Webhooks, build_media_router, build_twilio_router
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
@@ -59,13 +58,14 @@ def build_app(
     chat_auth = ChatAuth(settings.chat.token, auth, limiter)
     for router in (
         build_twilio_router(webhooks, routing, personas.refresh),
+        build_media_router(webhooks, routing),
         build_selftest_router(public, webhooks),
         build_health_router(manager, metrics, auth),
-        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds, transfer),
+        build_operator_router(auth, manager, drain, lag, public, settings.calls.max_seconds),
+        build_call_router(auth, manager, transfer),
         build_live_router(auth, manager, live),
         build_cluster_router(auth, cluster),
         build_persona_router(auth, personas),
-        build_prompt_router(auth, personas),
         build_recording_router(settings.recording.folder, auth),
         build_history_router(auth, find_address(settings)),
         build_chat_router(settings, chat_auth, limiter, manager, call_router, personas),

@@ -4,8 +4,6 @@
 """
 
 import asyncio
-import json
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Annotated
@@ -16,19 +14,14 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
-from app.calls.record_json import Call, CallSummary, as_json
 from app.http import api_schemas as api
+from app.http.call_routes import json_response
 from app.http.operator_auth import OperatorAuth
-from app.http.say_route import build_say_router
-from app.http.transfer_route import TransferCall, build_transfer_router
-from app.logging import CallLogger
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
 from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
-
-log = logging.getLogger(__name__)
 
 MAX_DRAIN_S = 14_400
 MAX_READERS = 32
@@ -43,32 +36,9 @@ def build_operator_router(
     lag: EventLoopLag,
     public: PublicAddress,
     max_call_s: float,
-    transfer: TransferCall,
 ) -> APIRouter:
     """Return the routes; a drain without a limit lasts as long as calls may."""
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
-
-    @router.get("/calls", response_model=list[CallSummary])
-    async def calls() -> Response:
-        return await json_response(lambda: [as_json(record, CallSummary) for record in manager.records()])
-
-    @router.get("/calls/{call_sid}", response_model=Call)
-    async def call(call_sid: CallSid) -> Response:
-        record = manager.record(call_sid)
-        if record is None:
-            raise HTTPException(404, "no such call")
-        copy = record.copy()
-        return await json_response(lambda: as_json(copy))
-
-    @router.post("/calls/{call_sid}/hangup", status_code=202, response_model=api.CallSidAnswer)
-    async def hang_up(call_sid: CallSid) -> dict[str, object]:
-        if not manager.hang_up(call_sid):
-            raise HTTPException(404, "no such call is on")
-        CallLogger(log, call_sid).info("an operator hangs up")
-        return {"call_sid": call_sid}
-
-    router.include_router(build_say_router(manager))
-    router.include_router(build_transfer_router(transfer))
 
     @router.post("/drain", status_code=202, response_model=api.DrainAnswer)
     async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:
@@ -84,11 +54,6 @@ def build_operator_router(
         return {"base_url": public.base_url, "open": public.is_open, "service": public.service_name}
 
     return router
-
-
-async def json_response(make: Callable[[], object]) -> Response:
-    """Make an answer off the event loop: that of an hour-long call takes a while."""
-    return Response(await asyncio.to_thread(lambda: json.dumps(make())), media_type="application/json")
 
 
 def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Family]], auth: OperatorAuth) -> APIRouter:

@@ -1,11 +1,22 @@
-"""The personas of the running service, for operators."""
+"""The personas of the running service, for operators, and prompts for one call, whose voice URL names them by id."""
 
+import logging
+from http import HTTPStatus
 from typing import Protocol
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException, Request
 
+from app.calls.prompts import PromptRejected, PromptUnavailable, clean_prompt
 from app.http import api_schemas as api
+from app.http.json_body import read_json_object
 from app.http.operator_auth import OperatorAuth
+
+log = logging.getLogger(__name__)
+
+WANTED = 'send a JSON object {"text": "…", "persona": "…"}'
+MAX_BYTES = 65_536
+"""Room for the longest text with every character escaped."""
+TEXT_WITHIN_S = 10.0
 
 
 class PersonaSource(Protocol):
@@ -31,5 +42,25 @@ def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRout
     async def list_personas() -> list[dict[str, object]]:
         await personas.refresh()
         return personas.as_json()
+
+    @router.post(
+        "/prompts",
+        status_code=HTTPStatus.CREATED,
+        response_model=api.PromptAnswer,
+        openapi_extra=api.body_of(api.PromptRequest),
+    )
+    async def prepare(request: Request) -> dict[str, str]:
+        sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
+        text, persona = sent.get("text"), sent.get("persona", "")
+        if not isinstance(text, str) or not isinstance(persona, str):
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
+        try:
+            key = await personas.prepare_once(clean_prompt(text), persona)
+        except PromptRejected as error:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
+        except PromptUnavailable as error:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+        log.info("an operator's prompt for one call is ready")
+        return {"id": key}
 
     return router

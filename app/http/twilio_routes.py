@@ -70,6 +70,12 @@ def build_twilio_router(
     async def after_wait(request: Request) -> Response:
         return _twiml(await routing.after_wait(await webhooks.read(request)))
 
+    return router
+
+
+def build_media_router(webhooks: "Webhooks", routing: Routing) -> APIRouter:
+    router = APIRouter()
+
     @router.websocket(MEDIA_PATH + "{token}")
     async def media(websocket: WebSocket, token: str) -> None:
         webhooks.check_socket(websocket)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from app.calls.prompts import MOST_PROMPT, PromptRejected, PromptUnavailable
-from app.http.prompt_route import MAX_BYTES, WANTED
+from app.http.persona_routes import MAX_BYTES, WANTED
 from tests.service.front import Front, NoPersonas, front_settings
 
 OPERATOR = "a-long-operator-token"

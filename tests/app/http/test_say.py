@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
-from app.http import say_route
-from app.http.say_route import MAX_BYTES
+from app.http import call_routes
+from app.http.call_routes import MAX_BYTES
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
@@ -108,8 +108,8 @@ async def test_who_waits_is_answered_when_the_sentence_has_been_said_with_whethe
 async def test_who_has_waited_for_30_seconds_is_told_that_the_sentence_is_queued_still(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert say_route.SAID_WITHIN_S == 30
-    monkeypatch.setattr(say_route, "SAID_WITHIN_S", 0.001)
+    assert call_routes.SAID_WITHIN_S == 30
+    monkeypatch.setattr(call_routes, "SAID_WITHIN_S", 0.001)
     call = await asking.call()
     assert reply(await asking.say(call.session.record.call_sid, wait=True)) == (202, {"id": 1})
     asking.answer(call, 1)
@@ -200,7 +200,7 @@ async def test_a_body_that_does_not_come_in_time_is_refused(asking: Asking, monk
         await asyncio.Event().wait()
 
     call_sid = (await asking.call()).session.record.call_sid
-    monkeypatch.setattr(say_route, "TEXT_WITHIN_S", 0.001)
+    monkeypatch.setattr(call_routes, "TEXT_WITHIN_S", 0.001)
     assert reply(await asking.post(call_sid, never())) == (408, "the text did not arrive in time")
 
 
