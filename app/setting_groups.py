@@ -1,6 +1,5 @@
 """The settings by subject: each with its name outside, its default and what it means."""
 
-import ipaddress
 import logging
 import re
 from enum import StrEnum
@@ -13,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.calls.screening import parse_patterns
 from app.calls.transfer import parse_target
 from app.logging import LogFormat
-from app.server_urls import ServerUrl, parse_servers
+from app.server_urls import ServerUrl, is_loopback, parse_servers
 from app.telemetry.webhooks.signature import key_of
 
 log = logging.getLogger(__name__)
@@ -48,15 +47,6 @@ class WhenBusy(StrEnum):
 class RecordCalls(StrEnum):
     ALL = "all"
     ASKED = "asked"
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def setting(name: str, default: object, secret: bool = False, **limits: Any) -> Any:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from app.calls.transcript import Side
 from app.cli.call_tables import SID_END, ms
+from app.cli.meter import bar
 from app.cli.service_client import NoService, open_service, run_asking
 from app.config import Settings
 
@@ -18,7 +19,6 @@ REFRESH_S = 0.5
 ANSWER_WITHIN_S = 5.0
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
-SILENT_DBFS = -60.0
 OTHERS_WIDTH, PAPER_WIDTH = 76, 140
 """Columns of all but what Moshi said, and of everything where there is no terminal."""
 LEFT = {"call": SID_END + 1, "with": 5, "state": 5}
@@ -87,11 +87,6 @@ def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
         f"{minutes}:{seconds:02}",
         *map(ms, (call["latency_ms"], call["buffered_ms"], call["stages_ms"].get("step"))),
         *map(str, (call["overruns"], call["dropped"])),
-        *map(_bar, (call["caller_dbfs"], call["moshi_dbfs"])),
+        *(bar(call[level], BAR_WIDTH) for level in ("caller_dbfs", "moshi_dbfs")),
         escape(said[-room:].lstrip()),
     )
-
-
-def _bar(level_dbfs: float) -> str:
-    filled = round(BAR_WIDTH * (1 - max(level_dbfs, SILENT_DBFS) / SILENT_DBFS))
-    return "█" * filled + "░" * (BAR_WIDTH - filled)

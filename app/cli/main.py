@@ -84,14 +84,11 @@ def drain(
     wait: Annotated[bool, typer.Option(help="Return only when the service has stopped.")] = True,
 ) -> None:
     """Have the running service, or another node, take no more calls, and stop when those that are on have ended."""
-    from app.cli.drain import run_drain
-    from app.cli.nodes import is_node_name, run_drain_node
+    from app.cli.drain import is_node_name, run_drain
 
     if node and not is_node_name(node):
         node, url = None, node
-    if node:
-        raise typer.Exit(run_drain_node(settings_or_exit(url), url, node, seconds, wait))
-    raise typer.Exit(run_drain(settings_or_exit(url), url, seconds, wait))
+    raise typer.Exit(run_drain(settings_or_exit(url), url, node, seconds, wait))
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""The nodes of a cluster on the terminal, from the running service: `moshi-bridge calls`, `moshi-bridge drain NODE`."""
+"""The nodes of a cluster on the terminal, from the running service: `moshi-bridge calls`."""
 
 import asyncio
 from datetime import datetime
@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.service_client import NoService, ServiceClient, open_service, run_asking
+from app.cli.service_client import NoService, open_service
 from app.config import Settings
 
-LOOK_AGAIN_S = 0.5
 SID_END = 6
 
 
@@ -41,36 +40,7 @@ def nodes_table(view: dict[str, Any]) -> Table:
     return table
 
 
-def run_drain_node(settings: Settings, url: str | None, node: str, seconds: int | None, wait: bool) -> int:
-    """Have a node drain, by way of the service here; return the exit status."""
-    return run_asking(_drain(settings, url, node, seconds, wait))
-
-
 async def _ask(settings: Settings) -> dict[str, Any]:
     async with open_service(settings) as service:
         view: dict[str, Any] = await service.ask("/api/cluster")
         return view
-
-
-async def _drain(settings: Settings, url: str | None, node: str, seconds: int | None, wait: bool) -> None:
-    query = {} if seconds is None else {"seconds": str(seconds)}
-    async with open_service(settings, url) as service:
-        await service.ask(f"/api/cluster/{node}/drain", "POST", **query)
-        print(f"{node} drains")
-        if wait:
-            await _wait(service, node)
-            print("stopped")
-
-
-async def _wait(service: ServiceClient, node: str) -> None:
-    before = None
-    while found := [one for one in (await service.ask("/api/cluster"))["nodes"] if one["node"] == node]:
-        if (calls := len(found[0]["calls"])) != before:
-            print(f"{calls} left")
-            before = calls
-        await asyncio.sleep(LOOK_AGAIN_S)
-
-
-def is_node_name(text: str) -> bool:
-    """Tell a node's name from a URL."""
-    return text.replace("-", "").isalnum()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +14,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from app.server.cloudflared import free_port as free_port
 from app.setting_sources import PREFIX
 
 ACCOUNT_SID = "AC" + "0" * 32
@@ -109,12 +109,6 @@ async def start_server(
         yield ServiceProcess(base_url, process.pid)
     finally:
         await _stop(process)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def _wait_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:

@@ -7,6 +7,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from app.audio.resample import to_int16
 from app.twilio.events import RATE_HZ
 
 Samples = NDArray[np.int16]
@@ -26,8 +27,7 @@ def read_audio(path: Path, to_hz: int = RATE_HZ) -> Samples:
     mono: NDArray[np.float32] = frames.mean(axis=1)
     if rate_hz != to_hz:
         mono = soxr.resample(mono, rate_hz, to_hz, quality="VHQ")
-    samples: Samples = np.clip(np.rint(mono * 32_768), -32_768, 32_767).astype(np.int16)
-    return samples
+    return to_int16(mono)
 
 
 def write_stereo(path: Path, left: Samples, right: Samples, rate_hz: int = RATE_HZ) -> None:

@@ -55,15 +55,15 @@ def bench_line(
 ) -> int:
     """Place one call for each scenario, of each leg at once, the callers talking without a pause; return the status."""
 
-    async def measure(log: Path) -> dict[str, MeasuredCalls]:
+    async def measure(folder: Path) -> dict[str, MeasuredCalls]:
         measured: dict[str, MeasuredCalls] = {}
-        async with start_service({**environment, "MAX_CALLS": str(len(legs))}, log) as service:
+        async with start_service({**environment, "MAX_CALLS": str(len(legs))}, folder / "service.log") as service:
             for line in lines:
                 loads = [Load(speech(_long_enough_s(seconds, line)), line=line, leg=leg) for leg in legs]
                 measured |= await _measure_legs(service, loads, environment == LOOPBACK, line.name)
         return measured
 
-    return _bench("One simulated call, as the caller heard it", measure, environment, json_path)
+    return run_bench("One simulated call, as the caller heard it", measure, environment, json_path)
 
 
 def bench_crowd(
@@ -72,27 +72,30 @@ def bench_crowd(
     """Place so many calls on each leg at once, one crowd after the other; return the exit status."""
     environment = {**LOOPBACK, "LOOPBACK_STEP_MS": str(step_ms)}
 
-    async def measure(log: Path) -> dict[str, MeasuredCalls]:
+    async def measure(folder: Path) -> dict[str, MeasuredCalls]:
         measured: dict[str, MeasuredCalls] = {}
         for calls in sizes:
             loads = [Load(speech(seconds), calls, leg=leg) for leg in legs]
-            async with start_service({**environment, "MAX_CALLS": str(calls * len(legs))}, log) as service:
+            async with start_service(
+                {**environment, "MAX_CALLS": str(calls * len(legs))}, folder / "service.log"
+            ) as service:
                 measured |= await _measure_legs(service, loads, True, str(calls))
         return measured
 
-    return _bench("Callers at once, each hearing their own echo", measure, environment, json_path)
+    return run_bench("Callers at once, each hearing their own echo", measure, environment, json_path)
 
 
-def _bench(
+def run_bench(
     title: str,
     measure: Callable[[Path], Coroutine[Any, Any, dict[str, MeasuredCalls]]],
     environment: dict[str, str],
     json_path: Path | None,
 ) -> int:
+    """Measure, with a folder for log files; show and write the figures. Return the exit status."""
     console = Console()
     with tempfile.TemporaryDirectory() as folder, console.status("calling …"):
         try:
-            calls = uvloop.run(measure(Path(folder) / "service.log"))
+            calls = uvloop.run(measure(Path(folder)))
         except ServiceFailed as error:
             console.print(f"[red]{error}[/]")
             return EXIT_FAILED

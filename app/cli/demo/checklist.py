@@ -95,7 +95,7 @@ def find_utterance(utterance: Utterance, heard: Samples) -> HeardUtterance:
 
     Each word is searched for by itself: the playout may drop or repeat quiet packets between words.
     """
-    wanted = np.rint(np.clip(Decimator().push(utterance.pcm) * 32768, -32768, 32767)).astype(np.int16)
+    wanted = Decimator().push_int16(utterance.pcm)
     margin = round(SEARCH_S / 4 * RATE_HZ)
     first = round((utterance.decided_s or 0.0) * RATE_HZ) - margin
     stretch = np.pad(heard, (margin, 0))[first + margin :][: len(wanted) + round(SEARCH_S * RATE_HZ)]

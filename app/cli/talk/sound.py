@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from app.audio.playback_buffer import MS, RATE_HZ, PlaybackBuffer, Samples
+from app.audio.resample import to_int16
 from app.simulator.wav import read_audio, write_stereo
 
 BLOCK = 10 * MS
@@ -86,7 +87,7 @@ class FileSound:
 
     def save(self, path: Path) -> None:
         """Write what was sent (left) and heard (right), from the handshake on."""
-        left, right = (_to_int16(_join(side)) for side in (self._sent, self._heard))
+        left, right = (to_int16(_join(side)) for side in (self._sent, self._heard))
         write_stereo(path, left, right, RATE_HZ)
 
 
@@ -97,7 +98,3 @@ def open_file(path: Path, length_s: float | None) -> FileSound:
 
 def _join(blocks: list[Samples]) -> Samples:
     return np.concatenate([np.zeros(0, np.float32), *blocks])
-
-
-def _to_int16(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    return np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)

@@ -24,7 +24,7 @@ ANSWERS = {
 }
 COMMANDS: dict[str, Callable[[Settings], int]] = {
     "top": partial(run_top, url=None, once=True),
-    "drain": partial(run_drain, url=None, seconds=None, wait=True),
+    "drain": partial(run_drain, url=None, node=None, seconds=None, wait=True),
     "simulate": partial(run_simulation, wanted=Simulation(seconds=0.1)),
 }
 
