@@ -7,24 +7,14 @@ from app.calls.manager import CallManager
 from app.calls.queue import CallRedirector
 from app.calls.router import CallRouter
 from app.calls.speaker import Speaker, SpeakerMessage
-from app.config import EngineKind, RecordCalls, Settings, SettingsError
+from app.config import EngineKind, Settings, SettingsError
 from app.server.remote.pipeline import RemotePipeline
-from app.telemetry.call_log.address import find_address
-from app.telemetry.call_log.from_record import ServiceIdentity
-from app.telemetry.call_log.writer import CallLogWriter
-from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.writer import RecordingWriter
-from app.telemetry.webhooks.actions import Action
-from app.telemetry.webhooks.sender import WebhookSender
-from app.twilio.events import CallSid
-from workers.logging import hiding
 from workers.messages import Progress, PromptMessage, Stage, TranscriptMessage, WorkerConfig
 from workers.processors import usable_processors
 from workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from app.cluster.node import ClusterNode
-    from app.telemetry.traces import CallTraces
 
 
 def open_speaker(
@@ -62,35 +52,6 @@ def worker_config(settings: Settings) -> WorkerConfig:
         sampling=settings.sampling.given,
         log_format=settings.logging.format.resolve(),
     )
-
-
-def open_call_log(settings: Settings) -> CallLogWriter | None:
-    """Return the call log's writer, None if DATABASE_URL is off. Raises SettingsError."""
-    address = find_address(settings)
-    arguments = settings.twilio.account_sid, model_name(settings), settings.call_log.days
-    return CallLogWriter(address, *arguments) if address else None
-
-
-def open_recordings(settings: Settings) -> RecordingWriter | None:
-    folder, every_call = settings.recording.folder, settings.recording.calls is RecordCalls.ALL
-    arguments = model_name(settings), every_call, settings.call_log.days
-    return RecordingWriter(RecordingStore(folder), *arguments) if folder else None
-
-
-def open_traces(settings: Settings) -> "CallTraces | None":
-    """Return the exporter of spans, None if TRACES_ENDPOINT is empty; OpenTelemetry is imported only if needed."""
-    if not settings.traces.endpoint:
-        return None
-    from app.telemetry.traces import CallTraces
-
-    service = ServiceIdentity("", settings.twilio.account_sid, model_name(settings))
-    return CallTraces(settings.traces.endpoint, settings.traces.header_fields, service, hiding(settings.secrets))
-
-
-def open_webhooks(settings: Settings, act: Callable[[CallSid, Action], None]) -> WebhookSender | None:
-    """Return what posts events to WEBHOOK_URL, None if that is empty; `act` carries out what the answers ask for."""
-    url = settings.webhook.url
-    return WebhookSender(url, settings.webhook.secret, act) if url else None
 
 
 def model_name(settings: Settings) -> str:

@@ -5,51 +5,39 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 
 from fastapi import FastAPI
 
-from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
-from app.calls.observer import CallObserver, RecordObserver
 from app.calls.queue import CallQueue
-from app.calls.record import CallRecord
 from app.calls.router import CallRouter
 from app.calls.routing import LocalRouting
 from app.calls.speaker import Moved, SpeakerMessage
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import (
-    model_name,
-    open_call_log,
-    open_node,
-    open_recordings,
-    open_speaker,
-    open_traces,
-    open_webhooks,
-)
+from app.server.assembly import model_name, open_node, open_speaker
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
 from app.server.pipeline_self_test import PipelineSelfTest, SelfTestFailed
 from app.server.remote.pipeline import PROCESSING_S, RemotePipeline
 from app.server.signals import handle_stop_signals
+from app.server.sinks import Sinks
 from app.server.transfers import CarrierRest, Transfers
 from app.server.webhook_actions import carry_out
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.telemetry.metrics.service import MetricSources
-from app.telemetry.recording.recorder import record_nothing
 from app.telemetry.webhooks.actions import Action
-from app.telemetry.webhooks.observer import WebhookObserver
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 from workers.gc_freeze import freeze_gc
-from workers.messages import Progress, PromptMessage, Slot, TranscriptMessage
+from workers.messages import Progress, TranscriptMessage
 from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)
@@ -73,28 +61,24 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
-        self._log_digits = settings.logging.digits
         self.supervisor = open_speaker(
             settings,
             self._on_message,
             self._on_pipeline_lost,
             on_progress,
-            on_prompt=self._on_prompt,
+            on_prompt=lambda answer: self._personas.handle_message(answer),
             on_transcript=self._on_transcript,
         )
-        self._call_log = open_call_log(settings)
-        self._traces = open_traces(settings)
-        self._recordings = open_recordings(settings)
-        self._webhooks = open_webhooks(settings, self._act)
+        self._sinks = Sinks(settings, self._act)
         self._personas = ServicePersonas(settings, self.supervisor.send)
         self.manager = CallManager(
             settings,
             self.supervisor.send,
             self._can_serve,
-            [*self._observers()],
+            [*self._sinks.observers(), lambda call: self.node.observe(call) if self.node else None],
             self._personas.choose,
             former_prompt=self._personas.former,
-            checkpoint=lambda: self.supervisor.checkpoint,
+            checkpoint=self._checkpoint,
         )
         self._lost = asyncio.Event()
         """Set while calls wait for the next pipeline."""
@@ -103,8 +87,7 @@ class Service:
         self.call_queue = CallQueue(self.manager, settings.calls.queue_length, rest if is_alone else None, self.public)
         self.transfers = Transfers(settings, self.manager, self.public, rest)
         self._call_router = router = CallRouter(settings, self.public, self.manager, self.call_queue)
-        checkpoint = lambda: self.supervisor.checkpoint  # noqa: E731
-        self.node = open_node(settings, self.public.service_name, self.manager, router, rest, checkpoint)
+        self.node = open_node(settings, self.public.service_name, self.manager, router, rest, self._checkpoint)
         """This node of several, None without NATS_URL."""
         move = self.node.move_calls if self.node else None
         self.drain = Drain(self.manager, settings.calls.drain_seconds, self.stopping, move)
@@ -121,19 +104,15 @@ class Service:
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(handle_stop_signals(self._handle_signal))
-            for sink in (self._call_log, self._traces, self._recordings):
-                if sink:
-                    sink.start()
-                    stack.push_async_callback(sink.stop)
+            self._sinks.start(stack)
             await self._run_tasks(sock, tasks)
 
     async def _run_tasks(self, sock: socket.socket, tasks: Iterable[tuple[str, Run]]) -> None:
         """Run everything until the web server ends; raise what has failed."""
         async with asyncio.TaskGroup() as group:
             background = BackgroundTasks(group, self._stop, USER_ERRORS)
-            webhooks = (
-                [background.start("the webhooks", partial(endless, self._webhooks.run))] if self._webhooks else []
-            )
+            sender = self._sinks.webhooks
+            webhooks = [background.start("the webhooks", partial(endless, sender.run))] if sender else []
             supervising = background.start("the supervisor", partial(endless, self.supervisor.run))
             own = [
                 background.start("the self-test", self._run_self_test),
@@ -160,30 +139,11 @@ class Service:
         if background.failure:
             raise background.failure
 
-    def _observers(self) -> Iterator[ObserverFactory]:
-        """Yield what watches calls; the recorder first, since the records of the others name its recording."""
-        yield self._record
-        for sink in (self._call_log, self._traces):
-            if sink:
-                yield partial(_observe_record, sink.add, sink is self._call_log)
-        yield lambda call: self.node.observe(call) if self.node else None
-        if self._webhooks:
-            yield self._observe_for_webhooks
-        if self._recordings and self._call_log:
-            self._recordings.on_late_fault = self._call_log.add
-
-    def _record(self, call: ActiveCall) -> CallObserver | None:
-        if self._recordings:
-            return self._recordings.record(call.session, call.request.record, call.reservation.slot)
-        record_nothing(call.session, call.request.record)
-        return None
-
-    def _observe_for_webhooks(self, call: ActiveCall) -> CallObserver | None:
-        assert self._webhooks
-        return WebhookObserver(call.session, self._webhooks.add, digits=self._log_digits)
-
     def _act(self, call_sid: CallSid, action: Action) -> None:
         carry_out(action, call_sid, self.manager, self.transfers)
+
+    def _checkpoint(self) -> str:
+        return self.supervisor.checkpoint
 
     def _build_app(self, settings: Settings) -> FastAPI:
         call_router = self._call_router
@@ -197,10 +157,10 @@ class Service:
             call_queue=self.call_queue,
             refusals=limiter.by_reason,
             lag=self.lag,
-            call_log=self._call_log,
-            recordings=self._recordings,
-            traces=self._traces,
-            webhooks=self._webhooks,
+            call_log=self._sinks.call_log,
+            recordings=self._sinks.recordings,
+            traces=self._sinks.traces,
+            webhooks=self._sinks.webhooks,
         )
         return build_app(
             settings,
@@ -288,9 +248,6 @@ class Service:
         if self.self_tested.is_set():
             self.manager.handle_transcript(message)
 
-    def _on_prompt(self, answer: PromptMessage) -> None:
-        self._personas.handle_message(answer)
-
     def _on_pipeline_lost(self, reason: str) -> None:
         self._personas.on_pipeline_lost()
         if self.self_tested.is_set():
@@ -298,7 +255,3 @@ class Service:
             self.manager.on_pipeline_lost(reason)
         else:
             self._self_test.on_pipeline_lost(reason)
-
-
-def _observe_record(add: Callable[[CallRecord, Slot], None], words: bool, call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, add, words=words)
