@@ -14,8 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.cli.bridge import NotReady, find_bridge, refusal, require_persona
-from app.cli.call_prompt import prepare_prompt, read_prompt_text
+from app.cli.bridge import NotReady, find_bridge, prepare_prompt, read_prompt_text, refusal, require_persona
 from app.cli.outbound import CallResult, DialOptions, ExitStatus, Machine, call_request, masked_fields
 from app.cli.outbound_call import OutboundCall
 from app.config import Settings, SettingsError, read_settings

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.messages import FRAME_S, STEP_TOKENS, CallPersona, Epoch, Open, Pcm, PreparePrompt, Resume, Slot
+from workers.messages import STEP_TOKENS, CallPersona, Epoch, Open, Pcm, PreparePrompt, Resume, Slot
 
 STEP_BYTES = 2 * STEP_TOKENS
 MOST_STEPS = 12 * 3600 * 25 // 2
@@ -51,10 +51,6 @@ class Conversation:
     def steps(self) -> int:
         """How many steps the call has made."""
         return self.skipped + len(self.log) // STEP_BYTES
-
-    @property
-    def lasted_s(self) -> float:
-        return self.steps * FRAME_S
 
     def add_step(self, tokens: bytes) -> None:
         """Add what came as `Frame.tokens`; the line test has none."""

@@ -1,14 +1,22 @@
-"""The running bridge, as `make-call` needs it: is it ready, where does Twilio reach it, why did it refuse a call."""
+"""The running bridge, as `make-call` needs it: is it ready, where does Twilio reach it, why did it refuse a call.
+
+With `--prompt` it prepares a prompt for the one call before anybody is called.
+"""
 
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from app.cli.service_client import ANSWER_WITHIN_S, NoService, one_line, open_service
+from app.cli.service_client import ANSWER_WITHIN_S, NoService, ServiceRefusal, one_line, open_service
 from app.config import Settings, SettingsError, is_loopback
 from app.twilio.events import CallSid
 from workers.logging import mask_userinfo
+
+PREPARED_WITHIN_S = 75.0
+"""The bridge gives up preparing a prompt after a minute."""
+MOST_FILE_BYTES = 65_536
 
 
 class NotReady(Exception):
@@ -55,9 +63,53 @@ async def require_persona(settings: Settings, name: str) -> None:
         raise SettingsError(f"--persona {name}: the bridge has no such persona (it has {', '.join(known) or 'none'})")
 
 
+def read_prompt_text(option: str | None) -> str:
+    """Return the text of the option, or that of the file which it names after an @; "" for none.
+
+    Raises SettingsError.
+    """
+    text = option or ""
+    if text.startswith("@"):
+        text = _read(Path(text[1:]))
+    if option is not None and not text.strip():
+        raise SettingsError("--prompt: the text is empty")
+    return text
+
+
+async def prepare_prompt(settings: Settings, text: str, persona: str) -> str:
+    """Have the bridge prepare a prompt in the voice of a persona; return its id, "" for no text.
+
+    Raises SettingsError if the bridge refuses it, NotReady if it cannot prepare it now.
+    """
+    if not text:
+        return ""
+    try:
+        async with open_service(settings, within_s=PREPARED_WITHIN_S) as service:
+            answer = await service.ask("/api/prompts", "POST", {"text": text, "persona": persona})
+            if "id" not in answer:
+                raise NotReady(f"--prompt: {answer['detail']}")
+            return str(answer["id"])
+    except ServiceRefusal as error:
+        raise SettingsError(f"--prompt: {error}") from error
+    except NoService as error:
+        raise NotReady(f"--prompt: {error}") from error
+
+
 async def refusal(settings: Settings, call_sid: CallSid) -> str:
     """Return why the bridge did not take a call that was answered, "" if it took it or does not say."""
     return str(await _told(settings, f"/api/calls/{call_sid}", "refused") or "")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise SettingsError(f"--prompt @{path}: has more than {MOST_FILE_BYTES:,} bytes")
+        return content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not UTF-8; save it as plain UTF-8 text"
+        raise SettingsError(f"--prompt @{path}: {why}") from error
 
 
 async def _told(settings: Settings, path: str, key: str) -> object:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
+from rich.table import Table
 
 from app.cli.call_tables import call_page, calls_table, found_table
 from app.cli.nodes import show_nodes
@@ -12,28 +14,22 @@ from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.config import Settings, SettingsError
 from app.telemetry.call_log.address import Address, find_address
 from app.telemetry.call_log.database import CallNotFound, Database
+from app.telemetry.call_log.entry import CallEntry
+from app.telemetry.call_log.search import FoundTurn
 from app.telemetry.call_log.spool import deliver_dead_spools, records_wait
 from app.telemetry.call_log.transactions import CallLogError, in_short
 from app.telemetry.recording.store import RecordingStore
 from app.twilio.events import CallSid
 from app.twilio.parties import AddressKind, cleaned, kind_of, mask_number, name_of
 
+Row = TypeVar("Row", CallEntry, FoundTurn)
 ADDRESSES = "write +15551234567, sip:user@host, client:name, anonymous or chat-…, as the call log has it"
 
 
 def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
-    def show(database: Database) -> None:
-        calls = database.recent(limit)
-        if as_json:
-            print(json.dumps([call.as_json() for call in calls], indent=2))
-        elif calls:
-            Console().print(calls_table(calls))
-        else:
-            print("no calls yet")
-
     if not as_json:
         show_nodes(settings)
-    return _ask(settings, show)
+    return _show(settings, lambda database: database.recent(limit), as_json, calls_table, "no calls yet")
 
 
 def show_call(settings: Settings, sid: str, as_json: bool) -> int:
@@ -51,15 +47,22 @@ def show_call(settings: Settings, sid: str, as_json: bool) -> int:
 
 def search_calls(settings: Settings, query: str, limit: int, as_json: bool) -> int:
     """Show the last turns in which all words of a query were said; return the exit status."""
+    return _show(settings, lambda database: database.search(query, limit), as_json, found_table, "nothing found")
 
+
+def _show(
+    settings: Settings,
+    read: Callable[[Database], list[Row]],
+    as_json: bool,
+    table: Callable[[Sequence[Row]], Table],
+    nothing: str,
+) -> int:
     def show(database: Database) -> None:
-        found = database.search(query, limit)
+        found = read(database)
         if as_json:
-            print(json.dumps([turn.as_json() for turn in found], indent=2, ensure_ascii=False))
-        elif found:
-            Console().print(found_table(found))
+            print(json.dumps([one.as_json() for one in found], indent=2, ensure_ascii=False))
         else:
-            print("nothing found")
+            Console().print(table(found) if found else nothing)
 
     return _ask(settings, show)
 

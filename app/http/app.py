@@ -17,9 +17,8 @@ from app.http.chat_routes import ChatAuth, build_chat_router
 from app.http.cluster_routes import ClusterControl, build_cluster_router
 from app.http.headers import deny
 from app.http.history_routes import build_history_router, build_recording_router
-from app.http.openapi_route import build_openapi_router
 from app.http.operator_auth import OperatorAuth
-from app.http.operator_routes import build_health_router, build_live_router, build_operator_router
+from app.http.operator_routes import build_health_router, build_live_router, build_openapi_router, build_operator_router
 from app.http.page.routes import build_page_router
 from app.http.paths import TwilioPaths
 from app.http.persona_routes import PersonaSource, build_persona_router

@@ -5,11 +5,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response, WebSocket
-from starlette.responses import PlainTextResponse
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import BaseRoute
 from starlette.websockets import WebSocketDisconnect
 
 from app.calls.drain import Drain
@@ -23,6 +25,8 @@ from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 
+VERSION = "1"
+ABOUT = "For operators: from the machine itself, or with OPERATOR_TOKEN. Sockets and webhooks: docs/api.md."
 MAX_DRAIN_S = 14_400
 MAX_READERS = 32
 SEND_WITHIN_S = 10.0
@@ -161,3 +165,21 @@ async def _send(websocket: WebSocket, texts: AsyncIterator[str]) -> None:
 async def _until_closed(websocket: WebSocket) -> None:
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
+
+
+def build_openapi_router(auth: OperatorAuth, routes: Sequence[BaseRoute]) -> APIRouter:
+    """`routes` are all routes of the application; those of Twilio and of the page keep themselves out."""
+    router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)], include_in_schema=False)
+
+    @router.get("/openapi.json")
+    async def openapi() -> JSONResponse:
+        return JSONResponse(describe(routes))
+
+    return router
+
+
+def describe(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    found = get_openapi(title="moshi-bridge", version=VERSION, description=ABOUT, routes=routes)
+    found["components"]["securitySchemes"] = {"operator": {"type": "http", "scheme": "bearer"}}
+    found["security"] = [{}, {"operator": []}]
+    return found

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
+from rich.table import Table
 
 from app.cli.bench.calls import Load, place_calls, speech
-from app.cli.bench.figures import CallerFigures, caller_figures
+from app.cli.bench.figures import CALLER_ROWS, CallerFigures, caller_figures
 from app.cli.bench.output import write_json
 from app.cli.service_process import (
     AUTH_TOKEN,
@@ -37,7 +38,6 @@ from app.cli.service_process import (
     start_service,
 )
 from app.simulator.trouble import STEADY, Scenario, Window
-from scripts.side_by_side.tables import Findings, table
 
 STALL = Window(15.0, 0.6)
 TAIL_S = 3.0
@@ -54,6 +54,14 @@ PIPECAT = (
 
 REQUIREMENTS = ("pipecat-ai[websocket]==1.14.0", "uvicorn==0.54.0", "websockets==17.4", "soxr==1.0.0")
 """Pipecat, and what matters of what it stands on; web server and sockets in the versions that this project uses."""
+
+
+@dataclass
+class Findings:
+    """The figures of one server by the title of the load; `failed` says what could not be measured and why."""
+
+    figures: dict[str, CallerFigures] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -127,6 +135,34 @@ async def _call(server: Server, load: Load, log: Path) -> CallerFigures:
         await place_calls(process, WARM_UP, auth_token=server.auth_token)
         measured = await place_calls(process, load, auth_token=server.auth_token)
     return caller_figures(measured, load.line)
+
+
+def table(found: Mapping[str, Findings], floor: str) -> Table:
+    """Return a column for each server and a block of rows for each load.
+
+    `floor` names the server with whose CPU that of the others is compared.
+    """
+    servers = found.values()
+    shown = Table("", title="The same caller, side by side")
+    for name in found:
+        shown.add_column(name, justify="right")
+    for title in dict.fromkeys(title for server in servers for title in server.figures):
+        figures, lowest = [server.figures.get(title) for server in servers], found[floor].figures.get(title)
+        shown.add_section()
+        shown.add_row(f"[bold]{title}[/]")
+        for label, write in CALLER_ROWS.items():
+            shown.add_row(label, *("–" if one is None else write(one) for one in figures))
+        shown.add_row("CPU, times the floor's", *(_times(one, lowest) if one and lowest else "–" for one in figures))
+    if any(server.failed for server in servers):
+        shown.add_section()
+        shown.add_row("not measured", *("\n".join(server.failed) for server in servers))
+    return shown
+
+
+def _times(figures: CallerFigures, floor: CallerFigures) -> str:
+    """Return how many times the floor's processor seconds these are, in brackets without the workers."""
+    unit = max(sum(floor.cpu.values()), 1e-9)
+    return f"{sum(figures.cpu.values()) / unit:.2f} ({figures.cpu['app'] / unit:.2f})"
 
 
 def _pipecat_python(folder: Path) -> Path:

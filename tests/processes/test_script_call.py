@@ -9,7 +9,7 @@ from app.audio import mulaw
 from app.calls.record_json import as_json
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
-from app.cli.demo.persona import GREETING
+from app.cli.demo.run import GREETING
 from app.config import CodecKind
 from app.simulator.conversation import CONVERSATION, FOLDER, LENGTH_S, conversation
 from app.simulator.report import CallReport, Outcome, StreamReport

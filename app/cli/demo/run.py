@@ -17,7 +17,6 @@ from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
 from app.cli.call_tables import clock_of
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
-from app.cli.demo.persona import GREETING, write_persona
 from app.cli.doctor.survey import survey_device
 from app.cli.plots import draw_call
 from app.cli.service_process import LOOPBACK, ServiceFailed, start_service
@@ -30,6 +29,8 @@ from app.telemetry.call_log.webvtt import VOICES
 from app.twilio.events import RATE_HZ
 
 SYNTHETIC = "synthetic:script"
+PERSONA, GREETING = "ada", "Hello! I'm Ada from Northside Dental, how can I help you?"
+"""Ada of `deploy/personas/`, with words that the synthetic checkpoint has recorded."""
 NVIDIA_CARD = Path("/dev/nvidia0")
 """The first card, where NVIDIA's driver for Linux runs."""
 
@@ -63,6 +64,14 @@ def how_to_talk(checkpoint: str, settings: Settings) -> str:
     chosen = "" if checkpoint == settings.model.checkpoint else f"MOSHI_CHECKPOINT={checkpoint} "
     page = f"http://127.0.0.1:{settings.server.port}/talk"
     return f"type {chosen}.venv/bin/moshi-bridge serve, then open {page} or type .venv/bin/moshi-bridge talk"
+
+
+def write_persona(folder: Path) -> dict[str, str]:
+    """Write Ada's file into a folder of personas below this one; return the settings with which she answers."""
+    personas = (folder / "personas").resolve()
+    personas.mkdir(parents=True, exist_ok=True)
+    (personas / f"{PERSONA}.toml").write_text(f'greeting = "{GREETING}"\n')
+    return {"PERSONAS_DIR": str(personas), "PERSONA": PERSONA, "GREETING_LISTENS": "false"}
 
 
 def run_demo(settings: Settings, asked: str | None, folder: Path) -> int:

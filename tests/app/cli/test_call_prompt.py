@@ -8,8 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from app.cli.bridge import NotReady
-from app.cli.call_prompt import MOST_FILE_BYTES, prepare_prompt, read_prompt_text
+from app.cli.bridge import MOST_FILE_BYTES, NotReady, prepare_prompt, read_prompt_text
 from app.config import Settings, SettingsError, read_settings
 
 

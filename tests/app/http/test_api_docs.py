@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.calls.events import EventKind
-from app.http.openapi_route import describe
+from app.http.operator_routes import describe
 from app.telemetry.webhooks import observer
 from app.telemetry.webhooks.actions import parse_answer
 from tests.service.front import Front

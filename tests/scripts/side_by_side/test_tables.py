@@ -4,7 +4,7 @@ from rich.console import Console
 
 from app.cli.bench.calls import Measured
 from app.cli.bench.figures import caller_figures
-from scripts.side_by_side.tables import Findings, table
+from scripts.side_by_side.__main__ import Findings, table
 
 FLOOR = replace(caller_figures(Measured([], {"app": 0.01})), p50_ms=20.0, snr_db=250.0)
 OURS = replace(FLOOR, p50_ms=95.0, snr_db=54.3, cpu={"app": 0.015, "worker 7": 0.005})

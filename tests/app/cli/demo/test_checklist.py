@@ -10,7 +10,7 @@ from app.audio import mulaw
 from app.audio.resample import Decimator
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import Expectation, Utterance, expect
-from app.cli.demo.persona import GREETING
+from app.cli.demo.run import GREETING
 from app.cli.plots import greeting_end_s
 from app.simulator.conversation import LENGTH_S, conversation
 from app.simulator.report import CallReport, Outcome, StreamReport

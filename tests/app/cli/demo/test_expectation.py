@@ -6,7 +6,7 @@ import numpy as np
 
 from app.calls.personas import parse_persona
 from app.cli.demo.expectation import expect
-from app.cli.demo.persona import GREETING, write_persona
+from app.cli.demo.run import GREETING, write_persona
 from app.simulator.conversation import conversation
 from workers.checkpoints.synthetic.phrases import phrases, recorded_words
 from workers.messages import FRAME_SAMPLES
