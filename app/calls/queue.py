@@ -18,6 +18,7 @@ from app.calls.admission import VoiceRequest
 from app.calls.manager import NO_REQUEST, CallManager
 from app.logging import CallLogger
 from app.twilio import twiml
+from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 
@@ -33,7 +34,7 @@ class CallRedirector(Protocol):
     """Redirects a call that is on."""
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
-        """Have Twilio ask `url` for TwiML, now; raises if Twilio refuses."""
+        """Have Twilio ask `url` for TwiML, now. Raises CarrierError."""
 
 
 class CallQueue:
@@ -124,7 +125,8 @@ class CallQueue:
         try:
             await redirector.redirect(call_sid, f"{self._public.base_url}/twilio/voice")
         except Exception as error:  # the root of this task: whatever Twilio says, the queue goes on
-            call_log.warning("first in the queue, but not redirected: %s", error)
+            is_ours = not isinstance(error, CarrierError)
+            call_log.warning("first in the queue, but not redirected: %s", error, exc_info=is_ours)
             self._unreached.add(call_sid)
         else:
             call_log.info("first in the queue, redirected")

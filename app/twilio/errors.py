@@ -48,6 +48,10 @@ MEANINGS = {
 """What has happened; what to do."""
 
 
+class CarrierError(Exception):
+    """Twilio refused, or could not be reached; the message is one line."""
+
+
 def explain(code: int) -> str:
     """Return what a code means and what to do, in one line; where to look it up if it is not known here."""
     return f"{code}: {MEANINGS.get(code) or f'see https://www.twilio.com/docs/api/errors/{code}'}"

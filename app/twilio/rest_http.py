@@ -20,7 +20,7 @@ from requests.exceptions import ConnectTimeout
 from twilio.http.http_client import TwilioHttpClient  # type: ignore[import-untyped]
 
 from app.logging import mask_number
-from app.twilio.errors import CONCURRENCY, MEANINGS, explain
+from app.twilio.errors import CONCURRENCY, MEANINGS, CarrierError, explain
 
 TIMEOUT_S = 10.0
 ATTEMPTS = 4
@@ -38,8 +38,8 @@ _SILENT = logging.Logger("twilio", logging.CRITICAL)
 _NUMBER = re.compile(r"\+?\d{7,}")
 
 
-class RestError(Exception):
-    """Twilio refused, or could not be reached; the message is one line that says what to do, with numbers masked.
+class RestError(CarrierError):
+    """The message says what to do, with numbers masked.
 
     `code` is Twilio's, None where there is none; `status` is HTTP's, None when no answer came; `unreached` when the
     request was not sent.

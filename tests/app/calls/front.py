@@ -15,6 +15,7 @@ from app.calls.record import CallRecord
 from app.calls.router import CallRouter
 from app.config import read_settings
 from app.twilio import twiml
+from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
@@ -31,13 +32,14 @@ class FakeRedirector:
         self.redirected: list[tuple[str, str]] = []
         self.unreserved: list[str] = []
         self.fails: set[str] = set()
+        self.error: Exception = CarrierError("HTTP 500")
         self._front = front
 
     async def redirect(self, call_sid: str, url: str) -> None:
         if not self._front.manager.holds(CallSid(call_sid)):
             self.unreserved.append(call_sid)
         if call_sid in self.fails:
-            raise ConnectionError("HTTP 500")
+            raise self.error
         self.redirected.append((call_sid, url))
 
 

@@ -7,6 +7,7 @@ from app.calls.personas import Chosen, gather, parse_persona
 from app.calls.queue import PAUSE_S
 from app.calls.record import EndReason
 from app.twilio import twiml
+from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Stopped
 from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
 from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
@@ -96,6 +97,20 @@ async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(h
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
     assert front.manager.active_calls == 1
+
+
+@pytest.mark.parametrize(("error", "has_traceback"), [(CarrierError("HTTP 500"), False), (KeyError("bug"), True)])
+async def test_an_error_of_ours_in_redirecting_is_logged_with_its_traceback(
+    error: Exception, has_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = Front(when_busy="queue", max_calls=1)
+    front.redirector.fails, front.redirector.error = {BOB}, error
+    ann = front.talk(ANN)
+    front.ring(BOB)
+    async with front.redirecting():
+        ann.end(EndReason.CALLER_HUNG_UP)
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert (warning.name, bool(warning.exc_info)) == ("app.calls.queue", has_traceback)
 
 
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
