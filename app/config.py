@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import setting_groups as groups
 from app.server_urls import is_loopback
-from app.setting_groups import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
 from app.setting_sources import PREFIX, Found, find_values
+from app.setting_types import E164, CodecKind, EngineKind, RecordCalls, WhenBusy
 
 __all__ = ["CodecKind", "EngineKind", "RecordCalls", "Settings", "SettingsError", "WhenBusy", "is_loopback"]
 __all__ += ["read_settings"]

@@ -1,52 +1,13 @@
 """The settings by subject: each with its name outside, its default and what it means."""
 
-import logging
-import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.calls.screening import parse_patterns
-from app.calls.transfer import parse_target
+from app import setting_types as types
 from app.logging import LogFormat
-from app.server_urls import ServerUrl, is_loopback, parse_servers
-from app.telemetry.webhooks.signature import key_of
-
-log = logging.getLogger(__name__)
-
-OPERATOR_TOKEN_LENGTH = 16
-NATS_SCHEMES = ("nats", "tls")
-NATS_FILES = ("creds", "nkey", "ca")
-"""What NATS_URL may name behind its `?`: the files of a credential, and the authority of the servers' certificates."""
-E164 = re.compile(r"\+[1-9][0-9]{6,14}")
-
-
-class EngineKind(StrEnum):
-    MLX = "mlx"
-    LOOPBACK = "loopback"
-    REMOTE = "remote"
-
-
-class CodecKind(StrEnum):
-    AUTO = "auto"
-    MLX = "mlx"
-    NUMPY = "numpy"
-    RUSTYMIMI = "rustymimi"
-    LOOPBACK = "loopback"
-
-
-class WhenBusy(StrEnum):
-    REJECT = "reject"
-    SAY = "say"
-    QUEUE = "queue"
-
-
-class RecordCalls(StrEnum):
-    ALL = "all"
-    ASKED = "asked"
+from app.server_urls import ServerUrl, parse_servers
 
 
 def setting(name: str, default: object, secret: bool = False, **limits: Any) -> Any:
@@ -60,111 +21,12 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _base_url(url: str) -> str:
-    """Return a URL without a slash at the end; raise ValueError unless it is http(s) without query."""
-    parts = urlsplit(url)
-    _ = parts.port  # raises ValueError unless it is one
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
-        raise ValueError("must be http(s)://host[:port][/prefix]")
-    if parts.path.rstrip("/").endswith("/twilio/voice"):
-        raise ValueError("must end before /twilio/voice, which is added")
-    return parts.geturl().rstrip("/")
-
-
-def _account_sid(sid: str) -> str:
-    if sid and not (sid.isascii() and sid.isalnum() and sid.startswith("AC")):
-        kind = " (SK… is an API key's)" if sid.startswith("SK") else ""
-        raise ValueError(f"must be AC and 32 hex digits, from the Twilio console{kind}")
-    return sid
-
-
-def _auth_token(token: str) -> str:
-    if not token.isascii() or not token.isprintable() or any(letter in token for letter in " \"'"):
-        raise ValueError("must be 32 hex digits, from the Twilio console; it holds a space, a quote or the like")
-    return token
-
-
-def _operator_token(token: str) -> str:
-    if token and (len(token) < OPERATOR_TOKEN_LENGTH or not token.isascii() or " " in token):
-        raise ValueError(f"must be {OPERATOR_TOKEN_LENGTH} characters or more, ASCII, without spaces")
-    return token
-
-
-def _servers(text: str) -> str:
-    parse_servers(text)
-    return text
-
-
-def _headers(text: str) -> str:
-    for name, separator, value in (part.partition("=") for part in text.split(",") if part.strip()):
-        if not separator or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
-            raise ValueError("must be NAME=VALUE, separated by commas")
-    return text
-
-
-def _nats_url(url: str) -> str:
-    """Raise ValueError unless these are servers, with commas between, and perhaps the files of a credential."""
-    servers, _, query = url.partition("?")
-    for server in servers.split(",") if url else ():
-        parts = urlsplit(server)
-        _ = parts.port  # raises ValueError unless it is one
-        if parts.scheme not in NATS_SCHEMES or not parts.hostname or parts.path or parts.fragment:
-            raise ValueError("must be nats://host:4222 or tls://host:4222, several with commas between")
-        if parts.scheme != "tls" and not is_loopback(parts.hostname):
-            raise ValueError("another machine is reached by tls:// only: token logs decode to both voices")
-    if unknown := [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in NATS_FILES]:
-        raise ValueError(f"knows {', '.join(NATS_FILES)} behind its ?, not {unknown[0][:20]}")
-    return url
-
-
-def _off(text: str) -> str:
-    return "" if text == "off" else text
-
-
-def _named_checkpoint(spec: str) -> str:
-    if spec.lower() in ("true", "false", "yes", "no", "on", "1", "0"):
-        raise ValueError("must name a checkpoint, such as hf://kyutai/stt-1b-en_fr-mlx, or be off")
-    return spec
-
-
-def _codec(codec: object) -> object:
-    if codec == "mimi":
-        log.warning("CODEC=mimi is called rustymimi now: write CODEC=rustymimi")
-        return CodecKind.RUSTYMIMI
-    return codec
-
-
-def _webhook_url(url: str) -> str:
-    parts = urlsplit(url)
-    _ = parts.port  # raises ValueError unless it is one
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-    if url and (not is_safe or not parts.hostname or parts.username or parts.fragment):
-        raise ValueError("must be https://host[:port]/path, or http://localhost… for a program on this machine")
-    return url
-
-
-def _webhook_secret(secret: str) -> str:
-    key_of(secret)
-    return _operator_token(secret)
-
-
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-AuthToken = Annotated[str, AfterValidator(_auth_token)]
-Target = Annotated[str, AfterValidator(parse_target)]
-Numbers = Annotated[str, AfterValidator(lambda text: ",".join(parse_patterns(text)))]
-Temperature = Annotated[float, Field(ge=0, le=5)]
-TextTopK = Annotated[int, Field(ge=1, le=1_000)]
-AudioTopK = Annotated[int, Field(ge=1, le=2_048)]
-RepetitionPenalty = Annotated[float, Field(gt=0, le=5)]
-PaddingBias = Annotated[float, Field(ge=-20, le=20)]
-
-
 class ServerSettings(Group):
     host: str = setting("HOST", "127.0.0.1")
     """address to listen on"""
     port: int = setting("PORT", 5001, ge=1, le=65_535)
     """port to listen on"""
-    public_url: BaseUrl = setting("PUBLIC_URL", "")
+    public_url: types.BaseUrl = setting("PUBLIC_URL", "")
     """how Twilio reaches this service, https://…; empty: the listen address (no calls)"""
 
     @property
@@ -195,17 +57,17 @@ class TunnelSettings(Group):
 
 
 class TwilioSettings(Group):
-    account_sid: Annotated[str, AfterValidator(_account_sid)] = setting("TWILIO_ACCOUNT_SID", "")
+    account_sid: types.AccountSid = setting("TWILIO_ACCOUNT_SID", "")
     """AC…, from the Twilio console"""
-    auth_token: AuthToken = setting("TWILIO_AUTH_TOKEN", "", secret=True)
+    auth_token: types.AuthToken = setting("TWILIO_AUTH_TOKEN", "", secret=True)
     """signs every request of Twilio's"""
-    auth_token_secondary: AuthToken = setting("TWILIO_AUTH_TOKEN_SECONDARY", "", secret=True)
+    auth_token_secondary: types.AuthToken = setting("TWILIO_AUTH_TOKEN_SECONDARY", "", secret=True)
     """accepted as well, while tokens are rotated"""
     phone_number: str = setting("TWILIO_PHONE_NUMBER", "")
     """your Twilio number, +15551234567"""
     set_number: bool = setting("SET_NUMBER", False)
     """point TWILIO_PHONE_NUMBER here while the service runs, and back when it ends"""
-    api_url: BaseUrl = setting("TWILIO_API_URL", "")
+    api_url: types.BaseUrl = setting("TWILIO_API_URL", "")
     """a REST API in place of Twilio's, for tests; empty: Twilio's"""
     validate_signatures: bool = setting("VALIDATE_SIGNATURES", True)
     """refuse what Twilio did not sign; false only on loopback"""
@@ -229,11 +91,11 @@ class ModelSettings(Group):
     """none, 4 or 8 bits at load"""
     context: int | None = setting("CONTEXT", None, ge=50, le=3_000)
     """steps of 80 ms that Moshi remembers; empty: the checkpoint's"""
-    engine: EngineKind = setting("ENGINE", EngineKind.MLX)
+    engine: types.EngineKind = setting("ENGINE", types.EngineKind.MLX)
     """mlx, loopback for the line test, or remote: Moshi runs elsewhere (docs/remote.md)"""
-    servers_list: Annotated[str, AfterValidator(_servers)] = setting("MOSHI_SERVERS", "", secret=True)
+    servers_list: types.Servers = setting("MOSHI_SERVERS", "", secret=True)
     """for ENGINE=remote: wss://gpu1:8998?sessions=4#sha256=…,wss://gpu2:8998?kind=personaplex (docs/remote.md)"""
-    codec: Annotated[CodecKind, BeforeValidator(_codec)] = setting("CODEC", CodecKind.AUTO)
+    codec: types.Codec = setting("CODEC", types.CodecKind.AUTO)
     """auto, mlx, numpy, rustymimi (the reference), or loopback for the line test"""
     loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
     """how long a step of ENGINE=loopback takes, to try a slow model's timing"""
@@ -242,9 +104,9 @@ class ModelSettings(Group):
 
     @model_validator(mode="after")
     def _engine_has_its_codec(self) -> "ModelSettings":
-        if self.engine is EngineKind.MLX and self.codec is CodecKind.LOOPBACK:
+        if self.engine is types.EngineKind.MLX and self.codec is types.CodecKind.LOOPBACK:
             raise ValueError("CODEC=loopback needs ENGINE=loopback: Moshi speaks in Mimi's codes")
-        if self.engine is EngineKind.REMOTE and not self.servers:
+        if self.engine is types.EngineKind.REMOTE and not self.servers:
             raise ValueError("ENGINE=remote needs MOSHI_SERVERS, such as wss://gpu:8998")
         return self
 
@@ -262,7 +124,7 @@ class ModelSettings(Group):
 
 
 class TranscriptionSettings(Group):
-    checkpoint: Annotated[str, AfterValidator(_named_checkpoint)] = setting("TRANSCRIBE", "off")
+    checkpoint: types.Checkpoint = setting("TRANSCRIBE", "off")
     """writes down what callers say (personal data): hf://kyutai/stt-1b-en_fr-mlx, a folder, synthetic:stt, or off"""
 
     @property
@@ -274,17 +136,17 @@ class TranscriptionSettings(Group):
 class SamplingOptions(Group):
     """How Moshi's tokens are sampled; None is the checkpoint's own value."""
 
-    text_temperature: Temperature | None = setting("TEXT_TEMPERATURE", None)
+    text_temperature: types.Temperature | None = setting("TEXT_TEMPERATURE", None)
     """how freely Moshi chooses words; empty: the checkpoint's (0.7)"""
-    text_top_k: TextTopK | None = setting("TEXT_TOP_K", None)
+    text_top_k: types.TextTopK | None = setting("TEXT_TOP_K", None)
     """among how many text tokens; empty: the checkpoint's (25)"""
-    audio_temperature: Temperature | None = setting("AUDIO_TEMPERATURE", None)
+    audio_temperature: types.Temperature | None = setting("AUDIO_TEMPERATURE", None)
     """how freely the voice varies; empty: the checkpoint's (0.8)"""
-    audio_top_k: AudioTopK | None = setting("AUDIO_TOP_K", None)
+    audio_top_k: types.AudioTopK | None = setting("AUDIO_TOP_K", None)
     """among how many codes; empty: the checkpoint's (250)"""
-    repetition_penalty: RepetitionPenalty | None = setting("REPETITION_PENALTY", None)
+    repetition_penalty: types.RepetitionPenalty | None = setting("REPETITION_PENALTY", None)
     """divides the score of words said lately; 1 is off, 1.2 cures loops"""
-    padding_bias: PaddingBias | None = setting("PADDING_BIAS", None)
+    padding_bias: types.PaddingBias | None = setting("PADDING_BIAS", None)
     """above 0 Moshi is quieter, below 0 more talkative"""
     seed: int | None = setting("SEED", None, ge=0)
     """every call draws the same random numbers; empty: new ones"""
@@ -302,7 +164,7 @@ class CallSettings(Group):
     """a call is ended after this long"""
     greeting_frames: int = setting("GREETING_FRAMES", 25, ge=0, le=125)
     """frames of 80 ms that Moshi speaks before it listens, unless a persona has words for it"""
-    when_busy: WhenBusy = setting("WHEN_BUSY", WhenBusy.REJECT)
+    when_busy: types.WhenBusy = setting("WHEN_BUSY", types.WhenBusy.REJECT)
     """when all slots are taken: reject (busy tone), say (a sentence), queue"""
     busy_sentence: str = setting(
         "BUSY_SENTENCE", "All lines are busy. Please call again later.", min_length=1, max_length=500
@@ -338,34 +200,34 @@ class PersonaSettings(Group):
 
 
 class CallerSettings(Group):
-    allowed: Numbers = setting("ALLOWED_CALLERS", "")
+    allowed: types.Numbers = setting("ALLOWED_CALLERS", "")
     """who may call: numbers or patterns such as +1555*, separated by commas; empty: everybody"""
-    blocked: Numbers = setting("BLOCKED_CALLERS", "")
+    blocked: types.Numbers = setting("BLOCKED_CALLERS", "")
     """who may not call, even if allowed; anonymous is who withholds the number"""
     per_hour: int = setting("CALLS_PER_NUMBER_PER_HOUR", 0, ge=0, le=1_000)
     """more are rejected; withheld numbers count as one; 0: no limit"""
 
 
 class OperatorSettings(Group):
-    token: Annotated[str, AfterValidator(_operator_token)] = setting("OPERATOR_TOKEN", "", secret=True)
+    token: types.OperatorToken = setting("OPERATOR_TOKEN", "", secret=True)
     """lets operators in from elsewhere: signs in to the page, or Bearer …; empty: none"""
     refusals_per_minute: int = setting("REFUSALS_PER_MINUTE", 100, ge=1, le=100_000)
     """so many unsigned requests of one address are answered with a reason"""
 
 
 class TransferSettings(Group):
-    to: Target = setting("TRANSFER_TO", "")
+    to: types.Target = setting("TRANSFER_TO", "")
     """to whom calls are transferred: +15551234567 or sip:user@host; empty: nobody, unless the persona says"""
-    allowed: Numbers = setting("TRANSFER_ALLOWED", "")
+    allowed: types.Numbers = setting("TRANSFER_ALLOWED", "")
     """who else may be named: numbers, addresses or patterns such as +1555*, separated by commas"""
     digit: str = setting("TRANSFER_DIGIT", "", pattern="^[0-9A-D*#]?$")
     """the key that has the caller transferred: 0, say"""
 
 
 class WebhookSettings(Group):
-    url: Annotated[str, AfterValidator(_webhook_url)] = setting("WEBHOOK_URL", "")
+    url: types.WebhookUrl = setting("WEBHOOK_URL", "")
     """events of calls are posted here, https://…; empty: none (docs/api.md)"""
-    secret: Annotated[str, AfterValidator(_webhook_secret)] = setting("WEBHOOK_SECRET", "", secret=True)
+    secret: types.WebhookSecret = setting("WEBHOOK_SECRET", "", secret=True)
     """signs them, as https://www.standardwebhooks.com says: whsec_ and base64, or 16 characters or more"""
 
     @model_validator(mode="after")
@@ -378,7 +240,7 @@ class WebhookSettings(Group):
 class ChatSettings(Group):
     enabled: bool = setting("CHAT", True)
     """answer Moshi's own clients at /api/chat; false: no"""
-    token: Annotated[str, AfterValidator(_operator_token)] = setting("CHAT_TOKEN", "", secret=True)
+    token: types.OperatorToken = setting("CHAT_TOKEN", "", secret=True)
     """lets clients from elsewhere chat, and nothing else: ?token=… or Bearer …; empty: operators only"""
 
 
@@ -399,7 +261,7 @@ class CallLogSettings(Group):
 class RecordingSettings(Group):
     directory: str = setting("RECORDINGS_DIR", "")
     """the folder for recordings, which by law may need the caller's consent; empty or off: none"""
-    calls: RecordCalls = setting("RECORD_CALLS", RecordCalls.ALL)
+    calls: types.RecordCalls = setting("RECORD_CALLS", types.RecordCalls.ALL)
     """all, or asked: those of make-call --record, once RECORDINGS_DIR is set"""
 
     @property
@@ -408,9 +270,9 @@ class RecordingSettings(Group):
 
 
 class TraceSettings(Group):
-    endpoint: Annotated[BaseUrl, BeforeValidator(_off)] = setting("TRACES_ENDPOINT", "")
+    endpoint: types.BaseUrlOrOff = setting("TRACES_ENDPOINT", "")
     """each call's span goes here, OTLP over HTTP: http://HOST:4318/v1/traces; empty or off: none"""
-    headers: Annotated[str, AfterValidator(_headers)] = setting("TRACES_HEADERS", "", secret=True)
+    headers: types.Headers = setting("TRACES_HEADERS", "", secret=True)
     """sent along: Authorization=Bearer …, X-Other=…; separated by commas"""
 
     @property
@@ -420,7 +282,7 @@ class TraceSettings(Group):
 
 
 class ClusterSettings(Group):
-    nats_url: Annotated[str, AfterValidator(_nats_url)] = setting("NATS_URL", "", secret=True)
+    nats_url: types.NatsUrl = setting("NATS_URL", "", secret=True)
     """the NATS servers through which nodes share calls: nats://host:4222,… (docs/cluster.md); empty: one node alone"""
-    node_url: BaseUrl = setting("NODE_URL", "")
+    node_url: types.BaseUrl = setting("NODE_URL", "")
     """how Twilio reaches this node's media socket, https://…; empty: PUBLIC_URL"""

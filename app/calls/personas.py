@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from app.calls.prompts import MOST_PROMPT
 from app.calls.transfer import parse_target
-from app.setting_groups import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
+from app.setting_types import E164, AudioTopK, PaddingBias, RepetitionPenalty, Temperature, TextTopK
 from app.twilio.parties import cleaned, name_of
 from workers.messages import CallPersona, PreparePrompt
 
