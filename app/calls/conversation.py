@@ -17,8 +17,6 @@ MOST_STEPS = 12 * 3600 * 25 // 2
 """Twelve hours, 18 MB; of a longer call the first steps are forgotten."""
 HEARD_FRAMES = 1_000
 """80 s: how far Mimi looks back."""
-GAP_FRAMES = 12
-"""How much of what the caller says while nobody listens is heard afterwards: about a second."""
 FULL_SCALE = 32_767.0
 
 

@@ -10,8 +10,9 @@ so early that the first answer to them arrives as the greeting's last frame is b
 
 A pipeline that is lost does not end the call. While it is suspended the last frames of the caller are kept
 (`UnreadFrames`) and they hear nothing. `attach` opens the call in the next pipeline: from its token log if it was live
-or comes back from an earlier stream, else anew. With `Resumed` it goes on; what was kept is sent, but the answers to it
-would come too late and are not heard. A call that is draining needs no pipeline.
+or comes back from an earlier stream, else anew. From then on the caller's frames are sent as they come. With `Resumed`
+it goes on; the answers to what was said before would come too late and are not heard, until Moshi has caught up. A call
+that is draining needs no pipeline.
 
 `receive`, `handle_frame`, `handle_said`, `handle_resumed`, `handle_timer`, `say`, `suspend`, `attach`, `drain` and
 `end` return commands, which the shell carries out in order; `get_timer` returns when `handle_timer` is due. After an
@@ -162,7 +163,7 @@ class CallSession:
 
     def muted(self, frame: Frame) -> Frame:
         """Return a frame as it is; without sound and times if it answers what the caller said in a gap."""
-        return replace(frame, pcm=None, spans=()) if frame.seq < self._suspension.unread.live_seq else frame
+        return replace(frame, pcm=None, spans=()) if self._suspension.unread.is_late(frame.seq) else frame
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         """Handle one of Moshi's frames."""
@@ -228,7 +229,8 @@ class CallSession:
         self._idle.reset(now)
         self.leg.on_gap_over()
         self._steps, self._left_out = resumed.steps, resumed.left_out
-        return [*self._suspension.unread.release(), *self._end_gap(now)]
+        self._suspension.unread.go_live()
+        return self._end_gap(now)
 
     def begin_transfer(self, to: str, by: TransferBy, now: float) -> Transfer:
         """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
