@@ -25,7 +25,8 @@ class ConversationHeader:
     """What a pipeline must have to go on with a call: the first record of a token log.
 
     `checkpoint` is the engine's digest. `prompt` is the one-time prompt that the call began with, None if it has none
-    or that of its persona, which is known by `call.prompt`.
+    or that of its persona, which is known by `call.prompt`. `began_s` is when the call got its first slot, in seconds
+    since 1970, 0 if that is not known.
     """
 
     checkpoint: str
@@ -33,6 +34,11 @@ class ConversationHeader:
     call: CallPersona
     seed: int | None = None
     prompt: PreparePrompt | None = None
+    began_s: float = 0.0
+
+    def age_s(self, wall_s: float) -> float:
+        """Return how long ago the call began; 0 if it began in the future of another node's clock."""
+        return max(0.0, wall_s - self.began_s) if self.began_s else 0.0
 
 
 @dataclass

@@ -283,7 +283,10 @@ class CallManager(CallRegistry):
         if memory:
             request = replace(request, record=request.record or memory[1].record)
         conversation = memory[0] if memory else self._new_conversation(request)
-        header, account_sid, record = conversation.header, self._settings.twilio.account_sid, self.record(call_sid)
+        header, account_sid = conversation.header, self._settings.twilio.account_sid
+        record = self.record(call_sid) or CallRecord(call_sid, now)
+        if memory and record.started_s is None:
+            record.elsewhere_s = header.age_s(time.time())
         limits = self._limits(request, header.call.greeting, comes_back=memory is not None)
         session = CallSession(
             call_sid,
@@ -324,7 +327,8 @@ class CallManager(CallRegistry):
         sampling = tuple(dict(chosen.call.sampling + request.sampling).items())
         seed = self._settings.sampling.seed if request.seed is None else request.seed
         persona = replace(chosen.call, sampling=sampling)
-        return Conversation(ConversationHeader(self._checkpoint(), chosen.name, persona, seed, chosen.prompt))
+        header = ConversationHeader(self._checkpoint(), chosen.name, persona, seed, chosen.prompt, time.time())
+        return Conversation(header)
 
     def _can_wait(self, call_sid: CallSid) -> bool:
         """Tell whether a call may come back although the pipeline is being started again."""

@@ -299,7 +299,8 @@ class CallSession:
             return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
         self._move(CallState.LIVE)
         self.record.on_started(self.stream, event.stream_sid, now)
-        self._deadline_s, self._late_reason = now + self._limits.max_call_s, EndReason.TIME_LIMIT
+        began_s = (self.record.started_s or now) - self.record.elsewhere_s
+        self._deadline_s, self._late_reason = began_s + self._limits.max_call_s, EndReason.TIME_LIMIT
         self._idle.reset(now)
         commands = self.leg.start(now, phase_s)
         for frame in self._greeting:
