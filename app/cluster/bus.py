@@ -182,6 +182,7 @@ class Bus:
             given["nkeys_seed"] = files["nkey"]
         if "ca" in files:
             given["tls"] = ssl.create_default_context(cafile=files["ca"])
+        given["tls_handshake_first"] = files.get("tls") == "first"
         return given
 
     async def _on_connected(self) -> None:
