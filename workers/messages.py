@@ -25,6 +25,8 @@ CODES = 2_048
 """Entries of a codebook."""
 STEP_TOKENS = 1 + 2 * CODEBOOKS
 """What a step of Moshi reads: a text token, Moshi's eight codes, the caller's eight."""
+GAP_FRAMES = 25
+"""How much of what a caller says while nobody listens is heard afterwards: the last two seconds."""
 GREETING = 0
 """The number of the greeting among the sentences of a call."""
 
@@ -111,9 +113,10 @@ class Resume:
     is over. A `checkpoint` other than the engine's own is refused, "" fits any.
 
     `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
-    it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`: they follow as
-    `Codes`, which the engine steps at once when the call is back. The decoder gets back from `own_codes`, Moshi's last
-    frames, (frames, 8), which the engine reads in the `log`. All this is left out of what each stage passes on.
+    it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`; more come as
+    `Frame`s. The engine steps the last `GAP_FRAMES` of all these at once when the call is back. The decoder gets back
+    from `own_codes`, Moshi's last frames, (frames, 8), which the engine reads in the `log`. All this is left out of
+    what each stage passes on.
     """
 
     slot: Slot

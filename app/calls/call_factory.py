@@ -1,6 +1,7 @@
 """Makes the session and the `ActiveCall` of each stream, by the settings and by who speaks."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -77,6 +78,9 @@ class CallFactory:
         record: CallRecord | None,
     ) -> CallSession:
         limits = self._limits(request, conversation.header.call.greeting, comes_back)
+        record = record or CallRecord(reservation.call_sid, now)
+        if comes_back and record.started_s is None:
+            record.elsewhere_s = conversation.header.age_s(time.time())
         session = CallSession(
             reservation.call_sid,
             self.settings.twilio.account_sid,
@@ -97,7 +101,8 @@ class CallFactory:
         sampling = tuple(dict(chosen.call.sampling + request.sampling).items())
         seed = self.settings.sampling.seed if request.seed is None else request.seed
         persona = replace(chosen.call, sampling=sampling)
-        return Conversation(ConversationHeader(self.checkpoint(), chosen.name, persona, seed, chosen.prompt))
+        header = ConversationHeader(self.checkpoint(), chosen.name, persona, seed, chosen.prompt, time.time())
+        return Conversation(header)
 
     def _limits(self, request: VoiceRequest, greeting: str, comes_back: bool) -> CallLimits:
         calls, most, wanted = self.settings.calls, self.settings.greeting_steps, request.greeting_frames

@@ -18,8 +18,6 @@ MOST_STEPS = 12 * 3600 * 25 // 2
 """Twelve hours, 18 MB; of a longer call the first steps are forgotten."""
 HEARD_FRAMES = 1_000
 """80 s: how far Mimi looks back."""
-GAP_FRAMES = 12
-"""How much of what the caller says while nobody listens is heard afterwards: about a second."""
 FULL_SCALE = 32_767.0
 
 
@@ -28,7 +26,8 @@ class ConversationHeader:
     """What a pipeline must have to go on with a call: the first record of a token log.
 
     `checkpoint` is the engine's digest. `prompt` is the one-time prompt that the call began with, None if it has none
-    or that of its persona, which is known by `call.prompt`.
+    or that of its persona, which is known by `call.prompt`. `began_s` is when the call got its first slot, in seconds
+    since 1970, 0 if that is not known.
     """
 
     checkpoint: str
@@ -36,6 +35,11 @@ class ConversationHeader:
     call: CallPersona
     seed: int | None = None
     prompt: PreparePrompt | None = None
+    began_s: float = 0.0
+
+    def age_s(self, wall_s: float) -> float:
+        """Return how long ago the call began; 0 if it began in the future of another node's clock."""
+        return max(0.0, wall_s - self.began_s) if self.began_s else 0.0
 
 
 @dataclass

@@ -131,6 +131,8 @@ class CallRecord:
     """When on the caller's clock the first frame begins that Moshi listens to."""
     caller: str = field(default="", repr=False)
     called: str = field(default="", repr=False)
+    elsewhere_s: float = 0.0
+    """How long the call had been on at other nodes when it came."""
     direction: str = ""
     """As Twilio says it: inbound, outbound-api, outbound-dial; "" if it does not."""
     persona: str = ""

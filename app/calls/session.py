@@ -10,8 +10,9 @@ so early that the first answer to them arrives as the greeting's last frame is b
 
 A pipeline that is lost does not end the call. While it is suspended the last frames of the caller are kept
 (`UnreadFrames`) and they hear nothing. `attach` opens the call in the next pipeline: from its token log if it was live
-or comes back from an earlier stream, else anew. With `Resumed` it goes on; what was kept is sent, but the answers to it
-would come too late and are not heard. A call that is draining needs no pipeline.
+or comes back from an earlier stream, else anew. From then on the caller's frames are sent as they come. With `Resumed`
+it goes on; the answers to what was said before would come too late and are not heard, until Moshi has caught up. A call
+that is draining needs no pipeline.
 
 `receive`, `handle_frame`, `handle_said`, `handle_resumed`, `handle_timer`, `say`, `suspend`, `attach`, `drain` and
 `end` return commands, which the shell carries out in order; `get_timer` returns when `handle_timer` is due. After an
@@ -150,7 +151,7 @@ class CallSession:
 
     def muted(self, frame: Frame) -> Frame:
         """Return a frame as it is; without sound and times if it answers what the caller said in a gap."""
-        return replace(frame, pcm=None, spans=()) if frame.seq < self._suspension.unread.live_seq else frame
+        return replace(frame, pcm=None, spans=()) if self._suspension.unread.is_late(frame.seq) else frame
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
         """Handle one of Moshi's frames."""
@@ -212,8 +213,8 @@ class CallSession:
         self._suspension.handle_resumed(resumed)
         self._idle.reset(now)
         self.leg.on_gap_over()
-        over = self._suspension.end_gap(now) if self.state is CallState.LIVE else []
-        return [*self._suspension.unread.release(), *over]
+        self._suspension.unread.go_live()
+        return self._suspension.end_gap(now) if self.state is CallState.LIVE else []
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""
@@ -269,7 +270,8 @@ class CallSession:
             return self.end(EndReason.WRONG_CALL, now, "the start names another call or account than the webhook")
         self._move(CallState.LIVE)
         self.record.on_started(self.stream, event.stream_sid, now)
-        self._deadline_s, self._late_reason = now + self._limits.max_call_s, EndReason.TIME_LIMIT
+        began_s = (self.record.started_s or now) - self.record.elsewhere_s
+        self._deadline_s, self._late_reason = began_s + self._limits.max_call_s, EndReason.TIME_LIMIT
         self._idle.reset(now)
         commands = self.leg.start(now, phase_s)
         for frame in self._greeting:

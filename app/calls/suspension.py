@@ -2,8 +2,9 @@
 
 Frames of the caller's are added to `UnreadFrames` in the order of their numbers and leave when the step that read them
 has come back (`read`): those that are still there are what a pipeline that is lost takes with it. While they are on
-`hold` none is sent; the last `GAP_FRAMES` are kept, for a caller who has spoken for long must not be answered late.
-`gap` are those that go along with a `Resume`, `release` gives those that have come since. Time is an argument.
+`hold` none is sent; the last `GAP_FRAMES` are kept. `gap` gives those, which go along with a `Resume`; what the caller
+says from then on is sent as it comes. The pipeline keeps the last of it until it can `go_live`, and steps faster than
+they speak until it has caught up. What it answers meanwhile `is_late`. Time is an argument.
 """
 
 import math
@@ -11,13 +12,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.calls.conversation import GAP_FRAMES
 from app.calls.leg import SendFrame
 from app.calls.record import CallRecord, Gap
-from workers.messages import Epoch, Resumed, Slot
+from workers.messages import GAP_FRAMES, Epoch, Resumed, Slot
 
-MOST_SENT = 64
-"""Frames that may be on their way through the workers; of more, the oldest are forgotten."""
+MOST_SENT = 128
+"""Frames that may be on their way through the workers, ten seconds; of more, the oldest are forgotten."""
+ON_TIME = 3
+"""So many frames may be on their way when the answer to the first of them is still in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,11 @@ class UnreadFrames:
 
     def __init__(self, next_seq: int) -> None:
         self.next_seq = next_seq
-        self.live_seq = 0
-        """The first frame that was not kept: the answers to earlier ones come too late to be heard."""
         self.is_held = False
+        self._audible_seq = 0
+        """The first frame whose answer may be heard."""
+        self._patience_seq = 0
+        """The first frame whose answer is heard even if the pipeline is late, as then it always is."""
         self._sent: deque[SendFrame] = deque(maxlen=MOST_SENT)
         self._waiting: deque[SendFrame] = deque(maxlen=GAP_FRAMES)
 
@@ -84,22 +88,29 @@ class UnreadFrames:
         self._sent.clear()
 
     def gap(self) -> list[SendFrame]:
-        """Return the frames of the gap so far, which are sent now; their numbers have no hole."""
+        """Return the frames of the gap so far, which are sent now; from now on each is sent as it comes."""
         frames = [*self._waiting]
         self._sent.extend(frames)
-        self._waiting.clear()
+        self.discard()
         return frames
 
     def discard(self) -> None:
-        """Forget those that wait: the call begins now, and each frame is sent as it comes."""
+        """Forget those that wait; from now on each frame is sent as it comes."""
         self.is_held = False
         self._waiting.clear()
 
-    def release(self) -> list[SendFrame]:
-        """Return the frames since then, which are sent now; from now on each is sent as it comes."""
-        self.is_held = False
-        self.live_seq = self.next_seq
-        return self.gap()
+    def go_live(self) -> None:
+        """The pipeline is back, and steps what it has kept."""
+        self._audible_seq, self._patience_seq = self.next_seq, self.next_seq + GAP_FRAMES
+
+    def is_late(self, seq: int) -> bool:
+        """Tell whether the answer to a frame, which has come now, is not to be heard: it would be late, and all later
+        ones with it.
+        """
+        if seq >= self._audible_seq:
+            is_behind = seq < self._patience_seq and self.next_seq - seq > ON_TIME
+            self._audible_seq, self._patience_seq = (seq + 1, self._patience_seq) if is_behind else (0, 0)
+        return seq < self._audible_seq
 
 
 class Suspension:

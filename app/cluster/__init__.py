@@ -12,11 +12,13 @@ Settings. `NATS_URL` names the servers and what to show them:
     tls://USER:PASSWORD@nats-0:4222?ca=/etc/moshi/ca.pem
 
 `creds` is a file of a JWT and its NKey, `nkey` one of an NKey's seed alone, `ca` the authority of the servers'
-certificates. `NODE_URL` is http(s)://host[:port][/prefix]; sockets are signed over it, webhooks over `PUBLIC_URL`.
-All nodes have the same `PUBLIC_URL`, `TWILIO_ACCOUNT_SID` and `TWILIO_AUTH_TOKEN`. The name of a node is host and port
-of its `NODE_URL`, with `-` for each character that is no letter or digit: `https://moshi-0.example.com` is
-`moshi-0-example-com`, `http://127.0.0.1:5001` is `127-0-0-1-5001`. No port is opened beside the service's own; a node
-dials out to NATS (4222).
+certificates. With `tls=first` TLS begins before the server has said anything; it needs nats-server 2.10.4 or later with
+`handshake_first` in its `tls` block. Without, who can change what passes has the connection go on in clear.
+
+`NODE_URL` is http(s)://host[:port][/prefix]; sockets are signed over it, webhooks over `PUBLIC_URL`. All nodes have the
+same `PUBLIC_URL`, `TWILIO_ACCOUNT_SID` and `TWILIO_AUTH_TOKEN`. The name of a node is host and port of its `NODE_URL`,
+with `-` for each character that is no letter or digit: `https://moshi-0.example.com` is `moshi-0-example-com`,
+`http://127.0.0.1:5001` is `127-0-0-1-5001`. A node opens no port beside the service's own; it dials out to NATS (4222).
 
 Subjects. NODE is the name of one node; messages are JSON unless said otherwise.
 

@@ -1,12 +1,13 @@
 """The connection to NATS: sealed messages in and out. It is made again for ever; meanwhile nothing is sent.
 
-A message that is not sealed, or none of its kind, is counted and dropped: nobody is answered.
+A message that is not sealed, none of its kind, old, or another node's is counted and dropped: nobody is answered.
 """
 
 import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -38,7 +39,7 @@ class Bus:
         self.nats = Client()
         self.on_change: Callable[[bool], None] = lambda connected: None
         self.refused = 0
-        """Messages that were dropped: not sealed, or not of their kind."""
+        """Messages that were dropped."""
         servers, _, query = nats_url.partition("?")
         self._servers, self._files = servers.split(","), dict(parse_qsl(query))
         self._is_closing, self._is_quiet = False, is_quiet
@@ -81,7 +82,7 @@ class Bus:
     async def publish(self, subject: str, message: NodeMessage, reply: str = "") -> None:
         """Send a message, unless NATS is away."""
         if self.is_connected:
-            await self.send(subject, message.to_bytes(), reply)
+            await self.send(subject, message.model_copy(update={"sent_s": time.time()}).to_bytes(), reply)
 
     async def send(self, subject: str, body: bytes, reply: str = "") -> None:
         """Send what is sealed for this subject; an error of the connection is no error of ours."""
@@ -167,8 +168,10 @@ class Bus:
     def _read(self, received: Msg, kind: type[AnyMessage]) -> AnyMessage | None:
         body = self.seal.open(received.subject, received.data)
         message = None if body is None else parse(kind, body)
-        self.refused += message is None and bool(received.data)
-        return message
+        if message is not None and message.fits(received.subject, time.time()):
+            return message
+        self.refused += bool(received.data)
+        return None
 
     def _credential(self) -> dict[str, Any]:
         """Return what the query of NATS_URL names."""
@@ -179,6 +182,7 @@ class Bus:
             given["nkeys_seed"] = files["nkey"]
         if "ca" in files:
             given["tls"] = ssl.create_default_context(cafile=files["ca"])
+        given["tls_handshake_first"] = files.get("tls") == "first"
         return given
 
     async def _on_connected(self) -> None:

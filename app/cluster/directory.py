@@ -9,7 +9,7 @@ begun to hear again: it is *settled* after `SETTLE_S`, when the heartbeats of al
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from app.cluster.messages import Heartbeat
+from app.cluster.messages import FRESH_S, Heartbeat
 from app.twilio.events import CallSid
 
 HEARTBEAT_S = 0.5
@@ -68,6 +68,15 @@ class Directory:
             self._forget(now)
         self._seen[beat.boot] = Seen(beat, now)
         self._set_owners(beat)
+
+    def is_new(self, beat: Heartbeat, ahead_s: float) -> bool:
+        """Tell whether a heartbeat, whose clock is so far ahead of this one's, was not recorded and sent once more.
+
+        That of a known process has a higher number than its last one: its clock may jump, and it is not dead then.
+        """
+        if seen := self._seen.get(beat.boot):
+            return beat.node == seen.beat.node and beat.number > seen.beat.number
+        return abs(ahead_s) <= FRESH_S
 
     def on_disconnect(self) -> None:
         """NATS is away: what is not heard from now on means nothing."""

@@ -39,6 +39,7 @@ class Member:
         self._bus, self._manager = bus, manager
         self._epochs: dict[CallSid, int] = {}
         self._changed = asyncio.Event()
+        self._beats = 0
 
     @property
     def is_cut_off(self) -> bool:
@@ -99,6 +100,7 @@ class Member:
 
     def heartbeat(self, bye: bool = False) -> Heartbeat:
         manager = self._manager
+        self._beats += 1
         return Heartbeat(
             node=self.name,
             boot=self.boot,
@@ -111,16 +113,20 @@ class Member:
             waiting=self.waiting(),
             checkpoint=self.checkpoint()[:512],
             version=software_version(),
-            sent_s=time.time(),
             moves=tuple(self.moves),
+            number=self._beats,
         )
 
     def on_heartbeat(self, beat: Heartbeat, _: str) -> None:
-        """Note it, and end the streams of calls that go on elsewhere."""
+        """End the streams of calls that go on elsewhere."""
+        ahead_s = beat.sent_s - time.time()
+        if not self.directory.is_new(beat, ahead_s):
+            self._bus.refused += 1
+            return
         self.directory.on_heartbeat(beat, time.monotonic())
         known = {seen.beat.boot for seen in self.directory.nodes()}
         self.clocks_ahead_s = {boot: ahead for boot, ahead in self.clocks_ahead_s.items() if boot in known}
-        self.clocks_ahead_s[beat.boot] = beat.sent_s - time.time()
+        self.clocks_ahead_s[beat.boot] = ahead_s
         if beat.boot == self.boot:
             return
         if beat.node == self.name and not beat.bye:

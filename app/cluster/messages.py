@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.twilio.events import CallSid
 
 VERSION = 1
+FRESH_S = 20.0
+"""How old a message may be, or how far in the future of this clock: what was recorded has no effect later."""
 
 Sid = Annotated[CallSid, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,128}$")]
@@ -19,22 +21,31 @@ Text = Annotated[str, Field(max_length=512)]
 FormFields = Annotated[dict[Text, Annotated[str, Field(max_length=65_536)]], Field(max_length=1_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 EpochNumber = Annotated[int, Field(ge=1, lt=2**53)]
+Number = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**53)]
+_CHECKED = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class NodeMessage(BaseModel):
-    """What every message has in common."""
+    """What every message has in common; `sent_s` in seconds since 1970, by the clock of who sent it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = _CHECKED
 
     v: Annotated[int, Field(ge=1)] = VERSION
+    sent_s: Seconds = 0.0
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json().encode()
 
+    def fits(self, subject: str, now_s: float) -> bool:
+        """Tell whether it was sent just now, and by who may publish on this subject; `now_s` in seconds since 1970."""
+        return abs(now_s - self.sent_s) <= FRESH_S
 
-class Move(NodeMessage):
+
+class Move(BaseModel):
     """A call went on at the node that tells so; `moved_s` in seconds since 1970, `steps` of its log were found."""
+
+    model_config = _CHECKED
 
     call: Sid
     from_node: Text
@@ -43,10 +54,9 @@ class Move(NodeMessage):
 
 
 class Heartbeat(NodeMessage):
-    """How a node is; `boot` tells its process from an earlier one of this name.
+    """How a node is; `boot` tells its process from an earlier one of this name, which numbers its heartbeats.
 
-    `calls` are those that it owns, with their epochs. `sent_s` is its clock, seconds since 1970. After `bye` it has no
-    calls, and is not to be taken for dead.
+    `calls` are those that it owns, with their epochs. After `bye` it has no calls, and is not to be taken for dead.
     """
 
     node: NodeName
@@ -60,8 +70,12 @@ class Heartbeat(NodeMessage):
     waiting: Count = 0
     checkpoint: Text = ""
     version: Text = ""
-    sent_s: Seconds = 0.0
     moves: Annotated[tuple[Move, ...], Field(max_length=32)] = ()
+    number: Number = 0
+
+    def fits(self, subject: str, now_s: float) -> bool:
+        """Tell whether it is of the node whose subject this is; `Directory.is_new` asks whether it is of now."""
+        return subject == f"hb.{self.node}"
 
 
 class Ask(NodeMessage):
@@ -104,7 +118,7 @@ class Take(Webhook):
 
     hook: Annotated[Hook, Field(strict=False)] = Hook.VOICE
     epoch: EpochNumber = 1
-    newest: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    newest: Number = 0
     resumes: bool = False
     came_from: Text = ""
 

@@ -49,6 +49,7 @@ class _Header(BaseModel):
     sampling: tuple[tuple[str, float], ...] = ()
     seed: int | None = None
     prompt: _Prompt | None = None
+    began_s: Annotated[float, Field(ge=0)] = 0.0
     resumed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
 
@@ -64,6 +65,7 @@ def write_header(header: ConversationHeader, resumed: int) -> bytes:
         sampling=call.sampling,
         seed=header.seed,
         prompt=prompt,
+        began_s=header.began_s,
         resumed=resumed,
     )
     body = record.model_dump_json().encode()
@@ -80,7 +82,7 @@ def _write_prompt(prompt: PreparePrompt) -> _Prompt:
 def _read_header(record: _Header) -> ConversationHeader:
     call = CallPersona(record.greeting, record.listens, record.prompt_key, record.sampling)
     prompt = _read_prompt(record.prompt) if record.prompt else None
-    return ConversationHeader(record.checkpoint, record.persona, call, record.seed, prompt)
+    return ConversationHeader(record.checkpoint, record.persona, call, record.seed, prompt, record.began_s)
 
 
 def _read_prompt(prompt: _Prompt) -> PreparePrompt:

@@ -1,6 +1,7 @@
 """The files for several nodes: right by the tools that read them, and true to what a node does."""
 
 import asyncio
+import os
 import re
 import shutil
 import socket
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import nats
@@ -17,6 +19,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from nats.aio.client import Client
 
+from app.cluster.messages import node_name
 from app.config import NAMES
 from tests.deploy.test_deploy import DEPLOY, ENDING_S, LONGEST_CALL_S
 from tests.processes.pipeline import PATIENCE_S
@@ -68,6 +71,52 @@ def test_each_pod_has_a_host_name_of_its_own_that_leads_to_it() -> None:
         assert spec["selector"] == {"statefulset.kubernetes.io/pod-name": pod}
         assert spec["publishNotReadyAddresses"]
     assert len(rules) == len(pods)
+
+
+VALUES = (KUBERNETES / "nats-values.yaml").read_text()
+SECRETS = {
+    name: set(re.findall(r"--from-file=([\w.-]+)", files))
+    for name, files in re.findall(r"create secret generic (\S+) (.*)", VALUES)
+}
+"""The files of each secret that the header of the values has one make."""
+
+
+def test_what_nats_reads_is_mounted() -> None:
+    """The chart's nats.conf lies in /etc/nats-config; includes are relative to it."""
+    values = yaml.safe_load(VALUES)
+    [volume], [mount] = ([one["value"] for one in values[part]["patch"]] for part in ("podTemplate", "container"))
+    include = Path("/etc/nats-config", values["config"]["merge"]["authorization"]["$include"])
+    assert volume["name"] == mount["name"]
+    assert SECRETS[volume["secret"]["secretName"]] == {include.name}
+    assert os.path.normpath(include.parent) == mount["mountPath"]
+    for tls in (values["config"]["nats"]["tls"], values["config"]["cluster"]["tls"], values["tlsCA"]):
+        assert tls["enabled"]
+        assert SECRETS[tls["secretName"]] == {"ca.crt", "tls.crt", "tls.key"}
+
+
+def test_what_a_node_shows_nats_is_mounted() -> None:
+    """Its own key alone, under the name that NATS allows it to speak for."""
+    urls = {one["name"]: one.get("value", "") for one in container()["env"]}
+    spec = resource("StatefulSet")["spec"]
+    [volume] = spec["template"]["spec"]["volumes"]
+    mounts = {one["mountPath"]: one for one in container()["volumeMounts"] if one["name"] == volume["name"]}
+    assert mounts.keys() == set(dict(parse_qsl(urls["NATS_URL"].partition("?")[2])).values())
+    pods = [f"bridge-{number}" for number in range(spec["replicas"])]
+    files = [str(one.get("subPath") or one["subPathExpr"]) for one in mounts.values()]
+    assert {file.replace("$(POD_NAME)", pod) for file in files for pod in pods} == SECRETS[
+        volume["secret"]["secretName"]
+    ]
+    assert [node_name(urls["NODE_URL"].replace("$(POD_NAME)", pod)) for pod in pods] == NODES
+
+
+@pytest.mark.slow
+def test_the_certificate_made_by_hand_is_good_for_the_servers_that_nodes_connect_to(tmp_path: Path) -> None:
+    commands = re.findall(r"^#   ((?:openssl|printf) .*)", VALUES, re.MULTILINE)
+    subprocess.run("\n".join(commands), shell=True, cwd=tmp_path, check=True, capture_output=True)
+    [nats_url] = [one["value"] for one in container()["env"] if one["name"] == "NATS_URL"]
+    for host in re.findall(r"tls://([\w.-]+):4222", nats_url):
+        verify = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.crt", "-verify_hostname", host, "tls.crt"]
+        subprocess.run(verify, cwd=tmp_path, check=True)
 
 
 def test_settings_are_ours_and_secrets_are_not_in_the_file() -> None:

@@ -105,7 +105,10 @@ async def test_reserving_and_dying_in_every_state_loses_no_slot(tmp_path: Path) 
 async def test_a_hostile_peer_raises_nothing_ends_no_call_and_takes_no_slot(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It knows all formats, and has no node's credential for the account; nor do messages that are only broken."""
+    """It knows all formats, and has no node's credential for the account; nor do messages that are only broken.
+
+    What a node once sent is of no use to it later; nor to a node what it says in another's name.
+    """
     chance, wrong, right = random.Random(15), Seal(["another token"]), Seal([TOKEN])
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
         verbs = [await nodes.nodes[number % 3].answer(sid(number)) for number in range(6)]
@@ -132,10 +135,15 @@ async def test_a_hostile_peer_raises_nothing_ends_no_call_and_takes_no_slot(
         for number in range(HOSTILE):
             subject, body = chance.choice(subjects), chance.choice(bodies)
             broken = mutated(body, chance) if number % 2 else body
-            match number % 4:
+            match number % 6:
                 case 0 | 1:
                     sent = wrong.close(subject, broken)
                 case 2:
+                    sent = right.close(subject, body)  # of 1970
+                case 3:
+                    subject = f"hb.{name}x"
+                    sent = right.close(subject, bodies[number % 2])
+                case 4:
                     sent = chance.choice([broken, chance.randbytes(40), b"", b"[" * 5_000])
                 case _:
                     sent = right.close(subject, chance.randbytes(chance.randint(0, 60)) + b"{" * chance.randint(0, 90))

@@ -1,12 +1,14 @@
 """One CallSid, several streams: whole calls over the real manager and call router, on a clock that the test moves."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from app.calls.active_call import ActiveCall
-from app.calls.admission import TTL_S
+from app.calls.admission import TTL_S, VoiceRequest
+from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.personas import Chosen, choose_nobody
 from app.calls.record import CallRecord, EndReason
 from app.calls.record_json import as_json
@@ -14,7 +16,7 @@ from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
 from tests.app.calls.front import ANN, BOB, Front
-from workers.messages import Frame, PreparePrompt
+from workers.messages import CallPersona, Frame, PreparePrompt
 
 SLOTS = 2
 
@@ -196,6 +198,35 @@ async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reas
     assert (line.manager.active_calls, line.ends()) == (0, [reason])
     assert isinstance(verb, Connect)
     assert line.manager.claim(verb.url.rpartition("/")[2]) is None
+
+
+async def test_the_time_limit_is_that_of_all_streams_together() -> None:
+    line = Line(max_call_seconds=60)
+    first = line.talk(ANN)
+    line.pass_time(40.0)
+    first.handle_event(Stopped())
+    line.pass_time(10.0)
+    second = line.talk(ANN)
+    line.go_on(second)
+    line.pass_time(9.0)
+    assert second.session.state is CallState.LIVE
+    line.pass_time(1.0)
+    assert line.ends() == [EndReason.CALLER_HUNG_UP, EndReason.TIME_LIMIT]
+
+
+@pytest.mark.parametrize(("hours_ago", "goes_on"), [(0.5, True), (1.5, False), (-1.0, True)])
+async def test_the_time_limit_is_that_of_the_call_at_all_nodes(hours_ago: float, goes_on: bool) -> None:
+    """A clock that is behind the other node's gives it no more than the whole limit."""
+    line = Line(max_call_seconds=3_600)
+    header = ConversationHeader("", "", CallPersona(), began_s=time.time() - 3_600 * hours_ago)
+    line.manager.restore(ANN, Conversation(header), VoiceRequest())
+    line.talk(ANN).handle_event(Stopped())
+    call = line.talk(ANN)
+    line.go_on(call)
+    line.pass_time(600.0)
+    assert call.session.state is (CallState.LIVE if goes_on else CallState.ENDED)
+    line.pass_time(3_000.0)
+    assert line.ends()[-1] is EndReason.TIME_LIMIT
 
 
 async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None:

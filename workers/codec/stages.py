@@ -5,7 +5,7 @@ The past of a call that comes back (`Resume`) is replayed while no frame of anot
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from workers.codec.replay import Replay, ReplayBatch
 from workers.codec.voice_encoder import VoiceEncoder
 from workers.messages import (
     CODEBOOKS,
+    GAP_FRAMES,
     SPEECH_CODEBOOKS,
     Close,
     Codes,
@@ -63,6 +64,8 @@ class CodecStage:
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Audio]] = {}
         self._replays = ReplayBatch(codec, clock)
+        self._behind: list[tuple[int, Said | Resumed]] = []
+        """What waits until the frame of this `seq` has been worked on."""
 
     def due_s(self) -> float | None:
         due_s = self._scheduler.due_s(
@@ -90,6 +93,9 @@ class CodecStage:
         return [message]
 
     def work(self) -> list[Onward]:
+        return [*self._work(), *self._pass_on()]
+
+    def _work(self) -> list[Onward]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames and self._is_live(slot)}
         if not batch:
             return [message for replay in self._replays.work() for message in self._end_replay(replay)]
@@ -99,6 +105,23 @@ class CodecStage:
         span = Span(self.stage, started_s, self._clock())
         outcomes = (self._outcome(message, results.get(slot), span) for slot, message in batch.items())
         return [message for outcome in outcomes for message in outcome]
+
+    def _follow(self, message: Said | Resumed) -> list[Onward]:
+        """Pass a message on behind the frames of its call that wait."""
+        if frames := self._waiting.get(message.slot):
+            self._behind.append((frames[-1].seq, message))
+            return []
+        return [message]
+
+    def _pass_on(self) -> Iterator[Onward]:
+        waiting, self._behind = self._behind, []
+        for seq, message in waiting:
+            if self._epochs.get(message.slot) != message.epoch:
+                continue
+            if (frames := self._waiting[message.slot]) and frames[0].seq <= seq:
+                self._behind.append((seq, message))
+            else:
+                yield message
 
     def _wait(self, message: Audio) -> None:
         self._waiting[message.slot].append(message)
@@ -131,7 +154,8 @@ class CodecStage:
 
 
 class EncoderStage(CodecStage):
-    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted.
+    """The caller's frames become codes. Of each call at most one frame waits, but the last `GAP_FRAMES` while its past
+    is replayed; an older one is dropped and counted.
 
     An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
     """
@@ -164,7 +188,9 @@ class EncoderStage(CodecStage):
             case DropPrompt(key):
                 self._voices.drop(key)
             case Resume():
-                return [*super().receive(replace(message, heard=None, gap=None)), *self._resume(message)]
+                passed = super().receive(replace(message, heard=None, gap=None))
+                self._waiting[message.slot] = deque(maxlen=GAP_FRAMES)
+                return [*passed, *self._resume(message)]
         ended = [SpeechEnded(message.slot, message.epoch)] if self._transcribes and isinstance(message, Close) else []
         return [*ended, *super().receive(message)]
 
@@ -196,11 +222,14 @@ class EncoderStage(CodecStage):
             Speech(slot, epoch, seq + number, codes) for number, codes in enumerate(replay.results) if self._transcribes
         ]
         steps = len(replay.frames) - replay.wanted - replay.left_out
-        return [*gap, *speech, Resumed(slot, epoch, steps, replay.left_out)]
+        return [*gap, *speech, *self._follow(Resumed(slot, epoch, steps, replay.left_out))]
 
     def _wait(self, message: Audio) -> None:
-        for older in self._waiting[message.slot]:
-            message = replace(message, dropped=message.dropped + older.dropped + 1)
+        slot, waiting = message.slot, self._waiting[message.slot]
+        if len(waiting) == waiting.maxlen:
+            message = replace(message, dropped=message.dropped + waiting[0].dropped + 1)
+        elif not waiting and self._is_live(slot):
+            self._waiting[slot] = deque(maxlen=self._backlog)
         super()._wait(message)
 
 
@@ -215,8 +244,6 @@ class DecoderStage(CodecStage):
 
     def __init__(self, decoder: Codec, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
-        self._said: list[tuple[int, Said]] = []
-        """What waits until the frame of this `seq` has been decoded."""
         self._resumed: dict[Slot, Resumed] = {}
         """What waits until the past of its call has been replayed."""
 
@@ -229,21 +256,7 @@ class DecoderStage(CodecStage):
         if isinstance(message, Resumed) and not self._is_live(message.slot):
             self._resumed[message.slot] = message
             return []
-        if isinstance(message, Said) and (frames := self._waiting.get(message.slot)):
-            self._said.append((frames[-1].seq, message))
-            return []
-        return super().receive(message)
-
-    def work(self) -> list[Onward]:
-        messages, waiting, self._said = super().work(), self._said, []
-        for seq, said in waiting:
-            if self._epochs.get(said.slot) != said.epoch:
-                continue
-            if (frames := self._waiting[said.slot]) and frames[0].seq <= seq:
-                self._said.append((seq, said))
-            else:
-                messages.append(said)
-        return messages
+        return self._follow(message) if isinstance(message, Said) else super().receive(message)
 
     def _replayed(self, replay: Replay, epoch: Epoch) -> list[Onward]:
         resumed = self._resumed.pop(replay.slot, None)

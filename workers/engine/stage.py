@@ -24,6 +24,7 @@ from workers.engine.resume_queue import ResumeQueue
 from workers.engine.steering import Steering, Word
 from workers.messages import (
     FRAME_S,
+    GAP_FRAMES,
     GREETING,
     Close,
     CodeArray,
@@ -56,8 +57,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
-GAP_FRAMES = 25
-"""Of what a caller says until their call is back, two seconds are heard."""
 REPLAYED_FRAMES = 1_000
 """Of Moshi's voice: 80 s, how far the decoder looks back."""
 REPLAYED_TEXT = 64
@@ -77,7 +76,7 @@ class Vocabulary(Protocol):
 @dataclass
 class _Row:
     """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames, and so
-    does what they said until a call was back.
+    does what they said until a call was back; while that is stepped, `catches_up` more frames may queue behind it.
 
     More `silence` takes the place of the caller's frames until the words of the greeting have been said; the last frame
     of it repeats.
@@ -92,6 +91,7 @@ class _Row:
     resumed: Resumed | None = None
     """What is to be said once the encoder is back too, of a call that comes back."""
     caller_is_heard: bool = False
+    catches_up: int = 0
 
     def pop(self) -> Codes | None:
         if self.greeting:
@@ -220,6 +220,7 @@ class EngineStage:
         if not row.resumed or not row.caller_is_heard:
             return []
         self._rows[slot] = self._returning.pop(slot)
+        row.catches_up = GAP_FRAMES
         return [row.resumed]
 
     def _resume(self, message: Resume) -> list[PipelineMessage]:
@@ -291,10 +292,14 @@ class EngineStage:
         if frame.slot in self._returning:
             row.greeting.append(frame)
             return
+        self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
+        if row.greeting and row.catches_up:
+            row.catches_up -= 1
+            row.greeting.append(frame)
+            return
         if row.frame:
             frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
         row.frame = frame
-        self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
     def _outcome(self, frame: Codes, result: StepResult, span: Span) -> list[PipelineMessage]:
         slot, row = frame.slot, self._rows[frame.slot]

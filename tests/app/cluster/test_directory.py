@@ -3,7 +3,7 @@
 import pytest
 
 from app.cluster.directory import HEARTBEAT_S, REMEMBERED_S, SETTLE_S, SILENT_S, Directory
-from app.cluster.messages import Heartbeat
+from app.cluster.messages import FRESH_S, Heartbeat
 from app.cluster.mover import NEXT_AFTER_S, Mover, rendezvous
 from app.twilio.events import CallSid
 from tests.app.cluster.nodes import beat, sid
@@ -166,6 +166,17 @@ def test_a_call_that_is_over_has_no_owner() -> None:
     node.run(1, beat("b", calls={"CA1": 1}))
     node.run(1, beat("b"))
     assert node.directory.owner(ONE) is None
+
+
+def test_a_heartbeat_that_was_recorded_is_not_new() -> None:
+    node, recorded = Node(), beat("b", calls={"CA1": 1})
+    assert [node.directory.is_new(recorded, ahead_s) for ahead_s in (-FRESH_S - 1, -1.0, 1.0)] == [False, True, True]
+    node.run(HEARTBEAT_S, recorded.model_copy(update={"number": 5}))
+    for number, jumped_s in ((4, 0.0), (5, 0.0), (6, -3_600.0)):
+        again = recorded.model_copy(update={"number": number})
+        assert node.directory.is_new(again, jumped_s) is (number > 5), "a clock may jump, a number does not"
+    stolen = beat("c", boot=recorded.boot).model_copy(update={"number": 6})
+    assert not node.directory.is_new(stolen, 0.0), "a node speaks for itself alone"
 
 
 def test_the_order_of_nodes_is_that_of_every_process() -> None:

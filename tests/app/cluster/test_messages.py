@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from app.cluster import messages
-from app.cluster.messages import AnyMessage, Heartbeat, Hook, NodeMessage, Take, node_name, parse
+from app.cluster.messages import FRESH_S, AnyMessage, Heartbeat, Hook, NodeMessage, Take, node_name, parse
 from app.cluster.seal import SEAL_BYTES, Seal
 from tests.app.cluster.nodes import beat, sid
 
@@ -52,6 +52,13 @@ def example(kind: object) -> object:
 )  # fmt: skip
 def test_what_is_no_message_is_none(body: bytes) -> None:
     assert parse(messages.Ask, body) is None
+
+
+def test_a_message_is_good_while_it_is_fresh_and_a_heartbeat_on_its_node_s_subject() -> None:
+    take = Take(call=sid(1), form={}, sent_s=1_000.0)
+    moments = (1_000.0 - FRESH_S - 1, 1_000.0 - FRESH_S, 1_000.0 + FRESH_S, 1_000.0 + FRESH_S + 1)
+    assert [take.fits("slots.take.a", now_s) for now_s in moments] == [False, True, True, False]
+    assert [beat("a").fits(subject, 1_000.0) for subject in ("hb.a", "hb.b", "a")] == [True, False, False]
 
 
 def test_a_seal_opens_with_the_key_of_the_account_for_its_subject_alone() -> None:

@@ -35,6 +35,7 @@ from workers.codec.rustymimi_codec import RustymimiCodec
 from workers.codec.stages import FULL_SCALE, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
     FRAME_SAMPLES,
+    GAP_FRAMES,
     Codes,
     Epoch,
     Failed,
@@ -82,6 +83,18 @@ def test_the_caller_s_past_is_replayed_and_what_they_said_since_goes_on_as_codes
     assert codec.done == ["open 0"]
     receive(stage, spoken(502))
     assert values(work(stage)) == [6]
+
+
+def test_what_the_caller_says_while_their_past_is_replayed_is_heard_too() -> None:
+    """`Resumed` comes behind it; then the newest frame alone waits again."""
+    stage, _ = encoder()
+    receive(stage, comes_back(A, pcm(1, 2, 3), pcm(4)), *map(spoken, range(501, 501 + GAP_FRAMES + 5)))
+    out = work(stage)
+    assert seqs(out) == [(A, 500), *((A, seq) for seq in range(506, 506 + GAP_FRAMES))], "the end of a long gap"
+    assert [message.dropped for message in out if isinstance(message, Codes)] == [0] * (GAP_FRAMES - 4) + [1] * 5
+    assert out[-1] == Resumed(A, ONE, 3, 0)
+    receive(stage, *map(spoken, (600, 601, 602)))
+    assert seqs(work(stage)) == [(A, 602)]
 
 
 def test_without_a_past_the_encoder_begins_anew_and_hears_the_gap() -> None:

@@ -9,9 +9,10 @@ import pytest
 from tests.workers.engine.test_prompt_queue import PASS_S, POSITION_S, Bench, Computer, wanted
 from tests.workers.engine.test_stage import A, B, closed, heard, opened
 from workers.engine.delay_pattern import LogArray
-from workers.engine.stage import GAP_FRAMES, EngineStage
+from workers.engine.stage import EngineStage
 from workers.messages import (
     FRAME_S,
+    GAP_FRAMES,
     STEP_TOKENS,
     CallPersona,
     Codes,
@@ -127,6 +128,27 @@ def test_of_a_long_gap_only_the_end_is_heard() -> None:
     bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES + 10)), is_heard())
     bench.work()
     assert [step[A] for step in engine.steps_run] == list(range(10, GAP_FRAMES + 10))
+
+
+@pytest.mark.parametrize("frames_a_step", [1, 2])
+def test_what_is_said_while_the_gap_is_stepped_is_heard_too_but_not_for_long(frames_a_step: int) -> None:
+    """With one frame a step the engine never catches up: the newest frame goes on when enough were queued."""
+    bench = bench_of(engine := Rebuilder())
+    bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES)), is_heard())
+    while not answers(bench):
+        bench.sent += bench.stage.work()
+    steps = 3 * GAP_FRAMES
+    for number in range(steps):
+        bench.sent += bench.stage.work()
+        if number % frames_a_step == 0:
+            bench.receive(heard(GAP_FRAMES + number // frames_a_step))
+    bench.work()
+    read = [step[A] for step in engine.steps_run]
+    if frames_a_step == 2:
+        assert read == list(range(GAP_FRAMES + (steps + 1) // 2)), "no word was lost"
+        return
+    assert read[: 2 * GAP_FRAMES] == list(range(2 * GAP_FRAMES))
+    assert read[2 * GAP_FRAMES :] == list(range(GAP_FRAMES + steps - len(read[2 * GAP_FRAMES :]), GAP_FRAMES + steps))
 
 
 @pytest.mark.parametrize("step_s", [0.005, 0.030, 0.050])

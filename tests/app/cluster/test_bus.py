@@ -1,0 +1,33 @@
+"""The connection to NATS, to a server that says as little as a client needs."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.cluster.bus import Bus
+from app.cluster.seal import Seal
+from tests.app.cli.talk.test_tls import Certificate
+from tests.processes.pipeline import PATIENCE_S
+
+
+async def serve_nats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'INFO {"max_payload": 1000, "tls_required": true}\r\n')
+    async for line in reader:
+        if line == b"PING\r\n":
+            writer.write(b"PONG\r\n")
+    writer.close()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+async def test_tls_first_says_nothing_in_clear(tmp_path: Path) -> None:
+    """As nats-server does it from 2.10.4 on; who sits in between cannot say that there is no TLS."""
+    made = Certificate(tmp_path)
+    async with await asyncio.start_server(serve_nats, "127.0.0.1", 0, ssl=made.context) as server:
+        port = server.sockets[0].getsockname()[1]
+        bus = Bus(f"tls://127.0.0.1:{port}?ca={made.path}&tls=first", "a", Seal(["one"]))
+        async with asyncio.timeout(PATIENCE_S):
+            await bus.connect()
+        assert bus.is_connected
+        await bus.close()
