@@ -10,7 +10,7 @@ from app.calls.active_call import QueuedSentence
 from app.calls.manager import CallManager
 from app.calls.sentences import SayRefusal, SayRefused, clean_sentence
 from app.http import api_schemas as api
-from app.http.json_body import read_json_object
+from app.http.json_body import read_strings
 from app.logging import CallLogger
 from app.twilio.events import CallSid
 
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 WANTED = 'send a JSON object {"text": "…"}'
 MAX_BYTES = 16_384
 """Room for the longest text with every character escaped."""
-TEXT_WITHIN_S = 10.0
 SAID_WITHIN_S = 30.0
 """How long `?wait=true` waits."""
 STATUSES = {
@@ -78,9 +77,7 @@ def _outcome(queued: QueuedSentence) -> bool:
 
 async def _read_text(request: Request) -> str:
     """Return what Moshi is to say. Raises HTTPException, in one line."""
-    sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
-    if not isinstance(text := sent.get("text"), str):
-        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
+    (text,) = await read_strings(request, WANTED, MAX_BYTES, text=None)
     try:
         return clean_sentence(text)
     except ValueError as error:

@@ -7,13 +7,12 @@ from fastapi import APIRouter, HTTPException, Request
 
 from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.http import api_schemas as api
-from app.http.json_body import read_json_object
+from app.http.json_body import read_strings
 from app.logging import mask_number
 from app.twilio.events import CallSid
 
 WANTED = 'send a JSON object {"to": "+15551234567"}, or {} for TRANSFER_TO'
 MAX_BYTES = 4_096
-WITHIN_S = 10.0
 STATUSES = {
     TransferRefusal.NOT_ON: HTTPStatus.NOT_FOUND,
     TransferRefusal.NOT_LIVE: HTTPStatus.CONFLICT,
@@ -36,9 +35,7 @@ def build_transfer_router(transfer: TransferCall) -> APIRouter:
         openapi_extra=api.body_of(api.TransferRequest),
     )
     async def transfer_call(request: Request, call_sid: CallSid) -> dict[str, object]:
-        sent = await read_json_object(request, WANTED, MAX_BYTES, WITHIN_S)
-        if sent.keys() - {"to"} or not isinstance(to := sent.get("to", ""), str):
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
+        (to,) = await read_strings(request, WANTED, MAX_BYTES, to="")
         try:
             begun = await transfer(call_sid, to, TransferBy.OPERATOR)
         except TransferRefused as refused:
