@@ -3,14 +3,15 @@
 Times that end in `_s` are seconds since the call's slot was reserved, unless they say otherwise.
 """
 
-from datetime import datetime
+from collections.abc import Collection
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from app.calls.record import EndReason
-from app.calls.transcript import Side
-from app.telemetry.call_log.entry import COLUMNS, CallEntry
+from app.calls.transcript import Side, Word
+from app.telemetry.call_log.entry import KINDS, CallEntry, EventEntry, StreamEntry
+from app.telemetry.call_log.search import FoundTurn as FoundRow
 
 WordRow = tuple[Side, str, float, float]
 """Who said it, the word, from when, to when."""
@@ -245,45 +246,15 @@ class Waveform(Exact):
     moshi: Outline
 
 
-class KeptWord(Exact):
-    speaker: Side
-    text: str
-    start_s: float
-    stop_s: float
+def _fields_of(kind: type, but: Collection[str] = ()) -> dict[str, Any]:
+    return {name: (hint, ...) for name, hint in get_type_hints(kind).items() if name not in but}
 
 
-class KeptEvent(Exact):
-    at_s: float
-    kind: str
-    detail: str
-
-
-class KeptStream(Exact):
-    number: int
-    reserved_at: datetime
-    connected_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    end_reason: str | None
-    end_detail: str
-    recording: str
-    recording_fault: str
-
-
-class FoundTurn(Exact):
-    call_sid: str
-    reserved_at: datetime
-    direction: str
-    caller_masked: str
-    called_masked: str
-    speaker: Side
-    at_s: float
-    text: str
-
-
-_HINTS: dict[str, Any] = get_type_hints(CallEntry)
-_SHOWN: dict[str, Any] = {name: (_HINTS[name], ...) for name in COLUMNS if name not in ("caller", "called")}
-KeptCall = create_model("KeptCall", __base__=Exact, **_SHOWN)
+FoundTurn = create_model("FoundTurn", __base__=Exact, **_fields_of(FoundRow))
+KeptWord = create_model("KeptWord", __base__=Exact, **_fields_of(Word))
+KeptEvent = create_model("KeptEvent", __base__=Exact, **_fields_of(EventEntry))
+KeptStream = create_model("KeptStream", __base__=Exact, **_fields_of(StreamEntry))
+KeptCall = create_model("KeptCall", __base__=Exact, **_fields_of(CallEntry, but=("caller", "called", *KINDS)))
 """A call of the call log."""
 WholeKeptCall = create_model(
     "WholeKeptCall",
