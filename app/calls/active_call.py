@@ -20,7 +20,7 @@ from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import AskTransfer, CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.calls.transcript import Side, Word
-from app.calls.transfer import Transfer
+from app.calls.transfer import Transfer, TransferBy
 from app.calls.words import Known, StreamWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
@@ -175,9 +175,20 @@ class ActiveCall:
         self.log.warning("goes on at another Moshi server, which remembers nothing of it: %s", reason)
         self.session.record.on_moved(reason, self.clock())
 
+    def begin_transfer(self, to: str, by: TransferBy) -> Transfer:
+        """The carrier is asked to transfer the call. Raises TransferRefused if it is already."""
+        transfer = Transfer(to, by, self.clock(), self._on_transfer_end)
+        self.session.begin_transfer(transfer)
+        return transfer
+
     def on_transferred(self, transfer: Transfer) -> None:
         """The carrier has agreed to transfer the call."""
         self._observers.notify("on_transfer", transfer, self.clock())
+
+    def cancel_transfer(self, transfer: Transfer, reason: str) -> None:
+        """The carrier has refused; the call goes on."""
+        self.session.cancel_transfer()
+        transfer.end(reason, None, self.clock())
 
     def handle_transcript(self, message: TranscriptMessage) -> None:
         """Handle what the transcriber tells, also after the end. Touches nothing but the words."""
@@ -312,6 +323,9 @@ class ActiveCall:
             self.timer.cancel()
         self._timer_s = due_s
         self.timer = asyncio.get_running_loop().call_later(due_s - now, self.handle_timer)
+
+    def _on_transfer_end(self, transfer: Transfer) -> None:
+        self._observers.notify("on_transfer_end", transfer, self.clock())
 
     def _answer(self, number: int, whole: bool | None) -> None:
         said = self._unsaid.pop(number, None)

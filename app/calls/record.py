@@ -321,6 +321,7 @@ class CallRecord:
                     "at_s": self._relative(one.at_s),
                     "status": one.status,
                     "duration_s": one.duration_s,
+                    "ended_s": self._relative(one.ended_s),
                 }
                 for one in self.transfers
             ],

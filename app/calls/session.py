@@ -30,7 +30,7 @@ from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
-from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
+from app.calls.transfer import Transfer, TransferRefusal, TransferRefused
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
 from workers.messages import GREETING, CallPersona, Epoch, Frame, Resumed, Said, Slot
 
@@ -230,18 +230,16 @@ class CallSession:
         self._steps, self._left_out = resumed.steps, resumed.left_out
         return [*self._suspension.unread.release(), *self._end_gap(now)]
 
-    def begin_transfer(self, to: str, by: TransferBy, now: float) -> Transfer:
+    def begin_transfer(self, transfer: Transfer) -> None:
         """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
         if self._transfer:
             raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
-        self._transfer = Transfer(to, by, now)
-        self.record.transfers.append(self._transfer)
-        return self._transfer
+        self._transfer = transfer
+        self.record.transfers.append(transfer)
 
-    def cancel_transfer(self, reason: str) -> None:
+    def cancel_transfer(self) -> None:
         """The carrier has refused; the call goes on."""
-        if self._transfer:
-            self._transfer.status, self._transfer = reason, None
+        self._transfer = None
 
     def get_timer(self) -> float:
         """Return when `handle_timer` is due."""

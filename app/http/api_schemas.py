@@ -30,6 +30,7 @@ class Transfer(Exact):
     at_s: float
     status: str
     duration_s: int | None
+    ended_s: float | None
 
 
 class Gap(Exact):

@@ -300,5 +300,5 @@ class Service:
             self._self_test.on_pipeline_lost(reason)
 
 
-def _observe_record(add: Callable[[CallRecord, Slot], None], words: bool, call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, add, words=words)
+def _observe_record(add: Callable[[CallRecord, Slot], None], amended: bool, call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, add, amended=amended)
