@@ -19,6 +19,7 @@ from workers.messages import (
     TRANSCRIBER,
     CodeArray,
     ControlMessage,
+    Frame,
     Message,
     Ping,
     PipelineMessage,
@@ -244,6 +245,8 @@ class Supervisor:
             self._on_prompt(message)
         else:
             self._on_message(message)
+        if self._transcription and isinstance(message, Frame):
+            self._transcription.on_answer(message)
 
     def _handle_control(self, worker: WorkerProcess[Stage], message: ControlMessage) -> None:
         now = time.monotonic()

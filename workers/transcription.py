@@ -7,7 +7,7 @@ with each process, since no descriptor travels. `Link` drops the oldest frames w
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from workers.link import pair
 from workers.liveness import CHECK_EVERY_S, Limits
@@ -15,6 +15,7 @@ from workers.messages import (
     TRANSCRIBER,
     ControlMessage,
     Epoch,
+    Frame,
     Ping,
     Progress,
     Ready,
@@ -39,6 +40,37 @@ JUMP_S = 2.0
 """A check that comes so late says nothing: this process itself was stopped."""
 
 
+class HeldSpeech:
+    """Holds the newest frame of each call until the pipeline has answered it.
+
+    So the transcriber steps while the engine waits for the next frames: on one GPU, or on few processors, two steps at
+    once make both longer.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Slot, Speech] = {}
+
+    def add(self, message: SpeechMessage) -> list[SpeechMessage]:
+        """Return what may go now; what was held of this call goes before it in any case."""
+        before = self._held.pop(message.slot, None)
+        now: list[SpeechMessage] = [before] if before else []
+        if isinstance(message, Speech):
+            self._held[message.slot] = message
+            return now
+        return [*now, message]
+
+    def answered(self, frame: Frame) -> list[SpeechMessage]:
+        """Return what may go now that this frame has come back."""
+        held = self._held.get(frame.slot)
+        is_due = held is not None and (held.epoch, held.seq) <= (frame.epoch, frame.seq)
+        return [self._held.pop(frame.slot)] if is_due else []
+
+    def flush(self) -> list[SpeechMessage]:
+        """Return all: nothing comes back any more."""
+        held, self._held = self._held, {}
+        return [*held.values()]
+
+
 class Transcription:
     """`on_transcript` gets what the callers say; one that raises loses that message alone."""
 
@@ -49,6 +81,7 @@ class Transcription:
         self._ready = asyncio.Event()
         self._process: WorkerProcess[Transcriber] | None = None
         self._links: Sequence[LoopLink] = ()
+        self._held = HeldSpeech()
         self._calls: set[tuple[Slot, Epoch]] = set()
         """Of which something went to the transcriber, and whose end has not come."""
         self._alive_s = 0.0
@@ -78,6 +111,17 @@ class Transcription:
 
     def send(self, message: SpeechMessage) -> None:
         """Never waits; while the transcriber is not ready, what the callers say is lost."""
+        self._send_all(self._held.add(message))
+
+    def on_answer(self, frame: Frame) -> None:
+        """The pipeline has answered a frame."""
+        self._send_all(self._held.answered(frame))
+
+    def _send_all(self, messages: Iterable[SpeechMessage]) -> None:
+        for message in messages:
+            self._send(message)
+
+    def _send(self, message: SpeechMessage) -> None:
         speech = isinstance(message, Speech)
         if not self.ready:
             self.missed += speech
@@ -88,6 +132,7 @@ class Transcription:
 
     def end_calls(self) -> None:
         """The pipeline is lost: nobody says any more."""
+        self._send_all(self._held.flush())
         for slot, epoch in self._calls if self.ready else ():
             self._links[0].send(SpeechEnded(slot, epoch))
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
 from workers.checkpoints.locate import locate, locate_stt
@@ -87,8 +88,18 @@ def _build(config: WorkerConfig | TranscriberConfig, control: Link) -> Built:
     return (_engine if config.stage is Stage.STEP else _codec)(config, control)
 
 
-def _transcriber(config: TranscriberConfig, control: Link) -> Built:
+def give_way() -> None:
+    """Lower the priority of this process, which has a session of its own.
+
+    Where Linux shares processors between sessions, that of the session counts alone (sched(7), autogroups).
+    """
     os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
+
+
+def _transcriber(config: TranscriberConfig, control: Link) -> Built:
+    give_way()
     from workers.engine.memory import device_bytes
     from workers.transcriber.start import start_transcriber
 

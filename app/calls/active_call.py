@@ -16,7 +16,7 @@ from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.calls.transcript import Side
-from app.calls.transfer import AskTransfer, Transfer
+from app.calls.transfer import AskTransfer, Transfer, TransferBy
 from app.calls.words import CallWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
@@ -125,9 +125,20 @@ class ActiveCall:
         self.log.warning("goes on at another Moshi server, which remembers nothing of it: %s", reason)
         self.session.record.on_moved(reason, self.clock())
 
+    def begin_transfer(self, to: str, by: TransferBy) -> Transfer:
+        """The carrier is asked to transfer the call. Raises TransferRefused if it is already."""
+        transfer = Transfer(to, by, self.clock(), self._on_transfer_end)
+        self.session.transfers.begin(transfer)
+        return transfer
+
     def on_transferred(self, transfer: Transfer) -> None:
         """The carrier has agreed to transfer the call."""
         self._observers.notify("on_transfer", transfer, self.clock())
+
+    def cancel_transfer(self, transfer: Transfer, reason: str) -> None:
+        """The carrier has refused; the call goes on."""
+        self.session.transfers.cancel()
+        transfer.end(reason, None, self.clock())
 
     def end_words(self) -> None:
         """No more words come after the end of the stream."""
@@ -216,6 +227,9 @@ class ActiveCall:
             self.timer.cancel()
         self._timer_s = due_s
         self.timer = asyncio.get_running_loop().call_later(due_s - now, self.handle_timer)
+
+    def _on_transfer_end(self, transfer: Transfer) -> None:
+        self._observers.notify("on_transfer_end", transfer, self.clock())
 
     def _answer(self, number: int, whole: bool | None) -> None:
         said = self._unsaid.pop(number, None)

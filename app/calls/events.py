@@ -9,7 +9,7 @@ is not read loses its oldest events, and gets `LOST` with their number before th
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -53,7 +53,10 @@ class EventKind(StrEnum):
     ERROR = "error"
     """An error ends the call for this `reason`, with `detail`; `DISCONNECTED` follows."""
     DISCONNECTED = "disconnected"
-    """The stream is over (`reason`, `detail`), and with it the call unless it comes back: then `CONNECTED` follows."""
+    """The stream is over (`reason`, `detail`), and with it the call unless it comes back: then `CONNECTED` follows.
+
+    With a transcriber the caller's last words follow.
+    """
     LOST = "lost"
     """`count` events were not read in time."""
 
@@ -77,7 +80,7 @@ class CallEvent:
 
 
 class Subscription:
-    """The events of one call (until it is over) or of all, to be read with `async for` by one reader.
+    """The events of one call (until no more words come) or of all, to be read with `async for` by one reader.
 
     An async context manager: leave it to unsubscribe. Made by `Events.subscribe`.
     """
@@ -147,20 +150,23 @@ class Events:
         return any(one.wants(call_sid) for one in self.subscriptions)
 
     def publish(self, event: CallEvent) -> None:
-        """Pass an event on; a subscription to its call alone is finished when the call is over."""
-        for subscription in [one for one in self.subscriptions if one.wants(event.call_sid)]:
-            subscription.put(event)
-            if event.kind is EventKind.DISCONNECTED and subscription.call_sid:
-                self._finish(subscription)
+        """Pass an event on."""
+        for subscription in self.subscriptions:
+            if subscription.wants(event.call_sid):
+                subscription.put(event)
+
+    def finish(self, call_sid: CallSid) -> None:
+        """Finish the subscriptions to this call alone: it is over."""
+        self._finish([one for one in self.subscriptions if one.call_sid == call_sid])
 
     def close(self) -> None:
         """Finish all subscriptions."""
-        for subscription in [*self.subscriptions]:
-            self._finish(subscription)
+        self._finish([*self.subscriptions])
 
-    def _finish(self, subscription: Subscription) -> None:
-        self.subscriptions.discard(subscription)
-        subscription.finish()
+    def _finish(self, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in subscriptions:
+            self.subscriptions.discard(subscription)
+            subscription.finish()
 
 
 class EventPublisher(CallObserver):
@@ -212,6 +218,13 @@ class EventPublisher(CallObserver):
         if end.reason in ERRORS:
             self._publish(EventKind.ERROR, now, reason=end.reason, detail=end.detail)
         self._publish(EventKind.DISCONNECTED, now, reason=end.reason, detail=end.detail)
+
+    def on_words_end(self, now: float) -> None:
+        if self._record.end not in (None, EndReason.REPLACED):  # the call goes on, or is on again
+            self._events.finish(self._record.call_sid)
+
+    def on_error(self) -> None:
+        self._events.finish(self._record.call_sid)
 
     def _publish_speech(self, speaker: str, started: bool | None, now: float) -> None:
         if started is not None:

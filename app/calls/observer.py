@@ -18,7 +18,7 @@ from workers.messages import Frame, Slot
 
 HOOKS = (
     *("on_reserved", "on_connected", "on_event", "on_frame", "on_word", "on_turn", "on_said", "on_sent"),
-    *("on_suspended", "on_resumed", "on_transfer", "on_words_end", "on_end"),
+    *("on_suspended", "on_resumed", "on_transfer", "on_transfer_end", "on_words_end", "on_end"),
 )
 """`on_end` is last: an observer that has failed still gets it."""
 
@@ -62,6 +62,9 @@ class CallObserver:
 
     def on_transfer(self, transfer: Transfer, now: float) -> None:
         """The carrier is transferring the call: its stream ends soon."""
+
+    def on_transfer_end(self, transfer: Transfer, now: float) -> None:
+        """The transfer is over: somebody has hung up, nobody has answered, or the carrier has refused it."""
 
     def on_end(self, end: End, now: float) -> None:
         """The stream has ended; the caller's last words may still come."""
@@ -154,13 +157,13 @@ class LogLines(CallObserver):
 class RecordObserver(CallObserver):
     """Passes a call's record to `add` when the call begins, comes back in a new stream, and ends.
 
-    With `words` once more when the caller's last words have come after the end.
+    If it is `amended`, once more after the end: when the caller's last words have come, when a transfer is over.
     """
 
     def __init__(
-        self, session: CallSession, slot: Slot, add: Callable[[CallRecord, Slot], None], *, words: bool = False
+        self, session: CallSession, slot: Slot, add: Callable[[CallRecord, Slot], None], *, amended: bool = False
     ) -> None:
-        self._session, self._slot, self._add, self._words = session, slot, add, words
+        self._session, self._slot, self._add, self._amended = session, slot, add, amended
         self._words_added = 0
 
     def on_reserved(self, now: float) -> None:
@@ -176,5 +179,9 @@ class RecordObserver(CallObserver):
         self._add(self._session.record, self._slot)
 
     def on_words_end(self, now: float) -> None:
-        if self._words and len(self._session.record.words) > self._words_added:
+        if self._amended and len(self._session.record.words) > self._words_added:
+            self._add(self._session.record, self._slot)
+
+    def on_transfer_end(self, transfer: Transfer, now: float) -> None:
+        if self._amended and self._session.record.end:
             self._add(self._session.record, self._slot)

@@ -42,6 +42,7 @@ class Transfer(Exact):
     at_s: Moment
     status: str
     duration_s: int | None
+    ended_s: MomentOrNone
 
 
 class Gap(Exact):

@@ -77,6 +77,12 @@ class CallRegistry:
         call = self.call(call_sid)
         return call.session.record if call else self._ended.get(call_sid)
 
+    def end_transfer(self, call_sid: CallSid, status: str, duration_s: int | None) -> None:
+        """The last transfer of a call is over, as the carrier says."""
+        record = self.record(call_sid)
+        if record and record.transfers:
+            record.transfers[-1].end(status, duration_s, self._clock())
+
     def records(self) -> list[CallRecord]:
         """Return those that have ended in the order of their ends, then those that are on, oldest first."""
         return [*self._ended.values(), *(call.session.record for call in self.calls)]

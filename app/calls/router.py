@@ -180,15 +180,12 @@ class CallRouter:
         return twiml.hangup() if self.on_dialled(form) else self.answer(form, webhook_token)
 
     def on_dialled(self, form: Form) -> bool:
-        """Record how a transfer ended; return whether somebody has answered."""
-        status = form.fields.get("DialCallStatus", "")[:20]
+        """Record how a transfer ended; tell whether the call is over: answered, or the caller has hung up."""
+        status, duration = (form.fields.get(f"DialCall{name}", "")[:20] for name in ("Status", "Duration"))
         CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
-        record = self._manager.record(form.call_sid)
-        if record and record.transfers:
-            duration = form.fields.get("DialCallDuration", "")
-            record.transfers[-1].status = status
-            record.transfers[-1].duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
-        return status in CONNECTED
+        duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
+        self._manager.end_transfer(form.call_sid, status, duration_s)
+        return status in CONNECTED or form.fields.get("CallStatus") == COMPLETED
 
     def handle_status(self, form: Form) -> None:
         """Record what Twilio says of a call or its stream; end the call if its stream cannot come any more."""

@@ -5,7 +5,7 @@ can have a call transferred anywhere can run up its owner's bill.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
@@ -45,15 +45,31 @@ class TransferRefused(Exception):
         self.reason = reason
 
 
+def _ignore(_: "Transfer") -> None:
+    pass
+
+
 @dataclass
 class Transfer:
-    """`status` is "" until it is over, then Twilio's DialCallStatus, or why Twilio has not placed it."""
+    """`status` is "" until it is over, then Twilio's DialCallStatus, or why Twilio has not placed it.
+
+    `on_end` is called once, when it is over: perhaps an hour after the stream.
+    """
 
     to: str = field(repr=False)
     by: TransferBy
     at_s: float
+    on_end: Callable[["Transfer"], None] = field(default=_ignore, repr=False)
     status: str = ""
     duration_s: int | None = None
+    ended_s: float | None = None
+
+    def end(self, status: str, duration_s: int | None, now: float) -> None:
+        """Set how it ended; what Twilio repeats changes nothing."""
+        if self.ended_s is None:
+            self.status, self.duration_s, self.ended_s = status, duration_s, now
+            on_end, self.on_end = self.on_end, _ignore
+            on_end(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +93,16 @@ class CallTransfers:
         """Whether the caller's key has the call transferred."""
         return not self._under_way and len(self._known) < MOST_TRANSFERS
 
-    def begin(self, to: str, by: TransferBy, now: float) -> Transfer:
+    def begin(self, transfer: Transfer) -> None:
         """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
         if self._under_way:
             raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
-        self._under_way = Transfer(to, by, now)
-        self._known.append(self._under_way)
-        return self._under_way
+        self._under_way = transfer
+        self._known.append(transfer)
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self) -> None:
         """The carrier has refused; the call goes on."""
-        if self._under_way:
-            self._under_way.status, self._under_way = reason, None
+        self._under_way = None
 
 
 def parse_target(text: str) -> str:

@@ -89,9 +89,9 @@ class ClusterRouting:
         return answer or twiml.hangup()
 
     async def after_dial(self, form: Form, webhook_token: str = "") -> str:
-        has_answered = self._router.on_dialled(form)
+        is_over = self._router.on_dialled(form)
         await self._tell(form)
-        return twiml.hangup() if has_answered else await self.answer(form, webhook_token)
+        return twiml.hangup() if is_over else await self.answer(form, webhook_token)
 
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, create_model
 
 from app.calls.record import EndReason
 from app.calls.record_json import Exact, WordRow
-from app.calls.transcript import Side
+from app.calls.transcript import Word
 from app.telemetry.call_log import search
 from app.telemetry.call_log.entry import KINDS, CallEntry, EventEntry, StreamEntry
 
@@ -173,18 +173,12 @@ class Waveform(Exact):
     moshi: Outline
 
 
-class KeptWord(Exact):
-    speaker: Side
-    text: str
-    start_s: float
-    stop_s: float
-
-
 def _fields_of(kind: type, *left_out: str) -> dict[str, Any]:
     return {name: (hint, ...) for name, hint in get_type_hints(kind).items() if name not in left_out}
 
 
 FoundTurn = create_model("FoundTurn", __base__=Exact, **_fields_of(search.FoundTurn))
+KeptWord = create_model("KeptWord", __base__=Exact, **_fields_of(Word))
 KeptEvent = create_model("KeptEvent", __base__=Exact, **_fields_of(EventEntry))
 KeptStream = create_model("KeptStream", __base__=Exact, **_fields_of(StreamEntry))
 KeptCall = create_model("KeptCall", __base__=Exact, **_fields_of(CallEntry, "caller", "called", *KINDS))

@@ -14,7 +14,7 @@ from app.calls.record_json import Call, CallSummary, as_json
 from app.calls.sentences import SayRefusal, SayRefused, clean_sentence
 from app.calls.transfer import Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.http import api_schemas as api
-from app.http.json_body import read_json_object
+from app.http.json_body import read_strings
 from app.http.operator_auth import OperatorAuth
 from app.logging import CallLogger, mask_number
 from app.twilio.events import CallSid
@@ -25,7 +25,6 @@ WANTED = 'send a JSON object {"text": "…"}'
 WANTED_TO = 'send a JSON object {"to": "+15551234567"}, or {} for TRANSFER_TO'
 MAX_BYTES = 16_384
 """Room for the longest text with every character escaped."""
-TEXT_WITHIN_S = 10.0
 SAID_WITHIN_S = 30.0
 """How long `?wait=true` waits."""
 STATUSES = {
@@ -110,9 +109,7 @@ def _build_transfer_router(transfer: TransferCall) -> APIRouter:
         openapi_extra=api.body_of(api.TransferRequest),
     )
     async def transfer_call(request: Request, call_sid: CallSid) -> dict[str, object]:
-        sent = await read_json_object(request, WANTED_TO, MAX_BYTES, TEXT_WITHIN_S)
-        if sent.keys() - {"to"} or not isinstance(to := sent.get("to", ""), str):
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED_TO)
+        (to,) = await read_strings(request, WANTED_TO, MAX_BYTES, to="")
         try:
             begun = await transfer(call_sid, to, TransferBy.OPERATOR)
         except TransferRefused as refused:
@@ -144,9 +141,7 @@ def _outcome(queued: QueuedSentence) -> bool:
 
 async def _read_text(request: Request) -> str:
     """Return what Moshi is to say. Raises HTTPException, in one line."""
-    sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
-    if not isinstance(text := sent.get("text"), str):
-        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
+    (text,) = await read_strings(request, WANTED, MAX_BYTES, text=None)
     try:
         return clean_sentence(text)
     except ValueError as error:

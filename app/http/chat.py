@@ -150,6 +150,8 @@ class ChatSocket:
 
     async def _write_texts(self) -> None:
         async for event in self._texts:
+            if event.kind is EventKind.DISCONNECTED:
+                return
             if event.kind is EventKind.TEXT:
                 await self._send(Kind.TEXT.message(str(event.fields["text"]).encode()))
 

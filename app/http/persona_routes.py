@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 
 from app.calls.prompts import PromptRejected, PromptUnavailable, clean_prompt
 from app.http import api_schemas as api
-from app.http.json_body import read_json_object
+from app.http.json_body import read_strings
 from app.http.operator_auth import OperatorAuth
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 WANTED = 'send a JSON object {"text": "…", "persona": "…"}'
 MAX_BYTES = 65_536
 """Room for the longest text with every character escaped."""
-TEXT_WITHIN_S = 10.0
 
 
 class PersonaSource(Protocol):
@@ -50,10 +49,7 @@ def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRout
         openapi_extra=api.body_of(api.PromptRequest),
     )
     async def prepare(request: Request) -> dict[str, str]:
-        sent = await read_json_object(request, WANTED, MAX_BYTES, TEXT_WITHIN_S)
-        text, persona = sent.get("text"), sent.get("persona", "")
-        if not isinstance(text, str) or not isinstance(persona, str):
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, WANTED)
+        text, persona = await read_strings(request, WANTED, MAX_BYTES, text=None, persona="")
         try:
             key = await personas.prepare_once(clean_prompt(text), persona)
         except PromptRejected as error:

@@ -70,8 +70,8 @@ class Sinks:
         return None
 
 
-def _observe_record(add: Callable[[CallRecord, Slot], None], words: bool, call: ActiveCall) -> RecordObserver:
-    return RecordObserver(call.session, call.reservation.slot, add, words=words)
+def _observe_record(add: Callable[[CallRecord, Slot], None], amended: bool, call: ActiveCall) -> RecordObserver:
+    return RecordObserver(call.session, call.reservation.slot, add, amended=amended)
 
 
 def _observe_for_webhooks(webhooks: WebhookSender, digits: bool, call: ActiveCall) -> WebhookObserver:

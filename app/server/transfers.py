@@ -49,13 +49,13 @@ class Transfers:
         target = self._rules.target(to, call.transfer_to)
         if self._rest is None:
             raise TransferRefused(TransferRefusal.NO_ACCOUNT, "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are needed")
-        transfer = call.session.transfers.begin(target, by, call.clock())
+        transfer = call.begin_transfer(target, by)
         call.log.info("%s has the call transferred to %s", by, mask_number(target))
         action = self._public.base_url + AFTER_DIAL_PATH
         try:
             await self._rest.follow(call_sid, twiml.dial(target, action, _caller_id(call), self._limit_s))
         except RestError as error:
-            call.session.transfers.cancel(str(error))
+            call.cancel_transfer(transfer, str(error))
             raise TransferRefused(TransferRefusal.NOT_PLACED, str(error)) from error
         call.on_transferred(transfer)
         return transfer

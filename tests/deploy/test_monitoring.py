@@ -24,22 +24,37 @@ PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed")
 
 
-async def served(folder: Path) -> set[str]:
-    """Return the names of all samples that the service tells of."""
-    service = Service(
-        front_settings(
-            database_url=f"sqlite:///{folder}/calls.db",
-            recordings_dir=str(folder),
-            traces_endpoint="http://127.0.0.1:9/v1/traces",
-        ),
-        lambda _: None,
+NOT_SHOWN = {
+    *("build_info", "call_duration_seconds", "draining", "dtmf_total", "node_messages_refused_total"),
+    *("packets_in_total", "server_session_limit", "token_log_records_total", "worker_hangs_total"),
+}
+"""Metrics that need no panel."""
+
+
+async def families(folder: Path) -> dict[str, str]:
+    """Return the names of all metrics that services tell of, with their kinds."""
+    everything = front_settings(
+        codec="numpy",
+        transcribe="synthetic:stt",
+        database_url=f"sqlite:///{folder}/calls.db",
+        recordings_dir=str(folder),
+        traces_endpoint="http://127.0.0.1:9/v1/traces",
+        webhook_url="http://127.0.0.1:9/",
+        webhook_secret="a-secret-of-so-many-letters",
+        nats_url="nats://127.0.0.1:9",
+        node_url="https://one.example.com",
     )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://127.0.0.1") as http:
-        page = (await http.get("/metrics")).raise_for_status().text
-    names: set[str] = set()
-    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE):
-        names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
-    return names
+    found: dict[str, str] = {}
+    for settings in (everything, front_settings(engine="remote", moshi_servers="ws://127.0.0.1:9")):
+        transport = httpx.ASGITransport(Service(settings, lambda _: None).app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            page = (await http.get("/metrics")).raise_for_status().text
+        found |= dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
+    return found
+
+
+def samples(name: str, kind: str) -> set[str]:
+    return {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -68,12 +83,18 @@ def matched(expression: str, metric: str) -> set[str]:
 
 
 async def test_every_number_that_a_rule_or_a_panel_names_is_there(tmp_path: Path) -> None:
-    there = await served(tmp_path)
+    there = {one for name, kind in (await families(tmp_path)).items() for one in samples(name, kind)}
     expressions = [rule["expr"] for rule in rules()]
     expressions += [target["expr"] for panel in panels() for target in panel["targets"]]
     missing = {name for expression in expressions for name in named(expression)} - there
     assert missing == set()
     assert all(named(expression) or re.search(r"\bup\{", expression) for expression in expressions)
+
+
+async def test_every_metric_has_a_panel(tmp_path: Path) -> None:
+    shown = {name for panel in panels() for target in panel["targets"] for name in named(target["expr"])}
+    hidden = {name for name, kind in (await families(tmp_path)).items() if not samples(name, kind) & shown}
+    assert hidden == {f"moshi_bridge_{name}" for name in NOT_SHOWN}
 
 
 def test_a_rule_counts_the_ends_that_nobody_wanted() -> None:

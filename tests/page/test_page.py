@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from app.audio import mulaw
 from app.calls.record import EndReason
+from app.calls.transcript import Side, Word
 from tests.page.running import (
     OPERATOR_TOKEN,
     TUNNEL,
@@ -89,6 +90,10 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(running: Running, pa
     await expect(page.locator("#facts")).to_contain_text(call_sid)
     await expect(page.locator("#facts")).to_contain_text("Persona")
     await expect(page.locator("#said")).to_contain_text(re.compile("One.*two"))
+    record = running.service.manager.record(call_sid)
+    assert record
+    record.words.append(Word(Side.CALLER, "Bye!", 60.0, 60.3))  # the transcriber is late
+    await expect(page.locator("#said")).to_contain_text("Bye!")
     await page.reload()
     await expect(page.locator("#happened")).to_contain_text("ended")
     await page.get_by_role("link", name="All calls").click()

@@ -4,7 +4,6 @@ What is written down is compared with the recordings that the demo's caller play
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from app.calls.transcript import Side
 from app.cli.demo.expectation import expect
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
-from app.simulator.conversation import CONVERSATION, FOLDER, conversation
+from app.simulator.conversation import CONVERSATION, conversation
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.from_record import make_entry
 from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
@@ -29,6 +28,7 @@ from tests.app.telemetry.call_log.records import SERVICE, ZERO, address_of
 from tests.processes.pipeline import PATIENCE_S
 from tests.processes.real_workers import IN_STEP, SLOT
 from tests.synthetic import synthetic_cache
+from workers.checkpoints.synthetic.caller_speech import PACKET_S, utterances
 from workers.messages import FRAME_S, Frame, Message, PipelineMessage
 from workers.supervisor import Supervisor
 
@@ -124,10 +124,11 @@ async def ready(cache: Path) -> AsyncIterator[Line]:
 
 
 def said_by_caller() -> list[tuple[str, float]]:
+    """Return the words with the beginnings of the frames whose codes stand for them, on the caller's clock."""
     return [
-        (word, CONVERSATION[entry["name"]] + onset_ms / 1000)
-        for entry in json.loads((FOLDER / "caller.json").read_text())
-        for word, onset_ms in zip(entry["text"].split(), entry["onsets_ms"], strict=True)
+        (word, begin_s + start_s)
+        for said, begin_s in zip(utterances(), sorted(CONVERSATION.values()), strict=True)
+        for (_, word), start_s in zip(said.words, said.starts_s(round(begin_s / PACKET_S) % 4), strict=True)
     ]
 
 
@@ -143,7 +144,7 @@ async def test_what_both_say_is_in_the_call_log_at_its_time_and_found(
     assert record.started_s
     zero_s = record.started_s - record.reserved_s
     starts_s = [word.start_s - zero_s for word in heard]
-    assert starts_s == pytest.approx([start_s for _, start_s in said_by_caller()], abs=3 * FRAME_S)
+    assert starts_s == pytest.approx([start_s for _, start_s in said_by_caller()], abs=FRAME_S)
 
     expected = expect(mulaw.decode(talk), as_json(record))
     assert record.transcript.split() == expected.transcript.split()[: len(record.transcript.split())]

@@ -5,8 +5,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -145,6 +147,18 @@ async def test_a_slot_given_out_at_once_keeps_two_calls_apart(line: Line) -> Non
     second = await line.call(1, frames_of("question3"))
     assert words(await line.transcript(first)) == WORDS["question1"]
     assert words(await line.transcript(second)) == WORDS["question3"]
+
+
+async def test_the_transcriber_gives_way_to_the_pipeline(line: Line) -> None:
+    def priorities(process: int) -> tuple[int, str]:
+        group = Path(f"/proc/{process}/autogroup")  # of Linux, if it shares processors between sessions
+        return psutil.Process(process).nice(), group.read_text().rpartition(" nice ")[2] if group.exists() else ""
+
+    beside, engine = (
+        priorities(one or 0) for one in (line.transcription.process_id, line.supervisor.process_ids[Stage.STEP])
+    )
+    assert beside[0] == min(engine[0] + 10, 19)
+    assert (beside[1] == engine[1]) is (not beside[1])
 
 
 async def test_a_killed_transcriber_is_started_again_alone(line: Line) -> None:

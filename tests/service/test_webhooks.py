@@ -19,10 +19,11 @@ from aiohttp.test_utils import TestServer
 from app.calls.record import EndReason
 from app.telemetry.webhooks.signature import sign
 from app.twilio import twiml
-from app.twilio.events import CallSid, DtmfPressed
+from app.twilio.events import CallSid, DtmfPressed, Stopped
+from app.twilio.rest_http import RestError
 from tests.app.http.test_transfer import ANN, Carrier
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import Call
+from tests.service.phone import Call, form
 from tests.service.served import Served, served
 from tests.service.test_serve import free_port
 from workers.messages import Frame, Heard, TurnOver
@@ -150,10 +151,28 @@ async def test_an_answer_transfers_to_whom_the_settings_allow(to: str, is_allowe
             await running.until("TRANSFER_ALLOWED does not allow this number")
             assert carrier.followed == []
             return
-        assert (await receiver.until("call.transferred"))["to"] == "…0009"
+        begun = await receiver.until("call.transferred")
+        assert begun["to"] == "…0009"
         [dial] = twiml.parse(carrier.followed[0][1])
         assert isinstance(dial, twiml.Dial)
         assert dial.to == ANN
+        await call.socket.send(call.carrier.send(Stopped()))
+        await receiver.until("call.ended")
+        over = {**form(call.call_sid), "DialCallStatus": "completed", "DialCallDuration": "61"}
+        for _ in range(2):
+            await running.phone.post("/twilio/after-dial", over)
+        wanted = {"to": "…0009", "by": begun["by"], "status": "completed", "duration_s": 61}
+        assert (await receiver.until("call.transfer_ended")).items() >= wanted.items()
+    assert [event["type"] for event in receiver.events].count("call.transfer_ended") == 1
+
+
+async def test_a_transfer_that_the_carrier_refuses_is_over_at_once() -> None:
+    async with calling(answering(body=b'{"transfer": ""}')) as (running, receiver, carrier, call):
+        carrier.fault = RestError("Twilio answered with HTTP 500", status=500)
+        hears(running, call.call_sid, "A person, please")
+        assert (await receiver.until("call.transfer_ended"))["status"] == "Twilio answered with HTTP 500"
+        assert running.record(call.call_sid).end is None
+    assert "call.transferred" not in {event["type"] for event in receiver.events}
 
 
 FAULTS = {

@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
 
 from app.calls.record import CallRecord, EndReason, Gap, StreamRecord
 from app.calls.transcript import Word
+from app.calls.transfer import Transfer
 from app.logging import mask_number
 from app.telemetry.call_log.entry import PERCENTILES, CallEntry, EventEntry, Party, StreamEntry, TranscriptWord
 from workers.messages import Slot, Stage
@@ -91,6 +92,12 @@ def _gap_events(gap: Gap) -> Iterator[tuple[float, str, str]]:
         yield gap.began_s + gap.seconds, "resumed", f"{gap.steps} steps known, {gap.left_out} left out"
 
 
+def _transfer_events(transfer: Transfer) -> Iterator[tuple[float | None, str, str]]:
+    yield transfer.at_s, "transfer", f"to {mask_number(transfer.to)}, by {transfer.by}"
+    lasted = "" if transfer.duration_s is None else f", {transfer.duration_s} s"
+    yield transfer.ended_s, "transfer over", f"{_clean(transfer.status)}{lasted}"
+
+
 def _clean(text: str) -> str:
     """Drop lone surrogates, which UTF-8 cannot encode, and NUL, which PostgreSQL refuses; limit the length."""
     return text.encode(errors="replace").decode().replace("\0", "")[:MAX_TEXT]
@@ -113,20 +120,17 @@ def _percentiles_ms(what: str, times_s: list[float]) -> dict[str, Any]:
     return {f"{what}_p{p}_ms": round(float(value) * 1000, 2) for p, value in zip(PERCENTILES, values, strict=False)}
 
 
-def _events(record: CallRecord) -> Iterator[tuple[float, str, str]]:
-    """Yield what happened, stream by stream: when, what, detail."""
-    inside = [(key_s, "key pressed", "") for key_s in record.keys_s]
-    if record.first_sound_s is not None:
-        inside.append((record.first_sound_s, "first sound", ""))
-    inside += [one for gap in record.gaps for one in _gap_events(gap)]
-    inside.sort()
+def _events(record: CallRecord) -> list[tuple[float, str, str]]:
+    """Return what happened: when, what, detail."""
+    happened: list[tuple[float | None, str, str]] = []
     streams: Sequence[StreamRecord | CallRecord] = record.streams or [record]
-    for stream in streams:
-        yield stream.reserved_s, "reserved", ""
-        for at_s, kind in ((stream.connected_s, "socket opened"), (stream.started_s, "stream started")):
-            if at_s is not None:
-                yield at_s, kind, ""
-        while inside and (stream.ended_s is None or inside[0][0] <= stream.ended_s):
-            yield inside.pop(0)
-        if stream.ended_s is not None:
-            yield stream.ended_s, "ended", f"{stream.end}{f' ({_clean(stream.detail)})' if stream.detail else ''}"
+    for one in streams:
+        happened += [(one.reserved_s, "reserved", ""), (one.connected_s, "socket opened", "")]
+        happened.append((one.started_s, "stream started", ""))
+    happened += [(record.first_sound_s, "first sound", ""), *((key_s, "key pressed", "") for key_s in record.keys_s)]
+    happened += [event for gap in record.gaps for event in _gap_events(gap)]
+    happened += [event for transfer in record.transfers for event in _transfer_events(transfer)]
+    for one in streams:
+        happened.append((one.ended_s, "ended", f"{one.end}{f' ({_clean(one.detail)})' if one.detail else ''}"))
+    known = [(at_s, kind, detail) for at_s, kind, detail in happened if at_s is not None]
+    return sorted(known, key=itemgetter(0))

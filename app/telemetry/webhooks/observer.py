@@ -1,4 +1,5 @@
-"""Makes the events: `call.started`, `moshi.said`, `caller.said`, `call.key`, `call.transferred`, `call.ended`.
+"""Makes the events: `call.started`, `moshi.said`, `caller.said`, `call.key`, `call.transferred`, `call.transfer_ended`,
+`call.ended`.
 
 `number` counts the events of a call from 1. Times are seconds of the call's clock. Digits said in a row are masked, as
 in the transcript.
@@ -44,6 +45,11 @@ class WebhookObserver(CallObserver):
 
     def on_transfer(self, transfer: Transfer, now: float) -> None:
         self._emit("call.transferred", now, {"to": mask_number(transfer.to), "by": transfer.by})
+
+    def on_transfer_end(self, transfer: Transfer, now: float) -> None:
+        begun: dict[str, object] = {"to": mask_number(transfer.to), "by": transfer.by}
+        ended = {"status": transfer.status, "duration_s": transfer.duration_s}
+        self._emit("call.transfer_ended", now, begun | ended)
 
     def on_end(self, end: End, now: float) -> None:
         self._end = end

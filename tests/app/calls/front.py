@@ -76,7 +76,7 @@ class Front:
 
     def _keep(self, call: ActiveCall) -> RecordObserver:
         return RecordObserver(
-            call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()), words=True
+            call.session, call.reservation.slot, lambda record, _: self.kept.append(record.copy()), amended=True
         )
 
     def ring(

@@ -58,6 +58,7 @@ async def test_a_subscription_has_the_events_of_its_call_and_ends_with_it_and_on
         assert (events.wanted(ANN), events.wanted(BOB)) == (True, True)
         for event in (key("1", BOB), key("2"), over(), key("3", BOB)):
             events.publish(event)
+        events.finish(ANN)
         assert await rest(ann) == [brief(key("2")), brief(over())]
         assert await rest(everything, 4) == [brief(one) for one in (key("1"), key("2"), over(), key("3"))]
         events.close()
@@ -88,6 +89,7 @@ async def test_a_slow_reader_loses_the_oldest_events_and_gets_their_number_once(
             events.publish(key(str(digit)))
         assert await rest(slow, 2) == [(EventKind.LOST, 4), (EventKind.DTMF, "4")]
         events.publish(over())
+        events.finish(ANN)
         assert [kind for kind, _ in await rest(slow)] == [EventKind.DTMF, EventKind.DTMF, EventKind.DISCONNECTED]
         assert len(await rest(quick)) == 8 < QUEUED_EVENTS
 
@@ -114,7 +116,9 @@ class ObservedCall:
 
     async def end(self, reason: EndReason = EndReason.CALLER_HUNG_UP) -> list[tuple[float, EventKind, object]]:
         """End the call; return all events and when they came."""
+        self.session.end(reason, 200.0, "why")
         self.publisher.on_end(End(reason, "why"), 200.0)
+        self.publisher.on_words_end(200.0)
         return [(round(event.at_s, 3), *brief(event)) async for event in self.subscription]
 
 

@@ -10,7 +10,7 @@ from app.calls.admission import VoiceRequest
 from app.calls.manager import CallManager
 from app.calls.observer import HOOKS, CallObserver, RecordObserver
 from app.calls.record import CallRecord, EndReason
-from app.calls.transfer import Transfer, TransferBy
+from app.calls.transfer import TransferBy
 from app.config import read_settings
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from workers.messages import Frame, Resumed, Said, Slot
@@ -36,7 +36,7 @@ class Seen(CallObserver):
         self.hooks: list[str] = []
 
     on_reserved, on_connected, on_event, on_frame, on_word, on_turn, on_said, on_sent = map(noting, HOOKS[:8])
-    on_suspended, on_resumed, on_transfer, on_words_end, on_end = map(noting, HOOKS[8:])
+    on_suspended, on_resumed, on_transfer, on_transfer_end, on_words_end, on_end = map(noting, HOOKS[8:])
     on_error = noting("on_error")
 
 
@@ -64,8 +64,10 @@ def place_call(manager: CallManager) -> ActiveCall:
     manager.on_pipeline_lost("step: killed by SIGKILL")
     manager.on_pipeline_ready()
     manager.handle_message(Resumed(call.reservation.slot, call.reservation.epoch, 1, 0))
-    call.on_transferred(Transfer("+15550100009", TransferBy.OPERATOR, 0.0))
+    call.on_transferred(call.begin_transfer("+15550100009", TransferBy.OPERATOR))
     call.handle_event(Stopped())
+    for _ in range(2):
+        manager.end_transfer(ANN, "no-answer", None)
     return call
 
 
@@ -76,7 +78,7 @@ async def test_an_observer_sees_a_call_from_its_reservation_to_its_end() -> None
     assert seen.hooks[:7] == ["on_reserved", "on_connected", *events]
     assert [hook for hook in seen.hooks[7:] if hook != "on_sent"] == [
         *("on_frame", "on_said", "on_suspended", "on_resumed", "on_transfer", "on_event", "on_word", "on_turn"),
-        *("on_end", "on_words_end"),
+        *("on_end", "on_words_end", "on_transfer_end"),
     ]
 
 
@@ -86,9 +88,9 @@ async def test_an_observer_that_fails_is_dropped_but_for_the_end_and_costs_nobod
 ) -> None:
     failing, other = Seen(hook), Seen()
     call = place_call(manager := manager_of(lambda _: failing, lambda _: other))
-    assert (call.session.record.end, manager.free_slots) == (EndReason.CALLER_HUNG_UP, 1)
+    assert (call.session.record.end, manager.free_slots) == (EndReason.TRANSFERRED, 1)
     assert failing.hooks.count("on_error") == failing.hooks.count(hook) == failing.hooks.count("on_end") == 1
-    assert other.hooks[-1] == "on_words_end"
+    assert other.hooks[-1] == "on_transfer_end"
     assert set(other.hooks) == set(HOOKS)
     assert sum(bool(record.exc_info) for record in caplog.records) == 1, "logged once"
 
@@ -100,7 +102,7 @@ async def test_an_observer_that_cannot_be_made_costs_nothing_but_itself(caplog: 
         raise ZeroDivisionError
 
     call = place_call(manager_of(broken, lambda _: None, lambda _: seen))
-    assert (call.session.record.end, seen.hooks[-1]) == (EndReason.CALLER_HUNG_UP, "on_words_end")
+    assert (call.session.record.end, seen.hooks[-1]) == (EndReason.TRANSFERRED, "on_transfer_end")
     assert sum(bool(record.exc_info) for record in caplog.records) == 1
 
 
@@ -117,6 +119,18 @@ async def test_a_record_is_kept_when_a_call_begins_comes_back_and_ends() -> None
         connect(manager, request).end(end)
     ends = [None, EndReason.SOCKET_LOST, None, EndReason.SHUTDOWN]
     assert kept == [("+15550100001", "+15550100000", "inbound", Slot(0), end) for end in ends]
+
+
+async def test_a_record_is_kept_again_when_a_transfer_is_over() -> None:
+    kept: list[CallRecord] = []
+    place_call(
+        manager_of(
+            lambda call: RecordObserver(call.session, Slot(0), lambda one, _: kept.append(one.copy()), amended=True)
+        )
+    )
+    assert [[(one.status, one.ended_s is None) for one in record.transfers] for record in kept] == [
+        *([], [("", True)], [("no-answer", False)]),
+    ]
 
 
 async def test_events_go_on_to_their_end_when_another_observer_fails() -> None:

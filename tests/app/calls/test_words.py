@@ -8,6 +8,7 @@ from app.calls import last_words
 from app.calls.chat_leg import ChatLeg
 from app.calls.leg import Leg, PhoneLeg
 from app.calls.limits import CallLimits
+from app.calls.record import EndReason
 from app.calls.transcript import PAUSE_S, Side, Turn, Word
 from app.calls.words import HEARD_LATE_S, StreamWords
 from app.twilio.events import Media, Stopped
@@ -139,15 +140,29 @@ async def test_the_words_of_both_sides_reach_the_record_in_order() -> None:
 
 async def test_the_last_words_after_the_hang_up_are_kept_and_the_record_is_written_again() -> None:
     line = Line()
-    line.heard("My", 0.0)
-    line.call.handle_event(Stopped())
-    assert [len(kept.words) for kept in line.front.kept] == [0, 1]
-    line.heard("name.", 0.3)
-    line.end(missed=3)
+    async with line.front.manager.events.subscribe(ANN) as events:
+        line.heard("My", 0.0)
+        line.call.handle_event(Stopped())
+        assert [len(kept.words) for kept in line.front.kept] == [0, 1]
+        line.heard("name.", 0.3)
+        line.end(missed=3)
+        assert [event.kind async for event in events] == ["word", "disconnected", "word"]
     assert [word.text for word in line.front.kept[-1].words] == ["My", "name."]
     assert line.record.counts["frames_unheard"] == 3
     line.heard("late", 0.6)
     assert len(line.record.words) == 2, "after the transcript's end nothing is taken"
+
+
+async def test_who_watches_a_call_that_is_back_when_its_last_words_come_goes_on_watching() -> None:
+    line = Line()
+    async with line.front.manager.events.subscribe(ANN) as events:
+        line.call.handle_event(Stopped())
+        again = line.front.talk(ANN)
+        line.end()
+        again.end(EndReason.OPERATOR)
+        line.front.manager.handle_transcript(TranscriptEnd(again.reservation.slot, again.reservation.epoch, 0))
+        kinds = [event.kind async for event in events]
+    assert kinds == ["disconnected", "connected", "disconnected"]
 
 
 async def test_last_words_that_do_not_come_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

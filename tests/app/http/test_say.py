@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
-from app.http import call_routes
+from app.http import call_routes, json_body
 from app.http.call_routes import MAX_BYTES
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from tests.app.calls.front import settle
@@ -166,6 +166,7 @@ WRONG: list[tuple[bytes, int, str]] = [
     (b'{"text": null}', 422, WANTED),
     (b'{"text": 5}', 422, WANTED),
     (b'{"text": ["Hello"]}', 422, WANTED),
+    (b'{"text": "Hello", "wait": true}', 422, WANTED),
     (b'{"text": ""}', 422, "the text is empty"),
     (b'{"text": " \\u0000\\ud800\\n"}', 422, "the text is empty"),
     (b'{"text": "' + b"x" * 501 + b'"}', 422, "the text has 501 characters, more than 500"),
@@ -200,7 +201,7 @@ async def test_a_body_that_does_not_come_in_time_is_refused(asking: Asking, monk
         await asyncio.Event().wait()
 
     call_sid = (await asking.call()).session.record.call_sid
-    monkeypatch.setattr(call_routes, "TEXT_WITHIN_S", 0.001)
+    monkeypatch.setattr(json_body, "WITHIN_S", 0.001)
     assert reply(await asking.post(call_sid, never())) == (408, "the text did not arrive in time")
 
 

@@ -94,6 +94,16 @@ async def test_who_answers_has_the_call_to_its_end() -> None:
     assert (transfer["status"], transfer["duration_s"], transfer["to"]) == ("completed", 61, "…0009")
 
 
+async def test_a_caller_who_hangs_up_before_anybody_answers_does_not_come_back() -> None:
+    transferring = Transferring()
+    call = await transferring.call()
+    await transferring.ask(sid(call))
+    call.handle_event(Stopped())
+    answer = await transferring.after_dial(sid(call), DialCallStatus="no-answer", CallStatus="completed")
+    assert twiml.parse(answer.text) == (twiml.Hangup(),)
+    assert transferring.front.manager.free_slots == 2
+
+
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled", ""])
 async def test_a_call_that_nobody_answers_is_back_with_moshi(status: str) -> None:
     transferring = Transferring()

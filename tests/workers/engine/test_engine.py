@@ -1,16 +1,16 @@
 """The batched step against the official one, and what it promises on top."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.workers.engine.small import ARGMAX, Said, build, official, said, speech, talk
+from tests.workers.rows import STORIES, A, B, C, Calls
 from workers.engine.backbone import can_compile
 from workers.engine.engine import Engine
 from workers.engine.model import Model
@@ -20,32 +20,6 @@ from workers.messages import Slot
 Build = tuple[str, mx.Dtype, int | None]
 TINY: Build = ("tiny", mx.float32, None)
 SLOTS = 3
-A, B, C = map(Slot, range(SLOTS))
-
-
-class Calls:
-    """Calls on an engine: the n-th call hears `speech(n)`, whatever slot it is in."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.calls: dict[Slot, int] = {}
-        self.transcripts: list[list[Said]] = []
-
-    def open(self, slot: Slot) -> None:
-        self.calls[slot] = len(self.transcripts)
-        self.transcripts.append([])
-        self.engine.open(slot)
-
-    def close(self, slot: Slot) -> None:
-        del self.calls[slot]
-        self.engine.close(slot)
-
-    def step(self, *slots: Slot, times: int = 1) -> None:
-        for _ in range(times):
-            calls = {slot: self.calls[slot] for slot in slots}
-            heard = {slot: speech(call, 100)[len(self.transcripts[call])] for slot, call in calls.items()}
-            for slot, step in self.engine.step(heard).items():
-                self.transcripts[calls[slot]].append(said(step))
 
 
 @cache
@@ -53,14 +27,13 @@ def expected(model: Build = TINY, call: int = 0, steps: int = 20) -> list[Said]:
     return official(build(*model), speech(call, steps + 1))
 
 
-def assert_official(calls: Calls, model: Build) -> None:
-    for call, transcript in enumerate(calls.transcripts):
-        assert transcript == expected(model, call)[: len(transcript)], f"call {call}"
+def calls_on(engine: Engine) -> Calls[Said]:
+    return Calls(engine, speech, said)
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["f32", "bf16"])
 def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> None:
-    calls = Calls(Engine(build("tiny", dtype), SLOTS, ARGMAX, context=64))
+    calls = calls_on(Engine(build("tiny", dtype), SLOTS, ARGMAX, context=64))
     calls.open(A)
     calls.step(A, times=2)
     calls.open(C)
@@ -73,7 +46,7 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
     calls.open(C)
     calls.step(A, B, C, times=8)
     assert [len(transcript) for transcript in calls.transcripts] == [19, 6, 14, 8]
-    assert_official(calls, ("tiny", dtype, None))
+    calls.assert_like(partial(expected, ("tiny", dtype, None)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +56,7 @@ def test_every_row_says_what_the_official_model_says_alone(dtype: mx.Dtype) -> N
 )
 def test_a_larger_model_quantised_or_not(dtype: mx.Dtype, bits: int | None) -> None:
     wanted = [expected(("mid", dtype, bits), call, 3) for call in range(2)]  # before the engine takes the weights over
-    calls = Calls(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
+    calls = calls_on(Engine(build("mid", dtype, bits), 2, ARGMAX, context=64))
     calls.open(A)
     calls.open(B)
     calls.step(A)
@@ -97,17 +70,17 @@ def shared_engine() -> Engine:
 
 
 @settings(max_examples=15, deadline=None)  # an example is twelve steps
-@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans(), st.sets(st.sampled_from([A, B, C]))), max_size=12))
+@given(STORIES)
 def test_calls_may_come_go_and_pause_at_any_step(story: Sequence[tuple[Slot, bool, set[Slot]]]) -> None:
     """Before each step one slot may be opened or closed; any of the open ones take part."""
-    calls = Calls(shared_engine())
+    calls = calls_on(shared_engine())
     for slot, changes, present in story:
         if changes:
             (calls.close if slot in calls.calls else calls.open)(slot)
         calls.step(*present & calls.calls.keys())
     for slot in list(calls.calls):
         calls.close(slot)
-    assert_official(calls, TINY)
+    calls.assert_like(partial(expected, TINY))
 
 
 def test_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

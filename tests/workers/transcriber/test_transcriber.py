@@ -1,21 +1,20 @@
 """The batched step against the official one, and against the whole computed anew beyond the window."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from moshi_mlx.models import Lm
 
+from tests.workers.rows import STORIES, A, B, C, Calls
 from tests.workers.transcriber.small import TEXT, build, official, speech
 from workers.messages import CodeArray, Slot
 from workers.transcriber.transcriber import SpeechStep, Transcriber
 
 SLOTS = 3
-A, B, C = map(Slot, range(SLOTS))
 Heard = tuple[int, bool]
 Build = tuple[mx.Dtype, int | None]
 F32: Build = (mx.float32, None)
@@ -26,35 +25,13 @@ def heard(step: SpeechStep) -> Heard:
     return step.text_token, step.turn_over
 
 
-class Calls:
-    """Calls on a transcriber: the n-th call says `speech(n)`, whatever slot it is in."""
-
-    def __init__(self, transcriber: Transcriber) -> None:
-        self.transcriber = transcriber
-        self.calls: dict[Slot, int] = {}
-        self.transcripts: list[list[Heard]] = []
-
-    def open(self, slot: Slot) -> None:
-        self.calls[slot] = len(self.transcripts)
-        self.transcripts.append([])
-        self.transcriber.open(slot)
-
-    def step(self, *slots: Slot, times: int = 1) -> None:
-        for _ in range(times):
-            calls = {slot: self.calls[slot] for slot in slots}
-            said = {slot: speech(call, 100)[len(self.transcripts[call])] for slot, call in calls.items()}
-            for slot, step in self.transcriber.step(said).items():
-                self.transcripts[calls[slot]].append(heard(step))
-
-
 @cache
 def expected(model: Build, call: int, steps: int = 20) -> list[Heard]:
     return official(build(*model), speech(call, steps + 1))
 
 
-def assert_official(calls: Calls, model: Build) -> None:
-    for call, transcript in enumerate(calls.transcripts):
-        assert transcript == expected(model, call)[: len(transcript)], f"call {call}"
+def calls_on(transcriber: Transcriber) -> Calls[Heard]:
+    return Calls(transcriber, speech, heard)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +39,7 @@ def assert_official(calls: Calls, model: Build) -> None:
 )
 def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> None:
     wanted = [expected(model, call) for call in range(4)]  # before the transcriber takes the weights over
-    calls = Calls(Transcriber(build(*model), SLOTS, context=64))
+    calls = calls_on(Transcriber(build(*model), SLOTS, context=64))
     calls.open(A)
     calls.step(A, times=2)
     calls.open(C)
@@ -73,7 +50,7 @@ def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> 
     calls.open(C)
     calls.step(B, A, C, times=11)
     assert [len(transcript) for transcript in calls.transcripts] == [18, 6, 13, 11]
-    assert_official(calls, model)
+    calls.assert_like(partial(expected, model))
     turns = [over for transcript in wanted for _, over in transcript]
     assert True in turns
     assert False in turns
@@ -85,16 +62,16 @@ def shared() -> Transcriber:
 
 
 @settings(max_examples=15, deadline=None)  # an example is twelve steps
-@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans(), st.sets(st.sampled_from([A, B, C]))), max_size=12))
+@given(STORIES)
 def test_calls_may_come_go_and_pause_at_any_step(story: Sequence[tuple[Slot, bool, set[Slot]]]) -> None:
     for call in range(12):
         expected(F32, call)
-    calls = Calls(shared())
+    calls = calls_on(shared())
     for slot, begins, present in story:
         if begins or slot not in calls.calls:
             calls.open(slot)
         calls.step(*present & calls.calls.keys())
-    assert_official(calls, F32)
+    calls.assert_like(partial(expected, F32))
 
 
 def test_up_to_the_context_it_is_the_official_model() -> None:

@@ -18,7 +18,7 @@ from workers.checkpoints.synthetic.linear_mimi import DCT, HALF
 from workers.checkpoints.synthetic.phrases import read_recording
 from workers.checkpoints.synthetic.tokenizer_file import SPACE
 from workers.checkpoints.synthetic.weights_file import F32
-from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
+from workers.messages import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
 
 FOLDER = Path(__file__).parent / "caller"
 SHIFTS = range(4)
@@ -61,6 +61,11 @@ class Utterance:
             tokens |= {begin: "", **dict(enumerate(pieces, at))}
             free = at + len(pieces)
         return tokens
+
+    def starts_s(self, shift: int) -> list[float]:
+        """Return when the frame begins that each word's token stands in, in seconds after the recording's beginning."""
+        begins = [frame for frame, piece in sorted(self.tokens(shift).items()) if not piece]
+        return [frame * FRAME_S - shift * PACKET_S for frame in begins]
 
 
 def _first_run(clear: NDArray[np.bool_], begin: int, length: int) -> int:

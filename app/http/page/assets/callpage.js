@@ -58,7 +58,7 @@ export function showCall(snapshot, transcripts) {
   } else if (wasOn) {
     announce("The call is over");
     showState(byId("call-state"), "ended");
-    showDetail(sid);
+    for (const wait_ms of [0, ...LOG_AGAIN_MS]) setTimeout(showDetail, wait_ms, sid); // the caller's last words are late
     showLog(visit);
   }
   wasOn = call !== null;

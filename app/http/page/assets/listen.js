@@ -29,6 +29,7 @@ export function listen(sid, changed) {
   socket.onmessage = (message) => {
     const event = JSON.parse(message.data);
     if (event.event === "audio" && current?.socket === socket) play(event.direction, event.payload);
+    if (event.event === "disconnected") socket.close(); // words may follow, sound does not
   };
   socket.onclose = () => {
     if (current?.socket !== socket) return;

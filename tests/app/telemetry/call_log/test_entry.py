@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.record import EndReason
+from app.calls.transfer import Transfer, TransferBy
 from app.telemetry.call_log.entry import KILLED, Party, TranscriptWord, merge, read_entry
 from app.telemetry.call_log.from_record import ENDED_BY, make_entry
 from tests.app.telemetry.call_log.records import ANN, NOON, SERVICE, ZERO, call_record, entry, moshi_frame, stream
@@ -55,6 +56,23 @@ def test_gaps_are_events_and_counted() -> None:
         (20.0, "gap", "decode: hangs"),
     ]
     assert made.counters["resumed"] == 1
+
+
+def test_transfers_are_events_also_after_the_last_stream() -> None:
+    record = call_record()
+    refused, answered = (Transfer("+15550100009", TransferBy.KEY, at_s) for at_s in (1_005.0, 1_030.0))
+    record.transfers += [refused, answered]
+    refused.end("HTTP 500", None, 1_005.5)
+    answered.end("completed", 61, 1_100.0)
+    answered.end("busy", None, 1_101.0)
+    made = make_entry(record, Slot(2), SERVICE, ZERO)
+    assert [event for event in made.events if event.at_s >= 5.0] == [
+        (5.0, "transfer", "to …0009, by the caller's key"),
+        (5.5, "transfer over", "HTTP 500"),
+        (30.0, "transfer", "to …0009, by the caller's key"),
+        (31.0, "ended", "caller hung up (bye)"),
+        (100.0, "transfer over", "completed, 61 s"),
+    ]
 
 
 def test_latency_and_processing_become_percentiles() -> None:

@@ -1,6 +1,7 @@
 """`synthetic:stt` through Kyutai's own code: moshi_mlx's `LmGen` writes down what the demo's caller says.
 
-What is said, and when, is stated by the recordings' own list: their texts and espeak's onsets.
+What is said, and when, is stated by the recordings' own list, their texts and espeak's onsets, and by the frames in
+which the tokens were put.
 """
 
 import json
@@ -17,6 +18,7 @@ from app.simulator.conversation import CONVERSATION, FOLDER, recording
 from tests.workers.checkpoints.synthetic.conftest import Made
 from tests.workers.checkpoints.synthetic.official import Codes, load
 from workers.checkpoints.files import MIMI, TOKENIZER
+from workers.checkpoints.synthetic.caller_speech import utterances
 from workers.codec.choose import make_codec
 from workers.codec.mimi import Mimi
 from workers.engine.text import Tokenizer
@@ -24,6 +26,7 @@ from workers.messages import FRAME_SAMPLES, Slot, Stage
 from workers.transcriber.words import TimedWord, WordTimer
 
 SLOT = Slot(0)
+SAID = {utterance.name: utterance for utterance in utterances()}
 TEXTS = {entry["name"]: entry for entry in json.loads((FOLDER / "caller.json").read_text())}
 
 
@@ -65,7 +68,9 @@ def test_the_words_of_the_caller_with_their_times_wherever_frames_begin(
         words, turns = written(made("stt"), heard(encoder, begin_ms, [name]))
         assert [word.text for word in words] == entry["text"].split()
         onsets = [(begin_ms + onset_ms) / 1000 for onset_ms in entry["onsets_ms"]]
-        assert [word.start_s for word in words] == pytest.approx(onsets, abs=0.24)
+        assert [word.start_s for word in words] == pytest.approx(onsets, abs=0.24), "a frame has one token"
+        starts_s = SAID[name].starts_s(begin_ms // 20 % 4)
+        assert [word.start_s - begin_ms / 1000 for word in words] == pytest.approx(starts_s)
         assert all(word.start_s < word.stop_s for word in words)
         assert turns == [pytest.approx((begin_ms + len(recording(name)) / 8) / 1000 + 0.32, abs=0.16)]
 
