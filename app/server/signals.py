@@ -3,7 +3,12 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
@@ -19,7 +24,7 @@ def interrupt_on_stop() -> None:
 
 
 @contextlib.contextmanager
-def handle_stop_signals(on_signal: Callable[[signal.Signals], None]) -> Iterator[None]:
+def handle_stop_signals(on_signal: Callable[[signal.Signals], object]) -> Iterator[None]:
     """Call `on_signal` on the running event loop for each of them."""
     loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in stop_signals()}
     for number in before:
@@ -30,3 +35,21 @@ def handle_stop_signals(on_signal: Callable[[signal.Signals], None]) -> Iterator
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+def run_until_stopped(work: Coroutine[Any, Any, T]) -> T:
+    """Run it on a loop of its own; a signal cancels it and raises KeyboardInterrupt.
+
+    `asyncio.Runner` cancels from the signal's own handler, between any two instructions: what reads a socket may have
+    found its reader waiting, and then fails on it. A loop's handler runs between callbacks.
+    """
+
+    async def run() -> T:
+        task = asyncio.create_task(work)
+        with handle_stop_signals(lambda _: task.cancel()):
+            return await task
+
+    try:
+        return uvloop.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

@@ -19,8 +19,8 @@ from app.simulator.report import Outcome
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
 from tests.service.test_serve import LOOPBACK, Program, end, free_port, serve, start
-from tests.twilio_rest.account import NO_ANSWER, TOO_MANY_CALLS, Account, OwnedNumber, PlacedCall
-from tests.twilio_rest.callee import Answer, Callee
+from tests.twilio_rest.account import NO_ANSWER, Account, OwnedNumber, PlacedCall
+from tests.twilio_rest.callee import Callee
 from tests.twilio_rest.server import FakeRest, Held, serving_rest
 
 OURS, THEIRS = "+15550100000", "+15550100001"
@@ -131,33 +131,6 @@ async def test_a_prompt_that_the_checkpoint_refuses_calls_nobody(office: Office)
     assert office.twilio.account.calls == {}
     status, out, _ = await office.make_call(THEIRS, "--prompt", "You are Eve.", "--dry-run")
     assert (status, "/twilio/voice?prompt=ID\n" in out, "You are" in out) == (0, True, False)
-
-
-@pytest.mark.slow
-async def test_a_call_that_is_busy_has_its_exit_status(office: Office) -> None:
-    office.twilio.callees = {THEIRS: Callee(Answer.BUSY)}
-    status, _, err = await office.make_call(THEIRS)
-    assert (status, "make-call: busy" in err) == (4, True), err
-
-
-@pytest.mark.slow
-async def test_a_machine_is_hung_up_on(office: Office) -> None:
-    office.twilio.callees = {THEIRS: Callee(machine=True)}
-    status, _, err = await office.make_call(THEIRS, "--answering-machine", "hang-up")
-    assert (status, "machine" in err) == (6, True), err
-    report = office.call.report
-    assert report is not None
-    assert (report.outcome, report.streams) == (Outcome.SERVER_HUNG_UP, ())
-
-
-@pytest.mark.slow
-async def test_a_refusal_of_twilios_is_one_line_with_what_to_do(office: Office) -> None:
-    office.twilio.faults["POST Calls"].append(TOO_MANY_CALLS)
-    status, _, err = await office.make_call(THEIRS)
-    [line] = err.splitlines()
-    assert (status, line.startswith("make-call: 10004: "), "wait for one to end" in line) == (1, True, True)
-    status, out, err = await office.make_call(THEIRS, TWILIO_AUTH_TOKEN="another")
-    assert (status, "20003" in err, "another" in out + err) == (1, True, False)
 
 
 @pytest.mark.slow

@@ -58,13 +58,6 @@ async def test_two_callers_at_once_are_answered_by_two_personas_and_everything_s
     assert kept["persona"] == "bob"
 
 
-async def test_an_unknown_persona_is_the_default_with_a_warning(service: Served) -> None:
-    call_sid, _ = await ring(service, "?persona=nobody")
-    assert await speaker(service, call_sid) == "bob"
-    assert "bob speaks" in await service.until("there is no persona 'nobody'")
-    service.end_calls()
-
-
 async def test_files_that_are_added_or_wrong_or_deleted_take_effect_for_the_next_call(
     service: Served, folder: Path
 ) -> None:

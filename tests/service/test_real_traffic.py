@@ -7,7 +7,6 @@ metrics.
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +19,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -31,34 +30,22 @@ from app.calls.record import EndReason
 from app.cli.main import cli
 from app.config import read_settings
 from app.http.rate_limit import RefusalReason
-from app.http.selftest import ProbeFailed, probe
-from app.server.listener import KEEP_ALIVE_S
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import CallSid, Stopped
 from app.twilio.signature import sign, socket_url
-from app.twilio.twiml import Connect, Hangup, Reject, Verb, parse
-from scripts.make_call import cli as make_call
-from tests.app.cli.test_dialling import NO_NUMBERS, NUMBERS
-from tests.app.telemetry.call_log.postgres import postgres
-from tests.app.telemetry.call_log.test_address import REFUSED_QUERIES
-from tests.app.test_setting_sources import SPELLINGS
-from tests.app.twilio.test_parties import ALICE_SPELLINGS, ANN_SPELLINGS, CLIENT_SPELLINGS, WITHHELD
+from app.twilio.twiml import Connect, Hangup, Verb, parse
 from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
 from tests.service.served import Served, served
-from tests.workers.checkpoints.test_locate import POINTER, refusal
-from tests.workers.conftest import Make, make  # noqa: F401 - a fixture
-from workers.checkpoints.files import TOKENIZER
-from workers.logging import hiding
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
 SOCKET_BASE = socket_url(PUBLIC)
 SUBACCOUNT = "AC" + "1" * 32
 SLOTS = 8
-ANN, EVE = "+15550100001", "+15550100009"
+ANN = "+15550100001"
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -136,15 +123,6 @@ class Running(Served):
             await call.speaks()
             yield call
 
-    async def call(self, **fields: str) -> CallSid:
-        """Place a call, hang up, and return once the call log has its end."""
-        call_sid = new_call_sid()
-        async with self.stream(call_sid, await self.ring(call_sid, **fields)) as call:
-            await call.socket.send(call.carrier.send(Stopped()))
-            assert await closing_code(call.socket) == 1000
-        await self.logged(call_sid)
-        return call_sid
-
     async def logged(self, call_sid: CallSid, streams: int = 1) -> dict[str, Any]:
         """Return a call as the call log has it, once so many of its streams have ended."""
         async with asyncio.timeout(PATIENCE_S):
@@ -155,13 +133,13 @@ class Running(Served):
                     return kept
                 await asyncio.sleep(LOOK_AGAIN_S)  # a thread writes
 
-    async def command(self, *arguments: str, status: int | None = 0) -> str:
-        """Run a command with the settings of this service; return what it prints; `status` None is any."""
+    async def command(self, *arguments: str) -> str:
+        """Run a command with the settings of this service; return what it prints."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**logs_in(self.folder), "columns": "160"}.items():
                 patch.setenv(name.upper(), value)
             done = await asyncio.to_thread(CliRunner().invoke, cli, list(arguments))
-        assert status is None or done.exit_code == status, done.output
+        assert done.exit_code == 0, done.output
         return done.stdout
 
     async def write(self, first_line: str, *headers: str, body: str = "", host: str | None = None) -> tuple[int, str]:
@@ -248,13 +226,6 @@ async def test_an_upgrade_that_goes_to_the_wrong_place_is_told_what_to_change(se
             assert (await service.write(f"GET {path}", UPGRADE))[0] == 404
 
 
-async def test_a_refused_socket_is_no_error_of_the_services(service: Running) -> None:
-    since = len(service.seen.records)
-    for path in (f"{MEDIA}none", "/twilio/selftest", "/api/calls/CA1/events", "/nowhere"):
-        assert (await service.write(f"GET {path}", UPGRADE, host="Host: phone.example.com"))[0] == 403
-    assert [record for record in service.seen.records[since:] if record.levelno >= logging.ERROR] == []
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -273,15 +244,6 @@ async def test_a_signature_is_good_for_one_way_to_write_the_path(service: Runnin
 async def test_headers_beside_the_signature_change_nothing(service: Running, header: str) -> None:
     assert (await service.write_form(f"POST {VOICE}", PUBLIC + VOICE, header))[0] == 200
     assert (await service.write_form(f"POST {VOICE}", f"{PUBLIC}/else", header))[0] == 403
-
-
-@pytest.mark.parametrize(
-    "host", ["Host: phone.example.com", "Host:", "Host: evil.example@127.0.0.1", "Host: 127.0.0.1#.evil.example"]
-)
-async def test_operators_without_a_token_need_a_plain_host_of_this_machine(service: Running, host: str) -> None:
-    for line in ("GET /api/calls", "POST /api/drain"):
-        assert (await service.write(line, "Content-Length: 0", host=host))[0] == 403
-    assert (await service.write("GET /api/calls"))[0] == 200
 
 
 async def test_what_is_none_of_twilios_leaves_no_line(service: Running) -> None:
@@ -352,15 +314,6 @@ async def test_a_console_may_have_capitals_where_public_url_has_none_if_the_host
     assert answer.status_code == status
 
 
-async def test_no_log_line_shows_a_password_of_public_url(service: Running) -> None:
-    base_url = "https://me:a-pass-word@127.0.0.1:1"
-    shown = hiding(())(f"the tunnel is open: {base_url}/twilio/voice leads here")
-    assert shown == "the tunnel is open: https://…@127.0.0.1:1/twilio/voice leads here"
-    with pytest.raises(ProbeFailed) as caught:
-        await probe(base_url, TOKEN, service.service.public.service_name)
-    assert "a-pass-word" not in hiding(())(str(caught.value))
-
-
 async def test_a_call_of_a_subaccount_is_told_which_setting_names_the_account(service: Running) -> None:
     async with service.refusing(RefusalReason.OTHER_ACCOUNT):
         answer = await service.send("POST", VOICE, {**form(new_call_sid()), "AccountSid": SUBACCOUNT})
@@ -377,7 +330,7 @@ def many_headers(count: int, length: int) -> dict[str, str]:
 
 
 async def test_a_form_with_hundreds_of_sip_headers_is_a_call(service: Running) -> None:
-    await service.call(**many_headers(600, 30))
+    assert isinstance(await service.ring(new_call_sid(), **many_headers(600, 30)), Connect)
 
 
 @pytest.mark.parametrize(
@@ -410,9 +363,8 @@ async def test_a_socket_whose_token_is_unknown_leaves_a_line(service: Running) -
 # One CallSid again and again, late callbacks
 
 
-@pytest.mark.parametrize("tokens", [("t1", "t2", "t3", "t4"), ("", "", "", "")], ids=["with tokens", "without"])
-async def test_a_call_of_three_streams_and_many_repeats_is_one_call(service: Running, tokens: tuple[str, ...]) -> None:
-    sid, again = new_call_sid(), {"CallStatus": "in-progress"}
+async def test_a_call_of_three_streams_and_many_repeats_is_one_call(service: Running) -> None:
+    sid, again, tokens = new_call_sid(), {"CallStatus": "in-progress"}, ("t1", "t2", "t3", "t4")
     verb = await service.ring(sid, tokens[0], CallStatus="ringing")
     assert await service.ring(sid, tokens[0], CallStatus="ringing") == verb, "before the socket opens"
     assert service.free_slots == SLOTS - 1
@@ -460,90 +412,15 @@ async def heard(service: Running, call_sid: CallSid, name: str) -> bool:
     return answer.status_code == 200 and not answer.json()["live"] and answer.json()["seconds"] > 0
 
 
-# Who calls
-
-
-@pytest.mark.parametrize("over", ["completed", "busy", "no-answer", "canceled", "failed"])
-@pytest.mark.parametrize("late", ["initiated", "ringing", "in-progress", "answered"])
-async def test_a_late_status_callback_never_opens_a_call_again(service: Running, over: str, late: str) -> None:
-    for numbers in (("9", "1"), ()):
-        sid = new_call_sid()
-        await service.ring(sid)
-        for index, status in enumerate((over, late)):
-            numbered = {"SequenceNumber": numbers[index]} if numbers else {}
-            await service.send("POST", STATUS, {**form(sid), "CallStatus": status, **numbered})
-        record = service.service.manager.record(sid)
-        assert record
-        assert (record.status, service.service.manager.free_slots) == (over, SLOTS)
-        assert await service.ring(sid, CallStatus=late) == Hangup()
-
-
-async def test_callbacks_that_overtake_each_other_are_ordered_by_their_numbers(service: Running) -> None:
-    sid = new_call_sid()
-    await service.ring(sid)
-    for number, status in ((0, "initiated"), (2, "in-progress"), (1, "ringing")):
-        await service.send("POST", STATUS, {**form(sid), "CallStatus": status, "SequenceNumber": str(number)})
-    record = service.service.manager.record(sid)
-    assert record
-    assert record.status == "in-progress"
-    await service.send("POST", STATUS, {**form(sid), "CallStatus": "completed", "SequenceNumber": "3"})
-
-
-def in_pairs(*spellings: str) -> list[tuple[str, str]]:
-    """Return each spelling with another one of the same caller."""
-    return list(zip(spellings, (*spellings[1:], spellings[0]), strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("caller", "forgotten"),
-    [
-        *in_pairs(*ANN_SPELLINGS),
-        *((caller, forgotten or "anonymous") for caller, forgotten in in_pairs(*WITHHELD)),
-        *in_pairs(*ALICE_SPELLINGS),
-        *in_pairs(*CLIENT_SPELLINGS),
-    ],
-)
-async def test_a_call_is_forgotten_by_any_spelling_of_its_caller(service: Running, caller: str, forgotten: str) -> None:
-    await service.command("forget", forgotten, status=None)  # calls of other tests
-    sids = [await service.call(From=caller), await service.call(From=EVE, To=caller, Direction="outbound-api")]
-    assert (await service.command("forget", forgotten)).split()[0] == "2"
-    for sid in sids:
-        assert (await service.http.get(f"/api/history/{sid}")).status_code == 404
-
-
-async def test_two_sip_callers_are_told_apart_in_the_table(service: Running) -> None:
-    for name in ("alice", "robert"):
-        await service.call(From=f"sip:{name}@example.com")
-    table = await service.command("calls")
-    assert all(f"sip:…{name}@" in table for name in ("lice", "bert"))
-
-
-BLOCKED = {
-    "anonymous": WITHHELD,
-    "+1 (555) 010-0001": ANN_SPELLINGS,
-    "sip:alice@example.com": ALICE_SPELLINGS,
-    "client:ann_1": CLIENT_SPELLINGS,
-}
-
-
-async def test_lists_limits_and_a_prefix_know_every_spelling(tmp_path: Path) -> None:
-    """A service of its own: with a path in PUBLIC_URL, which the proxy takes away or not, and with screening."""
-    public, once = f"{PUBLIC}/bridge", [spelling.replace("0001", "0002") for spelling in ANN_SPELLINGS]
-    limits = {"blocked_callers": ",".join(BLOCKED), "calls_per_number_per_hour": 1}
-    async with running(tmp_path, public_url=public, **limits) as service:
-        for spelling in (one for spellings in BLOCKED.values() for one in spellings):
-            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
-        call_sid = new_call_sid()
+async def test_a_path_in_public_url_may_be_taken_away_by_the_proxy_or_not(tmp_path: Path) -> None:
+    public, call_sid = f"{PUBLIC}/bridge", new_call_sid()
+    async with running(tmp_path, public_url=public) as service:
         for prefix, state in (("", "ringing"), ("/bridge", "in-progress")):
-            fields = {**form(call_sid), "From": once[0], "CallStatus": state}
-            answer = await service.send("POST", prefix + VOICE, fields, url=public + VOICE)
+            answer = await service.send("POST", prefix + VOICE, {**form(call_sid), "CallStatus": state}, public + VOICE)
             (verb,) = parse(answer.raise_for_status().text)
             async with service.stream(call_sid, verb, prefix) as call:
                 await call.socket.send(call.carrier.send(Stopped()))
                 assert await closing_code(call.socket) == 1000
-        for spelling in once:
-            assert isinstance(await service.ring(new_call_sid(), From=spelling), Reject), spelling
         async with service.refusing(RefusalReason.PREFIX):
             assert (await service.send("POST", f"/other{VOICE}")).status_code == 404
 
@@ -572,19 +449,6 @@ async def test_a_form_whose_body_does_not_follow_delays_nobody_else(service: Run
         await call.speaks(2)
     for _, writer in slow:
         writer.close()
-
-
-async def test_a_message_that_is_too_large_ends_the_call_and_the_log_has_the_code(service: Running) -> None:
-    async with service.phone.call() as call:
-        await call.speaks()
-        await call.socket.send("x" * 100_000)
-        assert await closing_code(call.socket) == 1009
-    assert "1009" in (await service.logged(call.call_sid))["end_detail"]
-
-
-async def test_idle_connections_live_longer_than_those_of_proxies() -> None:
-    """Caddy keeps an idle connection to a server for 120 s, cloudflared for 90 s, nginx and AWS's ALB for 60 s."""
-    assert KEEP_ALIVE_S > 120
 
 
 @dataclass
@@ -634,91 +498,3 @@ async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Runni
         await peer.next_text()
     assert service.record(sid).end is None
     peer.writer.close()
-
-
-# Settings as other programs leave them
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-async def test_quotes_and_spaces_around_values_do_no_harm(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"PUBLIC_URL": PUBLIC, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "MAX_CALLS": "2"}
-    for name, value in values.items():
-        monkeypatch.setenv(name, spelling.format(value))
-    read = read_settings()
-    given = (read.server.public_url, read.twilio.account_sid, read.twilio.auth_token, str(read.calls.max))
-    assert given == tuple(values.values())
-    assert read.doubts == {}
-
-
-# Addresses of managed PostgreSQL
-
-
-@pytest.mark.slow
-async def test_an_address_of_libpq_works_or_says_in_one_line_why_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server has no TLS and knows no endpoints."""
-    faults = {
-        "sslmode=prefer&channel_binding=prefer": "",
-        "options=-c%20search_path%3Dpublic": "",
-        "connect_timeout=3&application_name=calls&target_session_attrs=read-write": "",
-        "keepalives_idle=30&tcp_user_timeout=9000&gssencmode=disable": "",
-        "sslmode=require&channel_binding=require": "SSL",
-        "options=endpoint%3Dmy-endpoint": "endpoint",
-    }
-    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    with postgres() as server:
-        for query, fault in faults.items():
-            monkeypatch.setenv("DATABASE_URL", f"{server.new_database()}?{query}")
-            for arguments in (["calls"], ["forget", ANN]):
-                done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-                assert fault in done.stderr
-                assert len(done.stderr.splitlines()) == bool(fault), done.output
-                assert fault or done.exit_code == 0 or arguments[0] == "forget", done.output
-
-
-@pytest.mark.parametrize(("query", "named"), REFUSED_QUERIES)
-async def test_a_parameter_that_libpq_cannot_use_is_refused_by_every_command(
-    query: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgres://ann:secret@db.example.com/calls?sslmode=require&{query}")
-    for arguments in (["calls"], ["forget", ANN]):
-        done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-        assert (done.exit_code, named in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
-        assert "secret" not in done.stderr
-
-
-# Other programs and files
-
-
-@pytest.mark.parametrize("content", [POINTER, "", "<html>404</html>", None], ids=["pointer", "empty", "page", "cut"])
-async def test_a_tokenizer_file_that_is_none_is_told_in_one_line(make: Make, content: str | None) -> None:  # noqa: F811
-    path = make() / TOKENIZER
-    path.write_bytes(path.read_bytes()[:-200] if content is None else content.encode())
-    assert str(path) in refusal(path.parent)
-
-
-def dry_run(number: str, monkeypatch: pytest.MonkeyPatch) -> Result:
-    names = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "2" * 32, "TWILIO_PHONE_NUMBER": "+15550100000"}
-    for name, value in {**names, "PUBLIC_URL": PUBLIC}.items():
-        monkeypatch.setenv(name, value)
-    return CliRunner().invoke(make_call, ["--dry-run", "--", number])
-
-
-@pytest.mark.parametrize(("number", "meant"), NUMBERS)
-async def test_make_call_dials_a_number_with_its_extension(
-    number: str, meant: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = dry_run(number, monkeypatch)
-    assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["To", f"…{meant.number[-4:]}"] in lines
-    sent = [line[1] for line in lines if line[0] == "SendDigits"]
-    assert [len(keys) for keys in sent] == [len(meant.keys)] * bool(meant.keys)
-
-
-@pytest.mark.parametrize(("number", "reason"), NO_NUMBERS)
-async def test_make_call_refuses_what_is_no_number(number: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = dry_run(number, monkeypatch)
-    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
-    assert re.search(reason, done.stderr)

@@ -14,9 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from app.cli.main import cli
 from app.config import read_settings
 from app.server.serve import EXIT_SETTINGS
 from app.server.serve import serve as serve_here
@@ -266,21 +264,6 @@ async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: P
     assert (drained, status) == (0, 0)
     assert words.endswith("stopped\n")
     assert "ended: caller hung up" in log
-
-
-def test_without_a_service_the_drain_command_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", str(free_port()))
-    done = CliRunner().invoke(cli, ["drain"])
-    [line] = done.stderr.splitlines()
-    assert (done.exit_code, "HOST and PORT" in line) == (1, True)
-    assert line.startswith("moshi-bridge: no service answers at http://127.0.0.1:")
-
-
-@pytest.mark.parametrize("url", ["localhost:5001", "http://", "http://localhost:99999", "ftp://localhost"])
-def test_what_is_no_url_of_a_service_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPERATOR_TOKEN", "an-operators-secret")
-    done = CliRunner().invoke(cli, ["drain", url])
-    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
 
 
 @pytest.mark.slow

@@ -89,14 +89,6 @@ async def test_a_service_that_refuses_is_reported_with_what_may_be_wrong(
     assert "TWILIO_AUTH_TOKEN" in line
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", None, "localhost:5001", "http://", "http://localhost:99999"])
-async def test_an_absent_service_is_reported_in_one_line(url: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    status = await asyncio.to_thread(run_simulation, settings_of(1), Simulation(url, seconds=1.0))
-    assert status == (1 if url == "http://127.0.0.1:1" else 2)
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("moshi-bridge: ")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 async def test_a_bench_that_is_ended_takes_its_service_with_it(tmp_path: Path, number: signal.Signals) -> None:

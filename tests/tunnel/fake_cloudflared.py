@@ -7,11 +7,6 @@ FAKE_REFUSE      so many first connections to the public port are cut, as if its
 FAKE_UNREADY     so many first questions for /ready are answered 503
 FAKE_FLOOD       so many bytes are written to standard error before anything else, in one line
 FAKE_STUBBORN    SIGTERM is ignored
-FAKE_FAIL        it writes this and ends
-
-As the real one, it reads a configuration file: that of --config or TUNNEL_CONFIG, else the first in the home folder's
-`FOLDERS` and the system's (below FAKE_ROOT). One that has an ingress takes over a quick tunnel, which then leads
-elsewhere.
 """
 
 import asyncio
@@ -23,9 +18,6 @@ import sys
 from http import HTTPStatus
 from pathlib import Path
 
-FOLDERS = (".cloudflared", ".cloudflare-warp", "cloudflare-warp")
-SYSTEM_FOLDERS = ("etc/cloudflared", "usr/local/etc/cloudflared")
-FILES = ("config.yml", "config.yaml")
 TOKEN = os.environ.get("TUNNEL_TOKEN", "")
 VERSION = "cloudflared version 2025.9.1 (built 2025-09-22-1400 UTC)"
 
@@ -48,17 +40,6 @@ class FakeCloudflared:
         if events := os.environ.get("FAKE_EVENTS"):
             with Path(events).open("a") as file:
                 file.write(json.dumps({"event": event, "pid": os.getpid(), **fields}) + "\n")
-
-    def taken_over(self) -> bool:
-        """Tell whether a configuration file leads the tunnel elsewhere."""
-        given = self.option("--config") or os.environ.get("TUNNEL_CONFIG")
-        root = Path(os.environ.get("FAKE_ROOT", "/"))
-        folders = [*(Path.home() / folder for folder in FOLDERS), *(root / folder for folder in SYSTEM_FOLDERS)]
-        usual = [folder / name for folder in folders for name in FILES]
-        found = [Path(given)] if given else [path for path in usual if path.exists()]
-        if found and not (text := found[0].read_text()):
-            print(f"2026-01-01T00:00:00Z ERR Configuration file {found[0]} was empty", file=sys.stderr)
-        return bool(found) and "ingress" in text
 
     async def run(self) -> None:
         """Serve until a signal."""
@@ -85,8 +66,7 @@ class FakeCloudflared:
     def metrics(self, path: str) -> tuple[HTTPStatus, dict[str, object]]:
         """Return the answer for one path."""
         if path == "/quicktunnel":
-            leads_here = self.option("--url") and not self.taken_over()
-            return HTTPStatus.OK, {"hostname": self.hostname if leads_here else ""}
+            return HTTPStatus.OK, {"hostname": self.hostname if self.option("--url") else ""}
         self.unready -= 1
         ready = self.unready < 0
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -120,8 +100,6 @@ def main() -> None:
         return
     if flood := int(os.environ.get("FAKE_FLOOD", "0")):
         os.write(2, b"x" * flood + b"\n")
-    if words := os.environ.get("FAKE_FAIL"):
-        sys.exit(f"2026-01-01T00:00:00Z ERR {words} token={TOKEN}")
     if os.environ.get("FAKE_STUBBORN"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     asyncio.run(FakeCloudflared(sys.argv[1:]).run())

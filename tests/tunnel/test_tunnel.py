@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from app.config import read_settings
 from app.http.selftest import probe
 from app.server.cloudflared import Cloudflared, free_port, tunnel_command, tunnel_environment
 from app.server.number_override import NumberManager
@@ -26,7 +25,6 @@ from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import TOKEN, Call, form, new_call_sid
 from tests.service.served import Served
 from tests.service.served import served as run_service
-from tests.tunnel.fake_cloudflared import FILES, FOLDERS, SYSTEM_FOLDERS
 from tests.tunnel.install import FakeCloudflared, install
 from tests.tunnel.number import FakeNumber, NumberTrouble
 
@@ -160,46 +158,6 @@ async def test_a_tunnel_that_never_connects_is_killed_and_started_again(
     async with tunnelled(served, cloudflared, timeouts=impatient, FAKE_UNREADY="1000000", FAKE_STUBBORN="1"):
         await served.until("no connection to Cloudflare")
         await cloudflared.until("start", 2)
-
-
-async def test_its_last_line_is_told_without_the_tunnels_token(cloudflared: FakeCloudflared) -> None:
-    public_url = "https://a.example"
-    settings = read_settings(tunnel=True, tunnel_token="a-secret", public_url=public_url, twilio_auth_token=TOKEN)
-    environment = tunnel_environment(settings, {**cloudflared.environment, "FAKE_FAIL": "Unauthorized"})
-    tunnel = await Cloudflared.start([cloudflared.program], environment, 1, public_url, settings.tunnel.token)
-    assert await tunnel.exited_within(PATIENCE_S)
-    assert "Unauthorized token=…" in tunnel.last_error
-    await tunnel.stop()
-
-
-CONFIGURATIONS = [
-    *(f"home/{folder}/{name}" for folder in FOLDERS for name in FILES),
-    *(f"{folder}/{name}" for folder in SYSTEM_FOLDERS for name in FILES),
-]
-"""Where cloudflared looks for a configuration."""
-
-
-@pytest.mark.parametrize("where", CONFIGURATIONS)
-async def test_a_configuration_of_cloudflared_does_not_take_over_a_quick_tunnel(
-    tmp_path: Path, cloudflared: FakeCloudflared, where: str
-) -> None:
-    settings, port = read_settings(tunnel=True), free_port()
-    file = tmp_path / where
-    file.parent.mkdir(parents=True)
-    file.write_text("tunnel: mine\ningress:\n  - service: http://127.0.0.1:1\n")
-    shell = {"HOME": str(tmp_path / "home"), "FAKE_ROOT": str(tmp_path), "TUNNEL_CONFIG": str(file)}
-    environment = tunnel_environment(settings, {**cloudflared.environment, **shell})
-    plain = ["tunnel", "--url", settings.server.local_url, "--metrics", f"127.0.0.1:{port}"]
-    for line, is_taken_over in (
-        (tunnel_command(settings, cloudflared.program, port), False),
-        ([cloudflared.program, *plain], True),
-    ):
-        tunnel = await Cloudflared.start(line, environment, port, None, secret="")
-        async with asyncio.timeout(PATIENCE_S):
-            while not (status := await tunnel.status()).connected:
-                await tunnel.exited_within(0.05)
-        await tunnel.stop()
-        assert (status.url is None) == is_taken_over
 
 
 @pytest.mark.skipif(not shutil.which("cloudflared"), reason="cloudflared is not installed")

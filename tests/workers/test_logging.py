@@ -44,6 +44,10 @@ def test_what_is_no_number_and_no_secret_stays(harmless: str) -> None:
     assert hide(harmless) == harmless
 
 
+def test_of_a_url_the_password_is_hidden() -> None:
+    assert hide("open: https://me:a-pass-word@127.0.0.1:1/x leads here") == "open: https://…@127.0.0.1:1/x leads here"
+
+
 @given(st.text(), st.text())
 def test_a_secret_is_never_seen(before: str, after: str) -> None:
     assert SECRET not in hide(before + SECRET + after)

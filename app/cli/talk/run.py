@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
 
 from app.audio.playback_buffer import MS
@@ -15,6 +14,7 @@ from app.cli.talk.sound import FileSound, Sound, open_file
 from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, SettingsError
 from app.server.remote.connection import Target
+from app.server.signals import run_until_stopped
 
 HEADPHONES = "Wear headphones: Moshi would hear itself from a loudspeaker."
 
@@ -78,7 +78,7 @@ def _hold(target: Target, sound: Sound) -> bool:
     with console.status(WAITING) as status:
         screen = Screen(console, status)
         try:
-            return uvloop.run(converse(target, sound, screen))
+            return run_until_stopped(converse(target, sound, screen))
         finally:
             screen.finish()
 

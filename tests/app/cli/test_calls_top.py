@@ -62,11 +62,3 @@ async def test_once_prints_and_returns(
         assert await asyncio.to_thread(run_top, settings, url, True) == exit_status
     assert shown in "".join(capsys.readouterr())
     assert tokens == ["Bearer a-long-operator-token"]
-
-
-@pytest.mark.parametrize(("url", "status"), [(None, 1), ("5001", 2)], ids=["absent", "no URL"])
-def test_what_cannot_be_asked_is_reported_in_one_line(
-    url: str | None, status: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_top(read_settings(port=1), url, True) == status
-    assert capsys.readouterr().err.count("\n") == 1

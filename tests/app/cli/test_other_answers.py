@@ -1,4 +1,4 @@
-"""What the commands say when the service that they ask answers otherwise than ours does."""
+"""What the commands say when the service that they ask answers otherwise than ours does, or not at all."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,10 +22,12 @@ ANSWERS = {
     "another object": b"HTTP/1.1 202 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
     "an error": b"HTTP/1.1 500 No\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
 }
-COMMANDS: dict[str, Callable[[Settings], int]] = {
-    "top": partial(run_top, url=None, once=True),
-    "drain": partial(run_drain, url=None, node=None, seconds=None, wait=True),
-    "simulate": partial(run_simulation, wanted=Simulation(seconds=0.1)),
+Command = Callable[[Settings, str | None], int]
+Asked = Callable[[Settings, str | None], tuple[int, str]]
+COMMANDS: dict[str, Command] = {
+    "top": partial(run_top, once=True),
+    "drain": partial(run_drain, node=None, seconds=None, wait=True),
+    "simulate": lambda settings, url: run_simulation(settings, Simulation(url, seconds=0.1)),
 }
 
 
@@ -45,14 +47,34 @@ async def settings(request: pytest.FixtureRequest) -> AsyncIterator[Settings]:
         yield read_settings(port=server.sockets[0].getsockname()[1])
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-async def test_it_is_reported_in_one_line(
-    settings: Settings, command: Callable[[Settings], int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert await asyncio.to_thread(command, settings) in (1, 2)
-    captured = capsys.readouterr()
-    assert captured.err.startswith("moshi-bridge: ")
-    assert len(captured.err.splitlines()) == 1, captured.err
+@pytest.fixture(params=COMMANDS.values(), ids=list(COMMANDS))
+def asked(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Asked:
+    """A command: its exit status, and what is wrong, one line."""
+
+    def ask(settings: Settings, url: str | None) -> tuple[int, str]:
+        status: int = request.param(settings, url)
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("moshi-bridge: ")
+        return status, line
+
+    return ask
+
+
+async def test_it_is_reported_in_one_line(settings: Settings, asked: Asked) -> None:
+    status, _ = await asyncio.to_thread(asked, settings, None)
+    assert status in (1, 2)
+
+
+def test_an_absent_service_is_reported_in_one_line(asked: Asked) -> None:
+    status, line = asked(read_settings(port=1), None)
+    assert status in (1, 2)
+    assert line.startswith("moshi-bridge: no service answers at http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("url", ["localhost:5001", "5001", "http://", "http://localhost:99999", "ftp://localhost"])
+def test_what_is_no_url_of_a_service_is_told_in_one_line(asked: Asked, url: str) -> None:
+    status, _ = asked(read_settings(operator_token="an-operators-secret"), url)
+    assert status == 2
 
 
 async def test_it_is_no_service_of_ours_to_the_doctor(settings: Settings) -> None:

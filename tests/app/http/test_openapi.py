@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
+from app.calls.session import CallState
 from app.calls.transcript import Side, Word
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.database import Database
 from app.telemetry.recording.audio_files import encode_flac
-from app.twilio.events import CallSid, Connected, Started, StreamSid
+from app.twilio.events import CallSid
 from tests.app.http.test_transfer import ANN as PERSON
 from tests.app.http.test_transfer import OPERATOR, Carrier
 from tests.app.telemetry.call_log.records import ANN, entry, stream
 from tests.app.telemetry.recording.test_recording_routes import NAME, file_of
 from tests.service.front import Front, front_settings
-from tests.service.phone import ACCOUNT, new_call_sid
 
 Spec = dict[str, Any]
 TEXTS = {"get /metrics", "get /api/history/{sid}/transcript.vtt", "get /api/calls/{call_sid}/recording"}
@@ -66,7 +66,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """A front with a call that is on, one in the call log, and a recording."""
     url = f"sqlite:///{tmp_path}/calls.db"
     told = {"database_url": url, "recordings_dir": str(tmp_path), "operator_token": OPERATOR, "transfer_to": PERSON}
-    front = Front(front_settings(**told), rest=Carrier())
+    front = Front(front_settings(**told, refusals_per_minute=1_000), rest=Carrier())
     address = find_address(front.settings)
     assert address
     Database(address).migrate()
@@ -80,25 +80,14 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def talk(front: Front) -> CallSid:
-    path = await front.ring(call_sid := new_call_sid())
-    call = front.manager.claim(path.rpartition("/")[2])
-    assert call
-    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-        call.handle_event(event)
-    call.session.record.words.append(Word(Side.CALLER, "Hi", 1.0, 1.5))
-    return call_sid
+    record = (await front.talk()).session.record
+    record.words.append(Word(Side.CALLER, "Hi", 1.0, 1.5))
+    return record.call_sid
 
 
 async def description(front: Front) -> Spec:
     answer = await front.http.get("/api/openapi.json")
     return answer.json()  # type: ignore[no-any-return]
-
-
-async def test_the_description_is_for_operators_alone(front: Front) -> None:
-    outside = {"X-Forwarded-For": "203.0.113.9"}
-    assert (await front.http.get("/api/openapi.json", headers=outside)).status_code == 403
-    bearer = {"Authorization": f"Bearer {OPERATOR}", **outside}
-    assert (await front.http.get("/api/openapi.json", headers=bearer)).json()["openapi"].startswith("3.")
 
 
 def requests_of(on: CallSid) -> list[tuple[str, str, dict[str, str], object]]:
@@ -121,10 +110,35 @@ def requests_of(on: CallSid) -> list[tuple[str, str, dict[str, str], object]]:
     ]
 
 
-async def ask(front: Front, method: str, path: str, filled: dict[str, str], sent: object) -> httpx.Response:
+async def ask(
+    front: Front, method: str, path: str, filled: dict[str, str], sent: object, **headers: str
+) -> httpx.Response:
     url = path.format(**filled) + (f"?{filled['?']}" if "?" in filled else "")
-    headers = {} if sent is None else {"Content-Type": "application/json"}
+    headers |= {} if sent is None else {"Content-Type": "application/json"}
     return await front.http.request(method, url, content=None if sent is None else json.dumps(sent), headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Host", "phone.example.com"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("Origin", "https://evil.example.com"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Authorization", "Bearer a-guess"),
+    ],
+)
+async def test_every_route_but_the_signs_of_life_is_for_operators_alone(front: Front, name: str, value: str) -> None:
+    on = await talk(front)
+    asked = [*requests_of(on), ("get", "/api/openapi.json", {}, None)]
+    answers = {
+        path: await ask(front, method, path, filled, sent, **{name: value}) for method, path, filled, sent in asked
+    }
+    assert {path for path, answer in answers.items() if answer.status_code != 403} == {"/healthz", "/readyz"}
+    call = front.manager.call(on)
+    assert call
+    assert (call.session.state, call.session.sentences.queued) == (CallState.LIVE, 0)
+    assert (front.manager.draining, call.session.record.transfers) == (False, [])
 
 
 async def test_every_route_is_described_and_answers_as_it_is_described(front: Front) -> None:

@@ -9,10 +9,7 @@ import pytest_asyncio
 
 from app.calls.prompts import MOST_PROMPT, PromptRejected, PromptUnavailable
 from app.http.persona_routes import MAX_BYTES, WANTED
-from tests.service.front import Front, NoPersonas, front_settings
-
-OPERATOR = "a-long-operator-token"
-JSON = {"Content-Type": "application/json"}
+from tests.service.front import Front, NoPersonas
 
 
 class OnePrompt(NoPersonas):
@@ -32,11 +29,10 @@ class OnePrompt(NoPersonas):
 class Asking:
     def __init__(self) -> None:
         self.personas = OnePrompt()
-        settings = front_settings(operator_token=OPERATOR, refusals_per_minute=2)
-        self.http = Front(settings, personas=self.personas).http
+        self.http = Front(personas=self.personas).http
 
-    async def post(self, body: bytes, **headers: str) -> httpx.Response:
-        return await self.http.post("/api/prompts", content=body, headers={**JSON, **headers})
+    async def post(self, body: bytes) -> httpx.Response:
+        return await self.http.post("/api/prompts", content=body, headers={"Content-Type": "application/json"})
 
     async def ask(self, text: object, **more: object) -> tuple[int, object]:
         return reply(await self.post(json.dumps({"text": text, **more}).encode()))
@@ -63,9 +59,7 @@ async def test_a_text_is_prepared_for_a_persona_or_the_default(asking: Asking) -
 @pytest.mark.parametrize(
     ("body", "status", "why"),
     [
-        (b"", 400, f"not JSON: {WANTED}"),
         (b"[" * 5_000, 400, f"not JSON: {WANTED}"),
-        (b"[]", 422, WANTED),
         (b"{}", 422, WANTED),
         (b'{"text": 7}', 422, WANTED),
         (b'{"text": "x", "persona": null}', 422, WANTED),
@@ -80,33 +74,11 @@ async def test_what_is_no_prompt_is_refused_in_one_line(asking: Asking, body: by
     assert asking.personas.asked == []
 
 
-async def test_another_content_type_is_refused(asking: Asking) -> None:
-    assert (await asking.post(b'{"text": "x"}', **{"Content-Type": "text/plain"})).status_code == 415
-
-
 async def test_what_the_engine_says_is_the_answer(asking: Asking) -> None:
     asking.personas.fails = PromptRejected("this checkpoint takes no prompt")
     assert await asking.ask("You are Eve.") == (422, "this checkpoint takes no prompt")
     asking.personas.fails = PromptUnavailable("4 prompts wait")
     assert await asking.ask("You are Eve.") == (503, "4 prompts wait")
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "phone.example.com"},
-        {"Origin": "https://evil.example.com"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Authorization": "Bearer a-guess"},
-    ],
-    ids=lambda headers: next(iter(headers)),
-)
-async def test_it_is_for_operators_alone_and_refusals_are_limited(asking: Asking, headers: dict[str, str]) -> None:
-    answers = [await asking.post(b'{"text": "x"}', **headers) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [403, 403, 429]
-    assert asking.personas.asked == []
-    operator = {"Host": "phone.example.com", "Authorization": f"Bearer {OPERATOR}"}
-    assert (await asking.post(b'{"text": "x"}', **operator)).status_code == 201
 
 
 async def test_the_text_is_in_no_log(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:

@@ -80,13 +80,14 @@ async def test_a_metrics_port_that_does_not_answer_is_no_connection(monkeypatch:
                 assert await running.status() == TunnelStatus(None, connected=False)
 
 
-async def test_the_error_about_the_empty_configuration_is_not_its_last_error() -> None:
+async def test_its_last_error_has_no_token_and_is_not_the_one_about_the_empty_configuration() -> None:
     said = "2026-01-01T00:00:00Z ERR Configuration file /dev/null was empty"
-    running = await Cloudflared.start(["/bin/sh", "-c", f"echo no such flag >&2; echo {said} >&2"], {}, 1, None, "")
+    program = ["/bin/sh", "-c", f"echo no such flag token=a-secret >&2; echo {said} >&2"]
+    running = await Cloudflared.start(program, {}, 1, None, secret="a-secret")
     async with asyncio.timeout(PATIENCE_S):
         while not await running.exited_within(1.0):
             pass
-    assert running.last_error == "no such flag"
+    assert running.last_error == "no such flag token=…"
     await running.stop()
 
 

@@ -3,7 +3,7 @@
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -35,6 +35,7 @@ from tests.twilio_rest.account import (
     Fault,
     OwnedNumber,
 )
+from tests.twilio_rest.callee import Callee
 from tests.twilio_rest.server import FakeRest, serving_rest
 
 SID, TOKEN = "AC" + "1" * 32, "the-rest-token"
@@ -83,9 +84,11 @@ async def test_a_call_is_placed_with_the_form_that_a_dry_run_shows(twilio: Twili
 
 
 async def test_what_went_wrong_in_a_call_can_be_asked(twilio: Twilio) -> None:
-    placed = await twilio.rest.place_call(REQUEST)
+    twilio.fake.callees = {THEIRS: Callee(machine=True)}
+    placed = await twilio.rest.place_call(replace(REQUEST, machine_detection=MachineDetection.ENABLE))
     await twilio.fake.settle()
-    assert (await twilio.rest.fetch_call(placed.sid)).status is CallStatus.COMPLETED
+    call = await twilio.rest.fetch_call(placed.sid)
+    assert (call.status, call.answered_by) == (CallStatus.COMPLETED, "machine_start")
     assert await twilio.rest.call_errors(placed.sid) == (11200,), "nobody answers the webhook"
 
 

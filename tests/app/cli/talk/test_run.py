@@ -4,13 +4,19 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from app.cli.main import cli
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
 from tests.app.cli.talk.test_tls import Certificate
 from tests.app.cli.talk.tones import tone, tone_s
@@ -66,6 +72,34 @@ async def talk(folder: Path, *options: str, **environment: str) -> Ended:
     return await end(await start(folder, *options, **environment))
 
 
+def assert_fails(status: int, why: str, *options: str) -> None:
+    """It says why in one line."""
+    done = CliRunner().invoke(cli, ["talk", *options])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (status, 1), done.output
+    assert why in done.stderr
+
+
+@contextmanager
+def serving_aside(server: MoshiServer) -> Iterator[None]:
+    """Serve in a thread; the command has this one, for its signals."""
+    up, ended = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(server):
+            server.ready.set()
+            up.set()
+            await ended.wait()
+
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        loop = runner.get_loop()
+        thread.submit(runner.run, serve())
+        up.wait(10)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+
 @pytest.fixture
 def said(tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "in.wav", tone(0.5), 24_000)
@@ -77,9 +111,8 @@ async def test_a_file_is_said_to_a_server_with_a_pinned_certificate(tmp_path: Pa
     options = ["--wav", str(said), "--out", "out.wav", "--seconds", "1.5", "--pin", certificate.sha256]
     async with serving(MoshiServer(change=lambda _, ogg: [b"\x01" + ogg, b"\x02 hi"]), certificate.context) as server:
         server.ready.set()
-        ended = await talk(
-            tmp_path, "--url", server.url, "--persona", "ada", *options, CHAT_TOKEN="secret-token-of-the-chat"
-        )
+        options += ["--url", server.url, "--persona", "ada"]
+        ended = await talk(tmp_path, *options, CHAT_TOKEN="secret-token-of-the-chat")
     assert (ended.status, ended.error) == (0, "")
     assert "hi hi" in ended.out
     assert "1.5 s, first sound after" in ended.out
@@ -99,37 +132,30 @@ async def test_a_file_is_said_to_a_server_with_a_pinned_certificate(tmp_path: Pa
         (MoshiServer(change=lambda *_: [b"\x06"]), "nothing was heard"),
     ],
 )
-async def test_trouble_is_one_line_and_exit_status_1(tmp_path: Path, said: Path, server: MoshiServer, why: str) -> None:
-    async with serving(server):
-        server.ready.set()
-        ended = await talk(tmp_path, "--url", server.url, "--wav", str(said), "--seconds", "1")
-    assert ended.status == 1
-    assert len(ended.error.splitlines()) == 1
-    assert why in ended.error
+def test_trouble_is_one_line_and_exit_status_1(said: Path, server: MoshiServer, why: str) -> None:
+    with serving_aside(server):
+        assert_fails(1, why, "--url", server.url, "--wav", str(said), "--seconds", "1")
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "why"),
     [
-        ["--wav", "missing.wav"],
-        ["--out", "out.wav"],
-        ["--url", "gpu"],
-        ["--url", "wss://gpu", "--pin", "abc"],
-        ["--url", "wss://gpu", "--ca", "missing.pem"],
+        (["--wav", "missing.wav"], "missing.wav"),
+        (["--out", "out.wav"], "--wav"),
+        (["--url", "gpu"], "gpu"),
+        (["--url", "wss://gpu", "--pin", "abc"], "SHA-256"),
+        (["--url", "wss://gpu", "--ca", "missing.pem"], "missing.pem"),
     ],
 )
-async def test_a_wrong_option_is_one_line_and_exit_status_2(tmp_path: Path, options: list[str]) -> None:
-    ended = await talk(tmp_path, *options)
-    assert ended.status == 2
-    assert len(ended.error.splitlines()) == 1
+def test_a_wrong_option_is_one_line_and_exit_status_2(options: list[str], why: str) -> None:
+    assert_fails(2, why, *options)
 
 
-async def test_without_portaudio_it_is_said_what_to_install(tmp_path: Path) -> None:
+def test_without_portaudio_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sounddevice.py").write_text(NO_PORTAUDIO)
-    ended = await talk(tmp_path, "--url", "ws://127.0.0.1:1")
-    assert ended.status == 1
-    assert len(ended.error.splitlines()) == 1
-    assert "libportaudio2" in ended.error
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    assert_fails(1, "libportaudio2", "--url", "ws://127.0.0.1:1")
 
 
 async def test_microphone_and_loudspeaker_until_ctrl_c(tmp_path: Path) -> None:
