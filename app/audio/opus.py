@@ -35,7 +35,7 @@ class OpusCodec:
         )
 
     def encode(self, pcm: Pcm) -> bytes:
-        """Return the page of 40 ms, (960,); the first one follows the headers."""
+        """Return a page for each 40 ms of (n * 960,); the first one follows the headers."""
         encoded: bytes = self._writer.append_pcm(pcm)
         return encoded
 

@@ -292,7 +292,7 @@ class CallManager(CallRegistry):
             now,
             record,
             request.webhook_token,
-            ChatLeg(limits, request.cushion_s) if request.chat else None,
+            ChatLeg(limits, request.opus) if request.chat else None,
             conversation,
             comes_back=memory is not None,
         )

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.audio.playout import SendAudio
 from app.calls.active_call import ActiveCall
-from app.calls.chat_leg import ChatAudioCounter
+from app.calls.chat_inbound import ChatAudioCounter
 from app.calls.chat_protocol import Kind
 from app.calls.events import EventKind, Subscription
 from app.calls.record import EndReason

@@ -22,8 +22,6 @@ from app.twilio.events import CallSid
 
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
-OPUS_CUSHION_S = 0.025
-"""Kyutai's clients play what comes as it comes, in blocks of their own; our page has a buffer, and asks for PCM."""
 CALLER = "client:chat"
 CHAT_SID = "chat-"
 
@@ -112,7 +110,7 @@ async def _open(
         persona=query.persona,
         prompt=prompt,
         chat=True,
-        cushion_s=0.0 if query.format == "pcm" else OPUS_CUSHION_S,
+        opus=query.format != "pcm",
         sampling=query.sampling,
         seed=query.seed,
     )
