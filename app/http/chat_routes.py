@@ -1,5 +1,6 @@
 """`WS /api/chat`: who may chat, and which call that becomes."""
 
+import asyncio
 import hmac
 import secrets
 
@@ -22,6 +23,8 @@ from app.twilio.events import CallSid
 
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
+PROMPTS_AT_ONCE = {True: 4, False: 2}
+"""How many chats may wait for their prompts, and have voices read: operators', and others', which leave them a half."""
 CALLER = "client:chat"
 CHAT_SID = "chat-"
 
@@ -56,6 +59,7 @@ def build_chat_router(
     personas: PersonaSource,
 ) -> APIRouter:
     router, runner = APIRouter(), CodecRunner()
+    shares = {is_operator: asyncio.Semaphore(most) for is_operator, most in PROMPTS_AT_ONCE.items()}
     account_sid = settings.twilio.account_sid
     is_mlx = settings.model.engine is EngineKind.MLX
     model = settings.model.checkpoint if is_mlx else settings.model.engine
@@ -69,12 +73,13 @@ def build_chat_router(
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
             raise _refuse(limiter, 400, "persona: there is none of that name")
-        if query.text_prompt and not auth.is_operator(websocket):
+        is_operator = auth.is_operator(websocket)
+        if query.text_prompt and not is_operator:
             raise _refuse(limiter, 403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"{CHAT_SID}{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid, pieces=True) as texts:
             try:
-                call = await _open(manager, call_router, personas, call_sid, query)
+                call = await _open(manager, call_router, personas, shares[is_operator], call_sid, query)
             except PromptRejected as error:
                 raise _refuse(limiter, 400, f"the prompt is refused: {error}") from error
             except PromptUnavailable as error:
@@ -99,12 +104,20 @@ def _refuse(limiter: RateLimiter, status: int, why: str) -> HTTPException:
 
 
 async def _open(
-    manager: CallManager, call_router: CallRouter, personas: PersonaSource, call_sid: CallSid, query: ChatQuery
+    manager: CallManager,
+    call_router: CallRouter,
+    personas: PersonaSource,
+    share: asyncio.Semaphore,
+    call_sid: CallSid,
+    query: ChatQuery,
 ) -> ActiveCall:
     """Return the call of a new chat. Raises HTTPException 503 without a slot, PromptRejected, PromptUnavailable."""
     prompt = ""
     if manager.ready and (query.text_prompt or query.voice_prompt):
-        prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
+        if share.locked():
+            raise PromptUnavailable("other chats wait for their prompts")
+        async with share:
+            prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
     request = VoiceRequest(
         caller=CALLER,
         persona=query.persona,
