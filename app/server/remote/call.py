@@ -2,13 +2,14 @@
 
 A session begins with the caller's first frame, since a server that has a clock of its own speaks at once; PersonaPlex,
 which has none and takes long, is told who speaks while the phone still rings. From then on the server gets audio at the
-pace of speech, silence where the caller's is missing: most servers are clocked by it.
+pace of speech, silence where the caller's is missing: most servers are clocked by it. What comes is passed on at once:
+a frame in one message or in pages that come together, or less if no more comes within `TOGETHER_S`.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
+from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
 from app.calls.speaker import Moved, SpeakerMessage
 from app.http.chat import CodecRunner
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 MOST_HEARD_S = 2.0
 """Of one message of a server no more is decoded."""
 LOOK_EVERY_S = 1.0
+TOGETHER_S = 0.01
 
 
 class NoServer(Exception):
@@ -147,7 +150,12 @@ class RemoteCall:
     async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient, codec: ChatCodec) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            data = await socket.recv()
+            try:
+                async with asyncio.timeout(TOGETHER_S if len(self._heard) >= PACKET_SAMPLES else None):
+                    data = await socket.recv()
+            except TimeoutError:
+                self._pass_on_heard(len(self._heard) // PACKET_SAMPLES * PACKET_SAMPLES)
+                continue
             receive = partial(client.receive, data, loop.time())
             match await self._runner.run(codec, receive) if data[:1] == Kind.AUDIO.message() else receive():
                 case chat.Heard(samples) if len(samples):
@@ -168,10 +176,9 @@ class RemoteCall:
             now = loop.time()
             client.check(now)
             if packets := client.pacer.pull(now):
-                messages = await self._runner.run(codec, partial(_encode, client, packets))
+                message = await self._runner.run(codec, partial(client.encode, np.concatenate(packets)))
                 async with asyncio.timeout(self._patience.silent_s):
-                    for message in messages:
-                        await socket.send(message)
+                    await socket.send(message)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(client.pacer.get_timer(), now + LOOK_EVERY_S)):
                     await self._due.wait()
@@ -180,8 +187,11 @@ class RemoteCall:
         """Pass on what is a whole frame, with the text that came before."""
         self._heard = np.concatenate([self._heard, samples])
         while len(self._heard) >= FRAME_SAMPLES:
-            self._pass_on(self._heard[:FRAME_SAMPLES])
-            self._heard = self._heard[FRAME_SAMPLES:]
+            self._pass_on_heard(FRAME_SAMPLES)
+
+    def _pass_on_heard(self, samples: int) -> None:
+        self._pass_on(self._heard[:samples])
+        self._heard = self._heard[samples:]
 
     def _pass_on(self, pcm: Pcm | None) -> None:
         text, self._text = self._text, ""
@@ -194,7 +204,3 @@ class RemoteCall:
         self._client, self._heard = None, self._heard[:0]
         if self._text:
             self._pass_on(None)
-
-
-def _encode(client: chat.ChatClient, packets: Sequence[Pcm]) -> list[bytes]:
-    return [client.encode(packet) for packet in packets]

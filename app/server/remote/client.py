@@ -100,7 +100,7 @@ class ChatClient:
         return [(self.encode(packet), packet) for packet in self.pacer.pull(now)]
 
     def encode(self, packet: Samples) -> bytes:
-        """Return the message of a packet."""
+        """Return the message of a packet, or of several."""
         return serialize_audio(self._codec.encode(packet))
 
     def check(self, now: float) -> None:
