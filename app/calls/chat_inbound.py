@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.audio import mulaw
-from app.audio.resample import RATIO, Decimator
+from app.audio.resample import Decimator
 from app.twilio.events import Media
 from workers.messages import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
 
@@ -36,7 +36,7 @@ _FADE = np.linspace(0, 1, FADE_SAMPLES, dtype=np.float32)
 
 @dataclass(frozen=True, slots=True)
 class ChatMedia(Media):
-    """Audio of a chat client: `pcm`, (n,) at 24 kHz; the mu-law of it is for those who watch calls."""
+    """Audio of a chat client: `pcm`, (n,) at 24 kHz; the mu-law, of 80 ms at once, is for those who watch calls."""
 
     pcm: Pcm = field(repr=False, compare=False)
 
@@ -51,7 +51,7 @@ class ChatAudioCounter:
 
     def count(self, pcm: Pcm) -> ChatMedia:
         samples = np.concatenate([self._rest, pcm])
-        whole = len(samples) // RATIO * RATIO
+        whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
         payload = mulaw.encode(self._decimator.push_int16(samples[:whole])) if whole else b""
         self._rest = samples[whole:]
         begin_ms = self._samples * 1000 // SAMPLE_RATE_HZ
