@@ -13,7 +13,7 @@ from app.calls.manager import CallManager
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason
 from app.config import EngineKind, Settings
-from app.http.chat import ChatSocket, CodecRunner
+from app.http.chat import ChatSocket
 from app.http.chat_metadata import make_metadata
 from app.http.chat_query import ChatQuery, ChatQueryError, parse_chat_query
 from app.http.operator_auth import OperatorAuth
@@ -58,7 +58,7 @@ def build_chat_router(
     call_router: CallRouter,
     personas: PersonaSource,
 ) -> APIRouter:
-    router, runner = APIRouter(), CodecRunner()
+    router = APIRouter()
     shares = {is_operator: asyncio.Semaphore(most) for is_operator, most in PROMPTS_AT_ONCE.items()}
     account_sid = settings.twilio.account_sid
     is_mlx = settings.model.engine is EngineKind.MLX
@@ -86,7 +86,7 @@ def build_chat_router(
                 raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = make_metadata(call, query, manager.sampling, model)
-            await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
+            await ChatSocket(websocket, call, codec, texts, metadata, account_sid).run()
 
     return router
 

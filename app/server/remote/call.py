@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +20,6 @@ from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
 from app.calls.speaker import Moved, SpeakerMessage
-from app.http.chat import CodecRunner
 from app.server.remote import client as chat
 from app.server.remote.connection import (
     ConnectionFailed,
@@ -68,14 +66,13 @@ class RemoteCall:
         opening: Open,
         servers: Switchable,
         target: Callable[[Server], Target],
-        runner: CodecRunner,
         emit: Callable[[SpeakerMessage], None],
         patience: Patience,
     ) -> None:
         self.dropped = 0
         """Frames of the caller's that were too late for a server."""
         self._opening, self._servers, self._target = opening, servers, target
-        self._runner, self._emit, self._patience = runner, emit, patience
+        self._emit, self._patience = emit, patience
         self._client: chat.ChatClient | None = None
         self._speaks, self._due = asyncio.Event(), asyncio.Event()
         self._seq = 0
@@ -132,8 +129,8 @@ class RemoteCall:
         client.receive(Kind.HANDSHAKE.message(), now)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._lose(self._read(socket, server, client, codec)))
-                tasks.create_task(self._lose(self._write(socket, client, codec)))
+                tasks.create_task(self._lose(self._read(socket, server, client)))
+                tasks.create_task(self._lose(self._write(socket, client)))
         except* _Lost as lost:
             self._lost = f"{server.name}: {lost.exceptions[0]}"
         return self._lost.removeprefix(f"{server.name}: ")
@@ -147,7 +144,7 @@ class RemoteCall:
         except (chat.ServerSilent, TimeoutError) as error:
             raise _Lost(str(error) or "the server reads nothing") from error
 
-    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient, codec: ChatCodec) -> None:
+    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -156,8 +153,7 @@ class RemoteCall:
             except TimeoutError:
                 self._pass_on_heard(len(self._heard) // PACKET_SAMPLES * PACKET_SAMPLES)
                 continue
-            receive = partial(client.receive, data, loop.time())
-            match await self._runner.run(codec, receive) if data[:1] == Kind.AUDIO.message() else receive():
+            match client.receive(data, loop.time()):
                 case chat.Heard(samples) if len(samples):
                     server.speak()
                     self._hear(samples)
@@ -166,7 +162,7 @@ class RemoteCall:
                 case chat.Failed(text):
                     log.warning("%s says: %.200s", server.name, text)
 
-    async def _write(self, socket: ClientConnection, client: chat.ChatClient, codec: ChatCodec) -> None:
+    async def _write(self, socket: ClientConnection, client: chat.ChatClient) -> None:
         """Send what is due. Raises ServerSilent, and TimeoutError if the server has stopped reading."""
         loop = asyncio.get_running_loop()
         await self._speaks.wait()
@@ -176,9 +172,8 @@ class RemoteCall:
             now = loop.time()
             client.check(now)
             if packets := client.pacer.pull(now):
-                message = await self._runner.run(codec, partial(client.encode, np.concatenate(packets)))
                 async with asyncio.timeout(self._patience.silent_s):
-                    await socket.send(message)
+                    await socket.send(client.encode(np.concatenate(packets)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(client.pacer.get_timer(), now + LOOK_EVERY_S)):
                     await self._due.wait()

@@ -50,10 +50,7 @@ Event = Ready | Heard | Said | Failed
 
 
 class ChatClient:
-    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored.
-
-    `receive` may run in one thread while `encode` runs in another.
-    """
+    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored."""
 
     def __init__(
         self,
