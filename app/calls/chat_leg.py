@@ -34,8 +34,8 @@ OPUS_CUSHION_S = 0.025
 """More of it for Opus: Kyutai's clients play what comes as it comes, in blocks of their own. Our page asks for PCM."""
 UNPLAYED_FRAMES = 12
 STANDING_FRAMES = 8
-STANDING_S = PACKET_S
-"""What each of so many frames found unplayed above the target, and is too much."""
+STANDING_S, OPUS_STANDING_S = PACKET_S, 0.03
+"""What each of so many frames found unplayed above the target, and is too much; Opus is shortened by 40 ms."""
 CLEARED_FROM_S = 0.4
 """What is unplayed and dropped at once."""
 CERTAIN_GAP_S = 0.002
@@ -162,7 +162,7 @@ class ChatLeg(Leg):
         if found_s > CLEARED_FROM_S:
             self._counts["packets_dropped"] += sum(len(one) for _, one in self._queue) // PACKET_SAMPLES
             self._queue.clear()
-        elif standing_s >= STANDING_S:
+        elif standing_s >= (OPUS_STANDING_S if self._opus else STANDING_S):
             return self._shorten(pcm, 2 if self._opus else min(2, int(standing_s / PACKET_S)))
         elif found_s < 0 or self._until_s == -math.inf:
             self._refill(late_s, now)

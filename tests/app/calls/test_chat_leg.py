@@ -159,6 +159,15 @@ def test_a_client_that_sends_nothing_never_starves_the_workers() -> None:
     assert len(client.pages) == pytest.approx(10.0 / FRAME_S, abs=2)
 
 
+@pytest.mark.parametrize("phase_s", [2 * TICK_S, 0.04, 0.079])
+def test_kyutais_client_which_plays_whole_blocks_of_80_ms_never_lacks_one(phase_s: float) -> None:
+    rng = np.random.default_rng(5)
+    client = Client(greeting=25, opus=True, step_s=lambda now: STEP_S + rng.uniform(0, 0.03)).run(30.0)
+    samples = [len(page.pcm) for _, page in client.pages if page.pcm is not None]
+    whole_s = np.repeat([now for now, _ in client.pages], samples)[1_919::1_920]
+    assert (whole_s <= whole_s[0] + phase_s + FRAME_S * np.arange(len(whole_s))).all()
+
+
 @pytest.mark.parametrize("stall_s", [0.2, 0.5, 1.0, 2.0, 5.0])
 def test_after_a_stall_and_its_burst_the_latency_is_back_within_two_seconds(stall_s: float) -> None:
     over_s = 4.0 + stall_s

@@ -22,10 +22,10 @@ SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 
 
 class Hop:
-    """Frames go out at `frames_s`, some loud; the server repeats them. `took_s`: how long each loud one took."""
+    """Frames go out at `frames_s`, some loud; the server repeats them. `took_s`: until each loud one was back whole."""
 
     def __init__(self, codec: type[ChatCodec], frames_s: list[float]) -> None:
-        self.took_s: list[float] = []
+        self._took_s: dict[float, float] = {}
         self._server, self._counter = codec(), ChatAudioCounter()
         self._client = ChatClient(0.0, live=True, fills=True, codec=codec())
         self._client.receive(Kind.HANDSHAKE.message(), 0.0)
@@ -65,9 +65,12 @@ class Hop:
             assert command.pcm is not None
             heard = self._client.receive(Kind.AUDIO.message(self._server.encode(command.pcm)), now)
             assert isinstance(heard, Heard)
-            if np.abs(heard.samples).max() > 0.1 and now > SETTLED_S and self._loud_s:
-                self.took_s.append(now - self._loud_s)
-                self._loud_s = 0.0
+            if np.abs(heard.samples).mean() > 0.1 and self._loud_s > SETTLED_S:
+                self._took_s[self._loud_s] = now - self._loud_s
+
+    @property
+    def took_s(self) -> list[float]:
+        return [*self._took_s.values()]
 
 
 @pytest.mark.parametrize("codec", [PcmCodec, OpusCodec])
