@@ -157,10 +157,11 @@ class Frame:
     """One frame of PCM: from the caller (app to encoder) or to the caller (decoder to app).
 
     `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame read in the
-    step that yielded this one, and `text` is Moshi's text of that step ("" for none). `pcm` is None for the first steps
-    of a call, which yield no sound yet because of the acoustic delay. `dropped` counts the caller's frames that were
-    dropped on the way because newer ones had arrived. `tokens` are those read and sampled in that step, 17
-    little-endian int16 as in the engine's `StepResult.log`; inbound it is empty.
+    step that yielded this one, and `text` is Moshi's text of that step ("" for none). `pcm`, float32 (1920,), is at
+    times shorter if it comes from a Moshi server elsewhere, and None for the first steps of a call, which yield no
+    sound yet because of the acoustic delay. `dropped` counts the caller's frames that were dropped on the way because
+    newer ones had arrived. `tokens` are those read and sampled in that step, 17 little-endian int16 as in the engine's
+    `StepResult.log`; inbound it is empty.
     """
 
     slot: Slot

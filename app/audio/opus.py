@@ -1,7 +1,8 @@
-"""Opus in Ogg at 24 kHz mono, as Moshi's clients and servers exchange it. Slow: not for the event loop.
+"""Opus in Ogg at 24 kHz mono, as Moshi's clients and servers exchange it.
 
 `sphn`, Kyutai's own library, fails for good when its stream is damaged. So it gets pages made here, each with one
-packet of those that came, and a new decoder when a packet is broken.
+packet of those that came, and a new decoder when a packet is broken. It keeps Python's global lock, so a thread of its
+own would only add the time of the switches: 80 ms take 1.1 ms to encode and 0.15 ms to decode.
 """
 
 import math
@@ -35,7 +36,7 @@ class OpusCodec:
         )
 
     def encode(self, pcm: Pcm) -> bytes:
-        """Return the page of 40 ms, (960,); the first one follows the headers."""
+        """Return a page for each 40 ms of (n * 960,); the first one follows the headers."""
         encoded: bytes = self._writer.append_pcm(pcm)
         return encoded
 

@@ -22,7 +22,7 @@ class VoiceRequest:
     `greeting_frames` may shorten the greeting of the settings: the workers hold no more silence ready. `record` asks
     for a recording, `persona` for that one, "" for the one of the number called, `prompt` for the one-time prompt with
     this id. `webhook_token` is the webhook's I-Twilio-Idempotency-Token. A `chat` brings its own `sampling` and `seed`,
-    which go before those of the persona and of the settings; `cushion_s` more of its audio is kept unplayed.
+    which go before those of the persona and of the settings; its audio is PCM or `opus`.
     """
 
     greeting_frames: int | None = None
@@ -34,7 +34,7 @@ class VoiceRequest:
     webhook_token: str = ""
     prompt: str = ""
     chat: bool = False
-    cushion_s: float = 0.0
+    opus: bool = False
     sampling: tuple[tuple[str, float], ...] = ()
     seed: int | None = None
 

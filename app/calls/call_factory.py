@@ -88,7 +88,7 @@ class CallFactory:
             now,
             record,
             request.webhook_token,
-            ChatLeg(limits, request.cushion_s) if request.chat else None,
+            ChatLeg(limits, request.opus) if request.chat else None,
             conversation,
             comes_back,
         )

@@ -9,7 +9,7 @@ is not read loses its oldest events, and gets `LOST` with their number before th
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -40,7 +40,7 @@ class EventKind(StrEnum):
     WORD = "word"
     """The `speaker`, "caller" or "moshi", has said `text`, from `start_s` to `stop_s`; digits in a row are masked."""
     TEXT = "text"
-    """A piece of Moshi's `text` as it comes, digits and all: only for the peer of a chat."""
+    """A piece of Moshi's `text` as it comes, digits and all: for the peer of a chat, and that alone."""
     SAID = "said"
     """Moshi has said a sentence as told (`id`, `text`); not `whole` if words are missing, or all of them."""
     GREETING_SAID = "greeting_said"
@@ -86,20 +86,16 @@ class Subscription:
     """
 
     def __init__(self, events: "Events", call_sid: CallSid | None, audio: bool, pieces: bool, room: int) -> None:
-        self.call_sid = call_sid
-        self._unwanted = {EventKind.AUDIO: not audio, EventKind.TEXT: not pieces}
-        self._events = events
+        self.call_sid, self.pieces = call_sid, pieces
+        self._audio, self._events = audio, events
         self._queue: deque[CallEvent] = deque(maxlen=room)
         self._lost = 0
         self._finished = False
         self._changed = asyncio.Event()
 
-    def wants(self, call_sid: CallSid) -> bool:
-        return self.call_sid in (None, call_sid)
-
     def put(self, event: CallEvent) -> None:
         """Queue an event if it is of a kind that is wanted; without room the oldest one is lost."""
-        if self._unwanted.get(event.kind):
+        if (event.kind is EventKind.TEXT) != self.pieces or (event.kind is EventKind.AUDIO and not self._audio):
             return
         self._lost += len(self._queue) == self._queue.maxlen
         self._queue.append(event)
@@ -128,45 +124,56 @@ class Subscription:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._events.subscriptions.discard(self)
+        self._events.discard(self)
 
 
 class Events:
     """All subscriptions. Everything here runs on the event loop and never waits."""
 
     def __init__(self) -> None:
-        self.subscriptions: set[Subscription] = set()
+        self._by_call: dict[CallSid | None, set[Subscription]] = {}
+        """None: those to all calls."""
 
     def subscribe(
         self, call_sid: CallSid | None = None, *, audio: bool = False, pieces: bool = False, room: int = QUEUED_EVENTS
     ) -> Subscription:
-        """Subscribe to one call, which need not have rung yet, or to all; with `AUDIO` and `TEXT` if wanted."""
+        """Subscribe to one call, which need not have rung yet, or to all; with `AUDIO` if wanted, or to `TEXT` only."""
         subscription = Subscription(self, call_sid, audio, pieces, room)
-        self.subscriptions.add(subscription)
+        self._by_call.setdefault(call_sid, set()).add(subscription)
         return subscription
 
-    def wanted(self, call_sid: CallSid) -> bool:
-        """Tell whether anybody subscribes to this call; if not, its events need not be made."""
-        return any(one.wants(call_sid) for one in self.subscriptions)
+    def discard(self, subscription: Subscription) -> None:
+        """Pass nothing more on to it."""
+        if subscriptions := self._by_call.get(subscription.call_sid):
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                del self._by_call[subscription.call_sid]
+
+    def wanted(self, call_sid: CallSid, pieces: bool = False) -> bool:
+        """Tell whether anybody subscribes to this call's events, or to `TEXT`; if not, they need not be made."""
+        return any(one.pieces is pieces for one in self._to(call_sid))
 
     def publish(self, event: CallEvent) -> None:
         """Pass an event on."""
-        for subscription in self.subscriptions:
-            if subscription.wants(event.call_sid):
-                subscription.put(event)
+        for subscription in self._to(event.call_sid):
+            subscription.put(event)
 
     def finish(self, call_sid: CallSid) -> None:
         """Finish the subscriptions to this call alone: it is over."""
-        self._finish([one for one in self.subscriptions if one.call_sid == call_sid])
+        for subscription in [*self._by_call.get(call_sid, ())]:
+            self._finish(subscription)
 
     def close(self) -> None:
         """Finish all subscriptions."""
-        self._finish([*self.subscriptions])
+        for subscription in [one for subscriptions in self._by_call.values() for one in subscriptions]:
+            self._finish(subscription)
 
-    def _finish(self, subscriptions: Iterable[Subscription]) -> None:
-        for subscription in subscriptions:
-            self.subscriptions.discard(subscription)
-            subscription.finish()
+    def _to(self, call_sid: CallSid) -> list[Subscription]:
+        return [*self._by_call.get(call_sid, ()), *self._by_call.get(None, ())]
+
+    def _finish(self, subscription: Subscription) -> None:
+        self.discard(subscription)
+        subscription.finish()
 
 
 class EventPublisher(CallObserver):
@@ -180,7 +187,7 @@ class EventPublisher(CallObserver):
         if not self._events.wanted(self._record.call_sid):
             return
         match event:
-            case Media(_, payload):
+            case Media(_, payload) if payload:
                 self._publish(EventKind.AUDIO, now, direction="in", payload=payload)
                 self._publish_speech("caller", self._caller.add(payload, now), now)
             case Started() if self._stream.started_s is not None:
@@ -189,9 +196,10 @@ class EventPublisher(CallObserver):
                 self._publish(EventKind.DTMF, now, digit=digit)
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        if frame.text and self._events.wanted(self._record.call_sid):
-            self._publish(EventKind.TEXT, now, text=frame.text)
+        if frame.text:
             self._moshi.add_text(now)
+            if self._events.wanted(self._record.call_sid, pieces=True):
+                self._publish(EventKind.TEXT, now, text=frame.text)
 
     def on_word(self, word: Word, now: float) -> None:
         if self._events.wanted(self._record.call_sid):

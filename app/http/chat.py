@@ -1,24 +1,20 @@
 """The chat socket: Moshi's own protocol, as Kyutai's clients speak it.
 
 From the client only audio matters; what comes before the handshake is not heard. The client's audio is read as fast as
-`AudioBudget` allows, so that a flood waits in the client's own buffers. Codecs run in threads.
+`AudioBudget` allows, so that a flood waits in the client's own buffers.
 """
 
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
+from app.audio.opus import ChatCodec
 from app.audio.playout import SendAudio
 from app.calls.active_call import ActiveCall
-from app.calls.chat_leg import ChatAudioCounter
+from app.calls.chat_inbound import ChatAudioCounter
 from app.calls.chat_protocol import Kind
 from app.calls.events import EventKind, Subscription
 from app.calls.record import EndReason
@@ -41,8 +37,6 @@ RESTARTS = {EndReason.SHUTDOWN, EndReason.WORKER_LOST}
 """Ends after which a client may call again at once."""
 HANGUP_CODES = {NORMAL_CLOSURE, GOING_AWAY, NO_STATUS}
 
-T = TypeVar("T")
-
 
 class AudioBudget:
     """How much audio may be read: `BURST_S` at once, then `READ_SPEED` times what is spoken; `now` in seconds."""
@@ -57,18 +51,6 @@ class AudioBudget:
         return max(0.0, -self._left_s / READ_SPEED)
 
 
-class CodecRunner:
-    """Runs what an Opus codec does in threads; PCM takes microseconds."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(2, "opus")
-
-    async def run(self, codec: ChatCodec, work: Callable[[], T]) -> T:
-        if isinstance(codec, PcmCodec):
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
 class ChatSocket:
     """One chat: `texts` are the events of its call, `metadata` is what is true of it."""
 
@@ -76,13 +58,12 @@ class ChatSocket:
         self,
         websocket: WebSocket,
         call: ActiveCall,
-        codec: OpusCodec | PcmCodec,
-        runner: CodecRunner,
+        codec: ChatCodec,
         texts: Subscription,
         metadata: dict[str, object],
         account_sid: str,
     ) -> None:
-        self._websocket, self._call, self._codec, self._runner = websocket, call, codec, runner
+        self._websocket, self._call, self._codec = websocket, call, codec
         self._texts, self._metadata = texts, metadata
         self._started = Started(StreamSid(call.session.record.call_sid), call.session.record.call_sid, account_sid)
 
@@ -119,7 +100,7 @@ class ChatSocket:
             data: bytes = message.get("bytes") or b""
             audio_s = len(data) / PCM_BYTES_S
             if data[:1] == Kind.AUDIO.message() and self._call.session.state is CallState.LIVE:
-                pcm = await self._runner.run(self._codec, partial(self._codec.decode, data[1:]))
+                pcm = self._codec.decode(data[1:])
                 audio_s = max(audio_s, len(pcm) / SAMPLE_RATE_HZ)
                 self._call.handle_event(counter.count(pcm))
             if wait_s := budget.spend(audio_s, self._call.clock()):
@@ -141,8 +122,7 @@ class ChatSocket:
             if command is None:
                 break
             if isinstance(command, SendAudio) and (pcm := command.pcm) is not None:
-                page = await self._runner.run(self._codec, partial(self._codec.encode, pcm))
-                await self._send(Kind.AUDIO.message(page))
+                await self._send(Kind.AUDIO.message(self._codec.encode(pcm)))
         end = self._call.session.record.end
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(BLOCKED_AFTER_S):

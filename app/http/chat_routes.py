@@ -1,5 +1,6 @@
 """`WS /api/chat`: who may chat, and which call that becomes."""
 
+import asyncio
 import hmac
 import secrets
 
@@ -13,7 +14,7 @@ from app.calls.manager import CallManager
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.calls.router import CallRouter, RejectReason
 from app.config import EngineKind, Settings
-from app.http.chat import ChatSocket, CodecRunner
+from app.http.chat import ChatSocket
 from app.http.chat_metadata import make_metadata
 from app.http.chat_query import ChatQuery, ChatQueryError, parse_chat_query
 from app.http.operator_auth import OperatorAuth
@@ -23,8 +24,8 @@ from app.twilio.events import CallSid
 
 NEWEST_S = 0.5
 """Of one message no more is decoded: what is older is too late to be heard."""
-OPUS_CUSHION_S = 0.025
-"""Kyutai's clients play what comes as it comes, in blocks of their own; our page has a buffer, and asks for PCM."""
+PROMPTS_AT_ONCE = {True: 4, False: 2}
+"""How many chats may wait for their prompts, and have voices read: operators', and others', which leave them a half."""
 CALLER = "client:chat"
 CHAT_SID = "chat-"
 
@@ -58,7 +59,8 @@ def build_chat_router(
     call_router: CallRouter,
     personas: PersonaSource,
 ) -> APIRouter:
-    router, runner = APIRouter(), CodecRunner()
+    router = APIRouter()
+    shares = {is_operator: asyncio.Semaphore(most) for is_operator, most in PROMPTS_AT_ONCE.items()}
     account_sid = settings.twilio.account_sid
     is_mlx = settings.model.engine is EngineKind.MLX
     model = settings.model.checkpoint if is_mlx else settings.model.engine
@@ -72,19 +74,20 @@ def build_chat_router(
         await personas.refresh()
         if query.persona and not manager.knows_persona(query.persona):
             raise _refuse(limiter, 400, "persona: there is none of that name")
-        if query.text_prompt and not auth.is_operator(websocket):
+        is_operator = auth.is_operator(websocket)
+        if query.text_prompt and not is_operator:
             raise _refuse(limiter, 403, "text_prompt: for operators only; ask for a persona")
         call_sid = CallSid(f"{CHAT_SID}{secrets.token_hex(16)}")
         async with manager.events.subscribe(call_sid, pieces=True) as texts:
             try:
-                call = await _open(manager, call_router, personas, call_sid, query)
+                call = await _open(manager, call_router, personas, shares[is_operator], call_sid, query)
             except PromptRejected as error:
                 raise _refuse(limiter, 400, f"the prompt is refused: {error}") from error
             except PromptUnavailable as error:
                 raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
             codec = PcmCodec() if query.format == "pcm" else OpusCodec(NEWEST_S)
             metadata = make_metadata(call, query, manager.sampling, model)
-            await ChatSocket(websocket, call, codec, runner, texts, metadata, account_sid).run()
+            await ChatSocket(websocket, call, codec, texts, metadata, account_sid).run()
 
     return router
 
@@ -102,18 +105,26 @@ def _refuse(limiter: RateLimiter, status: int, why: str) -> HTTPException:
 
 
 async def _open(
-    manager: CallManager, call_router: CallRouter, personas: PersonaSource, call_sid: CallSid, query: ChatQuery
+    manager: CallManager,
+    call_router: CallRouter,
+    personas: PersonaSource,
+    share: asyncio.Semaphore,
+    call_sid: CallSid,
+    query: ChatQuery,
 ) -> ActiveCall:
     """Return the call of a new chat. Raises HTTPException 503 without a slot, PromptRejected, PromptUnavailable."""
     prompt = ""
     if manager.ready and (query.text_prompt or query.voice_prompt):
-        prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
+        if share.locked():
+            raise PromptUnavailable("other chats wait for their prompts")
+        async with share:
+            prompt = await personas.prepare_once(query.text_prompt, query.persona, query.voice_prompt)
     request = VoiceRequest(
         caller=CALLER,
         persona=query.persona,
         prompt=prompt,
         chat=True,
-        cushion_s=0.0 if query.format == "pcm" else OPUS_CUSHION_S,
+        opus=query.format != "pcm",
         sampling=query.sampling,
         seed=query.seed,
     )

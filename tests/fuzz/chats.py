@@ -7,8 +7,6 @@ number, its seed, so that one that goes wrong can be had again.
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 from fastapi import WebSocket
@@ -20,7 +18,7 @@ from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
-from app.http.chat import ChatSocket, CodecRunner
+from app.http.chat import ChatSocket
 from app.http.chat_query import ChatQueryError, parse_chat_query
 from app.http.chat_routes import NEWEST_S
 from app.server.remote.client import ChatClient, Failed, Heard, Said
@@ -59,9 +57,6 @@ VALUES = (
     "٣",
     "0x1",
 )
-
-
-T = TypeVar("T")
 
 
 def _pages() -> list[bytes]:
@@ -122,13 +117,6 @@ class Talker:
         return self.random.randbytes(self.random.randrange(most))
 
 
-class Inline(CodecRunner):
-    """Codecs run at once: a virtual clock does not wait for threads."""
-
-    async def run(self, codec: object, work: Callable[[], T]) -> T:
-        return work()
-
-
 class OpusIn(OpusCodec):
     """Reads Opus; what is sent, of which no client has a say, is PCM."""
 
@@ -181,7 +169,7 @@ class ChatServer:
 
         socket = WebSocket({"type": "websocket", "path": "/", "headers": []}, says.get, hear)
         codec = talker.random.choice((OpusIn(NEWEST_S), PcmCodec()))
-        serving = self.loop.create_task(ChatSocket(socket, call, codec, Inline(), texts, {}, ACCOUNT).run())
+        serving = self.loop.create_task(ChatSocket(socket, call, codec, texts, {}, ACCOUNT).run())
         self._manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, np.zeros(FRAME_SAMPLES, np.float32)))
         began_s, frames = self.loop.time(), 0
         for _ in range(MESSAGES):
@@ -205,7 +193,7 @@ class ChatServer:
     def _check_heard(self, messages: list[bytes]) -> None:
         assert messages[0] == Kind.HANDSHAKE.message()
         assert {Kind(one[0]) for one in messages} <= {Kind.HANDSHAKE, Kind.METADATA, Kind.AUDIO, Kind.PING}
-        assert all(len(one) == 1 + 2 * PAGE for one in messages if one[0] == Kind.AUDIO)
+        assert {len(one) for one in messages if one[0] == Kind.AUDIO} <= {1 + PAGE * packets for packets in (2, 3, 4)}
 
     def _check_query(self, query: dict[str, str]) -> None:
         try:

@@ -99,7 +99,7 @@ async def test_a_pcm_client_hears_itself_and_is_a_call_like_any_other(one: Serve
         while not is_tone(heard):
             await socket.send(AUDIO + int16(tone()))
             heard = np.frombuffer(await next_of(socket, AUDIO), "<i2").astype(np.float32) * np.float32(1 / 32_768)
-            assert len(heard) == PAGE
+            assert len(heard) == 2 * PAGE
         (call,) = one.service.manager.calls
         assert call.session.record.call_sid == call_sid
         assert call_sid.startswith("chat-")
@@ -126,10 +126,10 @@ async def test_an_opus_client_hears_itself_without_headers_and_after_garbage(one
     await all_over(one)
 
 
-async def test_a_client_that_sends_nothing_hears_pages_all_the_same(one: Served) -> None:
+async def test_a_client_that_sends_nothing_hears_moshi_all_the_same(one: Served) -> None:
     async with dial(one, "?format=pcm") as socket:
         await opened(socket)
-        assert [len(await next_of(socket, AUDIO)) for _ in range(20)] == [2 * PAGE] * 20
+        assert [len(await next_of(socket, AUDIO)) for _ in range(20)] == [4 * PAGE] * 20
     await all_over(one)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from app.audio import mulaw
 from app.audio.playout import SendAudio
-from app.calls.chat_leg import ChatAudioCounter, ChatLeg
+from app.calls.chat_inbound import ChatAudioCounter
+from app.calls.chat_leg import ChatLeg
 from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from app.calls.record import Recording

@@ -2,14 +2,14 @@
 
 A session begins with the caller's first frame, since a server that has a clock of its own speaks at once; PersonaPlex,
 which has none and takes long, is told who speaks while the phone still rings. From then on the server gets audio at the
-pace of speech, silence where the caller's is missing: most servers are clocked by it.
+pace of speech, silence where the caller's is missing: most servers are clocked by it. What comes is passed on at once:
+a frame in one message or in pages that come together, or less if no more comes within `TOGETHER_S`.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +17,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
+from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
 from app.calls.speaker import Moved, SpeakerMessage
-from app.http.chat import CodecRunner
 from app.server.remote import client as chat
 from app.server.remote.connection import (
     ConnectionFailed,
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 MOST_HEARD_S = 2.0
 """Of one message of a server no more is decoded."""
 LOOK_EVERY_S = 1.0
+TOGETHER_S = 0.01
 
 
 class NoServer(Exception):
@@ -65,14 +66,13 @@ class RemoteCall:
         opening: Open,
         servers: Switchable,
         target: Callable[[Server], Target],
-        runner: CodecRunner,
         emit: Callable[[SpeakerMessage], None],
         patience: Patience,
     ) -> None:
         self.dropped = 0
         """Frames of the caller's that were too late for a server."""
         self._opening, self._servers, self._target = opening, servers, target
-        self._runner, self._emit, self._patience = runner, emit, patience
+        self._emit, self._patience = emit, patience
         self._client: chat.ChatClient | None = None
         self._speaks, self._due = asyncio.Event(), asyncio.Event()
         self._seq = 0
@@ -129,8 +129,8 @@ class RemoteCall:
         client.receive(Kind.HANDSHAKE.message(), now)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._lose(self._read(socket, server, client, codec)))
-                tasks.create_task(self._lose(self._write(socket, client, codec)))
+                tasks.create_task(self._lose(self._read(socket, server, client)))
+                tasks.create_task(self._lose(self._write(socket, client)))
         except* _Lost as lost:
             self._lost = f"{server.name}: {lost.exceptions[0]}"
         return self._lost.removeprefix(f"{server.name}: ")
@@ -144,12 +144,16 @@ class RemoteCall:
         except (chat.ServerSilent, TimeoutError) as error:
             raise _Lost(str(error) or "the server reads nothing") from error
 
-    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient, codec: ChatCodec) -> None:
+    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            data = await socket.recv()
-            receive = partial(client.receive, data, loop.time())
-            match await self._runner.run(codec, receive) if data[:1] == Kind.AUDIO.message() else receive():
+            try:
+                async with asyncio.timeout(TOGETHER_S if len(self._heard) >= PACKET_SAMPLES else None):
+                    data = await socket.recv()
+            except TimeoutError:
+                self._pass_on_heard(len(self._heard) // PACKET_SAMPLES * PACKET_SAMPLES)
+                continue
+            match client.receive(data, loop.time()):
                 case chat.Heard(samples) if len(samples):
                     server.speak()
                     self._hear(samples)
@@ -158,7 +162,7 @@ class RemoteCall:
                 case chat.Failed(text):
                     log.warning("%s says: %.200s", server.name, text)
 
-    async def _write(self, socket: ClientConnection, client: chat.ChatClient, codec: ChatCodec) -> None:
+    async def _write(self, socket: ClientConnection, client: chat.ChatClient) -> None:
         """Send what is due. Raises ServerSilent, and TimeoutError if the server has stopped reading."""
         loop = asyncio.get_running_loop()
         await self._speaks.wait()
@@ -168,10 +172,8 @@ class RemoteCall:
             now = loop.time()
             client.check(now)
             if packets := client.pacer.pull(now):
-                messages = await self._runner.run(codec, partial(_encode, client, packets))
                 async with asyncio.timeout(self._patience.silent_s):
-                    for message in messages:
-                        await socket.send(message)
+                    await socket.send(client.encode(np.concatenate(packets)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(client.pacer.get_timer(), now + LOOK_EVERY_S)):
                     await self._due.wait()
@@ -180,8 +182,11 @@ class RemoteCall:
         """Pass on what is a whole frame, with the text that came before."""
         self._heard = np.concatenate([self._heard, samples])
         while len(self._heard) >= FRAME_SAMPLES:
-            self._pass_on(self._heard[:FRAME_SAMPLES])
-            self._heard = self._heard[FRAME_SAMPLES:]
+            self._pass_on_heard(FRAME_SAMPLES)
+
+    def _pass_on_heard(self, samples: int) -> None:
+        self._pass_on(self._heard[:samples])
+        self._heard = self._heard[samples:]
 
     def _pass_on(self, pcm: Pcm | None) -> None:
         text, self._text = self._text, ""
@@ -194,7 +199,3 @@ class RemoteCall:
         self._client, self._heard = None, self._heard[:0]
         if self._text:
             self._pass_on(None)
-
-
-def _encode(client: chat.ChatClient, packets: Sequence[Pcm]) -> list[bytes]:
-    return [client.encode(packet) for packet in packets]

@@ -50,10 +50,7 @@ Event = Ready | Heard | Said | Failed
 
 
 class ChatClient:
-    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored.
-
-    `receive` may run in one thread while `encode` runs in another.
-    """
+    """`now` in seconds, monotonic. The server breaks the protocol: what it sent is ignored."""
 
     def __init__(
         self,
@@ -100,7 +97,7 @@ class ChatClient:
         return [(self.encode(packet), packet) for packet in self.pacer.pull(now)]
 
     def encode(self, packet: Samples) -> bytes:
-        """Return the message of a packet."""
+        """Return the message of a packet, or of several."""
         return serialize_audio(self._codec.encode(packet))
 
     def check(self, now: float) -> None:

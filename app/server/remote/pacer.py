@@ -10,6 +10,7 @@ import numpy as np
 
 from app.audio.opus import PACKET_SAMPLES
 from app.audio.playback_buffer import RATE_HZ, Samples
+from workers.messages import FRAME_S
 
 PACKET_S = PACKET_SAMPLES / RATE_HZ
 BURST_S, FILLED_BURST_S = PACKET_S, 3 * PACKET_S
@@ -38,8 +39,8 @@ class Pacer:
         self._next_s = -math.inf
 
     def start(self, now: float) -> None:
-        """Start the clock before there is audio."""
-        self._next_s = now - self._burst_s
+        """Start the clock; the first frame may take as long as it lasts."""
+        self._next_s = now - self._burst_s + FRAME_S
 
     def push(self, samples: Samples) -> None:
         """Add what was said."""

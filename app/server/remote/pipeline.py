@@ -10,7 +10,6 @@ from websockets.asyncio.client import ClientConnection
 
 from app.calls.speaker import ServerVitals, SpeakerMessage
 from app.config import Settings, SettingsError
-from app.http.chat import CodecRunner
 from app.server.remote.call import NoServer, RemoteCall
 from app.server.remote.connection import ConnectionFailed, Target
 from app.server.remote.query import personaplex_query
@@ -64,7 +63,7 @@ class RemotePipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trials: set[asyncio.Task[None]] = set()
         self._prompts: dict[str, PreparePrompt] = {}
-        self._runner, self._patience = CodecRunner(), patience
+        self._patience = patience
         self._dropped = 0
 
     def send(self, message: Message) -> None:
@@ -156,7 +155,7 @@ class RemotePipeline:
         def target(server: Server) -> Target:
             return self._targets.target(server.url, opening.persona, prompt)
 
-        call = RemoteCall(opening, self, target, self._runner, self._on_message, self._patience)
+        call = RemoteCall(opening, self, target, self._on_message, self._patience)
         self._calls[opening.slot] = call, self._start(call.run(), self._tasks)
 
     def _close(self, slot: Slot) -> None:

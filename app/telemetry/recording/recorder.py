@@ -8,7 +8,7 @@ from typing import NamedTuple
 from app.audio import mulaw
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio
 from app.audio.resample import to_int16
-from app.calls.chat_leg import ChatMedia
+from app.calls.chat_inbound import ChatMedia
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
 from app.calls.record import Recording

@@ -126,11 +126,8 @@ def text(piece: str) -> Frame:
     return Frame(Slot(0), Epoch(1), 0, None, piece)
 
 
-@pytest.mark.parametrize("audio", [False, True])
-@pytest.mark.parametrize("pieces", [False, True])
-async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_and_pieces_only_if_wanted(
-    audio: bool, pieces: bool
-) -> None:
+async def live_call(*, audio: bool = False, pieces: bool = False) -> list[tuple[float, EventKind, object]]:
+    """Return the events of a call in which something happens."""
     call = ObservedCall(audio, pieces)
     call.session.stream.started_s = 101.0
     call.publisher.on_frame(text(" Hello"), 100.5)
@@ -139,14 +136,25 @@ async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_and_piece
     call.publisher.on_sent(SendAudio(QUIET, "0:1", 0), 101.1)
     call.publisher.on_event(DtmfPressed("5"), 102.0)
     call.publisher.on_word(Word(Side.CALLER, "Hi", 1.0, 1.4), 103.0)
-    assert await call.end() == [
-        *[(0.5, EventKind.TEXT, " Hello")][:pieces],
+    return await call.end()
+
+
+@pytest.mark.parametrize("audio", [False, True])
+async def test_events_of_a_call_carry_the_time_of_its_record_and_audio_only_if_wanted(audio: bool) -> None:
+    assert await live_call(audio=audio) == [
         (1.0, EventKind.CONNECTED, None),
         *[(1.02, EventKind.AUDIO, "in"), (1.1, EventKind.AUDIO, "out")][: 2 * audio],
         (2.0, EventKind.DTMF, "5"),
         (3.0, EventKind.WORD, "caller"),
         (100.0, EventKind.DISCONNECTED, EndReason.CALLER_HUNG_UP),
     ]
+
+
+async def test_who_wants_the_pieces_of_the_text_gets_nothing_else_and_has_nothing_else_made() -> None:
+    assert await live_call(pieces=True) == [(0.5, EventKind.TEXT, " Hello")]
+    events = Events()
+    async with events.subscribe(ANN, pieces=True):
+        assert (events.wanted(ANN), events.wanted(ANN, pieces=True)) == (False, True)
 
 
 async def test_speech_of_both_is_found_by_the_level_of_their_packets() -> None:

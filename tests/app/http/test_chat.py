@@ -18,7 +18,7 @@ from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.calls.session import CallState
 from app.config import read_settings
-from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket, CodecRunner
+from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
 from workers import messages
@@ -62,7 +62,7 @@ class Line:
         self.says.put_nowait({"type": "websocket.connect"})
         websocket = WebSocket({"type": "websocket", "path": "/", "headers": []}, self.says.get, self.heard.put)
         account = settings.twilio.account_sid
-        chat = ChatSocket(websocket, call, PcmCodec(), CodecRunner(), self.texts, {"lm_model_file": "x"}, account)
+        chat = ChatSocket(websocket, call, PcmCodec(), self.texts, {"lm_model_file": "x"}, account)
         self.serving = asyncio.create_task(chat.run())
 
     def say(self, data: bytes) -> None:

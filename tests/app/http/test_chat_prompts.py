@@ -1,9 +1,13 @@
 """Prompts and voices that chats ask for, where the personas are in our hands."""
 
+import asyncio
+
 import pytest
 
 from app.calls.prompts import PromptRejected, PromptUnavailable
+from app.http.chat_routes import PROMPTS_AT_ONCE
 from app.twilio.events import CallSid
+from tests.app.calls.front import settle
 from tests.service.front import Dialled, Front, NoPersonas, front_settings
 from workers.messages import Open
 
@@ -20,9 +24,12 @@ class OnePrompt(NoPersonas):
         self.fails: Exception | None = None
         self.front = Front(front_settings(max_calls=1, chat_token=TOKEN), personas=self)
         self.is_slow = False
+        self.computed = asyncio.Event()
+        self.computed.set()
 
     async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
         self.asked.append((text, name, voice))
+        await self.computed.wait()
         if self.fails:
             raise self.fails
         if self.is_slow:
@@ -51,6 +58,21 @@ async def test_a_client_with_the_token_may_choose_a_voice_and_no_text() -> None:
     assert (refused.code, refused.told) == (403, b"text_prompt: for operators only; ask for a persona")
     assert (await personas.dial(f"token={TOKEN}&voice_prompt=&text_prompt=", ELSEWHERE)).accepted
     assert personas.asked == [("", "", "NATF0")]
+
+
+async def test_clients_with_the_token_leave_operators_half_of_the_prompts() -> None:
+    personas, asks = OnePrompt(), f"token={TOKEN}&voice_prompt=NATF0"
+    personas.computed.clear()
+    waiting = [asyncio.create_task(personas.dial(asks, ELSEWHERE)) for _ in range(PROMPTS_AT_ONCE[False])]
+    await settle()
+    refused = await personas.dial(asks, ELSEWHERE)
+    assert (refused.code, refused.told) == (503, b"other chats wait for their prompts")
+    operators = asyncio.create_task(personas.dial("voice_prompt=NATF1"))
+    await settle()
+    assert [voice for _, _, voice in personas.asked] == ["NATF0", "NATF0", "NATF1"]
+    personas.computed.set()
+    await asyncio.gather(*waiting, operators)
+    assert (await personas.dial(asks, ELSEWHERE)).accepted
 
 
 async def test_who_may_not_chat_has_nothing_computed() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.audio.opus import PACKET_SAMPLES
 from app.audio.playback_buffer import RATE_HZ
 from app.server.remote.pacer import BURST_S, FILLED_BURST_S, LATE_S, MOST_QUEUED, PACKET_S, Pacer
+from workers.messages import FRAME_S
 
 
 def sound(length_s: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -71,9 +72,6 @@ def test_a_stall_is_not_made_up_for(stall_s: float) -> None:
     assert pacer.pull(stall_s + 0.03) == []
 
 
-FRAME_S = 0.08
-
-
 def sent_at(frames_s: list[float], end_s: float) -> tuple[Pacer, list[tuple[float, bool]]]:
     """Push a frame at each of these moments; return when each packet was sent, and whether it was silent."""
     pacer, sent = Pacer(live=True, fills=True), list[tuple[float, bool]]()
@@ -92,7 +90,7 @@ def sent_at(frames_s: list[float], end_s: float) -> tuple[Pacer, list[tuple[floa
 def test_a_server_clocked_by_its_input_gets_silence_while_audio_is_missing() -> None:
     _, sent = sent_at([], 10.0)
     assert all(silent for _, silent in sent)
-    assert sent[0][0] == pytest.approx(LATE_S)
+    assert sent[0][0] == pytest.approx(FRAME_S + LATE_S)
     assert np.diff([at for at, _ in sent]) == pytest.approx(PACKET_S)
 
 
