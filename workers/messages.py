@@ -26,7 +26,7 @@ CODES = 2_048
 STEP_TOKENS = 1 + 2 * CODEBOOKS
 """What a step of Moshi reads: a text token, Moshi's eight codes, the caller's eight."""
 GAP_FRAMES = 25
-"""How much of what a caller says while nobody listens is heard afterwards: the last two seconds."""
+"""How many of the caller's frames may queue until a call that comes back has caught up: two seconds."""
 GREETING = 0
 """The number of the greeting among the sentences of a call."""
 
@@ -114,7 +114,7 @@ class Resume:
 
     `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
     it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`; more come as
-    `Frame`s. The engine steps the last `GAP_FRAMES` of all these at once when the call is back. The decoder gets back
+    `Frame`s. The engine steps the last `GAP_FRAMES` of all that at once when the call is back. The decoder gets back
     from `own_codes`, Moshi's last frames, (frames, 8), which the engine reads in the `log`. All this is left out of
     what each stage passes on.
     """

@@ -44,6 +44,6 @@ What the credential of NODE must allow (`deploy/nats/`):
 
 The command line (`moshi-bridge forget`) uses the node's own credential. The stream is made by the first node that
 finds none: memory storage, three replicas where there are three servers, `max_age` an hour more than
-`MAX_CALL_SECONDS`. JetStream must be on, with memory for 34 bytes of content (about 150 with what NATS keeps of each
-message) 12.5 times a second and call.
+`MAX_CALL_SECONDS`. JetStream must be on, with memory for two steps of 34 bytes (about 190 with what NATS keeps of each
+message) 6.25 times a second and call.
 """

@@ -8,7 +8,7 @@ from app.calls.manager import CallManager
 from app.calls.record import LOST_ENDS, EndReason
 from app.calls.router import CallRouter, again_of
 from app.cluster.bus import Bus
-from app.cluster.log_store import LogStore
+from app.cluster.log_store import LEADER_WITHIN_S, LogStore
 from app.cluster.member import Member
 from app.cluster.messages import Ask, Hook, Offer, Take, Taken
 from app.cluster.placement import ASK_WITHIN_S, TAKE_WITHIN_S, Asked
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4
 ASK_OF_CALL_WITHIN_S = 0.3
 """How long all are asked of a call that is on: better late than without its memory."""
-READ_WITHIN_S, RESUME_WITHIN_S = 1.0, 5.0
-"""How long a node may take that has to read a token log first; the latter one that has said that it is there."""
+READ_WITHIN_S, RESUME_WITHIN_S = 1.0, LEADER_WITHIN_S + 2.0
+"""How long a node may take that has to read a token log first; the latter one that has said that it is there. Twilio
+waits 15 s for an answer.
+"""
 
 
 class Exchange:

@@ -4,6 +4,8 @@ While NATS is away a node answers with a slot of its own, else with a token for 
 last heard.
 """
 
+import asyncio
+import contextlib
 import logging
 import time
 from urllib.parse import parse_qs
@@ -25,8 +27,12 @@ from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.status import CallStatusCallback, parse_status
+from workers.messages import FRAME_S
 
 log = logging.getLogger(__name__)
+
+HEARD_WITHIN_S = 5.0
+"""How long a call of which nothing is known here waits for NATS to come back."""
 
 
 class ClusterRouting:
@@ -78,6 +84,8 @@ class ClusterRouting:
     async def after_stream(self, form: Form, webhook_token: str = "") -> str:
         if form.fields.get("CallStatus", IN_PROGRESS) != IN_PROGRESS:
             return self._router.after_stream(form, webhook_token)
+        if self._manager.record(form.call_sid) is None:
+            await self._until_heard()
         cut_off = self._member.is_cut_off
         asked = Asked(form.call_sid, {}) if cut_off else await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
         take = self._take(form, webhook_token, asked, True, Hook.AFTER_STREAM)
@@ -87,6 +95,13 @@ class ClusterRouting:
         if answer is None:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
         return answer or twiml.hangup()
+
+    async def _until_heard(self) -> None:
+        """Wait until this node hears others: a NATS server may be lost together with the node that had a call."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_WITHIN_S):
+                while self._member.is_cut_off:  # noqa: ASYNC110 - its own heartbeat must come as well
+                    await asyncio.sleep(FRAME_S)
 
     async def after_dial(self, form: Form, webhook_token: str = "") -> str:
         is_over = self._router.on_dialled(form)

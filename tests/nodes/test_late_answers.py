@@ -4,9 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from nats.js import JetStreamContext
 
 from app.calls.conversation import STEP_BYTES
 from app.calls.record import EndReason
+from app.cluster.log_store import STREAM
 from app.cluster.messages import Take
 from app.cluster.placement import Asked
 from app.twilio import twiml
@@ -40,6 +42,27 @@ async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_i
         async with asyncio.timeout(PATIENCE_S):
             while not call.over:  # noqa: ASYNC110 - of messages under way
                 await asyncio.sleep(0.02)
+
+
+async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_are_lost(tmp_path: Path) -> None:
+    """At once: a stream has no leader until the servers that are left have elected one."""
+    async with nats_servers(tmp_path, 3) as nats, light_nodes(nats.url) as nodes:
+        verb = await nodes.nodes[0].answer(sid(1))
+        first = nodes.of(verb)
+        call = first.begin(verb, sid(1))
+        for _ in range(STEPS):
+            call.session.conversation.add_step(bytes(STEP_BYTES))
+        await nodes.until_logged(sid(1), STEPS)
+        other = next(node for node in nodes.nodes if node is not first)
+        found = await JetStreamContext(other.node.bus.nats).stream_info(STREAM)
+        assert found.cluster
+        assert found.cluster.leader
+        await nats.kill(int(found.cluster.leader.removeprefix("nats-")))
+        await first.stop()
+        nodes.nodes.remove(first)
+        answer = await other.node.routing.after_stream(form(sid(1), CallStatus="in-progress"))
+        verb = twiml.parse(answer)[0]
+        assert nodes.of(verb).begin(verb, sid(1)).session.conversation.steps == STEPS
 
 
 async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_comes_has_it(tmp_path: Path) -> None:

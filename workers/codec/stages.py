@@ -1,11 +1,12 @@
 """The encoder's and the decoder's stage: one batch of frames at a time, at most one frame of each call in it.
 
-The past of a call that comes back (`Resume`) is replayed while no frame of another call waits; its own frames wait.
+The past of a call that comes back (`Resume`) is replayed while no frame of another call waits; one that is late takes
+turns with them. Its own frames wait.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -58,14 +59,12 @@ class CodecStage:
     stage: Stage
     result: type[Audio]
 
-    def __init__(self, codec: Codec, backlog: int, clock: Callable[[], float]) -> None:
+    def __init__(self, codec: Codec, backlog: int | None, clock: Callable[[], float]) -> None:
         self._codec, self._backlog, self._clock = codec, backlog, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Audio]] = {}
         self._replays = ReplayBatch(codec, clock)
-        self._behind: list[tuple[int, Said | Resumed]] = []
-        """What waits until the frame of this `seq` has been worked on."""
 
     def due_s(self) -> float | None:
         due_s = self._scheduler.due_s(
@@ -93,35 +92,18 @@ class CodecStage:
         return [message]
 
     def work(self) -> list[Onward]:
-        return [*self._work(), *self._pass_on()]
-
-    def _work(self) -> list[Onward]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames and self._is_live(slot)}
-        if not batch:
-            return [message for replay in self._replays.work() for message in self._end_replay(replay)]
+        live = self._run(batch) if batch else []
+        ended = self._replays.work() if not batch or self._replays.any_late else []
+        return [*live, *(message for replay in ended for message in self._end_replay(replay))]
+
+    def _run(self, batch: dict[Slot, Audio]) -> list[Onward]:
         audio = {slot: _audio_of(message) for slot, message in batch.items()}
         started_s = self._clock()
         results = self._codec.run({slot: frame for slot, frame in audio.items() if frame is not None})
         span = Span(self.stage, started_s, self._clock())
         outcomes = (self._outcome(message, results.get(slot), span) for slot, message in batch.items())
         return [message for outcome in outcomes for message in outcome]
-
-    def _follow(self, message: Said | Resumed) -> list[Onward]:
-        """Pass a message on behind the frames of its call that wait."""
-        if frames := self._waiting.get(message.slot):
-            self._behind.append((frames[-1].seq, message))
-            return []
-        return [message]
-
-    def _pass_on(self) -> Iterator[Onward]:
-        waiting, self._behind = self._behind, []
-        for seq, message in waiting:
-            if self._epochs.get(message.slot) != message.epoch:
-                continue
-            if (frames := self._waiting[message.slot]) and frames[0].seq <= seq:
-                self._behind.append((seq, message))
-            else:
-                yield message
 
     def _wait(self, message: Audio) -> None:
         self._waiting[message.slot].append(message)
@@ -154,8 +136,8 @@ class CodecStage:
 
 
 class EncoderStage(CodecStage):
-    """The caller's frames become codes. Of each call at most one frame waits, but the last `GAP_FRAMES` while its past
-    is replayed; an older one is dropped and counted.
+    """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted. But
+    of a call that comes back `GAP_FRAMES` more may wait, until it has caught up.
 
     An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
     """
@@ -167,11 +149,13 @@ class EncoderStage(CodecStage):
 
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
-        super().__init__(encoder, 1, clock)
+        super().__init__(encoder, None, clock)
         self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
         self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
         self._gap_seq: dict[Slot, int] = {}
         """The number of the first frame after the past of a call that is replayed."""
+        self._catches_up: dict[Slot, int] = {}
+        """How many more frames may wait."""
 
     def due_s(self) -> float | None:
         if (due_s := super().due_s()) is not None:
@@ -181,6 +165,7 @@ class EncoderStage(CodecStage):
     def receive(self, message: Message) -> list[Onward]:
         match message:
             case Open():
+                self._catches_up[message.slot] = 0
                 frames = None if message.persona.greeting else message.greeting_frames
                 message = replace(message, silence=self._silence[:frames])
             case PreparePrompt() if message.pcm is not None:
@@ -188,9 +173,8 @@ class EncoderStage(CodecStage):
             case DropPrompt(key):
                 self._voices.drop(key)
             case Resume():
-                passed = super().receive(replace(message, heard=None, gap=None))
-                self._waiting[message.slot] = deque(maxlen=GAP_FRAMES)
-                return [*passed, *self._resume(message)]
+                self._catches_up[message.slot] = GAP_FRAMES
+                return [*super().receive(replace(message, heard=None, gap=None)), *self._resume(message)]
         ended = [SpeechEnded(message.slot, message.epoch)] if self._transcribes and isinstance(message, Close) else []
         return [*ended, *super().receive(message)]
 
@@ -222,14 +206,15 @@ class EncoderStage(CodecStage):
             Speech(slot, epoch, seq + number, codes) for number, codes in enumerate(replay.results) if self._transcribes
         ]
         steps = len(replay.frames) - replay.wanted - replay.left_out
-        return [*gap, *speech, *self._follow(Resumed(slot, epoch, steps, replay.left_out))]
+        return [*gap, *speech, Resumed(slot, epoch, steps, replay.left_out)]
 
     def _wait(self, message: Audio) -> None:
         slot, waiting = message.slot, self._waiting[message.slot]
-        if len(waiting) == waiting.maxlen:
-            message = replace(message, dropped=message.dropped + waiting[0].dropped + 1)
-        elif not waiting and self._is_live(slot):
-            self._waiting[slot] = deque(maxlen=self._backlog)
+        if waiting and self._catches_up[slot]:
+            self._catches_up[slot] -= 1
+        elif waiting:
+            message = replace(message, dropped=message.dropped + sum(older.dropped + 1 for older in waiting))
+            waiting.clear()
         super()._wait(message)
 
 
@@ -244,6 +229,8 @@ class DecoderStage(CodecStage):
 
     def __init__(self, decoder: Codec, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
+        self._said: list[tuple[int, Said]] = []
+        """What waits until the frame of this `seq` has been decoded."""
         self._resumed: dict[Slot, Resumed] = {}
         """What waits until the past of its call has been replayed."""
 
@@ -256,7 +243,21 @@ class DecoderStage(CodecStage):
         if isinstance(message, Resumed) and not self._is_live(message.slot):
             self._resumed[message.slot] = message
             return []
-        return self._follow(message) if isinstance(message, Said) else super().receive(message)
+        if isinstance(message, Said) and (frames := self._waiting.get(message.slot)):
+            self._said.append((frames[-1].seq, message))
+            return []
+        return super().receive(message)
+
+    def work(self) -> list[Onward]:
+        messages, waiting, self._said = super().work(), self._said, []
+        for seq, said in waiting:
+            if self._epochs.get(said.slot) != said.epoch:
+                continue
+            if (frames := self._waiting[said.slot]) and frames[0].seq <= seq:
+                self._said.append((seq, said))
+            else:
+                messages.append(said)
+        return messages
 
     def _replayed(self, replay: Replay, epoch: Epoch) -> list[Onward]:
         resumed = self._resumed.pop(replay.slot, None)

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from workers.checkpoints.files import ReportProgress, report_nothing
@@ -76,7 +76,7 @@ class Vocabulary(Protocol):
 @dataclass
 class _Row:
     """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames, and so
-    does what they said until a call was back; while that is stepped, `catches_up` more frames may queue behind it.
+    does what they said until a call was back, and while that is stepped: `catches_up` more frames may queue.
 
     More `silence` takes the place of the caller's frames until the words of the greeting have been said; the last frame
     of it repeats.
@@ -88,10 +88,10 @@ class _Row:
     silence: deque[Payload]
     steering: Steering
     frame: Codes | None = None
+    catches_up: int = field(default=0, kw_only=True)
     resumed: Resumed | None = None
     """What is to be said once the encoder is back too, of a call that comes back."""
     caller_is_heard: bool = False
-    catches_up: int = 0
 
     def pop(self) -> Codes | None:
         if self.greeting:
@@ -211,7 +211,7 @@ class EngineStage:
         row = self._returning.get(slot)
         if not row or row.epoch != epoch:
             return []
-        row.caller_is_heard = True
+        row.caller_is_heard, row.catches_up = True, GAP_FRAMES
         return self._go_live(slot)
 
     def _go_live(self, slot: Slot) -> list[PipelineMessage]:
@@ -220,7 +220,6 @@ class EngineStage:
         if not row.resumed or not row.caller_is_heard:
             return []
         self._rows[slot] = self._returning.pop(slot)
-        row.catches_up = GAP_FRAMES
         return [row.resumed]
 
     def _resume(self, message: Resume) -> list[PipelineMessage]:
@@ -292,14 +291,13 @@ class EngineStage:
         if frame.slot in self._returning:
             row.greeting.append(frame)
             return
-        self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
-        if row.greeting and row.catches_up:
+        if row.frame and row.catches_up:
             row.catches_up -= 1
-            row.greeting.append(frame)
-            return
-        if row.frame:
+            row.greeting.append(row.frame)
+        elif row.frame:
             frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
         row.frame = frame
+        self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
     def _outcome(self, frame: Codes, result: StepResult, span: Span) -> list[PipelineMessage]:
         slot, row = frame.slot, self._rows[frame.slot]

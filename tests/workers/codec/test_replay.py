@@ -86,15 +86,22 @@ def test_the_caller_s_past_is_replayed_and_what_they_said_since_goes_on_as_codes
 
 
 def test_what_the_caller_says_while_their_past_is_replayed_is_heard_too() -> None:
-    """`Resumed` comes behind it; then the newest frame alone waits again."""
+    """Then the newest frame alone waits again."""
     stage, _ = encoder()
-    receive(stage, comes_back(A, pcm(1, 2, 3), pcm(4)), *map(spoken, range(501, 501 + GAP_FRAMES + 5)))
+    last = 501 + GAP_FRAMES
+    receive(stage, comes_back(A, pcm(1, 2, 3), pcm(4)), *map(spoken, range(501, last + 1)))
     out = work(stage)
-    assert seqs(out) == [(A, 500), *((A, seq) for seq in range(506, 506 + GAP_FRAMES))], "the end of a long gap"
-    assert [message.dropped for message in out if isinstance(message, Codes)] == [0] * (GAP_FRAMES - 4) + [1] * 5
-    assert out[-1] == Resumed(A, ONE, 3, 0)
+    assert seqs(out) == [(A, seq) for seq in range(500, last + 1)]
+    assert out[1] == Resumed(A, ONE, 3, 0), "nobody waits for what follows"
     receive(stage, *map(spoken, (600, 601, 602)))
     assert seqs(work(stage)) == [(A, 602)]
+
+
+def test_an_encoder_that_does_not_catch_up_goes_on_with_the_newest_frame() -> None:
+    stage, _ = encoder()
+    receive(stage, comes_back(A, pcm(1)), *map(spoken, range(501, 501 + GAP_FRAMES + 2)))
+    newest = [message for message in work(stage) if isinstance(message, Codes)]
+    assert [(codes.seq, codes.dropped) for codes in newest] == [(502 + GAP_FRAMES, GAP_FRAMES + 1)]
 
 
 def test_without_a_past_the_encoder_begins_anew_and_hears_the_gap() -> None:
@@ -144,6 +151,16 @@ def test_calls_that_come_back_share_batches_and_frames_of_live_calls_go_first(bo
     assert seqs(out) == [(SPARE, 50)]
     work(stage)
     assert [sorted(batch) for batch in codec.batches] == [[A, B], [SPARE], [A, B], [A]]
+
+
+def test_frames_of_live_calls_that_never_cease_delay_no_call_that_comes_back_for_long(both: Both) -> None:
+    stage, codec, audio = both
+    codec.batch_s, began_s, out = 0.1, codec.now, list[Onward]()
+    receive(stage, opened(B), past(audio, A, 1_000), Resumed(A, ONE, 1, 0))
+    while not any(isinstance(message, Resumed) and message.slot == A for message in out):
+        receive(stage, audio(len(codec.batches), B))
+        out += stage.work()
+    assert codec.now - began_s < 3 * REPLAY_S
 
 
 @pytest.mark.parametrize("calls", [(A,), (A, B)])
