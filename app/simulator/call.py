@@ -77,7 +77,8 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._base_url + self._options.status_path, ending)
-        return call_report(self._call_sid, ending, self._now_s, self._script.said, self._playout, self._streams)
+        said, zero_s = self._script.said, self._zero_s or 0.0
+        return call_report(self._call_sid, ending, self._now_s, said, self._playout, self._streams, zero_s)
 
     async def _ring(self) -> Ending:
         try:

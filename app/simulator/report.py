@@ -58,7 +58,7 @@ class StreamReport:
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """One call; times are seconds since its first stream started.
+    """One call; times are seconds since its first stream started, at `zero_s` of the monotonic clock.
 
     `said` and `heard` are int16 at 8 kHz on one clock and equally long: what the caller spoke, after mu-law, and what
     they heard. `status` is the HTTP status that ended the call, where one did. `discarded_s` is what did not fit into
@@ -77,6 +77,7 @@ class CallReport:
     buffer_levels: tuple[BufferLevel, ...] = field(default=(), repr=False)
     marks: tuple[ReturnedMark, ...] = field(default=(), repr=False)
     discarded_s: float = 0.0
+    zero_s: float = 0.0
 
     @property
     def first_packet_s(self) -> float | None:
@@ -105,7 +106,7 @@ class CallReport:
         """Return all figures, without the audio and the long list of each stream's times, as JSON with an indent."""
         streams = [asdict(stream) for stream in self.streams]
         for stream in streams:
-            del stream["counts"]["lateness_s"]
+            del stream["counts"]["lateness_s"], stream["counts"]["sent_s"]
         figures = {
             **{name: getattr(self, name) for name in ("call_sid", "outcome", "sentence", "status", "ended_s")},
             "first_packet_s": self.first_packet_s,
@@ -130,7 +131,13 @@ class CallReport:
 
 
 def call_report(
-    call_sid: str, ending: Ending, ended_s: float, said: bytes, playout: PlayoutModel, streams: Sequence[StreamReport]
+    call_sid: str,
+    ending: Ending,
+    ended_s: float,
+    said: bytes,
+    playout: PlayoutModel,
+    streams: Sequence[StreamReport],
+    zero_s: float = 0.0,
 ) -> CallReport:
     """Return the report of a call that has ended, in which this mu-law was said."""
     heard = mulaw.decode(playout.heard(ended_s))
@@ -148,6 +155,7 @@ def call_report(
         buffer_levels=tuple(playout.buffer_levels),
         marks=tuple(playout.returned),
         discarded_s=playout.discarded_samples / RATE_HZ,
+        zero_s=zero_s,
     )
 
 

@@ -43,14 +43,15 @@ class CallerScript:
 class StreamCounts:
     """Counters of one stream.
 
-    `ragged_packets` have payloads that are no multiple of 160 bytes; `lateness_s` is how late each packet was sent,
-    which tells how far this simulator can be trusted.
+    `ragged_packets` have payloads that are no multiple of 160 bytes; `lateness_s` is how late each packet was sent (at
+    `sent_s`), which tells how far this simulator can be trusted.
     """
 
     packets_sent: int = 0
     bytes_received: int = 0
     ragged_packets: int = 0
     lateness_s: list[float] = field(default_factory=list)
+    sent_s: list[float] = field(default_factory=list)
 
 
 class Carrier(Protocol):
@@ -164,6 +165,7 @@ class CallerStream:
             return []
         self.counts.packets_sent += 1
         self.counts.lateness_s.append(self.now_s - due)
+        self.counts.sent_s.append(self.now_s)
         return self._send(Media(self._packet * PACKET_MS, payload))
 
     def _when_next(self) -> float:

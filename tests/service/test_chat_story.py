@@ -17,7 +17,7 @@ from app.cli.main import cli
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.served import Served, served
-from tests.service.test_chat import AUDIO, dial, int16, next_of, opened, refusal, tone
+from tests.service.test_chat import AUDIO, PAGE, dial, int16, next_of, opened, refusal, tone
 from tests.service.test_one_story import samples, until
 
 
@@ -95,11 +95,11 @@ async def drained(service: Served) -> CallSid:
     return call_sid
 
 
-async def speak(socket: ClientConnection, pages: int) -> None:
+async def speak(socket: ClientConnection, messages: int) -> None:
     """Speak a tone at the pace at which Moshi does."""
-    for _ in range(pages):
+    for _ in range(messages):
         await next_of(socket, AUDIO)
-        await socket.send(AUDIO + int16(tone()))
+        await socket.send(AUDIO + int16(tone(2 * PAGE)))
 
 
 async def ask(service: Served, path: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from app.cli.bench.calls import Measured
 from app.cli.bench.output import Rows, db, ms
 from app.simulator.measure import Latency, LatencyWindow, mouth_to_ear_ms, window_snr_db
+from app.simulator.playout import Underrun
 from app.simulator.report import CallReport, percentile_ms
 from app.simulator.trouble import STEADY, Scenario
 from workers.messages import Stage
@@ -20,6 +21,8 @@ SETTLED_S = 1.0
 ADAPTED_S = 10.0
 """From then on the playout buffer has adapted to the line's jitter."""
 MAX_LATENCY_S = 3.0
+AT_ONCE_S = 0.005
+"""Within so long a simulator that was late does all that had become due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class CallerFigures:
     the sum of their gaps. Latencies are None where a caller does not hear themselves. `seconds_heard` of the
     `seconds_said` were recognised in what came back; the figures are of these. `before_ms` is the median latency before
     the line's first trouble, `after_ms` the largest in the five seconds that begin two seconds after the last.
-    `simulator_late_p99_ms` is how late the simulator, which shares the processors, sent its packets.
+    `simulator_late_p99_ms` is how late the simulator, which shares the processors, sent its packets; `underruns_ours`
+    are those of the `underruns_adapted` that are longer than it was late when they ended.
     """
 
     calls: int
@@ -43,6 +47,7 @@ class CallerFigures:
     underruns: int
     underruns_settled: int
     underruns_adapted: int
+    underruns_ours: int
     underrun_ms: float
     buffered_p50_ms: float | None
     buffered_p99_ms: float | None
@@ -94,6 +99,7 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
         underruns=underruns_from(reports, 0.0),
         underruns_settled=underruns_from(reports, SETTLED_S),
         underruns_adapted=underruns_from(reports, ADAPTED_S),
+        underruns_ours=_underruns_ours(reports),
         underrun_ms=sum(report.underrun_s for report in reports) * 1000,
         buffered_p50_ms=median([report.buffered_percentile_ms(50) for report in reports]),
         buffered_p99_ms=worst([report.buffered_percentile_ms(99) for report in reports]),
@@ -124,6 +130,21 @@ def service_figures(records: Sequence[dict[str, Any]], loop_lag_p99_ms: float) -
 
 def underruns_from(reports: Sequence[CallReport], moment_s: float) -> int:
     return sum(underrun.start_s >= moment_s for report in reports for underrun in report.underruns)
+
+
+def _underruns_ours(reports: Sequence[CallReport]) -> int:
+    counts = [(report.zero_s, stream.counts) for report in reports for stream in report.streams]
+    sent = [
+        (zero_s + at_s, late) for zero_s, one in counts for at_s, late in zip(one.sent_s, one.lateness_s, strict=True)
+    ]
+    sent_s, late_s = np.array(sorted(sent)).reshape(-1, 2).T
+
+    def is_ours(report: CallReport, gap: Underrun) -> bool:
+        ends_s = report.zero_s + gap.start_s + gap.length_s
+        first, last = np.searchsorted(sent_s, (ends_s - AT_ONCE_S, ends_s + AT_ONCE_S))
+        return gap.start_s >= ADAPTED_S and gap.length_s > late_s[first:last].max(initial=0.0)
+
+    return sum(is_ours(report, gap) for report in reports for gap in report.underruns)
 
 
 def median(values: Sequence[float | None]) -> float | None:
@@ -165,6 +186,7 @@ CALLER_ROWS: Rows[CallerFigures] = {
     "2 s after it, at most": lambda f: ms(f.after_ms),
     "signal to noise": lambda f: db(f.snr_db),
     "gaps (after 1 s, 10 s)": _gaps,
+    "gaps after 10 s, simulator on time": lambda f: str(f.underruns_ours),
     "buffered, p50 / p99": lambda f: f"{ms(f.buffered_p50_ms)} / {ms(f.buffered_p99_ms)}",
     "seconds recognised": lambda f: f"{f.seconds_heard} of {f.seconds_said}",
     "the simulator's lateness, p99": lambda f: ms(f.simulator_late_p99_ms),

@@ -1,5 +1,7 @@
 """Calls made up sample by sample, so that every figure is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def later(latency_s: float, until_s: float = LENGTH_S) -> Samples:
 
 
 def report(heard: Samples, *gaps: Underrun, late_s: float = 0.001) -> CallReport:
-    stream = StreamReport("ws://a/", "MZ1", 0.0, LENGTH_S, StreamCounts(lateness_s=[late_s]))
+    stream = StreamReport("ws://a/", "MZ1", 0.0, LENGTH_S, StreamCounts(lateness_s=[late_s], sent_s=[1.0]))
     return CallReport("CA1", Outcome.CALLER_HUNG_UP, "", None, LENGTH_S, SAID, heard, (stream,), gaps)
 
 
@@ -40,6 +42,14 @@ def test_of_a_crowd_the_median_call_and_the_worst_one_are_reported() -> None:
     assert (found.seconds_said, found.seconds_heard) == (3 * SPEECH_S, 3 * SPEECH_S)
     assert found.snr_db is not None
     assert found.snr_db > 100
+
+
+def test_a_gap_that_is_no_longer_than_the_simulator_was_late_then_is_not_ours() -> None:
+    gaps = Underrun(11.0, 0.02), Underrun(12.0, 0.02), Underrun(13.0, 0.02)
+    one, other = replace(report(later(0.1), *gaps), zero_s=100.0), replace(report(later(0.1)), zero_s=105.0)
+    other.streams[0].counts.lateness_s[:], other.streams[0].counts.sent_s[:] = [0.03, 0.01], [6.024, 8.018]
+    found = caller_figures(Measured([one, other], {}))
+    assert (found.underruns_adapted, found.underruns_ours) == (3, 2)
 
 
 def test_what_is_not_recognised_is_counted_and_spoils_no_figure() -> None:
