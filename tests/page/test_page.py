@@ -250,7 +250,8 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
         await evil.goto(url)
         paths = [f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"]
         attack = ATTACK.replace("PATHS", str(paths))
-        opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
+        async with asyncio.timeout(PATIENCE_S):
+            opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
         assert (opened, seen) == (False, ["opaque"] * len(paths))
         assert running.live(call_sid).session.record.end is None
         assert running.live(call_sid).session.state.name != "DRAINING"
