@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -33,17 +33,18 @@ def looking(running: Running, host: str = "127.0.0.1", **headers: str) -> connec
     return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
 
 
-async def told(socket: ClientConnection) -> dict[str, Any]:
+async def told(socket: ClientConnection, wanted: Callable[[dict[str, Any]], object] = lambda _: True) -> dict[str, Any]:
+    """Return the next snapshot, or event, of which this holds."""
     async with asyncio.timeout(PATIENCE_S):
-        snapshot: dict[str, Any] = json.loads(await socket.recv())
-        return snapshot
+        while not wanted(one := json.loads(await socket.recv())):
+            pass
+    found: dict[str, Any] = one
+    return found
 
 
 async def until(socket: ClientConnection, calls: int) -> dict[str, Any]:
     """Return the next snapshot with so many calls."""
-    while len((snapshot := await told(socket))["calls"]) != calls:
-        pass
-    return snapshot
+    return await told(socket, lambda snapshot: len(snapshot["calls"]) == calls)
 
 
 async def test_a_call_is_told_from_beginning_to_end(running: Running) -> None:
@@ -52,10 +53,7 @@ async def test_a_call_is_told_from_beginning_to_end(running: Running) -> None:
         async with running.call() as call_sid:
             (call,) = (await until(socket, 1))["calls"]
             assert (call["call_sid"], call["number"], call["persona"]) == (call_sid, "…0001", "ada")
-            while not (snapshot := await told(socket))["steps"]:
-                pass
-            while snapshot["calls"][0]["latency_ms"] is None:
-                snapshot = await told(socket)
+            snapshot = await told(socket, lambda one: one["steps"] and one["calls"][0]["latency_ms"] is not None)
             assert snapshot["calls"][0]["stages_ms"].keys() == {"encode", "step", "decode"}
         await until(socket, 0)
 
@@ -65,16 +63,20 @@ async def test_who_asks_is_told_the_same(running: Running) -> None:
         running.says(call_sid, " Hello")
         for query in ("", "?first=true"):
             said: list[str] = []
-            while not said:  # a snapshot may be some time old
-                snapshot = (await running.phone.http.get(f"/api/live{query}")).json()
-                said = [word[1] for call in snapshot["calls"] for word in call["transcript"]["words"]]
+            async with asyncio.timeout(PATIENCE_S):
+                while not said:  # a snapshot may be some time old
+                    snapshot = (await running.phone.http.get(f"/api/live{query}")).json()
+                    said = [word[1] for call in snapshot["calls"] for word in call["transcript"]["words"]]
             assert said == ["Hello"]
         course = (await running.phone.http.get(f"/api/live/{call_sid}")).json()
         assert ([word[1] for word in course["transcript"]["words"]], course["end"]) == (["Hello"], None)
     assert (await running.phone.http.get("/api/live/CAnobody")).status_code == 404
 
 
-async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(running: Running) -> None:
+async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.calls.session.DRAIN_WITHIN_S", 0.2)  # no mark comes back
     async with running.phone.call() as call:
         await call.speaks(3)
         record = running.live(call.call_sid).session.record
@@ -94,8 +96,7 @@ async def test_a_sentence_is_answered_shown_and_an_event_though_no_engine_of_a_l
             path = f"/api/calls/{call.call_sid}/say?wait=true"
             answer = await running.phone.http.post(path, json={"text": "One moment, please."})
             assert (answer.status_code, answer.json()) == (200, {"id": 1, "whole": False})
-            while (event := await told(socket))["event"] != "said":
-                pass
+            event = await told(socket, lambda one: one["event"] == "said")
             assert {name: event[name] for name in ("id", "text", "whole")} == {
                 "id": 1,
                 "text": "One moment, please.",

@@ -255,7 +255,8 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
         await evil.goto(url)
         paths = [f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"]
         attack = ATTACK.replace("PATHS", str(paths))
-        opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
+        async with asyncio.timeout(PATIENCE_S):
+            opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
         assert (opened, seen) == (False, ["opaque"] * len(paths))
         assert running.live(call_sid).session.record.end is None
         assert running.live(call_sid).session.state.name != "DRAINING"
@@ -376,9 +377,9 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(
             await expect(page.locator("#call-clock")).to_have_text("0:01")
             running.says(call_sid, " Here we are.")
             await expect(page.locator("#said li")).to_have_count(1)
-            await expect(page.locator("#call-clock")).to_have_text("0:06")
+            await expect(page.locator("#call-clock")).to_have_text("0:03")
         await expect(page.locator("#sound")).to_be_visible()
-        await expect(page.locator("#sound-text")).to_contain_text(re.compile("0:0[67] long"))
+        await expect(page.locator("#sound-text")).to_contain_text(re.compile("0:0[34] long"))
         inked = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
           .filter((value, index) => index % 4 === 3 && value).length"""
         assert await page.locator("#wave").evaluate(inked) > 1_000
@@ -390,4 +391,4 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(
         await page.locator("#said [data-word]", has_text="are.").click()
         await expect(page.locator("html")).to_have_attribute("data-played", re.compile(r"^[12]"))
         seconds = await page.locator("#sound").evaluate("sound => sound.duration")
-        assert seconds == pytest.approx(6.5, abs=1.0)
+        assert seconds == pytest.approx(3.5, abs=1.0)

@@ -54,6 +54,8 @@ async def rest(subscription: Subscription, count: int | None = None) -> Told:
 async def test_a_subscription_has_the_events_of_its_call_and_ends_with_it_and_one_to_all_calls_goes_on() -> None:
     events = Events()
     assert not events.wanted(ANN)
+    async with events.subscribe(ANN):
+        assert (events.wanted(ANN), events.wanted(BOB)) == (True, False)
     async with events.subscribe(ANN) as ann, events.subscribe() as everything:
         assert (events.wanted(ANN), events.wanted(BOB)) == (True, True)
         for event in (key("1", BOB), key("2"), over(), key("3", BOB)):
@@ -63,13 +65,6 @@ async def test_a_subscription_has_the_events_of_its_call_and_ends_with_it_and_on
         assert await rest(everything, 4) == [brief(one) for one in (key("1"), key("2"), over(), key("3"))]
         events.close()
         assert await rest(everything) == []
-    assert not events.wanted(ANN)
-
-
-async def test_events_are_wanted_only_of_calls_with_a_subscription() -> None:
-    events = Events()
-    async with events.subscribe(ANN):
-        assert (events.wanted(ANN), events.wanted(BOB)) == (True, False)
     assert not events.wanted(ANN)
 
 

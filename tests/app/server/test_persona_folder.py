@@ -46,6 +46,16 @@ def test_without_a_folder_there_are_none() -> None:
     assert (reader.state, reader.refresh()) == (FolderState(), False)
 
 
+@pytest.fixture(scope="module")
+def wrong_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    tone(folder / "long.wav", 600.0)
+    tone(folder / "short.wav", 0.1)
+    soundfile.write(folder / "silence.wav", np.zeros(16_000), 16_000)
+    (folder / "text.wav").write_text("no recording")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("files", "default", "lines"),
     [
@@ -71,12 +81,10 @@ def test_without_a_folder_there_are_none() -> None:
     ],
 )
 def test_each_wrong_file_is_one_line_that_names_it(
-    tmp_path: Path, files: dict[str, str], default: str, lines: list[str]
+    tmp_path: Path, wrong_recordings: Path, files: dict[str, str], default: str, lines: list[str]
 ) -> None:
-    for name, seconds in (("long", 600.0), ("short", 0.1)):
-        tone(tmp_path / f"{name}.wav", seconds)
-    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
-    (tmp_path / "text.wav").write_text("no recording")
+    for recording in wrong_recordings.iterdir():
+        (tmp_path / recording.name).hardlink_to(recording)
     write(tmp_path, **files)
     with pytest.raises(SettingsError) as refusal:
         load(tmp_path, default)

@@ -15,9 +15,9 @@ from app.calls.personas import Chosen
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.config import SettingsError, read_settings
 from app.server.persona_prompts import ServicePersonas
-from tests.app.calls.front import ANN, Front, settle
+from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
-from workers.messages import CallPersona, DropPrompt, Open, PreparePrompt, PromptMessage, PromptReady, PromptRefused
+from workers.messages import CallPersona, DropPrompt, PreparePrompt, PromptMessage, PromptReady, PromptRefused
 
 OURS = "+15551234567"
 ADA = f'numbers = ["{OURS}"]\ngreeting = "Hello! I am Ada."\nprompt = "You are Ada."\n[sampling]\ntext_top_k = 7\n'
@@ -168,16 +168,6 @@ async def test_an_edit_takes_effect_for_the_next_call_and_its_prompt_once_it_is_
         assert bench.personas.choose("ada", "").call == CallPersona("Once more.")
 
 
-async def test_the_recording_of_a_voice_goes_to_the_workers_as_frames(ada: Path) -> None:
-    soundfile.write(ada / "ada.wav", 0.1 * np.sin(np.arange(24_000) / 10), 24_000)
-    (ada / "ada.toml").write_text('voice = "ada"')
-    bench = Bench(ada)
-    async with bench.running():
-        prompt = await bench.begin()
-        assert prompt.pcm is not None
-        assert (prompt.text, prompt.voice, prompt.pcm.shape) == ("", "", (13, 1_920))
-
-
 async def test_many_calls_at_once_read_the_folder_and_all_see_the_edit(ada: Path) -> None:
     bench = Bench(ada)
     async with bench.running():
@@ -213,12 +203,6 @@ async def test_operators_see_what_became_of_each_prompt(ada: Path) -> None:
         "Bob here.",
         None,
     )
-
-
-def test_wrong_files_are_refused_before_anything_starts(ada: Path) -> None:
-    (ada / "bob.toml").write_text(ADA)
-    with pytest.raises(SettingsError, match=r"bob.toml: .* is answered by 'ada' already"):
-        Bench(ada)
 
 
 # Prompts for one call.
@@ -287,20 +271,6 @@ async def test_a_voice_that_cannot_be_read_is_refused_in_one_line(ada: Path) -> 
             with pytest.raises(PromptRejected, match=r"^voice: [^\n]+$"):
                 await bench.personas.prepare_once("", "ada", voice)
         assert bench.prepared() == []
-
-
-async def test_the_engine_is_told_to_drop_it_after_the_opening_of_its_call(ada: Path) -> None:
-    bench = Bench(ada)
-    front = Front(choose=bench.personas.choose)
-    async with bench.running(), asyncio.timeout(PATIENCE_S):
-        await bench.begin()
-        key, _ = await asked(bench, "You are Eve.", "ada")
-        front.ring(ANN, query=f"persona=ada&prompt={key}")
-        [opening] = front.sent
-        assert isinstance(opening, Open)
-        assert (opening.persona.prompt, bench.sent) == (key, [])
-        await settle()
-        assert bench.sent == [DropPrompt(key)]
 
 
 async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(ada: Path) -> None:

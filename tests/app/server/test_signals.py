@@ -10,7 +10,7 @@ from app.server.signals import run_until_stopped
 
 def test_what_is_at_work_is_not_cancelled_in_the_middle_of_a_callback() -> None:
     """With asyncio's own handler the reader is cancelled under the hands of who found it waiting."""
-    fed: list[bool] = []
+    fed, before = list[bool](), signal.getsignal(signal.SIGINT)
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
@@ -27,4 +27,4 @@ def test_what_is_at_work_is_not_cancelled_in_the_middle_of_a_callback() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_until_stopped(work())
     assert fed == [True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before

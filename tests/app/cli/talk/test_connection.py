@@ -15,7 +15,7 @@ from app.server.remote.connection import Target
 from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
 from tests.app.cli.talk.tones import pages, tone, tone_s
 
-LENGTH_S = 1.2
+LENGTH_S = 0.8
 METADATA = b'\x04{"text_temperature": 0.8}'
 EARLY_SOUND = b"\x01" + b"".join(pages(0.4))
 
@@ -75,14 +75,14 @@ async def talk(server: MoshiServer, sound: FileSound, query: str = "") -> tuple[
 
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_the_tone_comes_back(kind: str) -> None:
-    sound = FileSound(tone(LENGTH_S - 0.5), LENGTH_S)
+    sound = FileSound(tone(LENGTH_S - 0.4), LENGTH_S)
     async with serving(SERVERS[kind]()) as server:
         server.ready.set()
         whole, _ = await talk(server, sound)
     assert whole
     assert server.early == 0
     assert {message.data[0] for message in server.received if isinstance(message.data, bytes)} == {1}
-    assert tone_s(server.heard_samples) > 0.4
+    assert tone_s(server.heard_samples) > 0.25
     assert sound.first_sound_s is not None
     assert sound.first_sound_s > 0.0
 

@@ -11,7 +11,7 @@ from tests.workers.checkpoints.synthetic.conftest import Made
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.made_once import made_once
 from workers.checkpoints.synthetic import make_synthetic
-from workers.checkpoints.synthetic.make import fingerprint, parse_spec, share
+from workers.checkpoints.synthetic.make import parse_spec
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,6 @@ def make(folder: Path) -> None:
     (folder / "made").write_text("whole")
 
 
-def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
-    folder = made_once(tmp_path / "cache" / "x", make)
-    assert (folder / "made").read_text() == "whole"
-    assert made_once(folder, lambda _: pytest.fail("made again")) == folder
-
-
 def test_a_maker_that_fails_leaves_nothing_that_looks_whole_or_is_in_the_way(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         folder.mkdir()
@@ -123,14 +117,3 @@ def test_of_many_makers_one_makes_it_and_the_others_wait(tmp_path: Path) -> None
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(make_one, range(3))) == [True] * 3
     assert len(makers) == 1
-
-
-def test_a_shared_file_is_one_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("content")
-    share(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "a").samefile(tmp_path / "b")
-
-
-def test_the_fingerprint_is_short_and_stable() -> None:
-    assert len(fingerprint()) == 12
-    assert fingerprint() == fingerprint()
