@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from app.calls.unread import KEPT_FRAMES
 from numpy.typing import NDArray
 
 from app.audio.playout import SendAudio
@@ -20,6 +19,7 @@ from app.calls.record_json import as_json
 from app.calls.router import MOST_AGAIN
 from app.calls.sentences import SayRefusal, SayRefused
 from app.calls.session import CallState
+from app.calls.suspension import KEPT_FRAMES
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup
 from tests.app.calls.front import ANN, BOB, EVE
