@@ -70,6 +70,10 @@ class ReplayBatch:
     def __bool__(self) -> bool:
         return bool(self._replays)
 
+    @property
+    def any_late(self) -> bool:
+        return any(one.until_s <= self._clock() for one in self._replays.values())
+
     def add(self, slot: Slot, frames: Row, wanted: int = 0) -> None:
         """Replay frames, one at least, in an open slot."""
         self._replays[slot] = Replay(slot, frames, wanted, self._clock() + REPLAY_S)

@@ -1,6 +1,7 @@
 """The encoder's and the decoder's stage: one batch of frames at a time, at most one frame of each call in it.
 
-The past of a call that comes back (`Resume`) is replayed while no frame of another call waits; its own frames wait.
+The past of a call that comes back (`Resume`) is replayed while no frame of another call waits; one that is late takes
+turns with them. Its own frames wait.
 """
 
 import time
@@ -91,8 +92,11 @@ class CodecStage:
 
     def work(self) -> list[Onward]:
         batch = {slot: frames.popleft() for slot, frames in self._waiting.items() if frames and self._is_live(slot)}
-        if not batch:
-            return [message for replay in self._replays.work() for message in self._end_replay(replay)]
+        live = self._run(batch) if batch else []
+        ended = self._replays.work() if not batch or self._replays.any_late else []
+        return [*live, *(message for replay in ended for message in self._end_replay(replay))]
+
+    def _run(self, batch: dict[Slot, Audio]) -> list[Onward]:
         audio = {slot: _audio_of(message) for slot, message in batch.items()}
         started_s = self._clock()
         results = self._codec.run({slot: frame for slot, frame in audio.items() if frame is not None})

@@ -133,6 +133,16 @@ def test_calls_that_come_back_share_batches_and_frames_of_live_calls_go_first(bo
     assert [sorted(batch) for batch in codec.batches] == [[A, B], [SPARE], [A, B], [A]]
 
 
+def test_frames_of_live_calls_that_never_cease_delay_no_call_that_comes_back_for_long(both: Both) -> None:
+    stage, codec, audio = both
+    codec.batch_s, began_s, out = 0.1, codec.now, list[Onward]()
+    receive(stage, opened(B), past(audio, A, 1_000), Resumed(A, ONE, 1, 0))
+    while not any(isinstance(message, Resumed) and message.slot == A for message in out):
+        receive(stage, audio(len(codec.batches), B))
+        out += stage.work()
+    assert codec.now - began_s < 3 * REPLAY_S
+
+
 @pytest.mark.parametrize("calls", [(A,), (A, B)])
 def test_the_past_begins_so_late_that_it_is_replayed_in_time(both: Both, calls: tuple[Slot, ...]) -> None:
     stage, codec, audio = both
