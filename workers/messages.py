@@ -426,6 +426,11 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Relink:
+    """Encoder and decoder were lost: the engine forgets its calls and goes on with its next links, to new ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerVitals:
     """The answer to a ping: how a worker is, counted since it was started.
 
@@ -442,7 +447,6 @@ class WorkerVitals:
     dropped: int
 
 
-ControlMessage = (
-    WorkerConfig | TranscriberConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals | SpeechMessage
-)
+SupervisorMessage = WorkerConfig | TranscriberConfig | Ping | Relink
+ControlMessage = SupervisorMessage | Progress | Prepared | Ready | StartRefused | WorkerVitals | SpeechMessage
 """The encoder's `SpeechMessage`s take the control link, which the app always reads."""

@@ -1,9 +1,10 @@
-"""Starts the pipeline, watches it, and starts it again as a unit.
+"""Starts the pipeline, watches it, and starts again what is lost of it.
 
-Whichever of the three processes ends, refuses or hangs (`workers.liveness`), all three are ended and started again: at
-once, or after a growing pause when the last pipeline did not live to answer a ping. A worker that refuses its
-configuration before the pipeline was ever ready ends the service (`WorkerRefused`). All processes start at once; the
-codec's wait for the engine to find the checkpoint and the number of slots.
+When encoder or decoder ends or hangs (`workers.liveness`), these two are ended and started again, and the engine lives
+on with its weights. When the engine does, or any worker during a start, all three are. That is at once, or after a
+growing pause when the last pipeline did not live to answer a ping. A worker that refuses its configuration before the
+pipeline was ever ready ends the service (`WorkerRefused`). All processes start at once; the codec's wait for the engine
+to find the checkpoint and the number of slots.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ from workers.messages import (
     WorkerConfig,
     WorkerVitals,
 )
-from workers.pipeline import Pipeline
+from workers.pipeline import CODEC, Pipeline
 from workers.process import WorkerProcess
 from workers.transcription import Transcription
 
@@ -54,7 +55,7 @@ class WorkerRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """One worker as metrics show it; `losses` counts how often it ended the pipeline, `hangs` those by a hang."""
+    """One worker as metrics show it; `losses` counts how often it was the one lost, `hangs` those by a hang."""
 
     name: Stage | Transcriber
     ready: bool
@@ -180,27 +181,39 @@ class Supervisor:
             log.exception("the transcriber cannot be run any more; calls go on without their words")
 
     async def _run(self) -> None:
-        while True:
-            pipeline = self._pipeline
-            try:
-                self._report_loss(await self._run_pipeline(pipeline))
-            except asyncio.CancelledError:
-                await pipeline.stop()
-                raise
-            finally:
-                self._ready.clear()
-                self._dropped += pipeline.dropped
-                self._pipeline = Pipeline(self._handle_message, self._handle_control)
-                await pipeline.kill()
-            await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
+        try:
+            while True:
+                loss = await self._run_pipeline(self._pipeline)
+                engine_stays = self._engine_stays(loss)
+                self._report_loss(loss, "encoder and decoder are" if engine_stays else "the pipeline is")
+                await (self._pipeline.end_codec() if engine_stays else self._end_pipeline())
+                await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
+        except asyncio.CancelledError:
+            await self._pipeline.stop()
+            raise
+        finally:
+            self._ready.clear()
+            await self._end_pipeline()
+
+    def _engine_stays(self, loss: _Loss) -> bool:
+        """Whether encoder and decoder are to be started again alone; after a start that fails, all are."""
+        return self.ready and loss.stage in CODEC and self._pipeline.engine_can_stay
+
+    async def _end_pipeline(self) -> None:
+        pipeline, self._pipeline = self._pipeline, Pipeline(self._handle_message, self._handle_control)
+        self._dropped += pipeline.dropped
+        await pipeline.kill()
 
     async def _run_pipeline(self, pipeline: Pipeline) -> _Loss:
         self._liveness = Liveness(time.monotonic(), self._limits)
+        engine_stays = pipeline.workers[Stage.STEP].ready
         try:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
             return _Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
-        for stage in Stage if self._was_ready else (Stage.STEP,):
+        if engine_stays:
+            self._liveness.ready(Stage.STEP, time.monotonic())
+        for stage in CODEC if engine_stays else Stage if self._was_ready else (Stage.STEP,):
             self._configure(pipeline.workers[stage])
         while True:
             if worker := await pipeline.wait_any(CHECK_EVERY_S):
@@ -211,7 +224,7 @@ class Supervisor:
             if hang := self._liveness.hang(now):
                 return _Loss(hang.stage, hang.reason, hangs=True)
 
-    def _report_loss(self, loss: _Loss) -> None:
+    def _report_loss(self, loss: _Loss, what_is: str) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
         if self._transcription:
@@ -224,7 +237,7 @@ class Supervisor:
         if not self._was_ready and self._failures >= FAILED_STARTS:
             raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its log lines are above")
         what = "hangs" if loss.hangs else "refuses to start" if loss.refused else "is gone"
-        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, what, loss.reason)
+        log.error("worker %s %s (%s), %s started again", loss.stage, what, loss.reason, what_is)
         self._on_lost(f"{loss.stage}: {'hangs, ' if loss.hangs else ''}{loss.reason}")
 
     def _ping(self, pipeline: Pipeline, now: float) -> None:

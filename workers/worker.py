@@ -1,6 +1,7 @@
-"""`python -m workers.worker CONTROL UPSTREAM DOWNSTREAM`: one worker process, over three inherited sockets.
+"""`python -m workers.worker CONTROL UPSTREAM DOWNSTREAM ...`: one worker process, over inherited sockets.
 
-It waits for its configuration, builds its stage, reports ready and runs the loop until told to stop.
+The engine has more of the last two, for when encoder and decoder are lost. A worker waits for its configuration, builds
+its stage, reports ready and runs the loop until told to stop.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ def main(*descriptors: int) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the app, too, which ends this process
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    control, upstream, downstream = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
+    control, upstream, downstream, *spares = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
         config = _wait_for_config(control)
         name: Stage | Transcriber = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
@@ -61,7 +62,7 @@ def main(*descriptors: int) -> int:
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of).run()
+    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of, spares).run()
     return 0
 
 

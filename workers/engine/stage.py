@@ -39,6 +39,7 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
+    Relink,
     Resume,
     Resumed,
     Said,
@@ -144,7 +145,7 @@ class EngineStage:
         wakes_s = None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
         return min((due_s for due_s in (returns_s, wakes_s) if due_s is not None), default=None)
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message | Relink) -> list[Message]:
         match message:
             case Codes(slot, epoch):
                 if row := self._row(slot, epoch):
@@ -169,6 +170,9 @@ class EngineStage:
                 return []
             case PromptReady() | PromptRefused():
                 return [message]
+            case Relink():
+                self._forget_calls()
+                return []
             case Say():
                 return [*self._say(message)]
             case Said():
@@ -286,6 +290,12 @@ class EngineStage:
         self._scheduler.call_ended(slot)
         if not self._resumes.remove(slot):
             self._engine.close(slot)
+
+    def _forget_calls(self) -> None:
+        """Close all slots: encoder and decoder are new, and the app resumes its calls."""
+        for slot in [*self._rows, *self._returning]:
+            self._close(slot)
+        self._prompts.forget()
 
     def _wait(self, row: _Row, frame: Codes) -> None:
         if frame.slot in self._returning:
