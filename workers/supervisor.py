@@ -18,6 +18,7 @@ from pathlib import Path
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     TRANSCRIBER,
+    Close,
     CodeArray,
     ControlMessage,
     Message,
@@ -99,7 +100,8 @@ class Supervisor:
         self._on_prompt = on_prompt
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
-        self._transcription = Transcription(on_transcript, limits) if config.transcribe else None
+        self.transcription = Transcription(on_transcript, limits) if config.transcribe else None
+        """The transcriber beside the pipeline; None if the callers' words are not wanted."""
         self._speech_to_text: Path | None = None
         self._liveness = Liveness(0.0, limits)
         self._ready = asyncio.Event()
@@ -109,14 +111,20 @@ class Supervisor:
         self._losses: Counter[Stage] = Counter()
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
+        self._late_closes: list[Close] = []
         self.checkpoint = ""
         """The digest of what the engine has loaded, see `Prepared`."""
 
     def send(self, message: Message) -> None:
-        """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
+        """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost.
+
+        But a `Close` is sent once it is ready: the engine may have kept the call.
+        """
         if self.ready:
             self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
+        elif isinstance(message, Close):
+            self._late_closes.append(message)
 
     @property
     def ready(self) -> bool:
@@ -144,7 +152,7 @@ class Supervisor:
             WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
             for stage, worker in self._pipeline.workers.items()
         ]
-        beside = self._transcription
+        beside = self.transcription
         more = [WorkerState(TRANSCRIBER, beside.ready, beside.vitals, beside.losses, beside.hangs)] if beside else []
         return states + more
 
@@ -153,20 +161,15 @@ class Supervisor:
         """Frames of the app's that found no room on the way to the encoder."""
         return self._dropped + self._pipeline.dropped
 
-    @property
-    def transcription(self) -> Transcription | None:
-        """The transcriber beside the pipeline; None if the callers' words are not wanted."""
-        return self._transcription
-
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
-        if not self._transcription:
+        if not self.transcription:
             await self._run()
             return
-        beside = asyncio.create_task(self._transcribe(self._transcription))
+        beside = asyncio.create_task(self._transcribe(self.transcription))
         try:
             await self._run()
         finally:
@@ -201,6 +204,7 @@ class Supervisor:
 
     async def _end_pipeline(self) -> None:
         pipeline, self._pipeline = self._pipeline, Pipeline(self._handle_message, self._handle_control)
+        self._late_closes.clear()
         self._dropped += pipeline.dropped
         await pipeline.kill()
 
@@ -227,8 +231,8 @@ class Supervisor:
     def _report_loss(self, loss: _Loss, what_is: str) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
-        if self._transcription:
-            self._transcription.end_calls()
+        if self.transcription:
+            self.transcription.end_calls()
         self._losses[loss.stage] += 1
         self._hangs[loss.stage] += loss.hangs
         self._failures += 1
@@ -275,8 +279,8 @@ class Supervisor:
                 if silence is not None:
                     self._configure_transcriber(silence)
             case Speech() | SpeechEnded():
-                if self._transcription:
-                    self._transcription.send(message)
+                if self.transcription:
+                    self.transcription.send(message)
             case StartRefused(reason):
                 worker.refusal = reason
             case WorkerVitals():
@@ -298,10 +302,10 @@ class Supervisor:
             self._configure(self._pipeline.workers[stage])
 
     def _configure_transcriber(self, silence: CodeArray) -> None:
-        if self._transcription and self._speech_to_text:
+        if self.transcription and self._speech_to_text:
             config = self._config
             sizes = config.quantize, config.slots
-            self._transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
+            self.transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
 
     def _handle_ready(self, worker: WorkerProcess[Stage], note: str, now: float) -> None:
         worker.ready = True
@@ -310,3 +314,5 @@ class Supervisor:
             self._was_ready = True
             self._next_ping_s = now
             self._ready.set()
+            while self._late_closes:
+                self.send(self._late_closes.pop())
