@@ -342,7 +342,7 @@ class WorkerConfig:
     weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
     checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
     `loopback_step_s`. `again`: in place of a worker that was lost, so that calls wait for it. `transcribe` names the
-    checkpoint of speech-to-text, "" for none.
+    checkpoint of speech-to-text, "" for none. `silence`: what an earlier encoder has given in `Ready`.
     """
 
     stage: Stage
@@ -363,6 +363,7 @@ class WorkerConfig:
     lora: str = ""
     again: bool = False
     transcribe: str = ""
+    silence: CodeArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +406,7 @@ class Ready:
 
     `sampling` is how the engine samples unless a call says otherwise, by the names of `SamplingSettings`, and how many
     tokens the repetition penalty looks back on (`repetition_penalty_context`). `silence`: the encoder's codes of frames
-    of silence, (n, 32), if the caller's words are wanted.
+    of silence, (n, 8), or (n, 32) if the caller's words are wanted; None from the line test's.
     """
 
     note: str

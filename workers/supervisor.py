@@ -277,6 +277,7 @@ class Supervisor:
                 self.sampling = sampling or self.sampling
                 self._handle_ready(worker, note, now)
                 if silence is not None:
+                    self._config = replace(self._config, silence=silence)
                     self._configure_transcriber(silence)
             case Speech() | SpeechEnded():
                 if self.transcription:

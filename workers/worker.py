@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
-from workers.checkpoints.locate import locate, locate_stt
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
 from workers.link import Link, LinkClosed
@@ -106,13 +105,16 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
         return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
-    silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
-    ready = Ready(codec_name(config), silence=silence if config.transcribe else None)
+    silence = config.silence
+    if silence is None:
+        silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
+    ready = Ready(codec_name(config), silence=None if config.codec == "loopback" else silence)
     return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
 
 
 def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
     """Return the files of the transcriber, which may not download. Raises CheckpointError if it could not load them."""
+    from workers.checkpoints.locate import locate_stt
     from workers.transcriber.config import speech_config
 
     files = locate_stt(config.transcribe, config.cache, progress, config.quantize)
@@ -121,6 +123,7 @@ def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
+    from workers.checkpoints.locate import locate
     from workers.engine.loopback import HASH_CHECKPOINT, HashEngine, HashWords, LoopbackEngine
     from workers.engine.stage import EngineStage
 
