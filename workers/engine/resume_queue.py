@@ -86,6 +86,11 @@ class ResumeQueue:
             return 0.0 if self._calls else None
         return self._until_s
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether steps follow each other so closely that they leave no time at all."""
+        return self.due_s() == 0.0 and self._clock() > self._worked_s + 1.5 * FRAME_S
+
     def chunk(self, free_s: float | None) -> int:
         """Return how many steps to prefill now, 0 for none; `free_s` is None while no call is live.
 

@@ -198,7 +198,8 @@ class EngineStage:
         results = self._engine.step(codes, forced)
         span = Span(Stage.STEP, started_s, self._clock())
         self._scheduler.step_took(span.ended_s - span.started_s)
-        return [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
+        said = [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
+        return [*said, *(self._work_between_steps() if self._resumes.is_starved else [])]
 
     def _work_between_steps(self) -> list[Message]:
         if (returns_s := self._resumes.due_s()) is not None and returns_s <= self._clock():
