@@ -23,6 +23,7 @@ from workers.messages import (
     Ping,
     PromptMessage,
     PromptRefused,
+    Relink,
     SpeechMessage,
     Stage,
     Transcriber,
@@ -62,8 +63,9 @@ def frames_in(messages: Sequence[StageMessage]) -> int:
 class WorkerLoop:
     """Runs the `stage` called `name` between its neighbours until the supervisor closes the control link.
 
-    Messages for a neighbour that has died are lost: the supervisor ends the whole pipeline. `device_bytes` returns what
-    this process holds of a GPU's memory, `rows_of` how many calls the unit of work served that yielded these messages.
+    Messages for a neighbour that has died are lost. `spares` are the links, upstream and downstream by turns, to the
+    neighbours that follow when these are lost (`Relink`). `device_bytes` returns what this process holds of a GPU's
+    memory, `rows_of` how many calls the unit of work served that yielded these messages.
     """
 
     name: Stage | Transcriber
@@ -73,11 +75,14 @@ class WorkerLoop:
     stage: FrameProcessor
     device_bytes: Callable[[], int] = lambda: 0
     rows_of: Callable[[Sequence[StageMessage]], int] = frames_in
+    spares: Sequence[Link] = ()
     _work_s: Histogram = field(default_factory=Histogram)
     _rows: Histogram = field(default_factory=lambda: Histogram(ROW_BOUNDS))
     _process: psutil.Process = field(default_factory=psutil.Process)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _due_s: float | None = None
+    _dropped: int = 0
+    """On the way to former neighbours."""
 
     def __post_init__(self) -> None:
         self._selector.register(self.control, selectors.EVENT_READ, self._read_control)
@@ -114,16 +119,31 @@ class WorkerLoop:
     def _read_control(self) -> None:
         try:
             for message in self.control.receive():
-                if not isinstance(message, Ping):
-                    raise TypeError(f"no message for a running worker: {message!r}")
-                self.control.send(self._vitals())
+                match message:
+                    case Ping():
+                        self.control.send(self._vitals())
+                    case Relink():
+                        self._relink()
+                        self._send(self.stage.receive(message))
+                    case _:
+                        raise TypeError(f"no message for a running worker: {message!r}")
         except LinkClosed as error:
             raise ControlClosed from error
+
+    def _relink(self) -> None:
+        """Go on with other neighbours; what the former ones have sent or were to be sent is lost."""
+        self._dropped += self.downstream.dropped
+        for link in (self.upstream, self.downstream):
+            if link in self._selector.get_map():
+                self._selector.unregister(link)
+            link.close()
+        self.upstream, self.downstream, *self.spares = self.spares
+        self._selector.register(self.upstream, selectors.EVENT_READ, self._read)
 
     def _vitals(self) -> WorkerVitals:
         with self._process.oneshot():
             times, memory_bytes = self._process.cpu_times(), self._process.memory_info().rss
-        cpu_s, dropped = times.user + times.system, self.downstream.dropped
+        cpu_s, dropped = times.user + times.system, self._dropped + self.downstream.dropped
         return WorkerVitals(memory_bytes, self.device_bytes(), cpu_s, self._work_s, self._rows, dropped)
 
     def _read(self) -> None:
@@ -162,5 +182,5 @@ class WorkerLoop:
             done = not self.downstream.blocked
         except LinkClosed:
             done = True
-        if done:
+        if done and self.downstream in self._selector.get_map():
             self._selector.unregister(self.downstream)

@@ -346,7 +346,7 @@ class WorkerConfig:
     weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
     checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
     `loopback_step_s`. `again`: in place of a worker that was lost, so that calls wait for it. `transcribe` names the
-    checkpoint of speech-to-text, "" for none.
+    checkpoint of speech-to-text, "" for none. `silence`: what an earlier encoder has given in `Ready`.
     """
 
     stage: Stage
@@ -367,6 +367,7 @@ class WorkerConfig:
     lora: str = ""
     again: bool = False
     transcribe: str = ""
+    silence: CodeArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +410,7 @@ class Ready:
 
     `sampling` is how the engine samples unless a call says otherwise, by the names of `SamplingSettings`, and how many
     tokens the repetition penalty looks back on (`repetition_penalty_context`). `silence`: the encoder's codes of frames
-    of silence, (n, 32), if the caller's words are wanted.
+    of silence, (n, 8), or (n, 32) if the caller's words are wanted; None from the line test's.
     """
 
     note: str
@@ -430,6 +431,11 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Relink:
+    """Encoder and decoder were lost: the engine forgets its calls and goes on with its next links, to new ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerVitals:
     """The answer to a ping: how a worker is, counted since it was started.
 
@@ -446,7 +452,6 @@ class WorkerVitals:
     dropped: int
 
 
-ControlMessage = (
-    WorkerConfig | TranscriberConfig | Progress | Prepared | Ready | StartRefused | Ping | WorkerVitals | SpeechMessage
-)
+SupervisorMessage = WorkerConfig | TranscriberConfig | Ping | Relink
+ControlMessage = SupervisorMessage | Progress | Prepared | Ready | StartRefused | WorkerVitals | SpeechMessage
 """The encoder's `SpeechMessage`s take the control link, which the app always reads."""

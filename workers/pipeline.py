@@ -1,7 +1,9 @@
-"""One life of the pipeline: three processes and the links between them, started and ended together.
+"""One life of the pipeline: the engine's process, an encoder's and a decoder's, and the links between them.
 
-Every process inherits its control link and both its links when it is started, so no descriptor ever travels between
-processes (macOS may close one in transit). A link lives as long as the pipeline.
+Every process inherits its control link and its links when it is started, so no descriptor ever travels between
+processes (macOS may close one in transit). When encoder or decoder is lost both are started again, and the engine lives
+on: it has inherited links to `SPARES` more of them, whose other ends are kept here. All links of the former two are
+closed with what is in them, so that no message of before the loss arrives after it.
 
 A process beside the pipeline is one more `WorkerProcess` with a task of its own in `Supervisor.run` that starts it
 again, such as the transcriber of `workers.transcription`: nothing here waits for it or ends when it ends.
@@ -10,10 +12,12 @@ again, such as the transcriber of `workers.transcription`: nothing here waits fo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from workers.link import pair
-from workers.messages import ControlMessage, Failed, Message, PromptMessage, Stage
+from workers.messages import ControlMessage, Failed, Message, PromptMessage, Relink, Stage
 from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -21,6 +25,9 @@ log = logging.getLogger(__name__)
 STOP_WITHIN_S = 3.0
 KILLED_WITHIN_S = 10.0
 """A process that hangs in a driver outlives SIGKILL; the next pipeline is started all the same."""
+SPARES = 8
+"""So often encoder and decoder are started again before the engine is, too."""
+CODEC = (Stage.ENCODE, Stage.DECODE)
 OnMessage = Callable[[Message], None]
 
 
@@ -48,28 +55,56 @@ class Pipeline:
         self, on_message: OnMessage, on_control: Callable[[WorkerProcess[Stage], ControlMessage], None]
     ) -> None:
         self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
-        self._on_message = ending_calls(on_message)
+        self._on_message, self._on_control = ending_calls(on_message), on_control
+        self._engine_links: deque[tuple[socket.socket, socket.socket]] = deque()
+        """The encoder's and the decoder's ends of the links to the engine that have not been used."""
         self._to_encoder: LoopLink | None = None
         self._from_decoder: LoopLink | None = None
+        self._dropped = 0
+        """On the way to former encoders."""
 
     async def start(self) -> None:
-        """Start the processes with their links. Raises OSError; `kill` or `stop` must be called in any case."""
-        out, *ends, back = [end for _ in range(len(Stage) + 1) for end in pair()]
-        self._to_encoder = LoopLink(out, self._on_message)
-        self._from_decoder = LoopLink(back, self._on_message)
+        """Start the processes with their links, after `end_codec` those of the codec.
+
+        Raises OSError; `kill` or `stop` must be called in any case.
+        """
+        engine = self.workers[Stage.STEP]
+        if engine.process_id:
+            engine.send(Relink())
+        else:
+            await self._start_engine()
+        await self._start_codec()
+
+    async def _start_engine(self) -> None:
         with contextlib.ExitStack() as stack:
-            for end in ends:
-                stack.enter_context(end)
-            for index, worker in enumerate(self.workers.values()):
-                await worker.start(ends[2 * index : 2 * index + 2])
+            ends: list[socket.socket] = []
+            for _ in range(1 + SPARES):
+                (from_encoder, upstream), (downstream, to_decoder) = pair(), pair()
+                self._engine_links.append((from_encoder, to_decoder))
+                ends += stack.enter_context(upstream), stack.enter_context(downstream)
+            await self.workers[Stage.STEP].start(ends)
+
+    async def _start_codec(self) -> None:
+        (out, to_encoder), (from_decoder, back) = pair(), pair()
+        self._to_encoder, self._from_decoder = (LoopLink(end, self._on_message) for end in (out, back))
+        from_encoder, to_decoder = self._engine_links.popleft()
+        with to_encoder, from_encoder, to_decoder, from_decoder:
+            await self.workers[Stage.ENCODE].start([to_encoder, from_encoder])
+            await self.workers[Stage.DECODE].start([to_decoder, from_decoder])
 
     @property
     def ready(self) -> bool:
         return all(worker.ready for worker in self.workers.values())
 
     @property
+    def engine_can_stay(self) -> bool:
+        """Whether the engine runs and has links to another encoder and decoder."""
+        engine = self.workers[Stage.STEP]
+        return engine.ready and bool(self._engine_links) and not (engine.exit and engine.exit.done())
+
+    @property
     def dropped(self) -> int:
-        return self._to_encoder.dropped if self._to_encoder else 0
+        return self._dropped + (self._to_encoder.dropped if self._to_encoder else 0)
 
     def send(self, message: Message) -> None:
         if self._to_encoder:
@@ -83,26 +118,38 @@ class Pipeline:
 
     async def stop(self) -> None:
         """Have the processes end between two units of work; kill those that do not in time."""
-        self._close()
-        await self._wait_all(STOP_WITHIN_S)
+        self._close(Stage)
+        await self._wait(Stage, STOP_WITHIN_S)
         await self.kill()
 
     async def kill(self) -> None:
-        self._close()
-        for worker in self.workers.values():
-            worker.kill()
-        await self._wait_all(KILLED_WITHIN_S)
-        for worker in self.workers.values():
+        while self._engine_links:
+            for end in self._engine_links.popleft():
+                end.close()
+        await self._kill(Stage)
+
+    async def end_codec(self) -> None:
+        """Kill encoder and decoder; `start` starts them again."""
+        await self._kill(CODEC)
+        self._dropped, self._to_encoder, self._from_decoder = self.dropped, None, None
+        self.workers |= {stage: WorkerProcess(stage, self._on_control) for stage in CODEC}
+
+    async def _kill(self, stages: Iterable[Stage]) -> None:
+        self._close(stages)
+        for stage in stages:
+            self.workers[stage].kill()
+        await self._wait(stages, KILLED_WITHIN_S)
+        for worker in (self.workers[stage] for stage in stages):
             if worker.exit and not worker.exit.done():
                 log.error("worker %s: process %s does not end", worker.stage, worker.process_id)
 
-    async def _wait_all(self, timeout_s: float) -> None:
-        if exits := [worker.exit for worker in self.workers.values() if worker.exit]:
+    async def _wait(self, stages: Iterable[Stage], timeout_s: float) -> None:
+        if exits := [exited for stage in stages if (exited := self.workers[stage].exit)]:
             await asyncio.wait(exits, timeout=timeout_s)
 
-    def _close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+    def _close(self, stages: Iterable[Stage]) -> None:
+        for stage in stages:
+            self.workers[stage].close()
         for link in (self._to_encoder, self._from_decoder):
             if link:
                 link.close()

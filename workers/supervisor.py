@@ -1,9 +1,10 @@
-"""Starts the pipeline, watches it, and starts it again as a unit.
+"""Starts the pipeline, watches it, and starts again what is lost of it.
 
-Whichever of the three processes ends, refuses or hangs (`workers.liveness`), all three are ended and started again: at
-once, or after a growing pause when the last pipeline did not live to answer a ping. A worker that refuses its
-configuration before the pipeline was ever ready ends the service (`WorkerRefused`). All processes start at once; the
-codec's wait for the engine to find the checkpoint and the number of slots.
+When encoder or decoder ends or hangs (`workers.liveness`), these two are ended and started again, and the engine lives
+on with its weights. When the engine does, or any worker during a start, all three are. That is at once, or after a
+growing pause when the last pipeline did not live to answer a ping. A worker that refuses its configuration before the
+pipeline was ever ready ends the service (`WorkerRefused`). All processes start at once; the codec's wait for the engine
+to find the checkpoint and the number of slots.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pathlib import Path
 from workers.liveness import CHECK_EVERY_S, Limits, Liveness
 from workers.messages import (
     TRANSCRIBER,
+    Close,
     CodeArray,
     ControlMessage,
     Frame,
@@ -37,7 +39,7 @@ from workers.messages import (
     WorkerConfig,
     WorkerVitals,
 )
-from workers.pipeline import Pipeline
+from workers.pipeline import CODEC, Pipeline
 from workers.process import WorkerProcess
 from workers.transcription import Transcription
 
@@ -55,7 +57,7 @@ class WorkerRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """One worker as metrics show it; `losses` counts how often it ended the pipeline, `hangs` those by a hang."""
+    """One worker as metrics show it; `losses` counts how often it was the one lost, `hangs` those by a hang."""
 
     name: Stage | Transcriber
     ready: bool
@@ -99,7 +101,8 @@ class Supervisor:
         self._on_prompt = on_prompt
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
-        self._transcription = Transcription(on_transcript, limits) if config.transcribe else None
+        self.transcription = Transcription(on_transcript, limits) if config.transcribe else None
+        """The transcriber beside the pipeline; None if the callers' words are not wanted."""
         self._speech_to_text: Path | None = None
         self._liveness = Liveness(0.0, limits)
         self._ready = asyncio.Event()
@@ -109,14 +112,20 @@ class Supervisor:
         self._losses: Counter[Stage] = Counter()
         self._hangs: Counter[Stage] = Counter()
         self._dropped = 0
+        self._late_closes: list[Close] = []
         self.checkpoint = ""
         """The digest of what the engine has loaded, see `Prepared`."""
 
     def send(self, message: Message) -> None:
-        """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost."""
+        """Send a message into the pipeline. Never waits; messages for a pipeline that is not ready are lost.
+
+        But a `Close` is sent once it is ready: the engine may have kept the call.
+        """
         if self.ready:
             self._liveness.sent(message, time.monotonic())
             self._pipeline.send(message)
+        elif isinstance(message, Close):
+            self._late_closes.append(message)
 
     @property
     def ready(self) -> bool:
@@ -144,7 +153,7 @@ class Supervisor:
             WorkerState(stage, worker.ready, worker.vitals, self._losses[stage], self._hangs[stage])
             for stage, worker in self._pipeline.workers.items()
         ]
-        beside = self._transcription
+        beside = self.transcription
         more = [WorkerState(TRANSCRIBER, beside.ready, beside.vitals, beside.losses, beside.hangs)] if beside else []
         return states + more
 
@@ -153,20 +162,15 @@ class Supervisor:
         """Frames of the app's that found no room on the way to the encoder."""
         return self._dropped + self._pipeline.dropped
 
-    @property
-    def transcription(self) -> Transcription | None:
-        """The transcriber beside the pipeline; None if the callers' words are not wanted."""
-        return self._transcription
-
     async def wait_ready(self) -> None:
         await self._ready.wait()
 
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
-        if not self._transcription:
+        if not self.transcription:
             await self._run()
             return
-        beside = asyncio.create_task(self._transcribe(self._transcription))
+        beside = asyncio.create_task(self._transcribe(self.transcription))
         try:
             await self._run()
         finally:
@@ -181,27 +185,40 @@ class Supervisor:
             log.exception("the transcriber cannot be run any more; calls go on without their words")
 
     async def _run(self) -> None:
-        while True:
-            pipeline = self._pipeline
-            try:
-                self._report_loss(await self._run_pipeline(pipeline))
-            except asyncio.CancelledError:
-                await pipeline.stop()
-                raise
-            finally:
-                self._ready.clear()
-                self._dropped += pipeline.dropped
-                self._pipeline = Pipeline(self._handle_message, self._handle_control)
-                await pipeline.kill()
-            await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
+        try:
+            while True:
+                loss = await self._run_pipeline(self._pipeline)
+                engine_stays = self._engine_stays(loss)
+                self._report_loss(loss, "encoder and decoder are" if engine_stays else "the pipeline is")
+                await (self._pipeline.end_codec() if engine_stays else self._end_pipeline())
+                await asyncio.sleep(BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1])
+        except asyncio.CancelledError:
+            await self._pipeline.stop()
+            raise
+        finally:
+            self._ready.clear()
+            await self._end_pipeline()
+
+    def _engine_stays(self, loss: _Loss) -> bool:
+        """Whether encoder and decoder are to be started again alone; after a start that fails, all are."""
+        return self.ready and loss.stage in CODEC and self._pipeline.engine_can_stay
+
+    async def _end_pipeline(self) -> None:
+        pipeline, self._pipeline = self._pipeline, Pipeline(self._handle_message, self._handle_control)
+        self._late_closes.clear()
+        self._dropped += pipeline.dropped
+        await pipeline.kill()
 
     async def _run_pipeline(self, pipeline: Pipeline) -> _Loss:
         self._liveness = Liveness(time.monotonic(), self._limits)
+        engine_stays = pipeline.workers[Stage.STEP].ready
         try:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
             return _Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
-        for stage in Stage if self._was_ready else (Stage.STEP,):
+        if engine_stays:
+            self._liveness.ready(Stage.STEP, time.monotonic())
+        for stage in CODEC if engine_stays else Stage if self._was_ready else (Stage.STEP,):
             self._configure(pipeline.workers[stage])
         while True:
             if worker := await pipeline.wait_any(CHECK_EVERY_S):
@@ -212,11 +229,11 @@ class Supervisor:
             if hang := self._liveness.hang(now):
                 return _Loss(hang.stage, hang.reason, hangs=True)
 
-    def _report_loss(self, loss: _Loss) -> None:
+    def _report_loss(self, loss: _Loss, what_is: str) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
-        if self._transcription:
-            self._transcription.end_calls()
+        if self.transcription:
+            self.transcription.end_calls()
         self._losses[loss.stage] += 1
         self._hangs[loss.stage] += loss.hangs
         self._failures += 1
@@ -225,7 +242,7 @@ class Supervisor:
         if not self._was_ready and self._failures >= FAILED_STARTS:
             raise WorkerRefused(f"worker {loss.stage} fails at each start ({loss.reason}); its log lines are above")
         what = "hangs" if loss.hangs else "refuses to start" if loss.refused else "is gone"
-        log.error("worker %s %s (%s), the pipeline is started again", loss.stage, what, loss.reason)
+        log.error("worker %s %s (%s), %s started again", loss.stage, what, loss.reason, what_is)
         self._on_lost(f"{loss.stage}: {'hangs, ' if loss.hangs else ''}{loss.reason}")
 
     def _ping(self, pipeline: Pipeline, now: float) -> None:
@@ -245,8 +262,8 @@ class Supervisor:
             self._on_prompt(message)
         else:
             self._on_message(message)
-        if self._transcription and isinstance(message, Frame):
-            self._transcription.on_answer(message)
+        if self.transcription and isinstance(message, Frame):
+            self.transcription.on_answer(message)
 
     def _handle_control(self, worker: WorkerProcess[Stage], message: ControlMessage) -> None:
         now = time.monotonic()
@@ -263,10 +280,11 @@ class Supervisor:
                 self.sampling = sampling or self.sampling
                 self._handle_ready(worker, note, now)
                 if silence is not None:
+                    self._config = replace(self._config, silence=silence)
                     self._configure_transcriber(silence)
             case Speech() | SpeechEnded():
-                if self._transcription:
-                    self._transcription.send(message)
+                if self.transcription:
+                    self.transcription.send(message)
             case StartRefused(reason):
                 worker.refusal = reason
             case WorkerVitals():
@@ -288,10 +306,10 @@ class Supervisor:
             self._configure(self._pipeline.workers[stage])
 
     def _configure_transcriber(self, silence: CodeArray) -> None:
-        if self._transcription and self._speech_to_text:
+        if self.transcription and self._speech_to_text:
             config = self._config
             sizes = config.quantize, config.slots
-            self._transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
+            self.transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
 
     def _handle_ready(self, worker: WorkerProcess[Stage], note: str, now: float) -> None:
         worker.ready = True
@@ -300,3 +318,5 @@ class Supervisor:
             self._was_ready = True
             self._next_ping_s = now
             self._ready.set()
+            while self._late_closes:
+                self.send(self._late_closes.pop())

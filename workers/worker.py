@@ -1,6 +1,7 @@
-"""`python -m workers.worker CONTROL UPSTREAM DOWNSTREAM`: one worker process, over three inherited sockets.
+"""`python -m workers.worker CONTROL UPSTREAM DOWNSTREAM ...`: one worker process, over inherited sockets.
 
-It waits for its configuration, builds its stage, reports ready and runs the loop until told to stop.
+The engine has more of the last two, for when encoder and decoder are lost. A worker waits for its configuration, builds
+its stage, reports ready and runs the loop until told to stop.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
-from workers.checkpoints.locate import locate, locate_stt
 from workers.codec.tensors import WeightsError
 from workers.gc_freeze import freeze_gc
 from workers.link import Link, LinkClosed
@@ -47,7 +47,7 @@ def main(*descriptors: int) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the app, too, which ends this process
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    control, upstream, downstream = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
+    control, upstream, downstream, *spares = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
         config = _wait_for_config(control)
         name: Stage | Transcriber = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
@@ -62,7 +62,7 @@ def main(*descriptors: int) -> int:
         return EXIT_REFUSED
     except LinkClosed:  # told to stop while it waited or loaded
         return 0
-    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of).run()
+    WorkerLoop(name, control, upstream, downstream, stage, device_bytes, rows_of, spares).run()
     return 0
 
 
@@ -116,13 +116,16 @@ def _codec(config: WorkerConfig, _: Link) -> Built:
         return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
-    silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
-    ready = Ready(codec_name(config), silence=silence if config.transcribe else None)
+    silence = config.silence
+    if silence is None:
+        silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
+    ready = Ready(codec_name(config), silence=None if config.codec == "loopback" else silence)
     return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
 
 
 def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
     """Return the files of the transcriber, which may not download. Raises CheckpointError if it could not load them."""
+    from workers.checkpoints.locate import locate_stt
     from workers.transcriber.config import speech_config
 
     files = locate_stt(config.transcribe, config.cache, progress, config.quantize)
@@ -131,6 +134,7 @@ def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
 
 
 def _engine(config: WorkerConfig, control: Link) -> Built:
+    from workers.checkpoints.locate import locate
     from workers.engine.loopback import HASH_CHECKPOINT, HashEngine, HashWords, LoopbackEngine
     from workers.engine.stage import EngineStage
 

@@ -74,17 +74,20 @@ def recomputed(checkpoint: str, cache: Path, read: NDArray[np.int16]) -> NDArray
 
 CASES = [
     ("synthetic:script", MANY, Stage.STEP, KILLED),
+    ("synthetic:script", MANY, Stage.ENCODE, KILLED),
+    ("synthetic:script", MANY, Stage.DECODE, KILLED),
     ("synthetic:parrot", 1, Stage.STEP, KILLED),
     ("synthetic:random:tiny", 1, Stage.STEP, KILLED),
     ("synthetic:script", 1, Stage.STEP, STOPPED),
-    ("synthetic:script", 1, Stage.ENCODE, KILLED),
-    ("synthetic:script", 1, Stage.DECODE, KILLED),
+    ("synthetic:random:tiny", 1, Stage.ENCODE, KILLED),
+    ("synthetic:parrot", 1, Stage.DECODE, KILLED),
+    ("synthetic:script", 1, Stage.ENCODE, STOPPED),
     ("synthetic:parrot", MANY, Stage.STEP, KILLED),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("checkpoint", "calls", "stage", "fault"), CASES[: scaled(len(CASES), 2)])
+@pytest.mark.parametrize(("checkpoint", "calls", "stage", "fault"), CASES[: scaled(len(CASES), 3)])
 async def test_no_call_is_lost_and_its_tokens_are_those_of_one_that_nothing_has_happened_to(
     checkpoint: str, calls: int, stage: Stage, fault: Fault, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -97,15 +100,18 @@ async def test_no_call_is_lost_and_its_tokens_are_those_of_one_that_nothing_has_
         remotes = [Remote() for _ in range(calls)]
         talking = [asyncio.create_task(running.call(WITHIN_S, remote)) for remote in remotes]
         await until_stepped(running, calls, BEFORE)
-        await fault.strike(running.service.supervisor.process_ids[stage])
+        processes = running.service.supervisor.process_ids
+        await fault.strike(processes[stage])
         await running.until_resumed(calls)
         await steps_after(running, AFTER)
+        engine_lived_on = running.service.supervisor.process_ids[Stage.STEP] == processes[Stage.STEP]
         records = [call.session.record for call in manager.calls]
         known = [gap.steps for record in records for gap in record.gaps]
         for remote in remotes:
             remote.send(EndCall())
         await asyncio.gather(*talking)
         await manager.no_calls.wait()
+    assert engine_lived_on == (stage is not Stage.STEP)
     assert len(records) == calls, "none is lost"
     assert [gap.left_out for record in records for gap in record.gaps] == [0] * calls, "nothing is forgotten"
     logs = token_logs(tmp_path)

@@ -96,24 +96,69 @@ async def test_a_variable_that_is_not_allowed_is_not_inherited(stage: Stage) -> 
     assert ("HF_TOKEN" in inherited) == (stage is Stage.STEP), "which downloads"
 
 
+def ended_with(stage: Stage, before: dict[Stage, int]) -> set[int]:
+    """Return the processes that end when that of a stage is lost: the engine outlives encoder and decoder."""
+    return {pid for one, pid in before.items() if stage is Stage.STEP or one is not Stage.STEP}
+
+
 STEP_OR_SLOW = [Stage.STEP, *(pytest.param(one, marks=pytest.mark.slow) for one in (Stage.ENCODE, Stage.DECODE))]
 
 
 @pytest.mark.parametrize("stage", STEP_OR_SLOW)
-async def test_when_a_worker_is_killed_the_pipeline_is_started_again_as_a_unit(
+async def test_when_a_worker_is_killed_the_codec_is_started_again_and_with_the_engine_all(
     pipeline: SupervisedPipeline, stage: Stage
 ) -> None:
     before, losses = pipeline.supervisor.process_ids, state(pipeline, stage).losses
     os.kill(before[stage], signal.SIGKILL)
     assert await pipeline.next_lost() == f"{stage}: killed by SIGKILL"
     assert not pipeline.supervisor.ready
+    closed = Close(Slot(1), Epoch(1))
+    pipeline.supervisor.send(closed)
     await pipeline.until_ready()
+    while await pipeline.next_message() != closed:  # so that no worker keeps a call that ended meanwhile
+        pass
     for slot in range(2):
         assert [seq for seq, _ in await pipeline.pass_frames(slot, 10 + list(Stage).index(stage))] == [0, 1, 2]
-    assert not set(pipeline.supervisor.process_ids.values()) & set(before.values())
-    await all_gone(list(before.values()))
+    ended = ended_with(stage, before)
+    assert set(pipeline.supervisor.process_ids.values()) & set(before.values()) == set(before.values()) - ended
+    await all_gone([*ended])
     assert state(pipeline, stage).losses == losses + 1
     assert pipeline.lost.empty()
+
+
+@pytest.mark.parametrize("second", [pytest.param(Stage.STEP, marks=pytest.mark.slow), Stage.ENCODE])
+async def test_after_a_second_loss_during_the_restart_all_are_started_again(
+    pipeline: SupervisedPipeline, second: Stage
+) -> None:
+    before = pipeline.supervisor.process_ids
+    os.kill(before[Stage.DECODE], signal.SIGKILL)
+    await pipeline.next_lost()
+    async with asyncio.timeout(PATIENCE_S):
+        while pipeline.supervisor.process_ids.get(Stage.ENCODE) in (None, before[Stage.ENCODE]):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    again = pipeline.supervisor.process_ids
+    assert again[Stage.STEP] == before[Stage.STEP]
+    os.kill(again[second], signal.SIGKILL)
+    assert await pipeline.next_lost() == f"{second}: killed by SIGKILL"
+    await pipeline.until_ready()
+    assert [seq for seq, _ in await pipeline.pass_frames(0, 40 + list(Stage).index(second))] == [0, 1, 2]
+    former = {*before.values(), *again.values()}
+    assert not set(pipeline.supervisor.process_ids.values()) & former
+    await all_gone([*former])
+
+
+@pytest.mark.slow
+async def test_an_engine_without_a_link_for_another_codec_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.pipeline.SPARES", 1)
+    async with running() as pipeline:
+        engines = []
+        for epoch in range(3):
+            assert [seq for seq, _ in await pipeline.pass_frames(0, epoch)] == [0, 1, 2]
+            engines.append(pipeline.supervisor.process_ids[Stage.STEP])
+            os.kill(pipeline.supervisor.process_ids[Stage.ENCODE], signal.SIGKILL)
+            await pipeline.next_lost()
+            await pipeline.until_ready()
+    assert engines[0] == engines[1] != engines[2]
 
 
 @pytest.mark.parametrize("stage", STEP_OR_SLOW)
@@ -131,7 +176,7 @@ async def test_when_a_worker_hangs_the_pipeline_is_started_again(
     assert lost.startswith(f"{stage}: hangs, no {'frame' if busy else 'answer'} for")
     await pipeline.until_ready()
     assert [seq for seq, _ in await pipeline.pass_frames(1, epoch)] == [0, 1, 2]
-    await all_gone(list(before.values()))
+    await all_gone([*ended_with(stage, before)])
     assert state(pipeline, stage).hangs == hangs + 1
 
 

@@ -1,9 +1,10 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.workers.config import LOOPBACK
-from workers.link import BACKLOG, Link, pair
+from workers.link import BACKLOG, Link, pair, serialize
 from workers.loop import StageMessage, WorkerLoop
 from workers.messages import (
     Close,
@@ -16,6 +17,7 @@ from workers.messages import (
     Ping,
     PromptMessage,
     PromptRefused,
+    Relink,
     Said,
     Slot,
     SpeechEnded,
@@ -50,7 +52,10 @@ class Conveyor:
     def due_s(self) -> float | None:
         return 0.0 if self.belt else None
 
-    def receive(self, message: Message) -> list[StageMessage]:
+    def receive(self, message: Message | Relink) -> list[StageMessage]:
+        if isinstance(message, Relink):
+            self.belt.clear()
+            return []
         if isinstance(message, PromptMessage):
             raise KeyError(message.key)
         if message.slot == POISON:
@@ -69,9 +74,17 @@ class Bench:
     """A loop with all its other ends in our hands: turn by turn, in one thread."""
 
     def __init__(self) -> None:
-        self.ends = [Link(end) for _ in range(3) for end in pair()]
-        self.supervisor, control, self.upstream, upstream, self.downstream, downstream = self.ends
-        self.loop = WorkerLoop(Stage.STEP, control, upstream, downstream, Conveyor())
+        self.ends = [Link(end) for _ in range(5) for end in pair()]
+        self.supervisor, control, self.upstream, upstream, self.downstream, downstream, *self.next = self.ends
+        self.loop = WorkerLoop(Stage.STEP, control, upstream, downstream, Conveyor(), spares=self.next[1::2])
+
+    def relink(self) -> None:
+        """Lose both neighbours; the next ones are there."""
+        for link in (self.upstream, self.downstream):
+            link.close()
+        self.upstream, _, self.downstream, _ = self.next
+        self.supervisor.send(Relink())
+        self.run_once()
 
     def run_once(self, times: int = 1) -> None:
         for _ in range(times):
@@ -169,6 +182,19 @@ def test_what_a_dead_neighbour_should_have_got_is_lost_and_the_loop_goes_on(benc
     bench.send(opened(0), audio(0), CLOSED)
     bench.run_once(3)
     bench.vitals()
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_new_neighbours_get_nothing_of_before_and_lose_nothing_of_theirs(bench: Bench, blocked: bool) -> None:
+    dropped = bench.fill() and bench.vitals().dropped if blocked else 0
+    os.write(bench.upstream.fileno(), serialize(CLOSED)[:7])
+    bench.run_once()
+    bench.relink()
+    assert bench.came() == []
+    bench.send(opened(0), audio(0), CLOSED)
+    bench.run_once(3)
+    assert bench.came() == [opened(0), CLOSED, audio(0)]
+    assert bench.vitals().dropped == dropped
 
 
 def test_the_last_message_of_a_neighbour_is_read_and_no_other_waited_for(bench: Bench) -> None:

@@ -97,6 +97,12 @@ class PromptQueue:
         if self._engine:
             self._engine.prompts.drop(key)
 
+    def forget(self) -> None:
+        """Forget what is wanted, which will be asked for again; what has been computed is kept."""
+        self._known.clear()
+        self._waiting.clear()
+        self._prefill = None
+
     def chunk(self, free_s: float | None) -> int:
         """Return how many positions to compute now, 0 for none; `free_s` is None while no call is on."""
         if not self._waiting:

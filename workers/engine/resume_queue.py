@@ -14,7 +14,7 @@ from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.delay_pattern import LogArray
 from workers.engine.prompt import CHUNKS
 from workers.engine.prompt_queue import IDLE_CHUNK_S, PromptQueue
-from workers.messages import FRAME_S, Failed, Payload, Resume, Resumed, Slot, Stage
+from workers.messages import FRAME_S, Failed, Resume, Resumed, Slot, Stage
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ class ResumingEngine(Protocol):
     def open(
         self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
     ) -> None: ...
-    def read_log(self, log: bytes) -> LogArray: ...
-    def own_frames(self, log: LogArray) -> Payload | None: ...
     def leave_out(self, slot: Slot, steps: LogArray, skipped: int = 0) -> None: ...
     def prefill(self, slot: Slot, log: LogArray) -> bool: ...
 
@@ -73,11 +71,9 @@ class ResumeQueue:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def add(self, message: Resume) -> LogArray:
-        """Let a call wait; return its log. Raises ValueError when it has none."""
-        steps = self._engine.read_log(message.log)
+    def add(self, message: Resume, steps: LogArray) -> None:
+        """Let a call wait; `steps` are its log."""
         self._calls[message.slot] = _Call(message, steps, self._clock() + message.budget_s)
-        return steps
 
     def remove(self, slot: Slot) -> bool:
         """Forget a call, if it waits here; return whether it has not begun, so that the engine's slot is not open."""
@@ -89,6 +85,11 @@ class ResumeQueue:
         if not self._calls or self._next():
             return 0.0 if self._calls else None
         return self._until_s
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether steps follow each other so closely that they leave no time at all."""
+        return self.due_s() == 0.0 and self._clock() > self._worked_s + 1.5 * FRAME_S
 
     def chunk(self, free_s: float | None) -> int:
         """Return how many steps to prefill now, 0 for none; `free_s` is None while no call is live.

@@ -21,11 +21,13 @@ from workers.engine.delay_pattern import LogArray, StepResult
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.resume_queue import ResumeQueue
+from workers.engine.sent_steps import SentSteps
 from workers.engine.steering import Steering, Word
 from workers.messages import (
     FRAME_S,
     GAP_FRAMES,
     GREETING,
+    STEP_TOKENS,
     Close,
     CodeArray,
     Codes,
@@ -40,6 +42,7 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
+    Relink,
     Resume,
     Resumed,
     Said,
@@ -59,6 +62,7 @@ PATIENCE_S = 0.025
 """A packet, by which the frames of calls in phase may differ, and a little."""
 REPLAYED_FRAMES = 1_000
 """Of Moshi's voice: 80 s, how far the decoder looks back."""
+STEP_BYTES = 2 * STEP_TOKENS
 REPLAYED_TEXT = 64
 """Tokens that the text decoder reads again: a character may have been begun."""
 
@@ -92,6 +96,9 @@ class _Row:
     resumed: Resumed | None = None
     """What is to be said once the encoder is back too, of a call that comes back."""
     caller_is_heard: bool = False
+    sent: SentSteps = field(default_factory=SentSteps)
+    unanswered: Sequence[Codes] = ()
+    """Steps that were lost with the last decoder, of a call that comes back."""
 
     def pop(self) -> Codes | None:
         if self.greeting:
@@ -129,6 +136,8 @@ class EngineStage:
         self._rows: dict[Slot, _Row] = {}
         self._returning: dict[Slot, _Row] = {}
         """The calls of which the log is being prefilled."""
+        self._kept: dict[Slot, _Row] = {}
+        """The calls that wait for another encoder and decoder; the engine has all of them."""
         self._worked_s = clock()
 
     def due_s(self) -> float | None:
@@ -144,7 +153,7 @@ class EngineStage:
         wakes_s = None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
         return min((due_s for due_s in (returns_s, wakes_s) if due_s is not None), default=None)
 
-    def receive(self, message: Message) -> list[Message]:
+    def receive(self, message: Message | Relink) -> list[Message]:
         match message:
             case Codes(slot, epoch):
                 if row := self._row(slot, epoch):
@@ -169,6 +178,9 @@ class EngineStage:
                 return []
             case PromptReady() | PromptRefused():
                 return [message]
+            case Relink():
+                self._suspend_calls()
+                return []
             case Say():
                 return [*self._say(message)]
             case Said():
@@ -186,7 +198,8 @@ class EngineStage:
         results = self._engine.step(codes, forced)
         span = Span(Stage.STEP, started_s, self._clock())
         self._scheduler.step_took(span.ended_s - span.started_s)
-        return [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
+        said = [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
+        return [*said, *(self._work_between_steps() if self._resumes.is_starved else [])]
 
     def _work_between_steps(self) -> list[Message]:
         if (returns_s := self._resumes.due_s()) is not None and returns_s <= self._clock():
@@ -203,7 +216,8 @@ class EngineStage:
         if isinstance(answer, Failed):
             self._close(answer.slot, answer.epoch)
             return [answer]
-        self._returning[answer.slot].resumed = answer
+        row = self._returning[answer.slot]
+        row.resumed, row.sent = answer, SentSteps(answer.left_out + answer.steps, answer.left_out)
         return self._go_live(answer.slot)
 
     def _caller_is_heard(self, slot: Slot, epoch: Epoch) -> list[PipelineMessage]:
@@ -220,22 +234,37 @@ class EngineStage:
         if not row.resumed or not row.caller_is_heard:
             return []
         self._rows[slot] = self._returning.pop(slot)
-        return [row.resumed]
+        return [row.resumed, *row.unanswered]
 
     def _resume(self, message: Resume) -> list[PipelineMessage]:
-        """Let a call wait for its prefill; the decoder gets back to where it was meanwhile."""
+        """Let a call wait for its prefill, unless it was kept; the decoder gets back to where it was meanwhile."""
         slot, epoch = message.slot, message.epoch
-        self._close(slot)
-        if message.checkpoint and message.checkpoint != self._checkpoint:
-            return [Failed(slot, epoch, Stage.STEP, "the call began on another checkpoint")]
         try:
-            steps = self._resumes.add(message)
+            if message.checkpoint and message.checkpoint != self._checkpoint:
+                raise ValueError("the call began on another checkpoint")
+            steps = self._engine.read_log(message.log)
         except ValueError as error:
+            self._close(slot)
             return [Failed(slot, epoch, Stage.STEP, str(error))]
+        row = self._go_on(message, len(steps))
+        if not row:
+            self._close(slot)
+            self._resumes.add(message, steps)
+            row = _Row(epoch, self._decoder(steps[-REPLAYED_TEXT:]), deque(maxlen=GAP_FRAMES), deque(), Steering())
+        self._returning[slot] = row
         frames = self._engine.own_frames(steps)
-        decode_text = self._decoder(steps[-REPLAYED_TEXT:])
-        self._returning[slot] = _Row(epoch, decode_text, deque(maxlen=GAP_FRAMES), deque(), Steering())
         return [replace(message, log=b"", own_codes=None if frames is None else frames[-REPLAYED_FRAMES:])]
+
+    def _go_on(self, message: Resume, steps: int) -> _Row | None:
+        """Return the row of a call that was kept, if it is as its log of so many steps says, or ahead of that."""
+        slot, epoch, known = message.slot, message.epoch, message.skipped + steps
+        row = self._kept.get(slot)
+        if not row or row.epoch != epoch or (unanswered := row.sent.after(known, message.log[-STEP_BYTES:])) is None:
+            return None
+        del self._kept[slot]
+        left_out, gap = row.sent.left_out, deque[Codes](maxlen=GAP_FRAMES)
+        resumed = Resumed(slot, epoch, known - left_out, left_out)
+        return _Row(row.epoch, row.decode_text, gap, deque(), Steering(), None, resumed, False, row.sent, unanswered)
 
     def _decoder(self, steps: Iterable[LogArray]) -> Callable[[int], str]:
         """Return the text decoder of a call that has made these steps."""
@@ -278,18 +307,30 @@ class EngineStage:
 
     def _close(self, slot: Slot, epoch: Epoch | None = None) -> None:
         """End the call of this epoch in a slot, None for whichever, if there is one."""
-        row = self._rows.get(slot) or self._returning.get(slot)
+        row = self._rows.get(slot) or self._returning.get(slot) or self._kept.get(slot)
         if not row or epoch not in (None, row.epoch):
             return
-        self._rows.pop(slot, None)
-        self._returning.pop(slot, None)
+        for rows in (self._rows, self._returning, self._kept):
+            rows.pop(slot, None)
         self._scheduler.call_ended(slot)
         if not self._resumes.remove(slot):
             self._engine.close(slot)
 
+    def _suspend_calls(self) -> None:
+        """Keep the calls as they are until the app resumes, opens anew or closes them: encoder and decoder are new."""
+        for slot in [slot for slot, row in self._returning.items() if not row.resumed]:
+            self._close(slot)
+        self._kept |= self._rows | self._returning
+        self._rows.clear()
+        self._returning.clear()
+        for slot in self._kept:
+            self._scheduler.call_ended(slot)
+        self._prompts.forget()
+
     def _wait(self, row: _Row, frame: Codes) -> None:
         if frame.slot in self._returning:
-            row.greeting.append(frame)
+            if frame.seq > row.sent.last_seq:
+                row.greeting.append(frame)
             return
         if row.frame and row.catches_up:
             row.catches_up -= 1
@@ -306,5 +347,6 @@ class EngineStage:
             return [Failed(slot, row.epoch, Stage.STEP, result.fault)]
         text, tokens = row.decode_text(result.text_token), result.log.astype("<i2").tobytes()
         codes = Codes(slot, row.epoch, frame.seq, result.codes, text, frame.dropped, (*frame.spans, span), tokens)
+        row.sent.add(codes)
         over = row.steering.advance(result.text_token)
         return [codes, *(Said(slot, row.epoch, end.sentence, end.whole) for end in over)]

@@ -154,7 +154,7 @@ def _worker_families(workers: Iterable[WorkerState]) -> Iterator[Family]:
     ready = {name: worker.ready for name, worker in named.items()}
     yield gauge("worker_up", "1 if a worker is ready and does not hang.", ready, label)
     losses = {name: worker.losses for name, worker in named.items()}
-    yield counter("worker_losses", "Times that a worker ended or hung and the pipeline was restarted.", losses, label)
+    yield counter("worker_losses", "Times that a worker ended or hung and was restarted.", losses, label)
     hangs = {name: worker.hangs for name, worker in named.items()}
     yield counter("worker_hangs", "Times that a worker hung; worker_losses counts them too.", hangs, label)
     vitals = {name: worker.vitals for name, worker in named.items() if worker.vitals}

@@ -30,6 +30,7 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
+    Relink,
     Slot,
 )
 
@@ -225,6 +226,21 @@ def test_200_prompts_take_no_more_memory_than_the_store_may_and_each_is_known() 
     assert bench.engine.begun_with == [*keys, *keys]
     bench.receive(*(DropPrompt(key) for key in keys))
     assert bench.engine.prompts.nbytes == 0
+
+
+def test_with_another_codec_prompts_are_asked_for_again_and_those_computed_are_there() -> None:
+    bench = Bench()
+    bench.receive(wanted("ada"))
+    bench.work()
+    bench.receive(wanted("bob"))
+    bench.stage.work()
+    computed = len(bench.engine.chunks)
+    bench.stage.receive(Relink())
+    assert bench.stage.due_s() is None
+    bench.receive(wanted("ada"), begins("ada"))
+    assert bench.answers() == [ready("ada"), ready("ada")]
+    assert len(bench.engine.chunks) == computed
+    assert bench.engine.begun_with == ["ada"]
 
 
 def test_an_unknown_or_dropped_prompt_is_begun_without() -> None:

@@ -1,6 +1,7 @@
 """A call that goes on in another engine says what it would have said: against the official model, or computed anew."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from workers.engine.stage import EngineStage
 from workers.messages import (
     STEP_TOKENS,
     CallPersona,
+    Close,
     CodeArray,
     Codes,
     Epoch,
@@ -26,6 +28,7 @@ from workers.messages import (
     Message,
     Open,
     PipelineMessage,
+    Relink,
     Resume,
     Resumed,
     Slot,
@@ -233,3 +236,85 @@ def test_the_decoder_gets_the_frames_that_were_complete_and_no_log() -> None:
     assert passed.log == b""
     assert passed.own_codes is not None
     assert passed.own_codes.tolist() == complete
+
+
+class Counting(Engine):
+    """Counts the steps that it prefills."""
+
+    prefilled = 0
+
+    def prefill(self, slot: Slot, log: LogArray) -> bool:
+        self.prefilled += len(log)
+        return super().prefill(slot, log)
+
+
+def lose_codec(calls: Calls, slot: Slot, steps: int) -> Resume:
+    """Lose all but the first steps of a call's on the way to the app; return how that has it go on."""
+    del calls.said[slot][steps:]
+    calls.stage.receive(Relink())
+    return replace(resumed(log_of(calls.said[slot]), slot, seed=5), seq=steps)
+
+
+def hear_on(calls: Calls, heard: CodeArray, first: int) -> None:
+    for seq in range(first, len(heard)):
+        calls.receive(Codes(A, ONE, seq, heard[seq]))
+        calls.work()
+
+
+@pytest.mark.parametrize("lost", [0, 1, 5])
+def test_a_call_goes_on_in_an_engine_that_outlives_the_codec_without_a_prefill(lost: int) -> None:
+    """Past the context, with random numbers and the repetition penalty: as one that nothing has happened to."""
+    lm, heard = build(context=CONTEXT), speech(3, STEPS)
+    whole, calls = Calls(Engine(lm, 2, SAMPLED)), Calls(engine := Counting(lm, 2, SAMPLED))
+    for one in (whole, calls):
+        one.receive(Open(A, ONE, seed=5))
+    hear_on(whole, heard, 0)
+    hear_on(calls, heard[:25], 0)
+    calls.receive(lose_codec(calls, A, 25 - lost))
+    hear_on(calls, heard[:27], 25 - lost)
+    assert len(calls.said[A]) == 25 - lost
+    calls.receive(Resumed(A, ONE, 0, 0))
+    assert [one.seq for one in calls.said[A]] == list(range(25)), "what was lost is sent again"
+    hear_on(calls, heard, 27)
+    assert [(one.seq, one.tokens) for one in calls.said[A]] == [(one.seq, one.tokens) for one in whole.said[A]]
+    assert frames(calls.said[A]) == frames(whole.said[A])
+    assert calls.answers == [Resumed(A, ONE, 25 - lost, 0)]
+    assert engine.prefilled == 0
+
+
+def test_after_a_second_loss_before_the_encoder_is_back_nothing_is_prefilled_either() -> None:
+    calls = Calls(engine := Counting(build(), 2, ARGMAX, context=64))
+    calls.receive(Open(A, ONE))
+    hear_on(calls, speech(0, 8), 0)
+    calls.receive(lose_codec(calls, A, 6))
+    calls.resume(lose_codec(calls, A, 6))
+    hear_on(calls, speech(0, 12), 8)
+    assert frames(calls.said[A]) == official(build(), speech(0, 13))
+    assert engine.prefilled == 0
+
+
+@pytest.mark.parametrize("kind", ["another call", "other tokens", "more steps"])
+def test_a_call_that_is_not_as_its_log_says_is_prefilled(kind: str) -> None:
+    lm, heard = build(), speech(0, 12)
+    calls, other = (Calls(Counting(lm, 2, ARGMAX, context=64)) for _ in range(2))
+    for one in (calls, other):
+        one.receive(Open(A, ONE))
+    hear_on(calls, heard[:8], 0)
+    hear_on(other, speech(1, 8) if kind == "other tokens" else heard[: 9 if kind == "more steps" else 8], 0)
+    epoch = Epoch(2) if kind == "another call" else ONE
+    log = log_of(other.said[A])
+    lose_codec(calls, A, 0)
+    calls.receive(replace(resumed(log), epoch=epoch))
+    calls.receive(Resumed(A, epoch, 0, 0))
+    calls.work()
+    assert calls.answers == [Resumed(A, epoch, len(other.said[A]), 0)]
+    assert calls.said[A] == []
+
+
+def test_a_call_that_ends_while_its_codec_is_away_leaves_its_slot() -> None:
+    calls = Calls(engine := Engine(build(), 2, ARGMAX, context=64))
+    calls.receive(Open(A, ONE))
+    calls.stage.receive(Relink())
+    calls.receive(Close(A, ONE))
+    with pytest.raises(KeyError):
+        engine.close(A)

@@ -180,6 +180,17 @@ def test_where_steps_leave_no_time_a_call_still_comes_back_within_its_budget() -
     assert max(late_s) < FRAME_S
 
 
+def test_where_steps_are_too_slow_for_the_live_calls_another_still_comes_back_within_its_budget() -> None:
+    bench = bench_of(Rebuilder(step_s=0.1))
+    bench.receive(opened(A), comes_back(1_000, B, budget_s=10.0), is_heard(B))
+    began_s = bench.engine.now
+    while not answers(bench):
+        bench.receive(heard(1))
+        bench.sent += bench.stage.work()
+    assert isinstance(answers(bench)[0], Resumed)
+    assert bench.engine.now - began_s < 10.0
+
+
 @pytest.mark.parametrize("calls", [1, 2])
 def test_first_steps_are_left_out_when_the_time_is_short_but_never_the_context(calls: int) -> None:
     bench = bench_of(engine := Rebuilder())

@@ -21,6 +21,7 @@ from workers.messages import (
     Message,
     Open,
     PipelineMessage,
+    Relink,
     Slot,
     Span,
     Stage,
@@ -199,6 +200,17 @@ def test_a_call_without_a_close_is_closed_when_the_next_one_opens() -> None:
     (said,) = work(stage)
     assert engine.done == ["open 0", "close 0", "open 0"]
     assert (said.epoch, said.seq, said.text) == (2, 9, "0.0"), "with a text decoder of its own"
+
+
+def test_with_another_codec_no_call_goes_on_until_it_is_opened_or_resumed() -> None:
+    engine = Parrot()
+    stage = stage_of(engine)
+    receive(stage, opened(A, greeting=(1, 2)), opened(B), heard(3, B))
+    assert stage.receive(Relink()) == []
+    receive(stage, heard(4, A), heard(5, B))
+    assert stage.due_s() is None
+    receive(stage, opened(A, epoch=2), heard(6, A, epoch=2))
+    assert [message.seq for message in work(stage)] == [6]
 
 
 def test_a_call_that_cannot_go_on_fails_and_the_others_go_on() -> None:
