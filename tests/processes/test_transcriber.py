@@ -227,17 +227,18 @@ async def test_a_transcriber_that_hangs_is_started_again(line: Line) -> None:
     assert line.supervisor.process_ids == pipeline
 
 
-async def test_a_lost_pipeline_ends_transcripts_and_the_transcriber_stays(line: Line) -> None:
-    process = line.transcription.process_id
+@pytest.mark.parametrize("stage", [Stage.ENCODE, Stage.DECODE])
+async def test_a_lost_pipeline_ends_transcripts_and_the_transcriber_stays(line: Line, stage: Stage) -> None:
+    process, losses = line.transcription.process_id, len(line.lost)
     line.epoch += 1
     line.supervisor.send(Open(Slot(0), Epoch(line.epoch)))
     for seq, frame in enumerate(frames_of("question1")):
         line.supervisor.send(Frame(Slot(0), Epoch(line.epoch), seq, frame))
         await line._next()
-    os.kill(line.supervisor.process_ids[Stage.DECODE], signal.SIGKILL)
+    os.kill(line.supervisor.process_ids[stage], signal.SIGKILL)
     assert words(await line.transcript(line.epoch)) == WORDS["question1"]
     async with asyncio.timeout(PATIENCE_S):
-        while not line.lost:  # noqa: ASYNC110 - a turn of the loop
+        while len(line.lost) == losses:  # noqa: ASYNC110 - a turn of the loop
             await asyncio.sleep(0)
         await line.supervisor.wait_ready()
     assert words(await line.transcript(await line.call(0, frames_of("question3")))) == WORDS["question3"]
