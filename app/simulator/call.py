@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
@@ -77,8 +78,8 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._base_url + self._options.status_path, ending)
-        said, zero_s = self._script.said, self._zero_s or 0.0
-        return call_report(self._call_sid, ending, self._now_s, said, self._playout, self._streams, zero_s)
+        report = call_report(self._call_sid, ending, self._now_s, self._script.said, self._playout, self._streams)
+        return replace(report, zero_s=self._zero_s or 0.0)
 
     async def _ring(self) -> Ending:
         try:

@@ -6,6 +6,7 @@ have the 2.9 ms of the two filters.
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -84,7 +85,7 @@ async def simulate_chat(options: CallOptions, script: CallerScript) -> CallRepor
     times, close = (0.0, stream.now_s), (socket.close_code or 1006, socket.close_reason or "")
     streams = (StreamReport(url, started.stream_sid, *times, stream.counts, *close),)
     ending = ending or Ending(Outcome.SERVER_HUNG_UP, "the server closed the chat")
-    return call_report(call_sid, ending, stream.now_s, script.said, playout, streams, zero_s)
+    return replace(call_report(call_sid, ending, stream.now_s, script.said, playout, streams), zero_s=zero_s)
 
 
 async def _call_sid(socket: ClientConnection) -> CallSid:

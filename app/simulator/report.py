@@ -131,13 +131,7 @@ class CallReport:
 
 
 def call_report(
-    call_sid: str,
-    ending: Ending,
-    ended_s: float,
-    said: bytes,
-    playout: PlayoutModel,
-    streams: Sequence[StreamReport],
-    zero_s: float = 0.0,
+    call_sid: str, ending: Ending, ended_s: float, said: bytes, playout: PlayoutModel, streams: Sequence[StreamReport]
 ) -> CallReport:
     """Return the report of a call that has ended, in which this mu-law was said."""
     heard = mulaw.decode(playout.heard(ended_s))
@@ -155,7 +149,6 @@ def call_report(
         buffer_levels=tuple(playout.buffer_levels),
         marks=tuple(playout.returned),
         discarded_s=playout.discarded_samples / RATE_HZ,
-        zero_s=zero_s,
     )
 
 
