@@ -13,13 +13,12 @@ from pathlib import Path
 
 import soundfile
 
-from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, free_port, start_service
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from tests.app.cli.talk.test_kyutai_server import running
 from tests.app.cli.talk.test_run import talk
 from tests.app.cli.talk.tones import tone
-from tests.service.test_serve import free_port
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.synthetic import make_synthetic
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.service_process import free_port
 from app.logging import LogFormat
 from app.twilio.events import DtmfPressed, Stopped
 from app.twilio.signature import SIGNATURE_HEADER
 from tests.service.phone import ACCOUNT, SECONDARY, TOKEN, Phone, closing_code, new_call_sid
-from tests.service.test_serve import Program, free_port, serving
+from tests.service.test_serve import Program, serving
 
 CALLER, CALLED, BLOCKED = "+15550107431", "+15550102222", "+15550109631"
 OPERATOR, PASSWORD, PIN = "an-operators-secret-token", "the-databases-password", "8052"

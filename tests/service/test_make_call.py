@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from app.cli.service_process import free_port
 from app.simulator import conversation
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
 from app.simulator.report import Outcome
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
-from tests.service.test_serve import LOOPBACK, Program, end, free_port, serve, start
+from tests.service.test_serve import LOOPBACK, Program, end, serve, start
 from tests.twilio_rest.account import NO_ANSWER, Account, OwnedNumber, PlacedCall
 from tests.twilio_rest.callee import Callee
 from tests.twilio_rest.server import FakeRest, Held, serving_rest

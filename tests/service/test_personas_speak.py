@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, start_service
+from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, free_port, start_service
 from app.server.serve import EXIT_SETTINGS
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
-from tests.service.test_serve import LOOPBACK, free_port, serve
+from tests.service.test_serve import LOOPBACK, serve
 from tests.synthetic import synthetic_cache
 
 GREETINGS = {

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from app.cli.service_process import free_port
 from tests.service.phone import ACCOUNT, TOKEN
-from tests.service.test_serve import LOOPBACK, ROOT, end, free_port, running, start
+from tests.service.test_serve import LOOPBACK, ROOT, end, running, start
 from tests.tunnel.install import install
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.callee import Callee

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from app.cli.service_process import free_port
 from app.config import read_settings
 from app.server.serve import EXIT_SETTINGS
 from app.server.serve import serve as serve_here
@@ -126,12 +127,6 @@ async def end(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
 async def command(folder: Path, *arguments: str, **settings: Any) -> tuple[int, str, str]:
     """Run a command to its end."""
     return await end(await start(folder, *arguments, **settings))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 SIGNED: dict[str, Any] = {"twilio_auth_token": TOKEN, "twilio_account_sid": ACCOUNT}

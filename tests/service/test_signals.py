@@ -16,13 +16,14 @@ import httpx
 import pytest
 import soundfile
 
+from app.cli.service_process import free_port
 from app.server.background import TaskFailed
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN, Phone
-from tests.service.test_serve import GOOD, INHERITED, LOOPBACK, ROOT, free_port
+from tests.service.test_serve import GOOD, INHERITED, LOOPBACK, ROOT
 from tests.service.test_serve import running as running_program
 from tests.service.test_service_tasks import running
 from tests.tunnel.install import install

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from app.calls.record import EndReason
+from app.cli.service_process import free_port
 from app.telemetry.webhooks.signature import sign
 from app.twilio import twiml
 from app.twilio.events import CallSid, DtmfPressed, Stopped
@@ -25,7 +26,6 @@ from tests.app.http.test_transfer import ANN, Carrier
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Call, form
 from tests.service.served import Served, served
-from tests.service.test_serve import free_port
 from workers.messages import Frame, Heard, TurnOver
 
 SECRET = "a-secret-of-sixteen-letters-or-more"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.service_process import free_port
 from tests.processes.pipeline import PATIENCE_S, all_gone
 from tests.service.phone import ACCOUNT, TOKEN
-from tests.service.test_serve import GOOD, free_port, serve
+from tests.service.test_serve import GOOD, serve
 from tests.tunnel.install import install
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import Held, serving_rest

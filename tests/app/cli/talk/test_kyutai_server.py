@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from app.cli.service_process import free_port
 from tests.app.cli.talk.test_run import talk
 from tests.app.cli.talk.tones import tone
-from tests.service.test_serve import free_port
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER
 from workers.checkpoints.synthetic import make_synthetic

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from app.cli.service_process import free_port
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.test_serve import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 USER = "calls"

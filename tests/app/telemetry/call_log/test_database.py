@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, func, insert, select
 
+from app.cli.service_process import free_port
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
 from app.telemetry.call_log.entry import KILLED, CallEntry, TranscriptWord
@@ -16,7 +17,6 @@ from app.telemetry.call_log.transactions import CallLogError
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, entry, outbound, stream
-from tests.service.test_serve import free_port
 
 LATER = NOON + timedelta(seconds=60)
 
