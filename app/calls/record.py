@@ -16,11 +16,12 @@ from workers.messages import FRAME_S, Frame, Span
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
 KEYS_KEPT = 100
-MOMENTS = ("began_s", "reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
+MOMENTS = ("at_s", "began_s", "reserved_s", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s")
 FACTS = (
     *("call_sid", "persona", "greeting_frames", "takeover_s", "end", "detail", "refused", "status", "duration_s"),
     *("stream_error", "error_code", "connected_s", "started_s", "first_sound_s", "greeting_said_s", "ended_s"),
 )
+TRANSFER = ("to", "by", "at_s", "status", "duration_s", "ended_s")
 GAP = ("began_s", "reason", "seconds", "steps", "left_out")
 STREAM = ("number", "reserved_s", "connected_s", "started_s", "ended_s", "end", "detail")
 SUMMARY = ("call_sid", "persona", "started_s", "ended_s", "end", "detail", "status", "error_code", "counts")
@@ -314,24 +315,14 @@ class CallRecord:
             "counts": dict(self.counts),
             "moves": [(self._relative(moment), reason) for moment, reason in self.moves],
             "recording": str(self.recording),
-            "transfers": [
-                {
-                    "to": mask_number(one.to),
-                    "by": one.by,
-                    "at_s": self._relative(one.at_s),
-                    "status": one.status,
-                    "duration_s": one.duration_s,
-                    "ended_s": self._relative(one.ended_s),
-                }
-                for one in self.transfers
-            ],
+            "transfers": [{**self._chosen(one, TRANSFER), "to": mask_number(one.to)} for one in self.transfers],
             "streams": [
                 {**self._chosen(stream, STREAM), "recording": str(stream.recording)} for stream in self.streams
             ],
             "gaps": [self._chosen(gap, GAP) for gap in self.gaps],
         }
 
-    def _chosen(self, record: "CallRecord | StreamRecord | Gap", names: tuple[str, ...]) -> dict[str, object]:
+    def _chosen(self, record: object, names: tuple[str, ...]) -> dict[str, object]:
         return {
             name: self._relative(getattr(record, name)) if name in MOMENTS else getattr(record, name) for name in names
         }

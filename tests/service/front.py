@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 from starlette.types import Message
 
+from app.calls.active_call import ActiveCall
 from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.prompts import PromptUnavailable
@@ -23,10 +24,10 @@ from app.server.transfers import CarrierRest, Transfers
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
 from app.twilio import twiml
-from app.twilio.events import CallSid
+from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import sign
-from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form
+from tests.service.phone import ACCOUNT, PUBLIC, SECONDARY, TOKEN, form, new_call_sid
 from workers import messages
 
 SOCKET_BASE = PUBLIC.replace("https:", "wss:")
@@ -106,6 +107,18 @@ class Front:
         assert isinstance(verb, twiml.Connect)
         return verb.url.removeprefix(SOCKET_BASE)
 
+    def claim(self, path: str) -> ActiveCall:
+        """Open the socket of a call."""
+        call = self.manager.claim(path.rpartition("/")[2])
+        assert call
+        return call
+
+    async def talk(self) -> ActiveCall:
+        """Ring, open the socket, start the stream."""
+        call = self.claim(await self.ring(call_sid := new_call_sid()))
+        start(call, call_sid)
+        return call
+
     async def dial(
         self, path: str, signature: str | None, says: Iterable[str | bytes] = (), query: str = "", host: str = ""
     ) -> "Dialled":
@@ -127,6 +140,11 @@ class Front:
         }
         await self.app(scope, dialled.receive, dialled.send)
         return dialled
+
+
+def start(call: ActiveCall, call_sid: CallSid) -> None:
+    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
+        call.handle_event(event)
 
 
 @dataclass

@@ -12,13 +12,12 @@ from app.calls.transcript import Side, Word
 from app.telemetry.call_log.address import find_address
 from app.telemetry.call_log.database import Database
 from app.telemetry.recording.audio_files import encode_flac
-from app.twilio.events import CallSid, Connected, Started, StreamSid
+from app.twilio.events import CallSid
 from tests.app.http.test_transfer import ANN as PERSON
 from tests.app.http.test_transfer import OPERATOR, Carrier
 from tests.app.telemetry.call_log.records import ANN, entry, stream
 from tests.app.telemetry.recording.test_recording_routes import NAME, file_of
 from tests.service.front import Front, front_settings
-from tests.service.phone import ACCOUNT, new_call_sid
 
 Spec = dict[str, Any]
 TEXTS = {"get /metrics", "get /api/history/{sid}/transcript.vtt", "get /api/calls/{call_sid}/recording"}
@@ -80,13 +79,9 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def talk(front: Front) -> CallSid:
-    path = await front.ring(call_sid := new_call_sid())
-    call = front.manager.claim(path.rpartition("/")[2])
-    assert call
-    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-        call.handle_event(event)
-    call.session.record.words.append(Word(Side.CALLER, "Hi", 1.0, 1.5))
-    return call_sid
+    record = (await front.talk()).session.record
+    record.words.append(Word(Side.CALLER, "Hi", 1.0, 1.5))
+    return record.call_sid
 
 
 async def description(front: Front) -> Spec:

@@ -15,11 +15,11 @@ from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
 from app.http import json_body, say_route
 from app.http.say_route import MAX_BYTES
-from app.twilio.events import CallSid, Connected, Started, StreamSid
+from app.twilio.events import CallSid
 from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.front import Front, front_settings
-from tests.service.phone import ACCOUNT, new_call_sid
+from tests.service.front import Front, front_settings, start
+from tests.service.phone import new_call_sid
 from workers.messages import Said, Say
 
 OPERATOR = "a-long-operator-token"
@@ -31,17 +31,6 @@ class Asking:
 
     def __init__(self) -> None:
         self.front = Front(front_settings(operator_token=OPERATOR, refusals_per_minute=2))
-
-    async def call(self) -> ActiveCall:
-        call = self.claim(await self.front.ring(call_sid := new_call_sid()))
-        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-            call.handle_event(event)
-        return call
-
-    def claim(self, path: str) -> ActiveCall:
-        call = self.front.manager.claim(path.rpartition("/")[2])
-        assert call
-        return call
 
     async def say(self, call_sid: CallSid, text: object = "Hello", wait: bool = False) -> httpx.Response:
         return await self.post(call_sid, json.dumps({"text": text}).encode(), query="?wait=true" if wait else "")
@@ -88,14 +77,14 @@ def reply(answer: httpx.Response) -> tuple[int, Any]:
 
 
 async def test_a_sentence_is_queued_and_goes_to_the_workers_in_one_line(asking: Asking) -> None:
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     assert reply(await asking.say(call_sid, " Hello\nAnn ")) == (202, {"id": 1})
     assert reply(await asking.say(call_sid, "Grüße 🎉")) == (202, {"id": 2})
     assert asking.told == [(1, "Hello Ann"), (2, "Grüße 🎉")]
 
 
 async def test_who_waits_is_answered_when_the_sentence_has_been_said_with_whether_it_was_whole(asking: Asking) -> None:
-    call = await asking.call()
+    call = await asking.front.talk()
     call_sid = call.session.record.call_sid
     first, second = await asking.wait(call_sid, 1), await asking.wait(call_sid, 2)
     asking.answer(call, 1)
@@ -110,21 +99,21 @@ async def test_who_has_waited_for_30_seconds_is_told_that_the_sentence_is_queued
 ) -> None:
     assert say_route.SAID_WITHIN_S == 30
     monkeypatch.setattr(say_route, "SAID_WITHIN_S", 0.001)
-    call = await asking.call()
+    call = await asking.front.talk()
     assert reply(await asking.say(call.session.record.call_sid, wait=True)) == (202, {"id": 1})
     asking.answer(call, 1)
     assert call.session.record.counts["sentences_said"] == 1, "it was said all the same"
 
 
 async def test_when_the_call_ends_who_waits_gets_409(asking: Asking) -> None:
-    call = await asking.call()
+    call = await asking.front.talk()
     request = await asking.wait(call.session.record.call_sid, 1)
     call.end(EndReason.CALLER_HUNG_UP)
     assert reply(await request) == (409, "the call ended before the sentence was said")
 
 
 async def test_a_ninth_sentence_is_refused_until_one_has_been_said(asking: Asking) -> None:
-    call = await asking.call()
+    call = await asking.front.talk()
     call_sid = call.session.record.call_sid
     assert [(await asking.say(call_sid)).status_code for _ in range(9)] == [202] * 8 + [429]
     assert reply(await asking.say(call_sid, wait=True))[1].startswith("8 sentences are queued already")
@@ -137,10 +126,9 @@ async def test_a_call_that_is_unknown_is_404_and_one_that_is_not_live_409(asking
     path = await asking.front.ring(call_sid := new_call_sid())
     not_live = (409, "the call is not live: its stream has not started, or it is ending")
     assert reply(await asking.say(call_sid)) == not_live
-    call = asking.claim(path)
+    call = asking.front.claim(path)
     assert reply(await asking.say(call_sid)) == not_live
-    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-        call.handle_event(event)
+    start(call, call_sid)
     asking.front.manager.on_pipeline_lost("step: killed by SIGKILL")
     in_gap = (409, "Moshi does not hear this call at the moment: try again when it goes on")
     assert reply(await asking.say(call_sid)) == in_gap
@@ -178,20 +166,20 @@ WRONG: list[tuple[bytes, int, str]] = [
 async def test_what_is_no_text_is_refused_in_one_line_and_nothing_is_said(
     asking: Asking, body: bytes, status: int, why: str
 ) -> None:
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     assert reply(await asking.post(call_sid, body)) == (status, why)
     assert asking.told == []
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
 async def test_another_content_type_is_refused(asking: Asking, content_type: str) -> None:
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     assert reply(await asking.post(call_sid, b'{"text": "Hello"}', content_type))[0] == 415
     assert reply(await asking.post(call_sid, b'{"text": "Hello"}', "Application/JSON; charset=utf-8"))[0] == 202
 
 
 async def test_the_longest_text_fits_however_it_is_escaped(asking: Asking) -> None:
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     assert reply(await asking.say(call_sid, "🎉" * 500)) == (202, {"id": 1})
 
 
@@ -200,7 +188,7 @@ async def test_a_body_that_does_not_come_in_time_is_refused(asking: Asking, monk
         yield b'{"text": '
         await asyncio.Event().wait()
 
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     monkeypatch.setattr(json_body, "WITHIN_S", 0.001)
     assert reply(await asking.post(call_sid, never())) == (408, "the text did not arrive in time")
 
@@ -215,7 +203,7 @@ ELSEWHERE: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("headers", ELSEWHERE, ids=lambda headers: next(iter(headers)))
 async def test_it_is_for_operators_alone_and_refusals_are_limited(asking: Asking, headers: dict[str, str]) -> None:
-    call_sid = (await asking.call()).session.record.call_sid
+    call_sid = (await asking.front.talk()).session.record.call_sid
     path, body = f"/api/calls/{call_sid}/say", b'{"text": "Hello"}'
     answers = [await asking.front.http.post(path, content=body, headers={**JSON, **headers}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [403, 403, 429]
@@ -226,7 +214,7 @@ async def test_it_is_for_operators_alone_and_refusals_are_limited(asking: Asking
 
 async def test_the_text_is_in_no_log(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "app"):
-        call = await asking.call()
+        call = await asking.front.talk()
         await asking.say(call.session.record.call_sid, "a private matter")
         asking.answer(call, 1)
     assert "say sentence 1" in caplog.text
@@ -241,7 +229,7 @@ class Fuzzing:
 
     def __init__(self) -> None:
         self.runner, self.asking = asyncio.Runner(), Asking()
-        self.call = self.runner.run(self.asking.call())
+        self.call = self.runner.run(self.asking.front.talk())
 
     def post(self, body: bytes, content_type: str, query: str) -> httpx.Response:
         call_sid = self.call.session.record.call_sid

@@ -10,12 +10,12 @@ from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
 from app.calls.session import MOST_TRANSFERS
 from app.twilio import twiml
-from app.twilio.events import CallSid, Connected, DtmfPressed, Started, Stopped, StreamSid
+from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.rest_http import RestError
 from app.twilio.signature import sign
 from tests.app.calls.front import settle
 from tests.service.front import Front, front_settings
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, form, new_call_sid
+from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid
 
 ANN = "+15550100009"
 OPERATOR = "a-long-operator-token"
@@ -43,14 +43,6 @@ class Transferring:
         chosen = {"transfer_to": ANN, "transfer_digit": "0", "operator_token": OPERATOR, **settings}
         self.front = Front(front_settings(**chosen), rest=self.rest)
 
-    async def call(self) -> ActiveCall:
-        path = await self.front.ring(call_sid := new_call_sid())
-        call = self.front.manager.claim(path.rpartition("/")[2])
-        assert call
-        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-            call.handle_event(event)
-        return call
-
     async def ask(
         self, call_sid: CallSid, body: Mapping[str, object] = {}, headers: Mapping[str, str] = {}
     ) -> httpx.Response:
@@ -69,7 +61,7 @@ def sid(call: ActiveCall) -> CallSid:
 
 async def test_an_operator_transfers_a_call_and_its_slot_is_free() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     answer = await transferring.ask(sid(call))
     assert (answer.status_code, answer.json()["to"]) == (202, "…0009")
     [(call_sid, text)] = transferring.rest.followed
@@ -85,7 +77,7 @@ async def test_an_operator_transfers_a_call_and_its_slot_is_free() -> None:
 
 async def test_who_answers_has_the_call_to_its_end() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     await transferring.ask(sid(call))
     call.handle_event(Stopped())
     answer = await transferring.after_dial(sid(call), DialCallStatus="completed", DialCallDuration="61")
@@ -96,7 +88,7 @@ async def test_who_answers_has_the_call_to_its_end() -> None:
 
 async def test_a_caller_who_hangs_up_before_anybody_answers_does_not_come_back() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     await transferring.ask(sid(call))
     call.handle_event(Stopped())
     answer = await transferring.after_dial(sid(call), DialCallStatus="no-answer", CallStatus="completed")
@@ -107,7 +99,7 @@ async def test_a_caller_who_hangs_up_before_anybody_answers_does_not_come_back()
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled", ""])
 async def test_a_call_that_nobody_answers_is_back_with_moshi(status: str) -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     await transferring.ask(sid(call))
     call.handle_event(Stopped())
     answer = await transferring.after_dial(sid(call), DialCallStatus=status)
@@ -118,7 +110,7 @@ async def test_a_call_that_nobody_answers_is_back_with_moshi(status: str) -> Non
 
 async def test_the_callers_key_transfers_once() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     for digit in "900":
         call.handle_event(DtmfPressed(digit))
         await settle()
@@ -128,7 +120,7 @@ async def test_the_callers_key_transfers_once() -> None:
 
 async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
     answer = await transferring.ask(sid(call))
     assert (answer.status_code, answer.json()["detail"]) == (502, "Twilio answered with HTTP 500")
@@ -141,7 +133,7 @@ async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
 
 async def test_a_key_does_not_have_a_call_transferred_for_ever() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
     for _ in range(2 * MOST_TRANSFERS):
         call.handle_event(DtmfPressed("0"))
@@ -163,14 +155,14 @@ async def test_a_key_does_not_have_a_call_transferred_for_ever() -> None:
 )
 async def test_only_who_is_allowed_is_dialled(body: dict[str, object], status: int) -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     assert (await transferring.ask(sid(call), body)).status_code == status
     assert len(transferring.rest.followed) == (status == 202)
 
 
 async def test_nothing_is_dialled_for_an_unsigned_request_or_a_page_of_elsewhere() -> None:
     transferring = Transferring()
-    call = await transferring.call()
+    call = await transferring.front.talk()
     assert (await transferring.ask(sid(call), headers={"Origin": "https://evil.example"})).status_code == 403
     assert (await transferring.ask(sid(call), headers={"X-Forwarded-For": "203.0.113.9"})).status_code in (401, 403)
     unsigned = await transferring.front.post("/twilio/after-dial", form(sid(call)), None)
@@ -184,7 +176,7 @@ async def test_a_call_that_is_not_live_is_not_transferred(state: str) -> None:
     if state == "ringing":
         await transferring.front.ring(call_sid := new_call_sid())
     else:
-        call = await transferring.call()
+        call = await transferring.front.talk()
         call_sid = new_call_sid() if state == "unknown" else sid(call)
         if state != "unknown":
             call.handle_event(Stopped())
@@ -195,6 +187,6 @@ async def test_without_an_account_the_reason_names_the_settings() -> None:
     front = Front(front_settings(transfer_to=ANN, operator_token=OPERATOR))
     transferring = Transferring()
     transferring.front = front
-    call = await transferring.call()
+    call = await transferring.front.talk()
     answer = await transferring.ask(sid(call))
     assert (answer.status_code, "TWILIO_AUTH_TOKEN" in answer.json()["detail"]) == (409, True)
