@@ -114,10 +114,9 @@ class Front:
         return call
 
     async def talk(self) -> ActiveCall:
-        """Ring, and start the stream."""
+        """Ring, open the socket, start the stream."""
         call = self.claim(await self.ring(call_sid := new_call_sid()))
-        for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-            call.handle_event(event)
+        start(call, call_sid)
         return call
 
     async def dial(
@@ -141,6 +140,11 @@ class Front:
         }
         await self.app(scope, dialled.receive, dialled.send)
         return dialled
+
+
+def start(call: ActiveCall, call_sid: CallSid) -> None:
+    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
+        call.handle_event(event)
 
 
 @dataclass

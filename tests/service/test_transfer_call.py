@@ -34,8 +34,9 @@ async def transferring() -> AsyncIterator[Callable[[str], "asyncio.Task[Transfer
 async def _call(running: Served, fake: FakeRest, dial_status: str) -> Transferred:
     call_sid, remote, url = new_call_sid(), Remote(), f"http://127.0.0.1:{running.phone.port}"
     fake.adopt(call_sid, remote.send)
+    stays_s = PATIENCE_S if dial_status == "completed" else 2.0  # until the service hangs up
     options = CallOptions(
-        PUBLIC, TOKEN, ACCOUNT, duration_s=2.0, call_sid=call_sid, dial_url=url, dial_status=dial_status
+        PUBLIC, TOKEN, ACCOUNT, duration_s=stays_s, call_sid=call_sid, dial_url=url, dial_status=dial_status
     )
     async with asyncio.timeout(PATIENCE_S), running.service.manager.events.subscribe(call_sid) as events:
         calling = asyncio.create_task(simulate(options, remote=remote))

@@ -16,11 +16,11 @@ from app.calls.record import EndReason
 from app.calls.sentences import MAX_QUEUED
 from app.http import call_routes, json_body
 from app.http.call_routes import MAX_BYTES
-from app.twilio.events import CallSid, Connected, Started, StreamSid
+from app.twilio.events import CallSid
 from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.front import Front
-from tests.service.phone import ACCOUNT, new_call_sid
+from tests.service.front import Front, start
+from tests.service.phone import new_call_sid
 from workers.messages import Said, Say
 
 
@@ -115,8 +115,7 @@ async def test_an_unknown_call_is_404_one_that_is_not_live_409_and_one_with_enou
     assert reply(await asking.say(call_sid)) == not_live
     call = asking.front.claim(path)
     assert reply(await asking.say(call_sid)) == not_live
-    for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
-        call.handle_event(event)
+    start(call, call_sid)
     assert [(await asking.say(call_sid)).status_code for _ in range(MAX_QUEUED + 1)] == [202] * MAX_QUEUED + [429]
     asking.front.sent.clear()
     asking.front.manager.on_pipeline_lost("step: killed by SIGKILL")

@@ -158,6 +158,18 @@ def test_a_log_of_an_earlier_version_keeps_its_calls(address: Address, revision:
         assert [turn.text for turn in database.search("hello", 9)] == ["Hello."]
 
 
+def test_the_index_of_a_log_of_0006_is_made_anew(address: Address) -> None:
+    database = Database(address)
+    database.migrate("0006")
+    database.write(entry())
+    database.migrate()
+    assert [turn.text for turn in database.search("h", 9)] == ["Hi", "Hello."]
+    if address.file:
+        with database.begin(60.0) as connection:
+            made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'call_turns_search'").scalar()
+        assert "prefix" in str(made)
+
+
 def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     file = tmp_path / "new" / "calls.db"
     Database(address_of(f"sqlite:///{file}", tmp_path)).migrate()
