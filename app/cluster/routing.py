@@ -31,7 +31,7 @@ from workers.messages import FRAME_S
 
 log = logging.getLogger(__name__)
 
-HEARD_WITHIN_S = 5.0
+RECONNECT_WITHIN_S = 5.0
 """How long a call of which nothing is known here waits for NATS to come back."""
 
 
@@ -85,7 +85,7 @@ class ClusterRouting:
         if form.fields.get("CallStatus", IN_PROGRESS) != IN_PROGRESS:
             return self._router.after_stream(form, webhook_token)
         if self._manager.record(form.call_sid) is None:
-            await self._until_heard()
+            await self._until_connected()
         cut_off = self._member.is_cut_off
         asked = Asked(form.call_sid, {}) if cut_off else await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
         take = self._take(form, webhook_token, asked, True, Hook.AFTER_STREAM)
@@ -96,11 +96,11 @@ class ClusterRouting:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
         return answer or twiml.hangup()
 
-    async def _until_heard(self) -> None:
-        """Wait until this node hears others: a NATS server may be lost together with the node that had a call."""
+    async def _until_connected(self) -> None:
+        """Wait for NATS a while: its server may be lost together with the node that had a call."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEARD_WITHIN_S):
-                while self._member.is_cut_off:  # noqa: ASYNC110 - its own heartbeat must come as well
+            async with asyncio.timeout(RECONNECT_WITHIN_S):
+                while not self._bus.is_connected:  # noqa: ASYNC110 - the other server's matter
                     await asyncio.sleep(FRAME_S)
 
     async def after_dial(self, form: Form, webhook_token: str = "") -> str:
