@@ -95,12 +95,11 @@ class Front:
         return verb
 
     def after_stream(self, call_sid: CallSid, again: int = 0, webhook_token: str = "", **fields: str) -> twiml.Verb:
-        """Return what is answered when a stream is over that was the call's `again`-th again."""
+        """Return the first verb of what is answered when a stream is over that was the call's `again`-th again."""
         asked = replace(
             form(call_sid, **{"CallStatus": "in-progress", **fields}), query=f"again={again}" if again else ""
         )
-        (verb,) = twiml.parse(self.call_router.after_stream(asked, webhook_token))
-        return verb
+        return twiml.parse(self.call_router.after_stream(asked, webhook_token))[0]
 
     def tell(self, call_sid: CallSid, **fields: str) -> None:
         self.call_router.handle_status(form(call_sid, **fields))
