@@ -12,17 +12,17 @@ While it speaks a greeting it hears silence in place of the caller, unless its p
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
-from workers.engine.delay_pattern import LogArray, StepResult
+from workers.engine.delay_pattern import StepResult
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.resume_queue import ResumeQueue
-from workers.engine.sent_steps import SentSteps
-from workers.engine.steering import Steering, Word
+from workers.engine.row import Row, SentSteps, Vocabulary, decoder
+from workers.engine.steering import Steering
 from workers.messages import (
     FRAME_S,
     GAP_FRAMES,
@@ -37,7 +37,6 @@ from workers.messages import (
     Frame,
     Message,
     Open,
-    Payload,
     PipelineMessage,
     PreparePrompt,
     PromptReady,
@@ -67,52 +66,6 @@ REPLAYED_TEXT = 64
 """Tokens that the text decoder reads again: a character may have been begun."""
 
 
-class Vocabulary(Protocol):
-    """Text to tokens and back."""
-
-    def decoder(self) -> Callable[[int], str]:
-        """Return what returns the text that a token adds to one call's transcript."""
-
-    def words(self, text: str) -> Sequence[Word]:
-        """Return the tokens of each word."""
-
-
-@dataclass
-class _Row:
-    """One live call: what waits for its next step. The silence of its greeting goes before the caller's frames, and so
-    does what they said until a call was back, and while that is stepped: `catches_up` more frames may queue.
-
-    More `silence` takes the place of the caller's frames until the words of the greeting have been said; the last frame
-    of it repeats.
-    """
-
-    epoch: Epoch
-    decode_text: Callable[[int], str]
-    greeting: deque[Codes]
-    silence: deque[Payload]
-    steering: Steering
-    frame: Codes | None = None
-    catches_up: int = field(default=0, kw_only=True)
-    resumed: Resumed | None = None
-    """What is to be said once the encoder is back too, of a call that comes back."""
-    caller_is_heard: bool = False
-    sent: SentSteps = field(default_factory=SentSteps)
-    unanswered: Sequence[Codes] = ()
-    """Steps that were lost with the last decoder, of a call that comes back."""
-
-    def pop(self) -> Codes | None:
-        if self.greeting:
-            return self.greeting.popleft()
-        frame, self.frame = self.frame, None
-        return replace(frame, codes=self._next_silence()) if frame and self._hears_silence() else frame
-
-    def _hears_silence(self) -> bool:
-        return bool(self.silence) and self.steering.sentence == GREETING
-
-    def _next_silence(self) -> Payload:
-        return self.silence.popleft() if len(self.silence) > 1 else self.silence[0]
-
-
 class EngineStage:
     """Of each call at most one frame waits for the step; an older one is dropped and counted.
 
@@ -133,10 +86,10 @@ class EngineStage:
         self._prompts = PromptQueue() if prompts is None else prompts
         self._resumes = ResumeQueue(engine, self._prompts, progress, clock)
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
-        self._rows: dict[Slot, _Row] = {}
-        self._returning: dict[Slot, _Row] = {}
+        self._rows: dict[Slot, Row] = {}
+        self._returning: dict[Slot, Row] = {}
         """The calls of which the log is being prefilled."""
-        self._kept: dict[Slot, _Row] = {}
+        self._kept: dict[Slot, Row] = {}
         """The calls that wait for another encoder and decoder; the engine has all of them."""
         self._worked_s = clock()
 
@@ -250,12 +203,14 @@ class EngineStage:
         if not row:
             self._close(slot)
             self._resumes.add(message, steps)
-            row = _Row(epoch, self._decoder(steps[-REPLAYED_TEXT:]), deque(maxlen=GAP_FRAMES), deque(), Steering())
+            row = Row(
+                epoch, decoder(self._vocabulary, steps[-REPLAYED_TEXT:]), deque(maxlen=GAP_FRAMES), deque(), Steering()
+            )
         self._returning[slot] = row
         frames = self._engine.own_frames(steps)
         return [replace(message, log=b"", own_codes=None if frames is None else frames[-REPLAYED_FRAMES:])]
 
-    def _go_on(self, message: Resume, steps: int) -> _Row | None:
+    def _go_on(self, message: Resume, steps: int) -> Row | None:
         """Return the row of a call that was kept, if it is as its log of so many steps says, or ahead of that."""
         slot, epoch, known = message.slot, message.epoch, message.skipped + steps
         row = self._kept.get(slot)
@@ -264,16 +219,9 @@ class EngineStage:
         del self._kept[slot]
         left_out, gap = row.sent.left_out, deque[Codes](maxlen=GAP_FRAMES)
         resumed = Resumed(slot, epoch, known - left_out, left_out)
-        return _Row(row.epoch, row.decode_text, gap, deque(), Steering(), None, resumed, False, row.sent, unanswered)
+        return Row(row.epoch, row.decode_text, gap, deque(), Steering(), None, resumed, False, row.sent, unanswered)
 
-    def _decoder(self, steps: Iterable[LogArray]) -> Callable[[int], str]:
-        """Return the text decoder of a call that has made these steps."""
-        decode_text = self._vocabulary.decoder() if self._vocabulary else lambda token: ""
-        for step in steps:
-            decode_text(int(step[0]))
-        return decode_text
-
-    def _row(self, slot: Slot, epoch: Epoch) -> _Row | None:
+    def _row(self, slot: Slot, epoch: Epoch) -> Row | None:
         row = self._rows.get(slot) or self._returning.get(slot)
         return row if row and row.epoch == epoch else None
 
@@ -289,7 +237,7 @@ class EngineStage:
         ahead = silence[: message.greeting_frames]
         greeting = deque(Codes(slot, epoch, seq, codes) for seq, codes in enumerate(ahead))
         more = [] if message.persona.listens else silence[len(ahead) :] or silence[-1:]
-        self._rows[slot] = _Row(epoch, self._decoder([]), greeting, deque(more), Steering())
+        self._rows[slot] = Row(epoch, decoder(self._vocabulary), greeting, deque(more), Steering())
         return [*answers]
 
     def _chunk(self) -> int:
@@ -327,17 +275,12 @@ class EngineStage:
             self._scheduler.call_ended(slot)
         self._prompts.forget()
 
-    def _wait(self, row: _Row, frame: Codes) -> None:
+    def _wait(self, row: Row, frame: Codes) -> None:
         if frame.slot in self._returning:
             if frame.seq > row.sent.last_seq:
                 row.greeting.append(frame)
             return
-        if row.frame and row.catches_up:
-            row.catches_up -= 1
-            row.greeting.append(row.frame)
-        elif row.frame:
-            frame = replace(frame, dropped=frame.dropped + row.frame.dropped + 1)
-        row.frame = frame
+        row.wait(frame)
         self._scheduler.frame_arrived(frame.slot, frame.spans[-1].ended_s if frame.spans else None)
 
     def _outcome(self, frame: Codes, result: StepResult, span: Span) -> list[PipelineMessage]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from workers.engine.delay_pattern import StepResult
 from workers.engine.loopback import LoopbackEngine
-from workers.engine.stage import EngineStage, Vocabulary
+from workers.engine.row import Vocabulary
+from workers.engine.stage import EngineStage
 from workers.engine.steering import Force, ForceMode, WordPart
 from workers.messages import CodeArray, Slot
 
