@@ -16,7 +16,7 @@ def random_codes(frames: int) -> Codes:
     return codes
 
 
-@pytest.mark.parametrize(("bits", "context"), [(None, 20), (8, None), (4, None)])
+@pytest.mark.parametrize(("bits", "context"), [(None, 20), pytest.param(8, None, marks=pytest.mark.slow), (4, None)])
 def test_any_codes_come_back_two_frames_later_for_hours_and_quantised(
     made: Made, bits: int | None, context: int | None
 ) -> None:

@@ -108,6 +108,7 @@ def call(made: Made) -> ForcedCall:
     return ForcedCall(made)
 
 
+@pytest.mark.slow
 def test_a_greeting_is_heard_word_for_word_while_the_caller_talks(call: ForcedCall) -> None:
     caller = turns(0, 120)
     call.say(0, GREETING)

@@ -44,7 +44,7 @@ def heads(lm: Lm, tokens: list[int], first: list[int], second: list[int]) -> tup
     return out, np.array(lm.text_linear(out)[:, 0].astype(mx.float32))
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("bits", [None, pytest.param(8, marks=pytest.mark.slow), 4])
 def test_every_state_is_followed_as_in_the_table_surely_and_has_its_codes(made: Made, bits: int | None) -> None:
     lm = load(made("script"), bits=bits)
     heard = {Hearing.QUIET: (0, PADDING), Hearing.MIXED: (7, 0), Hearing.HEARD: (1_100, 2_047)}
