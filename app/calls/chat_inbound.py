@@ -26,7 +26,7 @@ GRACE_S = 0.04
 """How long a frame waits for audio while some has come lately."""
 LATELY_S = 0.16
 MAX_WAITING_S = 0.24
-STANDING = ((4, 0.04), (12, 0.01))
+STANDING = ((4, 0.03), (12, 0.01))
 """Latency that has stood over so many frames and is more than so many seconds is dropped."""
 FADE_SAMPLES = 120
 SHIFT_FRAMES = 12

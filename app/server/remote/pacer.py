@@ -5,6 +5,7 @@ stall, stays as latency for the whole conversation.
 """
 
 import math
+from collections import deque
 
 import numpy as np
 
@@ -19,6 +20,8 @@ LATE_S = 2 * PACKET_S
 """How late audio is when silence takes its place."""
 MOST_QUEUED = 3 * PACKET_SAMPLES
 """Live sound beyond this is dropped, the oldest first: 120 ms."""
+STANDING_S, STANDING_PUSHES = 0.002, 8
+"""What the last packet of each of so many pushes has waited for is dropped, too: silence has been sent instead."""
 
 
 class Pacer:
@@ -37,6 +40,9 @@ class Pacer:
         self._is_filling = False
         self._queue = np.zeros(0, np.float32)
         self._next_s = -math.inf
+        self._is_new = False
+        """Whether there is audio that has not been looked at."""
+        self._waits_s: deque[float] = deque(maxlen=STANDING_PUSHES)
 
     def start(self, now: float) -> None:
         """Start the clock; the first frame may take as long as it lasts."""
@@ -44,15 +50,15 @@ class Pacer:
 
     def push(self, samples: Samples) -> None:
         """Add what was said."""
-        self._queue, self._is_filling = np.concatenate([self._queue, samples]), False
+        self._queue, self._is_filling, self._is_new = np.concatenate([self._queue, samples]), False, True
         if self._live and len(self._queue) > MOST_QUEUED:
-            late = len(self._queue) - PACKET_SAMPLES
-            self._queue = self._queue[late:]
-            self.dropped += late
+            self._drop(len(self._queue) - PACKET_SAMPLES)
 
     def pull(self, now: float) -> list[Samples]:
         """Return the packets, (960,) each, that may be sent now."""
         packets: list[Samples] = []
+        if self._live and self._is_new and not self._is_missing:
+            self._drop_standing(now)
         if self._is_missing and now >= self.get_timer():
             self._is_filling = True
             self._queue = np.pad(self._queue, (0, PACKET_SAMPLES - len(self._queue)))
@@ -69,6 +75,17 @@ class Pacer:
         if not self._fills or self._next_s == -math.inf:
             return math.inf
         return self._next_s + self._burst_s + (0.0 if self._is_filling else LATE_S)
+
+    def _drop_standing(self, now: float) -> None:
+        self._is_new, ahead = False, len(self._queue) // PACKET_SAMPLES - 1
+        self._waits_s.append(max(self._next_s, now - self._burst_s) + ahead * PACKET_S - now)
+        if len(self._waits_s) == STANDING_PUSHES and (wait_s := min(self._waits_s)) > STANDING_S:
+            self._drop(min(math.ceil(wait_s / PACKET_S) * PACKET_SAMPLES, len(self._queue)))
+
+    def _drop(self, late: int) -> None:
+        self._queue = self._queue[late:]
+        self.dropped += late
+        self._waits_s.clear()
 
     @property
     def _is_missing(self) -> bool:

@@ -102,6 +102,15 @@ def test_a_frame_that_is_a_little_late_is_sent_at_once_and_so_are_the_next(late_
     assert [at for at, silent in sent if not silent] == pytest.approx([at for at in frames for _ in range(2)])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_audio_that_comes_after_silence_was_sent_for_it_keeps_no_later_audio_waiting(seed: int) -> None:
+    late_s = np.where(np.arange(80) < 30, np.random.default_rng(seed).uniform(0, 0.15, 80), 0.0)
+    frames = [float(at) for at in np.maximum.accumulate(np.arange(80) * FRAME_S + late_s)]
+    _, sent = sent_at(frames, frames[-1] + PACKET_S)
+    spoken = [at for at, silent in sent if not silent]
+    assert spoken[-20:] == pytest.approx([at for at in frames[-10:] for _ in range(2)])
+
+
 @pytest.mark.parametrize("gap_s", [0.2, 1.0, 5.0])
 @pytest.mark.parametrize("phase_s", [0.0, 0.03, 0.07])
 def test_audio_after_a_gap_does_not_wait_behind_silence(gap_s: float, phase_s: float) -> None:
