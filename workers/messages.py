@@ -432,7 +432,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Relink:
-    """Encoder and decoder were lost: the engine forgets its calls and goes on with its next links, to new ones."""
+    """Encoder and decoder were lost: the engine keeps its calls until they resume, and has new links to new ones."""
 
 
 @dataclass(frozen=True, slots=True)

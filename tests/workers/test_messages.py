@@ -39,6 +39,7 @@ EVERY_KIND = [
     m.Ready("on a CPU"),
     m.StartRefused("MOSHI_CHECKPOINT is not there"),
     m.Ping(),
+    m.Relink(),
     m.WorkerVitals(1 << 20, 0, 1.5, Histogram(), Histogram(ROW_BOUNDS), 0),
 ]
 
