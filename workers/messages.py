@@ -25,8 +25,8 @@ CODES = 2_048
 """Entries of a codebook."""
 STEP_TOKENS = 1 + 2 * CODEBOOKS
 """What a step of Moshi reads: a text token, Moshi's eight codes, the caller's eight."""
-GAP_FRAMES = 25
-"""How many of the caller's frames may queue until a call that comes back has caught up: two seconds."""
+GAP_FRAMES = 12
+"""How many of the caller's frames may queue until a call that comes back has caught up: about a second."""
 GREETING = 0
 """The number of the greeting among the sentences of a call."""
 

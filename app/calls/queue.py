@@ -37,6 +37,17 @@ class CallRedirector(Protocol):
         """Have Twilio ask `url` for TwiML, now. Raises CarrierError."""
 
 
+async def try_redirect(redirector: CallRedirector, call_sid: CallSid, url: str, call_log: CallLogger, why: str) -> bool:
+    """Redirect a call; whatever Twilio says, the others go on: tell whether it agreed, and log that with `why`."""
+    try:
+        await redirector.redirect(call_sid, url)
+    except Exception as error:
+        call_log.warning("%s, but not redirected: %s", why, error, exc_info=not isinstance(error, CarrierError))
+        return False
+    call_log.info("%s, redirected", why)
+    return True
+
+
 class CallQueue:
     """At most `longest` calls; without a `redirector` they leave Twilio's queue with their next wait page."""
 
@@ -121,12 +132,6 @@ class CallQueue:
     async def _redirect(self, redirector: CallRedirector, call_sid: CallSid) -> None:
         if not self._manager.holds(call_sid):  # they hung up, or a worker died, before this task's turn came
             return
-        call_log = CallLogger(log, call_sid)
-        try:
-            await redirector.redirect(call_sid, f"{self._public.base_url}/twilio/voice")
-        except Exception as error:  # the root of this task: whatever Twilio says, the queue goes on
-            is_ours = not isinstance(error, CarrierError)
-            call_log.warning("first in the queue, but not redirected: %s", error, exc_info=is_ours)
+        url = f"{self._public.base_url}/twilio/voice"
+        if not await try_redirect(redirector, call_sid, url, CallLogger(log, call_sid), "first in the queue"):
             self._unreached.add(call_sid)
-        else:
-            call_log.info("first in the queue, redirected")

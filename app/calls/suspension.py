@@ -2,7 +2,7 @@
 
 Frames of the caller's are added to `UnreadFrames` in the order of their numbers and leave when the step that read them
 has come back (`read`): those that are still there are what a pipeline that is lost takes with it. While they are on
-`hold` none is sent; the last `KEPT_FRAMES` are kept. `gap` gives those, which go along with a `Resume`; what the caller
+`hold` none is sent; the last `GAP_FRAMES` are kept. `gap` gives those, which go along with a `Resume`; what the caller
 says from then on is sent as it comes. The pipeline keeps the last of it until it can `go_live`, and steps faster than
 they speak until it has caught up. What it answers meanwhile `is_late`. Time is an argument.
 """
@@ -18,10 +18,6 @@ from workers.messages import GAP_FRAMES, Epoch, Resumed, Slot
 
 MOST_SENT = 128
 """Frames that may be on their way through the workers, ten seconds; of more, the oldest are forgotten."""
-KEPT_FRAMES = 12
-"""How much of what the caller says while there is no pipeline is heard afterwards: about a second. Nothing comes out of
-the next pipeline until its encoder has read it.
-"""
 ON_TIME = 3
 """So many frames may be on their way when the answer to the first of them is still in time."""
 
@@ -68,7 +64,7 @@ class UnreadFrames:
         self._patience_seq = 0
         """The first frame whose answer is heard even if the pipeline is late, as then it always is."""
         self._sent: deque[SendFrame] = deque(maxlen=MOST_SENT)
-        self._waiting: deque[SendFrame] = deque(maxlen=KEPT_FRAMES)
+        self._waiting: deque[SendFrame] = deque(maxlen=GAP_FRAMES)
 
     def add(self, frames: Sequence[SendFrame]) -> Sequence[SendFrame]:
         """Add the next frames; return those to send now."""
@@ -88,7 +84,7 @@ class UnreadFrames:
     def hold(self) -> None:
         """Send no more: the pipeline is lost, and with it all that it has not answered."""
         self.is_held = True
-        self._waiting = deque([*self._sent, *self._waiting], KEPT_FRAMES)
+        self._waiting = deque([*self._sent, *self._waiting], GAP_FRAMES)
         self._sent.clear()
 
     def gap(self) -> list[SendFrame]:
@@ -112,7 +108,7 @@ class UnreadFrames:
         ones with it.
         """
         if seq >= self._audible_seq:
-            is_behind = seq < self._patience_seq and self.next_seq - seq > ON_TIME
+            is_behind = self.next_seq < self._patience_seq and self.next_seq - seq > ON_TIME
             self._audible_seq, self._patience_seq = (seq + 1, self._patience_seq) if is_behind else (0, 0)
         return seq < self._audible_seq
 

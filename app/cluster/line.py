@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from app.calls.queue import ASKS_WITHIN_S, PAUSE_S, CallRedirector
+from app.calls.queue import ASKS_WITHIN_S, PAUSE_S, CallRedirector, try_redirect
 from app.calls.router import IN_PROGRESS
 from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
@@ -87,13 +87,9 @@ class ClusterLine:
         if self._redirector is None:
             return False
         self._on_left(Left(call=call_sid, placed=True, redirected=True), "")  # a page may be asked for meanwhile
-        try:
-            await self._redirector.redirect(call_sid, self._voice_url)
-        except Exception as error:  # whatever Twilio says, the line goes on
-            CallLogger(log, call_sid).warning("first in line, but not redirected: %s", error)
-            return False
-        CallLogger(log, call_sid).info("first in line, redirected")
-        return True
+        return await try_redirect(
+            self._redirector, call_sid, self._voice_url, CallLogger(log, call_sid), "first in line"
+        )
 
     async def _tell(self, left: Left) -> None:
         self._on_left(left, "")

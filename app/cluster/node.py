@@ -10,7 +10,7 @@ from app.calls.drain import Drain
 from app.calls.manager import CallManager
 from app.calls.memories import KEPT_S
 from app.calls.observer import CallObserver
-from app.calls.queue import CallRedirector
+from app.calls.queue import CallRedirector, try_redirect
 from app.calls.record import LINE_ENDS, EndReason
 from app.calls.router import CallRouter
 from app.calls.session import CallState, End
@@ -165,14 +165,10 @@ class ClusterNode:
     async def _redirect(self, call_sid: CallSid, why: str) -> None:
         if self._redirector is None:
             return
-        try:
-            await self._redirector.redirect(call_sid, self._voice_url)
-        except Exception as error:  # whatever Twilio says, the other calls are moved
-            self.not_redirected += 1
-            CallLogger(log, call_sid).warning("%s, but the call was not redirected: %s", why, error)
-        else:
+        if await try_redirect(self._redirector, call_sid, self._voice_url, CallLogger(log, call_sid), why):
             self.redirected += 1
-            CallLogger(log, call_sid).info("%s: Twilio asks for this call again", why)
+        else:
+            self.not_redirected += 1
 
     def _on_connection(self, is_connected: bool) -> None:
         if is_connected:

@@ -19,12 +19,12 @@ from app.calls.record_json import as_json
 from app.calls.router import MOST_AGAIN
 from app.calls.sentences import SayRefusal, SayRefused
 from app.calls.session import CallState
-from app.calls.suspension import KEPT_FRAMES
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup
 from tests.app.calls.front import ANN, BOB, EVE
 from tests.stories.test_a_call_comes_back import SLOTS, Line
 from workers.messages import (
+    GAP_FRAMES,
     CallPersona,
     Close,
     DropPrompt,
@@ -118,8 +118,8 @@ async def test_a_call_goes_on_from_its_log_with_the_tail_of_what_was_said_meanwh
     assert resume.gap is not None
     assert resume.heard.dtype == resume.gap.dtype == np.int16
     assert levels(resume.heard) == [round(float(one.pcm[960]) * 32_767) for one in sent[:17] if one.pcm is not None]
-    assert len(resume.gap) == KEPT_FRAMES
-    last = resume.seq + KEPT_FRAMES
+    assert len(resume.gap) == GAP_FRAMES
+    last = resume.seq + GAP_FRAMES
     assert (resume.slot, resume.epoch, resume.skipped) == (call.reservation.slot, call.reservation.epoch, 0)
     assert 0 < resume.budget_s < RESUME_S - 4 - 1
     late = phone.speak(call, 3)
