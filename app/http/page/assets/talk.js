@@ -180,8 +180,8 @@ byId("recorded").dataset.before = byId("recorded").textContent;
 persona.closest(".field").hidden = persona.options.length < 2;
 showControls();
 showState("ready");
-if (insecure()) {
+callButton.disabled = insecure() !== "";  // until now, so that no click is lost
+if (callButton.disabled) {
   showWrong(insecure());
   showState("failed");
-  callButton.disabled = true;
 }
