@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from nats.js import JetStreamContext
 
+from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
 from app.calls.record import EndReason
 from app.cluster.log_store import STREAM
@@ -13,7 +14,7 @@ from app.cluster.messages import Take
 from app.cluster.placement import Asked
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from tests.nodes.light import form, light_nodes, sid
+from tests.nodes.light import LightCluster, LightNode, form, light_nodes, sid
 from tests.nodes.nats_servers import nats_servers, needs_nats
 from tests.processes.pipeline import PATIENCE_S
 
@@ -26,15 +27,20 @@ async def nobody_in_time(call_sid: CallSid, within_s: float = 0.0) -> Asked:
     return Asked(call_sid, {})
 
 
+async def one_call(nodes: LightCluster) -> tuple[ActiveCall, LightNode, LightNode]:
+    """Begin a call and log its steps; return it, its node, and another."""
+    verb = await nodes.nodes[0].answer(sid(1))
+    first = nodes.of(verb)
+    call = first.begin(verb, sid(1))
+    for _ in range(STEPS):
+        call.session.conversation.add_step(bytes(STEP_BYTES))
+    await nodes.until_logged(sid(1), STEPS)
+    return call, first, next(node for node in nodes.nodes if node is not first)
+
+
 async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_in_time(tmp_path: Path) -> None:
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
-        verb = await nodes.nodes[0].answer(sid(1))
-        first = nodes.of(verb)
-        call = first.begin(verb, sid(1))
-        for _ in range(STEPS):
-            call.session.conversation.add_step(bytes(STEP_BYTES))
-        await nodes.until_logged(sid(1), STEPS)
-        other = next(node for node in nodes.nodes if node is not first)
+        call, _, other = await one_call(nodes)
         other.node.exchange.ask = nobody_in_time  # type: ignore[method-assign]
         verb = await other.answer(sid(1), CallStatus="in-progress")
         assert nodes.of(verb) is other
@@ -47,13 +53,7 @@ async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_i
 async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_are_lost(tmp_path: Path) -> None:
     """At once: a stream has no leader until the servers that are left have elected one."""
     async with nats_servers(tmp_path, 3) as nats, light_nodes(nats.url) as nodes:
-        verb = await nodes.nodes[0].answer(sid(1))
-        first = nodes.of(verb)
-        call = first.begin(verb, sid(1))
-        for _ in range(STEPS):
-            call.session.conversation.add_step(bytes(STEP_BYTES))
-        await nodes.until_logged(sid(1), STEPS)
-        other = next(node for node in nodes.nodes if node is not first)
+        _, first, other = await one_call(nodes)
         found = await JetStreamContext(other.node.bus.nats).stream_info(STREAM)
         assert found.cluster
         assert found.cluster.leader
