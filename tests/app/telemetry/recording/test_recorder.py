@@ -12,7 +12,7 @@ from app.calls.session import CallSession, End
 from app.calls.suspension import Suspended
 from app.telemetry.recording import recorder as recording
 from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, StepTokens, record_nothing
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
@@ -66,14 +66,14 @@ class Talk:
     def moshi(self) -> list[tuple[bytes, float]]:
         """What was queued of Moshi: audio, and seconds after the start."""
         pieces = [item for item in self.recorder.queue if isinstance(item, Piece)]
-        return [(piece.payload, piece.begin / 8_000) for piece in pieces if piece.side is Side.MOSHI]
+        return [(piece.payload, piece.begin / 8_000) for piece in pieces if piece.channel is Channel.MOSHI]
 
 
 def test_both_sides_and_the_tokens_are_queued_and_an_end_has_a_length() -> None:
     talk = Talk().start().speak(0.04)
     talk.end(1.5)
     pieces = [item for item in talk.recorder.queue if isinstance(item, Piece)]
-    assert [(piece.side, piece.begin) for piece in pieces] == [(0, 0), (1, 0), (0, 160), (1, 160)]
+    assert [(piece.channel, piece.begin) for piece in pieces] == [(0, 0), (1, 0), (0, 160), (1, 160)]
     assert [item.seq for item in talk.recorder.queue if isinstance(item, StepTokens)] == [0, 1]
     assert (talk.recorder.is_over, talk.recorder.length) == (True, 12_000)
 

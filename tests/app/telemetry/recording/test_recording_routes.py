@@ -10,7 +10,7 @@ from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.telemetry.recording.audio_files import RecordingFile, encode_flac, wav_header
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 
 SID = "CA" + "a" * 32
 NAME = f"20260102T120000Z-{SID}.wav"
@@ -28,7 +28,7 @@ async def asking(folder: Path | None) -> AsyncIterator[httpx.AsyncClient]:
 
 def file_of(folder: Path) -> RecordingFile:
     file = RecordingFile(folder / NAME)
-    file.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
+    file.write([Piece(Channel.MOSHI, 0, LOUD * 16_000)])
     return file
 
 
@@ -63,7 +63,7 @@ async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Pa
     file_of(tmp_path).close()
     later = f"20260102T120001Z-{SID}"
     file = RecordingFile(tmp_path / f"{later}.wav")
-    file.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
+    file.write([Piece(Channel.MOSHI, 0, LOUD * 8_000)])
     file.close()
     seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
     async with asking(tmp_path) as http:

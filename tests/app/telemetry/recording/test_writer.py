@@ -19,14 +19,14 @@ from app.telemetry.recording import recorder as recorder_module
 from app.telemetry.recording.audio_files import RecordingFile
 from app.telemetry.recording.recorder import OUR_FAULT, StepTokens
 from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk, new_session
 from tests.processes.pipeline import PATIENCE_S
 
-PIECE = Piece(Side.MOSHI, 0, LOUD * 5)
+PIECE = Piece(Channel.MOSHI, 0, LOUD * 5)
 FINE = CallSid("CAfine")
 
 
@@ -104,8 +104,8 @@ async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_pat
         talk.end(0.75)
     found = samples(tmp_path)
     assert len(found) == 6_000
-    assert np.flatnonzero(found[:, Side.MOSHI]).max() == 3_999
-    assert np.flatnonzero(found[:, Side.CALLER]).max() == 5_999
+    assert np.flatnonzero(found[:, Channel.MOSHI]).max() == 3_999
+    assert np.flatnonzero(found[:, Channel.CALLER]).max() == 5_999
 
 
 async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -> None:
