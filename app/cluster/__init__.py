@@ -1,9 +1,9 @@
-"""Nodes: services on several machines that take each other's calls, with NATS between them.
+"""Nodes: services on several machines that answer each other's calls, with NATS between them.
 
 A node is this whole service on one machine, with a host name of its own for media (`NODE_URL`). The voice webhook
 (`PUBLIC_URL`) may lead to any of them. Media never crosses NATS; token logs do. Nothing here is imported without
 `NATS_URL`. The rules know no I/O and no clock: `messages`, `directory`, `placement`, `mover`, `waiting`, `fallback`,
-`token_log`; around them are thin shells: `bus` (NATS), `log_store` (JetStream), `node`.
+`token_log`; around them are thin shells: `bus` (NATS), `log_store` (JetStream), `queue`, `node`.
 
 Settings. `NATS_URL` names the servers and what to show them:
 

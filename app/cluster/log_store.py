@@ -1,4 +1,4 @@
-"""The token logs of the calls that are on, in JetStream: written as the calls go on, read by who takes one over.
+"""The token logs of the calls that are on, in JetStream: written while they are on, read by the node where one goes on.
 
 Nothing here is on a call's path: what the calls have added to their conversations is published every two frames. A
 record that is lost with a connection is published again from memory; now and then a record is acknowledged, so that
@@ -33,7 +33,7 @@ SPARE_S = 3_600.0
 REPLICAS = 3
 PREPARE_TIMES, PREPARE_EVERY_S = 20, 0.5
 PUBLISH_EVERY_S = 2 * FRAME_S
-"""Steps are published two by two, which takes half as much of the processor; a node that dies takes so much with it."""
+"""Two steps a record need half the processor time of one; what is not yet published is lost with a node."""
 CONFIRM_EVERY = 25
 """One record in so many is acknowledged: every four seconds."""
 MOST_RECORDS = 2_000
@@ -192,7 +192,7 @@ class LogStore:
             one.is_lost = True
 
     async def has(self, call_sid: CallSid) -> bool:
-        """Tell whether there is a log of a call; False if NATS does not say."""
+        """Return whether there is a log of a call; False if NATS does not say."""
         return await self._last(call_sid) is not None
 
     async def read(self, call_sid: CallSid) -> tuple[int, Conversation | None]:

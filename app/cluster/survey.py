@@ -10,7 +10,7 @@ from nats.js.errors import APIError
 
 from app.cluster.bus import NATS_ERRORS, Bus
 from app.cluster.log_store import LogStore
-from app.cluster.messages import Heartbeat, node_name
+from app.cluster.messages import Heartbeat
 from app.cluster.seal import Seal
 from app.config import Settings
 from app.twilio.events import CallSid
@@ -24,7 +24,7 @@ LISTEN_S = 1.2
 class ClusterSurvey:
     """The last heartbeat of each node, how far its clock is ahead, and how JetStream is."""
 
-    beats: dict[str, Heartbeat] = field(default_factory=dict)
+    heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     clocks_ahead_s: dict[str, float] = field(default_factory=dict)
     error: str = ""
     """Why NATS was not reached, "" if it was."""
@@ -36,9 +36,9 @@ class ClusterSurvey:
 async def survey_cluster(settings: Settings) -> ClusterSurvey:
     found = ClusterSurvey()
 
-    def on_heartbeat(beat: Heartbeat, _: str) -> None:
-        found.beats[beat.node] = beat
-        found.clocks_ahead_s[beat.node] = beat.sent_s - time.time()
+    def on_heartbeat(heartbeat: Heartbeat, _: str) -> None:
+        found.heartbeats[heartbeat.node] = heartbeat
+        found.clocks_ahead_s[heartbeat.node] = heartbeat.sent_s - time.time()
 
     bus = _bus(settings)
     try:
@@ -76,5 +76,4 @@ async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
 
 
 def _bus(settings: Settings) -> Bus:
-    name = node_name(settings.cluster.node_url)
-    return Bus(settings.cluster.nats_url, name, Seal(settings.twilio.auth_tokens), is_quiet=True)
+    return Bus(settings.cluster, Seal(settings.twilio.auth_tokens), is_quiet=True)

@@ -16,8 +16,9 @@ import numpy as np
 
 from app.calls.conversation import STEP_BYTES
 from app.simulator.report import CallReport
+from tests.app.cluster.nodes import sid
 from tests.nodes.cluster import cluster
-from tests.nodes.light import LightCluster, light_nodes, sid
+from tests.nodes.light import LightCluster, light_nodes
 from tests.nodes.nats_servers import nats_servers
 from workers.messages import FRAME_S
 

@@ -26,6 +26,7 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport
+from tests.app.cluster.nodes import sid
 from tests.nodes.balancer import Balancer
 from tests.nodes.nats_servers import NatsServers, nats_servers
 from tests.processes.pipeline import PATIENCE_S
@@ -103,9 +104,6 @@ class Cluster:
         if node.service.base_url in self.balancer.nodes:
             self.balancer.nodes.remove(node.service.base_url)
 
-    def sid(self, number: int) -> str:
-        return f"CA{number:032d}"
-
     def start_calls(self, numbers: Sequence[int], **options: object) -> list["asyncio.Task[CallReport]"]:
         return [asyncio.create_task(self.call(number, **options)) for number in numbers]
 
@@ -118,7 +116,7 @@ class Cluster:
 
     async def call(self, number: int, **options: object) -> CallReport:
         """Place a call, and keep its report."""
-        call_sid = self.sid(number)
+        call_sid = sid(number)
         remote = self.remotes[call_sid] = Remote()
         self.rest.adopt(call_sid, remote.send)
         wanted = CallOptions(
@@ -215,7 +213,7 @@ class Cluster:
         connection = await nats.connect(self.nats.url.split(","))
         try:
             async with asyncio.timeout(STEPS_WITHIN_S):
-                return [await _ask_until_answered(read, connection, self.sid(number)) for number in numbers]
+                return [await _ask_until_answered(read, connection, sid(number)) for number in numbers]
         finally:
             await connection.close()
 

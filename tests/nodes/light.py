@@ -13,20 +13,13 @@ from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.cluster.messages import node_name
 from app.cluster.node import ClusterNode
-from app.config import read_settings
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
+from tests.app.cluster.nodes import ACCOUNT, PUBLIC, node_settings
 from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Message
-
-ACCOUNT, TOKEN = "AC" + "0" * 32, "5" * 32
-PUBLIC = "http://phone.example.com"
-
-
-def sid(number: int) -> CallSid:
-    return CallSid(f"CA{number:032d}")
 
 
 def form(call_sid: CallSid, query: str = "", **fields: str) -> Form:
@@ -51,17 +44,9 @@ class LightNode:
     def __init__(self, nats_url: str, number: int, redirects: Redirects, **settings: object) -> None:
         self.sent: list[Message] = []
         self.ahead_s = 0.0
-        wanted = {
-            "engine": "loopback",
-            "codec": "loopback",
-            "max_calls": 8,
-            "public_url": PUBLIC,
-            "node_url": f"http://node-{number}.example.com",
-            "nats_url": nats_url,
-            "twilio_account_sid": ACCOUNT,
-            "twilio_auth_token": TOKEN,
-        }
-        read = read_settings(**{**wanted, **settings})
+        url = f"http://node-{number}.example.com"
+        wanted = {"engine": "loopback", "codec": "loopback", "max_calls": 8, "node_url": url, **settings}
+        read = node_settings(nats_url, **wanted)
         self.manager = CallManager(
             read,
             self.sent.append,
@@ -143,7 +128,7 @@ class LightCluster:
 
     def _is_seen(self, node: LightNode) -> bool:
         member = node.node.member
-        seen = {one.beat.node: one.beat.free for one in member.directory.live(time.monotonic())}
+        seen = {one.heartbeat.node: one.heartbeat.free for one in member.directory.live(time.monotonic())}
         return not member.is_cut_off and seen == {one.name: one.manager.free_slots for one in self.nodes}
 
 

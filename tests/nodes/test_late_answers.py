@@ -10,11 +10,12 @@ from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
 from app.calls.record import EndReason
 from app.cluster.log_store import STREAM
-from app.cluster.messages import Take
+from app.cluster.messages import PlaceRequest
 from app.cluster.placement import Asked
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from tests.nodes.light import LightCluster, LightNode, form, light_nodes, sid
+from tests.app.cluster.nodes import sid
+from tests.nodes.light import LightCluster, LightNode, form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
 from tests.processes.pipeline import PATIENCE_S
 
@@ -68,8 +69,8 @@ async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_
 async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_comes_has_it(tmp_path: Path) -> None:
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
         chosen, late, _ = nodes.nodes
-        take = Take(call=sid(1), form=form(sid(1)).fields, epoch=5)
-        answer, _ = [await node.node.exchange.answer_here(take) for node in (chosen, late)]
+        request = PlaceRequest(call=sid(1), form=form(sid(1)).fields, epoch=5)
+        answer, _ = [await node.node.exchange.answer_here(request) for node in (chosen, late)]
         for node in (chosen, late):
             node.node.member.announce()
         await nodes.settle()

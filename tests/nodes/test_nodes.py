@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.simulator.report import CallReport, Outcome
+from tests.app.cluster.nodes import sid
 from tests.nodes.cluster import cluster
 from tests.nodes.cut_line import CutLine
 from tests.nodes.nats_servers import needs_nats
@@ -155,7 +156,7 @@ async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_be
             await nodes.until_steps(some, before + TALKED)
             await asyncio.sleep(rest_s)
         on = set[str]().union(*[await nodes.on_at(node) for node in nodes.nodes.values()])
-        assert on == {nodes.sid(number) for number in some}
+        assert on == {sid(number) for number in some}
         assert not set(nodes.nodes) & {node.service.base_url for node in old}
         reports = await nodes.end_calls(calls)
         assert [report.outcome for report in reports] == [Outcome.ENDED_REMOTELY] * len(some)

@@ -13,6 +13,7 @@ from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, SETTINGS
 from app.config import read_settings
 from app.setting_sources import PREFIX
 from app.simulator.remote import EndCall
+from tests.app.cluster.nodes import sid
 from tests.nodes.cluster import Cluster, NodeProcess, cluster
 from tests.nodes.nats_servers import needs_nats
 from tests.processes.pipeline import PATIENCE_S
@@ -87,7 +88,7 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
 
         shown = await said(nodes, free, "-m", "app", "calls")
         assert "0 of 2 slots free" in shown
-        assert all(part in shown for part in (full.name, free.name, nodes.sid(1)[-6:], placed[0][-6:]))
+        assert all(part in shown for part in (full.name, free.name, sid(1)[-6:], placed[0][-6:]))
 
         drained = await said(nodes, full, "-m", "app", "drain", free.name, "--no-wait", "--seconds", "600")
         assert f"{free.name} drains" in drained

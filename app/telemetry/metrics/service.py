@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,6 +19,7 @@ from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.version import software_version
 from app.telemetry.webhooks.sender import WebhookSender
 from workers.supervisor import WorkerState
 
@@ -57,7 +57,11 @@ class MetricSources:
 
     def families(self) -> Iterator[Family]:
         """Yield every metric, as of now."""
-        built = {"version": _version(), "engine": self.settings.model.engine, "codec": self.settings.model.codec}
+        built = {
+            "version": software_version(),
+            "engine": self.settings.model.engine,
+            "codec": self.settings.model.codec,
+        }
         yield info("build_info", "Version and settings of this service.", built)
         yield from call_families(self.manager)
         yield gauge("waiting_callers", "Callers in the queue for a slot.", len(self.call_queue))
@@ -87,13 +91,6 @@ class MetricSources:
             yield counter("webhook_events_sent", "Events that WEBHOOK_URL has taken.", self.webhooks.sent)
             yield counter("webhook_events_lost", "Events that were given up.", self.webhooks.lost)
             yield gauge("webhook_events_waiting", "Events that are still to be sent.", self.webhooks.waiting)
-
-
-def _version() -> str:
-    try:
-        return version("moshi-bridge")
-    except PackageNotFoundError:  # in a container there are only the files
-        return "unknown"
 
 
 def call_families(manager: CallManager) -> Iterator[Family]:
