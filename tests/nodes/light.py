@@ -18,7 +18,7 @@ from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
 from tests.app.cluster.nodes import ACCOUNT, PUBLIC, node_settings
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 from workers.messages import Message
 
 
@@ -113,18 +113,16 @@ class LightCluster:
 
     async def settle(self) -> None:
         """Wait until each node sees all of them as they are now."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not all(self._is_seen(node) for node in self.nodes):  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.01)
+        await until(lambda: all(self._is_seen(node) for node in self.nodes))
 
     async def until_logged(self, call_sid: CallSid, steps: int) -> None:
         """Wait until the log of a call with so many steps can be read."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                _, conversation = await self.nodes[0].node.logs.read(call_sid)
-                if conversation and conversation.steps == steps:
-                    return
-                await asyncio.sleep(0.02)
+
+        async def is_logged() -> bool:
+            _, conversation = await self.nodes[0].node.logs.read(call_sid)
+            return conversation is not None and conversation.steps == steps
+
+        await until(is_logged)
 
     def _is_seen(self, node: LightNode) -> bool:
         member = node.node.member

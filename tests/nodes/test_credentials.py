@@ -1,6 +1,5 @@
 """A node with the permissions of the example can do all that a node does, and `forget` can delete its logs."""
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.app.cluster.nodes import node_settings, sid
 from tests.deploy.test_cluster import NODES, Keys, nats_server
 from tests.nodes.light import LightNode, Redirects, running_nodes
 from tests.nodes.nats_servers import needs_nats
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
@@ -49,9 +48,7 @@ async def test_the_permissions_of_the_example_are_enough_for_all_that_a_node_and
             assert await first.node.logs.read(sid(1)) == (0, None)
             other = next(node for node in nodes.nodes if node is not first)
             assert await other.node.drain(first.name, 0)
-            async with asyncio.timeout(PATIENCE_S):
-                while not first.manager.draining:  # noqa: ASYNC110 - of messages under way
-                    await asyncio.sleep(0.02)
+            await until(lambda: first.manager.draining)
             survey = await survey_cluster(node_settings(urls[1], node_url=places[1]))
             assert (survey.error, survey.has_jetstream, survey.refused) == ("", True, 0)
             assert survey.heartbeats.keys() == {node.name for node in nodes.nodes}

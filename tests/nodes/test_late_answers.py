@@ -1,6 +1,5 @@
 """Nodes that answer late, as busy ones do: a call keeps its memory, and one node has it in the end."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from app.twilio.events import CallSid
 from tests.app.cluster.nodes import sid
 from tests.nodes.light import LightCluster, LightNode, form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
@@ -46,9 +45,7 @@ async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_i
         verb = await other.answer(sid(1), CallStatus="in-progress")
         assert nodes.of(verb) is other
         assert other.begin(verb, sid(1)).session.conversation.steps == STEPS
-        async with asyncio.timeout(PATIENCE_S):
-            while not call.over:  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.02)
+        await until(lambda: call.over)
 
 
 async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_are_lost(tmp_path: Path) -> None:
@@ -76,9 +73,7 @@ async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_
         await nodes.settle()
         assert answer
         call = chosen.begin(twiml.parse(answer)[0], sid(1))
-        async with asyncio.timeout(PATIENCE_S):
-            while late.manager.call(sid(1)):  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.02)
+        await until(lambda: late.manager.call(sid(1)) is None)
         await nodes.settle()
         assert (call.over, nodes.free) == (False, [7, 8, 8])
         record = late.manager.record(sid(1))

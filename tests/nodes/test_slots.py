@@ -14,22 +14,16 @@ from app.cluster.seal import Seal
 from app.twilio import twiml
 from tests.app.cluster.nodes import TOKEN, heartbeat, sid
 from tests.app.cluster.test_messages import mutated
-from tests.nodes.light import LightCluster, form, light_nodes
+from tests.nodes.light import form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
-from tests.processes.pipeline import PATIENCE_S
 from tests.scale import scaled
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
 ROUNDS = scaled(20, 3)
 ATTEMPTS = scaled(1_000, 100)
 HOSTILE = 20_000
-
-
-async def until_redirected(nodes: LightCluster, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while len(nodes.redirects.calls) < count:  # noqa: ASYNC110 - of messages under way
-            await asyncio.sleep(0.02)
 
 
 async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_order_in_which_they_came(
@@ -49,7 +43,7 @@ async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_ord
             nodes.redirects.calls.clear()
             for number, call in enumerate(random.Random(round_number).sample(on, 6)):
                 call.end(EndReason.CALLER_HUNG_UP)
-                await until_redirected(nodes, number + 1)
+                await until(lambda: len(nodes.redirects.calls) > number)  # noqa: B023 - before the next one
             assert nodes.redirects.calls == calls[24:]
             back = [await nodes.nodes[n % 3].answer(call) for n, call in enumerate(calls[24:], 1)]
             assert [type(verb) for verb in back] == [twiml.Connect] * 6

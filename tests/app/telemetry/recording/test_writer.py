@@ -1,9 +1,8 @@
-import asyncio
 import contextlib
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk, new_session
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 PIECE = Piece(Channel.MOSHI, 0, LOUD * 5)
 FINE = CallSid("CAfine")
@@ -58,13 +57,6 @@ def samples(folder: Path) -> Any:
     found, rate_hz = soundfile.read(path, dtype="int16")
     assert rate_hz == 8_000
     return found
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    """Wait for what a thread does."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 - a thread gives no sign
-            await asyncio.sleep(0.01)
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
