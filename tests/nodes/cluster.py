@@ -2,36 +2,34 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
 
-import nats
 import numpy as np
 import pytest
-from nats.aio.client import Client
-from nats.js.errors import NotFoundError, ServerError
 
 from app.calls.conversation import STEP_BYTES, Conversation
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, HOST, LOOPBACK, ServiceProcess, free_port, start_service
+from app.cluster.bus import Bus
+from app.cluster.log_store import LogStore
 from app.cluster.messages import node_name
 from app.cluster.seal import Seal
-from app.cluster.token_log import LogReader
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport
-from tests.app.cluster.nodes import sid
+from tests.app.cluster.nodes import node_settings, sid
 from tests.nodes.balancer import Balancer
 from tests.nodes.nats_servers import NatsServers, nats_servers
 from tests.processes.pipeline import PATIENCE_S
 from tests.twilio_rest.account import Account
 from tests.twilio_rest.server import FakeRest, serving_rest
+from tests.waiting import until
 
 HASH = {**LOOPBACK, "MOSHI_CHECKPOINT": "synthetic:hash"}
 OWN_TOKENS = 9
@@ -40,10 +38,6 @@ STEPS_WITHIN_S = 90.0
 LOOK_AGAIN_S = 0.5
 CALL_S = 1_200.0
 """Longer than any test; the calls end when they are told."""
-READ_WITHIN_S = 10.0
-"""An ordered consumer ends with its server; then the log is read anew."""
-
-Found = TypeVar("Found")
 
 
 @dataclass
@@ -145,30 +139,39 @@ class Cluster:
         for number, conversation in (await self.until_logged(numbers, least)).items():
             assert forgotten_at(conversation) is None, number
 
+    async def until_more_steps(self, numbers: Sequence[int], more: int) -> None:
+        """Wait as `until_steps` does until each call has made so many more than any has now."""
+        await self.until_steps(numbers, await self.most_steps(numbers) + more)
+
+    async def most_steps(self, numbers: Sequence[int]) -> int:
+        return max(log.steps for log in await self.logs(*numbers) if log)
+
     async def until_logged(
         self, numbers: Sequence[int], least: int, within_s: float = STEPS_WITHIN_S
     ) -> dict[int, Conversation]:
         """Wait until each call has made so many steps, and return its log, in which none is missing."""
-        found, last = dict[int, Conversation](), dict[int, int]()
+        found, made = dict[int, Conversation](), dict[int, int | None]()
         try:
             async with asyncio.timeout(within_s):
                 while left := [number for number in numbers if number not in found]:
-                    last = await self.last_steps(*left)
-                    for number in [number for number in left if last[number] >= least]:
-                        (conversation,) = await self.logs(number)
-                        if conversation and conversation.skipped == 0 and conversation.steps >= least:
-                            found[number] = conversation
+                    for number, log in zip(left, await self.logs(*left), strict=True):
+                        made[number] = log.steps if log else None
+                        if log and log.skipped == 0 and log.steps >= least:
+                            found[number] = log
                     await asyncio.sleep(LOOK_AGAIN_S)
         except TimeoutError:
-            made = {number: last.get(number) for number in numbers if number not in found}
             pytest.fail(f"there are not {least} steps, or not whole logs of them: {made}")
         return found
 
     async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
         """Wait until these calls, and no other, are said to have moved away from a node."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (moved := await self.moved_from(node)) < set(calls):  # noqa: ASYNC110 - of other processes
-                await asyncio.sleep(0.1)
+        moved = set[str]()
+
+        async def have_moved() -> bool:
+            moved.update(await self.moved_from(node))
+            return moved >= set(calls)
+
+        await until(have_moved)
         assert moved == set(calls)
 
     async def moved_from(self, node: NodeProcess) -> set[str]:
@@ -177,15 +180,18 @@ class Cluster:
 
     async def until_ready(self) -> None:
         """Wait until each node sees all others and hears itself."""
-        async with asyncio.timeout(PATIENCE_S):
-            for node in self.nodes.values():
-                while not await self._sees_all(node):  # noqa: ASYNC110 - of other processes
-                    await asyncio.sleep(0.05)
+        for node in self.nodes.values():
+            await until(partial(self._sees_all, node))
 
     async def _sees_all(self, node: NodeProcess) -> bool:
         view = await node.service.get("/api/cluster")
         live = {one["node"] for one in view["nodes"] if one["state"] == "live"}
         return not view["cut_off"] and live >= {one.name for one in self.nodes.values()}
+
+    @property
+    def redirects(self) -> int:
+        """How many times Twilio was asked to come again for a call."""
+        return len([path for path, form in self.rest.asked if "Url" in dict(form)])
 
     async def busiest(self) -> tuple[NodeProcess, set[str]]:
         """Return the node with most calls, and these."""
@@ -194,28 +200,18 @@ class Cluster:
 
     async def until_free(self, slots: int) -> None:
         """Wait until each node has so many free slots."""
-        async with asyncio.timeout(PATIENCE_S):
-            for node in self.nodes.values():
-                while (await node.service.get("/readyz"))["free_slots"] != slots:  # noqa: ASYNC110 - of other processes
-                    await asyncio.sleep(0.05)
-
-    async def last_steps(self, *numbers: int) -> dict[int, int]:
-        """Return how many steps of each call the last record of its log tells of."""
-        ends = await self._ask(_last_step, numbers)
-        return dict(zip(numbers, ends, strict=True))
+        for node in self.nodes.values():
+            await until(partial(_has_free, node, slots))
 
     async def logs(self, *numbers: int) -> list[Conversation | None]:
         """Return the token logs as they are in JetStream now."""
-        return await self._ask(_read_log, numbers)
-
-    async def _ask(self, read: Callable[[Client, str], Awaitable[Found]], numbers: Sequence[int]) -> list[Found]:
-        """Read of each call; servers that have to elect a leader first are asked again."""
-        connection = await nats.connect(self.nats.url.split(","))
+        bus = Bus(node_settings(self.nats.url, node_url=self.balancer.url).cluster, Seal([AUTH_TOKEN]), is_quiet=True)
+        await bus.connect()
         try:
-            async with asyncio.timeout(STEPS_WITHIN_S):
-                return [await _ask_until_answered(read, connection, sid(number)) for number in numbers]
+            store = LogStore(bus, CALL_S)
+            return [(await store.read(sid(number)))[1] for number in numbers]
         finally:
-            await connection.close()
+            await bus.close()
 
 
 @contextlib.asynccontextmanager
@@ -235,46 +231,8 @@ async def cluster(folder: Path, nodes: int = 3, servers: int = 1, **settings: st
             await asyncio.gather(*(made.remove(node) for node in [*made.nodes.values()]))
 
 
-async def _ask_until_answered(
-    read: Callable[[Client, str], Awaitable[Found]], connection: Client, call_sid: str
-) -> Found:
-    while True:
-        with contextlib.suppress(nats.errors.Error, ServerError, TimeoutError):
-            async with asyncio.timeout(READ_WITHIN_S):
-                return await read(connection, call_sid)
-        await asyncio.sleep(LOOK_AGAIN_S)
-
-
-async def _last_step(connection: Client, call_sid: str) -> int:
-    try:
-        last = await connection.jetstream().get_last_msg("moshi-calls", f"calls.{call_sid}.*")
-    except NotFoundError:
-        return 0
-    record = _opened(last.subject, last.data)
-    if record.startswith(b"{"):
-        return int(json.loads(record)["resumed"])
-    return int.from_bytes(record[1:5], "little") + (len(record) - 5) // STEP_BYTES
-
-
-async def _read_log(connection: Client, call_sid: str) -> Conversation | None:
-    stream, reader = connection.jetstream(), LogReader()
-    try:
-        last = (await stream.get_last_msg("moshi-calls", f"calls.{call_sid}.*")).seq
-    except NotFoundError:
-        return None
-    subscription = await stream.subscribe(f"calls.{call_sid}.*", stream="moshi-calls", ordered_consumer=True)
-    async for message in subscription.messages:
-        reader.add(int(message.subject.rpartition(".")[2]), _opened(message.subject, message.data))
-        if message.metadata.sequence.stream >= (last or 0):
-            break
-    await subscription.unsubscribe()
-    return reader.conversation()
-
-
-def _opened(subject: str | None, data: bytes | None) -> bytes:
-    record = Seal([AUTH_TOKEN]).open(subject or "", data or b"")
-    assert record is not None
-    return record
+async def _has_free(node: NodeProcess, slots: int) -> bool:
+    return bool((await node.service.get("/readyz"))["free_slots"] == slots)
 
 
 def forgotten_at(conversation: Conversation) -> int | None:

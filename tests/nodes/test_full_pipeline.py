@@ -55,7 +55,7 @@ async def test_calls_of_the_full_pipeline_go_on_at_the_other_node_with_all_that_
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await nodes.until_moved(on, victim)
-        before = max((await nodes.last_steps(*CALLS)).values())
+        before = await nodes.most_steps(CALLS)
         logs = await nodes.until_logged(CALLS, before + AFTER, WITHIN_S)
         check_none_lost(await nodes.end_calls(calls), on)
     for conversation in logs.values():
