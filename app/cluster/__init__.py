@@ -36,14 +36,14 @@ Subjects. NODE is the name of one node; messages are JSON unless said otherwise.
 What the credential of NODE must allow (`deploy/nats/`):
 
     publish:   hb.NODE, slots.ask, slots.take.*, drain.*, line.*, status, calls.*.*, _INBOX.>,
-               $JS.API.INFO, $JS.API.STREAM.CREATE.moshi-calls, $JS.API.STREAM.INFO.moshi-calls,
-               $JS.API.STREAM.PURGE.moshi-calls, $JS.API.STREAM.MSG.GET.moshi-calls,
+               $JS.API.INFO, $JS.API.STREAM.CREATE.moshi-calls, $JS.API.STREAM.UPDATE.moshi-calls,
+               $JS.API.STREAM.INFO.moshi-calls, $JS.API.STREAM.PURGE.moshi-calls, $JS.API.STREAM.MSG.GET.moshi-calls,
                $JS.API.CONSUMER.CREATE.moshi-calls, $JS.API.CONSUMER.CREATE.moshi-calls.>,
                $JS.API.CONSUMER.DELETE.moshi-calls.>, $JS.FC.moshi-calls.>
     subscribe: hb.*, slots.ask, slots.take.NODE, drain.NODE, line.*, status, _INBOX.NODE.>
 
 The command line (`moshi-bridge forget`) uses the node's own credential. The stream is made by the first node that
-finds none: memory storage, three replicas where there are three servers, `max_age` an hour more than
-`MAX_CALL_SECONDS`. JetStream must be on, with memory for two steps of 34 bytes (about 190 with what NATS keeps of each
-message) 6.25 times a second and call.
+finds none: memory storage, three replicas where there are three servers, `max_age` an hour more than the longest
+`MAX_CALL_SECONDS` of any node so far. JetStream must be on, with memory for two steps of 34 bytes (about 190 with what
+NATS keeps of each message) 6.25 times a second and call.
 """

@@ -15,7 +15,7 @@ from zlib import crc32
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
 
 from app.calls.active_call import ActiveCall
 from app.calls.conversation import Conversation
@@ -75,11 +75,11 @@ class LogStore:
         self._stream = JetStreamContext(bus.nats, timeout=ANSWER_WITHIN_S)
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.published = self.confirmed = 0
+        self.published = 0
         """Records."""
 
     async def prepare(self) -> None:
-        """Make the stream if there is none: with three replicas where there are three servers, once these are ready."""
+        """Make the stream, with three replicas where there are three servers, once these are ready."""
         config = StreamConfig(
             name=STREAM,
             subjects=[SUBJECTS],
@@ -92,12 +92,21 @@ class LogStore:
         reason: Exception | None = None
         for _ in range(PREPARE_TIMES):
             try:
-                await self._stream.add_stream(config)
+                await self._add_stream(config)
                 return
             except (APIError, *NATS_ERRORS) as error:
                 reason = error
             await asyncio.sleep(PREPARE_EVERY_S)
-        log.warning("no stream for token logs, calls that move forget all: %r", reason)
+        log.warning("the stream of token logs is not ready, calls that move may forget all: %r", reason)
+
+    async def _add_stream(self, config: StreamConfig) -> None:
+        """Make the stream; one that was made for shorter calls keeps records for longer from now on."""
+        try:
+            await self._stream.add_stream(config)
+        except BadRequestError:  # there is one with other settings
+            known = (await self._stream.stream_info(STREAM)).config
+            if (known.max_age or 0) < self._max_age_s:
+                await self._stream.update_stream(known.evolve(max_age=self._max_age_s))
 
     def open(self, call: ActiveCall, epoch: int) -> None:
         """Publish the log of a call from now on; one that comes back goes on."""
@@ -159,7 +168,6 @@ class LogStore:
         """
         try:
             await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
-            self.confirmed += 1
             published, one.records = one.records, await self._count(one.subject)
             one.is_lost |= one.records < published
             if one.is_lost:

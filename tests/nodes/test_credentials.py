@@ -1,11 +1,16 @@
-"""A node with the permissions of the example can do all that a node does, and `forget` can delete its logs."""
+"""A node with the permissions of the example can do all that a node does, and `forget` can delete its logs.
+
+Logs are kept for the longest calls that any node allows, also when one comes later.
+"""
 
 import logging
 from pathlib import Path
 
 import pytest
+from nats.js import JetStreamContext
 
 from app.calls.conversation import STEP_BYTES
+from app.cluster.log_store import SPARE_S, STREAM, LogStore
 from app.cluster.survey import purge_logs, survey_cluster
 from tests.app.cluster.nodes import node_settings, sid
 from tests.deploy.test_cluster import NODES, Keys, nats_server
@@ -46,6 +51,10 @@ async def test_the_permissions_of_the_example_are_enough_for_all_that_a_node_and
             await nodes.until_logged(sid(1), STEPS)
             assert await purge_logs(node_settings(urls[0], node_url=places[0]), [sid(1)])
             assert await first.node.logs.read(sid(1)) == (0, None)
+            stream = JetStreamContext(first.node.bus.nats)
+            for call_s in (7_200.0, 3_600.0):
+                await LogStore(first.node.bus, call_s).prepare()
+                assert (await stream.stream_info(STREAM)).config.max_age == 7_200.0 + SPARE_S
             other = next(node for node in nodes.nodes if node is not first)
             assert await other.node.drain(first.name, 0)
             await until(lambda: first.manager.draining)
