@@ -2,28 +2,33 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
+import nats
 import numpy as np
 import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError, ServerError
 
 from app.calls.conversation import STEP_BYTES, Conversation
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, HOST, LOOPBACK, ServiceProcess, free_port, start_service
-from app.cluster.bus import Bus
-from app.cluster.log_store import LogStore
 from app.cluster.messages import node_name
 from app.cluster.seal import Seal
+from app.cluster.token_log import LogReader
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport
-from tests.app.cluster.nodes import node_settings, sid
+from app.twilio.events import CallSid
+from tests.app.cluster.nodes import sid
 from tests.nodes.balancer import Balancer
 from tests.nodes.nats_servers import NatsServers, nats_servers
 from tests.processes.pipeline import PATIENCE_S
@@ -38,6 +43,10 @@ STEPS_WITHIN_S = 90.0
 LOOK_AGAIN_S = 0.5
 CALL_S = 1_200.0
 """Longer than any test; the calls end when they are told."""
+READ_WITHIN_S = 10.0
+"""An ordered consumer ends with its server; then the log is read anew."""
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -66,7 +75,9 @@ class Cluster:
     settings: dict[str, str]
     nodes: dict[str, NodeProcess] = field(default_factory=dict)
     remotes: dict[str, Remote] = field(default_factory=dict)
-    reports: dict[str, CallReport] = field(default_factory=dict)
+    calls: list["asyncio.Task[CallReport]"] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    """The calls that went on at another node, as tests expect it."""
 
     async def start_node(self, **settings: str) -> NodeProcess:
         port, stack = free_port(), contextlib.AsyncExitStack()
@@ -98,19 +109,17 @@ class Cluster:
         if node.service.base_url in self.balancer.nodes:
             self.balancer.nodes.remove(node.service.base_url)
 
-    def start_calls(self, numbers: Sequence[int], **options: object) -> list["asyncio.Task[CallReport]"]:
-        return [asyncio.create_task(self.call(number, **options)) for number in numbers]
+    def start_calls(self, numbers: Sequence[int], **options: object) -> None:
+        self.calls += [asyncio.create_task(self._call(sid(number), **options)) for number in numbers]
 
-    async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
+    async def end_calls(self) -> list[CallReport]:
         """Have all callers hang up; return how the calls went."""
         for remote in self.remotes.values():
             remote.send(EndCall())
         async with asyncio.timeout(PATIENCE_S):
-            return await asyncio.gather(*calls)
+            return await asyncio.gather(*self.calls)
 
-    async def call(self, number: int, **options: object) -> CallReport:
-        """Place a call, and keep its report."""
-        call_sid = sid(number)
+    async def _call(self, call_sid: CallSid, **options: object) -> CallReport:
         remote = self.remotes[call_sid] = Remote()
         self.rest.adopt(call_sid, remote.send)
         wanted = CallOptions(
@@ -122,12 +131,7 @@ class Cluster:
             status_path="/twilio/status",
             **options,  # type: ignore[arg-type]
         )
-        report = self.reports[call_sid] = await simulate(wanted, lambda progress: None, remote)
-        return report
-
-    async def views(self) -> list[dict[str, object]]:
-        """Return what each node says of all."""
-        return [await node.service.get("/api/cluster") for node in self.nodes.values()]
+        return await simulate(wanted, lambda progress: None, remote)
 
     async def on_at(self, node: NodeProcess) -> set[str]:
         """Return the calls that are on at a node, by its own word."""
@@ -144,35 +148,35 @@ class Cluster:
         await self.until_steps(numbers, await self.most_steps(numbers) + more)
 
     async def most_steps(self, numbers: Sequence[int]) -> int:
-        return max(log.steps for log in await self.logs(*numbers) if log)
+        return max((await self.last_steps(*numbers)).values())
 
     async def until_logged(
         self, numbers: Sequence[int], least: int, within_s: float = STEPS_WITHIN_S
     ) -> dict[int, Conversation]:
         """Wait until each call has made so many steps, and return its log, in which none is missing."""
-        found, made = dict[int, Conversation](), dict[int, int | None]()
+        found, last = dict[int, Conversation](), dict[int, int]()
         try:
             async with asyncio.timeout(within_s):
                 while left := [number for number in numbers if number not in found]:
-                    for number, log in zip(left, await self.logs(*left), strict=True):
-                        made[number] = log.steps if log else None
-                        if log and log.skipped == 0 and log.steps >= least:
-                            found[number] = log
+                    last = await self.last_steps(*left)
+                    for number in [number for number in left if last[number] >= least]:
+                        (conversation,) = await self.logs(number)
+                        if conversation and conversation.skipped == 0 and conversation.steps >= least:
+                            found[number] = conversation
                     await asyncio.sleep(LOOK_AGAIN_S)
         except TimeoutError:
+            made = {number: last.get(number) for number in numbers if number not in found}
             pytest.fail(f"there are not {least} steps, or not whole logs of them: {made}")
         return found
 
     async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
         """Wait until these calls, and no other, are said to have moved away from a node."""
-        moved = set[str]()
+        self.moved |= set(calls)
+        await until(partial(self._have_moved, set(calls), node))
+        assert await self.moved_from(node) == set(calls)
 
-        async def have_moved() -> bool:
-            moved.update(await self.moved_from(node))
-            return moved >= set(calls)
-
-        await until(have_moved)
-        assert moved == set(calls)
+    async def _have_moved(self, calls: set[str], node: NodeProcess) -> bool:
+        return calls <= await self.moved_from(node)
 
     async def moved_from(self, node: NodeProcess) -> set[str]:
         views = [await other.service.get("/api/cluster") for other in self.nodes.values() if other is not node]
@@ -203,15 +207,23 @@ class Cluster:
         for node in self.nodes.values():
             await until(partial(_has_free, node, slots))
 
+    async def last_steps(self, *numbers: int) -> dict[int, int]:
+        """Return how many steps of each call the last record of its log tells of."""
+        ends = await self._ask(_last_step, numbers)
+        return dict(zip(numbers, ends, strict=True))
+
     async def logs(self, *numbers: int) -> list[Conversation | None]:
         """Return the token logs as they are in JetStream now."""
-        bus = Bus(node_settings(self.nats.url, node_url=self.balancer.url).cluster, Seal([AUTH_TOKEN]), is_quiet=True)
-        await bus.connect()
+        return await self._ask(_read_log, numbers)
+
+    async def _ask(self, read: Callable[[Client, str], Awaitable[Found]], numbers: Sequence[int]) -> list[Found]:
+        """Read of each call; servers that have to elect a leader first are asked again."""
+        connection = await nats.connect(self.nats.url.split(","))
         try:
-            store = LogStore(bus, CALL_S)
-            return [(await store.read(sid(number)))[1] for number in numbers]
+            async with asyncio.timeout(STEPS_WITHIN_S):
+                return [await _ask_until_answered(read, connection, sid(number)) for number in numbers]
         finally:
-            await bus.close()
+            await connection.close()
 
 
 @contextlib.asynccontextmanager
@@ -229,6 +241,48 @@ async def cluster(folder: Path, nodes: int = 3, servers: int = 1, **settings: st
             yield made
         finally:
             await asyncio.gather(*(made.remove(node) for node in [*made.nodes.values()]))
+
+
+async def _ask_until_answered(
+    read: Callable[[Client, str], Awaitable[Found]], connection: Client, call_sid: str
+) -> Found:
+    while True:
+        with contextlib.suppress(nats.errors.Error, ServerError, TimeoutError):
+            async with asyncio.timeout(READ_WITHIN_S):
+                return await read(connection, call_sid)
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _last_step(connection: Client, call_sid: str) -> int:
+    try:
+        last = await connection.jetstream().get_last_msg("moshi-calls", f"calls.{call_sid}.*")
+    except NotFoundError:
+        return 0
+    record = _opened(last.subject, last.data)
+    if record.startswith(b"{"):
+        return int(json.loads(record)["resumed"])
+    return int.from_bytes(record[1:5], "little") + (len(record) - 5) // STEP_BYTES
+
+
+async def _read_log(connection: Client, call_sid: str) -> Conversation | None:
+    stream, reader = connection.jetstream(), LogReader()
+    try:
+        last = (await stream.get_last_msg("moshi-calls", f"calls.{call_sid}.*")).seq
+    except NotFoundError:
+        return None
+    subscription = await stream.subscribe(f"calls.{call_sid}.*", stream="moshi-calls", ordered_consumer=True)
+    async for message in subscription.messages:
+        reader.add(int(message.subject.rpartition(".")[2]), _opened(message.subject, message.data))
+        if message.metadata.sequence.stream >= (last or 0):
+            break
+    await subscription.unsubscribe()
+    return reader.conversation()
+
+
+def _opened(subject: str | None, data: bytes | None) -> bytes:
+    record = Seal([AUTH_TOKEN]).open(subject or "", data or b"")
+    assert record is not None
+    return record
 
 
 async def _has_free(node: NodeProcess, slots: int) -> bool:

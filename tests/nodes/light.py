@@ -29,7 +29,7 @@ def form(call_sid: CallSid, query: str = "", **fields: str) -> Form:
 
 @dataclass
 class Redirects:
-    """Notes whom it is told to redirect, in order."""
+    """Keeps whom it is asked to redirect, in order."""
 
     calls: list[CallSid] = field(default_factory=list)
 

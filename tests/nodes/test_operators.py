@@ -67,7 +67,7 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         nodes.rest.account.numbers.append(OwnedNumber(OURS))
         nodes.rest.callees[THEIRS] = Callee(duration_s=600.0)
         full, free = nodes.nodes.values()
-        calls = nodes.start_calls([1])
+        nodes.start_calls([1])
         await nodes.until_logged([1], 1)
         if not await nodes.on_at(full):
             full, free = free, full
@@ -99,4 +99,4 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         for call in nodes.rest.account.calls.values():
             call.remote.send(EndCall())
         await dialling
-        await nodes.end_calls(calls)
+        await nodes.end_calls()
