@@ -131,13 +131,12 @@ class ClusterNode:
 
     def on_call_end(self, call: ActiveCall, end: End) -> None:
         """Keep the log of a call that may come back, here or elsewhere; purge that of one that is over."""
-        call_sid = call.session.record.call_sid
-        if self.member.holds(call_sid) is None:
-            self.logs.close(call_sid)
-        elif end.reason in LINE_ENDS | {EndReason.SHUTDOWN, EndReason.NO_SOCKET} and not call.session.record.over:
-            self._purges[call_sid] = time.monotonic() + KEPT_S
+        record = call.session.record
+        comes_back = end.reason in LINE_ENDS | {EndReason.SHUTDOWN, EndReason.NO_SOCKET} and not record.over
+        if self.member.holds(record.call_sid) is None:
+            self.logs.close(record.call_sid)
         else:
-            self._purges[call_sid] = time.monotonic()
+            self._purges[record.call_sid] = time.monotonic() + (KEPT_S if comes_back else 0.0)
         self.member.announce()
 
     def on_call(self, call: ActiveCall) -> None:

@@ -26,7 +26,7 @@ TSVECTOR = (
 )
 """The expression is that of the index (migration 0006).
 
-PostgreSQL takes every beginning to be in one of 200 turns, and would rather go through all turns in the order of `id`.
+PostgreSQL estimates that every beginning is in one of 200 turns, and would go through all turns in the order of `id`.
 """
 TSVECTOR_LATE = (
     "SELECT id FROM call_turns WHERE array_to_tsvector(string_to_array(folded, ' ')) @@ CAST(:query AS tsquery) "

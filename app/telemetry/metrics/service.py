@@ -32,7 +32,7 @@ COUNTED = {
     "clears": "Times that Twilio's buffer was cleared because the caller heard everything far too late.",
     "packets_in": "Packets of 20 ms from callers.",
     "frames_out": "Frames of 80 ms that Moshi has spoken.",
-    "clock_resets": "Jumps of a caller's clock after which it was taken to be set anew.",
+    "clock_resets": "Jumps of a caller's clock that count as a clock that was set anew.",
     "dtmf": "Keys that callers have pressed.",
     "moves": "Times that a call went on at another Moshi server, which remembers nothing of it.",
 }
@@ -78,7 +78,7 @@ class MetricSources:
             yield counter("transcriber_frames_missed", help_text, transcription.missed)
         yield from _process_families(self.supervisor.workers)
         if self.call_log:
-            yield gauge("call_log_up", "1 if the call log's database takes records.", not self.call_log.is_away)
+            yield gauge("call_log_up", "1 if the call log's database accepts records.", not self.call_log.is_away)
             help_text = "Call records that wait for the database, on disk or in memory."
             yield gauge("call_log_waiting_records", help_text, self.call_log.waiting)
             yield counter("call_log_lost_records", "Call records that are lost.", self.call_log.lost)
@@ -88,7 +88,7 @@ class MetricSources:
         if self.traces:
             yield counter("traces_lost", "Spans that the collector did not accept.", self.traces.lost)
         if self.webhooks:
-            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has taken.", self.webhooks.sent)
+            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has accepted.", self.webhooks.sent)
             yield counter("webhook_events_lost", "Events that were given up.", self.webhooks.lost)
             yield gauge("webhook_events_waiting", "Events that are still to be sent.", self.webhooks.waiting)
 
@@ -174,7 +174,7 @@ def server_families(servers: Sequence[ServerVitals]) -> Iterator[Family]:
     limits = {one.name: one.limit for one in servers}
     yield gauge("server_session_limit", "Sessions that a Moshi server may have, as MOSHI_SERVERS says.", limits, label)
     up = {one.name: one.up for one in servers}
-    yield gauge("server_up", "1 if a Moshi server takes sessions, 0 while it is set aside.", up, label)
+    yield gauge("server_up", "1 if a Moshi server accepts sessions, 0 while it is set aside.", up, label)
     failures = {one.name: one.failures for one in servers}
     yield counter("server_failures", "Times that a Moshi server was set aside.", failures, label)
 

@@ -24,6 +24,7 @@ from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk, new_session
 from tests.waiting import until
+from workers.messages import Slot
 
 PIECE = Piece(Channel.MOSHI, 0, LOUD * 5)
 FINE = CallSid("CAfine")
@@ -42,7 +43,7 @@ async def writing(folder: Path, days: int = 0) -> AsyncIterator[RecordingWriter]
 
 def begin(writer: RecordingWriter, session: CallSession | None = None) -> Talk:
     """Begin to record a stream that has not started yet."""
-    recorder = writer.record(session or new_session(), False)
+    recorder = writer.record(session or new_session(), False, Slot(0))
     assert recorder
     return Talk(recorder)
 
@@ -111,9 +112,9 @@ async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
     writer = RecordingWriter(RecordingStore(tmp_path), "", every_call=False)
-    assert writer.record(new_session(), False) is None
+    assert writer.record(new_session(), False, Slot(0)) is None
     asked = new_session()
-    assert writer.record(asked, True) is not None
+    assert writer.record(asked, True, Slot(0)) is not None
     assert asked.record.recording.name.endswith(ANN)
 
 
