@@ -24,6 +24,7 @@ from app.cluster.placement import ASK_WITHIN_S, Asked, last_known
 from app.cluster.queue import ClusterQueue
 from app.logging import CallLogger
 from app.twilio import twiml
+from app.twilio.events import CallSid
 from app.twilio.form import Form
 from app.twilio.status import CallStatusCallback, parse_status
 from workers.messages import FRAME_S
@@ -87,8 +88,7 @@ class ClusterRouting:
             return self._router.after_stream(form, webhook_token)
         if self._manager.record(form.call_sid) is None:
             await self._until_connected()
-        cut_off = self._member.is_cut_off
-        asked = Asked(form.call_sid, {}) if cut_off else await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
+        asked = await self._ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
         request = self._place_request(form, webhook_token, asked, True, Hook.AFTER_STREAM)
         if not asked.offers:
             return await self._resume_here(request) or self._router.after_stream(form, webhook_token)
@@ -96,6 +96,10 @@ class ClusterRouting:
         if answer is None:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
         return answer or twiml.hangup()
+
+    async def _ask(self, call_sid: CallSid, within_s: float) -> Asked:
+        """Return what the nodes offer, nothing while NATS is away."""
+        return Asked(call_sid, {}) if self._member.is_cut_off else await self._exchange.ask(call_sid, within_s)
 
     async def _until_connected(self) -> None:
         """Wait for NATS a while: its server may be lost together with the node that had a call."""
@@ -124,16 +128,13 @@ class ClusterRouting:
         return twiml.pause(PAUSE_S)
 
     async def after_wait(self, form: Form) -> str:
-        result = form.fields.get("QueueResult", "")
-        CallLogger(log, form.call_sid).info("left the queue: %a", result[:20])
         await self._queue.leave(form.call_sid)
-        if result == HANGUP:
-            self._router.after_wait(form)
+        if form.fields.get("QueueResult") == HANGUP:
             await self._publish(form)
-            return twiml.hangup()
-        asked = await self._exchange.ask(form.call_sid)
-        if not asked.epoch:  # nobody keeps a slot for them
-            return twiml.hangup()
+            return self._router.after_wait(form)
+        asked = await self._ask(form.call_sid, ASK_WITHIN_S)
+        if not asked.epoch:  # while NATS is away this node may keep a slot for them
+            return self._router.after_wait(form)
         request = self._place_request(form, "", asked, False, Hook.VOICE)
         return await self._exchange.place(asked, request) or twiml.hangup()
 

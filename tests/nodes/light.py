@@ -14,6 +14,7 @@ from app.calls.router import CallRouter
 from app.cluster.messages import node_name
 from app.cluster.node import ClusterNode
 from app.twilio import twiml
+from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
@@ -29,11 +30,14 @@ def form(call_sid: CallSid, query: str = "", **fields: str) -> Form:
 
 @dataclass
 class Redirects:
-    """Keeps whom it is asked to redirect, in order."""
+    """Keeps whom it is asked to redirect, in order; refuses if it `fails`."""
 
     calls: list[CallSid] = field(default_factory=list)
+    fails: bool = False
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
+        if self.fails:
+            raise CarrierError("HTTP 500")
         assert url == f"{PUBLIC}/twilio/voice"
         self.calls.append(call_sid)
 

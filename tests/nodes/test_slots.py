@@ -63,6 +63,26 @@ async def test_callers_are_spread_over_the_nodes_and_the_rest_is_told_busy(tmp_p
         assert verbs.count(twiml.Reject("busy")) == 6
 
 
+async def test_a_caller_who_waits_gets_a_slot_while_nats_is_away_also_if_twilio_refuses_to_redirect(
+    tmp_path: Path,
+) -> None:
+    """They leave Twilio's queue with their next wait page."""
+    async with (
+        nats_servers(tmp_path) as nats,
+        light_nodes(nats.url, count=1, max_calls=1, when_busy="queue") as nodes,
+    ):
+        (node,), nodes.redirects.fails = nodes.nodes, True
+        node.node.queue._leads_from_s = 0.0
+        call = node.begin(await node.answer(sid(1)), sid(1))
+        await nats.kill(0)
+        await until(lambda: node.node.member.is_cut_off)
+        assert isinstance(await node.answer(sid(2)), twiml.Enqueue)
+        call.end(EndReason.CALLER_HUNG_UP)
+        await until(lambda: node.node.queue.page(sid(2)) == twiml.leave())
+        answer = await node.node.routing.after_wait(form(sid(2), QueueResult="leave"))
+        assert node.begin(twiml.parse(answer)[0], sid(2)).session.record.call_sid == sid(2)
+
+
 async def test_reserving_and_dying_in_every_state_loses_no_slot(tmp_path: Path) -> None:
     """The caller, or the node that asks, is gone: after the webhook, the socket, the start; while others repeat."""
     chance = random.Random(15)
