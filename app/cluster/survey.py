@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from nats.js import JetStreamContext
@@ -40,40 +41,39 @@ async def survey_cluster(settings: Settings) -> ClusterSurvey:
         found.heartbeats[heartbeat.node] = heartbeat
         found.clocks_ahead_s[heartbeat.node] = heartbeat.sent_s - time.time()
 
-    bus = _bus(settings)
     try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            await bus.connect()
-        await bus.subscribe("hb.*", Heartbeat, on_heartbeat)
-        try:
-            await JetStreamContext(bus.nats).account_info()
-            found.has_jetstream = True
-        except APIError:
-            found.has_jetstream = False
-        await asyncio.sleep(LISTEN_S)
+        async with _connected(settings) as bus:
+            await bus.subscribe("hb.*", Heartbeat, on_heartbeat)
+            try:
+                await JetStreamContext(bus.nats).account_info()
+                found.has_jetstream = True
+            except APIError:
+                found.has_jetstream = False
+            await asyncio.sleep(LISTEN_S)
+            found.refused = bus.refused
     except NATS_ERRORS as error:
         found.error = str(error) or "no answer in time"
-    finally:
-        await bus.close()
-    found.refused = bus.refused
     return found
 
 
 async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
     """Delete the token logs of these calls; False if NATS was not reached. A call that is on keeps its later steps."""
-    bus = _bus(settings)
     try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            await bus.connect()
-        logs = LogStore(bus, settings.calls.max_seconds)
-        for call_sid in calls:
-            await logs.purge(call_sid)
+        async with _connected(settings) as bus:
+            logs = LogStore(bus, settings.calls.max_seconds)
+            for call_sid in calls:
+                await logs.purge(call_sid)
     except NATS_ERRORS:
         return False
-    finally:
-        await bus.close()
     return True
 
 
-def _bus(settings: Settings) -> Bus:
-    return Bus(settings.cluster, Seal(settings.twilio.auth_tokens), is_quiet=True)
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Bus]:
+    bus = Bus(settings.cluster, Seal(settings.twilio.auth_tokens), is_quiet=True)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await bus.connect()
+        yield bus
+    finally:
+        await bus.close()

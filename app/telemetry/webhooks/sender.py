@@ -143,9 +143,7 @@ class WebhookSender:
 
 async def _read(response: ClientResponse) -> bytes:
     """Return an answer, or more of it than an action may have."""
-    body = bytearray()
-    async for part in response.content.iter_chunked(MOST_ANSWER_BYTES):
-        body += part
-        if len(body) > MOST_ANSWER_BYTES:
-            break
-    return bytes(body)
+    try:
+        return await response.content.readexactly(MOST_ANSWER_BYTES + 1)
+    except asyncio.IncompleteReadError as shorter:
+        return shorter.partial
