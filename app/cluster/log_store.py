@@ -76,7 +76,6 @@ class LogStore:
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.published = 0
-        """Records."""
 
     async def prepare(self) -> None:
         """Make the stream, with three replicas where there are three servers, once these are ready."""
@@ -135,7 +134,6 @@ class LogStore:
                 await self.publish_pending(next_epoch)
 
     async def publish_pending(self, next_epoch: Callable[[CallSid], int]) -> None:
-        """Publish what the calls have added."""
         for call_sid, one in [*self._logs.items()]:
             if one.is_checking:
                 continue

@@ -66,7 +66,6 @@ class Member:
         return epoch if owner is None or owner.boot == self.boot or owner.epoch <= epoch else None
 
     def own(self, call_sid: CallSid, epoch: int) -> None:
-        """Claim a call."""
         self._epochs.pop(call_sid, None)
         self._epochs[call_sid] = epoch
         if len(self._epochs) > EPOCHS_KEPT:
@@ -88,7 +87,6 @@ class Member:
         self._changed.set()
 
     async def run(self) -> None:
-        """Send heartbeats until cancelled."""
         while True:
             self._changed.clear()
             await self._bus.publish(f"hb.{self.name}", self.heartbeat())

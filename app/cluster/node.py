@@ -101,11 +101,9 @@ class ClusterNode:
             await self.bus.close()
 
     def view(self) -> dict[str, object]:
-        """Return all nodes as this one sees them."""
         return cluster_view(self.member)
 
     def families(self) -> Iterator[Family]:
-        """Yield this node's metrics."""
         return cluster_families(self)
 
     async def drain(self, node: str, seconds: int | None) -> bool:

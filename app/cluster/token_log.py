@@ -108,7 +108,6 @@ class LogCursor:
     confirmed: int = 0
 
     def next_record(self) -> bytes | None:
-        """Return the next record, None while there is none."""
         if not self.has_header:
             self.has_header = True
             return write_header(self.conversation.header, self.resumed)

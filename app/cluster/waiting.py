@@ -39,7 +39,6 @@ class WaitingCallers:
         self._waits.pop(call, None)
 
     def first(self, now: float) -> Wait | None:
-        """Return who has waited longest, None if nobody waits."""
         self._drop_gone(now)
         return min((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call), default=None)
 

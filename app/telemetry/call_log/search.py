@@ -62,7 +62,6 @@ def fold(spoken: str) -> str:
 
 
 def row_of(turn: Turn) -> dict[str, Any]:
-    """Return what is stored of a turn."""
     return {"speaker": turn.speaker, "at_s": turn.start_s, "text": turn.text, "folded": fold(turn.text)}
 
 

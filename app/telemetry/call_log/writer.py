@@ -46,7 +46,6 @@ class CallLogWriter:
         self.is_away = False
         """Whether the database does not accept records."""
         self.lost = 0
-        """How many records are lost."""
         self._spooled = 0
         self._is_prepared = False
         self._retry_s = 0.0

@@ -56,7 +56,6 @@ class MetricSources:
     webhooks: WebhookSender | None
 
     def families(self) -> Iterator[Family]:
-        """Yield every metric, as of now."""
         built = {
             "version": software_version(),
             "engine": self.settings.model.engine,
@@ -94,7 +93,6 @@ class MetricSources:
 
 
 def call_families(manager: CallManager) -> Iterator[Family]:
-    """Yield how many calls there are and were, and what they have counted."""
     yield gauge("ready", "1 if a call could be accepted now.", manager.ready)
     yield gauge("draining", "1 if no more calls are accepted because the service is to stop.", manager.draining)
     yield gauge("slots", "Calls that can be active at once; 0 until the workers are ready.", manager.slots)

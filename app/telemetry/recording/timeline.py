@@ -88,7 +88,6 @@ class Timeline:
         return round((moment_s - self._start_s) * self._rate_hz)
 
     def _least_offset(self, offset: int, arrived_s: float) -> int:
-        """Return the least offset of the last seconds, this packet's included."""
         if arrived_s - self._arrived_s > PAUSE_S:
             self._resumed_s = arrived_s
         if arrived_s - self._resumed_s > BURST_S:
