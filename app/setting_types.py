@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 OPERATOR_TOKEN_LENGTH = 16
 NATS_SCHEMES = ("nats", "tls")
-NATS_FILES = ("creds", "nkey", "ca")
-"""What NATS_URL may name behind its `?`: the files of a credential, and the authority of the servers' certificates."""
+NATS_PARAMETERS = ("creds", "nkey", "ca", "tls")
+"""What NATS_URL may name behind its `?`: the files of a credential, the servers' authority, when TLS begins."""
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -99,8 +99,11 @@ def _nats_url(url: str) -> str:
             raise ValueError("must be nats://host:4222 or tls://host:4222, several with commas between")
         if parts.scheme != "tls" and not is_loopback(parts.hostname):
             raise ValueError("another machine is reached by tls:// only: token logs decode to both voices")
-    if unknown := [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in NATS_FILES]:
-        raise ValueError(f"knows {', '.join(NATS_FILES)} behind its ?, not {unknown[0][:20]}")
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := [name for name in given if name not in NATS_PARAMETERS]:
+        raise ValueError(f"knows {', '.join(NATS_PARAMETERS)} behind its ?, not {unknown[0][:20]}")
+    if given.get("tls", "first") != "first":
+        raise ValueError("knows no other tls= than tls=first")
     return url
 
 

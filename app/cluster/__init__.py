@@ -1,9 +1,9 @@
-"""Nodes: services on several machines that take each other's calls, with NATS between them.
+"""Nodes: services on several machines that answer each other's calls, with NATS between them.
 
 A node is this whole service on one machine, with a host name of its own for media (`NODE_URL`). The voice webhook
 (`PUBLIC_URL`) may lead to any of them. Media never crosses NATS; token logs do. Nothing here is imported without
 `NATS_URL`. The rules know no I/O and no clock: `messages`, `directory`, `placement`, `mover`, `waiting`, `fallback`,
-`token_log`; around them are thin shells: `bus` (NATS), `log_store` (JetStream), `node`.
+`token_log`; around them are thin shells: `bus` (NATS), `log_store` (JetStream), `queue`, `node`.
 
 Settings. `NATS_URL` names the servers and what to show them:
 
@@ -36,14 +36,14 @@ Subjects. NODE is the name of one node; messages are JSON unless said otherwise.
 What the credential of NODE must allow (`deploy/nats/`):
 
     publish:   hb.NODE, slots.ask, slots.take.*, drain.*, line.*, status, calls.*.*, _INBOX.>,
-               $JS.API.INFO, $JS.API.STREAM.CREATE.moshi-calls, $JS.API.STREAM.INFO.moshi-calls,
-               $JS.API.STREAM.PURGE.moshi-calls, $JS.API.STREAM.MSG.GET.moshi-calls,
+               $JS.API.INFO, $JS.API.STREAM.CREATE.moshi-calls, $JS.API.STREAM.UPDATE.moshi-calls,
+               $JS.API.STREAM.INFO.moshi-calls, $JS.API.STREAM.PURGE.moshi-calls, $JS.API.STREAM.MSG.GET.moshi-calls,
                $JS.API.CONSUMER.CREATE.moshi-calls, $JS.API.CONSUMER.CREATE.moshi-calls.>,
                $JS.API.CONSUMER.DELETE.moshi-calls.>, $JS.FC.moshi-calls.>
     subscribe: hb.*, slots.ask, slots.take.NODE, drain.NODE, line.*, status, _INBOX.NODE.>
 
 The command line (`moshi-bridge forget`) uses the node's own credential. The stream is made by the first node that
-finds none: memory storage, three replicas where there are three servers, `max_age` an hour more than
-`MAX_CALL_SECONDS`. JetStream must be on, with memory for two steps of 34 bytes (about 190 with what NATS keeps of each
-message) 6.25 times a second and call.
+finds none: memory storage, three replicas where there are three servers, `max_age` an hour more than the longest
+`MAX_CALL_SECONDS` of any node so far. JetStream must be on, with memory for two steps of 34 bytes (about 190 with what
+NATS keeps of each message) 6.25 times a second and call.
 """

@@ -16,8 +16,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from app.cluster.messages import AnyMessage, NodeMessage, parse
+from app.cluster.messages import AnyMessage, NodeMessage, node_name, parse
 from app.cluster.seal import Seal
+from app.setting_groups import ClusterSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +35,13 @@ NATS_ERRORS = (Error, OSError, TimeoutError, ValueError)
 class Bus:
     """The connection of one node; `on_change` is called when it is made and when it is lost."""
 
-    def __init__(self, nats_url: str, name: str, seal: Seal, *, is_quiet: bool = False) -> None:
-        self.name, self.seal = name, seal
+    def __init__(self, settings: ClusterSettings, seal: Seal, *, is_quiet: bool = False) -> None:
+        self.name, self.seal = node_name(settings.node_url), seal
         self.nats = Client()
         self.on_change: Callable[[bool], None] = lambda connected: None
         self.refused = 0
         """Messages that were dropped."""
-        servers, _, query = nats_url.partition("?")
+        servers, _, query = settings.nats_url.partition("?")
         self._servers, self._files = servers.split(","), dict(parse_qsl(query))
         self._is_closing, self._is_quiet = False, is_quiet
         self._last_error = ""
@@ -77,7 +78,7 @@ class Bus:
                     await self.nats.flush()
                 await self.nats.close()
         except NATS_ERRORS as error:
-            log.info("NATS was not told that we leave: %s", error)
+            log.info("the connection to NATS was not closed in order: %s", error)
 
     async def publish(self, subject: str, message: NodeMessage, reply: str = "") -> None:
         """Send a message, unless NATS is away."""
@@ -136,7 +137,7 @@ class Bus:
     async def subscribe(
         self, subject: str, kind: type[AnyMessage], handle: Callable[[AnyMessage, str], Awaitable[None] | None]
     ) -> None:
-        """Call `handle` with each message and the subject of its answer, in order; what takes time runs by itself."""
+        """Call `handle` with each message and the subject of its answer, in order; coroutines run in tasks."""
 
         async def on_message(received: Msg) -> None:
             message = self._read(received, kind)

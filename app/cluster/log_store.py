@@ -1,4 +1,4 @@
-"""The token logs of the calls that are on, in JetStream: written as the calls go on, read by who takes one over.
+"""The token logs of the calls that are on, in JetStream: written while they are on, read by the node where one goes on.
 
 Nothing here is on a call's path: what the calls have added to their conversations is published every two frames. A
 record that is lost with a connection is published again from memory; now and then a record is acknowledged, so that
@@ -15,7 +15,7 @@ from zlib import crc32
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
 
 from app.calls.active_call import ActiveCall
 from app.calls.conversation import Conversation
@@ -33,7 +33,7 @@ SPARE_S = 3_600.0
 REPLICAS = 3
 PREPARE_TIMES, PREPARE_EVERY_S = 20, 0.5
 PUBLISH_EVERY_S = 2 * FRAME_S
-"""Steps are published two by two, which takes half as much of the processor; a node that dies takes so much with it."""
+"""Two steps a record need half the processor time of one; what is not yet published is lost with a node."""
 CONFIRM_EVERY = 25
 """One record in so many is acknowledged: every four seconds."""
 MOST_RECORDS = 2_000
@@ -75,11 +75,10 @@ class LogStore:
         self._stream = JetStreamContext(bus.nats, timeout=ANSWER_WITHIN_S)
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.published = self.confirmed = 0
-        """Records."""
+        self.published = 0
 
     async def prepare(self) -> None:
-        """Make the stream if there is none: with three replicas where there are three servers, once these are ready."""
+        """Make the stream, with three replicas where there are three servers, once these are ready."""
         config = StreamConfig(
             name=STREAM,
             subjects=[SUBJECTS],
@@ -92,12 +91,21 @@ class LogStore:
         reason: Exception | None = None
         for _ in range(PREPARE_TIMES):
             try:
-                await self._stream.add_stream(config)
+                await self._add_stream(config)
                 return
             except (APIError, *NATS_ERRORS) as error:
                 reason = error
             await asyncio.sleep(PREPARE_EVERY_S)
-        log.warning("no stream for token logs, calls that move forget all: %r", reason)
+        log.warning("the stream of token logs is not ready, calls that move may forget all: %r", reason)
+
+    async def _add_stream(self, config: StreamConfig) -> None:
+        """Make the stream; one that was made for shorter calls keeps records for longer from now on."""
+        try:
+            await self._stream.add_stream(config)
+        except BadRequestError:  # there is one with other settings
+            known = (await self._stream.stream_info(STREAM)).config
+            if (known.max_age or 0) < self._max_age_s:
+                await self._stream.update_stream(known.evolve(max_age=self._max_age_s))
 
     def open(self, call: ActiveCall, epoch: int) -> None:
         """Publish the log of a call from now on; one that comes back goes on."""
@@ -126,7 +134,6 @@ class LogStore:
                 await self.publish_pending(next_epoch)
 
     async def publish_pending(self, next_epoch: Callable[[CallSid], int]) -> None:
-        """Publish what the calls have added."""
         for call_sid, one in [*self._logs.items()]:
             if one.is_checking:
                 continue
@@ -159,7 +166,6 @@ class LogStore:
         """
         try:
             await self._stream.publish(one.subject, self._bus.seal.close(one.subject, record), stream=STREAM)
-            self.confirmed += 1
             published, one.records = one.records, await self._count(one.subject)
             one.is_lost |= one.records < published
             if one.is_lost:
@@ -192,7 +198,7 @@ class LogStore:
             one.is_lost = True
 
     async def has(self, call_sid: CallSid) -> bool:
-        """Tell whether there is a log of a call; False if NATS does not say."""
+        """Return whether there is a log of a call; False if NATS does not say."""
         return await self._last(call_sid) is not None
 
     async def read(self, call_sid: CallSid) -> tuple[int, Conversation | None]:

@@ -1,4 +1,4 @@
-"""What a node tells the others about itself, and what it hears from them: heartbeats in and out.
+"""What nodes know of each other: heartbeats in and out.
 
 A heartbeat goes out every half second and at once when a call comes or ends, so that a repeated webhook finds it.
 """
@@ -8,13 +8,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
 from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.cluster.bus import Bus
 from app.cluster.directory import HEARTBEAT_S, Directory
-from app.cluster.messages import Heartbeat, Move, node_name
+from app.cluster.messages import Heartbeat, Move
+from app.cluster.waiting import WaitingCallers
+from app.telemetry.version import software_version
 from app.twilio.events import CallSid
 
 log = logging.getLogger(__name__)
@@ -24,27 +25,29 @@ EPOCHS_KEPT = 1_000
 
 
 class Member:
-    """This node among the others; `boot` tells its process from an earlier one."""
+    """This node among the others; `boot` is the id of its process, `checkpoint` the digest of what it has loaded."""
 
-    def __init__(self, node_url: str, boot: str, bus: Bus, manager: CallManager) -> None:
-        self.name, self.boot, self.url = node_name(node_url), boot, node_url
-        self.directory = Directory(self.name, boot)
+    def __init__(self, url: str, boot: str, bus: Bus, manager: CallManager, checkpoint: Callable[[], str]) -> None:
+        self.name, self.boot, self.url, self.checkpoint = bus.name, boot, url, checkpoint
+        self.directory, self.callers = Directory(self.name, boot), WaitingCallers()
         self.moves: deque[Move] = deque(maxlen=MOVES_KEPT)
         """Calls that went on here, from another node."""
         self.moved = 0
         self.clocks_ahead_s: dict[str, float] = {}
         """How far the clock of each process is ahead of this one's, the way of a heartbeat included."""
-        self.waiting: Callable[[], int] = lambda: 0
-        self.checkpoint: Callable[[], str] = lambda: ""
         self._bus, self._manager = bus, manager
         self._epochs: dict[CallSid, int] = {}
         self._changed = asyncio.Event()
-        self._beats = 0
+        self._heartbeats_sent = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return self._bus.is_connected
 
     @property
     def is_cut_off(self) -> bool:
         """Whether other nodes cannot be asked now."""
-        return not self._bus.is_connected or self.directory.is_deaf(time.monotonic())
+        return not self.is_connected or self.directory.is_isolated(time.monotonic())
 
     @property
     def calls(self) -> dict[CallSid, int]:
@@ -63,7 +66,6 @@ class Member:
         return epoch if owner is None or owner.boot == self.boot or owner.epoch <= epoch else None
 
     def own(self, call_sid: CallSid, epoch: int) -> None:
-        """Claim a call."""
         self._epochs.pop(call_sid, None)
         self._epochs[call_sid] = epoch
         if len(self._epochs) > EPOCHS_KEPT:
@@ -81,11 +83,10 @@ class Member:
         log.info("%s goes on here, from %s, after %d steps", call_sid, came_from or "a node that is gone", steps)
 
     def announce(self) -> None:
-        """Tell the others soon: a call has come or ended."""
+        """Send a heartbeat at once: a call has come or ended."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Send heartbeats until cancelled."""
         while True:
             self._changed.clear()
             await self._bus.publish(f"hb.{self.name}", self.heartbeat())
@@ -100,7 +101,7 @@ class Member:
 
     def heartbeat(self, bye: bool = False) -> Heartbeat:
         manager = self._manager
-        self._beats += 1
+        self._heartbeats_sent += 1
         return Heartbeat(
             node=self.name,
             boot=self.boot,
@@ -110,34 +111,27 @@ class Member:
             calls={} if bye else self.calls,
             draining=manager.draining,
             bye=bye,
-            waiting=self.waiting(),
+            waiting=len(self.callers),
             checkpoint=self.checkpoint()[:512],
             version=software_version(),
             moves=tuple(self.moves),
-            number=self._beats,
+            number=self._heartbeats_sent,
         )
 
-    def on_heartbeat(self, beat: Heartbeat, _: str) -> None:
+    def on_heartbeat(self, heartbeat: Heartbeat, _: str) -> None:
         """End the streams of calls that go on elsewhere."""
-        ahead_s = beat.sent_s - time.time()
-        if not self.directory.is_new(beat, ahead_s):
+        ahead_s = heartbeat.sent_s - time.time()
+        if not self.directory.is_new(heartbeat, ahead_s):
             self._bus.refused += 1
             return
-        self.directory.on_heartbeat(beat, time.monotonic())
-        known = {seen.beat.boot for seen in self.directory.nodes()}
+        self.directory.on_heartbeat(heartbeat, time.monotonic())
+        known = {seen.heartbeat.boot for seen in self.directory.nodes()}
         self.clocks_ahead_s = {boot: ahead for boot, ahead in self.clocks_ahead_s.items() if boot in known}
-        self.clocks_ahead_s[beat.boot] = ahead_s
-        if beat.boot == self.boot:
+        self.clocks_ahead_s[heartbeat.boot] = ahead_s
+        if heartbeat.boot == self.boot:
             return
-        if beat.node == self.name and not beat.bye:
+        if heartbeat.node == self.name and not heartbeat.bye:
             log.warning("another process has this node's NODE_URL, or had it a moment ago")
         for call_sid in self.directory.lost_calls(self.calls):
             if call := self._manager.call(call_sid):
-                call.end(EndReason.REPLACED, f"it went on at {beat.node}")
-
-
-def software_version() -> str:
-    try:
-        return version("moshi-bridge")
-    except PackageNotFoundError:  # in a container there are only the files
-        return "unknown"
+                call.end(EndReason.REPLACED, f"it went on at {heartbeat.node}")

@@ -1,15 +1,16 @@
-"""What nodes tell each other, as JSON, checked like any peer's input.
+"""What nodes send each other, as JSON, checked like any peer's input.
 
-Two versions run side by side while nodes are replaced: a field may be added, with a default, and none is ever taken
-away or given another meaning; fields that are not known are ignored. `v` says which version wrote a message.
+Two versions run side by side while nodes are replaced: a field may be added, with a default, and none is ever removed
+or given another meaning; fields that are not known are ignored. `v` says which version wrote a message.
 """
 
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.twilio.events import CallSid
+from app.twilio.form import Form
 
 VERSION = 1
 FRESH_S = 20.0
@@ -38,12 +39,12 @@ class NodeMessage(BaseModel):
         return self.model_dump_json().encode()
 
     def fits(self, subject: str, now_s: float) -> bool:
-        """Tell whether it was sent just now, and by who may publish on this subject; `now_s` in seconds since 1970."""
+        """Return whether it was sent just now, by a node that may publish here; `now_s` in seconds since 1970."""
         return abs(now_s - self.sent_s) <= FRESH_S
 
 
 class Move(BaseModel):
-    """A call went on at the node that tells so; `moved_s` in seconds since 1970, `steps` of its log were found."""
+    """A call went on at the node that says so; `moved_s` in seconds since 1970, `steps` of its log were found."""
 
     model_config = _CHECKED
 
@@ -54,9 +55,9 @@ class Move(BaseModel):
 
 
 class Heartbeat(NodeMessage):
-    """How a node is; `boot` tells its process from an earlier one of this name, which numbers its heartbeats.
+    """How a node is; `boot` is the id of its process, which numbers its heartbeats.
 
-    `calls` are those that it owns, with their epochs. After `bye` it has no calls, and is not to be taken for dead.
+    `calls` are those that it owns, with their epochs. After `bye` it has no calls, and is not dead.
     """
 
     node: NodeName
@@ -74,7 +75,7 @@ class Heartbeat(NodeMessage):
     number: Number = 0
 
     def fits(self, subject: str, now_s: float) -> bool:
-        """Tell whether it is of the node whose subject this is; `Directory.is_new` asks whether it is of now."""
+        """Return whether it is of the node whose subject this is; `Directory.is_new` says whether it is of now."""
         return subject == f"hb.{self.node}"
 
 
@@ -100,16 +101,23 @@ class Hook(StrEnum):
     AFTER_STREAM = "after-stream"
 
 
-class Webhook(NodeMessage):
-    """A webhook of Twilio's, whose signature has been checked; `token` is its I-Twilio-Idempotency-Token."""
+class FormMessage(NodeMessage):
+    """The form of a webhook whose signature has been checked; `token` is its I-Twilio-Idempotency-Token."""
 
     call: Sid
     form: FormFields
     query: Text = ""
     token: Text = ""
 
+    @classmethod
+    def of(cls, form: Form, **more: Any) -> Self:
+        return cls(call=form.call_sid, form=dict(form.fields), query=form.query, **more)
 
-class Take(Webhook):
+    def as_form(self) -> Form:
+        return Form(self.call, self.form, self.query)
+
+
+class PlaceRequest(FormMessage):
     """Answer this webhook, and own the call with this `epoch`.
 
     A node that has had the call with an epoch of `newest` or more goes on with what it has. `resumes` if the call may
@@ -123,14 +131,14 @@ class Take(Webhook):
     came_from: Text = ""
 
 
-class Taken(NodeMessage):
-    """The answer to `Take`: TwiML, "" without a slot."""
+class PlaceAnswer(NodeMessage):
+    """The answer to `PlaceRequest`: TwiML, "" without a slot."""
 
     node: NodeName
     twiml: Annotated[str, Field(max_length=16_384)] = ""
 
 
-class Wait(Webhook):
+class Wait(FormMessage):
     """A caller waits for a slot, since `since_s`, seconds since 1970 by the clock of the node that got the call."""
 
     since_s: Seconds
@@ -144,7 +152,7 @@ class Left(NodeMessage):
     redirected: bool = False
 
 
-class Status(Webhook):
+class Status(FormMessage):
     """Twilio's status callback, which `node` has received, or that a caller has left the queue."""
 
     node: NodeName

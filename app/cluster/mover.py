@@ -32,15 +32,15 @@ class Mover:
         """Return the calls that this node is to redirect now, once each, with the node that is silent."""
         if not self.directory.is_settled(now):
             return []
-        live, silent = [seen.beat.node for seen in self.directory.live(now)], self.directory.silent(now)
+        live, silent = [seen.heartbeat.node for seen in self.directory.live(now)], self.directory.silent(now)
         owned = {(call, epoch): seen for seen in silent for call, epoch in self.directory.calls_of(seen)}
         self._moved &= owned.keys()
         due = [one for one, seen in owned.items() if one not in self._moved and self._turn(one[0], seen, live) <= now]
         self._moved.update(due)
-        return [(one[0], owned[one].beat.node) for one in due]
+        return [(one[0], owned[one].heartbeat.node) for one in due]
 
     def _turn(self, call: CallSid, seen: Seen, live: list[str]) -> float:
         """Return when it is this node's turn to redirect a call."""
-        since_s = max(seen.heard_s + SILENT_S, self.directory.settles_s)
+        since_s = max(seen.received_s + SILENT_S, self.directory.settles_s)
         order = rendezvous(call, [*live, self.directory.name])
         return since_s + order.index(self.directory.name) * NEXT_AFTER_S

@@ -1,4 +1,4 @@
-"""One node of several, put together: what it tells and hears, its calls' logs, its moves."""
+"""One node of several, put together: its messages, its calls' logs, its moves."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ from app.calls.session import CallState, End
 from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
 from app.cluster.fallback import FallbackTokens
-from app.cluster.line import ClusterLine
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
 from app.cluster.messages import DrainOrder, Heartbeat
 from app.cluster.metrics import cluster_families
 from app.cluster.mover import Mover
+from app.cluster.queue import ClusterQueue
 from app.cluster.routing import ClusterRouting
 from app.cluster.seal import Seal
 from app.cluster.view import cluster_view
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MOVE_EVERY_S = 0.1
 MOVED_WITHIN_S = 10.0
-"""How long the calls of a node that drains may take to leave."""
+"""How long a node that drains waits for its calls to leave."""
 
 
 class ClusterNode:
@@ -51,20 +51,20 @@ class ClusterNode:
         redirector: CallRedirector | None,
         checkpoint: Callable[[], str],
     ) -> None:
-        seal, url = Seal(settings.twilio.auth_tokens), settings.cluster.node_url
+        seal = Seal(settings.twilio.auth_tokens)
         self._manager, self._redirector = manager, redirector
         self._voice_url = settings.server.base_url + VOICE_PATH
-        self.member = Member(url, boot, bus := Bus(settings.cluster.nats_url, "", seal), manager)
-        self.bus, bus.name = bus, self.member.name
+        self.bus = bus = Bus(settings.cluster, seal)
+        self.member = Member(settings.cluster.node_url, boot, bus, manager, checkpoint)
         self.logs = LogStore(bus, settings.calls.max_seconds)
         self.exchange = Exchange(bus, self.member, self.logs, manager, router)
-        self.line = ClusterLine(bus, self.member, self.exchange, redirector, self._voice_url)
+        self.queue = ClusterQueue(bus, self.member, self.exchange, redirector, self._voice_url)
         tokens = FallbackTokens(seal, settings.twilio.account_sid)
         self.routing = ClusterRouting(
             bus,
             self.member,
             self.exchange,
-            self.line,
+            self.queue,
             self.logs,
             tokens,
             router,
@@ -73,7 +73,6 @@ class ClusterNode:
         )
         self.redirected = self.not_redirected = 0
         """Calls of other nodes for which Twilio was asked to come again, and those that it refused."""
-        self.member.waiting, self.member.checkpoint = lambda: len(self.line.line), checkpoint
         self._mover = Mover(self.member.directory)
         self._purges: dict[CallSid, float] = {}
         manager.on_slot_free = self.member.announce
@@ -87,7 +86,7 @@ class ClusterNode:
         """Be a node until cancelled, then say bye."""
         try:
             await self.bus.connect()
-            for part in (self.exchange, self.line, self.routing):
+            for part in (self.exchange, self.queue, self.routing):
                 await part.subscribe()
             await self.bus.subscribe("hb.*", Heartbeat, self.member.on_heartbeat)
             await self.bus.subscribe(
@@ -95,23 +94,21 @@ class ClusterNode:
             )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.logs.prepare())
-                for work in (self.member.run(), self.line.run(), self.logs.run(self.member.next_epoch), self._move()):
+                for work in (self.member.run(), self.queue.run(), self.logs.run(self.member.next_epoch), self._move()):
                     tasks.create_task(work)
         finally:
             await self.member.say_bye()
             await self.bus.close()
 
     def view(self) -> dict[str, object]:
-        """Return all nodes as this one sees them."""
-        return cluster_view(self.member, len(self.line.line), self.bus.is_connected)
+        return cluster_view(self.member)
 
     def families(self) -> Iterator[Family]:
-        """Yield this node's metrics."""
         return cluster_families(self)
 
     async def drain(self, node: str, seconds: int | None) -> bool:
         """Have a node drain; False if there is none of this name, or NATS is away."""
-        known = {seen.beat.node for seen in self.member.directory.live(time.monotonic())}
+        known = {seen.heartbeat.node for seen in self.member.directory.live(time.monotonic())}
         if self.member.is_cut_off or node not in known:
             return False
         await self.bus.publish(f"drain.{node}", DrainOrder(seconds=seconds))
@@ -132,13 +129,12 @@ class ClusterNode:
 
     def on_call_end(self, call: ActiveCall, end: End) -> None:
         """Keep the log of a call that may come back, here or elsewhere; purge that of one that is over."""
-        call_sid = call.session.record.call_sid
-        if self.member.holds(call_sid) is None:
-            self.logs.close(call_sid)
-        elif end.reason in LINE_ENDS | {EndReason.SHUTDOWN, EndReason.NO_SOCKET} and not call.session.record.over:
-            self._purges[call_sid] = time.monotonic() + KEPT_S
+        record = call.session.record
+        comes_back = end.reason in LINE_ENDS | {EndReason.SHUTDOWN, EndReason.NO_SOCKET} and not record.over
+        if self.member.holds(record.call_sid) is None:
+            self.logs.close(record.call_sid)
         else:
-            self._purges[call_sid] = time.monotonic()
+            self._purges[record.call_sid] = time.monotonic() + (KEPT_S if comes_back else 0.0)
         self.member.announce()
 
     def on_call(self, call: ActiveCall) -> None:

@@ -1,6 +1,6 @@
-"""Which node takes a call: ask all, take the freest.
+"""Which node gets a call: ask all, choose the freest.
 
-The node that has the call already comes first, unless it drains: a repeated webhook takes no second slot. `now` is in
+The node that has the call already comes first, unless it drains: a repeated webhook needs no second slot. `now` is in
 seconds, monotonic.
 """
 
@@ -13,14 +13,14 @@ from app.cluster.mover import rendezvous
 from app.twilio.events import CallSid
 
 ASK_WITHIN_S = 0.05
-TAKE_WITHIN_S = 0.3
+PLACE_WITHIN_S = 0.3
 
 
 @dataclass
 class Asked:
     """The offers for one call, of the nodes that were `live` when all were asked, by name with their heartbeats.
 
-    Who has not answered in time is taken for what it said last: the call's `owner`, or a node with free slots.
+    One that has not answered in time counts as its heartbeat says: the call's `owner`, or a node with free slots.
     """
 
     call: CallSid
@@ -62,15 +62,17 @@ class Asked:
 
     def _assumed(self) -> list[Offer]:
         return [
-            Offer(node=name, free=beat.free, draining=beat.draining, holds=1 if name == self.owner else None)
-            for name, beat in self.live.items()
+            Offer(node=name, free=heartbeat.free, draining=heartbeat.draining, holds=1 if name == self.owner else None)
+            for name, heartbeat in self.live.items()
             if name not in self.offers
         ]
 
 
 def last_known(directory: Directory, given: dict[str, int]) -> Seen | None:
-    """Return the node that was freest when NATS was last heard, less what was `given` there since; None if none was."""
-    others = [seen for seen in directory.nodes() if not seen.beat.draining and seen.beat.boot != directory.boot]
-    free = {seen.beat.boot: seen.beat.free - given.get(seen.beat.boot, 0) for seen in others}
-    best = max(others, key=lambda seen: free[seen.beat.boot], default=None)
-    return best if best and free[best.beat.boot] > 0 else None
+    """Return the node that was freest when NATS went away, less what was `given` there since; None if none was."""
+    others = [
+        seen for seen in directory.nodes() if not seen.heartbeat.draining and seen.heartbeat.boot != directory.boot
+    ]
+    free = {seen.heartbeat.boot: seen.heartbeat.free - given.get(seen.heartbeat.boot, 0) for seen in others}
+    best = max(others, key=lambda seen: free[seen.heartbeat.boot], default=None)
+    return best if best and free[best.heartbeat.boot] > 0 else None

@@ -1,7 +1,7 @@
 """The answers to Twilio's webhooks, by all nodes together: whichever gets one asks the others.
 
-While NATS is away a node answers with a slot of its own, else with a token for the node that was freest when it was
-last heard.
+While NATS is away a node answers with a slot of its own, else with a token for the node that was freest by its last
+heartbeat.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from app.calls.router import HANGUP, IN_PROGRESS, CallRouter
 from app.cluster.bus import Bus
 from app.cluster.exchange import ASK_OF_CALL_WITHIN_S, Exchange
 from app.cluster.fallback import FallbackTokens
-from app.cluster.line import ClusterLine
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
-from app.cluster.messages import Hook, Status, Take
+from app.cluster.messages import Hook, PlaceRequest, Status
 from app.cluster.placement import ASK_WITHIN_S, Asked, last_known
+from app.cluster.queue import ClusterQueue
 from app.logging import CallLogger
 from app.twilio import twiml
 from app.twilio.events import CallSid
@@ -43,17 +43,17 @@ class ClusterRouting:
         bus: Bus,
         member: Member,
         exchange: Exchange,
-        line: ClusterLine,
+        queue: ClusterQueue,
         logs: LogStore,
         tokens: FallbackTokens,
         router: CallRouter,
         manager: CallManager,
         longest: int,
     ) -> None:
-        self._bus, self._member, self._exchange, self._line, self._logs = bus, member, exchange, line, logs
+        self._bus, self._member, self._exchange, self._queue, self._logs = bus, member, exchange, queue, logs
         self._tokens, self._router, self._manager, self._longest = tokens, router, manager, longest
         self._given: dict[str, int] = {}
-        """How many calls each process was given since NATS was last heard."""
+        """How many calls each process was given since NATS went away."""
         self.without_nats = 0
         """Calls that were placed while NATS was away."""
 
@@ -67,15 +67,17 @@ class ClusterRouting:
         is_on = form.fields.get("CallStatus") == IN_PROGRESS
         asked = await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S if is_on else ASK_WITHIN_S)
         resumes = await self._may_resume(form, asked)
-        known = resumes or bool(asked.epoch) or form.call_sid in self._line.line
+        known = resumes or bool(asked.epoch) or form.call_sid in self._member.callers
         if settled := self._router.settle(form, webhook_token, known):
             return settled
         if not asked.offers:
             return await self._answer_alone(form, webhook_token)
         known |= form.outbound
         answer = None
-        if known or not len(self._line.line):
-            answer = await self._exchange.place(asked, self._take(form, webhook_token, asked, resumes, Hook.VOICE))
+        if known or not len(self._member.callers):
+            answer = await self._exchange.place(
+                asked, self._place_request(form, webhook_token, asked, resumes, Hook.VOICE)
+            )
         answer = answer or await self._enqueue(form)
         if answer and not known:
             self._router.on_admitted(form)
@@ -86,15 +88,18 @@ class ClusterRouting:
             return self._router.after_stream(form, webhook_token)
         if self._manager.record(form.call_sid) is None:
             await self._until_connected()
-        cut_off = self._member.is_cut_off
-        asked = Asked(form.call_sid, {}) if cut_off else await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
-        take = self._take(form, webhook_token, asked, True, Hook.AFTER_STREAM)
+        asked = await self._ask(form.call_sid, ASK_OF_CALL_WITHIN_S)
+        request = self._place_request(form, webhook_token, asked, True, Hook.AFTER_STREAM)
         if not asked.offers:
-            return await self._resume_here(take) or self._router.after_stream(form, webhook_token)
-        answer = await self._exchange.place(asked, take)
+            return await self._resume_here(request) or self._router.after_stream(form, webhook_token)
+        answer = await self._exchange.place(asked, request)
         if answer is None:
             CallLogger(log, form.call_sid).warning("no node goes on with this call")
         return answer or twiml.hangup()
+
+    async def _ask(self, call_sid: CallSid, within_s: float) -> Asked:
+        """Return what the nodes offer, nothing while NATS is away."""
+        return Asked(call_sid, {}) if self._member.is_cut_off else await self._exchange.ask(call_sid, within_s)
 
     async def _until_connected(self) -> None:
         """Wait for NATS a while: its server may be lost together with the node that had a call."""
@@ -105,36 +110,33 @@ class ClusterRouting:
 
     async def after_dial(self, form: Form, webhook_token: str = "") -> str:
         is_over = self._router.on_dialled(form)
-        await self._tell(form)
+        await self._publish(form)
         return twiml.hangup() if is_over else await self.answer(form, webhook_token)
 
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)
         status = parse_status(form.fields)
         if isinstance(status, CallStatusCallback) and status.over:
-            await self._line.leave(form.call_sid)
+            await self._queue.leave(form.call_sid)
             await self._logs.purge(form.call_sid)
-        await self._tell(form)
+        await self._publish(form)
 
     async def wait(self, form: Form) -> str:
-        if page := self._line.page(form.call_sid):
+        if page := self._queue.page(form.call_sid):
             return page
-        await self._line.enter(form, _since(form.query))
+        await self._queue.enter(form, _since(form.query))
         return twiml.pause(PAUSE_S)
 
     async def after_wait(self, form: Form) -> str:
-        result = form.fields.get("QueueResult", "")
-        CallLogger(log, form.call_sid).info("left the queue: %a", result[:20])
-        await self._line.leave(form.call_sid)
-        if result == HANGUP:
-            self._router.after_wait(form)
-            await self._tell(form)
-            return twiml.hangup()
-        asked = await self._exchange.ask(form.call_sid)
-        if not asked.epoch:  # nobody keeps a slot for them
-            return twiml.hangup()
-        take = self._take(form, "", asked, False, Hook.VOICE)
-        return await self._exchange.place(asked, take) or twiml.hangup()
+        await self._queue.leave(form.call_sid)
+        if form.fields.get("QueueResult") == HANGUP:
+            await self._publish(form)
+            return self._router.after_wait(form)
+        asked = await self._ask(form.call_sid, ASK_WITHIN_S)
+        if not asked.epoch:  # while NATS is away this node may keep a slot for them
+            return self._router.after_wait(form)
+        request = self._place_request(form, "", asked, False, Hook.VOICE)
+        return await self._exchange.place(asked, request) or twiml.hangup()
 
     def claim(self, token: str) -> ActiveCall | None:
         """Also with a token that another node has given while NATS was away.
@@ -163,66 +165,58 @@ class ClusterRouting:
         self._given.clear()
 
     async def _may_resume(self, form: Form, asked: Asked) -> bool:
-        """Tell whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
+        """Return whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
         if self._member.directory.owner(form.call_sid) or any(one.holds for one in asked.offers.values()):
             return True
         return form.fields.get("CallStatus") == IN_PROGRESS and await self._logs.has(form.call_sid)
 
-    def _take(self, form: Form, webhook_token: str, asked: Asked, resumes: bool, hook: Hook) -> Take:
+    def _place_request(self, form: Form, webhook_token: str, asked: Asked, resumes: bool, hook: Hook) -> PlaceRequest:
         owner = self._member.directory.owner(form.call_sid)
-        return Take(
-            call=form.call_sid,
-            form=dict(form.fields),
-            query=form.query,
-            token=webhook_token,
-            hook=hook,
-            resumes=resumes,
-            came_from=asked.holder or (owner.node if owner else ""),
-        )
+        came_from = asked.holder or (owner.node if owner else "")
+        return PlaceRequest.of(form, token=webhook_token, hook=hook, resumes=resumes, came_from=came_from)
 
     async def _enqueue(self, form: Form) -> str | None:
-        line, call_sid = self._line.line, form.call_sid
-        if not self._router.queues(form) or (len(line) >= self._longest and call_sid not in line):
+        callers = self._member.callers
+        if not self._router.queues(form) or (len(callers) >= self._longest and form.call_sid not in callers):
             return None
         since_s = time.time()
-        await self._line.enter(form, since_s)
-        return self._router.enqueue(form, len(line), f"?since={since_s:.6f}")
+        await self._queue.enter(form, since_s)
+        return self._router.enqueue(form, len(callers), f"?since={since_s:.6f}")
 
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away, or as good as away."""
-        take = self._take(form, webhook_token, Asked(form.call_sid, {}), True, Hook.VOICE)
-        if answer := await self._resume_here(take) or self._router.put_through(form, webhook_token):
+        request = self._place_request(form, webhook_token, Asked(form.call_sid, {}), True, Hook.VOICE)
+        if answer := await self._resume_here(request) or self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
         best = last_known(self._member.directory, self._given)
         if best is None:
             return await self._enqueue(form) or self._router.reject(form)
         self.without_nats += 1
-        self._given[best.beat.boot] = self._given.get(best.beat.boot, 0) + 1
-        token = self._tokens.make(best.beat.node, form.call_sid, time.time())
-        return self._router.connect(form, token, best.beat.url)
+        self._given[best.heartbeat.boot] = self._given.get(best.heartbeat.boot, 0) + 1
+        token = self._tokens.make(best.heartbeat.node, form.call_sid, time.time())
+        return self._router.connect(form, token, best.heartbeat.url)
 
-    async def _resume_here(self, take: Take) -> str | None:
+    async def _resume_here(self, request: PlaceRequest) -> str | None:
         """Answer with a slot of this node for a call from elsewhere whose token log can be read."""
-        is_on = take.form.get("CallStatus", IN_PROGRESS) == IN_PROGRESS and self._bus.is_connected
-        if is_on and self._manager.record(take.call) is None and await self._logs.has(take.call):
-            return await self._exchange.answer_here(take)
+        is_on = request.form.get("CallStatus", IN_PROGRESS) == IN_PROGRESS and self._bus.is_connected
+        if is_on and self._manager.record(request.call) is None and await self._logs.has(request.call):
+            return await self._exchange.answer_here(request)
         return None
 
-    async def _tell(self, form: Form) -> None:
-        """Tell the other nodes what Twilio says of a call."""
-        status = Status(call=form.call_sid, form=dict(form.fields), query=form.query, node=self._member.name)
-        await self._bus.publish("status", status)
+    async def _publish(self, form: Form) -> None:
+        """Send the other nodes what Twilio says of a call."""
+        await self._bus.publish("status", Status.of(form, node=self._member.name))
 
     def _on_status(self, status: Status, _: str) -> None:
         if status.node == self._member.name:
             return
-        form = Form(CallSid(status.call), status.form, status.query)
-        if status.form.get("QueueResult") == HANGUP:
+        form = status.as_form()
+        if form.fields.get("QueueResult") == HANGUP:
             self._router.after_wait(form)
         elif not self._manager.record(form.call_sid):
             return
-        elif "DialCallStatus" in status.form:
+        elif "DialCallStatus" in form.fields:
             self._router.on_dialled(form)
         else:
             self._router.handle_status(form)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from nats.js import JetStreamContext
@@ -10,7 +11,7 @@ from nats.js.errors import APIError
 
 from app.cluster.bus import NATS_ERRORS, Bus
 from app.cluster.log_store import LogStore
-from app.cluster.messages import Heartbeat, node_name
+from app.cluster.messages import Heartbeat
 from app.cluster.seal import Seal
 from app.config import Settings
 from app.twilio.events import CallSid
@@ -24,7 +25,7 @@ LISTEN_S = 1.2
 class ClusterSurvey:
     """The last heartbeat of each node, how far its clock is ahead, and how JetStream is."""
 
-    beats: dict[str, Heartbeat] = field(default_factory=dict)
+    heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     clocks_ahead_s: dict[str, float] = field(default_factory=dict)
     error: str = ""
     """Why NATS was not reached, "" if it was."""
@@ -36,45 +37,43 @@ class ClusterSurvey:
 async def survey_cluster(settings: Settings) -> ClusterSurvey:
     found = ClusterSurvey()
 
-    def on_heartbeat(beat: Heartbeat, _: str) -> None:
-        found.beats[beat.node] = beat
-        found.clocks_ahead_s[beat.node] = beat.sent_s - time.time()
+    def on_heartbeat(heartbeat: Heartbeat, _: str) -> None:
+        found.heartbeats[heartbeat.node] = heartbeat
+        found.clocks_ahead_s[heartbeat.node] = heartbeat.sent_s - time.time()
 
-    bus = _bus(settings)
     try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            await bus.connect()
-        await bus.subscribe("hb.*", Heartbeat, on_heartbeat)
-        try:
-            await JetStreamContext(bus.nats).account_info()
-            found.has_jetstream = True
-        except APIError:
-            found.has_jetstream = False
-        await asyncio.sleep(LISTEN_S)
+        async with _connected(settings) as bus:
+            await bus.subscribe("hb.*", Heartbeat, on_heartbeat)
+            try:
+                await JetStreamContext(bus.nats).account_info()
+                found.has_jetstream = True
+            except APIError:
+                found.has_jetstream = False
+            await asyncio.sleep(LISTEN_S)
+            found.refused = bus.refused
     except NATS_ERRORS as error:
         found.error = str(error) or "no answer in time"
-    finally:
-        await bus.close()
-    found.refused = bus.refused
     return found
 
 
 async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
     """Delete the token logs of these calls; False if NATS was not reached. A call that is on keeps its later steps."""
-    bus = _bus(settings)
     try:
-        async with asyncio.timeout(CONNECT_WITHIN_S):
-            await bus.connect()
-        logs = LogStore(bus, settings.calls.max_seconds)
-        for call_sid in calls:
-            await logs.purge(call_sid)
+        async with _connected(settings) as bus:
+            logs = LogStore(bus, settings.calls.max_seconds)
+            for call_sid in calls:
+                await logs.purge(call_sid)
     except NATS_ERRORS:
         return False
-    finally:
-        await bus.close()
     return True
 
 
-def _bus(settings: Settings) -> Bus:
-    name = node_name(settings.cluster.node_url)
-    return Bus(settings.cluster.nats_url, name, Seal(settings.twilio.auth_tokens), is_quiet=True)
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Bus]:
+    bus = Bus(settings.cluster, Seal(settings.twilio.auth_tokens), is_quiet=True)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await bus.connect()
+        yield bus
+    finally:
+        await bus.close()

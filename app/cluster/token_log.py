@@ -2,7 +2,7 @@
 
 The first record of an epoch is the header, JSON; the others are steps: byte 1, the number of the first step, uint32,
 little-endian, then `STEP_BYTES` each. A step may come twice, with the same tokens; what is missing is a hole, which the
-owner fills from its memory. A node that takes a call over begins a new epoch with all that it knows of the steps
+owner fills from its memory. A node where a call goes on begins a new epoch with all that it knows of the steps
 before, in order.
 """
 
@@ -102,13 +102,12 @@ class LogCursor:
 
     conversation: Conversation
     resumed: int = 0
-    """Steps that the call had made when this node took it."""
+    """Steps that the call had made when it came to this node."""
     has_header: bool = False
     published: int = 0
     confirmed: int = 0
 
     def next_record(self) -> bytes | None:
-        """Return the next record, None while there is none."""
         if not self.has_header:
             self.has_header = True
             return write_header(self.conversation.header, self.resumed)

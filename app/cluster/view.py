@@ -6,18 +6,20 @@ from app.cluster.directory import Seen
 from app.cluster.member import Member
 
 
-def cluster_view(member: Member, waiting: int, is_connected: bool) -> dict[str, object]:
+def cluster_view(member: Member) -> dict[str, object]:
     """Return the nodes by name, and the last calls that went on at another node."""
     now = time.monotonic()
     nodes = member.directory.nodes()
-    moves = {(move.call, move.moved_s): (move, seen.beat.node) for seen in nodes for move in seen.beat.moves}
+    moves = {(move.call, move.moved_s): (move, seen.heartbeat.node) for seen in nodes for move in seen.heartbeat.moves}
     return {
         "node": member.name,
-        "connected": is_connected,
+        "connected": member.is_connected,
         "cut_off": member.is_cut_off,
-        "waiting": waiting,
-        "slots": sum(seen.beat.slots for seen in nodes if not seen.is_silent(now)),
-        "free_slots": sum(seen.beat.free for seen in nodes if not (seen.is_silent(now) or seen.beat.draining)),
+        "waiting": len(member.callers),
+        "slots": sum(seen.heartbeat.slots for seen in nodes if not seen.is_silent(now)),
+        "free_slots": sum(
+            seen.heartbeat.free for seen in nodes if not (seen.is_silent(now) or seen.heartbeat.draining)
+        ),
         "nodes": [_node(seen, now, member) for seen in nodes],
         "moves": [
             {"call_sid": move.call, "from": move.from_node, "to": to, "moved_s": move.moved_s, "steps": move.steps}
@@ -27,18 +29,18 @@ def cluster_view(member: Member, waiting: int, is_connected: bool) -> dict[str, 
 
 
 def _node(seen: Seen, now: float, member: Member) -> dict[str, object]:
-    beat = seen.beat
-    state = "silent" if seen.is_silent(now) else "draining" if beat.draining else "live"
+    heartbeat = seen.heartbeat
+    state = "silent" if seen.is_silent(now) else "draining" if heartbeat.draining else "live"
     return {
-        "node": beat.node,
-        "boot": beat.boot,
-        "url": beat.url,
+        "node": heartbeat.node,
+        "boot": heartbeat.boot,
+        "url": heartbeat.url,
         "state": state,
-        "version": beat.version,
-        "checkpoint": beat.checkpoint,
-        "slots": beat.slots,
-        "free_slots": beat.free,
+        "version": heartbeat.version,
+        "checkpoint": heartbeat.checkpoint,
+        "slots": heartbeat.slots,
+        "free_slots": heartbeat.free,
         "calls": sorted(call for call, _ in member.directory.calls_of(seen)),
-        "heard_s_ago": round(now - seen.heard_s, 2),
-        "clock_ahead_s": round(member.clocks_ahead_s.get(beat.boot, 0.0), 3),
+        "heard_s_ago": round(now - seen.received_s, 2),
+        "clock_ahead_s": round(member.clocks_ahead_s.get(heartbeat.boot, 0.0), 3),
     }

@@ -1,7 +1,7 @@
-"""One line of callers who wait for a slot of any node, first in line first.
+"""The callers who wait for a slot of any node, first come first served.
 
-Every node keeps the whole line, as the nodes tell each other who waits since when. One of them, the first of the live
-ones by a rendezvous hash, has the first caller take a slot as soon as a node has a free one. `now` is in seconds,
+Every node knows all of them, because the nodes send each other who waits since when. One node, the first of the live
+ones by a rendezvous hash, gives the first caller a slot as soon as any node has a free one. `now` is in seconds,
 monotonic; `since_s` in seconds since 1970.
 """
 
@@ -18,8 +18,8 @@ MOST_WAITING = 1_000
 
 
 @dataclass
-class Line:
-    """Who waits, by CallSid."""
+class WaitingCallers:
+    """Those who wait, by CallSid."""
 
     _waits: dict[CallSid, tuple[Wait, float]] = field(default_factory=dict)
 
@@ -30,16 +30,15 @@ class Line:
         return call in self._waits
 
     def add(self, wait: Wait, now: float) -> None:
-        """Add a caller; one who is in line keeps the earlier place."""
-        first = self._waits[wait.call][0] if wait.call in self._waits else wait
+        """Add a caller; one who waits already keeps the earlier place."""
         if len(self._waits) < MOST_WAITING or wait.call in self._waits:
+            first, _ = self._waits.get(wait.call, (wait, now))
             self._waits[wait.call] = (min(first, wait, key=lambda one: one.since_s), now)
 
     def remove(self, call: CallSid) -> None:
         self._waits.pop(call, None)
 
     def first(self, now: float) -> Wait | None:
-        """Return who has waited longest, None if nobody waits."""
         self._drop_gone(now)
         return min((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call), default=None)
 
@@ -49,5 +48,5 @@ class Line:
 
 
 def leads(name: str, live: Iterable[str]) -> bool:
-    """Tell whether this node is the one that serves the line."""
+    """Return whether this node is the one that gives slots to those who wait."""
     return rendezvous("line", [name, *live])[0] == name

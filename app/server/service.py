@@ -172,7 +172,7 @@ class Service:
             lag=self.lag,
             live=LiveView(
                 self.manager,
-                lambda: len(self.node.line.line if self.node else self.call_queue),
+                lambda: len(self.node.member.callers if self.node else self.call_queue),
                 self.lag,
                 model_name(settings),
                 cluster=self.node.view if self.node else None,

@@ -33,7 +33,6 @@ class EventLoopLag:
         self.histogram.add(lag_s)
 
     def worst_s(self, last_s: float) -> float:
-        """Return the longest lag of the last seconds."""
         return max(islice(reversed(self._lags_s), max(1, round(last_s / MEASURE_EVERY_S))), default=0.0)
 
     def as_json(self) -> dict[str, float]:

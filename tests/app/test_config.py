@@ -156,6 +156,7 @@ def test_nodes_need_what_they_share_and_an_address_of_their_own(missing: str) ->
         "nats://a:x",
         "nats://a/path",
         "nats://a?password=x",
+        "tls://a?tls=last",
         ",",
         "nats://10.0.0.2:4222",
     ],
@@ -171,7 +172,7 @@ def test_secrets_are_known_and_not_shown(name: str) -> None:
         "database_url": "postgresql://me:the-password@db/calls",
         "moshi_servers": "wss://gpu:8998?token=the-password",
         "traces_headers": "X-Key=the-password",
-        "nats_url": "tls://one:4222,tls://me:the-password@two:4222?ca=/ca.pem",
+        "nats_url": "tls://one:4222,tls://me:the-password@two:4222?ca=/ca.pem&tls=first",
     }
     secret = value.get(name, "the-password-of-this")
     read = read_settings(**{**(CLUSTER if name == "nats_url" else {}), name: secret})

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,16 +18,16 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from nats.aio.client import Client
 
+from app.cli.service_process import free_port
 from app.cluster.messages import node_name
 from app.config import NAMES
 from tests.deploy.test_deploy import DEPLOY, ENDING_S, LONGEST_CALL_S
+from tests.nodes.nats_servers import PROGRAM, needs_nats
 from tests.processes.pipeline import PATIENCE_S
 
 KUBERNETES = DEPLOY / "kubernetes"
 NODES = re.findall(r"hb\.([\w-]+)", (DEPLOY / "nats" / "nodes.conf").read_text())
 TLS = re.compile(r"^( *)tls \{.*?^\1\}\n", re.MULTILINE | re.DOTALL)
-SERVER = shutil.which("nats-server") or ""
-needs_nats = pytest.mark.skipif(not SERVER, reason="nats-server is not installed")
 
 
 def resources() -> Iterator[dict[str, Any]]:
@@ -152,13 +151,12 @@ class Keys:
 @asynccontextmanager
 async def nats_server(folder: Path) -> AsyncIterator[str]:
     """Run a server with the example's configuration, without TLS and alone; yield its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     text = TLS.sub("", (DEPLOY / "nats" / "nats.conf").read_text())
     text = re.sub(r"^cluster \{.*?^\}\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace("http: 127.0.0.1:8222\n", "")
     (folder / "nats.conf").write_text(text)
-    command = (SERVER, "-c", str(folder / "nats.conf"))
+    command = (str(PROGRAM), "-c", str(folder / "nats.conf"))
     server = await asyncio.create_subprocess_exec(*command, env={"NATS_NAME": "nats-0"})
     try:
         yield f"nats://127.0.0.1:{port}"
@@ -222,6 +220,6 @@ def test_nats_finds_no_fault(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "cert.pem", tmp_path / "ca.pem")
     text = (DEPLOY / "nats" / "nats.conf").read_text().replace("/etc/nats", str(tmp_path))
     (tmp_path / "nats.conf").write_text(text)
-    command = [SERVER, "-c", str(tmp_path / "nats.conf"), "-t"]
+    command = [str(PROGRAM), "-c", str(tmp_path / "nats.conf"), "-t"]
     done = subprocess.run(command, env={"NATS_NAME": "nats-0"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -112,10 +112,9 @@ def test_every_file_says_at_its_top_what_to_type(path: Path) -> None:
 # launchd
 
 
-def test_launchd_slows_nothing_down_cuts_no_call_and_starts_again_what_fails() -> None:
+def test_launchd_slows_nothing_down_and_starts_again_what_fails() -> None:
     job = plist()
     assert job["ProcessType"] == "Interactive"
-    assert job["ExitTimeOut"] > LONGEST_CALL_S
     assert job["KeepAlive"] == {"SuccessfulExit": False}
     assert job["RunAtLoad"] is True
 
@@ -161,11 +160,10 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_systemd_is_notified_watches_and_ends_the_service_without_cutting_a_call() -> None:
+def test_systemd_is_notified_and_watches_the_service() -> None:
     said = dict(unit())
     assert (said["Type"], said["NotifyAccess"], said["KillMode"]) == ("notify", "main", "mixed")
     assert said["WatchdogSec"] == "3min"
-    assert seconds(said["TimeoutStopSec"]) > LONGEST_CALL_S
     assert said["RestartPreventExitStatus"] == str(EXIT_SETTINGS)
 
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from app.calls.conversation import STEP_BYTES
 from app.simulator.report import CallReport
+from tests.app.cluster.nodes import sid
 from tests.nodes.cluster import cluster
-from tests.nodes.light import LightCluster, light_nodes, sid
+from tests.nodes.light import LightCluster, light_nodes
 from tests.nodes.nats_servers import nats_servers
 from workers.messages import FRAME_S
 
@@ -78,14 +79,14 @@ async def reading(nodes: LightCluster, steps: int) -> str:
 async def moving(folder: Path) -> str:
     """Kill a node of three."""
     async with cluster(folder, MAX_CALLS="20") as nodes:
-        calls = nodes.start_calls(TALKING)
+        nodes.start_calls(TALKING)
         await nodes.until_logged(TALKING, 1)
         await asyncio.sleep(SECONDS)
         victim, on = await nodes.busiest()
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await asyncio.sleep(SECONDS)
-        reports = await nodes.end_calls(calls)
+        reports = await nodes.end_calls()
     moved = [report for report in reports if report.call_sid in on]
     took_s = [_heard_again_s(report) for report in moved if len(report.streams) == 2]
     before, after = (

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -26,11 +27,14 @@ from app.simulator.call import simulate
 from app.simulator.options import CallOptions
 from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport
+from app.twilio.events import CallSid
+from tests.app.cluster.nodes import sid
 from tests.nodes.balancer import Balancer
 from tests.nodes.nats_servers import NatsServers, nats_servers
 from tests.processes.pipeline import PATIENCE_S
 from tests.twilio_rest.account import Account
 from tests.twilio_rest.server import FakeRest, serving_rest
+from tests.waiting import until
 
 HASH = {**LOOPBACK, "MOSHI_CHECKPOINT": "synthetic:hash"}
 OWN_TOKENS = 9
@@ -71,7 +75,9 @@ class Cluster:
     settings: dict[str, str]
     nodes: dict[str, NodeProcess] = field(default_factory=dict)
     remotes: dict[str, Remote] = field(default_factory=dict)
-    reports: dict[str, CallReport] = field(default_factory=dict)
+    calls: list["asyncio.Task[CallReport]"] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    """The calls that went on at another node, as tests expect it."""
 
     async def start_node(self, **settings: str) -> NodeProcess:
         port, stack = free_port(), contextlib.AsyncExitStack()
@@ -103,22 +109,17 @@ class Cluster:
         if node.service.base_url in self.balancer.nodes:
             self.balancer.nodes.remove(node.service.base_url)
 
-    def sid(self, number: int) -> str:
-        return f"CA{number:032d}"
+    def start_calls(self, numbers: Sequence[int], **options: object) -> None:
+        self.calls += [asyncio.create_task(self._call(sid(number), **options)) for number in numbers]
 
-    def start_calls(self, numbers: Sequence[int], **options: object) -> list["asyncio.Task[CallReport]"]:
-        return [asyncio.create_task(self.call(number, **options)) for number in numbers]
-
-    async def end_calls(self, calls: Sequence["asyncio.Task[CallReport]"]) -> list[CallReport]:
+    async def end_calls(self) -> list[CallReport]:
         """Have all callers hang up; return how the calls went."""
         for remote in self.remotes.values():
             remote.send(EndCall())
         async with asyncio.timeout(PATIENCE_S):
-            return await asyncio.gather(*calls)
+            return await asyncio.gather(*self.calls)
 
-    async def call(self, number: int, **options: object) -> CallReport:
-        """Place a call, and keep its report."""
-        call_sid = self.sid(number)
+    async def _call(self, call_sid: CallSid, **options: object) -> CallReport:
         remote = self.remotes[call_sid] = Remote()
         self.rest.adopt(call_sid, remote.send)
         wanted = CallOptions(
@@ -130,12 +131,7 @@ class Cluster:
             status_path="/twilio/status",
             **options,  # type: ignore[arg-type]
         )
-        report = self.reports[call_sid] = await simulate(wanted, lambda progress: None, remote)
-        return report
-
-    async def views(self) -> list[dict[str, object]]:
-        """Return what each node says of all."""
-        return [await node.service.get("/api/cluster") for node in self.nodes.values()]
+        return await simulate(wanted, lambda progress: None, remote)
 
     async def on_at(self, node: NodeProcess) -> set[str]:
         """Return the calls that are on at a node, by its own word."""
@@ -146,6 +142,13 @@ class Cluster:
         """Wait until each call has made so many steps, and check that it has forgotten nothing."""
         for number, conversation in (await self.until_logged(numbers, least)).items():
             assert forgotten_at(conversation) is None, number
+
+    async def until_more_steps(self, numbers: Sequence[int], more: int) -> None:
+        """Wait as `until_steps` does until each call has made so many more than any has now."""
+        await self.until_steps(numbers, await self.most_steps(numbers) + more)
+
+    async def most_steps(self, numbers: Sequence[int]) -> int:
+        return max((await self.last_steps(*numbers)).values())
 
     async def until_logged(
         self, numbers: Sequence[int], least: int, within_s: float = STEPS_WITHIN_S
@@ -168,10 +171,12 @@ class Cluster:
 
     async def until_moved(self, calls: Collection[str], node: NodeProcess) -> None:
         """Wait until these calls, and no other, are said to have moved away from a node."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (moved := await self.moved_from(node)) < set(calls):  # noqa: ASYNC110 - of other processes
-                await asyncio.sleep(0.1)
-        assert moved == set(calls)
+        self.moved |= set(calls)
+        await until(partial(self._have_moved, set(calls), node))
+        assert await self.moved_from(node) == set(calls)
+
+    async def _have_moved(self, calls: set[str], node: NodeProcess) -> bool:
+        return calls <= await self.moved_from(node)
 
     async def moved_from(self, node: NodeProcess) -> set[str]:
         views = [await other.service.get("/api/cluster") for other in self.nodes.values() if other is not node]
@@ -179,15 +184,18 @@ class Cluster:
 
     async def until_ready(self) -> None:
         """Wait until each node sees all others and hears itself."""
-        async with asyncio.timeout(PATIENCE_S):
-            for node in self.nodes.values():
-                while not await self._sees_all(node):  # noqa: ASYNC110 - of other processes
-                    await asyncio.sleep(0.05)
+        for node in self.nodes.values():
+            await until(partial(self._sees_all, node))
 
     async def _sees_all(self, node: NodeProcess) -> bool:
         view = await node.service.get("/api/cluster")
         live = {one["node"] for one in view["nodes"] if one["state"] == "live"}
         return not view["cut_off"] and live >= {one.name for one in self.nodes.values()}
+
+    @property
+    def redirects(self) -> int:
+        """How many times Twilio was asked to come again for a call."""
+        return len([path for path, form in self.rest.asked if "Url" in dict(form)])
 
     async def busiest(self) -> tuple[NodeProcess, set[str]]:
         """Return the node with most calls, and these."""
@@ -196,10 +204,8 @@ class Cluster:
 
     async def until_free(self, slots: int) -> None:
         """Wait until each node has so many free slots."""
-        async with asyncio.timeout(PATIENCE_S):
-            for node in self.nodes.values():
-                while (await node.service.get("/readyz"))["free_slots"] != slots:  # noqa: ASYNC110 - of other processes
-                    await asyncio.sleep(0.05)
+        for node in self.nodes.values():
+            await until(partial(_has_free, node, slots))
 
     async def last_steps(self, *numbers: int) -> dict[int, int]:
         """Return how many steps of each call the last record of its log tells of."""
@@ -215,7 +221,7 @@ class Cluster:
         connection = await nats.connect(self.nats.url.split(","))
         try:
             async with asyncio.timeout(STEPS_WITHIN_S):
-                return [await _ask_until_answered(read, connection, self.sid(number)) for number in numbers]
+                return [await _ask_until_answered(read, connection, sid(number)) for number in numbers]
         finally:
             await connection.close()
 
@@ -277,6 +283,10 @@ def _opened(subject: str | None, data: bytes | None) -> bytes:
     record = Seal([AUTH_TOKEN]).open(subject or "", data or b"")
     assert record is not None
     return record
+
+
+async def _has_free(node: NodeProcess, slots: int) -> bool:
+    return bool((await node.service.get("/readyz"))["free_slots"] == slots)
 
 
 def forgotten_at(conversation: Conversation) -> int | None:

@@ -13,20 +13,14 @@ from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.cluster.messages import node_name
 from app.cluster.node import ClusterNode
-from app.config import read_settings
 from app.twilio import twiml
+from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from app.twilio.form import Form
 from app.twilio.public_address import PublicAddress
-from tests.processes.pipeline import PATIENCE_S
+from tests.app.cluster.nodes import ACCOUNT, PUBLIC, node_settings
+from tests.waiting import until
 from workers.messages import Message
-
-ACCOUNT, TOKEN = "AC" + "0" * 32, "5" * 32
-PUBLIC = "http://phone.example.com"
-
-
-def sid(number: int) -> CallSid:
-    return CallSid(f"CA{number:032d}")
 
 
 def form(call_sid: CallSid, query: str = "", **fields: str) -> Form:
@@ -36,11 +30,14 @@ def form(call_sid: CallSid, query: str = "", **fields: str) -> Form:
 
 @dataclass
 class Redirects:
-    """Notes whom it is told to redirect, in order."""
+    """Keeps whom it is asked to redirect, in order; refuses if it `fails`."""
 
     calls: list[CallSid] = field(default_factory=list)
+    fails: bool = False
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
+        if self.fails:
+            raise CarrierError("HTTP 500")
         assert url == f"{PUBLIC}/twilio/voice"
         self.calls.append(call_sid)
 
@@ -51,17 +48,9 @@ class LightNode:
     def __init__(self, nats_url: str, number: int, redirects: Redirects, **settings: object) -> None:
         self.sent: list[Message] = []
         self.ahead_s = 0.0
-        wanted = {
-            "engine": "loopback",
-            "codec": "loopback",
-            "max_calls": 8,
-            "public_url": PUBLIC,
-            "node_url": f"http://node-{number}.example.com",
-            "nats_url": nats_url,
-            "twilio_account_sid": ACCOUNT,
-            "twilio_auth_token": TOKEN,
-        }
-        read = read_settings(**{**wanted, **settings})
+        url = f"http://node-{number}.example.com"
+        wanted = {"engine": "loopback", "codec": "loopback", "max_calls": 8, "node_url": url, **settings}
+        read = node_settings(nats_url, **wanted)
         self.manager = CallManager(
             read,
             self.sent.append,
@@ -128,22 +117,20 @@ class LightCluster:
 
     async def settle(self) -> None:
         """Wait until each node sees all of them as they are now."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not all(self._is_seen(node) for node in self.nodes):  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.01)
+        await until(lambda: all(self._is_seen(node) for node in self.nodes))
 
     async def until_logged(self, call_sid: CallSid, steps: int) -> None:
         """Wait until the log of a call with so many steps can be read."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                _, conversation = await self.nodes[0].node.logs.read(call_sid)
-                if conversation and conversation.steps == steps:
-                    return
-                await asyncio.sleep(0.02)
+
+        async def is_logged() -> bool:
+            _, conversation = await self.nodes[0].node.logs.read(call_sid)
+            return conversation is not None and conversation.steps == steps
+
+        await until(is_logged)
 
     def _is_seen(self, node: LightNode) -> bool:
         member = node.node.member
-        seen = {one.beat.node: one.beat.free for one in member.directory.live(time.monotonic())}
+        seen = {one.heartbeat.node: one.heartbeat.free for one in member.directory.live(time.monotonic())}
         return not member.is_cut_off and seen == {one.name: one.manager.free_slots for one in self.nodes}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.service_process import free_port
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 PROGRAM = shutil.which("nats-server")
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason="nats-server is not installed")
@@ -31,7 +31,7 @@ class NatsServers:
         return ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)
 
     async def start(self, number: int) -> None:
-        """Start one server and wait until it takes connections."""
+        """Start one server and wait until it accepts connections."""
         assert PROGRAM
         port, store = self.ports[number], self.folder / f"nats-{number}"
         command = [PROGRAM, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store)]
@@ -41,9 +41,7 @@ class NatsServers:
             command += ["--routes", routes, "--server_name", f"nats-{number}"]
         with (self.folder / f"nats-{number}.log").open("ab") as log:
             self.processes[number] = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-        async with asyncio.timeout(PATIENCE_S):
-            while not await _takes_connections(port):  # noqa: ASYNC110 - of another process
-                await asyncio.sleep(0.02)
+        await until(lambda: _accepts_connections(port))
 
     async def kill(self, number: int) -> None:
         """Kill one server, as when its machine is gone."""
@@ -69,7 +67,7 @@ async def nats_servers(folder: Path, count: int = 1) -> AsyncIterator[NatsServer
         await servers.stop()
 
 
-async def _takes_connections(port: int) -> bool:
+async def _accepts_connections(port: int) -> bool:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

@@ -1,6 +1,5 @@
 """Nodes that answer late, as busy ones do: a call keeps its memory, and one node has it in the end."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,14 @@ from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
 from app.calls.record import EndReason
 from app.cluster.log_store import STREAM
-from app.cluster.messages import Take
+from app.cluster.messages import PlaceRequest
 from app.cluster.placement import Asked
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from tests.nodes.light import LightCluster, LightNode, form, light_nodes, sid
+from tests.app.cluster.nodes import sid
+from tests.nodes.light import LightCluster, LightNode, form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
@@ -45,9 +45,7 @@ async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_i
         verb = await other.answer(sid(1), CallStatus="in-progress")
         assert nodes.of(verb) is other
         assert other.begin(verb, sid(1)).session.conversation.steps == STEPS
-        async with asyncio.timeout(PATIENCE_S):
-            while not call.over:  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.02)
+        await until(lambda: call.over)
 
 
 async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_are_lost(tmp_path: Path) -> None:
@@ -68,16 +66,14 @@ async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_
 async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_comes_has_it(tmp_path: Path) -> None:
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
         chosen, late, _ = nodes.nodes
-        take = Take(call=sid(1), form=form(sid(1)).fields, epoch=5)
-        answer, _ = [await node.node.exchange.answer_here(take) for node in (chosen, late)]
+        request = PlaceRequest(call=sid(1), form=form(sid(1)).fields, epoch=5)
+        answer, _ = [await node.node.exchange.answer_here(request) for node in (chosen, late)]
         for node in (chosen, late):
             node.node.member.announce()
         await nodes.settle()
         assert answer
         call = chosen.begin(twiml.parse(answer)[0], sid(1))
-        async with asyncio.timeout(PATIENCE_S):
-            while late.manager.call(sid(1)):  # noqa: ASYNC110 - of messages under way
-                await asyncio.sleep(0.02)
+        await until(lambda: late.manager.call(sid(1)) is None)
         await nodes.settle()
         assert (call.over, nodes.free) == (False, [7, 8, 8])
         record = late.manager.record(sid(1))

@@ -13,11 +13,12 @@ from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, SETTINGS
 from app.config import read_settings
 from app.setting_sources import PREFIX
 from app.simulator.remote import EndCall
+from tests.app.cluster.nodes import sid
 from tests.nodes.cluster import Cluster, NodeProcess, cluster
 from tests.nodes.nats_servers import needs_nats
-from tests.processes.pipeline import PATIENCE_S
 from tests.twilio_rest.account import OwnedNumber
 from tests.twilio_rest.callee import Callee
+from tests.waiting import until
 
 OURS, THEIRS = "+15550100000", "+15550100001"
 SAYS_WITHIN_S = 90.0
@@ -66,7 +67,7 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         nodes.rest.account.numbers.append(OwnedNumber(OURS))
         nodes.rest.callees[THEIRS] = Callee(duration_s=600.0)
         full, free = nodes.nodes.values()
-        calls = nodes.start_calls([1])
+        nodes.start_calls([1])
         await nodes.until_logged([1], 1)
         if not await nodes.on_at(full):
             full, free = free, full
@@ -80,25 +81,22 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         assert stranger["NATS"].level is Level.PROBLEM
 
         dialling = asyncio.create_task(said(nodes, full, "-m", "scripts.make_call", THEIRS))
-        async with asyncio.timeout(PATIENCE_S):
-            while not (placed := [*nodes.rest.account.calls]) or not await nodes.on_at(free):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        assert await nodes.on_at(free) == {*placed}, "the node beside the command was full"
+        placed = await until(lambda: [*nodes.rest.account.calls])
+        assert await until(lambda: nodes.on_at(free)) == {*placed}, "the node beside the command was full"
 
         shown = await said(nodes, free, "-m", "app", "calls")
         assert "0 of 2 slots free" in shown
-        assert all(part in shown for part in (full.name, free.name, nodes.sid(1)[-6:], placed[0][-6:]))
+        assert all(part in shown for part in (full.name, free.name, sid(1)[-6:], placed[0][-6:]))
 
         drained = await said(nodes, full, "-m", "app", "drain", free.name, "--no-wait", "--seconds", "600")
         assert f"{free.name} drains" in drained
-        async with asyncio.timeout(PATIENCE_S):
-            while states(await full.service.get("/api/cluster")) != {full.name: "live", free.name: "draining"}:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+
+        async def is_seen() -> bool:
+            nodes = (await full.service.get("/api/cluster"))["nodes"]
+            return {node["node"]: node["state"] for node in nodes} == {full.name: "live", free.name: "draining"}
+
+        await until(is_seen)
         for call in nodes.rest.account.calls.values():
             call.remote.send(EndCall())
         await dialling
-        await nodes.end_calls(calls)
-
-
-def states(view: dict[str, list[dict[str, str]]]) -> dict[str, str]:
-    return {node["node"]: node["state"] for node in view["nodes"]}
+        await nodes.end_calls()

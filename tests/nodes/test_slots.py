@@ -9,15 +9,15 @@ import pytest
 from nats.aio.client import Client
 
 from app.calls.record import EndReason
-from app.cluster.messages import Take, Wait
+from app.cluster.messages import PlaceRequest, Wait
 from app.cluster.seal import Seal
 from app.twilio import twiml
-from tests.app.cluster.nodes import beat
+from tests.app.cluster.nodes import TOKEN, heartbeat, sid
 from tests.app.cluster.test_messages import mutated
-from tests.nodes.light import TOKEN, LightCluster, form, light_nodes, sid
+from tests.nodes.light import form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
-from tests.processes.pipeline import PATIENCE_S
 from tests.scale import scaled
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
 
@@ -26,18 +26,12 @@ ATTEMPTS = scaled(1_000, 100)
 HOSTILE = 20_000
 
 
-async def until_redirected(nodes: LightCluster, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while len(nodes.redirects.calls) < count:  # noqa: ASYNC110 - of messages under way
-            await asyncio.sleep(0.02)
-
-
 async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_order_in_which_they_came(
     tmp_path: Path,
 ) -> None:
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url, when_busy="queue") as nodes:
         for node in nodes.nodes:
-            node.node.line._leads_from_s = 0.0
+            node.node.queue._leads_from_s = 0.0
         for round_number in range(ROUNDS):
             calls = [sid(100 * round_number + number) for number in range(30)]
             first = await asyncio.gather(*(nodes.nodes[n % 3].answer(call) for n, call in enumerate(calls[:24])))
@@ -49,7 +43,7 @@ async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_ord
             nodes.redirects.calls.clear()
             for number, call in enumerate(random.Random(round_number).sample(on, 6)):
                 call.end(EndReason.CALLER_HUNG_UP)
-                await until_redirected(nodes, number + 1)
+                await until(lambda: len(nodes.redirects.calls) > number)  # noqa: B023 - before the next one
             assert nodes.redirects.calls == calls[24:]
             back = [await nodes.nodes[n % 3].answer(call) for n, call in enumerate(calls[24:], 1)]
             assert [type(verb) for verb in back] == [twiml.Connect] * 6
@@ -58,7 +52,7 @@ async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_ord
                 for call in node.manager.calls:
                     call.end(EndReason.CALLER_HUNG_UP)
             await nodes.settle()
-            assert (nodes.free, len(nodes.nodes[0].node.line.line)) == ([8, 8, 8], 0)
+            assert (nodes.free, len(nodes.nodes[0].node.member.callers)) == ([8, 8, 8], 0)
 
 
 async def test_callers_are_spread_over_the_nodes_and_the_rest_is_told_busy(tmp_path: Path) -> None:
@@ -67,6 +61,26 @@ async def test_callers_are_spread_over_the_nodes_and_the_rest_is_told_busy(tmp_p
         places = [nodes.of(verb).name for verb in verbs if isinstance(verb, twiml.Connect)]
         assert [places.count(node.name) for node in nodes.nodes] == [8, 8, 8]
         assert verbs.count(twiml.Reject("busy")) == 6
+
+
+async def test_a_caller_who_waits_gets_a_slot_while_nats_is_away_also_if_twilio_refuses_to_redirect(
+    tmp_path: Path,
+) -> None:
+    """They leave Twilio's queue with their next wait page."""
+    async with (
+        nats_servers(tmp_path) as nats,
+        light_nodes(nats.url, count=1, max_calls=1, when_busy="queue") as nodes,
+    ):
+        (node,), nodes.redirects.fails = nodes.nodes, True
+        node.node.queue._leads_from_s = 0.0
+        call = node.begin(await node.answer(sid(1)), sid(1))
+        await nats.kill(0)
+        await until(lambda: node.node.member.is_cut_off)
+        assert isinstance(await node.answer(sid(2)), twiml.Enqueue)
+        call.end(EndReason.CALLER_HUNG_UP)
+        await until(lambda: node.node.queue.page(sid(2)) == twiml.leave())
+        answer = await node.node.routing.after_wait(form(sid(2), QueueResult="leave"))
+        assert node.begin(twiml.parse(answer)[0], sid(2)).session.record.call_sid == sid(2)
 
 
 async def test_reserving_and_dying_in_every_state_loses_no_slot(tmp_path: Path) -> None:
@@ -80,8 +94,8 @@ async def test_reserving_and_dying_in_every_state_loses_no_slot(tmp_path: Path) 
                 await asking.node.exchange.ask(call_sid)
             elif stage == 1:  # took, and died before the answer came
                 asked = await asking.node.exchange.ask(call_sid)
-                take = Take(call=call_sid, form=form(call_sid).fields)
-                await asking.node.bus.publish(f"slots.take.{asked.candidates()[0]}", take)
+                request = PlaceRequest(call=call_sid, form=form(call_sid).fields)
+                await asking.node.bus.publish(f"slots.take.{asked.candidates()[0]}", request)
             else:
                 verb = await asking.answer(call_sid)
                 place = nodes.of(verb)
@@ -116,9 +130,9 @@ async def test_a_hostile_peer_raises_nothing_ends_no_call_and_takes_no_slot(
         await nodes.settle()
         free, name = nodes.free, nodes.nodes[0].name
         bodies = [
-            beat(name, boot="other", calls=dict.fromkeys(map(sid, range(6)), 2**40)).to_bytes(),
-            beat(name, bye=True).to_bytes(),
-            Take(call=sid(77), form=form(sid(77)).fields, epoch=9).to_bytes(),
+            heartbeat(name, boot="other", calls=dict.fromkeys(map(sid, range(6)), 2**40)).to_bytes(),
+            heartbeat(name, bye=True).to_bytes(),
+            PlaceRequest(call=sid(77), form=form(sid(77)).fields, epoch=9).to_bytes(),
             Wait(call=sid(78), form={}, since_s=0.0).to_bytes(),
         ]
         subjects = [

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.nodes.light import light_nodes, sid
+from tests.app.cluster.nodes import sid
+from tests.nodes.light import light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
 from tests.page.running import Running, serving
 from tests.processes.pipeline import PATIENCE_S

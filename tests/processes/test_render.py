@@ -23,6 +23,7 @@ from tests.processes.real_workers import real_workers
 from tests.processes.test_parrot_call import caller_audio, codes_of, frames, pcm_of
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic import make_synthetic
+from workers.messages import Slot
 
 SECONDS = 2
 ROUNDING = 1e-3
@@ -36,7 +37,7 @@ async def record_call(folder: Path, cache: Path, said: bytes) -> CallRecord:
     recorders: list[CallRecorder] = []
 
     def record(session: CallSession) -> CallRecorder:
-        recorder = writer.record(session, False)
+        recorder = writer.record(session, False, Slot(0))
         assert recorder
         recorders.append(recorder)
         return recorder

@@ -211,7 +211,7 @@ async def test_a_receiver_that_is_gone_costs_nothing_but_one_line(caplog: pytest
     with caplog.at_level(logging.WARNING):
         async with served(**told) as running, running.phone.call() as call:
             await call.speaks(3)
-            await running.until("WEBHOOK_URL does not take events")
+            await running.until("WEBHOOK_URL does not accept events")
             says(running, call.call_sid, " Hello")
             await call.speaks(10)
             metrics = (await running.http.get("/metrics")).text

@@ -19,7 +19,7 @@ from app.calls.limits import CallLimits
 from app.calls.record import Recording
 from app.calls.session import CallSession
 from app.telemetry.recording.recorder import CallRecorder
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 from app.twilio.events import CallSid, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
@@ -52,11 +52,11 @@ class Chat:
         self._answers: list[tuple[float, Frame]] = []
         self._run(list(self._arrivals(arrives_s, chunk_s)), seconds)
 
-    def side(self, side: Side) -> Sound:
+    def side(self, side: Channel) -> Sound:
         """Return one side as it is on the recording."""
         line = np.full(len(self.heard), mulaw.SILENCE, np.uint8)
         for piece in self.recorder.queue:
-            if isinstance(piece, Piece) and piece.side is side:
+            if isinstance(piece, Piece) and piece.channel is side:
                 line[piece.begin : piece.end] = np.frombuffer(piece.payload, np.uint8)
         return mulaw.decode(line.tobytes()).astype(np.float32) / np.float32(32_768)
 
@@ -128,7 +128,7 @@ LINES: dict[str, Callable[[float], float | None]] = {
 def test_the_client_is_where_they_spoke(line: str, chunk_s: float) -> None:
     """Of a pause nothing is known before the burst of a stall would have come."""
     chat = Chat(LINES[line], 20.0, chunk_s)
-    places = dict(off(chat.side(Side.CALLER), chat.said))
+    places = dict(off(chat.side(Channel.CALLER), chat.said))
     assert len(places) > 50
     resumed = (PAUSE_S[1], PAUSE_S[1] + 0.8) if line == "paused" else (0.0, 0.0)
     wrong = {at_s: place for at_s, place in places.items() if place is None or abs(place) > WITHIN}
@@ -138,12 +138,12 @@ def test_the_client_is_where_they_spoke(line: str, chunk_s: float) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_moshi_is_where_it_was_heard(line: str) -> None:
     chat = Chat(LINES[line], 20.0)
-    places = dict(off(chat.side(Side.MOSHI), chat.heard))
+    places = dict(off(chat.side(Channel.MOSHI), chat.heard))
     assert len(places) > 30
     assert not {at_s: place for at_s, place in places.items() if place is None or abs(place) > WITHIN}
 
 
 def test_speech_up_to_12_khz_is_kept() -> None:
     """On a phone nothing above 4 kHz is."""
-    spectrum = np.abs(np.fft.rfft(Chat(LINES["steady"], 6.0).side(Side.CALLER)[2 * RATE : 5 * RATE])) ** 2
+    spectrum = np.abs(np.fft.rfft(Chat(LINES["steady"], 6.0).side(Channel.CALLER)[2 * RATE : 5 * RATE])) ** 2
     assert np.sum(spectrum[len(spectrum) // 3 :]) == pytest.approx(2 / 3 * np.sum(spectrum), rel=0.1)

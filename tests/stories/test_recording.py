@@ -18,7 +18,7 @@ from app.calls.session import CallSession
 from app.simulator.trouble import KNOWN, Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 from app.telemetry.recording.recorder import CallRecorder
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 from app.twilio.events import Event, Media
 
 RATE_HZ, PACKET = 8_000, 160
@@ -61,11 +61,11 @@ def recorded(scenario: Scenario) -> tuple[VirtualReport, list[Piece], dict[int, 
     return report, [piece for piece in recorder.queue if isinstance(piece, Piece)], recorder.packets
 
 
-def side_of(pieces: list[Piece], side: Side) -> Samples:
+def side_of(pieces: list[Piece], side: Channel) -> Samples:
     """Return one side as it is on the recording, int16."""
     line = np.full(max(piece.end for piece in pieces), mulaw.SILENCE, np.uint8)
     for piece in pieces:
-        if piece.side is side:
+        if piece.channel is side:
             line[piece.begin : piece.end] = np.frombuffer(piece.payload, np.uint8)
     return mulaw.decode(line.tobytes())
 
@@ -108,7 +108,7 @@ def test_both_sides_lie_where_they_were_spoken_and_heard(name: str) -> None:
 
 
 def check_moshi(report: VirtualReport, pieces: list[Piece]) -> None:
-    found = dict(lags(side_of(pieces, Side.MOSHI), mulaw.decode(report.sound)))
+    found = dict(lags(side_of(pieces, Channel.MOSHI), mulaw.decode(report.sound)))
     held_up = (*report.scenario.unread, *report.scenario.stalls)
     guessed = {at_s for at_s in found for one in held_up if at_s < one.end_s + MARKS_BACK_S and at_s + 1 > one.at_s}
     assert len(found) > report.scenario.seconds / 2

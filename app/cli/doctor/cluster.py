@@ -27,7 +27,7 @@ def examine_cluster(settings: Settings) -> Iterator[Finding]:
         return
     survey = asyncio.run(survey_cluster(settings))
     yield from _nats(survey)
-    for node, beat in sorted(survey.beats.items()):
+    for node, beat in sorted(survey.heartbeats.items()):
         yield _node(settings, beat, survey.clocks_ahead_s[node])
     yield from _versions(survey)
 
@@ -36,7 +36,7 @@ def _nats(survey: "ClusterSurvey") -> Iterator[Finding]:
     if survey.error:
         yield problem("NATS_URL", survey.error, "is nats-server up, and the credential right?")
         return
-    yield good("NATS_URL", f"reached; {len(survey.beats)} nodes are heard")
+    yield good("NATS_URL", f"reached; {len(survey.heartbeats)} nodes are heard")
     if not survey.has_jetstream:
         yield problem("JetStream", "is off: calls that move forget all", "nats-server -js")
     if survey.refused:
@@ -57,8 +57,8 @@ def _node(settings: Settings, beat: "Heartbeat", ahead_s: float) -> Finding:
 
 def _versions(survey: "ClusterSurvey") -> Iterator[Finding]:
     for subject, values in (
-        ("versions", {beat.version for beat in survey.beats.values()}),
-        ("checkpoints", {beat.checkpoint for beat in survey.beats.values() if beat.slots}),
+        ("versions", {beat.version for beat in survey.heartbeats.values()}),
+        ("checkpoints", {beat.checkpoint for beat in survey.heartbeats.values() if beat.slots}),
     ):
         if len(values) > 1:
             advice = "calls go on only where the checkpoint is the same" if subject == "checkpoints" else ""

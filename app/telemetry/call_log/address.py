@@ -23,7 +23,7 @@ DEFAULTS = {
     "keepalives_count": "2",
     "tcp_user_timeout": "15000",
 }
-"""Until a server is taken to be away, in seconds (the last in ms), unless the URL says otherwise."""
+"""Until a server counts as away, in seconds (the last in ms), unless the URL says otherwise."""
 WHOLE_NUMBERS = ("keepalives", *DEFAULTS)
 """What libpq checks only after it has found the server."""
 NOWHERE = "/nonexistent"

@@ -42,7 +42,6 @@ class Database(Transactions):
             return len(found)
 
     def count_old(self, before: datetime) -> tuple[int, int]:
-        """Return how many calls ended before this moment, and how many there are at all."""
         counts = select(func.count().filter(calls.c.ended_at < before), func.count()).select_from(calls)
         with self.begin(QUERY_LIMIT_S) as connection:
             old, total = connection.execute(counts).one()

@@ -69,7 +69,7 @@ class CallEntry:
     """One call. Times are UTC; `ended_at` is None while it is on. `service` is the run of the service that wrote it.
 
     `latency_*_ms` is mouth to ear as estimated by this service, the line's round trip included; `processing_*_ms` is
-    what the workers took for a frame. `recording` is the name of the files of the last recording, "" for none;
+    the workers' time for a frame. `recording` is the name of the files of the last recording, "" for none;
     `recording_fault` is why that was broken off or not made. `persona` is who spoke, "" for Moshi as its weights are. A
     call that came back has several `streams`.
     """

@@ -26,7 +26,7 @@ TSVECTOR = (
 )
 """The expression is that of the index (migration 0006).
 
-PostgreSQL takes every beginning to be in one of 200 turns, and would rather go through all turns in the order of `id`.
+PostgreSQL estimates that every beginning is in one of 200 turns, and would go through all turns in the order of `id`.
 """
 TSVECTOR_LATE = (
     "SELECT id FROM call_turns WHERE array_to_tsvector(string_to_array(folded, ' ')) @@ CAST(:query AS tsquery) "
@@ -62,7 +62,6 @@ def fold(spoken: str) -> str:
 
 
 def row_of(turn: Turn) -> dict[str, Any]:
-    """Return what is stored of a turn."""
     return {"speaker": turn.speaker, "at_s": turn.start_s, "text": turn.text, "folded": fold(turn.text)}
 
 

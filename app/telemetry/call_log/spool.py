@@ -1,4 +1,4 @@
-"""The spool: a file of lines, one a run of the service, in which records wait while the database takes none.
+"""The spool: a file of lines, one a run of the service, in which records wait while the database accepts none.
 
 It is locked as long as its run lives; the system unlocks it when the run dies, however it dies. Its date is when the
 run was last alive.

@@ -65,18 +65,14 @@ class Transactions:
 
 
 def _sqlite(file: Path) -> Engine:
-    """Return an engine that begins transactions itself; one that writes takes the lock at its beginning."""
+    """Return an engine that begins transactions itself; one that writes acquires the lock at its beginning."""
     url = URL.create("sqlite", database=str(file))
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": SQLITE_LOCK_S})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
-        for pragma in (
-            "foreign_keys = ON",
-            "journal_mode = WAL",
-            "secure_delete = ON",
-        ):  # with WAL no reader blocks a writer
+        for pragma in ("foreign_keys = ON", "journal_mode = WAL", "secure_delete = ON"):  # WAL: readers block no writer
             connection.cursor().execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_QUEUED = 1_024
 """Records that may wait in memory; more are lost."""
 RETRY_S = 5.0
-"""Pause after the database did not take a record."""
+"""Pause after the database did not accept a record."""
 STOP_LIMIT_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
@@ -44,9 +44,8 @@ class CallLogWriter:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
         self.is_away = False
-        """Whether the database does not take records."""
+        """Whether the database does not accept records."""
         self.lost = 0
-        """How many records are lost."""
         self._spooled = 0
         self._is_prepared = False
         self._retry_s = 0.0
@@ -76,7 +75,7 @@ class CallLogWriter:
         self._wake.set()
 
     async def stop(self) -> None:
-        """Write what there is; what the database does not take soon is written at the next start."""
+        """Write what there is; what the database does not accept soon is written at the next start."""
         self._stopping.set()
         self._wake.set()
         await asyncio.to_thread(self._thread.join, STOP_LIMIT_S)
@@ -159,7 +158,7 @@ class CallLogWriter:
 
     @contextlib.contextmanager
     def _disk_faults_logged(self) -> Iterator[None]:
-        """Log that the disk takes nothing, once until it takes something."""
+        """Log that the disk is full or away, once until it is not."""
         try:
             yield
         except OSError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,6 +19,7 @@ from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
+from app.telemetry.version import software_version
 from app.telemetry.webhooks.sender import WebhookSender
 from workers.supervisor import WorkerState
 
@@ -32,7 +32,7 @@ COUNTED = {
     "clears": "Times that Twilio's buffer was cleared because the caller heard everything far too late.",
     "packets_in": "Packets of 20 ms from callers.",
     "frames_out": "Frames of 80 ms that Moshi has spoken.",
-    "clock_resets": "Jumps of a caller's clock after which it was taken to be set anew.",
+    "clock_resets": "Jumps of a caller's clock that count as a clock that was set anew.",
     "dtmf": "Keys that callers have pressed.",
     "moves": "Times that a call went on at another Moshi server, which remembers nothing of it.",
 }
@@ -56,8 +56,11 @@ class MetricSources:
     webhooks: WebhookSender | None
 
     def families(self) -> Iterator[Family]:
-        """Yield every metric, as of now."""
-        built = {"version": _version(), "engine": self.settings.model.engine, "codec": self.settings.model.codec}
+        built = {
+            "version": software_version(),
+            "engine": self.settings.model.engine,
+            "codec": self.settings.model.codec,
+        }
         yield info("build_info", "Version and settings of this service.", built)
         yield from call_families(self.manager)
         yield gauge("waiting_callers", "Callers in the queue for a slot.", len(self.call_queue))
@@ -74,7 +77,7 @@ class MetricSources:
             yield counter("transcriber_frames_missed", help_text, transcription.missed)
         yield from _process_families(self.supervisor.workers)
         if self.call_log:
-            yield gauge("call_log_up", "1 if the call log's database takes records.", not self.call_log.is_away)
+            yield gauge("call_log_up", "1 if the call log's database accepts records.", not self.call_log.is_away)
             help_text = "Call records that wait for the database, on disk or in memory."
             yield gauge("call_log_waiting_records", help_text, self.call_log.waiting)
             yield counter("call_log_lost_records", "Call records that are lost.", self.call_log.lost)
@@ -84,20 +87,12 @@ class MetricSources:
         if self.traces:
             yield counter("traces_lost", "Spans that the collector did not accept.", self.traces.lost)
         if self.webhooks:
-            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has taken.", self.webhooks.sent)
+            yield counter("webhook_events_sent", "Events that WEBHOOK_URL has accepted.", self.webhooks.sent)
             yield counter("webhook_events_lost", "Events that were given up.", self.webhooks.lost)
             yield gauge("webhook_events_waiting", "Events that are still to be sent.", self.webhooks.waiting)
 
 
-def _version() -> str:
-    try:
-        return version("moshi-bridge")
-    except PackageNotFoundError:  # in a container there are only the files
-        return "unknown"
-
-
 def call_families(manager: CallManager) -> Iterator[Family]:
-    """Yield how many calls there are and were, and what they have counted."""
     yield gauge("ready", "1 if a call could be accepted now.", manager.ready)
     yield gauge("draining", "1 if no more calls are accepted because the service is to stop.", manager.draining)
     yield gauge("slots", "Calls that can be active at once; 0 until the workers are ready.", manager.slots)
@@ -177,7 +172,7 @@ def server_families(servers: Sequence[ServerVitals]) -> Iterator[Family]:
     limits = {one.name: one.limit for one in servers}
     yield gauge("server_session_limit", "Sessions that a Moshi server may have, as MOSHI_SERVERS says.", limits, label)
     up = {one.name: one.up for one in servers}
-    yield gauge("server_up", "1 if a Moshi server takes sessions, 0 while it is set aside.", up, label)
+    yield gauge("server_up", "1 if a Moshi server accepts sessions, 0 while it is set aside.", up, label)
     failures = {one.name: one.failures for one in servers}
     yield counter("server_failures", "Times that a Moshi server was set aside.", failures, label)
 

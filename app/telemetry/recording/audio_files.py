@@ -17,9 +17,9 @@ import soundfile
 
 from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
 from app.telemetry.recording.store import FLAC, PART, private
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 
-CHANNELS = len(Side)
+CHANNELS = len(Channel)
 _HEADER = struct.Struct("<4sI4s 4sIHHIIHHH 4sII 4sI")
 HEADER_BYTES = _HEADER.size
 _MULAW = 7
@@ -49,7 +49,7 @@ class RecordingFile:
         end = max(self._length, max(piece.end for piece in pieces))
         samples = self._read(begin, end)
         for piece in pieces:
-            first = CHANNELS * (piece.begin - begin) + piece.side
+            first = CHANNELS * (piece.begin - begin) + piece.channel
             samples[first : first + CHANNELS * len(piece.payload) : CHANNELS] = piece.payload
         self._write(samples, begin)
 

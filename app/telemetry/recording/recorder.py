@@ -1,5 +1,6 @@
 """One stream of a call: what the event loop hands over, without waiting, and what the writer's thread does with it."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from app.telemetry.recording.timeline import Piece, Timeline
 from app.telemetry.recording.tokens import TokenHeader, TokenLog
 from app.twilio.events import Event, Media, Started
 from workers.messages import Frame
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUED = 4_096
 """A minute of a call. If more waits for the writer, the recording is broken off."""
@@ -129,7 +132,7 @@ class CallRecorder(CallObserver):
 class CallFiles:
     """The recording and the token log of one stream; they are made when it begins.
 
-    `path` is that of the recording without suffix. What goes wrong is noted as the recording's fault, and ends it.
+    `path` is that of the recording without suffix. What goes wrong ends the recording and is its `fault`.
     """
 
     def __init__(self, recorder: CallRecorder, path: Path, header: TokenHeader) -> None:
@@ -146,11 +149,14 @@ class CallFiles:
         try:
             self._write([waiting.popleft() for _ in range(len(waiting))])
         except OSError as error:
-            self.break_off(error.strerror or str(error))
+            self._break_off(error.strerror or str(error))
+        except Exception:
+            log.exception("a recording is lost")
+            self._break_off(OUR_FAULT)
         self.is_over = is_over or bool(self.recording.fault)
 
-    def break_off(self, fault: str) -> None:
-        self.is_over, self.recording.fault = True, fault
+    def _break_off(self, fault: str) -> None:
+        self.recording.fault = fault
         if self.file is None:
             self.recording.name = ""
         if self._recorder.is_over:

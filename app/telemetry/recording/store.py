@@ -70,12 +70,10 @@ class RecordingStore:
         return len({_name(path) for path in files})
 
     def count_old(self, before: datetime) -> tuple[int, int]:
-        """Return how many recordings were last written before this moment, and how many there are at all."""
         written = self._last_written()
         return sum(at_s < before.timestamp() for at_s in written.values()), len(written)
 
     def delete_old(self, before: datetime) -> int:
-        """Delete the recordings that were last written before this moment; return how many."""
         return self.delete(name for name, at_s in self._last_written().items() if at_s < before.timestamp())
 
     def _last_written(self) -> dict[str, float]:

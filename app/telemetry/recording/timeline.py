@@ -25,7 +25,7 @@ WINDOW_S = 5
 PAUSE_S, BURST_S = 0.25, 0.5
 
 
-class Side(IntEnum):
+class Channel(IntEnum):
     """The channels: left and right."""
 
     CALLER = 0
@@ -34,9 +34,9 @@ class Side(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Mu-law that begins at sample `begin` of one side."""
+    """Mu-law that begins at sample `begin` of one channel."""
 
-    side: Side
+    channel: Channel
     begin: int
     payload: bytes
 
@@ -50,7 +50,7 @@ class Timeline:
 
     def __init__(self, start_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> None:
         self._start_s, self._rate_hz, self._tolerance = start_s, rate_hz, rate_hz // 1_000
-        self._ends = dict.fromkeys(Side, 0)
+        self._ends = dict.fromkeys(Channel, 0)
         self._offset: int | None = None
         """Where the zero of the caller's timestamps is."""
         self._next = 0
@@ -67,28 +67,27 @@ class Timeline:
         if abs(begin - self._next) <= self._tolerance:  # a rounded timestamp
             begin = self._next
         self._next = begin + len(payload)
-        return self._place(Side.CALLER, begin + self._offset, payload)
+        return self._place(Channel.CALLER, begin + self._offset, payload)
 
     def place_outbound(self, payload: bytes, heard_s: float) -> list[Piece]:
         """Place Moshi's audio that is heard from `heard_s` on."""
-        begin, end = self.at(heard_s), self._ends[Side.MOSHI]
+        begin, end = self.at(heard_s), self._ends[Channel.MOSHI]
         if begin > end + self._tolerance:
-            return self._place(Side.MOSHI, begin, payload)
+            return self._place(Channel.MOSHI, begin, payload)
         cut = min(end - begin, len(payload) // 2) if begin < end - self._tolerance else 0
-        return self._place(Side.MOSHI, end, payload[cut:])
+        return self._place(Channel.MOSHI, end, payload[cut:])
 
     def clear(self, at_s: float) -> list[Piece]:
         """Silence what of Moshi's audio had not been heard at this moment."""
-        end = self._ends[Side.MOSHI]
-        begin = self._ends[Side.MOSHI] = max(0, min(self.at(at_s), end))
-        return [Piece(Side.MOSHI, begin, bytes([SILENCE]) * (end - begin))] if end > begin else []
+        end = self._ends[Channel.MOSHI]
+        begin = self._ends[Channel.MOSHI] = max(0, min(self.at(at_s), end))
+        return [Piece(Channel.MOSHI, begin, bytes([SILENCE]) * (end - begin))] if end > begin else []
 
     def at(self, moment_s: float) -> int:
         """Return where a moment of our clock is, below 0 before the recording begins."""
         return round((moment_s - self._start_s) * self._rate_hz)
 
     def _least_offset(self, offset: int, arrived_s: float) -> int:
-        """Return the least offset of the last seconds, this packet's included."""
         if arrived_s - self._arrived_s > PAUSE_S:
             self._resumed_s = arrived_s
         if arrived_s - self._resumed_s > BURST_S:
@@ -101,10 +100,10 @@ class Timeline:
         self._least[-1] = min(self._least[-1], offset)
         return min(self._least)
 
-    def _place(self, side: Side, begin: int, payload: bytes) -> list[Piece]:
+    def _place(self, channel: Channel, begin: int, payload: bytes) -> list[Piece]:
         """Return the part of a payload whose place is not given out yet."""
-        late = max(0, self._ends[side] - begin)
+        late = max(0, self._ends[channel] - begin)
         if late >= len(payload):
             return []
-        self._ends[side] = begin + len(payload)
-        return [Piece(side, begin + late, payload[late:])]
+        self._ends[channel] = begin + len(payload)
+        return [Piece(channel, begin + late, payload[late:])]

@@ -2,7 +2,7 @@
 
 The file is one line of JSON, the header, then a record for each step in the order of `seq`, that of the frame read in
 the step. A record is 17 little-endian int16: the text token and the eight codes sampled in the step, then the caller's
-eight codes, as `Engine.prefill` takes them. All are -1 for a frame that was dropped. Codebook c of Moshi's frame f was
+eight codes, as `Engine.prefill` reads them. All are -1 for a frame that was dropped. Codebook c of Moshi's frame f was
 sampled `delays[c]` steps after f. The last record may be cut short.
 """
 

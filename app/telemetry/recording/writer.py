@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5
 """What a kill may cost."""
 STOP_LIMIT_S = 10.0
-NO_SLOT = Slot(-1)
 
 
 class RecordingWriter:
@@ -59,7 +58,7 @@ class RecordingWriter:
         which = "calls are" if self._every_call else "calls that ask for it are"
         log.info("%s recorded into %s", which, self._store.folder)
 
-    def record(self, session: CallSession, asked: bool, slot: Slot = NO_SLOT) -> CallRecorder | None:
+    def record(self, session: CallSession, asked: bool, slot: Slot) -> CallRecorder | None:
         """Begin to record a stream of a call, or not; never blocks."""
         if not (asked or self._every_call):
             return None
@@ -88,7 +87,7 @@ class RecordingWriter:
             while not self._new.empty():
                 calls.append(self._new.get())
             for call in calls:
-                _write(call)
+                call.write()
                 if call.is_over:
                     self._over.put(call)
             calls = [call for call in calls if not call.is_over]
@@ -122,14 +121,6 @@ def _new_name(record: CallRecord, began: datetime) -> str:
     while (name := f"{began:%Y%m%dT%H%M%SZ}-{record.call_sid}") in used:
         began += timedelta(seconds=1)
     return name
-
-
-def _write(call: CallFiles) -> None:
-    try:
-        call.write()
-    except Exception:
-        log.exception("a recording is lost")
-        call.break_off(OUR_FAULT)
 
 
 def _finish(call: CallFiles) -> bool:

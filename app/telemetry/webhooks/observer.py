@@ -21,7 +21,7 @@ from app.telemetry.webhooks.queue import WebhookEvent
 from app.twilio.events import DtmfPressed, Event, Started
 
 SUMMARY = ("end", "detail", "persona", "recording", "started_s", "ended_s", "streams", "transfers")
-"""What `call.ended` tells of the record, beside who called whom."""
+"""What `call.ended` says of the record, beside who called whom."""
 
 
 class WebhookObserver(CallObserver):
@@ -55,7 +55,7 @@ class WebhookObserver(CallObserver):
         self._end = end
 
     def on_words_end(self, now: float) -> None:
-        """Tell of the end after the caller's last words."""
+        """Send the end after the caller's last words."""
         if self._end and self._end.reason is not EndReason.REPLACED:  # the call goes on
             facts = as_json(self._record)
             self._emit("call.ended", now, self._parties() | {name: facts[name] for name in SUMMARY})

@@ -68,7 +68,7 @@ class DeliveryQueue:
         return min((waiting.due_s for waiting in self._calls.values() if not waiting.is_posted), default=None)
 
     def is_due(self, now: float) -> bool:
-        """Tell whether `start_due` has something now."""
+        """Return whether `start_due` has something now."""
         due_s = self.get_timer()
         return due_s is not None and now >= due_s
 

@@ -28,7 +28,7 @@ AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_R
 
 
 class Refused(Exception):
-    """The receiver did not take an event; `again`: it may later, after `pause_s`."""
+    """The receiver did not accept an event; `again`: it may later, after `pause_s`."""
 
     def __init__(self, reason: str, *, again: bool, pause_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -119,9 +119,9 @@ class WebhookSender:
     def _log_fault(self, fault: str) -> None:
         """Log a fault when it begins, or changes, or is over."""
         if fault and fault != self._fault:
-            log.warning("WEBHOOK_URL does not take events: %s", fault)
+            log.warning("WEBHOOK_URL does not accept events: %s", fault)
         elif self._fault and not fault:
-            log.info("WEBHOOK_URL takes events again")
+            log.info("WEBHOOK_URL accepts events again")
         self._fault = fault
 
     async def _deliver(self, session: ClientSession, event: WebhookEvent) -> bytes:
@@ -143,9 +143,7 @@ class WebhookSender:
 
 async def _read(response: ClientResponse) -> bytes:
     """Return an answer, or more of it than an action may have."""
-    body = bytearray()
-    async for part in response.content.iter_chunked(MOST_ANSWER_BYTES):
-        body += part
-        if len(body) > MOST_ANSWER_BYTES:
-            break
-    return bytes(body)
+    try:
+        return await response.content.readexactly(MOST_ANSWER_BYTES + 1)
+    except asyncio.IncompleteReadError as shorter:
+        return shorter.partial

@@ -9,6 +9,7 @@ import pytest
 from app.cluster.bus import Bus
 from app.cluster.seal import Seal
 from tests.app.cli.talk.test_tls import Certificate
+from tests.app.cluster.nodes import node_settings
 from tests.processes.pipeline import PATIENCE_S
 
 
@@ -26,7 +27,8 @@ async def test_tls_first_says_nothing_in_clear(tmp_path: Path) -> None:
     made = Certificate(tmp_path)
     async with await asyncio.start_server(serve_nats, "127.0.0.1", 0, ssl=made.context) as server:
         port = server.sockets[0].getsockname()[1]
-        bus = Bus(f"tls://127.0.0.1:{port}?ca={made.path}&tls=first", "a", Seal(["one"]))
+        url = f"tls://127.0.0.1:{port}?ca={made.path}&tls=first"
+        bus = Bus(node_settings(url, node_url="http://a.example.com").cluster, Seal(["one"]))
         async with asyncio.timeout(PATIENCE_S):
             await bus.connect()
         assert bus.is_connected

@@ -6,7 +6,7 @@ from app.cluster.directory import HEARTBEAT_S, REMEMBERED_S, SETTLE_S, SILENT_S,
 from app.cluster.messages import FRESH_S, Heartbeat
 from app.cluster.mover import NEXT_AFTER_S, Mover, rendezvous
 from app.twilio.events import CallSid
-from tests.app.cluster.nodes import beat, sid
+from tests.app.cluster.nodes import heartbeat, sid
 
 ONE = CallSid("CA1")
 CALLS: dict[str, int] = {f"CA{number}": 1 for number in range(200)}
@@ -21,13 +21,13 @@ class Node:
         self.now = 0.0
         self.redirected: list[tuple[float, str]] = []
 
-    def run(self, seconds: float, *beats: Heartbeat, deaf: bool = False) -> None:
+    def run(self, seconds: float, *heartbeats: Heartbeat, isolated: bool = False) -> None:
         """Let time pass in heartbeats, at each of which these come, and the mover is asked."""
         for _ in range(round(seconds / HEARTBEAT_S)):
             self.now += HEARTBEAT_S
-            if not deaf:
-                self.directory.on_heartbeat(beat(self.directory.name), self.now)
-                for one in beats:
+            if not isolated:
+                self.directory.on_heartbeat(heartbeat(self.directory.name), self.now)
+                for one in heartbeats:
                     self.directory.on_heartbeat(one, self.now)
             self.redirected += [(self.now, call) for call, _ in self.mover.due(self.now)]
 
@@ -38,8 +38,8 @@ class Node:
 
 def test_fault_a_a_call_that_moved_itself_is_not_redirected_because_the_newest_owner_wins() -> None:
     node = Node()
-    node.run(5, beat("b", calls={"CA1": 1, "CA2": 1}), beat("c"))
-    node.run(5, beat("c", calls={"CA1": 2}))  # b is killed; Twilio asked `action`, and c took CA1
+    node.run(5, heartbeat("b", calls={"CA1": 1, "CA2": 1}), heartbeat("c"))
+    node.run(5, heartbeat("c", calls={"CA1": 2}))  # b is killed; Twilio asked `action`, and c took CA1
     assert node.moved == ["CA2"]
     owner = node.directory.owner(ONE)
     assert owner
@@ -48,9 +48,9 @@ def test_fault_a_a_call_that_moved_itself_is_not_redirected_because_the_newest_o
 
 def test_fault_a_a_node_that_wakes_up_late_does_not_get_its_calls_back() -> None:
     node = Node()
-    node.run(5, beat("b", calls={"CA1": 1}), beat("c"))
-    node.run(5, beat("c", calls={"CA1": 2}))
-    node.run(1, beat("b", calls={"CA1": 1}), beat("c", calls={"CA1": 2}))
+    node.run(5, heartbeat("b", calls={"CA1": 1}), heartbeat("c"))
+    node.run(5, heartbeat("c", calls={"CA1": 2}))
+    node.run(1, heartbeat("b", calls={"CA1": 1}), heartbeat("c", calls={"CA1": 2}))
     owner = node.directory.owner(ONE)
     assert owner
     assert owner.node == "c"
@@ -59,61 +59,61 @@ def test_fault_a_a_node_that_wakes_up_late_does_not_get_its_calls_back() -> None
 
 def test_fault_b_a_node_that_cannot_hear_itself_moves_nothing() -> None:
     node = Node()
-    node.run(5, beat("b", calls=CALLS), beat("c", calls={"CAx": 1}))
-    node.run(60, deaf=True)
+    node.run(5, heartbeat("b", calls=CALLS), heartbeat("c", calls={"CAx": 1}))
+    node.run(60, isolated=True)
     assert node.moved == []
-    assert node.directory.is_deaf(node.now)
+    assert node.directory.is_isolated(node.now)
 
 
 @pytest.mark.parametrize("phase_ms", range(0, 500, 50))
-def test_fault_b_a_node_that_is_cut_off_falls_deaf_before_others_fall_silent(phase_ms: int) -> None:
+def test_fault_b_a_node_that_is_cut_off_is_isolated_before_others_fall_silent(phase_ms: int) -> None:
     """Heartbeats of others come at any time between its own."""
     directory = Directory("a", "a-1")
     mover, moved = Mover(directory), list[object]()
     for ms in range(0, 20_000, 10):
         if ms < 10_000 and ms % 500 == 0:
-            directory.on_heartbeat(beat("a"), ms / 1000)
+            directory.on_heartbeat(heartbeat("a"), ms / 1000)
         if ms < 10_000 and ms % 500 == phase_ms:
-            directory.on_heartbeat(beat("b", calls=CALLS), ms / 1000)
+            directory.on_heartbeat(heartbeat("b", calls=CALLS), ms / 1000)
         moved += mover.due(ms / 1000)
     assert moved == []
 
 
 def test_fault_b_after_reconnecting_it_waits_two_intervals_before_it_believes_in_silence() -> None:
     node = Node()
-    node.run(5, beat("b", calls=CALLS))
+    node.run(5, heartbeat("b", calls=CALLS))
     node.directory.on_disconnect()
-    node.run(20, deaf=True)
+    node.run(20, isolated=True)
     node.run(SETTLE_S)  # b's heartbeats take as long as we wait
-    node.run(10, beat("b", calls=CALLS))
+    node.run(10, heartbeat("b", calls=CALLS))
     assert node.moved == []
     assert SETTLE_S >= 2 * HEARTBEAT_S
 
 
 def test_fault_b_a_node_that_stays_silent_after_that_is_dead() -> None:
     node = Node()
-    node.run(5, beat("b", calls=CALLS))
+    node.run(5, heartbeat("b", calls=CALLS))
     node.directory.on_disconnect()
-    node.run(20, deaf=True)
+    node.run(20, isolated=True)
     node.run(10)
     assert sorted(node.moved) == sorted(CALLS)
 
 
 def test_fault_c_a_node_that_has_said_bye_leaves_no_calls_to_move() -> None:
     node = Node()
-    node.run(5, beat("b", draining=True, calls={"CA1": 1}))
-    node.directory.on_heartbeat(beat("b", bye=True), node.now)
+    node.run(5, heartbeat("b", draining=True, calls={"CA1": 1}))
+    node.directory.on_heartbeat(heartbeat("b", bye=True), node.now)
     node.run(10)
     assert node.moved == []
     assert node.directory.owner(ONE) is None
-    assert [seen.beat.node for seen in node.directory.nodes()] == ["a"]
+    assert [seen.heartbeat.node for seen in node.directory.nodes()] == ["a"]
 
 
 def test_the_calls_of_a_silent_node_are_moved_once_each_by_the_first_and_then_the_next() -> None:
     nodes = [Node(name) for name in "acd"]
     for node in nodes:
-        others = [beat(name) for name in "acd" if name != node.directory.name]
-        node.run(10, beat("b", calls=CALLS), *others)
+        others = [heartbeat(name) for name in "acd" if name != node.directory.name]
+        node.run(10, heartbeat("b", calls=CALLS), *others)
         node.run(6, *others)
     for call in CALLS:
         when = {node.directory.name: moment for node in nodes for moment, one in node.redirected if one == call}
@@ -128,26 +128,26 @@ def test_the_calls_of_a_silent_node_are_moved_once_each_by_the_first_and_then_th
 def test_the_next_in_order_does_nothing_once_the_owner_has_changed() -> None:
     node = Node()
     later = [call for call in CALLS if rendezvous(call, "ac")[0] == "c"]
-    node.run(10, beat("b", calls=CALLS), beat("c"))
-    node.run(SILENT_S + HEARTBEAT_S, beat("c"))
-    node.run(10, beat("c", calls=dict.fromkeys(later, 2)))
+    node.run(10, heartbeat("b", calls=CALLS), heartbeat("c"))
+    node.run(SILENT_S + HEARTBEAT_S, heartbeat("c"))
+    node.run(10, heartbeat("c", calls=dict.fromkeys(later, 2)))
     assert sorted(node.moved) == sorted(set(CALLS) - set(later))
 
 
 def test_a_process_of_the_same_name_tells_that_the_earlier_one_is_dead() -> None:
     node = Node()
-    node.run(5, beat("b", calls=CALLS))
-    node.run(HEARTBEAT_S, beat("b", boot="b-2"))
+    node.run(5, heartbeat("b", calls=CALLS))
+    node.run(HEARTBEAT_S, heartbeat("b", boot="b-2"))
     first = {call for call in CALLS if rendezvous(call, ["a", "b"])[0] == "a"}
     assert set(node.moved) == first
 
 
 def test_silent_nodes_are_forgotten_in_the_end() -> None:
     node = Node()
-    node.run(5, beat("b", calls={"CA1": 1}))
+    node.run(5, heartbeat("b", calls={"CA1": 1}))
     node.run(REMEMBERED_S + 10)
-    node.run(1, beat("c"))
-    assert [seen.beat.node for seen in node.directory.nodes()] == ["a", "c"]
+    node.run(1, heartbeat("c"))
+    assert [seen.heartbeat.node for seen in node.directory.nodes()] == ["a", "c"]
     assert node.directory.owner(ONE) is None
 
 
@@ -155,7 +155,7 @@ def test_silent_nodes_are_forgotten_in_the_end() -> None:
 def test_heartbeats_in_any_order_make_the_same_owner(epochs: tuple[int, int]) -> None:
     node = Node()
     for epoch in epochs:
-        node.directory.on_heartbeat(beat("bc"[epoch - 1], calls={"CA1": epoch}), 1.0)
+        node.directory.on_heartbeat(heartbeat("bc"[epoch - 1], calls={"CA1": epoch}), 1.0)
     owner = node.directory.owner(ONE)
     assert owner
     assert (owner.node, owner.epoch) == ("c", 2)
@@ -163,19 +163,19 @@ def test_heartbeats_in_any_order_make_the_same_owner(epochs: tuple[int, int]) ->
 
 def test_a_call_that_is_over_has_no_owner() -> None:
     node = Node()
-    node.run(1, beat("b", calls={"CA1": 1}))
-    node.run(1, beat("b"))
+    node.run(1, heartbeat("b", calls={"CA1": 1}))
+    node.run(1, heartbeat("b"))
     assert node.directory.owner(ONE) is None
 
 
 def test_a_heartbeat_that_was_recorded_is_not_new() -> None:
-    node, recorded = Node(), beat("b", calls={"CA1": 1})
+    node, recorded = Node(), heartbeat("b", calls={"CA1": 1})
     assert [node.directory.is_new(recorded, ahead_s) for ahead_s in (-FRESH_S - 1, -1.0, 1.0)] == [False, True, True]
     node.run(HEARTBEAT_S, recorded.model_copy(update={"number": 5}))
     for number, jumped_s in ((4, 0.0), (5, 0.0), (6, -3_600.0)):
         again = recorded.model_copy(update={"number": number})
         assert node.directory.is_new(again, jumped_s) is (number > 5), "a clock may jump, a number does not"
-    stolen = beat("c", boot=recorded.boot).model_copy(update={"number": 6})
+    stolen = heartbeat("c", boot=recorded.boot).model_copy(update={"number": 6})
     assert not node.directory.is_new(stolen, 0.0), "a node speaks for itself alone"
 
 

@@ -7,23 +7,23 @@ import typing
 import pytest
 
 from app.cluster import messages
-from app.cluster.messages import FRESH_S, AnyMessage, Heartbeat, Hook, NodeMessage, Take, node_name, parse
+from app.cluster.messages import FRESH_S, AnyMessage, Heartbeat, Hook, NodeMessage, PlaceRequest, node_name, parse
 from app.cluster.seal import SEAL_BYTES, Seal
-from tests.app.cluster.nodes import beat, sid
+from tests.app.cluster.nodes import heartbeat, sid
 
 KINDS = [one for one in vars(messages).values() if isinstance(one, type) and issubclass(one, NodeMessage)]
 
 
 def test_a_message_comes_back_as_it_was() -> None:
-    sent = Take(
+    sent = PlaceRequest(
         call=sid(1),
         form={"From": "+15550100001", "AddOns": "x" * 60_000},
         query="?persona=ada",
         hook=Hook.AFTER_STREAM,
         epoch=5,
     )
-    assert parse(Take, sent.to_bytes()) == sent
-    assert parse(Heartbeat, beat("a", calls={"CA1": 3}).to_bytes()) == beat("a", calls={"CA1": 3})
+    assert parse(PlaceRequest, sent.to_bytes()) == sent
+    assert parse(Heartbeat, heartbeat("a", calls={"CA1": 3}).to_bytes()) == heartbeat("a", calls={"CA1": 3})
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -55,10 +55,10 @@ def test_what_is_no_message_is_none(body: bytes) -> None:
 
 
 def test_a_message_is_good_while_it_is_fresh_and_a_heartbeat_on_its_node_s_subject() -> None:
-    take = Take(call=sid(1), form={}, sent_s=1_000.0)
+    request = PlaceRequest(call=sid(1), form={}, sent_s=1_000.0)
     moments = (1_000.0 - FRESH_S - 1, 1_000.0 - FRESH_S, 1_000.0 + FRESH_S, 1_000.0 + FRESH_S + 1)
-    assert [take.fits("slots.take.a", now_s) for now_s in moments] == [False, True, True, False]
-    assert [beat("a").fits(subject, 1_000.0) for subject in ("hb.a", "hb.b", "a")] == [True, False, False]
+    assert [request.fits("slots.take.a", now_s) for now_s in moments] == [False, True, True, False]
+    assert [heartbeat("a").fits(subject, 1_000.0) for subject in ("hb.a", "hb.b", "a")] == [True, False, False]
 
 
 def test_a_seal_opens_with_the_key_of_the_account_for_its_subject_alone() -> None:
@@ -113,7 +113,7 @@ def mutated(body: bytes, chance: random.Random) -> bytes:
 def test_20000_generated_messages_raise_nothing() -> None:
     chance, bodies = (
         random.Random(15),
-        [beat("a", calls={"CA1": 3}).to_bytes(), Take(call=sid(1), form={"a": "b"}).to_bytes()],
+        [heartbeat("a", calls={"CA1": 3}).to_bytes(), PlaceRequest(call=sid(1), form={"a": "b"}).to_bytes()],
     )
     for _ in range(20_000):
         kind = chance.choice(KINDS)

@@ -1,4 +1,4 @@
-"""Ask all, take the freest; the last-known list and its tokens; the line of those who wait."""
+"""Ask all, take the freest; the last-known list and its tokens; those who wait."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from app.cluster.fallback import GOOD_FOR_S, FallbackTokens
 from app.cluster.messages import Offer, Wait
 from app.cluster.placement import Asked, last_known
 from app.cluster.seal import Seal
-from app.cluster.waiting import ASKS_WITHIN_S, Line, leads
-from tests.app.cluster.nodes import beat, sid
+from app.cluster.waiting import ASKS_WITHIN_S, WaitingCallers, leads
+from tests.app.cluster.nodes import heartbeat, sid
 
 CALL = sid(1)
 SEAL = Seal(["the-token"])
@@ -33,12 +33,12 @@ def test_who_has_the_call_comes_first_even_without_a_free_slot() -> None:
 
 
 def test_asking_is_over_when_all_live_nodes_have_answered() -> None:
-    asking = Asked(CALL, {"a": beat("a"), "b": beat("b")})
+    asking = Asked(CALL, {"a": heartbeat("a"), "b": heartbeat("b")})
     assert [asking.add(Offer(node=node, free=1)) for node in ("a", "x", "b")] == [False, False, True]
 
 
 def test_a_node_that_has_not_answered_in_time_is_asked_last_unless_it_owns_the_call() -> None:
-    live = {name: beat(name, free=free) for name, free in (("a", 1), ("b", 9), ("c", 0), ("d", 0))}
+    live = {name: heartbeat(name, free=free) for name, free in (("a", 1), ("b", 9), ("c", 0), ("d", 0))}
     asking = Asked(CALL, live, owner="d")
     asking.add(Offer(node="a", free=1))
     assert asking.candidates() == ["d", "a", "b"]
@@ -56,12 +56,17 @@ def test_equally_free_nodes_get_equal_shares_of_the_calls() -> None:
 
 def test_without_nats_the_last_known_list_is_used_up_slot_by_slot() -> None:
     directory, given = Directory("a", "a-1"), dict[str, int]()
-    for one in (beat("a", free=9), beat("b", free=2), beat("c", free=1), beat("d", free=5, draining=True)):
+    for one in (
+        heartbeat("a", free=9),
+        heartbeat("b", free=2),
+        heartbeat("c", free=1),
+        heartbeat("d", free=5, draining=True),
+    ):
         directory.on_heartbeat(one, 0.0)
     taken = []
     while best := last_known(directory, given):
-        given[best.beat.boot] = given.get(best.beat.boot, 0) + 1
-        taken.append(best.beat.node)
+        given[best.heartbeat.boot] = given.get(best.heartbeat.boot, 0) + 1
+        taken.append(best.heartbeat.node)
     assert sorted(taken) == ["b", "b", "c"]
     assert taken[0] == "b"
 
@@ -94,23 +99,23 @@ def wait(number: int, since_s: float) -> Wait:
 
 
 def test_the_line_is_in_the_order_in_which_callers_came_to_any_node() -> None:
-    line = Line()
+    callers = WaitingCallers()
     for one in (wait(3, 30.0), wait(1, 10.0), wait(2, 20.0), wait(1, 99.0)):
-        line.add(one, 0.0)
+        callers.add(one, 0.0)
     served = []
-    while first := line.first(0.0):
+    while first := callers.first(0.0):
         served.append(first.call)
-        line.remove(first.call)
+        callers.remove(first.call)
     assert served == [sid(1), sid(2), sid(3)]
 
 
 def test_who_asks_for_no_more_pages_has_left_the_line() -> None:
-    line = Line()
-    line.add(wait(1, 10.0), 0.0)
-    line.add(wait(2, 20.0), 1.0)
-    first = line.first(ASKS_WITHIN_S + 0.5)
+    callers = WaitingCallers()
+    callers.add(wait(1, 10.0), 0.0)
+    callers.add(wait(2, 20.0), 1.0)
+    first = callers.first(ASKS_WITHIN_S + 0.5)
     assert first
-    assert (first.call, len(line)) == (sid(2), 1)
+    assert (first.call, len(callers)) == (sid(2), 1)
 
 
 def test_one_node_serves_the_line() -> None:

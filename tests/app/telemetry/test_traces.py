@@ -20,6 +20,7 @@ from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.records import ANN, BOB, NOON, SERVICE, call_record, entry
 from tests.app.telemetry.trace_collector import Collector, collecting, values
 from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 from workers.logging import hiding
 from workers.messages import Slot
 
@@ -124,9 +125,7 @@ async def test_spans_that_a_collector_does_not_accept_are_counted_and_the_log_ha
         async with exporting(collector.url) as traces:
             for asked in (1, 2):
                 traces.add(call_record(ANN), Slot(0))
-                async with asyncio.timeout(PATIENCE_S):
-                    while traces.lost < asked:  # noqa: ASYNC110 - the exporter is in a thread
-                        await asyncio.sleep(0.01)
+                await until(lambda: traces.lost == asked)  # noqa: B023 - before the next one
             collector.status = 200
             traces.add(call_record(BOB), Slot(0))
         assert sids(collector) == [BOB]

@@ -25,10 +25,9 @@ from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, call_record, entry
 from tests.app.telemetry.call_log.test_spool import killed
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 from workers.messages import Slot
 
-LOOK_AGAIN_S = 0.02
 HUNG_UP = EndReason.CALLER_HUNG_UP.value
 
 
@@ -232,12 +231,13 @@ async def writing(address: Address) -> AsyncIterator[CallLogWriter]:
 
 async def until_stored(address: Address, calls: dict[str, str | None]) -> None:
     """Wait for what the writer's thread does."""
-    found: dict[str, str | None] = {}
-    async with asyncio.timeout(PATIENCE_S):
-        while found != calls:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            with contextlib.suppress(CallLogError):  # no tables yet
-                found = await asyncio.to_thread(stored, address)
+
+    def are_stored() -> bool:
+        with contextlib.suppress(CallLogError):  # no tables yet
+            return stored(address) == calls
+        return False
+
+    await until(lambda: asyncio.to_thread(are_stored))
 
 
 async def test_a_call_is_stored_from_its_beginning_on(address: Address) -> None:

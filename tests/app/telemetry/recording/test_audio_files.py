@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.audio import mulaw
 from app.telemetry.recording import audio_files
 from app.telemetry.recording.audio_files import AudioFileError, RecordingFile, encode_flac, read_waveform, wav_header
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 
 NAME = "20260102T120000Z-CA1.wav"
 RATES_HZ = [8_000, 24_000]
@@ -23,7 +23,7 @@ RATES_HZ = [8_000, 24_000]
 def write(folder: Path, caller: bytes, moshi: bytes, rate_hz: int = 8_000) -> Path:
     """Leave the WAV file of a call."""
     file = RecordingFile(folder / NAME, rate_hz)
-    file.write([Piece(Side.CALLER, 0, caller), Piece(Side.MOSHI, 0, moshi)])
+    file.write([Piece(Channel.CALLER, 0, caller), Piece(Channel.MOSHI, 0, moshi)])
     file.close()
     return folder / NAME
 
@@ -105,7 +105,7 @@ def test_the_header_is_the_one_that_libsndfile_writes(tmp_path: Path, rate_hz: i
     assert (tmp_path / "a.wav").read_bytes() == wav_header(10, rate_hz) + bytes([mulaw.SILENCE]) * 20
 
 
-PIECES = st.lists(st.builds(Piece, st.sampled_from(Side), st.integers(0, 900), st.binary(max_size=99)), max_size=4)
+PIECES = st.lists(st.builds(Piece, st.sampled_from(Channel), st.integers(0, 900), st.binary(max_size=99)), max_size=4)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
@@ -118,21 +118,23 @@ def test_it_can_be_played_after_every_write_and_holds_what_was_written_last(
     for pieces in writes:
         file.write(pieces)
         for piece in pieces:
-            line[piece.begin : piece.end, piece.side] = np.frombuffer(piece.payload, np.uint8)
+            line[piece.begin : piece.end, piece.channel] = np.frombuffer(piece.payload, np.uint8)
             end = max(end, piece.end)
         found, _ = soundfile.read(file.path, dtype="int16", always_2d=True)
-        assert np.array_equal(found, np.stack([mulaw.decode(line[:end, side].tobytes()) for side in Side], axis=1))
+        assert np.array_equal(
+            found, np.stack([mulaw.decode(line[:end, channel].tobytes()) for channel in Channel], axis=1)
+        )
     file.close()
 
 
 @pytest.mark.parametrize("length", [100, 200, 900])
 def test_a_recording_ends_where_the_call_ended(tmp_path: Path, length: int) -> None:
     file = RecordingFile(tmp_path / NAME)
-    file.write([Piece(Side.MOSHI, 0, b"\x10" * 200)])
+    file.write([Piece(Channel.MOSHI, 0, b"\x10" * 200)])
     file.end(length)
     file.close()
     sound, _ = soundfile.read(file.path, dtype="int16")
-    assert (len(sound), int(np.count_nonzero(sound[:, Side.MOSHI]))) == (length, min(length, 200))
+    assert (len(sound), int(np.count_nonzero(sound[:, Channel.MOSHI]))) == (length, min(length, 200))
     assert file.path.stat().st_size == len(wav_header(0)) + 2 * length
 
 

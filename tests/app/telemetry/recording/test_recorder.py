@@ -1,9 +1,6 @@
 """What the recorder queues for the writer, on real sessions whose time is told."""
 
-from collections.abc import Callable
-
 import numpy as np
-import pytest
 
 from app.audio.playout import ClearAudio, SendAudio
 from app.calls.limits import CallLimits
@@ -11,8 +8,8 @@ from app.calls.record import CallRecord, EndReason, Recording
 from app.calls.session import CallSession, End
 from app.calls.suspension import Suspended
 from app.telemetry.recording import recorder as recording
-from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, StepTokens, record_nothing
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.recorder import MAX_EARLY, CallRecorder, record_nothing
+from app.telemetry.recording.timeline import Channel, Piece
 from app.twilio.events import CallSid, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Slot
 
@@ -66,16 +63,7 @@ class Talk:
     def moshi(self) -> list[tuple[bytes, float]]:
         """What was queued of Moshi: audio, and seconds after the start."""
         pieces = [item for item in self.recorder.queue if isinstance(item, Piece)]
-        return [(piece.payload, piece.begin / 8_000) for piece in pieces if piece.side is Side.MOSHI]
-
-
-def test_both_sides_and_the_tokens_are_queued_and_an_end_has_a_length() -> None:
-    talk = Talk().start().speak(0.04)
-    talk.end(1.5)
-    pieces = [item for item in talk.recorder.queue if isinstance(item, Piece)]
-    assert [(piece.side, piece.begin) for piece in pieces] == [(0, 0), (1, 0), (0, 160), (1, 160)]
-    assert [item.seq for item in talk.recorder.queue if isinstance(item, StepTokens)] == [0, 1]
-    assert (talk.recorder.is_over, talk.recorder.length) == (True, 12_000)
+        return [(piece.payload, piece.begin / 8_000) for piece in pieces if piece.channel is Channel.MOSHI]
 
 
 def test_a_call_that_is_opened_anew_begins_its_tokens_anew_and_one_that_goes_on_does_not() -> None:
@@ -115,8 +103,7 @@ def test_a_call_that_asks_where_nothing_is_recorded_says_why() -> None:
     assert (str(asked.record.recording), str(other.record.recording)) == (recording.NO_FOLDER, "no recording")
 
 
-@pytest.mark.parametrize("finish", [lambda talk: talk.end(0.0), lambda talk: talk.recorder.on_error()])
-def test_a_call_that_had_no_stream_has_no_recording(finish: Callable[[Talk], None]) -> None:
+def test_a_call_that_fails_before_its_stream_has_no_recording() -> None:
     talk = Talk()
-    finish(talk)
-    assert talk.recorder.recording.name == ""
+    talk.recorder.on_error()
+    assert (talk.recorder.recording.name, talk.recorder.recording.fault) == ("", recording.OUR_FAULT)

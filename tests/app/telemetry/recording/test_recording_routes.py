@@ -10,7 +10,7 @@ from app.http.history_routes import MAX_BUCKETS, build_recording_router
 from app.http.operator_auth import OperatorAuth
 from app.http.rate_limit import RateLimiter
 from app.telemetry.recording.audio_files import RecordingFile, encode_flac, wav_header
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 
 SID = "CA" + "a" * 32
 NAME = f"20260102T120000Z-{SID}.wav"
@@ -26,9 +26,9 @@ async def asking(folder: Path | None) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-def file_of(folder: Path) -> RecordingFile:
-    file = RecordingFile(folder / NAME)
-    file.write([Piece(Side.MOSHI, 0, LOUD * 16_000)])
+def file_of(folder: Path, name: str = NAME, samples: int = 16_000) -> RecordingFile:
+    file = RecordingFile(folder / name)
+    file.write([Piece(Channel.MOSHI, 0, LOUD * samples)])
     return file
 
 
@@ -62,9 +62,7 @@ async def test_of_a_call_that_is_on_there_is_as_much_as_was_written(tmp_path: Pa
 async def test_a_call_that_came_back_has_a_recording_of_each_stream(tmp_path: Path) -> None:
     file_of(tmp_path).close()
     later = f"20260102T120001Z-{SID}"
-    file = RecordingFile(tmp_path / f"{later}.wav")
-    file.write([Piece(Side.MOSHI, 0, LOUD * 8_000)])
-    file.close()
+    file_of(tmp_path, f"{later}.wav", 8_000).close()
     seconds = {"": 1.0, later: 1.0, NAME.removesuffix(".wav"): 2.0}
     async with asking(tmp_path) as http:
         for name, length_s in seconds.items():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.audio.mulaw import SILENCE
-from app.telemetry.recording.timeline import Piece, Side, Timeline
+from app.telemetry.recording.timeline import Channel, Piece, Timeline
 
 ZERO_S = 1_000.0
 PACKET = 160
@@ -30,7 +30,7 @@ def hear(timeline: Timeline, number: int, late: int = 0) -> list[Piece]:
 def test_the_caller_is_where_they_spoke() -> None:
     timeline = Timeline(ZERO_S)
     for number in range(100):
-        assert hear(timeline, number) == [Piece(Side.CALLER, number * PACKET, sound(number))]
+        assert hear(timeline, number) == [Piece(Channel.CALLER, number * PACKET, sound(number))]
     assert [piece.begin for piece in hear(timeline, 140)] == [140 * PACKET], "what was never sent is silence"
 
 
@@ -55,9 +55,9 @@ def test_timestamps_that_are_rounded_make_no_seams() -> None:
 
 def test_a_first_packet_that_was_late_is_put_right_by_the_next() -> None:
     timeline = Timeline(ZERO_S)
-    assert hear(timeline, 0, late=100) == [Piece(Side.CALLER, 100, sound(0))]
-    assert hear(timeline, 1) == [Piece(Side.CALLER, PACKET + 100, sound(1)[100:])]
-    assert hear(timeline, 2) == [Piece(Side.CALLER, 2 * PACKET, sound(2))]
+    assert hear(timeline, 0, late=100) == [Piece(Channel.CALLER, 100, sound(0))]
+    assert hear(timeline, 1) == [Piece(Channel.CALLER, PACKET + 100, sound(1)[100:])]
+    assert hear(timeline, 2) == [Piece(Channel.CALLER, 2 * PACKET, sound(2))]
 
 
 def test_a_line_that_has_become_slower_is_believed_after_a_while() -> None:
@@ -70,7 +70,7 @@ def test_a_line_that_has_become_slower_is_believed_after_a_while() -> None:
 def test_moshi_is_where_it_is_heard_and_a_gap_that_the_caller_hears_is_recorded() -> None:
     timeline = Timeline(ZERO_S)
     for number, begin in enumerate((2_000, 2_000 + PACKET, 2_100 + 2 * PACKET)):
-        assert timeline.place_outbound(sound(number), at(begin)) == [Piece(Side.MOSHI, begin, sound(number))]
+        assert timeline.place_outbound(sound(number), at(begin)) == [Piece(Channel.MOSHI, begin, sound(number))]
 
 
 def test_an_estimate_that_varies_a_little_makes_no_seams() -> None:
@@ -84,7 +84,7 @@ def test_an_estimate_that_varies_a_little_makes_no_seams() -> None:
 def test_what_turns_out_to_be_heard_earlier_loses_its_beginning() -> None:
     timeline = Timeline(ZERO_S)
     timeline.place_outbound(sound(1), at(50))
-    assert timeline.place_outbound(sound(2), at(PACKET)) == [Piece(Side.MOSHI, PACKET + 50, sound(2)[50:])]
+    assert timeline.place_outbound(sound(2), at(PACKET)) == [Piece(Channel.MOSHI, PACKET + 50, sound(2)[50:])]
 
 
 def test_no_piece_of_moshis_is_lost_however_wrong_the_estimate_was() -> None:
@@ -97,7 +97,7 @@ def test_no_piece_of_moshis_is_lost_however_wrong_the_estimate_was() -> None:
 def test_what_is_cleared_before_it_is_heard_becomes_silence() -> None:
     timeline = Timeline(ZERO_S)
     timeline.place_outbound(sound(1, 1_000), at(0))
-    assert timeline.clear(at(300)) == [Piece(Side.MOSHI, 300, QUIET * 700)]
+    assert timeline.clear(at(300)) == [Piece(Channel.MOSHI, 300, QUIET * 700)]
     assert timeline.place_outbound(sound(2), at(310))[0].begin == 310
     assert timeline.clear(at(9_000)) == []
 
@@ -126,15 +126,15 @@ def test_no_place_is_given_out_twice_and_nothing_lies_later_than_it_came_or_was_
     happened: list[tuple[str, int, float, int]],
 ) -> None:
     """Except what was cleared; so nobody can make a recording longer than the call."""
-    ends = dict.fromkeys(Side, 0)
+    ends = dict.fromkeys(Channel, 0)
     for what, piece in play(happened):
         assert piece.payload
         assert piece.begin >= 0
         latest = 20 * 8_000 + TOLERANCE + sum(length for kind, _, _, length in happened if kind == what)
         assert piece.end <= latest or what == "clear"
         if what == "clear":
-            assert (piece.side, piece.end) == (Side.MOSHI, ends[Side.MOSHI])
-            ends[Side.MOSHI] = piece.begin
+            assert (piece.channel, piece.end) == (Channel.MOSHI, ends[Channel.MOSHI])
+            ends[Channel.MOSHI] = piece.begin
         else:
-            assert piece.begin >= ends[piece.side]
-            ends[piece.side] = piece.end
+            assert piece.begin >= ends[piece.channel]
+            ends[piece.channel] = piece.end

@@ -1,9 +1,8 @@
-import asyncio
 import contextlib
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from app.telemetry.recording import recorder as recorder_module
 from app.telemetry.recording.audio_files import RecordingFile
 from app.telemetry.recording.recorder import OUR_FAULT, StepTokens
 from app.telemetry.recording.store import RecordingStore
-from app.telemetry.recording.timeline import Piece, Side
+from app.telemetry.recording.timeline import Channel, Piece
 from app.telemetry.recording.tokens import read_tokens
 from app.telemetry.recording.writer import RecordingWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.recording.test_recorder import ANN, LOUD, NOW, Talk, new_session
-from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
+from workers.messages import Slot
 
-PIECE = Piece(Side.MOSHI, 0, LOUD * 5)
+PIECE = Piece(Channel.MOSHI, 0, LOUD * 5)
 FINE = CallSid("CAfine")
 
 
@@ -43,7 +43,7 @@ async def writing(folder: Path, days: int = 0) -> AsyncIterator[RecordingWriter]
 
 def begin(writer: RecordingWriter, session: CallSession | None = None) -> Talk:
     """Begin to record a stream that has not started yet."""
-    recorder = writer.record(session or new_session(), False)
+    recorder = writer.record(session or new_session(), False, Slot(0))
     assert recorder
     return Talk(recorder)
 
@@ -58,13 +58,6 @@ def samples(folder: Path) -> Any:
     found, rate_hz = soundfile.read(path, dtype="int16")
     assert rate_hz == 8_000
     return found
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    """Wait for what a thread does."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 - a thread gives no sign
-            await asyncio.sleep(0.01)
 
 
 async def test_a_call_becomes_flac_and_a_token_log(tmp_path: Path) -> None:
@@ -104,8 +97,8 @@ async def test_what_was_cleared_or_not_played_at_the_end_is_not_recorded(tmp_pat
         talk.end(0.75)
     found = samples(tmp_path)
     assert len(found) == 6_000
-    assert np.flatnonzero(found[:, Side.MOSHI]).max() == 3_999
-    assert np.flatnonzero(found[:, Side.CALLER]).max() == 5_999
+    assert np.flatnonzero(found[:, Channel.MOSHI]).max() == 3_999
+    assert np.flatnonzero(found[:, Channel.CALLER]).max() == 5_999
 
 
 async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -119,9 +112,9 @@ async def test_a_call_that_had_no_stream_leaves_nothing_behind(tmp_path: Path) -
 
 async def test_only_what_was_asked_for_is_recorded_if_the_settings_say_so(tmp_path: Path) -> None:
     writer = RecordingWriter(RecordingStore(tmp_path), "", every_call=False)
-    assert writer.record(new_session(), False) is None
+    assert writer.record(new_session(), False, Slot(0)) is None
     asked = new_session()
-    assert writer.record(asked, True) is not None
+    assert writer.record(asked, True, Slot(0)) is not None
     assert asked.record.recording.name.endswith(ANN)
 
 

@@ -12,6 +12,7 @@ from app.telemetry.webhooks.queue import WebhookEvent
 from app.telemetry.webhooks.sender import WebhookSender
 from app.telemetry.webhooks.signature import sign
 from app.twilio.events import CallSid
+from tests.waiting import until
 
 SECRET = "sixteen letters."
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -68,17 +69,11 @@ def event(name: str = "a", call: str = "CA1") -> WebhookEvent:
     return WebhookEvent(name, CallSid(call), b'{"type": "caller.said"}', asks=True)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is counted has no event
-            await asyncio.sleep(0.01)
-
-
 async def test_events_are_signed_and_the_answer_may_act() -> None:
     receiver = Receiver(answer(body=b'{"say": "Hello"}'))
     async with sending(receiver) as (sender, actions):
         sender.add(event())
-        await until(lambda: bool(actions))
+        await until(lambda: actions)
     [(headers, body)] = receiver.received
     assert headers == sign(SECRET, "a", int(headers["webhook-timestamp"]), body)
     assert actions == [SayAction("Hello")]
@@ -111,7 +106,7 @@ async def test_a_fault_is_one_line_and_holds_up_no_other_call(
             sender.add(event("a", "CA1"))
             await receiver.wait(1)
             sender.add(event("b", "CA2"))
-            await until(lambda: sender.sent >= 1 and bool(caplog.messages))
+            await until(lambda: sender.sent >= 1 and caplog.messages)
     assert len([line for line in caplog.messages if reason in line]) == 1
 
 
@@ -120,7 +115,7 @@ async def test_a_useless_answer_is_one_line(body: bytes, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         async with sending(Receiver(answer(body=body))) as (sender, actions):
             sender.add(event())
-            await until(lambda: bool(caplog.messages))
+            await until(lambda: caplog.messages)
     assert len(caplog.messages) == 1
     assert (sender.sent, actions) == (1, [])
 
