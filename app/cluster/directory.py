@@ -64,8 +64,8 @@ class Directory:
             return
         if heartbeat.boot not in self._seen:
             self._silence_namesakes(heartbeat)
-            self._forget(now)
         self._seen[heartbeat.boot] = Seen(heartbeat, now)
+        self._forget(now)
         self._set_owners(heartbeat)
 
     def is_new(self, heartbeat: Heartbeat, ahead_s: float) -> bool:
@@ -135,7 +135,7 @@ class Directory:
     def _forget(self, now: float) -> None:
         """Remove nodes that have been silent for long, and the longest silent one if there are too many."""
         gone = [boot for boot, seen in self._seen.items() if now - seen.received_s > REMEMBERED_S]
-        if len(self._seen) >= MOST_NODES:
+        if len(self._seen) > MOST_NODES:
             gone.append(min(self._seen, key=lambda boot: self._seen[boot].received_s))
         for boot in gone:
             self._remove(boot)

@@ -104,8 +104,6 @@ class Exchange:
         holds = self._member.holds(request.call)
         try:
             if holds is not None and holds >= request.newest:
-                if self._manager.holds(request.call):  # reserved late: another node may have the call too
-                    self._member.own(request.call, max(holds, request.epoch))
                 return self._answer_known(request, form)
             return await self._answer_new(request, form)
         except ValueError as error:
@@ -114,6 +112,8 @@ class Exchange:
 
     def _answer_known(self, request: PlaceRequest, form: Form) -> str | None:
         """Answer for a call that is on here, or was until now."""
+        if self._manager.holds(request.call):  # reserved late: another node may have the call too
+            self._member.own(request.call, max(self._member.epoch(request.call), request.epoch))
         if request.hook is Hook.VOICE:
             answer = self._router.settle(form, request.token, known=True)
             return answer or self._router.put_through(form, request.token)
@@ -124,19 +124,26 @@ class Exchange:
 
     async def _answer_new(self, request: PlaceRequest, form: Form) -> str | None:
         """Answer for a call that no live node has: it may have had another one, from whose log it goes on."""
+        stale = self._manager.call(request.call)
         epoch, conversation = (
             await self._logs.read(request.call) if request.resumes and self._manager.resumes else (0, None)
         )
+        call = self._manager.call(request.call)
+        if call and call is not stale:  # another webhook of the call was answered meanwhile
+            return self._answer_known(request, form)
+        if conversation and conversation.header.checkpoint != self._member.checkpoint():
+            checkpoint = conversation.header.checkpoint
+            if self._member.is_loaded_elsewhere(checkpoint):
+                return None
+            log.warning("%s began on a checkpoint that no node has: it begins anew", request.call)
+            conversation = None
         again = again_of(form) if request.hook is Hook.AFTER_STREAM else 0
         if again is None or (request.hook is Hook.AFTER_STREAM and conversation is None):
             return twiml.hangup()
-        if conversation and conversation.header.checkpoint != self._member.checkpoint():
-            log.warning("%s began on another checkpoint: it does not go on here", request.call)
-            return None
         if not self._manager.ready:
             return None
-        if stale := self._manager.call(request.call):
-            stale.end(EndReason.REPLACED, "it has been on at another node since")
+        if call:
+            call.end(EndReason.REPLACED, "it has been on at another node since")
         self._member.own(request.call, max(request.epoch, epoch + 1))
         if conversation:
             self._member.on_moved(request.call, request.came_from, conversation.steps)

@@ -76,6 +76,11 @@ class Member:
         self.own(call_sid, self.epoch(call_sid) + 1)
         return self.epoch(call_sid)
 
+    def is_loaded_elsewhere(self, checkpoint: str) -> bool:
+        """Return whether a live node has loaded this checkpoint."""
+        live = self.directory.live(time.monotonic())
+        return any(seen.heartbeat.checkpoint == checkpoint for seen in live if seen.heartbeat.boot != self.boot)
+
     def on_moved(self, call_sid: CallSid, came_from: str, steps: int) -> None:
         """A call goes on here, with so many steps of its log."""
         self.moves.append(Move(call=call_sid, from_node=came_from, moved_s=time.time(), steps=steps))

@@ -70,9 +70,9 @@ class Asked:
 
 def last_known(directory: Directory, given: dict[str, int]) -> Seen | None:
     """Return the node that was freest when NATS went away, less what was `given` there since; None if none was."""
-    others = [
-        seen for seen in directory.nodes() if not seen.heartbeat.draining and seen.heartbeat.boot != directory.boot
-    ]
+    newest_s = max((seen.received_s for seen in directory.nodes()), default=0.0)
+    others = [seen for seen in directory.live(newest_s) if not seen.heartbeat.draining]
+    others = [seen for seen in others if seen.heartbeat.boot != directory.boot]
     free = {seen.heartbeat.boot: seen.heartbeat.free - given.get(seen.heartbeat.boot, 0) for seen in others}
     best = max(others, key=lambda seen: free[seen.heartbeat.boot], default=None)
     return best if best and free[best.heartbeat.boot] > 0 else None

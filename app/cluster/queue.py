@@ -58,7 +58,7 @@ class ClusterQueue:
         """Give slots to those who wait until cancelled, whenever this node leads."""
         while True:
             await asyncio.sleep(SERVE_EVERY_S)
-            while self._leads() and await self._serve_first():
+            while self._leads() and await self.serve_one():
                 pass
 
     def _leads(self) -> bool:
@@ -66,21 +66,25 @@ class ClusterQueue:
         live = [seen.heartbeat.node for seen in self._member.directory.live(now)]
         return now >= self._leads_from_s and (self._member.is_cut_off or leads(self._member.name, live))
 
-    async def _serve_first(self) -> bool:
-        """Reserve a slot for the first caller; return whether there was one."""
-        first = self._callers.first(time.monotonic())
-        if first is None:
-            return False
-        is_on = first.form.get("CallStatus") == IN_PROGRESS  # perhaps at a node that is gone
-        request = PlaceRequest.of(first.as_form(), resumes=is_on)
+    async def serve_one(self) -> bool:
+        """Reserve a slot for the first caller who can have one; return whether there was one.
+
+        A call that was on, perhaps at a node that is gone, goes on at nodes with its checkpoint only: while these are
+        full, it does not keep others waiting.
+        """
+        for wait in self._callers.in_order(time.monotonic()):
+            is_on = wait.form.get("CallStatus") == IN_PROGRESS
+            if await self._place(PlaceRequest.of(wait.as_form(), resumes=is_on)):
+                await self._remove(Left(call=wait.call, placed=True, redirected=await self._redirect(wait.call)))
+                return True
+            if not is_on:
+                break
+        return False
+
+    async def _place(self, request: PlaceRequest) -> str | None:
         if self._member.is_cut_off:
-            answer = await self._exchange.answer_here(request)
-        else:
-            answer = await self._exchange.place(await self._exchange.ask(first.call), request)
-        if not answer:
-            return False
-        await self._remove(Left(call=first.call, placed=True, redirected=await self._redirect(first.call)))
-        return True
+            return await self._exchange.answer_here(request)
+        return await self._exchange.place(await self._exchange.ask(request.call), request)
 
     async def _redirect(self, call_sid: CallSid) -> bool:
         if self._redirector is None:

@@ -38,9 +38,10 @@ class WaitingCallers:
     def remove(self, call: CallSid) -> None:
         self._waits.pop(call, None)
 
-    def first(self, now: float) -> Wait | None:
+    def in_order(self, now: float) -> list[Wait]:
+        """Return all, the first to be served first."""
         self._drop_gone(now)
-        return min((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call), default=None)
+        return sorted((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call))
 
     def _drop_gone(self, now: float) -> None:
         for call in [call for call, (_, asked_s) in self._waits.items() if now - asked_s > ASKS_WITHIN_S]:

@@ -26,6 +26,7 @@ def heartbeat(
     draining: bool = False,
     bye: bool = False,
     calls: Mapping[str, int] | None = None,
+    checkpoint: str = "",
 ) -> Heartbeat:
     """Return a heartbeat; `calls` with their epochs."""
     return Heartbeat(
@@ -36,5 +37,6 @@ def heartbeat(
         free=free,
         draining=draining,
         bye=bye,
+        checkpoint=checkpoint,
         calls={CallSid(call): epoch for call, epoch in (calls or {}).items()},
     )

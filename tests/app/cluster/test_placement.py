@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cluster.directory import Directory
+from app.cluster.directory import HEARTBEAT_S, Directory
 from app.cluster.fallback import GOOD_FOR_S, FallbackTokens
 from app.cluster.messages import Offer, Wait
 from app.cluster.placement import Asked, last_known
@@ -71,6 +71,17 @@ def test_without_nats_the_last_known_list_is_used_up_slot_by_slot() -> None:
     assert taken[0] == "b"
 
 
+def test_without_nats_no_caller_is_sent_to_a_node_that_was_silent_before() -> None:
+    directory = Directory("a", "a-1")
+    directory.on_heartbeat(heartbeat("dead", free=8), 0.0)
+    for number in range(20):
+        directory.on_heartbeat(heartbeat("a", free=0), number * HEARTBEAT_S)
+        directory.on_heartbeat(heartbeat("b", free=4), number * HEARTBEAT_S)
+    best = last_known(directory, {})
+    assert best
+    assert best.heartbeat.node == "b"
+
+
 def fresh(account: str = "AC1", secret: str = "the-token") -> FallbackTokens:
     return FallbackTokens(Seal([secret]), account)
 
@@ -102,20 +113,14 @@ def test_the_line_is_in_the_order_in_which_callers_came_to_any_node() -> None:
     callers = WaitingCallers()
     for one in (wait(3, 30.0), wait(1, 10.0), wait(2, 20.0), wait(1, 99.0)):
         callers.add(one, 0.0)
-    served = []
-    while first := callers.first(0.0):
-        served.append(first.call)
-        callers.remove(first.call)
-    assert served == [sid(1), sid(2), sid(3)]
+    assert [one.call for one in callers.in_order(0.0)] == [sid(1), sid(2), sid(3)]
 
 
 def test_who_asks_for_no_more_pages_has_left_the_line() -> None:
     callers = WaitingCallers()
     callers.add(wait(1, 10.0), 0.0)
     callers.add(wait(2, 20.0), 1.0)
-    first = callers.first(ASKS_WITHIN_S + 0.5)
-    assert first
-    assert (first.call, len(callers)) == (sid(2), 1)
+    assert [one.call for one in callers.in_order(ASKS_WITHIN_S + 0.5)] == [sid(2)]
 
 
 def test_one_node_serves_the_line() -> None:
