@@ -20,23 +20,18 @@ from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
 from app.calls.speaker import Moved, SpeakerMessage
-from app.server.remote import client as chat
-from app.server.remote.connection import (
-    ConnectionFailed,
-    Target,
-    closing_reason,
-    open_socket,
-    wait_handshake,
-)
+from app.server.remote.client import ChatClient, DecodedAudio, ServerSilent
+from app.server.remote.connection import ConnectionFailed, Target, closing_reason, open_socket, wait_handshake
+from app.server.remote.messages import ErrorText, TextPiece
 from app.server.remote.servers import Server
 from app.server.remote.targets import ADVICE, Patience
 from workers.messages import FRAME_SAMPLES, Failed, Frame, Open, Pcm, Stage
 
 log = logging.getLogger(__name__)
 
-MOST_HEARD_S = 2.0
+MOST_DECODED_S = 2.0
 """Of one message of a server no more is decoded."""
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 TOGETHER_S = 0.01
 
 
@@ -73,10 +68,10 @@ class RemoteCall:
         """Frames of the caller's that were too late for a server."""
         self._opening, self._servers, self._target = opening, servers, target
         self._emit, self._patience = emit, patience
-        self._client: chat.ChatClient | None = None
+        self._client: ChatClient | None = None
         self._speaks, self._due = asyncio.Event(), asyncio.Event()
         self._seq = 0
-        self._heard = np.zeros(0, np.float32)
+        self._received = np.zeros(0, np.float32)
         self._text = ""
         self._lost = ""
         """Why the last session in which the server was ready is over."""
@@ -122,10 +117,10 @@ class RemoteCall:
         """Return why the session is over."""
         if self._lost:
             self._emit(Moved(self._opening.slot, self._opening.epoch, self._lost))
-        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec(MOST_HEARD_S)
+        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec(MOST_DECODED_S)
         now = asyncio.get_running_loop().time()
         silent_s = self._patience.silent_s
-        client = self._client = chat.ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
+        client = self._client = ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
         client.receive(Kind.HANDSHAKE.message(), now)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -141,28 +136,28 @@ class RemoteCall:
             await work
         except ConnectionClosed as closed:
             raise _Lost(closing_reason(closed, ready=True) or "the server ended the conversation") from closed
-        except (chat.ServerSilent, TimeoutError) as error:
+        except (ServerSilent, TimeoutError) as error:
             raise _Lost(str(error) or "the server reads nothing") from error
 
-    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient) -> None:
+    async def _read(self, socket: ClientConnection, server: Server, client: ChatClient) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout(TOGETHER_S if len(self._heard) >= PACKET_SAMPLES else None):
+                async with asyncio.timeout(TOGETHER_S if len(self._received) >= PACKET_SAMPLES else None):
                     data = await socket.recv()
             except TimeoutError:
-                self._pass_on_heard(len(self._heard) // PACKET_SAMPLES * PACKET_SAMPLES)
+                self._emit_frame(len(self._received) // PACKET_SAMPLES * PACKET_SAMPLES)
                 continue
             match client.receive(data, loop.time()):
-                case chat.Heard(samples) if len(samples):
+                case DecodedAudio(samples) if len(samples):
                     server.speak()
-                    self._hear(samples)
-                case chat.Said(text):
+                    self._receive_audio(samples)
+                case TextPiece(text):
                     self._text += text
-                case chat.Failed(text):
+                case ErrorText(text):
                     log.warning("%s says: %.200s", server.name, text)
 
-    async def _write(self, socket: ClientConnection, client: chat.ChatClient) -> None:
+    async def _write(self, socket: ClientConnection, client: ChatClient) -> None:
         """Send what is due. Raises ServerSilent, and TimeoutError if the server has stopped reading."""
         loop = asyncio.get_running_loop()
         await self._speaks.wait()
@@ -175,27 +170,24 @@ class RemoteCall:
                 async with asyncio.timeout(self._patience.silent_s):
                     await socket.send(client.encode(np.concatenate(packets)))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(client.pacer.get_timer(), now + LOOK_EVERY_S)):
+                async with asyncio.timeout_at(min(client.pacer.get_timer(), now + CHECK_EVERY_S)):
                     await self._due.wait()
 
-    def _hear(self, samples: Pcm) -> None:
-        """Pass on what is a whole frame, with the text that came before."""
-        self._heard = np.concatenate([self._heard, samples])
-        while len(self._heard) >= FRAME_SAMPLES:
-            self._pass_on_heard(FRAME_SAMPLES)
+    def _receive_audio(self, samples: Pcm) -> None:
+        self._received = np.concatenate([self._received, samples])
+        while len(self._received) >= FRAME_SAMPLES:
+            self._emit_frame(FRAME_SAMPLES)
 
-    def _pass_on_heard(self, samples: int) -> None:
-        self._pass_on(self._heard[:samples])
-        self._heard = self._heard[samples:]
-
-    def _pass_on(self, pcm: Pcm | None) -> None:
+    def _emit_frame(self, samples: int) -> None:
+        """Emit so many samples of what was received, with the text that came before."""
+        pcm, self._received = self._received[:samples], self._received[samples:]
         text, self._text = self._text, ""
-        self._emit(Frame(self._opening.slot, self._opening.epoch, self._seq, pcm, text))
+        self._emit(Frame(self._opening.slot, self._opening.epoch, self._seq, pcm if samples else None, text))
 
     def _stop(self) -> None:
         """Forget what has not become a frame; the text stays."""
         if self._client:
             self.dropped += self._client.pacer.dropped // FRAME_SAMPLES
-        self._client, self._heard = None, self._heard[:0]
+        self._client, self._received = None, self._received[:0]
         if self._text:
-            self._pass_on(None)
+            self._emit_frame(0)
