@@ -213,8 +213,8 @@ def test_the_loopback_engine_has_no_greeting() -> None:
     assert read_settings(greeting_frames=7).greeting_steps == 7
 
 
-LOOPBACK = ("localhost", "127.0.0.1", "127.9.9.9", "::1")
-OTHERS = ("", "0.0.0.0", "::", "example.com", "localhost.example.com", "127.0.0.1.example.com")
+LOOPBACK = ("localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1")
+OTHERS = ("", "0.0.0.0", "::", "::ffff:203.0.113.5", "example.com", "localhost.example.com", "127.0.0.1.example.com")
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, *OTHERS])
