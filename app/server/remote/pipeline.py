@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -43,6 +44,13 @@ PROCESSING_S = FRAME_S
 
 class RemotePipeline:
     """`on_message` gets what the servers say, `on_prompt` the answers about prompts. Raises SettingsError."""
+
+    answering = True
+    checkpoint = ""
+    transcription = None
+    sampling: tuple[tuple[str, float], ...] = ()
+    process_ids: Mapping[Stage, int] = MappingProxyType({})
+    workers: Sequence[WorkerState] = ()
 
     def __init__(
         self,
@@ -88,25 +96,9 @@ class RemotePipeline:
     def ready(self) -> bool:
         return self._servers.ready
 
-    answering = True
-    checkpoint = ""
-    transcription = None
-
     @property
     def slots(self) -> int:
         return self._servers.slots
-
-    @property
-    def sampling(self) -> tuple[tuple[str, float], ...]:
-        return ()
-
-    @property
-    def process_ids(self) -> Mapping[Stage, int]:
-        return {}
-
-    @property
-    def workers(self) -> Sequence[WorkerState]:
-        return []
 
     @property
     def servers(self) -> Sequence[ServerVitals]:
