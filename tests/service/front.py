@@ -61,6 +61,24 @@ class NoPersonas:
     def drop_once(self, prompt: str) -> None: ...
 
 
+class OnePrompt(NoPersonas):
+    """Notes what is asked for and what is dropped; `fails` instead."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.dropped: list[str] = []
+        self.fails: Exception | None = None
+
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
+        self.asked.append((text, name, voice))
+        if self.fails:
+            raise self.fails
+        return "an-id"
+
+    def drop_once(self, prompt: str) -> None:
+        self.dropped.append(prompt)
+
+
 @dataclass
 class Front:
     """Post and dial as Twilio does; `sent` is what went to the workers."""
@@ -157,6 +175,8 @@ class Dialled:
     heard: list[Mapping[str, object]] = field(default_factory=list)
     told: bytes = b""
     """The body of a refusal."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Those of a refusal."""
     _asked: bool = False
 
     async def receive(self) -> Message:
@@ -176,6 +196,7 @@ class Dialled:
                 self.code = message["code"]
             case "websocket.http.response.start":
                 self.code = message["status"]
+                self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             case "websocket.http.response.body":
                 self.told += message["body"]
             case "websocket.send" if "text" in message:
