@@ -2,17 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import FIELDS, CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
+from app.config import FIELDS, CodecKind, EngineKind, SettingsError, is_loopback, read_settings
 from app.server.assembly import worker_config
 
 PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
-
-
-@pytest.fixture
-def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
-    return tmp_path / ".env"
 
 
 @pytest.mark.parametrize(
