@@ -72,16 +72,9 @@ async def running(process: asyncio.subprocess.Process) -> AsyncIterator[Program]
 
 
 @contextlib.asynccontextmanager
-async def serve(folder: Path, *arguments: str, **settings: str) -> AsyncIterator[Program]:
+async def serve(folder: Path, *arguments: str, **settings: Any) -> AsyncIterator[Program]:
     """Start the program in a folder, with these settings alone."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", "serve", *arguments),
-        cwd=folder,
-        env={**INHERITED, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **settings},
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    async with running(process) as program:
+    async with running(await start(folder, "serve", *arguments, **{"DATABASE_URL": "off", **settings})) as program:
         yield program
 
 
@@ -125,7 +118,6 @@ async def end(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
 
 
 async def command(folder: Path, *arguments: str, **settings: Any) -> tuple[int, str, str]:
-    """Run a command to its end."""
     return await end(await start(folder, *arguments, **settings))
 
 
@@ -203,7 +195,6 @@ async def test_settings_are_read_from_a_file_in_its_folder_and_doubtful_ones_are
 
 @contextlib.asynccontextmanager
 async def in_mid_call(folder: Path, **settings: str) -> AsyncIterator[tuple[Program, Phone, Call]]:
-    """Start the program and talk to it."""
     async with serving(folder, MAX_CALLS="2", **settings) as (program, phone), phone.call() as call:
         await call.speaks(2)
         yield program, phone, call
