@@ -45,8 +45,6 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class WebServer:
-    """Serves an application until `stop`."""
-
     def __init__(self, app: ASGIApp) -> None:
         self.config = uvicorn.Config(
             SafeHeaders(app),

@@ -77,7 +77,6 @@ class RemoteCall:
         """Why the last session in which the server was ready is over."""
 
     def push(self, frame: Frame) -> None:
-        """Send one of the caller's frames."""
         self._seq = frame.seq
         self._speaks.set()
         if self._client and frame.pcm is not None:

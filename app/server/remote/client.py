@@ -49,7 +49,6 @@ class ChatClient:
         self._codec = codec or OpusCodec()
 
     def receive(self, data: bytes | str, now: float) -> Event | None:
-        """Handle a message of the server's."""
         self._last_s = now
         match parse(data):
             case Handshake() as handshake if not self.ready:
