@@ -87,7 +87,11 @@ def test_the_key_that_ends_a_call_can_be_set_in_a_file(env_file: Path, digit: st
     ("settings", "named"),
     [
         ({"public_url": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
-        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached"),
+        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached from outside"),
+        (
+            {"tunnel": True, "twilio_auth_token": "secret", "validate_signatures": False},
+            "VALIDATE_SIGNATURES is false, but a tunnel",
+        ),
         ({"public_url": PUBLIC, "twilio_auth_token": "secret", "validate_signatures": False}, "VALIDATE_SIGNATURES"),
         ({"host": "0.0.0.0"}, "HOST=0.0.0.0|PUBLIC_URL=0.0.0.0"),
         ({"host": "192.168.1.5", "public_url": "http://127.0.0.1:5001"}, "HOST=192.168.1.5"),

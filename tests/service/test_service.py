@@ -114,14 +114,6 @@ def likeness(heard: bytes, said: bytes) -> float:
     return float(np.max(np.abs(windows @ short) / np.maximum(levels, 1e-9)))
 
 
-async def test_a_caller_who_vanishes_frees_the_slot(served: Served) -> None:
-    async with served.phone.call() as call:
-        await call.speaks()
-        call.socket.transport.abort()
-        await served.until(call.call_sid, "ended: the socket was lost")
-    assert served.free_slots == MAX_CALLS
-
-
 async def test_the_record_of_a_call_can_be_read_on_this_machine(served: Served) -> None:
     async with served.phone.call() as call:
         await call.speaks(3)
