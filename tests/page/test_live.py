@@ -155,8 +155,7 @@ async def test_a_reader_who_takes_nothing_is_given_up(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(operator_routes, "SEND_WITHIN_S", 0.001)
     stuck = Stuck()
-    async with asyncio.timeout(PATIENCE_S):
-        await operator_routes.send_texts(stuck, texts())
+    await asyncio.wait_for(operator_routes.send_texts(stuck, texts()), PATIENCE_S)
     assert stuck.sending == 1
 
 

@@ -238,8 +238,7 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
         await evil.goto(url)
         paths = [f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"]
         attack = ATTACK.replace("PATHS", str(paths))
-        async with asyncio.timeout(PATIENCE_S):
-            opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
+        opened, seen = await asyncio.wait_for(evil.evaluate(attack, f"{host}:{running.phone.port}"), PATIENCE_S)
         assert (opened, seen) == (False, ["opaque"] * len(paths))
         assert running.live(call_sid).session.record.end is None
         assert running.live(call_sid).session.state.name != "DRAINING"

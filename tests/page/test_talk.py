@@ -66,8 +66,7 @@ def the_call(running: Running) -> ActiveCall:
 async def hang_up(running: Running, page: "Page") -> None:
     await page.get_by_role("button", name="Hang up").click()
     await expect(page.locator("#state")).to_have_text("ended")
-    async with asyncio.timeout(PATIENCE_S):
-        await running.service.manager.no_calls.wait()
+    await asyncio.wait_for(running.service.manager.no_calls.wait(), PATIENCE_S)
 
 
 async def test_sound_goes_both_ways_and_words_and_latency_are_shown_by_the_keyboard_alone(
@@ -96,8 +95,7 @@ async def test_sound_goes_both_ways_and_words_and_latency_are_shown_by_the_keybo
     await page.keyboard.press("Enter")
     await expect(page.locator("#state")).to_have_text("ended")
     await expect(page.get_by_role("button", name="Call Moshi")).to_be_focused()
-    async with asyncio.timeout(PATIENCE_S):
-        await running.service.manager.no_calls.wait()
+    await asyncio.wait_for(running.service.manager.no_calls.wait(), PATIENCE_S)
     assert call.session.record.end is EndReason.CALLER_HUNG_UP
 
 

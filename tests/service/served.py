@@ -95,8 +95,7 @@ async def served(port: int = 0, rest: CarrierRest | None = None, **settings: obj
         service = Service(read, lambda _: None, rest)
         async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             serving = asyncio.create_task(service.run(sock))
-            async with asyncio.timeout(PATIENCE_S):
-                await service.self_tested.wait()
+            await asyncio.wait_for(service.self_tested.wait(), PATIENCE_S)
             try:
                 yield Served(service, read, Phone(port, http), log)
             finally:

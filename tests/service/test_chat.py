@@ -82,8 +82,7 @@ def is_tone(pcm: Pcm) -> bool:
 
 
 async def all_over(service: Served) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        await service.service.manager.no_calls.wait()
+    await asyncio.wait_for(service.service.manager.no_calls.wait(), PATIENCE_S)
     assert service.free_slots == 2
 
 

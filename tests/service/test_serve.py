@@ -49,8 +49,7 @@ class Program:
 
     async def end(self) -> tuple[int, str]:
         """Return the exit status, and what was still written, once the program has ended."""
-        async with asyncio.timeout(PATIENCE_S):
-            _, words = await self.process.communicate()
+        _, words = await asyncio.wait_for(self.process.communicate(), PATIENCE_S)
         assert self.process.returncode is not None
         return self.process.returncode, words.decode()
 
@@ -111,8 +110,7 @@ async def start(
 
 async def end(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
     """Return exit status, output and errors of a command once it has ended."""
-    async with asyncio.timeout(PATIENCE_S):
-        out, err = await process.communicate()
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

@@ -54,8 +54,7 @@ async def until_written(terminal: int, text: str) -> None:
 
     loop.add_reader(terminal, read)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            await written.wait()
+        await asyncio.wait_for(written.wait(), PATIENCE_S)
     finally:
         loop.remove_reader(terminal)
 
@@ -71,8 +70,7 @@ async def start_call(url: str) -> "asyncio.Task[object]":
     calling: asyncio.Task[object] = asyncio.create_task(
         simulate(CallOptions(url, TOKEN, ACCOUNT, duration_s=3_600.0), watch)
     )
-    async with asyncio.timeout(PATIENCE_S):
-        await opened.wait()
+    await asyncio.wait_for(opened.wait(), PATIENCE_S)
     return calling
 
 
@@ -140,7 +138,7 @@ async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signa
     phone_number.may_restore.clear()
     async with running(number=phone_number) as (_, serving):
         async with asyncio.timeout(PATIENCE_S):
-            await phone_number.pointed.get()
+            await phone_number.next_url()
             os.kill(os.getpid(), number)
             await phone_number.restoring.wait()
             for _ in range(3):
@@ -156,8 +154,7 @@ async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signa
 async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     number = FakeNumber()
     async with running(number=number, public_url="http://127.0.0.1:{port}") as (service, serving):
-        async with asyncio.timeout(PATIENCE_S):
-            await number.pointed.get()
+        await number.next_url()
         port = int(service.public.base_url.rpartition(":")[2])
         calling = await start_call(f"http://127.0.0.1:{port}")
         [record] = service.manager.records()

@@ -75,8 +75,7 @@ class Line:
         self.manager.handle_message(Frame(slot, epoch, seq, pcm, text))
 
     async def next(self) -> Message:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.heard.get()
+        return await asyncio.wait_for(self.heard.get(), PATIENCE_S)
 
     async def next_kinds(self, count: int) -> list[Kind]:
         return [Kind((await self.next())["bytes"][0]) for _ in range(count)]

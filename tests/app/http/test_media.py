@@ -70,8 +70,7 @@ class Line:
 
     async def ends(self, serving: "asyncio.Task[None]", reason: EndReason, close_code: int | None = 1000) -> None:
         """Wait for the end, and check its reason, the close, and that the slot is free."""
-        async with asyncio.timeout(GUARD_S):
-            await serving
+        await asyncio.wait_for(serving, GUARD_S)
         assert (self.call.session.record.end, self.manager.free_slots) == (reason, 1)
         assert self.close_code == close_code
 
@@ -122,8 +121,7 @@ async def test_while_the_peer_does_not_read_its_messages_are_handled() -> None:
     serving = await line.serve_live()
     line.reads.clear()
     line.send(1)
-    async with asyncio.timeout(GUARD_S):
-        await line.tried.wait()
+    await asyncio.wait_for(line.tried.wait(), GUARD_S)
     line.say(message("dtmf", 2, dtmf={"track": "inbound_track", "digit": "5"}))
     await turns_until(lambda: line.call.session.record.counts["dtmf"] > 0)
     line.reads.set()

@@ -38,8 +38,7 @@ async def test_a_denied_upgrade_has_its_status_and_is_no_error(caplog: pytest.Lo
             await connect(f"ws://127.0.0.1:{sock.getsockname()[1]}", proxy=None)
         assert refused.value.response.status_code == 429
         server.stop()
-        async with asyncio.timeout(GUARD_S):
-            await task
+        await asyncio.wait_for(task, GUARD_S)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

@@ -70,8 +70,7 @@ class Calls:
         self.say()
 
     async def next(self) -> SpeakerMessage:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.arrived.get()
+        return await asyncio.wait_for(self.arrived.get(), PATIENCE_S)
 
     async def frames(self, count: int, slot: int = 0) -> list[Frame]:
         """Wait for the sound of so many frames, and answer each 80 ms with a frame of the caller's."""
@@ -106,8 +105,7 @@ async def calling(*urls: str, patience: Patience = QUICK, **settings: object) ->
     read = read_settings(engine="remote", moshi_servers=",".join(urls), **settings)
     calls.pipeline = RemotePipeline(read, calls.arrived.put_nowait, calls.prompts.put_nowait, patience)
     running = asyncio.create_task(calls.pipeline.run())
-    async with asyncio.timeout(PATIENCE_S):
-        await calls.pipeline.wait_ready()
+    await asyncio.wait_for(calls.pipeline.wait_ready(), PATIENCE_S)
     try:
         yield calls
     finally:
@@ -279,8 +277,7 @@ async def test_personaplex_without_a_persona_gets_both_parameters() -> None:
     plex = MoshiServer(needs=frozenset({"voice_prompt", "text_prompt"}))
     async with ready(plex), calling(f"{plex.url}?kind=personaplex&voice_prompt=NATM1.pt") as calls:
         calls.open()
-        async with asyncio.timeout(PATIENCE_S):
-            await plex.connected.wait()
+        await asyncio.wait_for(plex.connected.wait(), PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # the phone rings for longer than a server may be silent
             async with asyncio.timeout(2 * QUICK.silent_s):
                 await calls.arrived.get()
