@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection
@@ -25,7 +24,7 @@ from app.server.remote.connection import ConnectionFailed, Target, closing_reaso
 from app.server.remote.messages import ErrorText, TextPiece
 from app.server.remote.servers import Server
 from app.server.remote.targets import ADVICE, Patience
-from workers.messages import FRAME_SAMPLES, Failed, Frame, Open, Pcm, Stage
+from workers.messages import FRAME_SAMPLES, Frame, Open, Pcm
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +34,8 @@ CHECK_EVERY_S = 1.0
 TOGETHER_S = 0.01
 
 
-class NoServer(Exception):
-    """No server takes the call; the message is one line."""
-
-
 class _Lost(Exception):
     """The session is over, for this reason."""
-
-
-class Switchable(Protocol):
-    """Gives out servers, and takes them back."""
-
-    async def acquire(self) -> Server:
-        """Raises NoServer."""
-
-    def give_back(self, server: Server, socket: ClientConnection | None, reason: str) -> None:
-        """Close the socket; with a `reason` the server has failed."""
 
 
 class RemoteCall:
@@ -59,14 +44,15 @@ class RemoteCall:
     def __init__(
         self,
         opening: Open,
-        servers: Switchable,
         target: Callable[[Server], Target],
         emit: Callable[[SpeakerMessage], None],
         patience: Patience,
     ) -> None:
         self.dropped = 0
         """Frames of the caller's that were too late for a server."""
-        self._opening, self._servers, self._target = opening, servers, target
+        self.socket: ClientConnection | None = None
+        """Of the last session."""
+        self._opening, self._target = opening, target
         self._emit, self._patience = emit, patience
         self._client: ChatClient | None = None
         self._speaks, self._due = asyncio.Event(), asyncio.Event()
@@ -83,34 +69,19 @@ class RemoteCall:
             self._client.add_audio(frame.pcm)
             self._due.set()
 
-    async def run(self) -> None:
-        """Talk until cancelled; the call ends if no server takes it."""
-        slot, epoch = self._opening.slot, self._opening.epoch
-        try:
-            while True:
-                await self._hold(await self._servers.acquire())
-        except NoServer as error:
-            self._emit(Failed(slot, epoch, Stage.STEP, str(error)))
-        except Exception as error:  # the root of this task
-            log.exception("internal error, this call ends")
-            self._emit(Failed(slot, epoch, Stage.STEP, type(error).__name__, internal=True))
-
-    async def _hold(self, server: Server) -> None:
-        """Hold one session, to its end."""
-        socket: ClientConnection | None = None
-        reason = ""
+    async def hold(self, server: Server) -> str:
+        """Hold one session at a server, to its end; return why that has failed. The socket is left open."""
+        self.socket = None
         try:
             if not server.url.personaplex:
                 await self._speaks.wait()
-            target = self._target(server)
-            socket = await open_socket(target, ADVICE, self._patience.open_s)
-            await wait_handshake(socket, self._patience.handshake_s(server.url))
-            reason = await self._talk(socket, server)
+            self.socket = await open_socket(self._target(server), ADVICE, self._patience.open_s)
+            await wait_handshake(self.socket, self._patience.handshake_s(server.url))
+            return await self._talk(self.socket, server)
         except ConnectionFailed as error:
-            reason = str(error)
+            return str(error)
         finally:
             self._stop()
-            self._servers.give_back(server, socket, reason)
 
     async def _talk(self, socket: ClientConnection, server: Server) -> str:
         """Return why the session is over."""
