@@ -1,4 +1,4 @@
-"""One call at a Moshi server, and at the next one when that is lost.
+"""One call's sessions at Moshi servers, one after the other.
 
 A session begins with the caller's first frame, since a server that has a clock of its own speaks at once; PersonaPlex,
 which has none and takes long, is told who speaks while the phone still rings. From then on the server gets audio at the
