@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 from starlette.types import Message
@@ -158,6 +159,12 @@ class Front:
         }
         await self.app(scope, dialled.receive, dialled.send)
         return dialled
+
+
+def reply(answer: httpx.Response) -> tuple[int, Any]:
+    """Return the status, and the reason or else what is answered."""
+    body = answer.json()
+    return answer.status_code, body.get("detail", body)
 
 
 def start(call: ActiveCall, call_sid: CallSid) -> None:

@@ -24,6 +24,7 @@ PUBLIC = "https://phone.example.com"
 TOKEN, SECONDARY = "the-auth-token", "the-next-auth-token"
 ACCOUNT = "AC" + "0" * 32
 ABNORMAL = 1006
+CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 _numbers = itertools.count(1)
 
 

@@ -36,7 +36,7 @@ from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Hangup, Verb, parse
 from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
+from tests.service.phone import ACCOUNT, CONNECTED, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
 from tests.service.served import Served, served
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
@@ -455,7 +455,7 @@ async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Runni
         aiohttp.ClientSession() as http,
         http.ws_connect(url, headers=headers, autoping=False) as peer,
     ):
-        await peer.send_str('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+        await peer.send_str(CONNECTED)
         await peer.send_str(start(sid))
         while pings < 10:
             sequence += 1

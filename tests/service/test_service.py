@@ -22,13 +22,24 @@ from app.simulator.report import Outcome
 from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.twiml import Connect, Hangup, Reject, parse
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import PUBLIC, SECONDARY, TOKEN, closing_code, form, media, message, new_call_sid, noise, start
+from tests.service.phone import (
+    CONNECTED,
+    PUBLIC,
+    SECONDARY,
+    TOKEN,
+    closing_code,
+    form,
+    media,
+    message,
+    new_call_sid,
+    noise,
+    start,
+)
 from tests.service.served import Served
 from tests.service.served import served as run_service
 from workers.messages import Stage
 
 MAX_CALLS = 2
-CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

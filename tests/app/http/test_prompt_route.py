@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from app.calls.prompts import MOST_PROMPT, PromptRejected, PromptUnavailable
 from app.http.persona_routes import MAX_BYTES, WANTED
-from tests.service.front import Front, OnePrompt
+from tests.service.front import Front, OnePrompt, reply
 
 
 class Asking:
@@ -22,11 +22,6 @@ class Asking:
 
     async def ask(self, text: object, **more: object) -> tuple[int, object]:
         return reply(await self.post(json.dumps({"text": text, **more}).encode()))
-
-
-def reply(answer: httpx.Response) -> tuple[int, object]:
-    body = answer.json()
-    return answer.status_code, body.get("detail", body)
 
 
 @pytest_asyncio.fixture
