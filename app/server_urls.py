@@ -41,7 +41,6 @@ class ServerUrl:
         return dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
 
     def asking(self, query: Mapping[str, str]) -> str:
-        """Return the URL with another query."""
         return urlsplit(self.url)._replace(query=urlencode(query)).geturl()
 
     @property
@@ -130,9 +129,12 @@ def parse_pin(pin: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address is this machine's alone; clients of HOST=:: have IPv4 addresses in IPv6."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

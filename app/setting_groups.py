@@ -187,16 +187,12 @@ class CallSettings(Group):
 
 
 class PersonaSettings(Group):
-    directory: str = setting("PERSONAS_DIR", "")
+    folder: types.Folder = setting("PERSONAS_DIR", None)
     """the folder of the personas, NAME.toml, and of their voices (docs/personas.md); empty: none"""
     default: str = setting("PERSONA", "")
     """the name of the persona for calls that choose none by ?persona= or by the number called; empty: plain Moshi"""
     greeting_listens: bool = setting("GREETING_LISTENS", False)
     """Moshi hears the caller while it says a persona's greeting; false: not before its last word"""
-
-    @property
-    def folder(self) -> Path | None:
-        return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
 
 
 class CallerSettings(Group):
@@ -259,14 +255,10 @@ class CallLogSettings(Group):
 
 
 class RecordingSettings(Group):
-    directory: str = setting("RECORDINGS_DIR", "")
+    folder: types.Folder = setting("RECORDINGS_DIR", None)
     """the folder for recordings, which by law may need the caller's consent; empty or off: none"""
     calls: types.RecordCalls = setting("RECORD_CALLS", types.RecordCalls.ALL)
     """all, or asked: those of make-call --record, once RECORDINGS_DIR is set"""
-
-    @property
-    def folder(self) -> Path | None:
-        return Path(self.directory).expanduser().absolute() if self.directory not in ("", "off") else None
 
 
 class TraceSettings(Group):

@@ -3,6 +3,7 @@
 import logging
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
@@ -107,6 +108,10 @@ def _nats_url(url: str) -> str:
     return url
 
 
+def _folder(path: str | Path | None) -> Path | None:
+    return Path(path).expanduser().absolute() if path and path != "off" else None
+
+
 def _off(text: str) -> str:
     return "" if text == "off" else text
 
@@ -138,6 +143,7 @@ def _webhook_secret(secret: str) -> str:
     return _operator_token(secret)
 
 
+Folder = Annotated[Path | None, BeforeValidator(_folder)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AuthToken = Annotated[str, AfterValidator(_auth_token)]
 Target = Annotated[str, AfterValidator(parse_target)]

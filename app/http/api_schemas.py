@@ -70,7 +70,7 @@ class AliveAnswer(Exact):
     status: str
 
 
-class Persona(Exact):
+class PersonaAnswer(Exact):
     name: str
     default: bool
     numbers: list[str]
@@ -91,7 +91,7 @@ class PromptAnswer(Exact):
     id: str
 
 
-class Sentences(Exact):
+class SentenceCounts(Exact):
     queued: int
     said: int
     cut: int
@@ -123,7 +123,7 @@ class LiveCall(LiveParties):
     overruns: int
     dropped: int
     resumed: int
-    sentences: Sentences
+    sentences: SentenceCounts
     transcript: LiveTranscript
 
 

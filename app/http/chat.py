@@ -68,7 +68,6 @@ class ChatSocket:
         self._started = Started(StreamSid(call.session.record.call_sid), call.session.record.call_sid, account_sid)
 
     async def run(self) -> None:
-        """Serve the chat until either side ends it."""
         try:
             await self._websocket.accept()
             async with asyncio.TaskGroup() as tasks:

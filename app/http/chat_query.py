@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from app import setting_types as types
 from app.calls.personas import VoiceName
 from app.calls.prompts import clean_prompt
 
 SAMPLING = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "repetition_penalty")
 MAX_SEED = 2**32 - 1
 MOST_VOICE_NAME = 80
-Temperature = Annotated[float, Field(ge=0, le=5)]
 
 
 def _prompt(text: str) -> str:
@@ -32,11 +32,11 @@ class ChatQuery(BaseModel):
 
     format: Literal["opus", "pcm"] = "opus"
     persona: str = Field("", max_length=40)
-    text_temperature: Temperature | None = None
-    text_top_k: int | None = Field(None, ge=1, le=1_000, alias="text_topk")
-    audio_temperature: Temperature | None = None
-    audio_top_k: int | None = Field(None, ge=1, le=2_048, alias="audio_topk")
-    repetition_penalty: float | None = Field(None, gt=0, le=5)
+    text_temperature: types.Temperature | None = None
+    text_top_k: types.TextTopK | None = Field(None, alias="text_topk")
+    audio_temperature: types.Temperature | None = None
+    audio_top_k: types.AudioTopK | None = Field(None, alias="audio_topk")
+    repetition_penalty: types.RepetitionPenalty | None = None
     repetition_penalty_context: int | None = Field(None, ge=0)
     pad_mult: float | None = Field(None, ge=-10, le=10)
     text_seed: int | None = Field(None, ge=0, le=MAX_SEED)

@@ -1,7 +1,6 @@
 """`WS /api/chat`: who may chat, and which call that becomes."""
 
 import asyncio
-import hmac
 import secrets
 
 from fastapi import APIRouter, HTTPException, WebSocket
@@ -17,7 +16,7 @@ from app.config import EngineKind, Settings
 from app.http.chat import ChatSocket
 from app.http.chat_metadata import make_metadata
 from app.http.chat_query import ChatQuery, ChatQueryError, parse_chat_query
-from app.http.operator_auth import OperatorAuth
+from app.http.operator_auth import OperatorAuth, bearer_token, is_token
 from app.http.persona_routes import PersonaSource
 from app.http.rate_limit import RateLimiter, RefusalReason
 from app.twilio.events import CallSid
@@ -46,9 +45,7 @@ class ChatAuth:
             raise self._limiter.refuse(connection, RefusalReason.NO_CHAT)
 
     def _has_token(self, connection: HTTPConnection) -> bool:
-        scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
-        given = bearer if scheme == "Bearer" else connection.query_params.get("token", "")
-        return bool(self._token) and hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
+        return is_token(bearer_token(connection) or connection.query_params.get("token", ""), self._token)
 
 
 def build_chat_router(

@@ -1,12 +1,11 @@
 """`/api/cluster`: all nodes as this one sees them, and a drain of any of them."""
 
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException
 
 from app.http.operator_auth import OperatorAuth
-
-MAX_DRAIN_S = 14_400
+from app.http.operator_routes import DrainSeconds
 
 
 class ClusterControl(Protocol):
@@ -31,7 +30,7 @@ def build_cluster_router(auth: OperatorAuth, control: ClusterControl | None) -> 
         return control.view()
 
     @router.post("/{node}/drain", status_code=202)
-    async def drain(node: str, seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:
+    async def drain(node: str, seconds: DrainSeconds = None) -> dict[str, object]:
         if control is None or not await control.drain(node, seconds):
             raise HTTPException(404, "there is no such node, or NATS is away")
         return {"node": node}

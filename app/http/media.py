@@ -28,7 +28,7 @@ returns our marks."""
 
 
 @dataclass(slots=True)
-class _Progress:
+class _MessageCounts:
     """How many messages have come, how many were begun to be sent, and how many of these have left."""
 
     received: int = 0
@@ -43,7 +43,7 @@ async def run_media_socket(
     silent_after_s: float = SILENT_AFTER_S,
 ) -> None:
     await websocket.accept()
-    protocol, progress = StreamProtocol(), _Progress()
+    protocol, progress = StreamProtocol(), _MessageCounts()
     try:
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(_write(websocket, protocol, call, progress))
@@ -59,7 +59,7 @@ async def run_media_socket(
         call.end(EndReason.SOCKET_LOST)
 
 
-async def _read(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _Progress) -> None:
+async def _read(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _MessageCounts) -> None:
     while True:
         message = await websocket.receive()
         progress.received += 1
@@ -81,7 +81,7 @@ def _close_of(message: Message) -> str:
     return f"close code {message.get('code')}{reason}"
 
 
-async def _end_silent(progress: _Progress, call: ActiveCall, silent_after_s: float) -> None:
+async def _end_silent(progress: _MessageCounts, call: ActiveCall, silent_after_s: float) -> None:
     before = -1
     while progress.received != before:
         before = progress.received
@@ -89,7 +89,7 @@ async def _end_silent(progress: _Progress, call: ActiveCall, silent_after_s: flo
     call.end(EndReason.SOCKET_LOST, f"no message for {silent_after_s:.0f} s")
 
 
-async def _end_blocked(progress: _Progress, blocked_after_s: float) -> None:
+async def _end_blocked(progress: _MessageCounts, blocked_after_s: float) -> None:
     """Raise TimeoutError when one message has not left between two looks: a timer for each costs more than sending."""
     begun = 0
     while progress.sent == progress.begun or progress.begun != begun:
@@ -98,7 +98,7 @@ async def _end_blocked(progress: _Progress, blocked_after_s: float) -> None:
     raise TimeoutError
 
 
-async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _Progress) -> None:
+async def _write(websocket: WebSocket, protocol: StreamProtocol, call: ActiveCall, progress: _MessageCounts) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the peer may be gone already
         while command := await call.outbox.get():
             for message in _messages(protocol, command):

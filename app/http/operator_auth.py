@@ -38,7 +38,7 @@ class OperatorAuth:
 
     def require_token(self, connection: HTTPConnection, token: str) -> None:
         """Raise HTTPException (403, or 429 after too many of them) unless this is the token."""
-        if not self._is_token(token):
+        if not is_token(token, self._token):
             raise self._limiter.refuse(connection, RefusalReason.WRONG_TOKEN)
 
     def require_own_page(self, connection: HTTPConnection) -> None:
@@ -47,10 +47,8 @@ class OperatorAuth:
             raise HTTPException(403, "not for pages of other sites")
 
     def is_operator(self, connection: HTTPConnection) -> bool:
-        given = connection.headers.get("authorization", "")
-        if self._token and given:
-            scheme, _, token = given.partition(" ")
-            return scheme == "Bearer" and self._is_token(token)
+        if self._token and connection.headers.get("authorization"):
+            return is_token(bearer_token(connection), self._token)
         return is_own_page(connection) and (self.is_signed_in(connection) or _is_local(connection))
 
     def is_signed_in(self, connection: HTTPConnection) -> bool:
@@ -66,12 +64,20 @@ class OperatorAuth:
             return False
         return now < int(expiry)
 
-    def _is_token(self, token: str) -> bool:
-        return bool(self._token) and hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
-
     def _mac(self, expiry: str) -> str:
         message = b"signed in until " + expiry.encode(errors="replace")
         return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
+
+
+def bearer_token(connection: HTTPConnection) -> str:
+    """Return the token of the Authorization header, "" without one."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token if scheme == "Bearer" else ""
+
+
+def is_token(given: str, wanted: str) -> bool:
+    """Compare in a time that tells nothing of `wanted`; if that is empty no token is right."""
+    return bool(wanted) and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
 
 
 def is_own_page(connection: HTTPConnection) -> bool:

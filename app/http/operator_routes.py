@@ -27,7 +27,7 @@ from app.twilio.public_address import PublicAddress
 
 VERSION = "1"
 ABOUT = "For operators: from the machine itself, or with OPERATOR_TOKEN. Sockets and webhooks: docs/api.md."
-MAX_DRAIN_S = 14_400
+DrainSeconds = Annotated[int | None, Query(ge=0, le=14_400)]
 MAX_READERS = 32
 SEND_WITHIN_S = 10.0
 """A reader that accepts nothing for so long is gone."""
@@ -45,7 +45,7 @@ def build_operator_router(
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
     @router.post("/drain", status_code=202, response_model=api.DrainAnswer)
-    async def begin_drain(seconds: Annotated[int | None, Query(ge=0, le=MAX_DRAIN_S)] = None) -> dict[str, object]:
+    async def begin_drain(seconds: DrainSeconds = None) -> dict[str, object]:
         drain.begin(drain.limit_s or max_call_s if seconds is None else seconds)
         return {"calls": manager.active_calls, "seconds": drain.limit_s}
 

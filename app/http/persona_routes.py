@@ -37,7 +37,7 @@ class PersonaSource(Protocol):
 def build_persona_router(auth: OperatorAuth, personas: PersonaSource) -> APIRouter:
     router = APIRouter(prefix="/api", dependencies=[Depends(auth.require)])
 
-    @router.get("/personas", response_model=list[api.Persona])
+    @router.get("/personas", response_model=list[api.PersonaAnswer])
     async def list_personas() -> list[dict[str, object]]:
         await personas.refresh()
         return personas.as_json()

@@ -45,8 +45,6 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class WebServer:
-    """Serves an application until `stop`."""
-
     def __init__(self, app: ASGIApp) -> None:
         self.config = uvicorn.Config(
             SafeHeaders(app),
@@ -63,7 +61,7 @@ class WebServer:
             ws_ping_timeout=None,  # a peer that answers no pings may still send audio: see app/http/media.py
             server_header=False,
         )
-        self._server = _Server(self.config)
+        self._server = _UvicornServer(self.config)
         logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
 
     async def serve(self, sock: socket.socket) -> None:
@@ -74,7 +72,7 @@ class WebServer:
         self._server.should_exit = True
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Install no handlers: the service has its own."""

@@ -76,7 +76,6 @@ class ServicePersonas:
         return await self._once.prepare(replace(own, text=text or own.text))
 
     def drop_once(self, prompt: str) -> None:
-        """Drop a prompt for one call that does not come."""
         self._once.use(prompt)
 
     async def refresh(self) -> None:
@@ -124,7 +123,6 @@ class ServicePersonas:
         self._lost.set()
 
     def handle_message(self, answer: PromptMessage) -> None:
-        """Handle what comes from the engine."""
         if not isinstance(answer, PromptReady | PromptRefused):
             return
         self._once.on_answer(answer)

@@ -2,17 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import FIELDS, CodecKind, EngineKind, Settings, SettingsError, is_loopback, read_settings
+from app.config import FIELDS, CodecKind, EngineKind, SettingsError, is_loopback, read_settings
 from app.server.assembly import worker_config
 
 PUBLIC = "https://phone.example.com"
 NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twilio_auth_token": "secret"}
-
-
-@pytest.fixture
-def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
-    return tmp_path / ".env"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +87,11 @@ def test_the_key_that_ends_a_call_can_be_set_in_a_file(env_file: Path, digit: st
     ("settings", "named"),
     [
         ({"public_url": PUBLIC}, "TWILIO_AUTH_TOKEN is not set"),
-        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached"),
+        ({"tunnel": True}, "TWILIO_AUTH_TOKEN is not set, but a tunnel can be reached from outside"),
+        (
+            {"tunnel": True, "twilio_auth_token": "secret", "validate_signatures": False},
+            "VALIDATE_SIGNATURES is false, but a tunnel",
+        ),
         ({"public_url": PUBLIC, "twilio_auth_token": "secret", "validate_signatures": False}, "VALIDATE_SIGNATURES"),
         ({"host": "0.0.0.0"}, "HOST=0.0.0.0|PUBLIC_URL=0.0.0.0"),
         ({"host": "192.168.1.5", "public_url": "http://127.0.0.1:5001"}, "HOST=192.168.1.5"),
@@ -214,8 +212,8 @@ def test_the_loopback_engine_has_no_greeting() -> None:
     assert read_settings(greeting_frames=7).greeting_steps == 7
 
 
-LOOPBACK = ("localhost", "127.0.0.1", "127.9.9.9", "::1")
-OTHERS = ("", "0.0.0.0", "::", "example.com", "localhost.example.com", "127.0.0.1.example.com")
+LOOPBACK = ("localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1")
+OTHERS = ("", "0.0.0.0", "::", "::ffff:203.0.113.5", "example.com", "localhost.example.com", "127.0.0.1.example.com")
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, *OTHERS])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import NAMES, Settings, SettingsError, read_settings
+from app.config import NAMES, SettingsError, read_settings
 from app.setting_sources import unquoted
 
 SID, TOKEN = "AC" + "0" * 32, "0" * 32
@@ -15,12 +15,6 @@ SPELLINGS = (
 )
 """How `docker run --env-file`, a file of Windows and a copied web page leave a value; {} stands for it."""
 CONDA_HOSTS = ("arm64-apple-darwin20.0.0", "x86_64-conda-linux-gnu")
-
-
-@pytest.fixture
-def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
-    return tmp_path / ".env"
 
 
 @pytest.mark.parametrize("name", NAMES)

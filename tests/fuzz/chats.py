@@ -21,7 +21,8 @@ from app.calls.record import EndReason
 from app.http.chat import ChatSocket
 from app.http.chat_query import ChatQueryError, parse_chat_query
 from app.http.chat_routes import NEWEST_S
-from app.server.remote.client import ChatClient, Failed, Heard, Said
+from app.server.remote.client import ChatClient, DecodedAudio
+from app.server.remote.messages import ErrorText, TextPiece
 from app.twilio.events import CallSid
 from tests.fuzz.clock import VirtualLoop
 from tests.service.front import front_settings
@@ -235,8 +236,8 @@ class Client:
         event = client.receive(data, now)
         self.counts[type(event).__name__] += 1
         match event:
-            case Heard(samples):
+            case DecodedAudio(samples):
                 buffer.push(samples)
                 assert buffer.buffered <= FRAME + 2 * MOST, "no server makes what is to be played longer"
-            case Said(text) | Failed(text):
+            case TextPiece(text) | ErrorText(text):
                 assert not text or text.isprintable()

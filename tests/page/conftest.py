@@ -10,13 +10,19 @@ import soundfile
 
 from app.simulator.conversation import talk
 from app.twilio.events import RATE_HZ
-from tests.page.running import NAMES
+from tests.page.running import NAMES, Running, serving
 from tests.processes.pipeline import PATIENCE_S
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with serving(tmp_path_factory.mktemp("page")) as one:
+        yield one
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

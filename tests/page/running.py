@@ -2,24 +2,20 @@
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.audio import mulaw
-from app.calls.active_call import ActiveCall as LiveCall
 from app.calls.chat_protocol import Kind
-from app.server.service import Service
 from app.twilio.events import CallSid
-from tests.service.phone import Call, Phone
-from tests.service.served import served
-from workers.messages import Frame, Heard
+from tests.service.phone import Call
+from tests.service.served import Served, served
 
 OPERATOR_TOKEN = "a-long-operator-token"
 TUNNEL, EVIL = "phone.example.com", "evil.example.com"
@@ -27,55 +23,32 @@ TUNNEL, EVIL = "phone.example.com", "evil.example.com"
 NAMES = ",".join(f"MAP {name} 127.0.0.1" for name in (TUNNEL, EVIL))
 
 
-@dataclass
-class Running:
-    """A running service, its phone, and where a browser finds it."""
-
-    service: Service
-    phone: Phone
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.phone.port}/"
-
-    def live(self, call_sid: CallSid) -> LiveCall:
-        call = self.service.manager.call(call_sid)
-        assert call
-        return call
-
-    def says(self, call_sid: CallSid, text: str) -> None:
-        """Let Moshi say a piece of text, as if it came from the pipeline."""
-        reservation = self.live(call_sid).reservation
-        self.service.manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
-
-    def hears(self, call_sid: CallSid, word: str, start_s: float) -> None:
-        """Let the transcriber hear a word of the caller's."""
-        reservation = self.live(call_sid).reservation
-        heard = Heard(reservation.slot, reservation.epoch, word, start_s, start_s + 0.3)
-        self.service.manager.handle_transcript(heard)
+class Running(Served):
+    """A running service with callers who hum."""
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[CallSid]:
         """A call whose caller hums all the time, until the service hangs up or the block ends."""
-        async with self.phone.call() as call:
-            humming = asyncio.create_task(hum(call))
-            try:
-                yield call.call_sid
-            finally:
-                humming.cancel()
-                await asyncio.wait({humming})
+        async with self.phone.call() as call, beside(hum(call)):
+            yield call.call_sid
 
     @contextlib.asynccontextmanager
     async def chat(self) -> AsyncIterator[CallSid]:
         """The same as a chat."""
         url = f"ws://127.0.0.1:{self.phone.port}/api/chat?format=pcm"
-        async with connect(url, compression=None, proxy=None) as socket:
-            humming = asyncio.create_task(hum_to(socket))
-            try:
-                yield self.service.manager.calls[0].session.record.call_sid
-            finally:
-                humming.cancel()
-                await asyncio.wait({humming})
+        async with connect(url, compression=None, proxy=None) as socket, beside(hum_to(socket)):
+            yield self.service.manager.calls[0].session.record.call_sid
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run it until the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def hum_to(socket: ClientConnection) -> None:
@@ -104,7 +77,7 @@ async def serving(folder: Path, port: int = 0, **changes: object) -> AsyncIterat
         "persona": "ada",
     }
     async with served(port, **{**wanted, **changes}) as one:
-        yield Running(one.service, one.phone)
+        yield Running(one.service, one.settings, one.phone, one.log)
 
 
 @contextlib.asynccontextmanager
@@ -119,11 +92,5 @@ async def evil_site() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/", page)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    sock = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, sock).start()
-    try:
-        yield f"http://{EVIL}:{sock.getsockname()[1]}/"
-    finally:
-        await runner.cleanup()
+    async with TestServer(app) as server:
+        yield f"http://{EVIL}:{server.port}/"

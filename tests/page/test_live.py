@@ -7,30 +7,21 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from fastapi import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.calls.record import EndReason
 from app.http import operator_routes
-from tests.page.running import OPERATOR_TOKEN, Running, serving
+from tests.page.running import OPERATOR_TOKEN, Running
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import closing_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    async with serving(tmp_path_factory.mktemp("live")) as one:
-        yield one
-
-
 def looking(running: Running, host: str = "127.0.0.1", **headers: str) -> connect:
-    """Ask for the live feed, as somebody who knows the service by that host name."""
-    url = f"ws://{host}:{running.phone.port}/api/live"
-    return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
+    return running.follow("/api/live", host, **headers)
 
 
 async def told(socket: ClientConnection, wanted: Callable[[dict[str, Any]], object] = lambda _: True) -> dict[str, Any]:
@@ -65,12 +56,12 @@ async def test_who_asks_is_told_the_same(running: Running) -> None:
             said: list[str] = []
             async with asyncio.timeout(PATIENCE_S):
                 while not said:  # a snapshot may be some time old
-                    snapshot = (await running.phone.http.get(f"/api/live{query}")).json()
+                    snapshot = (await running.http.get(f"/api/live{query}")).json()
                     said = [word[1] for call in snapshot["calls"] for word in call["transcript"]["words"]]
             assert said == ["Hello"]
-        course = (await running.phone.http.get(f"/api/live/{call_sid}")).json()
+        course = (await running.http.get(f"/api/live/{call_sid}")).json()
         assert ([word[1] for word in course["transcript"]["words"]], course["end"]) == (["Hello"], None)
-    assert (await running.phone.http.get("/api/live/CAnobody")).status_code == 404
+    assert (await running.http.get("/api/live/CAnobody")).status_code == 404
 
 
 async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(
@@ -80,41 +71,35 @@ async def test_an_operator_hangs_up_once_what_moshi_said_is_heard(
     async with running.phone.call() as call:
         await call.speaks(3)
         record = running.live(call.call_sid).session.record
-        answer = await running.phone.http.post(f"/api/calls/{call.call_sid}/hangup")
+        answer = await running.http.post(f"/api/calls/{call.call_sid}/hangup")
         assert answer.status_code == 202
         assert await closing_code(call.socket) == 1000
     assert record.end is EndReason.OPERATOR
-    assert (await running.phone.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
+    assert (await running.http.post(f"/api/calls/{call.call_sid}/hangup")).status_code == 404
 
 
 async def test_a_sentence_is_answered_shown_and_an_event_though_no_engine_of_a_line_test_says_it(
     running: Running,
 ) -> None:
     async with running.phone.call() as call:
-        events = f"ws://127.0.0.1:{running.phone.port}/api/calls/{call.call_sid}/events"
-        async with connect(events, proxy=None, compression=None) as socket:
+        async with running.follow(f"/api/calls/{call.call_sid}/events") as socket:
             path = f"/api/calls/{call.call_sid}/say?wait=true"
-            answer = await running.phone.http.post(path, json={"text": "One moment, please."})
+            answer = await running.http.post(path, json={"text": "One moment, please."})
             assert (answer.status_code, answer.json()) == (200, {"id": 1, "whole": False})
             event = await told(socket, lambda one: one["event"] == "said")
-            assert {name: event[name] for name in ("id", "text", "whole")} == {
-                "id": 1,
-                "text": "One moment, please.",
-                "whole": False,
-            }
+            assert (event["id"], event["text"], event["whole"]) == (1, "One moment, please.", False)
         async with looking(running) as socket:
             assert (await until(socket, 1))["calls"][0]["sentences"] == {"queued": 0, "said": 0, "cut": 1}
-        record = (await running.phone.http.get(f"/api/calls/{call.call_sid}")).json()
+        record = (await running.http.get(f"/api/calls/{call.call_sid}")).json()
         assert (record["counts"]["sentences_said"], record["counts"]["sentences_cut"]) == (0, 1)
         running.live(call.call_sid).end(EndReason.SHUTDOWN)
-    answer = await running.phone.http.post(path, json={"text": "Too late."})
+    answer = await running.http.post(path, json={"text": "Too late."})
     assert (answer.status_code, answer.json()["detail"]) == (409, "the call is over")
 
 
 UNAUTHENTICATED: list[tuple[str, dict[str, str]]] = [
     ("phone.example.com", {}),
     ("127.0.0.1", {"Origin": "http://evil.example.com"}),
-    ("127.0.0.1", {"Origin": "null"}),
     ("phone.example.com", {"Authorization": "Bearer another-long-token"}),
 ]
 
@@ -170,8 +155,7 @@ async def test_a_reader_who_takes_nothing_is_given_up(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(operator_routes, "SEND_WITHIN_S", 0.001)
     stuck = Stuck()
-    async with asyncio.timeout(PATIENCE_S):
-        await operator_routes.send_texts(stuck, texts())
+    await asyncio.wait_for(operator_routes.send_texts(stuck, texts()), PATIENCE_S)
     assert stuck.sending == 1
 
 

@@ -1,17 +1,15 @@
 """The page shows all nodes: what one of two real ones says of both, drawn by the page's own script."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.app.cluster.nodes import sid
 from tests.nodes.light import light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
-from tests.page.running import Running, serving
+from tests.page.running import Running
 from tests.processes.pipeline import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -21,12 +19,6 @@ pytest.importorskip("playwright.async_api", reason="Playwright is not installed"
 pytestmark = [pytest.mark.slow, needs_nats, pytest.mark.asyncio(loop_scope="module")]
 
 SHOW = "view => import('/page/nodes.js').then(nodes => nodes.showNodes(view))"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    async with serving(tmp_path_factory.mktemp("page")) as one:
-        yield one
 
 
 async def test_nodes_their_calls_and_who_moved_are_shown(running: Running, page: "Page", tmp_path: Path) -> None:

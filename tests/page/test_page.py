@@ -2,25 +2,17 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from app.audio import mulaw
 from app.calls.record import EndReason
 from app.calls.transcript import Side, Word
-from tests.page.running import (
-    OPERATOR_TOKEN,
-    TUNNEL,
-    Running,
-    evil_site,
-    serving,
-)
+from tests.page.running import OPERATOR_TOKEN, TUNNEL, Running, evil_site, serving
 from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Said
 
@@ -28,18 +20,9 @@ if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Page
 
 async_api = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 expect = async_api.expect
 expect.set_options(timeout=PATIENCE_S * 1000)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    async with serving(tmp_path_factory.mktemp("page")) as one:
-        yield one
 
 
 async def test_a_call_is_seen_heard_and_read_until_it_ends(running: Running, page: "Page") -> None:
@@ -102,7 +85,7 @@ async def test_one_call_has_a_page_while_it_is_on_and_after(running: Running, pa
 
 async def test_both_sides_are_read_while_the_call_is_on_and_found_afterwards(running: Running, page: "Page") -> None:
     async with running.call() as call_sid:
-        await page.goto(f"{running.url}#/call/{call_sid}")
+        await page.goto(f"{running.url}/#/call/{call_sid}")
         await expect(page.locator("#call-state")).to_have_text("active")
         for place, word in enumerate(("I", "want", "a", "refund.", "4711")):
             running.hears(call_sid, word, place * 0.4)
@@ -133,7 +116,7 @@ async def test_an_operator_has_moshi_say_a_sentence_with_the_keyboard_alone(runn
     """The workers of a line test say nothing; those whose answers are the test's own are not passed on to them."""
     async with running.call() as call_sid:
         call = running.live(call_sid)
-        await page.goto(f"{running.url}#/call/{call_sid}")
+        await page.goto(f"{running.url}/#/call/{call_sid}")
         field, state = page.get_by_label("Have Moshi say"), page.locator("#say-state")
         await expect(page.get_by_role("button", name="Say")).to_be_enabled()
         await field.focus()
@@ -246,7 +229,7 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
 ) -> None:
     if host == TUNNEL:
         own = await context.new_page()
-        await own.goto(running.url.replace("127.0.0.1", TUNNEL) + "login")
+        await own.goto(running.url.replace("127.0.0.1", TUNNEL) + "/login")
         await own.get_by_label("Operator token").fill(OPERATOR_TOKEN)
         await own.get_by_role("button", name="Sign in").click()
         await expect(own.locator("#state")).to_have_text("ready")
@@ -255,8 +238,7 @@ async def test_a_page_of_another_site_sees_nothing_and_does_nothing(
         await evil.goto(url)
         paths = [f"/api/calls/{call_sid}/hangup", f"/api/calls/{call_sid}/say", "/api/drain"]
         attack = ATTACK.replace("PATHS", str(paths))
-        async with asyncio.timeout(PATIENCE_S):
-            opened, seen = await evil.evaluate(attack, f"{host}:{running.phone.port}")
+        opened, seen = await asyncio.wait_for(evil.evaluate(attack, f"{host}:{running.phone.port}"), PATIENCE_S)
         assert (opened, seen) == (False, ["opaque"] * len(paths))
         assert running.live(call_sid).session.record.end is None
         assert running.live(call_sid).session.state.name != "DRAINING"
@@ -357,7 +339,7 @@ async def test_it_fits_any_screen_and_nothing_moves_as_figures_change(running: R
             await expect(page.locator("#calls .text").first).to_contain_text(f"many words {number}")
             assert await moving.evaluate_all(tops) == before
             assert await page.evaluate(fits)
-            await page.goto(f"{running.url}#/call/{call_sid}")
+            await page.goto(f"{running.url}/#/call/{call_sid}")
             await expect(page.locator("#said")).to_contain_text(f"many words {number}")
             assert await page.evaluate(fits)
 
@@ -373,7 +355,7 @@ async def test_the_recording_of_a_call_plays_and_the_transcript_steers_it(
 ) -> None:
     async with serving(tmp_path, recordings_dir=str(tmp_path / "recordings")) as running:
         async with running.call() if leg == "call" else running.chat() as call_sid:
-            await page.goto(f"{running.url}#/call/{call_sid}")
+            await page.goto(f"{running.url}/#/call/{call_sid}")
             await expect(page.locator("#call-clock")).to_have_text("0:01")
             running.says(call_sid, " Here we are.")
             await expect(page.locator("#said li")).to_have_count(1)

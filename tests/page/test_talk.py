@@ -66,15 +66,14 @@ def the_call(running: Running) -> ActiveCall:
 async def hang_up(running: Running, page: "Page") -> None:
     await page.get_by_role("button", name="Hang up").click()
     await expect(page.locator("#state")).to_have_text("ended")
-    async with asyncio.timeout(PATIENCE_S):
-        await running.service.manager.no_calls.wait()
+    await asyncio.wait_for(running.service.manager.no_calls.wait(), PATIENCE_S)
 
 
 async def test_sound_goes_both_ways_and_words_and_latency_are_shown_by_the_keyboard_alone(
     running: Running, microphone: "Page"
 ) -> None:
     page = microphone
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     await page.get_by_role("button", name="Call Moshi").focus()
     await page.keyboard.press("Enter")
     await expect(page.locator("#state")).to_have_text("active")
@@ -96,13 +95,12 @@ async def test_sound_goes_both_ways_and_words_and_latency_are_shown_by_the_keybo
     await page.keyboard.press("Enter")
     await expect(page.locator("#state")).to_have_text("ended")
     await expect(page.get_by_role("button", name="Call Moshi")).to_be_focused()
-    async with asyncio.timeout(PATIENCE_S):
-        await running.service.manager.no_calls.wait()
+    await asyncio.wait_for(running.service.manager.no_calls.wait(), PATIENCE_S)
     assert call.session.record.end is EndReason.CALLER_HUNG_UP
 
 
 async def test_who_answers_is_picked_and_a_second_call_is_another(running: Running, microphone: "Page") -> None:
-    await begin(microphone, f"{running.url}talk")
+    await begin(microphone, f"{running.url}/talk")
     assert the_call(running).session.record.persona == "ada"
     await expect(microphone.get_by_label("Who answers")).to_be_disabled()
     await hang_up(running, microphone)
@@ -129,7 +127,7 @@ async def test_while_muted_silence_is_sent_and_nothing_else(running: Running, mi
                 pass
 
     microphone.on("websocket", listen)
-    await begin(microphone, f"{running.url}talk")
+    await begin(microphone, f"{running.url}/talk")
     await until_sound(True)
     await microphone.get_by_role("button", name="Mute").click()
     await until_sound(False)
@@ -144,7 +142,7 @@ async def test_while_muted_silence_is_sent_and_nothing_else(running: Running, mi
 async def test_when_the_service_restarts_the_page_calls_again_once(tmp_path: Path, page: "Page") -> None:
     await page.context.grant_permissions(["microphone"])
     async with serving(tmp_path) as first:
-        await begin(page, f"{first.url}talk")
+        await begin(page, f"{first.url}/talk")
     await expect(page.locator("#state")).to_contain_text("connection lost")
     async with serving(tmp_path, first.phone.port) as second:
         await expect(page.locator("#state")).to_have_text("active")
@@ -159,7 +157,7 @@ async def test_when_the_service_restarts_the_page_calls_again_once(tmp_path: Pat
 
 
 async def test_a_call_that_the_service_ends_stays_ended_and_says_why(running: Running, microphone: "Page") -> None:
-    await begin(microphone, f"{running.url}talk")
+    await begin(microphone, f"{running.url}/talk")
     assert running.service.manager.hang_up(the_call(running).session.record.call_sid)
     await expect(microphone.get_by_role("alert")).to_have_text("The call has ended: an operator hung up.")
     await expect(microphone.get_by_role("button", name="Call Moshi")).to_be_visible()
@@ -169,10 +167,10 @@ async def test_a_call_that_the_service_ends_stays_ended_and_says_why(running: Ru
 async def test_a_full_and_a_stopping_service_are_said_in_words(tmp_path: Path, page: "Page") -> None:
     await page.context.grant_permissions(["microphone"])
     async with serving(tmp_path, max_calls=1) as running, running.call():
-        await page.goto(f"{running.url}talk")
+        await page.goto(f"{running.url}/talk")
         await page.get_by_role("button", name="Call Moshi").click()
         await expect(page.get_by_role("alert")).to_contain_text("All slots are taken")
-        assert (await running.phone.http.post("/api/drain")).status_code == 202
+        assert (await running.http.post("/api/drain")).status_code == 202
         await page.get_by_role("button", name="Call Moshi").click()
         await expect(page.get_by_role("alert")).to_contain_text("being stopped")
     await page.get_by_role("button", name="Call Moshi").click()
@@ -180,7 +178,7 @@ async def test_a_full_and_a_stopping_service_are_said_in_words(tmp_path: Path, p
 
 
 async def test_a_blocked_microphone_is_said_in_words(running: Running, page: "Page") -> None:
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     await page.get_by_role("button", name="Call Moshi").click()
     await expect(page.get_by_role("alert")).to_contain_text("The microphone is blocked")
     await expect(page.get_by_role("button", name="Call Moshi")).to_be_enabled()
@@ -188,13 +186,13 @@ async def test_a_blocked_microphone_is_said_in_words(running: Running, page: "Pa
 
 
 async def test_without_https_the_page_says_that_the_microphone_needs_it(running: Running, page: "Page") -> None:
-    await page.goto(f"{running.url.replace('127.0.0.1', TUNNEL)}talk?token={TOKEN}")
+    await page.goto(f"{running.url.replace('127.0.0.1', TUNNEL)}/talk?token={TOKEN}")
     await expect(page.get_by_role("alert")).to_contain_text("needs https or localhost")
     await expect(page.get_by_role("button", name="Call Moshi")).to_be_disabled()
 
 
 async def test_from_elsewhere_the_token_opens_the_page_and_its_calls(running: Running, microphone: "Page") -> None:
-    url = f"{running.url.replace('127.0.0.1', ELSEWHERE)}talk"
+    url = f"{running.url.replace('127.0.0.1', ELSEWHERE)}/talk"
     await begin(microphone, f"{url}?token={TOKEN}")
     await expect(microphone.locator("#latency")).to_have_text(re.compile(r"^\d{2,} ms$"))
     await expect(microphone.get_by_role("link", name="Operator page")).to_have_count(0)
@@ -222,10 +220,10 @@ async def test_whoever_cannot_see_it_well_can_use_it_on_any_screen(
 ) -> None:
     page = microphone
     await page.emulate_media(color_scheme=scheme)
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to the call")).to_be_focused()
-    await begin(page, f"{running.url}talk")
+    await begin(page, f"{running.url}/talk")
     running.says(the_call(running).session.record.call_sid, " " + "Donaudampfschifffahrt" * 20)
     await expect(page.get_by_role("log")).to_contain_text("Donau")
     await page.locator("summary").click()
@@ -244,7 +242,7 @@ async def test_who_must_wait_is_told_so_and_who_is_refused_what_to_do(running: R
     await page.context.grant_permissions(["microphone"])
     socket: asyncio.Future[WebSocketRoute] = asyncio.get_running_loop().create_future()
     await page.route_web_socket(re.compile("/api/chat"), lambda opened: socket.set_result(opened))
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     await page.get_by_role("button", name="Call Moshi").click()
     queued = await socket
     queued.send(b"\x06")

@@ -1,14 +1,12 @@
 """The arithmetic of the talk page's audio thread, run in a browser against numpy and the rules in Python."""
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from app.audio.playback_buffer import PlaybackBuffer
-from tests.page.running import Running, serving
+from tests.page.running import Running
 from workers.messages import Pcm
 
 if TYPE_CHECKING:
@@ -18,12 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 RATE_HZ = 24_000
 BLOCK = 128
 """Samples for which the audio thread calls at a time."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    async with serving(tmp_path_factory.mktemp("worklet")) as one:
-        yield one
 
 
 RESAMPLE = """async ([samples, from, to, block, wanted]) => {
@@ -60,7 +52,7 @@ def part_at(samples: Pcm, hz: float, rate_hz: int) -> tuple[float, float]:
 async def test_any_rate_becomes_24_khz_and_back_without_another_tone(
     running: Running, page: "Page", device_hz: int
 ) -> None:
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     for from_hz, to_hz, is_pulled in ((device_hz, RATE_HZ, False), (RATE_HZ, device_hz, True)):
         for hz in (200, 1_000, 6_000):
             heard = await resampled(page, tone(hz, from_hz, from_hz // 2), from_hz, to_hz, is_pulled)
@@ -72,7 +64,7 @@ async def test_any_rate_becomes_24_khz_and_back_without_another_tone(
 
 @pytest.mark.parametrize("hz", [13_500, 17_000, 22_000])
 async def test_what_24_khz_cannot_hold_is_left_out(running: Running, page: "Page", hz: int) -> None:
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     heard = await resampled(page, tone(hz, 48_000, 24_000), 48_000, RATE_HZ, is_pulled=False)
     assert np.sqrt(2 * np.mean(heard[1_000:-1_000] ** 2)) < 10 ** (-50 / 20)
 
@@ -93,7 +85,7 @@ async def test_the_playback_buffer_plays_what_the_one_in_python_plays(
     running: Running, page: "Page", seed: int
 ) -> None:
     """Pages of 40 ms that come with jitter, in bursts, and stop at times, for ten seconds."""
-    await page.goto(f"{running.url}talk")
+    await page.goto(f"{running.url}/talk")
     random = np.random.default_rng(seed)
     ours, steps, played = PlaybackBuffer(), [], []
     for _ in range(RATE_HZ * 10 // 64):

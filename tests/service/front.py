@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 from starlette.types import Message
@@ -59,6 +60,24 @@ class NoPersonas:
         raise PromptUnavailable("there are no personas")
 
     def drop_once(self, prompt: str) -> None: ...
+
+
+class OnePrompt(NoPersonas):
+    """Notes what is asked for and what is dropped; `fails` instead."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.dropped: list[str] = []
+        self.fails: Exception | None = None
+
+    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
+        self.asked.append((text, name, voice))
+        if self.fails:
+            raise self.fails
+        return "an-id"
+
+    def drop_once(self, prompt: str) -> None:
+        self.dropped.append(prompt)
 
 
 @dataclass
@@ -142,6 +161,12 @@ class Front:
         return dialled
 
 
+def reply(answer: httpx.Response) -> tuple[int, Any]:
+    """Return the status, and the reason or else what is answered."""
+    body = answer.json()
+    return answer.status_code, body.get("detail", body)
+
+
 def start(call: ActiveCall, call_sid: CallSid) -> None:
     for event in (Connected(), Started(StreamSid("MZ1"), call_sid, ACCOUNT)):
         call.handle_event(event)
@@ -157,6 +182,8 @@ class Dialled:
     heard: list[Mapping[str, object]] = field(default_factory=list)
     told: bytes = b""
     """The body of a refusal."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Those of a refusal."""
     _asked: bool = False
 
     async def receive(self) -> Message:
@@ -176,6 +203,7 @@ class Dialled:
                 self.code = message["code"]
             case "websocket.http.response.start":
                 self.code = message["status"]
+                self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             case "websocket.http.response.body":
                 self.told += message["body"]
             case "websocket.send" if "text" in message:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from app.simulator.carrier import CarrierProtocol, Play
+from app.simulator.options import CallOptions
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Media, Started, StreamSid
 from app.twilio.signature import sign
@@ -22,6 +24,7 @@ PUBLIC = "https://phone.example.com"
 TOKEN, SECONDARY = "the-auth-token", "the-next-auth-token"
 ACCOUNT = "AC" + "0" * 32
 ABNORMAL = 1006
+CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 _numbers = itertools.count(1)
 
 
@@ -63,6 +66,9 @@ class Phone:
         signature = {} if token is None else {"X-Twilio-Signature": sign(token, url)}
         local = url.replace("wss://phone.example.com", f"ws://127.0.0.1:{self.port}")
         return connect(local, additional_headers=signature, compression=None, proxy=None, ping_interval=None)
+
+    def options(self, **changes: Any) -> CallOptions:
+        return CallOptions(PUBLIC, TOKEN, ACCOUNT, dial_url=f"http://127.0.0.1:{self.port}", **changes)
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator["Call"]:

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
+from websockets.asyncio.client import connect
 
+from app.calls.active_call import ActiveCall
 from app.calls.record import CallRecord, EndReason
 from app.config import Settings, read_settings
 from app.server.service import Service
@@ -15,6 +17,7 @@ from app.server.transfers import CarrierRest
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
+from workers.messages import Frame, Heard
 
 LOOPBACK = {"engine": "loopback", "codec": "loopback"}
 REAL_CALLS = {**LOOPBACK, "public_url": PUBLIC, "twilio_auth_token": TOKEN, "twilio_account_sid": ACCOUNT}
@@ -46,6 +49,27 @@ class Served:
         assert record
         return record
 
+    def live(self, call_sid: CallSid) -> ActiveCall:
+        call = self.service.manager.call(call_sid)
+        assert call
+        return call
+
+    def says(self, call_sid: CallSid, text: str) -> None:
+        """Let Moshi say a piece of text, as if it came from the pipeline."""
+        reservation = self.live(call_sid).reservation
+        self.service.manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, None, text))
+
+    def hears(self, call_sid: CallSid, word: str, start_s: float) -> None:
+        """Let the transcriber hear a word of the caller's."""
+        reservation = self.live(call_sid).reservation
+        heard = Heard(reservation.slot, reservation.epoch, word, start_s, start_s + 0.25)
+        self.service.manager.handle_transcript(heard)
+
+    def follow(self, path: str, host: str = "127.0.0.1", **headers: str) -> connect:
+        """Ask for an operator's socket, as a page or program that knows the service by that host name."""
+        url = f"ws://{host}:{self.phone.port}{path}"
+        return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
+
     async def until(self, *texts: str) -> str:
         """Wait for the log line that holds all these texts."""
         async with asyncio.timeout(PATIENCE_S):
@@ -71,8 +95,7 @@ async def served(port: int = 0, rest: CarrierRest | None = None, **settings: obj
         service = Service(read, lambda _: None, rest)
         async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             serving = asyncio.create_task(service.run(sock))
-            async with asyncio.timeout(PATIENCE_S):
-                await service.self_tested.wait()
+            await asyncio.wait_for(service.self_tested.wait(), PATIENCE_S)
             try:
                 yield Served(service, read, Phone(port, http), log)
             finally:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.calls.record import CallRecord
-from app.server.service import Service
 from app.simulator.call import simulate
-from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, StreamOpened, Waiting
 from app.simulator.remote import Follow, Redirect, Remote
 from app.simulator.report import CallReport, Outcome
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN
+from tests.service.phone import Phone
 from tests.service.served import served
 
 FIRST = ["CA1", "CA2"]
@@ -40,23 +38,13 @@ class Redirects:
 
 @dataclass
 class Callers:
-    """Those who call a running service."""
-
-    service: Service
-    port: int
+    phone: Phone
     redirects: Redirects
     happened: asyncio.Queue[tuple[str, Progress]] = field(default_factory=asyncio.Queue)
 
     async def call(self, call_sid: str, seconds: float, patience_s: float = 600.0) -> CallReport:
-        options = CallOptions(
-            PUBLIC,
-            TOKEN,
-            ACCOUNT,
-            duration_s=seconds,
-            call_sid=call_sid,
-            dial_url=f"http://127.0.0.1:{self.port}",
-            status_path="/twilio/status",
-            patience_s=patience_s,
+        options = self.phone.options(
+            duration_s=seconds, call_sid=call_sid, status_path="/twilio/status", patience_s=patience_s
         )
         return await simulate(
             options, lambda progress: self.happened.put_nowait((call_sid, progress)), self.redirects.remotes[call_sid]
@@ -83,7 +71,7 @@ async def test_two_talk_at_a_time_and_each_slot_goes_to_the_next_in_the_queue(re
     """Who gives up waiting is passed over."""
     redirects = Redirects()
     async with served(max_calls=2, when_busy="queue", rest=redirects if redirected else None) as running:
-        callers = Callers(running.service, running.phone.port, redirects)
+        callers = Callers(running.phone, redirects)
         calls = []
         for call_sid, seconds in zip(FIRST, (2.0, 3.0), strict=True):
             calls.append(asyncio.create_task(callers.call(call_sid, seconds)))

@@ -165,8 +165,7 @@ async def test_a_signal_while_twilio_has_the_request_finds_the_call_and_hangs_up
     held = office.twilio.held["POST Calls"] = Held()
     office.twilio.faults["POST Calls"].append(replace(NO_ANSWER, carried_out=True))
     process = await office.start(THEIRS)
-    async with asyncio.timeout(PATIENCE_S):
-        await held.reached.wait()
+    await asyncio.wait_for(held.reached.wait(), PATIENCE_S)
     process.send_signal(signal.SIGINT)
     del office.twilio.held["POST Calls"]
     held.release.set()
@@ -183,8 +182,7 @@ async def test_two_signals_end_it_at_once_and_say_that_the_call_may_ring(office:
     office.twilio.callees = {THEIRS: Callee(rings_s=None)}
     held = office.twilio.held["POST Calls"] = Held()
     process = await office.start(THEIRS)
-    async with asyncio.timeout(PATIENCE_S):
-        await held.reached.wait()
+    await asyncio.wait_for(held.reached.wait(), PATIENCE_S)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     status, _, err = await end(process)

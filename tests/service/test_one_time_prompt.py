@@ -44,8 +44,7 @@ async def check_chats(service: Served) -> None:
             await opened(socket)
             (call,) = service.service.manager.calls
             assert call.request.prompt
-        async with asyncio.timeout(PATIENCE_S):
-            await service.service.manager.no_calls.wait()
+        await asyncio.wait_for(service.service.manager.no_calls.wait(), PATIENCE_S)
     status, said = await refusal(service, "?voice_prompt=NATX9")
     assert (status, "no voice NATX9" in said, "\n" in said) == (400, True, False)
     status, said = await refusal(service, f"?text_prompt={'a+' * 600}")

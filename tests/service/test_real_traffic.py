@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohttp
 import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 from websockets.asyncio.client import connect
-from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
-from websockets.frames import Frame, Opcode
-from websockets.uri import parse_uri
 
 from app.calls.record import EndReason
 from app.cli.main import cli
@@ -38,7 +36,7 @@ from app.twilio.signature import sign, socket_url
 from app.twilio.twiml import Connect, Hangup, Verb, parse
 from tests.app.twilio.test_signature import PUBLIC_URLS
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
+from tests.service.phone import ACCOUNT, CONNECTED, PUBLIC, TOKEN, Call, closing_code, form, media, new_call_sid, start
 from tests.service.served import Served, served
 
 VOICE, STATUS, MEDIA = "/twilio/voice", "/twilio/status", "/twilio/media/"
@@ -56,8 +54,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class LogRecords(logging.Handler):
-    """What the service logs."""
-
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.records: list[logging.LogRecord] = []
@@ -71,8 +67,6 @@ class LogRecords(logging.Handler):
 
 @dataclass
 class Running(Served):
-    """A service with Twilio's side of it."""
-
     seen: LogRecords
     folder: Path
 
@@ -451,50 +445,22 @@ async def test_a_form_whose_body_does_not_follow_delays_nobody_else(service: Run
         writer.close()
 
 
-@dataclass
-class PeerWithoutPongs:
-    """A media socket whose peer answers no pings."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    protocol: ClientProtocol
-    pings: int = 0
-
-    def send(self, text: str) -> None:
-        self.protocol.send_text(text.encode())
-        self.writer.write(self.protocol.data_to_send()[-1])
-
-    async def next_text(self) -> bytes:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                data = await self.reader.read(4_096)
-                assert data, "the server has closed the socket"
-                self.protocol.receive_data(data)
-                frames = [event for event in self.protocol.events_received() if isinstance(event, Frame)]
-                self.protocol.data_to_send()  # the pongs, which are not sent
-                self.pings += sum(frame.opcode is Opcode.PING for frame in frames)
-                if texts := [frame.data for frame in frames if frame.opcode is Opcode.TEXT]:
-                    return bytes(texts[0])
-
-
 async def test_a_peer_that_answers_no_pings_but_sends_audio_stays(service: Running) -> None:
-    sid, port = new_call_sid(), service.phone.port
+    sid, sequence, pings = new_call_sid(), 1, 0
     verb = await service.ring(sid)
     assert isinstance(verb, Connect)
-    protocol = ClientProtocol(parse_uri(verb.url.replace(SOCKET_BASE, f"ws://127.0.0.1:{port}")))
-    request = protocol.connect()
-    request.headers["X-Twilio-Signature"] = sign(TOKEN, verb.url)
-    protocol.send_request(request)
-    peer = PeerWithoutPongs(*await asyncio.open_connection("127.0.0.1", port), protocol)
-    peer.writer.write(b"".join(protocol.data_to_send()))
-    protocol.receive_data(await peer.reader.readuntil(b"\r\n\r\n"))
-    protocol.events_received()
-    peer.send('{"event":"connected","protocol":"Call","version":"1.0.0"}')
-    peer.send(start(sid))
-    sequence = 1
-    while peer.pings < 10:
-        sequence += 1
-        peer.send(media(sequence))
-        await peer.next_text()
-    assert service.record(sid).end is None
-    peer.writer.close()
+    url, headers = verb.url.replace(SOCKET_BASE, service.url), {"X-Twilio-Signature": sign(TOKEN, verb.url)}
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aiohttp.ClientSession() as http,
+        http.ws_connect(url, headers=headers, autoping=False) as peer,
+    ):
+        await peer.send_str(CONNECTED)
+        await peer.send_str(start(sid))
+        while pings < 10:
+            sequence += 1
+            await peer.send_str(media(sequence))
+            while (message := await peer.receive()).type is aiohttp.WSMsgType.PING:
+                pings += 1
+            assert message.type is aiohttp.WSMsgType.TEXT
+        assert service.record(sid).end is None

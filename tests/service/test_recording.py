@@ -56,7 +56,6 @@ async def until_recorded(http: httpx.AsyncClient) -> str:
 
 
 async def until_finished(http: httpx.AsyncClient, call_sid: str) -> httpx.Response:
-    """Return a recording once it is finished."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             sound = await http.get(f"/api/calls/{call_sid}/recording")

@@ -14,7 +14,7 @@ from app.calls.admission import TTL_S
 from app.calls.record import EndReason
 from app.twilio.signature import sign
 from tests.service.front import SOCKET_BASE, Front
-from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid, start
+from tests.service.phone import CONNECTED, PUBLIC, TOKEN, form, new_call_sid, start
 
 VOICE, AFTER, STATUS = "/twilio/voice", "/twilio/after-stream", "/twilio/status"
 AFTER_DIAL = "/twilio/after-dial"
@@ -22,7 +22,6 @@ WAIT, AFTER_WAIT = "/twilio/wait", "/twilio/after-wait"
 MEDIA, SELFTEST = "/twilio/media/{token}", "/twilio/selftest"
 WEBHOOKS = (VOICE, AFTER, AFTER_DIAL, STATUS, WAIT, AFTER_WAIT)
 ROUTES = (*WEBHOOKS, MEDIA, SELFTEST)
-CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 
 
 class Verdict(StrEnum):

@@ -18,13 +18,12 @@ from app.calls.record import EndReason
 from app.simulator import conversation
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
-from app.simulator.options import CallOptions
 from app.simulator.report import Outcome
 from app.twilio.events import CallSid, DtmfPressed, Stopped
 from app.twilio.twiml import Connect, Hangup, Reject, parse
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import (
-    ACCOUNT,
+    CONNECTED,
     PUBLIC,
     SECONDARY,
     TOKEN,
@@ -41,7 +40,6 @@ from tests.service.served import served as run_service
 from workers.messages import Stage
 
 MAX_CALLS = 2
-CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,7 +65,7 @@ async def served(running: Served) -> AsyncIterator[Served]:
 async def test_a_caller_hears_themselves_through_the_whole_service(served: Served) -> None:
     """In real time: when they do depends on this machine and is not judged."""
     said = talk_of(2.5)
-    report = await simulate(options(served, audio=said))
+    report = await simulate(served.phone.options(audio=said, status_path="/twilio/status"))
     assert report.outcome is Outcome.CALLER_HUNG_UP
     latency = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
     assert len(latency.windows) >= 5
@@ -83,7 +81,7 @@ async def test_two_calls_at_once_hear_each_only_themselves(served: Served) -> No
     pitches_hz = (400, 1_700)
     time_s = np.arange(12_000) / 8_000
     voices = [(6_000 * np.sin(2 * np.pi * hertz * time_s)).astype(np.int16) for hertz in pitches_hz]
-    reports = await asyncio.gather(*(simulate(options(served, audio=voice)) for voice in voices))
+    reports = await asyncio.gather(*(simulate(served.phone.options(audio=voice)) for voice in voices))
     for own_hz, other_hz, report in zip(pitches_hz, pitches_hz[::-1], reports, strict=True):
         assert report.outcome is Outcome.CALLER_HUNG_UP
         assert loudness(report.heard, own_hz) > 1_000
@@ -101,17 +99,6 @@ def loudness(heard: NDArray[np.int16], hertz: float) -> float:
     hertz_a_line = 8_000 / len(heard)
     lines = slice(round((hertz - 100) / hertz_a_line), round((hertz + 100) / hertz_a_line))
     return float(np.sqrt(np.sum(spectrum[lines] ** 2)))
-
-
-def options(served: Served, audio: NDArray[np.int16]) -> CallOptions:
-    return CallOptions(
-        PUBLIC,
-        TOKEN,
-        ACCOUNT,
-        audio=audio,
-        dial_url=f"http://127.0.0.1:{served.phone.port}",
-        status_path="/twilio/status",
-    )
 
 
 async def test_a_slot_can_be_used_again_and_again_and_nothing_is_left_of_the_call_before(served: Served) -> None:
@@ -136,14 +123,6 @@ def likeness(heard: bytes, said: bytes) -> float:
     windows = np.lib.stride_tricks.sliding_window_view(long, len(short))
     levels = np.linalg.norm(windows, axis=1) * np.linalg.norm(short)
     return float(np.max(np.abs(windows @ short) / np.maximum(levels, 1e-9)))
-
-
-async def test_a_caller_who_vanishes_frees_the_slot(served: Served) -> None:
-    async with served.phone.call() as call:
-        await call.speaks()
-        call.socket.transport.abort()
-        await served.until(call.call_sid, "ended: the socket was lost")
-    assert served.free_slots == MAX_CALLS
 
 
 async def test_the_record_of_a_call_can_be_read_on_this_machine(served: Served) -> None:
@@ -175,9 +154,7 @@ async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: 
 
 
 def listening(served: Served, call_sid: str, query: str = "", host: str = "127.0.0.1", **headers: str) -> connect:
-    """Ask for the events of a call, as a page or program that knows the service by that host name."""
-    url = f"ws://{host}:{served.phone.port}/api/calls/{call_sid}/events{query}"
-    return connect(url, host="127.0.0.1", additional_headers=headers, proxy=None, compression=None)
+    return served.follow(f"/api/calls/{call_sid}/events{query}", host, **headers)
 
 
 async def told(socket: ClientConnection) -> list[dict[str, object]]:

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sqlite3
-import struct
-import sys
-import termios
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +21,7 @@ from app.simulator.options import CallOptions
 from app.simulator.progress import Progress, Pulse
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN, Phone
-from tests.service.test_serve import GOOD, INHERITED, LOOPBACK, ROOT
+from tests.service.test_serve import GOOD, LOOPBACK, start
 from tests.service.test_serve import running as running_program
 from tests.service.test_service_tasks import running
 from tests.tunnel.install import install
@@ -34,36 +32,19 @@ from tests.twilio_rest.server import serving_rest
 NUMBER, OLD_URL = "+15550100000", "https://old.example.com/v"
 CANNOT_FLUSH = 120
 """Python's exit status when standard error has gone."""
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 @contextlib.asynccontextmanager
-async def on_a_terminal(folder: Path, **settings: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+async def on_a_terminal(folder: Path, **settings: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Start `serve` on a terminal of its own; yield the process and the other end of the terminal."""
     leader, follower = os.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", TAKE_TERMINAL, sys.executable, "-m", "app", "serve"),
-        cwd=folder,
-        env={**INHERITED, "PYTHONPATH": ROOT, **settings},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    )
+    process = await start(folder, "serve", terminal=follower, **settings)
     os.close(follower)
-    try:
+    async with running_program(process):
         yield process, leader
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 async def until_written(terminal: int, text: str) -> None:
-    """Read the terminal until this is on it."""
     seen, written, loop = bytearray(), asyncio.Event(), asyncio.get_running_loop()
 
     def read() -> None:
@@ -73,8 +54,7 @@ async def until_written(terminal: int, text: str) -> None:
 
     loop.add_reader(terminal, read)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            await written.wait()
+        await asyncio.wait_for(written.wait(), PATIENCE_S)
     finally:
         loop.remove_reader(terminal)
 
@@ -90,8 +70,7 @@ async def start_call(url: str) -> "asyncio.Task[object]":
     calling: asyncio.Task[object] = asyncio.create_task(
         simulate(CallOptions(url, TOKEN, ACCOUNT, duration_s=3_600.0), watch)
     )
-    async with asyncio.timeout(PATIENCE_S):
-        await opened.wait()
+    await asyncio.wait_for(opened.wait(), PATIENCE_S)
     return calling
 
 
@@ -135,13 +114,9 @@ async def test_a_closed_terminal_ends_the_service_in_order(tmp_path: Path) -> No
 @pytest.mark.slow
 async def test_what_was_started_by_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "app", "serve"),
-        cwd=tmp_path,
-        env={**INHERITED, "PYTHONPATH": ROOT, "DATABASE_URL": "off", **GOOD, "PORT": str(port)},
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    ignores = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    settings: dict[str, Any] = {**GOOD, "DATABASE_URL": "off", "PORT": str(port)}
+    process = await start(tmp_path, "serve", preexec=ignores, **settings)
     async with running_program(process) as program:
         await program.until("ready for calls")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http, Phone(port, http).call() as call:
@@ -163,7 +138,7 @@ async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signa
     phone_number.may_restore.clear()
     async with running(number=phone_number) as (_, serving):
         async with asyncio.timeout(PATIENCE_S):
-            await phone_number.pointed.get()
+            await phone_number.next_url()
             os.kill(os.getpid(), number)
             await phone_number.restoring.wait()
             for _ in range(3):
@@ -179,8 +154,7 @@ async def test_signals_while_the_number_is_restored_do_not_lose_it(number: signa
 async def test_a_part_that_fails_in_mid_call_ends_the_service_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     number = FakeNumber()
     async with running(number=number, public_url="http://127.0.0.1:{port}") as (service, serving):
-        async with asyncio.timeout(PATIENCE_S):
-            await number.pointed.get()
+        await number.next_url()
         port = int(service.public.base_url.rpartition(":")[2])
         calling = await start_call(f"http://127.0.0.1:{port}")
         [record] = service.manager.records()

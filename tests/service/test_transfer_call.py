@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 from app.calls.events import EventKind
 from app.calls.record import CallRecord, EndReason
 from app.simulator.call import simulate
-from app.simulator.options import CallOptions
 from app.simulator.remote import Remote
 from app.simulator.report import CallReport, Outcome
 from app.twilio.rest import TwilioRest
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, new_call_sid
+from tests.service.phone import ACCOUNT, TOKEN, new_call_sid
 from tests.service.served import Served, served
 from tests.twilio_rest.account import Account
 from tests.twilio_rest.server import FakeRest, serving_rest
@@ -32,12 +31,10 @@ async def transferring() -> AsyncIterator[Callable[[str], "asyncio.Task[Transfer
 
 
 async def _call(running: Served, fake: FakeRest, dial_status: str) -> Transferred:
-    call_sid, remote, url = new_call_sid(), Remote(), f"http://127.0.0.1:{running.phone.port}"
+    call_sid, remote = new_call_sid(), Remote()
     fake.adopt(call_sid, remote.send)
     stays_s = PATIENCE_S if dial_status == "completed" else 2.0  # until the service hangs up
-    options = CallOptions(
-        PUBLIC, TOKEN, ACCOUNT, duration_s=stays_s, call_sid=call_sid, dial_url=url, dial_status=dial_status
-    )
+    options = running.phone.options(duration_s=stays_s, call_sid=call_sid, dial_status=dial_status)
     async with asyncio.timeout(PATIENCE_S), running.service.manager.events.subscribe(call_sid) as events:
         calling = asyncio.create_task(simulate(options, remote=remote))
         async for event in events:

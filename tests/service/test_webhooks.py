@@ -26,7 +26,7 @@ from tests.app.http.test_transfer import ANN, Carrier
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Call, form
 from tests.service.served import Served, served
-from workers.messages import Frame, Heard, TurnOver
+from workers.messages import TurnOver
 
 SECRET = "a-secret-of-sixteen-letters-or-more"
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/transfer_to_a_person.py"
@@ -84,19 +84,10 @@ async def receiving(answer: Answer, **settings: object) -> AsyncIterator[tuple[S
 
 def hears(running: Served, call_sid: CallSid, text: str) -> None:
     """The caller says a turn, as the transcriber would tell."""
-    manager = running.service.manager
-    call = manager.call(call_sid)
-    assert call
-    slot, epoch = call.reservation.slot, call.reservation.epoch
     for place, word in enumerate(text.split()):
-        manager.handle_transcript(Heard(slot, epoch, word, place * 0.3, place * 0.3 + 0.25))
-    manager.handle_transcript(TurnOver(slot, epoch, 9.0))
-
-
-def says(running: Served, call_sid: CallSid, text: str) -> None:
-    call = running.service.manager.call(call_sid)
-    assert call
-    running.service.manager.handle_message(Frame(call.reservation.slot, call.reservation.epoch, 0, None, text))
+        running.hears(call_sid, word, place * 0.3)
+    reservation = running.live(call_sid).reservation
+    running.service.manager.handle_transcript(TurnOver(reservation.slot, reservation.epoch, 9.0))
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +102,7 @@ async def test_the_events_of_a_call_come_in_order_with_the_words_of_both() -> No
     async with receiving(answering()) as (running, receiver, _):
         async with running.phone.call() as call:
             await call.speaks(3)
-            says(running, call.call_sid, " Hello")
+            running.says(call.call_sid, " Hello")
             hears(running, call.call_sid, "My card is 4111 1111")
             await receiver.until("caller.said")
         ended = await receiver.until("call.ended")
@@ -212,7 +203,7 @@ async def test_a_receiver_that_is_gone_costs_nothing_but_one_line(caplog: pytest
         async with served(**told) as running, running.phone.call() as call:
             await call.speaks(3)
             await running.until("WEBHOOK_URL does not accept events")
-            says(running, call.call_sid, " Hello")
+            running.says(call.call_sid, " Hello")
             await call.speaks(10)
             metrics = (await running.http.get("/metrics")).text
     assert len([line for line in caplog.messages if "WEBHOOK_URL" in line]) == 1

@@ -23,8 +23,6 @@ VERSION = "cloudflared version 2025.9.1 (built 2025-09-22-1400 UTC)"
 
 
 class FakeCloudflared:
-    """One run."""
-
     def __init__(self, arguments: list[str]) -> None:
         self.arguments = arguments
         self.refuse = int(os.environ.get("FAKE_REFUSE", "0"))
@@ -32,17 +30,14 @@ class FakeCloudflared:
         self.hostname = ""
 
     def option(self, name: str) -> str | None:
-        """Return the value after an option of the command line."""
         return self.arguments[self.arguments.index(name) + 1] if name in self.arguments else None
 
     def add_event(self, event: str, **fields: object) -> None:
-        """Add a line to the file of events."""
         if events := os.environ.get("FAKE_EVENTS"):
             with Path(events).open("a") as file:
                 file.write(json.dumps({"event": event, "pid": os.getpid(), **fields}) + "\n")
 
     async def run(self) -> None:
-        """Serve until a signal."""
         self.add_event("start", arguments=self.arguments, environment=sorted(os.environ), token=TOKEN)
         public = await asyncio.start_server(self.carry, "127.0.0.1", 0)
         self.hostname = f"127.0.0.1:{public.sockets[0].getsockname()[1]}"
@@ -64,7 +59,6 @@ class FakeCloudflared:
         writer.close()
 
     def metrics(self, path: str) -> tuple[HTTPStatus, dict[str, object]]:
-        """Return the answer for one path."""
         if path == "/quicktunnel":
             return HTTPStatus.OK, {"hostname": self.hostname if self.option("--url") else ""}
         self.unready -= 1
@@ -73,7 +67,6 @@ class FakeCloudflared:
         return status, {"status": status.value, "readyConnections": int(ready), "connectorId": "0"}
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection to the service and back."""
         self.refuse -= 1
         self.add_event("refused" if self.refuse >= 0 else "carried")
         if self.refuse >= 0:
@@ -85,7 +78,6 @@ class FakeCloudflared:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry one direction to its end."""
     with contextlib.suppress(ConnectionError):
         while piece := await reader.read(65_536):
             writer.write(piece)
@@ -94,7 +86,6 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def main() -> None:
-    """Do what the command line says."""
     if "--version" in sys.argv:
         print(VERSION)
         return

@@ -14,8 +14,6 @@ LOOK_EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class FakeCloudflared:
-    """Where the program is installed."""
-
     folder: Path
 
     @property
@@ -24,7 +22,6 @@ class FakeCloudflared:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it needs of its environment."""
         return {"PATH": f"{self.folder}:/usr/bin:/bin", "FAKE_EVENTS": str(self.folder / "events")}
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
@@ -45,7 +42,6 @@ class FakeCloudflared:
 
 
 def install(folder: Path) -> FakeCloudflared:
-    """Put the program into a folder."""
     folder.mkdir(exist_ok=True)
     program = folder / "cloudflared"
     source = Path(__file__).parent / "fake_cloudflared.py"

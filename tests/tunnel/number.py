@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from tests.processes.pipeline import PATIENCE_S
+
 BEFORE = "https://before.example.com/voice"
 
 
@@ -29,6 +31,10 @@ class FakeNumber:
             raise NumberTrouble(self.troubles.pop(0))
         self.leads_to = base_url
         self.pointed.put_nowait(base_url)
+
+    async def next_url(self) -> str:
+        """Wait until it is pointed somewhere; return where."""
+        return await asyncio.wait_for(self.pointed.get(), PATIENCE_S)
 
     async def restore(self) -> None:
         self.restoring.set()

@@ -43,8 +43,7 @@ async def test_the_number_follows_the_tunnel_and_is_restored_even_after_a_kill_o
             assert len({BEFORE, first, second, number.voice_url}) == 4
             held = rest.held["POST IncomingPhoneNumbers"] = Held()
             program.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(PATIENCE_S):
-                await held.reached.wait()
+            await asyncio.wait_for(held.reached.wait(), PATIENCE_S)
             program.process.send_signal(signal.SIGINT)
             del rest.held["POST IncomingPhoneNumbers"]
             held.release.set()

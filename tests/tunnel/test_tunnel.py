@@ -81,18 +81,13 @@ async def tunnelled(
         await cloudflared.gone()
 
 
-async def next_url(number: FakeNumber) -> str:
-    async with asyncio.timeout(PATIENCE_S):
-        return await number.pointed.get()
-
-
 async def test_first_the_edge_then_the_name_then_the_proof_then_the_number(
     served: Served, cloudflared: FakeCloudflared
 ) -> None:
     """Two answers that it is not ready, and a name that is known late, delay it and restart nothing."""
     number = FakeNumber()
     async with tunnelled(served, cloudflared, number, FAKE_UNREADY="2", FAKE_REFUSE="3"):
-        url = await next_url(number)
+        url = await number.next_url()
     seen = [event.get("path", event["event"]) for event in cloudflared.events()]
     before = seen[: seen.index("carried")]
     assert before[0] == "start"
@@ -130,7 +125,7 @@ async def test_a_tunnel_that_dies_is_started_again_and_a_call_that_is_on_hears_n
 ) -> None:
     number = FakeNumber()
     async with tunnelled(served, cloudflared, number):
-        first = await next_url(number)
+        first = await number.next_url()
         verb = await ring(served, past_the_tunnel=True)
         assert isinstance(verb, Connect)
         signature = {"X-Twilio-Signature": sign(TOKEN, verb.url)}
@@ -143,7 +138,7 @@ async def test_a_tunnel_that_dies_is_started_again_and_a_call_that_is_on_hears_n
             await served.until("the tunnel is gone (it died")
             assert not served.service.public.is_open
             await call.speaks(2)
-            second = await next_url(number)
+            second = await number.next_url()
             await call.speaks(2)
         assert len(cloudflared.events("start")) == 2
         assert second == served.service.public.base_url != first

@@ -7,8 +7,9 @@ from websockets.exceptions import ConnectionClosed
 
 from app.cli.talk.screen import Screen
 from app.cli.talk.sound import Sound
-from app.server.remote.client import SILENT_FOR_S, ChatClient, Event, Heard, Ready, ServerSilent
+from app.server.remote.client import SILENT_FOR_S, ChatClient, DecodedAudio, Event, ServerSilent
 from app.server.remote.connection import Advice, ConnectionFailed, Target, closing_reason, open_socket
+from app.server.remote.messages import Handshake
 
 TICK_S = 0.01
 ADVICE = Advice(
@@ -74,9 +75,9 @@ async def _receive(socket: ClientConnection, client: ChatClient) -> list[Event]:
 
 def _handle(event: Event, sound: Sound, now: float) -> None:
     match event:
-        case Ready():
+        case Handshake():
             sound.start(now)
-        case Heard(samples):
+        case DecodedAudio(samples):
             sound.add_heard(samples)
         case _:
             pass

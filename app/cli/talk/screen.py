@@ -7,7 +7,8 @@ from rich.text import Text
 
 from app.audio.playback_buffer import MS, PlaybackBuffer, Samples
 from app.cli.meter import FLOOR_DBFS, bar
-from app.server.remote.client import Event, Failed, Heard, Ready, Said
+from app.server.remote.client import DecodedAudio, Event
+from app.server.remote.messages import ErrorText, Handshake, TextPiece
 
 WAITING = "waiting for the server: it may be in another conversation, or play its prompts …"
 LINE_LENGTH = 72
@@ -25,13 +26,13 @@ class Screen:
 
     def show(self, event: Event) -> None:
         match event:
-            case Ready():
+            case Handshake():
                 self._print("Moshi is there. Ctrl-C ends the conversation.")
-            case Said(text):
+            case TextPiece(text):
                 self._add(text)
-            case Failed(text):
+            case ErrorText(text):
                 self._print(f"the server says: {text}")
-            case Heard(samples):
+            case DecodedAudio(samples):
                 self._heard_dbfs = level_dbfs(samples)
 
     def show_levels(self, said: Samples, buffer: PlaybackBuffer) -> None:

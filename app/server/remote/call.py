@@ -1,4 +1,4 @@
-"""One call at a Moshi server, and at the next one when that is lost.
+"""One call's sessions at Moshi servers, one after the other.
 
 A session begins with the caller's first frame, since a server that has a clock of its own speaks at once; PersonaPlex,
 which has none and takes long, is told who speaks while the phone still rings. From then on the server gets audio at the
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection
@@ -20,42 +19,23 @@ from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
 from app.calls.speaker import Moved, SpeakerMessage
-from app.server.remote import client as chat
-from app.server.remote.connection import (
-    ConnectionFailed,
-    Target,
-    closing_reason,
-    open_socket,
-    wait_handshake,
-)
+from app.server.remote.client import ChatClient, DecodedAudio, ServerSilent
+from app.server.remote.connection import ConnectionFailed, Target, closing_reason, open_socket, wait_handshake
+from app.server.remote.messages import ErrorText, TextPiece
 from app.server.remote.servers import Server
 from app.server.remote.targets import ADVICE, Patience
-from workers.messages import FRAME_SAMPLES, Failed, Frame, Open, Pcm, Stage
+from workers.messages import FRAME_SAMPLES, Frame, Open, Pcm
 
 log = logging.getLogger(__name__)
 
-MOST_HEARD_S = 2.0
+MOST_DECODED_S = 2.0
 """Of one message of a server no more is decoded."""
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 TOGETHER_S = 0.01
-
-
-class NoServer(Exception):
-    """No server takes the call; the message is one line."""
 
 
 class _Lost(Exception):
     """The session is over, for this reason."""
-
-
-class Switchable(Protocol):
-    """Gives out servers, and takes them back."""
-
-    async def acquire(self) -> Server:
-        """Raises NoServer."""
-
-    def give_back(self, server: Server, socket: ClientConnection | None, reason: str) -> None:
-        """Close the socket; with a `reason` the server has failed."""
 
 
 class RemoteCall:
@@ -64,68 +44,53 @@ class RemoteCall:
     def __init__(
         self,
         opening: Open,
-        servers: Switchable,
         target: Callable[[Server], Target],
         emit: Callable[[SpeakerMessage], None],
         patience: Patience,
     ) -> None:
         self.dropped = 0
         """Frames of the caller's that were too late for a server."""
-        self._opening, self._servers, self._target = opening, servers, target
+        self.socket: ClientConnection | None = None
+        """Of the last session."""
+        self._opening, self._target = opening, target
         self._emit, self._patience = emit, patience
-        self._client: chat.ChatClient | None = None
+        self._client: ChatClient | None = None
         self._speaks, self._due = asyncio.Event(), asyncio.Event()
         self._seq = 0
-        self._heard = np.zeros(0, np.float32)
+        self._received = np.zeros(0, np.float32)
         self._text = ""
         self._lost = ""
         """Why the last session in which the server was ready is over."""
 
     def push(self, frame: Frame) -> None:
-        """Send one of the caller's frames."""
         self._seq = frame.seq
         self._speaks.set()
         if self._client and frame.pcm is not None:
             self._client.add_audio(frame.pcm)
             self._due.set()
 
-    async def run(self) -> None:
-        """Talk until cancelled; the call ends if no server takes it."""
-        slot, epoch = self._opening.slot, self._opening.epoch
-        try:
-            while True:
-                await self._hold(await self._servers.acquire())
-        except NoServer as error:
-            self._emit(Failed(slot, epoch, Stage.STEP, str(error)))
-        except Exception as error:  # the root of this task
-            log.exception("internal error, this call ends")
-            self._emit(Failed(slot, epoch, Stage.STEP, type(error).__name__, internal=True))
-
-    async def _hold(self, server: Server) -> None:
-        """Hold one session, to its end."""
-        socket: ClientConnection | None = None
-        reason = ""
+    async def hold(self, server: Server) -> str:
+        """Hold one session at a server, to its end; return why that has failed. The socket is left open."""
+        self.socket = None
         try:
             if not server.url.personaplex:
                 await self._speaks.wait()
-            target = self._target(server)
-            socket = await open_socket(target, ADVICE, self._patience.open_s)
-            await wait_handshake(socket, self._patience.handshake_s(server.url))
-            reason = await self._talk(socket, server)
+            self.socket = await open_socket(self._target(server), ADVICE, self._patience.open_s)
+            await wait_handshake(self.socket, self._patience.handshake_s(server.url))
+            return await self._talk(self.socket, server)
         except ConnectionFailed as error:
-            reason = str(error)
+            return str(error)
         finally:
             self._stop()
-            self._servers.give_back(server, socket, reason)
 
     async def _talk(self, socket: ClientConnection, server: Server) -> str:
         """Return why the session is over."""
         if self._lost:
             self._emit(Moved(self._opening.slot, self._opening.epoch, self._lost))
-        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec(MOST_HEARD_S)
+        codec: ChatCodec = PcmCodec() if server.url.query.get("format") == "pcm" else OpusCodec(MOST_DECODED_S)
         now = asyncio.get_running_loop().time()
         silent_s = self._patience.silent_s
-        client = self._client = chat.ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
+        client = self._client = ChatClient(now, live=True, fills=True, codec=codec, silent_for_s=silent_s)
         client.receive(Kind.HANDSHAKE.message(), now)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -141,28 +106,28 @@ class RemoteCall:
             await work
         except ConnectionClosed as closed:
             raise _Lost(closing_reason(closed, ready=True) or "the server ended the conversation") from closed
-        except (chat.ServerSilent, TimeoutError) as error:
+        except (ServerSilent, TimeoutError) as error:
             raise _Lost(str(error) or "the server reads nothing") from error
 
-    async def _read(self, socket: ClientConnection, server: Server, client: chat.ChatClient) -> None:
+    async def _read(self, socket: ClientConnection, server: Server, client: ChatClient) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout(TOGETHER_S if len(self._heard) >= PACKET_SAMPLES else None):
+                async with asyncio.timeout(TOGETHER_S if len(self._received) >= PACKET_SAMPLES else None):
                     data = await socket.recv()
             except TimeoutError:
-                self._pass_on_heard(len(self._heard) // PACKET_SAMPLES * PACKET_SAMPLES)
+                self._emit_frame(len(self._received) // PACKET_SAMPLES * PACKET_SAMPLES)
                 continue
             match client.receive(data, loop.time()):
-                case chat.Heard(samples) if len(samples):
+                case DecodedAudio(samples) if len(samples):
                     server.speak()
-                    self._hear(samples)
-                case chat.Said(text):
+                    self._receive_audio(samples)
+                case TextPiece(text):
                     self._text += text
-                case chat.Failed(text):
+                case ErrorText(text):
                     log.warning("%s says: %.200s", server.name, text)
 
-    async def _write(self, socket: ClientConnection, client: chat.ChatClient) -> None:
+    async def _write(self, socket: ClientConnection, client: ChatClient) -> None:
         """Send what is due. Raises ServerSilent, and TimeoutError if the server has stopped reading."""
         loop = asyncio.get_running_loop()
         await self._speaks.wait()
@@ -175,27 +140,24 @@ class RemoteCall:
                 async with asyncio.timeout(self._patience.silent_s):
                     await socket.send(client.encode(np.concatenate(packets)))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(client.pacer.get_timer(), now + LOOK_EVERY_S)):
+                async with asyncio.timeout_at(min(client.pacer.get_timer(), now + CHECK_EVERY_S)):
                     await self._due.wait()
 
-    def _hear(self, samples: Pcm) -> None:
-        """Pass on what is a whole frame, with the text that came before."""
-        self._heard = np.concatenate([self._heard, samples])
-        while len(self._heard) >= FRAME_SAMPLES:
-            self._pass_on_heard(FRAME_SAMPLES)
+    def _receive_audio(self, samples: Pcm) -> None:
+        self._received = np.concatenate([self._received, samples])
+        while len(self._received) >= FRAME_SAMPLES:
+            self._emit_frame(FRAME_SAMPLES)
 
-    def _pass_on_heard(self, samples: int) -> None:
-        self._pass_on(self._heard[:samples])
-        self._heard = self._heard[samples:]
-
-    def _pass_on(self, pcm: Pcm | None) -> None:
+    def _emit_frame(self, samples: int) -> None:
+        """Emit so many samples of what was received, with the text that came before."""
+        pcm, self._received = self._received[:samples], self._received[samples:]
         text, self._text = self._text, ""
-        self._emit(Frame(self._opening.slot, self._opening.epoch, self._seq, pcm, text))
+        self._emit(Frame(self._opening.slot, self._opening.epoch, self._seq, pcm if samples else None, text))
 
     def _stop(self) -> None:
         """Forget what has not become a frame; the text stays."""
         if self._client:
             self.dropped += self._client.pacer.dropped // FRAME_SAMPLES
-        self._client, self._heard = None, self._heard[:0]
+        self._client, self._received = None, self._received[:0]
         if self._text:
-            self._pass_on(None)
+            self._emit_frame(0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from app.audio.opus import ChatCodec, OpusCodec
 from app.audio.playback_buffer import Samples
-from app.server.remote.messages import ErrorText, Handshake, OggAudio, TextPiece, parse, serialize_audio
+from app.calls.chat_protocol import Kind
+from app.server.remote.messages import EncodedAudio, ErrorText, Handshake, TextPiece, parse
 from app.server.remote.pacer import Pacer
 
 READY_WITHIN_S = 60.0
@@ -23,30 +24,11 @@ class ServerSilent(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The conversation begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
+class DecodedAudio:
     samples: Samples
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A piece of what Moshi says: a word or a part of one, with the space before it."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """What the server says that is wrong."""
-
-    text: str
-
-
-Event = Ready | Heard | Said | Failed
+Event = Handshake | DecodedAudio | TextPiece | ErrorText
 
 
 class ChatClient:
@@ -67,18 +49,17 @@ class ChatClient:
         self._codec = codec or OpusCodec()
 
     def receive(self, data: bytes | str, now: float) -> Event | None:
-        """Handle a message of the server's."""
         self._last_s = now
         match parse(data):
-            case Handshake() if not self.ready:
+            case Handshake() as handshake if not self.ready:
                 self.ready = True
-                return Ready()
-            case OggAudio(ogg) if self.ready:
-                return Heard(self._codec.decode(ogg))
-            case TextPiece(text) if self.ready:
-                return Said(text)
-            case ErrorText(text):
-                return Failed(text)
+                return handshake
+            case EncodedAudio(audio) if self.ready:
+                return DecodedAudio(self._codec.decode(audio))
+            case TextPiece() as piece if self.ready:
+                return piece
+            case ErrorText() as error:
+                return error
             case _:
                 return None
 
@@ -98,7 +79,7 @@ class ChatClient:
 
     def encode(self, packet: Samples) -> bytes:
         """Return the message of a packet, or of several."""
-        return serialize_audio(self._codec.encode(packet))
+        return Kind.AUDIO.message(self._codec.encode(packet))
 
     def check(self, now: float) -> None:
         """Raise ServerSilent if the server has sent nothing for too long."""

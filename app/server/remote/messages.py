@@ -11,23 +11,27 @@ class Handshake:
 
 
 @dataclass(frozen=True, slots=True)
-class OggAudio:
-    """Ogg/Opus, 24 kHz mono; a message need not hold whole pages."""
+class EncodedAudio:
+    """Ogg/Opus, 24 kHz mono, of which a message need not hold whole pages; PCM of our own servers if asked for."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
+    """A piece of what Moshi says: a word or a part of one, with the space before it."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorText:
+    """What the server says that is wrong."""
+
     text: str
 
 
-Message = Handshake | OggAudio | TextPiece | ErrorText
+Message = Handshake | EncodedAudio | TextPiece | ErrorText
 
 
 def parse(data: bytes | str) -> Message | None:
@@ -39,17 +43,13 @@ def parse(data: bytes | str) -> Message | None:
         case Kind.HANDSHAKE:
             return Handshake()
         case Kind.AUDIO:
-            return OggAudio(body)
+            return EncodedAudio(body)
         case Kind.TEXT:
             return TextPiece(printable(body.decode("utf-8", "replace")))
         case Kind.ERROR:
             return ErrorText(printable(body.decode("utf-8", "replace")))
         case _:
             return None
-
-
-def serialize_audio(ogg: bytes) -> bytes:
-    return Kind.AUDIO.message(ogg)
 
 
 def printable(text: str) -> str:

@@ -49,7 +49,6 @@ class Pacer:
         self._next_s = now - self._burst_s + FRAME_S
 
     def push(self, samples: Samples) -> None:
-        """Add what was said."""
         self._queue, self._is_filling, self._is_new = np.concatenate([self._queue, samples]), False, True
         if self._live and len(self._queue) > MOST_QUEUED:
             self._drop(len(self._queue) - PACKET_SAMPLES)

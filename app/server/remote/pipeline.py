@@ -4,13 +4,15 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
 from app.calls.speaker import ServerVitals, SpeakerMessage
 from app.config import Settings, SettingsError
-from app.server.remote.call import NoServer, RemoteCall
+from app.server.remote.call import RemoteCall
 from app.server.remote.connection import ConnectionFailed, Target
 from app.server.remote.query import personaplex_query
 from app.server.remote.servers import Server, Servers
@@ -19,6 +21,7 @@ from workers.messages import (
     FRAME_S,
     Close,
     DropPrompt,
+    Failed,
     Frame,
     Message,
     Open,
@@ -41,8 +44,19 @@ PROCESSING_S = FRAME_S
 """What a server is taken to need for a frame until calls have shown it."""
 
 
+class NoServer(Exception):
+    """No server takes the call; the message is one line."""
+
+
 class RemotePipeline:
     """`on_message` gets what the servers say, `on_prompt` the answers about prompts. Raises SettingsError."""
+
+    answering = True
+    checkpoint = ""
+    transcription = None
+    sampling: tuple[tuple[str, float], ...] = ()
+    process_ids: Mapping[Stage, int] = MappingProxyType({})
+    workers: Sequence[WorkerState] = ()
 
     def __init__(
         self,
@@ -88,25 +102,9 @@ class RemotePipeline:
     def ready(self) -> bool:
         return self._servers.ready
 
-    answering = True
-    checkpoint = ""
-    transcription = None
-
     @property
     def slots(self) -> int:
         return self._servers.slots
-
-    @property
-    def sampling(self) -> tuple[tuple[str, float], ...]:
-        return ()
-
-    @property
-    def process_ids(self) -> Mapping[Stage, int]:
-        return {}
-
-    @property
-    def workers(self) -> Sequence[WorkerState]:
-        return []
 
     @property
     def servers(self) -> Sequence[ServerVitals]:
@@ -134,19 +132,35 @@ class RemotePipeline:
             while self._tasks or self._trials:
                 await asyncio.wait(self._tasks | self._trials)
 
-    async def acquire(self) -> Server:
+    async def _run_call(self, call: RemoteCall, opening: Open) -> None:
+        """Hold a call at one server after the other, until cancelled; it ends if none takes it."""
+        failed = partial(Failed, opening.slot, opening.epoch, Stage.STEP)
+        try:
+            while True:
+                await self._hold(call, await self._acquire())
+        except NoServer as error:
+            self._on_message(failed(str(error)))
+        except Exception as error:  # the root of this task
+            log.exception("internal error, this call ends")
+            self._on_message(failed(type(error).__name__, internal=True))
+
+    async def _hold(self, call: RemoteCall, server: Server) -> None:
+        """Hold one session; a server that has failed is set aside."""
+        reason = ""
+        try:
+            reason = await call.hold(server)
+        finally:
+            if reason:
+                self._set_aside(server, reason)
+            self._start(self._end(server, call.socket), self._tasks)
+
+    async def _acquire(self) -> Server:
         """Return the least busy server, once there is one. Raises NoServer."""
         deadline_s = asyncio.get_running_loop().time() + self._patience.free_s
         while (server := self._servers.acquire()) is None:
             if not await self._wait_changed(deadline_s):
                 raise NoServer(f"no Moshi server takes the call ({self._servers.reasons})")
         return server
-
-    def give_back(self, server: Server, socket: ClientConnection | None, reason: str) -> None:
-        """Count a session as over once its socket is closed; with a `reason` the server is set aside."""
-        if reason:
-            self._set_aside(server, reason)
-        self._start(self._end(server, socket), self._tasks)
 
     def _open(self, opening: Open) -> None:
         self._close(opening.slot)
@@ -155,8 +169,8 @@ class RemotePipeline:
         def target(server: Server) -> Target:
             return self._targets.target(server.url, opening.persona, prompt)
 
-        call = RemoteCall(opening, self, target, self._on_message, self._patience)
-        self._calls[opening.slot] = call, self._start(call.run(), self._tasks)
+        call = RemoteCall(opening, target, self._on_message, self._patience)
+        self._calls[opening.slot] = call, self._start(self._run_call(call, opening), self._tasks)
 
     def _close(self, slot: Slot) -> None:
         if slot in self._calls:
@@ -171,6 +185,7 @@ class RemotePipeline:
         return task
 
     async def _end(self, server: Server, socket: ClientConnection | None) -> None:
+        """Count a session as over once its socket is closed."""
         if socket:
             await socket.close()
         server.sessions -= 1

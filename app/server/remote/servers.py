@@ -48,7 +48,6 @@ class Server:
         return back_off_s
 
     def answer(self) -> None:
-        """It has answered a trial."""
         self.up = True
 
     def speak(self) -> None:

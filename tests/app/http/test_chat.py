@@ -20,6 +20,7 @@ from app.calls.session import CallState
 from app.config import read_settings
 from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket
 from app.twilio.events import CallSid
+from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
 from workers import messages
 from workers.messages import Close, Frame, Open
@@ -75,8 +76,7 @@ class Line:
         self.manager.handle_message(Frame(slot, epoch, seq, pcm, text))
 
     async def next(self) -> Message:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.heard.get()
+        return await asyncio.wait_for(self.heard.get(), PATIENCE_S)
 
     async def next_kinds(self, count: int) -> list[Kind]:
         return [Kind((await self.next())["bytes"][0]) for _ in range(count)]
@@ -163,8 +163,3 @@ def test_speech_never_waits() -> None:
     budget = AudioBudget(0.0)
     assert not any(budget.spend(0.02, 0.02 * number) for number in range(10_000))
     assert budget.spend(3.0, 203.0) == 0.0, "a stall and its burst"
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)

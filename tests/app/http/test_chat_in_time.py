@@ -15,7 +15,8 @@ from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
 from app.calls.record import EndReason
 from app.twilio.events import CallSid
-from tests.app.http.test_chat import Line, settle
+from tests.app.calls.front import settle
+from tests.app.http.test_chat import Line
 from tests.fuzz.clock import VirtualLoop
 from workers.messages import Frame, Open
 

@@ -29,7 +29,6 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def two_calls(tmp_path_factory: pytest.TempPathFactory) -> Address:
-    """A call log that has two calls."""
     address = address_of(f"sqlite:///{tmp_path_factory.mktemp('calls')}/calls.db")
     database = Database(address)
     database.migrate()

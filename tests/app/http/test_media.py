@@ -15,12 +15,10 @@ from app.calls.manager import CallManager
 from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
-from tests.service.phone import ACCOUNT, message, new_call_sid, start
+from tests.processes.pipeline import PATIENCE_S
+from tests.service.phone import ACCOUNT, CONNECTED, message, new_call_sid, start
 
 ANN = new_call_sid()
-GUARD_S = 30.0
-"""Against a test that would wait for ever; nothing is measured by it."""
-CONNECTED = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 STARTED = start(ANN)
 STOP = {"accountSid": ACCOUNT, "callSid": ANN}
 
@@ -47,11 +45,11 @@ class Line:
         self.is_gone = False
         self.says.put_nowait({"type": "websocket.connect"})
 
-    def serve(self, blocked_after_s: float = GUARD_S, silent_after_s: float = GUARD_S) -> "asyncio.Task[None]":
+    def serve(self, blocked_after_s: float = PATIENCE_S, silent_after_s: float = PATIENCE_S) -> "asyncio.Task[None]":
         socket = WebSocket({"type": "websocket", "path": "/", "headers": []}, self.says.get, self._receive)
         return asyncio.create_task(run_media_socket(socket, self.call, blocked_after_s, silent_after_s))
 
-    async def serve_live(self, blocked_after_s: float = GUARD_S) -> "asyncio.Task[None]":
+    async def serve_live(self, blocked_after_s: float = PATIENCE_S) -> "asyncio.Task[None]":
         """Serve, begin the stream and wait until the session knows of it."""
         serving = self.serve(blocked_after_s)
         self.say(CONNECTED, STARTED)
@@ -70,8 +68,7 @@ class Line:
 
     async def ends(self, serving: "asyncio.Task[None]", reason: EndReason, close_code: int | None = 1000) -> None:
         """Wait for the end, and check its reason, the close, and that the slot is free."""
-        async with asyncio.timeout(GUARD_S):
-            await serving
+        await asyncio.wait_for(serving, PATIENCE_S)
         assert (self.call.session.record.end, self.manager.free_slots) == (reason, 1)
         assert self.close_code == close_code
 
@@ -122,8 +119,7 @@ async def test_while_the_peer_does_not_read_its_messages_are_handled() -> None:
     serving = await line.serve_live()
     line.reads.clear()
     line.send(1)
-    async with asyncio.timeout(GUARD_S):
-        await line.tried.wait()
+    await asyncio.wait_for(line.tried.wait(), PATIENCE_S)
     line.say(message("dtmf", 2, dtmf={"track": "inbound_track", "digit": "5"}))
     await turns_until(lambda: line.call.session.record.counts["dtmf"] > 0)
     line.reads.set()

@@ -38,6 +38,8 @@ def asks(client: str, headers: dict[str, str], token: str = "") -> int:
 CASES: dict[str, tuple[str, dict[str, str], str, int]] = {
     "this machine": (HERE, {}, "", 200),
     "this machine in IPv6": ("::1", {"host": "[::1]:5001"}, "", 200),
+    "this machine in IPv4, where HOST is ::": ("::ffff:127.0.0.1", {}, "", 200),
+    "elsewhere in IPv4, where HOST is ::": (f"::ffff:{ELSEWHERE}", {}, "", 403),
     "this machine, token set": (HERE, {}, TOKEN, 200),
     "a tunnel": (HERE, SITE, "", 403),
     "a tunnel, token set": (HERE, SITE, TOKEN, 403),

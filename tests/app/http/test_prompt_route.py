@@ -9,21 +9,7 @@ import pytest_asyncio
 
 from app.calls.prompts import MOST_PROMPT, PromptRejected, PromptUnavailable
 from app.http.persona_routes import MAX_BYTES, WANTED
-from tests.service.front import Front, NoPersonas
-
-
-class OnePrompt(NoPersonas):
-    """Notes what is to be prepared; `fails` instead."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.fails: Exception | None = None
-
-    async def prepare_once(self, text: str, name: str, voice: str = "") -> str:
-        self.asked.append((text, name))
-        if self.fails:
-            raise self.fails
-        return "an-id"
+from tests.service.front import Front, OnePrompt, reply
 
 
 class Asking:
@@ -38,11 +24,6 @@ class Asking:
         return reply(await self.post(json.dumps({"text": text, **more}).encode()))
 
 
-def reply(answer: httpx.Response) -> tuple[int, object]:
-    body = answer.json()
-    return answer.status_code, body.get("detail", body)
-
-
 @pytest_asyncio.fixture
 async def asking() -> AsyncIterator[Asking]:
     made = Asking()
@@ -53,7 +34,7 @@ async def asking() -> AsyncIterator[Asking]:
 async def test_a_text_is_prepared_for_a_persona_or_the_default(asking: Asking) -> None:
     assert await asking.ask(" You are Eve.\n\tBe brief.\x00\ud800", persona="ada") == (201, {"id": "an-id"})
     assert await asking.ask("🎉" * MOST_PROMPT) == (201, {"id": "an-id"})
-    assert asking.personas.asked == [("You are Eve.\n\tBe brief.", "ada"), ("🎉" * MOST_PROMPT, "")]
+    assert asking.personas.asked == [("You are Eve.\n\tBe brief.", "ada", ""), ("🎉" * MOST_PROMPT, "", "")]
 
 
 @pytest.mark.parametrize(

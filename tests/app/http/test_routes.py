@@ -16,7 +16,7 @@ from app.http.twilio_routes import Webhooks
 from app.server.service import Service
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import sign
-from tests.service.front import front_settings
+from tests.service.front import Front, front_settings
 from tests.service.phone import PUBLIC, TOKEN, form, new_call_sid
 
 OPERATOR = "a-long-operator-token"
@@ -121,27 +121,6 @@ async def test_an_internal_error_has_the_security_headers() -> None:
 
 @pytest.mark.parametrize("path", ["/twilio/selftest", "/twilio/nothing", "/api/live"])
 async def test_a_denied_upgrade_has_the_security_headers(path: str) -> None:
-    sent: list[Message] = []
-    scope = {
-        "type": "websocket",
-        "scheme": "wss",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [],
-        "client": ("203.0.113.5", 1),
-        "extensions": {"websocket.http.response": {}},
-    }
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async with client() as (_, service):
-        await SafeHeaders(service.app)(scope, receive, send)
-    assert sent[0]["type"] == "websocket.http.response.start"
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    assert headers.items() >= {name.lower(): value for name, value in SAFE.items()}.items()
+    dialled = await Front().dial(path, None)
+    assert not dialled.accepted
+    assert dialled.headers.items() >= {name.lower(): value for name, value in SAFE.items()}.items()

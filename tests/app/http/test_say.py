@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +18,7 @@ from app.http.call_routes import MAX_BYTES
 from app.twilio.events import CallSid
 from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
-from tests.service.front import Front, start
+from tests.service.front import Front, reply, start
 from tests.service.phone import new_call_sid
 from workers.messages import Said, Say
 
@@ -65,11 +64,6 @@ async def asking() -> AsyncIterator[Asking]:
     yield made
     made.front.manager.stop()
     await made.front.http.aclose()
-
-
-def reply(answer: httpx.Response) -> tuple[int, Any]:
-    body = answer.json()
-    return answer.status_code, body.get("detail", body)
 
 
 async def test_a_sentence_is_queued_and_goes_to_the_workers_in_one_line(asking: Asking) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from app.calls.active_call import ActiveCall
 from app.calls.record import EndReason
@@ -54,14 +55,27 @@ class Transferring:
         url = "/twilio/after-dial"
         return await self.front.post(url, fields, sign(TOKEN, f"{PUBLIC}{url}", fields.items()))
 
+    async def leave(self, call: ActiveCall) -> None:
+        """Have a call transferred, whose stream then stops."""
+        await self.ask(sid(call))
+        call.handle_event(Stopped())
+
 
 def sid(call: ActiveCall) -> CallSid:
     return call.session.record.call_sid
 
 
-async def test_an_operator_transfers_a_call_and_its_slot_is_free() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
+@pytest.fixture
+def transferring() -> Transferring:
+    return Transferring()
+
+
+@pytest_asyncio.fixture
+async def call(transferring: Transferring) -> ActiveCall:
+    return await transferring.front.talk()
+
+
+async def test_an_operator_transfers_a_call_and_its_slot_is_free(transferring: Transferring, call: ActiveCall) -> None:
     answer = await transferring.ask(sid(call))
     assert (answer.status_code, answer.json()["to"]) == (202, "…0009")
     [(call_sid, text)] = transferring.rest.followed
@@ -75,42 +89,35 @@ async def test_an_operator_transfers_a_call_and_its_slot_is_free() -> None:
     assert transferring.front.manager.free_slots == 2
 
 
-async def test_who_answers_has_the_call_to_its_end() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
-    await transferring.ask(sid(call))
-    call.handle_event(Stopped())
+async def test_who_answers_has_the_call_to_its_end(transferring: Transferring, call: ActiveCall) -> None:
+    await transferring.leave(call)
     answer = await transferring.after_dial(sid(call), DialCallStatus="completed", DialCallDuration="61")
     assert twiml.parse(answer.text) == (twiml.Hangup(),)
     [transfer] = (await transferring.front.http.get(f"/api/calls/{sid(call)}")).json()["transfers"]
     assert (transfer["status"], transfer["duration_s"], transfer["to"]) == ("completed", 61, "…0009")
 
 
-async def test_a_caller_who_hangs_up_before_anybody_answers_does_not_come_back() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
-    await transferring.ask(sid(call))
-    call.handle_event(Stopped())
+async def test_a_caller_who_hangs_up_before_anybody_answers_does_not_come_back(
+    transferring: Transferring, call: ActiveCall
+) -> None:
+    await transferring.leave(call)
     answer = await transferring.after_dial(sid(call), DialCallStatus="no-answer", CallStatus="completed")
     assert twiml.parse(answer.text) == (twiml.Hangup(),)
     assert transferring.front.manager.free_slots == 2
 
 
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled", ""])
-async def test_a_call_that_nobody_answers_is_back_with_moshi(status: str) -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
-    await transferring.ask(sid(call))
-    call.handle_event(Stopped())
+async def test_a_call_that_nobody_answers_is_back_with_moshi(
+    transferring: Transferring, call: ActiveCall, status: str
+) -> None:
+    await transferring.leave(call)
     answer = await transferring.after_dial(sid(call), DialCallStatus=status)
     [verb] = twiml.parse(answer.text)
     assert isinstance(verb, twiml.Connect)
     assert transferring.front.manager.record(sid(call)) is call.session.record
 
 
-async def test_the_callers_key_transfers_once() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
+async def test_the_callers_key_transfers_once(transferring: Transferring, call: ActiveCall) -> None:
     for digit in "900":
         call.handle_event(DtmfPressed(digit))
         await settle()
@@ -118,9 +125,7 @@ async def test_the_callers_key_transfers_once() -> None:
     assert call.session.record.transfers[0].by == "the caller's key"
 
 
-async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
+async def test_a_call_that_the_carrier_does_not_transfer_goes_on(transferring: Transferring, call: ActiveCall) -> None:
     transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
     answer = await transferring.ask(sid(call))
     assert (answer.status_code, answer.json()["detail"]) == (502, "Twilio answered with HTTP 500")
@@ -131,9 +136,7 @@ async def test_a_call_that_the_carrier_does_not_transfer_goes_on() -> None:
     assert [one.status for one in call.session.record.transfers] == ["Twilio answered with HTTP 500", ""]
 
 
-async def test_a_key_does_not_have_a_call_transferred_for_ever() -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
+async def test_a_key_does_not_have_a_call_transferred_for_ever(transferring: Transferring, call: ActiveCall) -> None:
     transferring.rest.fault = RestError("Twilio answered with HTTP 500", status=500)
     for _ in range(2 * MOST_TRANSFERS):
         call.handle_event(DtmfPressed("0"))
@@ -153,16 +156,15 @@ async def test_a_key_does_not_have_a_call_transferred_for_ever() -> None:
     ],
     ids=lambda value: str(value),
 )
-async def test_only_who_is_allowed_is_dialled(body: dict[str, object], status: int) -> None:
-    transferring = Transferring()
-    call = await transferring.front.talk()
+async def test_only_who_is_allowed_is_dialled(
+    transferring: Transferring, call: ActiveCall, body: dict[str, object], status: int
+) -> None:
     assert (await transferring.ask(sid(call), body)).status_code == status
     assert len(transferring.rest.followed) == (status == 202)
 
 
 @pytest.mark.parametrize("state", ["ringing", "ending", "over", "unknown"])
-async def test_a_call_that_is_not_live_is_not_transferred(state: str) -> None:
-    transferring = Transferring()
+async def test_a_call_that_is_not_live_is_not_transferred(transferring: Transferring, state: str) -> None:
     if state == "ringing":
         await transferring.front.ring(call_sid := new_call_sid())
     else:
@@ -173,10 +175,7 @@ async def test_a_call_that_is_not_live_is_not_transferred(state: str) -> None:
     assert (await transferring.ask(call_sid)).status_code == (409 if state == "ringing" else 404)
 
 
-async def test_without_an_account_the_reason_names_the_settings() -> None:
-    front = Front(front_settings(transfer_to=ANN, operator_token=OPERATOR))
-    transferring = Transferring()
-    transferring.front = front
-    call = await transferring.front.talk()
-    answer = await transferring.ask(sid(call))
+async def test_without_an_account_the_reason_names_the_settings(transferring: Transferring) -> None:
+    transferring.front = Front(transferring.front.settings)
+    answer = await transferring.ask(sid(await transferring.front.talk()))
     assert (answer.status_code, "TWILIO_AUTH_TOKEN" in answer.json()["detail"]) == (409, True)

@@ -12,9 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from app.server.listener import DESCRIPTORS, WebServer
-
-GUARD_S = 30.0
-"""Against a test that would wait for ever; nothing is measured by it."""
+from tests.processes.pipeline import PATIENCE_S
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,8 +36,7 @@ async def test_a_denied_upgrade_has_its_status_and_is_no_error(caplog: pytest.Lo
             await connect(f"ws://127.0.0.1:{sock.getsockname()[1]}", proxy=None)
         assert refused.value.response.status_code == 429
         server.stop()
-        async with asyncio.timeout(GUARD_S):
-            await task
+        await asyncio.wait_for(task, PATIENCE_S)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

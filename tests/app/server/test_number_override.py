@@ -7,6 +7,7 @@ import pytest
 from app.http.selftest import ProbeFailed
 from app.server import number_override as module
 from app.server.number_override import NumberManager, set_number_once_reachable
+from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
 from tests.tunnel.number import BEFORE, FakeNumber, NumberTrouble
 
@@ -26,26 +27,16 @@ def manage(number: FakeNumber, service_ready: Callable[[], Awaitable[object]] = 
     return NumberManager(number, (NumberTrouble,), service_ready)
 
 
-async def next_url(number: FakeNumber) -> str:
-    async with asyncio.timeout(PATIENCE_S):
-        return await number.pointed.get()
-
-
-async def some_turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def test_the_number_is_pointed_once_the_service_can_answer_at_the_last_address() -> None:
     number, self_tested = FakeNumber(), asyncio.Event()
     manager = manage(number, self_tested.wait)
     await manager.point(ONE)
-    await some_turns()
+    await settle()
     await manager.point(TWO)
-    await some_turns()
+    await settle()
     assert number.leads_to == BEFORE
     self_tested.set()
-    assert await next_url(number) == TWO
+    assert await number.next_url() == TWO
     assert number.pointed.empty()
 
 
@@ -53,7 +44,7 @@ async def test_pointing_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixt
     number = FakeNumber(troubles=["Twilio is away", "Twilio is away"])
     with caplog.at_level(logging.INFO):
         await manage(number).point(ONE)
-        assert await next_url(number) == ONE
+        assert await number.next_url() == ONE
     assert caplog.text.count("the number does not lead here: Twilio is away") == 2
 
 
@@ -61,11 +52,11 @@ async def test_after_the_number_is_restored_it_is_pointed_no_more() -> None:
     number = FakeNumber()
     manager = manage(number)
     await manager.point(ONE)
-    await next_url(number)
+    await number.next_url()
     await manager.restore()
     await manager.restore()
     await manager.point(TWO)
-    await some_turns()
+    await settle()
     assert (number.leads_to, number.restored) == (BEFORE, 1)
 
 
@@ -121,14 +112,14 @@ async def test_a_public_url_without_a_tunnel_is_probed_before_the_number_is_poin
             raise ProbeFailed("no such host")
 
     await set_number_once_reachable(ONE, probe, manage(number))
-    assert await next_url(number) == ONE
+    assert await number.next_url() == ONE
     assert probed == [ONE] * 3
 
 
 async def test_any_other_error_is_logged_by_pointing_and_raised_by_restoring(caplog: pytest.LogCaptureFixture) -> None:
     manager = NumberManager(FakeNumber(troubles=["a bug", "another bug"]), (), ready)
     await manager.point(ONE)
-    await some_turns()
+    await settle()
     [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert record.exc_info
     assert str(record.exc_info[1]) == "a bug"

@@ -38,7 +38,6 @@ class Bench:
         return task
 
     async def ready(self) -> str:
-        """Return the id of a prompt that is ready."""
         task = await self.ask()
         self.prompts.on_answer(PromptReady([*self.kept][-1], 20, 1_000))
         return await task

@@ -19,10 +19,14 @@ def write(folder: Path, **texts: str) -> None:
         (folder / f"{name}.toml").write_text(text)
 
 
-def load(folder: Path, default: str = "") -> FolderState:
+def read(folder: Path | None, default: str = "") -> PersonaFolder:
     reader = PersonaFolder(folder, default)
     reader.load()
-    return reader.state
+    return reader
+
+
+def load(folder: Path, default: str = "") -> FolderState:
+    return read(folder, default).state
 
 
 def tone(path: Path, seconds: float = 1.0, hz: float = 300.0) -> None:
@@ -41,8 +45,7 @@ def test_a_folder_of_files_becomes_personas(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_there_are_none() -> None:
-    reader = PersonaFolder(None, "")
-    reader.load()
+    reader = read(None)
     assert (reader.state, reader.refresh()) == (FolderState(), False)
 
 
@@ -138,8 +141,7 @@ def test_the_path_of_a_voice_is_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_too_many_files_are_refused_unread(tmp_path: Path) -> None:
     write(tmp_path, ada=ADA)
-    reader = PersonaFolder(tmp_path, "")
-    reader.load()
+    reader = read(tmp_path)
     write(tmp_path, **{f"p{number}": "wrong" for number in range(MOST_FILES)})
     assert not reader.refresh()
     assert list(reader.state.personas.by_name) == ["ada"]
@@ -184,8 +186,7 @@ def test_the_key_is_a_digest_of_text_and_voice_and_of_nothing_else(tmp_path: Pat
 def test_what_is_edited_added_or_deleted_is_read_again_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, ada=ADA)
     (tmp_path / "voice.pt").write_bytes(b"one")
-    reader = PersonaFolder(tmp_path, "")
-    reader.load()
+    reader = read(tmp_path)
     first = reader.state
     assert (reader.refresh(), reader.state is first) == (False, True)
     write(tmp_path, bob='prompt = "You are Bob."\nvoice = "voice"')
@@ -200,8 +201,7 @@ def test_what_is_edited_added_or_deleted_is_read_again_and_nothing_else(tmp_path
 
 def test_a_file_of_the_same_length_and_time_that_takes_another_ones_place_is_read(tmp_path: Path) -> None:
     write(tmp_path, ada='greeting = "Hello."')
-    reader = PersonaFolder(tmp_path, "")
-    reader.load()
+    reader = read(tmp_path)
     old, new = tmp_path / "ada.toml", tmp_path / "new"
     new.write_text('greeting = "Hallo."')
     os.utime(new, ns=(old.stat().st_atime_ns, old.stat().st_mtime_ns))
@@ -213,8 +213,7 @@ def test_a_file_of_the_same_length_and_time_that_takes_another_ones_place_is_rea
 def test_a_recording_is_decoded_once_as_long_as_it_stays(tmp_path: Path) -> None:
     tone(tmp_path / "ada.wav")
     write(tmp_path, ada='voice = "ada"\nprompt = "You are Ada."')
-    reader = PersonaFolder(tmp_path, "")
-    reader.load()
+    reader = read(tmp_path)
     pcm = reader.state.prompts["ada"].pcm
     write(tmp_path, ada='voice = "ada"\nprompt = "You are Eve."')
     assert reader.refresh()
@@ -225,8 +224,7 @@ def test_a_wrong_edit_is_logged_once_and_the_last_good_state_serves(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, ada=ADA)
-    reader = PersonaFolder(tmp_path, "ada")
-    reader.load()
+    reader = read(tmp_path, "ada")
     good = reader.state
     write(tmp_path, ada='greeting = "Hello', bob='greeting = "Bob here."')
     assert [reader.refresh() for _ in range(3)] == [False] * 3
@@ -242,8 +240,7 @@ def test_a_wrong_edit_is_logged_once_and_the_last_good_state_serves(
 
 def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, ada=ADA)
-    reader = PersonaFolder(tmp_path, "")
-    reader.load()
+    reader = read(tmp_path)
     write(tmp_path, ada='greeting = "Hi."')
     with monkeypatch.context() as disk:
         disk.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
@@ -256,8 +253,7 @@ def test_a_folder_that_goes_away_for_a_while_changes_nothing(tmp_path: Path) -> 
     folder = tmp_path / "personas"
     folder.mkdir()
     write(folder, ada=ADA)
-    reader = PersonaFolder(folder, "")
-    reader.load()
+    reader = read(folder)
     folder.rename(tmp_path / "away")
     assert (reader.refresh(), list(reader.state.personas.by_name)) == (False, ["ada"])
     (tmp_path / "away").rename(folder)

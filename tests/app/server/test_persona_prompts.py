@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import soundfile
 
 from app.calls.personas import Chosen
@@ -79,15 +80,21 @@ def ada(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_a_call_gets_all_that_the_engine_must_know_of_its_persona(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        prompt = await bench.begin()
-        assert (prompt.text, prompt.voice, prompt.pcm) == ("You are Ada.", "", None)
-        call = CallPersona("Hello! I am Ada.", False, prompt.key, (("text_top_k", 7),))
-        assert bench.personas.choose("", OURS) == Chosen("ada", call)
-        assert bench.personas.choose("ada", "") == Chosen("ada", call)
-        assert bench.personas.choose("", "") == bench.personas.choose("eve", "") == Chosen()
+@pytest_asyncio.fixture
+async def bench(ada: Path) -> AsyncIterator[Bench]:
+    """Ada's, whose prompt is prepared once the pipeline is started."""
+    made = Bench(ada)
+    async with made.running():
+        yield made
+
+
+async def test_a_call_gets_all_that_the_engine_must_know_of_its_persona(bench: Bench) -> None:
+    prompt = await bench.begin()
+    assert (prompt.text, prompt.voice, prompt.pcm) == ("You are Ada.", "", None)
+    call = CallPersona("Hello! I am Ada.", False, prompt.key, (("text_top_k", 7),))
+    assert bench.personas.choose("", OURS) == Chosen("ada", call)
+    assert bench.personas.choose("ada", "") == Chosen("ada", call)
+    assert bench.personas.choose("", "") == bench.personas.choose("eve", "") == Chosen()
 
 
 async def test_a_persona_listens_while_it_greets_if_it_is_told_so(ada: Path) -> None:
@@ -97,31 +104,27 @@ async def test_a_persona_listens_while_it_greets_if_it_is_told_so(ada: Path) -> 
     assert personas.choose("", "") == Chosen("bob", CallPersona()), "without a greeting there is nothing to cut"
 
 
-async def test_calls_wait_for_the_prompts_and_those_after_a_restart_too(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        assert not bench.personas.settled
-        await bench.begin()
-        assert bench.personas.settled
-        await bench.lose()
-        assert not bench.personas.settled
-        await bench.start()
-        [prompt] = bench.prepared()
-        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (False, "")
-        bench.ready(prompt)
-        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, prompt.key)
+async def test_calls_wait_for_the_prompts_and_those_after_a_restart_too(bench: Bench) -> None:
+    assert not bench.personas.settled
+    await bench.begin()
+    assert bench.personas.settled
+    await bench.lose()
+    assert not bench.personas.settled
+    await bench.start()
+    [prompt] = bench.prepared()
+    assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (False, "")
+    bench.ready(prompt)
+    assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, prompt.key)
 
 
-async def test_a_pipeline_lost_before_we_noticed_that_it_was_ready_is_asked_nothing(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        await settle()
-        bench._ready.set()
-        bench.personas.on_pipeline_lost()
-        bench._ready.clear()
-        await settle()
-        assert bench.prepared() == []
-        await bench.begin()
+async def test_a_pipeline_lost_before_we_noticed_that_it_was_ready_is_asked_nothing(bench: Bench) -> None:
+    await settle()
+    bench._ready.set()
+    bench.personas.on_pipeline_lost()
+    bench._ready.clear()
+    await settle()
+    assert bench.prepared() == []
+    await bench.begin()
 
 
 async def test_prompts_refused_at_the_start_are_a_line_each_that_names_the_file(ada: Path) -> None:
@@ -136,47 +139,41 @@ async def test_prompts_refused_at_the_start_are_a_line_each_that_names_the_file(
 
 
 async def test_a_prompt_refused_later_is_logged_and_its_calls_begin_without(
-    ada: Path, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        await bench.begin()
-        await bench.lose()
-        await bench.start()
-        [prompt] = bench.prepared()
-        bench.personas.handle_message(PromptRefused(prompt.key, "no memory"))
-        assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, "")
+    await bench.begin()
+    await bench.lose()
+    await bench.start()
+    [prompt] = bench.prepared()
+    bench.personas.handle_message(PromptRefused(prompt.key, "no memory"))
+    assert (bench.personas.settled, bench.personas.choose("ada", "").call.prompt) == (True, "")
     [line] = [record.getMessage() for record in caplog.records]
     assert line == "ada.toml: the prompt is refused, calls begin without one: no memory"
 
 
-async def test_an_edit_takes_effect_for_the_next_call_and_its_prompt_once_it_is_ready(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        old = await bench.begin()
-        bench.write("ada.toml", ADA.replace("Hello!", "Welcome!").replace("You are Ada.", "You are she."))
-        await bench.personas.refresh()
-        [new] = bench.prepared()
-        call = bench.personas.choose("ada", "").call
-        assert (call.greeting, call.prompt, new.text) == ("Welcome! I am Ada.", old.key, "You are she.")
-        assert bench.personas.settled, "no call waits for an edit"
-        bench.ready(new)
-        assert bench.personas.choose("ada", "").call.prompt == new.key
-        assert bench.sent == [DropPrompt(old.key)]
-        bench.write("ada.toml", 'greeting = "Once more."')
-        await bench.personas.refresh()
-        assert bench.personas.choose("ada", "").call == CallPersona("Once more.")
+async def test_an_edit_takes_effect_for_the_next_call_and_its_prompt_once_it_is_ready(bench: Bench) -> None:
+    old = await bench.begin()
+    bench.write("ada.toml", ADA.replace("Hello!", "Welcome!").replace("You are Ada.", "You are she."))
+    await bench.personas.refresh()
+    [new] = bench.prepared()
+    call = bench.personas.choose("ada", "").call
+    assert (call.greeting, call.prompt, new.text) == ("Welcome! I am Ada.", old.key, "You are she.")
+    assert bench.personas.settled, "no call waits for an edit"
+    bench.ready(new)
+    assert bench.personas.choose("ada", "").call.prompt == new.key
+    assert bench.sent == [DropPrompt(old.key)]
+    bench.write("ada.toml", 'greeting = "Once more."')
+    await bench.personas.refresh()
+    assert bench.personas.choose("ada", "").call == CallPersona("Once more.")
 
 
-async def test_many_calls_at_once_read_the_folder_and_all_see_the_edit(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running():
-        await bench.begin()
-        waiting = [asyncio.create_task(bench.personas.refresh()) for _ in range(5)]
-        await asyncio.sleep(0)
-        bench.write("bob.toml", "")
-        await asyncio.gather(bench.personas.refresh(), *waiting)
-        assert bench.personas.choose("bob", "").name == "bob"
+async def test_many_calls_at_once_read_the_folder_and_all_see_the_edit(bench: Bench) -> None:
+    await bench.begin()
+    waiting = [asyncio.create_task(bench.personas.refresh()) for _ in range(5)]
+    await asyncio.sleep(0)
+    bench.write("bob.toml", "")
+    await asyncio.gather(bench.personas.refresh(), *waiting)
+    assert bench.personas.choose("bob", "").name == "bob"
 
 
 async def test_the_prompt_of_an_edited_file_is_prepared_before_anybody_calls(ada: Path) -> None:
@@ -210,12 +207,13 @@ async def test_operators_see_what_became_of_each_prompt(ada: Path) -> None:
 
 async def asked(bench: Bench, text: str, name: str, voice: str = "") -> tuple[str, PreparePrompt]:
     """Have a prompt for one call prepared; return its id, and what the pipeline got."""
-    task = asyncio.create_task(bench.personas.prepare_once(text, name, voice))
-    while not bench.sent:  # noqa: ASYNC110 - a thread looks at the folder first
-        await asyncio.sleep(0)
-    [prompt] = bench.prepared()
-    bench.ready(prompt)
-    return await task, prompt
+    async with asyncio.timeout(PATIENCE_S):
+        task = asyncio.create_task(bench.personas.prepare_once(text, name, voice))
+        while not bench.sent:  # noqa: ASYNC110 - a thread looks at the folder first
+            await asyncio.sleep(0)
+        [prompt] = bench.prepared()
+        bench.ready(prompt)
+        return await task, prompt
 
 
 async def test_a_prompt_for_one_call_leaves_the_persona_its_voice_and_greeting(ada: Path) -> None:
@@ -233,13 +231,11 @@ async def test_a_prompt_for_one_call_leaves_the_persona_its_voice_and_greeting(a
         assert (again.name, again.call.prompt) == ("ada", own.key), "with the persona's own"
 
 
-async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running(), asyncio.timeout(PATIENCE_S):
-        await bench.begin()
-        key, prompt = await asked(bench, "You are Eve.", "")
-        assert prompt.voice == ""
-        assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key), prompt)
+async def test_without_a_persona_a_prompt_for_one_call_has_no_voice(bench: Bench) -> None:
+    await bench.begin()
+    key, prompt = await asked(bench, "You are Eve.", "")
+    assert prompt.voice == ""
+    assert bench.personas.choose("", "", key) == Chosen("", CallPersona(prompt=key), prompt)
 
 
 async def test_a_prompt_for_one_call_may_have_another_voice(ada: Path) -> None:
@@ -273,17 +269,15 @@ async def test_a_voice_that_cannot_be_read_is_refused_in_one_line(ada: Path) -> 
         assert bench.prepared() == []
 
 
-async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(ada: Path) -> None:
-    bench = Bench(ada)
-    async with bench.running(), asyncio.timeout(PATIENCE_S):
-        own = await bench.begin()
-        key, _ = await asked(bench, "You are Eve.", "ada")
-        await bench.lose()
-        with pytest.raises(PromptUnavailable):
-            await bench.personas.prepare_once("You are Eve.", "ada")
-        await bench.start()
-        assert bench.prepared() == [own]
-        assert bench.personas.choose("ada", "", key).call.prompt == ""
+async def test_a_prompt_for_one_call_is_not_prepared_again_after_a_restart(bench: Bench) -> None:
+    own = await bench.begin()
+    key, _ = await asked(bench, "You are Eve.", "ada")
+    await bench.lose()
+    with pytest.raises(PromptUnavailable):
+        await bench.personas.prepare_once("You are Eve.", "ada")
+    await bench.start()
+    assert bench.prepared() == [own]
+    assert bench.personas.choose("ada", "", key).call.prompt == ""
 
 
 # Many.

@@ -1,6 +1,6 @@
 // The operator's actions, each confirmed in a dialog first.
 
-import { announce, ask, byId, nameOf } from "./format.js";
+import { announce, ask, byId, callPath, nameOf } from "./format.js";
 
 let questions = 0;
 
@@ -38,7 +38,7 @@ async function post(path, wrong) {
 export async function hangUp({ call_sid, number }) {
   const name = nameOf(number);
   if (!(await confirmed(`Hang up on ${name}?`, "What Moshi is saying is played to its end, for three seconds at most.", "Hang up"))) return;
-  if (await post(`api/calls/${encodeURIComponent(call_sid)}/hangup`, "Not hung up")) announce(`Hanging up on ${name}`);
+  if (await post(callPath(call_sid, "hangup"), "Not hung up")) announce(`Hanging up on ${name}`);
 }
 
 /** Drain the service. */

@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawLine } from "./charts.js";
-import { announce, ask, byId, clock, describe, fineClock, make, ms, nameOf, textOf, turnsOf, when, write } from "./format.js";
+import { announce, ask, byId, clock, describe, fineClock, make, ms, nameOf, partyOf, showLines, showMessage, SPEAKERS, textOf, turnsOf, when, write } from "./format.js";
 import { buildMeters } from "./meters.js";
 import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
 import { endOf, howLong } from "./recent.js";
@@ -13,7 +13,6 @@ const DETAIL_EVERY_S = 5;
 const SOUND_AGAIN_MS = 1500;
 const LOG_AGAIN_MS = [1000, 2000, 4000, 8000];
 const setLevels = buildMeters(byId("call-live").querySelector(".meters"), "Caller", "Moshi");
-const NAMES = { caller: "Caller", moshi: "Moshi" };
 let sid = "", wanted_s = null, call = null, wasOn = false, requested_s = -Infinity, latencies_ms = [], shown = -1, visit = 0;
 
 /** Show the page of a call, with what was said at `at_s` in view. */
@@ -109,21 +108,19 @@ async function showLog(now, tries = 0) {
   try {
     const kept = await ask(`api/history/${encodeURIComponent(sid)}`);
     if (visit !== now) return;
-    byId("call-wrong").hidden = true;
+    showMessage(byId("call-wrong"), "");
     showKept(kept);
     if (kept.ended_at) await showSound(kept, now);
     else if (!call) again();
   } catch (error) {
     if (visit !== now || call) return;
     again();
-    write(byId("call-wrong"), `The call log: ${error.message}.`);
-    byId("call-wrong").hidden = false;
+    showMessage(byId("call-wrong"), `The call log: ${error.message}.`);
   }
 }
 
 function showKept(kept) {
-  const outbound = kept.direction.startsWith("outbound");
-  write(byId("h-call"), nameOf(outbound ? kept.called_masked : kept.caller_masked));
+  write(byId("h-call"), partyOf(kept));
   if (kept.ended_at && !call) {
     showState(byId("call-state"), "ended");
     write(byId("call-clock"), howLong(kept));
@@ -204,21 +201,17 @@ function redoTimes() {
 
 /** Show the transcript, reusing the turns that are there. */
 function showSaid(words) {
-  const turns = turnsOf(words), list = byId("said").firstElementChild, box = byId("said");
-  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  while (list.children.length > turns.length) list.lastElementChild.remove();
-  turns.forEach((turn, place) => {
-    const line = list.children[place] ?? list.appendChild(make("li"));
+  const turns = turnsOf(words);
+  showLines(byId("said"), turns, (line, turn) => {
     const known = `${turn.speaker} ${turn.words[0][2]} ${textOf(turn)}`;
     if (line.dataset.known === known) return;
     line.dataset.known = known;
     line.className = turn.speaker;
     const said = turn.words.flatMap(([, text, start_s]) => [make("span", { "data-word": start_s }, text), " "]);
-    line.replaceChildren(moment(turn.words[0][2]), make("b", {}, NAMES[turn.speaker]), make("p", {}, ...said));
-  });
+    line.replaceChildren(moment(turn.words[0][2]), make("b", {}, SPEAKERS[turn.speaker]), make("p", {}, ...said));
+  }, call !== null);
   byId("said-nothing").hidden = turns.length > 0;
   write(byId("said-nothing"), call ? "Nothing yet." : "Nothing.");
-  if (atEnd && call) box.scrollTop = box.scrollHeight;
 }
 
 function showVtt(kept) {

@@ -1,5 +1,7 @@
 // A chat in Moshi's protocol: the first byte of a message is its kind. It is dialled again once, after the service restarts.
 
+import { socketUrl } from "./format.js";
+
 const HANDSHAKE = 0, AUDIO = 1, TEXT = 2, METADATA = 4, PING = 6;
 const NORMAL_CLOSURE = 1000;
 const TRIES = 60, TRY_EVERY_MS = 1000;
@@ -11,9 +13,7 @@ export function dial(query, on) {
   let socket = null, live = false, mayRedial = true, over = false;
 
   function open() {
-    const url = new URL(`api/chat?${query}`, document.baseURI);
-    url.protocol = url.protocol.replace("http", "ws");
-    socket = new WebSocket(url);
+    socket = new WebSocket(socketUrl(`api/chat?${query}`));
     socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => over || receive(data);
     socket.onclose = (event) => over || closed(event);

@@ -1,6 +1,6 @@
 // Snapshots over a WebSocket, or by polling where WebSockets do not get through (some proxies).
 
-import { ask } from "./format.js";
+import { ask, socketUrl } from "./format.js";
 
 const SILENT_MS = 5000;
 const POLL_EVERY_MS = 1000;
@@ -22,9 +22,7 @@ export function follow(onSnapshot, onState) {
 
   function open() {
     clearTimeout(retry);
-    const url = new URL("api/live", document.baseURI);
-    url.protocol = url.protocol.replace("http", "ws");
-    const opened = (socket = new WebSocket(url));
+    const opened = (socket = new WebSocket(socketUrl("api/live")));
     opened.onmessage = (message) => {
       clearTimeout(polling);
       clearTimeout(silence);

@@ -34,6 +34,26 @@ export function nameOf(number) {
   return number || "number withheld";
 }
 
+/** Whom a call of the call log was with. */
+export function partyOf({ direction, called_masked, caller_masked }) {
+  return nameOf(direction.startsWith("outbound") ? called_masked : caller_masked);
+}
+
+export const SPEAKERS = { caller: "Caller", moshi: "Moshi" };
+
+/** The link to a call's page. */
+export const pageOf = (sid) => `#/call/${encodeURIComponent(sid)}`;
+
+/** A route of a call. */
+export const callPath = (sid, what) => `api/calls/${encodeURIComponent(sid)}/${what}`;
+
+/** The URL of a socket of the service. */
+export function socketUrl(path) {
+  const url = new URL(path, document.baseURI);
+  url.protocol = url.protocol.replace("http", "ws");
+  return url;
+}
+
 /** Words [speaker, text, start_s, stop_s] as turns { speaker, words }, by their beginnings; a pause ends a turn. */
 export function turnsOf(words) {
   const turns = [], last = {};
@@ -52,6 +72,26 @@ export const byId = (id) => document.getElementById(id);
 /** Set a text only if it differs, which avoids a layout. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** Show a message; an empty one is hidden. */
+export function showMessage(element, text) {
+  write(element, text);
+  element.hidden = !text;
+}
+
+/** Show a state; its kind is good, warn, bad or none. */
+export function showPill(pill, text, kind) {
+  write(pill, text);
+  pill.className = `pill ${kind}`;
+}
+
+/** Show items as the lines of a list in a box that scrolls; `fill` writes an item into a line, old or new. */
+export function showLines(box, items, fill, follows = true) {
+  const list = box.firstElementChild, atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+  while (list.children.length > items.length) list.lastElementChild.remove();
+  items.forEach((item, place) => fill(list.children[place] ?? list.appendChild(make("li")), item));
+  if (atEnd && follows) box.scrollTop = box.scrollHeight;
 }
 
 /** Make an element with attributes and children. */

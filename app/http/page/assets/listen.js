@@ -1,5 +1,7 @@
 // Plays a call to the operator: caller left, Moshi right.
 
+import { callPath, socketUrl } from "./format.js";
+
 const RATE_HZ = 8000;
 const BUFFER_S = 0.15; // absorbs jitter
 const MAX_BUFFER_S = 1; // audio beyond it is skipped
@@ -22,9 +24,7 @@ export function listen(sid, changed) {
   stop();
   context ??= new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
   context.resume();
-  const url = new URL(`api/calls/${encodeURIComponent(sid)}/events?audio=true`, document.baseURI);
-  url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
+  const socket = new WebSocket(socketUrl(callPath(sid, "events?audio=true")));
   current = { sid, socket, next: { in: 0, out: 0 }, samples: 0 };
   socket.onmessage = (message) => {
     const event = JSON.parse(message.data);

@@ -3,7 +3,7 @@
 import { drain } from "./actions.js";
 import { closeCall, openCall, showCall } from "./callpage.js";
 import { follow } from "./feed.js";
-import { announce, byId, write } from "./format.js";
+import { announce, byId, showMessage, showPill, write } from "./format.js";
 import { showOverview } from "./overview.js";
 import { showMore, showRecent } from "./recent.js";
 import "./search.js";
@@ -36,8 +36,7 @@ function onSnapshot(snapshot) {
 function showService({ ready, draining, free_slots, model, calls, pipeline }) {
   const full = !free_slots && calls.length && pipeline === "ready";
   const [text, kind] = draining ? ["draining", "warn"] : ready ? ["ready", "good"] : !full ? ["not ready", "bad"] : ["all slots taken", "warn"];
-  write(byId("state"), text);
-  byId("state").className = `pill ${kind}`;
+  showPill(byId("state"), text, kind);
   byId("state").title = `Pipeline: ${pipeline}`;
   write(byId("model"), model);
   byId("drain").disabled = draining;
@@ -46,11 +45,9 @@ function showService({ ready, draining, free_slots, model, calls, pipeline }) {
 }
 
 function onState(connection) {
-  write(byId("lost"), CONNECTION[connection]);
-  byId("lost").hidden = !CONNECTION[connection];
+  showMessage(byId("lost"), CONNECTION[connection]);
   if (connection === "lost" || connection === "refused") {
-    write(byId("state"), "no connection");
-    byId("state").className = "pill bad";
+    showPill(byId("state"), "no connection", "bad");
     byId("drain").disabled = true;
   } else recent();
 }

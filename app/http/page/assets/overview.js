@@ -2,7 +2,7 @@
 
 import { hangUp } from "./actions.js";
 import { drawSteps } from "./charts.js";
-import { announce, byId, clock, describe, make, ms, nameOf, textOf, turnsOf, write } from "./format.js";
+import { announce, byId, clock, describe, make, ms, nameOf, pageOf, textOf, turnsOf, write } from "./format.js";
 import { buildMeters } from "./meters.js";
 import { showNodes } from "./nodes.js";
 import { figuresOf, showListening, showState, toggleListening } from "./parts.js";
@@ -72,7 +72,7 @@ function addCard(call) {
   const root = byId("card").content.cloneNode(true).querySelector("li"), find = (selector) => root.querySelector(selector);
   const number = find(".number"), name = nameOf(call.number);
   number.textContent = name;
-  number.href = `#/call/${encodeURIComponent(call.call_sid)}`;
+  number.href = pageOf(call.call_sid);
   number.setAttribute("aria-label", `${name}, details`);
   find(".way").textContent = wayOf(call);
   const card = { root, state: find(".pill"), clock: find(".clock"), text: find(".text span"), figures: find(".figures"), listen: find(".listen"), hangup: find(".hangup") };

@@ -1,7 +1,7 @@
 // Parts of a card and of a call's page: figures, state, listening.
 
 import { listen, listenedTo, stop } from "./listen.js";
-import { ms, write } from "./format.js";
+import { ms, showPill, write } from "./format.js";
 
 const KINDS = { ringing: "warn", connecting: "warn", active: "good", resuming: "warn", ending: "warn", ended: "" };
 
@@ -18,8 +18,7 @@ export function figuresOf(call, frame_period_ms) {
 }
 
 export function showState(pill, state) {
-  write(pill, state);
-  pill.className = `pill ${KINDS[state] ?? ""}`;
+  showPill(pill, state, KINDS[state] ?? "");
 }
 
 /** Start or stop listening to a call; `changed` is called when that changes. */

@@ -1,6 +1,6 @@
 // Recent calls, from the call log.
 
-import { ask, byId, clock, make, ms, nameOf, when } from "./format.js";
+import { ask, byId, clock, make, ms, pageOf, partyOf, showMessage, when } from "./format.js";
 
 const AT_FIRST = 20;
 const AT_MOST = 500;
@@ -8,17 +8,15 @@ let limit = AT_FIRST;
 
 /** Request the last calls and show them, without those that are active. */
 export async function showRecent(on) {
-  const wrong = byId("recent-wrong");
   try {
     const calls = await ask(`api/history?limit=${limit}`), over = calls.filter((call) => !on.has(call.call_sid));
-    wrong.hidden = true;
+    showMessage(byId("recent-wrong"), "");
     byId("recent").hidden = !over.length;
     byId("recent-none").hidden = over.length > 0;
     byId("recent").tBodies[0].replaceChildren(...over.map(row));
     byId("more").hidden = calls.length < limit || limit >= AT_MOST;
   } catch (error) {
-    wrong.textContent = `Recent calls cannot be shown: ${error.message}.`;
-    wrong.hidden = false;
+    showMessage(byId("recent-wrong"), `Recent calls cannot be shown: ${error.message}.`);
     byId("recent").hidden = !byId("recent").tBodies[0].rows.length;
   }
 }
@@ -30,9 +28,8 @@ export function showMore(on) {
 }
 
 function row(call) {
-  const outbound = call.direction.startsWith("outbound");
-  const name = nameOf(outbound ? call.called_masked : call.caller_masked);
-  const details = make("a", { href: `#/call/${encodeURIComponent(call.call_sid)}`, "aria-label": `${name}, ${when(call.reserved_at)}, details` }, name);
+  const name = partyOf(call), outbound = call.direction.startsWith("outbound");
+  const details = make("a", { href: pageOf(call.call_sid), "aria-label": `${name}, ${when(call.reserved_at)}, details` }, name);
   return make("tr", {},
     make("td", { class: "when" }, when(call.reserved_at)),
     make("td", { class: "with" }, details, outbound ? make("span", { class: "quiet" }, " called by us") : ""),

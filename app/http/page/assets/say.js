@@ -1,6 +1,6 @@
 // The field with which Moshi says a sentence in a call.
 
-import { ask, byId, write } from "./format.js";
+import { ask, byId, callPath, showMessage, write } from "./format.js";
 
 const form = byId("say"), field = byId("say-text"), button = byId("say-send"), wrong = byId("say-wrong");
 let sid = "";
@@ -27,12 +27,11 @@ async function say(text) {
   wrong.hidden = true;
   field.value = "";
   try {
-    await ask(`api/calls/${encodeURIComponent(sid)}/say`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    await ask(callPath(sid, "say"), { method: "POST", headers: { "Content-Type": "application/json" }, body });
   } catch (error) {
     if (asked !== sid) return;
     field.value ||= text;
-    write(wrong, `Not queued: ${error.message}`);
-    wrong.hidden = false;
+    showMessage(wrong, `Not queued: ${error.message}`);
   }
 }
 

@@ -1,9 +1,8 @@
 // Search in what was said.
 
-import { ask, byId, clock, make, nameOf, when } from "./format.js";
+import { ask, byId, clock, make, pageOf, partyOf, SPEAKERS, when } from "./format.js";
 
 const AT_MOST = 50;
-const NAMES = { caller: "Caller", moshi: "Moshi" };
 const form = byId("search"), field = byId("search-text"), list = byId("found"), text = byId("found-text");
 let asked = 0;
 
@@ -23,10 +22,9 @@ async function search(query) {
 }
 
 function row(turn) {
-  const name = nameOf(turn.direction.startsWith("outbound") ? turn.called_masked : turn.caller_masked);
-  const href = `#/call/${encodeURIComponent(turn.call_sid)}/${turn.at_s}`;
-  const where = make("a", { href }, `${name}, ${when(turn.reserved_at)}, ${clock(turn.at_s)}`);
-  return make("li", { class: turn.speaker }, where, make("b", {}, NAMES[turn.speaker]), make("p", {}, turn.text));
+  const href = `${pageOf(turn.call_sid)}/${turn.at_s}`;
+  const where = make("a", { href }, `${partyOf(turn)}, ${when(turn.reserved_at)}, ${clock(turn.at_s)}`);
+  return make("li", { class: turn.speaker }, where, make("b", {}, SPEAKERS[turn.speaker]), make("p", {}, turn.text));
 }
 
 form.addEventListener("submit", (event) => {

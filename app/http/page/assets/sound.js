@@ -1,7 +1,7 @@
 // A call's recording: waveform and player; the transcript seeks in it.
 
 import { drawWaveform } from "./charts.js";
-import { ask, byId, clock } from "./format.js";
+import { ask, byId, callPath, clock } from "./format.js";
 
 const BUCKETS = 600;
 let waveform = null, starts_s = 0, moved = () => {};
@@ -12,12 +12,11 @@ const player = byId("sound"), wave = byId("wave");
  * Resolves to false while it is unfinished.
  */
 export async function openSound(sid, name, start_s, whenMoved) {
-  const path = `api/calls/${encodeURIComponent(sid)}`, which = `name=${encodeURIComponent(name)}`;
-  const found = await ask(`${path}/waveform?buckets=${BUCKETS}&${which}`);
+  const which = `name=${encodeURIComponent(name)}`, source = callPath(sid, `recording?${which}`);
+  const found = await ask(callPath(sid, `waveform?buckets=${BUCKETS}&${which}`));
   if (found.live) return false;
   waveform = { seconds: found.seconds, caller: pairs(found.caller), moshi: pairs(found.moshi) };
   [starts_s, moved] = [start_s, whenMoved];
-  const source = `${path}/recording?${which}`;
   if (!player.src.endsWith(source)) player.src = source;
   byId("sound-text").textContent = `${clock(found.seconds)} long; caller left, Moshi right.`;
   player.hidden = wave.hidden = false;

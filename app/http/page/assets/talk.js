@@ -2,22 +2,8 @@
 
 import { insecure, openAudio } from "./audio.js";
 import { dial } from "./chat.js";
-import { ask, byId, clock, describe, make, ms, write } from "./format.js";
+import { ask, byId, clock, describe, make, ms, showLines, showMessage, showPill, turnsOf, write } from "./format.js";
 import { buildMeters } from "./meters.js";
-
-const PAUSE_S = 1;
-
-/** Pieces [at_s, text] as lines [at_s, text]; a new one begins after a pause. */
-function lines(pieces) {
-  const said = [];
-  let last = -Infinity;
-  for (const [at, text] of pieces) {
-    if (at - last >= PAUSE_S || !said.length) said.push([at, text]);
-    else said[said.length - 1][1] += text;
-    last = at;
-  }
-  return said.map(([at, text]) => [at, text.trim()]).filter(([, text]) => text);
-}
 
 const MEASURE_EVERY_MS = 2000;
 const ROUND_TRIPS = 5;
@@ -38,14 +24,11 @@ const setLevels = buildMeters(byId("live").querySelector(".meters"), "You", "Mos
 let call = null; // of the call that is on: audio, chat, sid, times, parts of the latency
 
 function showState(name) {
-  const [text, kind] = STATES[name];
-  write(byId("state"), text);
-  byId("state").className = `pill ${kind}`;
+  showPill(byId("state"), ...STATES[name]);
 }
 
 function showWrong(words) {
-  write(byId("wrong"), words);
-  byId("wrong").hidden = !words;
+  showMessage(byId("wrong"), words);
 }
 
 function showControls() {
@@ -92,7 +75,8 @@ function onState(mine, name) {
 }
 
 function onText(mine, piece) {
-  mine.pieces.push([(performance.now() - mine.live_ms) / 1000, piece]);
+  const at_s = (performance.now() - mine.live_ms) / 1000;
+  mine.pieces.push(["moshi", piece, at_s, at_s]);
   showSaid(mine.pieces);
 }
 
@@ -149,16 +133,15 @@ async function measure(mine, sid) {
   setTimeout(measure, MEASURE_EVERY_MS, mine, sid);
 }
 
+/** Show pieces of words; a line ends in a pause. */
 function showSaid(pieces = []) {
-  const said = lines(pieces), box = byId("said"), list = box.firstElementChild;
-  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  while (list.children.length > said.length) list.lastElementChild.remove();
-  said.forEach(([at_s, text], place) => {
-    const line = list.children[place] ?? list.appendChild(make("li", {}, make("time", {}, clock(at_s)), make("span")));
+  const turns = turnsOf(pieces).map(({ words }) => [words[0][2], words.map(([, piece]) => piece).join("").trim()]);
+  const said = turns.filter(([, text]) => text);
+  showLines(byId("said"), said, (line, [at_s, text]) => {
+    if (!line.children.length) line.append(make("time", {}, clock(at_s)), make("span"));
     write(line.lastElementChild, text);
   });
   byId("said-nothing").hidden = said.length > 0;
-  if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
 function showMuted() {

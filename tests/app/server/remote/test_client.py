@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from app.server.remote.client import ChatClient, Failed, Heard, Ready, Said, ServerSilent
+from app.server.remote.client import ChatClient, DecodedAudio, ServerSilent
+from app.server.remote.messages import ErrorText, Handshake, TextPiece
 from tests.app.cli.talk.tones import pages, tone, tone_s
 
 AUDIO = [b"\x01" + page for page in pages(0.4)]
@@ -11,13 +12,13 @@ AUDIO = [b"\x01" + page for page in pages(0.4)]
 
 def ready(now: float = 0.0) -> ChatClient:
     client = ChatClient(now, live=True)
-    assert client.receive(b"\x00", now) == Ready()
+    assert client.receive(b"\x00", now) == Handshake()
     return client
 
 
 def heard(client: ChatClient, messages: list[bytes]) -> float:
     events = [client.receive(message, 0.0) for message in messages]
-    return tone_s(np.concatenate([event.samples for event in events if isinstance(event, Heard)]))
+    return tone_s(np.concatenate([event.samples for event in events if isinstance(event, DecodedAudio)]))
 
 
 def test_sound_is_sent_and_heard_after_the_handshake() -> None:
@@ -40,7 +41,7 @@ def test_what_comes_before_the_handshake_is_skipped() -> None:
     client = ChatClient(0.0, live=True)
     before = [b"\x04{}", b"\x02 early", b"\x06", b"\x03\x00", *AUDIO[:5]]
     assert [client.receive(message, 0.0) for message in before] == [None] * len(before)
-    assert client.receive(bytes(9), 0.0) == Ready()
+    assert client.receive(bytes(9), 0.0) == Handshake()
     assert heard(client, AUDIO[5:]) > 0.15, "though the headers were skipped"
 
 
@@ -50,9 +51,9 @@ def test_a_second_handshake_changes_nothing() -> None:
 
 def test_text_and_errors() -> None:
     client = ready()
-    assert client.receive(b"\x02 Hello", 0.0) == Said(" Hello")
-    assert client.receive(b"\x05full", 0.0) == Failed("full")
-    assert ChatClient(0.0, live=True).receive(b"\x05full", 0.0) == Failed("full")
+    assert client.receive(b"\x02 Hello", 0.0) == TextPiece(" Hello")
+    assert client.receive(b"\x05full", 0.0) == ErrorText("full")
+    assert ChatClient(0.0, live=True).receive(b"\x05full", 0.0) == ErrorText("full")
 
 
 def test_a_server_that_sends_nothing_for_ten_seconds_is_gone() -> None:

@@ -11,7 +11,7 @@ from app.calls.chat_inbound import IN_PHASE_S, ChatAudioCounter
 from app.calls.chat_leg import ChatLeg
 from app.calls.chat_protocol import Kind
 from app.calls.limits import CallLimits
-from app.server.remote.client import ChatClient, Heard
+from app.server.remote.client import ChatClient, DecodedAudio
 from workers.messages import FRAME_S, FRAME_SAMPLES, Epoch, Frame, Pcm, Slot
 
 STEP_S = 0.002
@@ -64,7 +64,7 @@ class Hop:
             assert isinstance(command, SendAudio)
             assert command.pcm is not None
             heard = self._client.receive(Kind.AUDIO.message(self._server.encode(command.pcm)), now)
-            assert isinstance(heard, Heard)
+            assert isinstance(heard, DecodedAudio)
             if np.abs(heard.samples).mean() > 0.1:
                 self._took_s[self._loud_s] = now - self._loud_s
 

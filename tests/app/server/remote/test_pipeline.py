@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from workers.messages import (
     Slot,
 )
 
+T = TypeVar("T", Moved, Failed)
 QUICK = Patience(open_s=1.0, ready_s=0.3, prompted_s=2.0, silent_s=0.5, free_s=1.5)
 EPOCH = Epoch(7)
 SPEECH = tone(0.8).reshape(-1, FRAME_SAMPLES)
@@ -59,14 +61,16 @@ class Calls:
     def open(self, slot: int = 0, persona: CallPersona = CallPersona()) -> None:  # noqa: B008 - it is frozen
         self.pipeline.send(Open(Slot(slot), EPOCH, persona=persona))
 
-    def say(self, slot: int = 0, frames: int = 1) -> None:
-        for _ in range(frames):
-            self.pipeline.send(Frame(Slot(slot), EPOCH, self.seq, SPEECH[self.seq % len(SPEECH)]))
-            self.seq += 1
+    def say(self, slot: int = 0) -> None:
+        self.pipeline.send(Frame(Slot(slot), EPOCH, self.seq, SPEECH[self.seq % len(SPEECH)]))
+        self.seq += 1
+
+    def begin(self) -> None:
+        self.open()
+        self.say()
 
     async def next(self) -> SpeakerMessage:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.arrived.get()
+        return await asyncio.wait_for(self.arrived.get(), PATIENCE_S)
 
     async def frames(self, count: int, slot: int = 0) -> list[Frame]:
         """Wait for the sound of so many frames, and answer each 80 ms with a frame of the caller's."""
@@ -84,13 +88,9 @@ class Calls:
                     self.say(slot)
         return heard
 
-    async def moved(self) -> Moved:
-        while not isinstance(message := await self.next(), Moved):
-            assert isinstance(message, Frame), message
-        return message
-
-    async def failed(self) -> Failed:
-        while not isinstance(message := await self.next(), Failed):
+    async def next_of(self, kind: type[T]) -> T:
+        """Pass over frames."""
+        while not isinstance(message := await self.next(), kind):
             assert isinstance(message, Frame), message
         return message
 
@@ -105,8 +105,7 @@ async def calling(*urls: str, patience: Patience = QUICK, **settings: object) ->
     read = read_settings(engine="remote", moshi_servers=",".join(urls), **settings)
     calls.pipeline = RemotePipeline(read, calls.arrived.put_nowait, calls.prompts.put_nowait, patience)
     running = asyncio.create_task(calls.pipeline.run())
-    async with asyncio.timeout(PATIENCE_S):
-        await calls.pipeline.wait_ready()
+    await asyncio.wait_for(calls.pipeline.wait_ready(), PATIENCE_S)
     try:
         yield calls
     finally:
@@ -144,8 +143,7 @@ def hangs(step: int, ogg: bytes) -> Sequence[bytes]:
 async def test_a_call_at_a_server_of_each_kind(kind: str) -> None:
     server = SERVERS[kind]()
     async with ready(server), calling(server.url) as calls:
-        calls.open()
-        calls.say()
+        calls.begin()
         heard = await calls.frames(12)
         assert {len(frame.pcm) % PACKET_SAMPLES for frame in heard if frame.pcm is not None} == {0}
         assert sound(heard) > 0.4
@@ -159,16 +157,14 @@ async def test_words_come_with_the_frames_and_those_before_the_handshake_do_not(
 
     server = MoshiServer(before=[METADATA, b"\x02 early"], change=words)
     async with ready(server), calling(server.url) as calls:
-        calls.open()
-        calls.say()
+        calls.begin()
         assert "".join(frame.text for frame in await calls.frames(6)) == " Hello there"
 
 
 async def test_nothing_is_sent_before_the_caller_speaks_and_silence_when_they_pause() -> None:
     server = MoshiServer()
     async with ready(server), calling(server.url) as calls:
-        calls.open()
-        calls.say()
+        calls.begin()
         for _ in range(20):
             assert isinstance(await calls.next(), Frame)
         assert tone_s(server.heard_samples) < 0.1
@@ -202,11 +198,10 @@ async def test_a_call_whose_server_is_lost_goes_on_at_another(first: type[MoshiS
     one, two = first(), MoshiServer()
     async with ready(one, two), calling(one.url, two.url) as calls:
         await calls.until_up(name(one), name(two))
-        calls.open()
-        calls.say()
+        calls.begin()
         await calls.frames(6)
         assert not two.heard
-        moved = await calls.moved()
+        moved = await calls.next_of(Moved)
         assert name(one) in moved.reason
         assert why in moved.reason
         calls.say()
@@ -218,10 +213,9 @@ async def test_a_single_server_that_ends_is_tried_again_for_the_same_call() -> N
     """Rust's server ends each session after 360 s."""
     server = MoshiServer(ends_after=20, code=None)
     async with ready(server), calling(server.url) as calls:
-        calls.open()
-        calls.say()
+        calls.begin()
         await calls.frames(6)
-        await calls.moved()
+        await calls.next_of(Moved)
         calls.say()
         await calls.frames(3)
 
@@ -230,8 +224,7 @@ async def test_a_locked_server_is_set_aside_until_it_answers() -> None:
     locked, free = MoshiServer(), MoshiServer()
     async with serving(locked), ready(free), calling(locked.url, free.url) as calls:
         await calls.until_up(name(free))
-        calls.open()
-        calls.say()
+        calls.begin()
         await calls.frames(3)
         locked.ready.set()
         await calls.until_up(name(locked), name(free))
@@ -242,8 +235,7 @@ async def test_a_server_that_is_locked_when_a_call_comes_is_left_for_another() -
     async with ready(one, two), calling(one.url, two.url) as calls:
         await calls.until_up(name(one), name(two))
         one.ready.clear()
-        calls.open()
-        calls.say()
+        calls.begin()
         heard = await calls.frames(3)
         assert heard, "no call has moved that Moshi had not spoken in"
         assert not one.heard
@@ -253,9 +245,8 @@ async def test_without_a_server_the_call_ends_with_a_reason() -> None:
     server = MoshiServer()
     async with ready(server), calling(server.url) as calls:
         server.status = 503
-        calls.open()
-        calls.say()
-        failed = await calls.failed()
+        calls.begin()
+        failed = await calls.next_of(Failed)
         assert "no Moshi server takes the call" in failed.reason
         assert "HTTP 503" in failed.reason
         assert not failed.internal
@@ -286,8 +277,7 @@ async def test_personaplex_without_a_persona_gets_both_parameters() -> None:
     plex = MoshiServer(needs=frozenset({"voice_prompt", "text_prompt"}))
     async with ready(plex), calling(f"{plex.url}?kind=personaplex&voice_prompt=NATM1.pt") as calls:
         calls.open()
-        async with asyncio.timeout(PATIENCE_S):
-            await plex.connected.wait()
+        await asyncio.wait_for(plex.connected.wait(), PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # the phone rings for longer than a server may be silent
             async with asyncio.timeout(2 * QUICK.silent_s):
                 await calls.arrived.get()
@@ -336,8 +326,7 @@ async def test_a_pinned_certificate_a_token_and_what_is_logged(
         urls = [f"{with_token % 'api/chat2'}{other}", f"{with_token % 'api/chat'}{pinned}"]
         async with calling(*urls) as calls:
             await calls.until_up(name(server))
-            calls.open()
-            calls.say()
+            calls.begin()
             await calls.frames(3)
         assert server.authorization == "Bearer the-secret-token"
         assert server.query == {}
