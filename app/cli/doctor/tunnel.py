@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.cli.doctor.finding import Finding, Level, good, note, problem
+from app.cli.doctor.finding import Finding, Severity, good, note, problem
 from app.cli.service_client import NoService, open_service
 from app.config import Settings, is_loopback
 from app.http.selftest import ProbeFailed, probe
@@ -51,8 +51,8 @@ def running_service(settings: Settings) -> dict[str, Any] | None:
 def _cloudflared(settings: Settings) -> Finding:
     program = shutil.which(PROGRAM)
     if not program:
-        level = Level.PROBLEM if settings.tunnel.start else Level.NOTE
-        return Finding(level, PROGRAM, "not installed: serve --tunnel needs it", HOW_TO_INSTALL)
+        severity = Severity.PROBLEM if settings.tunnel.start else Severity.NOTE
+        return Finding(severity, PROGRAM, "not installed: serve --tunnel needs it", HOW_TO_INSTALL)
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": VERSION_WITHIN_S, "check": False}
     try:
         run = subprocess.run([program, "--version"], **options)

@@ -1,4 +1,4 @@
-"""One conversation over a WebSocket: the shell around `ChatClient` and a `Sound`."""
+"""One conversation over a WebSocket: the shell around `ChatClient` and an `AudioEndpoint`."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.cli.talk.screen import Screen
-from app.cli.talk.sound import Sound
+from app.cli.talk.sound import AudioEndpoint
 from app.server.remote.client import SILENT_FOR_S, ChatClient, Event, Heard, Ready, ServerSilent
 from app.server.remote.connection import Advice, ConnectionFailed, Target, closing_reason, open_socket
 
@@ -22,7 +22,7 @@ class TalkFailed(Exception):
     """The conversation did not begin, or broke; the message is one line."""
 
 
-async def converse(target: Target, sound: Sound, screen: Screen) -> bool:
+async def converse(target: Target, sound: AudioEndpoint, screen: Screen) -> bool:
     """Talk until the sound has ended; return False if the server ended it in order. Raises TalkFailed."""
     loop = asyncio.get_running_loop()
     try:
@@ -47,7 +47,7 @@ async def converse(target: Target, sound: Sound, screen: Screen) -> bool:
     return True
 
 
-async def _send(socket: ClientConnection, client: ChatClient, sound: Sound, screen: Screen) -> None:
+async def _send(socket: ClientConnection, client: ChatClient, sound: AudioEndpoint, screen: Screen) -> None:
     """Send what is due. Raises ServerSilent, also if the server has stopped reading."""
     loop = asyncio.get_running_loop()
     client.check(loop.time())
@@ -72,7 +72,7 @@ async def _receive(socket: ClientConnection, client: ChatClient) -> list[Event]:
     return [] if event is None else [event]
 
 
-def _handle(event: Event, sound: Sound, now: float) -> None:
+def _handle(event: Event, sound: AudioEndpoint, now: float) -> None:
     match event:
         case Ready():
             sound.start(now)

@@ -10,7 +10,7 @@ from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.cli.talk.connection import TalkFailed, converse
 from app.cli.talk.devices import NoSound, open_devices
 from app.cli.talk.screen import WAITING, Screen
-from app.cli.talk.sound import FileSound, Sound, open_file
+from app.cli.talk.sound import AudioEndpoint, FileSound, open_file
 from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, SettingsError
 from app.server.remote.connection import Target
@@ -72,7 +72,7 @@ def _say_file(target: Target, sound: FileSound, out: Path | None) -> int:
     return fail(why, EXIT_FAILED) if why else 0
 
 
-def _hold(target: Target, sound: Sound) -> bool:
+def _hold(target: Target, sound: AudioEndpoint) -> bool:
     """Return False if the server ended the conversation in order. Raises TalkFailed."""
     console = Console(highlight=False)
     with console.status(WAITING) as status:

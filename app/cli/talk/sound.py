@@ -16,7 +16,7 @@ AUDIBLE = 0.01
 """-40 dBFS."""
 
 
-class Sound(Protocol):
+class AudioEndpoint(Protocol):
     """`now` in seconds, monotonic."""
 
     live: bool
