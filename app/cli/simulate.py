@@ -72,7 +72,6 @@ def _options(settings: Settings, wanted: Simulation) -> CallOptions:
         audio=wanted.audio or conversation(),
         to_number=wanted.to or CALLED_NUMBER,
         duration_s=wanted.seconds,
-        skip_silence=wanted.line.suppressed,
         line=wanted.line,
     )
 

@@ -33,6 +33,7 @@ from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, Stream
 from workers.messages import Epoch, Frame, Resumed, Slot
 
 FRAME_PACKETS = 4
+QUIET_PACKET = bytes([mulaw.SILENCE]) * mulaw.PACKET_SAMPLES
 CALL = CallSid("CAvirtual")
 RESUME_S = 10.0
 STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
@@ -130,10 +131,11 @@ class _VirtualCall:
         self._arrived_s = max(self._arrived_s, through(scenario.stalls, scenario.leaves_s(number) + travel_s))
         spoken_s = number * scenario.packet_s
         self._at(spoken_s + scenario.packet_s, lambda _: self._speak(number + 1))
-        if not (scenario.suppressed and through(scenario.silent, spoken_s) != spoken_s):
-            start = number * mulaw.PACKET_SAMPLES % len(self._said)
-            media = Media(number * 20, self._said[start : start + mulaw.PACKET_SAMPLES])
-            self._at_ours(self._arrived_s, partial(self._receive, media))
+        start = number * mulaw.PACKET_SAMPLES % len(self._said)
+        is_silent = through(scenario.silent, spoken_s) != spoken_s
+        packet = QUIET_PACKET if is_silent else self._said[start : start + mulaw.PACKET_SAMPLES]
+        if packet != QUIET_PACKET or not scenario.suppressed:
+            self._at_ours(self._arrived_s, partial(self._receive, Media(number * 20, packet)))
 
     def _receive(self, event: Event, now: float) -> None:
         commands = self._session.receive(event, now)

@@ -96,7 +96,7 @@ def test_a_stalled_line_delivers_late_but_everything() -> None:
 
 def test_silent_packets_may_be_left_out_and_time_goes_on() -> None:
     said = b"\x01" * 160 + QUIET * 320 + b"\x02" * 160
-    stream, _ = opened(CallerScript(said, ends_s=0.2, skip_silence=True))
+    stream, _ = opened(CallerScript(said, ends_s=0.2, line=Scenario(suppressed=True)))
     packets = [message["media"] for message in told(stream.advance(0.19))]
     assert [(packet["chunk"], packet["timestamp"]) for packet in packets] == [("1", "20"), ("2", "80")]
 
