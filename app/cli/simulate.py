@@ -1,6 +1,5 @@
 """`moshi-bridge simulate`: simulated calls to a running service, one or many at random phases."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.bench.calls import simulate_calls
-from app.cli.bench.output import ms
+from app.cli.bench.output import ms, write_json
 from app.cli.doctor.tunnel import running_service
 from app.cli.meter import bar
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
@@ -123,8 +122,7 @@ def _table(reports: Sequence[CallReport]) -> Table:
 def _save(wanted: Simulation, reports: Sequence[CallReport]) -> None:
     if wanted.wav:
         reports[0].save_wav(wanted.wav)
-    if wanted.json_file:
-        figures = [json.loads(report.to_json()) for report in reports]
-        wanted.json_file.write_text(json.dumps(figures if len(figures) > 1 else figures[0], indent=2) + "\n")
+    figures = [report.figures() for report in reports]
+    write_json(wanted.json_file, figures if len(figures) > 1 else figures[0])
     if wanted.picture:
         draw_buffers(reports, wanted.line, wanted.picture)

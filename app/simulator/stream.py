@@ -80,6 +80,7 @@ class CallerStream:
         self.opened_s = self.now_s = opened_s
         self.cut = False
         self._carrier = carrier or CarrierProtocol()
+        self.stream_sid = started.stream_sid
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
         self._ends_s = script.ends_s

@@ -84,7 +84,6 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
     latencies = [_latency(report) if echoes else Latency(()) for report in reports]
     windows = [window for latency in latencies for window in latency.windows]
     before_ms, after_ms = _around_ms(windows, line)
-    late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
     snrs_db = (
         window_snr_db(report.said, report.heard, latency) for report, latency in zip(reports, latencies, strict=True)
     )
@@ -106,7 +105,7 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
         seconds_said=sum(len(mouth_to_ear_ms(report.said, report.said).windows) for report in reports),
         seconds_heard=len(windows),
         cpu=measured.cpu,
-        simulator_late_p99_ms=percentile_ms(late_s, 99),
+        simulator_late_p99_ms=percentile_ms([late_s for report in reports for late_s in report.lateness_s], 99),
     )
 
 

@@ -1,7 +1,6 @@
 """Whole calls against a small server, in real time and therefore short; no test asks how long anything took."""
 
 import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,9 +81,8 @@ def check_upgrade(headers: dict[str, str]) -> None:
 
 
 def check_files(report: CallReport, folder: Path) -> None:
-    report.save_json(folder / "call.json")
     report.save_wav(folder / "call.wav")
-    figures = json.loads((folder / "call.json").read_text())
+    figures = report.figures()
     assert (figures["outcome"], figures["first_packet_s"]) == ("caller-hung-up", report.first_packet_s)
     assert figures["streams"][0]["counts"]["packets_sent"] == 25
     assert (folder / "call.wav").stat().st_size == 44 + 4 * len(report.heard)
