@@ -141,7 +141,7 @@ def _underruns_ours(reports: Sequence[CallReport]) -> int:
     def is_ours(report: CallReport, gap: Underrun) -> bool:
         ends_s = report.zero_s + gap.start_s + gap.length_s
         first, last = np.searchsorted(sent_s, (ends_s - AT_ONCE_S, ends_s + AT_ONCE_S))
-        return gap.start_s >= ADAPTED_S and gap.length_s > late_s[first:last].max(initial=0.0)
+        return gap.start_s >= ADAPTED_S and gap.length_s > float(late_s[first:last].max(initial=0.0))
 
     return sum(is_ours(report, gap) for report in reports for gap in report.underruns)
 
