@@ -21,6 +21,7 @@ cli = typer.Typer(
 )
 calls = typer.Typer(help="Past calls, from the call log, and running ones.")
 
+Limit = Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tunnel = Annotated[bool | None, typer.Option("--tunnel/--no-tunnel", help="Take calls through cloudflared (TUNNEL).")]
 SetNumber = Annotated[
@@ -151,17 +152,16 @@ def talk(
     Exits with 0, with 1 if the conversation did not begin, broke, or (--wav) nothing was heard, with 2 if an option or
     a file is wrong.
     """
-    from app.cli.talk.run import Talk, run_talk
+    from app.cli.talk.run import run_talk
     from app.cli.talk.target import Wanted
 
-    wanted = Talk(Wanted(url, persona, token, ca, pin), wav, out, seconds)
-    raise typer.Exit(run_talk(settings_or_exit(url), wanted))
+    raise typer.Exit(run_talk(settings_or_exit(url), Wanted(url, persona, token, ca, pin), wav, out, seconds))
 
 
 @calls.callback(invoke_without_command=True)
 def calls_list(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """The last calls, the newest first: when, with whom, how long, how they ended, first sound, gaps."""
@@ -184,7 +184,7 @@ def calls_show(
 @calls.command("search")
 def calls_search(
     words: Annotated[str, typer.Argument(help='What was said, the beginnings of words: refund, "wrong order".')],
-    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """What was said in the calls: the last turns that have all these words, with call and time."""

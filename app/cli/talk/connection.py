@@ -34,7 +34,7 @@ async def converse(target: Target, sound: AudioEndpoint, screen: Screen) -> bool
         try:
             while not sound.ended():
                 await _send(socket, client, sound, screen)
-                for event in await _receive(socket, client):
+                if event := await _receive(socket, client):
                     _handle(event, sound, loop.time())
                     screen.show(event)
                 client.add_audio(sound.read(loop.time()))
@@ -61,15 +61,14 @@ async def _send(socket: ClientConnection, client: ChatClient, sound: AudioEndpoi
         raise ServerSilent(f"the server has read nothing for {SILENT_FOR_S:.0f} s") from error
 
 
-async def _receive(socket: ClientConnection, client: ChatClient) -> list[Event]:
+async def _receive(socket: ClientConnection, client: ChatClient) -> Event | None:
     """Wait for a message, at most until the next tick."""
     try:
         async with asyncio.timeout(TICK_S):
             data = await socket.recv()
     except TimeoutError:
-        return []
-    event = client.receive(data, asyncio.get_running_loop().time())
-    return [] if event is None else [event]
+        return None
+    return client.receive(data, asyncio.get_running_loop().time())
 
 
 def _handle(event: Event, sound: AudioEndpoint, now: float) -> None:

@@ -1,6 +1,5 @@
 """`moshi-bridge talk`: a conversation with a Moshi server from this terminal."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,23 +18,13 @@ from app.server.signals import run_until_stopped
 HEADPHONES = "Wear headphones: Moshi would hear itself from a loudspeaker."
 
 
-@dataclass(frozen=True, slots=True)
-class Talk:
-    """The server; a file to say in place of the microphone, where to save the conversation, and for how long."""
-
-    server: Wanted
-    wav: Path | None = None
-    out: Path | None = None
-    seconds: float | None = None
-
-
-def run_talk(settings: Settings, wanted: Talk) -> int:
-    """Talk; return the exit status."""
+def run_talk(settings: Settings, server: Wanted, wav: Path | None, out: Path | None, seconds: float | None) -> int:
+    """Talk by microphone, or say a file for so many seconds and save the conversation; return the exit status."""
     try:
-        target = find_target(settings, wanted.server)
-        if wanted.wav:
-            return _say_file(target, open_file(wanted.wav, wanted.seconds), wanted.out)
-        if wanted.out or wanted.seconds:
+        target = find_target(settings, server)
+        if wav:
+            return _say_file(target, open_file(wav, seconds), out)
+        if out or seconds:
             raise ValueError("--out and --seconds are for --wav")
         return _talk(target)
     except (SettingsError, ValueError, OSError) as error:
