@@ -8,6 +8,7 @@ caller hears; `now` is a cursor in it, a mark is a position, and `clear` cuts it
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.audio.mulaw import SILENCE
 from app.twilio.events import RATE_HZ
@@ -24,8 +25,7 @@ class Underrun:
     length_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class BufferLevel:
+class BufferLevel(NamedTuple):
     """How far the buffer was ahead, in seconds, when more audio arrived."""
 
     at_s: float

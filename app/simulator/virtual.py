@@ -27,7 +27,7 @@ from app.calls.suspension import ResumeCall
 from app.calls.transcript import Side, Word
 from app.calls.words import Known, StreamWords
 from app.simulator.conversation import talk
-from app.simulator.playout import PlayoutModel, Underrun
+from app.simulator.playout import BufferLevel, PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Resumed, Slot
@@ -56,7 +56,7 @@ class VirtualReport:
     heard: list[HeardFrame] = field(default_factory=list)
     sound: bytes = b""
     """Mu-law from the start of the call on."""
-    buffer_levels: list[tuple[float, float]] = field(default_factory=list)
+    buffer_levels: list[BufferLevel] = field(default_factory=list)
     underruns: list[Underrun] = field(default_factory=list)
 
     def latency_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
@@ -109,7 +109,7 @@ class _VirtualCall:
         self._keep(self._words.flush(Side.MOSHI))
         self._report.sound = self._playout.heard(self._scenario.ends_s)
         self._report.underruns = self._playout.underruns
-        self._report.buffer_levels = [(level.at_s, level.buffered_s) for level in self._playout.buffer_levels]
+        self._report.buffer_levels = self._playout.buffer_levels
         return self._report
 
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:

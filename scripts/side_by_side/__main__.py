@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.cli.bench.calls import Load, place_calls, speech
 from app.cli.bench.figures import CALLER_ROWS, CallerFigures, caller_figures
@@ -145,9 +145,7 @@ def table(found: Mapping[str, Findings], floor: str) -> Table:
     `floor` names the server with whose CPU that of the others is compared.
     """
     servers = found.values()
-    shown = Table("", title="The same caller, side by side")
-    for name in found:
-        shown.add_column(name, justify="right")
+    shown = Table("", *(Column(name, justify="right") for name in found), title="The same caller, side by side")
     for title in dict.fromkeys(title for server in servers for title in server.figures):
         figures, lowest = [server.figures.get(title) for server in servers], found[floor].figures.get(title)
         shown.add_section()
