@@ -11,10 +11,11 @@ from rich.table import Table
 
 from app.cli.bench.calls import simulate_calls
 from app.cli.bench.output import ms, write_json
-from app.cli.doctor.tunnel import running_service
+from app.cli.call_tables import sid_end
 from app.cli.meter import bar
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.cli.plots import draw_buffers
+from app.cli.service_client import running_service
 from app.cli.service_process import ACCOUNT_SID
 from app.config import Settings
 from app.simulator.call import AS_INTENDED
@@ -109,7 +110,7 @@ def _table(reports: Sequence[CallReport]) -> Table:
         table.add_column(heading, justify="right")
     for report in reports:
         table.add_row(
-            f"…{report.call_sid[-6:]}",
+            sid_end(report.call_sid),
             report.outcome.replace("-", " ") if report.outcome in NOT_ANSWERED else report.sentence,
             f"{report.ended_s:.1f} s",
             ms(None if report.first_sound_s is None else report.first_sound_s * 1000),

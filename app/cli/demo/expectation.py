@@ -18,7 +18,7 @@ from workers.checkpoints.synthetic.script import Activity, Phase, script
 from workers.checkpoints.synthetic.script_oracle import SpokenStep, greet, sound, text
 from workers.messages import FRAME_S, Pcm
 
-PACKET = 160
+PACKET = mulaw.PACKET_SAMPLES
 GREETING = "greeting"
 """The name of that utterance, whoever greets."""
 

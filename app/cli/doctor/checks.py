@@ -17,7 +17,8 @@ from app.cli.doctor.personas import examine_personas
 from app.cli.doctor.servers import examine_servers
 from app.cli.doctor.storage import examine_storage
 from app.cli.doctor.survey import survey_checkpoint
-from app.cli.doctor.tunnel import examine_tunnel, running_service
+from app.cli.doctor.tunnel import examine_tunnel
+from app.cli.service_client import running_service
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
 from app.server.listener import listen
 from workers.logging import mask_userinfo
@@ -42,7 +43,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     else:
         yield good("PUBLIC_URL", f"{base_url}, from the tunnel of the running service")
     yield from examine_account(settings, base_url)
-    yield from examine_tunnel(settings)
+    yield from examine_tunnel(settings, service)
     yield from examine_cluster(settings)
     yield from examine_storage(settings)
     if settings.model.engine is EngineKind.REMOTE:

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from app.cli.calls_top import run_top
-from app.cli.doctor.tunnel import running_service
 from app.cli.drain import run_drain
+from app.cli.service_client import running_service
 from app.cli.simulate import Simulation, run_simulation
 from app.config import Settings, read_settings
 

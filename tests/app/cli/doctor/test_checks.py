@@ -84,7 +84,7 @@ async def test_everything_set_is_good() -> None:
 def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cli.doctor.tunnel.ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("app.cli.service_client.FOUND_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = read_settings(port=taken.getsockname()[1], **LINE_TEST)
         assert report(settings) == 1
