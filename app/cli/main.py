@@ -168,7 +168,7 @@ def calls_list(
     from app.cli.calls import list_calls
 
     if context.invoked_subcommand is None:
-        raise typer.Exit(list_calls(settings_or_exit(), limit, as_json))
+        list_calls(settings_or_exit(), limit, as_json)
 
 
 @calls.command("show")
@@ -178,7 +178,7 @@ def calls_show(
     """One call: its record, what happened, and who said what when."""
     from app.cli.calls import show_call
 
-    raise typer.Exit(show_call(settings_or_exit(), sid, as_json))
+    show_call(settings_or_exit(), sid, as_json)
 
 
 @calls.command("search")
@@ -190,7 +190,7 @@ def calls_search(
     """What was said in the calls: the last turns that have all these words, with call and time."""
     from app.cli.calls import search_calls
 
-    raise typer.Exit(search_calls(settings_or_exit(), words, limit, as_json))
+    search_calls(settings_or_exit(), words, limit, as_json)
 
 
 @calls.command("top")
@@ -209,7 +209,7 @@ def forget(number: Party) -> None:
     """Delete every call with this person from the call log, and the recordings of these calls."""
     from app.cli.calls import forget_caller
 
-    raise typer.Exit(forget_caller(settings_or_exit(), number))
+    forget_caller(settings_or_exit(), number)
 
 
 @cli.command()
