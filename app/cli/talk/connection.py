@@ -6,7 +6,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.cli.talk.screen import Screen
-from app.cli.talk.sound import AudioEndpoint
+from app.cli.talk.sound import AudioEndpoint, TalkFailed
 from app.server.remote.client import SILENT_FOR_S, ChatClient, Event, Heard, Ready, ServerSilent
 from app.server.remote.connection import Advice, ConnectionFailed, Target, closing_reason, open_socket
 
@@ -16,10 +16,6 @@ ADVICE = Advice(
     "Give --ca FILE, or for a self-signed certificate the --pin that "
     "`openssl x509 -noout -fingerprint -sha256 -in cert.pem` prints on the server",
 )
-
-
-class TalkFailed(Exception):
-    """The conversation did not begin, or broke; the message is one line."""
 
 
 async def converse(target: Target, sound: AudioEndpoint, screen: Screen) -> bool:

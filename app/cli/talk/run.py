@@ -6,10 +6,10 @@ from rich.console import Console
 
 from app.audio.playback_buffer import MS
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
-from app.cli.talk.connection import TalkFailed, converse
-from app.cli.talk.devices import NoSound, open_devices
+from app.cli.talk.connection import converse
+from app.cli.talk.devices import open_devices
 from app.cli.talk.screen import WAITING, Screen
-from app.cli.talk.sound import AudioEndpoint, FileSound, open_file
+from app.cli.talk.sound import AudioEndpoint, FileSound, TalkFailed, open_file
 from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, SettingsError
 from app.server.remote.connection import Target
@@ -38,7 +38,7 @@ def _talk(target: Target) -> int:
             whole = _hold(target, sound)
     except KeyboardInterrupt:
         return 0
-    except (NoSound, TalkFailed) as error:
+    except TalkFailed as error:
         return fail(error, EXIT_FAILED)
     if not whole:
         print("The server ended the conversation.")
