@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -47,17 +47,16 @@ class HeardFrame:
     latency_s: float
 
 
-@dataclass
+@dataclass(slots=True)
 class VirtualReport:
-    """The outcome; times in seconds of the call."""
+    """The outcome; times in seconds of the call. `sound` is mu-law from the start of the call on."""
 
     scenario: Scenario
     record: CallRecord
-    heard: list[HeardFrame] = field(default_factory=list)
-    sound: bytes = b""
-    """Mu-law from the start of the call on."""
-    buffer_levels: list[BufferLevel] = field(default_factory=list)
-    underruns: list[Underrun] = field(default_factory=list)
+    heard: list[HeardFrame]
+    sound: bytes
+    buffer_levels: list[BufferLevel]
+    underruns: list[Underrun]
 
     def latency_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
         """Return a percentile of the mouth-to-ear latency of what was spoken in that time."""
@@ -85,7 +84,7 @@ class _VirtualCall:
         self._observer = observe(self._session)
         self._words = StreamWords()
         self._playout = PlayoutModel()
-        self._report = VirtualReport(scenario, self._session.record)
+        self._heard: list[HeardFrame] = []
         self._spoken_s: dict[int, float] = {}
         self._arrived_s = self._sent_s = self._worker_free_s = 0.0
         self._timer_s = math.inf
@@ -107,10 +106,8 @@ class _VirtualCall:
             moment_s, _, act = heapq.heappop(self._moments)
             act(moment_s)
         self._keep(self._words.flush(Side.MOSHI))
-        self._report.sound = self._playout.heard(self._scenario.ends_s)
-        self._report.underruns = self._playout.underruns
-        self._report.buffer_levels = self._playout.buffer_levels
-        return self._report
+        sound, levels = self._playout.heard(self._scenario.ends_s), self._playout.buffer_levels
+        return VirtualReport(self._scenario, self._session.record, self._heard, sound, levels, self._playout.underruns)
 
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._moments, (moment_s, next(self._order), act))
@@ -213,7 +210,7 @@ class _VirtualCall:
     def _play(self, audio: SendAudio, now: float) -> None:
         spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.buffered_s(now)
         if spoken_s is not None:  # not of the greeting
-            self._report.heard.append(HeardFrame(spoken_s, starts_s - spoken_s))
+            self._heard.append(HeardFrame(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
         if audio.mark:
             self._playout.mark(audio.mark, now)

@@ -82,7 +82,7 @@ def trouble(
     """All known scenarios, or some, against the rules of a call in virtual time: an hour takes seconds."""
     from app.cli.bench.trouble import bench_trouble
 
-    raise typer.Exit(bench_trouble([find_scenario(name) for name in scenario or KNOWN], json_file, picture))
+    bench_trouble([find_scenario(name) for name in scenario or KNOWN], json_file, picture)
 
 
 @bench.command("engine")
@@ -123,7 +123,7 @@ def search(
     """Search in what was said in many calls, made up, in a SQLite file of its own."""
     from app.cli.bench.search import bench_search
 
-    raise typer.Exit(bench_search(calls, json_file))
+    bench_search(calls, json_file)
 
 
 def find_scenario(name: str) -> Scenario:
