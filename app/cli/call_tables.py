@@ -42,7 +42,6 @@ def call_page(call: CallEntry) -> Group:
 
 
 def found_table(found: Sequence[FoundTurn]) -> Table:
-    """Return a row for each turn that was found."""
     table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "at", "who", "said", box=SIMPLE)
     for turn in found:
         other = turn.called_masked if turn.direction.startswith(OUTBOUND) else turn.caller_masked

@@ -47,7 +47,6 @@ def show_persona(settings: Settings, name: str) -> None:
 
 
 def try_persona(settings: Settings, name: str, wav: Path, audio: Path | None) -> None:
-    """Let the persona answer a simulated call."""
     with _folder(settings) as state:
         one = _find(state, name)
         uvloop.run(_call(settings, one, read_audio(audio) if audio else conversation(), wav))

@@ -65,7 +65,6 @@ class WebhookClient:
 
 @asynccontextmanager
 async def open_webhooks(auth_token: str | None, dial_url: str | None) -> AsyncIterator[WebhookClient]:
-    """Yield a client whose connections are closed when the block ends."""
     connector = TCPConnector(keepalive_timeout=KEEPALIVE_S)
     async with ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=connector) as session:
         yield WebhookClient(session, auth_token, dial_url)

@@ -96,7 +96,6 @@ class PlayoutModel:
         return self._marks[0][1] / RATE_HZ if self._marks else math.inf
 
     def buffered_s(self, now: float) -> float:
-        """Return how much audio the buffer still holds."""
         return max(len(self._heard) - self._move(now), 0) / RATE_HZ
 
     def heard(self, now: float, since_s: float = 0.0) -> bytes:

@@ -86,13 +86,11 @@ class CallReport:
 
     @property
     def first_sound_s(self) -> float | None:
-        """When the caller heard the first sound."""
         audible = np.abs(self.heard.astype(np.int32)) > AUDIBLE
         return float(np.argmax(audible)) / RATE_HZ if audible.any() else None
 
     @property
     def underrun_s(self) -> float:
-        """The sum of all gaps heard."""
         return sum(underrun.length_s for underrun in self.underruns)
 
     def buffered_percentile_ms(self, percent: float) -> float | None:
@@ -123,7 +121,6 @@ class CallReport:
         }
 
     def save_wav(self, path: Path) -> None:
-        """Write what was said (left) and heard (right)."""
         write_stereo(path, self.said, self.heard)
 
 
@@ -157,5 +154,4 @@ def call_report(
 
 
 def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
-    """Return a percentile in milliseconds, None of nothing."""
     return float(np.percentile(seconds, percent)) * 1000 if seconds else None

@@ -107,7 +107,6 @@ class CallerStream:
         return self._send(Connected(), self._started)
 
     def due_s(self) -> float:
-        """Return when `advance` has something to do."""
         return self._next()[0]
 
     def advance(self, now: float) -> list[Message]:

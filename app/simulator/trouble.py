@@ -95,7 +95,6 @@ class Scenario:
 
     @property
     def troubles(self) -> tuple[Window, ...]:
-        """Return everything that stops the flow for a while."""
         windows = (*self.stalls, *self.unread, *self.held, *self.engine_late, *self.pipeline_lost)
         return tuple(sorted(windows, key=lambda one: one.at_s))
 

@@ -147,13 +147,11 @@ def _underruns_ours(reports: Sequence[CallReport]) -> int:
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Return the median of what is known, None of nothing."""
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
 
 
 def worst(values: Sequence[float | None]) -> float | None:
-    """Return the largest of what is known, None of nothing."""
     return max((value for value in values if value is not None), default=None)
 
 

@@ -126,7 +126,6 @@ async def measure_calls(
 
 
 def calls_table(title: str, columns: Mapping[str, MeasuredCalls]) -> Table:
-    """Return the figures of several calls or crowds side by side."""
     table = Table("", *(Column(name, justify="right") for name in columns), title=title)
     for label, write in CALLER_ROWS.items():
         table.add_row(label, *(write(calls.callers) for calls in columns.values()))

@@ -38,7 +38,6 @@ def bench_search(calls: int, json_path: Path | None) -> None:
 
 
 def measure(address: Address, calls: int) -> dict[str, Any]:
-    """Fill an empty call log and query it."""
     database = Database(address)
     database.migrate()
     began_s = time.perf_counter()

@@ -31,7 +31,6 @@ _GIB = 1 << 30
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check everything that a first call needs, cheapest first."""
     service = running_service(settings)
     base_url = str(service["base_url"]) if service else settings.server.base_url
     yield good("Python", f"{platform.python_version()} on {platform.platform()}")

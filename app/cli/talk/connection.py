@@ -58,7 +58,6 @@ async def _send(socket: ClientConnection, client: ChatClient, sound: AudioEndpoi
 
 
 async def _receive(socket: ClientConnection, client: ChatClient) -> Event | None:
-    """Wait for a message, at most until the next tick."""
     try:
         async with asyncio.timeout(TICK_S):
             data = await socket.recv()

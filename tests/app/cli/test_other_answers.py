@@ -33,7 +33,6 @@ COMMANDS: dict[str, Command] = {
 
 @pytest_asyncio.fixture(params=[status + name for name in ANSWERS for status in ("", "200 ")])
 async def settings(request: pytest.FixtureRequest) -> AsyncIterator[Settings]:
-    """Serve one answer to whatever is asked."""
     name = request.param.removeprefix("200 ")
     answer = ANSWERS[name].replace(b" 202 ", b" 200 ") if request.param != name else ANSWERS[name]
 

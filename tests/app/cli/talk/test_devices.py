@@ -18,8 +18,6 @@ class PortAudioError(Exception):
 
 
 class Stream:
-    """A stream whose callback the test calls."""
-
     opened: dict[str, Callable[..., None]]
     error: Exception | None = None
 
