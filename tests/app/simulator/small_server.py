@@ -19,6 +19,7 @@ PUBLIC_URL = "https://bridge.example"
 class Line:
     """The server's end of one stream."""
 
+    request: web.Request
     socket: web.WebSocketResponse
     protocol: StreamProtocol = field(default_factory=StreamProtocol)
     events: list[Event] = field(default_factory=list)
@@ -65,7 +66,7 @@ class SmallServer:
         self.upgrades.append(dict(request.headers))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        self.lines.append(Line(socket))
+        self.lines.append(Line(request, socket))
         await self.parts.pop(0)(self.lines[-1])
         await socket.close()
         return socket
