@@ -46,7 +46,6 @@ async def find_bridge(settings: Settings) -> str:
 
 
 async def _others_free(settings: Settings) -> bool:
-    """Tell whether another node could take a call."""
     return bool(settings.cluster.nats_url and await _told(settings, "/api/cluster", "free_slots"))
 
 

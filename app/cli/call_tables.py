@@ -14,6 +14,7 @@ from app.telemetry.call_log.search import FoundTurn
 from app.telemetry.call_log.webvtt import VOICES
 
 SID_END = 6
+"""Characters of a SID that are shown."""
 DATE_WIDTH = len("2026-01-31")
 
 
@@ -25,7 +26,7 @@ def calls_table(calls: Sequence[CallEntry]) -> Table:
     for call in calls:
         other = call.called_masked if call.direction.startswith(OUTBOUND) else call.caller_masked
         gaps = str(call.counters.get("underruns", 0)) if call.ended_at else "–"
-        row = (_when(call.reserved_at), f"…{call.call_sid[-SID_END:]}", other or "–", _how_long(call), _end(call))
+        row = (_when(call.reserved_at), sid_end(call.call_sid), other or "–", _how_long(call), _end(call))
         table.add_row(*map(escape, row), call.ended_by or "", ms(call.first_sound_ms), gaps)
     return table
 
@@ -41,14 +42,17 @@ def call_page(call: CallEntry) -> Group:
 
 
 def found_table(found: Sequence[FoundTurn]) -> Table:
-    """Return a row for each turn that was found."""
     table = Table(Column("when", min_width=DATE_WIDTH), "call", "with", "at", "who", "said", box=SIMPLE)
     for turn in found:
         other = turn.called_masked if turn.direction.startswith(OUTBOUND) else turn.caller_masked
         at = (clock_of(turn.at_s), VOICES[turn.speaker])
-        row = (_when(turn.reserved_at), f"…{turn.call_sid[-SID_END:]}", other or "–", *at, turn.text)
+        row = (_when(turn.reserved_at), sid_end(turn.call_sid), other or "–", *at, turn.text)
         table.add_row(*map(escape, row))
     return table
+
+
+def sid_end(call_sid: str) -> str:
+    return f"…{call_sid[-SID_END:]}"
 
 
 def clock_of(seconds: float) -> str:

@@ -3,8 +3,10 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -26,58 +28,44 @@ Row = TypeVar("Row", CallEntry, FoundTurn)
 ADDRESSES = "write +15551234567, sip:user@host, client:name, anonymous or chat-…, as the call log has it"
 
 
-def list_calls(settings: Settings, limit: int, as_json: bool) -> int:
+def list_calls(settings: Settings, limit: int, as_json: bool) -> None:
     if not as_json:
         show_nodes(settings)
-    return _show(settings, lambda database: database.recent(limit), as_json, calls_table, "no calls yet")
+    with _call_log(settings) as (database, _):
+        _show(database.recent(limit), as_json, calls_table, "no calls yet")
 
 
-def show_call(settings: Settings, sid: str, as_json: bool) -> int:
-    """Show one call, whose SID is `sid`, begins or ends so; return the exit status."""
-
-    def show(database: Database) -> None:
+def show_call(settings: Settings, sid: str, as_json: bool) -> None:
+    """Show one call, whose SID is `sid`, begins or ends so."""
+    with _call_log(settings) as (database, _):
         call = database.find(sid)
-        if as_json:
-            print(json.dumps(call.as_json(whole=True), indent=2, ensure_ascii=False))
-        else:
-            Console(highlight=False).print(call_page(call))
-
-    return _ask(settings, show)
+    if as_json:
+        print(json.dumps(call.as_json(whole=True), indent=2, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(call_page(call))
 
 
-def search_calls(settings: Settings, query: str, limit: int, as_json: bool) -> int:
-    """Show the last turns in which all words of a query were said; return the exit status."""
-    return _show(settings, lambda database: database.search(query, limit), as_json, found_table, "nothing found")
+def search_calls(settings: Settings, query: str, limit: int, as_json: bool) -> None:
+    """Show the last turns in which all words of a query were said."""
+    with _call_log(settings) as (database, _):
+        _show(database.search(query, limit), as_json, found_table, "nothing found")
 
 
-def _show(
-    settings: Settings,
-    read: Callable[[Database], list[Row]],
-    as_json: bool,
-    table: Callable[[Sequence[Row]], Table],
-    nothing: str,
-) -> int:
-    def show(database: Database) -> None:
-        found = read(database)
-        if as_json:
-            print(json.dumps([one.as_json() for one in found], indent=2, ensure_ascii=False))
-        else:
-            Console().print(table(found) if found else nothing)
-
-    return _ask(settings, show)
+def _show(found: list[Row], as_json: bool, table: Callable[[Sequence[Row]], Table], nothing: str) -> None:
+    if as_json:
+        print(json.dumps([one.as_json() for one in found], indent=2, ensure_ascii=False))
+    else:
+        Console().print(table(found) if found else nothing)
 
 
-def forget_caller(settings: Settings, party: str) -> int:
-    """Delete the calls with one person; return the exit status, which is 1 if some have to stay for now."""
-    left: list[str] = []
-
-    def forget(database: Database) -> None:
-        left.extend(_forget(database, _address(settings), party, settings))
-
-    status = _ask(settings, forget)
+def forget_caller(settings: Settings, party: str) -> None:
+    """Delete the calls with one person; exit with 1 if some have to stay for now."""
+    with _call_log(settings) as (database, address):
+        left = list(_forget(database, address, party, settings))
     for reason in left:
-        status = fail(f"{reason}: forget {mask_number(party)} once more later", EXIT_FAILED)
-    return status
+        fail(f"{reason}: forget {mask_number(party)} once more later", EXIT_FAILED)
+    if left:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _forget(database: Database, address: Address, party: str, settings: Settings) -> Iterator[str]:
@@ -127,28 +115,24 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _address(settings: Settings) -> Address:
-    address = find_address(settings)
-    if address is None:
-        raise SettingsError("DATABASE_URL is off: no calls are kept")
-    return address
-
-
-def _ask(settings: Settings, question: Callable[[Database], None]) -> int:
+@contextmanager
+def _call_log(settings: Settings) -> Iterator[tuple[Database, Address]]:
+    """Open the call log; end the command if there is none, or with what fails in the block as one line."""
     try:
-        address = _address(settings)
+        address = find_address(settings)
+        if address is None:
+            raise SettingsError("DATABASE_URL is off: no calls are kept")
         if address.file and not address.file.exists() and not any(address.spool_folder.glob("*")):
             print(f"no calls yet: there is no {address}")
-            return 0
+            raise typer.Exit
         database = Database(address)
         database.migrate()
-        question(database)
+        yield database, address
     except SettingsError as error:
-        return fail(error, EXIT_SETTINGS)
+        raise typer.Exit(fail(error, EXIT_SETTINGS)) from error
     except CallNotFound as error:
-        return fail(error, EXIT_FAILED)
+        raise typer.Exit(fail(error, EXIT_FAILED)) from error
     except CallLogError as error:
-        return fail(f"{address} does not answer: {error}", EXIT_FAILED)
+        raise typer.Exit(fail(f"{address} does not answer: {error}", EXIT_FAILED)) from error
     except OSError as error:
-        return fail(in_short(error), EXIT_FAILED)
-    return 0
+        raise typer.Exit(fail(in_short(error), EXIT_FAILED)) from error

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.calls.transcript import Side
-from app.cli.call_tables import SID_END, ms
+from app.cli.call_tables import SID_END, ms, sid_end
 from app.cli.meter import bar
 from app.cli.service_client import NoService, open_service, run_asking
 from app.config import Settings
@@ -81,7 +81,7 @@ def _row(call: dict[str, Any], room: int) -> tuple[str, ...]:
     minutes, seconds = divmod(int(call["for_s"]), 60)
     arrow = "→ " if call["direction"] == "outbound" else ""
     return (
-        f"…{escape(call['call_sid'][-SID_END:])}",
+        escape(sid_end(call["call_sid"])),
         escape(f"{arrow}{call['number'] or 'withheld'}"),
         call["state"],
         f"{minutes}:{seconds:02}",

@@ -21,6 +21,7 @@ cli = typer.Typer(
 )
 calls = typer.Typer(help="Past calls, from the call log, and running ones.")
 
+Limit = Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Tunnel = Annotated[bool | None, typer.Option("--tunnel/--no-tunnel", help="Take calls through cloudflared (TUNNEL).")]
 SetNumber = Annotated[
@@ -151,24 +152,23 @@ def talk(
     Exits with 0, with 1 if the conversation did not begin, broke, or (--wav) nothing was heard, with 2 if an option or
     a file is wrong.
     """
-    from app.cli.talk.run import Talk, run_talk
+    from app.cli.talk.run import run_talk
     from app.cli.talk.target import Wanted
 
-    wanted = Talk(Wanted(url, persona, token, ca, pin), wav, out, seconds)
-    raise typer.Exit(run_talk(settings_or_exit(url), wanted))
+    raise typer.Exit(run_talk(settings_or_exit(url), Wanted(url, persona, token, ca, pin), wav, out, seconds))
 
 
 @calls.callback(invoke_without_command=True)
 def calls_list(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """The last calls, the newest first: when, with whom, how long, how they ended, first sound, gaps."""
     from app.cli.calls import list_calls
 
     if context.invoked_subcommand is None:
-        raise typer.Exit(list_calls(settings_or_exit(), limit, as_json))
+        list_calls(settings_or_exit(), limit, as_json)
 
 
 @calls.command("show")
@@ -178,19 +178,19 @@ def calls_show(
     """One call: its record, what happened, and who said what when."""
     from app.cli.calls import show_call
 
-    raise typer.Exit(show_call(settings_or_exit(), sid, as_json))
+    show_call(settings_or_exit(), sid, as_json)
 
 
 @calls.command("search")
 def calls_search(
     words: Annotated[str, typer.Argument(help='What was said, the beginnings of words: refund, "wrong order".')],
-    limit: Annotated[int, typer.Option(help="Show so many.", min=1, max=100_000)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """What was said in the calls: the last turns that have all these words, with call and time."""
     from app.cli.calls import search_calls
 
-    raise typer.Exit(search_calls(settings_or_exit(), words, limit, as_json))
+    search_calls(settings_or_exit(), words, limit, as_json)
 
 
 @calls.command("top")
@@ -209,7 +209,7 @@ def forget(number: Party) -> None:
     """Delete every call with this person from the call log, and the recordings of these calls."""
     from app.cli.calls import forget_caller
 
-    raise typer.Exit(forget_caller(settings_or_exit(), number))
+    forget_caller(settings_or_exit(), number)
 
 
 @cli.command()

@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.call_tables import sid_end
 from app.cli.service_client import NoService, open_service
 from app.config import Settings
-
-SID_END = 6
 
 
 def show_nodes(settings: Settings) -> None:
@@ -26,7 +25,7 @@ def show_nodes(settings: Settings) -> None:
     Console().print(nodes_table(view))
     for move in view["moves"]:
         when = datetime.fromtimestamp(move["moved_s"]).strftime("%H:%M:%S")
-        print(f"{when}  …{move['call_sid'][-SID_END:]}  {move['from'] or '?'} → {move['to']}, {move['steps']} steps")
+        print(f"{when}  {sid_end(move['call_sid'])}  {move['from'] or '?'} → {move['to']}, {move['steps']} steps")
 
 
 def nodes_table(view: dict[str, Any]) -> Table:
@@ -34,7 +33,7 @@ def nodes_table(view: dict[str, Any]) -> Table:
     title = f"{view['free_slots']} of {view['slots']} slots free, {view['waiting']} wait{cut_off}"
     table = Table("node", "state", "version", "slots", "free", "calls", title=title, title_justify="left")
     for node in view["nodes"]:
-        calls = " ".join(f"…{call_sid[-SID_END:]}" for call_sid in node["calls"])
+        calls = " ".join(map(sid_end, node["calls"]))
         cells = (node["node"], node["state"], node["version"], str(node["slots"]), str(node["free_slots"]), calls)
         table.add_row(*map(escape, cells))
     return table

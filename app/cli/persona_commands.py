@@ -16,7 +16,7 @@ def persona_list() -> None:
     """All personas: numbers, greeting, prompt, voice; or what is wrong with their files."""
     from app.cli.personas import list_personas
 
-    raise typer.Exit(list_personas(settings_or_exit()))
+    list_personas(settings_or_exit())
 
 
 @persona.command("show")
@@ -24,7 +24,7 @@ def persona_show(name: Name) -> None:
     """One persona, with its prompt and notes."""
     from app.cli.personas import show_persona
 
-    raise typer.Exit(show_persona(settings_or_exit(), name))
+    show_persona(settings_or_exit(), name)
 
 
 @persona.command("try")
@@ -36,4 +36,4 @@ def persona_try(
     """Place one simulated call to a service of its own in which this persona answers."""
     from app.cli.personas import try_persona
 
-    raise typer.Exit(try_persona(settings_or_exit(), name, wav, audio))
+    try_persona(settings_or_exit(), name, wav, audio)

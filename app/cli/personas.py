@@ -1,9 +1,11 @@
 """`moshi-bridge persona`: what is in PERSONAS_DIR, and a simulated call to try one."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 import uvloop
 from rich.box import SIMPLE
 from rich.console import Console
@@ -20,8 +22,8 @@ from app.simulator.conversation import conversation
 from app.simulator.wav import Samples, read_audio
 
 
-def list_personas(settings: Settings) -> int:
-    def show(state: FolderState) -> None:
+def list_personas(settings: Settings) -> None:
+    with _folder(settings) as state:
         if not state.personas.by_name:
             print(f"no personas: there is no .toml file in {settings.personas.folder}")
             return
@@ -31,11 +33,9 @@ def list_personas(settings: Settings) -> int:
             table.add_row(name, *map(escape, (", ".join(one.numbers), one.greeting, _length(one.prompt), one.voice)))
         Console().print(table)
 
-    return _read(settings, show)
 
-
-def show_persona(settings: Settings, name: str) -> int:
-    def show(state: FolderState) -> None:
+def show_persona(settings: Settings, name: str) -> None:
+    with _folder(settings) as state:
         one = _find(state, name)
         grid = Table.grid(padding=(0, 2))
         sampling = ", ".join(f"{what} {value:g}" for what, value in one.sampling.given)
@@ -45,18 +45,11 @@ def show_persona(settings: Settings, name: str) -> int:
             grid.add_row(what, escape(text or "–"))
         Console(highlight=False).print(grid)
 
-    return _read(settings, show)
 
-
-def try_persona(settings: Settings, name: str, wav: Path, audio: Path | None) -> int:
-    """Let the persona answer a simulated call; return the exit status."""
-
-    def call(state: FolderState) -> None:
+def try_persona(settings: Settings, name: str, wav: Path, audio: Path | None) -> None:
+    with _folder(settings) as state:
         one = _find(state, name)
-        said = read_audio(audio) if audio else conversation()
-        uvloop.run(_call(settings, one, said, wav))
-
-    return _read(settings, call)
+        uvloop.run(_call(settings, one, read_audio(audio) if audio else conversation(), wav))
 
 
 async def _call(settings: Settings, persona: Persona, said: Samples, wav: Path) -> None:
@@ -70,7 +63,9 @@ async def _call(settings: Settings, persona: Persona, said: Samples, wav: Path) 
     print(f"hear it: {wav} (caller left, {persona.name} right)")
 
 
-def _read(settings: Settings, use: Callable[[FolderState], None]) -> int:
+@contextmanager
+def _folder(settings: Settings) -> Iterator[FolderState]:
+    """Read PERSONAS_DIR; end the command if it is wrong, or with what fails in the block as one line."""
     try:
         if settings.personas.folder is None:
             raise SettingsError(
@@ -78,12 +73,11 @@ def _read(settings: Settings, use: Callable[[FolderState], None]) -> int:
             )
         folder = PersonaFolder(settings.personas.folder, settings.personas.default)
         folder.load()
-        use(folder.state)
+        yield folder.state
     except SettingsError as error:
-        return fail(error, EXIT_SETTINGS)
+        raise typer.Exit(fail(error, EXIT_SETTINGS)) from error
     except (ServiceFailed, OSError, ValueError) as error:
-        return fail(error, EXIT_FAILED)
-    return 0
+        raise typer.Exit(fail(error, EXIT_FAILED)) from error
 
 
 def _find(state: FolderState, name: str) -> Persona:

@@ -1,6 +1,6 @@
 """Plots of calls over time, as PNG files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from app.simulator.playout import BufferLevel
 from app.simulator.report import CallReport
 from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport
@@ -30,7 +31,7 @@ def draw_buffers(reports: Sequence[CallReport], line: Scenario, path: Path) -> N
     """Draw the playout buffer of each call, with gaps and the line's troubles."""
     with _rows(len(reports), path) as rows:
         for report, axes in zip(reports, rows, strict=True):
-            _draw_buffer(axes, [(level.at_s, level.buffered_s) for level in report.buffer_levels])
+            _draw_buffer(axes, report.buffer_levels)
             for gap in report.underruns:
                 axes.axvspan(gap.start_s, gap.start_s + gap.length_s, color="black", alpha=0.6)
             _shade_troubles(axes, line)
@@ -62,7 +63,7 @@ def draw_call(report: CallReport, record: dict[str, Any], title: str, path: Path
         axes[1].axvline(underrun.start_s, color="red", linewidth=0.8)
     gaps = f"{len(report.underruns)} gaps, {report.underrun_s * 1000:.1f} ms in all"
     axes[1].set_title(gaps, fontsize=8, loc="right")
-    _draw_buffer(axes[2], [(level.at_s, level.buffered_s) for level in report.buffer_levels], MOSHI)
+    _draw_buffer(axes[2], report.buffer_levels, MOSHI)
     axes[2].set(ylabel="buffered, ms", ylim=(0, None))
     _draw_stages(axes[3], record)
     axes[3].set(xlabel="seconds after the stream's start", xlim=(0, report.ended_s))
@@ -80,8 +81,8 @@ def _rows(count: int, path: Path) -> Iterator[list[Axes]]:
     plt.close(figure)
 
 
-def _draw_buffer(axes: Axes, levels: Iterable[tuple[float, float]], colour: str | None = None) -> None:
-    at_s, buffered_s = np.array(list(levels)).reshape(-1, 2).T
+def _draw_buffer(axes: Axes, levels: Sequence[BufferLevel], colour: str | None = None) -> None:
+    at_s, buffered_s = np.array(levels).reshape(-1, 2).T
     axes.step(at_s, buffered_s * 1000, linewidth=0.8, color=colour)
 
 

@@ -13,6 +13,7 @@ from app.config import Settings
 from app.twilio.signature import checked_base
 
 ANSWER_WITHIN_S = 10.0
+FOUND_WITHIN_S = 1.0
 NOT_OURS = "what answers there is not moshi-bridge, or another version of it"
 REFUSED = "the service refuses operators from here: set OPERATOR_TOKEN to the service's own"
 ANSWERS = {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -67,6 +68,21 @@ async def open_service(
             yield ServiceClient(client, base_url)
         except OTHER_SHAPE as error:
             raise NoService(f"{base_url}: {NOT_OURS}") from error
+
+
+def running_service(settings: Settings) -> dict[str, Any] | None:
+    """Return what the service at HOST and PORT reports of its public address; None without a service of ours."""
+
+    async def ask() -> Any:
+        async with open_service(settings, within_s=FOUND_WITHIN_S) as service:
+            return await service.ask("/api/public")
+
+    try:
+        answer = asyncio.run(ask())
+    except (NoService, ValueError):
+        return None
+    known = isinstance(answer, dict) and {"base_url", "open", "service"} <= answer.keys()
+    return answer if known and isinstance(answer["base_url"], str) else None
 
 
 def run_asking(work: Coroutine[Any, Any, None]) -> int:

@@ -1,6 +1,5 @@
 """`moshi-bridge simulate`: simulated calls to a running service, one or many at random phases."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.bench.calls import simulate_calls
-from app.cli.bench.output import ms
-from app.cli.doctor.tunnel import running_service
+from app.cli.bench.output import ms, write_json
+from app.cli.call_tables import sid_end
 from app.cli.meter import bar
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
 from app.cli.plots import draw_buffers
+from app.cli.service_client import running_service
 from app.cli.service_process import ACCOUNT_SID
 from app.config import Settings
 from app.simulator.call import AS_INTENDED
@@ -72,7 +72,6 @@ def _options(settings: Settings, wanted: Simulation) -> CallOptions:
         audio=wanted.audio or conversation(),
         to_number=wanted.to or CALLED_NUMBER,
         duration_s=wanted.seconds,
-        skip_silence=wanted.line.suppressed,
         line=wanted.line,
     )
 
@@ -111,7 +110,7 @@ def _table(reports: Sequence[CallReport]) -> Table:
         table.add_column(heading, justify="right")
     for report in reports:
         table.add_row(
-            f"…{report.call_sid[-6:]}",
+            sid_end(report.call_sid),
             report.outcome.replace("-", " ") if report.outcome in NOT_ANSWERED else report.sentence,
             f"{report.ended_s:.1f} s",
             ms(None if report.first_sound_s is None else report.first_sound_s * 1000),
@@ -124,8 +123,7 @@ def _table(reports: Sequence[CallReport]) -> Table:
 def _save(wanted: Simulation, reports: Sequence[CallReport]) -> None:
     if wanted.wav:
         reports[0].save_wav(wanted.wav)
-    if wanted.json_file:
-        figures = [json.loads(report.to_json()) for report in reports]
-        wanted.json_file.write_text(json.dumps(figures if len(figures) > 1 else figures[0], indent=2) + "\n")
+    figures = [report.figures() for report in reports]
+    write_json(wanted.json_file, figures if len(figures) > 1 else figures[0])
     if wanted.picture:
         draw_buffers(reports, wanted.line, wanted.picture)

@@ -9,17 +9,23 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import assert_never
 from urllib.parse import urljoin
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import WebSocketException
 
 from app.audio import mulaw
 from app.simulator.chat import simulate_chat
-from app.simulator.client import WebhookClient, WebhookError, converse, open_webhooks
+from app.simulator.client import (
+    WebhookClient,
+    WebhookError,
+    converse,
+    handshake_failed,
+    open_webhooks,
+    stream_report,
+)
 from app.simulator.measure import level_dbfs
 from app.simulator.options import CallOptions, LegKind, read_script
 from app.simulator.playout import PlayoutModel
@@ -49,10 +55,10 @@ async def simulate(
     if options.leg is not LegKind.PHONE:
         return await simulate_chat(options, script)
     async with open_webhooks(options.auth_token, options.dial_url) as webhook:
-        return await _Call(options, script, webhook, on_progress, remote or Remote()).run()
+        return await _PhoneCall(options, script, webhook, on_progress, remote or Remote()).run()
 
 
-class _Call:
+class _PhoneCall:
     """One call; its playout buffer and its clock run on through all its streams."""
 
     def __init__(
@@ -78,8 +84,8 @@ class _Call:
         ending = await self._ring()
         if self._options.status_path is not None:
             ending = await self._post_status(self._base_url + self._options.status_path, ending)
-        report = call_report(self._call_sid, ending, self._now_s, self._script.said, self._playout, self._streams)
-        return replace(report, zero_s=self._zero_s or 0.0)
+        heard = (self._script.said, self._playout, self._streams)
+        return call_report(self._call_sid, ending, self._now_s, *heard, zero_s=self._zero_s or 0.0)
 
     async def _ring(self) -> Ending:
         try:
@@ -156,9 +162,8 @@ class _Call:
         try:
             socket = await self._webhook.open_socket(url)
         except (WebSocketException, OSError) as error:
-            status = error.response.status_code if isinstance(error, InvalidStatus) else None
             await self._post_stream_status(verb, "stream-error", StreamError="31920 Handshake Error")
-            return Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
+            return handshake_failed(url, error)
         ending = await self._run_stream(socket, url, verb.parameters)
         await self._post_stream_status(verb, "stream-stopped")
         return ending
@@ -174,8 +179,7 @@ class _Call:
                 ending = None
             self._now_s = stream.now_s if ending else max(self._clock(), stream.now_s)
         self._playout.clear(self._now_s)
-        times, close = (stream.opened_s, self._now_s), (socket.close_code or 1006, socket.close_reason or "")
-        self._streams.append(StreamReport(url, stream_sid, *times, stream.counts, *close))
+        self._streams.append(stream_report(url, stream, self._now_s, socket))
         return ending
 
     async def _post_stream_status(self, verb: twiml.Connect, event: str, **more: str) -> None:

@@ -6,21 +6,20 @@ have the 2.9 ms of the two filters.
 
 import json
 import time
-from dataclasses import replace
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import WebSocketException
 
 from app.audio import mulaw
 from app.audio.opus import PACKET_SAMPLES, ChatCodec, OpusCodec, PcmCodec
 from app.audio.resample import Decimator, Interpolator
 from app.calls.chat_protocol import Kind
 from app.simulator.carrier import Play
-from app.simulator.client import TIMEOUT_S, converse, dialled
+from app.simulator.client import TIMEOUT_S, converse, dialled, handshake_failed, stream_report
 from app.simulator.options import CallOptions, LegKind
 from app.simulator.playout import PlayoutModel
-from app.simulator.report import CallReport, Ending, Outcome, StreamReport, call_report
+from app.simulator.report import CallReport, Ending, Outcome, call_report
 from app.simulator.stream import CallerScript, CallerStream
 from app.twilio.events import CallSid, Event, Media, Started, Stopped, StreamSid
 from app.twilio.protocol import StreamState
@@ -79,13 +78,10 @@ async def simulate_chat(options: CallOptions, script: CallerScript) -> CallRepor
             stream = CallerStream(started, script, playout, 0.0, ChatCarrier(PcmCodec() if pcm else OpusCodec()))
             ending = await converse(socket, stream, lambda: time.monotonic() - zero_s, lambda: None)
     except (WebSocketException, OSError) as error:
-        status = error.response.status_code if isinstance(error, InvalidStatus) else None
-        ending = Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
-        return call_report(CallSid(""), ending, 0.0, script.said, playout, ())
-    times, close = (0.0, stream.now_s), (socket.close_code or 1006, socket.close_reason or "")
-    streams = (StreamReport(url, started.stream_sid, *times, stream.counts, *close),)
+        return call_report("", handshake_failed(url, error), 0.0, script.said, playout, ())
+    streams = (stream_report(url, stream, stream.now_s, socket),)
     ending = ending or Ending(Outcome.SERVER_HUNG_UP, "the server closed the chat")
-    return replace(call_report(call_sid, ending, stream.now_s, script.said, playout, streams), zero_s=zero_s)
+    return call_report(call_sid, ending, stream.now_s, script.said, playout, streams, zero_s)
 
 
 async def _call_sid(socket: ClientConnection) -> CallSid:

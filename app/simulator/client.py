@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.simulator.report import Ending, Outcome
+from app.simulator.report import Ending, Outcome, StreamReport
 from app.simulator.stream import CallerStream, Message
 from app.twilio.signature import SIGNATURE_HEADER, SOCKET_SCHEMES, sign
 from app.twilio.wire import ProtocolViolation
@@ -65,7 +65,6 @@ class WebhookClient:
 
 @asynccontextmanager
 async def open_webhooks(auth_token: str | None, dial_url: str | None) -> AsyncIterator[WebhookClient]:
-    """Yield a client whose connections are closed when the block ends."""
     connector = TCPConnector(keepalive_timeout=KEEPALIVE_S)
     async with ClientSession(timeout=ClientTimeout(total=TIMEOUT_S), connector=connector) as session:
         yield WebhookClient(session, auth_token, dial_url)
@@ -78,6 +77,17 @@ def dialled(url: str, dial_url: str | None) -> str:
     wanted, dial = urlsplit(url), urlsplit(dial_url)
     scheme = SOCKET_SCHEMES[dial.scheme] if wanted.scheme in SOCKET_SCHEMES.values() else dial.scheme
     return wanted._replace(scheme=scheme, netloc=dial.netloc).geturl()
+
+
+def handshake_failed(url: str, error: Exception) -> Ending:
+    status = error.response.status_code if isinstance(error, InvalidStatus) else None
+    return Ending(Outcome.HANDSHAKE_FAILED, f"{url}: {error}", status)
+
+
+def stream_report(url: str, stream: CallerStream, closed_s: float, socket: ClientConnection) -> StreamReport:
+    """Return the report of a stream whose socket is closed."""
+    close = (socket.close_code or 1006, socket.close_reason or "")
+    return StreamReport(url, stream.stream_sid, stream.opened_s, closed_s, stream.counts, *close)
 
 
 async def converse(

@@ -45,7 +45,6 @@ class CallOptions:
     status_path: str | None = None
     call_sid: str | None = None
     dial_url: str | None = None
-    skip_silence: bool = False
     line: Scenario = STEADY
     patience_s: float = 600.0
     outbound: bool = False
@@ -58,8 +57,8 @@ class CallOptions:
 def read_script(options: CallOptions) -> CallerScript:
     """Read the audio file. Raises `ValueError` for a call of no length."""
     audio = read_audio(options.audio) if isinstance(options.audio, Path) else options.audio
-    said = b"" if audio is None else mulaw.encode(audio)
+    said = b"" if audio is None else options.line.silence(mulaw.encode(audio))
     ends_s = len(said) / RATE_HZ if options.duration_s is None else options.duration_s
     if ends_s <= 0:
         raise ValueError("a call needs audio or a duration")
-    return CallerScript(said, ends_s, options.skip_silence, options.line)
+    return CallerScript(said, ends_s, options.line)

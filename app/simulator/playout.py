@@ -8,6 +8,7 @@ caller hears; `now` is a cursor in it, a mark is a position, and `clear` cuts it
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.audio.mulaw import SILENCE
 from app.twilio.events import RATE_HZ
@@ -24,8 +25,7 @@ class Underrun:
     length_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class BufferLevel:
+class BufferLevel(NamedTuple):
     """How far the buffer was ahead, in seconds, when more audio arrived."""
 
     at_s: float
@@ -96,7 +96,6 @@ class PlayoutModel:
         return self._marks[0][1] / RATE_HZ if self._marks else math.inf
 
     def buffered_s(self, now: float) -> float:
-        """Return how much audio the buffer still holds."""
         return max(len(self._heard) - self._move(now), 0) / RATE_HZ
 
     def heard(self, now: float, since_s: float = 0.0) -> bytes:

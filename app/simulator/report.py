@@ -1,10 +1,10 @@
 """What a simulated call was like, in figures, as JSON and as a stereo WAV."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,52 +86,52 @@ class CallReport:
 
     @property
     def first_sound_s(self) -> float | None:
-        """When the caller heard the first sound."""
         audible = np.abs(self.heard.astype(np.int32)) > AUDIBLE
         return float(np.argmax(audible)) / RATE_HZ if audible.any() else None
 
     @property
     def underrun_s(self) -> float:
-        """The sum of all gaps heard."""
         return sum(underrun.length_s for underrun in self.underruns)
 
     def buffered_percentile_ms(self, percent: float) -> float | None:
         return percentile_ms([level.buffered_s for level in self.buffer_levels], percent)
 
-    def lateness_percentile_ms(self, percent: float) -> float | None:
-        """Return a percentile of how late this simulator itself sent its packets."""
-        return percentile_ms([late_s for stream in self.streams for late_s in stream.counts.lateness_s], percent)
+    @property
+    def lateness_s(self) -> list[float]:
+        """How late this simulator itself sent each packet."""
+        return [late_s for stream in self.streams for late_s in stream.counts.lateness_s]
 
-    def to_json(self) -> str:
-        """Return all figures, without the audio and the long list of each stream's times, as JSON with an indent."""
+    def figures(self) -> dict[str, Any]:
+        """Return all figures for JSON, without the audio and the long list of each stream's times."""
         streams = [asdict(stream) for stream in self.streams]
         for stream in streams:
             del stream["counts"]["lateness_s"], stream["counts"]["sent_s"]
-        figures = {
+        return {
             **{name: getattr(self, name) for name in ("call_sid", "outcome", "sentence", "status", "ended_s")},
             "first_packet_s": self.first_packet_s,
             "first_sound_s": self.first_sound_s,
             "underrun_s": self.underrun_s,
             "discarded_s": self.discarded_s,
             "buffered_ms": {f"p{percent}": self.buffered_percentile_ms(percent) for percent in (0, 50, 99, 100)},
-            "lateness_ms": {f"p{percent}": self.lateness_percentile_ms(percent) for percent in (50, 99, 100)},
+            "lateness_ms": {f"p{percent}": percentile_ms(self.lateness_s, percent) for percent in (50, 99, 100)},
             "underruns": [asdict(underrun) for underrun in self.underruns],
             "streams": streams,
             "marks": [asdict(mark) for mark in self.marks],
             "buffer_levels": [[level.at_s, level.buffered_s * 1000] for level in self.buffer_levels],
         }
-        return json.dumps(figures, indent=2)
-
-    def save_json(self, path: Path) -> None:
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
 
     def save_wav(self, path: Path) -> None:
-        """Write what was said (left) and heard (right)."""
         write_stereo(path, self.said, self.heard)
 
 
 def call_report(
-    call_sid: str, ending: Ending, ended_s: float, said: bytes, playout: PlayoutModel, streams: Sequence[StreamReport]
+    call_sid: str,
+    ending: Ending,
+    ended_s: float,
+    said: bytes,
+    playout: PlayoutModel,
+    streams: Sequence[StreamReport],
+    zero_s: float = 0.0,
 ) -> CallReport:
     """Return the report of a call that has ended, in which this mu-law was said."""
     heard = mulaw.decode(playout.heard(ended_s))
@@ -149,9 +149,9 @@ def call_report(
         buffer_levels=tuple(playout.buffer_levels),
         marks=tuple(playout.returned),
         discarded_s=playout.discarded_samples / RATE_HZ,
+        zero_s=zero_s,
     )
 
 
 def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
-    """Return a percentile in milliseconds, None of nothing."""
     return float(np.percentile(seconds, percent)) * 1000 if seconds else None

@@ -28,14 +28,12 @@ Message = str | bytes
 class CallerScript:
     """What the caller does: `said` is mu-law from the start of the call, silence follows; they hang up at `ends_s`.
 
-    With `skip_silence` packets of silence are not sent, as has been seen on some calls. Of `line` all applies but what
-    happens inside the service (`held`, `engine_late`, `pipeline_lost`, `step_s`) and `travel_s`, which the network
-    adds.
+    Of `line` all applies but what happens inside the service (`held`, `engine_late`, `pipeline_lost`, `step_s`) and
+    `travel_s`, which the network adds; `said` is silent where the line is.
     """
 
     said: bytes
     ends_s: float
-    skip_silence: bool = False
     line: Scenario = STEADY
 
 
@@ -82,6 +80,7 @@ class CallerStream:
         self.opened_s = self.now_s = opened_s
         self.cut = False
         self._carrier = carrier or CarrierProtocol()
+        self.stream_sid = started.stream_sid
         self._started, self._script, self._playout = started, script, playout
         self._packet = 0
         self._ends_s = script.ends_s
@@ -108,7 +107,6 @@ class CallerStream:
         return self._send(Connected(), self._started)
 
     def due_s(self) -> float:
-        """Return when `advance` has something to do."""
         return self._next()[0]
 
     def advance(self, now: float) -> list[Message]:
@@ -161,7 +159,7 @@ class CallerStream:
         payload = self._script.said[start : start + PACKET_SAMPLES].ljust(PACKET_SAMPLES, bytes([SILENCE]))
         self._packet += 1
         self._next_packet_s = self._when_next()
-        if self._script.skip_silence and payload.count(SILENCE) == PACKET_SAMPLES:
+        if self._script.line.suppressed and payload.count(SILENCE) == PACKET_SAMPLES:
             return []
         self.counts.packets_sent += 1
         self.counts.lateness_s.append(self.now_s - due)

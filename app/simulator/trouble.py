@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from app.audio.mulaw import SAMPLE_RATE_HZ, SILENCE
+
 PACKET_S = 0.02
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,10 +42,10 @@ class Scenario:
     A packet takes `travel_s` each way and up to twice `jitter_s` more towards us; packets leave in groups of `grouped`.
     `stalls` hold the caller's packets back, `unread` Twilio's reading of ours; in `held` our event loop does nothing,
     in `engine_late` the workers; in `pipeline_lost` there are none, and the call goes on with the next ones.
-    `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says nothing, and no packets are
-    sent if `suppressed`. The workers take `step_s` for a frame. Of Twilio's marks the share `marks_lost` never comes
-    back; Twilio reads `reads_per_s` messages of ours a second at most (0: as they come). At `cut_s` the connection
-    breaks without a word (0: never).
+    `drift_ppm` is how much too fast the caller's clock runs. In `silent` the caller says nothing; packets of silence
+    are not sent if `suppressed`, as has been seen on some calls. The workers take `step_s` for a frame. Of Twilio's
+    marks the share `marks_lost` never comes back; Twilio reads `reads_per_s` messages of ours a second at most (0: as
+    they come). At `cut_s` the connection breaks without a word (0: never).
     """
 
     name: str = "steady"
@@ -74,6 +76,14 @@ class Scenario:
         """Return when the packet of that number sets out, in a group that is complete with its last sample."""
         return (number // self.grouped + 1) * self.grouped * self.packet_s
 
+    def silence(self, said: bytes) -> bytes:
+        """Return mu-law from the start of the call with silence where the caller says nothing."""
+        heard = bytearray(said)
+        for window in self.silent:
+            part = slice(round(window.at_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ))
+            heard[part] = bytes([SILENCE]) * len(heard[part])
+        return bytes(heard)
+
     @property
     def ends_s(self) -> float:
         return min(self.seconds, self.cut_s or self.seconds)
@@ -85,7 +95,6 @@ class Scenario:
 
     @property
     def troubles(self) -> tuple[Window, ...]:
-        """Return everything that stops the flow for a while."""
         windows = (*self.stalls, *self.unread, *self.held, *self.engine_late, *self.pipeline_lost)
         return tuple(sorted(windows, key=lambda one: one.at_s))
 

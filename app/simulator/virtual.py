@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,12 +27,13 @@ from app.calls.suspension import ResumeCall
 from app.calls.transcript import Side, Word
 from app.calls.words import Known, StreamWords
 from app.simulator.conversation import talk
-from app.simulator.playout import PlayoutModel, Underrun
+from app.simulator.playout import BufferLevel, PlayoutModel, Underrun
 from app.simulator.trouble import Scenario, through
 from app.twilio.events import CallSid, Event, MarkPlayed, Media, Started, StreamSid
 from workers.messages import Epoch, Frame, Resumed, Slot
 
 FRAME_PACKETS = 4
+QUIET_PACKET = bytes([mulaw.SILENCE]) * mulaw.PACKET_SAMPLES
 CALL = CallSid("CAvirtual")
 RESUME_S = 10.0
 STARTED = Started(StreamSid("MZvirtual"), CALL, "AC")
@@ -46,17 +47,16 @@ class HeardFrame:
     latency_s: float
 
 
-@dataclass
+@dataclass(slots=True)
 class VirtualReport:
-    """The outcome; times in seconds of the call."""
+    """The outcome; times in seconds of the call. `sound` is mu-law from the start of the call on."""
 
     scenario: Scenario
     record: CallRecord
-    heard: list[HeardFrame] = field(default_factory=list)
-    sound: bytes = b""
-    """Mu-law from the start of the call on."""
-    buffer_levels: list[tuple[float, float]] = field(default_factory=list)
-    underruns: list[Underrun] = field(default_factory=list)
+    heard: list[HeardFrame]
+    sound: bytes
+    buffer_levels: list[BufferLevel]
+    underruns: list[Underrun]
 
     def latency_ms(self, percent: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
         """Return a percentile of the mouth-to-ear latency of what was spoken in that time."""
@@ -84,7 +84,7 @@ class _VirtualCall:
         self._observer = observe(self._session)
         self._words = StreamWords()
         self._playout = PlayoutModel()
-        self._report = VirtualReport(scenario, self._session.record)
+        self._heard: list[HeardFrame] = []
         self._spoken_s: dict[int, float] = {}
         self._arrived_s = self._sent_s = self._worker_free_s = 0.0
         self._timer_s = math.inf
@@ -106,10 +106,8 @@ class _VirtualCall:
             moment_s, _, act = heapq.heappop(self._moments)
             act(moment_s)
         self._keep(self._words.flush(Side.MOSHI))
-        self._report.sound = self._playout.heard(self._scenario.ends_s)
-        self._report.underruns = self._playout.underruns
-        self._report.buffer_levels = [(level.at_s, level.buffered_s) for level in self._playout.buffer_levels]
-        return self._report
+        sound, levels = self._playout.heard(self._scenario.ends_s), self._playout.buffer_levels
+        return VirtualReport(self._scenario, self._session.record, self._heard, sound, levels, self._playout.underruns)
 
     def _at(self, moment_s: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._moments, (moment_s, next(self._order), act))
@@ -130,10 +128,11 @@ class _VirtualCall:
         self._arrived_s = max(self._arrived_s, through(scenario.stalls, scenario.leaves_s(number) + travel_s))
         spoken_s = number * scenario.packet_s
         self._at(spoken_s + scenario.packet_s, lambda _: self._speak(number + 1))
-        if not (scenario.suppressed and through(scenario.silent, spoken_s) != spoken_s):
-            start = number * mulaw.PACKET_SAMPLES % len(self._said)
-            media = Media(number * 20, self._said[start : start + mulaw.PACKET_SAMPLES])
-            self._at_ours(self._arrived_s, partial(self._receive, media))
+        start = number * mulaw.PACKET_SAMPLES % len(self._said)
+        is_silent = through(scenario.silent, spoken_s) != spoken_s
+        packet = QUIET_PACKET if is_silent else self._said[start : start + mulaw.PACKET_SAMPLES]
+        if packet != QUIET_PACKET or not scenario.suppressed:
+            self._at_ours(self._arrived_s, partial(self._receive, Media(number * 20, packet)))
 
     def _receive(self, event: Event, now: float) -> None:
         commands = self._session.receive(event, now)
@@ -211,7 +210,7 @@ class _VirtualCall:
     def _play(self, audio: SendAudio, now: float) -> None:
         spoken_s, starts_s = self._spoken_s.pop(audio.seq, None), now + self._playout.buffered_s(now)
         if spoken_s is not None:  # not of the greeting
-            self._report.heard.append(HeardFrame(spoken_s, starts_s - spoken_s))
+            self._heard.append(HeardFrame(spoken_s, starts_s - spoken_s))
         self._playout.receive(audio.payload, now)
         if audio.mark:
             self._playout.mark(audio.mark, now)

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.cli.bench.calls import Load, place_calls, speech
 from app.cli.bench.figures import CALLER_ROWS, CallerFigures, caller_figures
@@ -65,7 +65,7 @@ class Findings:
 
 
 @dataclass
-class Server:
+class MeasuredServer:
     """One server to call: `start` takes the number of calls to make room for and a file for its log."""
 
     name: str
@@ -74,18 +74,20 @@ class Server:
     found: Findings = field(default_factory=Findings)
 
 
-def line_test() -> Server:
-    return Server("line test", lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN)
+def line_test() -> MeasuredServer:
+    return MeasuredServer(
+        "line test", lambda calls, log: start_service({**LOOPBACK, "MAX_CALLS": str(calls)}, log), AUTH_TOKEN
+    )
 
 
-def other_server(name: str, ready_path: str, *command: str) -> Server:
+def other_server(name: str, ready_path: str, *command: str) -> MeasuredServer:
     """Return a server whose command line ends with its port."""
 
     def start(_: int, log: Path) -> AbstractAsyncContextManager[ServiceProcess]:
         port = free_port()
         return start_server([*command, str(port)], port, ready_path, log)
 
-    return Server(name, start)
+    return MeasuredServer(name, start)
 
 
 def main(
@@ -116,7 +118,7 @@ def main(
     write_json(json_path, {"machine": machine, "sides": sides})
 
 
-async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Console) -> None:
+async def _measure(servers: Sequence[MeasuredServer], loads: Sequence[Load], console: Console) -> None:
     """Call all servers under one load, then under the next: a busy minute of the machine meets all of them alike."""
     with tempfile.TemporaryDirectory() as folder:
         for load in loads:
@@ -129,7 +131,7 @@ async def _measure(servers: Sequence[Server], loads: Sequence[Load], console: Co
                         server.found.failed.append(f"{title}: {error}")
 
 
-async def _call(server: Server, load: Load, log: Path) -> CallerFigures:
+async def _call(server: MeasuredServer, load: Load, log: Path) -> CallerFigures:
     """Call one server, after one short call that is not counted."""
     async with server.start(load.calls + 1, log) as process:
         await place_calls(process, WARM_UP, auth_token=server.auth_token)
@@ -143,9 +145,7 @@ def table(found: Mapping[str, Findings], floor: str) -> Table:
     `floor` names the server with whose CPU that of the others is compared.
     """
     servers = found.values()
-    shown = Table("", title="The same caller, side by side")
-    for name in found:
-        shown.add_column(name, justify="right")
+    shown = Table("", *(Column(name, justify="right") for name in found), title="The same caller, side by side")
     for title in dict.fromkeys(title for server in servers for title in server.figures):
         figures, lowest = [server.figures.get(title) for server in servers], found[floor].figures.get(title)
         shown.add_section()

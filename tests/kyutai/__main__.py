@@ -26,7 +26,6 @@ SCRIPT = str(Path(__file__).with_name("pytorch.py"))
 
 
 async def make(python: str, folder: Path) -> list[str]:
-    """Make the checkpoint; return the options of a server of it."""
     ours = make_synthetic("random:tiny:f32", folder)
     files = (str(folder), str(ours / CONFIG), str(ours / MIMI))
     process = await asyncio.create_subprocess_exec(python, SCRIPT, "make", *files)

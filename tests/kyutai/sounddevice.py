@@ -1,4 +1,4 @@
-"""A `sounddevice` without a device, for Kyutai's client: its streams call their callbacks at the pace of speech.
+"""A `sounddevice` without a device, for Kyutai's client and ours: its streams call back at the pace of speech.
 
 What is said is read from the file `SAID`, what is heard is written to `HEARD`, both raw float32; `EMPTY` gets a byte a
 block, 1 if the client had nothing to play. Audio that is due is never left out, so the device runs as long as the file.
@@ -16,6 +16,10 @@ import numpy as np
 Callback = Callable[[Any, int, None, None], None]
 
 
+class PortAudioError(Exception):
+    pass
+
+
 class Block(np.ndarray[Any, np.dtype[np.float32]]):
     """The client fills a block with zeros when it has nothing to play."""
 
@@ -27,7 +31,7 @@ class Block(np.ndarray[Any, np.dtype[np.float32]]):
 
 
 class Stream:
-    def __init__(self, *, samplerate: float, channels: int, blocksize: int, callback: Callback) -> None:
+    def __init__(self, *, samplerate: float, channels: int, blocksize: int, callback: Callback, **_: Any) -> None:
         self._block_s, self._shape, self._callback = blocksize / samplerate, (blocksize, channels), callback
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)

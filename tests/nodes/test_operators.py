@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.doctor.cluster import examine_cluster
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, Severity
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, SETTINGS
 from app.config import read_settings
 from app.setting_sources import PREFIX
@@ -72,13 +72,13 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         if not await nodes.on_at(full):
             full, free = free, full
         examined = await asyncio.to_thread(findings, nodes, free)
-        assert {subject: one.level for subject, one in examined.items()} == {
-            "NATS_URL": Level.GOOD,
-            full.name: Level.GOOD,
-            free.name: Level.GOOD,
+        assert {subject: one.severity for subject, one in examined.items()} == {
+            "NATS_URL": Severity.GOOD,
+            full.name: Severity.GOOD,
+            free.name: Severity.GOOD,
         }
         stranger = await asyncio.to_thread(findings, nodes, free, twilio_auth_token="6" * 32)
-        assert stranger["NATS"].level is Level.PROBLEM
+        assert stranger["NATS"].severity is Severity.PROBLEM
 
         dialling = asyncio.create_task(said(nodes, full, "-m", "scripts.make_call", THEIRS))
         placed = await until(lambda: [*nodes.rest.account.calls])

@@ -40,7 +40,6 @@ class Measured:
 
 
 def speech(seconds: float) -> Samples:
-    """Return a caller who talks without a pause."""
     return np.resize(talk(), round(seconds * RATE_HZ))
 
 

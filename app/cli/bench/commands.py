@@ -20,12 +20,13 @@ Scenarios = Annotated[
 Legs = Annotated[
     list[LegKind] | None, typer.Option("--leg", help="A phone, or a chat in PCM or Opus; repeat it. Default: phone.")
 ]
+Seconds = Annotated[float, typer.Option(help="Length of each call.", min=5)]
 CallNumbers = Annotated[str, typer.Option(help="Numbers of calls, separated by commas.")]
 
 
 @bench.command("line")
 def line(
-    seconds: Annotated[float, typer.Option(help="Length of the call.", min=5)] = 30.0,
+    seconds: Seconds = 30.0,
     checkpoint: Checkpoint = None,
     scenario: Scenarios = None,
     leg: Legs = None,
@@ -47,9 +48,7 @@ def line(
 
 
 @bench.command("hop")
-def hop(
-    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0, json_file: JsonFile = None
-) -> None:
+def hop(seconds: Seconds = 30.0, json_file: JsonFile = None) -> None:
     """A call to a line test, and calls through a Moshi server (ENGINE=remote) that is that line test."""
     from app.cli.bench.hop import bench_hop
 
@@ -59,7 +58,7 @@ def hop(
 @bench.command("crowd")
 def crowd(
     calls: CallNumbers = "1,8,20,50",
-    seconds: Annotated[float, typer.Option(help="Length of each call.", min=5)] = 30.0,
+    seconds: Seconds = 30.0,
     step_ms: Annotated[float, typer.Option(help="How long the engine takes for a step.", min=0)] = 0.0,
     leg: Legs = None,
     json_file: JsonFile = None,
@@ -82,7 +81,7 @@ def trouble(
     """All known scenarios, or some, against the rules of a call in virtual time: an hour takes seconds."""
     from app.cli.bench.trouble import bench_trouble
 
-    raise typer.Exit(bench_trouble([find_scenario(name) for name in scenario or KNOWN], json_file, picture))
+    bench_trouble([find_scenario(name) for name in scenario or KNOWN], json_file, picture)
 
 
 @bench.command("engine")
@@ -123,7 +122,7 @@ def search(
     """Search in what was said in many calls, made up, in a SQLite file of its own."""
     from app.cli.bench.search import bench_search
 
-    raise typer.Exit(bench_search(calls, json_file))
+    bench_search(calls, json_file)
 
 
 def find_scenario(name: str) -> Scenario:

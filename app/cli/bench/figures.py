@@ -84,7 +84,6 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
     latencies = [_latency(report) if echoes else Latency(()) for report in reports]
     windows = [window for latency in latencies for window in latency.windows]
     before_ms, after_ms = _around_ms(windows, line)
-    late_s = [late for report in reports for stream in report.streams for late in stream.counts.lateness_s]
     snrs_db = (
         window_snr_db(report.said, report.heard, latency) for report, latency in zip(reports, latencies, strict=True)
     )
@@ -106,7 +105,7 @@ def caller_figures(measured: Measured, line: Scenario = STEADY, echoes: bool = T
         seconds_said=sum(len(mouth_to_ear_ms(report.said, report.said).windows) for report in reports),
         seconds_heard=len(windows),
         cpu=measured.cpu,
-        simulator_late_p99_ms=percentile_ms(late_s, 99),
+        simulator_late_p99_ms=percentile_ms([late_s for report in reports for late_s in report.lateness_s], 99),
     )
 
 
@@ -142,19 +141,17 @@ def _underruns_ours(reports: Sequence[CallReport]) -> int:
     def is_ours(report: CallReport, gap: Underrun) -> bool:
         ends_s = report.zero_s + gap.start_s + gap.length_s
         first, last = np.searchsorted(sent_s, (ends_s - AT_ONCE_S, ends_s + AT_ONCE_S))
-        return gap.start_s >= ADAPTED_S and gap.length_s > late_s[first:last].max(initial=0.0)
+        return gap.start_s >= ADAPTED_S and gap.length_s > float(late_s[first:last].max(initial=0.0))
 
     return sum(is_ours(report, gap) for report in reports for gap in report.underruns)
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Return the median of what is known, None of nothing."""
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
 
 
 def worst(values: Sequence[float | None]) -> float | None:
-    """Return the largest of what is known, None of nothing."""
     return max((value for value in values if value is not None), default=None)
 
 

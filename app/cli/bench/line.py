@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.calls.registry import RECORDS_WITH_SPANS
 from app.cli.bench.calls import Load, place_calls, speech
@@ -24,7 +24,7 @@ from app.cli.bench.figures import (
     caller_figures,
     service_figures,
 )
-from app.cli.bench.output import comparison, write_json
+from app.cli.bench.output import write_json
 from app.cli.options import EXIT_FAILED
 from app.cli.service_process import LOOPBACK, ServiceFailed, ServiceProcess, start_service
 from app.simulator.options import LegKind
@@ -126,10 +126,11 @@ async def measure_calls(
 
 
 def calls_table(title: str, columns: Mapping[str, MeasuredCalls]) -> Table:
-    """Return the figures of several calls or crowds side by side."""
-    table = comparison(title, {name: calls.callers for name, calls in columns.items()}, CALLER_ROWS)
-    for label, write in SERVICE_ROWS.items():
-        table.add_row(label, *(write(calls.service) for calls in columns.values()))
+    table = Table("", *(Column(name, justify="right") for name in columns), title=title)
+    for label, write in CALLER_ROWS.items():
+        table.add_row(label, *(write(calls.callers) for calls in columns.values()))
+    for label, write_service in SERVICE_ROWS.items():
+        table.add_row(label, *(write_service(calls.service) for calls in columns.values()))
     return table
 
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from rich.table import Table
-
 Figures = TypeVar("Figures")
 Rows = Mapping[str, Callable[[Figures], str]]
 """A label, and how the figure is written."""
@@ -15,16 +13,6 @@ Rows = Mapping[str, Callable[[Figures], str]]
 def write_json(path: Path | None, figures: object) -> None:
     if path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def comparison(title: str, columns: Mapping[str, Figures], rows: Rows[Figures]) -> Table:
-    """Return a table with one column for each of `columns` and one row for each figure."""
-    table = Table("", title=title)
-    for name in columns:
-        table.add_column(name, justify="right")
-    for label, write in rows.items():
-        table.add_row(label, *(write(figures) for figures in columns.values()))
-    return table
 
 
 def ms(value: float | None) -> str:

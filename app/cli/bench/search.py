@@ -25,7 +25,7 @@ LIMIT, TIMES = 50, 20
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def bench_search(calls: int, json_path: Path | None) -> int:
+def bench_search(calls: int, json_path: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "calls.db"
         figures = measure(Address(str(file), file.with_suffix(".waiting"), file), calls)
@@ -35,11 +35,9 @@ def bench_search(calls: int, json_path: Path | None) -> int:
     Console().print(table)
     Console().print(f"writing a call: {ms(figures['write_ms'])}")
     write_json(json_path, figures)
-    return 0
 
 
 def measure(address: Address, calls: int) -> dict[str, Any]:
-    """Fill an empty call log and query it."""
     database = Database(address)
     database.migrate()
     began_s = time.perf_counter()

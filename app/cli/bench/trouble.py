@@ -14,7 +14,7 @@ from app.simulator.trouble import Scenario
 from app.simulator.virtual import VirtualReport, run_virtual
 
 
-def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture: Path | None) -> int:
+def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture: Path | None) -> None:
     console = Console()
     reports = []
     for scenario in scenarios:
@@ -28,7 +28,6 @@ def bench_trouble(scenarios: Sequence[Scenario], json_path: Path | None, picture
     write_json(json_path, [{"scenario": name, **figures} for name, figures in found.items()])
     if picture:
         draw_virtual(reports, picture)
-    return 0
 
 
 def _figures(report: VirtualReport) -> dict[str, Any]:

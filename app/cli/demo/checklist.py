@@ -10,7 +10,7 @@ import numpy as np
 from app.audio.mulaw import PACKET_SAMPLES
 from app.audio.resample import Decimator
 from app.cli.bench.figures import SETTLED_S, underruns_from
-from app.cli.demo.expectation import Expectation, Utterance
+from app.cli.demo.expectation import Expectation, ExpectedUtterance
 from app.simulator.measure import QUIET_DBFS, level_dbfs, mouth_to_ear_ms, window_snr_db
 from app.simulator.report import CallReport, Outcome
 from app.simulator.wav import Samples
@@ -44,7 +44,7 @@ class Point:
 class HeardUtterance:
     """An utterance as the caller heard it, on the call's clock; `snr_db` of each of its packets that is not quiet."""
 
-    utterance: Utterance
+    utterance: ExpectedUtterance
     start_s: float
     end_s: float
     snr_db: tuple[float, ...]
@@ -90,7 +90,7 @@ def is_busy(record: dict[str, Any]) -> bool:
     return any(record["counts"].get(name) for name in ("frames_dropped", "overruns"))
 
 
-def find_utterance(utterance: Utterance, heard: Samples) -> HeardUtterance:
+def find_utterance(utterance: ExpectedUtterance, heard: Samples) -> HeardUtterance:
     """Find an utterance in what the caller heard, from `SEARCH_S` / 4 before its decision on.
 
     Each word is searched for by itself: the playout may drop or repeat quiet packets between words.

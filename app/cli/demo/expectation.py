@@ -18,13 +18,13 @@ from workers.checkpoints.synthetic.script import Activity, Phase, script
 from workers.checkpoints.synthetic.script_oracle import SpokenStep, greet, sound, text
 from workers.messages import FRAME_S, Pcm
 
-PACKET = 160
+PACKET = mulaw.PACKET_SAMPLES
 GREETING = "greeting"
 """The name of that utterance, whoever greets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Utterance:
+class ExpectedUtterance:
     """One phrase, or the part of it that was said, or the words of a persona's greeting; `pcm` is at 24 kHz.
 
     `decided_s` is the end, on the caller's clock, of the frame that made Moshi begin, `yielded_s` of the one that made
@@ -41,7 +41,7 @@ class Utterance:
 class Expectation:
     """What must be heard in the call, and read in its transcript, where digits in a row are masked."""
 
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[ExpectedUtterance, ...]
     transcript: str
 
 
@@ -78,7 +78,7 @@ def _activity(said: Samples, greeting_frames: int, takeover_s: float) -> Activit
     return np.concatenate([np.zeros((greeting_frames, 2), bool), heard])
 
 
-def _utterances(steps: list[SpokenStep], frame_end_s: Any) -> Iterator[Utterance]:
+def _utterances(steps: list[SpokenStep], frame_end_s: Any) -> Iterator[ExpectedUtterance]:
     step = 0
     for name, run in groupby(steps, key=_utterance):
         said = list(run)
@@ -86,7 +86,7 @@ def _utterances(steps: list[SpokenStep], frame_end_s: Any) -> Iterator[Utterance
         if name:
             state = said[-1].state
             cut = step < len(steps) and state is not None and not script().ends(state)
-            yield Utterance(name, sound(said), frame_end_s(first), frame_end_s(step) if cut else None)
+            yield ExpectedUtterance(name, sound(said), frame_end_s(first), frame_end_s(step) if cut else None)
 
 
 def _utterance(step: SpokenStep) -> str:

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from app.calls.transcript import Side, Word, turns_of
 from app.cli.bench.calls import Load
 from app.cli.bench.line import MeasuredCalls, calls_table, measure_calls
+from app.cli.bench.output import write_json
 from app.cli.call_tables import clock_of
 from app.cli.demo.checklist import Point, check_call
 from app.cli.demo.expectation import expect
@@ -138,7 +139,7 @@ async def _call(console: Console, path: Path, environment: dict[str, str], audio
             calls = await measure_calls(service, Load(audio), environment == LOOPBACK, show)
         bars.update(task, completed=length_s, description="the call is over")
     calls.reports[0].save_wav(path.with_suffix(".wav"))
-    calls.reports[0].save_json(path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), calls.reports[0].figures())
     return calls
 
 

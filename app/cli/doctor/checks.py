@@ -12,12 +12,13 @@ from rich.table import Table
 
 from app.cli.doctor.account import examine_account
 from app.cli.doctor.cluster import examine_cluster
-from app.cli.doctor.finding import Finding, Level, good, note, problem
+from app.cli.doctor.finding import Finding, Severity, good, note, problem
 from app.cli.doctor.personas import examine_personas
 from app.cli.doctor.servers import examine_servers
 from app.cli.doctor.storage import examine_storage
 from app.cli.doctor.survey import survey_checkpoint
-from app.cli.doctor.tunnel import examine_tunnel, running_service
+from app.cli.doctor.tunnel import examine_tunnel
+from app.cli.service_client import running_service
 from app.config import CodecKind, EngineKind, Settings, SettingsError, is_loopback
 from app.server.listener import listen
 from workers.logging import mask_userinfo
@@ -25,12 +26,11 @@ from workers.logging import mask_userinfo
 PACKAGES = ("fastapi", "uvicorn", "websockets", "twilio", "numpy", "soxr")
 OF_MODELS = ("mlx", "moshi-mlx", "rustymimi")
 """Packages that a service with Moshi servers elsewhere needs not."""
-STYLES = {Level.GOOD: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
+STYLES = {Severity.GOOD: "green", Severity.NOTE: "yellow", Severity.PROBLEM: "bold red"}
 _GIB = 1 << 30
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check everything that a first call needs, cheapest first."""
     service = running_service(settings)
     base_url = str(service["base_url"]) if service else settings.server.base_url
     yield good("Python", f"{platform.python_version()} on {platform.platform()}")
@@ -42,7 +42,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     else:
         yield good("PUBLIC_URL", f"{base_url}, from the tunnel of the running service")
     yield from examine_account(settings, base_url)
-    yield from examine_tunnel(settings)
+    yield from examine_tunnel(settings, service)
     yield from examine_cluster(settings)
     yield from examine_storage(settings)
     if settings.model.engine is EngineKind.REMOTE:
@@ -62,14 +62,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def report(settings: Settings) -> int:
     """Print all findings; return 1 if one is a problem, else 0."""
-    console, levels = Console(), set()
-    for level, subject, found, advice in examine(settings):
-        levels.add(level)
+    console, severities = Console(), set()
+    for severity, subject, found, advice in examine(settings):
+        severities.add(severity)
         words = escape(mask_userinfo(found))
         if advice:
             words += f" [dim]→ {escape(mask_userinfo(advice))}[/]"
-        _print(console, f"[{STYLES[level]}]{level:8}[/]", f"{subject:22}", words)
-    return int(Level.PROBLEM in levels)
+        _print(console, f"[{STYLES[severity]}]{severity:8}[/]", f"{subject:22}", words)
+    return int(Severity.PROBLEM in severities)
 
 
 def _print(console: Console, *cells: str) -> None:
@@ -106,18 +106,18 @@ def _port(settings: Settings, is_running: bool) -> Finding:
 
 
 def _twilio(settings: Settings) -> Iterator[Finding]:
-    yield _given(settings, "TWILIO_AUTH_TOKEN", Level.NOTE, "set; requests without its signature are refused")
+    yield _given(settings, "TWILIO_AUTH_TOKEN", Severity.NOTE, "set; requests without its signature are refused")
     if settings.twilio.auth_token_secondary:
-        yield _given(settings, "TWILIO_AUTH_TOKEN_SECONDARY", Level.NOTE, "set; accepted as well")
-    yield _given(settings, "TWILIO_ACCOUNT_SID", Level.PROBLEM, "set")
-    yield _given(settings, "TWILIO_PHONE_NUMBER", Level.PROBLEM, "set")
+        yield _given(settings, "TWILIO_AUTH_TOKEN_SECONDARY", Severity.NOTE, "set; accepted as well")
+    yield _given(settings, "TWILIO_ACCOUNT_SID", Severity.PROBLEM, "set")
+    yield _given(settings, "TWILIO_PHONE_NUMBER", Severity.PROBLEM, "set")
 
 
-def _given(settings: Settings, name: str, level_of_doubt: Level, meaning: str) -> Finding:
+def _given(settings: Settings, name: str, severity_of_doubt: Severity, meaning: str) -> Finding:
     if not settings.value(name):
         return note(name, "not set: no real calls", "copy it from the Twilio console into .env")
     if doubt := settings.doubts.get(name):
-        return Finding(level_of_doubt, name, doubt, "copy it from the Twilio console")
+        return Finding(severity_of_doubt, name, doubt, "copy it from the Twilio console")
     return good(name, meaning)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     GOOD = "ok"
     NOTE = "note"
     PROBLEM = "problem"
@@ -14,10 +14,10 @@ class Level(StrEnum):
 class Finding(NamedTuple):
     """What was checked, the result, and what to type about it."""
 
-    level: Level
+    severity: Severity
     subject: str
     found: str
     advice: str = ""
 
 
-good, note, problem = (partial(Finding, level) for level in Level)
+good, note, problem = (partial(Finding, severity) for severity in Severity)

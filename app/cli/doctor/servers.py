@@ -11,7 +11,6 @@ from app.server_urls import ServerUrl
 
 
 def examine_servers(settings: Settings) -> Iterator[Finding]:
-    """Try all of `MOSHI_SERVERS` at once."""
     servers = settings.model.servers
     try:
         targets = Targets(servers, dict(settings.sampling.given))

@@ -16,7 +16,6 @@ def survey_device() -> dict[str, Any]:
 
 
 def survey_checkpoint(settings: Settings) -> dict[str, Any]:
-    """Return the answer of `workers/survey.py` for these settings."""
     model = settings.model
     sizes = {"quantize": model.quantize_bits, "slots": settings.calls.slots, "context": model.context}
     names = {"checkpoint": model.checkpoint, "lora": model.lora, "cache": str(model.cache), "codec": model.codec}

@@ -10,49 +10,32 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.cli.doctor.finding import Finding, Level, good, note, problem
-from app.cli.service_client import NoService, open_service
+from app.cli.doctor.finding import Finding, Severity, good, note, problem
 from app.config import Settings, is_loopback
 from app.http.selftest import ProbeFailed, probe
 from app.server.cloudflared import CREDENTIALS, HOW_TO_INSTALL, PROGRAM
 
-ANSWER_WITHIN_S = 1.0
 VERSION_WITHIN_S = 5.0
 TOKEN_KEYS = {"a", "t", "s"}
 """Account, tunnel and secret, in the JSON that a tunnel's token is."""
 
 
-def examine_tunnel(settings: Settings) -> Iterator[Finding]:
-    """Check cloudflared and the tunnel's settings, and open a signed socket through the public URL."""
+def examine_tunnel(settings: Settings, service: dict[str, Any] | None) -> Iterator[Finding]:
+    """Check cloudflared and the tunnel's settings; open a signed socket through the public URL of a running service."""
     yield _cloudflared(settings)
     if settings.tunnel.is_named:
         if not settings.server.public_url:
             found = "the tunnel has a URL of its own, and PUBLIC_URL does not say it"
             yield problem("tunnel", found, "PUBLIC_URL=https://… as you routed it")
         yield _token(settings) if settings.tunnel.token else _credentials(settings)
-    yield _selftest(settings)
-
-
-def running_service(settings: Settings) -> dict[str, Any] | None:
-    """Return what the service at HOST and PORT reports of its public address; None without a service of ours."""
-
-    async def ask() -> Any:
-        async with open_service(settings, within_s=ANSWER_WITHIN_S) as service:
-            return await service.ask("/api/public")
-
-    try:
-        answer = asyncio.run(ask())
-    except (NoService, ValueError):
-        return None
-    known = isinstance(answer, dict) and {"base_url", "open", "service"} <= answer.keys()
-    return answer if known and isinstance(answer["base_url"], str) else None
+    yield _selftest(settings, service)
 
 
 def _cloudflared(settings: Settings) -> Finding:
     program = shutil.which(PROGRAM)
     if not program:
-        level = Level.PROBLEM if settings.tunnel.start else Level.NOTE
-        return Finding(level, PROGRAM, "not installed: serve --tunnel needs it", HOW_TO_INSTALL)
+        severity = Severity.PROBLEM if settings.tunnel.start else Severity.NOTE
+        return Finding(severity, PROGRAM, "not installed: serve --tunnel needs it", HOW_TO_INSTALL)
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": VERSION_WITHIN_S, "check": False}
     try:
         run = subprocess.run([program, "--version"], **options)
@@ -83,8 +66,8 @@ def _credentials(settings: Settings) -> Finding:
     return problem("TUNNEL_NAME", f"{name}: no credentials in {CREDENTIALS}", advice)
 
 
-def _selftest(settings: Settings) -> Finding:
-    service, here = running_service(settings), settings.server.local_url
+def _selftest(settings: Settings, service: dict[str, Any] | None) -> Finding:
+    here = settings.server.local_url
     if service is None:
         advice = "moshi-bridge serve, and the doctor in a second terminal"
         return note("self-test", f"not tried: no service answers at {here}", advice)

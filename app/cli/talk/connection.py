@@ -1,4 +1,4 @@
-"""One conversation over a WebSocket: the shell around `ChatClient` and a `Sound`."""
+"""One conversation over a WebSocket: the shell around `ChatClient` and an `AudioEndpoint`."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from app.cli.talk.screen import Screen
-from app.cli.talk.sound import Sound
+from app.cli.talk.sound import AudioEndpoint, TalkFailed
 from app.server.remote.client import SILENT_FOR_S, ChatClient, DecodedAudio, Event, ServerSilent
 from app.server.remote.connection import Advice, ConnectionFailed, Target, closing_reason, open_socket
 from app.server.remote.messages import Handshake
@@ -19,11 +19,7 @@ ADVICE = Advice(
 )
 
 
-class TalkFailed(Exception):
-    """The conversation did not begin, or broke; the message is one line."""
-
-
-async def converse(target: Target, sound: Sound, screen: Screen) -> bool:
+async def converse(target: Target, sound: AudioEndpoint, screen: Screen) -> bool:
     """Talk until the sound has ended; return False if the server ended it in order. Raises TalkFailed."""
     loop = asyncio.get_running_loop()
     try:
@@ -35,7 +31,7 @@ async def converse(target: Target, sound: Sound, screen: Screen) -> bool:
         try:
             while not sound.ended():
                 await _send(socket, client, sound, screen)
-                for event in await _receive(socket, client):
+                if event := await _receive(socket, client):
                     _handle(event, sound, loop.time())
                     screen.show(event)
                 client.add_audio(sound.read(loop.time()))
@@ -48,7 +44,7 @@ async def converse(target: Target, sound: Sound, screen: Screen) -> bool:
     return True
 
 
-async def _send(socket: ClientConnection, client: ChatClient, sound: Sound, screen: Screen) -> None:
+async def _send(socket: ClientConnection, client: ChatClient, sound: AudioEndpoint, screen: Screen) -> None:
     """Send what is due. Raises ServerSilent, also if the server has stopped reading."""
     loop = asyncio.get_running_loop()
     client.check(loop.time())
@@ -62,18 +58,16 @@ async def _send(socket: ClientConnection, client: ChatClient, sound: Sound, scre
         raise ServerSilent(f"the server has read nothing for {SILENT_FOR_S:.0f} s") from error
 
 
-async def _receive(socket: ClientConnection, client: ChatClient) -> list[Event]:
-    """Wait for a message, at most until the next tick."""
+async def _receive(socket: ClientConnection, client: ChatClient) -> Event | None:
     try:
         async with asyncio.timeout(TICK_S):
             data = await socket.recv()
     except TimeoutError:
-        return []
-    event = client.receive(data, asyncio.get_running_loop().time())
-    return [] if event is None else [event]
+        return None
+    return client.receive(data, asyncio.get_running_loop().time())
 
 
-def _handle(event: Event, sound: Sound, now: float) -> None:
+def _handle(event: Event, sound: AudioEndpoint, now: float) -> None:
     match event:
         case Handshake():
             sound.start(now)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from app.audio.playback_buffer import MS, RATE_HZ, PlaybackBuffer, Samples
+from app.audio.playback_buffer import MS, RATE_HZ, Samples
+from app.cli.talk.sound import AudioEndpoint, TalkFailed
 
 BLOCK = 20 * MS
 STREAM = {"samplerate": RATE_HZ, "channels": 1, "dtype": "float32", "blocksize": BLOCK, "latency": "low"}
@@ -16,15 +17,9 @@ NO_PACKAGE = "the package sounddevice is not installed: pip install 'moshi-bridg
 NO_PORTAUDIO = "PortAudio is not installed: apt install libportaudio2, dnf install portaudio, brew install portaudio"
 
 
-class NoSound(Exception):
-    """There is no microphone or no loudspeaker; the message is one line."""
-
-
-class DeviceSound:
-    live = True
-
+class DeviceSound(AudioEndpoint):
     def __init__(self) -> None:
-        self.buffer = PlaybackBuffer()
+        super().__init__()
         self._lock = threading.Lock()
         """Guards `buffer`."""
         self._said: queue.SimpleQueue[Samples] = queue.SimpleQueue()
@@ -38,27 +33,18 @@ class DeviceSound:
         with self._lock:
             played[:, 0] = self.buffer.pull(frames)
 
-    def start(self, now: float) -> None:
-        pass
-
     def read(self, now: float) -> Samples:
         blocks = [self._said.get_nowait() for _ in range(self._said.qsize())]
         return np.concatenate([np.zeros(0, np.float32), *blocks])
 
-    def add_sent(self, packet: Samples) -> None:
-        pass
-
     def add_heard(self, samples: Samples) -> None:
         with self._lock:
-            self.buffer.push(samples)
-
-    def ended(self) -> bool:
-        return False
+            super().add_heard(samples)
 
 
 @contextmanager
 def open_devices() -> Iterator[DeviceSound]:
-    """Open the system's default devices. Raises NoSound."""
+    """Open the system's default devices. Raises TalkFailed."""
     library, sound = _load(), DeviceSound()
     with ExitStack() as streams:
         try:
@@ -66,7 +52,7 @@ def open_devices() -> Iterator[DeviceSound]:
             streams.enter_context(library.InputStream(callback=sound.handle_input, **STREAM))
         except (library.PortAudioError, ValueError) as error:
             said = " ".join(str(error).split())
-            raise NoSound(f"no microphone or no loudspeaker can be used here ({said}); use --wav") from error
+            raise TalkFailed(f"no microphone or no loudspeaker can be used here ({said}); use --wav") from error
         yield sound
 
 
@@ -74,7 +60,7 @@ def _load() -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        raise NoSound(NO_PACKAGE) from error
+        raise TalkFailed(NO_PACKAGE) from error
     except OSError as error:
-        raise NoSound(f"{NO_PORTAUDIO}; or use --wav") from error
+        raise TalkFailed(f"{NO_PORTAUDIO}; or use --wav") from error
     return sounddevice

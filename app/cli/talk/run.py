@@ -1,16 +1,15 @@
 """`moshi-bridge talk`: a conversation with a Moshi server from this terminal."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from app.audio.playback_buffer import MS
 from app.cli.options import EXIT_FAILED, EXIT_SETTINGS, fail
-from app.cli.talk.connection import TalkFailed, converse
-from app.cli.talk.devices import NoSound, open_devices
+from app.cli.talk.connection import converse
+from app.cli.talk.devices import open_devices
 from app.cli.talk.screen import WAITING, Screen
-from app.cli.talk.sound import FileSound, Sound, open_file
+from app.cli.talk.sound import AudioEndpoint, FileSound, TalkFailed, open_file
 from app.cli.talk.target import Wanted, find_target
 from app.config import Settings, SettingsError
 from app.server.remote.connection import Target
@@ -19,23 +18,13 @@ from app.server.signals import run_until_stopped
 HEADPHONES = "Wear headphones: Moshi would hear itself from a loudspeaker."
 
 
-@dataclass(frozen=True, slots=True)
-class Talk:
-    """The server; a file to say in place of the microphone, where to save the conversation, and for how long."""
-
-    server: Wanted
-    wav: Path | None = None
-    out: Path | None = None
-    seconds: float | None = None
-
-
-def run_talk(settings: Settings, wanted: Talk) -> int:
-    """Talk; return the exit status."""
+def run_talk(settings: Settings, server: Wanted, wav: Path | None, out: Path | None, seconds: float | None) -> int:
+    """Talk by microphone, or say a file for so many seconds and save the conversation; return the exit status."""
     try:
-        target = find_target(settings, wanted.server)
-        if wanted.wav:
-            return _say_file(target, open_file(wanted.wav, wanted.seconds), wanted.out)
-        if wanted.out or wanted.seconds:
+        target = find_target(settings, server)
+        if wav:
+            return _say_file(target, open_file(wav, seconds), out)
+        if out or seconds:
             raise ValueError("--out and --seconds are for --wav")
         return _talk(target)
     except (SettingsError, ValueError, OSError) as error:
@@ -49,7 +38,7 @@ def _talk(target: Target) -> int:
             whole = _hold(target, sound)
     except KeyboardInterrupt:
         return 0
-    except (NoSound, TalkFailed) as error:
+    except TalkFailed as error:
         return fail(error, EXIT_FAILED)
     if not whole:
         print("The server ended the conversation.")
@@ -72,7 +61,7 @@ def _say_file(target: Target, sound: FileSound, out: Path | None) -> int:
     return fail(why, EXIT_FAILED) if why else 0
 
 
-def _hold(target: Target, sound: Sound) -> bool:
+def _hold(target: Target, sound: AudioEndpoint) -> bool:
     """Return False if the server ended the conversation in order. Raises TalkFailed."""
     console = Console(highlight=False)
     with console.status(WAITING) as status:

@@ -1,14 +1,15 @@
 """What is shown during a conversation: Moshi's words as they come, and the levels of both sides."""
 
-import numpy as np
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
 from app.audio.playback_buffer import MS, PlaybackBuffer, Samples
+from app.audio.resample import to_int16
 from app.cli.meter import FLOOR_DBFS, bar
 from app.server.remote.client import DecodedAudio, Event
 from app.server.remote.messages import ErrorText, Handshake, TextPiece
+from app.simulator.measure import level_dbfs
 
 WAITING = "waiting for the server: it may be in another conversation, or play its prompts …"
 LINE_LENGTH = 72
@@ -22,7 +23,7 @@ class Screen:
     def __init__(self, console: Console, status: Status) -> None:
         self._console, self._status = console, status
         self._line = ""
-        self._said_dbfs = self._heard_dbfs = FLOOR_DBFS
+        self._heard_dbfs = FLOOR_DBFS
 
     def show(self, event: Event) -> None:
         match event:
@@ -33,13 +34,12 @@ class Screen:
             case ErrorText(text):
                 self._print(f"the server says: {text}")
             case DecodedAudio(samples):
-                self._heard_dbfs = level_dbfs(samples)
+                self._heard_dbfs = level_dbfs(to_int16(samples))
 
     def show_levels(self, said: Samples, buffer: PlaybackBuffer) -> None:
         """Show the levels with that of a packet that was sent."""
-        self._said_dbfs = level_dbfs(said)
         buffered = f"buffered {buffer.buffered // MS:3} ms"
-        levels = f"you {bar(self._said_dbfs)}  Moshi {bar(self._heard_dbfs)}  {buffered}"
+        levels = f"you {bar(level_dbfs(to_int16(said)))}  Moshi {bar(self._heard_dbfs)}  {buffered}"
         self._status.update(Text(f"{levels}\n{self._line.strip()}"))
 
     def finish(self) -> None:
@@ -57,9 +57,3 @@ class Screen:
 
     def _print(self, line: str) -> None:
         self._console.print(Text(line))
-
-
-def level_dbfs(samples: Samples) -> float:
-    """Return the level of samples of -1 to 1, at least -60 dBFS."""
-    power = float(np.mean(np.square(samples))) if len(samples) else 0.0
-    return max(FLOOR_DBFS, 10 * float(np.log10(max(power, 1e-12))))

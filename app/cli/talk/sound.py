@@ -1,7 +1,6 @@
 """Where the sound of a conversation comes from and goes to: a file in real time; `devices` has the other one."""
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -16,37 +15,46 @@ AUDIBLE = 0.01
 """-40 dBFS."""
 
 
-class Sound(Protocol):
-    """`now` in seconds, monotonic."""
+class TalkFailed(Exception):
+    """The conversation did not begin, or broke; the message is one line."""
 
-    live: bool
+
+class AudioEndpoint:
+    """Where what is said comes from and what is heard goes to; `now` in seconds, monotonic."""
+
+    live = True
     """What is said cannot wait."""
-    buffer: PlaybackBuffer
+
+    def __init__(self) -> None:
+        self.buffer = PlaybackBuffer()
 
     def start(self, now: float) -> None:
         """The conversation begins."""
 
     def read(self, now: float) -> Samples:
         """Return what has been said since the last time."""
+        raise NotImplementedError
 
     def add_sent(self, packet: Samples) -> None:
         """Count a packet that is sent now."""
 
     def add_heard(self, samples: Samples) -> None:
         """Add what the server sent."""
+        self.buffer.push(samples)
 
     def ended(self) -> bool:
         """Tell whether all has been said and heard."""
+        return False
 
 
-class FileSound:
+class FileSound(AudioEndpoint):
     """Says a file at the pace of speech, then silence; keeps what was sent and what a listener would have heard."""
 
     live = False
 
     def __init__(self, said: Samples, length_s: float | None = None) -> None:
         """`length_s` of the conversation: None for the file's length and three seconds."""
-        self.buffer = PlaybackBuffer()
+        super().__init__()
         samples = len(said) + TAIL_S * RATE_HZ if length_s is None else length_s * RATE_HZ
         self._blocks = max(1, round(samples / BLOCK))
         self._said = np.pad(said, (0, max(0, self._blocks * BLOCK - len(said))))
@@ -68,9 +76,6 @@ class FileSound:
 
     def add_sent(self, packet: Samples) -> None:
         self._sent.append(packet)
-
-    def add_heard(self, samples: Samples) -> None:
-        self.buffer.push(samples)
 
     def ended(self) -> bool:
         return len(self._heard) >= self._blocks

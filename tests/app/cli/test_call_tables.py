@@ -1,22 +1,15 @@
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from app.calls.transcript import Side
 from app.cli.call_tables import call_page, calls_table, clock_of, found_table
 from app.telemetry.call_log.entry import StreamEntry, TranscriptWord
 from app.telemetry.call_log.search import FoundTurn
+from tests.app.cli.terminal import shown
 from tests.app.telemetry.call_log.records import ANN, BOB, NOON, entry, outbound
 
 TERMINAL = 80
-
-
-def shown(what: object, width: int = 200) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(what)
-    return capture.get()
 
 
 def test_a_row_says_when_with_whom_how_long_how_it_ended_and_how_it_sounded() -> None:

@@ -120,7 +120,6 @@ def test_a_log_that_cannot_be_asked_is_reported_in_one_line(
 
 
 def record(folder: Path, call_sid: str, second: int = 0) -> str:
-    """Leave a recording; return its name."""
     name = f"20260102T12000{second}Z-{call_sid}"
     folder.mkdir(exist_ok=True)
     for suffix in (".flac", ".tokens"):

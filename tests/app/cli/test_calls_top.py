@@ -4,19 +4,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from rich.console import Console
 
 from app.cli.calls_top import run_top, snapshot_view
 from app.config import read_settings
 from tests.app.calls.front import ANN
+from tests.app.cli.terminal import shown
 from tests.app.telemetry.test_live import Looking
-
-
-def shown(snapshot: dict[str, Any], width: int) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(snapshot_view(snapshot, width))
-    return capture.get()
 
 
 async def snapshot_of_a_call() -> dict[str, Any]:
@@ -29,7 +22,7 @@ async def snapshot_of_a_call() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("width", "said"), [(80, "red]"), (140, "Hello [red]you[/red] \\")], ids=["narrow", "wide"])
 async def test_a_call_is_a_row_with_what_was_said_last(width: int, said: str) -> None:
-    text = shown(await snapshot_of_a_call(), width)
+    text = shown(snapshot_view(await snapshot_of_a_call(), width), width)
     assert "…CAann" in text
     assert "…0001" in text
     assert said in text, "as it is, not as markup"
@@ -38,15 +31,15 @@ async def test_a_call_is_a_row_with_what_was_said_last(width: int, said: str) ->
 
 
 async def test_without_calls_there_is_no_table() -> None:
-    assert "no calls" in shown(Looking().snapshot(), 100)
+    assert "no calls" in shown(snapshot_view(Looking().snapshot(), 100))
 
 
 @pytest.mark.parametrize(
-    ("status", "exit_status", "shown"),
+    ("status", "exit_status", "told"),
     [(200, 0, "line test"), (403, 1, "OPERATOR_TOKEN"), (404, 1, "not moshi-bridge")],
 )
 async def test_once_prints_and_returns(
-    status: int, exit_status: int, shown: str, capsys: pytest.CaptureFixture[str]
+    status: int, exit_status: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens: list[str] = []
 
@@ -60,5 +53,5 @@ async def test_once_prints_and_returns(
     async with TestServer(app) as server:
         url = f"http://127.0.0.1:{server.port}"
         assert await asyncio.to_thread(run_top, settings, url, True) == exit_status
-    assert shown in "".join(capsys.readouterr())
+    assert told in "".join(capsys.readouterr())
     assert tokens == ["Bearer a-long-operator-token"]

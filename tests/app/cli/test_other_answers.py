@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from app.cli.calls_top import run_top
-from app.cli.doctor.tunnel import running_service
 from app.cli.drain import run_drain
+from app.cli.service_client import running_service
 from app.cli.simulate import Simulation, run_simulation
 from app.config import Settings, read_settings
 
@@ -33,7 +33,6 @@ COMMANDS: dict[str, Command] = {
 
 @pytest_asyncio.fixture(params=[status + name for name in ANSWERS for status in ("", "200 ")])
 async def settings(request: pytest.FixtureRequest) -> AsyncIterator[Settings]:
-    """Serve one answer to whatever is asked."""
     name = request.param.removeprefix("200 ")
     answer = ANSWERS[name].replace(b" 202 ", b" 200 ") if request.param != name else ANSWERS[name]
 

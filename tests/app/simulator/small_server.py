@@ -19,12 +19,12 @@ PUBLIC_URL = "https://bridge.example"
 class Line:
     """The server's end of one stream."""
 
+    request: web.Request
     socket: web.WebSocketResponse
     protocol: StreamProtocol = field(default_factory=StreamProtocol)
     events: list[Event] = field(default_factory=list)
 
     async def take(self) -> Event | None:
-        """Return the next event, None when the socket is closed."""
         message = await self.socket.receive()
         if message.type is not web.WSMsgType.TEXT:
             return None
@@ -32,7 +32,6 @@ class Line:
         return self.events[-1]
 
     async def until(self, kind: type[Event]) -> Event | None:
-        """Skip to the next event of a kind."""
         while (event := await self.take()) is not None:
             if isinstance(event, kind):
                 return event
@@ -55,7 +54,6 @@ class SmallServer:
     check: SignatureCheck = field(default_factory=lambda: SignatureCheck(PUBLIC_URL, [TOKEN]))
 
     async def webhook(self, request: web.Request) -> web.Response:
-        """Answer a signed form with the next piece of TwiML."""
         form = {name: str(value) for name, value in (await request.post()).items()}
         if not self.check.webhook_valid(request.path_qs, form.items(), request.headers.get("X-Twilio-Signature")):
             return web.Response(status=403)
@@ -63,13 +61,12 @@ class SmallServer:
         return web.Response(text=self.answers.pop(0), content_type="application/xml")
 
     async def media(self, request: web.Request) -> web.StreamResponse:
-        """Accept a signed upgrade and play the next part."""
         if not self.check.socket_valid(request.path_qs, request.headers.get("X-Twilio-Signature")):
             return web.Response(status=403)
         self.upgrades.append(dict(request.headers))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        self.lines.append(Line(socket))
+        self.lines.append(Line(request, socket))
         await self.parts.pop(0)(self.lines[-1])
         await socket.close()
         return socket
@@ -77,7 +74,6 @@ class SmallServer:
 
 @asynccontextmanager
 async def serving(*parts: Part, answers: list[str] | None = None) -> AsyncIterator[SmallServer]:
-    """Run a server on a free port of this machine."""
     server = SmallServer(list(parts), answers or [connect()])
     application = web.Application()
     application.router.add_post("/{path:.*}", server.webhook)
@@ -95,12 +91,10 @@ async def serving(*parts: Part, answers: list[str] | None = None) -> AsyncIterat
 
 
 def connect(path: str = "/media/token", status_url: str | None = None) -> str:
-    """Return the TwiML that leads to our socket."""
     return twiml.connect(socket_url(PUBLIC_URL) + path, f"{PUBLIC_URL}/after", {"slot": "3"}, status_url)
 
 
 async def echo(line: Line) -> None:
-    """Play back the caller's own frames until he hangs up."""
     frame = bytearray()
     while not isinstance(event := await line.take(), Stopped | None):
         if isinstance(event, Media):
@@ -111,6 +105,5 @@ async def echo(line: Line) -> None:
 
 
 async def leave(line: Line) -> None:
-    """Close as soon as the stream has started."""
     assert isinstance(await line.take(), Connected)
     assert isinstance(await line.take(), Started)

@@ -41,13 +41,6 @@ def test_a_packet_leaves_when_its_last_sample_is_spoken() -> None:
     assert stream.due_s() == 0.04
 
 
-def test_the_caller_hangs_up_at_the_end() -> None:
-    stream, _ = opened(CallerScript(b"", ends_s=0.04))
-    assert kinds(stream.advance(5.0)) == ["media", "media", "stop"]
-    assert (stream.over, stream.cut) == (True, False)
-    assert stream.advance(6.0) == []
-
-
 def test_everything_happens_in_the_order_in_which_it_falls_due() -> None:
     stream, server = opened(CallerScript(b"", ends_s=0.1))
     stream.receive(server.media(b"\x01" * 400), 0.0)
@@ -96,7 +89,7 @@ def test_a_stalled_line_delivers_late_but_everything() -> None:
 
 def test_silent_packets_may_be_left_out_and_time_goes_on() -> None:
     said = b"\x01" * 160 + QUIET * 320 + b"\x02" * 160
-    stream, _ = opened(CallerScript(said, ends_s=0.2, skip_silence=True))
+    stream, _ = opened(CallerScript(said, ends_s=0.2, line=Scenario(suppressed=True)))
     packets = [message["media"] for message in told(stream.advance(0.19))]
     assert [(packet["chunk"], packet["timestamp"]) for packet in packets] == [("1", "20"), ("2", "80")]
 
@@ -137,3 +130,4 @@ def test_however_late_it_is_advanced_the_server_receives_the_same(waits: list[fl
     assert b"".join(packet.payload for packet in packets) == said.ljust(8000, QUIET)
     assert [packet.timestamp_ms for packet in packets] == list(range(20, 1001, 20))
     assert events[-1] == Stopped()
+    assert (stream.over, stream.cut, stream.advance(99.0)) == (True, False, [])

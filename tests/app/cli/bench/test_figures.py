@@ -1,6 +1,7 @@
 """Calls made up sample by sample, so that every figure is known."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def test_a_gap_that_is_no_longer_than_the_simulator_was_late_then_is_not_ours() 
     other.streams[0].counts.lateness_s[:], other.streams[0].counts.sent_s[:] = [0.03, 0.01], [6.024, 8.018]
     found = caller_figures(Measured([one, other], {}))
     assert (found.underruns_adapted, found.underruns_ours) == (3, 2)
+    assert json.loads(json.dumps(asdict(found)))["underruns_ours"] == 2
 
 
 def test_what_is_not_recognised_is_counted_and_spoils_no_figure() -> None:

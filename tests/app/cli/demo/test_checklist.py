@@ -9,7 +9,7 @@ import pytest
 from app.audio import mulaw
 from app.audio.resample import Decimator
 from app.cli.demo.checklist import Point, check_call
-from app.cli.demo.expectation import Expectation, Utterance, expect
+from app.cli.demo.expectation import Expectation, ExpectedUtterance, expect
 from app.cli.demo.run import GREETING
 from app.cli.plots import greeting_end_s
 from app.simulator.conversation import LENGTH_S, conversation
@@ -33,7 +33,7 @@ def record(**counts: int) -> dict[str, Any]:
     return {"greeting_frames": 25, "takeover_s": 1.74, "end": "caller hung up", "counts": counts}
 
 
-def sound(utterance: Utterance) -> Samples:
+def sound(utterance: ExpectedUtterance) -> Samples:
     samples = np.rint(np.clip(Decimator().push(utterance.pcm) * 32768, -32768, 32767)).astype(np.int16)
     return mulaw.decode(mulaw.encode(samples))
 

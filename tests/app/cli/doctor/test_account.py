@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from app.cli.doctor.account import clock_finding, concurrency_finding, examine_account
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, Severity
 from app.config import read_settings
 from app.twilio.rest import Account as AccountFacts
 from tests.twilio_rest.account import Account, AccountType, OwnedNumber
@@ -31,14 +31,14 @@ async def examined(change: Callable[[FakeRest], None] = lambda _: None, **settin
 async def test_with_everything_right_all_is_good() -> None:
     found = await examined()
     assert list(found) == ["account", "calls at once", "clock", "number"]
-    assert {finding.level for finding in found.values()} == {Level.GOOD}
+    assert {finding.severity for finding in found.values()} == {Severity.GOOD}
 
 
 @pytest.mark.parametrize("missing", ["twilio_account_sid", "twilio_auth_token"])
 async def test_without_sid_or_token_nobody_is_asked(missing: str) -> None:
     asked: list[FakeRest] = []
     found = await examined(asked.append, **{missing: ""})
-    assert [(finding.level, finding.subject) for finding in found.values()] == [(Level.NOTE, "account")]
+    assert [(finding.severity, finding.subject) for finding in found.values()] == [(Severity.NOTE, "account")]
     assert asked[0].asked == []
 
 
@@ -70,13 +70,13 @@ def be(**fields: object) -> Callable[[FakeRest], None]:
 )
 async def test_what_is_in_the_way_is_a_problem(change: Callable[[FakeRest], None], subject: str, named: str) -> None:
     finding = (await examined(change))[subject]
-    assert finding.level is Level.PROBLEM
+    assert finding.severity is Severity.PROBLEM
     assert named in finding.found
 
 
 async def test_a_number_that_leads_elsewhere_is_no_problem_before_there_is_a_tunnel() -> None:
     finding = (await examined(own(voice_url=""), public_url=""))["number"]
-    assert finding.level is Level.NOTE
+    assert finding.severity is Severity.NOTE
     assert "serve --tunnel --set-number" in finding.advice
 
 
@@ -86,40 +86,40 @@ async def test_without_a_number_the_account_is_checked_all_the_same() -> None:
 
 async def test_a_trial_account_has_its_limits() -> None:
     finding = (await examined(be(type=AccountType.TRIAL)))["calls at once"]
-    assert finding.level is Level.NOTE
+    assert finding.severity is Severity.NOTE
     assert "verified numbers only" in finding.found
 
 
 @pytest.mark.parametrize(
-    ("trial", "slots", "level", "advice"),
+    ("trial", "slots", "severity", "advice"),
     [
-        (False, 1, Level.GOOD, ""),
-        (False, 2, Level.GOOD, ""),
-        (False, 3, Level.NOTE, "console"),
-        (False, 0, Level.NOTE, "console"),
-        (True, 5, Level.NOTE, "upgrade"),
-        (True, 6, Level.NOTE, "MAX_CALLS=5"),
+        (False, 1, Severity.GOOD, ""),
+        (False, 2, Severity.GOOD, ""),
+        (False, 3, Severity.NOTE, "console"),
+        (False, 0, Severity.NOTE, "console"),
+        (True, 5, Severity.NOTE, "upgrade"),
+        (True, 6, Severity.NOTE, "MAX_CALLS=5"),
     ],
 )
 def test_more_calls_than_twilio_lets_through_are_worth_a_note(
-    trial: bool, slots: int, level: Level, advice: str
+    trial: bool, slots: int, severity: Severity, advice: str
 ) -> None:
     finding = concurrency_finding(AccountFacts(SID, "active", trial, None), slots)
-    assert finding.level is level
+    assert finding.severity is severity
     assert advice in finding.advice
 
 
 @pytest.mark.parametrize(
-    ("twilio_s", "level", "named"),
+    ("twilio_s", "severity", "named"),
     [
-        (1_000.0, Level.GOOD, "agrees"),
-        (940.0, Level.GOOD, "agrees"),
-        (939.0, Level.PROBLEM, "ahead of"),
-        (1_061.0, Level.PROBLEM, "behind"),
-        (None, Level.NOTE, "no date"),
+        (1_000.0, Severity.GOOD, "agrees"),
+        (940.0, Severity.GOOD, "agrees"),
+        (939.0, Severity.PROBLEM, "ahead of"),
+        (1_061.0, Severity.PROBLEM, "behind"),
+        (None, Severity.NOTE, "no date"),
     ],
 )
-def test_a_minute_between_the_clocks_is_allowed(twilio_s: float | None, level: Level, named: str) -> None:
+def test_a_minute_between_the_clocks_is_allowed(twilio_s: float | None, severity: Severity, named: str) -> None:
     finding = clock_finding(twilio_s, 1_000.0)
-    assert finding.level is level
+    assert finding.severity is severity
     assert named in finding.found

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from app.cli.doctor.checks import examine, memory_finding, report
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, Severity
 from app.cli.doctor.survey import survey_checkpoint
 from app.cli.service_process import free_port
 from app.config import CodecKind, EngineKind, read_settings
@@ -28,9 +28,9 @@ def _findings(**settings: object) -> dict[str, Finding]:
 
 def test_a_line_test_on_this_machine_has_no_problem() -> None:
     found = _findings()
-    assert [finding for finding in found.values() if finding.level is Level.PROBLEM] == []
-    assert found["PORT"].level is Level.GOOD
-    assert found["ENGINE"].level is Level.NOTE
+    assert [finding for finding in found.values() if finding.severity is Severity.PROBLEM] == []
+    assert found["PORT"].severity is Severity.GOOD
+    assert found["ENGINE"].severity is Severity.NOTE
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_line_test_on_this_machine_has_no_problem() -> None:
 )
 def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[str, object], subject: str) -> None:
     finding = _findings(**settings)[subject]
-    assert finding.level is Level.PROBLEM
+    assert finding.severity is Severity.PROBLEM
     assert finding.advice or "Set " in finding.found
 
 
@@ -55,11 +55,11 @@ def test_the_transcriber_is_examined_like_the_model(tmp_path: Path) -> None:
     def found(transcribe: str) -> dict[str, Finding]:
         return _findings(**model, cache_dir=tmp_path, transcribe=transcribe)
 
-    assert found("synthetic:stt:random")["TRANSCRIBE"].level is Level.GOOD
+    assert found("synthetic:stt:random")["TRANSCRIBE"].severity is Severity.GOOD
     off = found("off")
     assert "off" in off["TRANSCRIBE"].found
     wrong = found("synthetic:script")["MOSHI_CHECKPOINT"]
-    assert wrong.level is Level.PROBLEM
+    assert wrong.severity is Severity.PROBLEM
     assert wrong.found.startswith("TRANSCRIBE: ")
     assert "holds no speech-to-text; take hf://kyutai/stt-1b-en_fr-mlx" in wrong.found
 
@@ -78,13 +78,13 @@ async def test_everything_set_is_good() -> None:
         )
     settings = "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_PHONE_NUMBER", "PUBLIC_URL"
     for subject in (*settings, "account", "calls at once", "clock", "number"):
-        assert found[subject].level is Level.GOOD, found[subject]
+        assert found[subject].severity is Severity.GOOD, found[subject]
 
 
 def test_a_port_in_use_is_a_problem_and_the_exit_status_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cli.doctor.tunnel.ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("app.cli.service_client.FOUND_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = read_settings(port=taken.getsockname()[1], **LINE_TEST)
         assert report(settings) == 1
@@ -110,7 +110,7 @@ def test_on_a_terminal_findings_are_columns_and_elsewhere_lines(
 def test_memory_is_compared_with_what_the_checkpoint_needs_and_a_shorter_context_takes_less() -> None:
     settings = read_settings(moshi_checkpoint="synthetic:random", codec=CodecKind.NUMPY)
     full, short = survey_checkpoint(settings), survey_checkpoint(settings.replaced(context=500))
-    assert memory_finding(full).level is Level.GOOD
+    assert memory_finding(full).severity is Severity.GOOD
     assert 0 < short["on_device"] < full["on_device"]
 
 
@@ -120,15 +120,15 @@ def test_memory_is_compared_with_what_the_checkpoint_needs_and_a_shorter_context
 )
 def test_a_checkpoint_or_a_lora_that_is_not_there_is_a_problem(wrong: dict[str, str]) -> None:
     missing = _findings(engine=EngineKind.MLX, codec=CodecKind.NUMPY, **wrong)
-    assert missing["MOSHI_CHECKPOINT"].level is Level.PROBLEM
+    assert missing["MOSHI_CHECKPOINT"].severity is Severity.PROBLEM
 
 
-@pytest.mark.parametrize(("card_gib", "level"), [(24, Level.GOOD), (6, Level.PROBLEM)])
-def test_a_small_card_in_a_large_computer_is_a_problem(card_gib: int, level: Level) -> None:
+@pytest.mark.parametrize(("card_gib", "severity"), [(24, Severity.GOOD), (6, Severity.PROBLEM)])
+def test_a_small_card_in_a_large_computer_is_a_problem(card_gib: int, severity: Severity) -> None:
     """The published Moshi in 4 bits."""
     plan = Plan(5 << 30, 512 << 10, "numpy", calls=1, context=3000, quantised=True)
     memory = Memory(card_gib << 30, 64 << 30, shared=False)
     needs = {"on_device": plan.on_device, "in_ram": plan.in_ram(memory), "shortage": plan.shortage(memory)}
     finding = memory_finding({"device_bytes": memory.device, "ram_bytes": memory.ram, "calls": plan.calls, **needs})
-    assert finding.level is level
-    assert ("set CONTEXT=2025" in finding.found) is (level is Level.PROBLEM)
+    assert finding.severity is severity
+    assert ("set CONTEXT=2025" in finding.found) is (severity is Severity.PROBLEM)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.cli.doctor.checks import examine
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import Finding, Severity
 from app.cli.service_process import free_port
 from app.config import read_settings
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
@@ -28,7 +28,7 @@ async def test_each_server_is_tried() -> None:
         right.ready.set()
         plex.ready.set()
         found = await of_servers(f"{right.url}?sessions=4", f"{plex.url}?kind=personaplex", full.url)
-    assert [one.level for one in found] == [Level.GOOD, Level.GOOD, Level.PROBLEM]
+    assert [one.severity for one in found] == [Severity.GOOD, Severity.GOOD, Severity.PROBLEM]
     assert "ms, for 4 sessions" in found[0].found
     assert "HTTP 503" in found[2].found
     assert not right.heard
@@ -43,6 +43,6 @@ async def test_a_certificate_that_is_not_trusted_is_explained(tmp_path_factory: 
         (pinned,) = await of_servers(f"{server.url}#sha256={certificate.sha256}")
         (trusted,) = await of_servers(f"{server.url}#ca={certificate.path}")
         (missing,) = await of_servers(f"{server.url}#ca=/no/such.pem")
-    assert [one.level for one in (unknown, pinned, trusted)] == [Level.PROBLEM, Level.GOOD, Level.GOOD]
+    assert [one.severity for one in (unknown, pinned, trusted)] == [Severity.PROBLEM, Severity.GOOD, Severity.GOOD]
     assert "#sha256=" in unknown.found
-    assert (missing.level, "/no/such.pem" in missing.found) == (Level.PROBLEM, True)
+    assert (missing.severity, "/no/such.pem" in missing.found) == (Severity.PROBLEM, True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from rich.console import Console
 
-from app.cli.talk.connection import TalkFailed, converse
+from app.cli.talk.connection import converse
 from app.cli.talk.screen import Screen
-from app.cli.talk.sound import FileSound
+from app.cli.talk.sound import FileSound, TalkFailed
 from app.server.remote.connection import Target
 from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
 from tests.app.cli.talk.tones import pages, tone, tone_s

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from app.audio.playback_buffer import FRAME
-from app.cli.talk.devices import BLOCK, NoSound, open_devices
+from app.cli.talk.devices import BLOCK, open_devices
+from app.cli.talk.sound import TalkFailed
 
 
 class PortAudioError(Exception):
@@ -17,8 +18,6 @@ class PortAudioError(Exception):
 
 
 class Stream:
-    """A stream whose callback the test calls."""
-
     opened: dict[str, Callable[..., None]]
     error: Exception | None = None
 
@@ -67,7 +66,7 @@ def test_what_the_server_sent_is_played(opened: dict[str, Callable[..., None]]) 
 
 def test_no_microphone_is_one_line(monkeypatch: pytest.MonkeyPatch, opened: object) -> None:
     monkeypatch.setattr(Stream, "error", PortAudioError("Error querying device -1"))
-    with pytest.raises(NoSound, match=r"Error querying device -1.*--wav"), open_devices():
+    with pytest.raises(TalkFailed, match=r"Error querying device -1.*--wav"), open_devices():
         pass
 
 
@@ -78,9 +77,9 @@ def test_without_the_package_or_portaudio_it_is_said_what_to_install(monkeypatch
                 raise OSError("PortAudio library not found")
 
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(NoSound, match=r"pip install 'moshi-bridge\[talk\]'"), open_devices():
+    with pytest.raises(TalkFailed, match=r"pip install 'moshi-bridge\[talk\]'"), open_devices():
         pass
     monkeypatch.delitem(sys.modules, "sounddevice")
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    with pytest.raises(NoSound, match=r"\A[^\n]*apt install libportaudio2[^\n]*\Z"), open_devices():
+    with pytest.raises(TalkFailed, match=r"\A[^\n]*apt install libportaudio2[^\n]*\Z"), open_devices():
         pass

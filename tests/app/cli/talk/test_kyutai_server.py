@@ -46,7 +46,6 @@ async def running(command: Sequence[str], listens: bytes) -> AsyncIterator[None]
 
 @asynccontextmanager
 async def local_web(checkpoint: Path) -> AsyncIterator[str]:
-    """Start the server with its two processes; yield its URL."""
     port = free_port()
     files = {"tokenizer": checkpoint / TOKENIZER, "moshi-weight": checkpoint / "model.safetensors"}
     files |= {"mimi-weight": checkpoint / MIMI, "lm-config": checkpoint / CONFIG}

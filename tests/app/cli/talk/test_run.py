@@ -22,30 +22,8 @@ from tests.app.cli.talk.test_tls import Certificate
 from tests.app.cli.talk.tones import tone, tone_s
 
 NO_PORTAUDIO = 'raise OSError("PortAudio library not found")'
-DEVICES = """
-import threading, time
-import numpy as np
-
-class PortAudioError(Exception):
-    pass
-
-class Stream:
-    def __init__(self, *, callback, blocksize, **_):
-        self.block, self.callback, self.open = np.zeros((blocksize, 1), np.float32), callback, True
-        self.thread = threading.Thread(target=self.run)
-    def run(self):
-        while self.open:
-            self.block[:, 0] = 0.3 * np.sin(2 * np.pi * 1 / 40 * np.arange(len(self.block)))
-            self.callback(self.block, len(self.block), None, None)
-            time.sleep(0.02)
-    def __enter__(self):
-        self.thread.start()
-    def __exit__(self, *_):
-        self.open = False
-        self.thread.join()
-
-InputStream = OutputStream = Stream
-"""
+DEVICES = Path(__file__).parents[3] / "kyutai"
+"""Where a fake of `sounddevice` is that says a file."""
 
 
 @dataclass
@@ -56,7 +34,7 @@ class Ended:
 
 
 async def start(folder: Path, *options: str, **environment: str) -> asyncio.subprocess.Process:
-    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}", **environment}
+    env = {**os.environ, "PYTHONPATH": f"{DEVICES}{os.pathsep}{Path.cwd()}", **environment}
     piped = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "app", "talk", *options)
     return await asyncio.create_subprocess_exec(*command, cwd=folder, env=env, stdout=piped, stderr=piped)
@@ -159,7 +137,7 @@ def test_without_portaudio_it_is_said_what_to_install(tmp_path: Path, monkeypatc
 
 
 async def test_microphone_and_loudspeaker_until_ctrl_c(tmp_path: Path) -> None:
-    (tmp_path / "sounddevice.py").write_text(DEVICES)
+    np.tile(tone(1.0), 120).tofile(tmp_path / "said")
     heard = asyncio.Event()
 
     def change(step: int, ogg: bytes) -> list[bytes]:
@@ -169,10 +147,12 @@ async def test_microphone_and_loudspeaker_until_ctrl_c(tmp_path: Path) -> None:
 
     async with serving(MoshiServer(change=change)) as server:
         server.ready.set()
-        process = await start(tmp_path, "--url", server.url)
+        files = {name: str(tmp_path / name.lower()) for name in ("SAID", "HEARD", "EMPTY")}
+        process = await start(tmp_path, "--url", server.url, **files)
         await asyncio.wait_for(heard.wait(), 60)
         process.send_signal(signal.SIGINT)
         ended = await end(process)
     assert (ended.status, ended.error) == (0, "")
     assert "headphones" in ended.out
     assert np.abs(server.heard_samples).max() > 0.2
+    assert np.abs(np.fromfile(files["HEARD"], np.float32)).max() > 0.2

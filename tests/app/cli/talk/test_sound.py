@@ -60,13 +60,6 @@ def test_both_sides_are_saved(tmp_path: Path) -> None:
     assert tone_s(saved[:, 1]) > 0.5
 
 
-def test_nothing_was_heard() -> None:
-    sound = FileSound(tone(0.5), 0.5)
-    sound.start(0.0)
-    sound.read(1.0)
-    assert sound.first_sound_s is None
-
-
 @pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100])
 def test_a_file_of_any_rate_is_said(tmp_path: Path, rate_hz: int) -> None:
     wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz)
@@ -74,9 +67,3 @@ def test_a_file_of_any_rate_is_said(tmp_path: Path, rate_hz: int) -> None:
     sound = open_file(tmp_path / "in.wav", 1.0)
     sound.start(0.0)
     assert tone_s(sound.read(1.0)[: 24 * PACKET_SAMPLES]) > 0.9
-
-
-def test_a_file_that_is_no_audio(tmp_path: Path) -> None:
-    (tmp_path / "in.wav").write_text("no audio")
-    with pytest.raises(ValueError, match=r"in\.wav"):
-        open_file(tmp_path / "in.wav", None)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app.cli.talk.connection import TalkFailed, converse
+from app.cli.talk.connection import converse
 from app.cli.talk.screen import Screen
-from app.cli.talk.sound import FileSound
+from app.cli.talk.sound import FileSound, TalkFailed
 from app.cli.talk.target import Wanted, find_target
 from app.config import read_settings
 from app.server.remote.tls import make_context
