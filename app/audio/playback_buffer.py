@@ -39,7 +39,7 @@ class PlaybackBuffer:
         if not self._started and self.buffered >= FRAME:
             self._started, self._fade_in, self._wait = True, True, self._margin
         if self.buffered > self.target + self._slack:
-            self.dropped += len(self._take(self.buffered - self.target))
+            self.dropped += len(self._pop(self.buffered - self.target))
             self._slack = min(self._slack + INCREMENT, MOST)
 
     def pull(self, count: int) -> Samples:
@@ -50,7 +50,7 @@ class PlaybackBuffer:
         if self._wait > 0:
             self._wait -= count
             return played
-        taken = self._take(min(count, self.buffered))
+        taken = self._pop(min(count, self.buffered))
         played[: len(taken)] = taken
         self._fade(played[: len(taken)], ends=len(taken) < count)
         return played
@@ -65,7 +65,7 @@ class PlaybackBuffer:
             self._started = False
             self._margin = min(self._margin + INCREMENT, MOST)
 
-    def _take(self, count: int) -> Samples:
+    def _pop(self, count: int) -> Samples:
         """Remove and return the oldest (count,) samples."""
         taken: list[Samples] = []
         self.buffered -= count

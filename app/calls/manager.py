@@ -151,7 +151,7 @@ class CallManager(CallRegistry):
 
     def forget(self, call_sid: CallSid) -> None:
         """Forget what was said in a call that is over."""
-        self._memories.take(call_sid)
+        self._memories.pop(call_sid)
 
     def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
@@ -249,7 +249,7 @@ class CallManager(CallRegistry):
         now = self._clock()
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        conversation, earlier = self._memories.take(call_sid) or (None, request)
+        conversation, earlier = self._memories.pop(call_sid) or (None, request)
         request = replace(request, record=request.record or earlier.record)
         call = self._factory.make(reservation, request, now, conversation, self.record(call_sid))
         self._add(call)

@@ -9,7 +9,7 @@ from app.calls.record import EndReason
 from app.twilio import twiml
 from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Stopped
-from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
+from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, SayVerb
 from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
 from workers.messages import CallPersona, Open
 
@@ -24,7 +24,7 @@ ENQUEUE = Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
     ("changes", "answers"),
     [
         ({}, [Reject("busy")]),
-        ({"when_busy": "say", "busy_sentence": "Nobody is free."}, [Say("Nobody is free.")]),
+        ({"when_busy": "say", "busy_sentence": "Nobody is free."}, [SayVerb("Nobody is free.")]),
         ({"when_busy": "queue", "queue_length": 1}, [ENQUEUE, Reject("busy")]),
     ],
 )

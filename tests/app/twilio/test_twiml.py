@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.twilio import twiml
-from app.twilio.twiml import Connect, Dial, Enqueue, Hangup, Leave, Other, Pause, Reject, Say, Verb
+from app.twilio.twiml import Connect, Dial, Enqueue, Hangup, Leave, Other, Pause, Reject, SayVerb, Verb
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ PARAMETERS = {"name": 'O\'Neill & "Söhne" <x>', "empty": ""}
         (twiml.reject_busy(), [Reject("busy")]),
         (twiml.hangup(), [Hangup()]),
         (twiml.reject_caller(), [Reject("rejected")]),
-        (twiml.say_busy("5 < 6 & so"), [Say("5 < 6 & so"), Hangup()]),
+        (twiml.say_busy("5 < 6 & so"), [SayVerb("5 < 6 & so"), Hangup()]),
         (twiml.enqueue("https://a.b/w", "https://a.b/a"), [Enqueue("https://a.b/w", "https://a.b/a")]),
         (
             twiml.dial("+15550100009", "https://a.b/a", "+15550100001", 600),
@@ -67,7 +67,7 @@ PARAMETERS = {"name": 'O\'Neill & "Söhne" <x>', "empty": ""}
         ("<Response/>", []),
         (
             "<Response><Play>x.mp3</Play><Say>Hi</Say><Reject/><Pause/><Hangup/></Response>",
-            [Other("Play"), Say("Hi"), Reject("rejected"), Pause(1), Hangup()],
+            [Other("Play"), SayVerb("Hi"), Reject("rejected"), Pause(1), Hangup()],
         ),
     ],
 )
