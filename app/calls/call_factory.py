@@ -78,9 +78,6 @@ class CallFactory:
         record: CallRecord | None,
     ) -> CallSession:
         limits = self._limits(request, conversation.header.call.greeting, comes_back)
-        record = record or CallRecord(reservation.call_sid, now)
-        if comes_back and record.started_s is None:
-            record.elsewhere_s = conversation.header.age_s(time.time())
         session = CallSession(
             reservation.call_sid,
             self.settings.twilio.account_sid,
@@ -92,6 +89,8 @@ class CallFactory:
             conversation,
             comes_back,
         )
+        if comes_back and session.record.started_s is None:
+            session.record.elsewhere_s = conversation.header.age_s(time.time())
         session.record.set_parties(request.caller, request.called, request.direction)
         session.record.persona = conversation.header.persona
         return session

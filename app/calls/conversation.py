@@ -30,9 +30,9 @@ class ConversationHeader:
     since 1970, 0 if that is not known.
     """
 
-    checkpoint: str
-    persona: str
-    call: CallPersona
+    checkpoint: str = ""
+    persona: str = ""
+    call: CallPersona = field(default_factory=CallPersona)
     seed: int | None = None
     prompt: PreparePrompt | None = None
     began_s: float = 0.0

@@ -55,8 +55,6 @@ HANGUP = "hangup"
 """`QueueResult` of a queued caller who has hung up."""
 RINGING, IN_PROGRESS, COMPLETED = "ringing", "in-progress", "completed"
 """`CallStatus` of a webhook: not answered, answered, over."""
-
-
 CONNECTED = ("completed", "answered")
 """`DialCallStatus` of a transfer to somebody who has answered."""
 
@@ -229,27 +227,24 @@ class CallRouter:
         """Answer what Twilio has acted on already: as before, or with a hangup when the stream or the call is over."""
         CallLogger(log, form.call_sid).info("the voice webhook is repeated")
         call = self._manager.call(form.call_sid)
-        return self._connect(form, call.reservation.token, again) if call else twiml.hangup()
+        return self.connect(form, call.reservation.token, again=again) if call else twiml.hangup()
 
     def _put_through(self, form: Form, request: VoiceRequest, again: int = 0) -> str | None:
         call = self._manager.call(form.call_sid)
         if call and call.session.state is not CallState.RESERVED:
             CallLogger(log, form.call_sid).info("the call comes again while its stream is on")
-            return self._connect(form, self._manager.stand_by(call, request), again)
+            return self.connect(form, self._manager.stand_by(call, request), again=again)
         reservation = self._manager.reserve(form.call_sid, request)
         if reservation is None:
             return None
         CallLogger(log, form.call_sid).info("call from %s", mask_number(form.caller))
-        return self._connect(form, reservation.token, again)
+        return self.connect(form, reservation.token, again=again)
 
-    def _connect(self, form: Form, token: str, again: int = 0) -> str:
-        return self.connect(form, token, self._public.media_url, again)
-
-    def connect(self, form: Form, token: str, media_url: str, again: int = 0) -> str:
-        """Return the answer that connects a call to the media socket with this token, at `media_url`."""
+    def connect(self, form: Form, token: str, media_url: str = "", again: int = 0) -> str:
+        """Return the answer that connects a call to the media socket with this token, here or at `media_url`."""
         base_url = self._public.base_url
         return twiml.connect(
-            socket_url(f"{media_url}/twilio/media/{token}"),
+            socket_url(f"{media_url or self._public.media_url}/twilio/media/{token}"),
             f"{base_url}/twilio/after-stream{again_query(again)}",
             {"from": form.caller, "to": form.called},
             f"{base_url}/twilio/status",

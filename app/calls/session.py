@@ -33,7 +33,7 @@ from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, 
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.calls.transfer import AskTransfer, CallTransfers
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import CallPersona, Frame, Resumed, Said
+from workers.messages import Frame, Resumed, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
@@ -97,7 +97,7 @@ class CallSession:
         self.leg = leg or PhoneLeg(limits)
         self.sentences = Sentences(self.record)
         self.transfers = CallTransfers(self.record.transfers)
-        self.conversation = conversation or Conversation(ConversationHeader("", "", CallPersona()))
+        self.conversation = conversation or Conversation(ConversationHeader())
         self.comes_back = comes_back
         self._suspension = Suspension(self.record, limits.greeting_frames, comes_back)
         self._counted_before = Counter(self.record.counts)

@@ -16,7 +16,7 @@ from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
 from tests.app.calls.front import ANN, BOB, Front
-from workers.messages import CallPersona, Frame, PreparePrompt
+from workers.messages import Frame, PreparePrompt
 
 SLOTS = 2
 
@@ -218,7 +218,7 @@ async def test_the_time_limit_is_that_of_all_streams_together() -> None:
 async def test_the_time_limit_is_that_of_the_call_at_all_nodes(hours_ago: float, goes_on: bool) -> None:
     """A clock that is behind the other node's gives it no more than the whole limit."""
     line = Line(max_call_seconds=3_600)
-    header = ConversationHeader("", "", CallPersona(), began_s=time.time() - 3_600 * hours_ago)
+    header = ConversationHeader(began_s=time.time() - 3_600 * hours_ago)
     line.manager.restore(ANN, Conversation(header), VoiceRequest())
     line.talk(ANN).handle_event(Stopped())
     call = line.talk(ANN)

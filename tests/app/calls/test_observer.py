@@ -35,9 +35,9 @@ class Seen(CallObserver):
         self.fails = fails
         self.hooks: list[str] = []
 
-    on_reserved, on_connected, on_event, on_frame, on_word, on_turn, on_said, on_sent = map(noting, HOOKS[:8])
-    on_suspended, on_resumed, on_transfer, on_transfer_end, on_words_end, on_end = map(noting, HOOKS[8:])
-    on_error = noting("on_error")
+
+for hook in (*HOOKS, "on_error"):
+    setattr(Seen, hook, noting(hook))
 
 
 def manager_of(*observers: ObserverFactory) -> CallManager:
