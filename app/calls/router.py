@@ -33,7 +33,7 @@ from app.logging import CallLogger, mask_number
 from app.twilio import twiml
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
-from app.twilio.form import Form
+from app.twilio.form import Form, parse_count
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
@@ -181,8 +181,7 @@ class CallRouter:
         """Record how a transfer ended; tell whether the call is over: answered, or the caller has hung up."""
         status, duration = (form.fields.get(f"DialCall{name}", "")[:20] for name in ("Status", "Duration"))
         CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
-        duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
-        self._manager.end_transfer(form.call_sid, status, duration_s)
+        self._manager.end_transfer(form.call_sid, status, parse_count(duration))
         return status in CONNECTED or form.fields.get("CallStatus") == COMPLETED
 
     def handle_status(self, form: Form) -> None:
