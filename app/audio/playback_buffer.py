@@ -33,7 +33,6 @@ class PlaybackBuffer:
         return FRAME + self._margin
 
     def push(self, samples: Samples) -> None:
-        """Add what was received."""
         self._chunks.append(samples)
         self.buffered += len(samples)
         if not self._started and self.buffered >= FRAME:

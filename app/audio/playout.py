@@ -91,7 +91,6 @@ class Playout:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits here."""
         return not self._queue
 
     @property

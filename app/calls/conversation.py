@@ -53,7 +53,6 @@ class Conversation:
 
     @property
     def steps(self) -> int:
-        """How many steps the call has made."""
         return self.skipped + len(self.log) // STEP_BYTES
 
     def add_step(self, tokens: bytes) -> None:
@@ -66,7 +65,6 @@ class Conversation:
             self.skipped += forgotten
 
     def add_heard(self, pcm: Pcm) -> None:
-        """Add a frame of the caller's that went to the encoder."""
         self._heard.append(to_int16(pcm))
 
     @property

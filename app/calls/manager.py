@@ -213,7 +213,6 @@ class CallManager(CallRegistry):
             self.last_words.end(message.epoch)
 
     def on_pipeline_lost(self, reason: str) -> None:
-        """Let the calls wait for the next pipeline."""
         self._resumption.on_pipeline_lost(reason, self.calls)
 
     def on_pipeline_ready(self) -> None:
@@ -233,7 +232,6 @@ class CallManager(CallRegistry):
             call.drain(EndReason.SHUTDOWN)
 
     def stop(self) -> None:
-        """Accept no more calls and end those that are on."""
         self.stop_accepting()
         for call in self.calls:
             call.end(EndReason.SHUTDOWN)

@@ -98,7 +98,6 @@ class CallQueue:
         return True
 
     def leave(self, call_sid: CallSid) -> None:
-        """Remove a call from the queue, if it is in it."""
         self._asked_s.pop(call_sid, None)
         self._requests.pop(call_sid, None)
 

@@ -60,8 +60,6 @@ CONNECTED = ("completed", "answered")
 
 
 class RejectReason(StrEnum):
-    """Why a call was rejected."""
-
     BUSY = "busy"
     NOT_READY = "not_ready"
     SCREENED = "screened"
@@ -160,7 +158,6 @@ class CallRouter:
         return self._put_through(form, replace(request, webhook_token=webhook_token), again)
 
     def wait(self, form: Form) -> str:
-        """Answer the wait page."""
         return self._call_queue.page(form.call_sid, self._request(form))
 
     def after_wait(self, form: Form) -> str:

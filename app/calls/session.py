@@ -53,8 +53,6 @@ Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | AskTransfer 
 
 
 class CallState(Enum):
-    """How far a stream has come."""
-
     RESERVED = auto()
     CONNECTED = auto()
     LIVE = auto()
@@ -154,7 +152,6 @@ class CallSession:
         return replace(frame, pcm=None, spans=()) if self._suspension.unread.is_late(frame.seq) else frame
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
-        """Handle one of Moshi's frames."""
         if self.state is CallState.ENDED:
             return []
         for read in self._suspension.unread.read(frame.seq):

@@ -19,16 +19,12 @@ WANTED = "write a number as +15551234567 or an address as sip:user@host"
 
 
 class TransferBy(StrEnum):
-    """Who has a call transferred."""
-
     OPERATOR = "an operator"
     KEY = "the caller's key"
     WEBHOOK = "the answer to a webhook"
 
 
 class TransferRefusal(StrEnum):
-    """Why a call is not transferred."""
-
     NOT_ON = auto()
     NOT_LIVE = auto()
     NO_TARGET = auto()

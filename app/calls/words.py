@@ -45,7 +45,6 @@ class StreamWords:
         yield from self._check(now_s)
 
     def add_heard(self, word: Word) -> Iterator[Known]:
-        """Add a word of the caller's."""
         return self._said([word])
 
     def end_turn(self) -> Iterator[Known]:
@@ -91,11 +90,9 @@ class CallWords:
         self._words = StreamWords()
 
     def start(self, now: float) -> None:
-        """The stream has started."""
         self._publish(self._words.start(self._session.record.greeting_frames, self._at_s(now)), now)
 
     def add_frame(self, frame: Frame, now: float) -> None:
-        """Add the text of one of Moshi's frames."""
         self._publish(self._words.add_frame(frame.seq, frame.text, self._at_s(now)), now)
 
     def handle_transcript(self, message: TranscriptMessage, now: float) -> None:
@@ -112,7 +109,6 @@ class CallWords:
                 assert_never(message)
 
     def flush(self, speaker: Side, now: float) -> None:
-        """Nothing more comes of this side."""
         self._publish(self._words.flush(speaker), now)
 
     def _word(self, heard: Heard, now: float) -> Word:

@@ -31,8 +31,6 @@ Result = TypeVar("Result")
 
 
 class CallStatus(StrEnum):
-    """Twilio's status of a call."""
-
     QUEUED = "queued"
     INITIATED = "initiated"
     RINGING = "ringing"

@@ -43,7 +43,6 @@ def read_greeting_frames(query: str, most: int) -> int | None:
 
 
 def reads_record(query: str) -> bool:
-    """Tell whether a recording is wished."""
     return _value(query, "record") == "true"
 
 
