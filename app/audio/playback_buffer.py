@@ -9,13 +9,13 @@ by 5 ms, up to 80. So a line with jitter gets a longer buffer, and a stall does 
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
-"""Mono samples at 24 kHz, -1 to 1."""
-RATE_HZ = 24_000
+from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
+
+Samples = Pcm
+RATE_HZ = SAMPLE_RATE_HZ
 MS = RATE_HZ // 1_000
-FRAME, FIRST_MARGIN, FIRST_SLACK, INCREMENT, MOST = 80 * MS, 10 * MS, 10 * MS, 5 * MS, 80 * MS
+FRAME, FIRST_MARGIN, FIRST_SLACK, INCREMENT, MOST = FRAME_SAMPLES, 10 * MS, 10 * MS, 5 * MS, 80 * MS
 
 
 class PlaybackBuffer:

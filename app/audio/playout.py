@@ -24,6 +24,7 @@ from workers.messages import Pcm
 
 PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 TARGET_S = (0.005, 0.04)
+"""What should be unplayed when a frame comes: the first and the workers' jitter, at most the second."""
 MEAN_FRAMES = 12
 STANDING_FRAMES = 8
 """Over how many frames `buffered_s` must stay above its target to be standing latency: two thirds of a second."""

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audio.playout import SendAudio
+from app.audio.playout import PACKET_S, TARGET_S, SendAudio
 from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.chat_inbound import GRACE_S, ChatAudioCounter
-from app.calls.chat_leg import GREETING_AHEAD_S, OPUS_CUSHION_S, PACKET_S, PAGE_S, TARGET_S, ChatLeg
+from app.calls.chat_leg import GREETING_AHEAD_S, OPUS_CUSHION_S, ChatLeg
 from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
@@ -203,7 +203,7 @@ def test_jitter_within_the_grace_fills_nothing() -> None:
 def test_a_greeting_is_paced_and_answers_take_over_as_it_ends() -> None:
     client = Client(greeting=25).run(8.0)
     greeting = client.pages[:50]
-    assert np.diff([page.heard_s for _, page in greeting]) == pytest.approx(PAGE_S, abs=0.004)
+    assert np.diff([page.heard_s for _, page in greeting]) == pytest.approx(FRAME_S / 2, abs=0.004)
     assert max(page.heard_s - now for now, page in greeting) <= GREETING_AHEAD_S + 1e-6
     assert [page.seq for _, page in greeting] == [seq for seq in range(25) for _ in range(2)]
     assert client.frames[0][1].seq == 25
