@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from app.calls.active_call import ActiveCall
@@ -145,9 +145,3 @@ async def settle() -> None:
 
 def form(call_sid: CallSid, **fields: str) -> Form:
     return Form(call_sid, {"From": "+15550100001", "To": "+15550100000", **fields})
-
-
-def verbs(front: Front, call_sids: list[CallSid]) -> Iterator[type[twiml.Verb]]:
-    """Ring for each; yield what kind of answer it got."""
-    for call_sid in call_sids:
-        yield type(front.ring(call_sid))
