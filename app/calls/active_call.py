@@ -16,7 +16,7 @@ from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.calls.transcript import Side
-from app.calls.transfer import AskTransfer, Transfer, TransferBy
+from app.calls.transfer import AskTransfer, Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.calls.words import CallWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
@@ -122,8 +122,11 @@ class ActiveCall:
 
     def begin_transfer(self, to: str, by: TransferBy) -> Transfer:
         """The carrier is asked to transfer the call. Raises TransferRefused if it is already."""
+        if self.session.is_transferring:
+            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
+        self.session.is_transferring = True
         transfer = Transfer(to, by, self.clock(), self._on_transfer_end)
-        self.session.transfers.begin(transfer)
+        self.session.record.transfers.append(transfer)
         return transfer
 
     def on_transferred(self, transfer: Transfer) -> None:
@@ -132,7 +135,7 @@ class ActiveCall:
 
     def cancel_transfer(self, transfer: Transfer, reason: str) -> None:
         """The carrier has refused; the call goes on."""
-        self.session.transfers.cancel()
+        self.session.is_transferring = False
         transfer.end(reason, None, self.clock())
 
     def end_words(self) -> None:
