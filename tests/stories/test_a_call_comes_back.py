@@ -31,7 +31,7 @@ class Line(Front):
         **settings: object,
     ) -> None:
         self.now_s = 1_000.0
-        super().__init__(True, lambda: self.now_s, choose, former_prompt, **{"max_calls": SLOTS, **settings})
+        super().__init__(True, lambda: self.now_s, choose, former_prompt, (), **{"max_calls": SLOTS, **settings})
         self.streams = 0
 
     def pass_time(self, seconds: float) -> None:
@@ -112,6 +112,7 @@ async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> No
     second.end(EndReason.STAGE_FAILED)
     kept = line.kept[-1]
     assert (kept.call_sid, kept.end) == (ANN, EndReason.STAGE_FAILED)
+    assert {(one.caller, one.called) for one in line.kept} == {("+15550100001", "+15550100000")}, "from the beginning"
     assert [stream.end for stream in kept.streams] == [EndReason.CALLER_HUNG_UP, EndReason.STAGE_FAILED]
 
 

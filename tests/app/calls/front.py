@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from app.calls.active_call import ActiveCall
+from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.manager import CallManager
 from app.calls.observer import RecordObserver
 from app.calls.personas import Chosen, choose_nobody
@@ -52,6 +52,7 @@ class Front:
         clock: Callable[[], float] = time.monotonic,
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
         former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
+        observers: Sequence[ObserverFactory] = (),
         **settings: object,
     ) -> None:
         self.sent: list[Message] = []
@@ -63,7 +64,7 @@ class Front:
             read,
             self.sent.append,
             lambda: self.warm,
-            [self._keep],
+            [*observers, self._keep],
             choose,
             former_prompt=former_prompt,
             clock=clock,
