@@ -13,8 +13,6 @@ from app.twilio.events import CallSid
 KEPT = 16
 """How many are kept; each is about 4 MB, most of it the sound of the last 80 s."""
 KEPT_S = 900.0
-TIMER_LATE_S = 1.0
-"""The loop's clock is not ours."""
 
 Memory = tuple[Conversation, VoiceRequest]
 
@@ -25,13 +23,15 @@ class Memories:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._kept: dict[CallSid, tuple[float, Memory]] = {}  # the oldest first
+        self._is_timed = False
+        """Whether `_on_timer` is due."""
 
     def keep(self, call_sid: CallSid, memory: Memory) -> None:
         self.pop(call_sid)
         self._kept[call_sid] = self._clock() + KEPT_S, memory
         for oldest in [*self._kept][:-KEPT]:
             del self._kept[oldest]
-        asyncio.get_running_loop().call_later(KEPT_S + TIMER_LATE_S, self._expire)
+        self._set_timer()
 
     def pop(self, call_sid: CallSid) -> Memory | None:
         """Return the conversation of a call that comes back, and what it asked for; None if there is none."""
@@ -49,3 +49,14 @@ class Memories:
         now = self._clock()
         for call_sid in [call_sid for call_sid, (until_s, _) in self._kept.items() if now >= until_s]:
             del self._kept[call_sid]
+
+    def _set_timer(self) -> None:
+        """Look again while there are any."""
+        if self._kept and not self._is_timed:
+            self._is_timed = True
+            asyncio.get_running_loop().call_later(KEPT_S / 10, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._is_timed = False
+        self._expire()
+        self._set_timer()
