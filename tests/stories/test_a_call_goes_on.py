@@ -258,7 +258,7 @@ async def test_a_call_that_waits_ends_as_any_other(how: str) -> None:
     ends: dict[str, tuple[Callable[[], object], EndReason]] = {
         "stop": (lambda: call.handle_event(Stopped()), EndReason.CALLER_HUNG_UP),
         "key": (lambda: call.handle_event(DtmfPressed("#")), EndReason.HANGUP_KEY),
-        "status": (lambda: phone.tell(ANN, CallStatus="completed"), EndReason.CALLER_HUNG_UP),
+        "status": (lambda: phone.post_status(ANN, CallStatus="completed"), EndReason.CALLER_HUNG_UP),
         "operator": (lambda: phone.manager.hang_up(ANN), EndReason.OPERATOR),
         "socket": (lambda: call.end(EndReason.SOCKET_LOST), EndReason.SOCKET_LOST),
         "service": (phone.manager.stop, EndReason.SHUTDOWN),
@@ -401,7 +401,7 @@ async def test_a_call_that_is_over_or_unknown_is_not_brought_back() -> None:
     phone = Phone()
     phone.talk(ANN).end(EndReason.SOCKET_LOST)
     assert phone.after_stream(ANN, CallStatus="completed") == Hangup()
-    phone.tell(ANN, CallStatus="completed")
+    phone.post_status(ANN, CallStatus="completed")
     assert (phone.after_stream(ANN), phone.after_stream(BOB)) == (Hangup(), Hangup())
     assert phone.manager.lost(ANN) is None
 

@@ -168,7 +168,7 @@ class Story:
         """While it rings: nobody says anything but the status callback."""
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            self.front.tell(call_sid, CallStatus="completed")
+            self.front.post_status(call_sid, CallStatus="completed")
 
     def never_connect(self) -> None:
         if self.ringing:
@@ -179,7 +179,7 @@ class Story:
     def fail_handshake(self) -> None:
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            self.front.tell(call_sid, StreamEvent="stream-error", StreamError="31920")
+            self.front.post_status(call_sid, StreamEvent="stream-error", StreamError="31920")
 
     def say_stop(self) -> None:
         if call := self.somebody():
@@ -201,7 +201,7 @@ class Story:
 
     def end_by_status(self) -> None:
         if call := self.somebody():
-            self.front.tell(call.session.record.call_sid, CallStatus="completed", CallDuration="1")
+            self.front.post_status(call.session.record.call_sid, CallStatus="completed", CallDuration="1")
 
     def ask_page(self) -> None:
         for call_sid in list(self.waiting):

@@ -102,7 +102,7 @@ class Front:
         )
         return twiml.parse(self.call_router.after_stream(asked, webhook_token))[0]
 
-    def tell(self, call_sid: CallSid, **fields: str) -> None:
+    def post_status(self, call_sid: CallSid, **fields: str) -> None:
         self.call_router.handle_status(form(call_sid, **fields))
 
     def open_socket(self, verb: twiml.Verb) -> ActiveCall:

@@ -149,7 +149,7 @@ def hang_up(front: Front, call_sid: CallSid, how: str) -> None:
     if how == "action":
         assert front.left(call_sid, "hangup") == Hangup()
     else:
-        front.tell(call_sid, CallStatus="completed")
+        front.post_status(call_sid, CallStatus="completed")
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
@@ -241,7 +241,7 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
 ) -> None:
     front = Front(max_calls=1)
     front.ring(ANN)
-    front.tell(ANN, StreamEvent="stream-error", StreamError="31920 Handshake Error", StreamSid="MZ1")
+    front.post_status(ANN, StreamEvent="stream-error", StreamError="31920 Handshake Error", StreamSid="MZ1")
     record = front.manager.record(ANN)
     assert record is not None
     assert (record.end, record.error_code) == (EndReason.NO_SOCKET, 31920)
@@ -254,7 +254,7 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
 async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_come(status: str) -> None:
     front = Front()
     front.ring(ANN)
-    front.tell(ANN, CallStatus=status)
+    front.post_status(ANN, CallStatus=status)
     assert front.manager.active_calls == 0
     assert front.manager.record(ANN) is not None
 
@@ -262,21 +262,21 @@ async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_com
 async def test_the_status_of_a_call_that_goes_on_is_recorded_and_that_it_is_over_ends_it() -> None:
     front = Front()
     ann, bob = front.talk(ANN), front.talk(BOB)
-    front.tell(ANN, StreamEvent="stream-started")
-    front.tell(ANN, CallStatus="in-progress")
-    front.tell(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
+    front.post_status(ANN, StreamEvent="stream-started")
+    front.post_status(ANN, CallStatus="in-progress")
+    front.post_status(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
     record = ann.session.record
     assert (record.end, record.status, record.error_code) == (None, "in-progress", 31951)
     bob.handle_event(Stopped())
     for call_sid in (ANN, BOB):
-        front.tell(call_sid, CallStatus="completed", CallDuration="12")
+        front.post_status(call_sid, CallStatus="completed", CallDuration="12")
     for record in front.manager.records():
         assert (record.end, record.status, record.duration_s) == (EndReason.CALLER_HUNG_UP, "completed", 12)
 
 
 async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front = Front()
-    front.tell(CallSid("CAnobody"), CallStatus="completed")
+    front.post_status(CallSid("CAnobody"), CallStatus="completed")
     front.call_router.handle_status(form(ANN))
     assert front.manager.records() == []
 
