@@ -19,6 +19,7 @@ from app.twilio.errors import NOT_IN_PROGRESS
 from app.twilio.events import CallSid
 from app.twilio.form import parse_count
 from app.twilio.rest_http import RestError, RestHttpClient, retry_wait_s, unlike_twilio
+from app.twilio.status import OVER
 
 API_URL = "https://api.twilio.com"
 MOST_LISTED = 50
@@ -43,7 +44,7 @@ class CallStatus(StrEnum):
 
     @property
     def over(self) -> bool:
-        return self in (self.COMPLETED, self.BUSY, self.NO_ANSWER, self.FAILED, self.CANCELED)
+        return self in OVER
 
 
 class MachineDetection(StrEnum):

@@ -12,7 +12,8 @@ from app.twilio.form import parse_count, printable
 
 LONGEST_TEXT = 200
 STREAM_ERROR = "stream-error"
-_OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
+OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
+"""Statuses of a call of which nothing more can come."""
 _CODE = re.compile(r"(?<!\d)[1-9]\d{4}(?!\d)")
 """Twilio's codes have five digits."""
 
@@ -30,7 +31,7 @@ class CallStatusCallback:
     @property
     def over(self) -> bool:
         """Whether nothing more can come of the call."""
-        return self.status in _OVER
+        return self.status in OVER
 
 
 @dataclass(frozen=True, slots=True)

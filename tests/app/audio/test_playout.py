@@ -41,7 +41,6 @@ class Line:
     buffer: Buffer = field(default_factory=Buffer)
     sent: list[tuple[float, SendAudio]] = field(default_factory=list)
     cleared_s: list[float] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
     seq: int = 0
 
     def speak(self, samples: Samples, now: float, ahead: bool = False, filled: bool = False) -> None:
