@@ -42,7 +42,6 @@ POWER: NDArray[np.float64] = (_DECODE / 32_768.0) ** 2
 
 
 def silence(samples: int) -> bytes:
-    """Return so many samples of silence."""
     return bytes([SILENCE]) * samples
 
 

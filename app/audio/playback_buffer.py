@@ -9,13 +9,13 @@ by 5 ms, up to 80. So a line with jitter gets a longer buffer, and a stall does 
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
-"""Mono samples at 24 kHz, -1 to 1."""
-RATE_HZ = 24_000
+from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
+
+Samples = Pcm
+RATE_HZ = SAMPLE_RATE_HZ
 MS = RATE_HZ // 1_000
-FRAME, FIRST_MARGIN, FIRST_SLACK, INCREMENT, MOST = 80 * MS, 10 * MS, 10 * MS, 5 * MS, 80 * MS
+FRAME, FIRST_MARGIN, FIRST_SLACK, INCREMENT, MOST = FRAME_SAMPLES, 10 * MS, 10 * MS, 5 * MS, 80 * MS
 
 
 class PlaybackBuffer:
@@ -33,13 +33,12 @@ class PlaybackBuffer:
         return FRAME + self._margin
 
     def push(self, samples: Samples) -> None:
-        """Add what was received."""
         self._chunks.append(samples)
         self.buffered += len(samples)
         if not self._started and self.buffered >= FRAME:
             self._started, self._fade_in, self._wait = True, True, self._margin
         if self.buffered > self.target + self._slack:
-            self.dropped += len(self._take(self.buffered - self.target))
+            self.dropped += len(self._pop(self.buffered - self.target))
             self._slack = min(self._slack + INCREMENT, MOST)
 
     def pull(self, count: int) -> Samples:
@@ -50,7 +49,7 @@ class PlaybackBuffer:
         if self._wait > 0:
             self._wait -= count
             return played
-        taken = self._take(min(count, self.buffered))
+        taken = self._pop(min(count, self.buffered))
         played[: len(taken)] = taken
         self._fade(played[: len(taken)], ends=len(taken) < count)
         return played
@@ -65,7 +64,7 @@ class PlaybackBuffer:
             self._started = False
             self._margin = min(self._margin + INCREMENT, MOST)
 
-    def _take(self, count: int) -> Samples:
+    def _pop(self, count: int) -> Samples:
         """Remove and return the oldest (count,) samples."""
         taken: list[Samples] = []
         self.buffered -= count

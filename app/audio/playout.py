@@ -24,6 +24,7 @@ from workers.messages import Pcm
 
 PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 TARGET_S = (0.005, 0.04)
+"""What should be unplayed when a frame comes: the first and the workers' jitter, at most the second."""
 MEAN_FRAMES = 12
 STANDING_FRAMES = 8
 """Over how many frames `buffered_s` must stay above its target to be standing latency: two thirds of a second."""
@@ -87,12 +88,7 @@ class Playout:
         self._not_before_s: float | None = None
         """When the first audio may be sent; None until there is some, and after a gap."""
         self._mark_every_s = MARK_EVERY_S
-        self._marked_s = -math.inf
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing waits here."""
-        return not self._queue
+        self._marked_s, self._last_mark = -math.inf, ""
 
     @property
     def target_s(self) -> float:
@@ -148,11 +144,15 @@ class Playout:
             return math.inf
         return max(self._not_before_s or 0.0, self.buffer.buffered_s(0.0) - self.target_s - PACKET_S)
 
-    def handle_mark(self, name: str, now: float) -> None:
-        """Handle a mark that has come back; those of audio that was cleared say nothing."""
+    def handle_mark(self, name: str, now: float) -> bool:
+        """Handle a mark that has come back; return whether all has been played.
+
+        The marks of audio that was cleared say nothing of the buffer.
+        """
         epoch, _, number = name.partition(":")
         if epoch == str(self._epoch) and len(number) <= MARK_DIGITS and number.isdecimal():
             self.buffer.handle_mark(int(number), now)
+        return not self._queue and name == self._last_mark
 
     def buffered_s(self, now: float) -> float:
         """Return what a frame that is ready now finds unplayed, here and at Twilio's."""
@@ -171,7 +171,8 @@ class Playout:
 
     def _mark(self, now: float) -> str:
         self._marked_s = now
-        return f"{self._epoch}:{self.buffer.mark(now)}"
+        self._last_mark = f"{self._epoch}:{self.buffer.mark(now)}"
+        return self._last_mark
 
     def _mean_s(self) -> float:
         return sum(self._buffered_s) / len(self._buffered_s)

@@ -55,7 +55,6 @@ class PlayoutBuffer:
         return 0.0 if self._end_s is None else self._end_s - now - self.round_trip_s
 
     def send(self, samples: int, now: float) -> None:
-        """Count audio that is sent now."""
         self._end_s = now + self.round_trip_s + max(0.0, self.buffered_s(now)) + samples / SAMPLE_RATE_HZ
         self._last = (now, samples)
 
@@ -70,7 +69,6 @@ class PlayoutBuffer:
         return self._number
 
     def handle_mark(self, number: int, now: float) -> None:
-        """Handle a mark that has come back."""
         if number not in self._marks:
             return
         earliest_s, predicted_s = self._marks[number]

@@ -93,7 +93,6 @@ class Decimator(_Filter):
         return self._run(samples)[: len(samples) // RATIO]
 
     def push_int16(self, samples: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Like `push`, as int16; what is too loud saturates."""
         return to_int16(self.push(samples))
 
 

@@ -16,7 +16,7 @@ from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended
 from app.calls.transcript import Side
-from app.calls.transfer import AskTransfer, Transfer, TransferBy
+from app.calls.transfer import AskTransfer, Transfer, TransferBy, TransferRefusal, TransferRefused
 from app.calls.words import CallWords
 from app.logging import CallLogger
 from app.twilio.events import Event, Started
@@ -83,11 +83,9 @@ class ActiveCall:
         self._act(lambda now: self.session.attach(now, within_s, budget_s))
 
     def suspend(self, reason: str, within_s: float) -> None:
-        """The pipeline is lost; wait for the next one."""
         self._act(lambda now: self.session.suspend(reason, now, within_s))
 
     def handle_resumed(self, resumed: Resumed) -> None:
-        """The pipeline goes on with the call."""
         self._act(lambda now: self.session.handle_resumed(resumed, now))
 
     def on_socket_open(self) -> None:
@@ -98,12 +96,10 @@ class ActiveCall:
         self._observers.notify("on_connected", now)
 
     def handle_event(self, event: Event) -> None:
-        """Handle one of Twilio's events."""
         if not self.over:
             self._act(lambda now: self._receive(event, now))
 
     def handle_frame(self, frame: Frame) -> None:
-        """Handle one of Moshi's frames."""
         frame = self.session.muted(frame)
         if frame.pcm is not None:
             self.sounds.set()
@@ -117,7 +113,6 @@ class ActiveCall:
         return QueuedSentence(sentence.number, said)
 
     def handle_said(self, said: Said) -> None:
-        """Handle the end of a sentence."""
         self._act(lambda now: self.session.handle_said(said, now))
 
     def handle_moved(self, reason: str) -> None:
@@ -127,8 +122,11 @@ class ActiveCall:
 
     def begin_transfer(self, to: str, by: TransferBy) -> Transfer:
         """The carrier is asked to transfer the call. Raises TransferRefused if it is already."""
+        if self.session.is_transferring:
+            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
+        self.session.is_transferring = True
         transfer = Transfer(to, by, self.clock(), self._on_transfer_end)
-        self.session.transfers.begin(transfer)
+        self.session.record.transfers.append(transfer)
         return transfer
 
     def on_transferred(self, transfer: Transfer) -> None:
@@ -137,7 +135,7 @@ class ActiveCall:
 
     def cancel_transfer(self, transfer: Transfer, reason: str) -> None:
         """The carrier has refused; the call goes on."""
-        self.session.transfers.cancel()
+        self.session.is_transferring = False
         transfer.end(reason, None, self.clock())
 
     def end_words(self) -> None:
@@ -152,7 +150,6 @@ class ActiveCall:
         self._act(self.session.handle_timer)
 
     def drain(self, reason: EndReason) -> None:
-        """End the call once what Moshi has said has been played."""
         self._act(lambda now: self.session.drain(reason, now))
 
     def end(self, reason: EndReason, detail: str = "") -> None:

@@ -84,5 +84,4 @@ class Admission:
         return Reservation(slot, Epoch(self._epoch), call_sid, token, now + TTL_S)
 
     def release(self, reservation: Reservation) -> None:
-        """Free the slot, once."""
         heapq.heappush(self._free, reservation.slot)

@@ -13,7 +13,16 @@ from collections import Counter, deque
 import numpy as np
 
 from app.audio import mulaw
-from app.audio.playout import PlayoutCommand, SendAudio
+from app.audio.playout import (
+    CERTAIN_GAP_S,
+    CLEARED_FROM_S,
+    MEAN_FRAMES,
+    PACKET_S,
+    STANDING_FRAMES,
+    TARGET_S,
+    PlayoutCommand,
+    SendAudio,
+)
 from app.audio.playout_buffer import Jitter
 from app.audio.resample import RATIO, Decimator
 from app.calls.chat_inbound import ChatInbound, ChatMedia
@@ -23,22 +32,13 @@ from app.twilio.events import Media
 from workers.messages import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Frame, Pcm
 
 PAGE_SAMPLES = FRAME_SAMPLES // 2
-PAGE_S = FRAME_S / 2
 PACKET_SAMPLES = mulaw.PACKET_SAMPLES * RATIO
-PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 GREETING_AHEAD_S, AHEAD_S = 0.02, 0.12
 """How much may be unplayed when more is sent."""
-TARGET_S = (0.005, 0.04)
-"""What should be unplayed when a frame comes: the first and the workers' jitter, at most the second."""
 OPUS_CUSHION_S = 0.025
-"""More of it for Opus: Kyutai's clients play what comes as it comes, in blocks of their own. Our page asks for PCM."""
-UNPLAYED_FRAMES = 12
-STANDING_FRAMES = 8
+"""More for Opus: Kyutai's clients play what comes as it comes, in blocks of their own. Our page asks for PCM."""
 STANDING_S, OPUS_STANDING_S = PACKET_S, 0.03
-"""What each of so many frames found unplayed above the target, and is too much; Opus is shortened by 40 ms."""
-CLEARED_FROM_S = 0.4
-"""What is unplayed and dropped at once."""
-CERTAIN_GAP_S = 0.002
+"""What each of `STANDING_FRAMES` found unplayed above the target, and is too much; Opus is shortened by 40 ms."""
 TIMED_FRAMES = 64
 """Frames that may be on their way through the workers; of more, the oldest are not timed."""
 
@@ -55,7 +55,7 @@ class ChatLeg(Leg):
         self._greeting_frames = self._seq = limits.greeting_frames
         self._spoken_s: dict[int, float] = {}
         """When the first sample of each frame that the workers have arrived."""
-        self._latencies_s: deque[tuple[float, float]] = deque(maxlen=UNPLAYED_FRAMES)
+        self._latencies_s: deque[tuple[float, float]] = deque(maxlen=MEAN_FRAMES)
         """When the last answers are heard, and how long that is after what they answer."""
         self._queue: deque[tuple[int, Pcm]] = deque()
         self._decimator = Decimator()
@@ -63,7 +63,7 @@ class ChatLeg(Leg):
         """When what has been sent will have been played."""
         self._not_before_s = 0.0
         """When the next audio may be sent."""
-        self._found_s: deque[float] = deque(maxlen=UNPLAYED_FRAMES)
+        self._found_s: deque[float] = deque(maxlen=MEAN_FRAMES)
         """What the last frames found unplayed; below 0 by how much they were too late."""
         self._jitter = Jitter(limits.jitter_s)
 
@@ -172,7 +172,7 @@ class ChatLeg(Leg):
         samples = packets * PACKET_SAMPLES
         if len(pcm) < 2 * samples:
             return pcm
-        self._found_s = deque((one_s - packets * PACKET_S for one_s in self._found_s), UNPLAYED_FRAMES)
+        self._found_s = deque((one_s - packets * PACKET_S for one_s in self._found_s), MEAN_FRAMES)
         self._counts["packets_shortened"] += packets
         fade = np.linspace(0, 1, samples, dtype=np.float32)
         return np.concatenate([pcm[:samples] * (1 - fade) + pcm[samples : 2 * samples] * fade, pcm[2 * samples :]])

@@ -30,9 +30,9 @@ class ConversationHeader:
     since 1970, 0 if that is not known.
     """
 
-    checkpoint: str
-    persona: str
-    call: CallPersona
+    checkpoint: str = ""
+    persona: str = ""
+    call: CallPersona = field(default_factory=CallPersona)
     seed: int | None = None
     prompt: PreparePrompt | None = None
     began_s: float = 0.0
@@ -53,7 +53,6 @@ class Conversation:
 
     @property
     def steps(self) -> int:
-        """How many steps the call has made."""
         return self.skipped + len(self.log) // STEP_BYTES
 
     def add_step(self, tokens: bytes) -> None:
@@ -66,7 +65,6 @@ class Conversation:
             self.skipped += forgotten
 
     def add_heard(self, pcm: Pcm) -> None:
-        """Add a frame of the caller's that went to the encoder."""
         self._heard.append(to_int16(pcm))
 
     @property

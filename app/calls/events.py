@@ -154,7 +154,6 @@ class Events:
         return any(one.pieces is pieces for one in self._to(call_sid))
 
     def publish(self, event: CallEvent) -> None:
-        """Pass an event on."""
         for subscription in self._to(event.call_sid):
             subscription.put(event)
 
@@ -164,7 +163,6 @@ class Events:
             self._finish(subscription)
 
     def close(self) -> None:
-        """Finish all subscriptions."""
         for subscription in [one for subscriptions in self._by_call.values() for one in subscriptions]:
             self._finish(subscription)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from app.audio import mulaw
 from app.audio.jitter_buffer import JitterBuffer
-from app.audio.playout import Playout, PlayoutCommand, SendAudio, SendMark
+from app.audio.playout import Playout, PlayoutCommand, SendAudio
 from app.audio.resample import FILTERS_S, Decimator
 from app.calls.limits import CallLimits
 from app.twilio.events import Media
@@ -129,8 +129,6 @@ class PhoneLeg(Leg):
         self._greeting_frames = self._seq = limits.greeting_frames
         self._decimator = Decimator()
         self._filled: deque[int] = deque(maxlen=FILLED_KEPT)
-        self._last_mark = ""
-        """The mark behind all that has been sent."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -146,7 +144,7 @@ class PhoneLeg(Leg):
 
     def start(self, now: float, phase_s: float | None) -> list[PlayoutCommand]:
         self.jitter_buffer.start(now, phase_s)
-        return self._sent(self.playout.start(now))
+        return self.playout.start(now)
 
     def push(self, packet: Media, now: float) -> list[SendFrame]:
         frames = self.jitter_buffer.push(packet.timestamp_ms, packet.payload, now)
@@ -165,18 +163,16 @@ class PhoneLeg(Leg):
         return [*commands, *self.send_audio(now)]
 
     def send_audio(self, now: float) -> list[PlayoutCommand]:
-        return self._sent(self.playout.advance(now))
+        return self.playout.advance(now)
 
     def finish(self, now: float) -> list[PlayoutCommand]:
-        """Send a mark behind all audio; no more comes."""
-        return self._sent(self.playout.finish(now))
+        return self.playout.finish(now)
 
     def on_gap_over(self) -> None:
         self.playout.restart()
 
     def handle_mark(self, name: str, now: float) -> bool:
-        self.playout.handle_mark(name, now)
-        return self.playout.empty and name == self._last_mark
+        return self.playout.handle_mark(name, now)
 
     def frame_due_s(self) -> float:
         return self.jitter_buffer.get_timer()
@@ -207,9 +203,3 @@ class PhoneLeg(Leg):
     def _number(self, frames: list[Pcm]) -> list[SendFrame]:
         first, self._seq = self._seq, self._seq + len(frames)
         return [SendFrame(seq, pcm) for seq, pcm in enumerate(frames, first)]
-
-    def _sent(self, commands: list[PlayoutCommand]) -> list[PlayoutCommand]:
-        for command in commands:
-            if isinstance(command, SendAudio | SendMark):
-                self._last_mark = command.mark or self._last_mark
-        return commands

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.admission import TTL_S, Admission, Reservation, Standby, VoiceRequest, new_token
-from app.calls.call_factory import CallFactory
 from app.calls.conversation import Conversation
 from app.calls.events import EventPublisher, Events
 from app.calls.last_words import LastWords
@@ -18,9 +17,11 @@ from app.calls.record import LINE_ENDS, LOST_ENDS, EndReason
 from app.calls.registry import CallRegistry
 from app.calls.resumption import Resumption
 from app.calls.session import CallState, End
+from app.calls.session_factory import SessionFactory
 from app.calls.speaker import Moved, SpeakerMessage
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
+from app.logging import CallLogger
 from app.twilio.events import CallSid
 from workers.messages import Failed, Frame, Message, PreparePrompt, Resumed, Said, TranscriptEnd, TranscriptMessage
 
@@ -62,21 +63,10 @@ class CallManager(CallRegistry):
         """How the workers sample unless a call says otherwise, by name."""
         self.on_slot_free: Callable[[], None] = lambda: None
         self.on_transfer_key: Callable[[ActiveCall], None] = lambda _: None
-        self._workers_ready, self._choose = workers_ready, choose
+        self._send, self._workers_ready, self._choose, self._checkpoint = send, workers_ready, choose, checkpoint
         self._memories = Memories(clock)
         self._resumption = Resumption(float(settings.calls.resume_seconds), send, former_prompt, clock)
-        self._factory = CallFactory(
-            settings=settings,
-            log=log,
-            statistics=self.statistics,
-            choose=choose,
-            checkpoint=checkpoint,
-            send=send,
-            phase_s=lambda: self.phase_s,
-            release=self._release,
-            on_transfer_key=lambda call: self.on_transfer_key(call),
-            clock=clock,
-        )
+        self._sessions = SessionFactory(settings, self.statistics, choose, checkpoint)
         self._observers = [*observers, *self._own_observers(settings.logging.digits)]
         self._admission = Admission(0)
         self.last_words = LastWords(is_transcribing=bool(settings.transcribe))
@@ -151,7 +141,7 @@ class CallManager(CallRegistry):
 
     def forget(self, call_sid: CallSid) -> None:
         """Forget what was said in a call that is over."""
-        self._memories.take(call_sid)
+        self._memories.pop(call_sid)
 
     def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
@@ -213,7 +203,6 @@ class CallManager(CallRegistry):
             self.last_words.end(message.epoch)
 
     def on_pipeline_lost(self, reason: str) -> None:
-        """Let the calls wait for the next pipeline."""
         self._resumption.on_pipeline_lost(reason, self.calls)
 
     def on_pipeline_ready(self) -> None:
@@ -233,7 +222,6 @@ class CallManager(CallRegistry):
             call.drain(EndReason.SHUTDOWN)
 
     def stop(self) -> None:
-        """Accept no more calls and end those that are on."""
         self.stop_accepting()
         for call in self.calls:
             call.end(EndReason.SHUTDOWN)
@@ -249,9 +237,22 @@ class CallManager(CallRegistry):
         now = self._clock()
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        conversation, earlier = self._memories.take(call_sid) or (None, request)
+        conversation, earlier = self._memories.pop(call_sid) or (None, request)
         request = replace(request, record=request.record or earlier.record)
-        call = self._factory.make(reservation, request, now, conversation, self.record(call_sid))
+        session = self._sessions.make(call_sid, request, now, conversation, self.record(call_sid))
+        call = ActiveCall(
+            session=session,
+            reservation=reservation,
+            request=request,
+            log=CallLogger(log, call_sid),
+            send=self._send,
+            checkpoint=self._checkpoint,
+            phase_s=lambda: self.phase_s,
+            release=self._release,
+            clock=self._clock,
+            transfer_to=self._choose(session.record.persona, request.called, "").transfer_to,
+            on_transfer_key=lambda call: self.on_transfer_key(call),
+        )
         self._add(call)
         call.start(self._observers, self._resumption.begin)
         return None if call.over else reservation

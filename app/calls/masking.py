@@ -20,14 +20,15 @@ def _words(text: str) -> frozenset[str]:
 
 
 ONE_DIGIT = _words(
-    "zero oh nought one two three four five six seven eight nine double triple hundred thousand "
+    "zero oh o nought one two three four five six seven eight nine double hundred thousand "
     "zéro un une deux trois quatre cinq sept huit neuf cent cents mille"
 )
 TWO_DIGITS = _words(
     "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
     "seventy eighty ninety dix onze douze treize quatorze quinze seize vingt vingts trente quarante cinquante soixante "
-    "septante huitante octante nonante"
+    "septante huitante octante nonante triple"
 )
+"""With the digit behind it "double" makes two digits, "triple" three."""
 FILLERS = _words("and dash hyphen space then uh um er euh et puis tiret")
 _PARTS = re.compile(r"\d+|[^\W\d_]+")
 

@@ -27,13 +27,13 @@ class Memories:
         """Whether `_on_timer` is due."""
 
     def keep(self, call_sid: CallSid, memory: Memory) -> None:
-        self.take(call_sid)
+        self.pop(call_sid)
         self._kept[call_sid] = self._clock() + KEPT_S, memory
         for oldest in [*self._kept][:-KEPT]:
             del self._kept[oldest]
         self._set_timer()
 
-    def take(self, call_sid: CallSid) -> Memory | None:
+    def pop(self, call_sid: CallSid) -> Memory | None:
         """Return the conversation of a call that comes back, and what it asked for; None if there is none."""
         self._expire()
         _, memory = self._kept.pop(call_sid, (0.0, None))

@@ -16,12 +16,6 @@ from app.logging import CallLogger
 from app.twilio.events import DtmfPressed, Event, Media
 from workers.messages import Frame, Slot
 
-HOOKS = (
-    *("on_reserved", "on_connected", "on_event", "on_frame", "on_word", "on_turn", "on_said", "on_sent"),
-    *("on_suspended", "on_resumed", "on_transfer", "on_transfer_end", "on_words_end", "on_end"),
-)
-"""`on_end` is last: an observer that has failed still gets it."""
-
 
 class CallObserver:
     """Watches one stream of a call. A method that is not overridden costs nothing; `now` in seconds, monotonic.
@@ -76,6 +70,9 @@ class CallObserver:
         """One of the methods above has raised."""
 
 
+HOOKS = tuple(name for name in vars(CallObserver) if name.startswith("on_") and name != "on_error")
+
+
 class Observers:
     """The observers of one stream, in order."""
 
@@ -93,8 +90,10 @@ class Observers:
                 self._drop(observer)
 
     def _drop(self, failed: CallObserver) -> None:
-        for name in HOOKS[:-1]:
-            self._hooks[name] = [(one, method) for one, method in self._hooks[name] if one is not failed]
+        """Call nothing of an observer that has failed any more, but for `on_end`."""
+        for name, methods in self._hooks.items():
+            if name != "on_end":
+                self._hooks[name] = [(one, method) for one, method in methods if one is not failed]
         try:
             failed.on_error()
         except Exception:

@@ -98,7 +98,7 @@ class Prompts:
             known.clear()
 
     def want(self, prompts: Mapping[str, PreparePrompt]) -> Sequence[PreparePrompt | DropPrompt]:
-        """Take the prompts that there are now, by the names of their personas; return what to send."""
+        """Handle the prompts that there are now, by the names of their personas; return what to send."""
         self._wanted = dict(prompts)
         if not self._is_on:
             return []

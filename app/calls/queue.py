@@ -64,19 +64,18 @@ class CallQueue:
         self._redirector = redirector
         self._public = public
         self._clock = clock
-        self._asked_s: dict[CallSid, float] = {}  # in the order in which they came
-        self._requests: dict[CallSid, VoiceRequest] = {}
-        """What their first webhook asked for."""
+        self._waiting: dict[CallSid, tuple[float, VoiceRequest]] = {}  # in the order in which they came
+        """When Twilio last asked for the page of a call, and what its first webhook asked for."""
         self._to_redirect: asyncio.Queue[CallSid] = asyncio.Queue()  # no more than there are slots
         self._unreached: set[CallSid] = set()
         """Those who have a slot and have not been redirected."""
         manager.on_slot_free = self.reserve_next
 
     def __len__(self) -> int:
-        return len(self._asked_s)
+        return len(self._waiting)
 
     def __contains__(self, call_sid: CallSid) -> bool:
-        return call_sid in self._asked_s
+        return call_sid in self._waiting
 
     async def run(self) -> None:
         """Redirect those whose turn it is, until cancelled."""
@@ -89,18 +88,16 @@ class CallQueue:
     def enter(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> bool:
         """Queue a call, or keep its place; False if the queue is full or no calls are accepted any more."""
         self._drop_gone()
-        is_full = len(self._asked_s) >= self._longest and call_sid not in self._asked_s
+        is_full = len(self) >= self._longest and call_sid not in self
         if is_full or not self._manager.accepting:
             return False
-        self._asked_s[call_sid] = self._clock()  # keeps its place
-        self._requests.setdefault(call_sid, request)
+        _, first = self._waiting.get(call_sid, (0.0, request))
+        self._waiting[call_sid] = self._clock(), first  # keeps its place
         self.reserve_next()
         return True
 
     def leave(self, call_sid: CallSid) -> None:
-        """Remove a call from the queue, if it is in it."""
-        self._asked_s.pop(call_sid, None)
-        self._requests.pop(call_sid, None)
+        self._waiting.pop(call_sid, None)
 
     def page(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> str:
         """Return the next wait page of a call, as TwiML; one of a call that is connected by now is late."""
@@ -114,9 +111,8 @@ class CallQueue:
         """Reserve free slots for those who came first."""
         self._unreached = {call_sid for call_sid in self._unreached if self._manager.holds(call_sid)}
         self._drop_gone()
-        while self._asked_s and self._manager.ready:
-            call_sid = next(iter(self._asked_s))
-            request = self._requests[call_sid]
+        while self._waiting and self._manager.ready:
+            call_sid, (_, request) = next(iter(self._waiting.items()))
             self.leave(call_sid)
             self._manager.reserve(call_sid, request)
             if self._redirector:
@@ -126,7 +122,7 @@ class CallQueue:
 
     def _drop_gone(self) -> None:
         now = self._clock()
-        for call_sid in [sid for sid, asked_s in self._asked_s.items() if now - asked_s > ASKS_WITHIN_S]:
+        for call_sid in [sid for sid, (asked_s, _) in self._waiting.items() if now - asked_s > ASKS_WITHIN_S]:
             self.leave(call_sid)
 
     async def _redirect(self, redirector: CallRedirector, call_sid: CallSid) -> None:

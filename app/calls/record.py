@@ -181,7 +181,6 @@ class CallRecord:
         return best[0] if best else Recording()
 
     def has_started(self, stream_sid: str) -> bool:
-        """Tell whether a stream of this name has started."""
         return bool(stream_sid) and any(stream.stream_sid == stream_sid for stream in self.streams)
 
     def open_stream(self, now: float, webhook_token: str = "") -> StreamRecord:
@@ -220,7 +219,6 @@ class CallRecord:
             self.caller, self.called, self.direction = caller, called, direction
 
     def on_frame(self, frame: Frame, now: float) -> None:
-        """Add what came with one of Moshi's frames."""
         self.counts["frames_out"] += frame.pcm is not None
         self.counts["frames_dropped"] += frame.dropped
         self.counts["overruns"] += any(span.ended_s - span.started_s > FRAME_S for span in frame.spans)

@@ -36,7 +36,7 @@ class Exact(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Transfer(Exact):
+class TransferJson(Exact):
     to: Annotated[str, BeforeValidator(mask_number)]
     by: str
     at_s: Moment
@@ -45,7 +45,7 @@ class Transfer(Exact):
     ended_s: MomentOrNone
 
 
-class Gap(Exact):
+class GapJson(Exact):
     """How long Moshi did not hear the caller: `seconds` is None while that lasts; `left_out` steps are forgotten."""
 
     reason: str
@@ -91,9 +91,9 @@ class Call(CallSummary):
     greeting_said_s: MomentOrNone
     advice: str
     recording: InShort
-    transfers: list[Transfer]
+    transfers: list[TransferJson]
     moves: list[tuple[Moment, str]]
-    gaps: list[Gap]
+    gaps: list[GapJson]
     streams: list[Stream]
     transcript: str
     words: list[WordRow]

@@ -98,7 +98,6 @@ class CallRegistry:
             self._add_ended(record)
 
     def _add(self, call: ActiveCall) -> None:
-        """Add a call that is on, or that has come back."""
         self._ended.pop(call.session.record.call_sid, None)
         self._calls[call.reservation.slot] = call
         self.no_calls.clear()

@@ -33,7 +33,7 @@ from app.logging import CallLogger, mask_number
 from app.twilio import twiml
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
-from app.twilio.form import Form
+from app.twilio.form import Form, parse_count
 from app.twilio.public_address import PublicAddress
 from app.twilio.signature import socket_url
 from app.twilio.status import STREAM_ERROR, CallStatusCallback, StreamStatusCallback, parse_status
@@ -55,15 +55,11 @@ HANGUP = "hangup"
 """`QueueResult` of a queued caller who has hung up."""
 RINGING, IN_PROGRESS, COMPLETED = "ringing", "in-progress", "completed"
 """`CallStatus` of a webhook: not answered, answered, over."""
-
-
 CONNECTED = ("completed", "answered")
 """`DialCallStatus` of a transfer to somebody who has answered."""
 
 
 class RejectReason(StrEnum):
-    """Why a call was rejected."""
-
     BUSY = "busy"
     NOT_READY = "not_ready"
     SCREENED = "screened"
@@ -162,7 +158,6 @@ class CallRouter:
         return self._put_through(form, replace(request, webhook_token=webhook_token), again)
 
     def wait(self, form: Form) -> str:
-        """Answer the wait page."""
         return self._call_queue.page(form.call_sid, self._request(form))
 
     def after_wait(self, form: Form) -> str:
@@ -183,8 +178,7 @@ class CallRouter:
         """Record how a transfer ended; tell whether the call is over: answered, or the caller has hung up."""
         status, duration = (form.fields.get(f"DialCall{name}", "")[:20] for name in ("Status", "Duration"))
         CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
-        duration_s = int(duration) if duration.isdecimal() and len(duration) < 7 else None
-        self._manager.end_transfer(form.call_sid, status, duration_s)
+        self._manager.end_transfer(form.call_sid, status, parse_count(duration))
         return status in CONNECTED or form.fields.get("CallStatus") == COMPLETED
 
     def handle_status(self, form: Form) -> None:
@@ -229,27 +223,24 @@ class CallRouter:
         """Answer what Twilio has acted on already: as before, or with a hangup when the stream or the call is over."""
         CallLogger(log, form.call_sid).info("the voice webhook is repeated")
         call = self._manager.call(form.call_sid)
-        return self._connect(form, call.reservation.token, again) if call else twiml.hangup()
+        return self.connect(form, call.reservation.token, again=again) if call else twiml.hangup()
 
     def _put_through(self, form: Form, request: VoiceRequest, again: int = 0) -> str | None:
         call = self._manager.call(form.call_sid)
         if call and call.session.state is not CallState.RESERVED:
             CallLogger(log, form.call_sid).info("the call comes again while its stream is on")
-            return self._connect(form, self._manager.stand_by(call, request), again)
+            return self.connect(form, self._manager.stand_by(call, request), again=again)
         reservation = self._manager.reserve(form.call_sid, request)
         if reservation is None:
             return None
         CallLogger(log, form.call_sid).info("call from %s", mask_number(form.caller))
-        return self._connect(form, reservation.token, again)
+        return self.connect(form, reservation.token, again=again)
 
-    def _connect(self, form: Form, token: str, again: int = 0) -> str:
-        return self.connect(form, token, self._public.media_url, again)
-
-    def connect(self, form: Form, token: str, media_url: str, again: int = 0) -> str:
-        """Return the answer that connects a call to the media socket with this token, at `media_url`."""
+    def connect(self, form: Form, token: str, media_url: str = "", again: int = 0) -> str:
+        """Return the answer that connects a call to the media socket with this token, here or at `media_url`."""
         base_url = self._public.base_url
         return twiml.connect(
-            socket_url(f"{media_url}/twilio/media/{token}"),
+            socket_url(f"{media_url or self._public.media_url}/twilio/media/{token}"),
             f"{base_url}/twilio/after-stream{again_query(again)}",
             {"from": form.caller, "to": form.called},
             f"{base_url}/twilio/status",

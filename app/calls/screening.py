@@ -23,8 +23,6 @@ _WORD = re.compile(r"[*a-z][^\s,]*")
 
 
 class ScreeningRefusal(StrEnum):
-    """Why a number may not call."""
-
     BLOCKED = "the number is blocked"
     NOT_ALLOWED = "the number is not among the allowed"
     TOO_OFTEN = "the number has called too often in the last hour"

@@ -12,8 +12,6 @@ MAX_CHARACTERS = 500
 
 
 class SayRefusal(StrEnum):
-    """Why Moshi says nothing."""
-
     NOT_LIVE = "the call is not live: its stream has not started, or it is ending"
     IN_GAP = "Moshi does not hear this call at the moment: try again when it goes on"
     OVER = "the call is over"

@@ -31,9 +31,9 @@ from app.calls.limits import CallLimits, IdleLimit
 from app.calls.record import CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
-from app.calls.transfer import AskTransfer, CallTransfers
+from app.calls.transfer import MOST_TRANSFERS, AskTransfer
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import CallPersona, Frame, Resumed, Said
+from workers.messages import Frame, Resumed, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
@@ -53,8 +53,6 @@ Command = PlayoutCommand | SendFrame | SaySentence | SentenceSaid | AskTransfer 
 
 
 class CallState(Enum):
-    """How far a stream has come."""
-
     RESERVED = auto()
     CONNECTED = auto()
     LIVE = auto()
@@ -96,8 +94,9 @@ class CallSession:
         self.state = CallState.RESERVED
         self.leg = leg or PhoneLeg(limits)
         self.sentences = Sentences(self.record)
-        self.transfers = CallTransfers(self.record.transfers)
-        self.conversation = conversation or Conversation(ConversationHeader("", "", CallPersona()))
+        self.is_transferring = False
+        """Whether the carrier is asked to transfer the call: its stream ends soon."""
+        self.conversation = conversation or Conversation(ConversationHeader())
         self.comes_back = comes_back
         self._suspension = Suspension(self.record, limits.greeting_frames, comes_back)
         self._counted_before = Counter(self.record.counts)
@@ -154,7 +153,6 @@ class CallSession:
         return replace(frame, pcm=None, spans=()) if self._suspension.unread.is_late(frame.seq) else frame
 
     def handle_frame(self, frame: Frame, now: float) -> Sequence[Command]:
-        """Handle one of Moshi's frames."""
         if self.state is CallState.ENDED:
             return []
         for read in self._suspension.unread.read(frame.seq):
@@ -217,7 +215,6 @@ class CallSession:
         return self._suspension.end_gap(now) if self.state is CallState.LIVE else []
 
     def get_timer(self) -> float:
-        """Return when `handle_timer` is due."""
         due_s = min(self._deadline_s, self._suspension.until_s, self.leg.audio_due_s())
         if self.state is CallState.LIVE:
             due_s = min(due_s, self.leg.frame_due_s(), self._idle.due_s)
@@ -258,7 +255,7 @@ class CallSession:
         """End the call, whatever its state; once ended it stays so."""
         if self.state is CallState.ENDED:
             return []
-        if self.transfers.is_under_way and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
+        if self.is_transferring and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
             reason = EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
@@ -284,7 +281,8 @@ class CallSession:
         self._idle.reset(now)
         if digit == self._limits.hangup_digit:
             return self.end(EndReason.HANGUP_KEY, now)
-        return [AskTransfer()] if digit == self._limits.transfer_digit and self.transfers.may_ask else []
+        may_ask = not self.is_transferring and len(self.record.transfers) < MOST_TRANSFERS
+        return [AskTransfer()] if digit == self._limits.transfer_digit and may_ask else []
 
     def _on_sent(self, commands: Sequence[PlayoutCommand], now: float) -> Sequence[Command]:
         for command in commands:

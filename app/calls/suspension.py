@@ -140,7 +140,6 @@ class Suspension:
             self._record.on_gap(reason, now)
 
     def attach(self, now: float, within_s: float, budget_s: float, greeting_frames: int) -> OpenCall | ResumeCall:
-        """A pipeline is ready."""
         self._is_open = True
         if not self.goes_on:
             self.end()
@@ -151,7 +150,6 @@ class Suspension:
         return ResumeCall(self.unread.next_seq - len(gap), tuple(gap), budget_s)
 
     def handle_resumed(self, resumed: Resumed) -> None:
-        """The pipeline goes on with the call."""
         self._resumed = resumed
         self.end()
 

@@ -89,8 +89,6 @@ class PieceWords:
 
 @dataclass
 class TurnBuilder:
-    """The words of one speaker become turns."""
-
     _words: list[Word] = field(default_factory=list)
 
     def add(self, word: Word) -> list[Turn]:

@@ -19,16 +19,12 @@ WANTED = "write a number as +15551234567 or an address as sip:user@host"
 
 
 class TransferBy(StrEnum):
-    """Who has a call transferred."""
-
     OPERATOR = "an operator"
     KEY = "the caller's key"
     WEBHOOK = "the answer to a webhook"
 
 
 class TransferRefusal(StrEnum):
-    """Why a call is not transferred."""
-
     NOT_ON = auto()
     NOT_LIVE = auto()
     NO_TARGET = auto()
@@ -75,34 +71,6 @@ class Transfer:
 @dataclass(frozen=True, slots=True)
 class AskTransfer:
     """The caller has pressed the key that has them transferred."""
-
-
-class CallTransfers:
-    """The transfers in one stream of a call; `known` are all of the call."""
-
-    def __init__(self, known: list[Transfer]) -> None:
-        self._known = known
-        self._under_way: Transfer | None = None
-
-    @property
-    def is_under_way(self) -> bool:
-        return self._under_way is not None
-
-    @property
-    def may_ask(self) -> bool:
-        """Whether the caller's key has the call transferred."""
-        return not self._under_way and len(self._known) < MOST_TRANSFERS
-
-    def begin(self, transfer: Transfer) -> None:
-        """The carrier is asked to transfer the call: its stream ends soon. Raises TransferRefused if it is already."""
-        if self._under_way:
-            raise TransferRefused(TransferRefusal.NOT_LIVE, "the call is being transferred")
-        self._under_way = transfer
-        self._known.append(transfer)
-
-    def cancel(self) -> None:
-        """The carrier has refused; the call goes on."""
-        self._under_way = None
 
 
 def parse_target(text: str) -> str:

@@ -45,7 +45,6 @@ class StreamWords:
         yield from self._check(now_s)
 
     def add_heard(self, word: Word) -> Iterator[Known]:
-        """Add a word of the caller's."""
         return self._said([word])
 
     def end_turn(self) -> Iterator[Known]:
@@ -80,7 +79,7 @@ class StreamWords:
 
 
 class CallWords:
-    """Puts the words of one stream into its call's record and tells its observers, by `notify`; `now` is monotonic."""
+    """Puts the words of one stream into its call's record and notifies its observers; `now` is monotonic."""
 
     def __init__(self, session: CallSession, notify: Callable[..., None]) -> None:
         self._session, self._notify = session, notify
@@ -91,20 +90,18 @@ class CallWords:
         self._words = StreamWords()
 
     def start(self, now: float) -> None:
-        """The stream has started."""
-        self._tell(self._words.start(self._session.record.greeting_frames, self._at_s(now)), now)
+        self._publish(self._words.start(self._session.record.greeting_frames, self._at_s(now)), now)
 
     def add_frame(self, frame: Frame, now: float) -> None:
-        """Add the text of one of Moshi's frames."""
-        self._tell(self._words.add_frame(frame.seq, frame.text, self._at_s(now)), now)
+        self._publish(self._words.add_frame(frame.seq, frame.text, self._at_s(now)), now)
 
     def handle_transcript(self, message: TranscriptMessage, now: float) -> None:
         """Handle what the transcriber tells, also after the end."""
         match message:
             case Heard():
-                self._tell(self._words.add_heard(self._word(message, now)), now)
+                self._publish(self._words.add_heard(self._word(message, now)), now)
             case TurnOver():
-                self._tell(self._words.end_turn(), now)
+                self._publish(self._words.end_turn(), now)
             case TranscriptEnd(_, _, missed):
                 self._session.record.counts["frames_unheard"] += missed
                 self.flush(Side.CALLER, now)
@@ -112,8 +109,7 @@ class CallWords:
                 assert_never(message)
 
     def flush(self, speaker: Side, now: float) -> None:
-        """Nothing more comes of this side."""
-        self._tell(self._words.flush(speaker), now)
+        self._publish(self._words.flush(speaker), now)
 
     def _word(self, heard: Heard, now: float) -> Word:
         begin_s = self._session.leg.spoken_s(heard.start_s)
@@ -123,7 +119,7 @@ class CallWords:
     def _at_s(self, moment_s: float) -> float:
         return max(0.0, moment_s - self._session.record.reserved_s)
 
-    def _tell(self, known: Iterable[Known], now: float) -> None:
+    def _publish(self, known: Iterable[Known], now: float) -> None:
         for one in known:
             if isinstance(one, Word):
                 self._session.record.words.append(one)

@@ -133,7 +133,7 @@ class _PhoneCall:
                     left = deque(await self._fetch(verb.action, DialCallStatus=self._options.dial_status))
                 case twiml.Pause(seconds):
                     await asyncio.sleep(seconds)
-                case twiml.Say() | twiml.Leave() | twiml.Other():
+                case twiml.SayVerb() | twiml.Leave() | twiml.Other():
                     continue
                 case unreachable:
                     assert_never(unreachable)

@@ -1,10 +1,21 @@
-"""The form of a webhook of Twilio's."""
+"""The form of a webhook of Twilio's, and how its texts and numbers are read: a peer may write anything."""
 
 from dataclasses import dataclass
 
 from app.twilio.events import CallSid
 
 MAX_TEXT_LENGTH = 100
+COUNT_DIGITS = 9
+
+
+def printable(text: str, most: int) -> str:
+    """Return what can be printed of the first `most` characters."""
+    return "".join(filter(str.isprintable, text[:most]))
+
+
+def parse_count(text: str) -> int | None:
+    """Return the number that a text of a few digits writes; None for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= COUNT_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +48,4 @@ class Form:
         return self._text("Direction")
 
     def _text(self, name: str) -> str:
-        return "".join(filter(str.isprintable, self.fields.get(name, "")[:MAX_TEXT_LENGTH]))
+        return printable(self.fields.get(name, ""), MAX_TEXT_LENGTH)

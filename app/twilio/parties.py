@@ -25,8 +25,6 @@ _USER_IS_NUMBER = re.compile(r"\+[1-9]\d{6,14}|[1-9]\d{9,14}", re.ASCII)
 
 
 class AddressKind(StrEnum):
-    """What an address is."""
-
     NUMBER = "number"
     ANONYMOUS = "anonymous"
     URI = "uri"

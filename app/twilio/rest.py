@@ -17,11 +17,12 @@ from twilio.rest import Client  # type: ignore[import-untyped]
 from app.config import Settings, SettingsError
 from app.twilio.errors import NOT_IN_PROGRESS
 from app.twilio.events import CallSid
+from app.twilio.form import parse_count
 from app.twilio.rest_http import RestError, RestHttpClient, retry_wait_s, unlike_twilio
+from app.twilio.status import OVER
 
 API_URL = "https://api.twilio.com"
 MOST_LISTED = 50
-MOST_DIGITS = 10
 PLACED = "outbound-api"
 """The direction of a call that was placed by REST."""
 ERROR_LEVEL = "0"
@@ -31,8 +32,6 @@ Result = TypeVar("Result")
 
 
 class CallStatus(StrEnum):
-    """Twilio's status of a call."""
-
     QUEUED = "queued"
     INITIATED = "initiated"
     RINGING = "ringing"
@@ -45,7 +44,7 @@ class CallStatus(StrEnum):
 
     @property
     def over(self) -> bool:
-        return self in (self.COMPLETED, self.BUSY, self.NO_ANSWER, self.FAILED, self.CANCELED)
+        return self in OVER
 
 
 class MachineDetection(StrEnum):
@@ -168,7 +167,7 @@ class TwilioRest:
     async def call_errors(self, sid: CallSid) -> tuple[int, ...]:
         """Return the codes of what went wrong in a call, warnings left out, in the order in which Twilio lists them."""
         noted = await self._do(lambda: self._client.calls(sid).notifications.list(log=int(ERROR_LEVEL)))
-        codes = (_number_of(note.error_code) for note in noted if str(note.log) == ERROR_LEVEL)
+        codes = (parse_count(str(note.error_code)) for note in noted if str(note.log) == ERROR_LEVEL)
         return tuple(dict.fromkeys(code for code in codes if code))
 
     async def recent_calls(self, to: str, from_number: str, within_s: float) -> tuple[RestCall, ...]:
@@ -257,7 +256,7 @@ def open_rest(settings: Settings) -> TwilioRest:
 
 def _call(call: Any) -> RestCall:
     answered_by = str(call.answered_by) if call.answered_by else None
-    return RestCall(CallSid(_text(call.sid)), CallStatus(call.status), answered_by, _number_of(call.duration))
+    return RestCall(CallSid(_text(call.sid)), CallStatus(call.status), answered_by, parse_count(str(call.duration)))
 
 
 def _text(value: object) -> str:
@@ -265,12 +264,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("a field of the answer is missing")
     return value
-
-
-def _number_of(value: object) -> int | None:
-    """Return a number that Twilio writes as text, None if it is none."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS else None
 
 
 def _number(number: Any) -> Number:

@@ -8,9 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.twilio.form import parse_count, printable
+
 LONGEST_TEXT = 200
 STREAM_ERROR = "stream-error"
-_OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
+OVER = {"completed", "busy", "failed", "no-answer", "canceled"}
+"""Statuses of a call of which nothing more can come."""
 _CODE = re.compile(r"(?<!\d)[1-9]\d{4}(?!\d)")
 """Twilio's codes have five digits."""
 
@@ -28,7 +31,7 @@ class CallStatusCallback:
     @property
     def over(self) -> bool:
         """Whether nothing more can come of the call."""
-        return self.status in _OVER
+        return self.status in OVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,8 @@ def parse_status(form: Mapping[str, str]) -> Status | None:
 
 
 def _count(form: Mapping[str, str], name: str) -> int | None:
-    text = form.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+    return parse_count(form.get(name, ""))
 
 
 def _text(form: Mapping[str, str], name: str) -> str:
-    return "".join(filter(str.isprintable, form.get(name, "")[:LONGEST_TEXT]))
+    return printable(form.get(name, ""), LONGEST_TEXT)

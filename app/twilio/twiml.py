@@ -43,7 +43,7 @@ class Hangup:
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SayVerb:
     """Speak a sentence with a voice of Twilio's."""
 
     sentence: str
@@ -86,7 +86,7 @@ class Other:
     name: str
 
 
-Verb = Connect | Reject | Hangup | Say | Enqueue | Pause | Leave | Dial | Other
+Verb = Connect | Reject | Hangup | SayVerb | Enqueue | Pause | Leave | Dial | Other
 
 
 class TwimlError(ValueError):
@@ -186,7 +186,7 @@ def _parse_verb(element: ElementTree.Element) -> Verb:
         case "Hangup":
             return Hangup()
         case "Say":
-            return Say(element.text or "")
+            return SayVerb(element.text or "")
         case "Enqueue":
             wait_url, action = element.get("waitUrl"), element.get("action")
             if not wait_url or not action:

@@ -5,9 +5,10 @@ The signature covers the query, so a wish comes from whoever has the account, an
 
 from urllib.parse import parse_qs, urlencode
 
+from app.twilio.form import parse_count
+
 MACHINES = {"machine_start", "fax"}
 """`AnsweredBy` of who is hung up on. Where the end of a greeting was waited for, a machine is machine_end_… instead."""
-MAX_DIGITS = 6
 
 
 def voice_query(greeting_frames: int | None = None, record: bool = False, persona: str = "", prompt: str = "") -> str:
@@ -25,8 +26,7 @@ def again_query(times: int) -> str:
 
 def read_again(query: str) -> int | None:
     """Return how often a call has come back already through that URL; None unless it is a number of a few digits."""
-    text = parse_qs(query, keep_blank_values=True).get("again", ["0"])[-1]
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
+    return parse_count(_value(query, "again", "0"))
 
 
 def read_greeting_frames(query: str, most: int) -> int | None:
@@ -34,25 +34,28 @@ def read_greeting_frames(query: str, most: int) -> int | None:
 
     Raises ValueError, one line, unless it is a number of 0 to `most`.
     """
-    wished = parse_qs(query, keep_blank_values=True).get("greeting_frames")
-    if wished is None:
+    if "greeting_frames" not in parse_qs(query, keep_blank_values=True):
         return None
-    text = wished[-1]
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) <= most):
+    frames = parse_count(_value(query, "greeting_frames"))
+    if frames is None or frames > most:
         raise ValueError(f"greeting_frames must be 0 to {most} (GREETING_FRAMES)")
-    return int(text)
+    return frames
 
 
 def reads_record(query: str) -> bool:
-    """Tell whether a recording is wished."""
-    return parse_qs(query).get("record", [""])[-1] == "true"
+    return _value(query, "record") == "true"
 
 
 def read_persona(query: str) -> str:
     """Return the name of the persona that is wished, "" for none."""
-    return parse_qs(query).get("persona", [""])[-1]
+    return _value(query, "persona")
 
 
 def read_prompt(query: str) -> str:
     """Return the id of the prompt that was prepared for this call, "" for none."""
-    return parse_qs(query).get("prompt", [""])[-1]
+    return _value(query, "prompt")
+
+
+def _value(query: str, name: str, missing: str = "") -> str:
+    """Return the last value of a name, which may be empty."""
+    return parse_qs(query, keep_blank_values=True).get(name, [missing])[-1]

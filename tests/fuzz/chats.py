@@ -165,10 +165,10 @@ class ChatServer:
         says, heard = asyncio.Queue[Message](), list[Message]()
         says.put_nowait({"type": "websocket.connect"})
 
-        async def hear(message: Message) -> None:
+        async def receive(message: Message) -> None:
             heard.append(message)
 
-        socket = WebSocket({"type": "websocket", "path": "/", "headers": []}, says.get, hear)
+        socket = WebSocket({"type": "websocket", "path": "/", "headers": []}, says.get, receive)
         codec = talker.random.choice((OpusIn(NEWEST_S), PcmCodec()))
         serving = self.loop.create_task(ChatSocket(socket, call, codec, texts, {}, ACCOUNT).run())
         self._manager.handle_message(Frame(reservation.slot, reservation.epoch, 0, np.zeros(FRAME_SAMPLES, np.float32)))

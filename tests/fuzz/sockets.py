@@ -103,7 +103,7 @@ class Peer:
         self._says.put_nowait({"type": "websocket.connect"})
 
     def socket(self) -> WebSocket:
-        return WebSocket({"type": "websocket", "path": "/", "headers": []}, self._says.get, self._take)
+        return WebSocket({"type": "websocket", "path": "/", "headers": []}, self._says.get, self._receive)
 
     def say(self, said: str | bytes) -> None:
         self._counts["messages"] += 1
@@ -143,15 +143,15 @@ class Peer:
     def _sound(self, samples: int) -> str:
         return write_payload(mulaw.encode(np.full(samples, self.mark, np.int16)))
 
-    async def _take(self, message: Message) -> None:
+    async def _receive(self, message: Message) -> None:
         match message["type"]:
             case "websocket.close":
                 self.over = True
                 self.leave()
             case "websocket.send":
-                self._hear(json.loads(message["text"]))
+                self._check(json.loads(message["text"]))
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _check(self, message: dict[str, Any]) -> None:
         assert message["streamSid"] == self.stream_sid, "a message of another call"
         if message["event"] == "media":
             samples = mulaw.decode(read_payload(message["media"], "payload")).astype(int) / self.mark

@@ -4,6 +4,7 @@ import gc
 import logging
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -18,26 +19,25 @@ from tests.fuzz.forms import ASKED, Asked, Asking
 from tests.fuzz.sockets import CALLS, DEEDS, Deed, Echo, Exchange, Speak, Wait
 from tests.scale import scaled
 
+TALK: list[Deed] = [deed for _ in range(5) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))]
+
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Exchange]:
-    made = Exchange()
-    yield made
-    made.close()
+    with closing(Exchange()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def routes() -> Iterator[Asking]:
-    made = Asking()
-    yield made
-    made.close()
+    with closing(Asking()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def chats() -> Iterator[ChatServer]:
-    made = ChatServer()
-    yield made
-    made.close()
+    with closing(ChatServer()) as made:
+        yield made
 
 
 @given(deeds=DEEDS)
@@ -55,7 +55,7 @@ def test_a_socket_that_need_not_begin_well_does_no_harm_either(exchange: Exchang
 def test_the_callers_of_the_fuzz_hear_their_echo() -> None:
     """Or it would find no sound of another call because there is none at all."""
     exchange = Exchange()
-    exchange.run([deed for _ in range(20) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))], begin=True)
+    exchange.run(TALK * 4, begin=True)
     assert exchange.counts["packets_heard_loud"] >= 20
     exchange.close()
 
@@ -70,9 +70,6 @@ def test_whatever_is_asked_nobody_gets_in_unsigned_and_nothing_is_raised(routes:
 def test_of_many_messages_none_does_harm(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
     assert "nothing raised" in fuzz(scaled(200_000))
-
-
-TALK: list[Deed] = [deed for _ in range(5) for deed in (Speak(0, 4), Speak(1, 4), Wait(0.08), Echo(2))]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup, Reject
 from tests.app.calls.front import ANN, BOB, Front
-from workers.messages import CallPersona, Frame, PreparePrompt
+from workers.messages import Frame, PreparePrompt
 
 SLOTS = 2
 
@@ -31,7 +31,7 @@ class Line(Front):
         **settings: object,
     ) -> None:
         self.now_s = 1_000.0
-        super().__init__(True, lambda: self.now_s, choose, former_prompt, **{"max_calls": SLOTS, **settings})
+        super().__init__(True, lambda: self.now_s, choose, former_prompt, (), **{"max_calls": SLOTS, **settings})
         self.streams = 0
 
     def pass_time(self, seconds: float) -> None:
@@ -112,6 +112,7 @@ async def test_the_call_log_gets_every_stream_of_a_call_and_its_last_end() -> No
     second.end(EndReason.STAGE_FAILED)
     kept = line.kept[-1]
     assert (kept.call_sid, kept.end) == (ANN, EndReason.STAGE_FAILED)
+    assert {(one.caller, one.called) for one in line.kept} == {("+15550100001", "+15550100000")}, "from the beginning"
     assert [stream.end for stream in kept.streams] == [EndReason.CALLER_HUNG_UP, EndReason.STAGE_FAILED]
 
 
@@ -138,7 +139,7 @@ async def test_a_webhook_that_is_repeated_after_the_end_opens_nothing(how: str) 
     same: dict[str, str] = {"webhook_token": "t1"} if how == "token" else {"CallStatus": "ringing"}
     line.talk(ANN, **same).handle_event(Stopped())
     if how == "over":
-        line.tell(ANN, CallStatus="completed")
+        line.post_status(ANN, CallStatus="completed")
         same = {"CallStatus": "in-progress", "webhook_token": "t2"}
     assert line.ring(ANN, **same) == Hangup()
     line.pass_time(2 * TTL_S)
@@ -218,7 +219,7 @@ async def test_the_time_limit_is_that_of_all_streams_together() -> None:
 async def test_the_time_limit_is_that_of_the_call_at_all_nodes(hours_ago: float, goes_on: bool) -> None:
     """A clock that is behind the other node's gives it no more than the whole limit."""
     line = Line(max_call_seconds=3_600)
-    header = ConversationHeader("", "", CallPersona(), began_s=time.time() - 3_600 * hours_ago)
+    header = ConversationHeader(began_s=time.time() - 3_600 * hours_ago)
     line.manager.restore(ANN, Conversation(header), VoiceRequest())
     line.talk(ANN).handle_event(Stopped())
     call = line.talk(ANN)
@@ -233,9 +234,9 @@ async def test_an_error_of_an_earlier_stream_does_not_end_the_next_one() -> None
     line = Line()
     line.talk(ANN).handle_event(Stopped())
     line.ring(ANN)
-    line.tell(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
+    line.post_status(ANN, StreamEvent="stream-error", StreamError="31921", StreamSid="MZ1")
     assert line.manager.holds(ANN)
-    line.tell(ANN, StreamEvent="stream-error", StreamError="31920", StreamSid="MZ2")
+    line.post_status(ANN, StreamEvent="stream-error", StreamError="31920", StreamSid="MZ2")
     assert not line.manager.holds(ANN)
 
 
@@ -272,8 +273,8 @@ async def test_a_caller_who_comes_back_and_finds_no_slot_hears_no_busy_tone_for_
 async def test_a_status_that_comes_after_the_end_of_a_call_changes_nothing(late: str, sequence: str) -> None:
     line = Line()
     call = line.talk(ANN)
-    line.tell(ANN, CallStatus="completed", CallDuration="12", SequenceNumber="3")
-    line.tell(ANN, CallStatus=late, SequenceNumber=sequence)
+    line.post_status(ANN, CallStatus="completed", CallDuration="12", SequenceNumber="3")
+    line.post_status(ANN, CallStatus=late, SequenceNumber=sequence)
     record = line.record()
     assert (record.status, record.duration_s, record.over) == ("completed", 12, True)
     assert (call.session.state, record.end, line.manager.active_calls) == (CallState.ENDED, EndReason.CALLER_HUNG_UP, 0)
@@ -283,8 +284,8 @@ async def test_a_status_that_comes_after_the_end_of_a_call_changes_nothing(late:
 async def test_of_two_statuses_that_come_the_wrong_way_round_the_later_one_stays() -> None:
     line = Line()
     line.talk(ANN)
-    line.tell(ANN, CallStatus="in-progress", SequenceNumber="2")
-    line.tell(ANN, CallStatus="ringing", SequenceNumber="1")
+    line.post_status(ANN, CallStatus="in-progress", SequenceNumber="2")
+    line.post_status(ANN, CallStatus="ringing", SequenceNumber="1")
     assert line.record().status == "in-progress"
-    line.tell(ANN, CallStatus="completed", SequenceNumber="0")
+    line.post_status(ANN, CallStatus="completed", SequenceNumber="0")
     assert line.record().status == "completed", "the end is the end, whatever its number"

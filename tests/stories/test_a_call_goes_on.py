@@ -70,6 +70,12 @@ class Phone(Line):
             held = call.reservation
             self.manager.handle_message(Frame(held.slot, held.epoch, frame.seq, PCM, text, tokens=tokens))
 
+    def talked(self, call_sid: CallSid, frames: int) -> ActiveCall:
+        """Return a call in which so many frames have been said and answered."""
+        call = self.talk(call_sid)
+        self.answer(call, self.speak(call, frames))
+        return call
+
     def lose(self) -> None:
         self.warm = False
         self.manager.on_pipeline_lost(LOSS)
@@ -140,8 +146,7 @@ async def test_a_call_goes_on_from_its_log_with_the_tail_of_what_was_said_meanwh
 
 async def test_the_gap_is_in_the_record_its_json_and_the_metrics_of_all_calls() -> None:
     phone = Phone()
-    call = phone.talk(ANN)
-    phone.answer(call, phone.speak(call, 5))
+    call = phone.talked(ANN, 5)
     phone.lose()
     phone.pass_time(2.5)
     assert phone.manager.pipeline == f"{LOSS}; 1 call to resume"
@@ -182,8 +187,7 @@ async def test_a_call_that_the_pipeline_refuses_ends_alone() -> None:
 
 async def test_a_second_loss_while_calls_wait_takes_nothing_but_time() -> None:
     phone = Phone()
-    call = phone.talk(ANN)
-    phone.answer(call, phone.speak(call, 4))
+    call = phone.talked(ANN, 4)
     phone.lose()
     phone.speak(call, 6)
     (first,) = resumes(phone.be_ready())
@@ -248,14 +252,13 @@ async def test_a_stream_that_starts_while_no_pipeline_is_there_is_opened_without
 @pytest.mark.parametrize("how", ["stop", "key", "status", "operator", "socket", "service"])
 async def test_a_call_that_waits_ends_as_any_other(how: str) -> None:
     phone = Phone(hangup_digit="#")
-    call = phone.talk(ANN)
-    phone.answer(call, phone.speak(call, 3))
+    call = phone.talked(ANN, 3)
     phone.heard(call)
     phone.lose()
     ends: dict[str, tuple[Callable[[], object], EndReason]] = {
         "stop": (lambda: call.handle_event(Stopped()), EndReason.CALLER_HUNG_UP),
         "key": (lambda: call.handle_event(DtmfPressed("#")), EndReason.HANGUP_KEY),
-        "status": (lambda: phone.tell(ANN, CallStatus="completed"), EndReason.CALLER_HUNG_UP),
+        "status": (lambda: phone.post_status(ANN, CallStatus="completed"), EndReason.CALLER_HUNG_UP),
         "operator": (lambda: phone.manager.hang_up(ANN), EndReason.OPERATOR),
         "socket": (lambda: call.end(EndReason.SOCKET_LOST), EndReason.SOCKET_LOST),
         "service": (phone.manager.stop, EndReason.SHUTDOWN),
@@ -269,8 +272,7 @@ async def test_a_call_that_waits_ends_as_any_other(how: str) -> None:
 
 async def test_a_call_that_drains_needs_no_pipeline() -> None:
     phone = Phone()
-    call = phone.talk(ANN)
-    phone.answer(call, phone.speak(call, 3))
+    call = phone.talked(ANN, 3)
     phone.heard(call)
     phone.manager.drain_calls()
     phone.lose()
@@ -320,8 +322,7 @@ async def test_a_one_time_prompt_is_sent_again_and_dropped_once_the_call_is_back
 
 async def test_with_resume_off_calls_end_as_before_and_nothing_is_kept() -> None:
     phone = Phone(resume_seconds=0)
-    call = phone.talk(ANN)
-    phone.answer(call, phone.speak(call, 3))
+    call = phone.talked(ANN, 3)
     call.end(EndReason.SOCKET_LOST)
     assert phone.after_stream(ANN) == Hangup()
     again = phone.talk(ANN)
@@ -370,10 +371,10 @@ async def test_a_lost_stream_is_brought_back_with_its_memory_and_without_a_greet
     assert resumes(phone.sent)[-1].log == resume.log + step(0) + step(1)
 
 
-NOT_AGAIN = [reason for reason in EndReason if reason not in (EndReason.SOCKET_LOST, EndReason.SOCKET_BLOCKED)]
+AGAIN = (EndReason.SOCKET_LOST, EndReason.SOCKET_BLOCKED, EndReason.PROTOCOL)
 
 
-@pytest.mark.parametrize("reason", [one for one in NOT_AGAIN if one is not EndReason.PROTOCOL])
+@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason not in AGAIN])
 async def test_a_stream_that_was_not_lost_is_the_end_of_the_call(reason: EndReason) -> None:
     phone = Phone()
     phone.talk(ANN).end(reason)
@@ -383,15 +384,10 @@ async def test_a_stream_that_was_not_lost_is_the_end_of_the_call(reason: EndReas
 @pytest.mark.parametrize("again", [MOST_AGAIN, 10**5, 10**9])
 async def test_a_call_is_brought_back_so_often_and_no_oftener(again: int) -> None:
     phone = Phone()
+    call = phone.talk(ANN)
     for number in range(MOST_AGAIN):
-        phone.talk(ANN) if not number else None
-        call = phone.manager.call(ANN)
-        assert call
         call.end(EndReason.SOCKET_LOST)
-        answer = phone.after_stream(ANN, again=number)
-        phone.start(phone.open_socket(answer))
-    call = phone.manager.call(ANN)
-    assert call
+        call = phone.start(phone.open_socket(phone.after_stream(ANN, again=number)))
     call.end(EndReason.SOCKET_LOST)
     assert phone.after_stream(ANN, again=again) == Hangup()
 
@@ -400,15 +396,14 @@ async def test_a_call_that_is_over_or_unknown_is_not_brought_back() -> None:
     phone = Phone()
     phone.talk(ANN).end(EndReason.SOCKET_LOST)
     assert phone.after_stream(ANN, CallStatus="completed") == Hangup()
-    phone.tell(ANN, CallStatus="completed")
+    phone.post_status(ANN, CallStatus="completed")
     assert (phone.after_stream(ANN), phone.after_stream(BOB)) == (Hangup(), Hangup())
     assert phone.manager.lost(ANN) is None
 
 
 async def test_a_stream_whose_loss_twilio_notices_first_goes_over_to_the_next_one() -> None:
     phone = Phone(max_calls=1)
-    old = phone.talk(ANN)
-    phone.answer(old, phone.speak(old, 3))
+    old = phone.talked(ANN, 3)
     answer = phone.after_stream(ANN)
     assert old.session.record.end is None
     new = phone.open_socket(answer)
@@ -419,8 +414,7 @@ async def test_a_stream_whose_loss_twilio_notices_first_goes_over_to_the_next_on
 
 async def test_a_socket_lost_while_the_pipeline_is_too_comes_back_and_waits() -> None:
     phone = Phone()
-    old = phone.talk(ANN)
-    phone.answer(old, phone.speak(old, 3))
+    old = phone.talked(ANN, 3)
     phone.lose()
     phone.pass_time(1.0)
     old.end(EndReason.SOCKET_LOST)
@@ -437,8 +431,7 @@ async def test_a_socket_lost_while_the_pipeline_is_too_comes_back_and_waits() ->
 
 async def test_without_a_slot_a_lost_call_waits_in_the_queue_and_then_goes_on() -> None:
     phone = Phone(max_calls=1, when_busy="queue")
-    ann = phone.talk(ANN)
-    phone.answer(ann, phone.speak(ann, 3))
+    ann = phone.talked(ANN, 3)
     phone.ring(BOB)
     ann.end(EndReason.SOCKET_LOST)
     assert isinstance(phone.after_stream(ANN), Enqueue)
@@ -451,8 +444,7 @@ async def test_without_a_slot_a_lost_call_waits_in_the_queue_and_then_goes_on() 
 async def test_a_call_that_comes_back_after_keys_knows_what_was_said_and_its_one_time_prompt() -> None:
     prompt = PreparePrompt("once", "You are Eve.")
     phone = Phone(Chosen("ada", CallPersona("Hello!", prompt="once"), prompt))
-    first = phone.talk(ANN)
-    phone.answer(first, phone.speak(first, 3))
+    first = phone.talked(ANN, 3)
     first.handle_event(Stopped())
     phone.pass_time(60.0)
     before = len(phone.sent)

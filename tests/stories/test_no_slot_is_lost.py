@@ -156,8 +156,8 @@ class Story:
     def begin(self) -> None:
         for call in self.talking:
             if call.session.state is CallState.CONNECTED:
-                self.receive(call, Connected())
-                self.receive(call, Started(StreamSid("MZ1"), call.session.record.call_sid, "AC1"))
+                call.handle_event(Connected())
+                call.handle_event(Started(StreamSid("MZ1"), call.session.record.call_sid, "AC1"))
 
     def give_up_waiting(self) -> None:
         if self.waiting:
@@ -168,7 +168,7 @@ class Story:
         """While it rings: nobody says anything but the status callback."""
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            self.front.tell(call_sid, CallStatus="completed")
+            self.front.post_status(call_sid, CallStatus="completed")
 
     def never_connect(self) -> None:
         if self.ringing:
@@ -179,11 +179,11 @@ class Story:
     def fail_handshake(self) -> None:
         if self.ringing:
             call_sid, _ = self.ringing.popitem()
-            self.front.tell(call_sid, StreamEvent="stream-error", StreamError="31920")
+            self.front.post_status(call_sid, StreamEvent="stream-error", StreamError="31920")
 
     def say_stop(self) -> None:
         if call := self.somebody():
-            self.receive(call, Stopped())
+            call.handle_event(Stopped())
 
     def lose_socket(self) -> None:
         if call := self.somebody():
@@ -192,7 +192,7 @@ class Story:
 
     def claim_to_be_another(self) -> None:
         if call := self.somebody():
-            self.receive(call, Started(StreamSid("MZ1"), CallSid("CAanother"), "AC1"))
+            call.handle_event(Started(StreamSid("MZ1"), CallSid("CAanother"), "AC1"))
 
     def operator_hangs_up(self) -> None:
         if call := self.somebody():
@@ -201,7 +201,7 @@ class Story:
 
     def end_by_status(self) -> None:
         if call := self.somebody():
-            self.front.tell(call.session.record.call_sid, CallStatus="completed", CallDuration="1")
+            self.front.post_status(call.session.record.call_sid, CallStatus="completed", CallDuration="1")
 
     def ask_page(self) -> None:
         for call_sid in list(self.waiting):
@@ -259,9 +259,6 @@ class Story:
         if not self.talking:
             return None
         return self.talking.pop(self.random.randrange(len(self.talking)))
-
-    def receive(self, call: ActiveCall, event: Connected | Started | Stopped) -> None:
-        call.handle_event(event)
 
 
 @pytest.mark.slow

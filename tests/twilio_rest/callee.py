@@ -47,11 +47,11 @@ class Placing:
 
     def __init__(self, account: Account, call: PlacedCall, callee: Callee, dial_url: str | None) -> None:
         self._account, self._call, self._callee, self._dial_url = account, call, callee, dial_url
-        self._told = 0
+        self._posted = 0
 
     async def run(self) -> None:
         async with open_webhooks(self._account.auth_token, self._dial_url) as webhook:
-            await self._tell(webhook, "initiated", "initiated")
+            await self._post_status(webhook, "initiated", "initiated")
             await self._become(webhook, "ringing", "ringing")
             if await self._call.remote.ordered_within(self._callee.rings_s):
                 await self._become(webhook, "canceled", "completed")
@@ -88,9 +88,9 @@ class Placing:
 
     async def _become(self, webhook: WebhookClient, status: str, event: str) -> None:
         self._call.status = status
-        await self._tell(webhook, event, status)
+        await self._post_status(webhook, event, status)
 
-    async def _tell(self, webhook: WebhookClient, event: str, status: str) -> None:
+    async def _post_status(self, webhook: WebhookClient, event: str, status: str) -> None:
         """Post a status callback, where one is wanted."""
         url = self._call.form.get("StatusCallback")
         if not url or event not in self._call.events:
@@ -105,11 +105,11 @@ class Placing:
             "Direction": "outbound-api",
             "ApiVersion": "2010-04-01",
             "CallbackSource": "call-progress-events",
-            "SequenceNumber": str(self._told),
+            "SequenceNumber": str(self._posted),
             **({"AnsweredBy": self._call.answered_by} if self._call.answered_by else {}),
             **duration,
         }
-        self._told += 1
+        self._posted += 1
         try:
             await webhook.post(url, form)
         except WebhookError:

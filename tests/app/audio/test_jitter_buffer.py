@@ -78,12 +78,6 @@ def times(done: Completed) -> list[float]:
 # What comes on time.
 
 
-def test_four_packets_are_one_frame_at_once() -> None:
-    done = run(started(), packets(voice(1_280)))
-    assert times(done) == pytest.approx([0.08, 0.16])
-    assert [frame.shape for _, frame in done] == [(FRAME_SAMPLES,)] * 2
-
-
 def in_sizes(line: bytes, sizes: list[int]) -> list[Arrival]:
     """Packets of these sizes in samples, each as its last sample has been spoken."""
     ends = np.cumsum(sizes)

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import signal
 
-from app.audio import mulaw
 from app.audio.resample import FILTERS_S, RATIO, TAPS, Decimator, Interpolator
 
 LENGTH = 240
@@ -72,17 +71,8 @@ def test_up_and_down_again_delays_by_23_samples_exactly() -> None:
     np.testing.assert_allclose(around, around[::-1], atol=1e-7)
 
 
-@pytest.mark.parametrize("level", [1.0, 1.5, 4.0, 1e6])
-def test_samples_that_are_too_loud_saturate_and_do_not_wrap(level: float) -> None:
-    tone = (level * np.sin(2 * np.pi * 440 * np.arange(7_680) / 24_000)).astype(np.float32)
-    wanted, saturated = Decimator().push(tone), Decimator().push_int16(tone)
-    loud = np.abs(wanted) > 0.05
-    assert (np.sign(saturated) == np.sign(wanted))[loud].all()
-    assert np.abs(mulaw.decode(mulaw.encode(saturated)).astype(int)).max() <= 32_124
-
-
-@pytest.mark.parametrize(("level", "sample"), [(2, 32_767), (-2, -32_768)])
-def test_a_level_beyond_full_scale_is_the_loudest_sample(level: float, sample: int) -> None:
+@pytest.mark.parametrize(("level", "sample"), [(1.5, 32_767), (-2, -32_768), (1e6, 32_767), (-1e6, -32_768)])
+def test_samples_that_are_too_loud_saturate_and_do_not_wrap(level: float, sample: int) -> None:
     assert set(Decimator().push_int16(np.full(1_920, level, np.float32))[72:].tolist()) == {sample}
 
 

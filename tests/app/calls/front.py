@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from app.calls.active_call import ActiveCall
+from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.manager import CallManager
 from app.calls.observer import RecordObserver
 from app.calls.personas import Chosen, choose_nobody
@@ -52,6 +52,7 @@ class Front:
         clock: Callable[[], float] = time.monotonic,
         choose: Callable[[str, str, str], Chosen] = choose_nobody,
         former_prompt: Callable[[str], PreparePrompt | None] = lambda key: None,
+        observers: Sequence[ObserverFactory] = (),
         **settings: object,
     ) -> None:
         self.sent: list[Message] = []
@@ -63,7 +64,7 @@ class Front:
             read,
             self.sent.append,
             lambda: self.warm,
-            [self._keep],
+            [*observers, self._keep],
             choose,
             former_prompt=former_prompt,
             clock=clock,
@@ -101,7 +102,7 @@ class Front:
         )
         return twiml.parse(self.call_router.after_stream(asked, webhook_token))[0]
 
-    def tell(self, call_sid: CallSid, **fields: str) -> None:
+    def post_status(self, call_sid: CallSid, **fields: str) -> None:
         self.call_router.handle_status(form(call_sid, **fields))
 
     def open_socket(self, verb: twiml.Verb) -> ActiveCall:
@@ -145,9 +146,3 @@ async def settle() -> None:
 
 def form(call_sid: CallSid, **fields: str) -> Form:
     return Form(call_sid, {"From": "+15550100001", "To": "+15550100000", **fields})
-
-
-def verbs(front: Front, call_sids: list[CallSid]) -> Iterator[type[twiml.Verb]]:
-    """Ring for each; yield what kind of answer it got."""
-    for call_sid in call_sids:
-        yield type(front.ring(call_sid))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audio.playout import SendAudio
+from app.audio.playout import PACKET_S, TARGET_S, SendAudio
 from app.audio.playout_buffer import FIRST_JITTER_S
 from app.calls.chat_inbound import GRACE_S, ChatAudioCounter
-from app.calls.chat_leg import GREETING_AHEAD_S, OPUS_CUSHION_S, PACKET_S, PAGE_S, TARGET_S, ChatLeg
+from app.calls.chat_leg import GREETING_AHEAD_S, OPUS_CUSHION_S, ChatLeg
 from app.calls.leg import SendFrame
 from app.calls.limits import CallLimits
 from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
@@ -203,7 +203,7 @@ def test_jitter_within_the_grace_fills_nothing() -> None:
 def test_a_greeting_is_paced_and_answers_take_over_as_it_ends() -> None:
     client = Client(greeting=25).run(8.0)
     greeting = client.pages[:50]
-    assert np.diff([page.heard_s for _, page in greeting]) == pytest.approx(PAGE_S, abs=0.004)
+    assert np.diff([page.heard_s for _, page in greeting]) == pytest.approx(FRAME_S / 2, abs=0.004)
     assert max(page.heard_s - now for now, page in greeting) <= GREETING_AHEAD_S + 1e-6
     assert [page.seq for _, page in greeting] == [seq for seq in range(25) for _ in range(2)]
     assert client.frames[0][1].seq == 25
@@ -225,17 +225,21 @@ def test_frames_become_complete_in_phase_with_those_of_other_calls() -> None:
     assert abs((due_s - 7.03 + FRAME_S / 2) % FRAME_S - FRAME_S / 2) < 0.02, "less than a packet away"
 
 
+def started() -> ChatLeg:
+    leg = ChatLeg(CallLimits(0, 20.0, 1e9, processing_s=STEP_S))
+    leg.start(0.0, None)
+    return leg
+
+
 @pytest.mark.parametrize("length", [1, 1_920, 48_000])
 def test_no_packet_is_so_long_that_the_next_frame_is_later(length: int) -> None:
-    leg, counter = ChatLeg(CallLimits(0, 20.0, 1e9, processing_s=STEP_S)), ChatAudioCounter()
-    leg.start(0.0, None)
+    leg, counter = started(), ChatAudioCounter()
     leg.push(counter.count(np.ones(length, np.float32)), 0.07)
     assert leg.frame_due_s() <= 0.07 + FRAME_S + GRACE_S
 
 
 def test_after_a_stall_of_ours_the_frames_in_between_are_left_out() -> None:
-    leg = ChatLeg(CallLimits(0, 20.0, 1e9, processing_s=STEP_S))
-    leg.start(0.0, None)
+    leg = started()
     assert [one.seq for one in leg.fill(3.0)] == [0]
     assert leg.fill(3.0) == []
     assert 3.0 < leg.frame_due_s() <= 3.0 + FRAME_S
@@ -243,8 +247,7 @@ def test_after_a_stall_of_ours_the_frames_in_between_are_left_out() -> None:
 
 
 def test_a_chat_is_over_when_its_last_page_has_been_played() -> None:
-    leg = ChatLeg(CallLimits(0, 20.0, 1e9, processing_s=STEP_S))
-    leg.start(0.0, None)
+    leg = started()
     leg.play(frame(0), 1.0)
     assert leg.played_s() == np.inf, "a frame waits"
     leg.send_audio(leg.audio_due_s())

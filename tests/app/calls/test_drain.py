@@ -1,5 +1,7 @@
 import asyncio
 
+import pytest
+
 from app.calls.drain import Drain
 from app.calls.record import EndReason
 from tests.app.calls.front import ANN, BOB, Front, settle
@@ -43,22 +45,16 @@ async def test_calls_that_are_on_go_on_and_the_last_one_ends_the_wait() -> None:
     await draining.over()
 
 
-async def test_when_the_time_is_over_the_calls_are_ended() -> None:
+@pytest.mark.parametrize(("limit_s", "end"), [(AT_ONCE_S, EndReason.SHUTDOWN), (0.0, None)])
+async def test_when_the_time_is_over_the_calls_are_ended_and_without_time_that_is_left_to_the_stop(
+    limit_s: float, end: EndReason | None
+) -> None:
     front = Front()
     ann = front.talk(ANN)
-    draining = Draining(front, AT_ONCE_S)
+    draining = Draining(front, limit_s)
     draining.drain.begin()
     await draining.over()
-    assert ann.session.record.end is EndReason.SHUTDOWN
-
-
-async def test_without_time_it_stops_at_once() -> None:
-    front = Front()
-    ann = front.talk(ANN)
-    draining = Draining(front, 0.0)
-    draining.drain.begin()
-    await draining.over()
-    assert ann.session.record.end is None, "that is left to the stop"
+    assert ann.session.record.end is end
 
 
 async def test_the_first_wish_counts() -> None:

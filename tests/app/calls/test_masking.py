@@ -22,6 +22,8 @@ def masked(text: str) -> str:
         ("Four, two, uh, four and two.", "*, *, uh, * and *."),
         ("call five-five-five twelve thirteen now", "call *-*-* ** ** now"),
         ("double oh seven seven", "* * * *"),
+        ("my PIN is triple seven four", "my PIN is ** * *"),
+        ("call 5 O 7, O", "call * * *, *"),
         ("zéro six douze trente et un", "* * ** ** et *"),
         ("one two three of them", "one two three of them"),
         ("room 12 at 9", "room 12 at 9"),

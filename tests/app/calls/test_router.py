@@ -3,18 +3,34 @@ from typing import Any
 
 import pytest
 
+from app.calls.active_call import ActiveCall
 from app.calls.personas import Chosen, gather, parse_persona
 from app.calls.queue import PAUSE_S
 from app.calls.record import EndReason
 from app.twilio import twiml
 from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Stopped
-from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, Say
-from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle, verbs
+from app.twilio.twiml import Connect, Enqueue, Hangup, Leave, Pause, Reject, SayVerb
+from tests.app.calls.front import ANN, BASE_URL, BOB, DAN, EVE, KIM, Front, form, settle
 from workers.messages import CallPersona, Open
 
 VOICE_URL = f"{BASE_URL}/twilio/voice"
 ENQUEUE = Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
+
+
+def taken(*waiting: CallSid) -> tuple[Front, ActiveCall]:
+    """Return a front whose one slot has a call, for which these callers wait; and that call."""
+    front = Front(when_busy="queue", max_calls=1)
+    call = front.talk(ANN)
+    for call_sid in waiting:
+        assert front.ring(call_sid) == ENQUEUE
+    return front, call
+
+
+async def free_slot(front: Front, call: ActiveCall) -> None:
+    """End a call, and let whoever is first in the queue be redirected."""
+    async with front.redirecting():
+        call.end(EndReason.CALLER_HUNG_UP)
 
 
 # All slots taken.
@@ -24,13 +40,13 @@ ENQUEUE = Enqueue(f"{BASE_URL}/twilio/wait", f"{BASE_URL}/twilio/after-wait")
     ("changes", "answers"),
     [
         ({}, [Reject("busy")]),
-        ({"when_busy": "say", "busy_sentence": "Nobody is free."}, [Say("Nobody is free.")]),
+        ({"when_busy": "say", "busy_sentence": "Nobody is free."}, [SayVerb("Nobody is free.")]),
         ({"when_busy": "queue", "queue_length": 1}, [ENQUEUE, Reject("busy")]),
     ],
 )
 async def test_what_a_call_too_many_is_answered(changes: dict[str, Any], answers: list[twiml.Verb]) -> None:
     front = Front(**changes)
-    assert list(verbs(front, [ANN, BOB])) == [Connect, Connect]
+    assert [type(front.ring(call_sid)) for call_sid in (ANN, BOB)] == [Connect, Connect]
     assert [front.ring(call_sid) for call_sid in [EVE, DAN][: len(answers)]] == answers
     assert front.manager.active_calls == 2
     if ENQUEUE in answers:
@@ -52,7 +68,7 @@ async def test_who_calls_while_the_service_drains_or_before_it_is_ready_hears_th
 async def test_each_slot_that_comes_free_goes_to_the_next_in_the_queue() -> None:
     front = Front(when_busy="queue")
     calls = [front.talk(ANN), front.talk(BOB)]
-    list(verbs(front, [EVE, DAN, KIM]))
+    assert [front.ring(call_sid) for call_sid in (EVE, DAN, KIM)] == [ENQUEUE] * 3
     async with front.redirecting():
         for call in calls:
             call.end(EndReason.CALLER_HUNG_UP)
@@ -65,9 +81,7 @@ async def test_each_slot_that_comes_free_goes_to_the_next_in_the_queue() -> None
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    front.ring(BOB)
+    front, ann = taken(BOB)
     front.warm = False
     ann.end(EndReason.WORKER_LOST)
     front.warm = True
@@ -92,8 +106,7 @@ async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(h
     front.redirector.fails = {BOB}
     ann = front.talk(ANN)
     front.ring(BOB)
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
+    await free_slot(front, ann)
     assert front.page(BOB) == Leave()
     assert isinstance(front.left(BOB, "leave"), Connect)
     assert front.manager.active_calls == 1
@@ -103,20 +116,15 @@ async def test_who_cannot_be_redirected_is_put_through_with_the_next_wait_page(h
 async def test_an_error_of_ours_in_redirecting_is_logged_with_its_traceback(
     error: Exception, has_traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    front = Front(when_busy="queue", max_calls=1)
+    front, ann = taken(BOB)
     front.redirector.fails, front.redirector.error = {BOB}, error
-    ann = front.talk(ANN)
-    front.ring(BOB)
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
+    await free_slot(front, ann)
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert (warning.name, bool(warning.exc_info)) == ("app.calls.queue", has_traceback)
 
 
 async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    front.ring(BOB)
+    front, ann = taken(BOB)
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
         assert front.page(BOB) == Pause(PAUSE_S)
@@ -125,9 +133,7 @@ async def test_who_has_been_redirected_is_not_told_to_leave_as_well() -> None:
 
 
 async def test_who_does_not_come_in_time_loses_the_slot_to_the_next() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    list(verbs(front, [BOB, EVE]))
+    front, ann = taken(BOB, EVE)
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
         await settle()
@@ -143,25 +149,20 @@ def hang_up(front: Front, call_sid: CallSid, how: str) -> None:
     if how == "action":
         assert front.left(call_sid, "hangup") == Hangup()
     else:
-        front.tell(call_sid, CallStatus="completed")
+        front.post_status(call_sid, CallStatus="completed")
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
 async def test_who_hangs_up_while_waiting_leaves_the_queue(how: str) -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    list(verbs(front, [BOB, EVE]))
+    front, ann = taken(BOB, EVE)
     hang_up(front, BOB, how)
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
+    await free_slot(front, ann)
     assert [call_sid for call_sid, _ in front.redirector.redirected] == [EVE]
 
 
 @pytest.mark.parametrize("how", ["action", "status"])
 async def test_who_hangs_up_when_it_is_their_turn_gives_the_slot_to_the_next(how: str) -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
-    list(verbs(front, [BOB, EVE]))
+    front, ann = taken(BOB, EVE)
     async with front.redirecting():
         ann.end(EndReason.CALLER_HUNG_UP)
         assert front.manager.holds(BOB)
@@ -188,11 +189,9 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
 
 
 async def test_a_service_that_was_started_anew_learns_its_queue_from_those_who_wait() -> None:
-    front = Front(when_busy="queue", max_calls=1)
-    ann = front.talk(ANN)
+    front, ann = taken()
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2
-    async with front.redirecting():
-        ann.end(EndReason.CALLER_HUNG_UP)
+    await free_slot(front, ann)
     assert front.redirector.redirected == [(BOB, VOICE_URL)]
 
 
@@ -242,7 +241,7 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
 ) -> None:
     front = Front(max_calls=1)
     front.ring(ANN)
-    front.tell(ANN, StreamEvent="stream-error", StreamError="31920 Handshake Error", StreamSid="MZ1")
+    front.post_status(ANN, StreamEvent="stream-error", StreamError="31920 Handshake Error", StreamSid="MZ1")
     record = front.manager.record(ANN)
     assert record is not None
     assert (record.end, record.error_code) == (EndReason.NO_SOCKET, 31920)
@@ -255,7 +254,7 @@ async def test_a_stream_that_cannot_be_opened_gives_its_slot_back_and_says_what_
 async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_come(status: str) -> None:
     front = Front()
     front.ring(ANN)
-    front.tell(ANN, CallStatus=status)
+    front.post_status(ANN, CallStatus=status)
     assert front.manager.active_calls == 0
     assert front.manager.record(ANN) is not None
 
@@ -263,21 +262,21 @@ async def test_a_call_that_is_over_gives_its_slot_back_before_its_socket_has_com
 async def test_the_status_of_a_call_that_goes_on_is_recorded_and_that_it_is_over_ends_it() -> None:
     front = Front()
     ann, bob = front.talk(ANN), front.talk(BOB)
-    front.tell(ANN, StreamEvent="stream-started")
-    front.tell(ANN, CallStatus="in-progress")
-    front.tell(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
+    front.post_status(ANN, StreamEvent="stream-started")
+    front.post_status(ANN, CallStatus="in-progress")
+    front.post_status(ANN, StreamEvent="stream-error", StreamError="31951 Invalid Message")
     record = ann.session.record
     assert (record.end, record.status, record.error_code) == (None, "in-progress", 31951)
     bob.handle_event(Stopped())
     for call_sid in (ANN, BOB):
-        front.tell(call_sid, CallStatus="completed", CallDuration="12")
+        front.post_status(call_sid, CallStatus="completed", CallDuration="12")
     for record in front.manager.records():
         assert (record.end, record.status, record.duration_s) == (EndReason.CALLER_HUNG_UP, "completed", 12)
 
 
 async def test_the_status_of_a_call_that_nobody_knows_harms_nothing() -> None:
     front = Front()
-    front.tell(CallSid("CAnobody"), CallStatus="completed")
+    front.post_status(CallSid("CAnobody"), CallStatus="completed")
     front.call_router.handle_status(form(ANN))
     assert front.manager.records() == []
 

@@ -19,7 +19,7 @@ from app.calls.sentences import (
     clean_sentence,
 )
 from app.calls.session import CallSession, CallState
-from app.twilio.events import CallSid, Started, Stopped, StreamSid
+from app.twilio.events import Started, Stopped, StreamSid
 from tests.app.calls.front import ANN, BOB, Front
 from workers.messages import Epoch, Said, Say, Slot
 
@@ -241,14 +241,3 @@ async def test_the_end_of_each_sentence_is_an_event() -> None:
         {"id": 1, "text": "One", "whole": True},
         {"id": 2, "text": "Two", "whole": False},
     ]
-
-
-async def test_a_call_that_is_over_has_no_sentences_left_over_for_the_next_one_in_its_slot() -> None:
-    front = Front(max_calls=1)
-    ann = front.talk(ANN)
-    ann.say("For Ann")
-    ann.end(EndReason.CALLER_HUNG_UP)
-    bob = front.talk(CallSid("CAbob"))
-    answer(front, ann, 1)
-    assert bob.session.sentences.queued == 0
-    assert bob.say("For Bob").number == 1

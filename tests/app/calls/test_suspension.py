@@ -60,13 +60,6 @@ def test_a_pipeline_that_never_catches_up_is_heard_in_the_end() -> None:
     assert late(unread, range(100), 9) == [*range(GAP_FRAMES - 9)], "once so much has been said since"
 
 
-def test_only_the_last_frames_of_a_long_gap_are_kept() -> None:
-    unread = UnreadFrames(0)
-    unread.hold()
-    unread.add(frames(0, 100))
-    assert seqs(unread.gap()) == [*range(100 - GAP_FRAMES, 100)]
-
-
 def test_what_was_said_before_the_call_is_open_is_not_heard_and_the_answers_after_it_are() -> None:
     unread = UnreadFrames(FIRST)
     unread.hold()
