@@ -18,13 +18,12 @@ import numpy as np
 
 from workers.checkpoints.synthetic.caller_speech import SHIFTS, all_pieces, utterances
 from workers.checkpoints.synthetic.linear_mimi import ACTIVE_LEVEL, SPOKEN
-from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, main_tensors
-from workers.checkpoints.synthetic.tokenizer_file import SPECIAL, Piece, PieceType
+from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, config_of, main_tensors
+from workers.checkpoints.synthetic.tokenizer_file import END_OF_PADDING, PADDING, SPECIAL, Piece, PieceType
 from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.checkpoints.synthetic.written_lm import DIM, LENGTH, PATTERNS, SHARPNESS, norm_factor
-from workers.messages import CODES, SPEECH_CODEBOOKS
+from workers.messages import SPEECH_CODEBOOKS
 
-END_OF_PADDING, PADDING = 0, 3
 DELAY_S, DELAY_STEPS = 0.5, 6
 BEHIND = DELAY_STEPS - 2
 """With our reading step p is at the time of frame p - 4 (PERSONAPLEX.md §6)."""
@@ -84,29 +83,15 @@ def stt_shapes(text_card: int) -> Shapes:
 
 def stt_config(shapes: Shapes) -> dict[str, object]:
     """Return a config.json as that of kyutai/stt-1b-en_fr."""
-    return {
+    return config_of(shapes) | {
         "model_type": "stt",
-        "dim": shapes.dim,
-        "num_heads": shapes.num_heads,
-        "num_layers": shapes.num_layers,
-        "text_card": shapes.text_card,
-        "context": shapes.context,
-        "card": CODES,
         "n_q": SPEECH_CODEBOOKS,
         "dep_q": 0,
         "delays": [0] * (1 + SPEECH_CODEBOOKS),
-        "causal": True,
-        "layer_scale": None,
         "hidden_scale": 4.125,
         "max_period": MAX_PERIOD,
-        "positional_embedding": "rope",
         "gating": "silu",
         "norm": "rms_norm_f32",
-        "depformer_dim": shapes.depformer_dim,
-        "depformer_num_heads": shapes.depformer_num_heads,
-        "depformer_num_layers": shapes.depformer_num_layers,
-        "depformer_dim_feedforward": shapes.depformer_dim_feedforward,
-        "depformer_pos_emb": "none",
         "extra_heads_num_heads": EXTRA_HEADS,
         "extra_heads_dim": HEAD_CLASSES,
         "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": DELAY_S},
