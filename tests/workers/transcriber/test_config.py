@@ -14,9 +14,10 @@ from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, CheckpointError, 
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
 from workers.messages import Slot
-from workers.transcriber.checkpoint import load_speech
 from workers.transcriber.config import speech_config
+from workers.transcriber.start import load_speech
 from workers.transcriber.transcriber import Transcriber
+from workers.transcriber.words import SpeechTiming
 
 A = Slot(0)
 Make = Callable[..., Files]
@@ -57,13 +58,12 @@ def test_both_layouts_are_the_same_model(make: Make, layout: Callable[[dict[str,
     transcriber.open(A)
     steps = [transcriber.step({A: frame})[A] for frame in speech(1, 8)]
     assert [(step.text_token, step.turn_over) for step in steps] == wanted
-    assert (found.delay_steps, found.prefix_steps) == (6, 0)
+    assert found == SpeechTiming(6, 0)
 
 
 def test_the_published_models_delays(make: Make) -> None:
     timing = {"audio_delay_seconds": 2.5, "audio_silence_prefix_seconds": 1.0}
-    found = speech_config(make(stt_config=timing))
-    assert (found.delay_steps, found.prefix_steps) == (31, 13)
+    assert speech_config(make(stt_config=timing)).timing == SpeechTiming(31, 13)
 
 
 def test_the_extra_heads_are_those_in_the_file(make: Make) -> None:
