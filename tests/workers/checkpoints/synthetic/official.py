@@ -11,9 +11,9 @@ from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from workers.checkpoints.synthetic.script import Activity
+
 Codes = NDArray[np.int32]
-Activity = NDArray[np.bool_]
-"""Whether the caller is active in the first and second half of each frame, shape (frames, 2)."""
 _GROUPS = {4: 32, 8: 64}
 
 
@@ -55,10 +55,6 @@ def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int]
         if last is not None:
             frames.append(np.array(last)[0])
     return tokens, np.array(frames, np.int32)
-
-
-def snr_db(wanted: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    return float(10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()))
 
 
 def activity(codes: Codes) -> Activity:

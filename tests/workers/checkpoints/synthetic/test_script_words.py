@@ -10,7 +10,8 @@ from moshi_mlx.utils import Sampler
 from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import load, snr_db
+from tests.workers.checkpoints.synthetic.official import load
+from tests.workers.codec.sounds import snr_db
 from workers.checkpoints.files import MIMI, TOKENIZER
 from workers.checkpoints.synthetic.phrases import recorded_words
 from workers.checkpoints.synthetic.script import FIRST_TOKEN, script
