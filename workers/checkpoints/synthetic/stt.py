@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from workers.checkpoints.synthetic.caller_speech import SHIFTS, all_pieces, utterances
+from workers.checkpoints.synthetic.caller_speech import SHIFTS, pieces_of, utterances
 from workers.checkpoints.synthetic.linear_mimi import ACTIVE_LEVEL, SPOKEN
 from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, config_of, main_tensors
 from workers.checkpoints.synthetic.tokenizer_file import END_OF_PADDING, PADDING, SPECIAL, Piece, PieceType
@@ -73,8 +73,10 @@ def _frames() -> Iterator[SpokenFrame]:
 
 
 def stt_pieces() -> list[Piece]:
-    """Return the vocabulary."""
-    return [*SPECIAL, *((piece, PieceType.NORMAL) for piece in all_pieces())]
+    """Return the vocabulary: every piece of the caller's words once."""
+    words = (word for utterance in utterances() for _, word in utterance.words)
+    pieces = dict.fromkeys(piece for word in words for piece in pieces_of(word))
+    return [*SPECIAL, *((piece, PieceType.NORMAL) for piece in pieces)]
 
 
 def stt_shapes(text_card: int) -> Shapes:
