@@ -193,17 +193,13 @@ def test_a_failure_ends_one_call_and_no_other(both: Both) -> None:
 # The encoder.
 
 
-def test_the_encoder_adds_the_silence_of_the_greeting() -> None:
-    (out,) = receive(encoder()[0], opened(greeting_frames=2))
+@pytest.mark.parametrize(("greeting_frames", "words", "silent"), [(2, "", 2), (0, "hello", 3), (2, "hello", 3)])
+def test_the_encoder_adds_the_silence_of_a_greeting_and_all_it_has_of_one_in_words(
+    greeting_frames: int, words: str, silent: int
+) -> None:
+    (out,) = receive(encoder()[0], replace(opened(greeting_frames=greeting_frames), persona=CallPersona(words)))
     assert isinstance(out, Open)
-    np.testing.assert_array_equal(out.silence, SILENCE[:2])
-
-
-@pytest.mark.parametrize("greeting_frames", [0, 2])
-def test_with_a_greeting_in_words_the_encoder_adds_all_the_silence_it_has(greeting_frames: int) -> None:
-    (out,) = receive(encoder()[0], replace(opened(greeting_frames=greeting_frames), persona=CallPersona("hello")))
-    assert isinstance(out, Open)
-    np.testing.assert_array_equal(out.silence, SILENCE)
+    np.testing.assert_array_equal(out.silence, SILENCE[:silent])
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=20))
