@@ -12,6 +12,7 @@ from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
 from workers.checkpoints.synthetic.script import Activity
+from workers.messages import Pcm
 
 Codes = NDArray[np.int32]
 _GROUPS = {4: 32, 8: 64}
@@ -61,6 +62,17 @@ def activity(codes: Codes) -> Activity:
     """Return whether somebody speaks in these codes of `linear_mimi`, shape (frames, 8)."""
     active: Activity = codes[:, :2] != 0
     return active
+
+
+def byte_of(frame: Pcm) -> int | None:
+    """Return the byte whose tone a frame is, shape (1920,); None when it is none.
+
+    Its upper four bits are one of 16 frequencies 75 Hz apart from 400 Hz on, its lower ones from 1.7 kHz on.
+    """
+    heard = np.abs(np.fft.rfft(frame.reshape(2, -1))).min(axis=0)  # 25 Hz apart
+    groups = heard[16:64:3], heard[68:116:3]
+    high, low = (int(group.argmax()) for group in groups)
+    return 16 * high + low if min(group.max() for group in groups) > 60 else None
 
 
 def turns(*frames: int) -> Activity:

@@ -7,14 +7,13 @@ import pytest
 import rustymimi
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import Codes, load, turns
+from tests.workers.checkpoints.synthetic.official import Codes, byte_of, load, turns
 from tests.workers.checkpoints.synthetic.test_script_lm import caller_codes
 from tests.workers.codec.sounds import snr_db
 from workers.checkpoints.files import MIMI, TOKENIZER
 from workers.checkpoints.synthetic.phrases import recorded_words
 from workers.checkpoints.synthetic.script import Activity, hearing_at, script
 from workers.checkpoints.synthetic.script_oracle import SpokenOracle, SpokenStep, greet, sound
-from workers.checkpoints.synthetic.script_words import byte_of
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
 from workers.engine.steering import WORD_WITHIN_STEPS, Force, ForceMode, SentenceEnd, Steering, WordPart
