@@ -34,7 +34,7 @@ def calls_on(transcriber: Transcriber) -> Calls[Heard]:
 )
 def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> None:
     wanted = [expected(model, call) for call in range(4)]  # before the transcriber takes the weights over
-    calls = calls_on(Transcriber(build(*model), SLOTS, context=64))
+    calls = calls_on(Transcriber(build(*model, context=64), SLOTS))
     calls.open(A)
     calls.step(A, times=2)
     calls.open(C)
@@ -53,7 +53,7 @@ def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> 
 
 @cache
 def shared() -> Transcriber:
-    return Transcriber(build(), SLOTS, context=64)
+    return Transcriber(build(context=64), SLOTS)
 
 
 @settings(max_examples=15, deadline=None)  # an example is twelve steps
@@ -131,7 +131,7 @@ def test_a_bad_frame_is_refused_and_nobody_moves(bad: CodeArray) -> None:
 
 def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
     wanted = expected(F32, 0)[:6]
-    transcriber = Transcriber(build(), 2, context=64)
+    transcriber = Transcriber(build(context=64), 2)
     transcriber.open(A)
     transcriber.open(B)
     steps = []
@@ -149,7 +149,7 @@ def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
 
 def test_warming_up_leaves_no_trace_and_makes_every_graph() -> None:
     wanted = expected(F32, 0)[:6]
-    transcriber = Transcriber(build(), 2, context=64)
+    transcriber = Transcriber(build(context=64), 2)
     transcriber.warm()
     before = written(transcriber, speech(0, 3), B)
     transcriber.warm()
