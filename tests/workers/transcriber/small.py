@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ def build(dtype: mx.Dtype = mx.float32, bits: int | None = None, context: int = 
         quantize_plain(lm, bits)
     mx.eval(lm.parameters())
     return lm
+
+
+def near(seconds: float) -> Any:
+    return pytest.approx(seconds)
 
 
 def speech(call: int, steps: int) -> NDArray[np.int32]:

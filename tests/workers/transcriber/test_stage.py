@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import pytest
 
+from tests.workers.transcriber.small import near
 from workers.messages import (
     CodeArray,
     Epoch,
@@ -26,10 +26,6 @@ A, B = map(Slot, range(2))
 SILENCE = np.full(32, 9, np.int32)
 DELAY, TAIL = 6, 6 + 12
 FAULTY, TURN = 99, 98
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value)
 
 
 @dataclass

@@ -113,7 +113,7 @@ def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Pi
         case ["parrot"]:
             return shapes_of(len(parrot_pieces())), in_f32(parrot_lm()), parrot_pieces()
         case ["stt"]:
-            return stt_shapes(len(stt_pieces())), in_f32(stt_lm()), stt_pieces()
+            return stt_shapes(), in_f32(stt_lm()), stt_pieces()
         case ["stt-random", size]:
             shapes = STT_SIZES[size]
             return shapes, random_tensors(stt_tensors(shapes), "bf16"), random_pieces(shapes.text_card)

@@ -85,7 +85,8 @@ class SpokenPieces:
             *BYTES,
         ]
         self.tokens = {piece: token for token, (piece, _) in enumerate(self.pieces, first_token)}
-        self.first_code, self.gap = first_code, first_code
+        self.gap = first_code
+        """The first code: the sound of a gap."""
         self.pcm = _pcm(recordings)
         self.halves = coefficients(self.pcm.reshape(-1))
         spoken = list(self._spoken(recordings, words))
@@ -103,7 +104,7 @@ class SpokenPieces:
 
     def frame(self, code: int) -> Pcm:
         """Return the sound of a code, shape (1920,)."""
-        frame: Pcm = self.pcm[code - self.first_code]
+        frame: Pcm = self.pcm[code - self.gap]
         return frame
 
     def tokens_of(self, text: str) -> list[list[int]]:

@@ -79,8 +79,9 @@ def stt_pieces() -> list[Piece]:
     return [*SPECIAL, *((piece, PieceType.NORMAL) for piece in pieces)]
 
 
-def stt_shapes(text_card: int) -> Shapes:
-    return Shapes(DIM, _HEADS, 1, 64, 2, 1, 192, text_card=text_card, context=CONTEXT)
+def stt_shapes() -> Shapes:
+    """Return the shapes of the model that knows the caller's words; what they say of a depformer means nothing."""
+    return Shapes(DIM, _HEADS, 1, 64, 2, 1, 192, text_card=len(stt_pieces()), context=CONTEXT)
 
 
 def stt_config(shapes: Shapes) -> dict[str, object]:
@@ -108,15 +109,16 @@ def stt_tensors(shapes: Shapes) -> dict[str, Shape]:
 
 def stt_lm() -> dict[str, F32]:
     """Return the weights of a model that writes down what the demo's caller says."""
-    weights = blank(stt_tensors(stt_shapes(len(stt_pieces()))))
+    shapes = stt_shapes()
+    weights = blank(stt_tensors(shapes))
     _write_codes(weights[f"audio_embs.{SPOKEN}.weight"])
     _write_delay(weights["transformer.layers.0.self_attn.in_proj.weight"], norm_factor(_READ))
     out = weights["transformer.layers.0.self_attn.out_proj.weight"]
     copied = np.arange(_COPIED)
     out[_DELAYED + copied, copied] = 1
     factor = norm_factor(_READ + _COPIED)
-    tokens = np.arange(len(stt_pieces()))
-    weights["text_linear.weight"][:, _DELAYED : _DELAYED + LENGTH] = PATTERNS[tokens] * SHARPNESS / LENGTH / factor
+    patterns = PATTERNS[: shapes.text_card]
+    weights["text_linear.weight"][:, _DELAYED : _DELAYED + LENGTH] = patterns * SHARPNESS / LENGTH / factor
     weights[f"extra_heads.{TURN_HEAD}.weight"][0, _DELAYED + _LAST] = SHARPNESS / factor
     return weights
 
