@@ -1,4 +1,6 @@
-"""A PersonaPlex of random weights as NVIDIA's: PyTorch's layout, 16 slices, a config without a shape; voices (safetensors).
+"""A PersonaPlex of random weights, in NVIDIA's files: PyTorch's layout, 16 slices, a config without a shape.
+
+Its voices are safetensors, where NVIDIA's are `torch.save`'s.
 
 Once loaded it is the Moshi of `random_lm` with 16 slices, of which the first 8 are used: each tensor here is one of
 those, or several on top of one another.
