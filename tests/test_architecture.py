@@ -11,42 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIGHT = {
-    *("workers.messages", "workers.pipeline", "workers.processors", "workers.supervisor", "workers.process"),
-    *(
-        "workers.transcription",
-        "workers.liveness",
-        "workers.link",
-        "workers.gc_freeze",
-        "workers.logging",
-        "workers.histogram",
-    ),
+    f"workers.{name}"
+    for name in (
+        *("messages", "pipeline", "processors", "supervisor", "process", "transcription"),
+        *("liveness", "link", "gc_freeze", "logging", "histogram"),
+    )
 }
 """What the app may import from the workers."""
-PURE = ["app/audio"]
-PURE += [
-    f"app/calls/{name}.py"
-    for name in (
-        "admission",
-        "chat_leg",
-        "leg",
-        "limits",
-        "personas",
-        "record",
-        "screening",
-        "sentences",
-        "session",
-        "statistics",
-    )
-]
-PURE += [f"app/twilio/{name}.py" for name in ("errors", "events", "parties", "protocol", "status", "wire")]
-PURE += [f"app/calls/{name}.py" for name in ("masking", "transcript", "transfer", "words")]
-PURE += ["app/telemetry/webhooks/queue.py", "app/telemetry/webhooks/actions.py"]
-PURE += ["app/calls/prompts.py", "app/telemetry/recording/timeline.py"]
-PURE += [f"app/server/remote/{name}.py" for name in ("client", "messages", "pacer", "query", "servers")]
-PURE += [
-    f"app/cluster/{name}.py"
-    for name in ("directory", "fallback", "messages", "mover", "placement", "seal", "token_log", "waiting")
-]
+_PURE = {
+    "calls": "admission chat_leg leg limits masking personas prompts record screening sentences session statistics"
+    " transcript transfer words",
+    "twilio": "errors events parties protocol status wire",
+    "telemetry/webhooks": "actions queue",
+    "telemetry/recording": "timeline",
+    "server/remote": "client messages pacer query servers",
+    "cluster": "directory fallback messages mover placement seal token_log waiting",
+}
+PURE = [f"app/{folder}/{name}.py" for folder, names in _PURE.items() for name in names.split()]
+PURE += ["app/audio"]
 """Rules without I/O and without a clock."""
 IMPURE = {
     *("asyncio", "socket", "selectors", "time", "datetime", "multiprocessing", "threading", "subprocess"),

@@ -12,7 +12,8 @@ Kyutai's MLX repositories have no config.json. MOSHI_LORA adds a folder with lor
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -95,21 +96,16 @@ def lora_in(folder: Path, spec: str) -> Lora:
     if not path.is_file():
         raise CheckpointError(f"{setting}: there is no {path}; name a folder that holds one, or hf://owner/repo")
     settings = read_config(config if config.exists() else None, "MOSHI_LORA")
-    try:
+    with _refused(setting):
         _refuse_pointer(path, setting)
         read_header(path)
+    try:
         rank = settings.get("lora_rank")
         scaling = float(settings.get("lora_scaling", LORA_SCALING))
         if not isfinite(scaling):
             raise ValueError(f"lora_scaling is {scaling}")
         return Lora(path, scaling, None if rank is None else int(rank))
-    except HeaderError as error:
-        raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
-    except OSError as error:
-        raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
     except (TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{setting}: lora_scaling or lora_rank in {config} is wrong ({error})") from error
 
 
@@ -154,21 +150,28 @@ def _check_files(files: Files, setting: str, pieces: object) -> None:
 
     None: as many as the model has text tokens, by the rows of its text head.
     """
-    try:
+    with _refused(setting):
         for path in (files.model, files.mimi, files.tokenizer):
             _refuse_pointer(path, setting)
         head = read_header(files.model).get("text_linear.weight")
         read_header(files.mimi)
         found = _count_pieces(files.tokenizer)
-    except HeaderError as error:
-        raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
-    except OSError as error:
-        raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
     pieces = pieces or (head.shape[0] if head else found)
     if found != pieces or not found:
         wrong = f"has {found} pieces, the model {pieces}" if found else "is damaged"
         hint = "take the tokenizer of the same checkpoint, whole"
         raise CheckpointError(f"{setting}: {files.tokenizer} {wrong}; {hint}")
+
+
+@contextmanager
+def _refused(setting: str) -> Iterator[None]:
+    """Raise CheckpointError when a file is damaged or cannot be read."""
+    try:
+        yield
+    except HeaderError as error:
+        raise CheckpointError(f"{setting}: {error}; delete the file and fetch it anew") from error
+    except OSError as error:
+        raise CheckpointError(f"{setting}: {error.filename}: {error.strerror}") from error
 
 
 def _refuse_pointer(path: Path, setting: str) -> None:

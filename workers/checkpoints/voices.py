@@ -51,19 +51,13 @@ def unpack_voices(archive: Path, cache: Path) -> Path:
         return made_once(cache / f"voices-{digest[:16]}", lambda folder: _unpack(archive, folder)) / VOICES
     except (CheckpointError, MemoryError):
         raise
-    except OSError as error:
-        if not isinstance(error, gzip.BadGzipFile):
+    except Exception as error:  # a damaged archive can raise almost anything
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             reason = f"{error.filename or archive}: {error.strerror or error}"
             raise CheckpointError(f"CACHE_DIR={cache}: {archive.name} cannot be unpacked ({reason})") from error
-        raise _damaged(archive, error) from error
-    except Exception as error:  # a damaged archive can raise almost anything
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    hint = "delete the file and fetch it anew"
-    return CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked ({reason}); {hint}")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "delete the file and fetch it anew"
+        raise CheckpointError(f"MOSHI_CHECKPOINT: {archive} cannot be unpacked ({reason}); {hint}") from error
 
 
 def _unpack(archive: Path, folder: Path) -> None:

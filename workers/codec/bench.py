@@ -34,11 +34,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame.
-
-    A frame begins every `every_s` seconds, or as soon as the one before is done. An encoder of ours gives so many codes
-    a frame (`codebooks`).
-    """
+    """What to measure: `path` numpy, mlx or rustymimi; `direction` encode or decode; all rows advance in each frame."""
 
     path: str
     direction: str
@@ -46,8 +42,6 @@ class Case:
     threads: int
     frames: int
     mimi: str
-    every_s: float = 0.0
-    codebooks: int = CODEBOOKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +76,7 @@ def measure(case: Case) -> CodecTime:
     for _ in range(_WARM_UP_FRAMES):
         step()
     before, times = process.cpu_times(), []
-    began = time.perf_counter()
-    for frame in range(case.frames):
-        time.sleep(max(0.0, began + frame * case.every_s - time.perf_counter()))
+    for _ in range(case.frames):
         started = time.perf_counter()
         step()
         times.append(time.perf_counter() - started)
@@ -107,7 +99,7 @@ def _codec(case: Case) -> tuple[Callable[[], object], int]:
         inputs = random.integers(0, CODES, (case.rows, CODEBOOKS), np.int32)
     frames = {Slot(row): frame for row, frame in enumerate(inputs)}
     if case.path != "rustymimi":
-        ours = make_codec(stage, library_for(case.path), mimi, case.rows, case.threads, case.codebooks)
+        ours = make_codec(stage, library_for(case.path), mimi, case.rows, case.threads)
         return lambda: ours.run(frames), ours.bytes_per_call
     from workers.codec.rustymimi_codec import RustymimiCodec
 

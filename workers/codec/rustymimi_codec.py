@@ -25,7 +25,7 @@ class RustymimiCodec:
 
     def __init__(self, stage: Stage, weights: Path, slots: int, max_call_s: float, codebooks: int = CODEBOOKS) -> None:
         positions = (int(max_call_s / FRAME_S) + _SPARE_FRAMES) * POSITIONS
-        self._calls = [_Call(stage, weights, positions, codebooks) for _ in range(slots)]
+        self._calls = [TokenizerCall(stage, weights, positions, codebooks) for _ in range(slots)]
 
     def open(self, slot: Slot) -> None:
         self._calls[slot].reset()
@@ -38,7 +38,7 @@ class RustymimiCodec:
         return {slot: self._calls[slot].run(frame) for slot, frame in frames.items()}
 
 
-class _Call:
+class TokenizerCall:
     """One `rustymimi.Tokenizer`, for one direction of one call at a time."""
 
     def __init__(self, stage: Stage, weights: Path, positions: int, codebooks: int) -> None:

@@ -34,7 +34,7 @@ def _codes(rows: int, codebooks: int) -> dict[Slot, np.ndarray[tuple[int], np.dt
 
 
 def _transcriber_step(spec: str, cache: Path, rows: int) -> Step:
-    from workers.transcriber.checkpoint import load_speech
+    from workers.transcriber.start import load_speech
     from workers.transcriber.transcriber import Transcriber
 
     transcriber = Transcriber(load_speech(locate_stt(spec, cache, report_nothing))[0], rows)

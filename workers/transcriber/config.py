@@ -16,6 +16,7 @@ from workers.checkpoints.header import TensorInfo, read_header
 from workers.engine.config import MainShape
 from workers.engine.layout import mlx_header
 from workers.messages import CODES, FRAME_S, SPEECH_CODEBOOKS
+from workers.transcriber.words import SpeechTiming
 
 _HINT = "take hf://kyutai/stt-1b-en_fr-mlx"
 _DEPFORMER = ("dim", "num_heads", "num_layers", "dim_feedforward", "pos_emb")
@@ -39,11 +40,10 @@ class _SpeechShape(MainShape):
 
 @dataclass(frozen=True, slots=True)
 class SpeechConfig:
-    """`lm` is the model's shape, `delay_steps` how many steps its text is behind, `prefix_steps` of silence precede."""
+    """`lm` is the model's shape."""
 
     lm: LmConfig
-    delay_steps: int
-    prefix_steps: int
+    timing: SpeechTiming
 
 
 def speech_header(files: Files) -> dict[str, TensorInfo]:
@@ -68,7 +68,7 @@ def speech_config(files: Files) -> SpeechConfig:
         raise _refused(files, "dim is not a multiple of num_heads")
     timing = shape.stt_config
     prefix_steps = -int(-timing.audio_silence_prefix_seconds // FRAME_S)
-    return SpeechConfig(lm, round(timing.audio_delay_seconds / FRAME_S), prefix_steps)
+    return SpeechConfig(lm, SpeechTiming(round(timing.audio_delay_seconds / FRAME_S), prefix_steps))
 
 
 def _settings(given: dict[str, Any], files: Files) -> dict[str, Any]:

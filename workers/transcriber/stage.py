@@ -26,7 +26,7 @@ from workers.messages import (
 )
 from workers.scheduler import BatchScheduler
 from workers.transcriber.transcriber import SpeechStep, Transcriber
-from workers.transcriber.words import TimedWord, WordTimer
+from workers.transcriber.words import SpeechTiming, TimedWord, WordTimer
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,8 @@ Frames = deque[tuple[int, CodeArray]]
 """Numbers and codes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Steps that the text is behind, and of silence that the model wants before a call; `silence` is (n, 32)."""
-
-    delay_steps: int
-    prefix_steps: int
-    silence: CodeArray
-
-
 @dataclass
-class _Call:
+class TranscribedCall:
     """One call; `next_seq` is the frame that comes next. `tail` is how much silence is left to feed once it `ended`."""
 
     epoch: Epoch
@@ -64,18 +55,20 @@ class _Call:
 
 
 class TranscriberStage:
-    """`decoder` returns what decodes the tokens of one call; see `FrameProcessor`."""
+    """`decoder` returns what decodes the tokens of one call, `silence` are codes of it, (32,); see `FrameProcessor`."""
 
     def __init__(
         self,
         transcriber: Transcriber,
         decoder: Callable[[], Callable[[int], str]],
-        timing: Timing,
+        timing: SpeechTiming,
+        silence: CodeArray,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._transcriber, self._decoder, self._timing, self._clock = transcriber, decoder, timing, clock
+        self._transcriber, self._decoder, self._timing = transcriber, decoder, timing
+        self._silence, self._clock = silence, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
-        self._calls: dict[Slot, _Call] = {}
+        self._calls: dict[Slot, TranscribedCall] = {}
         self.batch = 0
         """How many calls the last step served."""
 
@@ -104,21 +97,23 @@ class TranscriberStage:
         frames = {slot: frame for slot, call in self._calls.items() if (frame := self._next(call))}
         return self._step(frames)
 
-    def _begin(self, slot: Slot, epoch: Epoch, seq: int) -> _Call:
+    def _begin(self, slot: Slot, epoch: Epoch, seq: int) -> TranscribedCall:
         prefix = self._timing.prefix_steps
         self._transcriber.open(slot)
-        call = self._calls[slot] = _Call(epoch, WordTimer(self._timing.delay_steps, seq, self._decoder()), seq - prefix)
-        call.waiting.extend((call.next_seq + step, self._timing.silence[-1]) for step in range(prefix))
+        call = self._calls[slot] = TranscribedCall(
+            epoch, WordTimer(self._timing.delay_steps, seq, self._decoder()), seq - prefix
+        )
+        call.waiting.extend((call.next_seq + step, self._silence) for step in range(prefix))
         return call
 
-    def _next(self, call: _Call) -> tuple[int, CodeArray] | None:
+    def _next(self, call: TranscribedCall) -> tuple[int, CodeArray] | None:
         """Return what a call's next step reads, None for nothing."""
         if call.waiting:
             return call.waiting.popleft()
         if not call.ended:
             return None
         call.tail -= 1
-        return call.next_seq, self._timing.silence[-1]
+        return call.next_seq, self._silence
 
     def _finish(self, slot: Slot) -> list[TranscriptMessage]:
         """Step a call to its end at once: the slot is wanted."""
@@ -150,7 +145,7 @@ class TranscriberStage:
             messages.append(TranscriptEnd(slot, call.epoch, call.missed))
         return messages
 
-    def _words(self, slot: Slot, call: _Call, seq: int, step: SpeechStep) -> list[TranscriptMessage]:
+    def _words(self, slot: Slot, call: TranscribedCall, seq: int, step: SpeechStep) -> list[TranscriptMessage]:
         messages: list[TranscriptMessage] = [*self._heard(slot, call, call.words.step(step.text_token, seq))]
         call.turn_over |= step.turn_over
         if call.turn_over and not call.words.in_word:
@@ -159,7 +154,7 @@ class TranscriberStage:
             call.turn_over, call.words_in_turn = False, 0
         return messages
 
-    def _heard(self, slot: Slot, call: _Call, word: TimedWord | None) -> list[Heard]:
+    def _heard(self, slot: Slot, call: TranscribedCall, word: TimedWord | None) -> list[Heard]:
         if not word:
             return []
         call.words_in_turn += 1

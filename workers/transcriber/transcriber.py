@@ -31,10 +31,10 @@ class SpeechStep:
 class Transcriber:
     """`slots` calls over one loaded `Lm`. Make it, and call it, in one thread only: MLX binds streams to threads."""
 
-    def __init__(self, lm: Lm, slots: int, context: int | None = None) -> None:
-        """Allocate everything; the `Lm` is taken over. `context` is how many steps are remembered, else the `lm`'s."""
+    def __init__(self, lm: Lm, slots: int) -> None:
+        """Allocate everything; the `Lm` is taken over."""
         shape, dtype = lm.cfg.transformer, lm.out_norm.weight.dtype
-        self.slots, self.context = slots, context or int(shape.context)
+        self.slots, self.context = slots, int(shape.context)
         self._start, self._padding = int(lm.cfg.text_out_vocab_size), int(lm.cfg.audio_padding_token)
         self._kv_cache = KVCache.allocate(shape.num_layers, shape.num_heads, shape.head_dim, dtype, slots, self.context)
         model = SpeechModel(lm)

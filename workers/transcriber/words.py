@@ -21,6 +21,14 @@ _STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechTiming:
+    """How many steps the text is behind the speech, and how many of silence the model wants before a call."""
+
+    delay_steps: int
+    prefix_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class TimedWord:
     text: str
     start_s: float

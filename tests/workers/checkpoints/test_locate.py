@@ -62,24 +62,17 @@ def test_a_git_lfs_pointer_is_named(make: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("content", [None, b"", b"\0" * 100, b"<html>404</html>", b"\xff\xfe\xfd" * 99])
-def test_a_folder_or_a_file_with_something_else_in_its_place_is_named(
-    make: Make, name: str, content: bytes | None
-) -> None:
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"<html>404</html>", b"\xff\xfe\xfd" * 99, "another", "folder"])
+def test_something_else_in_the_place_of_a_file_is_named(make: Make, name: str, content: bytes | str) -> None:
+    """Other bytes, another file of the checkpoint, a folder."""
     path = make() / name
+    other = path.parent / (MIMI if name in (CONFIG, TOKENIZER) else TOKENIZER)
     path.unlink()
-    if content is None:
+    if content == "folder":
         path.mkdir()
     else:
-        path.write_bytes(content)
+        path.write_bytes(content if isinstance(content, bytes) else other.read_bytes())
     assert str(path) in refusal(path.parent)
-
-
-@pytest.mark.parametrize(("name", "other"), [(TOKENIZER, MIMI), (MIMI, TOKENIZER), (CONFIG, MIMI)])
-def test_another_file_of_the_checkpoint_in_its_place_is_named(make: Make, name: str, other: str) -> None:
-    folder = make()
-    (folder / name).write_bytes((folder / other).read_bytes())
-    assert name in refusal(folder)
 
 
 def test_a_tokenizer_cut_anywhere_or_of_another_model_is_named(make: Make) -> None:

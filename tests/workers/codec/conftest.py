@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.synthetic import random_mimi
+from tests.synthetic import synthetic_cache
+from workers.checkpoints.files import MIMI
+from workers.checkpoints.synthetic import make_synthetic
 from workers.codec.choose import make_codec
 from workers.codec.mimi import Mimi
 from workers.messages import Stage
@@ -16,8 +18,8 @@ Codecs = dict[Stage, Mimi]
 
 @pytest.fixture(scope="session")
 def mimi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of float32 with 8 codebooks."""
-    return random_mimi(tmp_path_factory)
+    """A file of float32."""
+    return make_synthetic("random", synthetic_cache(tmp_path_factory)) / MIMI
 
 
 @pytest.fixture(scope="session")

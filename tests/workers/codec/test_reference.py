@@ -16,13 +16,18 @@ from workers.codec.choose import Library, make_codec
 from workers.codec.codec import Codec, CodecError, Row
 from workers.codec.mimi import Mimi
 from workers.codec.rustymimi_codec import RustymimiCodec
+from workers.codec.state import ENTRIES, rotation
 from workers.messages import FRAME_S, Slot, Stage
 
 FRAMES = 130
 BLOCK = 65
 """Frames that rustymimi computes at a time: the same result in less than half the time."""
 WRAP = 124
-SLOT = Slot(1)
+FULL = 126
+"""Then every entry of the ring is written."""
+SLOT, OLD = Slot(1), Slot(2)
+TWO_HOURS = 715 * ENTRIES
+"""In positions; after whole rounds of the ring each entry is where it was."""
 Reference = dict[Stage, tuple[Row, Row]]
 """What each direction gets, and what rustymimi makes of it."""
 
@@ -47,8 +52,8 @@ def reference(mimi: Path) -> Reference:
     return official(mimi, np.concatenate([sound(kind, n) for kind, n in zip(KINDS, (40, 20, 20, 50), strict=True)]))
 
 
-def run(codec: Codec, frames: Row) -> Row:
-    return np.array([codec.run({SLOT: frame})[SLOT] for frame in frames])
+def run(codec: Codec, frames: Row, slot: Slot = SLOT) -> Row:
+    return np.array([codec.run({slot: frame})[slot] for frame in frames])
 
 
 def assert_same(stage: Stage, wanted: Row, got: Row) -> None:
@@ -65,8 +70,18 @@ def hand_over(old: Mimi, new: Mimi) -> None:
     after.keys, after.values = ([mx.array(layer) for layer in layers] for layers in (before.keys, before.values))
 
 
+def copy_two_hours_later(codec: Mimi) -> None:
+    """Put OLD where SLOT is, with keys rotated by the angles of two hours."""
+    state, ((cos, _),), ((sin, _),) = codec._step.state, *rotation(np.array([TWO_HOURS]))
+    state.position[OLD], state.tails[OLD] = state.position[SLOT] + TWO_HOURS, state.tails[SLOT]
+    for keys, values in zip(state.keys, state.values, strict=True):
+        a, b = np.split(keys[SLOT], 2, axis=-1)
+        keys[OLD] = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        values[OLD] = values[SLOT]
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_numpy_and_mlx_give_what_rustymimi_gives(
+def test_numpy_and_mlx_give_what_rustymimi_gives_in_a_long_call_too(
     mimi: Path, codecs: Codecs, reference: Reference, stage: Stage
 ) -> None:
     numpy, (frames, wanted) = codecs[stage], reference[stage]
@@ -75,7 +90,10 @@ def test_numpy_and_mlx_give_what_rustymimi_gives(
     numpy.open(SLOT)
     assert_same(stage, wanted[:WRAP], run(numpy, frames[:WRAP]))
     hand_over(numpy, on_mlx)
-    assert_same(stage, wanted[WRAP:], run(numpy, frames[WRAP:]))
+    assert_same(stage, wanted[WRAP:FULL], run(numpy, frames[WRAP:FULL]))
+    copy_two_hours_later(numpy)
+    assert_same(stage, wanted[FULL:], run(numpy, frames[FULL:]))
+    assert_same(stage, wanted[FULL:], run(numpy, frames[FULL:], OLD))
     assert_same(stage, wanted[WRAP : WRAP + 3], run(on_mlx, frames[WRAP : WRAP + 3]))
 
 

@@ -1,13 +1,14 @@
 """Calls that come back: encoder and decoder run through their past, and go on as if nothing had been."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.workers.codec.conftest import SLOTS
+from tests.workers.codec.conftest import SLOTS, STAGES
 from tests.workers.codec.sounds import codes, snr_db, sound
 from tests.workers.codec.test_stages import (
     BROKEN,
@@ -28,10 +29,10 @@ from tests.workers.codec.test_stages import (
     values,
     work,
 )
-from workers.codec.choose import make_codec
-from workers.codec.codec import Codec, LoopbackCodec, Row
+from tests.workers.config import LOOPBACK
+from workers.codec.choose import open_codec
+from workers.codec.codec import LoopbackCodec, Row
 from workers.codec.replay import REPLAY_S
-from workers.codec.rustymimi_codec import RustymimiCodec
 from workers.codec.stages import FULL_SCALE, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
     FRAME_SAMPLES,
@@ -238,31 +239,19 @@ def test_the_line_test_s_codec_comes_back_too(kind: Stage) -> None:
 FRAMES, LOST = 10, 6
 
 
-def rustymimi(stage: Stage, mimi: Path) -> Codec:
-    return RustymimiCodec(stage, mimi, SLOTS, 60.0)
-
-
-def on_numpy(stage: Stage, mimi: Path) -> Codec:
-    return make_codec(stage, "numpy", mimi, SLOTS)
-
-
-def on_mlx(stage: Stage, mimi: Path) -> Codec:
-    return make_codec(stage, "mlx", mimi, SLOTS)
-
-
 @pytest.mark.parametrize(
-    "make", [on_numpy, *(pytest.param(one, marks=pytest.mark.slow) for one in (rustymimi, on_mlx))]
+    "name", ["numpy", *(pytest.param(one, marks=pytest.mark.slow) for one in ("rustymimi", "mlx"))]
 )
-@pytest.mark.parametrize("kind", [Stage.ENCODE, Stage.DECODE])
+@pytest.mark.parametrize("kind", STAGES)
 def test_after_its_whole_past_a_real_codec_goes_on_as_one_that_never_stopped(
-    mimi: Path, make: Callable[[Stage, Path], Codec], kind: Stage
+    mimi: Path, name: str, kind: Stage
 ) -> None:
     """Beside another call, which goes on; past and gap of the caller are rounded to 16 bits."""
     is_encoder = kind is Stage.ENCODE
     heard = (sound("speech", FRAMES) * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE).astype(np.int16)
     said = codes(FRAMES)
     frames: Row = heard.astype(np.float32) / FULL_SCALE if is_encoder else said
-    whole, codec = make(kind, mimi), make(kind, mimi)
+    whole, codec = (open_codec(replace(LOOPBACK, stage=kind, codec=name, mimi=mimi, slots=SLOTS)) for _ in range(2))
     whole.open(B)
     wanted = np.array([whole.run({B: frame})[B] for frame in frames])
     stage: CodecStage = (

@@ -19,7 +19,7 @@ from workers.engine.checkpoint import load
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
 from workers.engine.memory import Memory, Plan, kv_step_bytes, memory_of, plan, wired_limit
-from workers.transcriber.checkpoint import load_speech
+from workers.transcriber.start import load_speech
 
 GIB = 1 << 30
 METAL: dict[str, str | int] = {

@@ -5,25 +5,24 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from tests.workers.rows import A
+from workers.checkpoints.synthetic.lm_layout import Shapes
+from workers.checkpoints.synthetic.stt import stt_config
 from workers.engine.checkpoint import quantize_plain
-from workers.messages import CodeArray
+from workers.messages import CodeArray, Slot
+from workers.transcriber.transcriber import SpeechStep, Transcriber
 
 TEXT = 400
 
 
 def config(context: int = 750, heads: int = 4) -> dict[str, Any]:
     """Return a config.json like that of kyutai/stt-1b-en_fr, smaller."""
-    main = {"dim": 128, "num_heads": 4, "num_layers": 2, "causal": True, "layer_scale": None, "context": context}
-    shape = {"max_period": 100_000.0, "positional_embedding": "rope", "card": 2048, "text_card": TEXT}
-    streams = {"n_q": 32, "dep_q": 0, "delays": [0] * 33, "model_type": "stt", "hidden_scale": 4.125}
-    depth = {"depformer_dim": 64, "depformer_num_heads": 2, "depformer_num_layers": 2, "depformer_pos_emb": "none"}
-    extra = {"extra_heads_num_heads": heads, "extra_heads_dim": 6, "depformer_dim_feedforward": 256}
-    timing = {"stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": 0.5}}
-    return {**main, **shape, **streams, **depth, **extra, **timing}
+    return stt_config(Shapes(128, 4, 2, 64, 2, 2, 256, TEXT, context)) | {"extra_heads_num_heads": heads}
 
 
 @cache
@@ -40,6 +39,10 @@ def build(dtype: mx.Dtype = mx.float32, bits: int | None = None, context: int = 
     return lm
 
 
+def near(seconds: float) -> Any:
+    return pytest.approx(seconds)
+
+
 def speech(call: int, steps: int) -> NDArray[np.int32]:
     """Return the codes of a caller, shape (steps, 32); each call has its own, longer ones begin alike."""
     return np.random.default_rng(call).integers(0, 2048, (steps, 32)).astype(np.int32)
@@ -52,6 +55,17 @@ def official(lm: Lm, heard: CodeArray) -> list[tuple[int, bool]]:
     greedy = Sampler(temp=0.0)
     generator = LmGen(lm, max_steps=len(heard) + 1, text_sampler=greedy, audio_sampler=greedy)
     return [_official_step(generator, frame) for frame in [*heard[1:], heard[0]]]
+
+
+def written(transcriber: Transcriber, frames: CodeArray, slot: Slot = A) -> list[tuple[int, bool]]:
+    """Return the same of a new call in this slot, with these frames one after the other."""
+    transcriber.open(slot)
+    return [outcome(transcriber.step({slot: frame})[slot]) for frame in frames]
+
+
+def outcome(step: SpeechStep) -> tuple[int, bool]:
+    assert not step.fault
+    return step.text_token, step.turn_over
 
 
 def _official_step(generator: LmGen, frame: CodeArray) -> tuple[int, bool]:

@@ -9,16 +9,15 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from tests.workers.transcriber.small import TEXT, build, config, official, speech
+from tests.workers.transcriber.small import TEXT, build, config, official, speech, written
 from workers.checkpoints.files import CONFIG, MIMI, TOKENIZER, CheckpointError, Files, files_in
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
-from workers.messages import Slot
-from workers.transcriber.checkpoint import load_speech
 from workers.transcriber.config import speech_config
+from workers.transcriber.start import load_speech
 from workers.transcriber.transcriber import Transcriber
+from workers.transcriber.words import SpeechTiming
 
-A = Slot(0)
 Make = Callable[..., Files]
 
 
@@ -53,17 +52,13 @@ def in_pytorch(weights: dict[str, mx.array]) -> dict[str, mx.array]:
 def test_both_layouts_are_the_same_model(make: Make, layout: Callable[[dict[str, mx.array]], Any]) -> None:
     wanted = official(build(mx.bfloat16), speech(1, 9))[:8]
     lm, found = load_speech(make(layout(dict(tree_flatten(build(mx.bfloat16).parameters())))))
-    transcriber = Transcriber(lm, 1)
-    transcriber.open(A)
-    steps = [transcriber.step({A: frame})[A] for frame in speech(1, 8)]
-    assert [(step.text_token, step.turn_over) for step in steps] == wanted
-    assert (found.delay_steps, found.prefix_steps) == (6, 0)
+    assert written(Transcriber(lm, 1), speech(1, 8)) == wanted
+    assert found == SpeechTiming(6, 0)
 
 
 def test_the_published_models_delays(make: Make) -> None:
     timing = {"audio_delay_seconds": 2.5, "audio_silence_prefix_seconds": 1.0}
-    found = speech_config(make(stt_config=timing))
-    assert (found.delay_steps, found.prefix_steps) == (31, 13)
+    assert speech_config(make(stt_config=timing)).timing == SpeechTiming(31, 13)
 
 
 def test_the_extra_heads_are_those_in_the_file(make: Make) -> None:
@@ -79,10 +74,7 @@ def test_plain_weights_are_quantised_at_load_and_others_stay_as_they_are(make: M
     plain = dict(tree_flatten(build(mx.bfloat16).parameters()))
     for weights, quantize in ((plain, bits), (stored, 12 - bits), (stored, None)):
         lm, _ = load_speech(make(weights), quantize)
-        transcriber = Transcriber(lm, 1)
-        transcriber.open(A)
-        steps = [transcriber.step({A: frame})[A] for frame in speech(1, 4)]
-        assert [(step.text_token, step.turn_over) for step in steps] == wanted
+        assert written(Transcriber(lm, 1), speech(1, 4)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import pytest
 
+from tests.workers.transcriber.small import near
 from workers.messages import (
     CodeArray,
     Epoch,
@@ -18,17 +18,14 @@ from workers.messages import (
     TranscriptMessage,
     TurnOver,
 )
-from workers.transcriber.stage import BACKLOG, PATIENCE_S, Timing, TranscriberStage
+from workers.transcriber.stage import BACKLOG, PATIENCE_S, TranscriberStage
 from workers.transcriber.transcriber import SpeechStep, Transcriber
+from workers.transcriber.words import SpeechTiming
 
 A, B = map(Slot, range(2))
-SILENCE = np.full((3, 32), 9, np.int32)
+SILENCE = np.full(32, 9, np.int32)
 DELAY, TAIL = 6, 6 + 12
 FAULTY, TURN = 99, 98
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value)
 
 
 @dataclass
@@ -57,8 +54,8 @@ class Calls:
     def __init__(self, prefix: int = 0) -> None:
         self.fake = FakeTranscriber()
         decode = lambda: lambda token: f" w{token}"  # noqa: E731
-        timing = Timing(DELAY, prefix, SILENCE)
-        self.stage = TranscriberStage(cast("Transcriber", self.fake), decode, timing, lambda: self.fake.now)
+        timing, transcriber = SpeechTiming(DELAY, prefix), cast("Transcriber", self.fake)
+        self.stage = TranscriberStage(transcriber, decode, timing, SILENCE, lambda: self.fake.now)
 
     def say(self, slot: Slot, seq: int, token: int = 3, epoch: int = 1) -> list[TranscriptMessage]:
         return [*self.stage.receive(Speech(slot, Epoch(epoch), seq, np.full(32, token, np.int32)))]

@@ -10,19 +10,14 @@ from hypothesis import given, settings
 from moshi_mlx.models import Lm
 
 from tests.workers.rows import STORIES, A, B, C, Calls
-from tests.workers.transcriber.small import TEXT, build, official, speech
+from tests.workers.transcriber.small import TEXT, build, official, outcome, speech, written
 from workers.messages import CodeArray, Slot
-from workers.transcriber.transcriber import SpeechStep, Transcriber
+from workers.transcriber.transcriber import Transcriber
 
 SLOTS = 3
 Heard = tuple[int, bool]
 Build = tuple[mx.Dtype, int | None]
 F32: Build = (mx.float32, None)
-
-
-def heard(step: SpeechStep) -> Heard:
-    assert not step.fault
-    return step.text_token, step.turn_over
 
 
 @cache
@@ -31,7 +26,7 @@ def expected(model: Build, call: int, steps: int = 20) -> list[Heard]:
 
 
 def calls_on(transcriber: Transcriber) -> Calls[Heard]:
-    return Calls(transcriber, speech, heard)
+    return Calls(transcriber, speech, outcome)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +34,7 @@ def calls_on(transcriber: Transcriber) -> Calls[Heard]:
 )
 def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> None:
     wanted = [expected(model, call) for call in range(4)]  # before the transcriber takes the weights over
-    calls = calls_on(Transcriber(build(*model), SLOTS, context=64))
+    calls = calls_on(Transcriber(build(*model, context=64), SLOTS))
     calls.open(A)
     calls.step(A, times=2)
     calls.open(C)
@@ -58,7 +53,7 @@ def test_every_row_writes_what_the_official_model_writes_alone(model: Build) -> 
 
 @cache
 def shared() -> Transcriber:
-    return Transcriber(build(), SLOTS, context=64)
+    return Transcriber(build(context=64), SLOTS)
 
 
 @settings(max_examples=15, deadline=None)  # an example is twelve steps
@@ -76,17 +71,13 @@ def test_calls_may_come_go_and_pause_at_any_step(story: Sequence[tuple[Slot, boo
 
 def test_up_to_the_context_it_is_the_official_model() -> None:
     wanted = official(build(context=24), speech(7, 25))
-    transcriber = Transcriber(build(context=24), 1)
-    transcriber.open(A)
-    assert [heard(transcriber.step({A: frame})[A]) for frame in speech(7, 24)] == wanted[:24]
+    assert written(Transcriber(build(context=24), 1), speech(7, 24)) == wanted[:24]
 
 
 def test_beyond_the_window_a_step_reads_exactly_the_last_context_steps() -> None:
     """The official cache shows one key more there (MOSHI.md §3), so the whole is computed anew, with a mask."""
     lm, frames = build(context=16), speech(3, 60)
-    transcriber = Transcriber(lm, 2)
-    transcriber.open(B)
-    steps = [heard(transcriber.step({B: frame})[B]) for frame in frames]
+    steps = written(Transcriber(lm, 2), frames, B)
     texts = [text for text, _ in steps]
     read = np.concatenate([np.array([[TEXT, *[2048] * 32]]), np.c_[texts[:-1], frames[1:]]])
     assert recomputed(lm, read.astype(np.int32), 16) == steps
@@ -113,11 +104,8 @@ def recomputed(lm: Lm, read: CodeArray, context: int) -> list[Heard]:
 
 def test_a_checkpoint_without_extra_heads_tells_no_turns() -> None:
     wanted = official(build(heads=0), speech(2, 9))[:8]
-    transcriber = Transcriber(build(heads=0), 1)
-    transcriber.open(A)
-    steps = [heard(transcriber.step({A: frame})[A]) for frame in speech(2, 8)]
-    assert steps == wanted
-    assert not any(over for _, over in steps)
+    assert written(Transcriber(build(heads=0), 1), speech(2, 8)) == wanted
+    assert not any(over for _, over in wanted)
 
 
 BAD = {
@@ -138,12 +126,12 @@ def test_a_bad_frame_is_refused_and_nobody_moves(bad: CodeArray) -> None:
     first = transcriber.step({A: frames[0], B: bad})
     assert first[B].fault
     rest = [transcriber.step({A: frame, B: frame}) for frame in frames[1:]]
-    assert [heard(step[A]) for step in (first, *rest)] == wanted
+    assert [outcome(step[A]) for step in (first, *rest)] == wanted
 
 
 def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
     wanted = expected(F32, 0)[:6]
-    transcriber = Transcriber(build(), 2, context=64)
+    transcriber = Transcriber(build(context=64), 2)
     transcriber.open(A)
     transcriber.open(B)
     steps = []
@@ -151,21 +139,19 @@ def test_what_is_not_a_number_stays_in_its_row_and_is_cleared() -> None:
         if number == 3:
             transcriber._kv_cache.values[0][B, :, 0] = mx.nan
         both = transcriber.step({A: frame, B: frame})
-        steps.append(heard(both[A]))
+        steps.append(outcome(both[A]))
         assert bool(both[B].fault) == (number == 3)
         if both[B].fault:
             transcriber.open(B)
-    transcriber.open(B)
     assert steps == wanted
-    assert [heard(transcriber.step({B: frame})[B]) for frame in speech(0, 6)] == wanted
+    assert written(transcriber, speech(0, 6), B) == wanted
 
 
 def test_warming_up_leaves_no_trace_and_makes_every_graph() -> None:
     wanted = expected(F32, 0)[:6]
-    transcriber = Transcriber(build(), 2, context=64)
+    transcriber = Transcriber(build(context=64), 2)
     transcriber.warm()
-    transcriber.open(B)
-    before = [heard(transcriber.step({B: frame})[B]) for frame in speech(0, 3)]
+    before = written(transcriber, speech(0, 3), B)
     transcriber.warm()
-    after = [heard(transcriber.step({B: frame})[B]) for frame in speech(0, 6)[3:]]
+    after = [outcome(transcriber.step({B: frame})[B]) for frame in speech(0, 6)[3:]]
     assert before + after == wanted

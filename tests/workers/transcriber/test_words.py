@@ -4,20 +4,15 @@
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workers.transcriber.small import near
 from workers.transcriber.words import MOST_PIECES, TimedWord, WordTimer
 
 DELAY = 6
 PIECES = {5: " good", 6: " by", 7: "e", 8: " "}
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value)
 
 
 def timer(first_frame: int = 0) -> WordTimer:

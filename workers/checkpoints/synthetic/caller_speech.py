@@ -6,7 +6,6 @@ filter to 24 kHz adds 35 samples.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.checkpoints.synthetic.linear_mimi import DCT, HALF
-from workers.checkpoints.synthetic.phrases import read_recording
+from workers.checkpoints.synthetic.phrases import read_recording, whole_frames
 from workers.checkpoints.synthetic.tokenizer_file import SPACE
 from workers.checkpoints.synthetic.weights_file import F32
 from workers.messages import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
@@ -40,9 +39,8 @@ class Utterance:
 
     def frames(self, shift: int) -> F32:
         """Return the second halves of the frames that it lies in, as 256 coefficients each: (frames, 256)."""
-        pcm = np.pad(self.pcm, (shift * PACKET_SAMPLES + _FILTER_SAMPLES, 0))
-        pcm = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).reshape(-1, 2, HALF)
-        halves: F32 = pcm[:, 1] @ DCT.T
+        pcm = whole_frames(np.pad(self.pcm, (shift * PACKET_SAMPLES + _FILTER_SAMPLES, 0)))
+        halves: F32 = pcm.reshape(-1, 2, HALF)[:, 1] @ DCT.T
         return halves
 
     def tokens(self, shift: int) -> dict[int, str]:
@@ -81,12 +79,6 @@ def pieces_of(word: str) -> list[str]:
 @cache
 def utterances() -> tuple[Utterance, ...]:
     return tuple(_utterance(**entry) for entry in json.loads((FOLDER / "caller.json").read_text()))
-
-
-def all_pieces() -> Iterator[str]:
-    """Yield every piece once."""
-    words = (word for utterance in utterances() for _, word in utterance.words)
-    yield from dict.fromkeys(piece for word in words for piece in pieces_of(word))
 
 
 def _utterance(name: str, text: str, onsets_ms: list[int]) -> Utterance:

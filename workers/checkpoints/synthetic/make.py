@@ -38,11 +38,15 @@ from workers.checkpoints.synthetic.written_lm import shapes_of
 
 _PACKAGE = Path(__file__).parent
 _SIZES = {"tiny": TINY, "mid": MID, "full": FULL}
-_SPEC = re.compile(
-    "(script|parrot|stt)|random(:(?P<size>tiny|mid|full))?(:(?P<weights>bf16|f32|q4|q8))?"
-    "|(?P<personaplex>personaplex)(:(?P<persona_size>tiny|mid))?"
-    "|(?P<random_stt>stt:random)(:(?P<stt_size>tiny|mid|full))?"
-)
+_CHOICES: dict[str, tuple[list[str], ...]] = {
+    "script": (),
+    "parrot": (),
+    "stt": (),
+    "personaplex": ([*PERSONAPLEX_SIZES],),
+    "random": ([*_SIZES], ["bf16", "f32", "q4", "q8"]),
+    "stt:random": ([*STT_SIZES],),
+}
+"""What may follow each kind: one of each list, else its first."""
 _GRAMMAR = (
     "script, parrot, personaplex[:tiny|mid] or random[:tiny|mid|full][:bf16|f32|q4|q8];"
     " for TRANSCRIBE stt or stt:random[:tiny|mid|full]"
@@ -54,17 +58,15 @@ _SAMPLED = {"temp": 0.8, "temp_text": 0.7, "top_k": 250, "top_k_text": 25}
 def parse_spec(spec: str, setting: str = SETTING) -> list[str]:
     """Return the parts of `spec`, the part of MOSHI_CHECKPOINT or TRANSCRIBE after `synthetic:`. Raises ValueError.
 
-    They are [script], [parrot], [stt], [personaplex, size], [stt-random, size] or [random, size, weights].
+    They are the kind, with - for :, and what was chosen of `_CHOICES`.
     """
-    match = _SPEC.fullmatch(spec)
-    if match is None:
-        wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
-        raise ValueError(f"{setting}: {wrong}")
-    if match["random_stt"]:
-        return ["stt-random", match["stt_size"] or "tiny"]
-    if match["personaplex"]:
-        return ["personaplex", match["persona_size"] or "tiny"]
-    return [match[1]] if match[1] else ["random", match["size"] or "tiny", match["weights"] or "bf16"]
+    for kind, choices in _CHOICES.items():
+        options = "".join(f"(?::({'|'.join(names)}))?" for names in choices)
+        if match := re.fullmatch(kind + options, spec):
+            chosen = (name or names[0] for name, names in zip(match.groups(), choices, strict=True))
+            return [kind.replace(":", "-"), *chosen]
+    wrong = f"there is no synthetic checkpoint synthetic:{spec}; after synthetic: comes {_GRAMMAR}"
+    raise ValueError(f"{setting}: {wrong}")
 
 
 def make_synthetic(
@@ -111,7 +113,7 @@ def _model(parts: Sequence[str]) -> tuple[Shapes, dict[str, LazyTensor], list[Pi
         case ["parrot"]:
             return shapes_of(len(parrot_pieces())), in_f32(parrot_lm()), parrot_pieces()
         case ["stt"]:
-            return stt_shapes(len(stt_pieces())), in_f32(stt_lm()), stt_pieces()
+            return stt_shapes(), in_f32(stt_lm()), stt_pieces()
         case ["stt-random", size]:
             shapes = STT_SIZES[size]
             return shapes, random_tensors(stt_tensors(shapes), "bf16"), random_pieces(shapes.text_card)

@@ -1,4 +1,6 @@
-"""A PersonaPlex of random weights, in NVIDIA's files: PyTorch's layout, 16 slices, a config without a shape, voices.
+"""A PersonaPlex of random weights, in NVIDIA's files: PyTorch's layout, 16 slices, a config without a shape.
+
+Its voices are safetensors, where NVIDIA's are `torch.save`'s.
 
 Once loaded it is the Moshi of `random_lm` with 16 slices, of which the first 8 are used: each tensor here is one of
 those, or several on top of one another.
@@ -12,8 +14,15 @@ import numpy as np
 
 from workers.checkpoints.synthetic.lm_layout import DELAYS, MID, STREAMS, TINY, Shapes, tensors_of
 from workers.checkpoints.synthetic.random_lm import values
-from workers.checkpoints.synthetic.torch_file import write_torch
-from workers.checkpoints.synthetic.weights_file import Array, LazyTensor, generator_of, to_bf16
+from workers.checkpoints.synthetic.tokenizer_file import PADDING
+from workers.checkpoints.synthetic.weights_file import (
+    Array,
+    LazyTensor,
+    generator_of,
+    in_f32,
+    to_bf16,
+    write_weights,
+)
 from workers.messages import CODES
 
 SLICES = 16
@@ -25,8 +34,6 @@ PERSONAPLEX_SIZES = {
 STUB_CONFIG = {"model_type": "personaplex", "version": "7b-v1"}
 VOICE_NAMES = ("NATF0", "NATM0")
 VOICE_STEPS = 25
-PADDING = 3
-"""The text token of a step without a word."""
 
 
 def personaplex_lm(shapes: Shapes) -> dict[str, LazyTensor]:
@@ -81,8 +88,6 @@ def write_voices(folder: Path, dim: int) -> None:
     for name in VOICE_NAMES:
         random = generator_of(name)
         embeddings = random.standard_normal((VOICE_STEPS, 1, 1, dim), np.float32)
-        cache = random.integers(0, CODES, (1, len(DELAYS), 4))
+        cache = random.integers(0, CODES, (1, len(DELAYS), 4)).astype(np.float32)
         cache[:, 0] = PADDING
-        storages: dict[str, tuple[str, Array]] = {}
-        storages |= {"embeddings": ("BFloat16Storage", to_bf16(embeddings)), "cache": ("LongStorage", cache)}
-        write_torch(folder / f"{name}.pt", storages)
+        write_weights(folder / f"{name}.safetensors", in_f32({"embeddings": embeddings, "cache": cache}))

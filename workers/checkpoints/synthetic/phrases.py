@@ -42,7 +42,7 @@ def recorded_words() -> dict[str, Pcm]:
     samples, rate_hz = soundfile.read(FOLDER / "words.flac", dtype="float32")
     frame = rate_hz * FRAME_SAMPLES // SAMPLE_RATE_HZ
     parts = np.split(samples, np.cumsum([frame * frames for _, frames in words])[:-1])
-    return {word: _resample(part, rate_hz) for (word, _), part in zip(words, parts, strict=True)}
+    return {word: whole_frames(_resample(part, rate_hz)) for (word, _), part in zip(words, parts, strict=True)}
 
 
 @cache
@@ -53,19 +53,21 @@ def phrases() -> tuple[Phrase, ...]:
 
 def read_recording(path: Path) -> Pcm:
     """Return a recording at 24 kHz, any number of samples."""
-    samples, rate_hz = soundfile.read(path, dtype="float32")
-    return soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)  # type: ignore[no-any-return]
+    return _resample(*soundfile.read(path, dtype="float32"))
 
 
 def _phrase(name: str, text: str, onsets_ms: list[int]) -> Phrase:
     """Of two words that begin in one frame the second is moved to the next."""
-    pcm = _resample(*soundfile.read(FOLDER / f"{name}.wav", dtype="float32"))
+    pcm = whole_frames(read_recording(FOLDER / f"{name}.wav"))
     onsets = (onset_ms * SAMPLE_RATE_HZ // 1000 // FRAME_SAMPLES for onset_ms in onsets_ms)
     frames = accumulate(onsets, lambda last, frame: max(frame, last + 1))
     return Phrase(name, pcm, tuple(zip(frames, text.split(), strict=True)))
 
 
+def whole_frames(pcm: Pcm) -> Pcm:
+    """Return the samples with silence behind them to the end of their last frame."""
+    return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES))
+
+
 def _resample(samples: Pcm, rate_hz: int) -> Pcm:
-    """Return whole frames at 24 kHz."""
-    pcm = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ")
-    return np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES)).astype(np.float32)
+    return soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, "VHQ").astype(np.float32)  # type: ignore[no-any-return]

@@ -35,13 +35,13 @@ from numpy.typing import NDArray
 from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes
 from workers.checkpoints.synthetic.phrases import Phrase, phrases, recorded_words
 from workers.checkpoints.synthetic.script_words import SpokenPieces
-from workers.checkpoints.synthetic.tokenizer_file import SPACE, SPECIAL, Piece, PieceType
+from workers.checkpoints.synthetic.tokenizer_file import PADDING, SPACE, SPECIAL, Piece, PieceType
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CodeArray, Pcm
 
 PAUSE_STEPS = 5
 """How many QUIET steps end the caller's turn."""
-FIRST_TOKEN = 3
-"""The first state, waiting after the greeting, is Kyutai's padding token."""
+FIRST_TOKEN = PADDING
+"""The first state, waiting after the greeting."""
 
 Activity = NDArray[np.bool_]
 """Whether the caller is active in the first and second half of each frame, shape (frames, 2)."""

@@ -85,11 +85,13 @@ class SpokenPieces:
             *BYTES,
         ]
         self.tokens = {piece: token for token, (piece, _) in enumerate(self.pieces, first_token)}
-        self.first_code, self.gap = first_code, first_code
+        self.gap = first_code
+        """The first code: the sound of a gap."""
         self.pcm = _pcm(recordings)
         self.halves = coefficients(self.pcm.reshape(-1))
-        self.sounds = {sound.code: sound for sound in self._sounds(recordings)}
-        self.starts = dict(self._starts(recordings, words))
+        spoken = list(self._spoken(recordings, words))
+        self.sounds = {sound.code: sound for sound, _ in spoken}
+        self.starts = {self.tokens[piece]: sound.code for sound, pieces in spoken for piece in pieces}
         """The code of each token that has a sound of its own."""
 
     @property
@@ -102,7 +104,7 @@ class SpokenPieces:
 
     def frame(self, code: int) -> Pcm:
         """Return the sound of a code, shape (1920,)."""
-        frame: Pcm = self.pcm[code - self.first_code]
+        frame: Pcm = self.pcm[code - self.gap]
         return frame
 
     def tokens_of(self, text: str) -> list[list[int]]:
@@ -115,35 +117,24 @@ class SpokenPieces:
         begin = [self.space, self.tokens[spoken]] if whole is None else [whole]
         return begin + [self.tokens[mark] for mark in word[len(spoken) :]]
 
-    def _sounds(self, recordings: Mapping[str, Pcm]) -> Iterator[Sound]:
+    def _spoken(
+        self, recordings: Mapping[str, Pcm], words: Mapping[str, list[str]]
+    ) -> Iterator[tuple[Sound, list[str]]]:
+        """Yield the sounds by their codes, each with the pieces that begin with it."""
         gap, second, space = range(self.gap, self.gap + 3)
-        yield Sound(gap, second, Onward.GOES_ON)
-        yield Sound(second, second, Onward.SPACE)
-        yield Sound(space, gap, Onward.WAIT)
+        yield Sound(gap, second, Onward.GOES_ON), []
+        yield Sound(second, second, Onward.SPACE), []
+        yield Sound(space, gap, Onward.WAIT), [SPACE]
         code = space
-        for pcm in recordings.values():
-            for left in reversed(range(len(pcm) // FRAME_SAMPLES)):
-                code += 1
-                yield Sound(code, code + 1 if left else gap, Onward.GOES_ON)
-        for _ in BYTES:
-            code += 1
-            yield Sound(code, gap, Onward.GOES_ON)
-
-    def _starts(self, recordings: Mapping[str, Pcm], words: Mapping[str, list[str]]) -> Iterator[tuple[int, int]]:
-        code = self.gap + 2
-        yield self.space, code
         for word, pcm in recordings.items():
-            yield from ((self.tokens[piece], code + 1) for piece in words[word])
-            code += len(pcm) // FRAME_SAMPLES
-        yield from ((self.tokens[piece], code + number) for number, (piece, _) in enumerate(BYTES, 1))
-
-
-def byte_of(frame: Pcm) -> int | None:
-    """Return the byte whose tone a frame is, shape (1920,); None when it is none."""
-    heard = np.abs(frame.reshape(2, -1) @ DCT.T).min(axis=0)
-    groups = [heard[begin : begin + _HALF_BYTE * _SPACING : _SPACING] for begin in (_LOW, _HIGH)]
-    high, low = (int(group.argmax()) for group in groups)
-    return _HALF_BYTE * high + low if min(group.max() for group in groups) > _TONE_LEVEL / 2 else None
+            frames = len(pcm) // FRAME_SAMPLES
+            for frame in range(frames):
+                code += 1
+                follows = code + 1 if frame + 1 < frames else gap
+                yield Sound(code, follows, Onward.GOES_ON), [] if frame else words[word]
+        for piece, _ in BYTES:
+            code += 1
+            yield Sound(code, gap, Onward.GOES_ON), [piece]
 
 
 def _pieces(word: str, taken: Collection[str]) -> list[str]:

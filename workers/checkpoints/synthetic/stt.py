@@ -16,15 +16,14 @@ from functools import cache
 
 import numpy as np
 
-from workers.checkpoints.synthetic.caller_speech import SHIFTS, all_pieces, utterances
+from workers.checkpoints.synthetic.caller_speech import SHIFTS, pieces_of, utterances
 from workers.checkpoints.synthetic.linear_mimi import ACTIVE_LEVEL, SPOKEN
-from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, main_tensors
-from workers.checkpoints.synthetic.tokenizer_file import SPECIAL, Piece, PieceType
+from workers.checkpoints.synthetic.lm_layout import Shape, Shapes, config_of, main_tensors
+from workers.checkpoints.synthetic.tokenizer_file import END_OF_PADDING, PADDING, SPECIAL, Piece, PieceType
 from workers.checkpoints.synthetic.weights_file import F32, blank
 from workers.checkpoints.synthetic.written_lm import DIM, LENGTH, PATTERNS, SHARPNESS, norm_factor
-from workers.messages import CODES, SPEECH_CODEBOOKS
+from workers.messages import SPEECH_CODEBOOKS
 
-END_OF_PADDING, PADDING = 0, 3
 DELAY_S, DELAY_STEPS = 0.5, 6
 BEHIND = DELAY_STEPS - 2
 """With our reading step p is at the time of frame p - 4 (PERSONAPLEX.md §6)."""
@@ -74,39 +73,28 @@ def _frames() -> Iterator[SpokenFrame]:
 
 
 def stt_pieces() -> list[Piece]:
-    """Return the vocabulary."""
-    return [*SPECIAL, *((piece, PieceType.NORMAL) for piece in all_pieces())]
+    """Return the vocabulary: every piece of the caller's words once."""
+    words = (word for utterance in utterances() for _, word in utterance.words)
+    pieces = dict.fromkeys(piece for word in words for piece in pieces_of(word))
+    return [*SPECIAL, *((piece, PieceType.NORMAL) for piece in pieces)]
 
 
-def stt_shapes(text_card: int) -> Shapes:
-    return Shapes(DIM, _HEADS, 1, 64, 2, 1, 192, text_card=text_card, context=CONTEXT)
+def stt_shapes() -> Shapes:
+    """Return the shapes of the model that knows the caller's words; what they say of a depformer means nothing."""
+    return Shapes(DIM, _HEADS, 1, 64, 2, 1, 192, text_card=len(stt_pieces()), context=CONTEXT)
 
 
 def stt_config(shapes: Shapes) -> dict[str, object]:
     """Return a config.json as that of kyutai/stt-1b-en_fr."""
-    return {
+    return config_of(shapes) | {
         "model_type": "stt",
-        "dim": shapes.dim,
-        "num_heads": shapes.num_heads,
-        "num_layers": shapes.num_layers,
-        "text_card": shapes.text_card,
-        "context": shapes.context,
-        "card": CODES,
         "n_q": SPEECH_CODEBOOKS,
         "dep_q": 0,
         "delays": [0] * (1 + SPEECH_CODEBOOKS),
-        "causal": True,
-        "layer_scale": None,
         "hidden_scale": 4.125,
         "max_period": MAX_PERIOD,
-        "positional_embedding": "rope",
         "gating": "silu",
         "norm": "rms_norm_f32",
-        "depformer_dim": shapes.depformer_dim,
-        "depformer_num_heads": shapes.depformer_num_heads,
-        "depformer_num_layers": shapes.depformer_num_layers,
-        "depformer_dim_feedforward": shapes.depformer_dim_feedforward,
-        "depformer_pos_emb": "none",
         "extra_heads_num_heads": EXTRA_HEADS,
         "extra_heads_dim": HEAD_CLASSES,
         "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": DELAY_S},
@@ -121,15 +109,16 @@ def stt_tensors(shapes: Shapes) -> dict[str, Shape]:
 
 def stt_lm() -> dict[str, F32]:
     """Return the weights of a model that writes down what the demo's caller says."""
-    weights = blank(stt_tensors(stt_shapes(len(stt_pieces()))))
+    shapes = stt_shapes()
+    weights = blank(stt_tensors(shapes))
     _write_codes(weights[f"audio_embs.{SPOKEN}.weight"])
     _write_delay(weights["transformer.layers.0.self_attn.in_proj.weight"], norm_factor(_READ))
     out = weights["transformer.layers.0.self_attn.out_proj.weight"]
     copied = np.arange(_COPIED)
     out[_DELAYED + copied, copied] = 1
     factor = norm_factor(_READ + _COPIED)
-    tokens = np.arange(len(stt_pieces()))
-    weights["text_linear.weight"][:, _DELAYED : _DELAYED + LENGTH] = PATTERNS[tokens] * SHARPNESS / LENGTH / factor
+    patterns = PATTERNS[: shapes.text_card]
+    weights["text_linear.weight"][:, _DELAYED : _DELAYED + LENGTH] = patterns * SHARPNESS / LENGTH / factor
     weights[f"extra_heads.{TURN_HEAD}.weight"][0, _DELAYED + _LAST] = SHARPNESS / factor
     return weights
 

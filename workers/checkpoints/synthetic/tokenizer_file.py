@@ -29,7 +29,9 @@ SPECIAL: tuple[Piece, ...] = (
     ("</s>", PieceType.CONTROL),
     ("<pad>", PieceType.CONTROL),
 )
-"""Ids 0 to 3 as in Kyutai's file: Moshi uses 0 for "a word follows" and 3 for padding."""
+"""Ids 0 to 3 as in Kyutai's file."""
+END_OF_PADDING, PADDING = 0, 3
+"""What Moshi uses them for: a word follows; no word now."""
 BYTES: tuple[Piece, ...] = tuple((f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256))
 """A file with byte pieces must have all of them."""
 

@@ -11,9 +11,10 @@ from moshi_mlx.models import Lm, LmConfig, LmGen
 from moshi_mlx.utils import Sampler
 from numpy.typing import NDArray
 
+from workers.checkpoints.synthetic.script import Activity
+from workers.messages import Pcm
+
 Codes = NDArray[np.int32]
-Activity = NDArray[np.bool_]
-"""Whether the caller is active in the first and second half of each frame, shape (frames, 2)."""
 _GROUPS = {4: 32, 8: 64}
 
 
@@ -57,14 +58,21 @@ def converse(lm: Lm, caller: Codes, temperature: float = 0.0) -> tuple[list[int]
     return tokens, np.array(frames, np.int32)
 
 
-def snr_db(wanted: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    return float(10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()))
-
-
 def activity(codes: Codes) -> Activity:
     """Return whether somebody speaks in these codes of `linear_mimi`, shape (frames, 8)."""
     active: Activity = codes[:, :2] != 0
     return active
+
+
+def byte_of(frame: Pcm) -> int | None:
+    """Return the byte whose tone a frame is, shape (1920,); None when it is none.
+
+    Its upper four bits are one of 16 frequencies 75 Hz apart from 400 Hz on, its lower ones from 1.7 kHz on.
+    """
+    heard = np.abs(np.fft.rfft(frame.reshape(2, -1))).min(axis=0)  # 25 Hz apart
+    groups = heard[16:64:3], heard[68:116:3]
+    high, low = (int(group.argmax()) for group in groups)
+    return 16 * high + low if min(group.max() for group in groups) > 60 else None
 
 
 def turns(*frames: int) -> Activity:

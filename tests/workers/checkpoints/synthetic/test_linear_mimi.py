@@ -3,7 +3,8 @@ import pytest
 import rustymimi
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import Codes, activity, snr_db
+from tests.workers.checkpoints.synthetic.official import Codes, activity
+from tests.workers.codec.sounds import snr_db
 from workers.checkpoints.files import MIMI
 from workers.checkpoints.synthetic.linear_mimi import coefficients, frame_codes, linear_mimi
 from workers.checkpoints.synthetic.phrases import phrases

@@ -7,13 +7,13 @@ import pytest
 import rustymimi
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import Activity, Codes, load, snr_db, turns
+from tests.workers.checkpoints.synthetic.official import Codes, byte_of, load, turns
 from tests.workers.checkpoints.synthetic.test_script_lm import caller_codes
+from tests.workers.codec.sounds import snr_db
 from workers.checkpoints.files import MIMI, TOKENIZER
 from workers.checkpoints.synthetic.phrases import recorded_words
-from workers.checkpoints.synthetic.script import hearing_at, script
+from workers.checkpoints.synthetic.script import Activity, hearing_at, script
 from workers.checkpoints.synthetic.script_oracle import SpokenOracle, SpokenStep, greet, sound
-from workers.checkpoints.synthetic.script_words import byte_of
 from workers.engine.engine import Engine
 from workers.engine.sampling import SamplingSettings
 from workers.engine.steering import WORD_WITHIN_STEPS, Force, ForceMode, SentenceEnd, Steering, WordPart
@@ -109,17 +109,6 @@ def call(made: Made) -> ForcedCall:
 
 
 @pytest.mark.slow
-def test_a_greeting_is_heard_word_for_word_while_the_caller_talks(call: ForcedCall) -> None:
-    caller = turns(0, 120)
-    call.say(0, GREETING)
-    call.run(caller_codes(caller))
-    call.check(call.predicted(caller, {0: GREETING}))
-    assert call.over == [SentenceEnd(0, whole=True)]
-    assert call.transcript == GREETING
-    assert snr_db(voiced(recording(GREETING)), voiced(call.pcm)) > 25
-
-
-@pytest.mark.slow
 def test_what_is_said_in_mid_call_is_heard_whatever_the_caller_does(call: ForcedCall) -> None:
     """Once while Moshi listens to a caller who never pauses, once in place of the reply that the caller then gets."""
     caller = turns(0, 120, 60, 3, 30)
@@ -146,14 +135,16 @@ def test_after_the_last_word_the_script_goes_on(call: ForcedCall) -> None:
     assert call.transcript.split() == f"{GREETING} {script().phrases[1].text}".split()
 
 
-def test_the_greeting_of_a_persona_needs_no_engine_to_be_predicted(call: ForcedCall) -> None:
-    """The caller talks all the time and is not heard before the last word."""
+def test_a_greeting_is_heard_word_for_word_and_needs_no_engine_to_be_predicted(call: ForcedCall) -> None:
+    """The caller talks all the time and is not heard before the last word, as with a persona."""
     caller = turns(0, 130)
     call.say(0, GREETING)
     for frame in caller_codes(caller):
         call.run(frame[None] * (call.steering.sentence is None))
     call.check(greet(caller, GREETING))
+    assert call.over == [SentenceEnd(0, whole=True)]
     assert call.transcript == GREETING
+    assert snr_db(voiced(recording(GREETING)), voiced(call.pcm)) > 25
 
 
 def test_what_has_no_recording_is_heard_as_the_tones_of_its_bytes(call: ForcedCall) -> None:

@@ -9,18 +9,10 @@ from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import (
-    Activity,
-    Codes,
-    as_heard_late,
-    converse,
-    load,
-    parameters_of,
-    turns,
-)
+from tests.workers.checkpoints.synthetic.official import Codes, as_heard_late, converse, load, parameters_of, turns
 from workers.checkpoints.files import TOKENIZER
 from workers.checkpoints.synthetic.linear_mimi import BAND_BEGIN
-from workers.checkpoints.synthetic.script import PAUSE_STEPS, Hearing, script
+from workers.checkpoints.synthetic.script import PAUSE_STEPS, Activity, Hearing, script
 from workers.checkpoints.synthetic.script_oracle import greet
 from workers.checkpoints.synthetic.written_lm import LENGTH, PATTERNS
 

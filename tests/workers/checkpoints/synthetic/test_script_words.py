@@ -10,12 +10,12 @@ from moshi_mlx.utils import Sampler
 from sentencepiece import SentencePieceProcessor
 
 from tests.workers.checkpoints.synthetic.conftest import Made
-from tests.workers.checkpoints.synthetic.official import load, snr_db
+from tests.workers.checkpoints.synthetic.official import byte_of, load
+from tests.workers.codec.sounds import snr_db
 from workers.checkpoints.files import MIMI, TOKENIZER
 from workers.checkpoints.synthetic.phrases import recorded_words
 from workers.checkpoints.synthetic.script import FIRST_TOKEN, script
 from workers.checkpoints.synthetic.script_oracle import text
-from workers.checkpoints.synthetic.script_words import byte_of
 from workers.messages import FRAME_SAMPLES, Pcm
 
 WORDS = script().words
