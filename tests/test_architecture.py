@@ -19,6 +19,7 @@ LIGHT = {
         "workers.gc_freeze",
         "workers.logging",
         "workers.histogram",
+        "workers.control_messages",
     ),
 }
 """What the app may import from the workers."""

@@ -9,18 +9,9 @@ import numpy as np
 import psutil
 
 from tests.workers.config import LOOPBACK
+from workers.control_messages import WorkerConfig
 from workers.liveness import Limits
-from workers.messages import (
-    FRAME_SAMPLES,
-    Close,
-    Epoch,
-    Frame,
-    Open,
-    PipelineMessage,
-    PromptMessage,
-    Slot,
-    WorkerConfig,
-)
+from workers.messages import FRAME_SAMPLES, Close, Epoch, Frame, Open, PipelineMessage, PromptMessage, Slot
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0

@@ -22,6 +22,7 @@ from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.codec.codec import codes_error
 from workers.engine.backbone import can_compile
 from workers.engine.delay_pattern import LogArray, StepResult, Streams
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
@@ -29,9 +30,9 @@ from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
 from workers.engine.model import Model
 from workers.engine.prefix import PromptPrefill, PromptStore
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
-from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
+from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
-from workers.messages import CODEBOOKS, CODES, STEP_TOKENS, CodeArray, Slot, codes_error
+from workers.messages import CODEBOOKS, CODES, STEP_TOKENS, CodeArray, SamplingChanges, Slot
 
 KEEP_ALIVE_S = 0.5
 NOTHING: Mapping[Slot, Force] = {}

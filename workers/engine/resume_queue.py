@@ -14,7 +14,7 @@ from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.delay_pattern import LogArray
 from workers.engine.prompt import CHUNKS
 from workers.engine.prompt_queue import IDLE_CHUNK_S, PromptQueue
-from workers.messages import FRAME_S, Failed, Resume, Resumed, Slot, Stage
+from workers.messages import FRAME_S, Failed, Resume, Resumed, SamplingChanges, Slot, Stage
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,7 @@ class ResumingEngine(Protocol):
 
     context: int
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None: ...
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None: ...
     def leave_out(self, slot: Slot, steps: LogArray, skipped: int = 0) -> None: ...
     def prefill(self, slot: Slot, log: LogArray) -> bool: ...
 

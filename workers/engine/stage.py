@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.control_messages import Relink
 from workers.engine.delay_pattern import StepResult
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
@@ -41,7 +42,6 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
-    Relink,
     Resume,
     Resumed,
     Said,

@@ -10,13 +10,14 @@ import numpy as np
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
 from workers.checkpoints.voices import find_voice
+from workers.control_messages import WorkerConfig
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.prompt import PromptSource
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.text import Tokenizer
-from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
+from workers.messages import CODEBOOKS, FRAME_S, Slot
 
 AUTO_MEMORY_SHARE = 0.9
 """The share of free memory that MAX_CALLS=auto may take."""

@@ -3,9 +3,9 @@
 import mlx.core as mx
 
 from workers.checkpoints.files import ReportProgress, files_in
+from workers.control_messages import TranscriberConfig
 from workers.engine.memory import keep_resident
 from workers.engine.text import Tokenizer
-from workers.messages import TranscriberConfig
 from workers.transcriber.checkpoint import load_speech
 from workers.transcriber.stage import Timing, TranscriberStage
 from workers.transcriber.transcriber import Transcriber

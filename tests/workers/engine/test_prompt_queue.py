@@ -13,6 +13,7 @@ import pytest
 from tests.workers.engine.test_stage import A, B, Parrot, closed, heard, opened, receive
 from workers.checkpoints.files import Files
 from workers.checkpoints.voices import find_voice
+from workers.control_messages import Relink
 from workers.engine.delay_pattern import Beginning
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
@@ -30,7 +31,7 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
-    Relink,
+    SamplingChanges,
     Slot,
 )
 
@@ -68,9 +69,7 @@ class Computer(Parrot):
     chunks: list[int] = field(default_factory=list)
     begun_with: list[str] = field(default_factory=list)
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         super().open(slot, seed, sampling)
         self.begun_with.append(prompt)
 

@@ -12,6 +12,7 @@ from tests.workers.engine.small import ARGMAX, build, official, speech
 from tests.workers.engine.test_prompt_steps import expected as after_prompt
 from tests.workers.engine.test_prompt_steps import prepare, prompt_of
 from tests.workers.engine.test_window import recomputed, tokens_read
+from workers.control_messages import Relink
 from workers.engine.delay_pattern import LogArray
 from workers.engine.engine import Engine
 from workers.engine.prompt_queue import PromptQueue
@@ -28,7 +29,6 @@ from workers.messages import (
     Message,
     Open,
     PipelineMessage,
-    Relink,
     Resume,
     Resumed,
     Slot,

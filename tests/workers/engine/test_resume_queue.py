@@ -1,6 +1,6 @@
 """Calls that come back beside live ones: a pass over n steps takes 10 ms and n ms more, on the clock of the test."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -285,9 +285,7 @@ def test_a_call_whose_prompt_does_not_come_in_time_ends_and_no_other(refused: bo
 @pytest.mark.parametrize(("theirs", "goes_on"), [("", True), ("abc", True), ("def", False)])
 def test_a_call_of_another_checkpoint_is_refused(theirs: str, goes_on: bool) -> None:
     bench = bench_of(Rebuilder(), "abc")
-    message = comes_back(10)
-    bench.receive(Resume(**{name: getattr(message, name) for name in message.__slots__} | {"checkpoint": theirs}))
-    bench.receive(is_heard())
+    bench.receive(replace(comes_back(10), checkpoint=theirs), is_heard())
     bench.work()
     refused = Failed(A, Epoch(1), Stage.STEP, "the call began on another checkpoint")
     assert answers(bench) == [Resumed(A, Epoch(1), 10, 0) if goes_on else refused]
