@@ -33,6 +33,7 @@ from workers.messages import (
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
+PING_EVERY_S = 1.0
 ANSWERING_SHARE = 0.6
 """The share of its limit after which a stage no longer counts as answering."""
 _END = 1 << 62

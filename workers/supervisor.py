@@ -26,7 +26,7 @@ from workers.control_messages import (
     WorkerConfig,
     WorkerVitals,
 )
-from workers.liveness import CHECK_EVERY_S, Limits, Liveness
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits, Liveness
 from workers.messages import (
     Close,
     CodeArray,
@@ -45,7 +45,6 @@ from workers.transcription import Transcription
 
 log = logging.getLogger(__name__)
 
-PING_EVERY_S = 1.0
 BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 4
 """After so many, without one that succeeded, the service ends."""

@@ -20,13 +20,12 @@ from workers.control_messages import (
     WorkerVitals,
 )
 from workers.link import pair
-from workers.liveness import CHECK_EVERY_S, Limits
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits
 from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage, TranscriptEnd, TranscriptMessage
 from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
 
-PING_EVERY_S = 1.0
 BACK_OFF_S = (1.0, 5.0, 30.0)
 JUMP_S = 2.0
 """A check that comes so late says nothing: this process itself was stopped."""
