@@ -11,7 +11,7 @@ from workers.engine.prompt import CHUNKS, SPACER_FRAMES, Prompt, build_prompt
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.sampling import SamplingSettings
 from workers.engine.stage import EngineStage
-from workers.messages import CODEBOOKS, CODES, FRAME_S, Codes, DropPrompt, Epoch, Message, Open, PreparePrompt, Slot
+from workers.messages import CODEBOOKS, CODES, FRAME_S, Codes, DropPrompt, Epoch, Open, PreparePrompt, Slot
 
 POSITIONS = 250
 TURNS = 5
@@ -92,12 +92,9 @@ def _talk(stage: EngineStage, rows: int) -> list[float]:
             if due_s is None or due_s > now:
                 time.sleep(min(next_s, due_s or next_s) - now)
                 continue
-            took_s += [step.spans[-1].ended_s - step.spans[-1].started_s for step in _codes(stage.work())[:1]]
+            spans = [message.spans[-1] for message in stage.work() if isinstance(message, Codes)]
+            took_s += [span.ended_s - span.started_s for span in spans[:1]]
     return took_s
-
-
-def _codes(messages: list[Message]) -> list[Codes]:
-    return [message for message in messages if isinstance(message, Codes)]
 
 
 def _percentiles(name: str, seconds: list[float]) -> Figures:
