@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm, LmConfig
 
 from tests.workers.conftest import Make
-from tests.workers.engine.pytorch_files import PERSONAPLEX, Tensors, build_wide, numbers, pytorch
+from tests.workers.engine.pytorch_files import PERSONAPLEX, Tensors, build_wide, kept, numbers, pytorch
 from tests.workers.engine.small import MID, official, speech
 from workers.checkpoints.files import CONFIG, Files, files_in
 from workers.checkpoints.header import read_header
@@ -36,12 +36,6 @@ def wide() -> Lm:
 @cache
 def wide_weights() -> Tensors:
     return numbers(wide())
-
-
-def kept(weights: Tensors) -> Tensors:
-    """Return the weights without slices 8 to 15."""
-    dropped = tuple(f"depformer.slices.{i}." for i in range(8, 16))
-    return {name: one for name, one in weights.items() if not name.startswith(dropped)}
 
 
 @pytest.fixture

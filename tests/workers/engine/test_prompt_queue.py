@@ -255,15 +255,6 @@ def test_an_unknown_or_dropped_prompt_is_begun_without() -> None:
     assert bench.engine.prompts.keys == []
 
 
-def test_one_that_is_dropped_once_its_call_is_open_is_nowhere_any_more() -> None:
-    bench = Bench()
-    bench.receive(wanted("once"))
-    bench.work()
-    bench.receive(begins("once", A), DropPrompt("once"), begins("once", B))
-    assert bench.engine.begun_with == ["once", ""]
-    assert bench.engine.prompts.keys == []
-
-
 @pytest.mark.parametrize(("key", "reason"), [("bad", "its voice is too deep"), ("bad, and unforeseen", "an error")])
 def test_a_prompt_that_cannot_be_read_is_refused_and_the_next_one_is_computed(key: str, reason: str) -> None:
     bench = Bench()
