@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.engine.delay_pattern import TEXT_PADDING, LogArray, StepResult
+from workers.engine.delay_pattern import TEXT_PADDING, LogArray, StepResult, parse_log, serialize_log
 from workers.engine.steering import Force, Word
 from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Payload, SamplingChanges, Slot
 
@@ -73,10 +73,10 @@ class HashEngine(LoopbackEngine):
         self._logs[slot] = blake2b()
 
     def read_log(self, log: bytes) -> LogArray:
-        return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        return parse_log(log)
 
     def prefill(self, slot: Slot, log: LogArray) -> bool:
-        self._logs[slot].update(log.astype("<i2").tobytes())
+        self._logs[slot].update(serialize_log(log))
         return True
 
     def _result(self, slot: Slot, frame: Payload) -> StepResult:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.control_messages import Relink
-from workers.engine.delay_pattern import StepResult
+from workers.engine.delay_pattern import StepResult, serialize_log
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.resume_queue import ResumeQueue
@@ -285,7 +285,7 @@ class EngineStage:
         if result.fault:
             self._close(slot, row.epoch)
             return [Failed(slot, row.epoch, Stage.STEP, result.fault)]
-        text, tokens = row.decode_text(result.text_token), result.log.astype("<i2").tobytes()
+        text, tokens = row.decode_text(result.text_token), serialize_log(result.log)
         codes = Codes(slot, row.epoch, frame.seq, result.codes, text, frame.dropped, (*frame.spans, span), tokens)
         row.sent.add(codes)
         over = row.steering.advance(result.text_token)

@@ -13,13 +13,12 @@ from tests.workers.engine.test_prompt_steps import expected as after_prompt
 from tests.workers.engine.test_prompt_steps import prepare, prompt_of
 from tests.workers.engine.test_window import recomputed, tokens_read
 from workers.control_messages import Relink
-from workers.engine.delay_pattern import LogArray
+from workers.engine.delay_pattern import LogArray, parse_log
 from workers.engine.engine import Engine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.sampling import SamplerState, SamplingSettings
 from workers.engine.stage import EngineStage
 from workers.messages import (
-    STEP_TOKENS,
     CallPersona,
     Close,
     CodeArray,
@@ -84,13 +83,9 @@ def log_of(codes: Sequence[Codes]) -> bytes:
     return b"".join(one.tokens for one in codes)
 
 
-def steps_in(log: bytes) -> LogArray:
-    return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
-
-
 def frames(codes: Sequence[Codes]) -> list[tuple[int, list[int] | None]]:
     """The text token of each step and the frame that it completed."""
-    texts = steps_in(log_of(codes))[:, 0].tolist()
+    texts = parse_log(log_of(codes))[:, 0].tolist()
     return [(text, None if one.codes is None else one.codes.tolist()) for text, one in zip(texts, codes, strict=True)]
 
 
@@ -172,7 +167,7 @@ def test_what_is_left_out_is_as_if_it_had_never_been_and_no_more_than_the_contex
     calls.resume(message)
     calls.hear(A, heard[STEPS:])
     assert calls.answers == [Resumed(A, ONE, STEPS - left_out, left_out)]
-    whole = steps_in(log_of(calls.said[A]))
+    whole = parse_log(log_of(calls.said[A]))
     read = tokens_read(whole)[left_out:]
     if skipped:
         read = tokens_read(whole[left_out:])

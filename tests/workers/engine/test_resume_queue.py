@@ -8,7 +8,7 @@ import pytest
 
 from tests.workers.engine.test_prompt_queue import PASS_S, POSITION_S, Bench, Computer, wanted
 from tests.workers.engine.test_stage import A, B, closed, heard, opened
-from workers.engine.delay_pattern import LogArray
+from workers.engine.delay_pattern import LogArray, parse_log, serialize_log
 from workers.engine.stage import EngineStage
 from workers.messages import (
     FRAME_S,
@@ -46,7 +46,7 @@ class Rebuilder(Computer):
     order: list[Slot] = field(default_factory=list)
 
     def read_log(self, log: bytes) -> LogArray:
-        return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        return parse_log(log)
 
     def own_frames(self, log: LogArray) -> None: ...
 
@@ -80,8 +80,8 @@ def bench_of(engine: Rebuilder, checkpoint: str = "") -> Bench:
 def comes_back(
     steps: int, slot: Slot = A, epoch: int = 1, budget_s: float = 1e6, prompt: str = "", first: int = 1_000
 ) -> Resume:
-    log = np.repeat(np.arange(first, first + steps)[:, None], STEP_TOKENS, 1).astype("<i2").tobytes()
-    return Resume(slot, Epoch(epoch), log, 500, budget_s, persona=CallPersona(prompt=prompt))
+    log = np.repeat(np.arange(first, first + steps, dtype=np.int32)[:, None], STEP_TOKENS, 1)
+    return Resume(slot, Epoch(epoch), serialize_log(log), 500, budget_s, persona=CallPersona(prompt=prompt))
 
 
 def is_heard(slot: Slot = A, epoch: int = 1) -> Resumed:
