@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from moshi_mlx.models import Lm
@@ -32,21 +33,17 @@ def _bench_prefill(lm: Lm, sampling: SamplingSettings, context: int | None) -> F
     """Prefill in turns with as many steps of one call; `ratio` is stepped against prefilled."""
     engine = Engine(lm, 1, sampling, context, takes_prompts=True)
     engine.warm()
-    prompt, codes = _prompt(engine), np.zeros(CODEBOOKS, np.int32)
-    prefilled: list[float] = []
-    stepped: list[float] = []
-    copied: list[float] = []
-    plain: list[float] = []
+    prompt, frame = _prompt(engine), {ONE: np.zeros(CODEBOOKS, np.int32)}
+    turns: list[tuple[float, ...]] = []
     for _ in range(TURNS):
-        prefilled.append(seconds(lambda: _compute(engine, prompt)))
-        plain.append(seconds(lambda: engine.open(ONE)))
-        stepped.append(seconds(lambda: [engine.step({ONE: codes}) for _ in range(POSITIONS)]))
+        prefilled_s, opened_s = seconds(partial(_compute, engine, prompt)), seconds(partial(engine.open, ONE))
+        stepped_s = seconds(lambda: [engine.step(frame) for _ in range(POSITIONS)])
         engine.close(ONE)
-        copied.append(seconds(lambda: engine.open(ONE, prompt="bench")))
+        turns.append((prefilled_s, stepped_s, opened_s, seconds(partial(engine.open, ONE, prompt="bench"))))
         engine.close(ONE)
-    prefill_s, step_s = float(np.median(prefilled)), float(np.median(stepped))
-    times_ms = {"prefill_ms": prefill_s * 1e3, "stepped_ms": step_s * 1e3, "ratio": step_s / prefill_s}
-    opened_ms = {"open_ms": float(np.median(plain)) * 1e3, "open_with_prompt_ms": float(np.median(copied)) * 1e3}
+    prefill_ms, stepped_ms, open_ms, with_prompt_ms = (float(value) * 1e3 for value in np.median(turns, axis=0))
+    times_ms = {"prefill_ms": prefill_ms, "stepped_ms": stepped_ms, "ratio": stepped_ms / prefill_ms}
+    opened_ms = {"open_ms": open_ms, "open_with_prompt_ms": with_prompt_ms}
     return {"positions": POSITIONS, "mib": engine.prompts.nbytes / 2**20, **times_ms, **opened_ms}
 
 
