@@ -15,11 +15,11 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from workers.control_messages import FromWorker, Ping, Relink
 from workers.link import pair
+from workers.liveness import Loss
 from workers.messages import Failed, Message, PromptMessage, Stage
 from workers.process import LoopLink, WorkerProcess
 
@@ -49,16 +49,6 @@ def ending_calls(on_message: OnMessage) -> OnMessage:
                 on_message(Failed(message.slot, message.epoch, Stage.DECODE, repr(error), internal=True))
 
     return handle
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Why the pipeline is lost: a worker has ended, or has refused to start, or hangs."""
-
-    stage: Stage
-    reason: str
-    refused: bool = False
-    hangs: bool = False
 
 
 class Pipeline:

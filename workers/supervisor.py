@@ -26,7 +26,7 @@ from workers.control_messages import (
     WorkerConfig,
     WorkerVitals,
 )
-from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits, Liveness
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits, Liveness, Loss
 from workers.messages import (
     Close,
     CodeArray,
@@ -40,7 +40,7 @@ from workers.messages import (
     Stage,
     TranscriptMessage,
 )
-from workers.pipeline import CODEC, Loss, Pipeline
+from workers.pipeline import CODEC, Pipeline
 from workers.transcription import Transcription
 
 log = logging.getLogger(__name__)
@@ -207,8 +207,8 @@ class Supervisor:
                 return loss
             now = time.monotonic()
             self._ping(now)
-            if hang := self._liveness.hang(now):
-                return Loss(hang.stage, hang.reason, hangs=True)
+            if loss := self._liveness.hang(now):
+                return loss
 
     def _report_loss(self, loss: Loss, what_is: str) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
