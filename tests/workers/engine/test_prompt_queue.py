@@ -83,13 +83,19 @@ class Bench:
     """A stage with prompts, and what it has sent on; a key that begins with "bad" cannot be read."""
 
     engine: Computer = field(default_factory=Computer)
+    checkpoint: str = ""
     sent: list[Message] = field(default_factory=list)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        report = lambda *report: self.progress.append(report)  # noqa: E731
-        prompts = PromptQueue(cast(Engine, self.engine), self.read, report, lambda: self.engine.now)
-        self.stage = EngineStage(self.engine, None, lambda: self.engine.now, prompts)
+        prompts = PromptQueue(cast(Engine, self.engine), self.read, self.report, self.clock)
+        self.stage = EngineStage(self.engine, None, self.clock, prompts, self.checkpoint, self.report)
+
+    def clock(self) -> float:
+        return self.engine.now
+
+    def report(self, *report: Any) -> None:
+        self.progress.append(report)
 
     def read(self, message: PreparePrompt) -> Prompt:
         if message.key == "bad":

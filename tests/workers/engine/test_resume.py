@@ -47,7 +47,8 @@ class Calls:
 
     def __init__(self, engine: Engine) -> None:
         self.now = 100.0
-        self.stage = EngineStage(engine, None, lambda: self.now, PromptQueue(engine, clock=lambda: self.now))
+        self.prompts = PromptQueue(engine, clock=lambda: self.now)
+        self.stage = EngineStage(engine, None, lambda: self.now, self.prompts)
         self.said: dict[Slot, list[Codes]] = {A: [], B: []}
         self.answers: list[PipelineMessage] = []
 
@@ -163,7 +164,7 @@ def test_what_is_left_out_is_as_if_it_had_never_been_and_no_more_than_the_contex
     calls.hear(A, heard[:STEPS])
     log = log_of(calls.said[A])
     message = Resume(A, ONE, log[34 * skipped :], 0, budget_s, skipped)
-    calls.stage._prompts.pace.took(128, 1e-3)
+    calls.prompts.pace.took(128, 1e-3)
     calls.resume(message)
     calls.hear(A, heard[STEPS:])
     assert calls.answers == [Resumed(A, ONE, STEPS - left_out, left_out)]
