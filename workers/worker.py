@@ -98,12 +98,11 @@ def give_way() -> None:
 
 def _transcriber(config: TranscriberConfig, control: Link) -> Built:
     give_way()
-    import mlx.core as mx
-
+    from workers.engine.memory import device_bytes
     from workers.transcriber.start import start_transcriber
 
     stage, note = start_transcriber(config, lambda *progress: control.send(Progress(*progress)))
-    return stage, Ready(note), mx.get_active_memory, lambda _: stage.batch
+    return stage, Ready(note), device_bytes, lambda _: stage.batch
 
 
 def _codec(config: WorkerConfig, _: Link) -> Built:
@@ -154,9 +153,8 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
             hashing = HashEngine(config.loopback_step_s)
             return EngineStage(hashing, HashWords(), checkpoint=HASH_CHECKPOINT), Ready("hash"), int, frames_in
         return EngineStage(LoopbackEngine(config.loopback_step_s), None), Ready("loopback"), int, frames_in
-    import mlx.core as mx
-
     from workers.engine.digest import digest_of
+    from workers.engine.memory import device_bytes
     from workers.engine.start import prompts_of, start_engine
 
     assert files is not None
@@ -168,7 +166,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
         control.send(Prepared(mimi, engine.slots, checkpoint, folder))
     prompts = prompts_of(engine, tokenizer, files, progress)
     stage = EngineStage(engine, tokenizer, prompts=prompts, checkpoint=checkpoint, progress=progress)
-    return stage, Ready(note, engine.sampling), mx.get_active_memory, frames_in
+    return stage, Ready(note, engine.sampling), device_bytes, frames_in
 
 
 if __name__ == "__main__":

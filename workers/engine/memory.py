@@ -210,5 +210,10 @@ def keep_resident() -> None:
         mx.set_wired_limit(limit)
 
 
+def device_bytes() -> int:
+    """Return the bytes that MLX holds for arrays that are in use, wherever they are."""
+    return mx.get_active_memory()
+
+
 def _gib(size: int) -> str:
     return f"{size / _GIB:.1f}"
