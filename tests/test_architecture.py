@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LIGHT = {
     f"workers.{name}"
     for name in (
-        *("messages", "pipeline", "processors", "supervisor", "process", "transcription"),
+        *("messages", "control_messages", "pipeline", "processors", "supervisor", "process", "transcription"),
         *("liveness", "link", "gc_freeze", "logging", "histogram"),
     )
 }

@@ -33,6 +33,7 @@ from workers.messages import (
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
+PING_EVERY_S = 1.0
 ANSWERING_SHARE = 0.6
 """The share of its limit after which a stage no longer counts as answering."""
 _END = 1 << 62
@@ -57,9 +58,13 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Hang:
+class Loss:
+    """Why the pipeline is lost: a worker has ended, or has refused to start, or hangs."""
+
     stage: Stage
     reason: str
+    refused: bool = False
+    hangs: bool = False
 
 
 class Liveness:
@@ -126,7 +131,7 @@ class Liveness:
         """Whether every stage is ready and has lately given a sign of life."""
         return len(self._alive_s) == len(Stage) and not self._starting and self._hang(now, ANSWERING_SHARE) is None
 
-    def hang(self, now: float) -> Hang | None:
+    def hang(self, now: float) -> Loss | None:
         """Return which stage hangs, if any; to be called every `CHECK_EVERY_S`."""
         if now - self._checked_s > self._limits.jump_s:
             self._moved_s = now
@@ -134,20 +139,22 @@ class Liveness:
         self._checked_s = now
         return self._hang(now, 1.0)
 
-    def _hang(self, now: float, share: float) -> Hang | None:
+    def _hang(self, now: float, share: float) -> Loss | None:
         limits = self._limits
         for stage in self._starting:
             if now - self._alive_s[stage] > share * limits.start_s:
-                return Hang(stage, f"no progress of its start for {limits.start_s:.0f} s")
+                return Loss(stage, f"no progress of its start for {limits.start_s:.0f} s", hangs=True)
         if self._expected:
             steps_s = limits.start_s if self.step_s is None else limits.busy_steps * self.step_s
             limit_s = max(limits.busy_s, steps_s)
             if now - self._moved_s > share * limit_s:
-                return Hang(min(self._alive_s, key=self._alive_s.__getitem__), f"no frame for {limit_s:.1f} s")
+                return Loss(
+                    min(self._alive_s, key=self._alive_s.__getitem__), f"no frame for {limit_s:.1f} s", hangs=True
+                )
             return None
         for stage in self._alive_s.keys() - self._starting:
             if now - max(self._alive_s[stage], self._received_s) > share * limits.idle_s:
-                return Hang(stage, f"no answer for {limits.idle_s:.0f} s")
+                return Loss(stage, f"no answer for {limits.idle_s:.0f} s", hangs=True)
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from workers.control_messages import Ping, Relink, WorkerVitals
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import Link, LinkClosed
 from workers.messages import (
@@ -20,15 +21,11 @@ from workers.messages import (
     Failed,
     Frame,
     Message,
-    Ping,
     PromptMessage,
     PromptRefused,
-    Relink,
     SpeechMessage,
     Stage,
-    Transcriber,
     TranscriptMessage,
-    WorkerVitals,
 )
 
 log = logging.getLogger(__name__)
@@ -68,7 +65,7 @@ class WorkerLoop:
     memory, `rows_of` how many calls the unit of work served that yielded these messages.
     """
 
-    name: Stage | Transcriber
+    name: str
     control: Link
     upstream: Link
     downstream: Link

@@ -1,19 +1,14 @@
-"""Every message that passes between processes: the whole contract.
+"""The messages of calls and prompts that pass between processes.
 
-Pipeline messages name a `slot` and an `epoch`. The app raises the epoch each time it gives a slot out; a message of an
-earlier epoch belongs to a call that is over and is dropped by every stage.
+With those between the supervisor and each worker (`workers.control_messages`) they are the whole contract.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Final, Literal, NewType
+from typing import NewType
 
 import numpy as np
 from numpy.typing import NDArray
-
-from workers.histogram import Histogram
-from workers.logging import LineFormat
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1_920
@@ -38,15 +33,8 @@ CodeArray = NDArray[np.int32]
 """Codes of one frame, shape (8,), each in 0..2047; of many frames, shape (frames, 8)."""
 Payload = CodeArray | Pcm
 """What travels as codes: between loopback stages it is the PCM itself."""
-
-
-def codes_error(codes: CodeArray, codebooks: int = CODEBOOKS) -> str:
-    """Return why these are not the codes of a frame, "" when they are."""
-    if codes.shape != (codebooks,) or codes.dtype.kind not in "iu":
-        return f"a frame is {codebooks} integers, not {codes.dtype} of shape {codes.shape}"
-    if codes.min() < 0 or codes.max() >= CODES:
-        return f"a code is 0..{CODES - 1}, not {codes.tolist()}"
-    return ""
+SamplingChanges = tuple[tuple[str, float], ...]
+"""What replaces the checkpoint's way of sampling, by the names of the fields of `SamplingSettings`."""
 
 
 class Stage(StrEnum):
@@ -55,11 +43,6 @@ class Stage(StrEnum):
     ENCODE = "encode"
     STEP = "step"
     DECODE = "decode"
-
-
-TRANSCRIBER: Final = "transcriber"
-"""The worker beside the pipeline that writes down what the callers say: no frame waits for it."""
-Transcriber = Literal["transcriber"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +59,27 @@ class CallPersona:
     """Who speaks in a call, as far as the engine must know.
 
     `greeting` are words to say first, "" for what Moshi says by itself; until the last of them the caller is not heard,
-    unless Moshi `listens`. `prompt` is the key of a `PreparePrompt`, "" for none. `sampling` replaces values of the
-    checkpoint's, by the names of the fields of `SamplingSettings`.
+    unless Moshi `listens`. `prompt` is the key of a `PreparePrompt`, "" for none.
     """
 
     greeting: str = ""
     listens: bool = False
     prompt: str = ""
-    sampling: tuple[tuple[str, float], ...] = ()
+    sampling: SamplingChanges = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class CallMessage:
+    """Of one call. The app raises the `epoch` each time it gives a `slot` out: every stage drops what is of an earlier
+    one, whose call is over.
+    """
+
+    slot: Slot
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Open(CallMessage):
     """Give a slot to a new call: every stage forgets the last one.
 
     `greeting_frames` frames of silence take the place of the caller's before their first one; the encoder adds the
@@ -95,8 +87,6 @@ class Open:
     greeting of the `persona`. With a `seed` Moshi samples the same way again.
     """
 
-    slot: Slot
-    epoch: Epoch
     greeting_frames: int = 0
     silence: Payload | None = None
     seed: int | None = None
@@ -104,23 +94,20 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(CallMessage):
     """Go on in a slot, in place of `Open`, with a call that another pipeline had or that comes back.
 
-    `log` are the last steps of the call, 17 little-endian int16 each as in `Frame.tokens`, after `skipped` earlier ones
-    that are not known any more. The engine prefills them in order, within `budget_s`: where the time is short it leaves
-    out the first ones, but never the last `context`. `seed` and `persona` are those of the call's `Open`; the greeting
-    is over. A `checkpoint` other than the engine's own is refused, "" fits any.
+    `log` are the last steps of the call, as in `Frame.tokens`, after `skipped` earlier ones that are no more known.
+    The engine prefills them within `budget_s`: where the time is short it leaves out the first ones, but never the last
+    `context`. `seed` and `persona` are those of the call's `Open`; the greeting is over. A `checkpoint` other than the
+    engine's own is refused, "" fits any.
 
-    `heard` are the caller's last frames of the `log`, int16 (frames, 1920), from which the encoder gets back to where
-    it was, while the engine prefills. `gap` are frames that they spoke since, the first numbered `seq`; more come as
-    `Frame`s. The engine steps the last `GAP_FRAMES` of all that at once when the call is back. The decoder gets back
-    from `own_codes`, Moshi's last frames, (frames, 8), which the engine reads in the `log`. All this is left out of
-    what each stage passes on.
+    The encoder gets back to where it was from `heard`, the caller's last frames of the `log`, int16 (frames, 1920); the
+    decoder from `own_codes`, Moshi's last frames, (frames, 8), which the engine reads in the `log`. `gap` are frames
+    that the caller spoke since, the first numbered `seq`; more come as `Frame`s. The engine steps the last `GAP_FRAMES`
+    of all that at once when the call is back. Each stage leaves out of what it passes on what it alone needs.
     """
 
-    slot: Slot
-    epoch: Epoch
     log: bytes
     seq: int
     budget_s: float
@@ -134,26 +121,23 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(CallMessage):
     """A call goes on: `steps` of its log were prefilled, `left_out` earlier ones are forgotten.
 
     From the encoder to the engine it says the same of the frames in `heard`; all codes of the gap have been sent.
     """
 
-    slot: Slot
-    epoch: Epoch
     steps: int
     left_out: int
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
-    slot: Slot
-    epoch: Epoch
+class Close(CallMessage):
+    """The call in this slot is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(CallMessage):
     """One frame of PCM: from the caller (app to encoder) or to the caller (decoder to app).
 
     `seq` counts the frames of the greeting and on through the caller's; outbound it is that of the frame read in the
@@ -164,8 +148,6 @@ class Frame:
     `StepResult.log`; inbound it is empty.
     """
 
-    slot: Slot
-    epoch: Epoch
     seq: int
     pcm: Pcm | None
     text: str = ""
@@ -175,11 +157,9 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
+class Codes(CallMessage):
     """One frame as codes: the caller's (encoder to engine) or Moshi's (engine to decoder); otherwise as `Frame`."""
 
-    slot: Slot
-    epoch: Epoch
     seq: int
     codes: Payload | None
     text: str = ""
@@ -189,62 +169,51 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(CallMessage):
     """A stage could not go on with this call; the call must end, the others go on.
 
     `internal`: because of an error in our own code, whose traceback is in that process's log.
     """
 
-    slot: Slot
-    epoch: Epoch
     stage: Stage
     reason: str
     internal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class Say(CallMessage):
     """Moshi is to say a text, word for word, after those that wait already; `sentence` is its number, from 1."""
 
-    slot: Slot
-    epoch: Epoch
     sentence: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Said(CallMessage):
     """A text of `Say` is over, or the `GREETING`; `whole` unless words were left out for lack of time."""
 
-    slot: Slot
-    epoch: Epoch
     sentence: int
     whole: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class Speech(CallMessage):
     """One frame of the caller's as all codes that Mimi makes of it, int32 (32,): encoder to app to transcriber.
 
     `seq` is that of the frame. The first one of an epoch begins a call; frames may be missing.
     """
 
-    slot: Slot
-    epoch: Epoch
     seq: int
     codes: CodeArray
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechEnded:
+class SpeechEnded(CallMessage):
     """The caller says no more: their last words are wanted."""
-
-    slot: Slot
-    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(CallMessage):
     """A word that the caller has said, without spaces around it; transcriber to app.
 
     `start_s` and `stop_s` are on the clock of the call's frames, on which frame `seq` begins at `seq * FRAME_S`. The
@@ -253,35 +222,29 @@ class Heard:
     second after it was said (the checkpoint's delay), the last ones after the call's `Close`.
     """
 
-    slot: Slot
-    epoch: Epoch
     word: str
     start_s: float
     stop_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class TurnOver:
+class TurnOver(CallMessage):
     """The caller seems to have said all they wanted, at `at_s` on the same clock: once after one or more words.
 
     Only checkpoints with heads for it say so; with others a pause has to do.
     """
 
-    slot: Slot
-    epoch: Epoch
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class TranscriptEnd:
+class TranscriptEnd(CallMessage):
     """No more words of a call come; `missed` of its frames were dropped unheard.
 
     One comes for each call of which anything was heard, after its `Close` or when the transcriber was lost; in the
     second case the call may go on, and words of it may follow once the transcriber runs again, with another end.
     """
 
-    slot: Slot
-    epoch: Epoch
     missed: int = 0
 
 
@@ -326,7 +289,6 @@ class DropPrompt:
 
 
 PipelineMessage = Open | Resume | Resumed | Close | Frame | Codes | Failed | Say | Said
-"""Messages of one call."""
 PromptMessage = PreparePrompt | PromptReady | PromptRefused | DropPrompt
 """Messages of no call; they pass through the same links."""
 Message = PipelineMessage | PromptMessage
@@ -334,124 +296,3 @@ TranscriptMessage = Heard | TurnOver | TranscriptEnd
 """From the transcriber to `Supervisor.on_transcript`, in order for each call."""
 SpeechMessage = Speech | SpeechEnded
 """From the encoder to the transcriber."""
-
-
-# Between the supervisor and one worker, over that worker's control link:
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """The first message to a worker: everything it may know, since workers never read settings.
-
-    `slots` is how many calls are served at once, 0 for as many as the engine finds it can serve; each remembers
-    `context` steps, None for the checkpoint's own. `quantize` is in bits. `mimi` is where the engine found the codec's
-    weights. The codec may use so many `threads`. `lora` is added to the weights, "" for none. `sampling` replaces the
-    checkpoint's values, by the names of the fields of `SamplingSettings`. A step of the loopback engine takes
-    `loopback_step_s`. `again`: in place of a worker that was lost, so that calls wait for it. `transcribe` names the
-    checkpoint of speech-to-text, "" for none. `silence`: what an earlier encoder has given in `Ready`.
-    """
-
-    stage: Stage
-    slots: int
-    engine: str
-    codec: str
-    checkpoint: str
-    quantize: int | None
-    cache: Path
-    greeting_frames: int
-    max_call_s: float
-    context: int | None = None
-    threads: int = 1
-    loopback_step_s: float = 0.0
-    mimi: Path | None = None
-    sampling: tuple[tuple[str, float], ...] = ()
-    log_format: LineFormat = LineFormat.TEXT
-    lora: str = ""
-    again: bool = False
-    transcribe: str = ""
-    silence: CodeArray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TranscriberConfig:
-    """The first message to the transcriber; `checkpoint` is a folder, `silence` the codes of silent frames, (n, 32)."""
-
-    checkpoint: Path
-    quantize: int | None
-    slots: int
-    silence: CodeArray
-    log_format: LineFormat = LineFormat.TEXT
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a long piece of work has come; `total` 0 when unknown. It also shows that the worker does not hang."""
-
-    what: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The engine knows all that the codec workers need: where Mimi's weights are, and for how many slots.
-
-    `checkpoint` is a digest of what it has loaded: of two engines with the same one, each can go on with the other's
-    calls. The line test's is "". `speech_to_text` is the folder of the checkpoint for the transcriber.
-    """
-
-    mimi: Path | None
-    slots: int
-    checkpoint: str = ""
-    speech_to_text: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The worker is warm. `note` says in one line what it runs on.
-
-    `sampling` is how the engine samples unless a call says otherwise, by the names of `SamplingSettings`, and how many
-    tokens the repetition penalty looks back on (`repetition_penalty_context`). `silence`: the encoder's codes of frames
-    of silence, (n, 8), or (n, 32) if the caller's words are wanted; None from the line test's.
-    """
-
-    note: str
-    sampling: tuple[tuple[str, float], ...] = ()
-    silence: CodeArray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartRefused:
-    """The worker cannot start as configured; `reason` is one line that names the setting."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Asks a worker whether its loop still runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Relink:
-    """Encoder and decoder were lost: the engine keeps its calls until they resume, and has new links to new ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerVitals:
-    """The answer to a ping: how a worker is, counted since it was started.
-
-    `memory_bytes` is what its process holds in memory, `device_bytes` what MLX holds of the GPU's (on a Mac they
-    overlap). Each unit of work (a step of the engine, a batch of the codec) took one of `work_s` seconds and served one
-    of `rows` calls. `dropped` frames found no room on the way to the next worker.
-    """
-
-    memory_bytes: int
-    device_bytes: int
-    cpu_s: float
-    work_s: Histogram
-    rows: Histogram
-    dropped: int
-
-
-SupervisorMessage = WorkerConfig | TranscriberConfig | Ping | Relink
-ControlMessage = SupervisorMessage | Progress | Prepared | Ready | StartRefused | WorkerVitals | SpeechMessage
-"""The encoder's `SpeechMessage`s take the control link, which the app always reads."""

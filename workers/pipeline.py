@@ -15,9 +15,12 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from workers.control_messages import FromWorker, Ping, Relink
 from workers.link import pair
-from workers.messages import ControlMessage, Failed, Message, PromptMessage, Relink, Stage
+from workers.liveness import Loss
+from workers.messages import Failed, Message, PromptMessage, Stage
 from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -51,11 +54,9 @@ def ending_calls(on_message: OnMessage) -> OnMessage:
 class Pipeline:
     """Encoder, engine and decoder. `on_message` gets what comes out; `on_control` the processes' control messages."""
 
-    def __init__(
-        self, on_message: OnMessage, on_control: Callable[[WorkerProcess[Stage], ControlMessage], None]
-    ) -> None:
-        self.workers = {stage: WorkerProcess(stage, on_control) for stage in Stage}
+    def __init__(self, on_message: OnMessage, on_control: Callable[[Stage, FromWorker], None]) -> None:
         self._on_message, self._on_control = ending_calls(on_message), on_control
+        self.workers = {stage: WorkerProcess(stage, partial(on_control, stage)) for stage in Stage}
         self._engine_links: deque[tuple[socket.socket, socket.socket]] = deque()
         """The encoder's and the decoder's ends of the links to the engine that have not been used."""
         self._to_encoder: LoopLink | None = None
@@ -110,11 +111,20 @@ class Pipeline:
         if self._to_encoder:
             self._to_encoder.send(message)
 
-    async def wait_any(self, timeout_s: float) -> WorkerProcess[Stage] | None:
-        """Return a worker whose process has ended, or None after `timeout_s`."""
-        exits = {worker.exit: worker for worker in self.workers.values() if worker.exit}
+    def ping(self) -> None:
+        for worker in self.workers.values():
+            if worker.ready:
+                worker.send(Ping())
+
+    async def wait_loss(self, timeout_s: float) -> Loss | None:
+        """Return how a process has ended, or None after `timeout_s`."""
+        exits = {worker.exit: stage for stage, worker in self.workers.items() if worker.exit}
         done, _ = await asyncio.wait(exits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return next((exits[task] for task in done), None)
+        for stage in map(exits.__getitem__, done):
+            worker = self.workers[stage]
+            worker.read_control()  # what it sent before it ended
+            return Loss(stage, worker.refusal or worker.ending, refused=bool(worker.refusal))
+        return None
 
     async def stop(self) -> None:
         """Have the processes end between two units of work; kill those that do not in time."""
@@ -132,16 +142,16 @@ class Pipeline:
         """Kill encoder and decoder; `start` starts them again."""
         await self._kill(CODEC)
         self._dropped, self._to_encoder, self._from_decoder = self.dropped, None, None
-        self.workers |= {stage: WorkerProcess(stage, self._on_control) for stage in CODEC}
+        self.workers |= {stage: WorkerProcess(stage, partial(self._on_control, stage)) for stage in CODEC}
 
     async def _kill(self, stages: Iterable[Stage]) -> None:
         self._close(stages)
         for stage in stages:
             self.workers[stage].kill()
         await self._wait(stages, KILLED_WITHIN_S)
-        for worker in (self.workers[stage] for stage in stages):
-            if worker.exit and not worker.exit.done():
-                log.error("worker %s: process %s does not end", worker.stage, worker.process_id)
+        for stage in stages:
+            if (exited := self.workers[stage].exit) and not exited.done():
+                log.error("worker %s: process %s does not end", stage, self.workers[stage].process_id)
 
     async def _wait(self, stages: Iterable[Stage], timeout_s: float) -> None:
         if exits := [exited for stage in stages if (exited := self.workers[stage].exit)]:

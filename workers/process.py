@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from workers.control_messages import FromWorker, ToWorker, WorkerVitals
 from workers.link import Link, LinkClosed, pair
-from workers.messages import ControlMessage, Stage, Transcriber, WorkerVitals
-
-Name = TypeVar("Name", bound=Stage | Transcriber)
+from workers.messages import Stage
 
 ALLOWED = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
@@ -30,16 +29,16 @@ ALLOWED_FOR_DOWNLOADS = ("HF_", "HUGGING_FACE_", "HUGGINGFACE_")
 """Hugging Face's settings, its token among them: for the engine, which downloads the checkpoint."""
 
 
-def worker_environment(stage: Stage | Transcriber, environment: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(name: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a worker inherits of `environment`: by an allow-list, so that no secret of the service is in it.
 
     Libraries start no threads of their own, and the codec computes in full float32.
     """
-    prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if stage is Stage.STEP else ()))
-    allowed = [name for name in environment if name.upper() in ALLOWED or name.upper().startswith(prefixes)]
+    prefixes = (*ALLOWED_PREFIXES, *(ALLOWED_FOR_DOWNLOADS if name == Stage.STEP else ()))
+    allowed = [key for key in environment if key.upper() in ALLOWED or key.upper().startswith(prefixes)]
     threads = {"RAYON_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    exact = {"MLX_ENABLE_TF32": "0"} if stage in (Stage.ENCODE, Stage.DECODE) else {}
-    return {**{name: environment[name] for name in allowed}, **threads, **exact}
+    exact = {"MLX_ENABLE_TF32": "0"} if name in (Stage.ENCODE, Stage.DECODE) else {}
+    return {**{key: environment[key] for key in allowed}, **threads, **exact}
 
 
 class LoopLink:
@@ -87,15 +86,15 @@ class LoopLink:
         self._loop.remove_writer(self._link)
 
 
-class WorkerProcess(Generic[Name]):
-    """A process that runs `workers.worker`, and the control link to it; `stage` is its name.
+class WorkerProcess:
+    """A process that runs `workers.worker`, and the control link to it; `name` is that of its stage.
 
     `on_control` gets its control messages, on the event loop that started it. `ready`, `refusal` and `vitals` are set
     by the supervisor.
     """
 
-    def __init__(self, stage: Name, on_control: Callable[["WorkerProcess[Name]", ControlMessage], None]) -> None:
-        self.stage = stage
+    def __init__(self, name: str, on_control: Callable[[FromWorker], None]) -> None:
+        self._name, self._on_control = name, on_control
         self.ready = False
         self.refusal: str | None = None
         self.vitals: WorkerVitals | None = None
@@ -103,7 +102,6 @@ class WorkerProcess(Generic[Name]):
         self.exit: asyncio.Task[int] | None = None
         """Done once the process has ended; its result is the exit status."""
         self._process: asyncio.subprocess.Process | None = None
-        self._on_control = on_control
         self._control: LoopLink | None = None
 
     async def start(self, links: Sequence[socket.socket]) -> None:
@@ -117,15 +115,15 @@ class WorkerProcess(Generic[Name]):
                     stdin=subprocess.PIPE,  # its end tells the worker that we are gone, however we went
                     pass_fds=descriptors,
                     start_new_session=True,
-                    env=worker_environment(self.stage, os.environ),
+                    env=worker_environment(self._name, os.environ),
                 )
             except BaseException:
                 ours.close()
                 raise
         self.exit = asyncio.create_task(self._process.wait())
-        self._control = LoopLink(ours, lambda message: self._on_control(self, message))
+        self._control = LoopLink(ours, self._on_control)
 
-    def send(self, message: ControlMessage) -> None:
+    def send(self, message: ToWorker) -> None:
         if self._control:
             self._control.send(message)
 

@@ -15,37 +15,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workers.liveness import CHECK_EVERY_S, Limits, Liveness
-from workers.messages import (
+from workers.control_messages import (
     TRANSCRIBER,
-    Close,
-    CodeArray,
-    ControlMessage,
-    Frame,
-    Message,
-    Ping,
-    PipelineMessage,
+    FromWorker,
     Prepared,
     Progress,
-    PromptMessage,
     Ready,
-    Speech,
-    SpeechEnded,
-    Stage,
     StartRefused,
-    Transcriber,
     TranscriberConfig,
-    TranscriptMessage,
     WorkerConfig,
     WorkerVitals,
 )
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits, Liveness, Loss
+from workers.messages import (
+    Close,
+    CodeArray,
+    Frame,
+    Message,
+    PipelineMessage,
+    PromptMessage,
+    SamplingChanges,
+    Speech,
+    SpeechEnded,
+    Stage,
+    TranscriptMessage,
+)
 from workers.pipeline import CODEC, Pipeline
-from workers.process import WorkerProcess
 from workers.transcription import Transcription
 
 log = logging.getLogger(__name__)
 
-PING_EVERY_S = 1.0
 BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 FAILED_STARTS = 4
 """After so many, without one that succeeded, the service ends."""
@@ -59,21 +58,11 @@ class WorkerRefused(Exception):
 class WorkerState:
     """One worker as metrics show it; `losses` counts how often it was the one lost, `hangs` those by a hang."""
 
-    name: Stage | Transcriber
+    name: str
     ready: bool
     vitals: WorkerVitals | None
     losses: int
     hangs: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Loss:
-    """Why the pipeline is lost: a worker has ended, or has refused to start, or hangs."""
-
-    stage: Stage
-    reason: str
-    refused: bool = False
-    hangs: bool = False
 
 
 class Supervisor:
@@ -95,10 +84,10 @@ class Supervisor:
         on_transcript: Callable[[TranscriptMessage], None] = lambda _: None,
     ) -> None:
         self._config = config
-        self.sampling: tuple[tuple[str, float], ...] = ()
+        self.sampling: SamplingChanges = ()
         """Of the engine, as in `Ready`, once it is that."""
-        self._on_message, self._on_lost, self._on_progress = on_message, on_lost, on_progress
-        self._on_prompt = on_prompt
+        self._on_message, self._on_prompt = on_message, on_prompt
+        self._on_lost, self._on_progress = on_lost, on_progress
         self._limits = limits
         self._pipeline = Pipeline(self._handle_message, self._handle_control)
         self.transcription = Transcription(on_transcript, limits) if config.transcribe else None
@@ -109,8 +98,7 @@ class Supervisor:
         self._was_ready = False
         self._next_ping_s = 0.0
         self._failures = 0
-        self._losses: Counter[Stage] = Counter()
-        self._hangs: Counter[Stage] = Counter()
+        self._losses, self._hangs = Counter[Stage](), Counter[Stage]()
         self._dropped = 0
         self._late_closes: list[Close] = []
         self.checkpoint = ""
@@ -167,27 +155,10 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the pipeline running until cancelled, then stop it. Raises WorkerRefused."""
-        if not self.transcription:
-            await self._run()
-            return
-        beside = asyncio.create_task(self._transcribe(self.transcription))
-        try:
-            await self._run()
-        finally:
-            beside.cancel()
-            await asyncio.wait({beside})
-
-    async def _transcribe(self, transcription: Transcription) -> None:
-        """Run the transcriber until cancelled; no error of ours in it ends a call."""
-        try:
-            await transcription.run()
-        except Exception:
-            log.exception("the transcriber cannot be run any more; calls go on without their words")
-
-    async def _run(self) -> None:
+        beside = asyncio.create_task(self._transcribe())
         try:
             while True:
-                loss = await self._run_pipeline(self._pipeline)
+                loss = await self._run_pipeline()
                 engine_stays = self._engine_stays(loss)
                 self._report_loss(loss, "encoder and decoder are" if engine_stays else "the pipeline is")
                 await (self._pipeline.end_codec() if engine_stays else self._end_pipeline())
@@ -196,10 +167,20 @@ class Supervisor:
             await self._pipeline.stop()
             raise
         finally:
+            beside.cancel()
             self._ready.clear()
             await self._end_pipeline()
+            await asyncio.wait({beside})
 
-    def _engine_stays(self, loss: _Loss) -> bool:
+    async def _transcribe(self) -> None:
+        """Run the transcriber, if there is one, until cancelled; no error of ours in it ends a call."""
+        if self.transcription:
+            try:
+                await self.transcription.run()
+            except Exception:
+                log.exception("the transcriber cannot be run any more; calls go on without their words")
+
+    def _engine_stays(self, loss: Loss) -> bool:
         """Whether encoder and decoder are to be started again alone; after a start that fails, all are."""
         return self.ready and loss.stage in CODEC and self._pipeline.engine_can_stay
 
@@ -209,27 +190,27 @@ class Supervisor:
         self._dropped += pipeline.dropped
         await pipeline.kill()
 
-    async def _run_pipeline(self, pipeline: Pipeline) -> _Loss:
+    async def _run_pipeline(self) -> Loss:
+        pipeline = self._pipeline
         self._liveness = Liveness(time.monotonic(), self._limits)
         engine_stays = pipeline.workers[Stage.STEP].ready
         try:
             await pipeline.start()
         except OSError as error:  # no memory for another process, say
-            return _Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
+            return Loss(Stage.ENCODE, f"cannot start: {error.strerror}", refused=True)
         if engine_stays:
             self._liveness.ready(Stage.STEP, time.monotonic())
         for stage in CODEC if engine_stays else Stage if self._was_ready else (Stage.STEP,):
-            self._configure(pipeline.workers[stage])
+            self._configure(stage)
         while True:
-            if worker := await pipeline.wait_any(CHECK_EVERY_S):
-                worker.read_control()  # what it sent before it ended
-                return _Loss(worker.stage, worker.refusal or worker.ending, refused=bool(worker.refusal))
+            if loss := await pipeline.wait_loss(CHECK_EVERY_S):
+                return loss
             now = time.monotonic()
-            self._ping(pipeline, now)
-            if hang := self._liveness.hang(now):
-                return _Loss(hang.stage, hang.reason, hangs=True)
+            self._ping(now)
+            if loss := self._liveness.hang(now):
+                return loss
 
-    def _report_loss(self, loss: _Loss, what_is: str) -> None:
+    def _report_loss(self, loss: Loss, what_is: str) -> None:
         """Report a loss before the processes are ended: one that hangs in a driver may take long."""
         self._ready.clear()
         if self.transcription:
@@ -245,16 +226,14 @@ class Supervisor:
         log.error("worker %s %s (%s), %s started again", loss.stage, what, loss.reason, what_is)
         self._on_lost(f"{loss.stage}: {'hangs, ' if loss.hangs else ''}{loss.reason}")
 
-    def _ping(self, pipeline: Pipeline, now: float) -> None:
+    def _ping(self, now: float) -> None:
         if now >= self._next_ping_s:
             self._next_ping_s = now + PING_EVERY_S
-            for worker in pipeline.workers.values():
-                if worker.ready:
-                    worker.send(Ping())
+            self._pipeline.ping()
 
-    def _configure(self, worker: WorkerProcess[Stage]) -> None:
-        worker.send(replace(self._config, stage=worker.stage, again=self._was_ready))
-        self._liveness.started(worker.stage, time.monotonic())
+    def _configure(self, stage: Stage) -> None:
+        self._pipeline.workers[stage].send(replace(self._config, stage=stage, again=self._was_ready))
+        self._liveness.started(stage, time.monotonic())
 
     def _handle_message(self, message: Message) -> None:
         self._liveness.received(message, time.monotonic())
@@ -265,20 +244,22 @@ class Supervisor:
         if self.transcription and isinstance(message, Frame):
             self.transcription.on_answer(message)
 
-    def _handle_control(self, worker: WorkerProcess[Stage], message: ControlMessage) -> None:
-        now = time.monotonic()
+    def _handle_control(self, stage: Stage, message: FromWorker) -> None:
+        worker, now = self._pipeline.workers[stage], time.monotonic()
         match message:
             case Progress():
-                self._liveness.progressed(worker.stage, now)
+                self._liveness.progressed(stage, now)
                 if not worker.ready:
                     self._on_progress(message)
             case Prepared():
-                self._liveness.progressed(worker.stage, now)
+                self._liveness.progressed(stage, now)
                 self._configure_codec(message)
             case Ready(note, sampling, silence):
-                self._liveness.ready(worker.stage, now)
+                worker.ready = True
+                log.info("worker %s is ready: %s", stage, note)
+                self._liveness.ready(stage, now)
                 self.sampling = sampling or self.sampling
-                self._handle_ready(worker, note, now)
+                self._begin_if_ready(now)
                 if silence is not None:
                     self._config = replace(self._config, silence=silence)
                     self._configure_transcriber(silence)
@@ -288,12 +269,10 @@ class Supervisor:
             case StartRefused(reason):
                 worker.refusal = reason
             case WorkerVitals():
-                self._liveness.answered(worker.stage, message.work_s, now)
+                self._liveness.answered(stage, message.work_s, now)
                 worker.vitals = message
                 if self.ready:
                     self._failures = 0
-            case _:
-                raise TypeError(f"no message for the supervisor: {message!r}")
 
     def _configure_codec(self, prepared: Prepared) -> None:
         """Configure the workers that wait for it; those of a later pipeline have been: it serves as many slots."""
@@ -302,8 +281,8 @@ class Supervisor:
             return
         self._config = replace(self._config, mimi=prepared.mimi, slots=self._config.slots or prepared.slots)
         self._speech_to_text = prepared.speech_to_text
-        for stage in (Stage.ENCODE, Stage.DECODE):
-            self._configure(self._pipeline.workers[stage])
+        for stage in CODEC:
+            self._configure(stage)
 
     def _configure_transcriber(self, silence: CodeArray) -> None:
         if self.transcription and self._speech_to_text:
@@ -311,9 +290,7 @@ class Supervisor:
             sizes = config.quantize, config.slots
             self.transcription.configure(TranscriberConfig(self._speech_to_text, *sizes, silence, config.log_format))
 
-    def _handle_ready(self, worker: WorkerProcess[Stage], note: str, now: float) -> None:
-        worker.ready = True
-        log.info("worker %s is ready: %s", worker.stage, note)
+    def _begin_if_ready(self, now: float) -> None:
         if self._pipeline.ready:
             self._was_ready = True
             self._next_ping_s = now

@@ -9,32 +9,23 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from workers.link import pair
-from workers.liveness import CHECK_EVERY_S, Limits
-from workers.messages import (
+from workers.control_messages import (
     TRANSCRIBER,
-    ControlMessage,
-    Epoch,
-    Frame,
+    FromWorker,
     Ping,
     Progress,
     Ready,
-    Slot,
-    Speech,
-    SpeechEnded,
-    SpeechMessage,
     StartRefused,
-    Transcriber,
     TranscriberConfig,
-    TranscriptEnd,
-    TranscriptMessage,
     WorkerVitals,
 )
+from workers.link import pair
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits
+from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage, TranscriptEnd, TranscriptMessage
 from workers.process import LoopLink, WorkerProcess
 
 log = logging.getLogger(__name__)
 
-PING_EVERY_S = 1.0
 BACK_OFF_S = (1.0, 5.0, 30.0)
 JUMP_S = 2.0
 """A check that comes so late says nothing: this process itself was stopped."""
@@ -79,7 +70,7 @@ class Transcription:
         self._config: TranscriberConfig | None = None
         self._configured = asyncio.Event()
         self._ready = asyncio.Event()
-        self._process: WorkerProcess[Transcriber] | None = None
+        self._process: WorkerProcess | None = None
         self._links: Sequence[LoopLink] = ()
         self._held = HeldSpeech()
         self._calls: set[tuple[Slot, Epoch]] = set()
@@ -204,8 +195,9 @@ class Transcription:
         except Exception:
             log.exception("slot %d: %s cannot be handled", message.slot, type(message).__name__)
 
-    def _handle_control(self, process: WorkerProcess[Transcriber], message: ControlMessage) -> None:
-        self._alive_s = time.monotonic()
+    def _handle_control(self, message: FromWorker) -> None:
+        process, self._alive_s = self._process, time.monotonic()
+        assert process
         match message:
             case Progress():
                 pass

@@ -17,22 +17,20 @@ from pathlib import Path
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
 from workers.codec.tensors import WeightsError
-from workers.gc_freeze import freeze_gc
-from workers.link import Link, LinkClosed
-from workers.logging import log_uncaught_exceptions, start_process_logging
-from workers.loop import FrameProcessor, StageMessage, WorkerLoop, frames_in
-from workers.messages import (
+from workers.control_messages import (
     TRANSCRIBER,
     Prepared,
     Progress,
     Ready,
-    Slot,
-    Stage,
     StartRefused,
-    Transcriber,
     TranscriberConfig,
     WorkerConfig,
 )
+from workers.gc_freeze import freeze_gc
+from workers.link import Link, LinkClosed
+from workers.logging import log_uncaught_exceptions, start_process_logging
+from workers.loop import FrameProcessor, StageMessage, WorkerLoop, frames_in
+from workers.messages import Slot, Stage
 
 EXIT_REFUSED = 2
 LOOPBACK_SLOTS = 64
@@ -50,7 +48,7 @@ def main(*descriptors: int) -> int:
     control, upstream, downstream, *spares = (Link(socket.socket(fileno=descriptor)) for descriptor in descriptors)
     try:
         config = _wait_for_config(control)
-        name: Stage | Transcriber = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
+        name = config.stage if isinstance(config, WorkerConfig) else TRANSCRIBER
         start_process_logging(name, "INFO", config.log_format)
         log_uncaught_exceptions()
         stage, ready, device_bytes, rows_of = _build(config, control)

@@ -55,7 +55,7 @@ class Speaker(Protocol):
 
     @property
     def checkpoint(self) -> str:
-        """The digest of what speaks, "" if there is none: see `workers.messages.Prepared`."""
+        """The digest of what speaks, "" if there is none: see `workers.control_messages.Prepared`."""
 
     @property
     def transcription(self) -> "Transcription | None":

@@ -9,7 +9,8 @@ from app.calls.router import CallRouter
 from app.calls.speaker import Speaker, SpeakerMessage
 from app.config import EngineKind, Settings, SettingsError
 from app.server.remote.pipeline import RemotePipeline
-from workers.messages import Progress, PromptMessage, Stage, TranscriptMessage, WorkerConfig
+from workers.control_messages import Progress, WorkerConfig
+from workers.messages import PromptMessage, Stage, TranscriptMessage
 from workers.processors import usable_processors
 from workers.supervisor import Supervisor
 

@@ -27,8 +27,8 @@ from app.server.tunnel import TunnelManager
 from app.twilio.number import NumberOverride, NumberRefused, SavedWebhook
 from app.twilio.rest import open_rest
 from app.twilio.rest_http import RestError
+from workers.control_messages import Progress
 from workers.logging import flush_logging
-from workers.messages import Progress
 from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)

@@ -36,8 +36,9 @@ from app.telemetry.metrics.service import MetricSources
 from app.telemetry.webhooks.actions import Action
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
+from workers.control_messages import Progress
 from workers.gc_freeze import freeze_gc
-from workers.messages import Progress, TranscriptMessage
+from workers.messages import TranscriptMessage
 from workers.supervisor import WorkerRefused
 
 log = logging.getLogger(__name__)

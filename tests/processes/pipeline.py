@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 
 from tests.workers.config import LOOPBACK
+from workers.control_messages import WorkerConfig
 from workers.liveness import Limits
 from workers.messages import (
     FRAME_SAMPLES,
@@ -19,12 +20,14 @@ from workers.messages import (
     PipelineMessage,
     PromptMessage,
     Slot,
-    WorkerConfig,
+    TranscriptMessage,
 )
 from workers.supervisor import Supervisor
 
 PATIENCE_S = 30.0
 """A guard against a test that would wait for ever; nothing is measured by it."""
+START_S = 300.0
+"""The same for a start, which may make a synthetic checkpoint."""
 
 
 class SupervisedPipeline:
@@ -33,10 +36,11 @@ class SupervisedPipeline:
     def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> None:
         self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
-        report, lose = self.arrived.put_nowait, self.lost.put_nowait
         self.prompts: asyncio.Queue[PromptMessage] = asyncio.Queue()
-        answer = self.prompts.put_nowait
-        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits, answer)
+        self.heard: asyncio.Queue[TranscriptMessage] = asyncio.Queue()
+        report, lose = self.arrived.put_nowait, self.lost.put_nowait
+        answers = self.prompts.put_nowait, self.heard.put_nowait
+        self.supervisor = Supervisor(config, report, lose, lambda _: None, limits, *answers)
 
     async def next_message(self) -> PipelineMessage:
         async with asyncio.timeout(PATIENCE_S):
@@ -105,17 +109,38 @@ def frame(slot: int, epoch: int, seq: int) -> Frame:
     return Frame(Slot(slot), Epoch(epoch), seq, np.full(FRAME_SAMPLES, seq / 10, np.float32))
 
 
+async def _ready(supervisor: Supervisor) -> None:
+    await supervisor.wait_ready()
+    if supervisor.transcription:
+        await supervisor.transcription.wait_ready()
+
+
 @contextlib.asynccontextmanager
-async def running(config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> AsyncIterator[SupervisedPipeline]:
-    """Run a pipeline until the block ends; it is ready when the block begins."""
-    pipeline = SupervisedPipeline(config, limits)
-    supervising = asyncio.create_task(pipeline.supervisor.run())
+async def supervising(supervisor: Supervisor, ready: bool = True) -> AsyncIterator[None]:
+    """Run a supervisor until the block ends; its workers are `ready` when the block begins. Raises WorkerRefused."""
+    running = asyncio.create_task(supervisor.run())
+    waiting = asyncio.create_task(_ready(supervisor))
     try:
-        await pipeline.until_ready()
-        yield pipeline
+        if ready:
+            done, _ = await asyncio.wait({running, waiting}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            assert waiting in done
+        yield
     finally:
-        supervising.cancel()
-        await asyncio.wait({supervising})
+        for task in (running, waiting):
+            task.cancel()
+        await asyncio.wait({running, waiting})
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: WorkerConfig = LOOPBACK, limits: Limits | None = None, ready: bool = True
+) -> AsyncIterator[SupervisedPipeline]:
+    """Run a pipeline until the block ends, as `supervising` does."""
+    pipeline = SupervisedPipeline(config, limits)
+    async with supervising(pipeline.supervisor, ready):
+        yield pipeline
 
 
 async def all_gone(process_ids: list[int]) -> None:

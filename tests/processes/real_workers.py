@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
+from tests.processes.pipeline import SupervisedPipeline, running
 from workers.messages import (
     CallPersona,
     Close,
@@ -15,7 +15,6 @@ from workers.messages import (
     Failed,
     Frame,
     Open,
-    PipelineMessage,
     Slot,
     TranscriptEnd,
     TranscriptMessage,
@@ -27,16 +26,19 @@ IN_STEP = 30
 """How many frames go to a transcriber between two looks at how far it is; more than twice as many may wait."""
 
 
+async def caught_up(supervisor: Supervisor, frames: int) -> None:
+    """Wait for the transcriber, if there is one, to have stepped so many frames: virtual time runs ahead of it."""
+    while beside := supervisor.transcription:
+        if beside.vitals and beside.vitals.rows.total >= frames:
+            return
+        await asyncio.sleep(0.02)
+
+
 class RealWorkers:
     """The real workers, one frame at a time, for a caller in another thread."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        arrived: "asyncio.Queue[PipelineMessage]",
-        heard: "asyncio.Queue[TranscriptMessage]",
-    ) -> None:
-        self._supervisor, self._arrived, self._heard = supervisor, arrived, heard
+    def __init__(self, pipeline: SupervisedPipeline) -> None:
+        self._supervisor, self._arrived, self._heard = pipeline.supervisor, pipeline.arrived, pipeline.heard
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch(0)
         self._frames = 0
@@ -64,16 +66,9 @@ class RealWorkers:
     async def _round(self, frame: Frame) -> Frame:
         self._frames += 1
         if self._frames % IN_STEP == 0:
-            await self._caught_up(self._frames - IN_STEP)
+            await caught_up(self._supervisor, self._frames - IN_STEP)
         self._supervisor.send(Frame(SLOT, self._epoch, frame.seq, frame.pcm))
         return await self._next_frame()
-
-    async def _caught_up(self, frames: int) -> None:
-        """Wait for the transcriber, if there is one, to have stepped so many frames: virtual time runs ahead of it."""
-        while beside := self._supervisor.transcription:
-            if beside.vitals and beside.vitals.rows.total >= frames:
-                return
-            await asyncio.sleep(0.02)
 
     async def _next_frame(self) -> Frame:
         while True:
@@ -90,18 +85,5 @@ async def real_workers(
     """Run a codec and an engine of their own for a while, and if asked a transcriber."""
     model = {"moshi_checkpoint": checkpoint, "moshi_lora": lora, "cache_dir": cache, "codec": codec}
     settings = read_settings(**model, greeting_frames=greeting_frames, transcribe=transcribe)
-    arrived: asyncio.Queue[Any] = asyncio.Queue()
-    heard: asyncio.Queue[TranscriptMessage] = asyncio.Queue()
-    listeners = arrived.put_nowait, lambda _: None, lambda _: None
-    supervisor = Supervisor(worker_config(settings), *listeners, on_transcript=heard.put_nowait)
-    running = asyncio.create_task(supervisor.run())
-    try:
-        await asyncio.wait([running, asyncio.create_task(supervisor.wait_ready())], return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            await running
-        if supervisor.transcription:
-            await supervisor.transcription.wait_ready()
-        yield RealWorkers(supervisor, arrived, heard)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    async with running(worker_config(settings)) as pipeline:
+        yield RealWorkers(pipeline)

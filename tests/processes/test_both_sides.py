@@ -4,8 +4,6 @@ What is written down is compared with the recordings that the demo's caller play
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +23,8 @@ from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.from_record import make_entry
 from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
 from tests.app.telemetry.call_log.records import SERVICE, ZERO, address_of
-from tests.processes.pipeline import PATIENCE_S
-from tests.processes.real_workers import IN_STEP, SLOT
+from tests.processes.pipeline import PATIENCE_S, supervising
+from tests.processes.real_workers import IN_STEP, SLOT, caught_up
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic.caller_speech import PACKET_S, utterances
 from workers.messages import FRAME_S, Frame, Message, PipelineMessage
@@ -92,35 +90,13 @@ class Line:
             self.now_s += 0.02
             call.handle_event(Media(begin * 1000 // 8_000, said[begin : begin + mulaw.PACKET_SAMPLES]))
             await self.until_back(GREETING_FRAMES + self._sent)
-            await self._caught_up()
+            if self._sent % IN_STEP == 0:
+                await caught_up(self.supervisor, self._sent - IN_STEP)
             while not call.outbox.empty():
                 call.outbox.get_nowait()
         call.handle_event(Stopped())
         async with asyncio.timeout(PATIENCE_S):
             return await self.kept.get()
-
-    async def _caught_up(self) -> None:
-        """Wait for the transcriber: the test's clock runs ahead of it."""
-        beside = self.supervisor.transcription
-        while beside and self._sent % IN_STEP == 0 and self._sent:
-            if beside.vitals and beside.vitals.rows.total >= self._sent - IN_STEP:
-                return
-            await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def ready(cache: Path) -> AsyncIterator[Line]:
-    line = Line(cache)
-    running = asyncio.create_task(line.supervisor.run())
-    try:
-        await line.supervisor.wait_ready()
-        assert line.supervisor.transcription
-        await line.supervisor.transcription.wait_ready()
-        line.manager.start_accepting(1, processing_s=0.04)
-        yield line
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 def said_by_caller() -> list[tuple[str, float]]:
@@ -137,7 +113,9 @@ async def test_what_both_say_is_in_the_call_log_at_its_time_and_found(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     talk = mulaw.encode(conversation())
-    async with ready(synthetic_cache(tmp_path_factory)) as line:
+    line = Line(synthetic_cache(tmp_path_factory))
+    async with supervising(line.supervisor):
+        line.manager.start_accepting(1, processing_s=0.04)
         record = await line.call(talk)
     heard = [word for word in record.words if word.speaker is Side.CALLER]
     assert [word.text for word in heard] == [word for word, _ in said_by_caller()]

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from app.config import FIELDS
-from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, frame, running
+from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, frame, running, supervising
 from tests.workers.config import LOOPBACK
 from workers.liveness import Limits
 from workers.logging import LineFormat
@@ -180,6 +180,14 @@ async def test_when_a_worker_hangs_the_pipeline_is_started_again(
     assert state(pipeline, stage).hangs == hangs + 1
 
 
+async def started(pipeline: SupervisedPipeline, stage: Stage) -> int:
+    """Return the process of a stage as soon as there is one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while stage not in pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
+            await asyncio.sleep(0)
+    return pipeline.supervisor.process_ids[stage]
+
+
 @pytest.mark.slow
 async def test_a_loss_is_reported_before_the_processes_have_ended() -> None:
     found: asyncio.Queue[set[str]] = asyncio.Queue()
@@ -187,30 +195,20 @@ async def test_a_loss_is_reported_before_the_processes_have_ended() -> None:
     supervisor = Supervisor(
         LOOPBACK, lambda _: None, lambda _: found.put_nowait({psutil.Process(pid).status() for pid in pids}), print
     )
-    supervising = asyncio.create_task(supervisor.run())
-    async with asyncio.timeout(PATIENCE_S):
-        await supervisor.wait_ready()
+    async with supervising(supervisor), asyncio.timeout(PATIENCE_S):
         pids += supervisor.process_ids.values()
         os.kill(pids[0], signal.SIGSTOP)
         assert psutil.STATUS_STOPPED in await found.get()
-    supervising.cancel()
-    await asyncio.wait({supervising})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [Stage.STEP, Stage.DECODE])
 async def test_a_worker_that_hangs_while_it_starts_is_started_again(stage: Stage) -> None:
-    pipeline = SupervisedPipeline(limits=Limits(start_s=2.0))
-    supervising = asyncio.create_task(pipeline.supervisor.run())
-    async with asyncio.timeout(PATIENCE_S):
-        while stage not in pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
-            await asyncio.sleep(0)
-    os.kill(pipeline.supervisor.process_ids[stage], signal.SIGSTOP)
-    assert await pipeline.next_lost() == f"{stage}: hangs, no progress of its start for 2 s"
-    await pipeline.until_ready()
-    assert [seq for seq, _ in await pipeline.pass_frames(0, 1)] == [0, 1, 2]
-    supervising.cancel()
-    await asyncio.wait({supervising})
+    async with running(limits=Limits(start_s=2.0), ready=False) as pipeline:
+        os.kill(await started(pipeline, stage), signal.SIGSTOP)
+        assert await pipeline.next_lost() == f"{stage}: hangs, no progress of its start for 2 s"
+        await pipeline.until_ready()
+        assert [seq for seq, _ in await pipeline.pass_frames(0, 1)] == [0, 1, 2]
 
 
 async def test_a_stop_leaves_no_process_even_if_one_hangs_and_no_descriptor() -> None:
@@ -224,24 +222,19 @@ async def test_a_stop_leaves_no_process_even_if_one_hangs_and_no_descriptor() ->
 
 
 async def test_a_stop_in_the_middle_of_the_start_leaves_no_process() -> None:
-    pipeline = SupervisedPipeline()
-    supervising = asyncio.create_task(pipeline.supervisor.run())
-    async with asyncio.timeout(PATIENCE_S):
-        while not pipeline.supervisor.process_ids:  # noqa: ASYNC110 - a turn of the loop, not a wait
-            await asyncio.sleep(0)
-    pids = list(pipeline.supervisor.process_ids.values())
-    supervising.cancel()
-    await asyncio.wait({supervising})
+    async with running(ready=False) as pipeline:
+        await started(pipeline, Stage.STEP)
+        pids = list(pipeline.supervisor.process_ids.values())
     await all_gone(pids)
 
 
 async def test_a_stop_before_anything_has_started_is_one_too() -> None:
-    supervising = asyncio.create_task(SupervisedPipeline().supervisor.run())
+    stopped = asyncio.create_task(SupervisedPipeline().supervisor.run())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    supervising.cancel()
-    await asyncio.wait({supervising})
-    assert supervising.cancelled()
+    stopped.cancel()
+    await asyncio.wait({stopped})
+    assert stopped.cancelled()
 
 
 @pytest.mark.slow

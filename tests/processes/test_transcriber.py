@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from app.audio.resample import Interpolator
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
 from app.simulator.conversation import recording
-from tests.processes.pipeline import PATIENCE_S, all_gone
+from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, all_gone, running
 from tests.synthetic import synthetic_cache
 from workers.liveness import Limits
 from workers.messages import (
@@ -28,14 +27,12 @@ from workers.messages import (
     Heard,
     Open,
     Pcm,
-    PipelineMessage,
     Slot,
     Stage,
     TranscriptEnd,
     TranscriptMessage,
     TurnOver,
 )
-from workers.supervisor import Supervisor
 from workers.transcriber.stage import BACKLOG
 from workers.transcription import Transcription
 
@@ -47,17 +44,13 @@ WORDS = {
 SILENT_FRAMES = 10
 
 
-@dataclass
 class Line:
-    """A supervised pipeline with a transcriber, and what comes of both."""
+    """A supervised pipeline with a transcriber, and what its caller heard."""
 
-    supervisor: Supervisor
-    frames: "asyncio.Queue[PipelineMessage]"
-    said: "asyncio.Queue[TranscriptMessage]"
-    lost: list[str] = field(default_factory=list)
-    epoch: int = 0
-    answer: list[Pcm | None] = field(default_factory=list)
-    """What the caller heard in the last call, frame by frame."""
+    def __init__(self, pipeline: SupervisedPipeline) -> None:
+        self.pipeline, self.supervisor, self.epoch = pipeline, pipeline.supervisor, 0
+        self.answer: list[Pcm | None] = []
+        """Of the last call, frame by frame."""
 
     @property
     def transcription(self) -> Transcription:
@@ -75,23 +68,19 @@ class Line:
         for seq, frame in enumerate(pcm):
             trouble(seq)
             self.supervisor.send(Frame(Slot(slot), Epoch(self.epoch), seq, frame))
-            while not isinstance(back := await self._next(), Frame):
+            while not isinstance(back := await self.pipeline.next_message(), Frame):
                 assert not isinstance(back, Failed), back
             assert (back.slot, back.epoch, back.seq) == (slot, self.epoch, seq)
             self.answer.append(back.pcm)
         self.supervisor.send(Close(Slot(slot), Epoch(self.epoch)))
         return self.epoch
 
-    async def _next(self) -> PipelineMessage:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.frames.get()
-
     async def transcript(self, epoch: int) -> list[TranscriptMessage]:
         """Return what was heard in a call, up to its end."""
         heard: list[TranscriptMessage] = []
         async with asyncio.timeout(PATIENCE_S):
             while not (heard and isinstance(heard[-1], TranscriptEnd)):
-                message = await self.said.get()
+                message = await self.pipeline.heard.get()
                 heard += [message] if message.epoch == epoch else []
         return heard
 
@@ -101,21 +90,10 @@ async def line(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Line]:
     cache = synthetic_cache(tmp_path_factory)
     model = {"moshi_checkpoint": "synthetic:script", "transcribe": "synthetic:stt", "cache_dir": cache}
     settings = read_settings(**model, codec=CodecKind.NUMPY, greeting_frames=0, max_calls=2)
-    frames: asyncio.Queue[PipelineMessage] = asyncio.Queue()
-    said: asyncio.Queue[TranscriptMessage] = asyncio.Queue()
-    lost: list[str] = []
     limits = Limits(busy_s=15.0, idle_s=15.0, beside_s=20.0)
-    listeners = frames.put_nowait, lost.append, lambda _: None
-    supervisor = Supervisor(worker_config(settings), *listeners, limits, on_transcript=said.put_nowait)
-    running = asyncio.create_task(supervisor.run())
-    line = Line(supervisor, frames, said, lost)
-    async with asyncio.timeout(4 * PATIENCE_S):
-        await supervisor.wait_ready()
-        await line.transcription.wait_ready()
-    yield line
-    pids = [*supervisor.process_ids.values(), line.transcription.process_id or 0]
-    running.cancel()
-    await asyncio.wait({running})
+    async with running(worker_config(settings), limits) as pipeline:
+        yield (line := Line(pipeline))
+        pids = [*line.supervisor.process_ids.values(), line.transcription.process_id or 0]
     await all_gone([pid for pid in pids if pid])
 
 
@@ -166,7 +144,7 @@ async def test_a_killed_transcriber_is_started_again_alone(line: Line) -> None:
     assert process
     spoken = frames_of("question1")
     calling = asyncio.create_task(line.call(0, np.concatenate([spoken, spoken, spoken])))
-    first = await line.said.get()
+    first = await line.pipeline.heard.get()
     os.kill(process, signal.SIGKILL)
     epoch = await calling
     assert first.epoch == epoch
@@ -175,7 +153,7 @@ async def test_a_killed_transcriber_is_started_again_alone(line: Line) -> None:
         await line.transcription.wait_ready()
     assert words(await line.transcript(await line.call(0, frames_of("question3")))) == WORDS["question3"]
     assert line.supervisor.process_ids == pipeline
-    assert line.lost == []
+    assert line.pipeline.lost.empty()
     assert line.transcription.losses == 1
 
 
@@ -190,7 +168,7 @@ async def test_a_stopped_transcriber_is_not_waited_for_and_drops_to_catch_up(lin
     assert isinstance(end, TranscriptEnd)
     assert end.missed == 50 + len(frames_of("question3")) - BACKLOG
     assert words(transcript) == WORDS["question3"], "the newest were kept"
-    assert line.lost == []
+    assert line.pipeline.lost.empty()
     assert line.transcription.process_id == process
 
 
@@ -229,17 +207,15 @@ async def test_a_transcriber_that_hangs_is_started_again(line: Line) -> None:
 
 @pytest.mark.parametrize("stage", [Stage.ENCODE, Stage.DECODE])
 async def test_a_lost_pipeline_ends_transcripts_and_the_transcriber_stays(line: Line, stage: Stage) -> None:
-    process, losses = line.transcription.process_id, len(line.lost)
+    process = line.transcription.process_id
     line.epoch += 1
     line.supervisor.send(Open(Slot(0), Epoch(line.epoch)))
     for seq, frame in enumerate(frames_of("question1")):
         line.supervisor.send(Frame(Slot(0), Epoch(line.epoch), seq, frame))
-        await line._next()
+        await line.pipeline.next_message()
     os.kill(line.supervisor.process_ids[stage], signal.SIGKILL)
     assert words(await line.transcript(line.epoch)) == WORDS["question1"]
-    async with asyncio.timeout(PATIENCE_S):
-        while len(line.lost) == losses:  # noqa: ASYNC110 - a turn of the loop
-            await asyncio.sleep(0)
-        await line.supervisor.wait_ready()
+    await line.pipeline.next_lost()
+    await line.pipeline.until_ready()
     assert words(await line.transcript(await line.call(0, frames_of("question3")))) == WORDS["question3"]
     assert line.transcription.process_id == process

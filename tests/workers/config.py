@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from workers.messages import Stage, WorkerConfig
+from workers.control_messages import WorkerConfig
+from workers.messages import Stage
 
 LOOPBACK = WorkerConfig(
     stage=Stage.STEP,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.histogram import Histogram
-from workers.liveness import CHECK_EVERY_S, Hang, Limits, Liveness
+from workers.liveness import CHECK_EVERY_S, Limits, Liveness, Loss
 from workers.messages import (
     Close,
     Epoch,
@@ -67,7 +67,7 @@ class Watch:
         for message in messages:
             self.liveness.received(message, self.now)
 
-    def wait(self, seconds: float, pings: bool = True) -> Hang | None:
+    def wait(self, seconds: float, pings: bool = True) -> Loss | None:
         """Let time pass, with an answer a second; return the first hang."""
         until_s = self.now + seconds
         while self.now < until_s:
@@ -205,7 +205,7 @@ def test_a_stage_that_stops_is_always_noticed(story: list[tuple[Slot, float]], s
     hang = watch.wait(20)
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
-    assert hang == Hang(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s")
+    assert hang == Loss(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s", hangs=True)
 
 
 def test_a_prompt_is_waited_for_by_nobody_and_its_progress_is_a_sign_of_life() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workers.config import LOOPBACK
+from workers.control_messages import Ping, Relink, WorkerVitals
 from workers.link import BACKLOG, Link, pair, serialize
 from workers.loop import StageMessage, WorkerLoop
 from workers.messages import (
@@ -14,15 +15,12 @@ from workers.messages import (
     Failed,
     Message,
     Open,
-    Ping,
     PromptMessage,
     PromptRefused,
-    Relink,
     Said,
     Slot,
     SpeechEnded,
     Stage,
-    WorkerVitals,
 )
 
 POISON = Slot(13)

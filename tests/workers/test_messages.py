@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.workers.config import LOOPBACK
+from workers import control_messages as c
 from workers import messages as m
 from workers.histogram import ROW_BOUNDS, Histogram
 from workers.link import LENGTH, parse, serialize
@@ -33,25 +34,25 @@ EVERY_KIND = [
     replace(LOOPBACK, mimi=Path("/mimi")),
     m.Speech(m.Slot(1), m.Epoch(2), 3, np.arange(32, dtype=np.int32)),
     m.SpeechEnded(m.Slot(1), m.Epoch(2)),
-    m.TranscriberConfig(Path("/stt"), 4, 2, np.zeros((2, 32), np.int32)),
-    m.Progress("loading", 1, 2),
-    m.Prepared(Path("/mimi"), 3),
-    m.Ready("on a CPU"),
-    m.StartRefused("MOSHI_CHECKPOINT is not there"),
-    m.Ping(),
-    m.Relink(),
-    m.WorkerVitals(1 << 20, 0, 1.5, Histogram(), Histogram(ROW_BOUNDS), 0),
+    c.TranscriberConfig(Path("/stt"), 4, 2, np.zeros((2, 32), np.int32)),
+    c.Progress("loading", 1, 2),
+    c.Prepared(Path("/mimi"), 3),
+    c.Ready("on a CPU"),
+    c.StartRefused("MOSHI_CHECKPOINT is not there"),
+    c.Ping(),
+    c.Relink(),
+    c.WorkerVitals(1 << 20, 0, 1.5, Histogram(), Histogram(ROW_BOUNDS), 0),
 ]
 
 
 def test_every_kind_of_message_is_here() -> None:
-    unions = m.PipelineMessage, m.PromptMessage, m.ControlMessage
+    unions = m.PipelineMessage, m.PromptMessage, c.ToWorker, c.FromWorker
     assert {type(message) for message in EVERY_KIND} == {kind for union in unions for kind in get_args(union)}
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
 def test_a_message_is_parsed_as_it_was_serialized(
-    message: m.PipelineMessage | m.PromptMessage | m.ControlMessage,
+    message: m.Message | c.ToWorker | c.FromWorker,
 ) -> None:
     back = parse(memoryview(serialize(message))[LENGTH.size :])
     assert type(back) is type(message)

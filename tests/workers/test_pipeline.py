@@ -9,6 +9,7 @@ import pytest
 from workers.link import Link, pair
 from workers.messages import (
     Close,
+    DropPrompt,
     Epoch,
     Failed,
     Frame,
@@ -73,6 +74,7 @@ async def test_what_a_dead_worker_should_have_got_is_lost_and_what_it_sent_befor
 
 
 async def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(app: App) -> None:
+    app.worker.send(DropPrompt("ada"))
     for slot in (0, FAULTY, 2):
         app.worker.send(opened(slot))
     failed = Failed(FAULTY, Epoch(1), Stage.DECODE, "KeyError(1)", internal=True)

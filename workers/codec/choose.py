@@ -7,8 +7,9 @@ from typing import Literal
 from workers.codec.codec import Codec, LoopbackCodec
 from workers.codec.mimi import Mimi
 from workers.codec.weights import load
+from workers.control_messages import WorkerConfig
 from workers.gc_freeze import give_back_freed_memory
-from workers.messages import CODEBOOKS, SPEECH_CODEBOOKS, Stage, WorkerConfig
+from workers.messages import CODEBOOKS, SPEECH_CODEBOOKS, Stage
 
 Library = Literal["numpy", "mlx"]
 

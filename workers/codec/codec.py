@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.messages import CODEBOOKS, FRAME_SAMPLES, Slot, Stage, codes_error
+from workers.messages import CODEBOOKS, CODES, FRAME_SAMPLES, CodeArray, Slot, Stage
 
 Row = NDArray[Any]
 """One frame of one call: PCM, float32 (1920,), or codes, int32 (8,)."""
@@ -51,6 +51,15 @@ def silence_codes(encoder: Codec, slot: Slot, frames: int) -> Row:
     codes = np.array([encoder.run({slot: silence(Stage.ENCODE)})[slot] for _ in range(frames)])
     encoder.close(slot)
     return codes
+
+
+def codes_error(codes: CodeArray, codebooks: int = CODEBOOKS) -> str:
+    """Return why these are not the codes of a frame, "" when they are."""
+    if codes.shape != (codebooks,) or codes.dtype.kind not in "iu":
+        return f"a frame is {codebooks} integers, not {codes.dtype} of shape {codes.shape}"
+    if codes.min() < 0 or codes.max() >= CODES:
+        return f"a code is 0..{CODES - 1}, not {codes.tolist()}"
+    return ""
 
 
 def frame_error(stage: Stage, frame: Row) -> str:

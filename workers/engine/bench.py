@@ -7,7 +7,6 @@ import argparse
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from workers.checkpoints.locate import locate
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.engine import Engine
 from workers.engine.prefill_bench import bench_prefill
-from workers.engine.prompt_bench import bench_prompts
+from workers.engine.prompt_bench import bench_prompts, seconds
 from workers.engine.sampling import SamplingSettings
 from workers.messages import CODEBOOKS, CODES, CodeArray, Slot
 
@@ -83,9 +82,7 @@ def _in_turns(one: Callable[[], object], other: Callable[[], object], steps: int
     for _ in range(0, steps, STEPS_IN_TURN):
         for step, taken in zip((one, other), times, strict=True):
             for _ in range(STEPS_IN_TURN):
-                started = time.perf_counter()
-                step()
-                taken.append(time.perf_counter() - started)
+                taken.append(seconds(step))
     return times
 
 

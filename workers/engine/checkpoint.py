@@ -11,19 +11,13 @@ from moshi_mlx.models import Lm
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress, read_config, report_nothing
 from workers.checkpoints.header import TensorInfo
-from workers.engine.config import config_of, model_header, no_moshi, takes_prompts
+from workers.engine.config import config_of, model_header, no_moshi
 from workers.engine.layout import is_pytorch, mlx_tensors
 from workers.engine.lora import add_lora
 from workers.engine.sampling import SamplingSettings
 
 GROUP_SIZES = {4: 32, 8: 64}
 """Weights that share a scale, by bits: Kyutai's choice (`moshi_mlx/local.py`)."""
-
-
-class Moshi(Lm):  # type: ignore[misc]
-    """moshi_mlx's model, and whether it was trained with voice and text prompts."""
-
-    takes_prompts = False
 
 
 def sampling_of(files: Files) -> SamplingSettings:
@@ -41,7 +35,7 @@ def sampling_of(files: Files) -> SamplingSettings:
         raise CheckpointError(f"MOSHI_CHECKPOINT: lm_gen_config in {files.config} is wrong ({error})") from error
 
 
-def load(files: Files, quantize: int | None = None, progress: ReportProgress = report_nothing) -> Moshi:
+def load(files: Files, quantize: int | None = None, progress: ReportProgress = report_nothing) -> Lm:
     """Load Moshi's weights; everything is evaluated on return. Raises CheckpointError.
 
     `quantize` (None, 4 or 8 bits) quantises plain weights, after a LoRA was added to them; those that are quantised
@@ -51,10 +45,9 @@ def load(files: Files, quantize: int | None = None, progress: ReportProgress = r
     if quantize not in (None, *GROUP_SIZES):
         raise CheckpointError(f"MOSHI_QUANTIZE={quantize}: choose none, 4 or 8")
     try:
-        lm = Moshi(config)
+        lm = Lm(config)
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise no_moshi(files, repr(error)) from error
-    lm.takes_prompts = takes_prompts(files)
     fill(lm, files, tensors, quantize, progress)
     return lm
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.messages import CODEBOOKS, CodeArray, Payload, Slot
+from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Payload, Slot
 
 Tokens = NDArray[np.int32]
 LogArray = NDArray[np.int32]
@@ -35,6 +35,15 @@ TEXT_END_OF_PADDING = 0
 """A word follows in the next step."""
 TEXT_PADDING = 3
 """No word now."""
+
+
+def parse_log(log: bytes) -> LogArray:
+    """Return the steps of a log, 17 little-endian int16 each, as (steps, 17). Raises ValueError for half a step."""
+    return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+
+
+def serialize_log(steps: LogArray) -> bytes:
+    return steps.astype("<i2").tobytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,16 +22,17 @@ from moshi_mlx.models import Lm
 from numpy.typing import NDArray
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.codec.codec import codes_error
 from workers.engine.backbone import can_compile
-from workers.engine.delay_pattern import LogArray, StepResult, Streams
+from workers.engine.delay_pattern import LogArray, StepResult, Streams, parse_log
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
 from workers.engine.model import Model
 from workers.engine.prefix import PromptPrefill, PromptStore
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
-from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingChanges, SamplingSettings
+from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
-from workers.messages import CODEBOOKS, CODES, STEP_TOKENS, CodeArray, Slot, codes_error
+from workers.messages import CODEBOOKS, CODES, STEP_TOKENS, CodeArray, SamplingChanges, Slot
 
 KEEP_ALIVE_S = 0.5
 NOTHING: Mapping[Slot, Force] = {}
@@ -132,8 +133,8 @@ class Engine:
         return {slot: self._advance(slot, frame, sampled[slot]) for slot, frame in frames.items()} | refused
 
     def read_log(self, log: bytes) -> LogArray:
-        """Return the steps of a log, 17 little-endian int16 each, as (steps, 17). Raises ValueError."""
-        steps = np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        """Return the steps of a log, (steps, 17). Raises ValueError for tokens that the checkpoint has not."""
+        steps = parse_log(log)
         most = np.array([self._config.text_out_vocab_size, *[CODES] * (2 * CODEBOOKS)])
         if (steps < 0).any() or (steps >= most).any():
             raise ValueError("the log holds tokens that the checkpoint has not")

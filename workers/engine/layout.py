@@ -37,7 +37,7 @@ class Part:
         """Return the shape of the part; PyTorch's norms are (1, 1, dim), MLX's (dim,)."""
         return whole[-1:] if self.name.endswith(".alpha") else (whole[0] // self.count, *whole[1:])
 
-    def take(self, whole: mx.array) -> mx.array:
+    def extract(self, whole: mx.array) -> mx.array:
         """Return the part. What was stacked is copied, so that the rest of it can be freed."""
         if self.name.endswith(".alpha"):
             return whole.reshape(-1)
@@ -75,7 +75,7 @@ def mlx_header(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 def mlx_tensors(tensors: Mapping[str, mx.array], pytorch: bool) -> dict[str, mx.array]:
     """Return the tensors of the model, from those of a file."""
     parts = parts_of({name: tensor.shape for name, tensor in tensors.items()}, pytorch)
-    return {name: part.take(tensors[part.name]) for name, part in parts.items()}
+    return {name: part.extract(tensors[part.name]) for name, part in parts.items()}
 
 
 def _slice_of(name: str) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from workers.engine.delay_pattern import TEXT_PADDING, LogArray, StepResult
+from workers.engine.delay_pattern import TEXT_PADDING, LogArray, StepResult, parse_log, serialize_log
 from workers.engine.steering import Force, Word
-from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Payload, Slot
+from workers.messages import CODEBOOKS, STEP_TOKENS, CodeArray, Payload, SamplingChanges, Slot
 
 HASH_CHECKPOINT = "synthetic:hash"
 """With the loopback engine and codec: `HashEngine`. For tests, which set MOSHI_CHECKPOINT to it; no user needs it."""
@@ -33,9 +33,7 @@ class LoopbackEngine:
     def keep_alive(self) -> None: ...
     def warm_next(self) -> None: ...
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None: ...
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None: ...
 
     def close(self, slot: Slot) -> None: ...
 
@@ -71,16 +69,14 @@ class HashEngine(LoopbackEngine):
         super().__init__(step_s)
         self._logs: dict[Slot, Any] = {}
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         self._logs[slot] = blake2b()
 
     def read_log(self, log: bytes) -> LogArray:
-        return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        return parse_log(log)
 
     def prefill(self, slot: Slot, log: LogArray) -> bool:
-        self._logs[slot].update(log.astype("<i2").tobytes())
+        self._logs[slot].update(serialize_log(log))
         return True
 
     def _result(self, slot: Slot, frame: Payload) -> StepResult:

@@ -90,9 +90,8 @@ class Plan:
         return self.weights + self.kv_cache + self.prompts + self.transcriber + codecs
 
     def in_ram(self, memory: Memory) -> int:
-        if memory.shared:
-            return self.weights + self.kv_cache + self.prompts + self.transcriber + self.codecs
-        return 0 if self.codec == "mlx" else self.codecs
+        codecs = 0 if self.codec == "mlx" else self.codecs
+        return codecs + self.on_device if memory.shared else codecs
 
     def fits(self, memory: Memory, share: float = 1.0) -> bool:
         return self.on_device <= share * memory.device and self.in_ram(memory) <= share * memory.ram

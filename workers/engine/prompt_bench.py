@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from moshi_mlx.models import Lm
@@ -11,7 +12,7 @@ from workers.engine.prompt import CHUNKS, SPACER_FRAMES, Prompt, build_prompt
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.sampling import SamplingSettings
 from workers.engine.stage import EngineStage
-from workers.messages import CODEBOOKS, CODES, FRAME_S, Codes, DropPrompt, Epoch, Message, Open, PreparePrompt, Slot
+from workers.messages import CODEBOOKS, CODES, FRAME_S, Codes, DropPrompt, Epoch, Open, PreparePrompt, Slot
 
 POSITIONS = 250
 TURNS = 5
@@ -32,21 +33,17 @@ def _bench_prefill(lm: Lm, sampling: SamplingSettings, context: int | None) -> F
     """Prefill in turns with as many steps of one call; `ratio` is stepped against prefilled."""
     engine = Engine(lm, 1, sampling, context, takes_prompts=True)
     engine.warm()
-    prompt, codes = _prompt(engine), np.zeros(CODEBOOKS, np.int32)
-    prefilled: list[float] = []
-    stepped: list[float] = []
-    copied: list[float] = []
-    plain: list[float] = []
+    prompt, frame = _prompt(engine), {ONE: np.zeros(CODEBOOKS, np.int32)}
+    turns: list[tuple[float, ...]] = []
     for _ in range(TURNS):
-        prefilled.append(seconds(lambda: _compute(engine, prompt)))
-        plain.append(seconds(lambda: engine.open(ONE)))
-        stepped.append(seconds(lambda: [engine.step({ONE: codes}) for _ in range(POSITIONS)]))
+        prefilled_s, opened_s = seconds(partial(_compute, engine, prompt)), seconds(partial(engine.open, ONE))
+        stepped_s = seconds(lambda: [engine.step(frame) for _ in range(POSITIONS)])
         engine.close(ONE)
-        copied.append(seconds(lambda: engine.open(ONE, prompt="bench")))
+        turns.append((prefilled_s, stepped_s, opened_s, seconds(partial(engine.open, ONE, prompt="bench"))))
         engine.close(ONE)
-    prefill_s, step_s = float(np.median(prefilled)), float(np.median(stepped))
-    times_ms = {"prefill_ms": prefill_s * 1e3, "stepped_ms": step_s * 1e3, "ratio": step_s / prefill_s}
-    opened_ms = {"open_ms": float(np.median(plain)) * 1e3, "open_with_prompt_ms": float(np.median(copied)) * 1e3}
+    prefill_ms, stepped_ms, open_ms, with_prompt_ms = (float(value) * 1e3 for value in np.median(turns, axis=0))
+    times_ms = {"prefill_ms": prefill_ms, "stepped_ms": stepped_ms, "ratio": stepped_ms / prefill_ms}
+    opened_ms = {"open_ms": open_ms, "open_with_prompt_ms": with_prompt_ms}
     return {"positions": POSITIONS, "mib": engine.prompts.nbytes / 2**20, **times_ms, **opened_ms}
 
 
@@ -92,12 +89,9 @@ def _talk(stage: EngineStage, rows: int) -> list[float]:
             if due_s is None or due_s > now:
                 time.sleep(min(next_s, due_s or next_s) - now)
                 continue
-            took_s += [step.spans[-1].ended_s - step.spans[-1].started_s for step in _codes(stage.work())[:1]]
+            spans = [message.spans[-1] for message in stage.work() if isinstance(message, Codes)]
+            took_s += [span.ended_s - span.started_s for span in spans[:1]]
     return took_s
-
-
-def _codes(messages: list[Message]) -> list[Codes]:
-    return [message for message in messages if isinstance(message, Codes)]
 
 
 def _percentiles(name: str, seconds: list[float]) -> Figures:

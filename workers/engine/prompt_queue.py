@@ -46,8 +46,10 @@ class PrefillPace:
         size = max(size for size in CHUNKS if size <= positions)
         self._took_s.setdefault(size, deque(maxlen=REMEMBERED)).append(seconds)
 
-    def chunk(self, free_s: float) -> int:
-        """Return how many positions fit into `free_s`, 0 if none does or nothing is known."""
+    def chunk(self, free_s: float | None) -> int:
+        """Return how many positions fit into `free_s`, 0 if none does or nothing is known; None: no call is on."""
+        if free_s is None:
+            return max(1, self.chunk(IDLE_CHUNK_S))
         return max((size for size in CHUNKS if self.expected_s(size) <= free_s), default=0)
 
     def expected_s(self, size: int) -> float:
@@ -105,11 +107,7 @@ class PromptQueue:
 
     def chunk(self, free_s: float | None) -> int:
         """Return how many positions to compute now, 0 for none; `free_s` is None while no call is on."""
-        if not self._waiting:
-            return 0
-        if free_s is None:
-            return max(1, self.pace.chunk(IDLE_CHUNK_S))
-        return self.pace.chunk(free_s)
+        return self.pace.chunk(free_s) if self._waiting else 0
 
     def work(self, chunk: int) -> list[PromptMessage]:
         """Compute the next so many positions of the first prompt; return the answer when it is complete or refused."""

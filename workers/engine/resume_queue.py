@@ -8,13 +8,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.delay_pattern import LogArray
+from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt import CHUNKS
-from workers.engine.prompt_queue import IDLE_CHUNK_S, PromptQueue
+from workers.engine.prompt_queue import PromptQueue
 from workers.messages import FRAME_S, Failed, Resume, Resumed, Slot, Stage
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +27,8 @@ PLANNED_SHARE = 0.5
 LARGEST = max(CHUNKS)
 
 
-class ResumingEngine(Protocol):
-    """What brings a call back; see `Engine`."""
-
-    context: int
-
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None: ...
-    def leave_out(self, slot: Slot, steps: LogArray, skipped: int = 0) -> None: ...
-    def prefill(self, slot: Slot, log: LogArray) -> bool: ...
-
-
 @dataclass
-class _Call:
+class _ResumingCall:
     """A call that is to be back at `until_s`: it began at step `first` of its log, None before that."""
 
     message: Resume
@@ -59,13 +51,13 @@ class ResumeQueue:
 
     def __init__(
         self,
-        engine: ResumingEngine,
+        engine: "Engine | LoopbackEngine",
         prompts: PromptQueue,
         progress: ReportProgress = report_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine, self._prompts, self._progress, self._clock = engine, prompts, progress, clock
-        self._calls: dict[Slot, _Call] = {}
+        self._calls: dict[Slot, _ResumingCall] = {}
         self._worked_s = clock()
 
     def __bool__(self) -> bool:
@@ -73,7 +65,7 @@ class ResumeQueue:
 
     def add(self, message: Resume, steps: LogArray) -> None:
         """Let a call wait; `steps` are its log."""
-        self._calls[message.slot] = _Call(message, steps, self._clock() + message.budget_s)
+        self._calls[message.slot] = _ResumingCall(message, steps, self._clock() + message.budget_s)
 
     def remove(self, slot: Slot) -> bool:
         """Forget a call, if it waits here; return whether it has not begun, so that the engine's slot is not open."""
@@ -97,10 +89,8 @@ class ResumeQueue:
         As many as fit in before the next frame of a live call, but in the time of a frame as many as are needed for all
         to be back in time.
         """
-        if free_s is None:
-            return max(1, self._prompts.pace.chunk(IDLE_CHUNK_S))
         fitting, now = self._prompts.pace.chunk(free_s), self._clock()
-        if now < self._worked_s + FRAME_S:
+        if free_s is None or now < self._worked_s + FRAME_S:
             return fitting
         planned = sum(self._affordable(call) if call.first is None else call.remaining for call in self._calls.values())
         needed = min(LARGEST, planned * FRAME_S / max(FRAME_S, self._until_s - now))
@@ -124,7 +114,7 @@ class ResumeQueue:
     def _until_s(self) -> float:
         return min(call.until_s for call in self._calls.values())
 
-    def _next(self) -> _Call | None:
+    def _next(self) -> _ResumingCall | None:
         """Return the call that has begun, or the first that can; without one have a prompt computed."""
         calls = sorted(self._calls.values(), key=lambda call: call.first is None)
         ready = (call for call in calls if call.first is not None or self._prompts.has(call.message.persona.prompt))
@@ -132,14 +122,14 @@ class ResumeQueue:
             self._prompts.hurry([call.message.persona.prompt for call in calls])
         return call
 
-    def _affordable(self, call: _Call) -> int:
+    def _affordable(self, call: _ResumingCall) -> int:
         """Return how many of the last steps can be prefilled in time, if the calls that wait share it."""
         pass_s = self._prompts.pace.expected_s(LARGEST)
         share_s = PLANNED_SHARE * (call.until_s - self._clock()) / len(self._calls)
         steps = len(call.log) if pass_s in (0.0, float("inf")) else int(LARGEST * share_s / pass_s)
         return min(len(call.log), max(self._engine.context, steps))
 
-    def _advance(self, call: _Call, chunk: int) -> bool:
+    def _advance(self, call: _ResumingCall, chunk: int) -> bool:
         """Begin or go on; return whether all was finite."""
         message, slot = call.message, call.message.slot
         if call.first is None:
@@ -157,7 +147,7 @@ class ResumeQueue:
         self._progress("resuming a call", call.done, len(call.log))
         return finite
 
-    def _resumed(self, call: _Call) -> Resumed:
+    def _resumed(self, call: _ResumingCall) -> Resumed:
         message, first = call.message, call.first or 0
         self._calls.pop(message.slot)
         return Resumed(message.slot, message.epoch, len(call.log) - first, message.skipped + first)

@@ -76,10 +76,10 @@ class Row:
     epoch: Epoch
     decode_text: Callable[[int], str]
     greeting: deque[Codes]
-    silence: deque[Payload]
-    steering: Steering
+    silence: deque[Payload] = field(default_factory=deque)
+    steering: Steering = field(default_factory=Steering)
     frame: Codes | None = None
-    catches_up: int = field(default=0, kw_only=True)
+    catches_up: int = 0
     resumed: Resumed | None = None
     """What is to be said once the encoder is back too, of a call that comes back."""
     caller_is_heard: bool = False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from workers.engine.delay_pattern import TEXT_END_OF_PADDING, TEXT_PADDING
 from workers.engine.steering import ForceMode, WordPart
-from workers.messages import CODEBOOKS, Slot
+from workers.messages import CODEBOOKS, SamplingChanges, Slot
 
 log = logging.getLogger(__name__)
 PENALTY_TOKENS = 30
@@ -26,8 +26,6 @@ LOWEST_TEMPERATURE = 1e-6
 """Lower temperatures are the same as 0."""
 _LARGEST = 1e6
 """No setting is larger."""
-SamplingChanges = tuple[tuple[str, float], ...]
-"""What replaces the default in one call, by the names of the fields of `SamplingSettings`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,17 @@ While it speaks a greeting it hears silence in place of the caller, unless its p
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
-from workers.engine.delay_pattern import StepResult
+from workers.control_messages import Relink
+from workers.engine.delay_pattern import StepResult, serialize_log
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.resume_queue import ResumeQueue
 from workers.engine.row import Row, SentSteps, Vocabulary, decoder
-from workers.engine.steering import Steering
 from workers.messages import (
     FRAME_S,
     GAP_FRAMES,
@@ -41,7 +41,6 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
-    Relink,
     Resume,
     Resumed,
     Said,
@@ -106,7 +105,7 @@ class EngineStage:
         wakes_s = None if self._engine.keep_alive_s is None else self._worked_s + self._engine.keep_alive_s
         return min((due_s for due_s in (returns_s, wakes_s) if due_s is not None), default=None)
 
-    def receive(self, message: Message | Relink) -> list[Message]:
+    def receive(self, message: Message | Relink) -> Sequence[Message]:
         match message:
             case Codes(slot, epoch):
                 if row := self._row(slot, epoch):
@@ -118,14 +117,14 @@ class EngineStage:
                 said = self._say(greeting) if greeting.text else []
                 return [*answers, replace(message, silence=None), *said]
             case Resume():
-                return [*self._resume(message)]
+                return self._resume(message)
             case Resumed(slot, epoch):
-                return [*self._caller_is_heard(slot, epoch)]
+                return self._caller_is_heard(slot, epoch)
             case Close(slot, epoch) | Failed(slot, epoch):
                 self._close(slot, epoch)
                 return [message]
             case PreparePrompt():
-                return [*self._prompts.add(message)]
+                return self._prompts.add(message)
             case DropPrompt(key):
                 self._prompts.drop(key)
                 return []
@@ -135,13 +134,13 @@ class EngineStage:
                 self._suspend_calls()
                 return []
             case Say():
-                return [*self._say(message)]
+                return self._say(message)
             case Said():
                 raise TypeError("the engine itself says what has been said")
             case Frame():
                 raise TypeError("frames of PCM are not for the engine")
 
-    def work(self) -> list[Message]:
+    def work(self) -> Sequence[Message]:
         started_s = self._worked_s = self._clock()
         frames = {slot: frame for slot, row in self._rows.items() if (frame := row.pop())}
         if not frames:
@@ -154,11 +153,11 @@ class EngineStage:
         said = [message for slot, result in results.items() for message in self._outcome(frames[slot], result, span)]
         return [*said, *(self._work_between_steps() if self._resumes.is_starved else [])]
 
-    def _work_between_steps(self) -> list[Message]:
+    def _work_between_steps(self) -> Sequence[Message]:
         if (returns_s := self._resumes.due_s()) is not None and returns_s <= self._clock():
             return [message for answer in self._resumes.work(self._chunk()) for message in self._end_wait(answer)]
         if self._prompts:
-            return [*self._prompts.work(self._chunk())]
+            return self._prompts.work(self._chunk())
         if self._engine.cold:
             self._engine.warm_next()
         else:
@@ -203,9 +202,7 @@ class EngineStage:
         if not row:
             self._close(slot)
             self._resumes.add(message, steps)
-            row = Row(
-                epoch, decoder(self._vocabulary, steps[-REPLAYED_TEXT:]), deque(maxlen=GAP_FRAMES), deque(), Steering()
-            )
+            row = Row(epoch, decoder(self._vocabulary, steps[-REPLAYED_TEXT:]), deque(maxlen=GAP_FRAMES))
         self._returning[slot] = row
         frames = self._engine.own_frames(steps)
         return [replace(message, log=b"", own_codes=None if frames is None else frames[-REPLAYED_FRAMES:])]
@@ -217,15 +214,15 @@ class EngineStage:
         if not row or row.epoch != epoch or (unanswered := row.sent.after(known, message.log[-STEP_BYTES:])) is None:
             return None
         del self._kept[slot]
-        left_out, gap = row.sent.left_out, deque[Codes](maxlen=GAP_FRAMES)
-        resumed = Resumed(slot, epoch, known - left_out, left_out)
-        return Row(row.epoch, row.decode_text, gap, deque(), Steering(), None, resumed, False, row.sent, unanswered)
+        resumed = Resumed(slot, epoch, known - row.sent.left_out, row.sent.left_out)
+        gap = deque[Codes](maxlen=GAP_FRAMES)
+        return Row(epoch, row.decode_text, gap, resumed=resumed, sent=row.sent, unanswered=unanswered)
 
     def _row(self, slot: Slot, epoch: Epoch) -> Row | None:
         row = self._rows.get(slot) or self._returning.get(slot)
         return row if row and row.epoch == epoch else None
 
-    def _open(self, message: Open) -> list[Message]:
+    def _open(self, message: Open) -> Sequence[Message]:
         slot, epoch = message.slot, message.epoch
         self._close(slot)
         idle = not self._rows and not self._returning
@@ -237,8 +234,8 @@ class EngineStage:
         ahead = silence[: message.greeting_frames]
         greeting = deque(Codes(slot, epoch, seq, codes) for seq, codes in enumerate(ahead))
         more = [] if message.persona.listens else silence[len(ahead) :] or silence[-1:]
-        self._rows[slot] = Row(epoch, decoder(self._vocabulary), greeting, deque(more), Steering())
-        return [*answers]
+        self._rows[slot] = Row(epoch, decoder(self._vocabulary), greeting, deque(more))
+        return answers
 
     def _chunk(self) -> int:
         """Return how many positions of a log or a prompt to compute now, before the next frame of a call."""
@@ -288,7 +285,7 @@ class EngineStage:
         if result.fault:
             self._close(slot, row.epoch)
             return [Failed(slot, row.epoch, Stage.STEP, result.fault)]
-        text, tokens = row.decode_text(result.text_token), result.log.astype("<i2").tobytes()
+        text, tokens = row.decode_text(result.text_token), serialize_log(result.log)
         codes = Codes(slot, row.epoch, frame.seq, result.codes, text, frame.dropped, (*frame.spans, span), tokens)
         row.sent.add(codes)
         over = row.steering.advance(result.text_token)

@@ -10,13 +10,15 @@ import numpy as np
 
 from workers.checkpoints.files import CheckpointError, Files, ReportProgress
 from workers.checkpoints.voices import find_voice
+from workers.control_messages import WorkerConfig
 from workers.engine.checkpoint import load, sampling_of
+from workers.engine.config import takes_prompts
 from workers.engine.engine import Engine
 from workers.engine.memory import Memory, device_memory, keep_resident, plan
 from workers.engine.prompt import PromptSource
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.text import Tokenizer
-from workers.messages import CODEBOOKS, FRAME_S, Slot, WorkerConfig
+from workers.messages import CODEBOOKS, FRAME_S, Slot
 
 AUTO_MEMORY_SHARE = 0.9
 """The share of free memory that MAX_CALLS=auto may take."""
@@ -39,7 +41,7 @@ def start_engine(
         wrong = f"{pieces} pieces, more than the model's {lm.cfg.text_out_vocab_size}"
         raise CheckpointError(f"MOSHI_CHECKPOINT: the tokenizer {files.tokenizer.name} has {wrong}")
     sampling = replace(sampling_of(files), **dict(config.sampling))  # type: ignore[arg-type]
-    parts, prompts = tokenizer.word_parts, lm.takes_prompts
+    parts, prompts = tokenizer.word_parts, takes_prompts(files)
 
     def make(slots: int) -> Engine:
         return Engine(lm, slots, sampling, config.context, word_parts=parts, takes_prompts=prompts)

@@ -4,10 +4,10 @@ import mlx.core as mx
 from moshi_mlx.models import Lm
 
 from workers.checkpoints.files import Files, ReportProgress, files_in, report_nothing
+from workers.control_messages import TranscriberConfig
 from workers.engine.checkpoint import does_not_fit, fill
 from workers.engine.memory import keep_resident
 from workers.engine.text import Tokenizer
-from workers.messages import TranscriberConfig
 from workers.transcriber.config import speech_config, speech_header
 from workers.transcriber.stage import TranscriberStage
 from workers.transcriber.transcriber import Transcriber

@@ -13,9 +13,10 @@ import numpy as np
 from moshi_mlx.models import Lm
 
 from workers.checkpoints.files import ReportProgress, report_nothing
+from workers.codec.codec import codes_error
 from workers.engine.backbone import can_compile
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
-from workers.messages import SPEECH_CODEBOOKS, CodeArray, Slot, codes_error
+from workers.messages import SPEECH_CODEBOOKS, CodeArray, Slot
 from workers.transcriber.model import SpeechModel
 
 

@@ -37,6 +37,12 @@ def numbers(lm: Lm) -> Tensors:
     return {name: np.array(one.astype(mx.float32)) for name, one in weights.items()}
 
 
+def kept(weights: Tensors) -> Tensors:
+    """Return the weights without slices 8 to 15."""
+    dropped = tuple(f"depformer.slices.{i}." for i in range(8, 16))
+    return {name: one for name, one in weights.items() if not name.startswith(dropped)}
+
+
 def pytorch(weights: Tensors, slices: int, apart: bool) -> Tensors:
     """Return the weights in PyTorch's layout, the attention's projections stacked or, as newer files, `apart`."""
     file = {name: weights[name] for name in ("text_emb.weight", "text_linear.weight")}

@@ -12,7 +12,7 @@ from workers.engine.loopback import LoopbackEngine
 from workers.engine.row import Vocabulary
 from workers.engine.stage import EngineStage
 from workers.engine.steering import Force, ForceMode, WordPart
-from workers.messages import CodeArray, Slot
+from workers.messages import CodeArray, SamplingChanges, Slot
 
 PADDING, CONTINUATION, BEGINNING = 3, 1_000, 2_000
 """Padding; to the other two the character is added."""
@@ -68,12 +68,10 @@ class Speaker(LoopbackEngine):
     now: float = 100.0
     heard: dict[Slot, list[int]] = field(default_factory=dict)
     sampled: dict[Slot, Iterator[int]] = field(default_factory=dict)
-    sampling: dict[Slot, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    sampling: dict[Slot, SamplingChanges] = field(default_factory=dict)
     faults: deque[str] = field(default_factory=deque)
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         self.heard[slot], self.sampled[slot], self.sampling[slot] = [], cycle(self.samples), sampling
 
     def step(self, codes: Mapping[Slot, CodeArray], forced: Mapping[Slot, Force]) -> dict[Slot, StepResult]:

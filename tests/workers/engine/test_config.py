@@ -123,7 +123,10 @@ IGNORED = [
     ("conditioners", {"description": {"type": "lut"}}),
     ("demux_second_stream", True),
     ("dep_q", 32),
+    ("dep_q", 4),
     ("n_q", 32),
+    ("depformer_pos_emb", "rope"),
+    ("cross_attention", True),
 ]
 
 
@@ -135,6 +138,20 @@ def test_what_moshi_mlx_would_get_wrong_in_silence_is_refused(
     said = refusal(files_with(make(), {**shape, name: value}))
     assert f"config.json does not describe a Moshi ({name} " in said
     assert said.endswith("take a Moshi for dialogue")
+
+
+WRONG: list[object] = [None, "abc", -1, 0, [], {}, 1.5, True, 2_000_000_000]
+SIZES = ["dim", "num_heads", "num_layers", "context", "card", "text_card", "dep_q", "n_q", "delays"]
+SIZES += [f"depformer_{name}" for name in ("dim", "num_heads", "num_layers", "dim_feedforward")]
+
+
+def test_a_size_that_is_none_is_refused(make: Make) -> None:
+    folder = make(mx.float32)
+    files = files_in(folder, "here")
+    wrong = [(name, value) for name in SIZES for value in WRONG if (name, value) != ("depformer_dim_feedforward", None)]
+    for name, value in [*wrong, ("num_heads", 7)]:
+        (folder / CONFIG).write_text(json.dumps({**MID, name: value}))
+        assert "does not describe a Moshi (" in refusal(files)
 
 
 @pytest.mark.parametrize("kind", ["hibiki", "tts", "stt", "kame", "moshi_rag", "moshi_vis"])

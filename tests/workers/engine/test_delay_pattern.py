@@ -48,13 +48,3 @@ def test_every_token_is_read_at_its_step(delays: list[int], reads: int) -> None:
             done = step - max(delays[:8])
             whole = [own[done + delay][codebook] for codebook, delay in enumerate(delays[:8])] if done >= 0 else None
             assert (None if codes is None else codes.tolist()) == whole
-
-
-def test_the_frame_that_has_just_arrived_is_read_at_once_and_the_first_one_never() -> None:
-    streams = Streams(1, MOSHI, START, PADDING)
-    read = []
-    for step in range(3):
-        streams.write(OTHER, np.full(8, 100 + step, np.int32))
-        read.append(streams.read(1)[0, 9:11].tolist())
-        streams.advance(OTHER, 9, np.full(8, 8, np.int32))
-    assert read == [[PADDING, PADDING], [101, PADDING], [102, 101]]

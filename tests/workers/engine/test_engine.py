@@ -14,8 +14,8 @@ from tests.workers.rows import STORIES, A, B, C, Calls
 from workers.engine.backbone import can_compile
 from workers.engine.engine import Engine
 from workers.engine.model import Model
-from workers.engine.sampling import SamplingChanges, SamplingSettings
-from workers.messages import Slot
+from workers.engine.sampling import SamplingSettings
+from workers.messages import SamplingChanges, Slot
 
 Build = tuple[str, mx.Dtype, int | None]
 TINY: Build = ("tiny", mx.float32, None)

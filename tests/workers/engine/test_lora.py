@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.workers.conftest import Make
-from tests.workers.engine.pytorch_files import Tensors, build_wide, numbers, pytorch
+from tests.workers.engine.pytorch_files import Tensors, build_wide, kept, numbers, pytorch
 from tests.workers.engine.small import MID
 from workers.checkpoints.files import CONFIG, LORA, CheckpointError, Files
 from workers.checkpoints.files import report_nothing as silent
@@ -58,8 +58,7 @@ def fused(scaling: float = SCALING) -> Tensors:
     """Return the weights that the fine-tune has, without slices 8 to 15."""
     first, second = matrices()
     changes = {name: scaling * second[name] @ first[name] for name in base() if is_linear(name)}
-    dropped = tuple(f"depformer.slices.{i}." for i in range(8, 16))
-    return {name: one + changes.get(name, 0) for name, one in base().items() if not name.startswith(dropped)}
+    return {name: one + changes.get(name, 0) for name, one in kept(base()).items()}
 
 
 def save(path: Path, tensors: Tensors, dtype: mx.Dtype = mx.float32) -> None:

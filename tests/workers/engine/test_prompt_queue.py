@@ -13,6 +13,7 @@ import pytest
 from tests.workers.engine.test_stage import A, B, Parrot, closed, heard, opened, receive
 from workers.checkpoints.files import Files
 from workers.checkpoints.voices import find_voice
+from workers.control_messages import Relink
 from workers.engine.delay_pattern import Beginning
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
@@ -30,7 +31,7 @@ from workers.messages import (
     PreparePrompt,
     PromptReady,
     PromptRefused,
-    Relink,
+    SamplingChanges,
     Slot,
 )
 
@@ -68,9 +69,7 @@ class Computer(Parrot):
     chunks: list[int] = field(default_factory=list)
     begun_with: list[str] = field(default_factory=list)
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         super().open(slot, seed, sampling)
         self.begun_with.append(prompt)
 
@@ -84,13 +83,19 @@ class Bench:
     """A stage with prompts, and what it has sent on; a key that begins with "bad" cannot be read."""
 
     engine: Computer = field(default_factory=Computer)
+    checkpoint: str = ""
     sent: list[Message] = field(default_factory=list)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        report = lambda *report: self.progress.append(report)  # noqa: E731
-        prompts = PromptQueue(cast(Engine, self.engine), self.read, report, lambda: self.engine.now)
-        self.stage = EngineStage(self.engine, None, lambda: self.engine.now, prompts)
+        prompts = PromptQueue(cast(Engine, self.engine), self.read, self.report, self.clock)
+        self.stage = EngineStage(self.engine, None, self.clock, prompts, self.checkpoint, self.report)
+
+    def clock(self) -> float:
+        return self.engine.now
+
+    def report(self, *report: Any) -> None:
+        self.progress.append(report)
 
     def read(self, message: PreparePrompt) -> Prompt:
         if message.key == "bad":
@@ -253,15 +258,6 @@ def test_an_unknown_or_dropped_prompt_is_begun_without() -> None:
     assert bench.answers() == [ready("ben")]
     bench.receive(DropPrompt("ben"), begins("ada", A), begins("ben", B))
     assert bench.engine.begun_with == ["", ""]
-    assert bench.engine.prompts.keys == []
-
-
-def test_one_that_is_dropped_once_its_call_is_open_is_nowhere_any_more() -> None:
-    bench = Bench()
-    bench.receive(wanted("once"))
-    bench.work()
-    bench.receive(begins("once", A), DropPrompt("once"), begins("once", B))
-    assert bench.engine.begun_with == ["once", ""]
     assert bench.engine.prompts.keys == []
 
 

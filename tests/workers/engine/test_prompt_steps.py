@@ -1,6 +1,6 @@
 """A prompt that is prefilled and copied into a slot, against the same prompt stepped frame by frame."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.workers.engine.personaplex import spoken as stepped
 from tests.workers.engine.small import ARGMAX, build, official, said, speech, talk
 from workers.engine.delay_pattern import StepResult
 from workers.engine.engine import Engine
+from workers.engine.loopback import HashWords
 from workers.engine.prompt import Prompt, PromptError, PromptSource, build_prompt
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.stage import EngineStage
@@ -186,16 +187,6 @@ def test_two_hundred_long_personas_leave_the_process_as_large_as_fifty_do() -> N
     assert max(size[len(size) // 4 :]) - size[len(size) // 4] < 16 << 20, "they would be 60 MiB"
 
 
-class Numbers:
-    """Text tokens in figures."""
-
-    def decoder(self) -> Callable[[int], str]:
-        return lambda token: f"{token} "
-
-    def words(self, text: str) -> list[list[int]]:
-        return []
-
-
 def test_through_the_stage_a_call_begins_with_the_persona_that_it_names(tmp_path: Path) -> None:
     mx.save_safetensors(
         str(tmp_path / "NATF0.safetensors"),
@@ -204,7 +195,7 @@ def test_through_the_stage_a_call_begins_with_the_persona_that_it_names(tmp_path
     engine = Engine(build(), 2, ARGMAX, CONTEXT, takes_prompts=True)
     tokens_of, voice_file = {"": TEXTS["silent"]}, lambda name: tmp_path / f"{name}.safetensors"
     source = PromptSource(lambda text: tokens_of.get(text, TEXTS["told"]), voice_file, engine.initial_tokens)
-    stage = EngineStage(engine, Numbers(), prompts=PromptQueue(engine, source.read))
+    stage = EngineStage(engine, HashWords(), prompts=PromptQueue(engine, source.read))
     personas = {A: ("told", "pt"), B: ("silent", "wav")}
     stage.receive(PreparePrompt("0", "Be kind.", "NATF0"))
     stage.receive(PreparePrompt("1", "", codes=VOICES["wav"]))  # type: ignore[arg-type]
@@ -222,7 +213,7 @@ def test_through_the_stage_a_call_begins_with_the_persona_that_it_names(tmp_path
             assert isinstance(message, Codes)
             said[message.slot].append(message)
     for slot, messages in said.items():
-        came = [StepResult(int(message.text), message.codes) for message in messages]
+        came = [StepResult(int(message.text, 16), message.codes) for message in messages]
         assert spoken(came) == expected(*personas[slot], slot)[:LIVE]
 
 

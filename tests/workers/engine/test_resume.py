@@ -12,13 +12,13 @@ from tests.workers.engine.small import ARGMAX, build, official, speech
 from tests.workers.engine.test_prompt_steps import expected as after_prompt
 from tests.workers.engine.test_prompt_steps import prepare, prompt_of
 from tests.workers.engine.test_window import recomputed, tokens_read
-from workers.engine.delay_pattern import LogArray
+from workers.control_messages import Relink
+from workers.engine.delay_pattern import LogArray, parse_log
 from workers.engine.engine import Engine
 from workers.engine.prompt_queue import PromptQueue
 from workers.engine.sampling import SamplerState, SamplingSettings
 from workers.engine.stage import EngineStage
 from workers.messages import (
-    STEP_TOKENS,
     CallPersona,
     Close,
     CodeArray,
@@ -28,7 +28,6 @@ from workers.messages import (
     Message,
     Open,
     PipelineMessage,
-    Relink,
     Resume,
     Resumed,
     Slot,
@@ -48,7 +47,8 @@ class Calls:
 
     def __init__(self, engine: Engine) -> None:
         self.now = 100.0
-        self.stage = EngineStage(engine, None, lambda: self.now, PromptQueue(engine, clock=lambda: self.now))
+        self.prompts = PromptQueue(engine, clock=lambda: self.now)
+        self.stage = EngineStage(engine, None, lambda: self.now, self.prompts)
         self.said: dict[Slot, list[Codes]] = {A: [], B: []}
         self.answers: list[PipelineMessage] = []
 
@@ -84,13 +84,9 @@ def log_of(codes: Sequence[Codes]) -> bytes:
     return b"".join(one.tokens for one in codes)
 
 
-def steps_in(log: bytes) -> LogArray:
-    return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
-
-
 def frames(codes: Sequence[Codes]) -> list[tuple[int, list[int] | None]]:
     """The text token of each step and the frame that it completed."""
-    texts = steps_in(log_of(codes))[:, 0].tolist()
+    texts = parse_log(log_of(codes))[:, 0].tolist()
     return [(text, None if one.codes is None else one.codes.tolist()) for text, one in zip(texts, codes, strict=True)]
 
 
@@ -168,11 +164,11 @@ def test_what_is_left_out_is_as_if_it_had_never_been_and_no_more_than_the_contex
     calls.hear(A, heard[:STEPS])
     log = log_of(calls.said[A])
     message = Resume(A, ONE, log[34 * skipped :], 0, budget_s, skipped)
-    calls.stage._prompts.pace.took(128, 1e-3)
+    calls.prompts.pace.took(128, 1e-3)
     calls.resume(message)
     calls.hear(A, heard[STEPS:])
     assert calls.answers == [Resumed(A, ONE, STEPS - left_out, left_out)]
-    whole = steps_in(log_of(calls.said[A]))
+    whole = parse_log(log_of(calls.said[A]))
     read = tokens_read(whole)[left_out:]
     if skipped:
         read = tokens_read(whole[left_out:])

@@ -1,6 +1,6 @@
 """Calls that come back beside live ones: a pass over n steps takes 10 ms and n ms more, on the clock of the test."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -8,8 +8,7 @@ import pytest
 
 from tests.workers.engine.test_prompt_queue import PASS_S, POSITION_S, Bench, Computer, wanted
 from tests.workers.engine.test_stage import A, B, closed, heard, opened
-from workers.engine.delay_pattern import LogArray
-from workers.engine.stage import EngineStage
+from workers.engine.delay_pattern import LogArray, parse_log, serialize_log
 from workers.messages import (
     FRAME_S,
     GAP_FRAMES,
@@ -46,7 +45,7 @@ class Rebuilder(Computer):
     order: list[Slot] = field(default_factory=list)
 
     def read_log(self, log: bytes) -> LogArray:
-        return np.frombuffer(log, "<i2").astype(np.int32).reshape(-1, STEP_TOKENS)
+        return parse_log(log)
 
     def own_frames(self, log: LogArray) -> None: ...
 
@@ -64,24 +63,11 @@ class Rebuilder(Computer):
         return True
 
 
-def bench_of(engine: Rebuilder, checkpoint: str = "") -> Bench:
-    bench = Bench(engine)
-    bench.stage = EngineStage(
-        engine,
-        None,
-        lambda: engine.now,
-        bench.stage._prompts,
-        checkpoint,
-        lambda *report: bench.progress.append(report),
-    )
-    return bench
-
-
 def comes_back(
     steps: int, slot: Slot = A, epoch: int = 1, budget_s: float = 1e6, prompt: str = "", first: int = 1_000
 ) -> Resume:
-    log = np.repeat(np.arange(first, first + steps)[:, None], STEP_TOKENS, 1).astype("<i2").tobytes()
-    return Resume(slot, Epoch(epoch), log, 500, budget_s, persona=CallPersona(prompt=prompt))
+    log = np.repeat(np.arange(first, first + steps, dtype=np.int32)[:, None], STEP_TOKENS, 1)
+    return Resume(slot, Epoch(epoch), serialize_log(log), 500, budget_s, persona=CallPersona(prompt=prompt))
 
 
 def is_heard(slot: Slot = A, epoch: int = 1) -> Resumed:
@@ -98,7 +84,7 @@ def said(bench: Bench) -> list[tuple[Slot, int]]:
 
 
 def test_calls_come_back_one_after_another_in_the_order_in_which_they_wait_and_show_their_progress() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(300, B), comes_back(200, A), comes_back(0, C), *map(is_heard, (A, B, C)))
     bench.work()
     assert answers(bench) == [Resumed(B, Epoch(1), 300, 0), Resumed(A, Epoch(1), 200, 0), Resumed(C, Epoch(1), 0, 0)]
@@ -112,7 +98,7 @@ def test_calls_come_back_one_after_another_in_the_order_in_which_they_wait_and_s
 
 
 def test_what_was_said_in_the_gap_is_stepped_first_when_the_encoder_is_back_too() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(100), heard(500), heard(501))
     bench.work()
     assert answers(bench) == []
@@ -124,7 +110,7 @@ def test_what_was_said_in_the_gap_is_stepped_first_when_the_encoder_is_back_too(
 
 
 def test_of_a_long_gap_only_the_end_is_heard() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES + 10)), is_heard())
     bench.work()
     assert [step[A] for step in engine.steps_run] == list(range(10, GAP_FRAMES + 10))
@@ -133,7 +119,7 @@ def test_of_a_long_gap_only_the_end_is_heard() -> None:
 @pytest.mark.parametrize("frames_a_step", [1, 2])
 def test_what_is_said_while_the_gap_is_stepped_is_heard_too_but_not_for_long(frames_a_step: int) -> None:
     """With one frame a step the engine never catches up: the newest frame goes on when enough were queued."""
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES)), is_heard())
     while not answers(bench):
         bench.sent += bench.stage.work()
@@ -153,7 +139,7 @@ def test_what_is_said_while_the_gap_is_stepped_is_heard_too_but_not_for_long(fra
 
 @pytest.mark.parametrize("step_s", [0.005, 0.030, 0.050])
 def test_live_calls_are_stepped_in_time_between_chunks_that_fit(step_s: float) -> None:
-    bench = bench_of(engine := Rebuilder(step_s=step_s))
+    bench = Bench(engine := Rebuilder(step_s=step_s))
     bench.receive(opened(A))
     bench.talk(range(5), (A,))
     bench.receive(comes_back(400, B), is_heard(B))
@@ -165,7 +151,7 @@ def test_live_calls_are_stepped_in_time_between_chunks_that_fit(step_s: float) -
 
 def test_where_steps_leave_no_time_a_call_still_comes_back_within_its_budget() -> None:
     """At the cost of live calls, whose steps come late: no more than a frame's time is taken at once."""
-    bench = bench_of(Rebuilder(step_s=0.075))
+    bench = Bench(Rebuilder(step_s=0.075))
     bench.receive(opened(A))
     bench.talk(range(5), (A,))
     began_s = bench.engine.now
@@ -181,7 +167,7 @@ def test_where_steps_leave_no_time_a_call_still_comes_back_within_its_budget() -
 
 
 def test_where_steps_are_too_slow_for_the_live_calls_another_still_comes_back_within_its_budget() -> None:
-    bench = bench_of(Rebuilder(step_s=0.1))
+    bench = Bench(Rebuilder(step_s=0.1))
     bench.receive(opened(A), comes_back(1_000, B, budget_s=10.0), is_heard(B))
     began_s = bench.engine.now
     while not answers(bench):
@@ -193,7 +179,7 @@ def test_where_steps_are_too_slow_for_the_live_calls_another_still_comes_back_wi
 
 @pytest.mark.parametrize("calls", [1, 2])
 def test_first_steps_are_left_out_when_the_time_is_short_but_never_the_context(calls: int) -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     began_s, slots = engine.now, (A, B)[:calls]
     bench.receive(*(comes_back(5_000, slot, budget_s=4.0) for slot in slots), *map(is_heard, slots))
     bench.work()
@@ -207,7 +193,7 @@ def test_first_steps_are_left_out_when_the_time_is_short_but_never_the_context(c
 
 
 def test_with_no_time_at_all_it_is_the_context() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(5_000, budget_s=0.0), is_heard())
     bench.work()
     assert answers(bench) == [Resumed(A, Epoch(1), CONTEXT, 4_900)]
@@ -217,7 +203,7 @@ def test_with_no_time_at_all_it_is_the_context() -> None:
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("end", ["close", "failed", "open", "resume"])
 def test_a_call_that_ends_while_it_waits_leaves_its_slot_and_the_others_go_on(end: str, begun: bool) -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(1_000, A), comes_back(200, B), is_heard(A), is_heard(B))
     if begun:
         bench.sent += bench.stage.work()
@@ -240,7 +226,7 @@ def test_a_call_that_ends_while_it_waits_leaves_its_slot_and_the_others_go_on(en
 
 
 def test_one_that_is_opened_meanwhile_is_served_at_once() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(1_000, A), is_heard(A))
     bench.sent += bench.stage.work()
     bench.receive(opened(B), heard(1, B))
@@ -252,7 +238,7 @@ def test_one_that_is_opened_meanwhile_is_served_at_once() -> None:
 
 
 def test_a_call_waits_for_its_prompt_while_the_next_one_goes_first() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(100, A, prompt="ada"), comes_back(100, B), is_heard(A), is_heard(B))
     bench.work()
     assert answers(bench) == [Resumed(B, Epoch(1), 100, 0)]
@@ -265,7 +251,7 @@ def test_a_call_waits_for_its_prompt_while_the_next_one_goes_first() -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_call_whose_prompt_does_not_come_in_time_ends_and_no_other(refused: bool) -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     key = "bad" if refused else "unknown"
     if refused:
         bench.receive(wanted(key))
@@ -284,17 +270,15 @@ def test_a_call_whose_prompt_does_not_come_in_time_ends_and_no_other(refused: bo
 
 @pytest.mark.parametrize(("theirs", "goes_on"), [("", True), ("abc", True), ("def", False)])
 def test_a_call_of_another_checkpoint_is_refused(theirs: str, goes_on: bool) -> None:
-    bench = bench_of(Rebuilder(), "abc")
-    message = comes_back(10)
-    bench.receive(Resume(**{name: getattr(message, name) for name in message.__slots__} | {"checkpoint": theirs}))
-    bench.receive(is_heard())
+    bench = Bench(Rebuilder(), "abc")
+    bench.receive(replace(comes_back(10), checkpoint=theirs), is_heard())
     bench.work()
     refused = Failed(A, Epoch(1), Stage.STEP, "the call began on another checkpoint")
     assert answers(bench) == [Resumed(A, Epoch(1), 10, 0) if goes_on else refused]
 
 
 def test_an_error_in_one_prefill_ends_that_call_and_no_other() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(10, A, first=UNFORESEEN), comes_back(10, B), is_heard(A), is_heard(B))
     bench.work()
     failed, back = answers(bench)
@@ -305,7 +289,7 @@ def test_an_error_in_one_prefill_ends_that_call_and_no_other() -> None:
 
 
 def test_what_was_to_be_said_is_gone_and_what_is_said_from_now_on_is_heard() -> None:
-    bench = bench_of(Rebuilder())
+    bench = Bench(Rebuilder())
     bench.receive(opened(A), Say(A, Epoch(1), 1, "lost"), comes_back(5, A, epoch=2), is_heard(A, epoch=2))
     bench.receive(Say(A, Epoch(2), 2, "new"))
     bench.work()
@@ -314,7 +298,7 @@ def test_what_was_to_be_said_is_gone_and_what_is_said_from_now_on_is_heard() -> 
 
 
 def test_a_call_that_comes_back_is_a_reason_not_to_compute_a_prompt_for_another_at_once() -> None:
-    bench = bench_of(engine := Rebuilder())
+    bench = Bench(engine := Rebuilder())
     bench.receive(comes_back(1_000, A), wanted("ada"))
     bench.sent += bench.stage.work()
     bench.receive(cast(Message, opened(B)))

@@ -16,6 +16,7 @@ from workers.engine.sampling import (
     penalize,
     sample,
 )
+from workers.messages import SamplingChanges
 
 UNIFORMS = 4000
 
@@ -103,6 +104,6 @@ DEFAULT = SamplingSettings(text_top_k=20)
     ],
 )
 def test_of_a_calls_settings_what_means_nothing_is_left_out_and_a_top_k_is_at_most_the_defaults(
-    changes: tuple[tuple[str, float], ...], wanted: SamplingSettings
+    changes: SamplingChanges, wanted: SamplingSettings
 ) -> None:
     assert call_settings(DEFAULT, changes) == wanted

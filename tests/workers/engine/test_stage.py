@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.control_messages import Relink
 from workers.engine.delay_pattern import StepResult
 from workers.engine.loopback import LoopbackEngine
 from workers.engine.stage import PATIENCE_S, EngineStage
@@ -21,7 +22,7 @@ from workers.messages import (
     Message,
     Open,
     PipelineMessage,
-    Relink,
+    SamplingChanges,
     Slot,
     Span,
     Stage,
@@ -49,9 +50,7 @@ class Parrot(LoopbackEngine):
     def warm_next(self) -> None:
         self.done.append(f"warm {self.cold.pop()}")
 
-    def open(
-        self, slot: Slot, seed: int | None = None, sampling: tuple[tuple[str, float], ...] = (), prompt: str = ""
-    ) -> None:
+    def open(self, slot: Slot, seed: int | None = None, sampling: SamplingChanges = (), prompt: str = "") -> None:
         assert slot not in self.steps, "a slot is opened twice"
         self.done.append(f"open {slot}")
         self.steps[slot] = 0

@@ -15,13 +15,14 @@ from workers.checkpoints.files import CheckpointError, Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
 from workers.checkpoints.synthetic.random_lm import random_pieces
 from workers.checkpoints.synthetic.tokenizer_file import write_tokenizer
+from workers.control_messages import WorkerConfig
 from workers.engine.checkpoint import load
 from workers.engine.config import config_of
 from workers.engine.engine import Engine
 from workers.engine.memory import MOST_CALLS, Memory, kv_step_bytes, plan
 from workers.engine.start import AUTO_MEMORY_SHARE, fitting_slots, prompts_of, start_engine, warm_engine
 from workers.engine.steering import FREE, Force, ForceMode
-from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused, Slot, WorkerConfig
+from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRefused, Slot
 
 ONE = Slot(0)
 GIB = 1 << 30

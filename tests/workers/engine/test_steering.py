@@ -4,36 +4,27 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workers.engine.speaker import forced_text
 from workers.engine.steering import (
     FREE,
     SENTENCE_WITHIN_STEPS,
     WORD_WITHIN_STEPS,
-    Force,
-    ForceMode,
     SentenceEnd,
     Steering,
+    WordPart,
 )
 
 PADDING, WORD, CONTINUATION = 3, 100, 101
 """What a model samples by itself: no word, the beginning of a word, a piece that goes on with one."""
 
 
-def text_token(force: Force, sampled: int) -> int:
-    """The rule of the modes, in words of its own."""
-    match force.mode:
-        case ForceMode.ALWAYS:
-            return force.token
-        case ForceMode.AT_WORD if sampled == WORD:
-            return force.token
-        case ForceMode.AT_NEXT_WORD:
-            return {WORD: force.token, CONTINUATION: PADDING}.get(sampled, sampled)
-    return sampled
+PARTS = {WORD: WordPart.BEGINNING, CONTINUATION: WordPart.CONTINUATION}
 
 
 def run(steering: Steering, sampled: Iterator[int], steps: int) -> tuple[list[int], list[SentenceEnd]]:
     texts, over = [], []
     for _ in range(steps):
-        texts.append(text_token(steering.next(), next(sampled)))
+        texts.append(forced_text(steering.next(), token := next(sampled), PARTS.get(token, WordPart.NONE)))
         over += steering.advance(texts[-1])
     return texts, over
 
@@ -67,16 +58,6 @@ def test_a_model_that_begins_no_word_is_made_to() -> None:
     once = [PADDING] * WORD_WITHIN_STEPS
     assert texts == [*once, 0, 10, *once, 0, 11]
     assert over == [SentenceEnd(1, whole=True)]
-
-
-def test_sentences_are_said_in_their_order() -> None:
-    steering = Steering()
-    steering.add(1, [[10]])
-    steering.add(2, [])
-    steering.add(3, [[11]])
-    texts, over = run(steering, forever(WORD), 2)
-    assert texts == [10, 11]
-    assert [one.sentence for one in over] == [1, 2, 3]
 
 
 def test_a_sentence_that_takes_too_long_is_cut_between_words() -> None:

@@ -1,4 +1,4 @@
-"""Calls longer than the window, and calls rebuilt from their log.
+"""Calls longer than the window.
 
 The official cache cannot serve here (MOSHI.md §3), so the model is computed anew over the whole call, every position at
 once, with a mask that lets each see itself and the `context` - 1 before it.
@@ -12,7 +12,6 @@ from moshi_mlx.utils import Sampler
 from tests.workers.engine.small import ARGMAX, TINY, build, speech, talk
 from workers.engine.delay_pattern import LogArray, StepResult
 from workers.engine.engine import Engine
-from workers.engine.sampling import SamplingSettings
 from workers.messages import Slot
 
 CONTEXT = 16
@@ -73,19 +72,3 @@ def test_past_the_window_a_step_reads_exactly_the_last_context_steps_whatever_ot
     engine.prefill(SLOT, log_of(before))
     log = log_of(before + talk(engine, OTHER, SPEECH[20:]))
     assert log[:, :9].tolist() == recomputed(lm, tokens_read(log)).tolist()
-
-
-def test_a_call_goes_on_from_its_log() -> None:
-    lm = build(context=CONTEXT)
-    first, second = (Engine(lm, 2, SamplingSettings(repetition_penalty=1.3)) for _ in range(2))
-    first.open(SLOT, seed=5)
-    steps = talk(first, SLOT, SPEECH)
-    log = log_of(steps)
-    for known in (1, 9, 31):
-        second.open(SLOT, seed=5)
-        second.prefill(SLOT, log[: known // 2])
-        second.prefill(SLOT, log[known // 2 : known])
-        rest = talk(second, SLOT, SPEECH[known:])
-        second.close(SLOT)
-        assert log_of(rest).tolist() == log[known:].tolist()
-        assert [s.codes is None for s in rest] == [s.codes is None for s in steps[known:]]

@@ -21,6 +21,7 @@ from workers.checkpoints.synthetic.random_lm import values
 from workers.checkpoints.synthetic.weights_file import to_bf16
 from workers.checkpoints.voices import find_voice, voice_names
 from workers.engine.checkpoint import load
+from workers.engine.config import takes_prompts
 from workers.engine.voice_file import read_voice
 
 
@@ -40,8 +41,9 @@ def test_its_files_are_those_of_nvidia(made: Made) -> None:
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("mid", marks=pytest.mark.slow)])
 def test_it_loads_as_the_moshi_it_was_written_from(tmp_path_factory: pytest.TempPathFactory, size: str) -> None:
-    lm = load(locate(f"synthetic:personaplex:{size}", synthetic_cache(tmp_path_factory), silent))
-    assert lm.takes_prompts
+    files = locate(f"synthetic:personaplex:{size}", synthetic_cache(tmp_path_factory), silent)
+    lm = load(files)
+    assert takes_prompts(files)
     assert (lm.cfg.transformer.head_dim, lm.cfg.depformer.transformer.head_dim) == (128, 64)
     weights = dict(tree_flatten(lm.parameters()))
     assert not [name for name in weights if name.startswith("depformer.slices.8")]
